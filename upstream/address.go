@@ -1,0 +1,164 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// limits of each address; zero: none.
+type limits struct {
+	connections int // tunnels and dials under way
+	rate        int // new connections a second
+}
+
+// How long an address is out after a failure, and how it comes back.
+const (
+	outAtFirst = time.Second // doubles with each failure in a row
+	outAtMost  = 30 * time.Second
+	slowStart  = 30 * time.Second // until a returned address has its full share
+	slowFloor  = 0.05             // the share at the beginning
+)
+
+// An address is one place to dial. It lives as long as DNS or the
+// configuration names it, and through reloads; tunnels may outlive it.
+type address struct {
+	network string // "tcp" or "unix"
+	addr    string // IP:port, or a path
+	target  string // host:port of the SRV target, or ""
+
+	mu       sync.Mutex // never held across I/O
+	tunnels  int
+	dialing  int       // waiting for their turn included
+	nextTurn time.Time // of the pace that limits.rate sets
+
+	failures int       // in a row
+	outUntil time.Time // after a failure; zero: never failed since it worked
+	trial    bool      // a dial is finding out whether it works again
+	probeBad bool      // the last probes failed
+	warmFrom time.Time // slow start; zero: full share
+
+	dials    uint64 // since start
+	failed   uint64
+	lastErr  error
+	lastFail time.Time
+	lastDial time.Duration // of the last that worked
+}
+
+func newAddress(network, addr, target string, late bool) *address {
+	a := &address{network: network, addr: addr, target: target}
+	if late {
+		a.warmFrom = time.Now()
+	}
+	return a
+}
+
+// standing is what balance needs to know about an address.
+type standing struct {
+	out    bool    // not to be used while others can be
+	load   int     // tunnels and dials
+	warmth float64 // slowFloor to 1
+}
+
+func (a *address) standing(now time.Time) standing {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := standing{load: a.tunnels + a.dialing, warmth: a.warmth(now)}
+	s.out = a.probeBad || now.Before(a.outUntil) || !a.outUntil.IsZero() && a.trial
+	return s
+}
+
+// warmth grows from slowFloor to 1. The caller holds a.mu.
+func (a *address) warmth(now time.Time) float64 {
+	if !a.outUntil.IsZero() {
+		return slowFloor // on trial
+	}
+	if a.warmFrom.IsZero() {
+		return 1
+	}
+	return min(1, max(slowFloor, float64(now.Sub(a.warmFrom))/float64(slowStart)))
+}
+
+var errFull = errors.New("is at its limit")
+
+// reserve takes a place for one dial and says how long to wait until it may
+// begin. Each reserve is followed by one of worked, broke or dropped.
+func (a *address) reserve(now time.Time, l limits, patience time.Duration) (wait time.Duration, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if l.connections > 0 && a.tunnels+a.dialing >= l.connections {
+		return 0, fmt.Errorf("%w of %d connections", errFull, l.connections)
+	}
+	if l.rate > 0 {
+		if wait = max(0, a.nextTurn.Sub(now)); wait > patience {
+			return wait, fmt.Errorf("%w of %d new connections a second, %d wait", errFull, l.rate, a.dialing)
+		}
+		a.nextTurn = now.Add(wait + time.Second/time.Duration(l.rate))
+	}
+	a.dialing++
+	if !a.outUntil.IsZero() {
+		a.trial = true
+	}
+	return wait, nil
+}
+
+// dropped ends a reserve that says nothing about the address.
+func (a *address) dropped() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.dialing--
+	a.trial = false
+}
+
+// worked ends a reserve with a tunnel.
+func (a *address) worked(now time.Time, took time.Duration) (back bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.dialing--
+	a.tunnels++
+	a.dials++
+	a.lastDial = took
+	return a.up(now)
+}
+
+// broke ends a reserve with a failure that is the address's own.
+func (a *address) broke(now time.Time, cause error, jitter float64) (first bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.dialing--
+	a.dials++
+	return a.down(now, cause, jitter)
+}
+
+// up notes that the address works. The caller holds a.mu.
+func (a *address) up(now time.Time) (back bool) {
+	back = !a.outUntil.IsZero() || a.probeBad
+	if a.failures > 1 || a.probeBad { // one failure may be an accident
+		a.warmFrom = now
+	}
+	a.failures, a.outUntil, a.trial, a.probeBad = 0, time.Time{}, false, false
+	return back
+}
+
+// down notes that it does not, with jitter in [0,1). The caller holds a.mu.
+func (a *address) down(now time.Time, cause error, jitter float64) (first bool) {
+	first = a.outUntil.IsZero() && !a.probeBad
+	a.trial = false
+	a.failed++
+	a.lastErr, a.lastFail = cause, now
+	if now.Before(a.outUntil) {
+		return false // dials that were under way together count once
+	}
+	a.failures++
+	out := min(outAtMost, outAtFirst<<min(a.failures-1, 10))
+	a.outUntil = now.Add(time.Duration(float64(out) * (0.8 + 0.4*jitter)))
+	return first
+}
+
+// release ends a tunnel.
+func (a *address) release() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.tunnels--
+}

@@ -1,0 +1,154 @@
+package upstream
+
+import (
+	"hash/fnv"
+	"io"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Values of GroupOptions.Balance.
+const (
+	balanceLeast  = "least"
+	balanceRandom = "random"
+	balanceHash   = "hash"
+)
+
+// A candidate is a place that one Dial may try.
+type candidate struct {
+	node *Node
+	endpoint
+	second bool // not the pinned node, only its fallback
+}
+
+// A choice hands out the candidates of one Dial, the best first, each once.
+type choice struct {
+	balance string
+	client  netip.Addr
+	random  func() float64
+	left    []candidate
+}
+
+// tier orders what must be tried before anything else is looked at: places in
+// order, then the pinned node, then SRV priority.
+type tier struct {
+	out, second bool
+	priority    uint16
+}
+
+func (t tier) before(u tier) bool {
+	if t.out != u.out {
+		return !t.out
+	}
+	if t.second != u.second {
+		return !t.second
+	}
+	return t.priority < u.priority
+}
+
+// A runner is a candidate of the best tier.
+type runner struct {
+	index  int     // in choice.left
+	weight float64 // never 0
+	load   int
+}
+
+// next removes and returns the best candidate of now.
+func (c *choice) next(now time.Time) (candidate, bool) {
+	if len(c.left) == 0 {
+		return candidate{}, false
+	}
+	best := tier{out: true, second: true, priority: math.MaxUint16}
+	var runners []runner
+	for i, e := range c.left {
+		s := e.standing(now)
+		t := tier{s.out, e.second, e.priority}
+		if best.before(t) {
+			continue
+		}
+		if t.before(best) {
+			best, runners = t, runners[:0]
+		}
+		runners = append(runners, runner{i, e.node.weight * e.share * s.warmth, s.load})
+	}
+	var i int
+	switch c.balance {
+	case balanceRandom:
+		i = pick(runners, c.random())
+	case balanceHash:
+		i = c.highest(runners)
+	default:
+		i = c.lesser(runners)
+	}
+	e := c.left[runners[i].index]
+	c.left = slices.Delete(c.left, runners[i].index, runners[i].index+1)
+	return e, true
+}
+
+// lesser draws two different runners by weight and returns the one with less
+// load for its weight. Two are enough for an even load, and unlike the least
+// of all they do not send a whole storm to one node at once.
+func (c *choice) lesser(runners []runner) int {
+	a := pick(runners, c.random())
+	if len(runners) == 1 {
+		return a
+	}
+	rest := slices.Delete(slices.Clone(runners), a, a+1)
+	b := pick(rest, c.random())
+	if b >= a {
+		b++
+	}
+	// +1: the tunnel that is to come; it makes weights count on idle nodes.
+	if float64(runners[b].load+1)/runners[b].weight < float64(runners[a].load+1)/runners[a].weight {
+		return b
+	}
+	return a
+}
+
+// pick returns the index on which the point r of [0,1) falls, when the runners
+// share that line by their weights.
+func pick(runners []runner, r float64) int {
+	var sum float64
+	for _, n := range runners {
+		sum += n.weight
+	}
+	r *= sum
+	for i, n := range runners {
+		if r -= n.weight; r < 0 {
+			return i
+		}
+	}
+	return len(runners) - 1
+}
+
+// highest is weighted rendezvous hashing: each place draws a number from the
+// client's address and its own name, and the highest wins. So a place that
+// goes takes nobody with it but its own clients, and all gates agree.
+func (c *choice) highest(runners []runner) int {
+	best, top := 0, math.Inf(-1)
+	for i, n := range runners {
+		e := c.left[n.index]
+		if score := -n.weight / math.Log(draw(c.client, e.node.name, e.addr)); score > top {
+			best, top = i, score
+		}
+	}
+	return best
+}
+
+// draw is a number in (0,1) that depends on nothing but its arguments.
+func draw(client netip.Addr, node, addr string) float64 {
+	h := fnv.New64a()
+	b, _ := client.Unmap().WithZone("").MarshalBinary()
+	h.Write(b)
+	io.WriteString(h, "\x00"+node+"\x00"+addr)
+	// FNV's high bits hardly move with the last bytes; mix them (splitmix64).
+	x := h.Sum64()
+	x ^= x >> 30
+	x *= 0xbf58476d1ce4e5b9
+	x ^= x >> 27
+	x *= 0x94d049bb133111eb
+	x ^= x >> 31
+	return (float64(x>>11) + 0.5) / (1 << 53)
+}

@@ -1,0 +1,114 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+)
+
+// dialer makes the bare connections. net sets TCP_NODELAY by itself. A peer
+// that is gone without a FIN is noticed in about two minutes while the tunnel
+// is idle, and sooner while there is something to send.
+var dialer = &net.Dialer{
+	FallbackDelay: -1, // addresses are ours to choose
+	KeepAliveConfig: net.KeepAliveConfig{
+		Enable:   true,
+		Idle:     60 * time.Second,
+		Interval: 15 * time.Second,
+		Count:    4,
+	},
+	ControlContext: func(_ context.Context, network, _ string, c syscall.RawConn) error {
+		return limitUnacknowledged(network, c, 60*time.Second)
+	},
+}
+
+// errRequest says that the request can't be forwarded, whatever the node.
+var errRequest = errors.New("request can't be forwarded")
+
+// connect dials a and does everything up to the node's 101. The conn is the
+// caller's; there is none after an error.
+func (n *Node) connect(ctx context.Context, a *address, r *Request) (net.Conn, []byte, error) {
+	key := newKey()
+	request, err := r.appendRequest(nil, &n.loc, n.group.hostOfNode, key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", errRequest, err)
+	}
+	raw, err := n.group.env.dial(ctx, a.network, a.addr)
+	if err != nil {
+		return nil, nil, fmt.Errorf("dial %s: %w", a.addr, bare(err))
+	}
+	conn := raw
+	if wrap := n.group.env.wrap; wrap != nil {
+		conn = wrap(raw)
+	}
+	header := appendProxyHeader(nil, n.group.proxyProtocol, r.Client, r.Local)
+	return n.open(ctx, conn, header, request, key, r.Subprotocol)
+}
+
+// open does TLS, where the node wants it, and the opening handshake. It owns
+// conn: it returns it, perhaps inside a *tls.Conn, or closes it.
+func (n *Node) open(ctx context.Context, conn net.Conn, header, request []byte, key, subprotocol string) (_ net.Conn, rest []byte, err error) {
+	raw := conn
+	if deadline, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(deadline)
+	}
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		raw.SetDeadline(time.Unix(1, 0))
+		close(interrupted)
+	})
+	defer func() {
+		if !stop() {
+			<-interrupted // or it would spoil the conn after we gave it away
+			if err == nil {
+				err = ctx.Err()
+			}
+		}
+		if err != nil {
+			raw.Close() // without close_notify, which could wait
+			return
+		}
+		raw.SetDeadline(time.Time{})
+	}()
+
+	if n.tls != nil {
+		if len(header) > 0 {
+			if _, err := conn.Write(header); err != nil {
+				return nil, nil, &HandshakeError{What: "write the PROXY header", Err: bare(err)}
+			}
+			header = nil
+		}
+		c := tls.Client(conn, n.tls)
+		if err := c.Handshake(); err != nil {
+			return nil, nil, tlsError(n, err)
+		}
+		conn = c
+	}
+	rest, err = openingHandshake(conn, append(header, request...), key, subprotocol)
+	return conn, rest, err
+}
+
+// tlsError says what failed, and what may help.
+func tlsError(n *Node, err error) error {
+	e := &HandshakeError{What: "TLS handshake", Err: bare(err)}
+	if record, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		e.Err = record
+		e.Hint = `the port does not speak TLS; write "ws://"`
+	} else if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		e.Hint = fmt.Sprintf("the certificate must be for %q and of a known CA; see tls.ca and tls.server_name", n.tls.ServerName)
+	}
+	return e
+}
+
+// addrPort is the end of a TCP conn; not valid for others.
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort()
+	}
+	return netip.AddrPort{}
+}

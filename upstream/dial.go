@@ -1,0 +1,225 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// maxTries is how many places one Dial goes to at most: where a cluster is
+// down, clients must not multiply.
+const maxTries = 8
+
+// A Conn is a connection to a node after its 101. Its deadlines are cleared.
+type Conn struct {
+	Conn    net.Conn // closed by the caller
+	Node    *Node
+	Address string // the IP address and port, or path, that was dialled
+	Rest    []byte // what followed the 101 already; it belongs to the tunnel
+
+	address  *address
+	released atomic.Bool
+}
+
+// Release takes the tunnel out of the node's count; it does not close Conn.
+// Call it when the tunnel ends; a second call does nothing.
+func (c *Conn) Release() {
+	if c.released.CompareAndSwap(false, true) {
+		c.address.release()
+	}
+}
+
+// A DialError says why no node took the stream. Its text names the upstream,
+// and for each try what happened, in one line.
+type DialError struct {
+	Upstream   string
+	Status     int           // for the client: 502, 503 or 504; 400 for a request that can't be forwarded
+	RetryAfter time.Duration // for Retry-After; 0: don't send it
+	Causes     []error       // one for each try, in their order
+}
+
+func (e *DialError) Error() string {
+	text := fmt.Sprintf("upstream %q: ", e.Upstream)
+	for i, err := range e.Causes {
+		if i > 0 {
+			text += "; "
+		}
+		text += err.Error()
+	}
+	return text
+}
+
+// Unwrap makes errors.Is and errors.As look at every cause.
+func (e *DialError) Unwrap() []error { return e.Causes }
+
+// Hint is what the operator may look at, or "".
+func (e *DialError) Hint() string {
+	for _, err := range e.Causes {
+		if h, ok := errors.AsType[*HandshakeError](err); ok && h.Hint != "" {
+			return h.Hint
+		}
+	}
+	return ""
+}
+
+// Why there was nothing to dial, or nothing came of it.
+var (
+	ErrDrained   = errors.New("takes no new streams: it is being drained")
+	ErrNoAddress = errors.New("no address")
+)
+
+// Dial reaches a node of v's upstream and does the opening handshake. It tries
+// one place after the other, within the upstream's dial timeout in total. The
+// error is a *DialError. Ctx is for the dial only; what it does to the
+// returned conn ends before Dial returns.
+func (v *Vhost) Dial(ctx context.Context, r *Request) (*Conn, error) {
+	return v.group.dial(ctx, r, func(n *Node) (use, second bool) {
+		if v.node == "" || v.node == n.name {
+			return true, false
+		}
+		return v.fallback, true
+	}, v.group.nodes)
+}
+
+// DialNode is Dial for the one node that a redirect named; n is of
+// NodeByAddress.
+func (v *Vhost) DialNode(ctx context.Context, n *Node, r *Request) (*Conn, error) {
+	return n.group.dial(ctx, r, func(*Node) (use, second bool) { return true, false }, []*Node{n})
+}
+
+func (g *group) dial(parent context.Context, r *Request, use func(*Node) (use, second bool), nodes []*Node) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(parent, g.dialTimeout)
+	defer cancel()
+	c := choice{balance: g.balance, client: r.Client.Addr(), random: g.env.random}
+	fail := &failure{group: g}
+	c.left = g.candidates(ctx, use, nodes, fail)
+	for tries := 0; tries < maxTries && ctx.Err() == nil; {
+		e, ok := c.next(time.Now())
+		if !ok {
+			break
+		}
+		conn, err := e.try(ctx, r, len(c.left) > 0)
+		if err == nil {
+			return conn, nil
+		}
+		if parent.Err() != nil {
+			fail.add(e.node, context.Cause(parent))
+			break
+		}
+		fail.add(e.node, err)
+		if errors.Is(err, errTarget) || errors.Is(err, errRequest) {
+			break
+		}
+		if !errors.Is(err, errFull) {
+			tries++
+		}
+	}
+	return nil, fail.err()
+}
+
+// candidates are the places of all nodes that may be used. It waits for DNS
+// only where no place is known yet.
+func (g *group) candidates(ctx context.Context, use func(*Node) (use, second bool), nodes []*Node, fail *failure) []candidate {
+	var out []candidate
+	var unanswered []*Node
+	collect := func(n *Node, second bool) {
+		for _, e := range n.endpoints() {
+			out = append(out, candidate{n, e, second})
+		}
+	}
+	for _, n := range nodes {
+		ok, second := use(n)
+		switch {
+		case !ok:
+		case n.Leaving():
+			fail.add(n, ErrDrained)
+		default:
+			before := len(out)
+			if collect(n, second); len(out) == before {
+				unanswered = append(unanswered, n)
+			}
+		}
+	}
+	if len(out) > 0 {
+		return out
+	}
+	for _, n := range unanswered {
+		_, second := use(n)
+		select {
+		case <-n.server.answered:
+		case <-ctx.Done():
+		}
+		if collect(n, second); len(out) > 0 {
+			return out
+		}
+		fail.add(n, n.server.noAddress())
+	}
+	return nil
+}
+
+// try reserves, dials and keeps the books of one candidate.
+func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error) {
+	start := time.Now()
+	deadline, _ := ctx.Deadline()
+	limit := deadline.Sub(start)
+	if more {
+		limit /= 2 // the next one shall have time as well
+	}
+	wait, err := e.reserve(start, e.node.limits, limit)
+	if err != nil {
+		return nil, &busyError{err, wait}
+	}
+	if wait > 0 {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			e.dropped()
+			return nil, ctx.Err()
+		}
+		start = time.Now()
+		limit = deadline.Sub(start)
+		if more {
+			limit /= 2
+		}
+	}
+	attempt, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	conn, rest, err := e.node.connect(attempt, e.address, r)
+	now := time.Now()
+	env := e.node.group.env
+	switch {
+	case err == nil:
+		if e.worked(now, now.Sub(start)) {
+			env.log.Info("upstream address works again", "upstream", e.node.group.name, "node", e.node.name, "address", e.addr)
+		}
+		return &Conn{Conn: conn, Node: e.node, Address: e.addr, Rest: rest, address: e.address}, nil
+	case !e.blames(err, ctx, limit):
+		e.dropped()
+	default:
+		if e.broke(now, err, env.random()) {
+			env.log.Warn("upstream address is out", "upstream", e.node.group.name, "node", e.node.name, "address", e.addr, "err", err)
+		}
+		e.node.server.askAgain()
+	}
+	return nil, err
+}
+
+// blames is true where a failed try speaks against the address, and not
+// against the client: one that went away, or asked for what the server does
+// not serve, must not take a node out for the others.
+func (e candidate) blames(err error, ctx context.Context, limit time.Duration) bool {
+	if errors.Is(err, errTarget) || errors.Is(err, errRequest) || errors.Is(ctx.Err(), context.Canceled) {
+		return false
+	}
+	if isTimeout(err) && limit < min(time.Second, e.node.group.dialTimeout/4) {
+		return false // it hardly had a chance
+	}
+	if h, ok := errors.AsType[*HandshakeError](err); ok && h.Status >= 400 && h.Status < 500 {
+		return h.Status == http.StatusTooManyRequests
+	}
+	return true
+}

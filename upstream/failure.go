@@ -1,0 +1,90 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+// A busyError is a limit's refusal.
+type busyError struct {
+	error
+	wait time.Duration // until there may be a turn; 0: not known
+}
+
+func (e *busyError) Unwrap() error { return e.error }
+
+// retryAfter is what a refused client is told to wait at least; up to twice
+// that, or all would come back in the same second.
+const retryAfter = 5 * time.Second
+
+// failure collects what one Dial met.
+type failure struct {
+	group  *group
+	causes []error
+	wait   time.Duration // the longest that a limit asked for
+}
+
+func (f *failure) add(n *Node, err error) {
+	var busy *busyError
+	if errors.As(err, &busy) {
+		f.wait = max(f.wait, busy.wait)
+	}
+	if len(f.group.nodes) > 1 {
+		err = fmt.Errorf("node %q: %w", n.name, err)
+	}
+	f.causes = append(f.causes, err)
+}
+
+// err makes the DialError. An answer that is no 101 tells most (502), then a
+// node that keeps silent (504); else nothing can be reached now (503).
+func (f *failure) err() error {
+	e := &DialError{Upstream: f.group.name, Causes: f.causes, Status: http.StatusServiceUnavailable}
+	if len(e.Causes) == 0 {
+		e.Causes = []error{fmt.Errorf("dial: %w", errTimeout)}
+	}
+	for _, err := range e.Causes {
+		h, answered := errors.AsType[*HandshakeError](err)
+		switch {
+		case errors.Is(err, errTarget), errors.Is(err, errRequest):
+			e.Status = http.StatusBadRequest
+			return e
+		case answered && !isTimeout(h) && h.Status != http.StatusServiceUnavailable && h.Status != http.StatusTooManyRequests:
+			e.Status = http.StatusBadGateway
+		case isTimeout(err) && e.Status != http.StatusBadGateway:
+			e.Status = http.StatusGatewayTimeout
+		}
+	}
+	if e.Status == http.StatusServiceUnavailable {
+		e.RetryAfter = max(f.wait, time.Duration(float64(retryAfter)*(1+f.group.env.random())))
+	}
+	return e
+}
+
+var errTimeout = os.ErrDeadlineExceeded
+
+func isTimeout(err error) bool {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// bare takes package net's own "dial tcp 10.0.0.1:5290: connect:" away: we say
+// where ourselves.
+func bare(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	var sys *os.SyscallError
+	if errors.As(err, &sys) {
+		err = sys.Err
+	}
+	return err
+}

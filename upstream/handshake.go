@@ -1,0 +1,125 @@
+package upstream
+
+import (
+	"crypto/rand"
+	"crypto/sha1"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+)
+
+// maxAnswer is what a node may send up to the blank line of its 101, in bytes.
+// Real ones stay under 1 KiB.
+const maxAnswer = 16 << 10
+
+// A HandshakeError says how a node answered the opening handshake otherwise
+// than with the 101 that was asked for.
+type HandshakeError struct {
+	Status int    // of the answer; 0 where there was none that is HTTP
+	What   string // such as "answered 404 Not Found to the opening handshake, want 101"
+	Hint   string // what the operator may look at; may be empty
+	Err    error  // the cause where it is one of the network; may be nil
+}
+
+func (e *HandshakeError) Error() string {
+	if e.Err != nil {
+		return e.What + ": " + e.Err.Error()
+	}
+	return e.What
+}
+
+func (e *HandshakeError) Unwrap() error { return e.Err }
+
+// Why not ws.Dialer.Upgrade (gobwas/ws v1.5.0): its reader has no limit, it
+// takes HTTP/1.10, status digits such as "10:", bare LF, repeated headers and
+// an answer without a subprotocol, it writes a request over 4 KiB in pieces,
+// and can't write a PROXY header with it.
+
+// openingHandshake writes request, which already holds key, and reads the
+// answer. It returns the bytes that followed the 101: they belong to the
+// tunnel. The caller sets deadlines, and closes the conn after an error.
+func openingHandshake(conn net.Conn, request []byte, key, subprotocol string) (rest []byte, err error) {
+	if _, err := conn.Write(request); err != nil {
+		return nil, &HandshakeError{What: "write the opening handshake", Err: bare(err)}
+	}
+	buf := answerBuffers.Get().(*[maxAnswer]byte)
+	defer answerBuffers.Put(buf)
+
+	var n, end int
+	for {
+		var m int
+		m, err = conn.Read(buf[n:])
+		from := max(0, n-len(blankLine)+1)
+		n += m
+		if i := strings.Index(string(buf[from:n]), blankLine); i >= 0 {
+			end = from + i + len(blankLine)
+			break
+		}
+		if err != nil || n == len(buf) {
+			return nil, cutAnswer(buf[:n], err)
+		}
+	}
+	a, err := parseAnswer(buf[:end])
+	if err == nil {
+		err = a.check(key, subprotocol)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if n > end {
+		rest = append(rest, buf[end:n]...)
+	}
+	return rest, nil
+}
+
+var answerBuffers = sync.Pool{New: func() any { return new([maxAnswer]byte) }}
+
+// cutAnswer says what to make of an answer without a blank line.
+func cutAnswer(got []byte, cause error) error {
+	line, _, whole := strings.Cut(string(got), "\r\n")
+	if whole {
+		if status, reason, err := parseStatusLine(line); err == nil && status != 101 {
+			return statusError(status, reason, "")
+		}
+	}
+	switch {
+	case cause == nil:
+		return &HandshakeError{What: fmt.Sprintf("answered %d bytes without a blank line to the opening handshake", len(got))}
+	case errors.Is(cause, os.ErrDeadlineExceeded) && len(got) == 0:
+		return &HandshakeError{What: "no answer to the opening handshake", Err: bare(cause)}
+	case len(got) > 0 && !strings.HasPrefix("HTTP/1.1 ", string(got[:min(len(got), 9)])) && !strings.HasPrefix(string(got), "HTTP/"):
+		return notHTTP(got)
+	case errors.Is(cause, io.EOF) && len(got) == 0:
+		return &HandshakeError{What: "closed without an answer to the opening handshake", Err: nil,
+			Hint: "does the port speak plain WebSocket, or does it limit new connections a second?"}
+	case errors.Is(cause, io.EOF):
+		cause = io.ErrUnexpectedEOF
+	}
+	return &HandshakeError{What: fmt.Sprintf("answered %d bytes of an opening handshake, then", len(got)), Err: bare(cause)}
+}
+
+func notHTTP(got []byte) error {
+	e := &HandshakeError{What: fmt.Sprintf("answered %q to the opening handshake, want HTTP/1.1", got[:min(len(got), 40)])}
+	if got[0] == 0x15 || got[0] == 0x16 {
+		e.Hint = `the port speaks TLS; write "wss://"`
+	}
+	return e
+}
+
+// newKey makes a Sec-WebSocket-Key: 16 random bytes in base64.
+func newKey() string {
+	var nonce [16]byte
+	rand.Read(nonce[:])
+	return base64.StdEncoding.EncodeToString(nonce[:])
+}
+
+// acceptOf is the Sec-WebSocket-Accept that answers key.
+func acceptOf(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}

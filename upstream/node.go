@@ -1,0 +1,205 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// A Node is one entry of an upstream's nodes. It never changes; compare nodes
+// by upstream and name, for Update makes new ones.
+type Node struct {
+	group     *group
+	name      string
+	publicURL string
+	loc       location
+	weight    float64
+	drain     bool
+	limits    limits
+	tls       *tls.Config // nil for ws
+	server    *server
+
+	// place, where set, is the only one of the server's places that is meant:
+	// an IP address or an SRV target, with its port.
+	place string
+}
+
+// Name is the configured name; it may be a metric's label.
+func (n *Node) Name() string { return n.name }
+
+// Upstream is the name of the node's upstream.
+func (n *Node) Upstream() string { return n.group.name }
+
+// URL is the node's URL as configured.
+func (n *Node) URL() string { return n.loc.url }
+
+// PublicURL is where clients reach this node through a gate, or "".
+func (n *Node) PublicURL() string { return n.publicURL }
+
+// Leaving is true once the node is to have no streams: it is drained, or an
+// Update took it away. It looks at the configuration of now, not of then.
+func (n *Node) Leaving() bool { return n.server.leaving.Load() }
+
+// serverKey says when a node is still the same one after an Update.
+type serverKey struct{ group, node, url string }
+
+// A server is the lasting half of a Node.
+type server struct {
+	leaving atomic.Bool
+	places  atomic.Pointer[[]endpoint]
+	node    atomic.Pointer[Node] // its newest
+
+	// answered is closed once places is what DNS said, or DNS failed.
+	answered chan struct{}
+	late     bool // it came by an Update: its first places are filled slowly
+
+	mu     sync.Mutex
+	dnsErr error // of the last question; nil after an answer
+	end    context.CancelFunc
+}
+
+// An endpoint is a server's address with what DNS says about it now.
+type endpoint struct {
+	*address
+	priority uint16  // SRV: the lower, the sooner
+	share    float64 // of the node's weight; they add up to 1 for each priority
+}
+
+func newServer(n *Node, late bool) *server {
+	s := &server{answered: make(chan struct{}), late: late}
+	s.places.Store(&[]endpoint{})
+	return s
+}
+
+// endpoints returns where n may go; the slice must not be changed.
+func (n *Node) endpoints() []endpoint {
+	all := *n.server.places.Load()
+	if n.place == "" {
+		return all
+	}
+	var some []endpoint
+	for _, e := range all {
+		if e.addr == n.place || e.target == n.place {
+			some = append(some, e)
+		}
+	}
+	return some
+}
+
+// follow makes s behave as n says from now on, and starts its jobs the first
+// time. The caller holds t.mu.
+func (s *server) follow(t *Table, n *Node) {
+	s.node.Store(n)
+	s.leaving.Store(n.drain)
+	if s.end != nil {
+		return
+	}
+	var ctx context.Context
+	ctx, s.end = context.WithCancel(t.ctx)
+	switch literal, ok := n.loc.literal(); {
+	case n.loc.unix != "":
+		s.setFixed(t, ctx, "unix", n.loc.unix)
+	case ok:
+		s.setFixed(t, ctx, "tcp", literal.String())
+	default:
+		s.setFixed(t, ctx, "tcp", n.loc.hostPort())
+	}
+}
+
+func (s *server) setFixed(t *Table, ctx context.Context, network, addr string) {
+	s.places.Store(&[]endpoint{{address: newAddress(network, addr, "", s.late), share: 1}})
+	close(s.answered)
+}
+
+// retire ends the server's jobs; its tunnels go on. The caller holds t.mu.
+func (s *server) retire() {
+	s.leaving.Store(true)
+	s.end()
+}
+
+// NodeByAddress returns the node of v's upstream that an XMPP server means by
+// the host:port, host, or URL of a redirect (see-other-host, see-other-uri):
+// its name, the host and port of its URL, of an SRV target, or one of its
+// resolved addresses. A host without a port is any port's. Nil: not ours.
+func (v *Vhost) NodeByAddress(address string) *Node {
+	if scheme, rest, ok := strings.Cut(address, "://"); ok {
+		address, _, _ = strings.Cut(rest, "/")
+		if host, port := splitHostPort(address); port == "" {
+			switch strings.ToLower(scheme) {
+			case "ws":
+				address = net.JoinHostPort(host, "80")
+			case "wss":
+				address = net.JoinHostPort(host, "443")
+			}
+		}
+	}
+	host, port := splitHostPort(address)
+	if host == "" {
+		return nil
+	}
+	same := func(hostPort string) bool {
+		h, p := splitHostPort(hostPort)
+		return h == host && (port == "" || p == port)
+	}
+	for _, n := range v.group.nodes {
+		if strings.EqualFold(n.name, address) || n.loc.unix == "" && !n.loc.srv && same(n.loc.hostPort()) {
+			return n
+		}
+	}
+	for _, n := range v.group.nodes {
+		places := n.endpoints()
+		i := slices.IndexFunc(places, func(e endpoint) bool { return e.target != "" && same(e.target) })
+		if i >= 0 {
+			at := *n
+			at.place = places[i].target
+			return &at
+		}
+		i = slices.IndexFunc(places, func(e endpoint) bool { return e.network == "tcp" && same(e.addr) })
+		if i >= 0 {
+			at := *n
+			at.place = places[i].addr
+			return &at
+		}
+	}
+	// Tigase names its nodes by host alone; the port may be another connector's.
+	for _, n := range v.group.nodes {
+		if n.loc.host == host || strings.EqualFold(n.name, host) {
+			return n
+		}
+	}
+	return nil
+}
+
+// splitHostPort takes "host", "host:port", "[::1]:port" and "::1"; it makes
+// host comparable.
+func splitHostPort(s string) (host, port string) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		host, port = strings.Trim(s, "[]"), ""
+	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "", ""
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.Unmap().String()
+	}
+	return strings.TrimSuffix(strings.ToLower(host), "."), port
+}
+
+// askAgain makes DNS be asked soon: an address failed.
+func (s *server) askAgain() {}
+
+// noAddress says why there is no place to go.
+func (s *server) noAddress() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dnsErr != nil {
+		return s.dnsErr
+	}
+	return ErrNoAddress
+}

@@ -1,0 +1,105 @@
+package upstream
+
+import "time"
+
+// States of a node or an address.
+const (
+	StateUp        = "up"
+	StateWarming   = "warming"    // works again, and is filled slowly
+	StateOut       = "out"        // failed; tried last
+	StateDraining  = "draining"   // takes no new streams
+	StateNoAddress = "no address" // DNS has not said where it is
+)
+
+// A GroupStatus is one upstream as it is now.
+type GroupStatus struct {
+	Name    string
+	Balance string
+	Nodes   []NodeStatus
+}
+
+// A NodeStatus is one node as it is now. Its numbers are the sums of its
+// addresses'; its state is that of the best of them.
+type NodeStatus struct {
+	Name      string
+	URL       string
+	PublicURL string
+	Weight    int
+	State     string
+	Tunnels   int
+	Dialing   int    // dials under way, those that wait for their turn included
+	Dials     uint64 // since the start; those that clients gave up not counted
+	Failures  uint64 // of dials and probes, since the start
+	DNSError  string // why the last question failed, or ""
+	Addresses []AddressStatus
+}
+
+// An AddressStatus is one place where a node listens.
+type AddressStatus struct {
+	Address   string // IP address and port, or the path of a socket
+	Target    string // of the SRV record, or ""
+	State     string
+	Tunnels   int
+	Dialing   int
+	Dials     uint64
+	Failures  uint64
+	LastError string        // of the last failure, which may be long ago
+	LastFail  time.Time     // zero: never
+	LastDial  time.Duration // connect to 101, of the last that worked; 0: none did
+}
+
+// Status is a picture of all upstreams, in the order of the configuration.
+func (t *Table) Status() []GroupStatus {
+	var out []GroupStatus
+	now := time.Now()
+	for _, g := range t.routes.Load().groups {
+		gs := GroupStatus{Name: g.name, Balance: g.balance}
+		for _, n := range g.nodes {
+			gs.Nodes = append(gs.Nodes, n.status(now))
+		}
+		out = append(out, gs)
+	}
+	return out
+}
+
+func (n *Node) status(now time.Time) NodeStatus {
+	s := NodeStatus{Name: n.name, URL: n.loc.url, PublicURL: n.publicURL, Weight: int(n.weight), State: StateNoAddress}
+	rank := map[string]int{StateNoAddress: 0, StateOut: 1, StateWarming: 2, StateUp: 3}
+	for _, e := range n.endpoints() {
+		a := e.status(now)
+		s.Addresses = append(s.Addresses, a)
+		s.Tunnels += a.Tunnels
+		s.Dialing += a.Dialing
+		s.Dials += a.Dials
+		s.Failures += a.Failures
+		if rank[a.State] > rank[s.State] {
+			s.State = a.State
+		}
+	}
+	if n.Leaving() {
+		s.State = StateDraining
+	}
+	n.server.mu.Lock()
+	defer n.server.mu.Unlock()
+	if n.server.dnsErr != nil {
+		s.DNSError = n.server.dnsErr.Error()
+	}
+	return s
+}
+
+func (a *address) status(now time.Time) AddressStatus {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := AddressStatus{Address: a.addr, Target: a.target, State: StateUp, Tunnels: a.tunnels, Dialing: a.dialing,
+		Dials: a.dials, Failures: a.failed, LastFail: a.lastFail, LastDial: a.lastDial}
+	switch {
+	case a.probeBad || !a.outUntil.IsZero():
+		s.State = StateOut
+	case a.warmth(now) < 1:
+		s.State = StateWarming
+	}
+	if a.lastErr != nil {
+		s.LastError = a.lastErr.Error()
+	}
+	return s
+}

@@ -1,0 +1,244 @@
+package upstream
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A group is one upstream of the configuration. It never changes.
+type group struct {
+	name          string
+	nodes         []*Node
+	balance       string
+	proxyProtocol string
+	hostOfNode    bool
+	dialTimeout   time.Duration
+	resolveEvery  time.Duration
+	health        HealthOptions
+	env           *environment
+}
+
+// newRoutes checks o and makes routes of it. Its nodes have no server yet.
+func newRoutes(o Options) (*routes, error) {
+	r := &routes{exact: map[string]*Vhost{}, wild: map[string]*Vhost{}, env: newEnvironment(o)}
+	var m mistakes
+	if len(o.Upstreams) == 0 {
+		m.add("upstream", `write [upstream.tigase] with nodes = ["ws://127.0.0.1:5290/"]`, "none is configured")
+	}
+	for _, g := range o.Upstreams {
+		where := fmt.Sprintf("upstream %q", g.Name)
+		if r.group(g.Name) != nil {
+			m.add(where, "", "configured twice")
+		}
+		r.groups = append(r.groups, newGroup(where, g, &r.env, &m))
+	}
+	switch {
+	case len(o.Vhosts) == 0 && len(r.groups) == 1:
+		r.only = &Vhost{name: "*", group: r.groups[0]}
+	case len(o.Vhosts) == 0 && len(r.groups) > 1:
+		m.add("vhost", "write a [[vhost]] with names and upstream", "none is configured, but %d upstreams are", len(r.groups))
+	}
+	for i, v := range o.Vhosts {
+		r.addVhost(i, v, &m)
+	}
+	return r, m.err()
+}
+
+func (r *routes) group(name string) *group {
+	i := slices.IndexFunc(r.groups, func(g *group) bool { return g.name == name })
+	if i < 0 {
+		return nil
+	}
+	return r.groups[i]
+}
+
+func newGroup(where string, o GroupOptions, env *environment, m *mistakes) *group {
+	g := &group{
+		name:          o.Name,
+		balance:       cmp.Or(o.Balance, balanceLeast),
+		proxyProtocol: o.ProxyProtocol,
+		hostOfNode:    o.Host == "node",
+		dialTimeout:   cmp.Or(o.DialTimeout, DefaultDialTimeout),
+		resolveEvery:  cmp.Or(o.ResolveInterval, DefaultResolveInterval),
+		health:        o.Health,
+		env:           env,
+	}
+	if o.Name == "" {
+		m.add("upstream", "", "one has no name")
+	}
+	if !slices.Contains([]string{balanceLeast, balanceRandom, balanceHash}, g.balance) {
+		m.add(where, `write "least", "random" or "hash"`, "balance: %q is not known", o.Balance)
+	}
+	if !slices.Contains([]string{"", proxyV1, proxyV2}, o.ProxyProtocol) {
+		m.add(where, `write "v1" or "v2"`, "proxy_protocol: %q is not known", o.ProxyProtocol)
+	}
+	if !slices.Contains([]string{"", "client", "node"}, o.Host) {
+		m.add(where, `write "client" or "node"`, "host: %q is not known", o.Host)
+	}
+	for _, d := range []struct {
+		key   string
+		value time.Duration
+	}{
+		{"dial_timeout", o.DialTimeout}, {"resolve", o.ResolveInterval},
+		{"health.interval", o.Health.Interval}, {"health.timeout", o.Health.Timeout},
+	} {
+		if d.value < 0 || d.value > 0 && d.value < 10*time.Millisecond {
+			m.add(where, "", "%s: %v is too short", d.key, d.value)
+		}
+	}
+	if g.health.Timeout == 0 {
+		g.health.Timeout = min(DefaultHealthTimeout, cmp.Or(g.health.Interval, DefaultHealthTimeout))
+	}
+	if p := o.Health.Path; p != "" && p[0] != '/' {
+		m.add(where, "", "health.path: %q does not begin with a slash", p)
+	}
+	if o.Health.Domain != "" {
+		if _, err := normalDomain(o.Health.Domain); err != nil {
+			m.add(where, "", "health.domain: %q: %v", o.Health.Domain, err)
+		}
+	}
+	if len(o.Nodes) == 0 {
+		m.add(where, `write nodes = ["ws://127.0.0.1:5290/"]`, "no nodes")
+	}
+	names := map[string]bool{}
+	for _, no := range o.Nodes {
+		n, ok := newNode(where, g, o, no, m)
+		if ok && names[n.name] {
+			m.add(where, "give each node a name of its own", "node %q: configured twice", n.name)
+		}
+		names[n.name] = true
+		g.nodes = append(g.nodes, n)
+	}
+	return g
+}
+
+func newNode(where string, g *group, o GroupOptions, no NodeOptions, m *mistakes) (*Node, bool) {
+	n := &Node{group: g, name: cmp.Or(no.Name, no.URL), publicURL: no.PublicURL, weight: float64(cmp.Or(no.Weight, 1)), drain: no.Drain,
+		limits: limits{
+			connections: cmp.Or(no.MaxConnections, o.MaxConnections),
+			rate:        cmp.Or(no.ConnectRate, o.ConnectRate),
+		}}
+	where = fmt.Sprintf("%s: node %q", where, n.name)
+	loc, err := parseLocation(no.URL)
+	if err != nil {
+		hint := ""
+		if errors.Is(err, errNodeScheme) {
+			hint = `the upstream speaks WebSocket; write "ws://127.0.0.1:5290/"`
+		}
+		m.add(where, hint, "url: %v", err)
+		return n, false
+	}
+	n.loc, n.name = loc, cmp.Or(no.Name, loc.hostPort())
+	if no.PublicURL != "" {
+		if err := checkPublicURL(no.PublicURL); err != nil {
+			m.add(where, `write "wss://" and the name that clients use`, "public_url: %q: %v", no.PublicURL, err)
+		}
+	}
+	if no.Weight < 0 || no.Weight > 1000 {
+		m.add(where, "to take a node out, write drain = true", "weight: %d is not 1 to 1000", no.Weight)
+	}
+	if n.limits.connections < 0 || n.limits.rate < 0 {
+		m.add(where, "", "a limit is negative")
+	}
+	if loc.tls {
+		n.tls = nodeTLS(o.TLS, loc)
+	}
+	return n, true
+}
+
+// nodeTLS completes the group's TLS configuration for one node.
+func nodeTLS(base *tls.Config, loc location) *tls.Config {
+	c := &tls.Config{}
+	if base != nil {
+		c = base.Clone()
+	}
+	c.ServerName = cmp.Or(c.ServerName, loc.serverName())
+	c.NextProtos = []string{"http/1.1"}
+	c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
+	c.DynamicRecordSizingDisabled = true
+	if c.ClientSessionCache == nil {
+		c.ClientSessionCache = tls.NewLRUClientSessionCache(8)
+	}
+	return c
+}
+
+func (r *routes) addVhost(i int, o VhostOptions, m *mistakes) {
+	where := fmt.Sprintf("vhost %d", i+1)
+	if len(o.Names) > 0 {
+		where = fmt.Sprintf("vhost %q", o.Names[0])
+	} else {
+		m.add(where, "", "no names")
+	}
+	v := &Vhost{path: o.Path, node: o.Node, fallback: o.Fallback}
+	v.group = r.group(o.Upstream)
+	if o.Upstream == "" && len(r.groups) == 1 {
+		v.group = r.groups[0]
+	}
+	switch {
+	case v.group != nil:
+	case o.Upstream == "" && len(r.groups) > 1:
+		m.add(where, "write upstream = and the name of one", "no upstream, but %d are configured", len(r.groups))
+	case o.Upstream != "":
+		m.add(where, r.knownGroups(), "upstream %q is not configured", o.Upstream)
+	}
+	if o.Node != "" && v.group != nil && !slices.ContainsFunc(v.group.nodes, func(n *Node) bool { return n.name == o.Node }) {
+		m.add(where, v.group.knownNodes(), "node %q is not one of upstream %q", o.Node, v.group.name)
+	}
+	if o.Fallback && o.Node == "" {
+		m.add(where, "", "fallback without a node")
+	}
+	if o.Path != "" && (o.Path[0] != '/' || strings.ContainsAny(o.Path, "?# ")) {
+		m.add(where, `write one such as "/ws"`, "path: %q is not a path", o.Path)
+	}
+	for _, s := range o.Origins {
+		p, err := parseOriginPattern(s)
+		if err != nil {
+			m.add(where, `write one such as "https://chat.example.com"`, "origins: %q: %v", s, err)
+		}
+		v.origins = append(v.origins, p)
+	}
+	for _, s := range o.Domains {
+		d, err := normalDomain(s)
+		if err != nil {
+			m.add(where, "", "domains: %q: %v", s, err)
+		}
+		v.domains = append(v.domains, d)
+	}
+	for _, s := range o.Names {
+		name, wild, err := normalPattern(s)
+		if err != nil {
+			m.add(where, "", "name %q: %v", s, err)
+			continue
+		}
+		named, table := *v, r.exact
+		named.name = name
+		if wild {
+			named.name, table = "*."+name, r.wild
+		}
+		if table[name] != nil {
+			m.add(where, "", "name %q: another vhost has it", s)
+		}
+		table[name] = &named
+	}
+}
+
+func (r *routes) knownGroups() string {
+	var names []string
+	for _, g := range r.groups {
+		names = append(names, fmt.Sprintf("%q", g.name))
+	}
+	return "configured are " + strings.Join(names, ", ")
+}
+
+func (g *group) knownNodes() string {
+	var names []string
+	for _, n := range g.nodes {
+		names = append(names, fmt.Sprintf("%q", n.name))
+	}
+	return "its nodes are " + strings.Join(names, ", ")
+}

@@ -1,0 +1,183 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/idna"
+)
+
+// Why a vhost refuses a request.
+var (
+	ErrPath   = errors.New("path is not served")    // 404
+	ErrOrigin = errors.New("origin is not allowed") // 403
+	ErrDomain = errors.New("domain is not served")  // host-unknown
+)
+
+// A Vhost is what is configured for one server name or wildcard. It never
+// changes; a client that got it keeps its rules across an Update.
+type Vhost struct {
+	name     string
+	group    *group
+	node     string // pinned; or ""
+	fallback bool
+	path     string
+	origins  []originPattern
+	domains  []string
+}
+
+// Lookup returns the vhost of a TLS server name, the exact one before a
+// wildcard of one label, or an error that is ErrNoRoute.
+func (t *Table) Lookup(serverName string) (*Vhost, error) {
+	r := t.routes.Load()
+	if r.only != nil {
+		return r.only, nil
+	}
+	name := strings.ToLower(strings.TrimSuffix(serverName, "."))
+	if v := r.exact[name]; v != nil {
+		return v, nil
+	}
+	if _, rest, ok := strings.Cut(name, "."); ok {
+		if v := r.wild[rest]; v != nil {
+			return v, nil
+		}
+	}
+	return nil, fmt.Errorf("%w for server name %q", ErrNoRoute, serverName)
+}
+
+// Name is the configured name, such as "*.example1.com", or "*" where no vhost
+// is configured. It never holds what a client sent: it may be a metric's label.
+func (v *Vhost) Name() string { return v.name }
+
+// Upstream is the name of the vhost's upstream.
+func (v *Vhost) Upstream() string { return v.group.name }
+
+// AllowsPath returns an error that is ErrPath where the vhost has a path and
+// this is another. Path is the request target without its query.
+func (v *Vhost) AllowsPath(path string) error {
+	if v.path == "" || v.path == path {
+		return nil
+	}
+	return fmt.Errorf("vhost %q: path %q: %w", v.name, path, ErrPath)
+}
+
+// AllowsOrigin returns an error that is ErrOrigin where the vhost has a list
+// of origins and this value of the Origin header is not of it. No Origin, "",
+// is allowed: it comes from no browser.
+func (v *Vhost) AllowsOrigin(origin string) error {
+	if len(v.origins) == 0 || origin == "" {
+		return nil
+	}
+	if o, err := parseOrigin(origin); err == nil && slices.ContainsFunc(v.origins, func(p originPattern) bool { return p.matches(o) }) {
+		return nil
+	}
+	return fmt.Errorf("vhost %q: origin %q: %w", v.name, origin, ErrOrigin)
+}
+
+// AllowsDomain returns an error that is ErrDomain where the vhost has a list
+// of XMPP domains and this value of `to` is not of it.
+func (v *Vhost) AllowsDomain(domain string) error {
+	if len(v.domains) == 0 {
+		return nil
+	}
+	if d, err := normalDomain(domain); err == nil && slices.Contains(v.domains, d) {
+		return nil
+	}
+	return fmt.Errorf("vhost %q: domain %q: %w", v.name, domain, ErrDomain)
+}
+
+// An originPattern is an origin, whose host may begin with "*." for one label.
+type originPattern struct {
+	scheme, host, port string
+	wild               bool // host is what follows "*."
+	null               bool // the word "null"
+}
+
+func parseOriginPattern(s string) (originPattern, error) {
+	rest, wild := strings.CutPrefix(s, "https://*.")
+	if wild {
+		rest = "https://" + rest
+	} else if rest, wild = strings.CutPrefix(s, "http://*."); wild {
+		rest = "http://" + rest
+	}
+	p, err := parseOrigin(rest)
+	p.wild = wild
+	return p, err
+}
+
+// parseOrigin reads the serialization of an origin (RFC 6454, section 6.2).
+func parseOrigin(s string) (originPattern, error) {
+	if s == "null" {
+		return originPattern{null: true}, nil
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme == "" || u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(s, "#") || strings.HasSuffix(s, "?") {
+		return originPattern{}, errors.New("not an origin")
+	}
+	p := originPattern{scheme: u.Scheme, host: strings.ToLower(u.Hostname()), port: u.Port()}
+	if p.port == "" {
+		switch p.scheme {
+		case "https":
+			p.port = "443"
+		case "http":
+			p.port = "80"
+		}
+	}
+	return p, nil
+}
+
+func (p originPattern) matches(o originPattern) bool {
+	host := o.host
+	if p.wild {
+		_, host, _ = strings.Cut(host, ".")
+	}
+	return p.null == o.null && p.scheme == o.scheme && p.host == host && p.port == o.port
+}
+
+// names turns labels into their lower-case ASCII form. Underscores are let
+// through; people do have them in DNS.
+var names = idna.New(idna.MapForLookup(), idna.StrictDomainName(false), idna.Transitional(false))
+
+// normalDomain is the ASCII form of a domain, without the final dot.
+func normalDomain(s string) (string, error) {
+	name, err := names.ToASCII(strings.TrimSuffix(s, "."))
+	switch {
+	case err != nil:
+		return "", err
+	case !isDomain(name):
+		return "", errors.New("not a domain")
+	}
+	return name, nil
+}
+
+// normalPattern reads "example.com" or "*.example.com".
+func normalPattern(s string) (name string, wild bool, err error) {
+	s, wild = strings.CutPrefix(s, "*.")
+	if strings.Contains(s, "*") {
+		return "", wild, errors.New(`"*" stands only for the first label`)
+	}
+	name, err = normalDomain(s)
+	return name, wild, err
+}
+
+// isDomain is true for labels of 1 to 63 letters, digits, hyphens and
+// underscores, 253 bytes in all.
+func isDomain(s string) bool {
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
+				return false
+			}
+		}
+	}
+	return true
+}
