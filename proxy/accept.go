@@ -1,0 +1,150 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+)
+
+// Serve accepts connections from ln until Shutdown, or until ln is closed or
+// breaks for good. It closes ln. A lack of descriptors or memory does not end
+// it: it waits, from 5 ms up to 1 s, and goes on.
+func (s *Server) Serve(ln net.Listener) error {
+	defer ln.Close()
+	s.mu.Lock()
+	if s.draining.Load() {
+		s.mu.Unlock()
+		return nil
+	}
+	s.listeners[ln] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, ln)
+		s.mu.Unlock()
+	}()
+
+	wait := time.Duration(0)
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case err == nil:
+			wait = 0
+			s.admit(conn)
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case passes(err):
+			if wait = min(max(2*wait, minAcceptWait), maxAcceptWait); wait == minAcceptWait {
+				s.log.Warn("accept", "addr", ln.Addr().String(), "err", err)
+			}
+			select {
+			case <-time.After(wait):
+			case <-s.stop:
+			}
+		default:
+			return err
+		}
+	}
+}
+
+const (
+	minAcceptWait = 5 * time.Millisecond
+	maxAcceptWait = time.Second
+)
+
+// passes reports whether an accept error goes away by itself.
+func passes(err error) bool {
+	for _, errno := range []syscall.Errno{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
+		syscall.ECONNABORTED, syscall.EINTR, syscall.EPROTO, syscall.EPERM,
+	} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// admit gives conn a place among the connections and starts its goroutine, or
+// closes it where a limit is reached. It does that before the next accept, so
+// that Shutdown never misses a connection that is on its way.
+func (s *Server) admit(conn net.Conn) {
+	set := s.settings.Load()
+	key := keyOf(conn.RemoteAddr())
+	s.mu.Lock()
+	limit := ""
+	switch {
+	case s.draining.Load():
+		limit = "drain"
+	case s.open >= set.connections:
+		limit = "limits.connections"
+	case set.PerClient > 0 && key.IsValid() && s.clients[key] >= set.PerClient:
+		limit = "limits.per_client"
+	default:
+		s.open++
+		s.early[conn] = struct{}{}
+		if key.IsValid() {
+			s.clients[key]++
+		}
+	}
+	s.mu.Unlock()
+	if limit != "" {
+		s.stats.Refused.Add(1)
+		s.log.Debug("connection refused", "client", conn.RemoteAddr().String(), "reason", limit)
+		conn.Close()
+		return
+	}
+	s.stats.Accepted.Add(1)
+	c := &clientConn{server: s, set: set, sock: &sock{conn: conn}, key: key}
+	go c.serve()
+}
+
+// left gives a connection's place back.
+func (s *Server) left(key clientKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open--
+	if key.IsValid() {
+		if s.clients[key]--; s.clients[key] <= 0 {
+			delete(s.clients, key)
+		}
+	}
+	if s.open == 0 && s.draining.Load() {
+		close(s.idle)
+	}
+}
+
+// settled takes conn off the list of those that Shutdown closes by itself.
+func (s *Server) settled(conn net.Conn) {
+	s.mu.Lock()
+	delete(s.early, conn)
+	s.mu.Unlock()
+}
+
+// A clientKey is what limits.per_client counts by: an IPv4 address, or the /64
+// of an IPv6 one, which is what one customer gets. It is invalid for a unix
+// socket.
+type clientKey struct{ netip.Addr }
+
+func keyOf(addr net.Addr) clientKey {
+	ip := addrPortOf(addr).Addr()
+	if ip.Is6() {
+		if prefix, err := ip.Prefix(64); err == nil {
+			return clientKey{prefix.Addr()}
+		}
+	}
+	return clientKey{ip}
+}
+
+// addrPortOf returns the address and port of a TCP address, with an IPv4
+// address in its own form; the zero value for another kind.
+func addrPortOf(addr net.Addr) netip.AddrPort {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}

@@ -1,0 +1,67 @@
+package proxy
+
+import "encoding/binary"
+
+// Status codes of Close frames (RFC 6455, section 7.4.1, and IANA's registry).
+const (
+	codeNormal   = 1000
+	codeAway     = 1001
+	codeProtocol = 1002
+	codeNone     = 1005 // no status code; never on the wire
+	codeAbnormal = 1006 // no Close frame; never on the wire
+	codePolicy   = 1008
+	codeTooBig   = 1009
+	codeRestart  = 1012 // service restart: come back
+	codeGateway  = 1014 // bad gateway
+)
+
+// A reason says why a tunnel ended. What each one means for the client's Close
+// frame, the log and the metrics stands in one table below.
+type reason uint8
+
+const (
+	reasonNone           reason = iota // still open
+	reasonClientClose                  // the client began the closing handshake
+	reasonUpstreamClose                // the upstream began it
+	reasonClientGone                   // the client's connection ended without one
+	reasonUpstreamGone                 // the upstream's did
+	reasonClientProtocol               // the client broke RFC 6455
+	reasonTooBig                       // the client's message was over limits.message
+	reasonBadGateway                   // the upstream broke RFC 6455
+	reasonSlowClient                   // the client took less than limits.client_backlog allows
+	reasonUpstreamStuck                // the upstream took nothing for stallTimeout
+	reasonPong                         // the client did not answer our Ping
+	reasonDrain                        // drain or shutdown
+	reasonCount
+)
+
+// reasons is the table: the status code that the client gets (0 where it gets
+// none of ours), the word for logs and metrics, the text in the Close frame.
+var reasons = [reasonCount]struct {
+	code uint16
+	word string
+	text string
+}{
+	reasonNone:           {0, "open", ""},
+	reasonClientClose:    {0, "client_close", ""},
+	reasonUpstreamClose:  {0, "upstream_close", ""},
+	reasonClientGone:     {0, "client_gone", ""},
+	reasonUpstreamGone:   {codeRestart, "upstream_gone", "the XMPP server closed the connection"},
+	reasonClientProtocol: {codeProtocol, "client_protocol", "protocol error"},
+	reasonTooBig:         {codeTooBig, "message_too_big", "message too big"},
+	reasonBadGateway:     {codeGateway, "upstream_protocol", "the XMPP server broke the WebSocket protocol"},
+	reasonSlowClient:     {codePolicy, "slow_client", "too slow"},
+	reasonUpstreamStuck:  {codeGateway, "upstream_stuck", "the XMPP server does not read"},
+	reasonPong:           {0, "pong_timeout", ""},
+	reasonDrain:          {codeAway, "drain", "going away"},
+}
+
+func (r reason) String() string { return reasons[r].word }
+
+// closePayload is the payload of a Close frame; code 0 or 1005 gives an empty one.
+func closePayload(code uint16, text string) []byte {
+	if code == 0 || code == codeNone {
+		return nil
+	}
+	return append(binary.BigEndian.AppendUint16(nil, code), text...)
+}

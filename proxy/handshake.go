@@ -1,0 +1,130 @@
+package proxy
+
+import (
+	"bytes"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// alpnHTTP is the one protocol that clients get. A browser that were offered
+// h2 would take it, and then not do WebSocket (RFC 6455 is HTTP/1.1).
+const alpnHTTP = "http/1.1"
+
+// tlsConfig is the configuration of every client's connection: crypto/tls's
+// own choice of versions, cipher suites and key exchanges.
+func (s *Server) tlsConfig() *tls.Config {
+	cfg := &tls.Config{
+		GetCertificate: s.options.GetCertificate,
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{alpnHTTP},
+		// Or the first 128 KiB of a connection go out in small records.
+		DynamicRecordSizingDisabled: true,
+	}
+	// A resumed connection sees no certificate. So a ticket is good for the
+	// server name that it was made for, and only while that has one.
+	cfg.WrapSession = func(cs tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
+		session.Extra = append(session.Extra, ticketName(cs.ServerName))
+		return cfg.EncryptTicket(cs, session)
+	}
+	cfg.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+		session, err := cfg.DecryptTicket(identity, cs)
+		if session == nil || err != nil {
+			return nil, err
+		}
+		for _, extra := range session.Extra {
+			if bytes.Equal(extra, ticketName(cs.ServerName)) && s.options.HasCertificate(cs.ServerName) {
+				return session, nil
+			}
+		}
+		return nil, nil
+	}
+	return cfg
+}
+
+// ticketName is what a session ticket says of the server name it is for.
+func ticketName(serverName string) []byte { return []byte("wssgate name " + serverName) }
+
+// A clientConn is a client's connection until it is a tunnel. One goroutine
+// serves it.
+type clientConn struct {
+	server *Server
+	set    *settings
+	sock   *sock
+	tls    *tls.Conn
+	key    clientKey
+
+	client, local netip.AddrPort // zero for a unix socket
+}
+
+// serve takes the connection from accept to the tunnel.
+func (c *clientConn) serve() {
+	s := c.server
+	conn := c.sock.conn
+	c.client, c.local = addrPortOf(conn.RemoteAddr()), addrPortOf(conn.LocalAddr())
+	if kept := c.handshake() && c.request(); !kept {
+		conn.Close()
+		s.settled(conn)
+		s.left(c.key)
+	}
+}
+
+// handshake does TLS. It reports false where there is nothing left but to
+// close the connection.
+func (c *clientConn) handshake() bool {
+	s := c.server
+	deadline := time.Now().Add(c.set.HandshakeTimeout)
+	c.sock.conn.SetDeadline(deadline)
+	if err := waitReadable(c.sock.conn); err != nil {
+		c.debug("client said nothing", err)
+		return false
+	}
+	if err := s.places.start(deadline); err != nil {
+		s.stats.HandshakesFailed.Add(1)
+		c.debug("TLS handshake", err)
+		return false
+	}
+	patient := &patientConn{Conn: c.sock.conn, places: s.places, deadline: deadline}
+	c.sock.conn = patient
+	c.tls = tls.Server(c.sock, s.tls)
+	err := c.tls.Handshake()
+	c.sock.conn = patient.Conn
+	s.places.finish(!patient.out)
+	if err != nil {
+		s.stats.HandshakesFailed.Add(1)
+		c.debug("TLS handshake", err)
+		return false
+	}
+	s.stats.Handshakes.Add(1)
+	if c.tls.ConnectionState().DidResume {
+		s.stats.Resumed.Add(1)
+	}
+	return true
+}
+
+func (c *clientConn) debug(what string, err error) {
+	c.server.log.Debug(what, "client", c.client, "err", err)
+}
+
+// A patientConn gives the handshake's place back while it waits for the
+// client.
+type patientConn struct {
+	net.Conn
+	places   *places
+	deadline time.Time
+	out      bool // it did not get its place again
+}
+
+func (c *patientConn) Read(b []byte) (int, error) {
+	if n, err, ok := readNow(c.Conn, b); ok {
+		return n, err
+	}
+	c.places.pause()
+	n, err := c.Conn.Read(b)
+	if placeErr := c.places.resume(c.deadline); placeErr != nil {
+		c.out = true
+		return 0, placeErr
+	}
+	return n, err
+}

@@ -1,0 +1,76 @@
+package proxy
+
+import (
+	"bytes"
+	"crypto/tls"
+	"reflect"
+	"unsafe"
+)
+
+// A tls.Conn keeps two buffers for as long as it lives: rawInput, which after
+// one full record stays at 18 KiB, and hand, which keeps room for the largest
+// handshake message. An idle tunnel shall own neither, so a turn lends its own
+// buffer to rawInput and takes it back at its end, and hand is let go.
+//
+// Both fields are unexported. Their place is found once, by name and type;
+// where a Go release has them no more, or with other types, lending is off:
+// everything works, and an idle tunnel that has seen a full record costs
+// 18 KiB more. TestLendingKnowsThisGo fails then.
+
+// tlsLayout is where in a tls.Conn the two buffers are.
+type tlsLayout struct {
+	rawInput, hand uintptr
+	ok             bool
+}
+
+var layout = findLayout(reflect.TypeFor[tls.Conn]())
+
+func findLayout(conn reflect.Type) tlsLayout {
+	buffer := reflect.TypeFor[bytes.Buffer]()
+	raw, okRaw := conn.FieldByName("rawInput")
+	hand, okHand := conn.FieldByName("hand")
+	if !okRaw || !okHand || raw.Type != buffer || hand.Type != buffer {
+		return tlsLayout{}
+	}
+	return tlsLayout{rawInput: raw.Offset, hand: hand.Offset, ok: true}
+}
+
+// Lends reports whether idle connections give their TLS buffers back with
+// this build's Go release.
+func Lends() bool { return layout.ok }
+
+func (l tlsLayout) buffers(c *tls.Conn) (rawInput, hand *bytes.Buffer) {
+	p := unsafe.Pointer(c)
+	return (*bytes.Buffer)(unsafe.Add(p, l.rawInput)), (*bytes.Buffer)(unsafe.Add(p, l.hand))
+}
+
+// lend gives c the buffer b to read ciphertext into, until giveBack. What c
+// had read of a record before moves to b. Nobody else may use c meanwhile.
+func lend(c *tls.Conn, b []byte) {
+	if !layout.ok {
+		return
+	}
+	raw, _ := layout.buffers(c)
+	lent := bytes.NewBuffer(b[:0])
+	lent.Write(raw.Bytes())
+	*raw = *lent
+}
+
+// giveBack ends what lend began: c keeps a copy of the part of a record that
+// it holds, mostly nothing, and no reference to the lent buffer that it would
+// read through again. It must not hold plaintext that was not read; reading
+// until errAgain sees to that.
+func giveBack(c *tls.Conn) {
+	if !layout.ok {
+		return
+	}
+	raw, hand := layout.buffers(c)
+	if raw.Len() == 0 {
+		*raw = bytes.Buffer{}
+	} else {
+		*raw = *bytes.NewBuffer(bytes.Clone(raw.Bytes()))
+	}
+	if hand.Len() == 0 {
+		*hand = bytes.Buffer{}
+	}
+}

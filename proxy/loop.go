@@ -1,0 +1,89 @@
+package proxy
+
+import (
+	"container/heap"
+	"time"
+)
+
+// A driver owns tunnels: it waits for their sockets, lends each a turn when
+// something happens, calls expire when it is due, and releases what is done.
+//
+// There are two. The event loop (loop_linux.go) holds thousands of tunnels in
+// one goroutine. The goroutine driver (loop_goroutines.go) spends four
+// goroutines on a tunnel; it serves systems without epoll, and connections
+// without a descriptor, which is what tests with a fake clock have.
+type driver interface {
+	// take starts t; the driver owns it from here. An error means that it does
+	// not, and that the caller closes both sockets.
+	take(t *tunnel) error
+	// endAll ends every tunnel for a reason of the gate's own, those that are
+	// taken later too. Each has until by, on the driver's clock.
+	endAll(why reason, within time.Duration)
+	// close ends every tunnel at once and returns when the driver is gone.
+	close()
+}
+
+// timerPlace is a tunnel's place among the timers of its loop.
+type timerPlace struct {
+	index int
+	due   time.Duration // what the heap is ordered by; never later than tunnel.due
+}
+
+// timers orders the tunnels of a loop by when they want to be looked at. It
+// is lazy: a tunnel whose time moved back keeps its place, and gets the new
+// one when the old one comes up, so that traffic costs no reordering.
+type timers []*tunnel
+
+func (h timers) Len() int           { return len(h) }
+func (h timers) Less(i, j int) bool { return h[i].place.due < h[j].place.due }
+func (h timers) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].place.index, h[j].place.index = i, j
+}
+
+func (h *timers) Push(x any) {
+	t := x.(*tunnel)
+	t.place.index = len(*h)
+	*h = append(*h, t)
+}
+
+func (h *timers) Pop() any {
+	old := *h
+	last := len(old) - 1
+	t := old[last]
+	old[last] = nil
+	*h = old[:last]
+	t.place.index = -1
+	return t
+}
+
+func (h *timers) add(t *tunnel) {
+	t.place.due = t.due
+	heap.Push(h, t)
+}
+
+func (h *timers) remove(t *tunnel) { heap.Remove(h, t.place.index) }
+
+// update is called after each turn of t.
+func (h *timers) update(t *tunnel) {
+	if t.due < t.place.due {
+		t.place.due = t.due
+		heap.Fix(h, t.place.index)
+	}
+}
+
+// next returns a tunnel that is due, or nil and how long there is time.
+func (h *timers) next(now time.Duration) (*tunnel, time.Duration) {
+	for len(*h) > 0 {
+		t := (*h)[0]
+		if t.place.due > now {
+			return nil, t.place.due - now
+		}
+		if t.due <= now {
+			return t, 0
+		}
+		t.place.due = t.due
+		heap.Fix(h, 0)
+	}
+	return nil, never
+}

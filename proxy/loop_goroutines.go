@@ -1,0 +1,257 @@
+package proxy
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+// goroutines is the driver that spends goroutines: for each tunnel one that
+// reads and one that writes on either side, and a timer. Its turns come from a
+// pool, and are held for as long as a turn lasts.
+type goroutines struct {
+	started time.Time
+	turns   sync.Pool
+	wg      sync.WaitGroup
+
+	mu      sync.Mutex
+	tunnels map[*pumped]struct{}
+	ending  *ending
+	shut    bool
+}
+
+func newGoroutines() *goroutines {
+	return &goroutines{
+		started: time.Now(),
+		turns:   sync.Pool{New: func() any { return newTurn() }},
+		tunnels: map[*pumped]struct{}{},
+	}
+}
+
+// pumped is a tunnel of the goroutine driver. mu serializes its turns.
+type pumped struct {
+	d     *goroutines
+	mu    sync.Mutex
+	t     *tunnel
+	timer *time.Timer
+	conns [2]*pumpedConn
+	over  bool
+}
+
+func (d *goroutines) take(t *tunnel) error {
+	p := &pumped{d: d, t: t}
+	for i, l := range []*leg{&t.client, &t.upstream} {
+		c := &pumpedConn{p: p, leg: l, conn: l.sock.conn}
+		c.wanted.L = &p.mu
+		c.writable.L = &p.mu
+		p.conns[i] = c
+	}
+	d.mu.Lock()
+	if d.shut {
+		d.mu.Unlock()
+		return net.ErrClosed
+	}
+	d.tunnels[p] = struct{}{}
+	ending := d.ending
+	d.wg.Add(4)
+	d.mu.Unlock()
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		c.leg.sock.raw = c
+		go c.readFrom()
+		go c.writeTo()
+	}
+	p.turn(func(w *turn) {
+		p.timer = time.AfterFunc(time.Hour, p.expired)
+		t.start(w)
+		if ending != nil && !t.done {
+			t.end(w, ending.why, ending.by)
+		}
+	})
+	return nil
+}
+
+// turn lends t a turn for f; p.mu is held.
+func (p *pumped) turn(f func(*turn)) {
+	if p.over {
+		return
+	}
+	w := p.d.turns.Get().(*turn)
+	defer p.d.turns.Put(w)
+	w.now = time.Since(p.d.started)
+	f(w)
+	if !p.t.done {
+		if p.t.due == never {
+			p.timer.Stop()
+		} else {
+			p.timer.Reset(p.t.due - w.now)
+		}
+		return
+	}
+	p.over = true
+	p.timer.Stop()
+	for _, c := range p.conns {
+		c.wanted.Broadcast()
+		c.writable.Broadcast()
+	}
+	p.d.mu.Lock()
+	delete(p.d.tunnels, p)
+	p.d.mu.Unlock()
+	p.t.onDone(p.t, w.now)
+}
+
+func (p *pumped) expired() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.turn(func(w *turn) {
+		if w.now >= p.t.due {
+			p.t.expire(w)
+		}
+	})
+}
+
+func (d *goroutines) endAll(why reason, within time.Duration) {
+	by := time.Since(d.started) + within
+	d.mu.Lock()
+	d.ending = &ending{why, by}
+	d.mu.Unlock()
+	d.each(func(p *pumped) {
+		p.turn(func(w *turn) { p.t.end(w, why, by) })
+	})
+}
+
+func (d *goroutines) close() {
+	d.mu.Lock()
+	d.shut = true
+	d.mu.Unlock()
+	d.each(func(p *pumped) {
+		p.turn(func(w *turn) {
+			p.t.done = true
+			p.t.end(w, reasonDrain, 0)
+		})
+	})
+	d.wg.Wait()
+}
+
+func (d *goroutines) each(f func(*pumped)) {
+	d.mu.Lock()
+	all := make([]*pumped, 0, len(d.tunnels))
+	for p := range d.tunnels {
+		all = append(all, p)
+	}
+	d.mu.Unlock()
+	for _, p := range all {
+		p.mu.Lock()
+		f(p)
+		p.mu.Unlock()
+	}
+}
+
+// pumpedConn is the rawConn of the goroutine driver. Its fields belong to
+// whoever holds p.mu, but for conn.
+type pumpedConn struct {
+	p    *pumped
+	leg  *leg
+	conn net.Conn
+
+	in       []byte // read, not yet taken by the tunnel
+	inErr    error  // follows in
+	reading  bool   // the tunnel wants to read
+	wanted   sync.Cond
+	pending  []byte // being written; empty: the next write is welcome
+	writable sync.Cond
+	closed   bool
+}
+
+func (c *pumpedConn) read(b []byte) (int, error) {
+	if len(c.in) == 0 {
+		if c.inErr != nil {
+			return 0, c.inErr
+		}
+		return 0, errAgain
+	}
+	n := copy(b, c.in)
+	c.in = c.in[n:]
+	return n, nil
+}
+
+func (c *pumpedConn) write(b []byte) (int, error) {
+	if len(c.pending) > 0 {
+		return 0, errAgain
+	}
+	n := min(len(b), blockSize)
+	c.pending = append(c.pending, b[:n]...)
+	c.writable.Signal()
+	if n < len(b) {
+		return n, errAgain
+	}
+	return n, nil
+}
+
+func (c *pumpedConn) watch(read, _ bool) {
+	c.reading = read
+	c.wanted.Signal()
+}
+
+// close lets what is being written go out, for at most closeTimeout.
+func (c *pumpedConn) close() {
+	c.closed = true
+	c.conn.SetReadDeadline(time.Unix(1, 0))
+	c.conn.SetWriteDeadline(time.Now().Add(closeTimeout))
+	c.wanted.Broadcast()
+	c.writable.Broadcast()
+}
+
+func (c *pumpedConn) readFrom() {
+	defer c.p.d.wg.Done()
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := c.conn.Read(buf)
+		c.p.mu.Lock()
+		c.in, c.inErr = buf[:n], err
+		for !c.closed && !c.p.over && (len(c.in) > 0 || c.inErr != nil) {
+			for !c.reading && !c.closed && !c.p.over {
+				c.wanted.Wait()
+			}
+			c.p.turn(func(w *turn) { c.p.t.event(w, c.leg, true, false) })
+			if len(c.in) == 0 && c.inErr != nil {
+				break
+			}
+		}
+		over := c.closed || c.p.over || err != nil
+		c.p.mu.Unlock()
+		if over {
+			return
+		}
+	}
+}
+
+// writeTo writes what the tunnel hands over, and closes the connection at the
+// end.
+func (c *pumpedConn) writeTo() {
+	defer c.p.d.wg.Done()
+	defer c.conn.Close()
+	c.p.mu.Lock()
+	defer c.p.mu.Unlock()
+	for {
+		for len(c.pending) == 0 && !c.closed && !c.p.over {
+			c.writable.Wait()
+		}
+		if len(c.pending) == 0 {
+			return
+		}
+		b := c.pending
+		c.p.mu.Unlock()
+		_, err := c.conn.Write(b)
+		c.p.mu.Lock()
+		c.pending = c.pending[:0]
+		if err != nil && !c.closed {
+			c.leg.sock.err = err
+		}
+		if !c.closed {
+			c.p.turn(func(w *turn) { c.p.t.event(w, c.leg, false, true) })
+		}
+	}
+}

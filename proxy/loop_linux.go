@@ -1,0 +1,333 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// eventBatch is how many events one wait returns at the most.
+const eventBatch = 256
+
+// A loop is the event loop: one goroutine, one epoll instance, level-triggered.
+// Everything but the inbox belongs to that goroutine.
+type loop struct {
+	epoll   int
+	wake    int // eventfd; readable while the inbox has something
+	started time.Time
+	work    *turn
+	conns   []connEntry // by descriptor
+	timers  timers
+	ending  *ending // set by endAll: tunnels taken later end the same way
+	quit    bool
+	done    chan struct{}
+
+	mu    sync.Mutex
+	inbox []func()
+	shut  bool // the loop takes nothing any more
+}
+
+type connEntry struct {
+	tunnel *tunnel
+	leg    *leg
+}
+
+type ending struct {
+	why reason
+	by  time.Duration
+}
+
+// newLoop starts an event loop. It ends with close.
+func newLoop() (*loop, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(epoll)
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	l := &loop{epoll: epoll, wake: wake, started: time.Now(), work: newTurn(), done: make(chan struct{})}
+	if err := l.control(unix.EPOLL_CTL_ADD, wake, unix.EPOLLIN); err != nil {
+		unix.Close(wake)
+		unix.Close(epoll)
+		return nil, err
+	}
+	go l.run()
+	return l, nil
+}
+
+// run is the loop's goroutine.
+func (l *loop) run() {
+	defer close(l.done)
+	events := make([]unix.EpollEvent, eventBatch)
+	for !l.quit {
+		n, err := unix.EpollWait(l.epoll, events, l.timeout())
+		if err != nil && err != unix.EINTR {
+			panic(fmt.Sprintf("proxy: epoll_wait: %v", err)) // our own descriptor is broken
+		}
+		l.work.now = time.Since(l.started)
+		for _, ev := range events[:max(n, 0)] {
+			if int(ev.Fd) == l.wake {
+				l.drainInbox()
+				continue
+			}
+			// A tunnel that ended earlier in this batch has left the table.
+			// Nothing can have taken its place: only the inbox adds.
+			entry := l.conns[ev.Fd]
+			if entry.tunnel == nil {
+				continue
+			}
+			const gone = unix.EPOLLERR | unix.EPOLLHUP
+			entry.tunnel.event(l.work, entry.leg, ev.Events&(unix.EPOLLIN|gone) != 0, ev.Events&(unix.EPOLLOUT|gone) != 0)
+			l.after(entry.tunnel)
+		}
+		for {
+			t, _ := l.timers.next(l.work.now)
+			if t == nil {
+				break
+			}
+			t.expire(l.work)
+			l.after(t)
+		}
+	}
+	for len(l.timers) > 0 {
+		t := l.timers[0]
+		t.done = true
+		t.end(l.work, reasonDrain, 0)
+		l.after(t)
+	}
+	unix.Close(l.wake)
+	unix.Close(l.epoll)
+}
+
+// timeout is how long epoll_wait may sleep, in its milliseconds.
+func (l *loop) timeout() int {
+	_, wait := l.timers.next(time.Since(l.started))
+	if wait == never {
+		return -1
+	}
+	return int(min((wait+time.Millisecond-1)/time.Millisecond, 1<<30))
+}
+
+// after follows every turn of t.
+func (l *loop) after(t *tunnel) {
+	if !t.done {
+		l.timers.update(t)
+		return
+	}
+	l.timers.remove(t)
+	t.onDone(t, l.work.now)
+}
+
+func (l *loop) take(t *tunnel) error {
+	// Duplicates, so that Go's own poller forgets the sockets: it would wake
+	// up for each event too.
+	client, err := duplicate(t.client.sock.conn)
+	if err != nil {
+		return err
+	}
+	upstream, err := duplicate(t.upstream.sock.conn)
+	if err != nil {
+		unix.Close(client)
+		return err
+	}
+	if !l.post(func() { l.start(t, client, upstream) }) {
+		unix.Close(client)
+		unix.Close(upstream)
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// start makes the loop the owner of t and of both descriptors.
+func (l *loop) start(t *tunnel, client, upstream int) {
+	for _, side := range []struct {
+		leg *leg
+		fd  int
+	}{{&t.client, client}, {&t.upstream, upstream}} {
+		s := side.leg.sock
+		s.conn.Close()
+		s.conn = nil
+		s.os = epollConn{loop: l, fd: side.fd}
+		s.raw = &s.os
+		for len(l.conns) <= side.fd {
+			l.conns = append(l.conns, connEntry{})
+		}
+		l.conns[side.fd] = connEntry{t, side.leg}
+	}
+	t.start(l.work)
+	t.place.index = -1
+	l.timers.add(t)
+	l.after(t)
+	if l.ending != nil && !t.done {
+		t.end(l.work, l.ending.why, l.ending.by)
+		l.after(t)
+	}
+}
+
+func (l *loop) endAll(why reason, within time.Duration) {
+	l.post(func() {
+		l.ending = &ending{why, l.work.now + within}
+		for _, t := range append(timers(nil), l.timers...) {
+			t.end(l.work, why, l.ending.by)
+			l.after(t)
+		}
+	})
+}
+
+func (l *loop) close() {
+	l.post(func() { l.quit = true })
+	l.mu.Lock()
+	l.shut = true
+	l.mu.Unlock()
+	<-l.done
+}
+
+// post has f run in the loop's goroutine. It reports false, and drops f, where
+// the loop is closed.
+func (l *loop) post(f func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.shut {
+		return false
+	}
+	l.inbox = append(l.inbox, f)
+	if len(l.inbox) == 1 {
+		one := [8]byte{1}
+		unix.Write(l.wake, one[:]) // fails only where the counter is full, and then it is readable too
+	}
+	return true
+}
+
+func (l *loop) drainInbox() {
+	var counter [8]byte
+	unix.Read(l.wake, counter[:])
+	l.mu.Lock()
+	posted := l.inbox
+	l.inbox = nil
+	l.mu.Unlock()
+	for _, f := range posted {
+		f()
+	}
+}
+
+func (l *loop) control(op, fd int, events uint32) error {
+	ev := unix.EpollEvent{Events: events, Fd: int32(fd)}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(l.epoll, op, fd, &ev))
+}
+
+// duplicate returns a second descriptor of a connection's socket. It does not
+// block, as net's own does not.
+func duplicate(conn net.Conn) (int, error) {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return -1, errors.ErrUnsupported
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd := -1
+	var dupErr error
+	if err := rc.Control(func(old uintptr) {
+		fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0)
+	}); err != nil {
+		return -1, err
+	}
+	return fd, os.NewSyscallError("fcntl", dupErr)
+}
+
+// hasDescriptor reports whether an event loop can drive conn.
+func hasDescriptor(conn net.Conn) bool {
+	_, ok := conn.(syscall.Conn)
+	return ok
+}
+
+// newDriver returns the driver for connections that have a descriptor.
+func newDriver() (driver, error) { return newLoop() }
+
+// epollConn is the rawConn of a socket that an event loop drives.
+type osConn = epollConn
+
+type epollConn struct {
+	loop    *loop
+	fd      int
+	watched uint32 // events the descriptor is registered for; 0: it is not
+}
+
+func (c *epollConn) read(b []byte) (int, error) {
+	for {
+		n, err := unix.Read(c.fd, b)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			return 0, errAgain
+		case err != nil:
+			return 0, os.NewSyscallError("read", err)
+		case n == 0 && len(b) > 0:
+			return 0, io.EOF
+		}
+		return n, nil
+	}
+}
+
+func (c *epollConn) write(b []byte) (int, error) {
+	sent := 0
+	for sent < len(b) {
+		n, err := unix.Write(c.fd, b[sent:])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			return sent, errAgain
+		case err != nil:
+			return sent, os.NewSyscallError("write", err)
+		}
+		sent += n
+	}
+	return sent, nil
+}
+
+// watch takes a socket that is to wait for nothing out of the epoll instance:
+// a hang-up would be reported again and again.
+func (c *epollConn) watch(read, write bool) {
+	var events uint32
+	if read {
+		events |= unix.EPOLLIN
+	}
+	if write {
+		events |= unix.EPOLLOUT
+	}
+	op := unix.EPOLL_CTL_MOD
+	switch {
+	case events == c.watched:
+		return
+	case c.watched == 0:
+		op = unix.EPOLL_CTL_ADD
+	case events == 0:
+		op = unix.EPOLL_CTL_DEL
+	}
+	if err := c.loop.control(op, c.fd, events); err != nil {
+		// Out of kernel memory or of max_user_watches: the tunnel can't go on.
+		if entry := c.loop.conns[c.fd]; entry.leg != nil {
+			entry.leg.sock.err = err
+		}
+		return
+	}
+	c.watched = events
+}
+
+func (c *epollConn) close() {
+	c.loop.conns[c.fd] = connEntry{}
+	unix.Close(c.fd)
+}

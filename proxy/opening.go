@@ -1,0 +1,259 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"wssgate/upstream"
+)
+
+// heads holds the buffers that requests are read into.
+var heads = sync.Pool{New: func() any { return new([maxRequestHeader]byte) }}
+
+var blankLine = []byte("\r\n\r\n")
+
+// request reads the client's request and answers it. It reports whether the
+// connection lives on: as a tunnel, or with the pages.
+func (c *clientConn) request() bool {
+	buf := heads.Get().(*[maxRequestHeader]byte)
+	defer heads.Put(buf)
+	c.sock.conn.SetDeadline(time.Now().Add(c.set.RequestTimeout))
+	n, end, err := readHead(c.tls, buf[:])
+	if err != nil {
+		c.readFailed(err)
+		return false
+	}
+	req, err := parseRequest(buf[:end])
+	if err == nil && !req.upgrade {
+		return c.toPages(bytes.Clone(buf[:n]))
+	}
+	if err == nil {
+		var up *upstream.Conn
+		var vhost *upstream.Vhost
+		if up, vhost, err = c.upgrade(buf[:end], req); err == nil {
+			return c.toDriver(req, vhost, up, bytes.Clone(buf[end:n]))
+		}
+	}
+	c.refused(req, err)
+	return false
+}
+
+var (
+	errTooLarge  = errors.New("request header over 16 KiB")
+	errBareLF    = errors.New("request with a bare LF")
+	errNotAtOnce = errors.New("request not whole in time")
+)
+
+// readHead reads until the blank line, and never more than buf holds. It
+// returns how much it read, and where the head ends: bytes behind it belong to
+// the tunnel.
+func readHead(r io.Reader, buf []byte) (n, end int, err error) {
+	for {
+		m, err := r.Read(buf[n:])
+		from := max(n-len(blankLine)+1, 0)
+		n += m
+		if i := bytes.Index(buf[from:n], blankLine); i >= 0 {
+			return n, from + i + len(blankLine), nil
+		}
+		switch {
+		case bytes.Contains(buf[max(from-1, 0):n], []byte("\n\n")):
+			return n, 0, errBareLF
+		case n == len(buf):
+			return n, 0, errTooLarge
+		case errors.Is(err, os.ErrDeadlineExceeded) && n > 0:
+			return n, 0, errNotAtOnce
+		case err != nil:
+			return n, 0, err
+		}
+	}
+}
+
+// readFailed answers a request that could not be read, where there is an
+// answer.
+func (c *clientConn) readFailed(err error) {
+	switch {
+	case errors.Is(err, errTooLarge):
+		c.refused(nil, &refusal{status: http.StatusRequestHeaderFieldsTooLarge, text: "The request header is over 16 KiB.", err: err})
+	case errors.Is(err, errBareLF):
+		c.refused(nil, &refusal{status: http.StatusBadRequest, text: "The request ends its lines with LF instead of CRLF.", err: err})
+	case errors.Is(err, errNotAtOnce):
+		c.refused(nil, &refusal{status: http.StatusRequestTimeout, text: "The request did not come in time.", err: err})
+	default:
+		c.debug("request", err)
+	}
+}
+
+// upgrade checks the request against the routes, dials the upstream, and sends
+// the 101. It returns the upstream's side, or a *refusal.
+func (c *clientConn) upgrade(head []byte, req *request) (*upstream.Conn, *upstream.Vhost, error) {
+	vhost, err := c.route(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	var up *upstream.Conn
+	answer := &answerBuffer{Reader: bytes.NewReader(head)}
+	_, err = ws.Upgrader{
+		ReadBufferSize: maxRequestHeader,
+		// The request was checked already, so that its first choice stands.
+		ProtocolCustom: func([]byte) (string, bool) { return req.subprotocol, true },
+		OnBeforeUpgrade: func() (ws.HandshakeHeader, error) {
+			up, err = vhost.Dial(c.server.dialContext(), &upstream.Request{
+				Client: c.client, Local: c.local,
+				ServerName: c.tls.ConnectionState().ServerName,
+				Host:       req.host, RequestURI: req.target, Subprotocol: req.subprotocol,
+				Origin: req.origin, UserAgent: req.userAgent, Cookie: req.cookie,
+				Authorization: req.authorization, AcceptLanguage: req.language,
+			})
+			return nil, err
+		},
+	}.Upgrade(answer)
+	if up == nil {
+		return nil, nil, c.dialRefusal(err)
+	}
+	if err == nil {
+		c.sock.conn.SetDeadline(time.Now().Add(c.set.RequestTimeout))
+		_, err = c.tls.Write(answer.Bytes())
+	}
+	if err != nil {
+		up.Conn.Close()
+		up.Release()
+		return nil, nil, &refusal{err: err} // the client is gone
+	}
+	return up, vhost, nil
+}
+
+// answerBuffer gives ws.Upgrader the request that was read already, and keeps
+// its answer until the caller knows whether it is the right one.
+type answerBuffer struct {
+	*bytes.Reader
+	bytes.Buffer
+}
+
+func (b *answerBuffer) Read(p []byte) (int, error)  { return b.Reader.Read(p) }
+func (b *answerBuffer) Write(p []byte) (int, error) { return b.Buffer.Write(p) }
+
+// route finds the vhost, and holds the request against its rules.
+func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
+	if c.server.draining.Load() {
+		return nil, &refusal{status: http.StatusServiceUnavailable, text: "This gate is being shut down. Try again in a moment.",
+			header: "Retry-After: 5\r\n", err: errClosing}
+	}
+	serverName := c.tls.ConnectionState().ServerName
+	if !req.hostIs(serverName) {
+		return nil, &refusal{status: http.StatusMisdirectedRequest, text: "The request's Host is another than the TLS server name.",
+			err: errors.New("host " + strconv.Quote(req.host) + ", server name " + strconv.Quote(serverName))}
+	}
+	vhost, err := c.server.options.Routes.Lookup(serverName)
+	if err != nil {
+		return nil, &refusal{status: http.StatusNotFound, text: "There is no XMPP service for this name.", err: err}
+	}
+	if err := vhost.AllowsPath(req.path); err != nil {
+		return nil, &refusal{status: http.StatusNotFound, text: "There is no XMPP service at this path.", err: err}
+	}
+	if err := vhost.AllowsOrigin(req.origin); err != nil {
+		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}
+	}
+	return vhost, nil
+}
+
+// dialRefusal says that no upstream took the stream. What is behind the gate
+// is for the log alone.
+func (c *clientConn) dialRefusal(err error) error {
+	r := &refusal{status: http.StatusBadGateway, err: err}
+	var de *upstream.DialError
+	if errors.As(err, &de) {
+		r.status = de.Status
+		if de.RetryAfter > 0 {
+			r.header = "Retry-After: " + strconv.Itoa(int((de.RetryAfter+time.Second-1)/time.Second)) + "\r\n"
+		}
+	}
+	switch r.status {
+	case http.StatusServiceUnavailable:
+		r.text = "The XMPP server is not reachable at the moment. Try again in a while."
+	case http.StatusGatewayTimeout:
+		r.text = "The XMPP server did not answer in time. Try again in a while."
+	default:
+		r.text = "The XMPP server refused the connection."
+	}
+	return r
+}
+
+// dialContext ends dials that Shutdown finds under way at its deadline.
+func (s *Server) dialContext() context.Context { return s.ctx }
+
+// refused sends a refusal and writes it down.
+func (c *clientConn) refused(req *request, err error) {
+	var r *refusal
+	if !errors.As(err, &r) {
+		r = &refusal{status: http.StatusInternalServerError, text: "Something went wrong here.", err: err}
+	}
+	c.server.stats.refuse(r.status)
+	attrs := []any{"client", c.client, "server_name", c.tls.ConnectionState().ServerName, "code", r.status, "err", r.Error()}
+	if req != nil {
+		attrs = append(attrs, "host", req.host, "path", req.path)
+	}
+	if r.status >= 500 && r.status != http.StatusServiceUnavailable || errors.As(err, new(*upstream.DialError)) {
+		c.server.log.Warn("opening handshake refused", attrs...)
+	} else {
+		c.server.log.Debug("opening handshake refused", attrs...)
+	}
+	if r.status == 0 {
+		return
+	}
+	c.sock.conn.SetDeadline(time.Now().Add(lingerTimeout))
+	if _, err := c.tls.Write(r.answer()); err != nil {
+		return
+	}
+	c.tls.CloseWrite()
+	// A close with unread bytes is a reset, which can overtake the answer.
+	io.Copy(io.Discard, io.LimitReader(c.tls, maxRequestHeader))
+}
+
+// lingerTimeout is how long a refused client has to take its answer.
+const lingerTimeout = 2 * time.Second
+
+// toPages hands a request that is no upgrade, with the bytes read, to the
+// http.Server, which owns the connection from here.
+func (c *clientConn) toPages(read []byte) bool {
+	s := c.server
+	conn := c.sock.conn
+	conn.SetDeadline(time.Time{})
+	taken := s.pages.take(&pageConn{Conn: c.tls, read: read, closed: func() { s.left(c.key) }})
+	if taken {
+		s.settled(conn)
+	}
+	return taken
+}
+
+// toDriver makes the two connections a tunnel, which the driver owns from
+// here.
+func (c *clientConn) toDriver(req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) bool {
+	s := c.server
+	conn := c.sock.conn
+	conn.SetDeadline(time.Time{})
+	t := newTunnel(c, req, vhost, up, rest)
+	t.onDone = s.tunnelDone
+	d := s.driver
+	if !hasDescriptor(conn) || !hasDescriptor(t.upstream.sock.conn) {
+		d = s.pumps
+	}
+	s.stats.Tunnels.Add(1)
+	s.settled(conn)
+	if err := d.take(t); err != nil {
+		s.stats.Tunnels.Add(-1)
+		s.log.Warn("tunnel", "client", c.client, "err", err)
+		up.Conn.Close()
+		up.Release()
+		return false
+	}
+	return true
+}

@@ -1,0 +1,136 @@
+package proxy
+
+import (
+	"container/list"
+	"errors"
+	"sync"
+	"time"
+)
+
+// waitingFactor bounds the handshakes that wait for their client, for each one
+// that may run.
+const waitingFactor = 8
+
+var (
+	errNoPlace = errors.New("no place for a handshake in time")
+	errClosing = errors.New("shutting down")
+)
+
+// places bounds TLS handshakes. One that computes needs a place; one that
+// waits for its client's next message needs none, or a few slow clients would
+// keep everybody else out. But it does hold memory, so that there may be at
+// most waitingFactor times as many under way as there are places.
+//
+// Newcomers are served in order. Those under way go before them.
+type places struct {
+	mu      sync.Mutex
+	max     int
+	running int
+	started int       // under way: running or waiting for the client
+	back    list.List // of chan bool: under way, want their place back
+	fresh   list.List // of chan bool: newcomers
+	closed  bool
+}
+
+func newPlaces() *places { return &places{max: 1} }
+
+// limit sets how many may run at once.
+func (p *places) limit(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.max = max(n, 1)
+	p.admit()
+}
+
+// start waits for a newcomer's place until the deadline.
+func (p *places) start(deadline time.Time) error { return p.wait(&p.fresh, deadline) }
+
+// pause gives the place back while the client is waited for.
+func (p *places) pause() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running--
+	p.admit()
+}
+
+// resume follows pause. On an error the place is not held; finish is to be
+// called all the same, with running false.
+func (p *places) resume(deadline time.Time) error { return p.wait(&p.back, deadline) }
+
+// finish ends a handshake that start let in.
+func (p *places) finish(running bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if running {
+		p.running--
+	}
+	p.started--
+	p.admit()
+}
+
+// close turns away all newcomers, those that wait already too.
+func (p *places) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for e := p.fresh.Front(); e != nil; e = p.fresh.Front() {
+		p.fresh.Remove(e).(chan bool) <- false
+	}
+}
+
+func (p *places) wait(queue *list.List, deadline time.Time) error {
+	p.mu.Lock()
+	if p.closed && queue == &p.fresh {
+		p.mu.Unlock()
+		return errClosing
+	}
+	ch := make(chan bool, 1)
+	e := queue.PushBack(ch)
+	p.admit()
+	p.mu.Unlock()
+
+	select { // most of the time there is a place at once
+	case ok := <-ch:
+		return closingUnless(ok)
+	default:
+	}
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case ok := <-ch:
+		return closingUnless(ok)
+	case <-timer.C:
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case ok := <-ch: // the place came with the deadline
+		return closingUnless(ok)
+	default:
+	}
+	queue.Remove(e)
+	return errNoPlace
+}
+
+func closingUnless(ok bool) error {
+	if !ok {
+		return errClosing
+	}
+	return nil
+}
+
+// admit lets in who can come in; p.mu is held.
+func (p *places) admit() {
+	for p.running < p.max {
+		switch {
+		case p.back.Len() > 0:
+			p.back.Remove(p.back.Front()).(chan bool) <- true
+		case p.fresh.Len() > 0 && p.started < p.max*waitingFactor:
+			p.fresh.Remove(p.fresh.Front()).(chan bool) <- true
+			p.started++
+		default:
+			return
+		}
+		p.running++
+	}
+}

@@ -1,0 +1,222 @@
+// Package proxy takes one client connection from accept to close: TLS, the
+// opening handshake, the tunnel to the upstream, the closing handshake.
+//
+// It asks others for everything that is not the connection itself: which
+// certificate answers (a function for tls.Config), which upstream takes the
+// stream (package upstream), what the XMPP in the frames means (package xmpp).
+// It reads no files and knows no configuration; run.go hands it Options.
+//
+// The way of a connection, and who owns it there:
+//
+//	accept     Serve's goroutine            a place among the connections
+//	hello      the conn's own goroutine     waits for a first byte, without a buffer
+//	handshake  the same                     a place among the handshakes
+//	request    the same                     reads the opening handshake, 16 KiB at most
+//	dial       the same                     the upstream has said 101
+//	tunnel     a driver: the event loop     no goroutine, no buffer while idle
+//
+// A goroutine closes the connection when it gives up; once driver.take has
+// returned nil the driver does. A request that is no WebSocket upgrade goes to
+// an http.Server, which then owns the connection.
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"wssgate/upstream"
+)
+
+// Options are what a Server is made from. All fields but Pages and Log are
+// required.
+type Options struct {
+	// GetCertificate answers a ClientHello; nil, nil means that the name is
+	// refused with the alert unrecognized_name. It must not block.
+	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
+	// HasCertificate reports whether GetCertificate has one for a server name.
+	// A ticket of an earlier connection is worth nothing without it.
+	HasCertificate func(serverName string) bool
+
+	// Routes says which upstream takes a stream. Its Options.Wrap must be
+	// WrapUpstream.
+	Routes *upstream.Table
+
+	// Pages answers what is no WebSocket upgrade. Nil: a page that says what
+	// this is, and 404.
+	Pages http.Handler
+
+	Settings Settings
+	Log      *slog.Logger // nil: slog.Default()
+}
+
+// Settings can change while the Server runs. New connections get the new ones,
+// tunnels go on under what they began with.
+type Settings struct {
+	Connections   int   // connections at once; 0: as many as file descriptors allow
+	PerClient     int   // connections from one client address; 0: no limit
+	Handshakes    int   // TLS handshakes at once; at least 1
+	Message       int64 // bytes of one message from a client; 0: no limit
+	ClientBacklog int   // bytes that may wait for a client that is slow to read
+
+	HandshakeTimeout time.Duration // for TLS
+	RequestTimeout   time.Duration // for the opening handshake's request
+	Ping             time.Duration // silence of a client before it is asked; 0: never
+	Pong             time.Duration // what it then has to answer
+}
+
+// A Server serves clients on any number of listeners. Make one with New; its
+// methods may be called at the same time.
+type Server struct {
+	options  Options
+	log      *slog.Logger
+	tls      *tls.Config
+	settings atomic.Pointer[settings]
+	pages    *pages
+	places   *places
+	driver   driver      // for sockets
+	pumps    *goroutines // for connections without a descriptor
+	journal  *journal
+	stats    Stats
+
+	ctx       context.Context // ends when Shutdown's deadline passes
+	cancel    context.CancelFunc
+	draining  atomic.Bool
+	stop      chan struct{} // closed when Shutdown begins
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	clients   map[clientKey]int     // connections of each client address, while limited
+	open      int                   // connections, from accept to close
+	idle      chan struct{}         // closed by the last connection's end once draining
+	early     map[net.Conn]struct{} // connections that are not tunnels yet
+}
+
+// settings are Settings with what is derived from them.
+type settings struct {
+	Settings
+	connections int
+	tunnel      tunnelSettings
+}
+
+// New makes a Server and starts its event loop, which Shutdown ends.
+func New(o Options) (*Server, error) {
+	s := &Server{
+		options:   o,
+		log:       o.Log,
+		places:    newPlaces(),
+		pumps:     newGoroutines(),
+		stop:      make(chan struct{}),
+		listeners: map[net.Listener]struct{}{},
+		clients:   map[clientKey]int{},
+		idle:      make(chan struct{}),
+		early:     map[net.Conn]struct{}{},
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	s.SetSettings(o.Settings)
+	s.tls = s.tlsConfig()
+	d, err := newDriver()
+	switch {
+	case err == nil:
+		s.driver = d
+	case errors.Is(err, errors.ErrUnsupported):
+		s.driver = s.pumps
+	default:
+		return nil, err
+	}
+	s.journal = newJournal(s.log)
+	handler := o.Pages
+	if handler == nil {
+		handler = http.HandlerFunc(servePage)
+	}
+	s.pages = newPages(handler, s.log)
+	if !Lends() {
+		s.log.Warn("this build's Go release is not known well enough: an idle connection keeps its TLS buffers")
+	}
+	return s, nil
+}
+
+// SetSettings replaces the settings for connections that are accepted from now
+// on; limits hold at once.
+func (s *Server) SetSettings(set Settings) {
+	s.settings.Store(&settings{
+		Settings:    set,
+		connections: connectionLimit(set.Connections),
+		tunnel:      tunnelSettings{backlog: set.ClientBacklog, ping: set.Ping, pong: set.Pong},
+	})
+	s.places.limit(set.Handshakes)
+}
+
+// Stats returns the Server's counts.
+func (s *Server) Stats() *Stats { return &s.stats }
+
+// Connections returns how many connections are open, tunnels included.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open
+}
+
+// ErrDrainDeadline is what Shutdown returns where connections were still open
+// at its deadline.
+var ErrDrainDeadline = errors.New("drain deadline passed")
+
+// Shutdown drains: it stops accepting, sends each tunnel's client a Close
+// frame with status code 1001 between two frames, and waits for the closing
+// handshakes. What is still open after timeout, or when ctx ends, is closed
+// hard, and the error then is ErrDrainDeadline. All goroutines of the Server
+// have ended when it returns. Call it once.
+func (s *Server) Shutdown(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+
+	s.mu.Lock()
+	s.draining.Store(true)
+	close(s.stop)
+	for ln := range s.listeners {
+		ln.Close()
+	}
+	total := s.open
+	if s.open == 0 {
+		close(s.idle)
+	}
+	s.mu.Unlock()
+	s.log.Info("drain", "connections", total, "timeout", timeout)
+	s.places.close()
+	s.driver.endAll(reasonDrain, timeout)
+	s.pumps.endAll(reasonDrain, timeout)
+
+	var err error
+	select {
+	case <-s.idle:
+	case <-ctx.Done():
+		left := s.Connections()
+		err = fmt.Errorf("%w: %d of %d connections open after %v; closed them", ErrDrainDeadline, left, total, timeout)
+	}
+	s.cancel()
+	s.mu.Lock()
+	for conn := range s.early {
+		conn.Close()
+	}
+	s.mu.Unlock()
+	s.driver.close()
+	s.pumps.close()
+	s.pages.close()
+	<-s.idle
+	s.journal.close()
+	return err
+}
+
+// WrapUpstream is for upstream.Options.Wrap: it prepares a connection to a
+// node, so that the event loop can drive it later, below TLS if need be.
+func WrapUpstream(conn net.Conn) net.Conn { return &sock{conn: conn} }
