@@ -1,0 +1,155 @@
+package xmpp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"golang.org/x/net/idna"
+)
+
+// Sizes of a domain in its normal form (RFC 1035, section 2.3.4), and of what
+// may be one before (RFC 7622, section 3.2).
+const (
+	maxLabel     = 63
+	maxDomain    = 253
+	maxAsWritten = 1023
+)
+
+// mapping turns a domain as people write it into A-labels (RFC 5895; UTS #46,
+// nontransitional). Hyphens and lengths are judged by checkLabels.
+var mapping = idna.New(
+	idna.MapForLookup(),
+	idna.Transitional(false),
+	idna.CheckHyphens(false),
+	idna.StrictDomainName(false),
+	idna.BidiRule(),
+)
+
+// NormalDomain returns the form in which domains are compared: lower case,
+// A-labels, no dot at the end; an IPv4 address in dotted decimal, an IPv6
+// address in brackets and as RFC 5952 has it. The normal form of a normal form
+// is itself.
+//
+// It accepts underscores, which are no host name's but occur inside container
+// networks, and refuses what has a user or a resource, an empty label, a port,
+// or a number as its last label that makes no address.
+func NormalDomain(s string) (string, error) {
+	if len(s) > maxAsWritten {
+		return "", fmt.Errorf("domain of %d bytes: longer than %d", len(s), maxAsWritten)
+	}
+	if inner, ok := strings.CutPrefix(s, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		ip, err := netip.ParseAddr(inner)
+		if !ok || err != nil || !ip.Is6() || ip.Zone() != "" {
+			return "", fmt.Errorf("domain %q: no IPv6 address in the brackets", s)
+		}
+		return "[" + ip.String() + "]", nil
+	}
+	domain := strings.ToLower(s)
+	if !isASCII(s) || strings.Contains(domain, "xn--") {
+		var err error
+		if domain, err = mapping.ToASCII(s); err != nil {
+			return "", fmt.Errorf("domain %q: %w", s, err)
+		}
+	}
+	domain = strings.TrimSuffix(domain, ".") // RFC 7622, section 3.2
+	if err := checkLabels(domain); err != nil {
+		return "", fmt.Errorf("domain %q: %w", s, err)
+	}
+	return domain, nil
+}
+
+// checkLabels judges a domain that is otherwise in its normal form.
+func checkLabels(domain string) error {
+	if len(domain) > maxDomain {
+		return fmt.Errorf("longer than %d bytes", maxDomain)
+	}
+	numeric := false
+	for label := range strings.SplitSeq(domain, ".") {
+		switch {
+		case label == "":
+			return errors.New("a label is empty")
+		case len(label) > maxLabel:
+			return fmt.Errorf("a label is longer than %d bytes", maxLabel)
+		case label[0] == '-' || label[len(label)-1] == '-':
+			return errors.New("a label begins or ends with a hyphen")
+		}
+		numeric = true
+		for i := range len(label) {
+			switch b := label[i]; {
+			case b >= '0' && b <= '9':
+			case b >= 'a' && b <= 'z', b == '-', b == '_':
+				numeric = false
+			default:
+				return fmt.Errorf("%q can't be in a domain", b)
+			}
+		}
+	}
+	if numeric {
+		if ip, err := netip.ParseAddr(domain); err != nil || !ip.Is4() {
+			return errors.New("neither a name nor an IPv4 address")
+		}
+	}
+	return nil
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// Domains is a set of domains and of wildcards, each of which stands for
+// exactly one label: "*.example.com" holds chat.example.com, but neither
+// example.com nor a.chat.example.com. The zero value holds nothing. It does not
+// change and may be shared.
+type Domains struct {
+	exact    map[string]struct{}
+	wildcard map[string]struct{} // by what follows "*."
+}
+
+// NewDomains makes a set of patterns in any form that [NormalDomain] takes. Its
+// error joins one for each pattern that is none.
+func NewDomains(patterns ...string) (Domains, error) {
+	d := Domains{exact: map[string]struct{}{}, wildcard: map[string]struct{}{}}
+	var errs []error
+	for _, pattern := range patterns {
+		set, name := d.exact, pattern
+		if rest, ok := strings.CutPrefix(pattern, "*."); ok {
+			set, name = d.wildcard, rest
+		}
+		domain, err := NormalDomain(name)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case name != pattern && isAddress(domain):
+			errs = append(errs, fmt.Errorf("domain %q: an address has no wildcard", pattern))
+		default:
+			set[domain] = struct{}{}
+		}
+	}
+	return d, errors.Join(errs...)
+}
+
+// Has reports whether the set holds domain, which must be in its normal form.
+func (d Domains) Has(domain string) bool {
+	if _, ok := d.exact[domain]; ok {
+		return true
+	}
+	_, rest, _ := strings.Cut(domain, ".")
+	_, ok := d.wildcard[rest]
+	return ok && !isAddress(domain)
+}
+
+// Len is how many patterns the set was made of, without repetitions.
+func (d Domains) Len() int { return len(d.exact) + len(d.wildcard) }
+
+// isAddress reports whether a domain in its normal form is an IP literal.
+func isAddress(domain string) bool {
+	return strings.HasPrefix(domain, "[") || strings.Trim(domain, "0123456789.") == ""
+}

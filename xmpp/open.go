@@ -1,0 +1,381 @@
+package xmpp
+
+import (
+	"bytes"
+	"encoding/xml"
+	"strings"
+)
+
+// MaxOpen is how many bytes a first start tag may take, together with the XML
+// declaration and the white space in front of it. Real ones take 100 to 300.
+const MaxOpen = 8 << 10
+
+// Open is what a first start tag says. The attributes are as they were sent,
+// entities replaced; an absent one is "". Domain gives the normal form of To.
+type Open struct {
+	Framing Framing
+	To      string
+	From    string
+	Version string
+	Lang    string // xml:lang
+	ID      string // in a server's opening only
+
+	// Len is how many bytes it took, from the first byte fed up to and including
+	// the '>' of the start tag. Of <open></open> the end tag comes after them.
+	Len int
+}
+
+// Domain returns the normal form of To, as [NormalDomain] gives it. The error
+// is a *StreamError, improper-addressing (RFC 6120, section 4.9.3.7), where To
+// is missing or no domain.
+func (o Open) Domain() (string, error) {
+	if o.To == "" {
+		return "", &StreamError{ImproperAddressing, "the stream names no domain in 'to'"}
+	}
+	domain, err := NormalDomain(o.To)
+	if err != nil {
+		return "", &StreamError{ImproperAddressing, "'to' is not a domain"}
+	}
+	return domain, nil
+}
+
+// OpenReader reads the first start tag of a stream from the payloads of one or
+// more messages. How the bytes are cut into payloads makes no difference.
+//
+// It holds at most [MaxOpen] bytes and looks at each of them once before it
+// hands the whole tag to encoding/xml, so a client that sends them one by one
+// costs no more than one that does not. The zero value is ready. It is for one
+// stream: when it has given its answer, it repeats it.
+type OpenReader struct {
+	buf   []byte // everything read so far
+	state openState
+	tag   int // where in buf the start tag begins
+
+	open Open
+	err  *StreamError
+}
+
+// openState says where in the grammar the last byte left us:
+// white space, declaration, white space, start tag.
+type openState uint8
+
+const (
+	inProlog     openState = iota // white space before any markup
+	inMarkup                      // after '<'
+	inDecl                        // after "<?", up to "?>"
+	inName                        // the start tag's name
+	inTag                         // between attributes, in their names and around '='
+	inSingle                      // in a value quoted with '
+	inDouble                      // in a value quoted with "
+	afterValue                    // after the quote that ends a value
+	afterSlash                    // after the '/' of an empty element
+	openDone                      // the tag is complete
+	openRejected                  // r.err says why
+)
+
+// Feed reads the next payload, which it does not keep. It returns the tag and
+// true when it is complete, false where more is needed, and a *StreamError
+// where no more would help:
+//
+//   - not-well-formed: no XML, or no namespaces (RFC 6120, section 4.9.3.13)
+//   - restricted-xml: comment, processing instruction, document type
+//     declaration, entity other than the five (sections 4.9.3.18 and 11.1)
+//   - unsupported-encoding: anything but UTF-8 (section 4.9.3.22)
+//   - invalid-namespace: <open> or <stream> of no namespace that we know
+//     (section 4.9.3.10)
+//   - bad-format: XML, but not a stream's start (section 4.9.3.1)
+//   - policy-violation: longer than MaxOpen (section 4.9.3.14)
+//
+// The address in `to` is not judged here, see [Open.Domain], nor is the content
+// namespace, which is the upstream's business. What follows the tag is not
+// looked at.
+func (r *OpenReader) Feed(payload []byte) (Open, bool, error) {
+	if r.state < openDone {
+		from := len(r.buf)
+		fits := min(len(payload), MaxOpen-from)
+		r.buf = append(r.buf, payload[:fits]...)
+		for i := from; i < len(r.buf) && r.state < openDone; i++ {
+			r.step(i)
+			if r.state >= openDone {
+				// Nothing behind the deciding byte may decide anything.
+				r.buf = r.buf[:i+1]
+			}
+			if r.state == openDone {
+				r.decode()
+			}
+		}
+		if r.state < openDone && fits < len(payload) {
+			r.reject(PolicyViolation, "the stream's start tag is too long")
+		}
+	}
+	if r.err != nil {
+		return Open{}, false, r.err
+	}
+	return r.open, r.state == openDone, nil
+}
+
+// Framing is the framing in which to answer: that of the tag once it is
+// complete, before that, and after an error, the likelier one.
+func (r *OpenReader) Framing() Framing {
+	if r.state == openDone {
+		return r.open.Framing
+	}
+	local := parseHead(r.buf).local
+	switch {
+	case string(local) == "stream":
+		return OlderDraft
+	case string(local) == "open":
+		return RFC7395
+	case bytes.HasPrefix(r.buf, []byte("<?xml")):
+		return OlderDraft // RFC 7395 has no use for a declaration
+	}
+	return RFC7395
+}
+
+func (r *OpenReader) reject(c Condition, text string) {
+	r.state, r.err = openRejected, &StreamError{c, text}
+}
+
+// step moves on by the byte r.buf[i]. It only finds the tag's end and refuses
+// what encoding/xml would let pass; the rest is left to decode.
+func (r *OpenReader) step(i int) {
+	b := r.buf[i]
+	switch r.state {
+	case inProlog:
+		switch {
+		case b == '<':
+			r.state, r.tag = inMarkup, i
+		case b == 0 || b >= 0xfe: // a zero byte or half of a mark: UTF-16 or UTF-32
+			r.reject(UnsupportedEncoding, "the stream must be UTF-8")
+		case !isSpace(b):
+			r.reject(NotWellFormed, "text before the stream's start tag")
+		}
+	case inMarkup:
+		switch {
+		case b == '?':
+			r.state = inDecl
+		case b == '!':
+			r.reject(RestrictedXML, "comments and document type declarations are not allowed")
+		case b == 0:
+			r.reject(UnsupportedEncoding, "the stream must be UTF-8")
+		case isSpace(b) || strings.IndexByte("/>=<'\"", b) >= 0:
+			r.reject(NotWellFormed, "no start tag")
+		default:
+			r.state = inName
+		}
+	case inDecl:
+		r.stepDecl(i)
+	case inName, afterValue:
+		switch {
+		case isSpace(b):
+			r.state = inTag
+		case b == '/':
+			r.state = afterSlash
+		case b == '>':
+			r.state = openDone
+		case r.state == afterValue || strings.IndexByte("<'\"=", b) >= 0:
+			r.reject(NotWellFormed, "no start tag")
+		}
+	case inTag:
+		switch b {
+		case '\'':
+			r.state = inSingle
+		case '"':
+			r.state = inDouble
+		case '/':
+			r.state = afterSlash
+		case '>':
+			r.state = openDone
+		case '<':
+			r.reject(NotWellFormed, "'<' in a start tag")
+		}
+	case inSingle, inDouble:
+		switch {
+		case b == '<':
+			r.reject(NotWellFormed, "'<' in an attribute")
+		case b == '\'' && r.state == inSingle, b == '"' && r.state == inDouble:
+			r.state = afterValue
+		}
+	case afterSlash:
+		if b != '>' {
+			r.reject(NotWellFormed, "no start tag")
+			return
+		}
+		r.state = openDone
+	}
+}
+
+// stepDecl moves on inside "<?…?>". Only an XML declaration is allowed, as the
+// very first bytes (XML 1.0, section 2.8).
+func (r *OpenReader) stepDecl(i int) {
+	const start = "<?xml"
+	b, n := r.buf[i], i-r.tag // n bytes of the markup are in front of b
+	switch {
+	case n < len(start) && b != start[n], n == len(start) && !isSpace(b):
+		r.reject(RestrictedXML, "processing instructions are not allowed")
+	case r.tag > 0:
+		r.reject(NotWellFormed, "the XML declaration is not at the beginning")
+	case b == '>' && r.buf[i-1] == '?':
+		r.checkDecl(r.buf[len(start) : i-1])
+	}
+}
+
+// checkDecl judges what stands between "<?xml" and "?>". It has the grammar of
+// a start tag's attributes, and so is read as one.
+func (r *OpenReader) checkDecl(inner []byte) {
+	attrs, ok := startTag("<declaration" + string(inner) + "/>")
+	want := []string{"version", "encoding", "standalone"} // in this order, the first one required
+	for _, a := range attrs.Attr {
+		name := a.Name.Local
+		for len(want) > 0 && want[0] != name && want[0] != "version" {
+			want = want[1:]
+		}
+		if len(want) == 0 || want[0] != name || a.Name.Space != "" {
+			ok = false
+			break
+		}
+		want = want[1:]
+		switch {
+		case name == "version" && a.Value != "1.0":
+			r.reject(NotWellFormed, "the XML version must be 1.0")
+			return
+		case name == "encoding" && !strings.EqualFold(a.Value, "UTF-8"):
+			r.reject(UnsupportedEncoding, "the stream must be UTF-8")
+			return
+		case name == "standalone" && a.Value != "yes" && a.Value != "no":
+			ok = false
+		}
+	}
+	if !ok || len(attrs.Attr) == 0 || bytes.ContainsAny(inner, "</>") {
+		r.reject(NotWellFormed, "no XML declaration")
+		return
+	}
+	r.state = inProlog
+}
+
+// decode reads the tag, which ends r.buf.
+func (r *OpenReader) decode() {
+	tag := r.buf[r.tag:]
+	start, ok := startTag(string(tag))
+	switch {
+	case !ok && hasForeignEntity(tag):
+		r.reject(RestrictedXML, "only the five predefined entities are allowed")
+		return
+	case !ok:
+		r.reject(NotWellFormed, "the stream's start tag is not well-formed")
+		return
+	}
+	space, ok := resolve(start)
+	if !ok {
+		r.reject(NotWellFormed, "the stream's start tag breaks the rules of XML namespaces")
+		return
+	}
+	switch local := start.Name.Local; {
+	case space == nsFraming && local == "open":
+		r.open.Framing = RFC7395
+	case space == nsStreams && local == "stream":
+		r.open.Framing = OlderDraft
+	case local == "open" || local == "stream":
+		r.reject(InvalidNamespace, "neither the framing of RFC 7395 nor a stream")
+		return
+	default:
+		r.reject(BadFormat, "a stream begins with <open/> or <stream:stream>")
+		return
+	}
+	r.open.Len = len(r.buf)
+	r.open.set(start.Attr, "xml")
+}
+
+// set takes over the attributes. xmlPrefix is what stands for the XML namespace
+// in their names: the prefix in a raw token, the name itself in a resolved one.
+func (o *Open) set(attrs []xml.Attr, xmlPrefix string) {
+	for _, a := range attrs {
+		switch {
+		case a.Name.Space == xmlPrefix && a.Name.Local == "lang":
+			o.Lang = a.Value
+		case a.Name.Space != "":
+		case a.Name.Local == "to":
+			o.To = a.Value
+		case a.Name.Local == "from":
+			o.From = a.Value
+		case a.Name.Local == "version":
+			o.Version = a.Value
+		case a.Name.Local == "id":
+			o.ID = a.Value
+		}
+	}
+}
+
+// startTag decodes one start tag, prefixes left as they are. It reports false
+// where it is not well-formed.
+func startTag(tag string) (xml.StartElement, bool) {
+	t, err := xml.NewDecoder(strings.NewReader(tag)).RawToken()
+	start, ok := t.(xml.StartElement)
+	return start, ok && err == nil
+}
+
+// resolve checks what encoding/xml does not: that prefixes are declared and
+// allowed, and that no attribute stands twice (Namespaces in XML 1.0, sections
+// 3, 5 and 6.3). It returns the namespace of the element.
+func resolve(start xml.StartElement) (space string, ok bool) {
+	spaces := map[string]string{"xml": nsXML} // by prefix; "" is the default
+	for _, a := range start.Attr {
+		prefix, isDecl := "", a.Name.Space == "" && a.Name.Local == "xmlns"
+		if a.Name.Space == "xmlns" {
+			prefix, isDecl = a.Name.Local, true
+		}
+		if !isDecl {
+			continue
+		}
+		_, twice := spaces[prefix]
+		switch {
+		case prefix == "xml" && a.Value == nsXML:
+		case twice, prefix == "xmlns", prefix != "" && a.Value == "", a.Value == nsXML, a.Value == nsXMLNS:
+			return "", false
+		}
+		spaces[prefix] = a.Value
+	}
+	seen := make(map[xml.Name]bool, len(start.Attr))
+	for _, a := range start.Attr {
+		name := a.Name
+		if strings.Contains(name.Local, ":") {
+			return "", false
+		}
+		if name.Space != "" && name.Space != "xmlns" {
+			if name.Space, ok = spaces[name.Space]; !ok {
+				return "", false
+			}
+		}
+		if seen[name] {
+			return "", false
+		}
+		seen[name] = true
+	}
+	space, ok = spaces[start.Name.Space]
+	return space, (ok || start.Name.Space == "") && !strings.Contains(start.Name.Local, ":")
+}
+
+// hasForeignEntity reports whether tag refers to an entity that only a document
+// type declaration could have declared.
+func hasForeignEntity(tag []byte) bool {
+	for {
+		i := bytes.IndexByte(tag, '&')
+		if i < 0 {
+			return false
+		}
+		tag = tag[i+1:]
+		end := bytes.IndexByte(tag, ';')
+		if end <= 0 || tag[0] == '#' {
+			continue
+		}
+		switch name := string(tag[:end]); name {
+		case "lt", "gt", "amp", "apos", "quot":
+		default:
+			if !strings.ContainsAny(name, "&'\"<>= \t\r\n") {
+				return true
+			}
+		}
+	}
+}
+
+func isSpace(b byte) bool { return b == ' ' || b == '\t' || b == '\r' || b == '\n' }
