@@ -1,0 +1,95 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// checkFile reports what check finds in a file that the configuration names.
+// Contents are never part of a message: most of these files are secrets.
+func (ms *mistakes) checkFile(p keyPath, file string, check func(data []byte) error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		ms.add(p, "", "%q: %v", file, cause(err))
+	} else if err := check(data); err != nil {
+		ms.add(p, "", "%q: %v", file, err)
+	}
+}
+
+func checkRoots(data []byte) error {
+	if !x509.NewCertPool().AppendCertsFromPEM(data) {
+		return errors.New("has no certificate in PEM")
+	}
+	return nil
+}
+
+func checkToken(data []byte) error {
+	if token := strings.TrimSpace(string(data)); len(token) < minToken {
+		return fmt.Errorf("has a token of %d bytes, want at least %d", len(token), minToken)
+	} else if strings.ContainsAny(token, " \t\r\n") {
+		return errors.New("has more than one word")
+	}
+	return nil
+}
+
+// minToken is the least length of a token in bytes: 16 random bytes in hex
+// are twice that.
+const minToken = 16
+
+func checkEABKey(data []byte) error {
+	key, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(strings.TrimSpace(string(data)), "="))
+	if err != nil {
+		return errors.New("is not base64url")
+	}
+	if len(key) == 0 {
+		return errors.New("is empty")
+	}
+	return nil
+}
+
+// keyPairWith checks a certificate against the key in another file.
+func keyPairWith(keyFile string) func(data []byte) error {
+	return func(certificate []byte) error {
+		key, err := os.ReadFile(keyFile)
+		if err != nil {
+			return fmt.Errorf("key %q: %w", keyFile, cause(err))
+		}
+		if _, err := tls.X509KeyPair(certificate, key); err != nil {
+			return fmt.Errorf("key %q: %s", keyFile, strings.TrimPrefix(err.Error(), "tls: "))
+		}
+		return nil
+	}
+}
+
+// upstreamTLS returns what wss nodes of the upstream are dialled with, or nil
+// where the system's roots and nothing else will do. The files were good when
+// the configuration was checked, and may have changed since.
+func (u *Upstream) upstreamTLS() (*tls.Config, error) {
+	if u.CA == "" && u.ServerName == "" && u.ClientCertificate == "" {
+		return nil, nil
+	}
+	config := &tls.Config{ServerName: u.ServerName}
+	if u.CA != "" {
+		data, err := os.ReadFile(u.CA)
+		if err != nil {
+			return nil, err
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(data) {
+			return nil, fmt.Errorf("%q: has no certificate in PEM", u.CA)
+		}
+	}
+	if u.ClientCertificate != "" {
+		pair, err := tls.LoadX509KeyPair(u.ClientCertificate, u.ClientKey)
+		if err != nil {
+			return nil, fmt.Errorf("client certificate %q: %w", u.ClientCertificate, err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}

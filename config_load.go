@@ -1,0 +1,142 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/BurntSushi/toml"
+)
+
+// maxConfigFile is far above what ten thousand vhosts need, in bytes; a file
+// that is longer, such as a device, is a mistake.
+const maxConfigFile = 16 << 20
+
+// loadConfig reads, decodes and checks a configuration file. What is wrong
+// with the file or in it is a *ConfigError with every mistake.
+//
+// It reads nothing but the file itself and the small files that it names for
+// CAs, client certificates and tokens; certificates are certstore's.
+func loadConfig(file string) (*Config, error) {
+	data, err := readConfig(file)
+	if err != nil {
+		m := Mistake{Text: err.Error()}
+		if errors.Is(err, fs.ErrNotExist) {
+			m.Hint = "name the file with -config FILE; config.toml.example has every key"
+		}
+		return nil, &ConfigError{file, []Mistake{m}}
+	}
+	return parseConfig(file, data)
+}
+
+func readConfig(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, cause(err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return nil, errors.New("is a directory, want a file")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
+	if err != nil {
+		return nil, cause(err)
+	}
+	if len(data) > maxConfigFile {
+		return nil, fmt.Errorf("is longer than %d MiB", maxConfigFile>>20)
+	}
+	return data, nil
+}
+
+// cause strips operation and file name from an error of package os, where the
+// message around it names the file already.
+func cause(err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return pe.Err
+	}
+	return err
+}
+
+// parseConfig is loadConfig for data already read; file names it in messages
+// and is what relative paths in it are relative to.
+func parseConfig(file string, data []byte) (*Config, error) {
+	return parse(file, data, notYet)
+}
+
+// parse is parseConfig with a list of keys to refuse, which tests replace.
+func parse(file string, data []byte, refused []string) (*Config, error) {
+	if m, ok := notText(data); ok {
+		return nil, &ConfigError{file, []Mistake{m}}
+	}
+	var tree map[string]any
+	meta, err := toml.Decode(string(data), &tree)
+	if err != nil {
+		return nil, &ConfigError{file, []Mistake{syntaxMistake(err)}}
+	}
+
+	var ms mistakes
+	cfg := &Config{File: file}
+	d := decoder{mistakes: &ms, refused: refused, base: filepath.Dir(file)}
+	d.decode(tree, cfg)
+	cfg.check(&ms)
+	if len(ms.list) > 0 {
+		ms.sort(meta.Keys(), tree)
+		return nil, &ConfigError{file, ms.list}
+	}
+	return cfg, nil
+}
+
+// notText finds the first byte that is not UTF-8. The library would say so
+// too, but takes UTF-16 for a syntax error.
+func notText(data []byte) (Mistake, bool) {
+	if bytes.HasPrefix(data, []byte{0xff, 0xfe}) || bytes.HasPrefix(data, []byte{0xfe, 0xff}) {
+		return Mistake{Text: "is UTF-16, want UTF-8"}, true
+	}
+	if utf8.Valid(data) {
+		return Mistake{}, false
+	}
+	line := 1
+	for rest := data; ; {
+		r, n := utf8.DecodeRune(rest)
+		if r == utf8.RuneError && n == 1 {
+			return Mistake{
+				Key:  fmt.Sprintf("line %d", line),
+				Text: fmt.Sprintf("is not UTF-8: byte 0x%02x", rest[0]),
+			}, true
+		}
+		if r == '\n' {
+			line++
+		}
+		rest = rest[n:]
+	}
+}
+
+// syntaxMistake says where the file stops being TOML, with a caret.
+func syntaxMistake(err error) Mistake {
+	pe, ok := errors.AsType[toml.ParseError](err)
+	if !ok {
+		return Mistake{Text: err.Error()}
+	}
+	m := Mistake{
+		Key:  fmt.Sprintf("line %d, column %d", pe.Position.Line, pe.Position.Col),
+		Text: lowerFirst(strings.TrimRight(pe.Message, ".")),
+	}
+	// The library's own first lines repeat the message and the place.
+	if _, excerpt, ok := strings.Cut(pe.ErrorWithPosition(), ":\n\n"); ok {
+		m.Excerpt = strings.TrimRight(excerpt, "\n")
+	}
+	return m
+}
+
+func lowerFirst(s string) string {
+	if s == "" || strings.HasPrefix(s, "TOML") {
+		return s
+	}
+	return strings.ToLower(s[:1]) + s[1:]
+}

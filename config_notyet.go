@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// notYet are the keys of the contract that this version does not act upon.
+// An option that is accepted and does nothing is a lie, so they are refused;
+// only a value that turns the thing off ("", 0, false, an empty list), or the
+// value behind "=", is taken. Where the file does not give such a key, the
+// Config has it at its zero value, whatever its default will be.
+//
+// "*" stands for a name. A table stands for all keys in it. This list and the
+// words "Not yet" in config.toml.example are kept alike by a test.
+var notYet = []string{
+	"watch_config",
+	"listen.http",
+	"listen.admin",
+	"listen.admin_debug",
+	"listen.admin_token_file",
+	"listen.proxy_protocol",
+	"acme",
+	"upstream.*.nodes.public_url",
+	"upstream.*.nodes.weight = 1",
+	"upstream.*.nodes.drain",
+	"upstream.*.balance = least",
+	"upstream.*.proxy_protocol",
+	"upstream.*.resolve = 30s",
+	"upstream.*.host = client",
+	"upstream.*.redirects = off",
+	"upstream.*.max_connections",
+	"upstream.*.connections_per_second",
+	"upstream.*.health",
+	"vhost.fallback",
+	"vhost.domains",
+	"vhost.route = name",
+	"vhost.by_domain",
+	"vhost.bosh",
+	"vhost.links",
+	"drain.pace",
+	"drain.redirect",
+	"log.sample",
+}
+
+// findNotYet returns the entry of the list that covers the key, and the one
+// value that it allows.
+func findNotYet(list []string, pattern string) (allowed string, found bool) {
+	for _, entry := range list {
+		key, value, _ := strings.Cut(entry, " = ")
+		if within(pattern, key) {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+// refuseNotYet refuses a key that was given, and decoded into v.
+func (d *decoder) refuseNotYet(p keyPath, v reflect.Value) {
+	allowed, found := findNotYet(d.refused, p.pattern)
+	if !found || v.Kind() == reflect.Struct { // a table's keys speak for themselves
+		return
+	}
+	off := v.IsZero() || (v.Kind() == reflect.Slice || v.Kind() == reflect.Map) && v.Len() == 0
+	if !off && (allowed == "" || fmt.Sprint(v.Interface()) != allowed) {
+		d.undecodable(p, "leave it out", "is not supported by this version yet")
+	}
+}
+
+// withholdNotYet takes the default away from a key that was not given.
+func (d *decoder) withholdNotYet(p keyPath, v reflect.Value) {
+	allowed, found := findNotYet(d.refused, p.pattern)
+	switch {
+	case !found, allowed != "" && fmt.Sprint(v.Interface()) == allowed:
+	case v.Kind() == reflect.String:
+		v.SetString(allowed)
+	case v.Kind() == reflect.Struct:
+		for field, key := range keysOf(v.Type()) {
+			d.withholdNotYet(p.key(key), v.FieldByIndex(field.Index))
+		}
+	default:
+		v.SetZero()
+	}
+}

@@ -1,0 +1,194 @@
+// Command wssgate is the TLS front door for XMPP over WebSocket. It stands in
+// front of a server that speaks plain ws://, picks the certificate of every
+// vhost by TLS server name, and forwards the decrypted WebSocket frames.
+//
+// This package reads the command line and the configuration, and puts the
+// other packages together: main.go, config*.go, run.go, and one file for each
+// of the smaller commands.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+// Exit statuses.
+const (
+	exitOK      = 0 // done; for serve: drained
+	exitFailed  = 1 // could not do it
+	exitUsage   = 2 // a mistake on the command line or in the configuration
+	exitDrained = 3 // the drain's deadline passed with tunnels still open
+)
+
+// A command is one word behind "wssgate". Its context ends with the first
+// SIGTERM or SIGINT; run returns the exit status, and prints its usage for -h.
+type command struct {
+	name    string
+	flags   string // as the usage shows them
+	summary string
+	run     func(ctx context.Context, args []string, stdout, stderr io.Writer) int
+}
+
+var commands = []command{
+	{"serve", "[-config FILE]", "serve until SIGTERM; SIGHUP reloads", serveCommand},
+	{"check", "[-config FILE]", "read everything, print what would be served", checkCommand},
+	{"version", "", "print the version", versionCommand},
+}
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is main without the process around it.
+func run(args []string, stdout, stderr io.Writer) int {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	defer signal.Stop(signals)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go endOnSignal(ctx, signals, cancel, func() { os.Exit(exitFailed) })
+	return dispatch(ctx, args, stdout, stderr)
+}
+
+// endOnSignal cancels at the first signal and kills at the second. It returns
+// when neither can come any more.
+func endOnSignal(ctx context.Context, signals <-chan os.Signal, cancel, kill func()) {
+	select {
+	case <-signals:
+		cancel()
+	case <-ctx.Done():
+		return
+	}
+	<-signals
+	kill()
+}
+
+// dispatch runs the command that args begin with.
+func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage())
+		return exitUsage
+	}
+	name, args := args[0], args[1:]
+	switch name {
+	case "help", "-h", "-help", "--help":
+		if len(args) == 0 {
+			fmt.Fprint(stdout, usage())
+			return exitOK
+		}
+		name, args = args[0], []string{"-h"}
+	case "-version", "--version":
+		name = "version"
+	}
+	var names []string
+	for _, c := range commands {
+		if c.name == name {
+			return c.run(ctx, args, stdout, stderr)
+		}
+		names = append(names, c.name)
+	}
+	fmt.Fprintf(stderr, "wssgate: unknown command %q\n  hint: %s\n", name, orElse(didYouMean(name, names), `"wssgate help" lists them`))
+	return exitUsage
+}
+
+func usage() string {
+	var b strings.Builder
+	b.WriteString("wssgate is the TLS front door for XMPP over WebSocket.\n\n")
+	for _, c := range commands {
+		fmt.Fprintf(&b, "  wssgate %-34s %s\n", c.name+" "+c.flags, c.summary)
+	}
+	b.WriteString(`
+Each command has -h. FILE is config.toml where -config is left out. To serve
+example1.com before a Tigase on this machine, with the certificate and key in
+certs/example1.com.pem:
+
+  printf '[upstream.tigase]\nnodes = "ws://127.0.0.1:5290/"\n' > config.toml
+  wssgate check && wssgate serve
+
+Exit status: 0 done or drained, 1 failed, 2 usage or configuration, 3 the
+drain's deadline passed.
+`)
+	return b.String()
+}
+
+// serveCommand is "wssgate serve".
+func serveCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	f := newFlags("serve", "[-config FILE]", `Serves until SIGTERM or SIGINT, then drains; a second one ends at once.
+SIGHUP reads configuration and certificates again and drops nobody.`)
+	file := f.String("config", "config.toml", "the configuration `FILE`")
+	if status, done := f.parse(args, stdout, stderr); done {
+		return status
+	}
+	cfg, err := loadConfig(*file)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	}
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+	return serve(ctx, cfg, reload, stderr)
+}
+
+// flags are the flags of one command; their usage is what -h prints.
+type flags struct {
+	*flag.FlagSet
+	help string
+}
+
+func newFlags(name, synopsis, text string) *flags {
+	f := &flags{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError)}
+	f.SetOutput(io.Discard) // parse prints, in our words
+	f.help = strings.TrimRight("usage: wssgate "+name+" "+synopsis, " ") + "\n\n" + text + "\n"
+	return f
+}
+
+// parse parses args, which must be flags only. It prints usage and mistakes
+// itself; done says that the command ends there, with that status.
+func (f *flags) parse(args []string, stdout, stderr io.Writer) (status int, done bool) {
+	err := f.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, f.help)
+		if hasFlags(f.FlagSet) {
+			fmt.Fprintln(stdout)
+			f.SetOutput(stdout)
+			f.PrintDefaults()
+		}
+		return exitOK, true
+	case err != nil:
+		fmt.Fprintf(stderr, "wssgate %s: %v\n  hint: %s\n", f.Name(), err, f.guess(err))
+		return exitUsage, true
+	case f.NArg() > 0:
+		fmt.Fprintf(stderr, "wssgate %s: unexpected %q\n  hint: %s\n", f.Name(), f.Arg(0), f.guess(nil))
+		return exitUsage, true
+	}
+	return exitOK, false
+}
+
+// guess is the hint for a flag that does not exist.
+func (f *flags) guess(err error) string {
+	if err != nil {
+		if _, name, ok := strings.Cut(err.Error(), "not defined: -"); ok {
+			var names []string
+			f.VisitAll(func(fl *flag.Flag) { names = append(names, fl.Name) })
+			if name := closest(name, names); name != "" {
+				return fmt.Sprintf("did you mean -%s?", name)
+			}
+		}
+	}
+	return fmt.Sprintf("see wssgate %s -h", f.Name())
+}
+
+func hasFlags(f *flag.FlagSet) bool {
+	n := 0
+	f.VisitAll(func(*flag.Flag) { n++ })
+	return n > 0
+}
