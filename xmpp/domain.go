@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -38,6 +39,9 @@ var mapping = idna.New(
 func NormalDomain(s string) (string, error) {
 	if len(s) > maxAsWritten {
 		return "", fmt.Errorf("domain of %d bytes: longer than %d", len(s), maxAsWritten)
+	}
+	if !utf8.ValidString(s) { // idna would take it for U+FFFD, which has an A-label
+		return "", fmt.Errorf("domain %q: not UTF-8", s)
 	}
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		inner, ok = strings.CutSuffix(inner, "]")
