@@ -1,0 +1,107 @@
+package certstore
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// minRSA is the shortest key that crypto/rsa signs with, in bits.
+const minRSA = 1024
+
+// A family is what a client's ClientHello tells apart. Certificates of
+// different families stand side by side for one name; the order here is the
+// order of preference.
+type family uint8
+
+const (
+	familyECDSA family = iota
+	familyEd25519
+	familyRSA
+	families
+)
+
+// A publicID tells public keys apart, whatever form they were written in.
+type publicID [sha256.Size]byte
+
+// identify returns what is needed to find the leaf of a key and to describe
+// it. It refuses a key that crypto/tls cannot use.
+func identify(public crypto.PublicKey) (id publicID, f family, kind string, err error) {
+	switch key := public.(type) {
+	case *ecdsa.PublicKey:
+		switch key.Curve {
+		case elliptic.P256(), elliptic.P384(), elliptic.P521():
+		default:
+			return id, 0, "", fmt.Errorf("key on curve %s: TLS has P-256, P-384 and P-521", key.Params().Name)
+		}
+		point, err := key.Bytes()
+		if err != nil {
+			return id, 0, "", fmt.Errorf("key: %w", err)
+		}
+		return sha256.Sum256(point), familyECDSA, ecdsaKind(key.Curve), nil
+	case *rsa.PublicKey:
+		bits := key.N.BitLen()
+		if bits < minRSA {
+			return id, 0, "", fmt.Errorf("RSA key of %d bits: too short, want %d", bits, minRSA)
+		}
+		return sha256.Sum256(key.N.Bytes()), familyRSA, rsaKind(bits), nil
+	case ed25519.PublicKey:
+		return sha256.Sum256(key), familyEd25519, "Ed25519", nil
+	}
+	return id, 0, "", fmt.Errorf("key of type %T: TLS cannot use it", public)
+}
+
+func ecdsaKind(curve elliptic.Curve) string {
+	switch curve {
+	case elliptic.P256():
+		return "ECDSA P-256"
+	case elliptic.P384():
+		return "ECDSA P-384"
+	}
+	return "ECDSA P-521"
+}
+
+func rsaKind(bits int) string {
+	switch bits { // the usual ones cost no memory of their own
+	case 2048:
+		return "RSA 2048"
+	case 3072:
+		return "RSA 3072"
+	case 4096:
+		return "RSA 4096"
+	}
+	return fmt.Sprintf("RSA %d", bits)
+}
+
+// isKeyLabel reports whether a PEM block of this label holds a private key.
+func isKeyLabel(label string) bool {
+	return label == "PRIVATE KEY" || strings.HasSuffix(label, " PRIVATE KEY")
+}
+
+// parseKey reads a private key in PKCS#8, PKCS#1 or SEC 1, whatever its label
+// claims. Errors never quote the key.
+func parseKey(label string, der []byte) (crypto.Signer, error) {
+	if label == "ENCRYPTED PRIVATE KEY" {
+		return nil, errEncrypted
+	}
+	if key, err := x509.ParsePKCS8PrivateKey(der); err == nil {
+		if signer, ok := key.(crypto.Signer); ok {
+			return signer, nil
+		}
+		return nil, fmt.Errorf("private key of type %T: TLS cannot use it", key)
+	}
+	if key, err := x509.ParseECPrivateKey(der); err == nil {
+		return key, nil
+	}
+	if key, err := x509.ParsePKCS1PrivateKey(der); err == nil {
+		return key, nil
+	}
+	return nil, errors.New("private key is neither PKCS#8 nor PKCS#1 nor SEC 1")
+}

@@ -1,0 +1,191 @@
+package certstore
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"wssgate/internal/certtest"
+)
+
+// oneLine writes the blocks of data with their base64 on one line each, as
+// some of Tigase's files have it.
+func oneLine(data []byte) []byte {
+	var out bytes.Buffer
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		out.WriteString("-----BEGIN " + block.Type + "-----\n" +
+			base64.StdEncoding.EncodeToString(block.Bytes) + "\n-----END " + block.Type + "-----\n")
+	}
+	return out.Bytes()
+}
+
+func cat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+
+// Whatever order the blocks of a file are in, whatever form the key has: the
+// leaf is found, the chain is in order, and the root stays at home.
+func TestOneFileInAnyOrder(t *testing.T) {
+	lower := ca.Intermediate("Test CA 2")
+	ec := lower.Issue("example1.com")
+	r := lower.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, RSA: true})
+	for _, p := range []*certtest.Pair{ec, r} {
+		leaf, one, two, top := certtest.CertPEM(p.Cert), certtest.CertPEM(lower.Cert), certtest.CertPEM(ca.Cert), root.RootPEM()
+		for name, data := range map[string][]byte{
+			"leaf first":           cat(leaf, one, two, top, p.KeyPEM()),
+			"key first":            cat(p.KeyPEM(), leaf, one, two),
+			"Tigase's":             cat(leaf, p.KeyPEMClassic(), one, two, top),
+			"upside down":          cat(top, two, one, leaf, p.KeyPEMClassic()),
+			"shuffled":             cat(two, p.KeyPEM(), top, leaf, one),
+			"root twice":           cat(top, leaf, top, two, one, p.KeyPEM()),
+			"an alien CA":          cat(certtest.NewCA("Alien").RootPEM(), leaf, one, two, p.KeyPEM()),
+			"one line":             oneLine(cat(leaf, p.KeyPEM(), one, two, top)),
+			"CRLF":                 bytes.ReplaceAll(cat(leaf, one, two, p.KeyPEM()), []byte("\n"), []byte("\r\n")),
+			"no line end between":  bytes.ReplaceAll(cat(leaf, one, two, p.KeyPEM()), []byte("-----\n-----"), []byte("----------")),
+			"text around":          cat([]byte("Bag Attributes\n    friendlyName: x\n"), leaf, []byte("subject=/CN=x\n"), one, two, p.KeyPEM(), []byte("bye")),
+			"with EC parameters":   cat(pem.EncodeToMemory(&pem.Block{Type: "EC PARAMETERS", Bytes: []byte{6, 8, 42, 134, 72, 206, 61, 3, 1, 7}}), p.KeyPEMClassic(), leaf, one, two),
+			"byte order mark":      cat([]byte("\xef\xbb\xbf"), leaf, one, two, p.KeyPEM()),
+			"tabs in front":        bytes.ReplaceAll(cat(leaf, one, two, p.KeyPEM()), []byte("\nM"), []byte("\n\tM")),
+			"no line end at end":   bytes.TrimSpace(cat(leaf, one, two, p.KeyPEM())),
+			"both intermediates 2": cat(leaf, one, one, two, two, p.KeyPEM()),
+		} {
+			t.Run(name, func(t *testing.T) {
+				d := newDir(t)
+				d.put(t, "x.pem", data)
+				s := d.open(t)
+				wantProblems(t, s)
+				state, err := handshake(s, trusting("example1.com"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := state.PeerCertificates
+				if len(got) != 3 || !got[0].Equal(p.Cert) || !got[1].Equal(lower.Cert) || !got[2].Equal(ca.Cert) {
+					t.Errorf("chain has %d certificates, want leaf, Test CA 2, Test CA 1", len(got))
+				}
+			})
+		}
+	}
+}
+
+// A leaf that its root signed itself needs no chain, and a self-signed one
+// has none.
+func TestShortChains(t *testing.T) {
+	d := newDir(t)
+	direct := root.Issue("example1.com")
+	d.put(t, "direct.pem", certtest.CertPEM(direct.Cert), root.RootPEM(), direct.KeyPEM())
+	self := certtest.SelfSigned(certtest.Spec{Names: []string{"example2.com"}})
+	d.put(t, "self.pem", self.PEM())
+	s := d.open(t)
+	wantProblems(t, s)
+	for _, name := range []string{"example1.com", "example2.com"} {
+		cert, err := s.GetCertificate(hello(name))
+		if err != nil || cert == nil || len(cert.Certificate) != 1 {
+			t.Errorf("GetCertificate(%q) = %v, %v; want the leaf alone", name, cert, err)
+		}
+	}
+}
+
+// The layouts of certbot, lego and Kubernetes, with the files that each of
+// them puts beside those that we need.
+func TestLayouts(t *testing.T) {
+	p := ca.Issue("example1.com")
+	leaf, chain := certtest.CertPEM(p.Cert), certtest.CertPEM(ca.Cert)
+	expired := ca.Issue("example1.com") // what certbot served before
+	for name, lay := range map[string]func(d dir) (file, keyFile string){
+		"certbot": func(d dir) (string, string) {
+			d.put(t, "accounts/acme/private_key.json", []byte("{}"))
+			d.put(t, "keys/0000_key-certbot.pem", ca.Issue("x.example").KeyPEM())
+			d.put(t, "archive/example1.com/cert1.pem", certtest.CertPEM(expired.Cert))
+			d.put(t, "archive/example1.com/privkey1.pem", expired.KeyPEM())
+			d.put(t, "archive/example1.com/cert2.pem", leaf)
+			d.put(t, "archive/example1.com/chain2.pem", chain)
+			d.put(t, "archive/example1.com/fullchain2.pem", leaf, chain)
+			d.put(t, "archive/example1.com/privkey2.pem", p.KeyPEM())
+			d.put(t, "live/README", []byte("This directory contains your keys and certificates."))
+			for _, f := range []string{"cert", "chain", "fullchain", "privkey"} {
+				d.link(t, "../../archive/example1.com/"+f+"2.pem", "live/example1.com/"+f+".pem")
+			}
+			return "live/example1.com/fullchain.pem", "live/example1.com/privkey.pem"
+		},
+		"certbot without fullchain": func(d dir) (string, string) {
+			d.put(t, "example1.com/cert.pem", leaf)
+			d.put(t, "example1.com/chain.pem", chain)
+			d.put(t, "example1.com/privkey.pem", p.KeyPEM())
+			return "example1.com/cert.pem", "example1.com/privkey.pem"
+		},
+		"lego": func(d dir) (string, string) {
+			d.put(t, "example1.com.crt", leaf, chain)
+			d.put(t, "example1.com.issuer.crt", chain)
+			d.put(t, "example1.com.key", p.KeyPEMClassic())
+			d.put(t, "example1.com.json", []byte("{}"))
+			return "example1.com.crt", "example1.com.key"
+		},
+		"lego without bundle": func(d dir) (string, string) {
+			d.put(t, "example1.com.crt", leaf)
+			d.put(t, "example1.com.issuer.crt", chain)
+			d.put(t, "example1.com.key", p.KeyPEMClassic())
+			return "example1.com.crt", "example1.com.key"
+		},
+		"Kubernetes": func(d dir) (string, string) {
+			d.put(t, "vhost1/..2026_03_01/tls.crt", leaf, chain)
+			d.put(t, "vhost1/..2026_03_01/tls.key", p.KeyPEM())
+			d.put(t, "vhost1/..2026_03_01/ca.crt", root.RootPEM())
+			d.link(t, "..2026_03_01", "vhost1/..data")
+			for _, f := range []string{"tls.crt", "tls.key", "ca.crt"} {
+				d.link(t, "..data/"+f, "vhost1/"+f)
+			}
+			return "vhost1/tls.crt", "vhost1/tls.key"
+		},
+		"a projected volume": func(d dir) (string, string) {
+			d.put(t, "..2026_03_01/vhost1/tls.crt", leaf, chain)
+			d.put(t, "..2026_03_01/vhost1/tls.key", p.KeyPEM())
+			d.link(t, "..2026_03_01", "..data")
+			d.link(t, "..data/vhost1", "vhost1")
+			return "vhost1/tls.crt", "vhost1/tls.key"
+		},
+		"links that go round": func(d dir) (string, string) {
+			d.put(t, "a/tls.crt", leaf, chain)
+			d.put(t, "a/tls.key", p.KeyPEM())
+			d.link(t, "..", "a/round")
+			d.link(t, ".", "a/self")
+			return "a/tls.crt", "a/tls.key"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDir(t)
+			file, keyFile := lay(d)
+			s := d.open(t)
+			wantProblems(t, s)
+			if _, err := handshake(s, trusting("example1.com")); err != nil {
+				t.Error(err)
+			}
+			rows := s.Certificates()
+			if len(rows) != 1 {
+				t.Fatalf("%d rows, want 1: %+v", len(rows), rows)
+			}
+			if got, want := rows[0].File, filepath.Join(string(d), file); got != want {
+				t.Errorf("File = %q, want %q", got, want)
+			}
+			if got, want := rows[0].KeyFile, filepath.Join(string(d), keyFile); got != want {
+				t.Errorf("KeyFile = %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// link makes a symlink, its folder too, replacing what was there at once.
+func (d dir) link(t testing.TB, target, name string) {
+	t.Helper()
+	path := filepath.Join(string(d), name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	tmp := filepath.Join(filepath.Dir(path), "..new")
+	if err := os.Symlink(target, tmp); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		t.Fatal(err)
+	}
+}

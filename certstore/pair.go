@@ -1,0 +1,284 @@
+package certstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A fault is why a file cannot be used as it is.
+type fault struct {
+	path string
+	err  error
+	kept bool
+}
+
+// pairing puts together what the files of one folder hold. All layouts come
+// down to this: a leaf goes with the private key that fits it, wherever in the
+// folder that is, and its chain is completed from the same file first and from
+// the folder's other issuers then.
+type pairing struct {
+	*folder
+	now    time.Time
+	before map[string][]*certificate // what the folder gave before, by path of the leaf
+	out    []*certificate
+	faults map[string]*fault // by path
+}
+
+// pair renews what the folder gives. Certificates that did not change keep
+// their identity and with it their parsed form.
+func (f *folder) pair(now time.Time) {
+	p := &pairing{folder: f, now: now, before: map[string][]*certificate{}, faults: map[string]*fault{}}
+	var loose []string
+	staples := false
+	for name, file := range f.files {
+		switch c := file.content; {
+		case file.err != nil:
+			p.fail(name, file.err)
+		case len(c.leaves)+len(c.keys)+len(c.issuer) > 0:
+			loose = append(loose, name)
+			p.out = append(p.out, c.own...)
+		case c.ocsp != nil:
+			staples = true
+		default:
+			p.out = append(p.out, c.own...)
+		}
+	}
+	for _, c := range p.out {
+		if !c.valid(now) {
+			p.faults[c.file] = nil // looked at below
+		}
+	}
+	if len(loose) > 0 || staples || len(p.faults) > 0 {
+		for _, c := range f.out {
+			p.before[c.file] = append(p.before[c.file], c)
+		}
+	}
+	if len(loose) > 0 {
+		slices.Sort(loose)
+		p.match(loose)
+	}
+	if staples {
+		p.addStaples()
+	}
+	p.keepBetter()
+	f.out, f.faults = p.out, nil
+	for _, path := range slices.Sorted(maps.Keys(p.faults)) {
+		if fault := p.faults[path]; fault != nil {
+			f.faults = append(f.faults, *fault)
+		}
+	}
+}
+
+func (p *pairing) fail(name string, err error) {
+	path := filepath.Join(p.path, name)
+	if p.faults[path] == nil { // the first one is the cause of the others
+		p.faults[path] = &fault{path: path, err: fmt.Errorf("%s %q: %w", fileKind(name), path, err)}
+	}
+}
+
+// match finds the key of each leaf that has none in its own file.
+func (p *pairing) match(loose []string) {
+	type located struct {
+		keyPart
+		name string
+		used bool
+	}
+	keys := map[publicID]*located{}
+	var order []*located
+	var issuers []*issuer
+	for _, name := range loose {
+		c := p.files[name].content
+		for _, k := range c.keys {
+			if keys[k.id] == nil {
+				keys[k.id] = &located{k, name, false}
+				order = append(order, keys[k.id])
+			}
+		}
+		issuers = append(issuers, c.issuer...)
+	}
+	byID := map[publicID][]*certificate{}
+	blamed := map[string]bool{} // key files already named as another certificate's
+	for _, name := range loose {
+		for _, leaf := range p.files[name].content.leaves {
+			k := keys[leaf.id]
+			if k == nil {
+				if !leaf.optional || p.before[leaf.file] != nil {
+					partner, err := p.keyless(name)
+					blamed[partner] = true
+					p.fail(name, err)
+				}
+				continue
+			}
+			k.used = true
+			leaf.certificate = leaf.copy()
+			if leaf.missing.subject != "" && len(issuers) > 0 {
+				leaf.setChain(issuers)
+			}
+			leaf.setKey(k.keyPart, filepath.Join(p.path, k.name))
+			byID[leaf.id] = append(byID[leaf.id], leaf.certificate)
+		}
+	}
+	for _, certs := range byID {
+		for _, c := range withoutCopies(certs) {
+			p.out = append(p.out, p.unchanged(c))
+		}
+	}
+	for _, k := range order {
+		if !k.used && !blamed[k.name] {
+			p.fail(k.name, errors.New("no certificate for this private key in the folder"))
+		}
+	}
+}
+
+// withoutCopies leaves one of each leaf, the one with the longest chain:
+// certbot writes each leaf into cert.pem and into fullchain.pem.
+func withoutCopies(certs []*certificate) []*certificate {
+	var out []*certificate
+next:
+	for _, c := range certs {
+		for i, have := range out {
+			if !bytes.Equal(c.leaf, have.leaf) {
+				continue
+			}
+			if len(c.chain.Value()) > len(have.chain.Value()) ||
+				c.chain == have.chain && filepath.Base(c.file) == "fullchain.pem" {
+				out[i] = c
+			}
+			continue next
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// keyless says why the leaf in the file of this name has no key, and which
+// file an operator would look for it in.
+func (p *pairing) keyless(name string) (partner string, err error) {
+	if len(p.files[name].content.keys) > 0 {
+		return name, errors.New("its private key belongs to another certificate")
+	}
+	stem := strings.TrimSuffix(name, filepath.Ext(name))
+	for _, partner := range []string{stem + ".key", name + ".key", stem + "-key.pem", stem + ".key.pem", "privkey.pem", "key.pem", "tls.key"} {
+		file := p.files[partner]
+		switch {
+		case file == nil:
+		case file.err != nil:
+			return partner, fmt.Errorf("private key %q: %w", filepath.Join(p.path, partner), file.err)
+		case len(file.content.keys) > 0:
+			return partner, fmt.Errorf("private key %q belongs to another certificate", filepath.Join(p.path, partner))
+		}
+	}
+	return "", errors.New("no private key for it in the folder")
+}
+
+// unchanged returns the certificate that the folder gave before, where it is
+// the same as c.
+func (p *pairing) unchanged(c *certificate) *certificate {
+	for _, old := range p.before[c.file] {
+		if old.same(c) {
+			return old
+		}
+	}
+	return c
+}
+
+// addStaples joins NAME.ocsp to the certificate from NAME.pem, NAME.crt or
+// whatever NAME's other end is; NAME.pem.ocsp does as well.
+func (p *pairing) addStaples() {
+	for i, c := range p.out {
+		base := filepath.Base(c.file)
+		for _, name := range []string{strings.TrimSuffix(base, filepath.Ext(base)) + ".ocsp", base + ".ocsp"} {
+			file := p.files[name]
+			if file == nil || file.content == nil || file.content.ocsp == nil {
+				continue
+			}
+			response := file.content.ocsp
+			if have := p.stapled(c, response); have != nil {
+				p.out[i] = have
+				break
+			}
+			s, err := newStaple(c, response)
+			if err != nil {
+				p.fail(name, err)
+				break
+			}
+			next := c.copy()
+			next.staple = s
+			p.out[i] = next
+			break
+		}
+	}
+}
+
+// stapled returns what the folder gave before for c with this very response.
+func (p *pairing) stapled(c *certificate, response []byte) *certificate {
+	for _, old := range p.before[c.file] {
+		if old.staple != nil && bytes.Equal(old.staple.response, response) {
+			same := *old.staple
+			next := c.copy()
+			next.staple = &same
+			if old.same(next) {
+				return old
+			}
+		}
+	}
+	return nil
+}
+
+// keepBetter goes through the files that hold something bad. What such a file
+// gave before stays, unless what it holds now is better for that key family;
+// so a bad replacement takes nothing down.
+func (p *pairing) keepBetter() {
+	for path, fault := range p.faults {
+		fresh := map[family]*certificate{}
+		for _, c := range p.out {
+			if c.file == path && (fresh[c.family] == nil || c.valid(p.now)) {
+				fresh[c.family] = c
+			}
+		}
+		for _, old := range p.before[path] {
+			next := fresh[old.family]
+			if next != nil && (next.valid(p.now) || !old.valid(p.now) || bytes.Equal(next.leaf, old.leaf)) {
+				continue
+			}
+			if !old.kept {
+				old = old.copy()
+				old.kept = true
+			}
+			p.out = append(p.out, old)
+			if fault == nil && next != nil {
+				p.fail(filepath.Base(path), next.dateError(p.now))
+				fault = p.faults[path]
+			}
+			if fault != nil {
+				fault.kept = true
+			}
+		}
+	}
+}
+
+// dateError says how a certificate is out of its time.
+func (c *certificate) dateError(now time.Time) error {
+	if t := time.Unix(c.notBefore, 0).UTC(); now.Before(t) {
+		return fmt.Errorf("not valid before %s", t.Format(time.RFC3339))
+	}
+	t := time.Unix(c.notAfter, 0).UTC()
+	return fmt.Errorf("expired %s, %s", t.Format(time.DateOnly), ago(now.Sub(t)))
+}
+
+func ago(d time.Duration) string {
+	switch days := int(d.Hours() / 24); days {
+	case 0:
+		return fmt.Sprintf("%s ago", d.Round(time.Minute))
+	case 1:
+		return "1 day ago"
+	default:
+		return fmt.Sprintf("%d days ago", days)
+	}
+}

@@ -1,0 +1,132 @@
+package certstore
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+)
+
+// A block is one PEM block (RFC 7468). The bytes of der belong to the reader
+// that made it and live until its next file.
+type block struct {
+	label string
+	der   []byte
+}
+
+var (
+	pemBegin = []byte("-----BEGIN ")
+	pemEnd   = []byte("-----END ")
+	pemDash  = []byte("-----")
+
+	errNoPEM     = errors.New("has no PEM block")
+	errEncrypted = errors.New("private key is encrypted")
+)
+
+// readBlocks finds all PEM blocks of data and appends them to blocks; their
+// bytes go into scratch, which is returned for the next call.
+//
+// It differs from encoding/pem on purpose. Text between blocks, long lines and
+// a missing line end between two blocks (cat of two files) do no harm; but
+// where encoding/pem silently skips what it cannot read, here a block without
+// its end is an error, because that is what a half-written file looks like.
+func readBlocks(data []byte, blocks []block, scratch []byte) ([]block, []byte, error) {
+	if need := base64.StdEncoding.DecodedLen(len(data)); cap(scratch) < need {
+		scratch = make([]byte, 0, need) // room for all: no block moves while another is added
+	}
+	scratch = scratch[:0]
+	found := len(blocks)
+	for rest := data; ; {
+		_, after, ok := bytes.Cut(rest, pemBegin)
+		if !ok {
+			if last := rest[bytes.LastIndexByte(rest, '\n')+1:]; len(last) > 0 && bytes.HasPrefix(pemBegin, last) {
+				return blocks, scratch, errors.New("ends where a block begins; half written?")
+			}
+			break
+		}
+		line := 1 + bytes.Count(data[:len(data)-len(after)], []byte{'\n'})
+		name, after, ok := bytes.Cut(after, pemDash)
+		if !ok || len(name) > 64 || bytes.ContainsAny(name, "\r\n-") {
+			return blocks, scratch, fmt.Errorf("line %d: PEM block begins but has no label", line)
+		}
+		label := blockLabel(name)
+		body, after, ok := bytes.Cut(after, pemEnd)
+		if !ok || bytes.Contains(body, pemBegin) {
+			return blocks, scratch, fmt.Errorf("line %d: block %q has no end; half written?", line, label)
+		}
+		end, after, ok := bytes.Cut(after, pemDash)
+		if !ok {
+			return blocks, scratch, fmt.Errorf("line %d: block %q has no end; half written?", line, label)
+		}
+		if !bytes.Equal(end, name) {
+			return blocks, scratch, fmt.Errorf("line %d: block %q has another block's end", line, label)
+		}
+		rest = after
+		body, err := withoutHeaders(body)
+		if err != nil {
+			return blocks, scratch, fmt.Errorf("line %d: %w", line, err)
+		}
+		start := len(scratch)
+		scratch, err = appendBase64(scratch, body)
+		if err != nil {
+			return blocks, scratch, fmt.Errorf("line %d: block %q: %w", line, label, err)
+		}
+		blocks = append(blocks, block{label, scratch[start:len(scratch):len(scratch)]})
+	}
+	if len(blocks) == found {
+		if len(bytes.TrimSpace(data)) == 0 {
+			return blocks, scratch, errors.New("is empty; half written?")
+		}
+		return blocks, scratch, errNoPEM
+	}
+	return blocks, scratch, nil
+}
+
+// withoutHeaders cuts off headers as in RFC 1421, which OpenSSL wrote before
+// keys it had encrypted.
+func withoutHeaders(body []byte) ([]byte, error) {
+	if !bytes.Contains(body, []byte{':'}) { // no base64 has one
+		return body, nil
+	}
+	if bytes.Contains(body, []byte("ENCRYPTED")) {
+		return nil, errEncrypted
+	}
+	for sep := range bytes.SplitSeq([]byte("\n\n,\r\n\r\n"), []byte{','}) {
+		if _, after, ok := bytes.Cut(body, sep); ok {
+			return after, nil
+		}
+	}
+	return nil, errors.New("PEM headers without a blank line behind them")
+}
+
+// appendBase64 decodes body, whatever white space is in it, behind dst.
+func appendBase64(dst, body []byte) ([]byte, error) {
+	clean := body
+	if bytes.ContainsAny(body, " \t") { // the decoder itself skips line ends
+		clean = bytes.Map(func(r rune) rune {
+			if r == ' ' || r == '\t' {
+				return -1
+			}
+			return r
+		}, body)
+	}
+	out, err := base64.StdEncoding.AppendDecode(dst, clean)
+	if err != nil {
+		return dst, errors.New("is not base64; half written?")
+	}
+	if len(out) == len(dst) {
+		return dst, errors.New("has nothing in it")
+	}
+	return out, nil
+}
+
+// blockLabel spares an allocation for the labels that every file has.
+func blockLabel(name []byte) string {
+	switch string(name) {
+	case "CERTIFICATE":
+		return "CERTIFICATE"
+	case "PRIVATE KEY":
+		return "PRIVATE KEY"
+	}
+	return string(name)
+}

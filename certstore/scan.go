@@ -1,0 +1,300 @@
+package certstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	maxDepth = 8               // folders below the directory
+	settled  = 2 * time.Second // a file changed since may change again without a new stamp: clocks of file systems are coarse
+)
+
+// A tree is the directory as it was last read. It is not safe for concurrent
+// use; Store.scan guards it.
+type tree struct {
+	root    string
+	folders map[string]*folder // by path
+	reader  *reader
+	buf     bytes.Buffer
+	seen    map[string]bool // resolved folders of this scan: links may go round
+}
+
+// A folder is the unit in which leaves meet their keys.
+type folder struct {
+	path   string
+	real   string           // path without symlinks: what has to be watched
+	files  map[string]*file // by base name
+	subs   []string         // paths of the folders in it
+	err    error            // why it could not be listed; the rest is then as it was
+	dirty  bool             // out is older than files
+	out    []*certificate   // what it gives
+	faults []fault
+}
+
+// A file is what was last read from one name in a folder.
+type file struct {
+	stamp   stamp
+	young   bool   // so fresh when it was read that the stamp is not to be trusted
+	sum     uint64 // of its bytes
+	target  string // where a symlink leads; else empty
+	content *content
+	err     error // instead of content; does not name the file
+}
+
+// A stamp tells without reading that a file is not as it was.
+type stamp struct {
+	modified, changed, size int64
+	inode                   uint64
+	mode                    fs.FileMode
+}
+
+var seed = maphash.MakeSeed()
+
+func newTree(root string) *tree {
+	return &tree{root: filepath.Clean(root), folders: map[string]*folder{}, reader: newReader()}
+}
+
+// scan reads what changed anywhere in the tree. It fails only where the root
+// itself cannot be listed, and changes nothing then.
+func (t *tree) scan() error {
+	if _, err := os.ReadDir(t.root); err != nil {
+		return err
+	}
+	t.seen = map[string]bool{}
+	t.reader.issuers = map[string]*issuer{}
+	t.folder(t.root, maxDepth)
+	for path := range t.folders {
+		if !t.reachable(path) {
+			delete(t.folders, path)
+		}
+	}
+	return nil
+}
+
+// reachable reports whether the folder is still listed by the one above it.
+func (t *tree) reachable(path string) bool {
+	for path != t.root {
+		above := t.folders[filepath.Dir(path)]
+		if above == nil || !slices.Contains(above.subs, path) {
+			return false
+		}
+		path = above.path
+	}
+	return true
+}
+
+// folder lists the folder at path and reads what changed in it and below.
+func (t *tree) folder(path string, depth int) {
+	f := t.folders[path]
+	if f == nil {
+		f = &folder{path: path, real: path, files: map[string]*file{}, dirty: true}
+		t.folders[path] = f
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		f.err = err
+		return // what it gave stays: a folder that cannot be read proves nothing
+	}
+	f.err = nil
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		f.real = real
+	}
+	if t.seen[f.real] {
+		entries = nil
+	}
+	t.seen[f.real] = true
+	f.subs = nil
+	listed := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue // Kubernetes' ..data, editors' and tools' temporary files
+		}
+		if t.isFolder(path, e) {
+			f.subs = append(f.subs, filepath.Join(path, e.Name()))
+		} else if isWanted(e.Name()) {
+			listed[e.Name()] = true
+			t.file(f, e.Name())
+		}
+	}
+	for name := range f.files {
+		if !listed[name] {
+			delete(f.files, name)
+			f.dirty = true
+		}
+	}
+	f.subs = withoutArchive(path, f.subs)
+	if depth > 0 {
+		for _, sub := range f.subs {
+			t.folder(sub, depth-1)
+		}
+	}
+}
+
+func (t *tree) isFolder(path string, e fs.DirEntry) bool {
+	if e.Type()&fs.ModeSymlink == 0 {
+		return e.IsDir()
+	}
+	if isWanted(e.Name()) {
+		return false
+	}
+	info, err := os.Stat(filepath.Join(path, e.Name()))
+	return err == nil && info.IsDir()
+}
+
+// withoutArchive leaves only live of the folders that certbot has: the others
+// hold what live links to, and what it has served before.
+func withoutArchive(path string, subs []string) []string {
+	live := filepath.Join(path, "live")
+	if slices.Contains(subs, live) && slices.Contains(subs, filepath.Join(path, "archive")) {
+		return []string{live}
+	}
+	return subs
+}
+
+// isWanted goes by the end of a name.
+func isWanted(name string) bool {
+	switch strings.ToLower(filepath.Ext(name)) {
+	case ".pem", ".crt", ".cer", ".cert", ".key", ".ocsp":
+		return !strings.HasPrefix(name, ".")
+	}
+	return false
+}
+
+// fileKind is what a message calls a file of this name.
+func fileKind(name string) string {
+	switch {
+	case strings.HasSuffix(name, ".key"), strings.HasPrefix(name, "privkey"):
+		return "private key"
+	case strings.HasSuffix(name, ".ocsp"):
+		return "OCSP response"
+	}
+	return "certificate"
+}
+
+// file reads one file of f where it is not as it was.
+func (t *tree) file(f *folder, name string) {
+	path := filepath.Join(f.path, name)
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(path); err != nil { // not even a link that leads nowhere
+			if f.files[name] != nil {
+				delete(f.files, name)
+				f.dirty = true
+			}
+			return
+		}
+	}
+	have := f.files[name]
+	if have == nil {
+		have = &file{}
+		f.files[name] = have
+		f.dirty = true
+	}
+	have.target = ""
+	if target, err := filepath.EvalSymlinks(path); err == nil && target != filepath.Join(f.real, name) {
+		have.target = target
+	}
+	if err != nil {
+		have.set(f, nil, plainError(err))
+		have.stamp = stamp{}
+		return
+	}
+	now := stampOf(info)
+	if now == have.stamp && !have.young {
+		return
+	}
+	have.stamp = now
+	have.young = time.Since(time.Unix(0, max(now.modified, now.changed))) < settled
+	if !info.Mode().IsRegular() {
+		have.set(f, nil, errors.New("is no regular file"))
+		return
+	}
+	if err := t.read(path); err != nil {
+		have.set(f, nil, plainError(err))
+		have.stamp = stamp{}
+		return
+	}
+	sum := maphash.Bytes(seed, t.buf.Bytes())
+	if sum == have.sum && have.content != nil {
+		return
+	}
+	have.sum = sum
+	if filepath.Ext(name) == ".ocsp" {
+		have.set(f, &content{ocsp: bytes.Clone(t.buf.Bytes())}, nil)
+		return
+	}
+	c, err := t.reader.parse(path, t.buf.Bytes())
+	have.set(f, c, err)
+}
+
+func (have *file) set(f *folder, c *content, err error) {
+	if err != nil && have.err != nil && err.Error() == have.err.Error() {
+		return
+	}
+	have.content, have.err = c, err
+	f.dirty = true
+}
+
+// read fills t.buf with the file, whatever size it claims to have.
+func (t *tree) read(path string) error {
+	t.buf.Reset()
+	in, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	n, err := t.buf.ReadFrom(io.LimitReader(in, maxFile+1))
+	if err == nil && n > maxFile {
+		err = fmt.Errorf("larger than %d bytes", maxFile)
+	}
+	return err
+}
+
+// plainError drops the path, which every message names once already.
+func plainError(err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return pathErr.Err
+	}
+	return err
+}
+
+// collect pairs the folders that changed and returns what the whole tree gives.
+func (t *tree) collect(now time.Time) (all []*certificate, faults []fault) {
+	n := 0
+	for _, f := range t.folders {
+		if f.dirty || f.hasKept() {
+			f.pair(now)
+			f.dirty = false
+		}
+		n += len(f.out)
+	}
+	all = make([]*certificate, 0, n)
+	for _, f := range t.folders {
+		all = append(all, f.out...)
+		faults = append(faults, f.faults...)
+		if f.err != nil {
+			faults = append(faults, fault{f.path, fmt.Errorf("folder %q: %w", f.path, plainError(f.err)), len(f.out) > 0})
+		}
+	}
+	return all, faults
+}
+
+func (f *folder) hasKept() bool {
+	for _, fault := range f.faults {
+		if fault.kept {
+			return true
+		}
+	}
+	return false
+}
