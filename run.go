@@ -2,14 +2,317 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
+	"net/http"
 	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+
+	"wssgate/certstore"
+	"wssgate/proxy"
+	"wssgate/upstream"
 )
+
+// A gate is one running wssgate: everything that a configuration describes,
+// put together.
+//
+//	start   certificates and routes are read, then listeners are opened, then
+//	        connections are accepted; a mistake in any of it starts nothing
+//	reload  the file is read and checked as a whole; what is bad changes nothing
+//	drain   listeners close, tunnels are closed, then everything else ends
+type gate struct {
+	cfg       *Config
+	log       *slog.Logger
+	level     *slog.LevelVar
+	store     *certstore.Store
+	routes    *upstream.Table
+	server    *proxy.Server
+	listeners map[string]net.Listener // by their address in the configuration
+	serving   sync.WaitGroup
+	failed    chan error // a listener broke
+}
 
 // serve runs the gate that cfg describes until ctx ends, then drains it, and
 // returns the exit status. A signal on reload reads the file again.
 func serve(ctx context.Context, cfg *Config, reload <-chan os.Signal, stderr io.Writer) int {
-	fmt.Fprintf(stderr, "%s: this build has no proxy in it\n", cfg.File)
-	return exitFailed
+	return serveWithPages(ctx, cfg, reload, stderr, nil)
+}
+
+// serveWithPages is serve with an answer of one's own to requests that are no
+// WebSocket upgrades.
+func serveWithPages(ctx context.Context, cfg *Config, reload <-chan os.Signal, stderr io.Writer, pages http.Handler) int {
+	level := new(slog.LevelVar)
+	log := newLogger(stderr, cfg.Log, level)
+	tuneCollector()
+	g, err := startGate(cfg, log, level, pages)
+	if err != nil {
+		printError(stderr, err)
+		return exitFailed
+	}
+	status := exitOK
+	for running := true; running; {
+		select {
+		case <-reload:
+			g.reload()
+		case err := <-g.failed:
+			log.Error("listener", "err", err)
+			status, running = exitFailed, false
+		case <-ctx.Done():
+			running = false
+		}
+	}
+	if err := g.drain(); errors.Is(err, proxy.ErrDrainDeadline) {
+		log.Warn("drain", "err", err)
+		status = max(status, exitDrained)
+	} else if status == exitOK {
+		log.Info("drained")
+	}
+	return status
+}
+
+// printError prints an error for people, with its hint where it has one.
+func printError(w io.Writer, err error) {
+	fmt.Fprintf(w, "wssgate: %v\n", err)
+	if hinted, ok := err.(interface{ HintText() string }); ok {
+		fmt.Fprintf(w, "  hint: %s\n", hinted.HintText())
+	}
+}
+
+// startGate starts everything, or nothing.
+func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.Handler) (_ *gate, err error) {
+	g := &gate{cfg: cfg, log: log, level: level, listeners: map[string]net.Listener{}, failed: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			g.drain()
+		}
+	}()
+	g.store, err = certstore.Open(certstore.Options{Directory: cfg.Certificates.Directory, Watch: cfg.Certificates.Watch, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	options, err := cfg.upstreamOptions(log)
+	if err != nil {
+		return nil, err
+	}
+	if g.routes, err = upstream.New(options); err != nil {
+		return nil, err
+	}
+	g.server, err = proxy.New(proxy.Options{
+		GetCertificate: g.store.GetCertificate,
+		HasCertificate: g.store.Has,
+		Routes:         g.routes,
+		Pages:          pages,
+		Settings:       cfg.proxySettings(),
+		Log:            log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	opened, err := g.open(cfg.Listen.WSS)
+	if err != nil {
+		return nil, err
+	}
+	g.accept(opened)
+	return g, nil
+}
+
+// open opens the listeners that are not open yet, all of them or none.
+func (g *gate) open(addrs []string) (map[string]net.Listener, error) {
+	opened := map[string]net.Listener{}
+	for _, addr := range addrs {
+		if g.listeners[addr] != nil || opened[addr] != nil {
+			continue
+		}
+		ln, err := listen(addr)
+		if err != nil {
+			for _, ln := range opened {
+				ln.Close()
+			}
+			return nil, err
+		}
+		opened[addr] = ln
+	}
+	return opened, nil
+}
+
+// accept begins to serve listeners.
+func (g *gate) accept(opened map[string]net.Listener) {
+	for addr, ln := range opened {
+		g.listeners[addr] = ln
+		g.log.Info("listening", "listener", "wss", "addr", ln.Addr().String())
+		g.serving.Go(func() {
+			if err := g.server.Serve(ln); err != nil {
+				select {
+				case g.failed <- fmt.Errorf("listener %q: %w", addr, err):
+				default: // the first one is enough
+				}
+			}
+		})
+	}
+}
+
+// listen opens one address of the configuration.
+func listen(addr string) (net.Listener, error) {
+	path, isUnix := strings.CutPrefix(addr, "unix:")
+	if !isUnix {
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			return nil, fmt.Errorf("listen.wss: %w", err)
+		}
+		return ln, nil
+	}
+	// A socket that nobody answers on is left over from a process that was
+	// killed.
+	if info, err := os.Stat(path); err == nil && info.Mode().Type() == os.ModeSocket {
+		if conn, err := net.Dial("unix", path); err == nil {
+			conn.Close()
+		} else {
+			os.Remove(path)
+		}
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen.wss: %w", err)
+	}
+	return ln, nil
+}
+
+// reload reads the file again and takes it whole or not at all. Tunnels go on.
+func (g *gate) reload() {
+	cfg, err := loadConfig(g.cfg.File)
+	if err == nil {
+		err = g.apply(cfg)
+	}
+	if err != nil {
+		for _, mistake := range splitError(err) {
+			g.log.Error("reload", "err", mistake)
+		}
+		g.log.Error("reload: nothing was changed")
+		// Certificates are mended apart from the file.
+		if err := g.store.Reload(); err != nil {
+			g.log.Error("reload", "err", err)
+		}
+		return
+	}
+	g.log.Info("reloaded", "names", len(names(g.store)), "problems", len(g.store.Problems()))
+}
+
+// apply swaps everything that a configuration describes. What can fail comes
+// first.
+func (g *gate) apply(cfg *Config) error {
+	options, err := cfg.upstreamOptions(g.log)
+	if err != nil {
+		return err
+	}
+	opened, err := g.open(cfg.Listen.WSS)
+	if err != nil {
+		return err
+	}
+	giveUp := func(err error) error {
+		for _, ln := range opened {
+			ln.Close()
+		}
+		return err
+	}
+	if err := g.store.SetDirectory(cfg.Certificates.Directory, cfg.Certificates.Watch); err != nil {
+		return giveUp(err)
+	}
+	if err := g.store.Reload(); err != nil {
+		return giveUp(err)
+	}
+	if err := g.routes.Update(options); err != nil {
+		return giveUp(err)
+	}
+	g.server.SetSettings(cfg.proxySettings())
+	setLevel(g.level, cfg.Log.Level)
+	for addr, ln := range g.listeners {
+		if !slices.Contains(cfg.Listen.WSS, addr) {
+			ln.Close()
+			delete(g.listeners, addr)
+			g.log.Info("not listening any more", "listener", "wss", "addr", ln.Addr().String())
+		}
+	}
+	g.accept(opened)
+	if cfg.Log.Format != g.cfg.Log.Format {
+		g.log.Warn("log.format changes with a restart only")
+	}
+	g.cfg = cfg
+	return nil
+}
+
+// drain ends everything that was started, in the order in which a connection
+// needs it.
+func (g *gate) drain() error {
+	var err error
+	if g.server != nil {
+		// A context of its own: the one that SIGTERM ended is of no use.
+		err = g.server.Shutdown(context.Background(), g.cfg.Drain.Timeout)
+		g.serving.Wait()
+	}
+	if g.routes != nil {
+		g.routes.Close()
+	}
+	if g.store != nil {
+		g.store.Close()
+	}
+	return err
+}
+
+// names returns the server names that have a certificate.
+func names(store *certstore.Store) []string {
+	var names []string
+	for _, e := range store.Certificates() {
+		names = append(names, e.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// splitError takes joined errors apart: one line of the log for each mistake.
+func splitError(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// tuneCollector suits the heap that a gate has: many small objects that live
+// long. GOGC overrides it.
+func tuneCollector() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+}
+
+// newLogger writes to w as the configuration says.
+func newLogger(w io.Writer, cfg Log, level *slog.LevelVar) *slog.Logger {
+	setLevel(level, cfg.Level)
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.Format == "json" || cfg.Format == "auto" && !isTerminal(w) {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// setLevel takes one of the words that loadConfig has checked.
+func setLevel(level *slog.LevelVar, word string) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(word)); err == nil {
+		level.Set(l)
+	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -16,9 +16,9 @@ type driver interface {
 	// take starts t; the driver owns it from here. An error means that it does
 	// not, and that the caller closes both sockets.
 	take(t *tunnel) error
-	// endAll ends every tunnel for a reason of the gate's own, those that are
-	// taken later too. Each has until by, on the driver's clock.
-	endAll(why reason, within time.Duration)
+	// drain ends every tunnel for reasonDrain, those that are taken later too.
+	// They have until close.
+	drain()
 	// close ends every tunnel at once and returns when the driver is gone.
 	close()
 }

@@ -16,7 +16,7 @@ type goroutines struct {
 
 	mu      sync.Mutex
 	tunnels map[*pumped]struct{}
-	ending  *ending
+	ending  bool
 	shut    bool
 }
 
@@ -66,8 +66,8 @@ func (d *goroutines) take(t *tunnel) error {
 	p.turn(func(w *turn) {
 		p.timer = time.AfterFunc(time.Hour, p.expired)
 		t.start(w)
-		if ending != nil && !t.done {
-			t.end(w, ending.why, ending.by)
+		if ending && !t.done {
+			t.end(w, reasonDrain, never)
 		}
 	})
 	return nil
@@ -112,13 +112,12 @@ func (p *pumped) expired() {
 	})
 }
 
-func (d *goroutines) endAll(why reason, within time.Duration) {
-	by := time.Since(d.started) + within
+func (d *goroutines) drain() {
 	d.mu.Lock()
-	d.ending = &ending{why, by}
+	d.ending = true
 	d.mu.Unlock()
 	d.each(func(p *pumped) {
-		p.turn(func(w *turn) { p.t.end(w, why, by) })
+		p.turn(func(w *turn) { p.t.end(w, reasonDrain, never) })
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -19,15 +20,15 @@ const eventBatch = 256
 // A loop is the event loop: one goroutine, one epoll instance, level-triggered.
 // Everything but the inbox belongs to that goroutine.
 type loop struct {
-	epoll   int
-	wake    int // eventfd; readable while the inbox has something
-	started time.Time
-	work    *turn
-	conns   []connEntry // by descriptor
-	timers  timers
-	ending  *ending // set by endAll: tunnels taken later end the same way
-	quit    bool
-	done    chan struct{}
+	epoll    int
+	wake     int // eventfd; readable while the inbox has something
+	started  time.Time
+	work     *turn
+	conns    []connEntry // by descriptor
+	timers   timers
+	draining bool // tunnels taken later end at once
+	quit     bool
+	done     chan struct{}
 
 	mu    sync.Mutex
 	inbox []func()
@@ -37,11 +38,6 @@ type loop struct {
 type connEntry struct {
 	tunnel *tunnel
 	leg    *leg
-}
-
-type ending struct {
-	why reason
-	by  time.Duration
 }
 
 // newLoop starts an event loop. It ends with close.
@@ -168,17 +164,17 @@ func (l *loop) start(t *tunnel, client, upstream int) {
 	t.place.index = -1
 	l.timers.add(t)
 	l.after(t)
-	if l.ending != nil && !t.done {
-		t.end(l.work, l.ending.why, l.ending.by)
+	if l.draining && !t.done {
+		t.end(l.work, reasonDrain, never)
 		l.after(t)
 	}
 }
 
-func (l *loop) endAll(why reason, within time.Duration) {
+func (l *loop) drain() {
 	l.post(func() {
-		l.ending = &ending{why, l.work.now + within}
-		for _, t := range append(timers(nil), l.timers...) {
-			t.end(l.work, why, l.ending.by)
+		l.draining = true
+		for _, t := range slices.Clone(l.timers) {
+			t.end(l.work, reasonDrain, never)
 			l.after(t)
 		}
 	})

@@ -193,8 +193,8 @@ func (s *Server) Shutdown(ctx context.Context, timeout time.Duration) error {
 	s.mu.Unlock()
 	s.log.Info("drain", "connections", total, "timeout", timeout)
 	s.places.close()
-	s.driver.endAll(reasonDrain, timeout)
-	s.pumps.endAll(reasonDrain, timeout)
+	s.driver.drain()
+	s.pumps.drain()
 
 	var err error
 	select {
