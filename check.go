@@ -4,20 +4,333 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"wssgate/certstore"
 )
 
 // checkCommand is "wssgate check".
-func checkCommand(_ context.Context, args []string, stdout, stderr io.Writer) int {
-	f := newFlags("check", "[-config FILE]", `Reads the configuration and the certificates and prints what would be served.
-Nothing listens and no upstream is asked.`)
+func checkCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	f := newFlags("check", "[-config FILE]", `Reads the configuration and the certificates and prints what would be served:
+each name, its certificate, and the upstream behind it. Nothing listens and no
+upstream is asked; host names of upstreams are looked up.
+
+Exit status: 0 if wssgate would start, warnings or not; 2 if it would not. A
+name without a certificate is a warning: its certificate may come later, and
+until then only that name is refused.`)
 	file := f.String("config", "config.toml", "the configuration `FILE`")
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status
 	}
-	if _, err := loadConfig(*file); err != nil {
+	cfg, store, err := openStore(*file)
+	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return exitUsage
 	}
-	fmt.Fprintf(stdout, "%s: ok\n", *file)
+	defer store.Close()
+
+	entries, now := store.Certificates(), time.Now()
+	served := cfg.served(entries)
+	warnings := slices.Concat(
+		certificateWarnings(served, store.Problems(), now),
+		cfg.upstreamWarnings(ctx, net.DefaultResolver),
+	)
+	printServed(stdout, cfg, served, now)
+	for _, w := range warnings {
+		fmt.Fprintf(stderr, "warning: %s\n", w.text)
+		if w.hint != "" {
+			fmt.Fprintf(stderr, "  hint: %s\n", w.hint)
+		}
+	}
+	fmt.Fprintf(stdout, "%s: ok, %s\n", cfg.File, plural(len(warnings), "warning"))
 	return exitOK
+}
+
+// openStore reads a configuration and its certificates, to look at them. The
+// caller closes the Store.
+func openStore(file string) (*Config, *certstore.Store, error) {
+	cfg, err := loadConfig(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := certstore.Open(certstore.Options{
+		Directory: cfg.Certificates.Directory,
+		Log:       slog.New(slog.DiscardHandler), // what it would log is in Problems too
+	})
+	if err != nil {
+		return nil, nil, &ConfigError{file, []Mistake{{
+			Key:  "certificates.directory",
+			Text: fmt.Sprintf("%q: %v", cfg.Certificates.Directory, rootCause(err)),
+			Hint: "make the folder, or name another one; relative names are relative to the configuration",
+		}}}
+	}
+	return cfg, store, nil
+}
+
+// rootCause is the innermost error of a chain.
+func rootCause(err error) error {
+	for {
+		u, ok := err.(interface{ Unwrap() error })
+		if !ok || u.Unwrap() == nil {
+			return err
+		}
+		err = u.Unwrap()
+	}
+}
+
+// A servedName is a server name with what answers for it.
+type servedName struct {
+	name         string
+	certificates []certstore.Entry // one for each key type; none: refused
+	vhost        *Vhost            // nil where upstream is "": no vhost has the name
+	upstream     string
+}
+
+// served lists what the vhosts name, in the order of the file, then what
+// certificates are for and the vhosts do not name.
+func (c *Config) served(entries []certstore.Entry) []servedName {
+	chosen := map[string][]certstore.Entry{}
+	var names []string // of certificates, ordered as entries
+	for _, e := range entries {
+		if chosen[e.Name] == nil {
+			names = append(names, e.Name)
+		}
+		chosen[e.Name] = append(chosen[e.Name], e)
+	}
+	certificates := func(name string) []certstore.Entry {
+		var out []certstore.Entry
+		for _, n := range []string{name, wildcardFor(name)} {
+			for _, e := range chosen[n] {
+				if e.Chosen && !slices.ContainsFunc(out, func(o certstore.Entry) bool { return keyFamily(o) == keyFamily(e) }) {
+					out = append(out, e)
+				}
+			}
+		}
+		return out
+	}
+
+	var list []servedName
+	vhosts := map[string]*Vhost{}
+	for _, v := range c.Vhost {
+		for _, name := range v.Names {
+			vhosts[name] = v
+		}
+	}
+	covered := map[string]bool{} // wildcards of vhosts for which exact names have certificates
+	for _, name := range names {
+		if vhosts[name] == nil && vhosts[wildcardFor(name)] != nil {
+			covered[wildcardFor(name)] = true
+		}
+	}
+	for _, v := range c.Vhost {
+		for _, name := range v.Names {
+			own := certificates(name)
+			if len(own) > 0 || !covered[name] {
+				list = append(list, servedName{name, own, v, v.Upstream})
+			}
+		}
+	}
+	for _, name := range names {
+		if vhosts[name] != nil {
+			continue
+		}
+		s := servedName{name: name, certificates: certificates(name)}
+		if v := vhosts[wildcardFor(name)]; v != nil {
+			s.vhost, s.upstream = v, v.Upstream
+		} else if len(c.Vhost) == 0 {
+			s.upstream = slices.Collect(maps.Keys(c.Upstream))[0]
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// keyFamily is "ECDSA", "RSA" or "Ed25519": a name has one of each.
+func keyFamily(e certstore.Entry) string {
+	family, _, _ := strings.Cut(e.KeyType, " ")
+	return family
+}
+
+// wildcardFor is the wildcard that an exact name falls under.
+func wildcardFor(name string) string {
+	_, rest, ok := strings.Cut(name, ".")
+	if !ok || strings.HasPrefix(name, "*.") {
+		return ""
+	}
+	return "*." + rest
+}
+
+func printServed(w io.Writer, c *Config, served []servedName, now time.Time) {
+	for _, address := range c.Listen.WSS {
+		fmt.Fprintf(w, "wss on %s\n", address)
+	}
+	for _, address := range c.Listen.HTTP {
+		fmt.Fprintf(w, "http on %s\n", address)
+	}
+	if c.Listen.Admin != "" {
+		fmt.Fprintf(w, "admin on %s\n", c.Listen.Admin)
+	}
+	fmt.Fprintln(w)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NAME\tCERTIFICATE\tISSUER\tEXPIRES\tKEY\tUPSTREAM")
+	for _, s := range served {
+		if len(s.certificates) == 0 {
+			fmt.Fprintf(t, "%s\tnone\t-\t-\t-\t%s\n", s.name, c.target(s))
+		}
+		for _, e := range s.certificates {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.name, source(e), e.Issuer, expiry(e, now), e.KeyType, c.target(s))
+		}
+	}
+	t.Flush()
+	fmt.Fprintln(w)
+}
+
+// target says where the tunnels of a name end.
+func (c *Config) target(s servedName) string {
+	u := c.Upstream[s.upstream]
+	if u == nil {
+		return "none: no vhost has this name"
+	}
+	var urls []string
+	for _, n := range u.Nodes {
+		if s.vhost == nil || s.vhost.Node == "" || s.vhost.Node == n.Name || s.vhost.Fallback {
+			urls = append(urls, n.URL)
+		}
+	}
+	return s.upstream + ": " + strings.Join(urls, ", ")
+}
+
+func source(e certstore.Entry) string {
+	if e.File == "" {
+		return e.Source
+	}
+	return e.File
+}
+
+// expiry says when a certificate expires, and how far that is.
+func expiry(e certstore.Entry, now time.Time) string {
+	date := e.NotAfter.Format(time.DateOnly)
+	switch left := e.NotAfter.Sub(now); {
+	case now.Before(e.NotBefore):
+		return "valid from " + e.NotBefore.Format(time.DateOnly)
+	case left <= 0:
+		return fmt.Sprintf("%s, %s ago", date, roughly(-left))
+	default:
+		return fmt.Sprintf("%s, in %s", date, roughly(left))
+	}
+}
+
+// roughly is a distance of time for people: days, or hours below two days.
+func roughly(d time.Duration) string {
+	if d < 48*time.Hour {
+		return plural(int(d.Hours()), "hour")
+	}
+	return plural(int(d.Hours()/24), "day")
+}
+
+func plural(n int, noun string) string {
+	switch n {
+	case 0:
+		return "no " + noun + "s"
+	case 1:
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// A warning is what keeps wssgate from nothing, and an operator should know.
+type warning struct{ text, hint string }
+
+func certificateWarnings(served []servedName, problems []certstore.Problem, now time.Time) []warning {
+	var out []warning
+	for _, p := range problems {
+		w := warning{text: p.Err.Error()}
+		if p.Kept {
+			w.hint = "the certificate that it held before is still served"
+		}
+		out = append(out, w)
+	}
+	if len(served) == 0 {
+		out = append(out, warning{"there is no certificate; every client would be refused", ""})
+	}
+	for _, s := range served {
+		if len(s.certificates) == 0 {
+			out = append(out, warning{fmt.Sprintf("no certificate for server name %q; its clients are refused", s.name), ""})
+		}
+		for _, e := range s.certificates {
+			if e.State != certstore.StateOK && s.upstream != "" {
+				out = append(out, warning{fmt.Sprintf("certificate %q for %q: %s (%s); still served", source(e), s.name, e.State, expiry(e, now)), ""})
+			}
+		}
+	}
+	return out
+}
+
+// A resolver is the part of *net.Resolver that check needs.
+type resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// resolvePatience bounds all look-ups of one check.
+const resolvePatience = 2 * time.Second
+
+// upstreamWarnings looks for servers that anyone could reach without TLS, and
+// for what the file has and nobody uses.
+func (c *Config) upstreamWarnings(ctx context.Context, r resolver) []warning {
+	ctx, cancel := context.WithTimeout(ctx, resolvePatience)
+	defer cancel()
+	used := map[string]bool{}
+	for _, v := range c.Vhost {
+		used[v.Upstream] = true
+		for _, name := range v.ByDomain {
+			used[name] = true
+		}
+	}
+	var out []warning
+	for _, name := range slices.Sorted(maps.Keys(c.Upstream)) {
+		if len(c.Vhost) > 0 && !used[name] {
+			out = append(out, warning{fmt.Sprintf("upstream %q: no vhost uses it", name), ""})
+		}
+		for _, n := range c.Upstream[name].Nodes {
+			loc, err := parseNodeURL(n.URL)
+			if err != nil || loc.tls || loc.unix || loc.srv {
+				continue
+			}
+			addrs := []netip.Addr{}
+			if addr, err := netip.ParseAddr(loc.host); err == nil {
+				addrs = append(addrs, addr)
+			} else if addrs, err = r.LookupNetIP(ctx, "ip", loc.host); err != nil {
+				out = append(out, warning{fmt.Sprintf("upstream %q: node %q: %v", name, n.Name, err), ""})
+			}
+			if i := slices.IndexFunc(addrs, isPublic); i >= 0 {
+				out = append(out, warning{
+					fmt.Sprintf("upstream %q: node %q: address %s is public, and ws:// has no TLS", name, n.Name, addrs[i]),
+					"nobody but wssgate may reach that port: bind it to loopback, or put it behind a firewall",
+				})
+			}
+		}
+	}
+	if c.Limits.ClientBacklog < c.Limits.Message {
+		out = append(out, warning{
+			fmt.Sprintf("limits.client_backlog: %v is less than limits.message, %v", c.Limits.ClientBacklog, c.Limits.Message),
+			"one long message can cut a client that reads slowly",
+		})
+	}
+	return out
+}
+
+// sharedSpace is what carriers use inside their networks (RFC 6598).
+var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
+
+// isPublic reports whether an address can be one of the open internet.
+func isPublic(addr netip.Addr) bool {
+	addr = addr.Unmap()
+	return addr.IsGlobalUnicast() && !addr.IsPrivate() && !sharedSpace.Contains(addr)
 }

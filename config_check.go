@@ -211,7 +211,7 @@ func (c *Config) checkTargets(ms *mistakes, p keyPath, v *Vhost) {
 		}
 	}
 	if v.Upstream == "" && len(names) > 1 {
-		ms.add(p.key("upstream"), "", "is missing, and there are %s", quotedOr(names))
+		ms.add(p.key("upstream"), "", "is missing, and there is a choice of %s", quotedOr(names))
 	} else {
 		exists(p.key("upstream"), v.Upstream)
 	}
@@ -325,13 +325,13 @@ func (d *Drain) check(ms *mistakes, p keyPath) {
 
 func (ms *mistakes) positive(p keyPath, d time.Duration) {
 	if d <= 0 {
-		ms.add(p, "", "is 0, and a wait without an end is none of ours")
+		ms.add(p, "", "is 0, want more: every wait has an end")
 	}
 }
 
 func (ms *mistakes) notNegative(p keyPath, n int) {
 	if n < 0 {
-		ms.add(p, "", "%d is less than nothing", n)
+		ms.add(p, "", "%d is negative", n)
 	}
 }
 

@@ -24,6 +24,8 @@ type decoder struct {
 	*mistakes
 	refused []string // see notYet
 	base    string   // folder that relative file names are relative to
+
+	refusedTables []string // keyPath.where of tables that notYet refuses as a whole
 }
 
 // A table is a struct of Config that may occur several times, each time with
@@ -36,9 +38,11 @@ type shorthand interface{ fromString(string) }
 func (d *decoder) decode(tree map[string]any, cfg *Config) {
 	cfg.setDefaults()
 	d.fields(keyPath{}, tree, reflect.ValueOf(cfg).Elem())
+	d.broken = append(d.broken, d.refusedTables...)
 }
 
-// fields fills the fields of s from table t, and refuses keys without a field.
+// fields fills the fields of s from table t, which may be nil, and refuses keys
+// without a field.
 func (d *decoder) fields(p keyPath, t map[string]any, s reflect.Value) {
 	for field, key := range keysOf(s.Type()) {
 		value, given := t[key]
@@ -48,6 +52,8 @@ func (d *decoder) fields(p keyPath, t map[string]any, s reflect.Value) {
 		case given:
 			d.value(kp, value, target, field.Tag)
 			d.refuseNotYet(kp, target)
+		case target.Kind() == reflect.Struct:
+			d.fields(kp, nil, target) // a table that is not there has all its defaults
 		default:
 			d.withholdNotYet(kp, target)
 		}

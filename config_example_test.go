@@ -182,7 +182,7 @@ func TestExampleSaysWhatReloadDoes(t *testing.T) {
 func TestExampleSaysWhatIsNotYet(t *testing.T) {
 	for _, k := range readExample(t) {
 		name := dot(k.table, k.key)
-		_, refused := findNotYet(notYet, name)
+		_, _, refused := findNotYet(notYet, name)
 		said := strings.Contains(k.comment+k.header, "# Not yet: ")
 		if refused && !said {
 			t.Errorf("%s: is in notYet, but %s does not say \"Not yet: \"", name, exampleFile)

@@ -44,41 +44,43 @@ var notYet = []string{
 	"log.sample",
 }
 
-// findNotYet returns the entry of the list that covers the key, and the one
-// value that it allows.
-func findNotYet(list []string, pattern string) (allowed string, found bool) {
-	for _, entry := range list {
-		key, value, _ := strings.Cut(entry, " = ")
-		if within(pattern, key) {
-			return value, true
+// findNotYet returns the entry of the list that covers the key: a key or a
+// table, and the one value that is allowed.
+func findNotYet(list []string, pattern string) (entry, allowed string, found bool) {
+	for _, e := range list {
+		entry, allowed, _ := strings.Cut(e, " = ")
+		if within(pattern, entry) {
+			return entry, allowed, true
 		}
 	}
-	return "", false
+	return "", "", false
 }
 
 // refuseNotYet refuses a key that was given, and decoded into v.
 func (d *decoder) refuseNotYet(p keyPath, v reflect.Value) {
-	allowed, found := findNotYet(d.refused, p.pattern)
+	entry, allowed, found := findNotYet(d.refused, p.pattern)
 	if !found || v.Kind() == reflect.Struct { // a table's keys speak for themselves
 		return
 	}
 	off := v.IsZero() || (v.Kind() == reflect.Slice || v.Kind() == reflect.Map) && v.Len() == 0
 	if !off && (allowed == "" || fmt.Sprint(v.Interface()) != allowed) {
 		d.undecodable(p, "leave it out", "is not supported by this version yet")
+		// What else is in a refused table need not be checked, only refused.
+		table := p.where
+		for range strings.Count(p.pattern[len(entry):], ".") {
+			table = table[:strings.LastIndexByte(table, '.')]
+		}
+		d.refusedTables = append(d.refusedTables, table)
 	}
 }
 
 // withholdNotYet takes the default away from a key that was not given.
 func (d *decoder) withholdNotYet(p keyPath, v reflect.Value) {
-	allowed, found := findNotYet(d.refused, p.pattern)
+	_, allowed, found := findNotYet(d.refused, p.pattern)
 	switch {
 	case !found, allowed != "" && fmt.Sprint(v.Interface()) == allowed:
 	case v.Kind() == reflect.String:
 		v.SetString(allowed)
-	case v.Kind() == reflect.Struct:
-		for field, key := range keysOf(v.Type()) {
-			d.withholdNotYet(p.key(key), v.FieldByIndex(field.Index))
-		}
 	default:
 		v.SetZero()
 	}

@@ -52,7 +52,7 @@ func parseDuration(s string) (time.Duration, error) {
 	case err != nil:
 		return 0, errors.New("is not a duration")
 	case duration < 0:
-		return 0, errors.New("is less than nothing")
+		return 0, errors.New("is negative")
 	case duration > maxDuration:
 		return 0, errors.New("is longer than a year")
 	}
@@ -102,7 +102,7 @@ func parseSize(s string) (Size, error) {
 	case err != nil, !ok:
 		return 0, errors.New("is not a size")
 	case n < 0:
-		return 0, errors.New("is less than nothing")
+		return 0, errors.New("is negative")
 	}
 	return Size(n * unit), nil
 }

@@ -39,6 +39,7 @@ type command struct {
 var commands = []command{
 	{"serve", "[-config FILE]", "serve until SIGTERM; SIGHUP reloads", serveCommand},
 	{"check", "[-config FILE]", "read everything, print what would be served", checkCommand},
+	{"certs", "[-json] [-within 14d]", "list certificates, their expiry and their problems", certsCommand},
 	{"version", "", "print the version", versionCommand},
 }
 

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"wssgate/certstore"
+)
+
+// certsCommand is "wssgate certs".
+func certsCommand(_ context.Context, args []string, stdout, stderr io.Writer) int {
+	f := newFlags("certs", "[-config FILE] [-json] [-within DURATION]", `Lists every name that a certificate is for, with file, issuer, expiry, key type
+and state, and why the certificate is chosen or which one is chosen instead.
+
+Exit status: 0; 1 if a chosen certificate expires within DURATION; 2 for a
+mistake in the configuration. To be told two weeks before:
+
+  wssgate certs -within 14d || mail -s "certificates" you@example1.com`)
+	file := f.String("config", "config.toml", "the configuration `FILE`")
+	asJSON := f.Bool("json", false, "print JSON")
+	var within time.Duration
+	f.Func("within", "`DURATION` such as 14d or 36h ; without it only what has expired counts", func(s string) (err error) {
+		within, err = parseDuration(s)
+		return err
+	})
+	if status, done := f.parse(args, stdout, stderr); done {
+		return status
+	}
+	_, store, err := openStore(*file)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	}
+	defer store.Close()
+
+	list, now := newCertificateList(store), time.Now()
+	if *asJSON {
+		err = list.printJSON(stdout)
+	} else {
+		err = list.print(stdout, now)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "wssgate certs: %v\n", err)
+		return exitFailed
+	}
+	status := exitOK
+	for _, e := range list.Certificates {
+		if e.Chosen && e.NotAfter.Before(now.Add(within)) {
+			fmt.Fprintf(stderr, "certificate %q for %q: expires %s\n", source(e), e.Name, expiry(e, now))
+			status = exitFailed
+		}
+	}
+	return status
+}
+
+// A certificateList is what -json prints: stable names, times in RFC 3339.
+type certificateList struct {
+	Certificates []certstore.Entry    `json:"certificates"`
+	Problems     []certificateProblem `json:"problems"`
+}
+
+type certificateProblem struct {
+	File  string `json:"file"`
+	Error string `json:"error"`
+	Kept  bool   `json:"kept"` // the certificate that the file held before is still served
+}
+
+func newCertificateList(store *certstore.Store) certificateList {
+	list := certificateList{[]certstore.Entry{}, []certificateProblem{}} // never null in JSON
+	list.Certificates = append(list.Certificates, store.Certificates()...)
+	for _, p := range store.Problems() {
+		list.Problems = append(list.Problems, certificateProblem{p.File, p.Err.Error(), p.Kept})
+	}
+	return list
+}
+
+func (l certificateList) printJSON(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(l)
+}
+
+func (l certificateList) print(w io.Writer, now time.Time) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NAME\tCERTIFICATE\tISSUER\tEXPIRES\tKEY\tSTATE\tWHY")
+	for _, e := range l.Certificates {
+		why := "not chosen: " + e.Why
+		if e.Chosen {
+			why = "chosen: " + e.Why
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Name, source(e), e.Issuer, expiry(e, now), e.KeyType, e.State, why)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, p := range l.Problems {
+		if _, err := fmt.Fprintf(w, "problem: %s\n", p.Error); err != nil {
+			return err
+		}
+	}
+	return nil
+}

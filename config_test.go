@@ -1,0 +1,492 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// small is the smallest useful configuration.
+const small = `[upstream.tigase]
+nodes = ["ws://127.0.0.1:5290/"]
+`
+
+// everything parses with no key refused, as a version with all features does.
+func everything(data string) (*Config, error) { return parse("config.toml", []byte(data), []string{}) }
+
+// Each file of testdata/bad has one mistake, named in its first line, and the
+// command ends with status 2 for that one and for no other.
+func TestBadFiles(t *testing.T) {
+	files, err := filepath.Glob("testdata/bad/*.toml")
+	if err != nil || len(files) < 50 {
+		t.Fatalf("%d files in testdata/bad, err %v; want 50 or more", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			firstLine, _, _ := strings.Cut(string(data), "\n")
+			want, ok := strings.CutPrefix(firstLine, "# want: config.toml: ")
+			if !ok {
+				t.Fatalf("first line is %q, want \"# want: config.toml: …\"", firstLine)
+			}
+			var stdout, stderr strings.Builder
+			status := dispatch(t.Context(), []string{"check", "-config", file}, &stdout, &stderr)
+			if status != exitUsage {
+				t.Errorf("exit status = %d, want %d", status, exitUsage)
+			}
+			if stdout.Len() > 0 {
+				t.Errorf("standard output has %q, want nothing", &stdout)
+			}
+			var mistakes []string
+			for line := range strings.Lines(stderr.String()) {
+				if !strings.HasPrefix(line, " ") { // neither hint nor excerpt
+					mistakes = append(mistakes, strings.TrimSuffix(line, "\n"))
+				}
+			}
+			if want := []string{file + ": " + want}; !slices.Equal(mistakes, want) {
+				t.Errorf("mistakes:\n%q\nwant:\n%q", mistakes, want)
+			}
+		})
+	}
+}
+
+// Mistakes in keys that some version may refuse as a whole: seen with none
+// refused.
+func TestMistakes(t *testing.T) {
+	vhost := small + "[[vhost]]\nnames = \"example1.com\"\n"
+	for _, test := range []struct{ name, data, want, hint string }{
+		{"admin from outside", small + "[listen]\nadmin = \":9291\"\n",
+			`listen.admin: ":9291" can be reached from outside, and there is no token`, "name a file with a token in admin_token_file, or listen on 127.0.0.1"},
+		{"admin on the port of wss", small + "[listen]\nwss = \":9291\"\n",
+			`listen.admin: "127.0.0.1:9291" is taken by listen.wss already`, ""},
+		{"http on the port of wss", small + "[listen]\nhttp = \"[::]:5291\"\n",
+			`listen.http: "[::]:5291" is taken by listen.wss already`, ""},
+		{"token file missing", small + "[listen]\nadmin_token_file = \"no-such\"\n",
+			`listen.admin_token_file: "no-such": no such file or directory`, ""},
+		{"a network with host bits", small + "[listen]\nproxy_protocol = \"10.1.2.3/8\"\n",
+			`listen.proxy_protocol: "10.1.2.3/8" has bits behind its length, want "10.0.0.0/8"`, `write "10.0.0.0/8" or "192.0.2.7"`},
+		{"no network", small + "[listen]\nproxy_protocol = \"lan\"\n",
+			`listen.proxy_protocol: "lan" is not a network`, `write "10.0.0.0/8" or "192.0.2.7"`},
+		{"ACME without consent", small + "[acme]\nnames = \"example1.com\"\n",
+			`acme.accept_terms: is false, and without it no CA issues a certificate`, "read the CA's terms of service, then write accept_terms = true"},
+		{"ACME for a wildcard", small + "[acme]\naccept_terms = true\nnames = \"*.example1.com\"\n",
+			`acme.names: "*.example1.com" is a wildcard, which a CA grants for a DNS challenge only`, "let another ACME client obtain it and write it into certificates.directory"},
+		{"ACME name twice", small + "[acme]\naccept_terms = true\nnames = [\"example1.com\", \"EXAMPLE1.com\"]\n",
+			`acme.names: "EXAMPLE1.com" stands there twice`, ""},
+		{"ACME over http", small + "[acme]\naccept_terms = true\nnames = \"example1.com\"\nca = \"http://127.0.0.1/dir\"\n",
+			`acme.ca: "http://127.0.0.1/dir": scheme "http" is not https`, ""},
+		{"half an account binding", small + "[acme]\neab_key_id = \"1\"\n",
+			`acme.eab_key_file: is missing, and eab_key_id is set`, ""},
+		{"no mail address", small + "[acme]\nemail = \"me\"\n", `acme.email: "me" is not a mail address`, ""},
+		{"balance", small + "balance = \"leest\"\n",
+			`upstream.tigase.balance: "leest" is not "least", "random" or "hash"`, `did you mean "least"?`},
+		{"PROXY header", small + "proxy_protocol = \"v3\"\n",
+			`upstream.tigase.proxy_protocol: "v3" is not "v1" or "v2"`, ""},
+		{"weight", "[upstream.t]\nnodes = [{ url = \"ws://127.0.0.1/\", weight = 0 }]\n",
+			`upstream.t.nodes #1.weight: 0 is not 1 to 1000`, "drain = true takes a node out"},
+		{"public URL", "[upstream.t]\nnodes = [{ url = \"ws://127.0.0.1/\", public_url = \"ws://t1.example1.com/\" }]\n",
+			`upstream.t.nodes #1.public_url: "ws://t1.example1.com/": scheme "ws" is not wss`, ""},
+		{"probe without end", small + "health = { timeout = 0 }\n",
+			`upstream.tigase.health.timeout: is 0, want more: every wait has an end`, ""},
+		{"probed domain", small + "health = { domain = \"a b\" }\n",
+			`upstream.tigase.health.domain: "a b" has a character that no DNS name has`, ""},
+		{"fallback without node", vhost + "fallback = true\n", `vhost "example1.com".fallback: is for a vhost with a node`, ""},
+		{"domain", vhost + "domains = \"ex ample\"\n",
+			`vhost "example1.com".domains: "ex ample" has a character that no DNS name has`, ""},
+		{"by_domain without route", vhost + "by_domain = { \"example2.com\" = \"tigase\" }\n",
+			`vhost "example1.com".by_domain: is for route = "to"`, `write route = "to" as well`},
+		{"by_domain to nowhere", vhost + "route = \"to\"\nby_domain = { \"example2.com\" = \"other\" }\n",
+			`vhost "example1.com".by_domain."example2.com": there is no upstream "other"`, `there is "tigase"`},
+		{"by_domain without quotes", vhost + "route = \"to\"\nby_domain = { example2.com = \"tigase\" }\n",
+			`vhost "example1.com".by_domain.example2: is a table, want a string`, `a domain with dots stands in quotes: "example2.com" = "other"`},
+		{"bosh", vhost + "bosh = \"127.0.0.1\"\n", `vhost "example1.com".bosh: "127.0.0.1": no "//" behind the scheme`, ""},
+		{"link", vhost + "links = [{ href = \"https://example1.com/\" }]\n", `vhost "example1.com".links #1.rel: is missing`, ""},
+		{"link that is no URL", vhost + "links = [{ rel = \"a\" }]\n", `vhost "example1.com".links "a".href: "": want a URL`, ""},
+		{"link that is a string", vhost + "links = \"https://example1.com/\"\n",
+			`vhost "example1.com".links #1: "https://example1.com/" is a string, want a table`, ""},
+		{"pace", small + "[drain]\npace = -1\n", `drain.pace: -1 is negative`, ""},
+		{"redirect", small + "[drain]\nredirect = [\"nodes\", \"ws://b.example1.com/\"]\n",
+			`drain.redirect: "ws://b.example1.com/": scheme "ws" is not wss`, `write "wss://HOST:5291/", or "nodes" for the public URLs of the other nodes`},
+		{"sample", small + "[log]\nsample = -2\n", `log.sample: -2 is negative`, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := everything(test.data)
+			ce, ok := errors.AsType[*ConfigError](err)
+			if !ok || len(ce.Mistakes) != 1 {
+				t.Fatalf("err = %v; want one mistake, %q", err, test.want)
+			}
+			if m := ce.Mistakes[0]; m.String() != test.want || m.Hint != test.hint {
+				t.Errorf("mistake = %q, hint %q; want %q, hint %q", m, m.Hint, test.want, test.hint)
+			}
+		})
+	}
+}
+
+// One run shows all mistakes, in the order of the file, whatever the order of
+// a map: those of the decoder and of the checks among each other.
+func TestAllMistakesAtOnce(t *testing.T) {
+	const data = `
+watch_confg = true
+[limits]
+message = "1M"
+connections = "many"
+[[vhost]]
+names = ["example1.com", "a b"]
+upstream = "tigsae"
+[[vhost]]
+names = "EXAMPLE1.com."
+nod = "x"
+[upstream.tigase]
+nodes = ["http://127.0.0.1:5290/", { name = "a", ulr = "ws://x/" }]
+dial_timeout = 5
+[listen]
+wss = ["5291", ":1", "0.0.0.0:1"]
+`
+	const want = `config.toml: unknown key "watch_confg"
+  hint: did you mean "watch_config"?
+config.toml: limits.message: "1M" is not a size
+  hint: a size is a whole number and a unit: "512B", "64KiB", "1MiB", or bytes without a unit
+config.toml: limits.connections: "many" is a string, want a whole number
+config.toml: vhost "example1.com".names: "a b" has a character that no DNS name has
+config.toml: vhost "example1.com".upstream: there is no upstream "tigsae"
+  hint: did you mean "tigase"?
+config.toml: vhost "EXAMPLE1.com.".names: "EXAMPLE1.com." is a name of vhost "example1.com" too
+  hint: a server name belongs to one vhost
+config.toml: vhost "EXAMPLE1.com.": unknown key "nod"
+  hint: did you mean "node"?
+config.toml: upstream.tigase.nodes "a": unknown key "ulr"
+  hint: did you mean "url"?
+config.toml: upstream.tigase.nodes: "http://127.0.0.1:5290/": scheme "http" is not ws, wss, ws+unix or srv+ws
+  hint: the upstream speaks WebSocket; write "ws://127.0.0.1:5290/"
+config.toml: upstream.tigase.nodes "a".url: is missing
+config.toml: upstream.tigase.dial_timeout: 5 has no unit
+  hint: write "5s" for seconds
+config.toml: listen.wss: "5291" is not of the form HOST:PORT
+  hint: write ":5291", "127.0.0.1:5291", "[::1]:5291" or "unix:/path/to/socket"
+config.toml: listen.wss: "0.0.0.0:1" is taken by listen.wss already`
+	for range 20 { // maps have another order each time
+		_, err := parseConfig("config.toml", []byte(data))
+		if err == nil || err.Error() != want {
+			t.Fatalf("err =\n%v\nwant\n%s", err, want)
+		}
+	}
+}
+
+// What is no TOML is shown with a caret below the place.
+func TestSyntaxErrorHasCaret(t *testing.T) {
+	_, err := parseConfig("config.toml", []byte("[log]\n\tlevel = \"info\n"))
+	const want = `config.toml: line 2, column 15: strings cannot contain newlines
+      1 | [log]
+      2 |         level = "info
+                               ^`
+	if err == nil || err.Error() != want {
+		t.Errorf("err =\n%v\nwant\n%s", err, want)
+	}
+}
+
+func TestSmallestFile(t *testing.T) {
+	cfg, err := everything(small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.Listen.WSS; !slices.Equal(got, []string{":5291"}) {
+		t.Errorf("listen.wss = %q, want the default", got)
+	}
+	if n := cfg.Upstream["tigase"].Nodes[0]; n.Name != "127.0.0.1:5290" || n.Weight != 1 {
+		t.Errorf("node has name %q and weight %d; want host and port, and 1", n.Name, n.Weight)
+	}
+}
+
+// Values come out in the form that the packages want.
+func TestNormalForms(t *testing.T) {
+	cfg, err := parse("/etc/wssgate/config.toml", []byte(`
+[listen]
+wss = ["unix:run/gate.sock", "localhost:0"]
+proxy_protocol = ["192.0.2.7", "2001:db8::/32"]
+[certificates]
+directory = "tls"
+[acme]
+cache = "/var/lib/wssgate"
+[upstream.a]
+nodes = ["wss://Node.Example1.com/", "ws+unix:///run/a.sock:/ws", "srv+ws://_xmpp._tcp.example1.com"]
+server_name = "XMPP.example1.com."
+[[vhost]]
+names = ["Bücher.Example1.com.", "*.EXAMPLE1.com"]
+domains = ["*.Example2.COM"]
+origins = ["HTTPS://Chat.example1.com:443", "null", "https://*.Example2.com:8443"]
+route = "to"
+by_domain = { "Example3.com" = "a" }
+[limits]
+message = 65536
+client_backlog = "128 kB"
+[timeouts]
+ping = 0
+[drain]
+timeout = "1m30s"
+`), []string{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, u := cfg.Vhost[0], cfg.Upstream["a"]
+	for _, test := range []struct {
+		what      string
+		got, want []string
+	}{
+		{"listen.wss", cfg.Listen.WSS, []string{"unix:/etc/wssgate/run/gate.sock", "localhost:0"}},
+		{"listen.proxy_protocol", cfg.Listen.ProxyProtocol, []string{"192.0.2.7/32", "2001:db8::/32"}},
+		{"folders", []string{cfg.Certificates.Directory, cfg.ACME.Cache}, []string{"/etc/wssgate/tls", "/var/lib/wssgate"}},
+		{"nodes", []string{u.Nodes[0].Name, u.Nodes[1].Name, u.Nodes[2].Name},
+			[]string{"node.example1.com:443", "/run/a.sock", "_xmpp._tcp.example1.com"}},
+		{"server_name", []string{u.ServerName}, []string{"xmpp.example1.com"}},
+		{"vhost.names", v.Names, []string{"xn--bcher-kva.example1.com", "*.example1.com"}},
+		{"vhost.domains", v.Domains, []string{"*.example2.com"}},
+		{"vhost.origins", v.Origins, []string{"https://chat.example1.com", "null", "https://*.example2.com:8443"}},
+		{"vhost.upstream", []string{v.Upstream, v.ByDomain["example3.com"]}, []string{"a", "a"}},
+	} {
+		if !slices.Equal(test.got, test.want) {
+			t.Errorf("%s = %q, want %q", test.what, test.got, test.want)
+		}
+	}
+	if cfg.Limits.Message != 1<<16 || cfg.Limits.ClientBacklog != 128_000 {
+		t.Errorf("sizes = %d, %d; want 65536, 128000", cfg.Limits.Message, cfg.Limits.ClientBacklog)
+	}
+	if cfg.Timeouts.Ping != 0 || cfg.Drain.Timeout != 90*time.Second {
+		t.Errorf("durations = %v, %v; want 0, 1m30s", cfg.Timeouts.Ping, cfg.Drain.Timeout)
+	}
+}
+
+// Every upstream and every vhost begins with the defaults, not with what
+// another one was given.
+func TestDefaultsOfEachTable(t *testing.T) {
+	cfg, err := everything(`
+[upstream.a]
+nodes = [{ url = "ws://127.0.0.1/", weight = 7 }, { url = "ws://127.0.0.2/" }]
+balance = "hash"
+health = { interval = "1m" }
+[upstream.b]
+nodes = "ws://127.0.0.1/"
+[[vhost]]
+names = "a.example1.com"
+upstream = "a"
+route = "to"
+[[vhost]]
+names = "b.example1.com"
+upstream = "b"
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := cfg.Upstream["a"], cfg.Upstream["b"]
+	if a.Balance != "hash" || b.Balance != "least" || a.Health.Interval != time.Minute || b.Health.Interval != 10*time.Second {
+		t.Errorf("upstreams = %+v, %+v", a, b)
+	}
+	if a.Health.Timeout != 5*time.Second {
+		t.Errorf("health.timeout = %v; want the default, for only interval was given", a.Health.Timeout)
+	}
+	if a.Nodes[0].Weight != 7 || a.Nodes[1].Weight != 1 {
+		t.Errorf("weights = %d, %d; want 7, 1", a.Nodes[0].Weight, a.Nodes[1].Weight)
+	}
+	if cfg.Vhost[0].Route != "to" || cfg.Vhost[1].Route != "name" {
+		t.Errorf("routes = %q, %q; want to, name", cfg.Vhost[0].Route, cfg.Vhost[1].Route)
+	}
+}
+
+// A file that can't be read is a mistake like any other.
+func TestUnreadableFile(t *testing.T) {
+	dir := t.TempDir()
+	utf16 := filepath.Join(dir, "utf16.toml")
+	if err := os.WriteFile(utf16, []byte("\xff\xfe[\x00"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		filepath.Join(dir, "none.toml"):   "no such file or directory",
+		dir:                               "is a directory, want a file",
+		filepath.Join(dir, "none", "a"):   "no such file or directory",
+		filepath.Join(utf16, "in a file"): "not a directory",
+		utf16:                             "is UTF-16, want UTF-8",
+		"/dev/zero":                       "is longer than 16 MiB",
+	} {
+		_, err := loadConfig(file)
+		ce, ok := errors.AsType[*ConfigError](err)
+		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != want {
+			t.Errorf("loadConfig(%q) = %v; want %q", file, err, want)
+		}
+	}
+}
+
+// A byte order mark, as editors on Windows leave it, and their line ends do
+// no harm.
+func TestWindowsFile(t *testing.T) {
+	if _, err := everything("\ufeff" + strings.ReplaceAll(small, "\n", "\r\n")); err != nil {
+		t.Error(err)
+	}
+}
+
+// A key that no feature acts upon is refused, unless its value asks for
+// nothing; where the file does not have it, it is off.
+func TestNotYet(t *testing.T) {
+	refused := []string{"listen.admin", "upstream.*.balance = least", "upstream.*.redirects = off", "upstream.*.health", "acme", "vhost.domains"}
+	for _, test := range []struct{ data, want string }{
+		{small, ""},
+		{small + "balance = \"least\"\nredirects = \"off\"\n", ""},
+		{small + "balance = \"hash\"\n", "upstream.tigase.balance"},
+		{small + "redirects = \"follow\"\n", "upstream.tigase.redirects"},
+		{small + "health = { interval = 0 }\n", ""},
+		{small + "health = { interval = \"10s\" }\n", "upstream.tigase.health.interval"},
+		{small + "[upstream.tigase.health]\ndomain = \"example1.com\"\n", "upstream.tigase.health.domain"},
+		{small + "[acme]\nnames = []\n", ""},
+		{small + "[acme]\nnames = [\"not checked\"]\n", "acme.names"},
+		{small + "[listen]\nadmin = \"\"\n", ""},
+		{small + "[listen]\nadmin = \"127.0.0.1:9291\"\n", "listen.admin"},
+		{small + "[[vhost]]\nnames = \"a\"\ndomains = []\n", ""},
+		{small + "[[vhost]]\nnames = \"a\"\ndomains = \"a\"\n", `vhost "a".domains`},
+	} {
+		cfg, err := parse("config.toml", []byte(test.data), refused)
+		if test.want != "" {
+			ce, ok := errors.AsType[*ConfigError](err)
+			if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != test.want+": is not supported by this version yet" {
+				t.Errorf("%q: err = %v; want %q refused, and nothing else", test.data, err, test.want)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%q: %v", test.data, err)
+			continue
+		}
+		if u := cfg.Upstream["tigase"]; cfg.Listen.Admin != "" || u.Redirects != "off" || u.Balance != "least" || u.Health != (Health{}) {
+			t.Errorf("%q: admin %q, redirects %q, balance %q, health %+v; want all off", test.data, cfg.Listen.Admin, u.Redirects, u.Balance, u.Health)
+		}
+	}
+}
+
+// Files are relative to the configuration, whether it names them or leaves
+// them at their default, and whether it has their table or not.
+func TestRelativeFiles(t *testing.T) {
+	for _, data := range []string{small, small + "[certificates]\n", small + "[certificates]\ndirectory = \"certs\"\n"} {
+		cfg, err := parse("/etc/wssgate/config.toml", []byte(data), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := cfg.Certificates.Directory, "/etc/wssgate/certs"; got != want {
+			t.Errorf("%q: directory = %q, want %q", data, got, want)
+		}
+	}
+}
+
+func TestParseDuration(t *testing.T) {
+	for s, want := range map[string]time.Duration{
+		"0": 0, "500ms": 500 * time.Millisecond, "1m30s": 90 * time.Second, "14d": 14 * 24 * time.Hour, "366d": maxDuration,
+	} {
+		if got, err := parseDuration(s); err != nil || got != want {
+			t.Errorf("parseDuration(%q) = %v, %v; want %v", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "d", "10", "1.5d", "-1d", "-0.1s", "367d", "999999999999d", "9999999h", "1e3s", "NaNs"} {
+		if got, err := parseDuration(s); err == nil {
+			t.Errorf("parseDuration(%q) = %v, want an error", s, got)
+		}
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for s, want := range map[string]Size{
+		"0": 0, "512": 512, "512B": 512, "64KiB": 65536, "64KB": 64000, "64 kib": 65536, "1MiB": 1 << 20, "3GB": 3e9, "1024GiB": maxSize,
+	} {
+		if got, err := parseSize(s); err != nil || got != want {
+			t.Errorf("parseSize(%q) = %d, %v; want %d", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "KiB", "64K", "1.5MiB", "-1", "-0x1", "1e3", "0x10", "64  KiB", "64KiB ", "1025GiB", "99999999999999999999"} {
+		if got, err := parseSize(s); err == nil {
+			t.Errorf("parseSize(%q) = %d, want an error", s, got)
+		}
+	}
+}
+
+// A size is written as it is read.
+func TestSizeString(t *testing.T) {
+	for size, want := range map[Size]string{0: "0", 1: "1", 1023: "1023", 1024: "1KiB", 1536: "1536", 1 << 20: "1MiB", 5 << 30: "5GiB"} {
+		if got := size.String(); got != want {
+			t.Errorf("Size(%d) = %q, want %q", int64(size), got, want)
+		}
+		if back, err := parseSize(size.String()); err != nil || back != size {
+			t.Errorf("parseSize(%q) = %d, %v; want %d", size, back, err, int64(size))
+		}
+	}
+}
+
+func TestClosest(t *testing.T) {
+	values := []string{"names", "node", "directory", "dial_timeout", "path", "ping", "pong"}
+	for word, want := range map[string]string{
+		"nodes":       "node",
+		"naems":       "names", // neighbours swapped
+		"dir":         "directory",
+		"dialTimeout": "dial_timeout",
+		"DIAL-TIMEOT": "dial_timeout",
+		"pign":        "ping",
+		"x":           "",
+		"":            "",
+		"certificate": "",
+		"éééé":        "",
+	} {
+		if got := closest(word, values); got != want {
+			t.Errorf("closest(%q) = %q, want %q", word, got, want)
+		}
+	}
+}
+
+// A key that belongs somewhere else is told where.
+func TestGuessOtherTable(t *testing.T) {
+	for data, want := range map[string]string{
+		small + "watch_config = true\n":               "it belongs at the top of the file, before the first table",
+		small + "weight = 2\n":                        `it belongs in a node's table: nodes = [{ name = "t1", url = "ws://…" }]`,
+		small + "[log]\ninterval = \"5s\"\n":          "it belongs in [upstream.NAME.health]",
+		small + "[log]\norigins = []\n":               "it belongs in [[vhost]]",
+		"message = 3\n" + small:                       "it belongs in [limits]",
+		"hanshake = \"3s\"\n" + small:                 `did you mean "handshake"? It belongs in [timeouts]`,
+		small + "[upstream.tigase.limits]\n":          "it belongs at the top of the file, before the first table",
+		small + "[[vhost]]\nnames = \"a\"\nwss = 1\n": "it belongs in [listen]",
+	} {
+		_, err := everything(data)
+		ce, ok := errors.AsType[*ConfigError](err)
+		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].Hint != want {
+			t.Errorf("%q: err = %v; want the hint %q", data, err, want)
+		}
+	}
+}
+
+func TestListenersCollide(t *testing.T) {
+	for _, test := range []struct {
+		a, b string
+		want bool
+	}{
+		{":5291", ":5291", true},
+		{":5291", "127.0.0.1:5291", true},
+		{"[::]:5291", "0.0.0.0:5291", true},
+		{"127.0.0.1:5291", "127.0.0.1:05291", true},
+		{"127.0.0.1:5291", "127.0.0.2:5291", false},
+		{":5291", ":5292", false},
+		{":0", ":0", false},
+		{"unix:/a", "unix:/a", true},
+		{"unix:/a", "unix:/b", false},
+		{"unix:/a", ":5291", false},
+	} {
+		a, b := listener{}, listener{}
+		var err1, err2 error
+		a.network, a.address, err1 = listenAddress(test.a)
+		b.network, b.address, err2 = listenAddress(test.b)
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		if a.collides(b) != test.want || b.collides(a) != test.want {
+			t.Errorf("%s beside %s: collides = %t, %t; want %t", test.a, test.b, a.collides(b), b.collides(a), test.want)
+		}
+	}
+}
