@@ -40,6 +40,7 @@ var commands = []command{
 	{"serve", "[-config FILE]", "serve until SIGTERM; SIGHUP reloads", serveCommand},
 	{"check", "[-config FILE]", "read everything, print what would be served", checkCommand},
 	{"certs", "[-json] [-within 14d]", "list certificates, their expiry and their problems", certsCommand},
+	{"probe", "URL [-domain D] [-ca FILE]", "go a client's way and say how each step went", probeCommand},
 	{"version", "", "print the version", versionCommand},
 }
 

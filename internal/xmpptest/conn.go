@@ -435,9 +435,13 @@ func closeWrite(nc net.Conn) {
 	nc.Close()
 }
 
-// reset closes so that the peer sees a reset.
+// reset closes so that the peer sees a reset, below TLS too.
 func reset(nc net.Conn) {
-	if tcp, ok := unwrap(nc).(*net.TCPConn); ok {
+	nc = unwrap(nc)
+	if over, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		nc = over.NetConn()
+	}
+	if tcp, ok := nc.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
 	}
 	nc.Close()

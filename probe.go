@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"wssgate/probe"
+)
+
+// probeCommand is "wssgate probe": exit status 0 only if all is well.
+func probeCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	f := newFlags("probe", "URL [-domain D] [-ca FILE] [-connect HOST:PORT] [-timeout D] [-json]",
+		`Goes the way of an XMPP client, says how each step went and how long it took:
+TCP, TLS, certificate, opening handshake, stream, features. Logs in to nothing.
+Exit status: 0 all is well, 1 something is not, 2 usage.
+
+  wssgate probe wss://example1.com:5291/
+  wssgate probe wss://t2.example1.com:5291/ -domain example2.com
+  wssgate probe wss://example1.com:5291/ -connect 192.0.2.1:5291 -ca ca.pem
+  wssgate probe ws://127.0.0.1:5290/ -domain example1.com     (the upstream itself)`)
+	domain := f.String("domain", "", "the XMPP `DOMAIN` to open a stream to (default: the URL's host)")
+	caFile := f.String("ca", "", "trust the root certificates in `FILE` (PEM) instead of the system's")
+	connect := f.String("connect", "", "connect to `HOST:PORT`, whatever the URL's host resolves to")
+	timeout := f.Duration("timeout", 10*time.Second, "how long each step may take")
+	asJSON := f.Bool("json", false, "print one JSON object")
+
+	args, urls := flagsFirst(f.FlagSet, args)
+	if status, done := f.parse(args, stdout, stderr); done {
+		return status
+	}
+	usage := func(problem string) int {
+		fmt.Fprintf(stderr, "wssgate probe: %s\n  hint: \"wssgate probe -h\" has examples\n", problem)
+		return exitUsage
+	}
+	switch {
+	case len(urls) == 0:
+		return usage("which URL?")
+	case len(urls) > 1:
+		return usage(fmt.Sprintf("one URL at a time, not %q too", urls[1]))
+	case *timeout <= 0:
+		return usage(fmt.Sprintf("-timeout %v: want more than 0", *timeout))
+	}
+	opts := probe.Options{URL: urls[0], Domain: *domain, Connect: *connect, Timeout: *timeout}
+	if *caFile != "" {
+		pem, err := os.ReadFile(*caFile)
+		if err != nil {
+			return usage(fmt.Sprintf("-ca: %v", err))
+		}
+		opts.RootCAs = x509.NewCertPool()
+		if !opts.RootCAs.AppendCertsFromPEM(pem) {
+			return usage(fmt.Sprintf("-ca: no certificate in %q", *caFile))
+		}
+	}
+
+	var each func(probe.Step)
+	if !*asJSON {
+		fmt.Fprintf(stdout, "probe %s\n\n", urls[0])
+		each = func(s probe.Step) { printStep(stdout, s) }
+	}
+	report, err := probe.Run(ctx, opts, each)
+	if err != nil {
+		return usage(strings.TrimPrefix(err.Error(), probe.ErrUsage.Error()+": "))
+	}
+	if *asJSON {
+		enc := json.NewEncoder(stdout)
+		enc.SetEscapeHTML(false)
+		enc.SetIndent("", "  ")
+		enc.Encode(report)
+	} else {
+		fmt.Fprintf(stdout, "\n%s\n", verdict(report))
+	}
+	if !report.OK {
+		return exitFailed
+	}
+	return exitOK
+}
+
+// flagsFirst parts flags from other arguments, wherever they stand, so that a
+// flag may come behind the URL.
+func flagsFirst(fs *flag.FlagSet, args []string) (flags, others []string) {
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		name := strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-")
+		switch {
+		case arg == "--":
+			return flags, append(others, args[i+1:]...)
+		case len(arg) < 2 || arg[0] != '-':
+			others = append(others, arg)
+			continue
+		}
+		flags = append(flags, arg)
+		known := fs.Lookup(name)
+		if known == nil { // "-name=value", or a mistake that Parse reports
+			continue
+		}
+		if b, ok := known.Value.(interface{ IsBoolFlag() bool }); ok && b.IsBoolFlag() {
+			continue
+		}
+		if i++; i < len(args) {
+			flags = append(flags, args[i])
+		}
+	}
+	return flags, others
+}
+
+// printStep prints a step as a line, with what else there is to say below it.
+func printStep(w io.Writer, s probe.Step) {
+	const indent = "                                 "
+	word := "ok"
+	if !s.OK() {
+		word = "FAILED"
+	}
+	fmt.Fprintf(w, "  %-12s %-6s %7.1f ms", s.Name, word, s.Millis)
+	sep := "  "
+	for _, fact := range s.Facts {
+		fmt.Fprintf(w, "%s%s\n", sep, fact)
+		sep = indent
+	}
+	for _, note := range s.Notes {
+		fmt.Fprintf(w, "%snote: %s\n", sep, note)
+		sep = indent
+	}
+	if len(s.Facts)+len(s.Notes) == 0 {
+		fmt.Fprintln(w)
+	}
+	for _, problem := range s.Problems {
+		fmt.Fprintf(w, "    %s\n", problem.Text)
+		if problem.Hint != "" {
+			fmt.Fprintf(w, "      hint: %s\n", problem.Hint)
+		}
+	}
+}
+
+// verdict is the last line.
+func verdict(r *probe.Report) string {
+	var took time.Duration
+	var failed []string
+	for _, s := range r.Steps {
+		took += s.Took
+		if !s.OK() {
+			failed = append(failed, s.Name)
+		}
+	}
+	if r.OK {
+		return fmt.Sprintf("all is well, in %.1f ms", float64(took.Microseconds())/1000)
+	}
+	return "not well: " + strings.Join(failed, ", ")
+}

@@ -1,0 +1,389 @@
+package probe
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"wssgate/internal/certtest"
+	"wssgate/internal/leaktest"
+	"wssgate/internal/xmpptest"
+
+	"github.com/gobwas/ws"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+var (
+	ca    = certtest.NewCA("probe test CA")
+	other = certtest.NewCA("somebody else's CA")
+)
+
+// gate is an XMPP server behind TLS on 127.0.0.1; what the hello gets is up to
+// config.
+func gate(t *testing.T, cfg xmpptest.Config, config *tls.Config) (addr string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr = ln.Addr().String()
+	if config != nil {
+		ln = tls.NewListener(ln, config)
+	}
+	s := xmpptest.New(cfg)
+	s.Start(ln)
+	t.Cleanup(func() { s.Close() })
+	return addr
+}
+
+func with(pair *certtest.Pair) *tls.Config {
+	return &tls.Config{Certificates: []tls.Certificate{*pair.TLS()}}
+}
+
+func good() *tls.Config { return with(ca.Issue("example1.com")) }
+
+// run probes wss://example1.com:5291/ at addr.
+func run(t *testing.T, addr string, opts Options) *Report {
+	t.Helper()
+	if opts.URL == "" {
+		opts.URL = "wss://example1.com:5291/"
+	}
+	if opts.Connect == "" {
+		opts.Connect = addr
+	}
+	if opts.RootCAs == nil {
+		opts.RootCAs = ca.Pool()
+	}
+	var seen []Step
+	r, err := Run(t.Context(), opts, func(s Step) { seen = append(seen, s) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(seen) != len(r.Steps) {
+		t.Errorf("each was called %d times, want once for each of %d steps", len(seen), len(r.Steps))
+	}
+	return r
+}
+
+// steps names the steps of a report, failed ones with "!".
+func steps(r *Report) string {
+	var all []string
+	for _, s := range r.Steps {
+		if s.OK() {
+			all = append(all, s.Name)
+		} else {
+			all = append(all, s.Name+"!")
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+const allSteps = "connect tls certificate websocket stream features"
+
+func TestAllIsWell(t *testing.T) {
+	for name, habits := range map[string]xmpptest.Habits{"polite": {}, "tigase": xmpptest.Tigase()} {
+		t.Run(name, func(t *testing.T) {
+			addr := gate(t, xmpptest.Config{Domains: []string{"example1.com"}, Habits: habits},
+				with(ca.Intermediate("R1").Issue("example1.com", "*.example1.com")))
+			r := run(t, addr, Options{Timeout: 2 * time.Second})
+			if steps(r) != allSteps || !r.OK {
+				t.Fatalf("steps = %s; %+v", steps(r), r.Steps)
+			}
+			if r.Address != addr || r.ServerName != "example1.com" || r.TLS.Protocol != "TLS 1.3" || r.TLS.Group != "X25519MLKEM768" ||
+				r.Subprotocol != "xmpp" || r.StreamFrom != "example1.com" || !slices.Equal(r.Mechanisms, []string{"ANONYMOUS", "PLAIN"}) {
+				t.Errorf("report = %+v", r)
+			}
+			c := r.Certificate
+			if !slices.Equal(c.Names, []string{"example1.com", "*.example1.com"}) || c.Issuer != "R1" || c.Key != "ECDSA P-256" ||
+				!slices.Equal(c.Chain, []string{"example1.com", "R1"}) || c.DaysLeft != 89 {
+				t.Errorf("certificate = %+v", c)
+			}
+		})
+	}
+}
+
+// The upstream itself may be probed, without TLS.
+func TestPlain(t *testing.T) {
+	addr := gate(t, xmpptest.Config{Habits: xmpptest.Tigase()}, nil)
+	r := run(t, addr, Options{URL: "ws://" + addr, Domain: "example1.com"})
+	if got, want := steps(r), "connect websocket stream features"; got != want || !r.OK {
+		t.Errorf("steps = %s, want %s", got, want)
+	}
+}
+
+func TestIPv6(t *testing.T) {
+	ln, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := xmpptest.New(xmpptest.Config{})
+	s.Start(tls.NewListener(ln, with(ca.Issue("::1"))))
+	defer s.Close()
+	r, err := Run(t.Context(), Options{URL: "wss://" + ln.Addr().String() + "/", RootCAs: ca.Pool(), Domain: "example1.com"}, nil)
+	if err != nil || !r.OK || r.ServerName != "" || !strings.HasPrefix(r.Address, "[::1]:") {
+		t.Errorf("report = %+v, %v", r, err)
+	}
+}
+
+// Each fault is named in plain words, with a hint, at its step.
+func TestFaults(t *testing.T) {
+	expired := certtest.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().AddDate(0, 0, -90), NotAfter: time.Now().Add(-12*24*time.Hour - time.Hour)}
+	future := certtest.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().Add(24 * time.Hour)}
+	leafOnly := with(ca.Intermediate("R1").Issue("example1.com"))
+	leafOnly.Certificates[0].Certificate = leafOnly.Certificates[0].Certificate[:1]
+	rude := func(when xmpptest.Moment, b []byte, then xmpptest.Ending) xmpptest.Config {
+		return xmpptest.Config{Rude: xmpptest.Outburst{When: when, Bytes: b, Then: then}}
+	}
+	silent := rude(xmpptest.AtRequest, nil, xmpptest.Silence)
+	seeOther := xmpptest.Tigase()
+	seeOther.Redirect = func(xmpptest.Open) string { return "ws://t2.example1.com:5290/" }
+
+	for _, tt := range []struct {
+		name    string
+		cfg     xmpptest.Config
+		tls     *tls.Config
+		timeout time.Duration
+		steps   string
+		text    string // in the first problem
+		hint    string
+	}{
+		{"certificate for another name", xmpptest.Config{}, with(ca.Issue("example2.com", "www.example2.com")), 0,
+			"connect tls certificate! websocket stream features", `certificate is for "example2.com", "www.example2.com", not for "example1.com"`, "wssgate certs"},
+		{"unknown authority", xmpptest.Config{}, with(other.Intermediate("R9").Issue("example1.com")), 0,
+			"connect tls certificate! websocket stream features", `unknown authority "somebody else's CA"`, "-ca FILE"},
+		{"intermediate missing", xmpptest.Config{}, leafOnly, 0,
+			"connect tls certificate! websocket stream features", `unknown authority "R1", and the server sent the leaf alone`, "full chain"},
+		{"self-signed", xmpptest.Config{}, with(certtest.SelfSigned(certtest.Spec{Names: []string{"example1.com"}})), 0,
+			"connect tls certificate! websocket stream features", "self-signed", "Tigase"},
+		{"expired", xmpptest.Config{}, with(ca.IssueSpec(expired)), 0,
+			"connect tls certificate! websocket stream features", "certificate expired " + expired.NotAfter.Format(time.DateOnly) + ", 12 days ago", "renew"},
+		{"not yet valid", xmpptest.Config{}, with(ca.IssueSpec(future)), 0,
+			"connect tls certificate! websocket stream features", "not valid before " + future.NotBefore.UTC().Format(time.DateOnly), "clock"},
+		{"unrecognized_name", xmpptest.Config{}, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }}, 0,
+			"connect tls!", `alert unrecognized_name: the server has no certificate for "example1.com"`, "wssgate certs"},
+		{"internal_error", xmpptest.Config{}, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("x") }}, 0,
+			"connect tls!", "alert internal_error", "log"},
+		{"no TLS 1.2 or 1.3", xmpptest.Config{}, &tls.Config{Certificates: good().Certificates, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}, 0,
+			"connect tls!", "protocol_version", ""},
+		{"plain port", xmpptest.Config{Rude: xmpptest.Outburst{When: xmpptest.AtAccept, Bytes: xmpptest.BadRequest, Then: xmpptest.FIN}}, nil, 0,
+			"connect tls!", "plain HTTP, not TLS", "ws://example1.com:5291/"},
+		{"garbage instead of TLS", rude(xmpptest.AtAccept, xmpptest.Garbage, xmpptest.FIN), nil, 0,
+			"connect tls!", "not TLS", "ws://"},
+		{"FIN instead of TLS", rude(xmpptest.AtAccept, nil, xmpptest.FIN), nil, 0,
+			"connect tls!", "closed the connection without a word", "limit"},
+		{"reset instead of 101", rude(xmpptest.AtRequest, nil, xmpptest.RST), good(), 0,
+			"connect tls certificate websocket!", "reset the connection", "log"},
+		{"silence instead of TLS", rude(xmpptest.AtAccept, nil, xmpptest.Silence), nil, 50 * time.Millisecond,
+			"connect tls!", "within 50ms", "TLS"},
+		{"silence instead of 101", silent, good(), 300 * time.Millisecond,
+			"connect tls certificate websocket!", "within 300ms", "upstream"},
+		{"garbage instead of 101", rude(xmpptest.AtRequest, xmpptest.Garbage, xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket!", "no HTTP", "another service"},
+		{"half of a 101", rude(xmpptest.AtRequest, xmpptest.HalfUpgrade, xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket!", "broken or cut short", ""},
+		{"404", rude(xmpptest.AtRequest, xmpptest.HTTP("404 Not Found", "<html><h1>\nno such path\n</h1>"), xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket!", "answered 404 Not Found to the opening handshake, want 101: no such path", "path"},
+		{"502", rude(xmpptest.AtRequest, xmpptest.HTTP("502 Bad Gateway", "\x1b[31mupstream\n"), xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket!", "want 101: ·[31mupstream", "[upstream]"},
+		{"redirect", rude(xmpptest.AtRequest, []byte("HTTP/1.1 302 Found\r\nLocation: https://example9.com/\r\nContent-Length: 0\r\n\r\n"), xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket!", "302 Found", "https://example9.com/"},
+		{"Tigase's 400", rude(xmpptest.AtRequest, xmpptest.BadRequest, xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket!", "answered 400 Bad request", "subprotocol"},
+		{"wrong accept key", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: x\r\n\r\n"), xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket!", "does not fit our key", "cache"},
+		{"no subprotocol", xmpptest.Config{Habits: xmpptest.Habits{NoSubprotocol: true}}, good(), 0,
+			"connect tls certificate websocket!", `no subprotocol agreed on, want "xmpp"`, "browsers"},
+		{"unknown domain", xmpptest.Config{Domains: []string{"example2.com"}}, good(), 0,
+			"connect tls certificate websocket stream features!", "stream error host-unknown", "-domain"},
+		{"cluster redirect", xmpptest.Config{Habits: seeOther}, good(), 0,
+			"connect tls certificate websocket stream features!", `redirects to "ws://t2.example1.com:5290/"`, "public_url"},
+		{"silence instead of a stream", rude(xmpptest.AtFirstFrame, nil, xmpptest.Silence), good(), 300 * time.Millisecond,
+			"connect tls certificate websocket stream!", "within 300ms", "silent"},
+		{"FIN instead of a stream", rude(xmpptest.AtFirstFrame, nil, xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket stream!", "closed the connection", ""},
+		{"half a frame", rude(xmpptest.AtFirstFrame, xmpptest.HalfFrame, xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket stream!", "closed the connection", ""},
+		{"masked frame", rude(xmpptest.AtFirstFrame, xmpptest.Masked, xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket stream!", "breaks RFC 6455", ""},
+		{"huge frame", rude(xmpptest.AtFirstFrame, xmpptest.HugeLength, xmpptest.Silence), good(), 0,
+			"connect tls certificate websocket stream!", "a frame of 9223372036854775807 bytes", ""},
+		{"negative length", rude(xmpptest.AtFirstFrame, xmpptest.NegativeLength, xmpptest.Silence), good(), 0,
+			"connect tls certificate websocket stream!", "significant bit", ""},
+		{"an echo is no XMPP", xmpptest.Config{Echo: true}, good(), 0,
+			"connect tls certificate websocket stream features!", "", ""},
+		{"no XML", rude(xmpptest.AtFirstFrame, ws.MustCompileFrame(ws.NewTextFrame([]byte("hello"))), xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket stream!", `sent "hello", which is no XML`, "RFC 7395"},
+		{"Close 1012", rude(xmpptest.AtFirstFrame, ws.MustCompileFrame(ws.NewCloseFrame(ws.NewCloseFrameBody(1012, "upstream gone"))), xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket stream!", "closed the WebSocket with 1012: upstream gone", "XMPP server"},
+		{"Close without code", rude(xmpptest.AtFirstFrame, []byte{0x88, 0}, xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket stream!", "without a status code", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			if tt.name == "an echo is no XMPP" { // our own <open/> comes back, and no features do
+				tt.timeout = 300 * time.Millisecond
+			}
+			r := run(t, gate(t, tt.cfg, tt.tls), Options{Timeout: tt.timeout})
+			if r.OK || steps(r) != tt.steps {
+				t.Errorf("ok = %v, steps = %s; want %s\n%+v", r.OK, steps(r), tt.steps, r.Steps)
+			}
+			var first Problem
+			for _, s := range r.Steps {
+				if !s.OK() {
+					first = s.Problems[0]
+					break
+				}
+			}
+			if !strings.Contains(first.Text, tt.text) {
+				t.Errorf("problem = %q, want %q in it", first.Text, tt.text)
+			}
+			if tt.hint != "" && !strings.Contains(first.Hint, tt.hint) {
+				t.Errorf("hint = %q, want %q in it", first.Hint, tt.hint)
+			}
+		})
+	}
+}
+
+// A certificate may be wrong in more than one way; all are named.
+func TestAllFaultsOfACertificate(t *testing.T) {
+	pair := other.IssueSpec(certtest.Spec{Names: []string{"example2.com"}, NotBefore: time.Now().AddDate(0, 0, -90), NotAfter: time.Now().Add(-time.Hour)})
+	r := run(t, gate(t, xmpptest.Config{}, with(pair)), Options{})
+	problems := r.Steps[2].Problems
+	if len(problems) != 3 {
+		t.Errorf("problems = %+v; want name, expiry, authority", problems)
+	}
+}
+
+func TestSoonExpiring(t *testing.T) {
+	pair := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().Add(50 * time.Hour)})
+	r := run(t, gate(t, xmpptest.Config{}, with(pair)), Options{})
+	if notes := r.Steps[2].Notes; !r.OK || len(notes) != 1 || notes[0] != "expires in 2 days: renew it now" {
+		t.Errorf("ok = %v, notes = %q", r.OK, notes)
+	}
+}
+
+func TestConnectFaults(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	ln.Close()
+	r := run(t, addr, Options{})
+	if p := r.Steps[0].Problems; len(p) != 1 || p[0].Text != addr+" refused the connection" {
+		t.Errorf("problems = %+v", p)
+	}
+	r = run(t, "name.invalid:5291", Options{Timeout: 5 * time.Second})
+	if p := r.Steps[0].Problems; len(p) != 1 || !strings.Contains(p[0].Text, `"name.invalid"`) {
+		t.Errorf("problems = %+v", p)
+	}
+}
+
+// A web server without an upgrade answers 200, or whatever it has.
+func TestWebServer(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "<p>Welcome!</p>") }))
+	s.TLS = good()
+	s.StartTLS()
+	defer s.Close()
+	r := run(t, s.Listener.Addr().String(), Options{})
+	p := r.Steps[3].Problems
+	if len(p) != 1 || !strings.HasSuffix(p[0].Text, "answered 200 OK to the opening handshake, want 101: Welcome!") {
+		t.Errorf("problems = %+v", p)
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	addr := gate(t, xmpptest.Config{Rude: xmpptest.Outburst{When: xmpptest.AtRequest, Then: xmpptest.Silence}}, good())
+	r, err := Run(ctx, Options{URL: "wss://example1.com", Connect: addr, RootCAs: ca.Pool()}, func(s Step) {
+		if s.Name == "certificate" {
+			time.AfterFunc(10*time.Millisecond, cancel)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := r.Steps[len(r.Steps)-1]; last.Name != "websocket" || last.Problems[0].Text != "interrupted" {
+		t.Errorf("last step = %+v", last)
+	}
+}
+
+// What Options mean: default ports, IPv6, other alphabets, -connect.
+func TestPrepare(t *testing.T) {
+	for _, tt := range []struct{ url, connect, addr, want, domain string }{
+		{"wss://example1.com", "", "example1.com:443", "wss://example1.com/", "example1.com"},
+		{"ws://example1.com/xmpp-websocket", "", "example1.com:80", "ws://example1.com/xmpp-websocket", "example1.com"},
+		{"example1.com:5291", "", "example1.com:5291", "wss://example1.com:5291/", "example1.com"},
+		{"wss://[2001:db8::1]", "", "[2001:db8::1]:443", "wss://[2001:db8::1]/", "2001:db8::1"},
+		{"wss://[::1]:5291/?x", "", "[::1]:5291", "wss://[::1]:5291/?x", "::1"},
+		{"wss://Bücher.example:5291/", "", "xn--bcher-kva.example:5291", "wss://xn--bcher-kva.example:5291/", "Bücher.example"},
+		{"wss://example1.com.:5291/", "", "example1.com:5291", "wss://example1.com:5291/", "example1.com"},
+		{"wss://example1.com:5291/", "127.0.0.1:1", "127.0.0.1:1", "wss://example1.com:5291/", "example1.com"},
+		{"wss://example1.com:5291/", "127.0.0.1", "127.0.0.1:5291", "wss://example1.com:5291/", "example1.com"},
+		{"wss://example1.com/", "::1", "[::1]:443", "wss://example1.com/", "example1.com"},
+		{"wss://example1.com/", "[::1]", "[::1]:443", "wss://example1.com/", "example1.com"},
+	} {
+		p := &prober{Options: Options{URL: tt.url, Connect: tt.connect}, report: &Report{}}
+		if err := p.prepare(); err != nil || p.addr != tt.addr || p.report.URL != tt.want || p.Domain != tt.domain {
+			t.Errorf("%q -connect %q = %s, %s, %s, %v; want %s, %s, %s", tt.url, tt.connect, p.addr, p.report.URL, p.Domain, err, tt.addr, tt.want, tt.domain)
+		}
+	}
+	for _, bad := range []string{"", "https://example1.com/", "wss://", "wss://:5291/", "wss://a b/", "wss://u@example1.com/", "wss://-.-/", "wss://example1.com:x/", "wss://example1.com/#x"} {
+		if _, err := Run(t.Context(), Options{URL: bad}, nil); !errors.Is(err, ErrUsage) {
+			t.Errorf("%q: err = %v, want ErrUsage", bad, err)
+		}
+	}
+}
+
+// The JSON is for machines: names and numbers that stay.
+func TestJSON(t *testing.T) {
+	r := run(t, gate(t, xmpptest.Config{}, good()), Options{})
+	b, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		OK          bool
+		Certificate struct{ Days_left int }
+		Steps       []struct {
+			Step     string
+			MS       float64
+			Problems []struct{ Problem, Hint string }
+		}
+	}
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	if !got.OK || got.Certificate.Days_left != 89 || len(got.Steps) != 6 || got.Steps[5].Step != "features" || got.Steps[5].MS <= 0 {
+		t.Errorf("%s = %+v", b, got)
+	}
+}
+
+// Whatever a server sends, a terminal gets printable text.
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain": "plain", "\x1b[2Jx": "·[2Jx", "a\xff\u202eb": "a··b",
+		strings.Repeat("é", 200): strings.Repeat("é", 119) + "…",
+	} {
+		if got := printable([]byte(in)); got != want {
+			t.Errorf("printable(%q) = %q; want %q", in, got, want)
+		}
+	}
+}
+
+func ExampleRun() {
+	_, err := Run(context.Background(), Options{URL: "https://example1.com/"}, nil)
+	fmt.Println(err)
+	// Output: usage: "https://example1.com/": scheme "https" is not wss or ws
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"wssgate/internal/certtest"
+	"wssgate/internal/xmpptest"
+)
+
+// The probe's exit status, output and flags, which may stand before and behind
+// the URL.
+func TestProbeCommand(t *testing.T) {
+	ca := certtest.NewCA("probe test CA")
+	caFile := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(caFile, ca.RootPEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	empty := filepath.Join(t.TempDir(), "empty.pem")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := xmpptest.New(xmpptest.Config{Domains: []string{"example1.com"}, Habits: xmpptest.Tigase()})
+	s.Start(tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{*ca.Issue("example1.com", "t1.example1.com").TLS()}}))
+	defer s.Close()
+
+	const url = "wss://example1.com:5291/"
+	for _, tt := range []struct {
+		args   []string
+		status int
+		stdout string // both hold this
+		stderr string
+	}{
+		{[]string{url, "-ca", caFile, "-connect", s.Addr()}, 0, "\nall is well, in ", ""},
+		{[]string{"-ca", caFile, url, "--connect=" + s.Addr()}, 0, "SASL ANONYMOUS, PLAIN\n", ""},
+		{[]string{"-ca", caFile, "-connect", s.Addr(), "-timeout", "1s", "--", url}, 0, "  stream       ok ", ""},
+		{[]string{"wss://t1.example1.com/", "-domain", "example1.com", "-ca", caFile, "-connect", s.Addr()}, 0, "to example1.com\n", ""},
+		{[]string{"wss://t1.example1.com/", "-ca", caFile, "-connect", s.Addr()}, 1, "\nnot well: features\n", ""},
+		{[]string{url, "-connect", s.Addr()}, 1, "    unknown authority \"probe test CA\"", ""},
+		{[]string{"wss://example2.com/", "-domain", "example1.com", "-ca", caFile, "-connect", s.Addr()}, 1, "not for \"example2.com\"\n      hint: ", ""},
+		{[]string{}, 2, "", "wssgate probe: which URL?\n  hint: "},
+		{[]string{url, url}, 2, "", "one URL at a time"},
+		{[]string{"https://example1.com/"}, 2, "", `scheme "https" is not wss or ws`},
+		{[]string{url, "-ca", "no/such/file"}, 2, "", "-ca: open no/such/file"},
+		{[]string{url, "-ca", empty}, 2, "", "-ca: no certificate in"},
+		{[]string{url, "-timeout", "0s"}, 2, "", "-timeout 0s"},
+		{[]string{url, "-domian", "x"}, 2, "", "did you mean -domain?"},
+		{[]string{"-h"}, 0, "usage: wssgate probe URL", ""},
+	} {
+		var stdout, stderr strings.Builder
+		status := probeCommand(t.Context(), tt.args, &stdout, &stderr)
+		if status != tt.status || !strings.Contains(stdout.String(), tt.stdout) || !strings.Contains(stderr.String(), tt.stderr) {
+			t.Errorf("probe %q = %d\nstdout: %s\nstderr: %s\nwant %d, %q, %q", tt.args, status, &stdout, &stderr, tt.status, tt.stdout, tt.stderr)
+		}
+	}
+
+	var stdout, stderr strings.Builder
+	status := probeCommand(t.Context(), []string{"-json", url, "-ca", caFile, "-connect", s.Addr()}, &stdout, &stderr)
+	var report struct{ OK bool }
+	if err := json.Unmarshal([]byte(stdout.String()), &report); err != nil || status != 0 || !report.OK {
+		t.Errorf("probe -json = %d, %s, %v", status, &stdout, err)
+	}
+}
+
+func TestFlagsFirst(t *testing.T) {
+	f := newFlags("probe", "", "")
+	f.String("ca", "", "")
+	f.Bool("json", false, "")
+	for _, tt := range []struct{ args, flags, others string }{
+		{"URL -ca FILE", "-ca FILE", "URL"},
+		{"-json URL", "-json", "URL"},
+		{"-ca=FILE URL --json", "-ca=FILE --json", "URL"},
+		{"-ca", "-ca", ""},
+		{"-ca -json URL", "-ca -json", "URL"},
+		{"-- -ca FILE", "", "-ca FILE"},
+		{"- -unknown URL", "-unknown", "- URL"},
+	} {
+		flags, others := flagsFirst(f.FlagSet, strings.Fields(tt.args))
+		if !slices.Equal(flags, strings.Fields(tt.flags)) || !slices.Equal(others, strings.Fields(tt.others)) {
+			t.Errorf("flagsFirst(%q) = %q, %q; want %q, %q", tt.args, flags, others, tt.flags, tt.others)
+		}
+	}
+}
