@@ -9,6 +9,7 @@ const (
 	tigaseOpen   = `<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='example2.com' id='tigase-error-tigase' version='1.0' xml:lang='en' />`
 	tigaseSeeURI = `<close xmlns='urn:ietf:params:xml:ns:xmpp-framing' see-other-uri='ws://t2.example1.com:5290/' />`
 	tigaseStream = `<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' id='tigase-error-tigase' from='example2.com' version='1.0' xml:lang='en'>`
+	prosodyOpen  = `<open id='e49d1901-dbef-43ad-ae67-b84bfec7951f' xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='localhost' version='1.0' to='a@localhost' xml:lang='en'/>`
 	seeHost      = `<stream:error><see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>t2.example1.com</see-other-host></stream:error></stream:stream>`
 	hostUnknown  = `<stream:error xmlns:stream="http://etherx.jabber.org/streams"><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>`
 	features     = `<stream:features xmlns:stream="http://etherx.jabber.org/streams"><mechanisms xmlns="urn:ietf:params:xml:ns:xmpp-sasl"><mechanism>SCRAM-SHA-1</mechanism></mechanisms></stream:features>`
@@ -37,7 +38,9 @@ var upstreamAnswers = []struct {
 	{"error with the prefix undeclared", []string{tigaseOpen, `<stream:error><host-gone xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>`}, 2, Refused, "host-gone", "", "example2.com"},
 	{"Tigase goes on", []string{tigaseOpen, features}, 2, Accepted, "", "", "example2.com"},
 	{"goes on in one message", []string{tigaseStream + features}, 1, Accepted, "", "", "example2.com"},
-	{"Prosody, with white space", []string{" ", tigaseOpen + "\n", features}, 3, Accepted, "", "", "example2.com"},
+	{"Prosody goes on", []string{prosodyOpen, strings.Replace(features, ">", " xmlns='jabber:client'>", 1)}, 2, Accepted, "", "", "localhost"},
+	{"Prosody misses a domain", []string{prosodyOpen, `<stream:error xmlns:stream='http://etherx.jabber.org/streams' xmlns='jabber:client'><improper-addressing xmlns='urn:ietf:params:xml:ns:xmpp-streams'/><text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>A &apos;to&apos; attribute is required on stream headers</text></stream:error>`, closeA}, 2, Refused, ImproperAddressing, "", "localhost"},
+	{"with white space", []string{" ", tigaseOpen + "\n", features}, 3, Accepted, "", "", "example2.com"},
 	{"closes at once", []string{tigaseOpen, closeA}, 2, Closed, "", "", "example2.com"},
 	{"an empty see-other-uri", []string{tigaseOpen, strings.Replace(tigaseSeeURI, "ws://t2.example1.com:5290/", "", 1)}, 2, Closed, "", "", "example2.com"},
 	{"ends at once, older draft", []string{tigaseStream, "</stream:stream>"}, 2, Closed, "", "", "example2.com"},

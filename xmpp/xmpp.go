@@ -85,9 +85,8 @@ func (c Condition) isName() bool {
 	return c != ""
 }
 
-// StreamError says why a stream can't go on, in words for the peer. Text never
-// holds what only the operator should know, and nothing the peer itself sent
-// but a quoted domain.
+// StreamError says why a stream can't go on, in words for the peer: nothing that
+// only the operator should know, and nothing that the peer itself sent.
 type StreamError struct {
 	Condition Condition
 	Text      string // English
