@@ -10,8 +10,9 @@ import (
 
 // maxAnswer is how many bytes of an upstream's answer are looked at. The
 // verdict is found in the first 500; features, which may be longer, are known
-// by their name.
-const maxAnswer = 16 << 10
+// by their name. Each message with a '>' has them all parsed again, so that an
+// upstream that sends nothing else, byte by byte, costs 4096 such parses.
+const maxAnswer = 4 << 10
 
 // Verdict is what an upstream's first messages mean.
 type Verdict uint8

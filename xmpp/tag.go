@@ -1,0 +1,79 @@
+package xmpp
+
+import (
+	"bytes"
+	"encoding/xml"
+	"strings"
+)
+
+// startTag decodes one start tag, prefixes left as they are. It reports false
+// where it is not well-formed.
+func startTag(tag string) (xml.StartElement, bool) {
+	t, err := xml.NewDecoder(strings.NewReader(tag)).RawToken()
+	start, ok := t.(xml.StartElement)
+	return start, ok && err == nil
+}
+
+// resolve checks what encoding/xml does not: that prefixes are declared and
+// allowed, and that no attribute stands twice (Namespaces in XML 1.0, sections
+// 3, 5 and 6.3). It returns the namespace of the element.
+func resolve(start xml.StartElement) (space string, ok bool) {
+	spaces := map[string]string{"xml": nsXML} // by prefix; "" is the default
+	for _, a := range start.Attr {
+		prefix, isDecl := "", a.Name.Space == "" && a.Name.Local == "xmlns"
+		if a.Name.Space == "xmlns" {
+			prefix, isDecl = a.Name.Local, true
+		}
+		if !isDecl {
+			continue
+		}
+		_, twice := spaces[prefix]
+		switch {
+		case prefix == "xml" && a.Value == nsXML:
+		case twice, prefix == "xmlns", prefix != "" && a.Value == "", a.Value == nsXML, a.Value == nsXMLNS:
+			return "", false
+		}
+		spaces[prefix] = a.Value
+	}
+	seen := make(map[xml.Name]bool, len(start.Attr))
+	for _, a := range start.Attr {
+		name := a.Name
+		if strings.Contains(name.Local, ":") {
+			return "", false
+		}
+		if name.Space != "" && name.Space != "xmlns" {
+			if name.Space, ok = spaces[name.Space]; !ok {
+				return "", false
+			}
+		}
+		if seen[name] {
+			return "", false
+		}
+		seen[name] = true
+	}
+	space, ok = spaces[start.Name.Space]
+	return space, (ok || start.Name.Space == "") && !strings.Contains(start.Name.Local, ":")
+}
+
+// hasForeignEntity reports whether tag refers to an entity that only a document
+// type declaration could have declared.
+func hasForeignEntity(tag []byte) bool {
+	for {
+		_, after, found := bytes.Cut(tag, []byte{'&'})
+		if !found {
+			return false
+		}
+		tag = after
+		end := bytes.IndexAny(tag, ";&'\"<>= \t\r\n")
+		if end <= 0 || tag[end] != ';' || tag[0] == '#' {
+			continue
+		}
+		switch string(tag[:end]) {
+		case "lt", "gt", "amp", "apos", "quot":
+		default:
+			return true
+		}
+	}
+}
+
+func isSpace(b byte) bool { return b == ' ' || b == '\t' || b == '\r' || b == '\n' }
