@@ -33,11 +33,12 @@ type address struct {
 	dialing  int       // waiting for their turn included
 	nextTurn time.Time // of the pace that limits.rate sets
 
-	failures int       // in a row
-	outUntil time.Time // after a failure; zero: never failed since it worked
-	trial    bool      // a dial is finding out whether it works again
-	probeBad bool      // the last probes failed
-	warmFrom time.Time // slow start; zero: full share
+	failures   int       // in a row
+	outUntil   time.Time // after a failure; zero: never failed since it worked
+	trial      bool      // a dial is finding out whether it works again
+	probeBad   bool      // the last probes failed
+	probeFails int       // in a row
+	warmFrom   time.Time // slow start; zero: full share
 
 	dials    uint64 // since start
 	failed   uint64
@@ -134,10 +135,10 @@ func (a *address) broke(now time.Time, cause error, jitter float64) (first bool)
 // up notes that the address works. The caller holds a.mu.
 func (a *address) up(now time.Time) (back bool) {
 	back = !a.outUntil.IsZero() || a.probeBad
-	if a.failures > 1 || a.probeBad { // one failure may be an accident
+	if back && (a.failures > 1 || a.probeBad) { // one failure may be an accident
 		a.warmFrom = now
 	}
-	a.failures, a.outUntil, a.trial, a.probeBad = 0, time.Time{}, false, false
+	a.failures, a.outUntil, a.trial, a.probeBad, a.probeFails = 0, time.Time{}, false, false, 0
 	return back
 }
 

@@ -59,9 +59,16 @@ func (e *DialError) Unwrap() []error { return e.Causes }
 // Hint is what the operator may look at, or "".
 func (e *DialError) Hint() string {
 	for _, err := range e.Causes {
-		if h, ok := errors.AsType[*HandshakeError](err); ok && h.Hint != "" {
-			return h.Hint
+		if hint := hintOf(err); hint != "" {
+			return hint
 		}
+	}
+	return ""
+}
+
+func hintOf(err error) string {
+	if h, ok := errors.AsType[*HandshakeError](err); ok {
+		return h.Hint
 	}
 	return ""
 }
@@ -135,7 +142,7 @@ func (g *group) candidates(ctx context.Context, use func(*Node) (use, second boo
 		ok, second := use(n)
 		switch {
 		case !ok:
-		case n.Leaving():
+		case n.server.drained.Load():
 			fail.add(n, ErrDrained)
 		default:
 			before := len(out)
@@ -144,21 +151,20 @@ func (g *group) candidates(ctx context.Context, use func(*Node) (use, second boo
 			}
 		}
 	}
-	if len(out) > 0 {
-		return out
-	}
 	for _, n := range unanswered {
-		_, second := use(n)
-		select {
-		case <-n.server.answered:
-		case <-ctx.Done():
+		if len(out) == 0 {
+			select {
+			case <-n.server.answered:
+			case <-ctx.Done():
+			}
+			_, second := use(n)
+			collect(n, second)
 		}
-		if collect(n, second); len(out) > 0 {
-			return out
+		if len(out) == 0 || len(n.endpoints()) == 0 {
+			fail.add(n, n.server.noAddress())
 		}
-		fail.add(n, n.server.noAddress())
 	}
-	return nil
+	return out
 }
 
 // try reserves, dials and keeps the books of one candidate.
@@ -190,6 +196,9 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 	defer cancel()
 	conn, rest, err := e.node.connect(attempt, e.address, r)
 	now := time.Now()
+	if err != nil && isTimeout(err) {
+		err = fmt.Errorf("%w (after %v)", err, now.Sub(start).Round(time.Millisecond))
+	}
 	env := e.node.group.env
 	switch {
 	case err == nil:
@@ -201,7 +210,8 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 		e.dropped()
 	default:
 		if e.broke(now, err, env.random()) {
-			env.log.Warn("upstream address is out", "upstream", e.node.group.name, "node", e.node.name, "address", e.addr, "err", err)
+			log := env.log.With("upstream", e.node.group.name, "node", e.node.name, "address", e.addr)
+			log.Warn("upstream address is out", "err", err, "hint", hintOf(err))
 		}
 		e.node.server.askAgain()
 	}

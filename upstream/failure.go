@@ -50,6 +50,7 @@ func (f *failure) err() error {
 	for _, err := range e.Causes {
 		h, answered := errors.AsType[*HandshakeError](err)
 		switch {
+		case errors.Is(err, ErrNoAddress): // even if DNS was slow
 		case errors.Is(err, errTarget), errors.Is(err, errRequest):
 			e.Status = http.StatusBadRequest
 			return e

@@ -107,8 +107,8 @@ func (r *Request) forwardedFor() string {
 	return r.Client.Addr().Unmap().WithZone("").String()
 }
 
-// forwarded is RFC 7239's form of the same. The port stays out here too, for
-// Prosody reads `for` as an address.
+// forwarded is RFC 7239's form of the same. The port stays out here too: it is
+// optional, and readers that split at the last colon would trip over it.
 func (r *Request) forwarded() string {
 	var b strings.Builder
 	switch addr := r.Client.Addr().Unmap().WithZone(""); {

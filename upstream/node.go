@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -44,23 +45,28 @@ func (n *Node) PublicURL() string { return n.publicURL }
 
 // Leaving is true once the node is to have no streams: it is drained, or an
 // Update took it away. It looks at the configuration of now, not of then.
-func (n *Node) Leaving() bool { return n.server.leaving.Load() }
+func (n *Node) Leaving() bool { return n.server.drained.Load() || n.server.gone.Load() }
 
 // serverKey says when a node is still the same one after an Update.
 type serverKey struct{ group, node, url string }
 
 // A server is the lasting half of a Node.
 type server struct {
-	leaving atomic.Bool
+	drained atomic.Bool
+	gone    atomic.Bool // no longer configured
 	places  atomic.Pointer[[]endpoint]
 	node    atomic.Pointer[Node] // its newest
 
 	// answered is closed once places is what DNS said, or DNS failed.
 	answered chan struct{}
-	late     bool // it came by an Update: its first places are filled slowly
+	ask      chan struct{} // DNS should be asked soon
 
-	mu     sync.Mutex
-	dnsErr error // of the last question; nil after an answer
+	mu     sync.Mutex // never held across I/O
+	late   bool       // its next places join others that are warm
+	dnsErr error      // of the last question; nil after an answer
+	health HealthOptions
+	probes map[*address]context.CancelFunc
+	ctx    context.Context // of its jobs
 	end    context.CancelFunc
 }
 
@@ -72,7 +78,7 @@ type endpoint struct {
 }
 
 func newServer(n *Node, late bool) *server {
-	s := &server{answered: make(chan struct{}), late: late}
+	s := &server{answered: make(chan struct{}), ask: make(chan struct{}, 1), late: late, probes: map[*address]context.CancelFunc{}}
 	s.places.Store(&[]endpoint{})
 	return s
 }
@@ -96,30 +102,37 @@ func (n *Node) endpoints() []endpoint {
 // time. The caller holds t.mu.
 func (s *server) follow(t *Table, n *Node) {
 	s.node.Store(n)
-	s.leaving.Store(n.drain)
-	if s.end != nil {
-		return
+	s.drained.Store(n.drain)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.end == nil {
+		s.ctx, s.end = context.WithCancel(t.ctx)
+		switch literal, ok := n.loc.literal(); {
+		case n.loc.unix != "":
+			s.setFixed("unix", n.loc.unix)
+		case ok:
+			s.setFixed("tcp", literal.String())
+		default:
+			t.jobs.Go(func() { s.watchNames(s.ctx, t) })
+		}
 	}
-	var ctx context.Context
-	ctx, s.end = context.WithCancel(t.ctx)
-	switch literal, ok := n.loc.literal(); {
-	case n.loc.unix != "":
-		s.setFixed(t, ctx, "unix", n.loc.unix)
-	case ok:
-		s.setFixed(t, ctx, "tcp", literal.String())
-	default:
-		s.setFixed(t, ctx, "tcp", n.loc.hostPort())
+	if s.health != n.group.health { // what runs has the old ones
+		s.health.Interval = 0
+		s.syncProbes(t)
+		s.health = n.group.health
 	}
+	s.syncProbes(t)
 }
 
-func (s *server) setFixed(t *Table, ctx context.Context, network, addr string) {
+// setFixed is for a node that needs no DNS.
+func (s *server) setFixed(network, addr string) {
 	s.places.Store(&[]endpoint{{address: newAddress(network, addr, "", s.late), share: 1}})
 	close(s.answered)
 }
 
 // retire ends the server's jobs; its tunnels go on. The caller holds t.mu.
 func (s *server) retire() {
-	s.leaving.Store(true)
+	s.gone.Store(true)
 	s.end()
 }
 
@@ -167,13 +180,17 @@ func (v *Vhost) NodeByAddress(address string) *Node {
 			return &at
 		}
 	}
-	// Tigase names its nodes by host alone; the port may be another connector's.
+	// The port may be another connector's, 5222 say; the host still tells which.
+	var named *Node
 	for _, n := range v.group.nodes {
-		if n.loc.host == host || strings.EqualFold(n.name, host) {
-			return n
+		if n.loc.unix == "" && !n.loc.srv && n.loc.host == host || strings.EqualFold(n.name, host) {
+			if named != nil {
+				return nil // it doesn't
+			}
+			named = n
 		}
 	}
-	return nil
+	return named
 }
 
 // splitHostPort takes "host", "host:port", "[::1]:port" and "::1"; it makes
@@ -191,15 +208,12 @@ func splitHostPort(s string) (host, port string) {
 	return strings.TrimSuffix(strings.ToLower(host), "."), port
 }
 
-// askAgain makes DNS be asked soon: an address failed.
-func (s *server) askAgain() {}
-
 // noAddress says why there is no place to go.
 func (s *server) noAddress() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.dnsErr != nil {
-		return s.dnsErr
+		return fmt.Errorf("%w: %w", ErrNoAddress, s.dnsErr)
 	}
 	return ErrNoAddress
 }

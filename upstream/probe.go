@@ -1,0 +1,174 @@
+package upstream
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/gobwas/ws"
+)
+
+const (
+	// maxProbeBytes is what a node may send up to its stream features.
+	maxProbeBytes = 64 << 10
+
+	// farewell is how long a probe waits for the node's Close frame.
+	farewell = time.Second
+
+	probeAgent = "wssgate (health probe)"
+)
+
+// probe does what a client would: a real opening handshake, and, where a
+// domain is configured, a stream up to its features. It says goodbye, for
+// Tigase keeps what was just dropped for a minute.
+func (n *Node) probe(ctx context.Context, a *address) error {
+	h := n.group.health
+	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
+	defer cancel()
+
+	loc := n.loc
+	if h.Path != "" {
+		loc.uri = h.Path
+	}
+	key := newKey()
+	r := &Request{Host: h.Domain, RequestURI: "/", Subprotocol: "xmpp", UserAgent: probeAgent}
+	request, err := r.appendRequest(nil, &loc, n.group.hostOfNode, key)
+	if err != nil {
+		return err
+	}
+	raw, err := n.group.env.dial(ctx, a.network, a.addr)
+	if err != nil {
+		return fmt.Errorf("dial %s: %w", a.addr, bare(err))
+	}
+	header := appendProxyHeader(nil, n.group.proxyProtocol, addrPort(raw.LocalAddr()), addrPort(raw.RemoteAddr()))
+	conn, rest, err := n.open(ctx, raw, header, request, key, r.Subprotocol)
+	if h, ok := errors.AsType[*HandshakeError](err); ok && loc.uri == "" && h.Status >= 400 && h.Status < 500 {
+		return nil // it lives; which path is right, only clients know
+	}
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	conn.SetDeadline(deadline)
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+
+	p := &prober{conn: conn, frames: bufio.NewReader(io.LimitReader(io.MultiReader(bytes.NewReader(rest), conn), maxProbeBytes))}
+	if n.group.health.Domain != "" {
+		if err := p.openStream(n.group.health.Domain); err != nil {
+			return err
+		}
+	}
+	p.sayGoodbye(min(farewell, time.Until(deadline)))
+	return nil
+}
+
+// A prober is a WebSocket client of few words.
+type prober struct {
+	conn   net.Conn
+	frames *bufio.Reader // of at most maxProbeBytes
+	stream bool          // <open/> was sent
+}
+
+// telling are the elements that end the waiting, whatever their prefix.
+var (
+	telling   = regexp.MustCompile(`<(?:[\w.-]+:)?(features|error|close)[\s/>]`)
+	condition = regexp.MustCompile(`<([a-z-]+)[^>]*xmlns=["']urn:ietf:params:xml:ns:xmpp-streams["']`)
+)
+
+// openStream opens a stream (RFC 7395, section 3.4) and waits for its features.
+func (p *prober) openStream(domain string) error {
+	var to strings.Builder
+	xml.EscapeText(&to, []byte(domain))
+	open := `<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="` + to.String() + `" version="1.0"/>`
+	if err := p.send(ws.NewTextFrame([]byte(open))); err != nil {
+		return fmt.Errorf("probe: open a stream to %q: %w", domain, bare(err))
+	}
+	p.stream = true
+	var text []byte
+	for {
+		op, payload, err := p.receive()
+		switch {
+		case err != nil:
+			return fmt.Errorf("probe: no features of a stream to %q: %w", domain, bare(err))
+		case op == ws.OpClose:
+			code, reason := ws.ParseCloseFrameData(payload)
+			return fmt.Errorf("probe: stream to %q: Close %d %q, want features", domain, code, reason)
+		case op.IsControl():
+			continue
+		}
+		text = append(text, payload...)
+		m := telling.FindSubmatchIndex(text)
+		if m == nil {
+			continue
+		}
+		rest := text[m[0]:]
+		switch word := string(text[m[2]:m[3]]); {
+		case word == "features":
+			return nil
+		case bytes.Contains(rest, []byte("see-other-")):
+			return nil // it lives, and knows of another that would rather
+		case word == "close":
+			return fmt.Errorf("probe: stream to %q: closed, want features", domain)
+		default:
+			what := "stream error"
+			if c := condition.FindSubmatch(rest); c != nil {
+				what = string(c[1])
+			}
+			return fmt.Errorf("probe: stream to %q: %s, want features", domain, what)
+		}
+	}
+}
+
+// sayGoodbye closes the stream and the WebSocket and waits for the answer, so
+// that nothing unread turns our FIN into a reset. TCP is the caller's.
+func (p *prober) sayGoodbye(patience time.Duration) {
+	p.conn.SetReadDeadline(time.Now().Add(patience))
+	var frames []ws.Frame
+	if p.stream {
+		frames = append(frames, ws.NewTextFrame([]byte(`<close xmlns="urn:ietf:params:xml:ns:xmpp-framing"/>`)))
+	}
+	if p.send(append(frames, ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusNormalClosure, "")))...) != nil {
+		return
+	}
+	for {
+		if op, _, err := p.receive(); err != nil || op == ws.OpClose {
+			return
+		}
+	}
+}
+
+// send writes frames, masked, at once.
+func (p *prober) send(frames ...ws.Frame) error {
+	var b bytes.Buffer
+	for _, f := range frames {
+		ws.MustWriteFrame(&b, ws.MaskFrameInPlace(f))
+	}
+	_, err := p.conn.Write(b.Bytes())
+	return err
+}
+
+// receive reads one frame. The reader's own limit bounds the payload; a
+// declared length is never believed before it is there.
+func (p *prober) receive() (ws.OpCode, []byte, error) {
+	h, err := ws.ReadHeader(p.frames)
+	if err != nil {
+		return 0, nil, err
+	}
+	if h.Masked {
+		return 0, nil, errors.New("masked frame from a server")
+	}
+	payload, err := io.ReadAll(io.LimitReader(p.frames, h.Length))
+	if err == nil && int64(len(payload)) < h.Length {
+		err = io.ErrUnexpectedEOF
+	}
+	return h.OpCode, payload, err
+}

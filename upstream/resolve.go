@@ -1,0 +1,221 @@
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	dnsTimeout = 5 * time.Second
+	dnsPause   = time.Second // at least, between two questions for one node
+	maxPlaces  = 64          // of one node; DNS has no say beyond it
+)
+
+// watchNames keeps s.places what DNS says. It ends with ctx.
+func (s *server) watchNames(ctx context.Context, t *Table) {
+	retry := dnsPause
+	for {
+		n := s.node.Load()
+		places, err := n.resolve(ctx, *s.places.Load())
+		if ctx.Err() != nil {
+			return
+		}
+		s.learn(t, n, places, err)
+
+		wait := time.Duration(float64(n.group.resolveEvery) * (0.9 + 0.2*n.group.env.random()))
+		if err != nil {
+			wait = min(wait, retry)
+			retry *= 2
+		} else {
+			retry = dnsPause
+		}
+		asked := time.Now()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		case <-s.ask:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(dnsPause - time.Since(asked)):
+			}
+		}
+	}
+}
+
+// askAgain makes DNS be asked soon: an address failed, perhaps it has moved.
+func (s *server) askAgain() {
+	select {
+	case s.ask <- struct{}{}:
+	default: // it is about to be, or there is nobody who asks
+	}
+}
+
+// learn takes a new answer in. A failure keeps the last one.
+func (s *server) learn(t *Table, n *Node, places []endpoint, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	log := n.group.env.log.With("upstream", n.group.name, "node", n.name)
+	switch {
+	case err != nil && s.dnsErr == nil:
+		log.Warn("upstream name is not resolved; the last answer stays", "addresses", len(*s.places.Load()), "err", err)
+	case err == nil && s.dnsErr != nil:
+		log.Info("upstream name is resolved again")
+	}
+	s.dnsErr = err
+	if len(places) > 0 {
+		if old := *s.places.Load(); !slices.EqualFunc(old, places, func(a, b endpoint) bool { return a.address == b.address }) {
+			log.Info("upstream addresses", "addresses", addresses(places), "before", addresses(old))
+		}
+		s.places.Store(&places)
+		s.late = true // what comes from now on joins others that are warm
+		s.syncProbes(t)
+	}
+	select {
+	case <-s.answered:
+	default:
+		close(s.answered)
+	}
+}
+
+func addresses(places []endpoint) []string {
+	var out []string
+	for _, e := range places {
+		out = append(out, e.addr)
+	}
+	return out
+}
+
+// A record is what DNS says about one place.
+type record struct {
+	addr     netip.AddrPort
+	target   string
+	priority uint16
+	share    float64
+}
+
+// resolve asks DNS for n's places. Those that were there before keep their
+// address value, and with it their counts and health. An error may come with
+// places: an SRV target of several could not be resolved, and keeps those it had.
+func (n *Node) resolve(ctx context.Context, old []endpoint) ([]endpoint, error) {
+	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
+	defer cancel()
+	var records []record
+	var err error
+	if n.loc.srv {
+		records, err = n.lookupService(ctx, old)
+	} else {
+		var addrs []netip.Addr
+		addrs, err = n.lookup(ctx, n.loc.host)
+		for _, a := range addrs {
+			records = append(records, record{netip.AddrPortFrom(a, n.loc.port), "", 0, 1 / float64(len(addrs))})
+		}
+	}
+	slices.SortFunc(records, func(a, b record) int {
+		return cmp.Or(cmp.Compare(a.priority, b.priority), strings.Compare(a.target, b.target), a.addr.Compare(b.addr))
+	})
+	if len(records) > maxPlaces {
+		records = records[:maxPlaces]
+	}
+	var places []endpoint
+	for _, r := range records {
+		addr := r.addr.String()
+		e := endpoint{priority: r.priority, share: r.share}
+		if i := slices.IndexFunc(old, func(e endpoint) bool { return e.addr == addr && e.target == r.target }); i >= 0 {
+			e.address = old[i].address
+		} else {
+			e.address = newAddress("tcp", addr, r.target, n.server.late)
+		}
+		places = append(places, e)
+	}
+	return places, err
+}
+
+// lookup returns the addresses of a name, each once, at least one.
+func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	addrs, err := n.group.env.resolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, dnsError(host, err)
+	}
+	for i, a := range addrs {
+		addrs[i] = a.Unmap()
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	addrs = slices.Compact(addrs)
+	if len(addrs) == 0 {
+		return nil, fmt.Errorf("resolve %q: %w", host, ErrNoAddress)
+	}
+	return addrs, nil
+}
+
+// lookupService returns the places behind SRV records (RFC 2782).
+func (n *Node) lookupService(ctx context.Context, old []endpoint) ([]record, error) {
+	service, proto, name := n.loc.service()
+	_, srvs, err := n.group.env.resolver.LookupSRV(ctx, service[1:], proto[1:], name)
+	if err != nil && len(srvs) == 0 {
+		return nil, dnsError(n.loc.host, err)
+	}
+	srvs = slices.DeleteFunc(slices.Clone(srvs), func(s *net.SRV) bool { return s.Target == "." || s.Port == 0 })
+	if len(srvs) == 0 {
+		return nil, fmt.Errorf("resolve %q: %w: its SRV records name no target", n.loc.host, ErrNoAddress)
+	}
+	if len(srvs) > maxPlaces {
+		srvs = srvs[:maxPlaces]
+	}
+	total := map[uint16]float64{}
+	for _, s := range srvs {
+		total[s.Priority] += srvWeight(s)
+	}
+	var records []record
+	var errs []error
+	for _, s := range srvs {
+		host := strings.ToLower(strings.TrimSuffix(s.Target, "."))
+		target := net.JoinHostPort(host, strconv.Itoa(int(s.Port)))
+		var addrs []netip.AddrPort
+		found, err := n.lookup(ctx, host)
+		if err != nil {
+			errs = append(errs, err)
+			for _, e := range old {
+				if e.target == target {
+					addrs = append(addrs, netip.MustParseAddrPort(e.addr))
+				}
+			}
+		}
+		for _, a := range found {
+			addrs = append(addrs, netip.AddrPortFrom(a, s.Port))
+		}
+		for _, a := range addrs {
+			records = append(records, record{a, target, s.Priority, srvWeight(s) / total[s.Priority] / float64(len(addrs))})
+		}
+	}
+	return records, errors.Join(errs...)
+}
+
+// srvWeight makes of 0 the "very small chance" that RFC 2782 asks for.
+func srvWeight(s *net.SRV) float64 { return max(float64(s.Weight), 0.1) }
+
+// dnsError is the resolver's reason without its own prefix.
+func dnsError(host string, err error) error {
+	if d, ok := errors.AsType[*net.DNSError](err); ok {
+		at := ""
+		if d.Server != "" {
+			at = " on " + d.Server
+		}
+		return fmt.Errorf("resolve %q%s: %w", host, at, &bareDNSError{d})
+	}
+	return fmt.Errorf("resolve %q: %w", host, err)
+}
+
+type bareDNSError struct{ *net.DNSError }
+
+func (e *bareDNSError) Error() string { return e.Err }
+func (e *bareDNSError) Unwrap() error { return e.DNSError }
