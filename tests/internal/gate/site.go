@@ -1,0 +1,81 @@
+package gate
+
+import (
+	"crypto/tls"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"wssgate/internal/certtest"
+)
+
+// A Site is what an operator has before the program starts: a directory with
+// config.toml and certs/, and the CA that the clients trust.
+type Site struct {
+	Dir string
+	CA  *certtest.CA
+}
+
+// NewSite makes a site with a certificate of its own for each name.
+func NewSite(tb testing.TB, names ...string) *Site {
+	tb.Helper()
+	s := &Site{Dir: tb.TempDir(), CA: certtest.NewCA("wssgate test root")}
+	if err := os.Mkdir(filepath.Join(s.Dir, "certs"), 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	for _, name := range names {
+		s.Certify(tb, name, s.CA.Issue(name))
+	}
+	return s
+}
+
+// Certify puts the pair into certs/ under the name, replacing what was there
+// the way deployment tools do: a new file renamed over the old one.
+func (s *Site) Certify(tb testing.TB, name string, pair *certtest.Pair) {
+	tb.Helper()
+	s.Write(tb, s.CertFile(name), pair.PEM())
+}
+
+// CertFile returns the file of the name's certificate, relative to Dir.
+func (s *Site) CertFile(name string) string {
+	return filepath.Join("certs", strings.Replace(name, "*", "_", 1)+".pem")
+}
+
+// Write replaces the file, whose name is relative to Dir, in one step.
+func (s *Site) Write(tb testing.TB, name string, data []byte) {
+	tb.Helper()
+	path := filepath.Join(s.Dir, name)
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Client returns what a client of the site needs to reach serverName.
+func (s *Site) Client(serverName string) *tls.Config {
+	return &tls.Config{ServerName: serverName, RootCAs: s.CA.Pool()}
+}
+
+// Start runs the program on a config.toml made of rest and of a [listen] and a
+// [certificates] table, and returns when it listens.
+func (s *Site) Start(tb testing.TB, rest string, opts ...Option) *Gate {
+	tb.Helper()
+	s.Config(tb, rest)
+	return Start(tb, s.Dir, opts...)
+}
+
+// Config writes config.toml as Start does.
+func (s *Site) Config(tb testing.TB, rest string) {
+	tb.Helper()
+	const head = `[listen]
+wss = "127.0.0.1:0"
+
+[certificates]
+directory = "certs"
+
+`
+	s.Write(tb, "config.toml", []byte(head+rest))
+}

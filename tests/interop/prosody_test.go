@@ -1,0 +1,99 @@
+package interop
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// startProsody runs Debian's Prosody with the domains and an account alice,
+// whose password is passwordOf the domain, on each of them. It returns the URL
+// of its plain WebSocket.
+//
+// Prosody refuses to be root. Where the test is, Prosody runs as the user that
+// the package made for it, and its files belong to that user.
+func startProsody(t *testing.T, domains ...string) (url string) {
+	t.Helper()
+	need(t, "prosody", "prosody")
+	need(t, "prosodyctl", "prosody")
+
+	user := unprivileged(t, "prosody")
+	dir := user.tempDir(t)
+	port := freePort(t)
+	config := filepath.Join(dir, "prosody.cfg.lua")
+	user.write(t, config, prosodyConfig(dir, port, domains))
+	for _, domain := range domains {
+		ctl := user.command("prosodyctl", "--config", config, "register", "alice", domain, passwordOf(domain))
+		if out, err := ctl.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", ctl, err, out)
+		}
+	}
+	addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
+	serve(t, user.command("prosody", "-F", "--config", config), addr)
+	return "ws://" + addr + "/xmpp-websocket"
+}
+
+func prosodyConfig(dir string, port int, domains []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `
+data_path = %q
+pidfile = %q
+certificates = %q
+log = { info = "*console" }
+modules_enabled = { "roster", "saslauth", "disco", "ping", "smacks", "websocket" }
+modules_disabled = { "s2s", "tls" }
+authentication = "internal_hashed"
+storage = "internal"
+
+http_interfaces = { "127.0.0.1" }
+http_ports = { %d }
+https_ports = {}
+c2s_ports = {}
+s2s_ports = {}
+
+-- TLS ends at the gate, which stands on the same machine.
+consider_websocket_secure = true
+c2s_require_encryption = true
+`, dir, filepath.Join(dir, "prosody.pid"), dir, port)
+	for _, domain := range domains {
+		fmt.Fprintf(&b, "VirtualHost %q\n", domain)
+	}
+	return b.String()
+}
+
+func passwordOf(domain string) string { return "secret of " + domain }
+
+// freePort returns a port that was free a moment ago, for programs that can't
+// choose one by themselves and tell.
+func freePort(t *testing.T) int {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+// need fails the test, or outside CI skips it, if the program is not
+// installed, and says which command installs it.
+func need(t *testing.T, program, debianPackage string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err != nil {
+		missing(t, "%s is not installed; to run this test: sudo apt-get install %s", program, debianPackage)
+	}
+}
+
+// missing skips the test where a person runs it and fails it in CI, where
+// nothing may be skipped.
+func missing(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
