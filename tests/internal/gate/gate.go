@@ -59,10 +59,8 @@ func (l Line) Str(key string) string {
 type Option func(*options)
 
 type options struct {
-	plain  bool
-	args   []string
-	env    []string
-	silent bool
+	plain bool
+	env   []string
 }
 
 // Plain runs the binary without the race detector: for everything that is

@@ -1,0 +1,60 @@
+# make alone lists the targets. TESTFLAGS goes to every go test, FUZZTIME to
+# every fuzz target: make race TESTFLAGS=-v, make fuzz FUZZTIME=1m.
+
+SHELL       := /bin/bash -o pipefail
+TESTFLAGS   ?=
+FUZZTIME    ?= 10s
+MODULES     := . $(patsubst %/go.mod,%,$(wildcard tests/go.mod bench/go.mod))
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+BIN         := $(CURDIR)/build/bin
+
+.PHONY: help build demo test race fuzz e2e bench lint tools needs clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+build: ## the binary, ./wssgate
+	CGO_ENABLED=0 go build -trimpath -o wssgate .
+
+demo: build ## run it: an XMPP server, certificates and the gate, on loopback
+	./wssgate demo
+
+test: needs ## all tests: units, the built binary from outside, real servers and a browser
+	go test $(TESTFLAGS) ./...
+	cd tests && go test $(TESTFLAGS) ./...
+
+race: ## unit tests with the race detector; make test runs the binary with it anyway
+	go test -race $(TESTFLAGS) ./...
+
+fuzz: ## every fuzz target for FUZZTIME
+	@for pkg in $$(go list ./...); do \
+	  for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "$$pkg $$target"; \
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; \
+	done
+
+e2e: needs ## only the tests that run the built binary
+	cd tests && go test -count=1 $(TESTFLAGS) ./...
+
+bench: ## benchmarks of the packages
+	go test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./...
+
+lint: tools ## gofmt, go vet, staticcheck, govulncheck
+	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "not gofmt'ed: $$files"; exit 1; }
+	@set -e; for dir in $(MODULES); do echo "$$dir: go vet, staticcheck"; \
+	  (cd $$dir && go vet ./... && $(BIN)/staticcheck ./...); done
+	@tests/vulncheck.sh $(BIN)/govulncheck
+
+tools: $(BIN)/staticcheck $(BIN)/govulncheck
+
+$(BIN)/staticcheck $(BIN)/govulncheck: Makefile
+	GOBIN=$(BIN) go install $(if $(findstring static,$@),$(STATICCHECK),$(GOVULNCHECK))
+	@touch $@
+
+needs:
+	@tests/needs.sh
+
+clean: ## remove what the other targets made
+	rm -rf wssgate build tests/node_modules

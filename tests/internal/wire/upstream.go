@@ -1,0 +1,194 @@
+package wire
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+)
+
+// An Upstream listens on loopback and hands each connection to a handler.
+type Upstream struct {
+	URL string // ws://127.0.0.1:port/
+
+	ln       net.Listener
+	mu       sync.Mutex
+	conns    map[net.Conn]bool
+	requests []*http.Request
+	handlers sync.WaitGroup
+}
+
+// Listen starts an upstream. The handler owns the connection and runs on a
+// goroutine of its own; with the test everything is closed, and the handlers
+// have to come back then.
+func Listen(tb testing.TB, handler func(net.Conn)) *Upstream {
+	tb.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	u := &Upstream{URL: "ws://" + ln.Addr().String() + "/", ln: ln, conns: map[net.Conn]bool{}}
+	u.handlers.Go(func() { u.acceptLoop(handler) })
+	tb.Cleanup(func() {
+		u.Kill()
+		u.handlers.Wait()
+	})
+	return u
+}
+
+// ListenWS starts an upstream that answers the opening handshake with 101,
+// hands the WebSocket to the handler, and closes it when the handler returns.
+func ListenWS(tb testing.TB, handler func(*Conn)) *Upstream {
+	tb.Helper()
+	var u *Upstream
+	ready := make(chan struct{})
+	u = Listen(tb, func(conn net.Conn) {
+		<-ready
+		c := &Conn{Conn: conn, R: bufio.NewReader(conn), tb: tb}
+		if req, err := c.accept(); err == nil {
+			u.remember(req)
+			handler(c)
+		}
+		conn.Close()
+	})
+	close(ready)
+	return u
+}
+
+// Chan starts an upstream whose WebSockets come out of the channel; the test
+// then plays the upstream's part on its own goroutine.
+func Chan(tb testing.TB) (*Upstream, <-chan *Conn) {
+	tb.Helper()
+	conns := make(chan *Conn)
+	done := make(chan struct{})
+	u := ListenWS(tb, func(c *Conn) {
+		select {
+		case conns <- c:
+			<-done // the Conn stays open: the test closes it, or Kill does
+		case <-done:
+		}
+	})
+	tb.Cleanup(func() { close(done) }) // runs before Kill
+	return u, conns
+}
+
+// Echo starts an upstream that sends every data frame back as it came, answers
+// Ping with Pong and a Close frame with one without status code.
+func Echo(tb testing.TB) *Upstream {
+	tb.Helper()
+	return ListenWS(tb, EchoFrames)
+}
+
+// EchoFrames is Echo's handler.
+func EchoFrames(c *Conn) {
+	for {
+		f, err := ReadFrame(c.R)
+		if err != nil {
+			return
+		}
+		f.Masked = false
+		switch f.Op {
+		case Ping:
+			f.Op = Pong
+		case Pong:
+			continue
+		case Close:
+			f.Payload = nil
+		}
+		if _, err := c.Conn.Write(f.Append(nil)); err != nil || f.Op == Close {
+			return
+		}
+	}
+}
+
+// accept reads the opening handshake and answers 101 as Tigase does.
+func (c *Conn) accept() (*http.Request, error) {
+	c.SetReadDeadline(time.Now().Add(Patience))
+	req, err := http.ReadRequest(c.R)
+	if err != nil {
+		return nil, err
+	}
+	c.SetReadDeadline(time.Time{})
+	_, err = fmt.Fprintf(c.Conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Access-Control-Allow-Origin: *\r\nSec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n",
+		accept(req.Header.Get("Sec-WebSocket-Key")))
+	return req, err
+}
+
+func (u *Upstream) acceptLoop(handler func(net.Conn)) {
+	for {
+		conn, err := u.ln.Accept()
+		if err != nil {
+			return
+		}
+		u.mu.Lock()
+		u.conns[conn] = true
+		u.mu.Unlock()
+		u.handlers.Go(func() {
+			handler(conn)
+			u.mu.Lock()
+			delete(u.conns, conn)
+			u.mu.Unlock()
+		})
+	}
+}
+
+// Kill closes the listener and every connection at once, as the end of the
+// process would.
+func (u *Upstream) Kill() {
+	u.ln.Close()
+	u.mu.Lock()
+	for conn := range u.conns {
+		conn.Close()
+	}
+	u.mu.Unlock()
+}
+
+// Open returns how many connections the gate holds open at this moment.
+func (u *Upstream) Open() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.conns)
+}
+
+// Requests returns the opening handshakes that came so far.
+func (u *Upstream) Requests() []*http.Request {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return append([]*http.Request(nil), u.requests...)
+}
+
+func (u *Upstream) remember(req *http.Request) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.requests = append(u.requests, req)
+}
+
+// Take returns the next WebSocket of Chan's channel.
+func Take(tb testing.TB, conns <-chan *Conn) *Conn {
+	tb.Helper()
+	select {
+	case c := <-conns:
+		return c
+	case <-time.After(Patience):
+		tb.Fatal("the gate did not come to the upstream")
+		return nil
+	}
+}
+
+// WantEOF reads raw bytes until the other side has closed, with a FIN or a
+// reset, and fails the test if it does not.
+func WantEOF(tb testing.TB, r io.Reader, conn net.Conn) {
+	tb.Helper()
+	conn.SetReadDeadline(time.Now().Add(Patience))
+	_, err := io.Copy(io.Discard, r)
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		tb.Fatalf("the gate kept the connection open for %v", Patience)
+	}
+}

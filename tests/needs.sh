@@ -1,0 +1,52 @@
+#!/bin/bash
+# Installs what the tests run besides Go: Debian packages where this user may,
+# npm packages in tests/node_modules. What it may not install it names together
+# with the command that does; the tests that need it are then skipped, and in
+# CI (CI=true) fail.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+# program:package
+wanted=(
+  prosody:prosody prosodyctl:prosody
+  ejabberdctl:ejabberd
+  chromium:chromium
+  certutil:libnss3-tools
+  node:nodejs npm:npm
+)
+
+missing=()
+for want in "${wanted[@]}"; do
+  # Servers live in /usr/sbin, which a plain user's PATH may lack.
+  PATH=$PATH:/usr/sbin:/sbin command -v "${want%%:*}" >/dev/null || missing+=("${want##*:}")
+done
+mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u | sed '/^$/d')
+
+if ((${#missing[@]})); then
+  sudo=()
+  ((EUID == 0)) || sudo=(sudo -n)
+  install="apt-get install -y --no-install-recommends ${missing[*]}"
+  if ! command -v apt-get >/dev/null; then
+    echo "not installed, some tests are skipped: ${missing[*]} (names of Debian's packages)" >&2
+  elif ((EUID)) && ! sudo -n true 2>/dev/null; then
+    echo "not installed, some tests are skipped; to run them: sudo $install" >&2
+  else
+    # A test needs the programs only: policy-rc.d keeps Debian from starting the
+    # servers that it installs.
+    policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+      printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
+      "${sudo[@]}" chmod 755 "$policy"
+      trap '"${sudo[@]}" rm -f "$policy"' EXIT
+    fi
+    echo "$install"
+    "${sudo[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" $install >/dev/null
+  fi
+fi
+
+if command -v npm >/dev/null && [[ package-lock.json -nt node_modules/.package-lock.json ]]; then
+  echo "npm ci"
+  npm ci --ignore-scripts --no-audit --no-fund --loglevel=error ||
+    echo "no npm packages, some tests are skipped; to run them: npm ci --prefix tests" >&2
+fi

@@ -1,0 +1,106 @@
+package tests
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+
+	"wssgate/tests/internal/gate"
+	"wssgate/tests/internal/wire"
+)
+
+// An upstream that does not upgrade costs the client one answer that says so,
+// never a 101.
+func TestUpstreamRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		what   string
+		answer func(net.Conn) // after the opening handshake was read
+		want   int
+	}{
+		{"400, as Tigase writes it", say("HTTP/1.0 400 Bad request\r\n\r\n"), 502},
+		{"404 with a body", say("HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nno\n"), 502},
+		{"200 instead of 101", say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), 502},
+		{"101 for another key", say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+			"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n"), 502},
+		{"garbage", say("\x00\x01\x02 what is this?\r\n\r\n"), 502},
+		{"half an answer", say("HTTP/1.1 101 Switching Pro"), 502},
+		{"no answer but FIN", say(""), 502},
+		{"no answer at all", func(conn net.Conn) { io.Copy(io.Discard, conn) }, 504},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			u := wire.Listen(t, func(conn net.Conn) {
+				defer conn.Close()
+				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+					tt.answer(conn)
+				}
+			})
+			site := gate.NewSite(t, name)
+			g := site.Start(t, toUpstream(u.URL)+"dial_timeout = \"500ms\"\n")
+			c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
+			resp, body := c.Answer(wire.Request(name))
+			checkRefusal(t, resp, body, tt.want)
+		})
+	}
+}
+
+func say(s string) func(net.Conn) {
+	return func(conn net.Conn) { io.WriteString(conn, s) }
+}
+
+// Where nothing listens the client gets 503, and the next one gets through as
+// soon as something does.
+func TestUpstreamDown(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	site := gate.NewSite(t, name)
+	g := site.Start(t, toUpstream("ws://"+ln.Addr().String()+"/"))
+	c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
+	resp, body := c.Answer(wire.Request(name))
+	checkRefusal(t, resp, body, http.StatusServiceUnavailable)
+}
+
+// The node after one that refuses is tried for the same client.
+func TestUpstreamNextNode(t *testing.T) {
+	refuses := wire.Listen(t, func(conn net.Conn) { conn.Close() })
+	good := wire.Echo(t)
+	site := gate.NewSite(t, name)
+	g := site.Start(t, "[upstream.xmpp]\nnodes = [\""+refuses.URL+"\", \""+good.URL+"\"]\n")
+	for range 5 {
+		c := wire.Dial(t, g.Addr("wss"), site.Client(name))
+		c.SendText("hello")
+		c.WantText("hello")
+	}
+}
+
+// What the upstream must know reaches it in the form that Tigase can read: more
+// than 100 bytes, ended by the blank line, names in their classic spelling.
+func TestUpstreamRequest(t *testing.T) {
+	heads := make(chan []byte, 1)
+	u := wire.Listen(t, func(conn net.Conn) {
+		defer conn.Close()
+		buf := make([]byte, 64<<10)
+		n, _ := conn.Read(buf) // one write arrives in one read on loopback
+		heads <- buf[:n]
+	})
+	site := gate.NewSite(t, name)
+	g := site.Start(t, toUpstream(u.URL))
+	c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
+	c.Answer(wire.RequestLine("GET /path?query HTTP/1.1", name))
+	head := string(<-heads)
+	if len(head) <= 100 || head[len(head)-4:] != "\r\n\r\n" {
+		t.Errorf("request of %d bytes: %q; want more than 100, ended by the blank line", len(head), head)
+	}
+	for _, want := range []string{"Host: " + name, "Sec-WebSocket-Key: ", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Protocol: xmpp", "Origin: https://" + name} {
+		if !containsLine(head, want) {
+			t.Errorf("request %q has no line %q", head, want)
+		}
+	}
+	if containsLine(head, "Sec-WebSocket-Extensions") {
+		t.Errorf("request %q offers extensions, which the gate could not follow", head)
+	}
+}
