@@ -263,9 +263,6 @@ func TestSlowUpstream(t *testing.T) {
 func wantReason(t *testing.T, g *gate.Gate, reason string) {
 	t.Helper()
 	line := g.WaitLine("the line of a tunnel that ended with "+reason, func(l gate.Line) bool { return l.Str("reason") == reason })
-	if line == nil {
-		t.Fatalf("no line with reason %q", reason)
-	}
 	for _, key := range []string{"client", "server_name", "upstream", "duration", "bytes_in", "bytes_out"} {
 		if _, ok := line.Fields[key]; !ok {
 			t.Errorf("the line of the tunnel has no %q: %s", key, line.Text)

@@ -99,6 +99,7 @@ func TestUpgrades(t *testing.T) {
 		{"as a browser does it", wire.Request(name)},
 		{"a port in Host", wire.Request(name+":"+port, "Origin: https://"+name)},
 		{"upper case", wire.Request("EXAMPLE1.TEST", "Origin: https://"+name, "Upgrade: WebSocket", "Connection: keep-alive, UPGRADE")},
+		{"a trailing dot", wire.Request(name+".", "Origin: https://"+name)},
 		{"several subprotocols", wire.Request(name, "Sec-WebSocket-Protocol: mqtt, xmpp")},
 		{"no Origin", wire.Request(name, "Origin:")},
 		{"header names in lower case", strings.ReplaceAll(wire.Request(name), "Sec-WebSocket-", "sec-websocket-")},

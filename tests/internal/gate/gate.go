@@ -76,9 +76,7 @@ func Env(kv string) Option { return func(o *options) { o.env = append(o.env, kv)
 func Start(tb testing.TB, dir string, opts ...Option) *Gate {
 	tb.Helper()
 	g := Run(tb, dir, []string{"serve", "-config", "config.toml"}, opts...)
-	if g.WaitLine("the wss listener", listening("wss")) == nil {
-		tb.Fatalf("wssgate serve ended with status %d before it listened:\n%s", g.Wait(), g.Text())
-	}
+	g.Addr("wss")
 	return g
 }
 
@@ -198,38 +196,33 @@ func (g *Gate) Wait() int {
 // Addr returns where the named listener ("wss", "http", "admin") listens.
 func (g *Gate) Addr(listener string) string {
 	g.tb.Helper()
-	line := g.WaitLine("the "+listener+" listener", listening(listener))
-	if line == nil {
-		g.tb.Fatalf("wssgate ended and never listened for %s:\n%s", listener, g.Text())
-	}
+	line := g.WaitLine("the "+listener+" listener", func(l Line) bool {
+		return l.Msg() == "listening" && l.Str("listener") == listener
+	})
 	return line.Str("addr")
 }
 
-func listening(listener string) func(Line) bool {
-	return func(l Line) bool { return l.Msg() == "listening" && l.Str("listener") == listener }
-}
-
 // WaitLine returns the first line that match accepts, of those that are there
-// and those to come. It returns nil if the program ends without it, and fails
-// the test when it waits in vain; what names the line for that message.
-func (g *Gate) WaitLine(what string, match func(Line) bool) *Line {
+// and those to come. It fails the test if the program ends without it, and
+// when it waits in vain; what names the line for that message.
+func (g *Gate) WaitLine(what string, match func(Line) bool) Line {
 	g.tb.Helper()
 	return g.waitFrom(0, what, match)
 }
 
 // Mark returns a function that waits as WaitLine does, but looks only at lines
 // that come after the call of Mark.
-func (g *Gate) Mark() func(what string, match func(Line) bool) *Line {
+func (g *Gate) Mark() func(what string, match func(Line) bool) Line {
 	g.mu.Lock()
 	from := len(g.lines)
 	g.mu.Unlock()
-	return func(what string, match func(Line) bool) *Line {
+	return func(what string, match func(Line) bool) Line {
 		g.tb.Helper()
 		return g.waitFrom(from, what, match)
 	}
 }
 
-func (g *Gate) waitFrom(from int, what string, match func(Line) bool) *Line {
+func (g *Gate) waitFrom(from int, what string, match func(Line) bool) Line {
 	g.tb.Helper()
 	deadline := time.NewTimer(Patience)
 	defer deadline.Stop()
@@ -239,11 +232,11 @@ func (g *Gate) waitFrom(from int, what string, match func(Line) bool) *Line {
 		g.mu.Unlock()
 		for ; from < len(lines); from++ {
 			if match(lines[from]) {
-				return &lines[from]
+				return lines[from]
 			}
 		}
 		if ended {
-			return nil
+			g.tb.Fatalf("wssgate ended with status %d before %s", g.Wait(), what)
 		}
 		select {
 		case <-changed:
