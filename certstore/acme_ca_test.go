@@ -1,0 +1,398 @@
+package certstore
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"wssgate/internal/certtest"
+)
+
+// acmeTestCA is a CA that speaks RFC 8555, in memory: an http.RoundTripper, so
+// that it works under a fake clock. It checks signatures, nonces and answers to
+// challenges, and remembers what it was asked.
+type acmeTestCA struct {
+	t        *testing.T
+	ca       *certtest.CA
+	lifetime time.Duration
+	offers   []string          // types of challenges
+	eab      map[string][]byte // keys of external accounts; nil: none needed
+	gates    []*acmeTestGate   // who may be asked to answer; one that can is enough
+
+	mu       sync.Mutex
+	nonces   map[string]bool
+	accounts map[string]string // thumbprint → URL
+	keys     map[string]*acmeTestKey
+	orders   []*acmeTestOrder
+	requests []string // "POST /new-order" and so on
+	down     error    // every request fails so
+	silent   bool     // requests are never answered
+	refuse   func(path string, n int) *acmeTestProblem
+	invalid  func(name, challenge string) *acmeTestProblem // verdict of a validation
+}
+
+type acmeTestKey struct {
+	pub   *ecdsa.PublicKey
+	print string
+}
+
+type acmeTestOrder struct {
+	id      int
+	name    string
+	status  string
+	authz   string // status
+	tokens  map[string]string
+	failed  string // challenge
+	problem *acmeTestProblem
+	cert    []byte
+	leaf    *x509.Certificate
+}
+
+type acmeTestProblem struct {
+	Type        string            `json:"type"`
+	Detail      string            `json:"detail"`
+	Status      int               `json:"status"`
+	Subproblems []acmeTestProblem `json:"subproblems,omitempty"`
+	Identifier  map[string]string `json:"identifier,omitempty"`
+	retryAfter  string
+}
+
+const acmeTestURL = "https://ca.test"
+
+func newACMETestCA(t *testing.T) *acmeTestCA {
+	return &acmeTestCA{
+		t: t, ca: certtest.NewCA("acme test root"), lifetime: 90 * 24 * time.Hour,
+		offers: []string{"http-01", "dns-01", "tls-alpn-01"},
+		nonces: map[string]bool{}, accounts: map[string]string{}, keys: map[string]*acmeTestKey{},
+	}
+}
+
+// asked counts the requests for a path.
+func (c *acmeTestCA) asked(path string) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.requests {
+		if r == path {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *acmeTestCA) set(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f()
+}
+
+func (c *acmeTestCA) RoundTrip(r *http.Request) (*http.Response, error) {
+	c.mu.Lock()
+	down, silent := c.down, c.silent
+	c.requests = append(c.requests, r.Method+" "+r.URL.Path)
+	c.mu.Unlock()
+	if silent {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	}
+	if down != nil {
+		return nil, down
+	}
+	w := httptest.NewRecorder()
+	c.serve(w, r)
+	return w.Result(), nil
+}
+
+func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request) {
+	nonce := rand.Text()
+	c.mu.Lock()
+	c.nonces[nonce] = true
+	refuse := c.refuse
+	c.mu.Unlock()
+	w.Header().Set("Replay-Nonce", nonce)
+	if r.URL.Path == "/directory" {
+		answer(w, 200, map[string]any{
+			"newNonce": acmeTestURL + "/new-nonce", "newAccount": acmeTestURL + "/new-account", "newOrder": acmeTestURL + "/new-order",
+			"revokeCert": acmeTestURL + "/revoke", "keyChange": acmeTestURL + "/key-change",
+			"meta": map[string]any{"termsOfService": acmeTestURL + "/terms", "externalAccountRequired": c.eab != nil},
+		})
+		return
+	}
+	if r.Method == "HEAD" {
+		return
+	}
+	key, payload, problem := c.open(r)
+	if problem == nil && refuse != nil {
+		problem = refuse(r.URL.Path, c.asked(r.Method+" "+r.URL.Path))
+	}
+	if problem != nil {
+		refuseWith(w, problem)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var id int
+	var kind, challenge string
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	kind = parts[0]
+	if len(parts) > 1 {
+		fmt.Sscan(parts[1], &id)
+		if id < 1 || id > len(c.orders) {
+			refuseWith(w, &acmeTestProblem{Type: "malformed", Detail: "no such thing", Status: 404})
+			return
+		}
+	}
+	if len(parts) > 2 {
+		challenge = parts[2]
+	}
+	switch kind {
+	case "new-account":
+		c.newAccount(w, key, payload)
+	case "new-order":
+		var req struct {
+			Identifiers []struct{ Type, Value string }
+		}
+		json.Unmarshal(payload, &req)
+		o := &acmeTestOrder{id: len(c.orders) + 1, name: req.Identifiers[0].Value, status: "pending", authz: "pending", tokens: map[string]string{}}
+		for _, typ := range c.offers {
+			o.tokens[typ] = rand.Text()
+		}
+		c.orders = append(c.orders, o)
+		w.Header().Set("Location", fmt.Sprintf("%s/order/%d", acmeTestURL, o.id))
+		answer(w, 201, c.order(o))
+	case "order":
+		answer(w, 200, c.order(c.orders[id-1]))
+	case "authz":
+		o := c.orders[id-1]
+		if bytes.Contains(payload, []byte("deactivated")) && o.authz == "pending" {
+			o.authz = "deactivated"
+		}
+		answer(w, 200, c.authz(o))
+	case "challenge":
+		o := c.orders[id-1]
+		c.validate(o, challenge, o.tokens[challenge]+"."+key.print)
+		answer(w, 200, map[string]any{"type": challenge, "url": r.URL.String(), "token": o.tokens[challenge], "status": "processing"})
+	case "finalize":
+		c.finalize(w, c.orders[id-1], payload)
+	case "cert":
+		w.Write(c.orders[id-1].cert)
+	default:
+		refuseWith(w, &acmeTestProblem{Type: "malformed", Detail: "no such resource " + kind, Status: 404})
+	}
+}
+
+func (c *acmeTestCA) newAccount(w *httptest.ResponseRecorder, key *acmeTestKey, payload []byte) {
+	var req struct {
+		TermsOfServiceAgreed   bool
+		ExternalAccountBinding *struct{ Protected, Payload, Signature string }
+	}
+	json.Unmarshal(payload, &req)
+	url, known := c.accounts[key.print]
+	status := 200
+	if !known {
+		if !req.TermsOfServiceAgreed {
+			refuseWith(w, &acmeTestProblem{Type: "userActionRequired", Detail: "agree to the terms", Status: 403})
+			return
+		}
+		if c.eab != nil {
+			b := req.ExternalAccountBinding
+			if b == nil {
+				refuseWith(w, &acmeTestProblem{Type: "externalAccountRequired", Detail: "an external account is required", Status: 403})
+				return
+			}
+			var head struct{ Kid string }
+			json.Unmarshal(decode64(b.Protected), &head)
+			mac := hmac.New(sha256.New, c.eab[head.Kid])
+			io.WriteString(mac, b.Protected+"."+b.Payload)
+			if c.eab[head.Kid] == nil || !hmac.Equal(mac.Sum(nil), decode64(b.Signature)) {
+				refuseWith(w, &acmeTestProblem{Type: "unauthorized", Detail: "external account binding is wrong", Status: 403})
+				return
+			}
+		}
+		url = fmt.Sprintf("%s/account/%d", acmeTestURL, len(c.accounts)+1)
+		c.accounts[key.print], c.keys[url] = url, key
+		status = 201
+	}
+	w.Header().Set("Location", url)
+	answer(w, status, map[string]any{"status": "valid"})
+}
+
+func (c *acmeTestCA) order(o *acmeTestOrder) map[string]any {
+	m := map[string]any{
+		"status": o.status, "identifiers": []any{map[string]string{"type": "dns", "value": o.name}},
+		"authorizations": []string{fmt.Sprintf("%s/authz/%d", acmeTestURL, o.id)},
+		"finalize":       fmt.Sprintf("%s/finalize/%d", acmeTestURL, o.id),
+	}
+	if o.cert != nil {
+		m["certificate"] = fmt.Sprintf("%s/cert/%d", acmeTestURL, o.id)
+	}
+	return m
+}
+
+func (c *acmeTestCA) authz(o *acmeTestOrder) map[string]any {
+	var challenges []any
+	for _, typ := range c.offers {
+		ch := map[string]any{"type": typ, "url": fmt.Sprintf("%s/challenge/%d/%s", acmeTestURL, o.id, typ), "token": o.tokens[typ], "status": "pending"}
+		if typ == o.failed {
+			ch["status"], ch["error"] = "invalid", o.problem
+		}
+		challenges = append(challenges, ch)
+	}
+	return map[string]any{"status": o.authz, "identifier": map[string]string{"type": "dns", "value": o.name}, "challenges": challenges}
+}
+
+// validate asks the gates, as a CA does, for the answer to a challenge.
+func (c *acmeTestCA) validate(o *acmeTestOrder, challenge, want string) {
+	var problem *acmeTestProblem
+	if c.invalid != nil {
+		problem = c.invalid(o.name, challenge)
+	}
+	if problem == nil {
+		problem = &acmeTestProblem{Type: "unauthorized", Detail: "nobody answers", Status: 403}
+		for _, g := range c.gates {
+			if err := g.prove(o.name, challenge, o.tokens[challenge], want); err == nil {
+				problem = nil
+			} else if problem != nil {
+				problem.Detail = err.Error()
+			}
+		}
+	}
+	if problem == nil {
+		o.status, o.authz = "ready", "valid"
+		return
+	}
+	problem.Type = "urn:ietf:params:acme:error:" + strings.TrimPrefix(problem.Type, "urn:ietf:params:acme:error:")
+	o.status, o.authz, o.failed, o.problem = "invalid", "invalid", challenge, problem
+}
+
+func (c *acmeTestCA) finalize(w *httptest.ResponseRecorder, o *acmeTestOrder, payload []byte) {
+	var req struct{ CSR string }
+	json.Unmarshal(payload, &req)
+	csr, err := x509.ParseCertificateRequest(decode64(req.CSR))
+	if err != nil || csr.CheckSignature() != nil || len(csr.DNSNames) != 1 || csr.DNSNames[0] != o.name || len(csr.Subject.CommonName) > 64 || o.status != "ready" {
+		refuseWith(w, &acmeTestProblem{Type: "badCSR", Detail: fmt.Sprintf("order %q, CSR %v: %v", o.status, csr, err), Status: 400})
+		return
+	}
+	serial, _ := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 100))
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: serial, DNSNames: csr.DNSNames,
+		NotBefore: time.Now(), NotAfter: time.Now().Add(c.lifetime),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, c.ca.Cert, csr.PublicKey, c.ca.Key)
+	if err != nil {
+		refuseWith(w, &acmeTestProblem{Type: "serverInternal", Detail: err.Error(), Status: 500})
+		return
+	}
+	o.leaf, _ = x509.ParseCertificate(der)
+	o.cert = append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), certtest.CertPEM(c.ca.Cert)...)
+	o.status = "valid"
+	answer(w, 200, c.order(o))
+}
+
+// open checks a request's signature (RFC 8555, section 6.2) and returns its key
+// and its payload.
+func (c *acmeTestCA) open(r *http.Request) (*acmeTestKey, []byte, *acmeTestProblem) {
+	var jws struct{ Protected, Payload, Signature string }
+	if err := json.NewDecoder(r.Body).Decode(&jws); err != nil {
+		return nil, nil, &acmeTestProblem{Type: "malformed", Detail: err.Error(), Status: 400}
+	}
+	var head struct {
+		Alg, Nonce, URL, Kid string
+		JWK                  *struct{ X, Y string }
+	}
+	json.Unmarshal(decode64(jws.Protected), &head)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.nonces[head.Nonce] {
+		return nil, nil, &acmeTestProblem{Type: "urn:ietf:params:acme:error:badNonce", Detail: "this nonce was not ours", Status: 400}
+	}
+	delete(c.nonces, head.Nonce)
+	key := c.keys[head.Kid]
+	if head.JWK != nil {
+		pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append(append([]byte{4}, decode64(head.JWK.X)...), decode64(head.JWK.Y)...))
+		if err != nil {
+			return nil, nil, &acmeTestProblem{Type: "badPublicKey", Detail: err.Error(), Status: 400}
+		}
+		sum := sha256.Sum256(fmt.Appendf(nil, `{"crv":"P-256","kty":"EC","x":%q,"y":%q}`, head.JWK.X, head.JWK.Y)) // RFC 7638
+		key = &acmeTestKey{pub, base64.RawURLEncoding.EncodeToString(sum[:])}
+	}
+	if key == nil {
+		return nil, nil, &acmeTestProblem{Type: "urn:ietf:params:acme:error:accountDoesNotExist", Detail: "no account " + head.Kid, Status: 400}
+	}
+	sum := sha256.Sum256([]byte(jws.Protected + "." + jws.Payload))
+	sig := decode64(jws.Signature)
+	if head.URL != r.URL.String() || len(sig) != 64 || !ecdsa.Verify(key.pub, sum[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])) {
+		return nil, nil, &acmeTestProblem{Type: "unauthorized", Detail: "bad signature", Status: 403}
+	}
+	return key, decode64(jws.Payload), nil
+}
+
+func answer(w *httptest.ResponseRecorder, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(v)
+}
+
+func refuseWith(w *httptest.ResponseRecorder, p *acmeTestProblem) {
+	if p.retryAfter != "" {
+		w.Header().Set("Retry-After", p.retryAfter)
+	}
+	q := *p
+	q.Type = "urn:ietf:params:acme:error:" + strings.TrimPrefix(q.Type, "urn:ietf:params:acme:error:")
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(q.Status)
+	json.NewEncoder(w).Encode(q)
+}
+
+func decode64(s string) []byte {
+	b, _ := base64.RawURLEncoding.DecodeString(s)
+	return b
+}
+
+// prove does what a CA's validation does, with one gate.
+func (g *acmeTestGate) prove(name, challenge, token, want string) error {
+	if challenge == "http-01" {
+		w := httptest.NewRecorder()
+		g.HTTPHandler(nil).ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), "GET", "http://"+name+"/.well-known/acme-challenge/"+token, nil))
+		if got := w.Body.String(); w.Code != 200 || got != want {
+			return fmt.Errorf("http-01: %d %q", w.Code, got)
+		}
+		return nil
+	}
+	cert, err := g.ChallengeCertificate(&tls.ClientHelloInfo{ServerName: name, SupportedProtos: []string{"acme-tls/1"}})
+	if err != nil {
+		return err
+	}
+	if cert == nil {
+		return errors.New("tls-alpn-01: unrecognized_name")
+	}
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256([]byte(want))
+	for _, ext := range leaf.Extensions {
+		if ext.Id.String() == "1.3.6.1.5.5.7.1.31" && ext.Critical && bytes.Equal(ext.Value, append([]byte{4, 32}, sum[:]...)) {
+			return leaf.VerifyHostname(name)
+		}
+	}
+	return errors.New("tls-alpn-01: wrong certificate")
+}

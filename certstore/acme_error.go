@@ -1,0 +1,110 @@
+package certstore
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+
+	"golang.org/x/crypto/acme"
+)
+
+// An acmeFailure is an order that gave no certificate: what went wrong in each
+// attempt, on one line. errors.Is and errors.As see all of them.
+type acmeFailure struct {
+	name   string
+	causes []error
+}
+
+func (f acmeFailure) Error() string {
+	causes := make([]string, len(f.causes))
+	for i, err := range f.causes {
+		causes[i] = err.Error()
+	}
+	return fmt.Sprintf("acme: order for %q: %s", f.name, strings.Join(causes, "; "))
+}
+
+func (f acmeFailure) Unwrap() []error { return f.causes }
+
+// An acmeCause is what went wrong in one attempt, in the CA's own words.
+type acmeCause struct {
+	doing string // type of challenge, or "account"
+	err   error
+}
+
+func (c acmeCause) Error() string { return c.doing + ": " + acmeWords(c.err) }
+func (c acmeCause) Unwrap() error { return c.err }
+
+// acmeWords returns an error as one line that has all that the CA said:
+// problem documents with their subproblems (RFC 8555, section 6.7), without what
+// every one of them has in common.
+func acmeWords(err error) string {
+	var authz *acme.AuthorizationError
+	var order *acme.OrderError
+	var problem *acme.Error
+	switch {
+	case errors.As(err, &authz) && len(authz.Errors) > 0:
+		words := make([]string, len(authz.Errors))
+		for i, err := range authz.Errors {
+			words[i] = acmeWords(err)
+		}
+		return strings.Join(words, ", ")
+	case errors.As(err, &authz):
+		return "the authorization is invalid; the CA gives no reason"
+	case errors.As(err, &order) && order.Problem != nil:
+		return acmeWords(order.Problem)
+	case errors.As(err, &order):
+		return fmt.Sprintf("the order is %q; the CA gives no reason", order.Status)
+	case errors.As(err, &problem):
+		return acmeProblem(problem)
+	}
+	return acmeLine(err.Error())
+}
+
+func acmeProblem(p *acme.Error) string {
+	words := acmeLine(p.Detail)
+	if p.ProblemType != "" {
+		words = acmeProblemType(p.ProblemType) + ": " + words
+	} else if p.StatusCode != 0 {
+		words = fmt.Sprintf("status %d: %s", p.StatusCode, words)
+	}
+	var subs []string
+	for _, sub := range p.Subproblems {
+		s := acmeProblemType(sub.Type) + ": " + acmeLine(sub.Detail)
+		if sub.Identifier != nil {
+			s = acmeLine(sub.Identifier.Value) + ": " + s
+		}
+		subs = append(subs, s)
+	}
+	if len(subs) > 0 {
+		words += " (" + strings.Join(subs, "; ") + ")"
+	}
+	return words
+}
+
+func acmeProblemType(urn string) string {
+	return acmeLine(strings.TrimPrefix(urn, "urn:ietf:params:acme:error:"))
+}
+
+// acmeLine makes one printable line of what a CA sent, which may be a page of
+// HTML from the proxy in front of it.
+func acmeLine(s string) string {
+	const most = 1000 // bytes; Let's Encrypt's longest details have some 300
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, s)
+}
+
+// acmeNoAccount tells whether the CA does not know the account (any more).
+func acmeNoAccount(err error) bool {
+	var problem *acme.Error
+	return errors.As(err, &problem) && problem.ProblemType == "urn:ietf:params:acme:error:accountDoesNotExist" ||
+		errors.Is(err, acme.ErrNoAccount)
+}

@@ -1,0 +1,134 @@
+package certstore
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"golang.org/x/crypto/acme"
+)
+
+const (
+	acmeRequestTimeout = 30 * time.Second // for one request to the CA, its answer included
+
+	// acmeMaxBody is the longest answer of a CA that is read, in bytes. Chains are
+	// a few KiB; acme.Client itself reads an error page without a limit.
+	acmeMaxBody = 1 << 20
+
+	acmeRetryAfterMax = time.Minute // longest pause between two polls of an order
+)
+
+// acmeHTTPClient returns the client for all requests to the CA. It goes through
+// a proxy where the environment names one.
+func acmeHTTPClient(opts ACMEOptions) *http.Client {
+	next := opts.transport
+	if next == nil {
+		next = &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment,
+			DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+			TLSClientConfig:       &tls.Config{RootCAs: opts.Roots},
+			TLSHandshakeTimeout:   10 * time.Second,
+			ResponseHeaderTimeout: acmeRequestTimeout,
+			IdleConnTimeout:       10 * time.Second, // an order is over soon, the next is weeks away
+			ForceAttemptHTTP2:     true,
+		}
+	}
+	return &http.Client{Transport: acmeTransport{next}, Timeout: acmeRequestTimeout}
+}
+
+// acmeTransport guards acme.Client against what a CA may answer.
+type acmeTransport struct {
+	next http.RoundTripper
+}
+
+func (t acmeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := t.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	res.Body = &acmeBody{ReadCloser: res.Body, left: acmeMaxBody}
+	// acme.Client polls an order as often as Retry-After says: without a pause
+	// where that is a moment in the past, and not before its deadline where it
+	// is tomorrow. A refusal's Retry-After stays as it is, for acmeBackoff.
+	if v := res.Header.Get("Retry-After"); v != "" && res.StatusCode < 400 {
+		d := acmeRetryAfter(v)
+		res.Header.Del("Retry-After")
+		if d > 0 {
+			seconds := int64((min(d, acmeRetryAfterMax) + time.Second - 1) / time.Second)
+			res.Header.Set("Retry-After", strconv.FormatInt(seconds, 10))
+		}
+	}
+	return res, nil
+}
+
+// CloseIdleConnections is what http.Client.CloseIdleConnections looks for.
+func (t acmeTransport) CloseIdleConnections() {
+	if next, ok := t.next.(interface{ CloseIdleConnections() }); ok {
+		next.CloseIdleConnections()
+	}
+}
+
+// acmeRetryAfter returns how far ahead a Retry-After header points: 0 where it
+// does not, or says nothing (RFC 9110, section 10.2.3).
+func acmeRetryAfter(v string) time.Duration {
+	if seconds, err := strconv.ParseInt(v, 10, 32); err == nil {
+		return max(time.Duration(seconds)*time.Second, 0)
+	}
+	if t, err := http.ParseTime(v); err == nil {
+		return max(time.Until(t), 0)
+	}
+	return 0
+}
+
+var errACMEBody = errors.New("answer of the CA is longer than 1 MiB")
+
+// acmeBody is http.MaxBytesReader for the client's side.
+type acmeBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *acmeBody) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errACMEBody
+	}
+	if int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	return n, err
+}
+
+// acmeRetry is acme.Client.RetryBackoff: how long to wait before a request is
+// sent again, 0 for not at all. A nonce that the CA refuses is replaced at once
+// (RFC 8555, section 6.5); a CA that stumbles gets three more chances; one that
+// says that we ask too much is left alone, for acmeBackoff.
+func acmeRetry(n int, _ *http.Request, res *http.Response) time.Duration {
+	switch {
+	case res.StatusCode == http.StatusTooManyRequests:
+		return 0
+	case res.StatusCode < 500: // badNonce: the client does not retry others
+		if n > 20 {
+			return 0
+		}
+		return time.Duration(n) * 10 * time.Millisecond
+	case n > 3:
+		return 0
+	}
+	return time.Duration(n) * 2 * time.Second
+}
+
+// acmeRateLimit returns how long the CA wants to be left alone: 0 where it did
+// not say so.
+func acmeRateLimit(err error) time.Duration {
+	var problem *acme.Error
+	if !errors.As(err, &problem) || problem.Header == nil {
+		return 0
+	}
+	return acmeRetryAfter(problem.Header.Get("Retry-After"))
+}

@@ -1,0 +1,353 @@
+package certstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/acme/autocert"
+)
+
+// An acmeKeeper looks after one name: it reads the cache again and again, and
+// orders when the certificate that it finds there is due. look runs before keep
+// or inside it, so what has no lock belongs to whichever runs.
+type acmeKeeper struct {
+	a      *ACME
+	name   string
+	ctx    context.Context // ends when the name is no longer configured, or with Close
+	cancel context.CancelFunc
+
+	file     [sha256.Size]byte // hash of the cache file as last read
+	anew     acmeReason        // why the certificate is due whatever its dates say; empty: it is not
+	earliest time.Time         // no renewal before, lest a CA that gives what is due at once is asked at once
+	unsaved  []byte            // file that the cache did not take
+	recorded bool              // whether the cache has record
+	seen     acmeSighting
+	complain string // last complaint about the cache, to log each once
+
+	mu      sync.Mutex // guards what follows; never held across disk or network
+	retired bool
+	cert    *tls.Certificate // installed; nil: none
+	record  acmeRecord
+	trouble string // what is wrong with the cache; empty: nothing
+	next    time.Time
+	doing   ACMEState
+	holder  string // of the lease, while doing is ACMEElsewhere
+}
+
+// An acmeReason is why a certificate is replaced before its time.
+type acmeReason string
+
+const (
+	acmeMissing acmeReason = "none in the cache" // never there, or deleted: this is how it is revoked
+	acmeBad     acmeReason = "bad in the cache"
+	acmeOtherCA acmeReason = "from another CA"
+
+	acmeMinPause = 5 * time.Second // between an order that succeeded and the renewal of what it gave
+)
+
+func newACMEKeeper(a *ACME, name string) *acmeKeeper {
+	k := &acmeKeeper{a: a, name: name, recorded: true}
+	k.ctx, k.cancel = context.WithCancel(a.ctx)
+	return k
+}
+
+// keep is the keeper's goroutine.
+func (k *acmeKeeper) keep() {
+	defer k.cancel()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-k.ctx.Done():
+			return
+		case <-timer.C:
+			timer.Reset(k.turn())
+		}
+	}
+}
+
+// turn does what is to do now and returns when to look again: a wall clock that
+// jumps is noticed then, as is a file that another gate wrote.
+func (k *acmeKeeper) turn() time.Duration {
+	readable := k.look()
+	if !readable {
+		return k.a.opts.Poll // what we cannot read may be a fine certificate
+	}
+	if due := k.due(); due > 0 {
+		k.now("", "")
+		return min(due, k.a.opts.Poll)
+	}
+	select {
+	case k.a.orders <- struct{}{}:
+		defer func() { <-k.a.orders }()
+	case <-k.ctx.Done():
+		return 0
+	}
+	lease, err := k.a.cache.acquire(k.ctx, k.name+acmeLeaseSuffix, k.a.owner, &k.seen)
+	if err != nil {
+		k.trust(err)
+		return k.a.opts.Poll
+	}
+	if lease == nil {
+		k.now(ACMEElsewhere, k.seen.file.Owner)
+		return min(acmeLeaseAgain, k.a.opts.Poll)
+	}
+	defer lease.release()
+	// Whoever had the lease before us may have done the work.
+	if !k.look() || k.due() > 0 {
+		return 0
+	}
+	k.now(ACMEOrdering, "")
+	issued, err := k.a.order(lease.ctx, k.name)
+	k.now("", "")
+	switch {
+	case err == nil:
+		k.accept(issued)
+	case lease.ctx.Err() != nil: // closed, no longer configured, or lost: nobody failed
+		k.a.opts.Log.Info("acme: order given up", "server_name", k.name, "err", context.Cause(lease.ctx))
+	default:
+		k.fail(err)
+	}
+	return 0
+}
+
+// look reads the name's files and installs the certificate if it is another
+// than before. It returns whether they could be read.
+func (k *acmeKeeper) look() bool {
+	if !k.flush() {
+		return true // what we hold is newer than what is there
+	}
+	data, err := k.a.cache.read(k.name)
+	if err != nil && err != autocert.ErrCacheMiss {
+		k.trust(err)
+		return false
+	}
+	record, rerr := k.readRecord()
+	if rerr != nil {
+		k.trust(rerr)
+		return false
+	}
+	k.mu.Lock()
+	first := k.cert == nil
+	k.record = record
+	k.mu.Unlock()
+	if err == autocert.ErrCacheMiss {
+		k.trust(nil)
+		k.anew = acmeMissing
+		return true
+	}
+	if sum := sha256.Sum256(data); sum != k.file {
+		k.file = sum
+		cert, err := acmeDecode(k.name, data)
+		if err != nil {
+			k.anew = acmeBad
+			k.a.opts.Log.Warn("acme: bad certificate in the cache; ordering a new one",
+				"server_name", k.name, "file", k.a.cache.path(k.name), "err", err)
+			return true
+		}
+		k.anew = ""
+		if first && record.Issuer != "" && record.Issuer != k.a.opts.Directory {
+			// Asked once: while a new configuration is rolled out, gates with the
+			// old one must not order back and forth.
+			k.anew = acmeOtherCA
+		}
+		k.install(cert)
+	} else if k.anew == acmeMissing {
+		k.anew = "" // it is back, unchanged
+	}
+	k.trust(nil)
+	return true
+}
+
+// readRecord reads NAME+state. One that is missing or no record has nothing to
+// say; one that could not be written stands as it is in memory.
+func (k *acmeKeeper) readRecord() (acmeRecord, error) {
+	if !k.recorded {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.record, nil
+	}
+	var r acmeRecord
+	data, err := k.a.cache.read(k.name + acmeStateSuffix)
+	if err == autocert.ErrCacheMiss {
+		return r, nil
+	}
+	if err != nil {
+		return r, err
+	}
+	if json.Unmarshal(data, &r) != nil {
+		r = acmeRecord{}
+	}
+	return r.at(k.a.opts.Directory), nil
+}
+
+// due returns how long the name can wait for its next order: for its renewal,
+// and for the end of the back-off.
+func (k *acmeKeeper) due() time.Duration {
+	now := k.a.opts.wall()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.next = now
+	if k.cert != nil && k.anew == "" {
+		k.next = acmeLater(acmeRenewAt(k.cert.Leaf, k.a.owner), now.Add(time.Until(k.earliest)))
+	}
+	if k.unsaved != nil { // first the cache, or the next start would order again
+		k.next = acmeLater(k.next, now.Add(k.a.opts.Poll))
+	}
+	k.next = acmeLater(k.next, now.Add(k.record.wait(now)))
+	return k.next.Sub(now)
+}
+
+func acmeLater(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// accept takes over what an order gave.
+func (k *acmeKeeper) accept(issued *acmeIssued) {
+	k.a.opts.Log.Info("acme: certificate obtained", "server_name", k.name,
+		"issuer", issued.cert.Leaf.Issuer.String(), "not_after", issued.cert.Leaf.NotAfter)
+	k.install(issued.cert)
+	k.file, k.anew, k.unsaved = sha256.Sum256(issued.file), "", issued.file
+	k.earliest = time.Now().Add(max(issued.cert.Leaf.NotAfter.Sub(k.a.opts.wall())/3, acmeMinPause))
+	k.remember(acmeRecord{Issuer: k.a.opts.Directory})
+	k.flush()
+}
+
+// fail counts a failure, for all gates.
+func (k *acmeKeeper) fail(err error) {
+	now := k.a.opts.wall()
+	k.mu.Lock()
+	r := k.record
+	served := k.cert != nil && now.Before(k.cert.Leaf.NotAfter)
+	k.mu.Unlock()
+	r.CA = k.a.opts.Directory
+	r.Failures++
+	r.Last = now.UTC()
+	r.Next = r.Last.Add(acmeBackoff(r.Failures, acmeRateLimit(err)))
+	r.Err = err.Error()
+	k.remember(r)
+	log := k.a.opts.Log.Error
+	if served {
+		log = k.a.opts.Log.Warn
+	}
+	log("acme: no certificate obtained", "server_name", k.name, "failures", r.Failures, "next_try", r.Next, "err", err)
+}
+
+// remember replaces the record, in memory and in the cache.
+func (k *acmeKeeper) remember(r acmeRecord) {
+	k.mu.Lock()
+	k.record = r
+	k.mu.Unlock()
+	k.recorded = false
+	k.flush()
+}
+
+// flush writes what the cache does not have yet, and returns whether there is
+// nothing left to write.
+func (k *acmeKeeper) flush() bool {
+	var err error
+	if k.unsaved != nil {
+		if err = k.a.cache.Put(k.ctx, k.name, k.unsaved); err == nil {
+			k.unsaved = nil
+		}
+	}
+	if err == nil && !k.recorded {
+		k.mu.Lock()
+		data := k.record.encode()
+		k.mu.Unlock()
+		if err = k.a.cache.Put(k.ctx, k.name+acmeStateSuffix, data); err == nil {
+			k.recorded = true
+		}
+	}
+	if err != nil {
+		k.trust(err)
+	}
+	return k.unsaved == nil
+}
+
+// trust notes what is wrong with the cache, nil for nothing, and logs it once.
+func (k *acmeKeeper) trust(err error) {
+	if err != nil && errors.Is(err, context.Canceled) {
+		return
+	}
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	k.mu.Lock()
+	k.trouble = text
+	k.mu.Unlock()
+	if text != "" && text != k.complain {
+		k.a.opts.Log.Error("acme: cache out of order", "server_name", k.name, "err", err)
+	}
+	k.complain = text
+}
+
+// install hands a certificate on, unless the name is no longer configured.
+func (k *acmeKeeper) install(cert *tls.Certificate) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.retired {
+		return
+	}
+	k.cert = cert
+	k.a.opts.Install(k.name, cert)
+}
+
+// retire ends the keeper without waiting for it. No Install follows.
+func (k *acmeKeeper) retire() {
+	k.cancel()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.retired = true
+	k.a.opts.Remove(k.name)
+}
+
+// now sets what Status shows of an order under way.
+func (k *acmeKeeper) now(doing ACMEState, holder string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.doing, k.holder = doing, holder
+}
+
+// status tells how the name is doing.
+func (k *acmeKeeper) status() ACMEStatus {
+	now := k.a.opts.wall()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := ACMEStatus{
+		Name:       k.name,
+		State:      k.doing,
+		NextTry:    k.next,
+		Failures:   k.record.Failures,
+		Err:        k.record.Err,
+		LeaseOwner: k.holder,
+	}
+	if k.doing == ACMEOrdering {
+		s.LeaseOwner = k.a.owner
+	}
+	if k.trouble != "" {
+		s.Err = k.trouble
+	}
+	if k.cert != nil {
+		s.NotAfter = k.cert.Leaf.NotAfter
+	}
+	switch {
+	case k.doing != "":
+	case k.cert == nil:
+		s.State = ACMEWaiting
+	case now.After(k.cert.Leaf.NotAfter) || now.Before(k.cert.Leaf.NotBefore):
+		s.State = ACMEExpired
+	default:
+		s.State = ACMEValid
+	}
+	return s
+}

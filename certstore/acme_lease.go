@@ -1,0 +1,208 @@
+package certstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+)
+
+// Several gates may share a cache folder, often on a network file system, where
+// flock is unreliable, clocks differ, and a process that died cannot be seen. A
+// lease is therefore a plain file, NAME+lease, that its owner rewrites while the
+// order lasts:
+//
+//   - It is taken by creating it, exclusively: one gate succeeds (also on NFS).
+//   - It is alive as long as its beat goes on. A gate that has watched one beat
+//     for acmeLeaseTTL by its own monotonic clock may take the lease over, so
+//     nobody's wall clock matters. Hence an order that a crash interrupts is
+//     taken up by another gate, or by the same after a restart, after a minute.
+//   - It is taken over by renaming a new file over it, and is held only if, after
+//     acmeLeaseSettle, the new file is still there: of two gates that do so at
+//     once, the last wins and the first sees it.
+//   - An owner that finds another id in the file, or that could not write its
+//     beat for acmeLeaseTTL, has lost the lease and gives up its order.
+//
+// Two gates can both believe to be the owner only while one of them is frozen
+// for longer than acmeLeaseSettle between looking and renaming, and then until
+// the next beat. What it costs is one order too many.
+const (
+	acmeLeaseBeat   = 10 * time.Second
+	acmeLeaseTTL    = time.Minute // several beats: a slow disk is no death
+	acmeLeaseSettle = 2 * time.Second
+
+	// acmeLeaseAgain is how often a gate looks whether another gate is done.
+	acmeLeaseAgain = 3 * time.Second
+)
+
+// errACMELeaseLost ends the context of an order whose lease somebody else has.
+var errACMELeaseLost = errors.New("acme: lease lost to another gate")
+
+// acmeLeaseFile is the content of a lease. Only ID and Beat decide anything.
+type acmeLeaseFile struct {
+	ID      string    `json:"id"`      // of this taking of the lease, random
+	Beat    int       `json:"beat"`    // grows while the owner lives
+	Owner   string    `json:"owner"`   // host/pid/random, for people
+	Written time.Time `json:"written"` // by the owner's clock, for people
+	Expires time.Time `json:"expires"` // the same; others go by the beat
+}
+
+// An acmeSighting is what one keeper remembers of a lease that others hold. The
+// zero value has seen nothing.
+type acmeSighting struct {
+	file  acmeLeaseFile
+	since time.Time // when this beat was first seen
+}
+
+// dead records a sighting and tells whether the owner must be dead.
+func (s *acmeSighting) dead(f acmeLeaseFile) bool {
+	if s.since.IsZero() || f.ID != s.file.ID || f.Beat != s.file.Beat {
+		s.file, s.since = f, time.Now()
+	}
+	return time.Since(s.since) >= acmeLeaseTTL
+}
+
+// An acmeLease is held from acquire to release. Its context ends when it is lost.
+type acmeLease struct {
+	cache  acmeCache
+	key    string
+	file   acmeLeaseFile
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	ended  chan struct{} // beat has returned
+}
+
+// acquire tries to take the lease called key. It returns nil, nil where another
+// gate has it, which seen then tells about. It waits only where it takes over
+// from a dead owner.
+func (c acmeCache) acquire(ctx context.Context, key, owner string, seen *acmeSighting) (*acmeLease, error) {
+	l := &acmeLease{cache: c, key: key, file: acmeLeaseFile{ID: acmeID(), Owner: owner}, ended: make(chan struct{})}
+	created, err := l.create()
+	if err != nil {
+		return nil, fmt.Errorf("acme: lease: %w", err)
+	}
+	if !created {
+		f, err := c.lease(key)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil // given back this moment: the caller tries again soon
+		}
+		if err != nil {
+			return nil, fmt.Errorf("acme: lease: %w", err)
+		}
+		if !seen.dead(f) {
+			return nil, nil
+		}
+		if won, err := l.takeOver(ctx); !won {
+			return nil, err
+		}
+	}
+	*seen = acmeSighting{}
+	l.ctx, l.cancel = context.WithCancelCause(ctx)
+	go l.beat()
+	return l, nil
+}
+
+// create makes the file, unless there is one.
+func (l *acmeLease) create() (bool, error) {
+	f, err := os.OpenFile(l.cache.path(l.key), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	// Until this is written others see an empty file: a lease like any other,
+	// whose beat is 0.
+	_, err = f.Write(l.next())
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		os.Remove(f.Name()) // the disk is full, for example
+	}
+	return err == nil, err
+}
+
+// takeOver replaces the file of a dead owner.
+func (l *acmeLease) takeOver(ctx context.Context) (bool, error) {
+	if err := l.cache.write(l.key, l.next()); err != nil {
+		return false, fmt.Errorf("acme: lease: %w", err)
+	}
+	select {
+	case <-ctx.Done():
+		l.remove()
+		return false, ctx.Err()
+	case <-time.After(acmeLeaseSettle):
+	}
+	f, err := l.cache.lease(l.key)
+	return err == nil && f.ID == l.file.ID, nil
+}
+
+// next returns the file's content for the next beat.
+func (l *acmeLease) next() []byte {
+	l.file.Beat++
+	l.file.Written = time.Now().UTC().Truncate(time.Second)
+	l.file.Expires = l.file.Written.Add(acmeLeaseTTL)
+	data, err := json.Marshal(l.file)
+	if err != nil {
+		panic("certstore: " + err.Error()) // a struct of strings and times
+	}
+	return append(data, '\n')
+}
+
+// beat shows others that the owner lives, until the lease's context ends.
+func (l *acmeLease) beat() {
+	defer close(l.ended)
+	tick := time.NewTicker(acmeLeaseBeat)
+	defer tick.Stop()
+	for good := time.Now(); ; {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		f, err := l.cache.lease(l.key)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && f.ID != l.file.ID {
+			l.cancel(errACMELeaseLost)
+			return
+		}
+		if err == nil {
+			err = l.cache.write(l.key, l.next())
+		}
+		if err == nil {
+			good = time.Now()
+		} else if time.Since(good) >= acmeLeaseTTL {
+			l.cancel(errACMELeaseLost)
+			return
+		}
+	}
+}
+
+// release gives the lease back and waits for its goroutine.
+func (l *acmeLease) release() {
+	l.cancel(context.Canceled)
+	<-l.ended
+	l.remove()
+}
+
+// remove deletes the file if it is still ours.
+func (l *acmeLease) remove() {
+	if f, err := l.cache.lease(l.key); err == nil && f.ID == l.file.ID {
+		os.Remove(l.cache.path(l.key))
+	}
+}
+
+// lease reads a lease. A file that is no lease, an empty one for example, is
+// one without an owner.
+func (c acmeCache) lease(key string) (acmeLeaseFile, error) {
+	var f acmeLeaseFile
+	data, err := os.ReadFile(c.path(key))
+	if err != nil {
+		return f, err
+	}
+	if json.Unmarshal(data, &f) != nil {
+		f = acmeLeaseFile{}
+	}
+	return f, nil
+}

@@ -1,0 +1,321 @@
+package certstore
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/acme"
+	"golang.org/x/crypto/acme/autocert"
+)
+
+// acmeOrderTimeout is how long one challenge of an order may take, from newOrder
+// to the certificate.
+const acmeOrderTimeout = 5 * time.Minute
+
+// An acmeIssued is the fruit of an order.
+type acmeIssued struct {
+	cert *tls.Certificate
+	file []byte // for the cache
+}
+
+// order obtains a certificate for name with a key made for it. It tries the
+// challenges that can be answered one after the other, each with an order of its
+// own, as a challenge that failed makes its order invalid. The error has every
+// attempt's cause (acmeFailure).
+//
+// The caller holds the lease of name.
+func (a *ACME) order(ctx context.Context, name string) (*acmeIssued, error) {
+	client, err := a.client(ctx)
+	if err != nil {
+		return nil, acmeFailure{name, []error{err}}
+	}
+	var causes []error
+	for _, challenge := range a.challenges() {
+		issued, err := a.attempt(ctx, client, name, challenge)
+		if err == nil {
+			return issued, nil
+		}
+		causes = append(causes, acmeCause{challenge, err})
+		if acmeNoAccount(err) {
+			a.forget(client)
+		}
+		// Another challenge is an answer to a failed validation only: it is no
+		// answer to a rate limit, a network that is down, or our own end.
+		var invalid *acme.AuthorizationError
+		if !errors.As(err, &invalid) && !errors.Is(err, errACMENotOffered) {
+			break
+		}
+	}
+	return nil, acmeFailure{name, causes}
+}
+
+func (a *ACME) challenges() (types []string) {
+	if a.opts.TLSALPN {
+		types = append(types, "tls-alpn-01")
+	}
+	if a.opts.HTTP01 {
+		types = append(types, "http-01")
+	}
+	return types
+}
+
+// errACMENotOffered means that the CA wants another kind of proof.
+var errACMENotOffered = errors.New("the CA does not offer it")
+
+// attempt is one order with one type of challenge (RFC 8555, section 7.4).
+func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge string) (*acmeIssued, error) {
+	ctx, cancel := context.WithTimeout(ctx, acmeOrderTimeout)
+	defer cancel()
+	o, err := client.AuthorizeOrder(ctx, acme.DomainIDs(name))
+	if err != nil {
+		return nil, err
+	}
+	switch o.Status {
+	case acme.StatusReady: // authorized earlier
+	case acme.StatusPending:
+		for _, authz := range o.AuthzURLs {
+			if err := a.prove(ctx, client, name, challenge, authz); err != nil {
+				a.relinquish(client, o.AuthzURLs)
+				return nil, err
+			}
+		}
+		if o, err = client.WaitOrder(ctx, o.URI); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("the new order is %q", o.Status)
+	}
+
+	key, err := acmeNewKey()
+	if err != nil {
+		return nil, err
+	}
+	// No common name: it may not be longer than 64 bytes, a host name may.
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{name}}, key)
+	if err != nil {
+		return nil, err
+	}
+	chain, _, err := client.CreateCertFromOrder(ctx, o, csr, true)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := acmeCheckIssued(name, key, chain, a.opts.wall())
+	if err != nil {
+		return nil, err
+	}
+	file, err := acmeEncode(key, chain)
+	if err != nil {
+		return nil, err
+	}
+	return &acmeIssued{cert, file}, nil
+}
+
+// prove shows the CA, for one authorization of an order, that the name is ours.
+func (a *ACME) prove(ctx context.Context, client *acme.Client, name, challenge, authz string) error {
+	z, err := client.GetAuthorization(ctx, authz)
+	if err != nil {
+		return err
+	}
+	if z.Status == acme.StatusValid {
+		return nil
+	}
+	if z.Status != acme.StatusPending {
+		return fmt.Errorf("the authorization is %q", z.Status)
+	}
+	i := slices.IndexFunc(z.Challenges, func(c *acme.Challenge) bool { return c.Type == challenge })
+	if i < 0 {
+		return errACMENotOffered
+	}
+	chal := z.Challenges[i]
+	if !acmeTokenOK(chal.Token) {
+		return fmt.Errorf("token %.40q of the CA: not base64url", chal.Token)
+	}
+	key, answer, err := acmeAnswer(client, name, chal)
+	if err != nil {
+		return err
+	}
+	if err := a.answers.present(ctx, key, answer); err != nil {
+		a.opts.Log.Warn("acme: other gates cannot answer this challenge", "server_name", name, "err", err)
+	}
+	defer a.answers.withdraw(key)
+	if _, err := client.Accept(ctx, chal); err != nil {
+		return err
+	}
+	_, err = client.WaitAuthorization(ctx, z.URI)
+	return err
+}
+
+// acmeAnswer returns the answer to a challenge and the name of its cache file.
+func acmeAnswer(client *acme.Client, name string, chal *acme.Challenge) (key string, answer []byte, err error) {
+	if chal.Type == "http-01" {
+		text, err := client.HTTP01ChallengeResponse(chal.Token)
+		return chal.Token + acmeHTTPSuffix, []byte(text), err
+	}
+	own, err := acmeNewKey()
+	if err != nil {
+		return "", nil, err
+	}
+	// Another gate's Manager refuses the certificate when that gate's clock says
+	// that it is not valid yet. The CA does not look at the dates (RFC 8737,
+	// section 3), so there is room for any clock.
+	now := time.Now()
+	cert, err := client.TLSALPN01ChallengeCert(chal.Token, name, acme.WithKey(own), acme.WithTemplate(&x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		NotBefore:             now.Add(-24 * time.Hour),
+		NotAfter:              now.Add(24 * time.Hour),
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}))
+	if err != nil {
+		return "", nil, err
+	}
+	answer, err = acmeEncode(own, cert.Certificate)
+	return name + acmeTokenSuffix, answer, err
+}
+
+// relinquish gives up authorizations that an order left pending: a CA allows so
+// many and no more. It is a courtesy; nobody waits for it longer than 10 s.
+func (a *ACME) relinquish(client *acme.Client, authzs []string) {
+	ctx, cancel := context.WithTimeout(a.ctx, 10*time.Second)
+	defer cancel()
+	for _, url := range authzs {
+		if z, err := client.GetAuthorization(ctx, url); err == nil && z.Status == acme.StatusPending {
+			client.RevokeAuthorization(ctx, url)
+		}
+	}
+}
+
+// client returns the client of the registered account, which it makes first
+// where there is none yet. One goroutine does that, the others wait for it.
+func (a *ACME) client(ctx context.Context) (client *acme.Client, err error) {
+	select {
+	case client = <-a.account:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { a.account <- client }()
+	if client != nil {
+		return client, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, acmeOrderTimeout)
+	defer cancel()
+	fresh, err := a.register(ctx)
+	if err != nil {
+		return nil, acmeCause{"account", err}
+	}
+	client = fresh
+	return client, nil
+}
+
+// forget makes the next order register again, if client is still the one in use.
+func (a *ACME) forget(client *acme.Client) {
+	if now := <-a.account; now == client {
+		a.account <- nil
+	} else {
+		a.account <- now
+	}
+}
+
+// register creates the account, or finds it by its key (RFC 8555, section 7.3).
+func (a *ACME) register(ctx context.Context) (*acme.Client, error) {
+	key, err := a.accountKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	client := &acme.Client{
+		Key:          key,
+		HTTPClient:   a.http,
+		DirectoryURL: a.opts.Directory,
+		UserAgent:    "wssgate",
+		RetryBackoff: acmeRetry,
+	}
+	dir, err := client.Discover(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if dir.Terms != "" && !a.opts.AcceptTerms {
+		return nil, fmt.Errorf("the CA's terms of service are not accepted: %s", dir.Terms)
+	}
+	account := &acme.Account{}
+	if a.opts.Email != "" {
+		account.Contact = []string{"mailto:" + a.opts.Email}
+	}
+	if a.opts.EABKeyID != "" {
+		account.ExternalAccountBinding = &acme.ExternalAccountBinding{KID: a.opts.EABKeyID, Key: a.opts.EABKey}
+	}
+	if _, err := client.Register(ctx, account, autocert.AcceptTOS); err != nil && !errors.Is(err, acme.ErrAccountAlreadyExists) {
+		return nil, err
+	}
+	return client, nil
+}
+
+// accountKey returns the key of the account that all gates on the cache share.
+// The first one makes it, under a lease; a file that is there but is no key is
+// an error, as an account must not be lost by a scratch on a disk.
+func (a *ACME) accountKey(ctx context.Context) (crypto.Signer, error) {
+	var seen acmeSighting
+	for {
+		key, err := a.savedAccountKey()
+		if err != autocert.ErrCacheMiss {
+			return key, err
+		}
+		lease, err := a.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, a.owner, &seen)
+		if err != nil {
+			return nil, err
+		}
+		if lease != nil {
+			defer lease.release()
+			return a.makeAccountKey(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(acmeLeaseAgain):
+		}
+	}
+}
+
+// makeAccountKey is the part of accountKey that needs the lease.
+func (a *ACME) makeAccountKey(ctx context.Context) (crypto.Signer, error) {
+	// Another gate may have made it before we had the lease.
+	if key, err := a.savedAccountKey(); err != autocert.ErrCacheMiss {
+		return key, err
+	}
+	key, err := acmeNewKey()
+	if err != nil {
+		return nil, err
+	}
+	file, err := acmeEncodeKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return key, a.cache.Put(ctx, acmeAccountFile, file)
+}
+
+// savedAccountKey returns autocert.ErrCacheMiss, bare, where there is none.
+func (a *ACME) savedAccountKey() (crypto.Signer, error) {
+	for _, file := range []string{acmeAccountFile, acmeAccountFileLegacy} {
+		data, err := a.cache.read(file)
+		if err == autocert.ErrCacheMiss {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		key, err := acmeDecodeKey(data)
+		if err != nil {
+			return nil, fmt.Errorf("key %q: %w", a.cache.path(file), err)
+		}
+		return key, nil
+	}
+	return nil, autocert.ErrCacheMiss
+}

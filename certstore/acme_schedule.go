@@ -1,0 +1,96 @@
+package certstore
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"hash/fnv"
+	"io"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	acmeShortLife  = 10 * 24 * time.Hour // a certificate that lives no longer is renewed at half of its life
+	acmeBackoffMin = time.Minute
+	acmeBackoffMax = 12 * time.Hour
+)
+
+// acmeRenewAt returns when a certificate is renewed: when a third of its
+// lifetime is left, or half of it where it lives 10 days or less, and up to a
+// twentieth of what is left later. How much later follows from the certificate
+// and from who asks, so that every look gives one gate the same moment and two
+// gates different ones.
+func acmeRenewAt(leaf *x509.Certificate, owner string) time.Time {
+	life := leaf.NotAfter.Sub(leaf.NotBefore)
+	left := life / 3
+	if life <= acmeShortLife {
+		left = life / 2
+	}
+	h := fnv.New64a()
+	io.WriteString(h, owner)
+	h.Write(leaf.Raw)
+	jitter := time.Duration(float64(left/20) * (float64(h.Sum64()>>11) / (1 << 53)))
+	return leaf.NotAfter.Add(jitter - left)
+}
+
+// acmeBackoff returns how long to wait after so many failures in a row: one
+// minute, three times more each time, 12 hours at most, each up to a fifth more
+// (at the top: less). With three as the factor an hour sees five tries, which
+// is how many failed validations of a name Let's Encrypt allows in an hour.
+//
+// A CA that names a longer wait itself is obeyed, up to the 12 hours: a wrong
+// Retry-After must not stop renewal for good.
+func acmeBackoff(failures int, asked time.Duration) time.Duration {
+	d := acmeBackoffMin
+	for i := 1; i < failures && d < acmeBackoffMax; i++ {
+		d *= 3
+	}
+	d = min(max(d, asked), acmeBackoffMax)
+	jitter := time.Duration(rand.Int64N(int64(d / 5)))
+	if d+jitter > acmeBackoffMax {
+		return d - jitter
+	}
+	return d + jitter
+}
+
+// An acmeRecord is what is remembered of a name beside its certificate: the
+// cache file NAME+state, read and written by all gates. An operator who removes
+// the file asks for a try at once.
+type acmeRecord struct {
+	Issuer   string    `json:"issuer,omitempty"`   // directory URL of the CA that gave the certificate; empty: not known
+	CA       string    `json:"ca,omitempty"`       // directory URL of the CA that refused
+	Failures int       `json:"failures,omitempty"` // in a row, at CA
+	Last     time.Time `json:"last,omitzero"`      // of the last failure
+	Next     time.Time `json:"next,omitzero"`      // not before; of no meaning without failures
+	Err      string    `json:"error,omitempty"`    // of the last failure
+}
+
+// at returns the record as far as it concerns ca: what another CA refused says
+// nothing about this one.
+func (r acmeRecord) at(ca string) acmeRecord {
+	if r.CA != ca {
+		return acmeRecord{Issuer: r.Issuer}
+	}
+	return r
+}
+
+// wait returns how long failures forbid another try. A moment further away than
+// any back-off was written by a clock that was wrong, and binds nobody.
+func (r acmeRecord) wait(now time.Time) time.Duration {
+	if r.Failures == 0 {
+		return 0
+	}
+	d := r.Next.Sub(now)
+	if d > acmeBackoffMax {
+		return 0
+	}
+	return max(d, 0)
+}
+
+func (r acmeRecord) encode() []byte {
+	data, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		panic("certstore: " + err.Error()) // a struct of strings and times
+	}
+	return append(data, '\n')
+}

@@ -1,0 +1,361 @@
+package certstore
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"wssgate/internal/certtest"
+)
+
+// acmeTestGate is an ACME and the Store that it would feed.
+type acmeTestGate struct {
+	*ACME
+	log acmeTestLog
+
+	mu       sync.Mutex
+	certs    map[string]*tls.Certificate
+	installs int
+}
+
+type acmeTestLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *acmeTestLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *acmeTestLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (g *acmeTestGate) cert(name string) *tls.Certificate {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.certs[name]
+}
+
+// one returns the status of the only name.
+func (g *acmeTestGate) one(t *testing.T) ACMEStatus {
+	t.Helper()
+	s := g.Status()
+	if len(s) != 1 {
+		t.Fatalf("Status() has %d names; want 1", len(s))
+	}
+	return s[0]
+}
+
+// newACMETestGate makes a gate that ca may ask; it is started by the test. Under
+// synctest the test must Close it.
+func newACMETestGate(t *testing.T, ca *acmeTestCA, dir string, edit func(*ACMEOptions)) *acmeTestGate {
+	t.Helper()
+	g := &acmeTestGate{certs: map[string]*tls.Certificate{}}
+	opts := ACMEOptions{
+		Names: []string{"chat.example.org"}, Directory: acmeTestURL + "/directory", Cache: dir, AcceptTerms: true, TLSALPN: true,
+		Install: func(name string, cert *tls.Certificate) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.certs[name] = cert
+			g.installs++
+		},
+		Remove: func(name string) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			delete(g.certs, name)
+		},
+		Log:       slog.New(slog.NewTextHandler(&g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		transport: ca,
+	}
+	if edit != nil {
+		edit(&opts)
+	}
+	a, err := NewACME(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.ACME = a
+	ca.gates = append(ca.gates, g)
+	return g
+}
+
+// All names are obtained at start, though no client asks for any.
+func TestACMEObtainsUnasked(t *testing.T) {
+	for _, challenge := range []string{"tls-alpn-01", "http-01"} {
+		t.Run(challenge, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				ca := newACMETestCA(t)
+				long := strings.Repeat("a.", 40) + "example.org" // longer than a common name may be
+				g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) {
+					o.Names = []string{"chat.example.org", "Bücher.example.", long}
+					o.TLSALPN, o.HTTP01 = challenge == "tls-alpn-01", challenge == "http-01"
+				})
+				g.Start()
+				defer g.Close()
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				for _, name := range []string{"chat.example.org", "xn--bcher-kva.example", long} {
+					cert := g.cert(name)
+					if cert == nil {
+						t.Fatalf("%s: no certificate; log:\n%s", name, g.log.String())
+					}
+					if key, ok := cert.PrivateKey.(*ecdsa.PrivateKey); !ok || key.Curve != elliptic.P256() {
+						t.Errorf("%s: key is %T; want ECDSA P-256", name, cert.PrivateKey)
+					}
+					if len(cert.Certificate) != 2 {
+						t.Errorf("%s: chain of %d; want leaf and issuer", name, len(cert.Certificate))
+					}
+				}
+				if got := len(ca.orders); got != 3 {
+					t.Errorf("%d orders; want 3", got)
+				}
+				for _, s := range g.Status() {
+					if s.State != ACMEValid || s.NotAfter.IsZero() || s.Failures != 0 || s.Err != "" || s.LeaseOwner != "" {
+						t.Errorf("status = %+v; want valid", s)
+					}
+				}
+				if n := ca.asked("POST /new-account"); n != 1 {
+					t.Errorf("%d registrations for three names; want 1", n)
+				}
+				left, _ := filepath.Glob(filepath.Join(dir, "*+*"))
+				for _, f := range left {
+					if strings.HasSuffix(f, "+token") || strings.HasSuffix(f, "+http-01") || strings.HasSuffix(f, "+lease") {
+						t.Errorf("%s is left in the cache", f)
+					}
+				}
+			})
+		})
+	}
+}
+
+// The folder is closed to others, and so is each file in it.
+func TestACMECacheModes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new", "cache")
+	open := t.TempDir()
+	if err := os.Chmod(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{dir, open} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newACMETestGate(t, newACMETestCA(t), dir, nil)
+			g.Start()
+			defer g.Close()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			info, err := os.Stat(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.Mode().Perm(); got != 0o700 {
+				t.Errorf("folder has mode %o; want 700", got)
+			}
+			entries, _ := os.ReadDir(dir)
+			if len(entries) != 3 { // account, certificate, record
+				t.Errorf("cache has %v; want 3 files", entries)
+			}
+			for _, e := range entries {
+				if info, _ := e.Info(); info.Mode().Perm() != 0o600 {
+					t.Errorf("%s has mode %o; want 600", e.Name(), info.Mode().Perm())
+				}
+			}
+		})
+	}
+}
+
+// NewACME installs what an autocert cache holds, before it returns and without
+// a CA; an expired certificate too, for the Store may have none better.
+func TestACMEInstallsCache(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		root := certtest.NewCA("root")
+		file := func(name string, pair *certtest.Pair, rsa bool) {
+			key := pair.KeyPEMClassic() // as autocert writes it
+			if err := os.WriteFile(filepath.Join(dir, name), append(key, pair.ChainPEM()...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		file("chat.example.org", root.Issue("chat.example.org"), false)
+		file("chat.example.org+rsa", root.IssueSpec(certtest.Spec{Names: []string{"chat.example.org"}, RSA: true}), true)
+		file("old.example.org", root.IssueSpec(certtest.Spec{Names: []string{"old.example.org"}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-24 * time.Hour)}), false)
+		file("wrong.example.org", root.Issue("other.example.org"), false)
+		os.WriteFile(filepath.Join(dir, "torn.example.org"), []byte("-----BEGIN EC PRIV"), 0o600)
+
+		ca := newACMETestCA(t)
+		ca.silent = true
+		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) {
+			o.Names = []string{"chat.example.org", "old.example.org", "wrong.example.org", "torn.example.org", "none.example.org"}
+		})
+		if len(ca.requests) > 0 {
+			t.Errorf("NewACME asked the CA: %v", ca.requests)
+		}
+		want := map[string]ACMEState{
+			"chat.example.org": ACMEValid, "old.example.org": ACMEExpired,
+			"wrong.example.org": ACMEWaiting, "torn.example.org": ACMEWaiting, "none.example.org": ACMEWaiting,
+		}
+		for _, s := range g.Status() {
+			if s.State != want[s.Name] {
+				t.Errorf("%s is %s; want %s", s.Name, s.State, want[s.Name])
+			}
+			if has := g.cert(s.Name) != nil; has != !s.NotAfter.IsZero() {
+				t.Errorf("%s installed = %v, NotAfter %v", s.Name, has, s.NotAfter)
+			}
+			if due := !s.NextTry.After(time.Now()); due == (s.Name == "chat.example.org") {
+				t.Errorf("%s: next try %v", s.Name, s.NextTry)
+			}
+		}
+		if _, ok := g.cert("chat.example.org").PrivateKey.(*ecdsa.PrivateKey); !ok {
+			t.Error("the RSA certificate was installed")
+		}
+		g.Close()
+	})
+}
+
+// Options that can't work are refused, all of them at once.
+func TestACMEOptionsRefused(t *testing.T) {
+	_, err := NewACME(ACMEOptions{
+		Names:     []string{"*.example.org", "192.0.2.1", "localhost", "a..b", "-x.example.org", "good.example.org", "::1", ""},
+		Directory: "http://ca.test/directory",
+		EABKeyID:  "kid",
+	})
+	if err == nil {
+		t.Fatal("NewACME accepted it")
+	}
+	for _, want := range []string{
+		`name "*.example.org": a wildcard needs dns-01`, `name "192.0.2.1": is an address`, `name "localhost": has one label only`,
+		`name "a..b"`, `name "-x.example.org"`, `name "::1": is an address`, `name ""`,
+		`directory "http://ca.test/directory": not an https URL`, "needs both the key id and the key", "no cache folder", "no Install function", "no challenge can be answered",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("error lacks %q:\n%v", want, err)
+		}
+	}
+	if strings.Contains(err.Error(), "good.example.org") {
+		t.Errorf("a good name is refused: %v", err)
+	}
+}
+
+// A reload takes names away and brings them back without an order, and leaves
+// those that stay alone.
+func TestACMESetNames(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Names = []string{"a.example.org", "b.example.org"} })
+		g.Start()
+		defer g.Close()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		a := g.cert("a.example.org")
+		if a == nil || g.cert("b.example.org") == nil {
+			t.Fatalf("not obtained:\n%s", g.log.String())
+		}
+		if err := g.SetNames([]string{"a.example.org", "*.example.org"}); err == nil {
+			t.Error("SetNames accepted a wildcard")
+		}
+		if g.cert("b.example.org") == nil {
+			t.Error("a reload that is refused removed a name")
+		}
+		if err := g.SetNames([]string{"A.example.org.", "c.example.org"}); err != nil {
+			t.Fatal(err)
+		}
+		if g.cert("b.example.org") != nil {
+			t.Error("b.example.org is still there")
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if g.cert("c.example.org") == nil {
+			t.Error("c.example.org was not obtained")
+		}
+		if err := g.SetNames([]string{"a.example.org", "b.example.org"}); err != nil {
+			t.Fatal(err)
+		}
+		if g.cert("b.example.org") == nil {
+			t.Error("b.example.org was not installed from the cache")
+		}
+		time.Sleep(time.Hour)
+		if got := len(ca.orders); got != 3 {
+			t.Errorf("%d orders; want 3: a, b, c", got)
+		}
+		if g.cert("a.example.org") != a {
+			t.Error("a.example.org was replaced")
+		}
+	})
+}
+
+// Close ends an order that hangs, its lease is given back, and nothing happens
+// afterwards. (The bubble fails where a goroutine is left.)
+func TestACMECloseEndsEverything(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		ca.silent = true
+		g := newACMETestGate(t, ca, dir, nil)
+		g.Start()
+		synctest.Wait()
+		if s := g.one(t); s.State != ACMEOrdering || s.LeaseOwner != g.owner {
+			t.Errorf("status = %+v; want ordering", s)
+		}
+		start := time.Now()
+		g.Close()
+		if took := time.Since(start); took != 0 {
+			t.Errorf("Close took %v", took)
+		}
+		g.Close()
+		g.Start()
+		if err := g.SetNames([]string{"other.example.org"}); err != nil {
+			t.Error(err)
+		}
+		if s := g.one(t); s.Failures != 0 || s.State != ACMEWaiting || s.Name != "chat.example.org" {
+			t.Errorf("status = %+v; want no failure", s)
+		}
+		if left, _ := os.ReadDir(dir); len(left) != 1 { // the account's key
+			t.Errorf("left in the cache: %v", left)
+		}
+	})
+}
+
+// A name that is taken away while its order is under way is not installed.
+func TestACMERemovedWhileOrdering(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		ca.invalid = func(name, challenge string) *acmeTestProblem {
+			if err := g.SetNames(nil); err != nil {
+				t.Error(err)
+			}
+			return nil
+		}
+		g.Start()
+		defer g.Close()
+		time.Sleep(time.Hour)
+		if g.cert("chat.example.org") != nil || len(g.Status()) != 0 {
+			t.Error("installed though it is no longer configured")
+		}
+		if len(ca.orders) != 1 {
+			t.Errorf("%d orders; want 1", len(ca.orders))
+		}
+	})
+}
+
+func acmeDescribe(cert *tls.Certificate) string {
+	if cert == nil {
+		return "none"
+	}
+	return fmt.Sprintf("serial %v until %v", cert.Leaf.SerialNumber, cert.Leaf.NotAfter)
+}
