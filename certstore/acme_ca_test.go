@@ -98,6 +98,13 @@ func (c *acmeTestCA) asked(path string) (n int) {
 	return n
 }
 
+// ordered counts the orders.
+func (c *acmeTestCA) ordered() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.orders)
+}
+
 func (c *acmeTestCA) set(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -121,7 +121,7 @@ func TestACMEObtainsUnasked(t *testing.T) {
 						t.Errorf("%s: chain of %d; want leaf and issuer", name, len(cert.Certificate))
 					}
 				}
-				if got := len(ca.orders); got != 3 {
+				if got := ca.ordered(); got != 3 {
 					t.Errorf("%d orders; want 3", got)
 				}
 				for _, s := range g.Status() {
@@ -288,7 +288,7 @@ func TestACMESetNames(t *testing.T) {
 			t.Error("b.example.org was not installed from the cache")
 		}
 		time.Sleep(time.Hour)
-		if got := len(ca.orders); got != 3 {
+		if got := ca.ordered(); got != 3 {
 			t.Errorf("%d orders; want 3: a, b, c", got)
 		}
 		if g.cert("a.example.org") != a {
@@ -347,8 +347,8 @@ func TestACMERemovedWhileOrdering(t *testing.T) {
 		if g.cert("chat.example.org") != nil || len(g.Status()) != 0 {
 			t.Error("installed though it is no longer configured")
 		}
-		if len(ca.orders) != 1 {
-			t.Errorf("%d orders; want 1", len(ca.orders))
+		if ca.ordered() != 1 {
+			t.Errorf("%d orders; want 1", ca.ordered())
 		}
 	})
 }
