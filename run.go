@@ -293,7 +293,12 @@ func tuneCollector() {
 // newLogger writes to w as the configuration says.
 func newLogger(w io.Writer, cfg Log, level *slog.LevelVar) *slog.Logger {
 	setLevel(level, cfg.Level)
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration {
+			a.Value = slog.StringValue(a.Value.Duration().String()) // JSON would have nanoseconds
+		}
+		return a
+	}}
 	if cfg.Format == "json" || cfg.Format == "auto" && !isTerminal(w) {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}

@@ -1,0 +1,286 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"wssgate/internal/certtest"
+	"wssgate/internal/leaktest"
+	"wssgate/internal/xmpptest"
+	"wssgate/upstream"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+const testName = "example1.com"
+
+// A gate is a Server on loopback with one vhost and one upstream.
+type gate struct {
+	*Server
+	t    testing.TB
+	ca   *certtest.CA
+	addr string
+	logs *logLines
+}
+
+// newGate starts a gate before the upstream at url. It is shut down at the
+// test's end, unless the test did that itself.
+func newGate(t testing.TB, url string, edit ...func(*Options)) *gate {
+	t.Helper()
+	g := &gate{t: t, ca: certtest.NewCA("proxy test"), logs: &logLines{}}
+	cert := g.ca.Issue(testName).TLS()
+	log := slog.New(slog.NewTextHandler(g.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	routes, err := upstream.New(upstream.Options{
+		Upstreams: []upstream.GroupOptions{{Name: "test", Nodes: []upstream.NodeOptions{{URL: url}}, DialTimeout: 2 * time.Second}},
+		Wrap:      WrapUpstream,
+		Log:       log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Options{
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if hello.ServerName != testName {
+				return nil, nil
+			}
+			return cert, nil
+		},
+		HasCertificate: func(name string) bool { return name == testName },
+		Routes:         routes,
+		Log:            log,
+		Settings: Settings{
+			Handshakes: 16, Message: 1 << 20, ClientBacklog: 1 << 20,
+			HandshakeTimeout: 5 * time.Second, RequestTimeout: 5 * time.Second,
+			Ping: 30 * time.Second, Pong: 20 * time.Second,
+		},
+	}
+	for _, f := range edit {
+		f(&o)
+	}
+	if g.Server, err = New(o); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.addr = ln.Addr().String()
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(ln) }()
+	t.Cleanup(func() {
+		if !g.draining.Load() {
+			g.Shutdown(context.Background(), time.Second)
+		}
+		if err := <-served; err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+		routes.Close()
+		if t.Failed() {
+			t.Logf("log of the gate:\n%s", g.logs)
+		}
+	})
+	return g
+}
+
+func (g *gate) target() xmpptest.Target {
+	return xmpptest.Target{URL: "wss://" + testName + "/", Addr: g.addr, RootCAs: g.ca.Pool()}
+}
+
+func (g *gate) dial() *xmpptest.Client {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := xmpptest.Dial(ctx, g.target())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { c.Abort() })
+	c.Conn.SetDeadline(time.Now().Add(10 * time.Second))
+	return c
+}
+
+func newUpstream(t testing.TB, cfg xmpptest.Config) *xmpptest.Server {
+	t.Helper()
+	s, err := xmpptest.Listen(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// Two clients log in through the gate, in both framings, and reach each other.
+func TestLoginAndMessage(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
+	g := newGate(t, up.URL())
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	target := g.target()
+	juliet, err := xmpptest.Login(ctx, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer juliet.Abort()
+	target.Legacy = true
+	romeo, err := xmpptest.Login(ctx, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer romeo.Abort()
+	if err := romeo.Message(juliet.JID, "wherefore"); err != nil {
+		t.Fatal(err)
+	}
+	m, err := juliet.ReadMessage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body := m.ChildText("body"); body != "wherefore" {
+		t.Errorf("body = %q", body)
+	}
+	if got := up.Last().ForwardedFor; got != "127.0.0.1" {
+		t.Errorf("upstream saw X-Forwarded-For %q", got)
+	}
+}
+
+// Payloads of every size come back as they were, both ways.
+func TestEchoSizes(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{Echo: true})
+	g := newGate(t, up.URL())
+	c := g.dial()
+	for _, size := range []int{0, 1, 125, 126, 1000, 16 << 10, 65535, 65536, 100_000, 1 << 20} {
+		payload := []byte(strings.Repeat("abcdefghijklmnop", size/16+1)[:size])
+		if err := c.WriteFrame(ws.NewTextFrame(payload)); err != nil {
+			t.Fatalf("%d bytes: %v", size, err)
+		}
+		f, err := c.ReadFrame()
+		if err != nil {
+			t.Fatalf("%d bytes: %v", size, err)
+		}
+		if string(f.Payload) != string(payload) {
+			t.Errorf("%d bytes came back as %d others", size, len(f.Payload))
+		}
+	}
+}
+
+// The status code that a client gets says what went wrong.
+func TestCloseCodes(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		rude xmpptest.Outburst
+		send []byte
+		code ws.StatusCode
+	}{
+		{name: "upstream vanishes", rude: xmpptest.Outburst{When: xmpptest.AtFirstFrame, Then: xmpptest.FIN}, send: ws.MustCompileFrame(ws.MaskFrame(ws.NewTextFrame([]byte("x")))), code: 1012},
+		{name: "upstream resets", rude: xmpptest.Outburst{When: xmpptest.AtFirstFrame, Then: xmpptest.RST}, send: ws.MustCompileFrame(ws.MaskFrame(ws.NewTextFrame([]byte("x")))), code: 1012},
+		{name: "upstream masks", rude: xmpptest.Outburst{When: xmpptest.WithUpgrade, Bytes: xmpptest.Masked, Then: xmpptest.Silence}, code: 1014},
+		{name: "upstream sets RSV", rude: xmpptest.Outburst{When: xmpptest.WithUpgrade, Bytes: xmpptest.RSV, Then: xmpptest.Silence}, code: 1014},
+		{name: "client does not mask", send: ws.MustCompileFrame(ws.NewTextFrame([]byte("x"))), code: 1002},
+		{name: "client sets RSV", send: []byte{0xC1, 0x80, 0, 0, 0, 0}, code: 1002},
+		{name: "client continues nothing", send: []byte{0x80, 0x80, 0, 0, 0, 0}, code: 1002},
+		{name: "client's message is too big", send: []byte{0x81, 0xFF, 0, 0, 0, 0, 0, 0x10, 0, 1, 0, 0, 0, 0}, code: 1009},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			up := newUpstream(t, xmpptest.Config{Echo: test.rude.When == xmpptest.Never, Rude: test.rude})
+			g := newGate(t, up.URL())
+			c := g.dial()
+			if test.send != nil {
+				if err := c.WriteRaw(test.send); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := c.Recv()
+			var ce *xmpptest.CloseError
+			if !errors.As(err, &ce) || ce.Code != test.code {
+				t.Errorf("err = %v; want Close %d", err, test.code)
+			}
+			c.Abort()
+			if err := up.WaitOpen(t.Context(), 0); err != nil {
+				t.Errorf("upstream's connections: %v", err)
+			}
+		})
+	}
+}
+
+// Tigase answers a Close frame and leaves TCP open; the gate closes both legs.
+func TestClosingHandshake(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
+	g := newGate(t, up.URL())
+	c := g.dial()
+	if err := c.WriteFrame(ws.NewCloseFrame(ws.NewCloseFrameBody(1000, "bye"))); err != nil {
+		t.Fatal(err)
+	}
+	f, err := c.ReadFrame()
+	if err != nil || f.Header.OpCode != ws.OpClose {
+		t.Fatalf("frame = %v, %v; want a Close frame", f.Header, err)
+	}
+	if _, err := c.ReadFrame(); !errors.Is(err, io.EOF) {
+		t.Errorf("after the closing handshake: %v; want EOF", err)
+	}
+	if err := up.WaitOpen(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// Shutdown says Close 1001, waits for the answer, and reports no error.
+func TestShutdown(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{})
+	g := newGate(t, up.URL())
+	c := g.dial()
+	down := make(chan error, 1)
+	go func() { down <- g.Shutdown(context.Background(), 10*time.Second) }()
+	_, err := c.Recv() // answers
+	var ce *xmpptest.CloseError
+	if !errors.As(err, &ce) || ce.Code != 1001 {
+		t.Errorf("err = %v; want Close 1001", err)
+	}
+	if err := <-down; err != nil {
+		t.Errorf("Shutdown = %v", err)
+	}
+	if !strings.Contains(g.logs.String(), "reason=drain") {
+		t.Error("no line in the log for the drained tunnel")
+	}
+}
+
+// A client that does not answer the Close frame makes Shutdown say so.
+func TestShutdownDeadline(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{})
+	g := newGate(t, up.URL())
+	g.dial()
+	if err := g.Shutdown(context.Background(), 50*time.Millisecond); !errors.Is(err, ErrDrainDeadline) {
+		t.Errorf("Shutdown = %v; want ErrDrainDeadline", err)
+	}
+}
+
+// People get a page, other paths 404.
+func TestPages(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{})
+	g := newGate(t, up.URL())
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{RootCAs: g.ca.Pool()},
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", g.addr)
+		},
+	}}
+	for path, want := range map[string]int{"/": 200, "/nothing": 404} {
+		resp, err := client.Get("https://" + testName + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != want || len(body) == 0 {
+			t.Errorf("GET %s = %d, %d bytes; want %d", path, resp.StatusCode, len(body), want)
+		}
+	}
+}
