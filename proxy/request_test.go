@@ -1,0 +1,179 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+const goodKey = "dGhlIHNhbXBsZSBub25jZQ=="
+
+// head puts a request together: the line, then these fields, or in their place
+// those of edit that have the same name; an empty value leaves the field out.
+func head(line string, edit ...string) string {
+	fields := []string{
+		"Host: example1.com", "Upgrade: websocket", "Connection: Upgrade",
+		"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + goodKey, "Sec-WebSocket-Protocol: xmpp",
+	}
+	for _, e := range edit {
+		name, value, _ := strings.Cut(e, ":")
+		replaced := false
+		for i, f := range fields {
+			if strings.HasPrefix(f, name+":") {
+				fields[i], replaced = e, true
+				if strings.TrimSpace(value) == "" {
+					fields = append(fields[:i], fields[i+1:]...)
+				}
+				break
+			}
+		}
+		if !replaced {
+			fields = append(fields, e)
+		}
+	}
+	return line + "\r\n" + strings.Join(fields, "\r\n") + "\r\n\r\n"
+}
+
+// What browsers send is taken.
+func TestParseRequestTakes(t *testing.T) {
+	for _, test := range []struct {
+		name, head, subprotocol string
+	}{
+		{"plain", head("GET / HTTP/1.1"), "xmpp"},
+		{"path and query", head("GET /ws/xmpp?x=%41&y HTTP/1.1"), "xmpp"},
+		{"Firefox's Connection", head("GET / HTTP/1.1", "Connection: keep-alive, Upgrade"), "xmpp"},
+		{"case", head("GET / HTTP/1.1", "Upgrade: WebSocket", "Connection: upgrade"), "xmpp"},
+		{"several subprotocols", head("GET / HTTP/1.1", "Sec-WebSocket-Protocol: mqtt, xmpp-framing, xmpp"), "xmpp"},
+		{"the draft's subprotocol", head("GET / HTTP/1.1", "Sec-WebSocket-Protocol: xmpp-framing"), "xmpp-framing"},
+		{"extensions", head("GET / HTTP/1.1", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"), "xmpp"},
+		{"Host with a port", head("GET / HTTP/1.1", "Host: example1.com:5291"), "xmpp"},
+	} {
+		r, err := parseRequest([]byte(test.head))
+		if err != nil || !r.upgrade || r.subprotocol != test.subprotocol || !r.hostIs("Example1.com.") {
+			t.Errorf("%s: %+v, %v", test.name, r, err)
+		}
+	}
+}
+
+// What must not be taken gets the status that says why.
+func TestParseRequestRefuses(t *testing.T) {
+	for _, test := range []struct {
+		name, head string
+		status     int
+	}{
+		{"POST", head("POST / HTTP/1.1"), 405},
+		{"HTTP/1.0", head("GET / HTTP/1.0"), 400},
+		{"HTTP/1.10", head("GET / HTTP/1.10"), 400},
+		{"HTTP/2.0", head("GET / HTTP/2.0"), 400},
+		{"absolute form", head("GET wss://example1.com/ HTTP/1.1"), 400},
+		{"asterisk form", head("GET * HTTP/1.1"), 400},
+		{"two spaces", head("GET  / HTTP/1.1"), 400},
+		{"bad escape", head("GET /%4 HTTP/1.1"), 400},
+		{"no Host", head("GET / HTTP/1.1", "Host:"), 400},
+		{"two Hosts", strings.Replace(head("GET / HTTP/1.1"), "\r\n", "\r\nHost: example1.com\r\n", 1), 400},
+		{"Host with a path", head("GET / HTTP/1.1", "Host: example1.com/x"), 400},
+		{"Host with user", head("GET / HTTP/1.1", "Host: a@example1.com"), 400},
+		{"bad port", head("GET / HTTP/1.1", "Host: example1.com:70000"), 400},
+		{"version 8", head("GET / HTTP/1.1", "Sec-WebSocket-Version: 8"), 426},
+		{"no version", head("GET / HTTP/1.1", "Sec-WebSocket-Version:"), 426},
+		{"no key", head("GET / HTTP/1.1", "Sec-WebSocket-Key:"), 400},
+		{"short key", head("GET / HTTP/1.1", "Sec-WebSocket-Key: AAAA"), 400},
+		{"key that is no base64", head("GET / HTTP/1.1", "Sec-WebSocket-Key: "+strings.Repeat("!", 24)), 400},
+		{"no Connection", head("GET / HTTP/1.1", "Connection:"), 400},
+		{"Connection: close", head("GET / HTTP/1.1", "Connection: close"), 400},
+		{"Upgrade: websocket, h2c", head("GET / HTTP/1.1", "Upgrade: websocket, h2c"), 400},
+		{"no subprotocol", head("GET / HTTP/1.1", "Sec-WebSocket-Protocol:"), 400},
+		{"other subprotocol", head("GET / HTTP/1.1", "Sec-WebSocket-Protocol: mqtt"), 400},
+		{"body", head("GET / HTTP/1.1", "Content-Length: 5"), 400},
+		{"chunks", head("GET / HTTP/1.1", "Transfer-Encoding: chunked"), 400},
+		{"folded field", head("GET / HTTP/1.1", "X-A: b\r\n c"), 400},
+		{"space before the colon", head("GET / HTTP/1.1", "X-A : b"), 400},
+		{"control character", head("GET / HTTP/1.1", "X-A: \x01"), 400},
+		{"NUL", head("GET / HTTP/1.1", "X-A: \x00"), 400},
+		{"bare CR", head("GET / HTTP/1.1", "X-A: b\rX-B: c"), 400},
+		{"bare LF", head("GET / HTTP/1.1", "X-A: b\nX-B: c"), 400},
+		{"too many fields", head("GET / HTTP/1.1", strings.Repeat("X: y\r\n", 100)+"X: y"), 431},
+	} {
+		r, err := parseRequest([]byte(test.head))
+		var ref *refusal
+		if !errors.As(err, &ref) || ref.status != test.status {
+			t.Errorf("%s: %+v, %v; want %d", test.name, r, err, test.status)
+			continue
+		}
+		if resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(ref.answer())), nil); err != nil || resp.StatusCode != test.status {
+			t.Errorf("%s: the answer reads as %v, %v", test.name, resp, err)
+		}
+	}
+}
+
+// A Host is the server name's own, or the request is for another vhost.
+func TestHostIs(t *testing.T) {
+	for _, test := range []struct {
+		host, name string
+		want       bool
+	}{
+		{"example1.com", "example1.com", true},
+		{"EXAMPLE1.com.:443", "example1.COM", true},
+		{"example2.com", "example1.com", false},
+		{"example1.com.evil", "example1.com", false},
+		{"[::1]:443", "example1.com", false},
+	} {
+		if got := (&request{host: test.host}).hostIs(test.name); got != test.want {
+			t.Errorf("host %q, server name %q: %v; want %v", test.host, test.name, got, test.want)
+		}
+	}
+}
+
+// What we accept, net/http reads as the same method, target, host and key.
+func FuzzRequest(f *testing.F) {
+	f.Add([]byte(head("GET / HTTP/1.1")))
+	f.Add([]byte(head("GET /a?b HTTP/1.1", "Host: [::1]:5291", "X-A: b")))
+	f.Add([]byte(head("GET / HTTP/1.10")))
+	f.Add([]byte(head("GET //x%2f HTTP/1.1", "Connection: a,,upgrade", "Cookie: a=b")))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, end, err := readHead(bytes.NewReader(b), make([]byte, maxRequestHeader))
+		if err != nil {
+			return
+		}
+		r, err := parseRequest(b[:end])
+		if err != nil || !r.upgrade {
+			return
+		}
+		h, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b[:end])))
+		if err != nil {
+			t.Fatalf("net/http refuses what we accept: %v", err)
+		}
+		if h.Method != r.method || h.RequestURI != r.target || h.Host != r.host || h.URL.EscapedPath() != r.path ||
+			h.Header.Get("Sec-WebSocket-Key") != r.key || h.ProtoMajor != 1 || h.ProtoMinor != 1 || h.ContentLength != 0 {
+			t.Errorf("net/http reads %s %q %q %q, we read %s %q %q %q",
+				h.Method, h.RequestURI, h.Host, h.URL.EscapedPath(), r.method, r.target, r.host, r.path)
+		}
+	})
+}
+
+// readHead finds the blank line wherever a read ends.
+func TestReadHeadAnySplit(t *testing.T) {
+	b := []byte(head("GET / HTTP/1.1") + "frames")
+	for size := 1; size <= len(b); size++ {
+		buf := make([]byte, maxRequestHeader)
+		n, end, err := readHead(&stutter{b, size}, buf)
+		if err != nil || string(buf[:end]) != head("GET / HTTP/1.1") || n < end {
+			t.Errorf("reads of %d bytes: %d, %d, %v", size, n, end, err)
+		}
+	}
+}
+
+// stutter reads a few bytes at a time.
+type stutter struct {
+	b    []byte
+	size int
+}
+
+func (s *stutter) Read(p []byte) (int, error) {
+	n := copy(p[:min(len(p), s.size)], s.b)
+	s.b = s.b[n:]
+	return n, nil
+}

@@ -1,0 +1,435 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A bench is a tunnel between two ends of pipes, on a fake clock.
+type bench struct {
+	t        *testing.T
+	driver   *goroutines
+	tunnel   *tunnel
+	client   net.Conn // the client's own end
+	upstream net.Conn
+	done     chan struct{} // closed by onDone
+}
+
+var testKey = [4]byte{0xa5, 0x5a, 0x01, 0xff}
+
+// inBubble runs f with a tunnel in a bubble. Pings are off unless set says
+// otherwise.
+func inBubble(t *testing.T, set tunnelSettings, f func(b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		client, clientGate := net.Pipe()
+		upstream, upstreamGate := net.Pipe()
+		b := &bench{t: t, driver: newGoroutines(), client: client, upstream: upstream, done: make(chan struct{})}
+		if set.backlog == 0 {
+			set.backlog = 1 << 20
+		}
+		b.tunnel = &tunnel{
+			settings: &set,
+			client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20}},
+			upstream: leg{sock: &sock{conn: upstreamGate}},
+			onDone:   func(*tunnel, time.Duration) { close(b.done) },
+		}
+		if err := b.driver.take(b.tunnel); err != nil {
+			t.Fatal(err)
+		}
+		f(b)
+		client.Close()
+		upstream.Close()
+		b.driver.close()
+		<-b.done
+	})
+}
+
+// frame reads one frame from conn; it gives up after an hour of the bubble's.
+func (b *bench) frame(conn net.Conn) (h header, payload []byte, err error) {
+	conn.SetReadDeadline(time.Now().Add(time.Hour))
+	var buf []byte
+	for {
+		if h, err = parseHeader(buf); err != nil || h.size > 0 {
+			break
+		}
+		one := make([]byte, 1)
+		if _, err := io.ReadFull(conn, one); err != nil {
+			return h, nil, err
+		}
+		buf = append(buf, one...)
+	}
+	payload = make([]byte, h.length)
+	_, err = io.ReadFull(conn, payload)
+	if h.masked {
+		applyMask(payload, h.key)
+	}
+	return h, payload, err
+}
+
+// wantFrame fails unless the next frame is this one.
+func (b *bench) wantFrame(conn net.Conn, opcode byte, payload string) {
+	b.t.Helper()
+	h, got, err := b.frame(conn)
+	if err != nil || h.opcode != opcode || string(got) != payload {
+		b.t.Errorf("frame = opcode %#x, %q, %v; want %#x, %q", h.opcode, got, err, opcode, payload)
+	}
+}
+
+// wantClose fails unless the next frame is a Close frame with this status code.
+func (b *bench) wantClose(conn net.Conn, code uint16) {
+	b.t.Helper()
+	h, payload, err := b.frame(conn)
+	if err != nil || h.opcode != opClose || len(payload) < 2 || binary.BigEndian.Uint16(payload) != code {
+		b.t.Errorf("frame = opcode %#x, %q, %v; want Close %d", h.opcode, payload, err, code)
+	}
+}
+
+// wantEOF fails unless conn is closed by the gate within the time.
+func (b *bench) wantEOF(conn net.Conn, within time.Duration) {
+	b.t.Helper()
+	conn.SetReadDeadline(time.Now().Add(within))
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		b.t.Errorf("read = %d, %v; want EOF", n, err)
+	}
+}
+
+func (b *bench) wantReason(why reason) {
+	b.t.Helper()
+	<-b.done
+	if b.tunnel.why != why {
+		b.t.Errorf("tunnel ended for %v; want %v", b.tunnel.why, why)
+	}
+}
+
+func (b *bench) send(conn net.Conn, opcode byte, payload string) {
+	b.t.Helper()
+	key := &testKey
+	if conn == b.upstream {
+		key = nil
+	}
+	if _, err := conn.Write(appendFrame(nil, opcode, []byte(payload), key)); err != nil {
+		b.t.Error(err)
+	}
+}
+
+// Frames go through both ways as they are; those of the client stay masked.
+func TestTunnelForwards(t *testing.T) {
+	inBubble(t, tunnelSettings{}, func(b *bench) {
+		b.send(b.client, opText, "to the upstream")
+		b.wantFrame(b.upstream, opText, "to the upstream")
+		b.send(b.upstream, opBinary, "to the client")
+		b.wantFrame(b.client, opBinary, "to the client")
+		b.send(b.upstream, opPing, "theirs")
+		b.wantFrame(b.client, opPing, "theirs")
+		b.send(b.client, opPong, "theirs")
+		b.wantFrame(b.upstream, opPong, "theirs")
+	})
+}
+
+// A header that comes apart from its payload leaves together with it.
+func TestTunnelJoinsHeaderAndPayload(t *testing.T) {
+	inBubble(t, tunnelSettings{}, func(b *bench) {
+		frame := appendFrame(nil, opText, []byte("stanza"), nil)
+		b.upstream.Write(frame[:2])
+		synctest.Wait()
+		go b.upstream.Write(frame[2:])
+		got := make([]byte, 100)
+		n, err := b.client.Read(got)
+		if err != nil || !bytes.Equal(got[:n], frame) {
+			t.Errorf("read = %x, %v; want the whole frame in one", got[:n], err)
+		}
+	})
+}
+
+// A silent client gets a Ping; its Pong stays here, and the tunnel lives on.
+func TestTunnelPings(t *testing.T) {
+	inBubble(t, tunnelSettings{ping: 30 * time.Second, pong: 20 * time.Second}, func(b *bench) {
+		for range 3 {
+			start := time.Now()
+			h, payload, err := b.frame(b.client)
+			if err != nil || h.opcode != opPing {
+				t.Fatalf("frame = %+v, %v; want a Ping", h, err)
+			}
+			if waited := time.Since(start); waited != 30*time.Second {
+				t.Errorf("Ping after %v of silence; want 30s", waited)
+			}
+			b.send(b.client, opPong, string(payload))
+		}
+		b.send(b.client, opText, "hello")
+		b.wantFrame(b.upstream, opText, "hello") // and not a Pong
+	})
+}
+
+// A client that does not answer the Ping is given up, and the upstream learns
+// of it.
+func TestTunnelPongTimeout(t *testing.T) {
+	inBubble(t, tunnelSettings{ping: 30 * time.Second, pong: 20 * time.Second}, func(b *bench) {
+		start := time.Now()
+		go io.Copy(io.Discard, b.client)
+		b.wantEOF(b.upstream, time.Hour)
+		if took := time.Since(start); took != 50*time.Second {
+			t.Errorf("gave up after %v; want 50s", took)
+		}
+		b.wantReason(reasonPong)
+	})
+}
+
+// A client that takes nothing, not even the Ping, is given up as well.
+func TestTunnelPingToDeafClient(t *testing.T) {
+	inBubble(t, tunnelSettings{ping: 30 * time.Second, pong: 20 * time.Second}, func(b *bench) {
+		b.wantEOF(b.upstream, time.Hour)
+		b.wantReason(reasonPong)
+	})
+}
+
+// Anything from the client shows that it lives.
+func TestTunnelTrafficIsLife(t *testing.T) {
+	inBubble(t, tunnelSettings{ping: 30 * time.Second, pong: 20 * time.Second}, func(b *bench) {
+		for range 10 {
+			time.Sleep(29 * time.Second)
+			b.send(b.client, opText, "still here")
+			b.wantFrame(b.upstream, opText, "still here")
+		}
+		b.client.SetReadDeadline(time.Now().Add(time.Second))
+		if n, err := b.client.Read(make([]byte, 1)); n != 0 {
+			t.Errorf("the gate sent something: %v", err)
+		}
+	})
+}
+
+// The closing handshake goes through in both directions, and then both sides
+// are closed, though neither did.
+func TestTunnelClosingHandshake(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		why  reason
+	}{{"by the client", reasonClientClose}, {"by the upstream", reasonUpstreamClose}} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, tunnelSettings{}, func(b *bench) {
+				first, second := b.client, b.upstream
+				if test.why == reasonUpstreamClose {
+					first, second = second, first
+				}
+				b.send(first, opClose, "\x03\xe8bye")
+				b.wantFrame(second, opClose, "\x03\xe8bye")
+				b.send(second, opClose, "")
+				b.wantFrame(first, opClose, "")
+				b.wantEOF(first, time.Second)
+				b.wantEOF(second, time.Second)
+				b.wantReason(test.why)
+				if b.tunnel.code != 1000 {
+					t.Errorf("status code = %d; want 1000", b.tunnel.code)
+				}
+			})
+		})
+	}
+}
+
+// An upstream that does not answer a Close frame is answered for, after
+// closeTimeout; one that closes instead, at once.
+func TestTunnelCloseWithoutAnswer(t *testing.T) {
+	for _, fin := range []bool{false, true} {
+		inBubble(t, tunnelSettings{}, func(b *bench) {
+			start := time.Now()
+			b.send(b.client, opClose, "\x03\xe8")
+			b.wantFrame(b.upstream, opClose, "\x03\xe8")
+			want := closeTimeout
+			if fin {
+				want = 0
+				b.upstream.Close()
+			}
+			b.wantClose(b.client, 1000)
+			if took := time.Since(start); took != want {
+				t.Errorf("answered after %v; want %v", took, want)
+			}
+			b.wantEOF(b.client, time.Second)
+			b.wantReason(reasonClientClose)
+		})
+	}
+}
+
+// A client that sends a message, a Close frame and FIN at once loses nothing,
+// though the upstream reads late.
+func TestTunnelDeliversLastWords(t *testing.T) {
+	inBubble(t, tunnelSettings{}, func(b *bench) {
+		last := appendFrame(nil, opText, []byte("last words"), &testKey)
+		b.client.Write(appendFrame(last, opClose, nil, &testKey))
+		b.client.Close()
+		time.Sleep(closeTimeout / 2)
+		b.wantFrame(b.upstream, opText, "last words")
+		b.wantFrame(b.upstream, opClose, "")
+		b.wantEOF(b.upstream, time.Second)
+		b.wantReason(reasonClientClose)
+	})
+}
+
+// An upstream that goes away is 1012 for the client, after all that it sent.
+func TestTunnelUpstreamGone(t *testing.T) {
+	inBubble(t, tunnelSettings{}, func(b *bench) {
+		b.send(b.upstream, opText, "almost")
+		b.upstream.Close()
+		b.wantFrame(b.client, opText, "almost")
+		b.wantClose(b.client, codeRestart)
+		b.send(b.client, opClose, "\x03\xf4")
+		b.wantEOF(b.client, time.Second)
+		b.wantReason(reasonUpstreamGone)
+	})
+}
+
+// In the middle of a frame no Close frame can be said: what is there is
+// delivered, and the connection closed.
+func TestTunnelUpstreamGoneMidFrame(t *testing.T) {
+	inBubble(t, tunnelSettings{}, func(b *bench) {
+		frame := appendFrame(nil, opText, []byte("0123456789"), nil)
+		b.upstream.Write(frame[:7])
+		b.upstream.Close()
+		got, err := io.ReadAll(b.client)
+		if err != nil || !bytes.Equal(got, frame[:7]) {
+			t.Errorf("client read %x, %v; want %x", got, err, frame[:7])
+		}
+		b.wantReason(reasonUpstreamGone)
+	})
+}
+
+// A client that breaks the protocol gets the status code that says so, and
+// closeTimeout to go; the upstream sees nothing of it but the end.
+func TestTunnelClientBreaksProtocol(t *testing.T) {
+	inBubble(t, tunnelSettings{}, func(b *bench) {
+		b.client.Write([]byte{0x81, 0x00}) // no mask
+		b.wantEOF(b.upstream, time.Second)
+		b.wantClose(b.client, codeProtocol)
+		b.wantEOF(b.client, closeTimeout+time.Second)
+		b.wantReason(reasonClientProtocol)
+	})
+}
+
+// A Close frame of ours waits for the end of the frame that is under way.
+func TestTunnelCloseWaitsForBoundary(t *testing.T) {
+	inBubble(t, tunnelSettings{}, func(b *bench) {
+		frame := appendFrame(nil, opText, []byte("0123456789"), nil)
+		b.upstream.Write(frame[:5])
+		got := make([]byte, len(frame))
+		io.ReadFull(b.client, got[:5])
+		b.driver.drain()
+		b.upstream.Write(append(bytes.Clone(frame[5:]), frame...))
+		if _, err := io.ReadFull(b.client, got[5:]); err != nil || !bytes.Equal(got, frame) {
+			t.Errorf("client read %x, %v; want the frame under way", got, err)
+		}
+		b.wantClose(b.client, codeAway)
+		b.send(b.client, opClose, "\x03\xe9")
+		b.wantEOF(b.client, time.Second)
+		b.wantReason(reasonDrain)
+	})
+}
+
+// What a client sent before it saw the drain's Close frame still arrives, and
+// then a plain end: no Close frame, so that the stream can be resumed.
+func TestTunnelDrainDeliversToUpstream(t *testing.T) {
+	inBubble(t, tunnelSettings{}, func(b *bench) {
+		b.driver.drain()
+		b.wantClose(b.client, codeAway)
+		b.send(b.client, opText, "on its way")
+		b.wantFrame(b.upstream, opText, "on its way")
+		b.send(b.client, opClose, "\x03\xe9")
+		b.wantEOF(b.upstream, time.Second)
+		b.wantReason(reasonDrain)
+	})
+}
+
+// A tunnel that comes while the driver drains is told at once.
+func TestTunnelTakenWhileDraining(t *testing.T) {
+	inBubble(t, tunnelSettings{}, func(b *bench) {
+		b.driver.drain()
+		b.wantClose(b.client, codeAway)
+		client, clientGate := net.Pipe()
+		upstream, upstreamGate := net.Pipe()
+		defer client.Close()
+		defer upstream.Close()
+		late := &tunnel{
+			settings: b.tunnel.settings,
+			client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true}},
+			upstream: leg{sock: &sock{conn: upstreamGate}},
+			onDone:   func(*tunnel, time.Duration) {},
+		}
+		if err := b.driver.take(late); err != nil {
+			t.Fatal(err)
+		}
+		b.wantClose(client, codeAway)
+	})
+}
+
+// A client that does not read is cut at a frame boundary with 1008, once more
+// than the backlog waits for it, and the upstream is let go at once.
+func TestTunnelCutsSlowClient(t *testing.T) {
+	const backlog = 256 << 10
+	inBubble(t, tunnelSettings{backlog: backlog}, func(b *bench) {
+		sent := 0
+		for {
+			b.upstream.SetWriteDeadline(time.Now().Add(time.Minute))
+			if _, err := b.upstream.Write(appendFrame(nil, opText, make([]byte, 10_000), nil)); err != nil {
+				break
+			}
+			sent += 10_000
+		}
+		if sent < backlog || sent > backlog+2*turnBudget {
+			t.Errorf("the gate took %d bytes for a client that reads nothing; want about %d", sent, backlog)
+		}
+		// Now the client wakes up, and finds whole frames and a reason.
+		for {
+			h, payload, err := b.frame(b.client)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h.opcode == opClose {
+				if code := closeCode(h, payload); code != codePolicy {
+					t.Errorf("Close %d; want 1008", code)
+				}
+				break
+			}
+		}
+		b.client.Close()
+		b.wantReason(reasonSlowClient)
+	})
+}
+
+// A frame larger than the backlog can't be finished for a client that does not
+// read; what was taken stays bounded.
+func TestTunnelCutsSlowClientMidFrame(t *testing.T) {
+	const backlog = 64 << 10
+	inBubble(t, tunnelSettings{backlog: backlog}, func(b *bench) {
+		b.upstream.SetWriteDeadline(time.Now().Add(time.Minute))
+		n, err := b.upstream.Write(appendFrame(nil, opText, make([]byte, 1<<20), nil))
+		if err == nil || n > backlog+4*turnBudget {
+			t.Errorf("the gate took %d bytes, %v; want an end soon after %d", n, err, backlog)
+		}
+		b.wantReason(reasonSlowClient)
+	})
+}
+
+// An upstream that does not read stops the client, not the memory; after
+// stallTimeout it is given up.
+func TestTunnelUpstreamStuck(t *testing.T) {
+	inBubble(t, tunnelSettings{ping: 30 * time.Second, pong: 20 * time.Second}, func(b *bench) {
+		go io.Copy(io.Discard, b.client)
+		sent := 0
+		for {
+			b.client.SetWriteDeadline(time.Now().Add(20 * time.Second))
+			n, err := b.client.Write(appendFrame(nil, opText, make([]byte, 10_000), &testKey))
+			sent += n
+			if err != nil {
+				break
+			}
+		}
+		if sent > 4*turnBudget {
+			t.Errorf("the gate took %d bytes for an upstream that reads nothing", sent)
+		}
+		b.wantReason(reasonUpstreamStuck)
+	})
+}
