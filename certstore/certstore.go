@@ -23,7 +23,6 @@
 package certstore
 
 import (
-	"cmp"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -47,13 +46,16 @@ type Store struct {
 	table atomic.Pointer[table]
 	cache cache
 
-	scan sync.Mutex // held while the directory is read
-	tree *tree      // nil without a directory
+	scan    sync.Mutex // held while the directory is read
+	tree    *tree      // nil without a directory
+	watcher *watcher   // nil unless the directory is watched
+	closed  bool
 
 	swap      sync.Mutex // held for moments, after scan where both are
 	read      []*certificate
 	faults    []fault
 	installed map[installedName]*certificate
+	nextDate  int64 // Unix seconds: when the next certificate becomes valid or expires; 0: never
 }
 
 type installedName struct{ source, name string }
@@ -104,19 +106,21 @@ func (s *Store) Has(serverName string) bool {
 	return len(exact)+len(wild) > 0
 }
 
-// Reload reads what changed in the directory and returns when handshakes see
-// it. Files that are bad are in Problems; the error is for a directory that
-// cannot be listed, and then everything stays as it was.
+// Reload looks at the whole directory, reads what changed, and returns when
+// handshakes see it. Files that are bad are in Problems; the error is for a
+// directory that cannot be listed, and then all certificates stay.
 func (s *Store) Reload() error {
 	s.scan.Lock()
 	defer s.scan.Unlock()
 	if s.tree == nil {
 		return nil
 	}
-	if err := s.tree.scan(); err != nil {
+	err := s.tree.scan()
+	s.tree.bad()
+	s.publish(false)
+	if err != nil {
 		return fmt.Errorf("certificates: directory %q: %w", s.tree.root, plainError(err))
 	}
-	s.publish()
 	return nil
 }
 
@@ -125,20 +129,74 @@ func (s *Store) Reload() error {
 // certificates and all. Between the two no handshake sees an empty table.
 func (s *Store) SetDirectory(dir string, watch bool) error {
 	s.scan.Lock()
-	defer s.scan.Unlock()
+	old, err := s.setDirectory(dir, watch)
+	s.scan.Unlock()
+	if old != nil {
+		old.close() // it may be waiting for scan
+	}
+	return err
+}
+
+// setDirectory returns the watcher that is to be closed after scan, which the
+// caller holds, is free.
+func (s *Store) setDirectory(dir string, watch bool) (old *watcher, err error) {
+	if s.closed {
+		watch = false
+	}
 	var next *tree
 	if dir != "" {
 		next = newTree(dir)
 		if s.tree != nil && s.tree.root == next.root {
 			next = s.tree // so that what it kept stays
 		}
+	}
+	w := s.watcher
+	if next != s.tree || watch != (w != nil) {
+		w = nil
+		if watch && next != nil {
+			w = newWatcher(s.log, s.look)
+		}
+	}
+	if next != nil {
+		before := next.watcher
+		next.watcher = w
 		if err := next.scan(); err != nil {
-			return fmt.Errorf("certificates: directory %q: %w", dir, plainError(err))
+			next.watcher = before
+			if w != before {
+				old = w
+				go w.watchFiles() // close waits for its end
+			}
+			return old, fmt.Errorf("certificates: directory %q: %w", dir, plainError(err))
+		}
+	}
+	if w != s.watcher {
+		old = s.watcher
+		s.watcher = w
+		if w != nil {
+			go w.watchFiles()
 		}
 	}
 	s.tree = next
-	s.publish()
-	return nil
+	s.publish(false)
+	return old, nil
+}
+
+// look is what a watcher calls.
+func (s *Store) look(w *watcher, what looking) {
+	s.scan.Lock()
+	defer s.scan.Unlock()
+	if s.watcher != w || s.tree == nil { // closed or replaced meanwhile
+		return
+	}
+	if what.all {
+		s.tree.scan() // a root that cannot be listed becomes a problem
+	} else {
+		s.tree.changed(what.names)
+	}
+	if what.again {
+		s.tree.bad()
+	}
+	s.publish(!what.again)
 }
 
 // Install puts a certificate beside those of the directory; it takes part in
@@ -153,7 +211,7 @@ func (s *Store) Install(source, name string, cert *tls.Certificate) error {
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	s.installed[installedName{source, name}] = c
-	s.replaceTable()
+	s.replaceTable(false)
 	return nil
 }
 
@@ -162,61 +220,57 @@ func (s *Store) Remove(source, name string) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	delete(s.installed, installedName{source, name})
-	s.replaceTable()
+	s.replaceTable(false)
 }
 
 // Close ends watching. Handshakes are still answered.
-func (s *Store) Close() error { return nil }
+func (s *Store) Close() error {
+	s.scan.Lock()
+	w := s.watcher
+	s.watcher, s.closed = nil, true
+	if s.tree != nil {
+		s.tree.watcher = nil
+	}
+	s.scan.Unlock()
+	if w == nil {
+		return nil
+	}
+	return w.close()
+}
 
-// publish makes handshakes see the tree. The caller holds scan.
-func (s *Store) publish() {
+// publish makes handshakes see the tree where it is not as it was; hasty is as
+// in problems. The caller holds scan.
+func (s *Store) publish(hasty bool) {
+	now := time.Now()
 	var all []*certificate
 	var faults []fault
+	changed := s.tree == nil
 	if s.tree != nil {
-		all, faults = s.tree.collect(time.Now())
+		all, faults, changed = s.tree.collect(now)
 	}
 	s.swap.Lock()
 	defer s.swap.Unlock()
+	date := s.nextDate != 0 && now.Unix() >= s.nextDate
+	unlogged := slices.ContainsFunc(s.table.Load().problems, func(p Problem) bool { return !p.logged })
+	if !changed && !date && !unlogged {
+		return
+	}
 	s.read, s.faults = all, faults
-	s.replaceTable()
+	s.replaceTable(hasty)
+	if changed {
+		t := s.table.Load()
+		s.log.Info("certificates: loaded", "certificates", len(t.all), "names", len(t.exact)+len(t.wild), "problems", len(t.problems))
+	}
 }
 
 // replaceTable swaps the table once. The caller holds swap.
-func (s *Store) replaceTable() {
+func (s *Store) replaceTable(hasty bool) {
 	all := slices.Clip(s.read)
 	for _, c := range s.installed {
 		all = append(all, c)
 	}
-	t := newTable(all)
-	t.problems = s.problems(s.table.Load().problems)
-	s.table.Store(t)
-}
-
-// problems makes the list of problems, each with the time when it was first
-// seen, and logs what came and what went.
-func (s *Store) problems(before []Problem) []Problem {
-	old := make(map[string]Problem, len(before))
-	for _, p := range before {
-		old[p.Err.Error()] = p
-	}
-	out := make([]Problem, 0, len(s.faults))
-	for _, f := range s.faults {
-		p := Problem{File: f.path, Err: f.err, Since: time.Now(), Kept: f.kept}
-		if was, ok := old[f.err.Error()]; ok {
-			p.Since = was.Since
-		} else {
-			s.log.Error("certificate file cannot be used", "file", f.path, "err", f.err, "old_one_served", f.kept)
-		}
-		delete(old, f.err.Error())
-		out = append(out, p)
-	}
-	for _, p := range old {
-		if !slices.ContainsFunc(out, func(q Problem) bool { return q.File == p.File }) {
-			s.log.Info("certificate file mended or removed", "file", p.File)
-		}
-	}
-	slices.SortFunc(out, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Err.Error(), b.Err.Error()))
-	})
-	return out
+	next := newTable(all)
+	next.problems = s.problems(next, s.table.Load().problems, hasty)
+	s.nextDate = next.nextDate(time.Now())
+	s.table.Store(next)
 }

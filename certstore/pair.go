@@ -268,17 +268,5 @@ func (c *certificate) dateError(now time.Time) error {
 	if t := time.Unix(c.notBefore, 0).UTC(); now.Before(t) {
 		return fmt.Errorf("not valid before %s", t.Format(time.RFC3339))
 	}
-	t := time.Unix(c.notAfter, 0).UTC()
-	return fmt.Errorf("expired %s, %s", t.Format(time.DateOnly), ago(now.Sub(t)))
-}
-
-func ago(d time.Duration) string {
-	switch days := int(d.Hours() / 24); days {
-	case 0:
-		return fmt.Sprintf("%s ago", d.Round(time.Minute))
-	case 1:
-		return "1 day ago"
-	default:
-		return fmt.Sprintf("%d days ago", days)
-	}
+	return fmt.Errorf("expired %s", time.Unix(c.notAfter, 0).UTC().Format(time.RFC3339))
 }

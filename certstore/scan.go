@@ -27,6 +27,8 @@ type tree struct {
 	reader  *reader
 	buf     bytes.Buffer
 	seen    map[string]bool // resolved folders of this scan: links may go round
+	pruned  bool            // folders went away since the last collect
+	watcher *watcher        // told of each folder before it is listed; may be nil
 }
 
 // A folder is the unit in which leaves meet their keys.
@@ -46,7 +48,7 @@ type file struct {
 	stamp   stamp
 	young   bool   // so fresh when it was read that the stamp is not to be trusted
 	sum     uint64 // of its bytes
-	target  string // where a symlink leads; else empty
+	target  string // where the symlink led when it last led anywhere; else empty
 	content *content
 	err     error // instead of content; does not name the file
 }
@@ -65,20 +67,41 @@ func newTree(root string) *tree {
 }
 
 // scan reads what changed anywhere in the tree. It fails only where the root
-// itself cannot be listed, and changes nothing then.
+// itself cannot be listed; what the tree gives is as before then.
 func (t *tree) scan() error {
-	if _, err := os.ReadDir(t.root); err != nil {
-		return err
+	if t.watcher != nil {
+		t.watcher.begin()
+		defer t.watcher.end()
+		t.watcher.add(filepath.Dir(t.root)) // where the root itself may be replaced
 	}
-	t.seen = map[string]bool{}
 	t.reader.issuers = map[string]*issuer{}
-	t.folder(t.root, maxDepth)
+	t.list(t.root, true)
+	return t.folders[t.root].err
+}
+
+// list reads what changed in a folder; deep says whether in all folders below
+// it as well, or only in those that are new or that a link leads to.
+func (t *tree) list(path string, deep bool) {
+	t.seen = map[string]bool{}
+	depth := maxDepth
+	for p := path; p != t.root && depth > 0; p = filepath.Dir(p) {
+		depth--
+	}
+	t.folder(path, depth, deep)
+	t.prune()
+}
+
+// prune forgets the folders that no other lists any more.
+func (t *tree) prune() {
 	for path := range t.folders {
 		if !t.reachable(path) {
+			if t.watcher != nil {
+				t.watcher.forget(t.folders[path].real)
+			}
 			delete(t.folders, path)
+			t.pruned = true
 		}
 	}
-	return nil
 }
 
 // reachable reports whether the folder is still listed by the one above it.
@@ -94,49 +117,73 @@ func (t *tree) reachable(path string) bool {
 }
 
 // folder lists the folder at path and reads what changed in it and below.
-func (t *tree) folder(path string, depth int) {
+func (t *tree) folder(path string, depth int, deep bool) {
 	f := t.folders[path]
 	if f == nil {
 		f = &folder{path: path, real: path, files: map[string]*file{}, dirty: true}
 		t.folders[path] = f
 	}
-	entries, err := os.ReadDir(path)
-	if err != nil {
-		f.err = err
-		return // what it gave stays: a folder that cannot be read proves nothing
-	}
-	f.err = nil
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		f.real = real
 	}
+	if t.watcher != nil {
+		t.watcher.add(f.real)
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		f.fail(err)
+		return // what it gave stays: a folder that cannot be read proves nothing
+	}
+	f.fail(nil)
 	if t.seen[f.real] {
 		entries = nil
 	}
 	t.seen[f.real] = true
+	known := f.subs
 	f.subs = nil
 	listed := make(map[string]bool, len(entries))
+	links := map[string]bool{}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue // Kubernetes' ..data, editors' and tools' temporary files
 		}
+		link := e.Type()&fs.ModeSymlink != 0
 		if t.isFolder(path, e) {
-			f.subs = append(f.subs, filepath.Join(path, e.Name()))
+			sub := filepath.Join(path, e.Name())
+			f.subs = append(f.subs, sub)
+			links[sub] = link
 		} else if isWanted(e.Name()) {
 			listed[e.Name()] = true
-			t.file(f, e.Name())
+			t.file(f, e.Name(), link)
 		}
 	}
 	for name := range f.files {
 		if !listed[name] {
-			delete(f.files, name)
-			f.dirty = true
+			f.drop(name)
 		}
 	}
 	f.subs = withoutArchive(path, f.subs)
-	if depth > 0 {
-		for _, sub := range f.subs {
-			t.folder(sub, depth-1)
+	if depth == 0 {
+		f.subs = nil
+	}
+	for _, sub := range f.subs {
+		if deep || links[sub] || !slices.Contains(known, sub) {
+			t.folder(sub, depth-1, true)
 		}
+	}
+}
+
+func (f *folder) fail(err error) {
+	if (err == nil) != (f.err == nil) {
+		f.dirty = true
+	}
+	f.err = err
+}
+
+func (f *folder) drop(name string) {
+	if f.files[name] != nil {
+		delete(f.files, name)
+		f.dirty = true
 	}
 }
 
@@ -182,15 +229,19 @@ func fileKind(name string) string {
 }
 
 // file reads one file of f where it is not as it was.
-func (t *tree) file(f *folder, name string) {
+func (t *tree) file(f *folder, name string, link bool) {
 	path := filepath.Join(f.path, name)
+	target := ""
+	if link {
+		target, _ = filepath.EvalSymlinks(path)
+		if dir := filepath.Dir(target); target != "" && dir != f.real && t.watcher != nil {
+			t.watcher.add(dir)
+		}
+	}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Lstat(path); err != nil { // not even a link that leads nowhere
-			if f.files[name] != nil {
-				delete(f.files, name)
-				f.dirty = true
-			}
+			f.drop(name)
 			return
 		}
 	}
@@ -200,8 +251,7 @@ func (t *tree) file(f *folder, name string) {
 		f.files[name] = have
 		f.dirty = true
 	}
-	have.target = ""
-	if target, err := filepath.EvalSymlinks(path); err == nil && target != filepath.Join(f.real, name) {
+	if target != "" {
 		have.target = target
 	}
 	if err != nil {
@@ -269,13 +319,15 @@ func plainError(err error) error {
 	return err
 }
 
-// collect pairs the folders that changed and returns what the whole tree gives.
-func (t *tree) collect(now time.Time) (all []*certificate, faults []fault) {
+// collect pairs the folders that changed and returns what the whole tree
+// gives, and whether that may be something else than before.
+func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, changed bool) {
 	n := 0
+	changed, t.pruned = t.pruned, false
 	for _, f := range t.folders {
 		if f.dirty || f.hasKept() {
 			f.pair(now)
-			f.dirty = false
+			f.dirty, changed = false, true
 		}
 		n += len(f.out)
 	}
@@ -287,7 +339,7 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault) {
 			faults = append(faults, fault{f.path, fmt.Errorf("folder %q: %w", f.path, plainError(f.err)), len(f.out) > 0})
 		}
 	}
-	return all, faults
+	return all, faults, changed
 }
 
 func (f *folder) hasKept() bool {

@@ -36,12 +36,15 @@ type Entry struct {
 	Staple    bool      `json:"staple"`   // a fresh OCSP response is served with it
 }
 
-// A Problem is a file that cannot be used as it is.
+// A Problem is a file that cannot be used as it is, or a certificate that is
+// out of its time and served for want of a better one.
 type Problem struct {
-	File  string
+	File  string    // empty for an installed certificate
 	Err   error     // names the file too
 	Since time.Time // when it was first seen
-	Kept  bool      // the certificate that the file held before is still served
+	Kept  bool      // what the file held before is still served, or what it holds now regardless
+
+	logged bool
 }
 
 // Certificates returns all entries, ordered by name, key type and preference,
@@ -128,6 +131,51 @@ func (c *certificate) where() string {
 	return filepath.Base(filepath.Dir(c.file)) + "/" + filepath.Base(c.file)
 }
 
-// Problems returns the files that cannot be used as they are, ordered by
-// name. Each stays until the file is mended or removed.
+// Problems returns what is wrong, ordered by file. Each stays until the file is
+// mended or removed.
 func (s *Store) Problems() []Problem { return slices.Clone(s.table.Load().problems) }
+
+// problems makes the list of problems of the table that is about to be, each
+// with the time when it was first seen, and logs what came and what went.
+// Where hasty is set new ones are not logged yet: the file may be half written.
+func (s *Store) problems(next *table, before []Problem, hasty bool) []Problem {
+	now := time.Now()
+	faults := slices.Clip(s.faults)
+	for _, c := range next.untimely(now) {
+		faults = append(faults, fault{c.file, fmt.Errorf("certificate %s: %w; still served", c.quoted(), c.dateError(now)), true})
+	}
+	old := make(map[string]Problem, len(before))
+	for _, p := range before {
+		old[p.Err.Error()] = p
+	}
+	out := make([]Problem, 0, len(faults))
+	for _, f := range faults {
+		p, known := old[f.err.Error()]
+		if !known {
+			p = Problem{File: f.path, Err: f.err, Since: now}
+		}
+		p.Kept = f.kept
+		if !p.logged && !hasty {
+			p.logged = true
+			s.log.Error("certificates: "+f.err.Error(), "file", f.path, "old_one_served", f.kept)
+		}
+		delete(old, f.err.Error())
+		out = append(out, p)
+	}
+	for _, p := range old {
+		if p.logged && !slices.ContainsFunc(out, func(q Problem) bool { return q.File == p.File }) {
+			s.log.Info("certificates: file mended or removed", "file", p.File)
+		}
+	}
+	slices.SortFunc(out, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Err.Error(), b.Err.Error()))
+	})
+	return out
+}
+
+func (c *certificate) quoted() string {
+	if c.file == "" {
+		return fmt.Sprintf("for %q from %s", c.names[0], c.source)
+	}
+	return fmt.Sprintf("%q", c.file)
+}

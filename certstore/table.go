@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/tls"
-	"fmt"
 	"strings"
 	"time"
 )
@@ -196,4 +195,40 @@ func (t *table) pick(hello *tls.ClientHelloInfo, name string, get func(*certific
 	return first, nil
 }
 
-func (c *certificate) String() string { return fmt.Sprintf("%s %q", c.kind, c.file) }
+// untimely returns the certificates that are out of their time and yet chosen
+// for some name, there being nothing better.
+func (t *table) untimely(now time.Time) []*certificate {
+	var out []*certificate
+	for _, c := range t.all {
+		if c.valid(now) {
+			continue
+		}
+		for _, name := range c.names {
+			var exact, wild []*certificate
+			if rest, ok := strings.CutPrefix(name, "*."); ok {
+				wild = t.wild[rest]
+			} else {
+				exact, wild = t.lookup(name)
+			}
+			if chosen := choose(exact, wild, now); chosen[0] == c {
+				out = append(out, c)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// nextDate returns when the next certificate becomes valid or expires, in Unix
+// seconds; 0 where none does.
+func (t *table) nextDate(now time.Time) int64 {
+	var next int64
+	for _, c := range t.all {
+		for _, date := range [2]int64{c.notBefore, c.notAfter + 1} {
+			if date > now.Unix() && (next == 0 || date < next) {
+				next = date
+			}
+		}
+	}
+	return next
+}

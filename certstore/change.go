@@ -1,0 +1,100 @@
+package certstore
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// changed reads again what the events named by paths may have been about, and
+// nothing else. Paths are of the file system, without symlinks, as the folders
+// are watched; the tree's own may lead there by links.
+func (t *tree) changed(paths map[string]bool) error {
+	byReal := map[string][]*folder{}
+	for _, f := range t.folders {
+		byReal[f.real] = append(byReal[f.real], f)
+	}
+	relist := map[string]bool{} // folder → and all below it
+	for path := range paths {
+		if path == t.root || byReal[path] != nil && byReal[path][0].path == t.root {
+			return t.scan()
+		}
+		dir, name := filepath.Split(path)
+		for _, f := range byReal[filepath.Clean(dir)] {
+			switch {
+			case isWanted(name):
+				t.entry(f, name)
+			case strings.HasPrefix(name, "."):
+				// Kubernetes swaps a link ..data that all others lead through.
+				if isSymlink(path) {
+					relist[f.path] = true
+				}
+			case slices.Contains(f.subs, filepath.Join(f.path, name)) || isDir(path):
+				relist[f.path] = relist[f.path]
+			}
+		}
+	}
+	t.linked(paths)
+	for path, deep := range relist {
+		if t.folders[path] != nil {
+			t.list(path, deep)
+		}
+	}
+	return nil
+}
+
+// entry reads one name of a folder, which may have become a folder itself.
+func (t *tree) entry(f *folder, name string) {
+	path := filepath.Join(f.path, name)
+	info, err := os.Lstat(path)
+	if err != nil {
+		f.drop(name)
+		return
+	}
+	if info.IsDir() {
+		t.list(f.path, false)
+		return
+	}
+	t.file(f, name, info.Mode()&fs.ModeSymlink != 0)
+}
+
+// linked reads again the files that are links to somewhere in the folders of
+// the paths, such as certbot's archive.
+func (t *tree) linked(paths map[string]bool) {
+	dirs := make(map[string]bool, len(paths))
+	for path := range paths {
+		dirs[filepath.Dir(path)] = true
+	}
+	for _, f := range t.folders {
+		for name, file := range f.files {
+			if file.target != "" && dirs[filepath.Dir(file.target)] {
+				t.entry(f, name)
+			}
+		}
+	}
+}
+
+// bad reads again what could not be used.
+func (t *tree) bad() {
+	for _, f := range t.folders {
+		if f.err != nil {
+			t.list(f.path, false)
+			continue
+		}
+		for _, fault := range f.faults {
+			t.entry(f, filepath.Base(fault.path))
+		}
+	}
+}
+
+func isSymlink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}

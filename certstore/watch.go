@@ -1,0 +1,233 @@
+package certstore
+
+import (
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	// A change is often one of several: a key and its chain, a temporary file
+	// and its renaming. They are gathered until there was nothing for quiet,
+	// but for no longer than patience.
+	quiet    = 200 * time.Millisecond
+	patience = 2 * time.Second
+
+	// grace is how long a file that was changed may stay bad before that is
+	// logged: it may have been read in the middle of its writing.
+	grace = 2 * time.Second
+
+	// Everything is looked at again this often, for file systems that tell
+	// nothing and for what no event tells.
+	pollAll = time.Minute
+	// The same where a folder could not be watched.
+	pollUnwatched = 10 * time.Second
+
+	maxGathered = 4096 // changes; beyond it all files are looked at
+)
+
+// A watcher tells a Store when to look at its files again. It watches folders,
+// not files: a file that is replaced takes its watch with it.
+type watcher struct {
+	log    *slog.Logger
+	look   func(*watcher, looking) // reads and publishes; called by watchFiles alone
+	events <-chan fsnotify.Event
+	errors <-chan error
+	folder folderWatcher
+	stop   chan struct{}
+	done   chan struct{}
+
+	mu      sync.Mutex // guards what follows; the reload adds, watchFiles reads
+	watched map[string]int
+	round   int
+	failed  bool // a folder could not be watched
+}
+
+// A folderWatcher is the part of fsnotify.Watcher that takes orders.
+type folderWatcher interface {
+	Add(path string) error
+	Remove(path string) error
+	Close() error
+}
+
+// looking is what has to be looked at.
+type looking struct {
+	all   bool
+	names map[string]bool // paths that an event was about
+	again bool            // after grace: what is bad now is not being written
+}
+
+// newWatcher watches with what the system has, and with polling alone where
+// that is nothing.
+//
+// It does nothing by itself before watchFiles is started.
+func newWatcher(log *slog.Logger, look func(*watcher, looking)) *watcher {
+	w := &watcher{
+		log:     log,
+		look:    look,
+		stop:    make(chan struct{}),
+		done:    make(chan struct{}),
+		watched: map[string]int{},
+	}
+	notify, err := fsnotify.NewWatcher()
+	if err != nil {
+		w.fail("", err)
+		return w
+	}
+	w.folder, w.events, w.errors = notify, notify.Events, notify.Errors
+	return w
+}
+
+// add watches a folder from now on. It comes before the folder is listed, so
+// that no change falls between the two.
+func (w *watcher) add(path string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.folder == nil {
+		return
+	}
+	_, have := w.watched[path]
+	w.watched[path] = w.round
+	if have {
+		return
+	}
+	if err := w.folder.Add(path); err != nil {
+		delete(w.watched, path)
+		w.fail(path, err)
+	}
+}
+
+// forget is for a folder that went away, or may have: another of the same name
+// has to be watched anew.
+func (w *watcher) forget(path string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, have := w.watched[path]; have {
+		w.folder.Remove(path) // fails where the system has forgotten it already
+		delete(w.watched, path)
+	}
+}
+
+// begin and end stand around a look at the whole tree; what nobody added
+// between them is no longer watched.
+func (w *watcher) begin() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.round++
+}
+
+func (w *watcher) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for path, round := range w.watched {
+		if round != w.round {
+			w.folder.Remove(path)
+			delete(w.watched, path)
+		}
+	}
+}
+
+// fail says once that polling has to do.
+func (w *watcher) fail(path string, err error) {
+	if !w.failed {
+		w.failed = true
+		w.log.Warn("certificates: cannot watch all folders; looking at them every "+pollUnwatched.String(),
+			"file", path, "err", err, "hint", "is fs.inotify.max_user_watches or max_user_instances too low?")
+	}
+}
+
+func (w *watcher) pollInterval() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failed {
+		return pollUnwatched
+	}
+	return pollAll
+}
+
+// watchFiles gathers changes and has them looked at, until close.
+func (w *watcher) watchFiles() {
+	defer close(w.done)
+	var (
+		next    looking
+		first   time.Time // of the changes gathered
+		settle  = stoppedTimer()
+		recheck = stoppedTimer()
+		poll    = time.NewTimer(w.pollInterval())
+	)
+	for _, timer := range []*time.Timer{settle, recheck, poll} {
+		defer timer.Stop()
+	}
+	gather := func() {
+		if first.IsZero() {
+			first = time.Now()
+		}
+		settle.Reset(max(0, min(quiet, patience-time.Since(first))))
+	}
+	for {
+		select {
+		case <-w.stop:
+			return
+		case ev, ok := <-w.events:
+			if !ok {
+				w.events = nil
+				continue
+			}
+			if ev.Name == "" { // about a watch that is no more
+				continue
+			}
+			if next.names == nil {
+				next.names = map[string]bool{}
+			}
+			if ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename) {
+				w.forget(filepath.Clean(ev.Name))
+			}
+			if len(next.names) < maxGathered {
+				next.names[filepath.Clean(ev.Name)] = true
+			} else {
+				next.all = true
+			}
+			gather()
+		case err, ok := <-w.errors:
+			if !ok {
+				w.errors = nil
+				continue
+			}
+			w.log.Debug("certificates: events lost, looking at all files", "err", err)
+			next.all = true
+			gather()
+		case <-settle.C:
+			w.look(w, next)
+			next, first = looking{}, time.Time{}
+			recheck.Reset(grace)
+		case <-recheck.C:
+			w.look(w, looking{again: true})
+		case <-poll.C:
+			w.look(w, looking{all: true, again: true})
+			poll.Reset(w.pollInterval())
+		}
+	}
+}
+
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+// close returns when watchFiles has ended.
+func (w *watcher) close() error {
+	close(w.stop)
+	<-w.done
+	if w.folder == nil {
+		return nil
+	}
+	if err := w.folder.Close(); err != nil {
+		return fmt.Errorf("certificates: watching: %w", err)
+	}
+	return nil
+}
