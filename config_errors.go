@@ -43,7 +43,20 @@ func (e *ConfigError) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// String returns the mistake in one line, without excerpt and hint: for logs.
+// Unwrap returns each mistake as an error of its own, without its hint: a log
+// has one line for each.
+func (e *ConfigError) Unwrap() []error {
+	list := make([]error, len(e.Mistakes))
+	for i, m := range e.Mistakes {
+		list[i] = fmt.Errorf("%s: %w", e.File, m)
+	}
+	return list
+}
+
+// Error is String.
+func (m Mistake) Error() string { return m.String() }
+
+// String returns the mistake in one line, without excerpt and hint.
 func (m Mistake) String() string {
 	if m.Key == "" {
 		return m.Text

@@ -65,31 +65,3 @@ func keyPairWith(keyFile string) func(data []byte) error {
 		return nil
 	}
 }
-
-// upstreamTLS returns what wss nodes of the upstream are dialled with, or nil
-// where the system's roots and nothing else will do. The files were good when
-// the configuration was checked, and may have changed since.
-func (u *Upstream) upstreamTLS() (*tls.Config, error) {
-	if u.CA == "" && u.ServerName == "" && u.ClientCertificate == "" {
-		return nil, nil
-	}
-	config := &tls.Config{ServerName: u.ServerName}
-	if u.CA != "" {
-		data, err := os.ReadFile(u.CA)
-		if err != nil {
-			return nil, err
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(data) {
-			return nil, fmt.Errorf("%q: has no certificate in PEM", u.CA)
-		}
-	}
-	if u.ClientCertificate != "" {
-		pair, err := tls.LoadX509KeyPair(u.ClientCertificate, u.ClientKey)
-		if err != nil {
-			return nil, fmt.Errorf("client certificate %q: %w", u.ClientCertificate, err)
-		}
-		config.Certificates = []tls.Certificate{pair}
-	}
-	return config, nil
-}

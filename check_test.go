@@ -1,0 +1,317 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"wssgate/internal/certtest"
+)
+
+var testCA = certtest.NewCA("CA")
+
+// configWithCertificates writes the small configuration, what extra adds to
+// it, and a folder of certificate files beside it, and returns its name.
+func configWithCertificates(t *testing.T, files map[string][]byte, extra ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name string, data []byte) {
+		name = filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "certs"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range files {
+		write(filepath.Join("certs", name), data)
+	}
+	write("config.toml", []byte(small+strings.Join(extra, "")))
+	return filepath.Join(dir, "config.toml")
+}
+
+// fields splits the row of a table that begins with name: columns are two
+// blanks or more apart.
+func fields(t *testing.T, table, name string) []string {
+	t.Helper()
+	for line := range strings.Lines(table) {
+		var row []string
+		for cell := range strings.SplitSeq(strings.TrimSpace(line), "  ") {
+			if cell = strings.TrimSpace(cell); cell != "" {
+				row = append(row, cell)
+			}
+		}
+		if len(row) > 1 && row[0] == name {
+			return row
+		}
+	}
+	t.Fatalf("no row %q in\n%s", name, table)
+	return nil
+}
+
+// check shows for each name the certificate, its issuer, expiry and key type,
+// and the servers behind it.
+func TestCheckShowsWhatIsServed(t *testing.T) {
+	now := time.Now()
+	file := configWithCertificates(t, map[string][]byte{
+		"a.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"example1.com", "*.example1.com"}, NotAfter: now.Add(30*24*time.Hour + time.Hour)}).PEM(),
+		"b.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"example2.com"}, RSA: true, NotAfter: now.Add(5*time.Hour + time.Minute)}).PEM(),
+		"c.pem": testCA.Issue("other.example").PEM(),
+		"d.pem": testCA.Issue("x.example3.com").PEM(),
+	}, `
+[upstream.cluster]
+nodes = [{ name = "t1", url = "ws://127.0.0.1:5001/" }, { name = "t2", url = "ws://127.0.0.1:5002/" }]
+[[vhost]]
+names = ["Example1.com", "t2.example1.com"]
+upstream = "cluster"
+node = "t2"
+[[vhost]]
+names = ["example2.com", "*.example3.com"]
+upstream = "tigase"
+[[vhost]]
+names = "*.example4.com"
+upstream = "cluster"
+`)
+	status, stdout, stderr := wssgate(t, "check", "-config", file)
+	if status != exitOK {
+		t.Fatalf("exit status = %d, standard error %q; want 0", status, stderr)
+	}
+	dir := filepath.Dir(file)
+	a, b := filepath.Join(dir, "certs/a.pem"), filepath.Join(dir, "certs/b.pem")
+	for _, want := range [][]string{
+		{"example1.com", a, "in 30 days", "ECDSA P-256", "cluster: ws://127.0.0.1:5002/"},
+		{"t2.example1.com", a, "in 30 days", "ECDSA P-256", "cluster: ws://127.0.0.1:5002/"},
+		{"example2.com", b, "in 5 hours", "RSA 2048", "tigase: ws://127.0.0.1:5290/"},
+		{"x.example3.com", filepath.Join(dir, "certs/d.pem"), "in 89 days", "ECDSA P-256", "tigase: ws://127.0.0.1:5290/"},
+		{"other.example", filepath.Join(dir, "certs/c.pem"), "in 89 days", "ECDSA P-256", "none: no vhost has this name"},
+		{"*.example4.com", "none", "", "-", "cluster: ws://127.0.0.1:5001/, ws://127.0.0.1:5002/"},
+	} {
+		row := fields(t, stdout, want[0])
+		if len(row) != 6 || row[1] != want[1] || !strings.HasSuffix(row[3], want[2]) || row[4] != want[3] || row[5] != want[4] {
+			t.Errorf("row %q; want file %q, expiry %q, key %q, upstream %q", row, want[1], want[2], want[3], want[4])
+		}
+	}
+	if !strings.Contains(stdout, "wss on :5291\n") {
+		t.Errorf("standard output %q does not say where it would listen", stdout)
+	}
+	if want := "warning: no certificate for server name \"*.example4.com\"; its clients are refused\n"; stderr != want {
+		t.Errorf("standard error = %q, want %q", stderr, want)
+	}
+	if !strings.HasSuffix(stdout, file+": ok, 1 warning\n") {
+		t.Errorf("standard output ends with %q", stdout[max(0, len(stdout)-80):])
+	}
+}
+
+// A name with an ECDSA and an RSA certificate has a row for each; one that
+// stands back for another has none.
+func TestCheckShowsEachKeyType(t *testing.T) {
+	now := time.Now()
+	file := configWithCertificates(t, map[string][]byte{
+		"ecdsa.pem": testCA.Issue("example1.com").PEM(),
+		"old.pem":   testCA.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: now.Add(24 * time.Hour)}).PEM(),
+		"rsa.pem":   testCA.IssueSpec(certtest.Spec{Names: []string{"*." + "com"}, RSA: true}).PEM(),
+	}, "[[vhost]]\nnames = \"example1.com\"\n")
+	_, stdout, _ := wssgate(t, "check", "-config", file)
+	if n := strings.Count(stdout, "\nexample1.com "); n != 2 {
+		t.Errorf("%d rows for example1.com, want one for ECDSA and one for RSA:\n%s", n, stdout)
+	}
+	if strings.Contains(stdout, "old.pem") || !strings.Contains(stdout, "rsa.pem") {
+		t.Errorf("want ecdsa.pem and rsa.pem and not old.pem in\n%s", stdout)
+	}
+}
+
+// What is wrong with certificates is a warning: the others are served.
+func TestCheckWarnsAboutCertificates(t *testing.T) {
+	past := time.Now().Add(-72*time.Hour - time.Minute)
+	file := configWithCertificates(t, map[string][]byte{
+		"expired.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotBefore: past.Add(-time.Hour), NotAfter: past}).PEM(),
+		"junk.pem":    []byte("junk"),
+	})
+	status, _, stderr := wssgate(t, "check", "-config", file)
+	if status != exitOK {
+		t.Errorf("exit status = %d, want 0", status)
+	}
+	for _, want := range []string{
+		`for "example1.com": expired (` + past.UTC().Format(time.DateOnly) + `, 3 days ago); still served`,
+		`certs/junk.pem": has no PEM block`,
+	} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("standard error %q does not say %q", stderr, want)
+		}
+	}
+}
+
+func TestCheckWithoutCertificates(t *testing.T) {
+	status, _, stderr := wssgate(t, "check", "-config", configWithCertificates(t, nil))
+	if want := "warning: there is no certificate; every client would be refused\n"; status != exitOK || stderr != want {
+		t.Errorf("status %d, standard error %q; want 0, %q", status, stderr, want)
+	}
+}
+
+// A folder of certificates that is not there keeps serve from starting, so it
+// is a mistake of the configuration.
+func TestCheckWithoutDirectory(t *testing.T) {
+	file := configWithCertificates(t, nil, "[certificates]\ndirectory = \"none\"\n")
+	for _, command := range []string{"check", "certs"} {
+		status, _, stderr := wssgate(t, command, "-config", file)
+		want := file + `: certificates.directory: "` + filepath.Join(filepath.Dir(file), "none") + `": no such file or directory` + "\n"
+		if status != exitUsage || !strings.HasPrefix(stderr, want) {
+			t.Errorf("%s: status %d, standard error %q; want 2, %q", command, status, stderr, want)
+		}
+	}
+}
+
+type fakeResolver map[string][]netip.Addr
+
+func (r fakeResolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		return nil, errors.New("asked without a deadline")
+	}
+	if addrs, ok := r[host]; ok {
+		return addrs, nil
+	}
+	return nil, errors.New("no such host")
+}
+
+// A server that speaks plain WebSocket must not be reachable from outside.
+func TestCheckWarnsAboutPublicNodes(t *testing.T) {
+	for _, test := range []struct{ url, want string }{
+		{"ws://127.0.0.1:5290/", ""},
+		{"ws://[::1]:5290/", ""},
+		{"ws://[fd00::1]:5290/", ""},
+		{"ws://[fe80::1%25eth0]:5290/", ""},
+		{"ws://10.1.2.3:5290/", ""},
+		{"ws://192.168.1.2:5290/", ""},
+		{"ws://100.64.0.1:5290/", ""},
+		{"ws://inside.example:5290/", ""},
+		{"ws://8.8.8.8:5290/", `upstream "a": node "8.8.8.8:5290": address 8.8.8.8 is public, and ws:// has no TLS`},
+		{"ws://[2a00::1]:5290/", `upstream "a": node "[2a00::1]:5290": address 2a00::1 is public, and ws:// has no TLS`},
+		{"ws://[::ffff:8.8.8.8]:5290/", `upstream "a": node "[::ffff:8.8.8.8]:5290": address ::ffff:8.8.8.8 is public, and ws:// has no TLS`},
+		{"ws://outside.example:5290/", `upstream "a": node "outside.example:5290": address 9.9.9.9 is public, and ws:// has no TLS`},
+		{"wss://outside.example:5290/", ""},
+		{"ws+unix:///run/xmpp.sock", ""},
+		{"ws://unknown.example/", `upstream "a": node "unknown.example:80": no such host`},
+	} {
+		cfg, err := everything("[upstream.a]\nnodes = \"" + test.url + "\"\n")
+		if err != nil {
+			t.Errorf("%s: %v", test.url, err)
+			continue
+		}
+		var got string
+		for _, w := range cfg.upstreamWarnings(t.Context(), fakeResolver{
+			"inside.example":  {netip.MustParseAddr("10.0.0.1")},
+			"outside.example": {netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("9.9.9.9")},
+		}) {
+			got += w.text
+		}
+		if got != test.want {
+			t.Errorf("%s: warning %q, want %q", test.url, got, test.want)
+		}
+	}
+}
+
+func TestCheckWarnsAboutTheRest(t *testing.T) {
+	cfg, err := everything(small + `
+[upstream.unused]
+nodes = "ws://127.0.0.1/"
+[upstream.by_domain]
+nodes = "ws://127.0.0.1/"
+[[vhost]]
+names = "example1.com"
+upstream = "tigase"
+route = "to"
+by_domain = { "example2.com" = "by_domain" }
+[limits]
+client_backlog = "64KiB"
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, w := range cfg.upstreamWarnings(t.Context(), fakeResolver{}) {
+		got = append(got, w.text)
+	}
+	want := []string{`upstream "unused": no vhost uses it`, `limits.client_backlog: 64KiB is less than limits.message, 1MiB`}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("warnings = %q, want %q", got, want)
+	}
+}
+
+// certs ends with 1 when a chosen certificate expires within the time given,
+// and says which.
+func TestCertsWithin(t *testing.T) {
+	now := time.Now()
+	file := configWithCertificates(t, map[string][]byte{
+		"soon.pem":   testCA.IssueSpec(certtest.Spec{Names: []string{"a.example"}, NotAfter: now.Add(10*24*time.Hour + time.Hour)}).PEM(),
+		"late.pem":   testCA.Issue("b.example").PEM(),
+		"backup.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"b.example"}, NotAfter: now.Add(time.Hour)}).PEM(), // not chosen
+	})
+	for within, want := range map[string]int{"0": exitOK, "9d": exitOK, "11d": exitFailed, "264h": exitFailed} {
+		status, stdout, stderr := wssgate(t, "certs", "-config", file, "-within", within)
+		if status != want {
+			t.Errorf("-within %s: exit status = %d, want %d", within, status, want)
+		}
+		if said := strings.Contains(stderr, `for "a.example": expires `); said != (want == exitFailed) || strings.Contains(stderr, "b.example") {
+			t.Errorf("-within %s: standard error = %q", within, stderr)
+		}
+		row := fields(t, stdout, "a.example")
+		if len(row) != 7 || !strings.HasSuffix(row[3], "in 10 days") || row[5] != "ok" || !strings.HasPrefix(row[6], "chosen: ") {
+			t.Errorf("row %q; want seven columns, in 10 days, ok, chosen", row)
+		}
+		if n := strings.Count(stdout, "\nb.example "); n != 2 || !strings.Contains(stdout, "not chosen: ") {
+			t.Errorf("%d rows for b.example, want two, one of them not chosen:\n%s", n, stdout)
+		}
+	}
+}
+
+// An expired certificate counts without -within.
+func TestCertsExpired(t *testing.T) {
+	past := time.Now().Add(-time.Hour)
+	file := configWithCertificates(t, map[string][]byte{
+		"a.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"a.example"}, NotBefore: past.Add(-time.Hour), NotAfter: past}).PEM(),
+	})
+	if status, _, _ := wssgate(t, "certs", "-config", file); status != exitFailed {
+		t.Errorf("exit status = %d, want %d", status, exitFailed)
+	}
+}
+
+// The JSON has lists, never null, and the same facts.
+func TestCertsJSON(t *testing.T) {
+	leaf := testCA.Issue("a.example")
+	for _, test := range []struct {
+		files              map[string][]byte
+		certificates, bads int
+	}{
+		{nil, 0, 0},
+		{map[string][]byte{"a.pem": leaf.PEM(), "junk.pem": []byte("junk")}, 1, 1},
+	} {
+		_, stdout, _ := wssgate(t, "certs", "-json", "-config", configWithCertificates(t, test.files))
+		var list map[string][]map[string]any
+		if err := json.Unmarshal([]byte(stdout), &list); err != nil {
+			t.Fatal(err)
+		}
+		if list["certificates"] == nil || len(list["certificates"]) != test.certificates || list["problems"] == nil || len(list["problems"]) != test.bads {
+			t.Errorf("JSON = %s; want %d certificates, %d problems, as lists", stdout, test.certificates, test.bads)
+		}
+		for _, c := range list["certificates"] {
+			if c["name"] != "a.example" || c["not_after"] != leaf.Cert.NotAfter.UTC().Format(time.RFC3339) || c["chosen"] != true {
+				t.Errorf("certificate = %v", c)
+			}
+		}
+		for _, p := range list["problems"] {
+			if file, _ := p["file"].(string); !strings.HasSuffix(file, "junk.pem") || p["error"] == "" {
+				t.Errorf("problem = %v", p)
+			}
+		}
+	}
+}
