@@ -41,6 +41,7 @@ var commands = []command{
 	{"check", "[-config FILE]", "read everything, print what would be served", checkCommand},
 	{"certs", "[-json] [-within 14d]", "list certificates, their expiry and their problems", certsCommand},
 	{"probe", "URL [-domain D] [-ca FILE]", "go a client's way and say how each step went", probeCommand},
+	{"demo", "[-upstream URL]", "try it here and now: needs nothing, no network", demoCommand},
 	{"version", "", "print the version", versionCommand},
 }
 

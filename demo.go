@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+
+	"wssgate/demo"
+)
+
+// demoCommand is "wssgate demo": the gate, and all that it needs around it.
+func demoCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	f := newFlags("demo", "[-listen ADDR] [-upstream URL] [-dir DIR]",
+		`Serves https://example1.localhost:5291/ and https://example2.localhost:5291/ on
+loopback, with certificates of a CA of its own, in front of a small XMPP server
+of its own. Needs nothing and no network. Prints what to try.`)
+	addr := f.String("listen", "127.0.0.1:5291", "the gate's `ADDR`ess; port 0 takes any")
+	upstreamURL := f.String("upstream", "", "forward to a real XMPP server, such as ws://127.0.0.1:5280/xmpp-websocket (`URL`)")
+	dir := f.String("dir", "", "keep CA, certificates and configuration in `DIR` (default: a temporary one)")
+	if status, done := f.parse(args, stdout, stderr); done {
+		return status
+	}
+	listen, err := freeAddress(*addr)
+	if err != nil {
+		fmt.Fprintf(stderr, "wssgate demo: -listen: %v\n", err)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			fmt.Fprintln(stderr, "  hint: something listens there already; choose another with -listen 127.0.0.1:5292")
+			return exitFailed
+		}
+		return exitUsage
+	}
+	d, err := demo.Start(demo.Options{Listen: listen, Upstream: *upstreamURL, Dir: *dir})
+	if err != nil {
+		fmt.Fprintf(stderr, "wssgate demo: %v\n", err)
+		return exitFailed
+	}
+	defer d.Close()
+	cfg, err := loadConfig(d.Config)
+	if err != nil { // what can be wrong in it is the -upstream
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	}
+	fmt.Fprintln(stdout, d.Guide(os.Args[0]))
+	return serveWithPages(ctx, cfg, nil, stderr, demo.Page())
+}
+
+// freeAddress returns addr with the port that the kernel gave for port 0, or
+// says why the gate could not listen there.
+func freeAddress(addr string) (string, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return "", err
+	}
+	defer ln.Close()
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	return net.JoinHostPort(host, port), err
+}
