@@ -46,8 +46,22 @@ func (n *Node) connect(ctx context.Context, a *address, r *Request) (net.Conn, [
 	if wrap := n.group.env.wrap; wrap != nil {
 		conn = wrap(raw)
 	}
-	header := appendProxyHeader(nil, n.group.proxyProtocol, r.Client, r.Local)
+	header := n.proxyHeader(r.Client, r.Local, raw)
 	return n.open(ctx, conn, header, request, key, r.Subprotocol)
+}
+
+// proxyHeader is what the group's PROXY protocol wants before everything else.
+// Where the client's address is not known, as with a unix socket, the gate
+// stands in for it with its own: version 2's LOCAL would be right too, but
+// Tigase closes the connection on it.
+func (n *Node) proxyHeader(client, local netip.AddrPort, conn net.Conn) []byte {
+	if n.group.proxyProtocol == "" {
+		return nil
+	}
+	if !client.IsValid() || !local.IsValid() {
+		client, local = addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())
+	}
+	return appendProxyHeader(nil, n.group.proxyProtocol, client, local)
 }
 
 // open does TLS, where the node wants it, and the opening handshake. It owns

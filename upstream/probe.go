@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"regexp"
 	"strings"
 	"time"
@@ -48,7 +49,7 @@ func (n *Node) probe(ctx context.Context, a *address) error {
 	if err != nil {
 		return fmt.Errorf("dial %s: %w", a.addr, bare(err))
 	}
-	header := appendProxyHeader(nil, n.group.proxyProtocol, addrPort(raw.LocalAddr()), addrPort(raw.RemoteAddr()))
+	header := n.proxyHeader(netip.AddrPort{}, netip.AddrPort{}, raw)
 	conn, rest, err := n.open(ctx, raw, header, request, key, r.Subprotocol)
 	if h, ok := errors.AsType[*HandshakeError](err); ok && loc.uri == "" && h.Status >= 400 && h.Status < 500 {
 		return nil // it lives; which path is right, only clients know

@@ -18,8 +18,7 @@ const proxyV2Signature = "\r\n\r\n\x00\r\nQUIT\n"
 // appendProxyHeader appends the PROXY header for a connection from src to dst
 // (https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt). Where the
 // two are of different families, the IPv4 one is mapped. Where one is not
-// known, the header says "unknown" and not version 2's LOCAL, at which Tigase
-// closes the connection.
+// known, as with unix sockets at both ends, the header says UNKNOWN or LOCAL.
 func appendProxyHeader(b []byte, version string, src, dst netip.AddrPort) []byte {
 	s, d := src.Addr().Unmap().WithZone(""), dst.Addr().Unmap().WithZone("")
 	known := s.IsValid() && d.IsValid()
@@ -38,19 +37,19 @@ func appendProxyHeader(b []byte, version string, src, dst netip.AddrPort) []byte
 		return fmt.Appendf(b, "PROXY %s %s %s %d %d\r\n", family, s, d, src.Port(), dst.Port())
 	case proxyV2:
 		const (
-			commandProxy = 0x21 // version 2, PROXY
-			unspec       = 0x00
-			tcp4         = 0x11
-			tcp6         = 0x21
+			local = 0x20 // version 2
+			proxy = 0x21
+			tcp4  = 0x11
+			tcp6  = 0x21
 		)
 		b = append(b, proxyV2Signature...)
 		switch {
 		case !known:
-			return append(b, commandProxy, unspec, 0, 0)
+			return append(b, local, 0, 0, 0)
 		case s.Is4():
-			b = append(b, commandProxy, tcp4, 0, 4+4+2+2)
+			b = append(b, proxy, tcp4, 0, 4+4+2+2)
 		default:
-			b = append(b, commandProxy, tcp6, 0, 16+16+2+2)
+			b = append(b, proxy, tcp6, 0, 16+16+2+2)
 		}
 		b = append(b, s.AsSlice()...)
 		b = append(b, d.AsSlice()...)

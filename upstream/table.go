@@ -106,8 +106,8 @@ func newGroup(where string, o GroupOptions, env *environment, m *mistakes) *grou
 		m.add(where, `write nodes = ["ws://127.0.0.1:5290/"]`, "no nodes")
 	}
 	names := map[string]bool{}
-	for _, no := range o.Nodes {
-		n, ok := newNode(where, g, o, no, m)
+	for i, no := range o.Nodes {
+		n, ok := newNode(where, i, g, o, no, m)
 		if ok && names[n.name] {
 			m.add(where, "give each node a name of its own", "node %q: configured twice", n.name)
 		}
@@ -117,14 +117,19 @@ func newGroup(where string, o GroupOptions, env *environment, m *mistakes) *grou
 	return g
 }
 
-func newNode(where string, g *group, o GroupOptions, no NodeOptions, m *mistakes) (*Node, bool) {
-	n := &Node{group: g, name: cmp.Or(no.Name, no.URL), publicURL: no.PublicURL, weight: float64(cmp.Or(no.Weight, 1)), drain: no.Drain,
+func newNode(where string, i int, g *group, o GroupOptions, no NodeOptions, m *mistakes) (*Node, bool) {
+	n := &Node{group: g, publicURL: no.PublicURL, weight: float64(cmp.Or(no.Weight, 1)), drain: no.Drain,
 		limits: limits{
 			connections: cmp.Or(no.MaxConnections, o.MaxConnections),
 			rate:        cmp.Or(no.ConnectRate, o.ConnectRate),
 		}}
-	where = fmt.Sprintf("%s: node %q", where, n.name)
 	loc, err := parseLocation(no.URL)
+	n.loc, n.name = loc, cmp.Or(no.Name, loc.hostPort())
+	if err == nil || no.Name != "" {
+		where = fmt.Sprintf("%s: node %q", where, n.name)
+	} else {
+		where = fmt.Sprintf("%s: node %d", where, i+1) // the URL may hold a password
+	}
 	if err != nil {
 		hint := ""
 		if errors.Is(err, errNodeScheme) {
@@ -133,7 +138,6 @@ func newNode(where string, g *group, o GroupOptions, no NodeOptions, m *mistakes
 		m.add(where, hint, "url: %v", err)
 		return n, false
 	}
-	n.loc, n.name = loc, cmp.Or(no.Name, loc.hostPort())
 	if no.PublicURL != "" {
 		if err := checkPublicURL(no.PublicURL); err != nil {
 			m.add(where, `write "wss://" and the name that clients use`, "public_url: %q: %v", no.PublicURL, err)

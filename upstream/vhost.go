@@ -40,7 +40,7 @@ func (t *Table) Lookup(serverName string) (*Vhost, error) {
 	if v := r.exact[name]; v != nil {
 		return v, nil
 	}
-	if _, rest, ok := strings.Cut(name, "."); ok {
+	if label, rest, _ := strings.Cut(name, "."); label != "" {
 		if v := r.wild[rest]; v != nil {
 			return v, nil
 		}

@@ -1,0 +1,236 @@
+package upstream
+
+import (
+	"crypto/tls"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestLookup(t *testing.T) {
+	tab := table(t, Options{
+		Upstreams: []GroupOptions{
+			{Name: "a", Nodes: []NodeOptions{{URL: "ws://127.0.0.1:1/"}}},
+			{Name: "b", Nodes: []NodeOptions{{URL: "ws://127.0.0.1:2/"}}},
+		},
+		Vhosts: []VhostOptions{
+			{Names: []string{"Example1.com.", "*.example1.com"}, Upstream: "a"},
+			{Names: []string{"t2.example1.com"}, Upstream: "b"},
+			{Names: []string{"bücher.example", "my_host.local"}, Upstream: "b"},
+		},
+	})
+	for _, c := range []struct{ name, vhost, upstream string }{
+		{"example1.com", "example1.com", "a"},
+		{"EXAMPLE1.com.", "example1.com", "a"},
+		{"www.example1.com", "*.example1.com", "a"},
+		{"t2.example1.com", "t2.example1.com", "b"}, // exact before wildcard
+		{"a.b.example1.com", "", ""},                // one label only
+		{".example1.com", "", ""},
+		{"xn--bcher-kva.example", "xn--bcher-kva.example", "b"},
+		{"my_host.local", "my_host.local", "b"},
+		{"example2.com", "", ""},
+		{"", "", ""},
+		{"com", "", ""},
+	} {
+		v, err := tab.Lookup(c.name)
+		switch {
+		case c.vhost == "":
+			if !errors.Is(err, ErrNoRoute) || v != nil {
+				t.Errorf("Lookup(%q) = %v, %v; want ErrNoRoute", c.name, v, err)
+			}
+		case err != nil:
+			t.Errorf("Lookup(%q): %v", c.name, err)
+		case v.Name() != c.vhost || v.Upstream() != c.upstream:
+			t.Errorf("Lookup(%q) = %q of %q; want %q of %q", c.name, v.Name(), v.Upstream(), c.vhost, c.upstream)
+		}
+	}
+}
+
+// Without a vhost every name, and none, goes to the only upstream.
+func TestLookupWithoutVhosts(t *testing.T) {
+	tab := table(t, Options{Upstreams: []GroupOptions{{Name: "a", Nodes: []NodeOptions{{URL: "ws://127.0.0.1:1/"}}}}})
+	for _, name := range []string{"example1.com", "", "what.ever"} {
+		if v, err := tab.Lookup(name); err != nil || v.Name() != "*" || v.Upstream() != "a" {
+			t.Errorf("Lookup(%q) = %v, %v; want * of a", name, v, err)
+		}
+	}
+}
+
+func TestVhostAllows(t *testing.T) {
+	v, err := table(t, Options{
+		Upstreams: []GroupOptions{{Name: "a", Nodes: []NodeOptions{{URL: "ws://127.0.0.1:1/"}}}},
+		Vhosts: []VhostOptions{{
+			Names: []string{"example1.com"}, Path: "/ws",
+			Origins: []string{"https://chat.example1.com", "https://*.example2.com:8443", "http://localhost:80", "null"},
+			Domains: []string{"example1.com", "bücher.example"},
+		}},
+	}).Lookup("example1.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what, value string
+		err, want   error
+	}{
+		{"path", "/ws", v.AllowsPath("/ws"), nil},
+		{"path", "/ws/", v.AllowsPath("/ws/"), ErrPath},
+		{"path", "/", v.AllowsPath("/"), ErrPath},
+		{"origin", "", v.AllowsOrigin(""), nil},
+		{"origin", "https://chat.example1.com", v.AllowsOrigin("https://chat.example1.com"), nil},
+		{"origin", "https://chat.example1.com:443", v.AllowsOrigin("https://chat.example1.com:443"), nil},
+		{"origin", "HTTPS://CHAT.example1.com", v.AllowsOrigin("HTTPS://CHAT.example1.com"), nil},
+		{"origin", "http://chat.example1.com", v.AllowsOrigin("http://chat.example1.com"), ErrOrigin},
+		{"origin", "https://chat.example1.com.evil.example", v.AllowsOrigin("https://chat.example1.com.evil.example"), ErrOrigin},
+		{"origin", "https://evil.example/#https://chat.example1.com", v.AllowsOrigin("https://evil.example/#https://chat.example1.com"), ErrOrigin},
+		{"origin", "https://chat.example1.com@evil.example", v.AllowsOrigin("https://chat.example1.com@evil.example"), ErrOrigin},
+		{"origin", "https://a.example2.com:8443", v.AllowsOrigin("https://a.example2.com:8443"), nil},
+		{"origin", "https://example2.com:8443", v.AllowsOrigin("https://example2.com:8443"), ErrOrigin},
+		{"origin", "https://a.b.example2.com:8443", v.AllowsOrigin("https://a.b.example2.com:8443"), ErrOrigin},
+		{"origin", "https://a.example2.com", v.AllowsOrigin("https://a.example2.com"), ErrOrigin},
+		{"origin", "http://localhost", v.AllowsOrigin("http://localhost"), nil},
+		{"origin", "null", v.AllowsOrigin("null"), nil},
+		{"origin", "garbage", v.AllowsOrigin("garbage"), ErrOrigin},
+		{"domain", "EXAMPLE1.com", v.AllowsDomain("EXAMPLE1.com"), nil},
+		{"domain", "Bücher.example", v.AllowsDomain("Bücher.example"), nil},
+		{"domain", "example2.com", v.AllowsDomain("example2.com"), ErrDomain},
+		{"domain", "", v.AllowsDomain(""), ErrDomain},
+	} {
+		if !errors.Is(c.err, c.want) {
+			t.Errorf("%s %q: %v; want %v", c.what, c.value, c.err, c.want)
+		}
+	}
+	open := one(t, GroupOptions{}, "ws://127.0.0.1:1/")
+	if err := errors.Join(open.AllowsPath("/x"), open.AllowsOrigin("https://x.example"), open.AllowsDomain("x")); err != nil {
+		t.Errorf("a vhost without rules: %v", err)
+	}
+}
+
+// Every mistake is told at once, in the words of the configuration.
+func TestOptionsMistakes(t *testing.T) {
+	node := []NodeOptions{{URL: "ws://127.0.0.1:5290/"}}
+	group := func(edit func(*GroupOptions)) Options {
+		g := GroupOptions{Name: "tigase", Nodes: slices.Clone(node)}
+		edit(&g)
+		return Options{Upstreams: []GroupOptions{g}}
+	}
+	url := func(s string) Options {
+		return group(func(g *GroupOptions) { g.Nodes = []NodeOptions{{Name: "t1", URL: s}} })
+	}
+	vhost := func(v VhostOptions) Options {
+		return Options{Upstreams: []GroupOptions{{Name: "tigase", Nodes: node}, {Name: "other", Nodes: node}}, Vhosts: []VhostOptions{v}}
+	}
+	for _, c := range []struct {
+		o    Options
+		want string
+	}{
+		{Options{}, "upstream: none is configured"},
+		{Options{Upstreams: []GroupOptions{{Name: "a", Nodes: node}, {Name: "a", Nodes: node}}, Vhosts: []VhostOptions{{Names: []string{"x"}, Upstream: "a"}}}, `upstream "a": configured twice`},
+		{Options{Upstreams: []GroupOptions{{Name: "a", Nodes: node}, {Name: "b", Nodes: node}}}, "vhost: none is configured, but 2 upstreams are"},
+		{group(func(g *GroupOptions) { g.Name = "" }), "upstream: one has no name"},
+		{group(func(g *GroupOptions) { g.Nodes = nil }), `upstream "tigase": no nodes`},
+		{group(func(g *GroupOptions) { g.Balance = "roundrobin" }), `upstream "tigase": balance: "roundrobin" is not known`},
+		{group(func(g *GroupOptions) { g.ProxyProtocol = "v3" }), `upstream "tigase": proxy_protocol: "v3" is not known`},
+		{group(func(g *GroupOptions) { g.Host = "x" }), `upstream "tigase": host: "x" is not known`},
+		{group(func(g *GroupOptions) { g.DialTimeout = -1 }), `upstream "tigase": dial_timeout: -1ns is too short`},
+		{group(func(g *GroupOptions) { g.Health.Interval = time.Millisecond }), `upstream "tigase": health.interval: 1ms is too short`},
+		{group(func(g *GroupOptions) { g.Health.Path = "ws" }), `upstream "tigase": health.path: "ws" does not begin with a slash`},
+		{group(func(g *GroupOptions) { g.Health.Domain = "a b" }), `upstream "tigase": health.domain: "a b"`},
+		{group(func(g *GroupOptions) { g.Nodes = append(g.Nodes, g.Nodes...) }), `upstream "tigase": node "127.0.0.1:5290": configured twice`},
+		{group(func(g *GroupOptions) { g.Nodes[0].Weight = -1 }), `upstream "tigase": node "127.0.0.1:5290": weight: -1 is not 1 to 1000`},
+		{group(func(g *GroupOptions) { g.Nodes[0].ConnectRate = -1 }), `a limit is negative`},
+		{group(func(g *GroupOptions) { g.Nodes[0].PublicURL = "https://x/" }), `public_url: "https://x/": scheme "https" is not ws or wss`},
+		{group(func(g *GroupOptions) { g.Nodes[0].PublicURL = "wss://x/'><" }), `public_url: "wss://x/'><": user`},
+		{group(func(g *GroupOptions) { g.Nodes[0].PublicURL = "wss:///" }), `public_url: "wss:///": no host`},
+		{url("http://127.0.0.1:5290/"), `upstream "tigase": node "t1": url: scheme "http": scheme is not ws`},
+		{url("127.0.0.1:5290"), `upstream "tigase": node "t1": url: `},
+		{url(""), `upstream "tigase": node "t1": url: scheme ""`},
+		{url("ws:127.0.0.1"), `"//" is missing`},
+		{url("ws://"), "no host"},
+		{url("ws://a:0/"), `port "0" is not 1 to 65535`},
+		{url("ws://a:65536/"), `port "65536" is not 1 to 65535`},
+		{url("ws://user:secret@a/"), "a user or password is not allowed"},
+		{group(func(g *GroupOptions) { g.Nodes[0].URL = "ws://user:secret@a/" }), `upstream "tigase": node 1: url: a user or password is not allowed`},
+		{group(func(g *GroupOptions) { g.Nodes[0].URL = "ws://user:secret@a:b/" }), `upstream "tigase": node 1: url: invalid port`},
+		{url("ws://a/#x"), "a fragment is not allowed"},
+		{url("ws+unix://run/x"), `host "run" before the path`},
+		{url("ws+unix:///"), "no path of a socket"},
+		{url("ws+unix:///run/x:ws"), `path "ws" does not begin with a slash`},
+		{url("srv+ws+unix:///x"), "scheme is not"},
+		{url("srv+ws://example.com/"), "host is not of the form _service._proto.name"},
+		{url("srv+ws://_xmpp-websocket._tcp.example.com:5290/"), `port "5290": SRV records bring their own`},
+		{vhost(VhostOptions{Upstream: "tigase"}), "vhost 1: no names"},
+		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigsae"}), `vhost "a": upstream "tigsae" is not configured`},
+		{vhost(VhostOptions{Names: []string{"a"}}), `vhost "a": no upstream, but 2 are configured`},
+		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Node: "t2"}), `vhost "a": node "t2" is not one of upstream "tigase"`},
+		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Fallback: true}), `vhost "a": fallback without a node`},
+		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Path: "ws"}), `vhost "a": path: "ws" is not a path`},
+		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Origins: []string{"chat.example"}}), `vhost "a": origins: "chat.example": not an origin`},
+		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Domains: []string{"a@b"}}), `vhost "a": domains: "a@b": `},
+		{vhost(VhostOptions{Names: []string{"a", "A."}, Upstream: "tigase"}), `vhost "a": name "A.": another vhost has it`},
+		{vhost(VhostOptions{Names: []string{"a.*.b"}, Upstream: "tigase"}), `"*" stands only for the first label`},
+		{vhost(VhostOptions{Names: []string{"a..b"}, Upstream: "tigase"}), `vhost "a..b": name "a..b": `},
+	} {
+		tab, err := New(c.o)
+		if err == nil {
+			tab.Close()
+			t.Errorf("no mistake found; want %q", c.want)
+			continue
+		}
+		if !strings.Contains(err.Error(), c.want) {
+			t.Errorf("mistake %q; want %q", err, c.want)
+		}
+		if strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q has the password", err)
+		}
+		if _, ok := errors.AsType[*ConfigError](err); !ok {
+			t.Errorf("%q is no ConfigError", err)
+		}
+	}
+
+	two := group(func(g *GroupOptions) { g.Balance, g.Host = "x", "y" })
+	if _, err := New(two); !strings.Contains(err.Error(), "balance") || !strings.Contains(err.Error(), "host") {
+		t.Errorf("two mistakes: %v; want both", err)
+	}
+}
+
+func TestLocation(t *testing.T) {
+	for _, c := range []struct {
+		url  string
+		want location
+	}{
+		{"ws://T1.example", location{host: "t1.example", port: 80, authority: "t1.example"}},
+		{"wss://t1.example/ws?a=b", location{tls: true, host: "t1.example", port: 443, authority: "t1.example", uri: "/ws?a=b"}},
+		{"ws://[::1]:5290/", location{host: "::1", port: 5290, authority: "[::1]:5290", uri: "/"}},
+		{"ws+unix:///run/p.sock", location{unix: "/run/p.sock", authority: "localhost"}},
+		{"wss+unix:///run/p.sock:/ws?x", location{tls: true, unix: "/run/p.sock", authority: "localhost", uri: "/ws?x"}},
+		{"srv+wss://_x._tcp.example.com/ws", location{tls: true, srv: true, host: "_x._tcp.example.com", authority: "_x._tcp.example.com", uri: "/ws"}},
+	} {
+		c.want.url = c.url
+		if got, err := parseLocation(c.url); err != nil || got != c.want {
+			t.Errorf("parseLocation(%q) = %+v, %v; want %+v", c.url, got, err, c.want)
+		}
+	}
+}
+
+// The certificate's name comes from the configuration, never from DNS.
+func TestNodeTLS(t *testing.T) {
+	base := &tls.Config{MinVersion: tls.VersionTLS13}
+	for _, c := range []struct{ url, own, want string }{
+		{"wss://t1.example/", "", "t1.example"},
+		{"wss://t1.example/", "xmpp.example", "xmpp.example"},
+		{"wss://[2001:db8::1]/", "", "2001:db8::1"},
+		{"srv+wss://_x._tcp.example.com/", "", "example.com"},
+		{"wss+unix:///run/x", "", "localhost"},
+	} {
+		base.ServerName = c.own
+		got := nodeTLS(base, *mustLocation(t, c.url))
+		if got.ServerName != c.want || got.MinVersion != tls.VersionTLS13 || base.ServerName != c.own {
+			t.Errorf("%s: server name %q, minimum %x; want %q, TLS 1.3", c.url, got.ServerName, got.MinVersion, c.want)
+		}
+	}
+	if got := nodeTLS(nil, *mustLocation(t, "wss://a/")); got.MinVersion != tls.VersionTLS12 || got.InsecureSkipVerify {
+		t.Errorf("without TLS options: minimum %x, insecure %t", got.MinVersion, got.InsecureSkipVerify)
+	}
+}
