@@ -102,7 +102,7 @@ func (g *group) dial(parent context.Context, r *Request, use func(*Node) (use, s
 	ctx, cancel := context.WithTimeout(parent, g.dialTimeout)
 	defer cancel()
 	c := choice{balance: g.balance, client: r.Client.Addr(), random: g.env.random}
-	fail := &failure{group: g}
+	fail := &failure{group: g, parent: parent}
 	c.left = g.candidates(ctx, use, nodes, fail)
 	for tries := 0; tries < maxTries && ctx.Err() == nil; {
 		e, ok := c.next(time.Now())

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ const retryAfter = 5 * time.Second
 // failure collects what one Dial met.
 type failure struct {
 	group  *group
+	parent context.Context // the caller's
 	causes []error
 	wait   time.Duration // the longest that a limit asked for
 }
@@ -44,8 +46,8 @@ func (f *failure) add(n *Node, err error) {
 // node that keeps silent (504); else nothing can be reached now (503).
 func (f *failure) err() error {
 	e := &DialError{Upstream: f.group.name, Causes: f.causes, Status: http.StatusServiceUnavailable}
-	if len(e.Causes) == 0 {
-		e.Causes = []error{fmt.Errorf("dial: %w", errTimeout)}
+	if len(e.Causes) == 0 { // there was no time for a single try
+		e.Causes = []error{fmt.Errorf("dial: %w", cmp.Or(context.Cause(f.parent), errTimeout))}
 	}
 	for _, err := range e.Causes {
 		h, answered := errors.AsType[*HandshakeError](err)

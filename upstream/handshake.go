@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
 )
@@ -90,12 +89,12 @@ func cutAnswer(got []byte, cause error) error {
 	switch {
 	case cause == nil:
 		return &HandshakeError{What: fmt.Sprintf("answered %d bytes without a blank line to the opening handshake", len(got))}
-	case errors.Is(cause, os.ErrDeadlineExceeded) && len(got) == 0:
+	case len(got) == 0 && !errors.Is(cause, io.EOF):
 		return &HandshakeError{What: "no answer to the opening handshake", Err: bare(cause)}
 	case len(got) > 0 && !strings.HasPrefix("HTTP/1.1 ", string(got[:min(len(got), 9)])) && !strings.HasPrefix(string(got), "HTTP/"):
 		return notHTTP(got)
-	case errors.Is(cause, io.EOF) && len(got) == 0:
-		return &HandshakeError{What: "closed without an answer to the opening handshake", Err: nil,
+	case len(got) == 0:
+		return &HandshakeError{What: "closed without an answer to the opening handshake",
 			Hint: "does the port speak plain WebSocket, or does it limit new connections a second?"}
 	case errors.Is(cause, io.EOF):
 		cause = io.ErrUnexpectedEOF

@@ -1,0 +1,35 @@
+package upstream
+
+import (
+	"net"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A peer that is gone without a FIN must be noticed, and small frames must not
+// wait for each other.
+func TestDialSocketOptions(t *testing.T) {
+	c := dialOK(t, one(t, GroupOptions{}, wsURL(startNode(t, "tcp", polite))))
+	raw, err := c.Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) {
+		for _, o := range []struct {
+			name             string
+			level, opt, want int
+		}{
+			{"TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+			{"SO_KEEPALIVE", unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+			{"TCP_KEEPIDLE", unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 60},
+			{"TCP_KEEPINTVL", unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
+			{"TCP_KEEPCNT", unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4},
+			{"TCP_USER_TIMEOUT", unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 60000},
+		} {
+			if got, err := unix.GetsockoptInt(int(fd), o.level, o.opt); err != nil || got != o.want {
+				t.Errorf("%s = %d, %v; want %d", o.name, got, err, o.want)
+			}
+		}
+	})
+}
