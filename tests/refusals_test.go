@@ -137,8 +137,8 @@ func TestPlainGet(t *testing.T) {
 	g := site.Start(t, toUpstream(wire.Echo(t).URL))
 	c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
 	resp, body := c.Answer("GET / HTTP/1.1\r\nHost: " + name + "\r\nConnection: close\r\n\r\n")
-	if resp.StatusCode != http.StatusOK || !strings.Contains(body, "wssgate") || !strings.Contains(body, "XMPP") {
-		t.Errorf("status %s, body %q; want 200 and a text that names wssgate and XMPP", resp.Status, body)
+	if resp.StatusCode != http.StatusOK || !strings.Contains(body, "XMPP over WebSocket") {
+		t.Errorf("status %s, body %q; want 200 and a text that says what this is", resp.Status, body)
 	}
 	if kind := resp.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/") {
 		t.Errorf("Content-Type %q; want a text", kind)

@@ -49,8 +49,8 @@ func checkBrowser(t *testing.T, upstream string, domains []string) {
 		if want := "TLS 1.3"; got.Certificate.Protocol != want {
 			t.Errorf("page of %s: protocol %q; want %q", domains[i], got.Certificate.Protocol, want)
 		}
-		if got.Status != 200 || !strings.Contains(got.Text, "wssgate") {
-			t.Errorf("page of %s: status %d, text %q; want 200 and a text that names wssgate", domains[i], got.Status, got.Text)
+		if got.Status != 200 || !strings.Contains(got.Text, "XMPP over WebSocket") {
+			t.Errorf("page of %s: status %d, text %q; want 200 and the page of the gate", domains[i], got.Status, got.Text)
 		}
 		if want := clients[i].JID + "/"; !strings.HasPrefix(got.JID, want) {
 			t.Errorf("bound as %q; want %q and a resource", got.JID, want)
