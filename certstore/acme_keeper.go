@@ -47,7 +47,7 @@ const (
 	acmeBad     acmeReason = "bad in the cache"
 	acmeOtherCA acmeReason = "from another CA"
 
-	acmeMinPause = 5 * time.Second // between an order that succeeded and the renewal of what it gave
+	acmeMinPause = 10 * time.Second // between an order that succeeded and the renewal of what it gave
 )
 
 func newACMEKeeper(a *ACME, name string) *acmeKeeper {
@@ -66,6 +66,8 @@ func (k *acmeKeeper) keep() {
 		case <-k.ctx.Done():
 			return
 		case <-timer.C:
+		}
+		if k.ctx.Err() == nil { // both cases may have been ready
 			timer.Reset(k.turn())
 		}
 	}
@@ -216,7 +218,7 @@ func (k *acmeKeeper) accept(issued *acmeIssued) {
 		"issuer", issued.cert.Leaf.Issuer.String(), "not_after", issued.cert.Leaf.NotAfter)
 	k.install(issued.cert)
 	k.file, k.anew, k.unsaved = sha256.Sum256(issued.file), "", issued.file
-	k.earliest = time.Now().Add(max(issued.cert.Leaf.NotAfter.Sub(k.a.opts.wall())/3, acmeMinPause))
+	k.earliest = time.Now().Add(acmeMinPause)
 	k.remember(acmeRecord{Issuer: k.a.opts.Directory})
 	k.flush()
 }

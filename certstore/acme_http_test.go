@@ -1,0 +1,231 @@
+package certstore
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/crypto/acme"
+)
+
+// A nonce that the CA refuses is replaced, without a failure.
+func TestACMERefusedNonces(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		ca.refuse = func(_ string, n int) *acmeTestProblem {
+			if n%4 == 0 {
+				return nil
+			}
+			return &acmeTestProblem{Type: "badNonce", Detail: "stale", Status: 400}
+		}
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if g.cert("chat.example.org") == nil || g.one(t).Failures != 0 || ca.ordered() != 1 {
+			t.Errorf("status = %+v, %d orders; want one", g.one(t), ca.ordered())
+		}
+	})
+}
+
+// A CA that stumbles is asked again soon; one that lies down is a failure.
+func TestACMEServerErrors(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		ca.refuse = func(path string, n int) *acmeTestProblem {
+			if path == "/new-order" && n < 3 {
+				return &acmeTestProblem{Type: "serverInternal", Detail: "oops", Status: 500}
+			}
+			return nil
+		}
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		if _, err := g.order(t.Context(), "chat.example.org"); err != nil {
+			t.Error(err)
+		}
+		ca.refuse = func(path string, n int) *acmeTestProblem {
+			return &acmeTestProblem{Type: "serverInternal", Detail: "<html>\n\n maintenance", Status: 503}
+		}
+		start := time.Now()
+		_, err := g.order(t.Context(), "chat.example.org")
+		if err == nil || !strings.HasSuffix(err.Error(), "serverInternal: <html> maintenance") {
+			t.Errorf("err = %v; want the CA's words", err)
+		}
+		if took := time.Since(start); took > time.Minute {
+			t.Errorf("gave up after %v", took)
+		}
+	})
+}
+
+// A CA that does not answer costs one request's deadline.
+func TestACMESilentCA(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		ca.silent = true
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		start := time.Now()
+		_, err := g.order(t.Context(), "chat.example.org")
+		if took := time.Since(start); err == nil || took != acmeRequestTimeout {
+			t.Errorf("gave up after %v with %v; want %v", took, err, acmeRequestTimeout)
+		}
+	})
+}
+
+// A CA that forgot the account (a private one whose database was lost) gets it
+// again at the next try.
+func TestACMEAccountForgotten(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		if _, err := g.order(t.Context(), "chat.example.org"); err != nil {
+			t.Fatal(err)
+		}
+		ca.set(func() { clear(ca.accounts); clear(ca.keys) })
+		if _, err := g.order(t.Context(), "chat.example.org"); err == nil || !strings.Contains(err.Error(), "accountDoesNotExist") {
+			t.Errorf("err = %v; want accountDoesNotExist", err)
+		}
+		if _, err := g.order(t.Context(), "chat.example.org"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// An account that the CA binds to one of its own needs the key that the CA gave.
+func TestACMEExternalAccountBinding(t *testing.T) {
+	for _, tt := range []struct{ id, key, want string }{
+		{"kid-1", "right key", ""},
+		{"kid-1", "wrong key", "account: unauthorized: external account binding is wrong"},
+		{"kid-2", "right key", "account: unauthorized: external account binding is wrong"},
+		{"", "", "account: externalAccountRequired: an external account is required"},
+	} {
+		t.Run(tt.id+tt.key, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				ca := newACMETestCA(t)
+				ca.eab = map[string][]byte{"kid-1": []byte("right key")}
+				g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.EABKeyID, o.EABKey = tt.id, []byte(tt.key) })
+				defer g.Close()
+				_, err := g.order(t.Context(), "chat.example.org")
+				if got := errorText(err); !strings.HasSuffix(got, tt.want) || (tt.want == "") != (err == nil) {
+					t.Errorf("err = %v; want …%s", err, tt.want)
+				}
+				if err != nil && strings.Contains(err.Error(), tt.key) && tt.key != "" {
+					t.Errorf("the error has the key: %v", err)
+				}
+			})
+		})
+	}
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// No account is made where the operator did not accept the terms; the error
+// says where to read them.
+func TestACMETermsNotAccepted(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.AcceptTerms = false })
+		defer g.Close()
+		_, err := g.order(t.Context(), "chat.example.org")
+		if err == nil || !strings.HasSuffix(err.Error(), "account: the CA's terms of service are not accepted: "+acmeTestURL+"/terms") {
+			t.Errorf("err = %v", err)
+		}
+		if n := ca.asked("POST /new-account"); n != 0 {
+			t.Errorf("%d registrations", n)
+		}
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// What a CA answers can make the client neither busy, nor late, nor large.
+func TestACMETransport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
+		for _, tt := range []struct {
+			status   int
+			in, want string
+		}{
+			{200, "", ""},
+			{200, "3", "3"},
+			{200, "-5", ""},           // acme.Client would poll without a pause
+			{200, in(-time.Hour), ""}, // the same
+			{200, "86400", "60"},      // and here sleep until its deadline
+			{200, in(24 * time.Hour), "60"},
+			{200, in(3 * time.Second), "3"},
+			{200, "soon", ""},
+			{200, "99999999999999999999", ""},
+			{429, "86400", "86400"},
+			{503, in(24 * time.Hour), in(24 * time.Hour)},
+		} {
+			next := roundTrip(func(*http.Request) (*http.Response, error) {
+				h := http.Header{}
+				if tt.in != "" {
+					h.Set("Retry-After", tt.in)
+				}
+				return &http.Response{StatusCode: tt.status, Header: h, Body: io.NopCloser(strings.NewReader("x"))}, nil
+			})
+			res, err := acmeTransport{next}.RoundTrip(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := res.Header.Get("Retry-After"); got != tt.want {
+				t.Errorf("%d with Retry-After %q = %q; want %q", tt.status, tt.in, got, tt.want)
+			}
+		}
+	})
+	for _, tt := range []struct {
+		size int
+		err  error
+	}{{0, nil}, {acmeMaxBody - 1, nil}, {acmeMaxBody, errACMEBody}, {10 * acmeMaxBody, errACMEBody}} {
+		res, _ := acmeTransport{roundTrip(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 500, Body: io.NopCloser(strings.NewReader(strings.Repeat("x", tt.size)))}, nil
+		})}.RoundTrip(nil)
+		data, err := io.ReadAll(res.Body)
+		if !errors.Is(err, tt.err) || len(data) > acmeMaxBody {
+			t.Errorf("a body of %d bytes: %d bytes, %v; want %v", tt.size, len(data), err, tt.err)
+		}
+	}
+}
+
+// Errors of a CA become one printable line of bounded length.
+func TestACMEWords(t *testing.T) {
+	problem := &acme.Error{StatusCode: 400, ProblemType: "urn:ietf:params:acme:error:orderNotReady", Detail: "wait"}
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{problem, "orderNotReady: wait"},
+		{&acme.Error{ProblemType: "about:blank", Detail: "x"}, "about:blank: x"},
+		{&acme.Error{StatusCode: 502, Detail: "<html>\r\n<h1>Bad\x00 Gateway</h1>"}, "status 502: <html> <h1>Bad\uFFFD Gateway</h1>"},
+		{&acme.OrderError{Status: "invalid", Problem: problem}, "orderNotReady: wait"},
+		{&acme.OrderError{Status: "invalid"}, `the order is "invalid"; the CA gives no reason`},
+		{&acme.AuthorizationError{Errors: []error{problem, problem}}, "orderNotReady: wait, orderNotReady: wait"},
+		{&acme.AuthorizationError{}, "the authorization is invalid; the CA gives no reason"},
+		{errors.New("a\nb"), "a b"},
+		{&acme.Error{ProblemType: "t", Detail: strings.Repeat("ä", 5000)}, "t: " + strings.Repeat("ä", 500) + "…"},
+	} {
+		if got := acmeWords(tt.err); got != tt.want {
+			t.Errorf("acmeWords(%#v) = %q; want %q", tt.err, got, tt.want)
+		}
+	}
+}

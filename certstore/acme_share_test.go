@@ -1,0 +1,520 @@
+package certstore
+
+// Several gates on one cache folder; a cache that fails; a clock that jumps.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Two gates order each certificate once, at first and at each renewal, answer
+// each other's challenges, and both serve what one of them obtained.
+func TestACMETwoGates(t *testing.T) {
+	for _, challenge := range []string{"tls-alpn-01", "http-01"} {
+		t.Run(challenge, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				ca := newACMETestCA(t)
+				names := []string{"a.example.org", "b.example.org", "c.example.org"}
+				var gates []*acmeTestGate
+				for range 2 {
+					g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) {
+						o.Names, o.TLSALPN, o.HTTP01, o.Poll = names, challenge == "tls-alpn-01", challenge == "http-01", 6*time.Hour
+					})
+					defer g.Close()
+					gates = append(gates, g)
+				}
+				// The balancer in front sends each validation to the gate that did
+				// not order.
+				ca.gates = []*acmeTestGate{}
+				ca.invalid = func(name, _ string) *acmeTestProblem {
+					ca.gates = gates
+					for i, g := range gates {
+						for _, s := range g.Status() {
+							if s.Name == name && s.State == ACMEOrdering {
+								ca.gates = []*acmeTestGate{gates[1-i]}
+							}
+						}
+					}
+					return nil
+				}
+				gates[0].Start()
+				gates[1].Start()
+				for round := 1; round <= 3; round++ {
+					time.Sleep(time.Hour)
+					synctest.Wait()
+					for _, name := range names {
+						a, b := gates[0].cert(name), gates[1].cert(name)
+						if a == nil || b == nil {
+							t.Fatalf("%s: %s and %s; logs:\n%s\n%s", name, acmeDescribe(a), acmeDescribe(b), gates[0].log.String(), gates[1].log.String())
+						}
+						if !a.Leaf.Equal(b.Leaf) {
+							t.Errorf("round %d: %s: gates have %s and %s", round, name, acmeDescribe(a), acmeDescribe(b))
+						}
+					}
+					if got, want := ca.ordered(), round*len(names); got != want {
+						t.Errorf("round %d: %d orders; want %d", round, got, want)
+					}
+					time.Sleep(62 * 24 * time.Hour)
+				}
+				if n := len(ca.accounts); n != 1 {
+					t.Errorf("%d accounts; want 1", n)
+				}
+			})
+		})
+	}
+}
+
+// Failures are counted for all gates: two do not ask the CA twice as often.
+func TestACMETwoGatesBackOffTogether(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		ca.invalid = func(string, string) *acmeTestProblem {
+			return &acmeTestProblem{Type: "dns", Detail: "SERVFAIL", Status: 400}
+		}
+		a, b := newACMETestGate(t, ca, dir, nil), newACMETestGate(t, ca, dir, nil)
+		defer a.Close()
+		defer b.Close()
+		a.Start()
+		b.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := ca.ordered(); n < 4 || n > 5 {
+			t.Errorf("%d orders in an hour; want 4 or 5", n)
+		}
+		for _, g := range []*acmeTestGate{a, b} {
+			if s := g.one(t); s.Failures != ca.ordered() || !strings.Contains(s.Err, "SERVFAIL") {
+				t.Errorf("status = %+v; want %d failures", s, ca.ordered())
+			}
+		}
+	})
+}
+
+// While one gate orders, the other says who; it waits as long as that one
+// lives, and takes over a minute after it died.
+func TestACMETakesOverFromDeadGate(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var seen acmeSighting
+		cache := acmeCache{}
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		cache = g.cache
+		other, err := cache.acquire(t.Context(), "chat.example.org+lease", "other/1/abc", &seen)
+		if err != nil || other == nil {
+			t.Fatalf("acquire = %v, %v", other, err)
+		}
+		g.Start()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if ca.ordered() != 0 {
+			t.Error("ordered under another's lease")
+		}
+		if s := g.one(t); s.State != ACMEElsewhere || s.LeaseOwner != "other/1/abc" {
+			t.Errorf("status = %+v; want elsewhere, other/1/abc", s)
+		}
+		other.cancel(errors.New("killed")) // no more beats, no release
+		<-other.ended
+		time.Sleep(acmeLeaseTTL - acmeLeaseBeat)
+		synctest.Wait()
+		if ca.ordered() != 0 {
+			t.Error("took over too early")
+		}
+		time.Sleep(acmeLeaseBeat + acmeLeaseAgain + acmeLeaseSettle + 10*time.Second)
+		synctest.Wait()
+		if g.cert("chat.example.org") == nil {
+			t.Errorf("not taken over:\n%s", g.log.String())
+		}
+		if _, err := os.Stat(filepath.Join(dir, "chat.example.org+lease")); err == nil {
+			t.Error("the lease is left")
+		}
+	})
+}
+
+// An owner that was frozen and lost its lease gives up its order, and counts no
+// failure.
+func TestACMELeaseLost(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		ca.silent = true
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		synctest.Wait()
+		path := filepath.Join(dir, "chat.example.org+lease")
+		data, _ := json.Marshal(acmeLeaseFile{ID: "thief", Beat: 1, Owner: "thief/1/x"})
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(acmeLeaseBeat + time.Second)
+		synctest.Wait()
+		if s := g.one(t); s.State != ACMEElsewhere || s.LeaseOwner != "thief/1/x" || s.Failures != 0 {
+			t.Errorf("status = %+v; want elsewhere, thief/1/x", s)
+		}
+		if f, err := g.cache.lease("chat.example.org+lease"); err != nil || f.ID != "thief" {
+			t.Errorf("lease = %+v, %v; want the thief's", f, err)
+		}
+		if !strings.Contains(g.log.String(), "lease lost to another gate") {
+			t.Errorf("log does not say why:\n%s", g.log.String())
+		}
+	})
+}
+
+// An empty or torn lease, as a gate leaves that dies while it writes, is one
+// like any other: in force for a minute.
+func TestACMELeaseTorn(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		os.WriteFile(filepath.Join(dir, "chat.example.org+lease"), []byte(`{"id":"a`), 0o600)
+		g.Start()
+		time.Sleep(acmeLeaseTTL - time.Second)
+		synctest.Wait()
+		if ca.ordered() != 0 {
+			t.Error("ordered under it")
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if g.cert("chat.example.org") == nil {
+			t.Error("it stands for ever")
+		}
+	})
+}
+
+// Of many who want one lease, one has it at any time, also where it is taken
+// over from a dead owner.
+func TestACMELeaseExcludes(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		cache := newACMETestGate(t, newACMETestCA(t), dir, nil)
+		defer cache.Close()
+		os.WriteFile(filepath.Join(dir, "lease"), nil, 0o600) // of a dead owner
+		var holders, taken atomic.Int32
+		done := make(chan struct{})
+		for i := range 8 {
+			go func() {
+				defer func() { done <- struct{}{} }()
+				var seen acmeSighting
+				for range 3 {
+					var l *acmeLease
+					for l == nil {
+						var err error
+						if l, err = cache.cache.acquire(t.Context(), "lease", fmt.Sprint(i), &seen); err != nil {
+							t.Error(err)
+							return
+						}
+						if l == nil {
+							time.Sleep(time.Second)
+						}
+					}
+					if n := holders.Add(1); n != 1 {
+						t.Errorf("%d hold the lease", n)
+					}
+					taken.Add(1)
+					time.Sleep(acmeLeaseTTL * 3 / 2) // beats keep it
+					holders.Add(-1)
+					l.release()
+					time.Sleep(time.Second)
+				}
+			}()
+		}
+		for range 8 {
+			<-done
+		}
+		if n := taken.Load(); n != 24 {
+			t.Errorf("taken %d times; want 24", n)
+		}
+	})
+}
+
+// A certificate that an operator deletes from the cache is obtained anew, with a
+// new key; the old one is served until then.
+func TestACMEDeletedFromCache(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		old := g.cert("chat.example.org")
+		ca.set(func() { ca.down = errors.New("down") })
+		if err := os.Remove(filepath.Join(dir, "chat.example.org")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(acmePoll)
+		synctest.Wait()
+		if g.cert("chat.example.org") != old {
+			t.Error("the old one is gone before there is a new one")
+		}
+		ca.set(func() { ca.down = nil })
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if now := g.cert("chat.example.org"); now == old {
+			t.Error("not obtained anew")
+		}
+		if _, err := os.Stat(filepath.Join(dir, "chat.example.org")); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Another gate's file, or one that an operator puts there, is picked up within
+// a poll; a torn one changes nothing but is replaced.
+func TestACMEPicksUpFiles(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		old := g.cert("chat.example.org")
+		pair := ca.ca.Issue("chat.example.org")
+		os.WriteFile(filepath.Join(dir, "chat.example.org"), append(pair.KeyPEM(), pair.ChainPEM()...), 0o600)
+		time.Sleep(acmePoll)
+		synctest.Wait()
+		if got := g.cert("chat.example.org"); !got.Leaf.Equal(pair.Cert) {
+			t.Errorf("serves %s; want the new file's", acmeDescribe(got))
+		}
+		ca.set(func() { ca.down = errors.New("down") })
+		os.WriteFile(filepath.Join(dir, "chat.example.org"), pair.KeyPEM(), 0o600)
+		time.Sleep(acmePoll)
+		synctest.Wait()
+		if got := g.cert("chat.example.org"); !got.Leaf.Equal(pair.Cert) {
+			t.Errorf("serves %s after a torn file", acmeDescribe(got))
+		}
+		ca.set(func() { ca.down = nil })
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if got := g.cert("chat.example.org"); got.Leaf.Equal(pair.Cert) || got == old {
+			t.Error("the torn file was not replaced")
+		}
+	})
+}
+
+// Another CA in the configuration gives all names anew, once; what another CA
+// refused does not hold it up.
+func TestACMEAnotherCA(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		staging, real := newACMETestCA(t), newACMETestCA(t)
+		g := newACMETestGate(t, staging, dir, func(o *ACMEOptions) { o.Directory = acmeTestURL + "/directory?staging" })
+		g.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		old := g.cert("chat.example.org")
+		g2 := newACMETestGate(t, real, dir, nil)
+		if g2.cert("chat.example.org") == nil {
+			t.Error("the old one is not served meanwhile")
+		}
+		g2.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if now := g2.cert("chat.example.org"); now.Leaf.Equal(old.Leaf) || real.ordered() != 1 {
+			t.Errorf("still %s; %d orders", acmeDescribe(now), real.ordered())
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if staging.ordered() != 1 || real.ordered() != 1 {
+			t.Errorf("gates with two configurations made %d and %d orders; want 1 and 1", staging.ordered(), real.ordered())
+		}
+		if !g.cert("chat.example.org").Leaf.Equal(g2.cert("chat.example.org").Leaf) {
+			t.Error("the gate with the old configuration did not pick it up")
+		}
+		g.Close()
+		g2.Close()
+
+		// Refusals of one CA mean nothing to another.
+		r := acmeRecord{CA: acmeTestURL + "/directory?staging", Failures: 9, Next: time.Now().Add(12 * time.Hour), Err: "no"}
+		os.WriteFile(filepath.Join(dir, "chat.example.org+state"), r.encode(), 0o600)
+		g3 := newACMETestGate(t, real, dir, nil)
+		if s := g3.one(t); s.Failures != 0 || s.Err != "" {
+			t.Errorf("status = %+v; want no failures", s)
+		}
+		g3.Close()
+	})
+}
+
+// A cache that can be read and not written, or not at all, takes nothing down
+// and makes no orders whose fruit would be lost; it is complained about once.
+func TestACMECacheBroken(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		old := g.cert("chat.example.org")
+		if err := os.Rename(dir, dir+".gone"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if s := g.one(t); s.State != ACMEValid || !strings.Contains(s.Err, "acme: cache: ") {
+			t.Errorf("status = %+v; want valid, and what is wrong", s)
+		}
+		if g.cert("chat.example.org") != old || ca.ordered() != 1 {
+			t.Errorf("a folder that is gone led to %d orders", ca.ordered()-1)
+		}
+		if n := strings.Count(g.log.String(), "cache out of order"); n != 1 {
+			t.Errorf("complained %d times; want once:\n%s", n, g.log.String())
+		}
+		if err := os.Rename(dir+".gone", dir); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(acmePoll)
+		synctest.Wait()
+		if s := g.one(t); s.Err != "" || s.State != ACMEValid {
+			t.Errorf("status = %+v; want valid again", s)
+		}
+	})
+}
+
+// What the cache did not take is served, kept, and written when it can be; it is
+// not ordered again.
+func TestACMECacheFull(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		path := filepath.Join(dir, "chat.example.org")
+		ca.invalid = func(string, string) *acmeTestProblem {
+			os.Mkdir(path, 0o700) // no file can be renamed over a folder
+			return nil
+		}
+		g.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		cert := g.cert("chat.example.org")
+		if cert == nil || ca.ordered() != 1 {
+			t.Fatalf("%s after %d orders; want one, served", acmeDescribe(cert), ca.ordered())
+		}
+		if s := g.one(t); s.Err == "" || s.State != ACMEValid {
+			t.Errorf("status = %+v; want the error", s)
+		}
+		os.Remove(path)
+		time.Sleep(acmePoll)
+		synctest.Wait()
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if saved, err := acmeDecode("chat.example.org", data); err != nil || !saved.Leaf.Equal(cert.Leaf) {
+			t.Errorf("saved %v, %v; want %s", saved, err, acmeDescribe(cert))
+		}
+		if s := g.one(t); s.Err != "" || ca.ordered() != 1 {
+			t.Errorf("status = %+v, %d orders", s, ca.ordered())
+		}
+	})
+}
+
+// A damaged account key is an error that names the file; it is not replaced.
+func TestACMEAccountKeyDamaged(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(dir, "acme_account+key")
+		const damaged = "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n"
+		os.WriteFile(path, []byte(damaged), 0o600)
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if s := g.one(t); !strings.Contains(s.Err, path) || !strings.Contains(s.Err, "account: key ") {
+			t.Errorf("status says %q; want the file", s.Err)
+		}
+		if data, _ := os.ReadFile(path); string(data) != damaged {
+			t.Errorf("the key was replaced by %q", data)
+		}
+	})
+}
+
+// A wall clock that jumps takes nothing down: not what is served, and, once it
+// is right again, neither renewals nor retries.
+func TestACMEClockJumps(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var jump atomic.Int64
+		wall := func() time.Time { return time.Now().Add(time.Duration(jump.Load())) }
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.wall, o.Poll = wall, time.Hour })
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		first := g.cert("chat.example.org")
+
+		// 40 years ahead: the CA's own certificate is expired then.
+		ca.set(func() { ca.down = errors.New("x509: certificate has expired or is not yet valid") })
+		jump.Store(int64(40 * 365 * 24 * time.Hour))
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		if g.cert("chat.example.org") != first {
+			t.Error("a clock that is ahead took the certificate down")
+		}
+		if s := g.one(t); s.State != ACMEExpired || s.Failures == 0 || !strings.Contains(s.Err, "not yet valid") {
+			t.Errorf("status = %+v; want expired and why", s)
+		}
+		// And right again: the record's next try is 40 years away, which binds nobody.
+		jump.Store(0)
+		ca.set(func() { ca.down = nil })
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if s := g.one(t); s.State != ACMEValid || s.NextTry.After(first.Leaf.NotAfter) {
+			t.Errorf("status = %+v; want valid", s)
+		}
+
+		// 30 years back: not valid yet, but no reason to order.
+		orders := ca.ordered()
+		jump.Store(-int64(29 * 365 * 24 * time.Hour))
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		if ca.ordered() != orders || g.cert("chat.example.org") != first {
+			t.Error("a clock that is behind led to an order")
+		}
+		jump.Store(0)
+		// Renewal comes in its time, though no timer was set for it.
+		time.Sleep(62 * 24 * time.Hour)
+		synctest.Wait()
+		if now := g.cert("chat.example.org"); now == first || g.one(t).State != ACMEValid {
+			t.Errorf("not renewed: %s, %+v", acmeDescribe(now), g.one(t))
+		}
+	})
+}
+
+// A CA that gives certificates which are due at once is not asked at once.
+func TestACMEShortestCertificates(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		ca.lifetime = 3 * time.Second
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := ca.ordered(); n < 10 || n > int(10*time.Minute/acmeMinPause)+1 {
+			t.Errorf("%d orders in ten minutes", n)
+		}
+	})
+}
