@@ -39,7 +39,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -301,26 +300,33 @@ func acmeNames(names []string) (normal []string, errs []error) {
 	return normal, errs
 }
 
-// acmeName returns a name's normal form (lower case, A-label, no trailing dot)
-// or why no CA gives a certificate for it by the challenges that we have.
+// acmeName returns a name's normal form, or why no CA gives a certificate for it
+// by the challenges that we have.
 func acmeName(name string) (string, error) {
 	if strings.HasPrefix(name, "*.") {
 		return "", fmt.Errorf("acme: name %q: a wildcard needs dns-01; let an external client write it into the directory", name)
 	}
-	if _, err := netip.ParseAddr(name); err == nil {
-		return "", fmt.Errorf("acme: name %q: is an address", name)
-	}
-	normal, err := idna.Lookup.ToASCII(strings.TrimSuffix(name, "."))
+	normal, err := normalName(name)
 	if err != nil {
 		return "", fmt.Errorf("acme: name %q: %w", name, err)
 	}
-	if !strings.Contains(strings.Trim(normal, "."), ".") {
+	if !strings.Contains(normal, ".") {
 		return "", fmt.Errorf("acme: name %q: has one label only", name)
 	}
-	if strings.HasPrefix(normal, ".") || strings.HasSuffix(normal, ".") || strings.Contains(normal, "..") || len(normal) > 253 {
-		return "", fmt.Errorf("acme: name %q: not a host name", name)
+	// The Manager insists on names of hosts: no underscore, for example.
+	if host, err := idna.Lookup.ToASCII(normal); err != nil || host != normal {
+		return "", fmt.Errorf("acme: name %q: is no name of a host", name)
 	}
 	return normal, nil
+}
+
+// keeper returns the keeper of a name in any form, nil if it is not configured.
+func (a *ACME) keeper(name string) *acmeKeeper {
+	normal, err := normalName(name)
+	if err != nil {
+		return nil
+	}
+	return (*a.names.Load())[normal]
 }
 
 // acmeOwner names this process for people, and no other process.

@@ -28,17 +28,17 @@ func (a *ACME) ChallengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certificat
 	if len(hello.SupportedProtos) != 1 || hello.SupportedProtos[0] != acme.ALPNProto {
 		return nil, nil
 	}
-	name, err := acmeName(hello.ServerName)
-	if err != nil || (*a.names.Load())[name] == nil {
+	k := a.keeper(hello.ServerName)
+	if k == nil {
 		return nil, nil
 	}
 	h := *hello
-	h.ServerName = name
+	h.ServerName = k.name
 	// With such a hello the Manager looks for NAME+token in its cache, and does
 	// nothing else.
 	cert, err := a.manager.GetCertificate(&h)
 	if err != nil {
-		a.opts.Log.Debug("acme: no answer to tls-alpn-01", "server_name", name, "err", err)
+		a.opts.Log.Debug("acme: no answer to tls-alpn-01", "server_name", k.name, "err", err)
 		return nil, nil
 	}
 	return cert, nil
@@ -58,7 +58,7 @@ func (a *ACME) allow(_ context.Context, host string) error {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	if name, err := acmeName(host); err != nil || (*a.names.Load())[name] == nil {
+	if a.keeper(host) == nil {
 		return fmt.Errorf("acme: host %q is not configured", host)
 	}
 	return nil

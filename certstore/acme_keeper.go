@@ -47,7 +47,10 @@ const (
 	acmeBad     acmeReason = "bad in the cache"
 	acmeOtherCA acmeReason = "from another CA"
 
-	acmeMinPause = 10 * time.Second // between an order that succeeded and the renewal of what it gave
+	// How long after an order the renewal of what it gave may come: a third of
+	// what is left of it, within these limits.
+	acmePauseMin = time.Second
+	acmePauseMax = 10 * time.Second
 )
 
 func newACMEKeeper(a *ACME, name string) *acmeKeeper {
@@ -218,7 +221,8 @@ func (k *acmeKeeper) accept(issued *acmeIssued) {
 		"issuer", issued.cert.Leaf.Issuer.String(), "not_after", issued.cert.Leaf.NotAfter)
 	k.install(issued.cert)
 	k.file, k.anew, k.unsaved = sha256.Sum256(issued.file), "", issued.file
-	k.earliest = time.Now().Add(acmeMinPause)
+	left := issued.cert.Leaf.NotAfter.Sub(k.a.opts.wall())
+	k.earliest = time.Now().Add(min(max(left/3, acmePauseMin), acmePauseMax))
 	k.remember(acmeRecord{Issuer: k.a.opts.Directory})
 	k.flush()
 }

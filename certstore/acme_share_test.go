@@ -513,7 +513,7 @@ func TestACMEShortestCertificates(t *testing.T) {
 		g.Start()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		if n := ca.ordered(); n < 10 || n > int(10*time.Minute/acmeMinPause)+1 {
+		if n := ca.ordered(); n < 10 || n > int(10*time.Minute/acmePauseMin)+1 {
 			t.Errorf("%d orders in ten minutes", n)
 		}
 	})

@@ -228,7 +228,7 @@ func TestACMEInstallsCache(t *testing.T) {
 // Options that can't work are refused, all of them at once.
 func TestACMEOptionsRefused(t *testing.T) {
 	_, err := NewACME(ACMEOptions{
-		Names:     []string{"*.example.org", "192.0.2.1", "localhost", "a..b", "-x.example.org", "good.example.org", "::1", ""},
+		Names:     []string{"*.example.org", "192.0.2.1", "localhost", "a..b", "-x.example.org", "good.example.org", "::1", "_x.example.org", ""},
 		Directory: "http://ca.test/directory",
 		EABKeyID:  "kid",
 	})
@@ -236,8 +236,8 @@ func TestACMEOptionsRefused(t *testing.T) {
 		t.Fatal("NewACME accepted it")
 	}
 	for _, want := range []string{
-		`name "*.example.org": a wildcard needs dns-01`, `name "192.0.2.1": is an address`, `name "localhost": has one label only`,
-		`name "a..b"`, `name "-x.example.org"`, `name "::1": is an address`, `name ""`,
+		`name "*.example.org": a wildcard needs dns-01`, `name "192.0.2.1": is an IP address`, `name "localhost": has one label only`,
+		`name "a..b"`, `name "-x.example.org"`, `name "::1": has a character`, `name "_x.example.org"`, `name ""`,
 		`directory "http://ca.test/directory": not an https URL`, "needs both the key id and the key", "no cache folder", "no Install function", "no challenge can be answered",
 	} {
 		if !strings.Contains(err.Error(), want) {
