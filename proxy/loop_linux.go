@@ -17,15 +17,16 @@ import (
 // eventBatch is how many events one wait returns at the most.
 const eventBatch = 256
 
-// A loop is the event loop: one goroutine, one epoll instance, level-triggered.
-// Everything but the inbox belongs to that goroutine.
+// A loop is an event loop: one goroutine, one epoll instance, level-triggered.
+// Everything but the inbox and load.busy belongs to that goroutine.
 type loop struct {
+	group    *loops
 	epoll    int
 	wake     int // eventfd; readable while the inbox has something
-	started  time.Time
 	work     *turn
 	conns    []connEntry // by descriptor
-	timers   timers
+	timers   timers      // all tunnels of this loop
+	load     load
 	draining bool // tunnels taken later end at once
 	quit     bool
 	done     chan struct{}
@@ -41,7 +42,7 @@ type connEntry struct {
 }
 
 // newLoop starts an event loop. It ends with close.
-func newLoop() (*loop, error) {
+func newLoop(group *loops) (*loop, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -51,7 +52,9 @@ func newLoop() (*loop, error) {
 		unix.Close(epoll)
 		return nil, os.NewSyscallError("eventfd", err)
 	}
-	l := &loop{epoll: epoll, wake: wake, started: time.Now(), work: newTurn(), done: make(chan struct{})}
+	l := &loop{group: group, epoll: epoll, wake: wake, work: newTurn(), done: make(chan struct{})}
+	l.work.now = l.now()
+	l.load.since = l.work.now
 	if err := l.control(unix.EPOLL_CTL_ADD, wake, unix.EPOLLIN); err != nil {
 		unix.Close(wake)
 		unix.Close(epoll)
@@ -70,7 +73,8 @@ func (l *loop) run() {
 		if err != nil && err != unix.EINTR {
 			panic(fmt.Sprintf("proxy: epoll_wait: %v", err)) // our own descriptor is broken
 		}
-		l.work.now = time.Since(l.started)
+		l.work.now = l.now()
+		began := l.work.now
 		for _, ev := range events[:max(n, 0)] {
 			if int(ev.Fd) == l.wake {
 				l.drainInbox()
@@ -85,6 +89,9 @@ func (l *loop) run() {
 			const gone = unix.EPOLLERR | unix.EPOLLHUP
 			entry.tunnel.event(l.work, entry.leg, ev.Events&(unix.EPOLLIN|gone) != 0, ev.Events&(unix.EPOLLOUT|gone) != 0)
 			l.after(entry.tunnel)
+			if l.load.shed > 0 && !entry.tunnel.done {
+				l.move(entry.tunnel)
+			}
 		}
 		for {
 			t, _ := l.timers.next(l.work.now)
@@ -94,6 +101,7 @@ func (l *loop) run() {
 			t.expire(l.work)
 			l.after(t)
 		}
+		l.measure(began, l.now())
 	}
 	for len(l.timers) > 0 {
 		t := l.timers[0]
@@ -105,9 +113,11 @@ func (l *loop) run() {
 	unix.Close(l.epoll)
 }
 
+func (l *loop) now() time.Duration { return time.Since(l.group.started) }
+
 // timeout is how long epoll_wait may sleep, in its milliseconds.
 func (l *loop) timeout() int {
-	_, wait := l.timers.next(time.Since(l.started))
+	_, wait := l.timers.next(l.now())
 	if wait == never {
 		return -1
 	}
@@ -153,37 +163,44 @@ func (l *loop) start(t *tunnel, client, upstream int) {
 		s := side.leg.sock
 		s.conn.Close()
 		s.conn = nil
-		s.os = epollConn{loop: l, fd: side.fd}
+		s.os.fd = side.fd
 		s.raw = &s.os
-		for len(l.conns) <= side.fd {
-			l.conns = append(l.conns, connEntry{})
-		}
-		l.conns[side.fd] = connEntry{t, side.leg}
+		l.join(t, side.leg)
 	}
 	t.start(l.work)
-	t.place.index = -1
 	l.timers.add(t)
-	l.after(t)
 	if l.draining && !t.done {
+		t.end(l.work, reasonDrain, never)
+	}
+	l.after(t)
+}
+
+// join enters a socket into the loop's table.
+func (l *loop) join(t *tunnel, leg *leg) {
+	c := &leg.sock.os
+	c.loop = l
+	if missing := c.fd + 1 - len(l.conns); missing > 0 {
+		l.conns = append(l.conns, make([]connEntry, missing)...)
+	}
+	l.conns[c.fd] = connEntry{t, leg}
+}
+
+func (l *loop) drain() {
+	l.draining = true
+	for _, t := range slices.Clone(l.timers) {
 		t.end(l.work, reasonDrain, never)
 		l.after(t)
 	}
 }
 
-func (l *loop) drain() {
-	l.post(func() {
-		l.draining = true
-		for _, t := range slices.Clone(l.timers) {
-			t.end(l.work, reasonDrain, never)
-			l.after(t)
-		}
-	})
-}
-
+// close ends the loop and closes its tunnels. What was posted before is done
+// first.
 func (l *loop) close() {
-	l.post(func() { l.quit = true })
 	l.mu.Lock()
-	l.shut = true
+	if !l.shut {
+		l.shut = true
+		l.push(func() { l.quit = true })
+	}
 	l.mu.Unlock()
 	<-l.done
 }
@@ -193,15 +210,19 @@ func (l *loop) close() {
 func (l *loop) post(f func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.shut {
-		return false
+	if !l.shut {
+		l.push(f)
 	}
+	return !l.shut
+}
+
+// push is for post and close; l.mu is held.
+func (l *loop) push(f func()) {
 	l.inbox = append(l.inbox, f)
 	if len(l.inbox) == 1 {
 		one := [8]byte{1}
 		unix.Write(l.wake, one[:]) // fails only where the counter is full, and then it is readable too
 	}
-	return true
 }
 
 func (l *loop) drainInbox() {
@@ -247,9 +268,6 @@ func hasDescriptor(conn net.Conn) bool {
 	_, ok := conn.(syscall.Conn)
 	return ok
 }
-
-// newDriver returns the driver for connections that have a descriptor.
-func newDriver() (driver, error) { return newLoop() }
 
 // epollConn is the rawConn of a socket that an event loop drives.
 type osConn = epollConn

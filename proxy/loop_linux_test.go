@@ -1,7 +1,11 @@
 package proxy
 
 import (
+	"bytes"
+	"fmt"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/gobwas/ws"
 
@@ -13,10 +17,7 @@ import (
 func TestIdleTunnelOwnsNoBuffer(t *testing.T) {
 	up := newUpstream(t, xmpptest.Config{Echo: true})
 	g := newGate(t, up.URL())
-	loop, ok := g.driver.(*loop)
-	if !ok {
-		t.Fatal("no event loop on this system")
-	}
+	loop := g.driver.(*loops).list[0]
 	c := g.dial()
 	for range 3 {
 		if err := c.WriteFrame(ws.NewTextFrame(make([]byte, 50_000))); err != nil {
@@ -34,5 +35,55 @@ func TestIdleTunnelOwnsNoBuffer(t *testing.T) {
 	})
 	if n := <-owned; n > 4*maxHeader {
 		t.Errorf("an idle tunnel owns %d bytes of buffers", n)
+	}
+}
+
+// Tunnels that move between loops, back and forth under traffic, lose nothing,
+// and are drained wherever they are.
+func TestTunnelsMoveBetweenLoops(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{Echo: true})
+	g := newGate(t, up.URL())
+	d := g.driver.(*loops)
+	d.max = 2
+	if _, err := d.grow(); err != nil {
+		t.Fatal(err)
+	}
+	const clients, messages = 20, 50
+	stop := make(chan struct{})
+	var shedding, traffic sync.WaitGroup
+	for i, l := range d.all() {
+		to := d.all()[1-i]
+		shedding.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Millisecond):
+					l.post(func() { l.load.shed, l.load.to = clients/4, to })
+				}
+			}
+		})
+	}
+	for i := range clients {
+		c := g.dial()
+		traffic.Go(func() {
+			for n := range messages {
+				want := bytes.Repeat(fmt.Appendf(nil, "%d.%d ", i, n), 1+n*10)
+				if err := c.WriteFrame(ws.NewTextFrame(want)); err != nil {
+					t.Error(err)
+					return
+				}
+				if f, err := c.ReadFrame(); err != nil || !bytes.Equal(f.Payload, want) {
+					t.Errorf("client %d, message %d: %d bytes, %v", i, n, len(f.Payload), err)
+					return
+				}
+			}
+		})
+	}
+	traffic.Wait()
+	close(stop)
+	shedding.Wait()
+	if d.moved.Load() == 0 {
+		t.Error("no tunnel has moved")
 	}
 }
