@@ -50,7 +50,9 @@ func (t *tree) entry(f *folder, name string) {
 	path := filepath.Join(f.path, name)
 	info, err := os.Lstat(path)
 	if err != nil {
-		f.drop(name)
+		if isDir(f.path) { // a folder that went away proves nothing about its files
+			f.drop(name)
+		}
 		return
 	}
 	if info.IsDir() {

@@ -1,0 +1,243 @@
+package certstore
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"wssgate/internal/certtest"
+)
+
+func TestReloadSeesNewChangedAndRemovedFiles(t *testing.T) {
+	d := newDir(t)
+	first := ca.Issue("example1.com")
+	d.put(t, "example1.com.pem", first.PEM())
+	s := d.open(t)
+
+	second, other := ca.Issue("example1.com"), ca.Issue("example2.com")
+	d.put(t, "example1.com.pem", second.PEM())
+	d.put(t, "sub/below/example2.com.pem", other.PEM())
+	wantServed(t, s, "example1.com", first) // nobody has said anything yet
+	reload(t, s)
+	wantServed(t, s, "example1.com", second)
+	wantServed(t, s, "example2.com", other)
+
+	d.remove(t, "example1.com.pem")
+	d.remove(t, "sub")
+	reload(t, s)
+	if s.Has("example1.com") || s.Has("example2.com") {
+		t.Errorf("removed certificates are still there: %v", s.Certificates())
+	}
+	wantProblems(t, s)
+}
+
+// A file may hold the same size at the same time as before and yet be another:
+// tools that preserve times, or two changes within one tick of the clock.
+func TestReloadSeesChangeWithoutNewTime(t *testing.T) {
+	d := newDir(t)
+	p := ca.Issue("example1.com")
+	path := d.put(t, "x.pem", p.PEM())
+	s := d.open(t)
+	next := ca.Issue("example1.com")
+	for len(next.PEM()) != len(p.PEM()) { // signatures differ in length
+		next = ca.Issue("example1.com")
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, next.PEM(), 0o600); err != nil { // the same inode
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, info.ModTime(), info.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	reload(t, s)
+	wantServed(t, s, "example1.com", next)
+}
+
+// Whatever a file is replaced by, the vhost keeps its certificate until there
+// is a better one; the operator reads which file and why, once, and no longer
+// than it is so.
+func TestBadReplacementKeepsTheOldOne(t *testing.T) {
+	good := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 5)})
+	other := ca.Issue("example1.com")
+	spec := func(from, to time.Duration) *certtest.Pair {
+		return ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(to)})
+	}
+	for name, row := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"empty":                {nil, "is empty; half written?"},
+		"half a file":          {other.PEM()[:700], `line 12: block "CERTIFICATE" has no end; half written?`},
+		"no PEM":               {[]byte("<html>404</html>"), "has no PEM block"},
+		"another's key":        {cat(other.ChainPEM(), good.KeyPEM()), "its private key belongs to another certificate"},
+		"no key":               {other.ChainPEM(), "no private key for it in the folder"},
+		"only a key":           {other.KeyPEM(), "no certificate for this private key in the folder"},
+		"expired":              {spec(-48*time.Hour, -24*time.Hour).PEM(), "expired "},
+		"not yet valid":        {spec(24*time.Hour, 48*time.Hour).PEM(), "not valid before "},
+		"no name":              {ca.IssueSpec(certtest.Spec{Names: []string{"127.0.0.1"}}).PEM(), "is for no server name"},
+		"no certificate":       {cat([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), good.KeyPEM()), "certificate: x509: "},
+		"broken key":           {cat(other.ChainPEM(), []byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")), "private key is neither PKCS#8 nor PKCS#1 nor SEC 1"},
+		"encrypted key":        {cat(other.ChainPEM(), []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")), "private key is encrypted"},
+		"larger than a file":   {bytes.Repeat([]byte{'x'}, maxFile+1), "larger than 1048576 bytes"},
+		"an intermediate only": {cat(certtest.CertPEM(ca.Cert), good.KeyPEM()), "no certificate for this private key in the folder"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDir(t)
+			d.put(t, "example2.com.pem", ca.Issue("example2.com").PEM())
+			path := d.put(t, "example1.com.pem", good.PEM())
+			var log bytes.Buffer
+			s, err := Open(Options{Directory: string(d), Log: slog.New(slog.NewTextHandler(&log, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			log.Reset()
+			d.put(t, "example1.com.pem", row.data)
+			for range 3 {
+				reload(t, s)
+				wantServed(t, s, "example1.com", good)
+				wantProblems(t, s, `"`+path+`": `+row.want)
+			}
+			if !s.Has("example2.com") {
+				t.Error("a bad file took another one down")
+			}
+			if p := s.Problems()[0]; !p.Kept || p.File != path || time.Since(p.Since) > time.Minute {
+				t.Errorf("problem = %+v", p)
+			}
+			if n := strings.Count(log.String(), "level=ERROR"); n != 1 || !strings.Contains(log.String(), strings.ReplaceAll(row.want, `"`, `\"`)) {
+				t.Errorf("logged %d times, want once:\n%s", n, log.String())
+			}
+			for _, secret := range [][]byte{good.KeyPEM(), other.KeyPEM()} {
+				if bytes.Contains(log.Bytes(), secret[40:80]) {
+					t.Errorf("a private key is in the log:\n%s", log.String())
+				}
+			}
+			if rows := s.Certificates(); !rows[0].Kept || rows[0].Name != "example1.com" || !rows[0].Chosen {
+				t.Errorf("row = %+v, want that it is kept and chosen", rows[0])
+			}
+
+			d.put(t, "example1.com.pem", other.PEM())
+			reload(t, s)
+			wantServed(t, s, "example1.com", other)
+			wantProblems(t, s)
+			if !strings.Contains(log.String(), "mended") {
+				t.Errorf("that it was mended is not logged:\n%s", log.String())
+			}
+		})
+	}
+}
+
+// A pair of files is often replaced one after the other; at no time does the
+// vhost lose its certificate.
+func TestKeyAndCertificateReplacedOneAfterTheOther(t *testing.T) {
+	for _, order := range [][2]string{{"tls.key", "tls.crt"}, {"tls.crt", "tls.key"}} {
+		t.Run(order[0]+" first", func(t *testing.T) {
+			d := newDir(t)
+			old, next := ca.Issue("example1.com"), ca.Issue("example1.com")
+			write := func(name string, p *certtest.Pair) {
+				if name == "tls.key" {
+					d.put(t, name, p.KeyPEM())
+				} else {
+					d.put(t, name, p.ChainPEM())
+				}
+			}
+			write("tls.crt", old)
+			write("tls.key", old)
+			s := d.open(t)
+			wantServed(t, s, "example1.com", old)
+			write(order[0], next)
+			reload(t, s)
+			wantServed(t, s, "example1.com", old)
+			wantProblems(t, s, `certificate "`+string(d)+`/tls.crt": private key "`+string(d)+`/tls.key" belongs to another certificate`)
+			write(order[1], next)
+			reload(t, s)
+			wantServed(t, s, "example1.com", next)
+			wantProblems(t, s)
+		})
+	}
+}
+
+// A key that goes away, or may no longer be read, keeps its certificate in
+// service as well; so does a folder that may no longer be listed.
+func TestUnreadableKeepsTheOldOne(t *testing.T) {
+	d := newDir(t)
+	p := ca.Issue("example1.com")
+	d.put(t, "a/tls.crt", p.ChainPEM())
+	d.put(t, "a/tls.key", p.KeyPEM())
+	s := d.open(t)
+	d.remove(t, "a/tls.key")
+	reload(t, s)
+	wantServed(t, s, "example1.com", p)
+	wantProblems(t, s, "no private key for it in the folder")
+
+	d.link(t, "nowhere", "a/tls.key")
+	reload(t, s)
+	wantServed(t, s, "example1.com", p)
+	wantProblems(t, s, `private key "`+string(d)+`/a/tls.key": no such file`, "no such file")
+
+	if err := os.Remove(filepath.Join(string(d), "a/tls.key")); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(string(d), "a/tls.key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reload(t, s) // reading a FIFO would last for ever
+	wantServed(t, s, "example1.com", p)
+	wantProblems(t, s, "is no regular file", "is no regular file")
+
+	if err := os.RemoveAll(string(d)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reload(); err == nil {
+		t.Error("Reload without a directory: no error")
+	}
+	wantServed(t, s, "example1.com", p)
+	if got := s.Problems()[0].Err.Error(); !strings.HasPrefix(got, `folder "`+string(d)+`": no such file`) {
+		t.Errorf("problem = %s", got)
+	}
+}
+
+// Without an old one, an expired certificate is served: a client that does not
+// mind is better off, and one that does says why. It is a problem all the same.
+func TestExpiredIsServedForWantOfABetterOne(t *testing.T) {
+	d := newDir(t)
+	p := ca.IssueSpec(certtest.Spec{Names: []string{"*.example1.com"}, NotBefore: time.Now().AddDate(0, -3, 0), NotAfter: time.Now().AddDate(0, 0, -12)})
+	path := d.put(t, "x.pem", p.PEM())
+	s := d.open(t)
+	wantServed(t, s, "a.example1.com", p)
+	wantProblems(t, s, `certificate "`+path+`": expired `+p.Cert.NotAfter.UTC().Format(time.RFC3339)+`; still served`)
+	better := ca.Issue("*.example1.com")
+	d.put(t, "y.pem", better.PEM())
+	reload(t, s)
+	wantServed(t, s, "a.example1.com", better)
+	wantProblems(t, s) // that nobody gets it any more is no problem
+}
+
+// What did not change keeps its parsed form, and is not read again.
+func TestReloadKeepsWhatDidNotChange(t *testing.T) {
+	d := newDir(t)
+	d.put(t, "a.pem", ca.Issue("example1.com").PEM())
+	p := ca.Issue("example2.com")
+	d.put(t, "b/tls.crt", p.ChainPEM())
+	d.put(t, "b/tls.key", p.KeyPEM())
+	s := d.open(t)
+	first, _ := s.GetCertificate(hello("example1.com"))
+	second, _ := s.GetCertificate(hello("example2.com"))
+	d.put(t, "b/more.pem", ca.Issue("example3.com").PEM()) // the folder is paired again
+	d.put(t, "c.pem", ca.Issue("example4.com").PEM())
+	reload(t, s)
+	if again, _ := s.GetCertificate(hello("example1.com")); again != first {
+		t.Error("a file that did not change was parsed again")
+	}
+	if again, _ := s.GetCertificate(hello("example2.com")); again != second {
+		t.Error("a pair of files that did not change was parsed again")
+	}
+}

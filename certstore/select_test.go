@@ -1,0 +1,211 @@
+package certstore
+
+import (
+	"crypto/x509"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"wssgate/internal/certtest"
+)
+
+// Each row is better than all rows below it; the answer depends neither on the
+// names of the files nor on the order in which they are found.
+func TestWhichOfSeveral(t *testing.T) {
+	day := func(n int) time.Time { return time.Now().AddDate(0, 0, n) }
+	spec := func(name string, from, to int) certtest.Spec {
+		return certtest.Spec{Names: []string{name}, NotBefore: day(from), NotAfter: day(to)}
+	}
+	exact, wild := "a.example1.com", "*.example1.com"
+	rows := []struct {
+		what string
+		pair *certtest.Pair
+		why  string // over the next one
+	}{
+		{"later expiry", ca.IssueSpec(spec(exact, -1, 80)), "expires later"},
+		{"earlier expiry", ca.IssueSpec(spec(exact, -1, 40)), "has the exact name, the other a wildcard"},
+		{"a wildcard of a CA", ca.IssueSpec(spec(wild, -1, 90)), "from a CA, the other is self-signed"},
+		{"self-signed", certtest.SelfSigned(spec(exact, -1, 100)), "valid, the other is not yet valid"},
+		{"not yet valid", ca.IssueSpec(spec(exact, 10, 100)), "expires later"},
+		{"expired lately", ca.IssueSpec(spec(exact, -100, -1)), "expires later"},
+		{"expired long ago", ca.IssueSpec(spec(exact, -200, -100)), "from a CA, the other is self-signed"},
+		{"expired and self-signed", certtest.SelfSigned(spec(exact, -300, -5)), ""},
+	}
+	for i := range rows {
+		d := newDir(t)
+		for n, j := range rand.Perm(len(rows) - i) {
+			d.put(t, string(rune('a'+n))+".pem", rows[i+j].pair.PEM())
+		}
+		s := d.open(t)
+		if got := served(t, s, exact); !got.Equal(rows[i].pair.Cert) {
+			t.Errorf("of the rows from %q on, another one was served", rows[i].what)
+		}
+		if i == len(rows)-1 {
+			break
+		}
+		next := candidate{certOf(t, rows[i+1].pair), strings.HasPrefix(rows[i+1].pair.Cert.DNSNames[0], "*")}
+		this := candidate{certOf(t, rows[i].pair), strings.HasPrefix(rows[i].pair.Cert.DNSNames[0], "*")}
+		if order, why := prefer(this, next, time.Now()); order >= 0 || why != rows[i].why {
+			t.Errorf("%q over %q: %d, %q; want it before, %q", rows[i].what, rows[i+1].what, order, why, rows[i].why)
+		}
+		if order, why := prefer(next, this, time.Now()); order <= 0 || why != rows[i].why {
+			t.Errorf("%q over %q, the other way round: %d, %q", rows[i].what, rows[i+1].what, order, why)
+		}
+	}
+}
+
+func certOf(t *testing.T, p *certtest.Pair) *certificate {
+	c, err := fromTLS(SourceDirectory, p.TLS())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// The better family is not worth an expired certificate.
+func TestValidRSAOverExpiredECDSA(t *testing.T) {
+	d := newDir(t)
+	r := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, RSA: true})
+	d.put(t, "rsa.pem", r.PEM())
+	d.put(t, "ec.pem", ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().Add(-time.Minute)}).PEM())
+	wantServed(t, d.open(t), "example1.com", r)
+}
+
+// Certificates says for each name and key type what is served and why.
+func TestCertificatesSaysWhy(t *testing.T) {
+	d := newDir(t)
+	later := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com", "*.example1.com"}, NotAfter: time.Now().AddDate(0, 0, 80)})
+	d.put(t, "new.pem", later.PEM())
+	d.put(t, "old.pem", ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 8)}).PEM())
+	d.put(t, "rsa.pem", ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, RSA: true}).PEM())
+	d.put(t, "self.pem", certtest.SelfSigned(certtest.Spec{Names: []string{"a.example1.com"}}).PEM())
+	d.put(t, "cn.pem", certtest.SelfSigned(certtest.Spec{Names: []string{"example2.com"}, Edit: noSAN}).PEM())
+	s := d.open(t)
+	if err := s.Install(SourceACME, "example3.com", ca.Issue("example3.com").TLS()); err != nil {
+		t.Fatal(err)
+	}
+	type row struct{ name, source, file, kind, state, why string }
+	var got []row
+	for _, e := range s.Certificates() {
+		file := e.File
+		if file != "" {
+			file = file[len(d)+1:]
+		}
+		if chosen := !strings.Contains(e.Why, "goes first"); e.Chosen != chosen {
+			t.Errorf("%+v: Chosen = %t", e, e.Chosen)
+		}
+		got = append(got, row{e.Name, e.Source, file, e.KeyType, e.State, strings.ReplaceAll(e.Why, baseName(string(d))+"/", "")})
+	}
+	want := []row{
+		{"example1.com", "directory", "new.pem", "ECDSA P-256", "ok", "before old.pem: expires later"},
+		{"example1.com", "directory", "old.pem", "ECDSA P-256", "ok", "new.pem goes first: expires later"},
+		{"example1.com", "directory", "rsa.pem", "RSA 2048", "ok", "the only one for this name and key type"},
+		{"*.example1.com", "directory", "new.pem", "ECDSA P-256", "ok", "the only one for this name and key type"},
+		{"a.example1.com", "directory", "self.pem", "ECDSA P-256", "ok", "new.pem goes first: from a CA, the other is self-signed"},
+		{"example2.com", "directory", "cn.pem", "ECDSA P-256", "ok", "the only one for this name and key type; the name is only its common name, which browsers do not accept"},
+		{"example3.com", "acme", "", "ECDSA P-256", "ok", "the only one for this name and key type"},
+	}
+	for i := range max(len(got), len(want)) {
+		if i >= len(got) || i >= len(want) || got[i] != want[i] {
+			t.Fatalf("row %d:\n got %q\nwant %q", i, got[i:min(i+1, len(got))], want[i:min(i+1, len(want))])
+		}
+	}
+	if issuer := s.Certificates()[0].Issuer; issuer != "wssgate test Test CA 1" {
+		t.Errorf("Issuer = %q", issuer)
+	}
+}
+
+func baseName(path string) string { return path[strings.LastIndexByte(path, os.PathSeparator)+1:] }
+
+// The answer does not change while nothing else does.
+func TestEqualCertificatesGiveTheSameAnswer(t *testing.T) {
+	from, to := time.Now().Add(-time.Hour).Truncate(time.Second), time.Now().Add(time.Hour).Truncate(time.Second)
+	d := newDir(t)
+	var first *certtest.Pair
+	for i := range 6 {
+		p := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotBefore: from, NotAfter: to})
+		d.put(t, string(rune('a'+i))+".pem", p.PEM())
+		if i == 0 {
+			first = p
+		}
+	}
+	for range 10 {
+		wantServed(t, d.open(t), "example1.com", first)
+	}
+}
+
+// No more than maxParsed certificates are kept ready, whoever asks for what;
+// and each answer is the right one.
+func TestParsedAreBounded(t *testing.T) {
+	var s Store
+	var all []*certificate
+	p := ca.Issue("example1.com")
+	c, err := newReader().parse("x.pem", p.PEM())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range maxParsed + 100 {
+		all = append(all, c.own[0].copy())
+	}
+	hot, err := s.cache.get(all[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		for _, c := range all {
+			cert, err := s.cache.get(c)
+			if err != nil || string(cert.Certificate[0]) != string(p.Cert.Raw) {
+				t.Fatalf("get = %v, %v", cert, err)
+			}
+			if cert, _ := s.cache.get(all[0]); cert != hot {
+				t.Fatal("the one that is asked for all the time was dropped")
+			}
+		}
+	}
+	ready := 0
+	for _, c := range all {
+		if c.parsed.Load() != nil {
+			ready++
+		}
+	}
+	if ready > maxParsed || ready < maxParsed/2 {
+		t.Errorf("%d are ready, want at most %d", ready, maxParsed)
+	}
+}
+
+// Handshakes for a name whose certificate is ready cost no allocation here.
+func TestGetCertificateAllocatesNothing(t *testing.T) {
+	d := newDir(t)
+	d.put(t, "a.pem", ca.Issue("example1.com", "*.example1.com").PEM())
+	s := d.open(t)
+	for _, name := range []string{"example1.com", "chat.example1.com", "example2.com", ""} {
+		h := hello(name)
+		if n := testing.AllocsPerRun(100, func() { s.GetCertificate(h) }); n != 0 {
+			t.Errorf("GetCertificate(%q): %v allocations, want 0", name, n)
+		}
+	}
+}
+
+func BenchmarkGetCertificate(b *testing.B) {
+	d := newDir(b)
+	d.put(b, "a.pem", ca.Issue("example1.com").PEM())
+	d.put(b, "b.pem", ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, RSA: true}).PEM())
+	d.put(b, "c.pem", ca.Issue("example2.com").PEM())
+	s := d.open(b)
+	for _, name := range []string{"example1.com", "example2.com"} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			h := hello(name)
+			for b.Loop() {
+				if cert, err := s.GetCertificate(h); cert == nil || err != nil {
+					b.Fatal(cert, err)
+				}
+			}
+		})
+	}
+}
+
+// noSAN leaves only the common name, as certificates of long ago have it.
+func noSAN(c *x509.Certificate) { c.DNSNames = nil }

@@ -1,0 +1,401 @@
+package certstore
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"wssgate/internal/certtest"
+)
+
+// A fakeFolders stands for the system's part of watching.
+type fakeFolders struct {
+	mu      sync.Mutex
+	watched []string
+	err     error
+}
+
+func (f *fakeFolders) Add(path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return f.err
+	}
+	f.watched = append(f.watched, path)
+	return nil
+}
+
+func (f *fakeFolders) Remove(path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.watched = slices.DeleteFunc(f.watched, func(w string) bool { return w == path })
+	return nil
+}
+
+func (f *fakeFolders) Close() error { return nil }
+
+// A look is one call that a watcher made, with the time since the start.
+type look struct {
+	at    time.Duration
+	names int
+	all   bool
+	again bool
+}
+
+type looksTaken struct {
+	mu   sync.Mutex
+	list []look
+}
+
+// startWatcher runs a watcher on events of the test's, inside a bubble.
+func startWatcher(folders folderWatcher) (w *watcher, events chan fsnotify.Event, errs chan error, looks *looksTaken) {
+	events, errs, looks = make(chan fsnotify.Event), make(chan error), new(looksTaken)
+	start := time.Now()
+	w = &watcher{
+		log: slog.New(slog.DiscardHandler), folder: folders, events: events, errors: errs,
+		stop: make(chan struct{}), done: make(chan struct{}), watched: map[string]int{},
+		look: func(_ *watcher, what looking) {
+			looks.mu.Lock()
+			defer looks.mu.Unlock()
+			looks.list = append(looks.list, look{time.Since(start), len(what.names), what.all, what.again})
+		},
+	}
+	go w.watchFiles()
+	return w, events, errs, looks
+}
+
+// take returns the looks since it was last called.
+func (l *looksTaken) take() []look {
+	synctest.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := l.list
+	l.list = nil
+	return list
+}
+
+func wantLooks(t *testing.T, looks *looksTaken, want ...look) {
+	t.Helper()
+	if got := looks.take(); !slices.Equal(got, want) {
+		t.Errorf("looks = %v\n want %v", got, want)
+	}
+}
+
+// Changes that come together are read together, once it has been quiet for a
+// moment; what was bad then is looked at once more.
+func TestWatcherGathersChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, events, _, looks := startWatcher(&fakeFolders{})
+		for _, name := range []string{"/d/a.pem", "/d/b.pem", "/d/a.pem", "/d/./a.pem"} {
+			events <- fsnotify.Event{Name: name, Op: fsnotify.Write}
+			time.Sleep(quiet / 2)
+		}
+		wantLooks(t, looks)
+		time.Sleep(quiet)
+		wantLooks(t, looks, look{at: 3*quiet/2 + quiet, names: 2})
+		time.Sleep(grace)
+		wantLooks(t, looks, look{at: 3*quiet/2 + quiet + grace, again: true})
+		w.close()
+	})
+}
+
+// A file that is written without a pause is read all the same, after patience.
+func TestWatcherDoesNotWaitForever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, events, _, looks := startWatcher(&fakeFolders{})
+		for range 2*patience/quiet*2 + 1 {
+			events <- fsnotify.Event{Name: "/d/a.pem", Op: fsnotify.Write}
+			time.Sleep(quiet / 2)
+		}
+		if got := looks.take(); len(got) < 2 || got[0].at != patience {
+			t.Errorf("looks = %v, want the first after %v", got, patience)
+		}
+		w.close()
+	})
+}
+
+// Where events were lost, everything is looked at; and so it is every minute.
+func TestWatcherLooksAtAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _, errs, looks := startWatcher(&fakeFolders{})
+		errs <- fsnotify.ErrEventOverflow
+		time.Sleep(quiet + grace)
+		wantLooks(t, looks, look{at: quiet, all: true}, look{at: quiet + grace, again: true})
+		time.Sleep(2 * pollAll)
+		wantLooks(t, looks, look{at: pollAll, all: true, again: true}, look{at: 2 * pollAll, all: true, again: true})
+		w.close()
+	})
+}
+
+// Too many names are as good as all of them, and take no more memory.
+func TestWatcherBoundsWhatItGathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, events, _, looks := startWatcher(&fakeFolders{})
+		for i := range maxGathered + 10 {
+			events <- fsnotify.Event{Name: "/d/" + strings.Repeat("a", i%200) + string(rune('a'+i/200)) + ".pem", Op: fsnotify.Create}
+		}
+		time.Sleep(quiet)
+		wantLooks(t, looks, look{at: quiet, names: maxGathered, all: true})
+		w.close()
+	})
+}
+
+// A folder that cannot be watched makes polling faster, and that is logged
+// once.
+func TestWatcherWithoutEnoughWatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		w, _, _, looks := startWatcher(&fakeFolders{err: errors.New("no space left on device")})
+		w.log = slog.New(slog.NewTextHandler(&log, nil)) // the goroutine has not run yet: nobody reads it
+		w.add("/d")
+		w.add("/d/e")
+		if n := strings.Count(log.String(), "no space left on device"); n != 1 {
+			t.Errorf("logged %d times, want once: %s", n, log.String())
+		}
+		time.Sleep(2 * pollUnwatched)
+		wantLooks(t, looks, look{at: pollUnwatched, all: true, again: true}, look{at: 2 * pollUnwatched, all: true, again: true})
+		w.close()
+	})
+}
+
+// A folder that was made anew is another folder and is watched again.
+func TestWatcherForgetsAFolderThatWentAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		folders := &fakeFolders{}
+		w, events, _, _ := startWatcher(folders)
+		w.add("/d/e")
+		events <- fsnotify.Event{Name: "/d/e", Op: fsnotify.Remove}
+		synctest.Wait()
+		w.add("/d/e")
+		if !slices.Equal(folders.watched, []string{"/d/e"}) {
+			t.Errorf("watched = %q, want it anew", folders.watched)
+		}
+		w.begin()
+		w.add("/d/f")
+		w.end()
+		if !slices.Equal(folders.watched, []string{"/d/f"}) {
+			t.Errorf("watched = %q, want only what the last round named", folders.watched)
+		}
+		w.close()
+	})
+}
+
+// watching opens a Store that watches d, and returns a function that waits
+// until a condition holds. It is told of each table, and looks at no clock.
+func watching(t *testing.T, d dir) (*Store, func(what string, ok func() bool)) {
+	t.Helper()
+	published := make(chan struct{}, 1)
+	handler := &tellingHandler{published}
+	s, err := Open(Options{Directory: string(d), Watch: true, Log: slog.New(handler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s, func(what string, ok func() bool) {
+		t.Helper()
+		late := time.After(30 * time.Second)
+		for !ok() {
+			select {
+			case <-published:
+			case <-late:
+				t.Fatalf("%s: not seen; problems %v", what, s.Problems())
+			}
+		}
+	}
+}
+
+// A tellingHandler tells that something was logged: each new table is.
+type tellingHandler struct{ published chan struct{} }
+
+func (h *tellingHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h *tellingHandler) Handle(context.Context, slog.Record) error {
+	select {
+	case h.published <- struct{}{}:
+	default:
+	}
+	return nil
+}
+func (h *tellingHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h *tellingHandler) WithGroup(string) slog.Handler      { return h }
+
+// With the system's own events: what operators and their tools do to files.
+func TestWatchRealFiles(t *testing.T) {
+	issue := func(name string) *certtest.Pair { return ca.Issue(name) }
+	serves := func(s *Store, name string, p *certtest.Pair) func() bool {
+		return func() bool {
+			cert, err := s.GetCertificate(hello(name))
+			return err == nil && cert != nil && string(cert.Certificate[0]) == string(p.Cert.Raw)
+		}
+	}
+	parallel := func(name string, f func(t *testing.T, d dir)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they wait for the watcher most of the time
+			f(t, newDir(t))
+		})
+	}
+	parallel("new, changed, removed", func(t *testing.T, d dir) {
+		s, await := watching(t, d)
+		one, two := issue("example1.com"), issue("example1.com")
+		d.put(t, "a.pem", one.PEM())
+		await("new file", serves(s, "example1.com", one))
+		d.put(t, "a.pem", two.PEM())
+		await("changed file", serves(s, "example1.com", two))
+		d.remove(t, "a.pem")
+		await("removed file", func() bool { return !s.Has("example1.com") })
+	})
+	parallel("half written", func(t *testing.T, d dir) {
+		one, two := issue("example1.com"), issue("example1.com")
+		path := d.put(t, "a.pem", one.PEM())
+		s, await := watching(t, d)
+		data := two.PEM()
+		out, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		for _, part := range [][]byte{data[:0], data[:400], data[400:1000]} {
+			out.Write(part)
+			await("half of it", func() bool { return len(s.Problems()) == 1 && s.Problems()[0].Kept })
+			if !serves(s, "example1.com", one)() {
+				t.Error("the old one is gone while the new one is written")
+			}
+		}
+		out.Write(data[1000:])
+		await("the whole", serves(s, "example1.com", two))
+		await("no problem any more", func() bool { return len(s.Problems()) == 0 })
+	})
+	parallel("Kubernetes", func(t *testing.T, d dir) {
+		write := func(version string, p *certtest.Pair) {
+			d.put(t, "vhost1/.."+version+"/tls.crt", p.ChainPEM())
+			d.put(t, "vhost1/.."+version+"/tls.key", p.KeyPEM())
+			d.link(t, ".."+version, "vhost1/..data")
+		}
+		one, two, three := issue("example1.com"), issue("example1.com"), issue("example1.com")
+		write("v1", one)
+		d.link(t, "..data/tls.crt", "vhost1/tls.crt")
+		d.link(t, "..data/tls.key", "vhost1/tls.key")
+		s, await := watching(t, d)
+		write("v2", two)
+		d.remove(t, "vhost1/..v1")
+		await("..data moved", serves(s, "example1.com", two))
+		write("v3", three)
+		d.remove(t, "vhost1/..v2")
+		await("..data moved again", serves(s, "example1.com", three))
+		if len(s.Problems()) > 0 {
+			t.Errorf("problems: %v", s.Problems())
+		}
+	})
+	parallel("projected volume", func(t *testing.T, d dir) {
+		write := func(version string, p *certtest.Pair) {
+			d.put(t, ".."+version+"/vhost1/tls.crt", p.ChainPEM())
+			d.put(t, ".."+version+"/vhost1/tls.key", p.KeyPEM())
+			d.link(t, ".."+version, "..data")
+		}
+		one, two := issue("example1.com"), issue("example1.com")
+		write("v1", one)
+		d.link(t, "..data/vhost1", "vhost1")
+		s, await := watching(t, d)
+		write("v2", two)
+		d.remove(t, "..v1")
+		await("..data moved", serves(s, "example1.com", two))
+	})
+	parallel("certbot", func(t *testing.T, d dir) {
+		renew := func(n string, p *certtest.Pair) {
+			d.put(t, "archive/example1.com/fullchain"+n+".pem", p.ChainPEM())
+			d.put(t, "archive/example1.com/privkey"+n+".pem", p.KeyPEM())
+			d.link(t, "../../archive/example1.com/privkey"+n+".pem", "live/example1.com/privkey.pem")
+			d.link(t, "../../archive/example1.com/fullchain"+n+".pem", "live/example1.com/fullchain.pem")
+		}
+		one, two, three := issue("example1.com"), issue("example1.com"), issue("example1.com")
+		renew("1", one)
+		s, await := watching(t, d)
+		renew("2", two)
+		await("links moved", serves(s, "example1.com", two))
+		d.put(t, "archive/example1.com/fullchain2.pem", three.ChainPEM())
+		d.put(t, "archive/example1.com/privkey2.pem", three.KeyPEM())
+		await("what the links lead to changed", serves(s, "example1.com", three))
+	})
+	parallel("folders come and go", func(t *testing.T, d dir) {
+		s, await := watching(t, d)
+		one, two := issue("example1.com"), issue("example1.com")
+		d.put(t, "a/b/x.pem", one.PEM())
+		await("new folders", serves(s, "example1.com", one))
+		d.remove(t, "a")
+		await("folders removed", func() bool { return !s.Has("example1.com") })
+		d.put(t, "a/b/x.pem", two.PEM())
+		await("the same folders anew", serves(s, "example1.com", two))
+		d.put(t, "a/b/x.pem", one.PEM())
+		await("a change in them", serves(s, "example1.com", one))
+	})
+	parallel("the directory itself is replaced", func(t *testing.T, d dir) {
+		one, two, three := issue("example1.com"), issue("example1.com"), issue("example1.com")
+		d.put(t, "v1/x.pem", one.PEM())
+		d.put(t, "v2/x.pem", two.PEM())
+		d.link(t, "v1", "certs")
+		s, await := watching(t, dir(filepath.Join(string(d), "certs")))
+		d.link(t, "v2", "certs")
+		await("the link moved", serves(s, "example1.com", two))
+		d.put(t, "v2/x.pem", three.PEM())
+		await("a change where it leads", serves(s, "example1.com", three))
+		d.remove(t, "certs")
+		await("the link is gone", func() bool { return len(s.Problems()) == 1 })
+		if !serves(s, "example1.com", three)() {
+			t.Error("the certificates went with the directory")
+		}
+		d.link(t, "v1", "certs")
+		await("it is back", serves(s, "example1.com", one))
+	})
+	parallel("another directory", func(t *testing.T, d dir) {
+		s, await := watching(t, d)
+		one, two := issue("example1.com"), issue("example1.com")
+		next := newDir(t)
+		if err := s.SetDirectory(string(next), true); err != nil {
+			t.Fatal(err)
+		}
+		next.put(t, "a.pem", one.PEM())
+		await("a file in the new one", serves(s, "example1.com", one))
+		d.put(t, "a.pem", two.PEM())
+		if err := s.SetDirectory(string(next), false); err != nil {
+			t.Fatal(err)
+		}
+		if !serves(s, "example1.com", one)() {
+			t.Error("the old directory still counts")
+		}
+		if err := s.SetDirectory(string(next)+"/missing", true); err == nil {
+			t.Error("a directory that is not there was taken")
+		}
+		if err := s.SetDirectory(string(next), true); err != nil {
+			t.Fatal(err)
+		}
+		next.put(t, "a.pem", two.PEM())
+		await("watched again", serves(s, "example1.com", two))
+	})
+	parallel("closed", func(t *testing.T, d dir) {
+		one := issue("example1.com")
+		d.put(t, "a.pem", one.PEM())
+		s, _ := watching(t, d)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if !serves(s, "example1.com", one)() {
+			t.Error("a closed Store does not answer")
+		}
+		if err := s.SetDirectory(string(d), true); err != nil || s.watcher != nil {
+			t.Errorf("SetDirectory after Close: %v, watching %t", err, s.watcher != nil)
+		}
+	})
+}
