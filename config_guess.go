@@ -109,9 +109,10 @@ func closest(word string, values []string) string {
 	return best
 }
 
-func plain(s string) string {
-	return strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(s))
-}
+// plain leaves of a key what people remember of it.
+func plain(s string) string { return noHyphens.Replace(strings.ToLower(s)) }
+
+var noHyphens = strings.NewReplacer("-", "", "_", "")
 
 // editDistance counts the letters to insert, delete, change, or swap with
 // their neighbour, to turn a into b. Words longer than any key are cut.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -488,5 +489,47 @@ func TestListenersCollide(t *testing.T) {
 		if a.collides(b) != test.want || b.collides(a) != test.want {
 			t.Errorf("%s beside %s: collides = %t, %t; want %t", test.a, test.b, a.collides(b), b.collides(a), test.want)
 		}
+	}
+}
+
+// Where zero makes no sense it is refused, and a negative number everywhere.
+func TestZeroAndNegative(t *testing.T) {
+	one := func(data, want string) {
+		t.Helper()
+		_, err := everything(data)
+		ce, ok := errors.AsType[*ConfigError](err)
+		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != want {
+			t.Errorf("%q: err = %v; want %q", data, err, want)
+		}
+	}
+	for _, key := range []string{"timeouts.handshake", "timeouts.request", "timeouts.pong", "upstream.tigase.dial_timeout", "upstream.tigase.resolve", "upstream.tigase.health.timeout"} {
+		one(key+" = 0\n"+small, key+": is 0, want more: every wait has an end")
+	}
+	for _, key := range []string{
+		"limits.connections", "limits.per_client", "limits.handshakes", "drain.pace", "log.sample",
+		"upstream.tigase.max_connections", "upstream.tigase.connections_per_second",
+	} {
+		one(key+" = -1\n"+small, key+": -1 is negative")
+		if cfg, err := everything(key + " = 0\n" + small); err != nil || cfg == nil {
+			t.Errorf("%s = 0: %v; want it taken", key, err)
+		}
+	}
+}
+
+// A very large configuration is read in a moment: nothing in it is quadratic.
+func TestTenThousandVhosts(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(small)
+	for i := range 10_000 {
+		fmt.Fprintf(&b, "[[vhost]]\nnames = [\"v%d.example\", \"*.v%d.example\"]\n", i, i)
+	}
+	cfg, err := everything(b.String())
+	if err != nil || len(cfg.Vhost) != 10_000 {
+		t.Fatal(err)
+	}
+	_, err = everything(strings.ReplaceAll(b.String(), "names", "name"))
+	ce, ok := errors.AsType[*ConfigError](err)
+	if !ok || len(ce.Mistakes) != 20_000 { // "name" is unknown, "names" is missing
+		t.Fatalf("%d mistakes, want 20000", len(ce.Mistakes))
 	}
 }

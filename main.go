@@ -38,10 +38,10 @@ type command struct {
 
 var commands = []command{
 	{"serve", "[-config FILE]", "serve until SIGTERM; SIGHUP reloads", serveCommand},
-	{"check", "[-config FILE]", "read everything, print what would be served", checkCommand},
-	{"certs", "[-json] [-within 14d]", "list certificates, their expiry and their problems", certsCommand},
-	{"probe", "URL [-domain D] [-ca FILE]", "go a client's way and say how each step went", probeCommand},
-	{"demo", "[-upstream URL]", "try it here and now: needs nothing, no network", demoCommand},
+	{"check", "[-config FILE]", "read everything, print what is served", checkCommand},
+	{"certs", "[-json] [-within 14d]", "list certificates and when they expire", certsCommand},
+	{"probe", "URL [-domain D]", "go a client's way, say how each step went", probeCommand},
+	{"demo", "[-upstream URL]", "try it here and now, without a network", demoCommand},
 	{"version", "", "print the version", versionCommand},
 }
 
@@ -105,7 +105,7 @@ func usage() string {
 	var b strings.Builder
 	b.WriteString("wssgate is the TLS front door for XMPP over WebSocket.\n\n")
 	for _, c := range commands {
-		fmt.Fprintf(&b, "  wssgate %-34s %s\n", c.name+" "+c.flags, c.summary)
+		fmt.Fprintf(&b, "  wssgate %-27s  %s\n", c.name+" "+c.flags, c.summary)
 	}
 	b.WriteString(`
 Each command has -h. FILE is config.toml where -config is left out. To serve
