@@ -66,7 +66,7 @@ type certificateList struct {
 type certificateProblem struct {
 	File  string `json:"file"`
 	Error string `json:"error"`
-	Kept  bool   `json:"kept"` // the certificate that the file held before is still served
+	Kept  bool   `json:"kept"` // what the file held before is still served, or what it holds now regardless
 }
 
 func newCertificateList(store *certstore.Store) certificateList {

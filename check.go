@@ -39,7 +39,7 @@ until then only that name is refused.`)
 	entries, now := store.Certificates(), time.Now()
 	served := cfg.served(entries)
 	warnings := slices.Concat(
-		certificateWarnings(served, store.Problems(), now),
+		certificateWarnings(served, store.Problems()),
 		cfg.upstreamWarnings(ctx, net.DefaultResolver),
 	)
 	printServed(stdout, cfg, served, now)
@@ -182,7 +182,7 @@ func printServed(w io.Writer, c *Config, served []servedName, now time.Time) {
 	fmt.Fprintln(t, "NAME\tCERTIFICATE\tISSUER\tEXPIRES\tKEY\tUPSTREAM")
 	for _, s := range served {
 		if len(s.certificates) == 0 {
-			fmt.Fprintf(t, "%s\tnone\t-\t-\t-\t%s\n", s.name, c.target(s))
+			fmt.Fprintf(t, "%s\tno certificate\t-\t-\t-\t%s\n", s.name, c.target(s))
 		}
 		for _, e := range s.certificates {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.name, source(e), e.Issuer, expiry(e, now), e.KeyType, c.target(s))
@@ -248,14 +248,10 @@ func plural(n int, noun string) string {
 // A warning is what keeps wssgate from nothing, and an operator should know.
 type warning struct{ text, hint string }
 
-func certificateWarnings(served []servedName, problems []certstore.Problem, now time.Time) []warning {
+func certificateWarnings(served []servedName, problems []certstore.Problem) []warning {
 	var out []warning
 	for _, p := range problems {
-		w := warning{text: p.Err.Error()}
-		if p.Kept {
-			w.hint = "the certificate that it held before is still served"
-		}
-		out = append(out, w)
+		out = append(out, warning{p.Err.Error(), ""}) // expired ones too
 	}
 	if len(served) == 0 {
 		out = append(out, warning{"there is no certificate; every client would be refused", ""})
@@ -263,11 +259,6 @@ func certificateWarnings(served []servedName, problems []certstore.Problem, now 
 	for _, s := range served {
 		if len(s.certificates) == 0 {
 			out = append(out, warning{fmt.Sprintf("no certificate for server name %q; its clients are refused", s.name), ""})
-		}
-		for _, e := range s.certificates {
-			if e.State != certstore.StateOK && s.upstream != "" {
-				out = append(out, warning{fmt.Sprintf("certificate %q for %q: %s (%s); still served", source(e), s.name, e.State, expiry(e, now)), ""})
-			}
 		}
 	}
 	return out

@@ -94,7 +94,7 @@ upstream = "cluster"
 		{"example2.com", b, "in 5 hours", "RSA 2048", "tigase: ws://127.0.0.1:5290/"},
 		{"x.example3.com", filepath.Join(dir, "certs/d.pem"), "in 89 days", "ECDSA P-256", "tigase: ws://127.0.0.1:5290/"},
 		{"other.example", filepath.Join(dir, "certs/c.pem"), "in 89 days", "ECDSA P-256", "none: no vhost has this name"},
-		{"*.example4.com", "none", "", "-", "cluster: ws://127.0.0.1:5001/, ws://127.0.0.1:5002/"},
+		{"*.example4.com", "no certificate", "", "-", "cluster: ws://127.0.0.1:5001/, ws://127.0.0.1:5002/"},
 	} {
 		row := fields(t, stdout, want[0])
 		if len(row) != 6 || row[1] != want[1] || !strings.HasSuffix(row[3], want[2]) || row[4] != want[3] || row[5] != want[4] {
@@ -137,12 +137,18 @@ func TestCheckWarnsAboutCertificates(t *testing.T) {
 		"expired.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotBefore: past.Add(-time.Hour), NotAfter: past}).PEM(),
 		"junk.pem":    []byte("junk"),
 	})
-	status, _, stderr := wssgate(t, "check", "-config", file)
+	status, stdout, stderr := wssgate(t, "check", "-config", file)
 	if status != exitOK {
 		t.Errorf("exit status = %d, want 0", status)
 	}
+	if row := fields(t, stdout, "example1.com"); !strings.HasSuffix(row[3], "3 days ago") {
+		t.Errorf("row %q; want 3 days ago", row)
+	}
+	if n := strings.Count(stderr, "warning: "); n != 2 {
+		t.Errorf("%d warnings, want one for each file:\n%s", n, stderr)
+	}
 	for _, want := range []string{
-		`for "example1.com": expired (` + past.UTC().Format(time.DateOnly) + `, 3 days ago); still served`,
+		`certs/expired.pem": expired ` + past.UTC().Format(time.DateOnly),
 		`certs/junk.pem": has no PEM block`,
 	} {
 		if !strings.Contains(stderr, want) {
