@@ -188,10 +188,10 @@ func (d *Demo) Guide(program string) string {
 	line("")
 	line("In another terminal, the opening handshake of a WebSocket:")
 	line("")
-	line(`  curl -i -N --max-time 2 --cacert %s --resolve %s:%s:%s \`, quote(d.CA), a, port, bracketed(host))
-	line(`    --http1.1 -H 'Upgrade: websocket' -H 'Connection: Upgrade' \`)
-	line(`    -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' -H 'Sec-WebSocket-Version: 13' \`)
-	line(`    -H 'Sec-WebSocket-Protocol: xmpp' https://%s:%s/`, a, port)
+	line(`  curl -i -N --http1.1 --max-time 2 --cacert %s --connect-to ::%s \`, quote(d.CA), at)
+	line(`    -H 'Upgrade: websocket' -H 'Connection: Upgrade' -H 'Sec-WebSocket-Version: 13' \`)
+	line(`    -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' -H 'Sec-WebSocket-Protocol: xmpp' \`)
+	line(`    https://%s:%s/`, a, port)
 	line("")
 	line("Two names, two certificates; a third one is refused (alert unrecognized_name):")
 	line("")
@@ -209,14 +209,6 @@ func (d *Demo) Guide(program string) string {
 		line("Ctrl-C ends it and removes the files.")
 	}
 	return w.String()
-}
-
-// bracketed returns a host as curl's --resolve wants it.
-func bracketed(host string) string {
-	if strings.Contains(host, ":") {
-		return "[" + host + "]"
-	}
-	return host
 }
 
 // quote makes a word safe for a shell where it needs that.

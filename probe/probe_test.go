@@ -194,7 +194,7 @@ func TestFaults(t *testing.T) {
 			"connect tls certificate websocket!", "broken or cut short", ""},
 		{"404", rude(xmpptest.AtRequest, xmpptest.HTTP("404 Not Found", "<html><h1>\nno such path\n</h1>"), xmpptest.FIN), good(), 0,
 			"connect tls certificate websocket!", "answered 404 Not Found to the opening handshake, want 101: no such path", "path"},
-		{"502", rude(xmpptest.AtRequest, xmpptest.HTTP("502 Bad Gateway", "\x1b[31mupstream\n"), xmpptest.FIN), good(), 0,
+		{"502", rude(xmpptest.AtRequest, xmpptest.HTTP("502 Bad Gateway", "502 Bad Gateway\n\n\x1b[31mupstream\n"), xmpptest.FIN), good(), 0,
 			"connect tls certificate websocket!", "want 101: ·[31mupstream", "[upstream]"},
 		{"redirect", rude(xmpptest.AtRequest, []byte("HTTP/1.1 302 Found\r\nLocation: https://example9.com/\r\nContent-Length: 0\r\n\r\n"), xmpptest.FIN), good(), 0,
 			"connect tls certificate websocket!", "302 Found", "https://example9.com/"},

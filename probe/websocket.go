@@ -69,7 +69,7 @@ func (p *prober) open(_ context.Context, s *Step) error {
 func refused(resp *http.Response) *Problem {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	problem := &Problem{Text: fmt.Sprintf("answered %s to the opening handshake, want 101", resp.Status)}
-	if line := firstLine(string(body)); line != "" {
+	if line := firstLine(string(body), resp.Status); line != "" {
 		problem.Text += ": " + line
 	}
 	switch resp.StatusCode {
@@ -98,9 +98,9 @@ func refused(resp *http.Response) *Problem {
 	return problem
 }
 
-// firstLine returns the first line of a body that says something, tags left
-// out.
-func firstLine(body string) string {
+// firstLine returns the first line of a body that says something besides the
+// status, tags left out.
+func firstLine(body, status string) string {
 	var text strings.Builder
 	inTag := false
 	for _, r := range body {
@@ -114,7 +114,7 @@ func firstLine(body string) string {
 		}
 	}
 	for line := range strings.Lines(text.String()) {
-		if line = strings.TrimSpace(line); line != "" {
+		if line = strings.TrimSpace(line); line != "" && line != status {
 			return printable([]byte(line))
 		}
 	}
