@@ -116,9 +116,9 @@ func TestUpstreamProtocol(t *testing.T) {
 // A client that breaks RFC 6455 gets Close 1002, one whose message is too big
 // 1009; the upstream sees none of it and is closed.
 func TestClientProtocol(t *testing.T) {
-	const limit = "[limits]\nmessage = \"1KiB\"\n"
+	const limit = "[limits]\nmessage = \"16KiB\"\n"
 	masked := func(f wire.Frame) string { f.Masked = true; return string(f.Append(nil)) }
-	kib := make([]byte, 1024)
+	largest := payload(16 << 10)
 	for _, tt := range []struct {
 		what, bytes string
 		code        uint16
@@ -132,13 +132,13 @@ func TestClientProtocol(t *testing.T) {
 		{"Ping of 126 bytes", masked(wire.Frame{FIN: true, Op: wire.Ping, Payload: make([]byte, 126)}), 1002, "client_protocol"},
 		{"continuation of nothing", masked(wire.Frame{FIN: true, Op: wire.Continuation}), 1002, "client_protocol"},
 		{"length with its top bit", "\x82\xff\x80\x00\x00\x00\x00\x00\x00\x01", 1002, "client_protocol"},
-		{"message too big", masked(wire.Frame{FIN: true, Op: wire.Text, Payload: append(kib, 'x')}), 1009, "message_too_big"},
-		{"a length that nobody has", "\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xff", 1009, "message_too_big"},
+		{"message too big", masked(wire.Frame{FIN: true, Op: wire.Text, Payload: append(largest[:len(largest):len(largest)], 'x')}), 1009, "message_too_big"},
+		{"a length that nobody has", "\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xffmask", 1009, "message_too_big"},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			g, client, upstream := open(t, limit)
-			client.Send(wire.Frame{FIN: true, Op: wire.Text, Payload: kib}) // as big as it may be
-			upstream.Want(wire.Frame{FIN: true, Op: wire.Text, Payload: kib})
+			client.Send(wire.Frame{FIN: true, Op: wire.Text, Payload: largest}) // as big as it may be
+			upstream.Want(wire.Frame{FIN: true, Op: wire.Text, Payload: largest})
 			client.Write([]byte(tt.bytes))
 			client.WantClose(tt.code)
 			client.Send(wire.CloseFrame(true, tt.code, ""))
@@ -154,11 +154,11 @@ func TestClientProtocol(t *testing.T) {
 
 // Fragments count together: a message is too big by its sum.
 func TestClientMessageSum(t *testing.T) {
-	_, client, upstream := open(t, "[limits]\nmessage = \"1KiB\"\n")
-	first := wire.Frame{Op: wire.Text, Payload: make([]byte, 1000)}
+	_, client, upstream := open(t, "[limits]\nmessage = \"16KiB\"\n")
+	first := wire.Frame{Op: wire.Text, Payload: payload(16 << 10)}
 	client.Send(first)
 	upstream.Want(first)
-	client.Send(wire.Frame{FIN: true, Op: wire.Continuation, Payload: make([]byte, 25)})
+	client.Send(wire.Frame{FIN: true, Op: wire.Continuation, Payload: []byte{'x'}})
 	client.WantClose(1009)
 }
 

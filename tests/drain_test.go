@@ -114,8 +114,8 @@ func TestDrainTwice(t *testing.T) {
 	g.Signal(syscall.SIGTERM)
 	client.WantClose(1001)
 	g.Signal(syscall.SIGTERM)
-	if status := g.Wait(); status != 3 {
-		t.Errorf("exit status %d; want 3", status)
+	if status := g.Wait(); status != 1 {
+		t.Errorf("exit status %d; want 1", status)
 	}
 }
 

@@ -11,8 +11,9 @@ import (
 // gate: the upstream never sees a Pong that it did not ask for. A Pong that the
 // client sends by itself is the upstream's.
 func TestPingSilentClient(t *testing.T) {
-	_, client, upstream := open(t, "[timeouts]\nping = \"100ms\"\npong = \"20s\"\n")
-	for range 3 {
+	t.Parallel()
+	_, client, upstream := open(t, "[timeouts]\nping = \"1s\"\npong = \"20s\"\n")
+	for range 2 {
 		f, err := client.Frame()
 		if err != nil || f.Op != wire.Ping {
 			t.Fatalf("got %v, %v; want a Ping", f, err)
@@ -27,7 +28,8 @@ func TestPingSilentClient(t *testing.T) {
 // A Pong of the gate's is taken out where it stands, also between the fragments
 // of a message.
 func TestPongBetweenFragments(t *testing.T) {
-	_, client, upstream := open(t, "[timeouts]\nping = \"100ms\"\npong = \"20s\"\n")
+	t.Parallel()
+	_, client, upstream := open(t, "[timeouts]\nping = \"1s\"\npong = \"20s\"\n")
 	first := wire.Frame{Op: wire.Text, Payload: []byte("one ")}
 	client.Send(first)
 	upstream.Want(first)
@@ -45,14 +47,15 @@ func TestPongBetweenFragments(t *testing.T) {
 
 // The gate's Ping never lands inside a frame of the upstream's.
 func TestPingNotInsideFrame(t *testing.T) {
-	_, client, upstream := open(t, "[timeouts]\nping = \"50ms\"\npong = \"20s\"\n")
+	t.Parallel()
+	_, client, upstream := open(t, "[timeouts]\nping = \"1s\"\npong = \"20s\"\n")
 	f := wire.Frame{FIN: true, Op: wire.Text, Payload: payload(300)}
 	whole := upstream.Bytes(f)
-	for _, part := range [][]byte{whole[:1], whole[1:3], whole[3:100], whole[100:]} {
+	for _, part := range [][]byte{whole[:1], whole[1:100], whole[100:]} {
 		if _, err := upstream.Write(part); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(120 * time.Millisecond) // long enough for a Ping to fall due
+		time.Sleep(1200 * time.Millisecond) // long enough for a Ping to fall due
 	}
 	for {
 		got, err := client.Frame() // refuses what is no frame
@@ -72,7 +75,8 @@ func TestPingNotInsideFrame(t *testing.T) {
 // A client that does not answer is gone for timeouts.pong: both legs are
 // closed.
 func TestPongTimeout(t *testing.T) {
-	g, client, upstream := open(t, "[timeouts]\nping = \"100ms\"\npong = \"200ms\"\n")
+	t.Parallel()
+	g, client, upstream := open(t, "[timeouts]\nping = \"1s\"\npong = \"1s\"\n")
 	wire.WantEOF(t, upstream.R, upstream.Conn)
 	wantReason(t, g, "pong_timeout")
 	client.WantGone()

@@ -93,7 +93,7 @@ func Run(tb testing.TB, dir string, args []string, opts ...Option) *Gate {
 	}
 	g := &Gate{tb: tb, cmd: exec.Command(binary, args...), changed: make(chan struct{})}
 	g.cmd.Dir = dir
-	g.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1 exitcode=66")
+	g.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1 exitcode=66 atexit_sleep_ms=0")
 	g.cmd.Env = append(g.cmd.Env, o.env...)
 	stderr, err := g.cmd.StderrPipe()
 	if err != nil {
