@@ -23,6 +23,13 @@ func TestBrowserProsody(t *testing.T) {
 	checkBrowser(t, upstream, domains)
 }
 
+// The same with the other server that Debian has.
+func TestBrowserEjabberd(t *testing.T) {
+	domains := []string{"example1.test", "example2.test"}
+	upstream := startEjabberd(t, domains...)
+	checkBrowser(t, upstream, domains)
+}
+
 func checkBrowser(t *testing.T, upstream string, domains []string) {
 	t.Helper()
 	site := gate.NewSite(t, domains...)

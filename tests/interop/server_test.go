@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -95,10 +96,10 @@ func (a account) command(name string, args ...string) *exec.Cmd {
 
 // serve starts the server, returns when something listens on addr, and ends it
 // with the test. Its output is shown where the test fails.
-func serve(t *testing.T, cmd *exec.Cmd, addr string) {
+func serve(t *testing.T, cmd *exec.Cmd, addr string) *output {
 	t.Helper()
-	var out output
-	cmd.Stdout, cmd.Stderr = &out, &out
+	out := new(output)
+	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +122,7 @@ func serve(t *testing.T, cmd *exec.Cmd, addr string) {
 		conn, err := net.Dial("tcp", addr)
 		if err == nil {
 			conn.Close()
-			return
+			return out
 		}
 		select {
 		case <-ended:
@@ -144,6 +145,16 @@ func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.buf.Write(p)
+}
+
+// wait waits until the process has written the text.
+func (o *output) wait(t *testing.T, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !strings.Contains(o.String(), text); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the server did not write %q within %v", text, patience)
+		}
+	}
 }
 
 func (o *output) String() string {

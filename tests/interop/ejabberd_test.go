@@ -1,0 +1,76 @@
+package interop
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// startEjabberd is startProsody for Debian's ejabberd.
+//
+// It does without ejabberdctl, which insists on a user of its own and on
+// Erlang's port mapper, of which a machine has one: ejabberd runs as an Erlang
+// program without a node name, and makes its accounts when it has started.
+func startEjabberd(t *testing.T, domains ...string) (url string) {
+	t.Helper()
+	need(t, "ejabberdctl", "ejabberd")
+	need(t, "erl", "ejabberd")
+	libs, err := filepath.Glob("/usr/lib/*/ejabberd-*")
+	if err != nil || len(libs) == 0 {
+		t.Fatalf("no /usr/lib/*/ejabberd-*: %v", err)
+	}
+
+	user := unprivileged(t, "ejabberd")
+	dir := user.tempDir(t)
+	port := freePort(t)
+	config := filepath.Join(dir, "ejabberd.yml")
+	user.write(t, config, ejabberdConfig(port, domains))
+	addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
+
+	register := "{ok, _} = application:ensure_all_started(ejabberd)"
+	for _, domain := range domains {
+		register += fmt.Sprintf(", ok = ejabberd_auth:try_register(<<\"alice\">>, <<%q>>, <<%q>>)", domain, passwordOf(domain))
+	}
+	cmd := user.command("erl", "-noinput", "-boot", "start_clean",
+		"-mnesia", "dir", fmt.Sprintf("%q", filepath.Join(dir, "database")),
+		"-s", "ejabberd", "-eval", register+", io:format(\"~s~n\", [\""+registered+"\"]).")
+	cmd.Env = append(cmd.Environ(),
+		"HOME="+dir,
+		"ERL_LIBS="+filepath.Dir(libs[0]),
+		"EJABBERD_CONFIG_PATH="+config,
+		"EJABBERD_LOG_PATH="+filepath.Join(dir, "ejabberd.log"),
+		"ERL_CRASH_DUMP_SECONDS=0",
+	)
+	serve(t, cmd, addr).wait(t, registered)
+	return "ws://" + addr + "/ws"
+}
+
+// registered is what ejabberd prints when its accounts are there.
+const registered = "accounts registered"
+
+func ejabberdConfig(port int, domains []string) string {
+	var hosts []string
+	for _, domain := range domains {
+		hosts = append(hosts, "  - "+domain+"\n")
+	}
+	return fmt.Sprintf(`
+hosts:
+%sloglevel: info
+listen:
+  -
+    port: %d
+    ip: "127.0.0.1"
+    module: ejabberd_http
+    request_handlers:
+      /ws: ejabberd_http_ws
+auth_method: internal
+auth_password_format: scram
+modules:
+  mod_disco: {}
+  mod_ping: {}
+  mod_roster: {}
+  mod_stream_mgmt: {}
+`, strings.Join(hosts, ""), port)
+}
