@@ -1,0 +1,249 @@
+package acme
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"wssgate/internal/certtest"
+	"wssgate/tests/internal/gate"
+)
+
+// pebbleBinary is made by buildPebble.
+var pebbleBinary string
+
+// buildPebble compiles Pebble into build/test, which git ignores. The first time
+// takes a minute, later ones a second.
+func buildPebble() error {
+	root, err := gate.Root()
+	if err != nil {
+		return err
+	}
+	pebbleBinary = filepath.Join(root, "build", "test", "pebble")
+	cmd := exec.Command("go", "build", "-o", pebbleBinary, "github.com/letsencrypt/pebble/v2/cmd/pebble")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", cmd, err, out)
+	}
+	return nil
+}
+
+// A pebble is one Pebble process, the names that it resolves, and the ports
+// where it looks for gates.
+type pebble struct {
+	Directory string
+	TLSPort   int // of the gates, on whatever address the name has
+	HTTPPort  int
+
+	t         *testing.T
+	https     *certtest.CA // of Pebble's own listeners
+	addr      string
+	mgmt      string
+	log       logBuffer
+	cmd       *exec.Cmd
+	namesLock sync.Mutex
+	names     map[string]string // name → address
+	dns       string
+	config    pebbleConfig
+	env       []string
+	dir       string
+}
+
+// pebbleConfig is what a test may want of the CA.
+type pebbleConfig struct {
+	Validity  int               // seconds; 0: 90 days
+	EAB       map[string]string // key id → key, base64url
+	Blocked   []string          // names that the CA refuses
+	Nonces    int               // percentage of good nonces that are refused
+	Reuse     int               // percentage of authorizations that are used again
+	Listeners int               // gates that share the ports, on 127.0.0.1, 127.0.0.2 and so on; 0: one
+	Later     bool              // the test starts it itself
+}
+
+// newPebble prepares a CA and, unless told otherwise, starts it. The listeners of
+// the gates come with it, as Pebble's configuration has their ports.
+func newPebble(t *testing.T, c pebbleConfig) (*pebble, []gateListeners) {
+	t.Helper()
+	p := &pebble{t: t, https: certtest.NewCA("pebble's listeners"), names: map[string]string{}, config: c, dir: t.TempDir()}
+	listeners := listenGates(t, max(c.Listeners, 1))
+	p.TLSPort = listeners[0].tls.Addr().(*net.TCPAddr).Port
+	p.HTTPPort = listeners[0].http.Addr().(*net.TCPAddr).Port
+	p.addr, p.mgmt = freeAddr(t), freeAddr(t)
+	p.Directory = "https://" + p.addr + "/dir"
+	p.serveDNS()
+	p.env = []string{
+		"PATH=" + os.Getenv("PATH"),
+		"PEBBLE_VA_NOSLEEP=1",
+		fmt.Sprintf("PEBBLE_WFE_NONCEREJECT=%d", c.Nonces),
+		fmt.Sprintf("PEBBLE_AUTHZREUSE=%d", c.Reuse),
+	}
+	if !c.Later {
+		p.start()
+	}
+	return p, listeners
+}
+
+// start runs the process and waits until it answers. Its certificates and
+// accounts are new each time.
+func (p *pebble) start() {
+	t := p.t
+	t.Helper()
+	own := p.https.Issue("127.0.0.1")
+	write(t, filepath.Join(p.dir, "cert.pem"), own.ChainPEM())
+	write(t, filepath.Join(p.dir, "key.pem"), own.KeyPEM())
+	validity := p.config.Validity
+	if validity == 0 {
+		validity = 90 * 24 * 3600
+	}
+	conf := map[string]any{
+		"listenAddress": p.addr, "managementListenAddress": p.mgmt,
+		"certificate": filepath.Join(p.dir, "cert.pem"), "privateKey": filepath.Join(p.dir, "key.pem"),
+		"tlsPort": p.TLSPort, "httpPort": p.HTTPPort,
+		"externalAccountBindingRequired": p.config.EAB != nil, "externalAccountMACKeys": p.config.EAB,
+		"domainBlocklist": p.config.Blocked, "keyAlgorithm": "ecdsa",
+		"retryAfter": map[string]int{"authz": 1, "order": 1},
+		"profiles":   map[string]any{"default": map[string]any{"description": "for tests", "validityPeriod": validity}},
+	}
+	data, err := json.Marshal(map[string]any{"pebble": conf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(p.dir, "pebble.json"), data)
+	cmd := exec.Command(pebbleBinary, "-config", filepath.Join(p.dir, "pebble.json"), "-dnsserver", p.dns)
+	cmd.Env, cmd.Stdout, cmd.Stderr = p.env, &p.log, &p.log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p.cmd = cmd
+	t.Cleanup(func() {
+		p.stop()
+		if t.Failed() {
+			t.Logf("Pebble's log:\n%s", p.log.String())
+		}
+	})
+	eventually(t, "Pebble answers", func() error {
+		_, err := p.get("https://" + p.addr + "/dir")
+		return err
+	})
+}
+
+func (p *pebble) stop() {
+	if p.cmd != nil {
+		p.cmd.Process.Kill()
+		p.cmd.Wait()
+		p.cmd = nil
+	}
+}
+
+// Root returns the root of the certificates that this process issues.
+func (p *pebble) Root() *x509.CertPool {
+	p.t.Helper()
+	data, err := p.get("https://" + p.mgmt + "/roots/0")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(data) {
+		p.t.Fatalf("Pebble's root is %q", data)
+	}
+	return pool
+}
+
+func (p *pebble) get(url string) ([]byte, error) {
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: p.https.Pool()}, DisableKeepAlives: true}
+	res, err := (&http.Client{Transport: tr, Timeout: 5 * time.Second}).Get(url)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	return io.ReadAll(res.Body)
+}
+
+// Orders counts the orders that the CA accepted.
+func (p *pebble) Orders() int { return strings.Count(p.log.String(), "Added order ") }
+
+// Resolve sets the address of a name, as the CA sees it.
+func (p *pebble) Resolve(name, addr string) {
+	p.namesLock.Lock()
+	defer p.namesLock.Unlock()
+	p.names[name] = addr
+}
+
+// serveDNS answers Pebble's questions, over TCP as it asks them.
+func (p *pebble) serveDNS() {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.dns = ln.Addr().String()
+	server := &dns.Server{Listener: ln, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg).SetReply(q)
+		p.namesLock.Lock()
+		addr := p.names[strings.TrimSuffix(q.Question[0].Name, ".")]
+		p.namesLock.Unlock()
+		if addr != "" && q.Question[0].Qtype == dns.TypeA {
+			m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.ParseIP(addr)})
+		}
+		w.WriteMsg(m)
+	})}
+	started, done := make(chan struct{}), make(chan struct{})
+	server.NotifyStartedFunc = func() { close(started) }
+	go func() {
+		defer close(done)
+		server.ActivateAndServe()
+	}()
+	<-started
+	p.t.Cleanup(func() {
+		server.Shutdown()
+		<-done
+	})
+}
+
+// freeAddr returns an address on loopback that nobody listens on.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// logBuffer takes a process's output.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
