@@ -74,14 +74,14 @@ func (s *Server) admit(conn net.Conn) {
 	set := s.settings.Load()
 	key := keyOf(conn.RemoteAddr())
 	s.mu.Lock()
-	limit := ""
+	limit := -1 // none
 	switch {
 	case s.draining.Load():
-		limit = "drain"
+		limit = limitDrain
 	case s.open >= set.connections:
-		limit = "limits.connections"
+		limit = limitConnections
 	case set.PerClient > 0 && key.IsValid() && s.clients[key] >= set.PerClient:
-		limit = "limits.per_client"
+		limit = limitPerClient
 	default:
 		s.open++
 		s.early[conn] = struct{}{}
@@ -90,13 +90,13 @@ func (s *Server) admit(conn net.Conn) {
 		}
 	}
 	s.mu.Unlock()
-	if limit != "" {
-		s.stats.Refused.Add(1)
-		s.log.Debug("connection refused", "client", conn.RemoteAddr().String(), "reason", limit)
+	if limit >= 0 {
+		s.stats.refused[limit].Add(1)
+		s.log.Debug("connection refused", "client", conn.RemoteAddr().String(), "reason", limitNames[limit])
 		conn.Close()
 		return
 	}
-	s.stats.Accepted.Add(1)
+	s.stats.accepted.Add(1)
 	c := &clientConn{server: s, set: set, sock: &sock{conn: conn}, key: key}
 	go c.serve()
 }

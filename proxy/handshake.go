@@ -16,7 +16,7 @@ const alpnHTTP = "http/1.1"
 // own choice of versions, cipher suites and key exchanges.
 func (s *Server) tlsConfig() *tls.Config {
 	cfg := &tls.Config{
-		GetCertificate: s.options.GetCertificate,
+		GetCertificate: s.getCertificate,
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{alpnHTTP},
 		// Or the first 128 KiB of a connection go out in small records.
@@ -41,6 +41,20 @@ func (s *Server) tlsConfig() *tls.Config {
 		return nil, nil
 	}
 	return cfg
+}
+
+// getCertificate notes where there is none: crypto/tls has no error of its own
+// for that.
+func (s *Server) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	cert, err := s.options.GetCertificate(hello)
+	if cert == nil && err == nil {
+		if sock, ok := hello.Conn.(*sock); ok {
+			if patient, ok := sock.conn.(*patientConn); ok {
+				patient.nameless = true
+			}
+		}
+	}
+	return cert, err
 }
 
 // ticketName is what a session ticket says of the server name it is for.
@@ -77,11 +91,12 @@ func (c *clientConn) handshake() bool {
 	deadline := time.Now().Add(c.set.HandshakeTimeout)
 	c.sock.conn.SetDeadline(deadline)
 	if err := waitReadable(c.sock.conn); err != nil {
+		s.stats.handshakes[handshakeSilent].Add(1)
 		c.debug("client said nothing", err)
 		return false
 	}
 	if err := s.places.start(deadline); err != nil {
-		s.stats.HandshakesFailed.Add(1)
+		s.stats.handshakes[handshakeFailure(err, false)].Add(1)
 		c.debug("TLS handshake", err)
 		return false
 	}
@@ -92,14 +107,11 @@ func (c *clientConn) handshake() bool {
 	c.sock.conn = patient.Conn
 	s.places.finish(!patient.out)
 	if err != nil {
-		s.stats.HandshakesFailed.Add(1)
+		s.stats.handshakes[handshakeFailure(err, patient.nameless)].Add(1)
 		c.debug("TLS handshake", err)
 		return false
 	}
-	s.stats.Handshakes.Add(1)
-	if c.tls.ConnectionState().DidResume {
-		s.stats.Resumed.Add(1)
-	}
+	s.stats.handshakes[handshakeDone(c.tls.ConnectionState())].Add(1)
 	return true
 }
 
@@ -114,6 +126,7 @@ type patientConn struct {
 	places   *places
 	deadline time.Time
 	out      bool // it did not get its place again
+	nameless bool // there is no certificate for its server name
 }
 
 func (c *patientConn) Read(b []byte) (int, error) {

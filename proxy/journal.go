@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"wssgate/upstream"
@@ -50,8 +49,8 @@ func newTunnel(c *clientConn, req *request, vhost *upstream.Vhost, up *upstream.
 // wait: the log line goes to the journal.
 func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
 	t.info.upstream.Release()
-	s.stats.Tunnels.Add(-1)
-	s.stats.Closed[t.why].Add(1)
+	s.stats.vhost(t.info.vhost).open.Add(-1)
+	s.stats.closed[t.why].Add(1)
 	s.journal.add(entry{
 		info: t.info, why: t.why, code: t.code, err: t.lastError(),
 		bytesIn: t.client.bytes, bytesOut: t.upstream.bytes,
@@ -146,22 +145,4 @@ func (j *journal) write(e entry) {
 		level = slog.LevelWarn
 	}
 	j.log.LogAttrs(nil, level, "tunnel", attrs...)
-}
-
-// Stats are counts since the start. All may be read at any time.
-type Stats struct {
-	Accepted         atomic.Int64 // connections that got a place
-	Refused          atomic.Int64 // connections over a limit
-	Handshakes       atomic.Int64 // TLS handshakes done, resumed ones too
-	HandshakesFailed atomic.Int64
-	Resumed          atomic.Int64
-	Tunnels          atomic.Int64 // open now
-	Closed           [reasonCount]atomic.Int64
-	Refusals         [600]atomic.Int64 // opening handshakes refused, by HTTP status
-}
-
-func (s *Stats) refuse(status int) {
-	if status >= 0 && status < len(s.Refusals) {
-		s.Refusals[status].Add(1)
-	}
 }

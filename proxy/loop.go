@@ -21,6 +21,8 @@ type driver interface {
 	drain()
 	// close ends every tunnel at once and returns when the driver is gone.
 	close()
+	// counted is what it has done, also after close.
+	counted() *load
 }
 
 // timerPlace is a tunnel's place among the timers of its loop.

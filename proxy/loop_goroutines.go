@@ -13,6 +13,7 @@ type goroutines struct {
 	started time.Time
 	turns   sync.Pool
 	wg      sync.WaitGroup
+	load    load
 
 	mu      sync.Mutex
 	tunnels map[*pumped]struct{}
@@ -82,6 +83,7 @@ func (p *pumped) turn(f func(*turn)) {
 	defer p.d.turns.Put(w)
 	w.now = time.Since(p.d.started)
 	f(w)
+	w.moved.into(&p.d.load)
 	if !p.t.done {
 		if p.t.due == never {
 			p.timer.Stop()
@@ -133,6 +135,8 @@ func (d *goroutines) close() {
 	})
 	d.wg.Wait()
 }
+
+func (d *goroutines) counted() *load { return &d.load }
 
 func (d *goroutines) each(f func(*pumped)) {
 	d.mu.Lock()
@@ -187,6 +191,14 @@ func (c *pumpedConn) write(b []byte) (int, error) {
 		return n, errAgain
 	}
 	return n, nil
+}
+
+// closeWrite does nothing where the connection can't be closed by halves, or
+// something is still being written: the tunnel's deadline closes it.
+func (c *pumpedConn) closeWrite() {
+	if half, ok := c.conn.(interface{ CloseWrite() error }); ok && len(c.pending) == 0 {
+		half.CloseWrite()
+	}
 }
 
 func (c *pumpedConn) watch(read, _ bool) {

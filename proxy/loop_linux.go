@@ -18,7 +18,7 @@ import (
 const eventBatch = 256
 
 // A loop is an event loop: one goroutine, one epoll instance, level-triggered.
-// Everything but the inbox and load.busy belongs to that goroutine.
+// Everything but the inbox and pressure.busy belongs to that goroutine.
 type loop struct {
 	group    *loops
 	epoll    int
@@ -26,7 +26,7 @@ type loop struct {
 	work     *turn
 	conns    []connEntry // by descriptor
 	timers   timers      // all tunnels of this loop
-	load     load
+	pressure pressure
 	draining bool // tunnels taken later end at once
 	quit     bool
 	done     chan struct{}
@@ -54,7 +54,7 @@ func newLoop(group *loops) (*loop, error) {
 	}
 	l := &loop{group: group, epoll: epoll, wake: wake, work: newTurn(), done: make(chan struct{})}
 	l.work.now = l.now()
-	l.load.since = l.work.now
+	l.pressure.since = l.work.now
 	if err := l.control(unix.EPOLL_CTL_ADD, wake, unix.EPOLLIN); err != nil {
 		unix.Close(wake)
 		unix.Close(epoll)
@@ -68,8 +68,8 @@ func newLoop(group *loops) (*loop, error) {
 func (l *loop) run() {
 	defer close(l.done)
 	events := make([]unix.EpollEvent, eventBatch)
-	for !l.quit {
-		n, err := unix.EpollWait(l.epoll, events, l.timeout())
+	for now := l.now(); !l.quit; {
+		n, err := unix.EpollWait(l.epoll, events, l.timeout(now))
 		if err != nil && err != unix.EINTR {
 			panic(fmt.Sprintf("proxy: epoll_wait: %v", err)) // our own descriptor is broken
 		}
@@ -89,7 +89,7 @@ func (l *loop) run() {
 			const gone = unix.EPOLLERR | unix.EPOLLHUP
 			entry.tunnel.event(l.work, entry.leg, ev.Events&(unix.EPOLLIN|gone) != 0, ev.Events&(unix.EPOLLOUT|gone) != 0)
 			l.after(entry.tunnel)
-			if l.load.shed > 0 && !entry.tunnel.done {
+			if l.pressure.shed > 0 && !entry.tunnel.done {
 				l.move(entry.tunnel)
 			}
 		}
@@ -101,7 +101,10 @@ func (l *loop) run() {
 			t.expire(l.work)
 			l.after(t)
 		}
-		l.measure(began, l.now())
+		l.work.moved.into(&l.group.done)
+		now = l.now()
+		l.group.done.lag.add(now - began)
+		l.measure(began, now)
 	}
 	for len(l.timers) > 0 {
 		t := l.timers[0]
@@ -109,15 +112,16 @@ func (l *loop) run() {
 		t.end(l.work, reasonDrain, 0)
 		l.after(t)
 	}
+	l.work.moved.into(&l.group.done)
 	unix.Close(l.wake)
 	unix.Close(l.epoll)
 }
 
 func (l *loop) now() time.Duration { return time.Since(l.group.started) }
 
-// timeout is how long epoll_wait may sleep, in its milliseconds.
-func (l *loop) timeout() int {
-	_, wait := l.timers.next(l.now())
+// timeout is how long epoll_wait may sleep from now on, in its milliseconds.
+func (l *loop) timeout(now time.Duration) int {
+	_, wait := l.timers.next(now)
 	if wait == never {
 		return -1
 	}
@@ -311,6 +315,8 @@ func (c *epollConn) write(b []byte) (int, error) {
 	}
 	return sent, nil
 }
+
+func (c *epollConn) closeWrite() { unix.Shutdown(c.fd, unix.SHUT_WR) }
 
 // watch takes a socket that is to wait for nothing out of the epoll instance:
 // a hang-up would be reported again and again.

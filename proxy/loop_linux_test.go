@@ -59,7 +59,7 @@ func TestTunnelsMoveBetweenLoops(t *testing.T) {
 				case <-stop:
 					return
 				case <-time.After(time.Millisecond):
-					l.post(func() { l.load.shed, l.load.to = clients/4, to })
+					l.post(func() { l.pressure.shed, l.pressure.to = clients/4, to })
 				}
 			}
 		})

@@ -24,6 +24,7 @@ type loops struct {
 	started time.Time // the clock of all tunnels
 	max     int
 	moved   atomic.Int64 // tunnels that changed their loop
+	done    load         // by all of them
 
 	mu     sync.Mutex
 	list   []*loop // the first one is never idle while another is not
@@ -69,6 +70,8 @@ func (d *loops) all() []*loop {
 
 func (d *loops) take(t *tunnel) error { return d.all()[0].take(t) }
 
+func (d *loops) counted() *load { return &d.done }
+
 func (d *loops) drain() {
 	for _, l := range d.all() {
 		l.post(l.drain)
@@ -86,8 +89,9 @@ func (d *loops) close() {
 	}
 }
 
-// load is what one loop knows of the last window. Only busy is others' to read.
-type load struct {
+// pressure is what one loop knows of the last window. Only busy is others' to
+// read.
+type pressure struct {
 	busy   atomic.Int64 // nanoseconds outside epoll_wait, since the start
 	since  time.Duration
 	before []int64 // every loop's busy when the window began
@@ -98,42 +102,42 @@ type load struct {
 // measure is called by l after each batch of events, which took from began
 // until now. At the end of a window it decides whether tunnels are to move.
 func (l *loop) measure(began, now time.Duration) {
-	l.load.busy.Add(int64(now - began))
-	if now-l.load.since < window {
+	l.pressure.busy.Add(int64(now - began))
+	if now-l.pressure.since < window {
 		return
 	}
 	list := l.group.all()
 	busy := make([]time.Duration, len(list))
 	for i, other := range list {
-		total := other.load.busy.Load()
-		if i < len(l.load.before) {
-			busy[i] = time.Duration(total-l.load.before[i]) * window / (now - l.load.since)
-			l.load.before[i] = total
+		total := other.pressure.busy.Load()
+		if i < len(l.pressure.before) {
+			busy[i] = time.Duration(total-l.pressure.before[i]) * window / (now - l.pressure.since)
+			l.pressure.before[i] = total
 		} else {
-			l.load.before = append(l.load.before, total)
+			l.pressure.before = append(l.pressure.before, total)
 		}
 	}
-	l.load.since = now
-	l.load.shed, l.load.to = 0, nil
+	l.pressure.since = now
+	l.pressure.shed, l.pressure.to = 0, nil
 	me := slices.Index(list, l)
 	share := max(len(l.timers)/shedShare, 1)
 	switch {
 	case me > 0 && busy[0]+busy[me] < calm:
-		l.load.shed, l.load.to = share, list[0]
+		l.pressure.shed, l.pressure.to = share, list[0]
 	case busy[me] >= saturated && len(l.timers) > 1:
 		calmest := slices.Index(busy, slices.Min(busy))
 		if busy[calmest] < saturated/2 {
-			l.load.shed, l.load.to = share, list[calmest]
+			l.pressure.shed, l.pressure.to = share, list[calmest]
 		} else if more, err := l.group.grow(); err == nil {
-			l.load.shed, l.load.to = share, more
+			l.pressure.shed, l.pressure.to = share, more
 		}
 	}
 }
 
 // move hands t to the loop that l sheds to; t had an event just now.
 func (l *loop) move(t *tunnel) {
-	l.load.shed--
-	to := l.load.to
+	l.pressure.shed--
+	to := l.pressure.to
 	l.timers.remove(t)
 	for _, leg := range []*leg{&t.client, &t.upstream} {
 		if !leg.sock.closed() {

@@ -106,6 +106,7 @@ func (c *clientConn) upgrade(head []byte, req *request) (*upstream.Conn, *upstre
 		// The request was checked already, so that its first choice stands.
 		ProtocolCustom: func([]byte) (string, bool) { return req.subprotocol, true },
 		OnBeforeUpgrade: func() (ws.HandshakeHeader, error) {
+			began := time.Now()
 			up, err = vhost.Dial(c.server.dialContext(), &upstream.Request{
 				Client: c.client, Local: c.local,
 				ServerName: c.tls.ConnectionState().ServerName,
@@ -113,6 +114,9 @@ func (c *clientConn) upgrade(head []byte, req *request) (*upstream.Conn, *upstre
 				Origin: req.origin, UserAgent: req.userAgent, Cookie: req.cookie,
 				Authorization: req.authorization, AcceptLanguage: req.language,
 			})
+			if err == nil {
+				c.server.stats.dialled(up.Node, time.Since(began))
+			}
 			return nil, err
 		},
 	}.Upgrade(answer)
@@ -246,14 +250,16 @@ func (c *clientConn) toDriver(req *request, vhost *upstream.Vhost, up *upstream.
 	if !hasDescriptor(conn) || !hasDescriptor(t.upstream.sock.conn) {
 		d = s.pumps
 	}
-	s.stats.Tunnels.Add(1)
+	count := s.stats.vhost(vhost)
+	count.open.Add(1)
 	s.settled(conn)
 	if err := d.take(t); err != nil {
-		s.stats.Tunnels.Add(-1)
+		count.open.Add(-1)
 		s.log.Warn("tunnel", "client", c.client, "err", err)
 		up.Conn.Close()
 		up.Release()
 		return false
 	}
+	count.opened.Add(1)
 	return true
 }

@@ -85,7 +85,7 @@ type Server struct {
 	driver   driver      // for sockets
 	pumps    *goroutines // for connections without a descriptor
 	journal  *journal
-	stats    Stats
+	stats    stats
 
 	ctx       context.Context // ends when Shutdown's deadline passes
 	cancel    context.CancelFunc
@@ -156,9 +156,6 @@ func (s *Server) SetSettings(set Settings) {
 	})
 	s.places.limit(set.Handshakes)
 }
-
-// Stats returns the Server's counts.
-func (s *Server) Stats() *Stats { return &s.stats }
 
 // Connections returns how many connections are open, tunnels included.
 func (s *Server) Connections() int {

@@ -26,6 +26,7 @@ type sock struct {
 	out  queue    // bytes that the kernel did not take
 	err  error    // what ended the socket: io.EOF after a FIN; Read repeats it
 
+	fin      bool // FIN is to follow what waits, or has
 	drained  bool // this turn: the kernel has nothing more for us
 	wantRead bool // what the driver was last told
 	wantOut  bool
@@ -37,6 +38,8 @@ type rawConn interface {
 	read(b []byte) (int, error)
 	// write takes as much as the kernel does, and errAgain with less than all.
 	write(b []byte) (int, error)
+	// closeWrite sends FIN behind what was written.
+	closeWrite()
 	// watch says which readiness the driver is to wait for.
 	watch(read, write bool)
 	close()
@@ -120,6 +123,16 @@ func (s *sock) flush() (progress bool) {
 		}
 	}
 	return progress
+}
+
+// shutdown asks for FIN behind everything that was written; finish, at the end
+// of a turn, sends it when its time has come.
+func (s *sock) shutdown() { s.fin = true }
+
+func (s *sock) finish() {
+	if s.fin && s.out.size == 0 && !s.broken() {
+		s.raw.closeWrite()
+	}
 }
 
 // watch tells the driver which readiness to wait for, where that has changed.

@@ -14,6 +14,11 @@ const (
 	// closeTimeout bounds the closing handshake: the peer's Close frame, and
 	// the client's taking of what still waits for it.
 	closeTimeout = 10 * time.Second
+	// breachTimeout is how long a client that broke the protocol has to take
+	// its Close frame. It gets FIN behind it at once (RFC 6455, section
+	// 7.1.7), but a close with unread bytes would be a reset, which overtakes
+	// the frame.
+	breachTimeout = 2 * time.Second
 	// stallTimeout is how long an upstream may take nothing of what it is sent.
 	stallTimeout = 60 * time.Second
 )
@@ -92,7 +97,7 @@ func (t *tunnel) start(w *turn) {
 	for _, l := range []*leg{&t.upstream, &t.client} {
 		if n := copy(w.plain, l.held); n > 0 {
 			l.held = nil
-			l.bytes += int64(n)
+			t.count(w, l, n)
 			t.take(w, l, w.plain[:n])
 		}
 		if !l.ended {
@@ -186,7 +191,7 @@ func (t *tunnel) read(w *turn, l *leg) {
 			n += m
 		}
 		if n > from {
-			l.bytes += int64(n - from)
+			t.count(w, l, n-from)
 			t.take(w, l, w.plain[:n])
 			if l.ended { // dropped for what it sent
 				return
@@ -211,6 +216,7 @@ func (t *tunnel) read(w *turn, l *leg) {
 func (t *tunnel) take(w *turn, l *leg, b []byte) {
 	var err error
 	var used int
+	frames := l.scan.frames
 	if l == &t.client {
 		t.heard, t.pinged = w.now, 0
 		used, err = l.scan.scan(b, (*fromClient)(t))
@@ -221,6 +227,7 @@ func (t *tunnel) take(w *turn, l *leg, b []byte) {
 		}
 		used, err = l.scan.scan(b, (*fromUpstream)(t))
 	}
+	w.moved.add(l == &t.client, 0, l.scan.frames-frames)
 	l.hold(b[used:])
 	if err != nil {
 		t.breach(w, l, err)
@@ -229,6 +236,12 @@ func (t *tunnel) take(w *turn, l *leg, b []byte) {
 		t.checkBacklog(w)
 	}
 	t.sayClose()
+}
+
+// count notes bytes that came from a leg.
+func (t *tunnel) count(w *turn, l *leg, n int) {
+	l.bytes += int64(n)
+	w.moved.add(l == &t.client, int64(n), 0)
 }
 
 // hold keeps the rest that a scanner left. A few bytes keep their memory, for
@@ -244,15 +257,16 @@ func (l *leg) hold(rest []byte) {
 // breach ends the tunnel because l broke RFC 6455 or went over a limit.
 func (t *tunnel) breach(w *turn, l *leg, err error) {
 	l.err = err
-	why := reasonBadGateway
-	if l == &t.client {
-		why = reasonClientProtocol
-		var pe *protocolError
-		if errors.As(err, &pe) && pe.code == codeTooBig {
-			why = reasonTooBig
-		}
+	if l == &t.upstream {
+		t.endFor(reasonBadGateway, w.now+closeTimeout)
+		return
 	}
-	t.endFor(why, w.now+closeTimeout)
+	why := reasonClientProtocol
+	var pe *protocolError
+	if errors.As(err, &pe) && pe.code == codeTooBig {
+		why = reasonTooBig
+	}
+	t.endFor(why, w.now+breachTimeout)
 }
 
 // checkBacklog cuts a client that does not take what its upstream sends. The
@@ -301,6 +315,13 @@ func (t *tunnel) sayClose() {
 	t.client.closeSent = true
 	if t.why != reasonDrain {
 		t.dropUpstream()
+	}
+	if t.why == reasonClientProtocol || t.why == reasonTooBig {
+		// Nothing the client says will be understood any more.
+		if t.client.tls != nil {
+			t.client.tls.CloseWrite()
+		}
+		t.client.sock.shutdown()
 	}
 }
 
@@ -435,6 +456,7 @@ func (t *tunnel) dropUpstream() {
 func (t *tunnel) settle(w *turn) {
 	w.flush()
 	client, upstream := t.client.sock, t.upstream.sock
+	client.finish()
 	if client.broken() && !t.client.ended {
 		t.client.ended, t.client.err = true, client.err
 		t.clientEnded(w)

@@ -299,13 +299,13 @@ func TestTunnelUpstreamGoneMidFrame(t *testing.T) {
 }
 
 // A client that breaks the protocol gets the status code that says so, and
-// closeTimeout to go; the upstream sees nothing of it but the end.
+// breachTimeout to go; the upstream sees nothing of it but the end.
 func TestTunnelClientBreaksProtocol(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
 		b.client.Write([]byte{0x81, 0x00}) // no mask
 		b.wantEOF(b.upstream, time.Second)
 		b.wantClose(b.client, codeProtocol)
-		b.wantEOF(b.client, closeTimeout+time.Second)
+		b.wantEOF(b.client, breachTimeout+time.Second)
 		b.wantReason(reasonClientProtocol)
 	})
 }

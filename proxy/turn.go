@@ -24,6 +24,8 @@ type turn struct {
 
 	gathered []byte // written to one sock in this turn, not yet sent
 	to       *sock  // which
+
+	moved moved // since the driver last added it to its load
 }
 
 func newTurn() *turn {

@@ -1,0 +1,259 @@
+package proxy
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"wssgate/upstream"
+)
+
+// Counts are what a Server has done since it was made, and what it has now.
+// The words in it, and so what may become a metric's label, are the program's
+// own or names of the configuration; a client can add none.
+type Counts struct {
+	Connections int              // open now, from accept to close
+	Limit       int              // how many may be open; see Settings.Connections
+	Accepted    int64            // connections that got a place
+	Refused     map[string]int64 // connections that got none, by the limit that they met
+
+	Handshakes []HandshakeCount
+	Refusals   map[int]int64 // requests for an upgrade that got no 101, by HTTP status
+	GaveUp     int64         // clients that went away before their 101
+
+	Vhosts []VhostCount // those that ever had a tunnel, by name
+	Closed map[string]int64
+	Dials  []DialCount // by upstream and node
+
+	// In is from clients, Out is to them. Bytes are those of WebSocket, TLS
+	// taken off. They are up to date but for the turns under way.
+	BytesIn, BytesOut   int64
+	FramesIn, FramesOut int64
+
+	// Lag is how long the event loop was busy with one batch of events: what
+	// came meanwhile waited at most that long. Its sum is the loop's busy time.
+	Lag Durations
+}
+
+// A HandshakeCount is how many TLS handshakes ended in one way.
+type HandshakeCount struct {
+	Result  string // "full", "resumed", or why there was none
+	Version string // "1.2", "1.3"; empty where there was none
+	N       int64
+}
+
+// A VhostCount is the tunnels of one vhost, by its configured name.
+type VhostCount struct {
+	Name   string
+	Open   int64 // now
+	Opened int64
+}
+
+// A DialCount is how long upstreams took to give a 101, other nodes tried
+// before included, by the node that gave it.
+type DialCount struct {
+	Upstream, Node string
+	Took           Durations
+}
+
+// Durations is a histogram. Counts[i] are those of at most Bounds[i]; the
+// last, which has no bound, are all others.
+type Durations struct {
+	Bounds []time.Duration
+	Counts []uint64
+	Sum    time.Duration
+}
+
+// Counts returns the Server's counts as they are now.
+func (s *Server) Counts() Counts {
+	c := Counts{
+		Connections: s.Connections(),
+		Limit:       s.settings.Load().connections,
+		Accepted:    s.stats.accepted.Load(),
+		Refused:     map[string]int64{},
+		Refusals:    map[int]int64{},
+		GaveUp:      s.stats.refusals[0].Load(),
+		Closed:      map[string]int64{},
+		Vhosts:      s.stats.vhostCounts(),
+		Dials:       s.stats.dialCounts(),
+	}
+	for i, name := range limitNames {
+		c.Refused[name] = s.stats.refused[i].Load()
+	}
+	for i, k := range handshakeKinds {
+		c.Handshakes = append(c.Handshakes, HandshakeCount{k.result, k.version, s.stats.handshakes[i].Load()})
+	}
+	for status := 1; status < len(s.stats.refusals); status++ {
+		if n := s.stats.refusals[status].Load(); n > 0 {
+			c.Refusals[status] = n
+		}
+	}
+	for why := reasonNone + 1; why < reasonCount; why++ {
+		c.Closed[why.String()] = s.stats.closed[why].Load()
+	}
+	loads := []*load{s.pumps.counted()}
+	if l := s.driver.counted(); l != loads[0] {
+		loads = append(loads, l)
+	}
+	for _, l := range loads {
+		c.BytesIn += l.bytesIn.Load()
+		c.BytesOut += l.bytesOut.Load()
+		c.FramesIn += l.framesIn.Load()
+		c.FramesOut += l.framesOut.Load()
+	}
+	c.Lag = loads[len(loads)-1].lag.durations()
+	return c
+}
+
+// stats are the Server's own counts; drivers have theirs (load).
+type stats struct {
+	accepted   atomic.Int64
+	refused    [len(limitNames)]atomic.Int64
+	handshakes [len(handshakeKinds)]atomic.Int64
+	refusals   [600]atomic.Int64 // by HTTP status; 0: the client was gone
+	closed     [reasonCount]atomic.Int64
+	vhosts     byName[string, *vhostCount]
+	dials      byName[[2]string, *histogram] // by upstream and node
+}
+
+// The limits that a connection can meet, as settings call them.
+const (
+	limitConnections = iota
+	limitPerClient
+	limitDrain
+)
+
+var limitNames = [...]string{limitConnections: "connections", limitPerClient: "per_client", limitDrain: "drain"}
+
+func (s *stats) refuse(status int) {
+	if status >= 0 && status < len(s.refusals) {
+		s.refusals[status].Add(1)
+	}
+}
+
+// The ways in which a handshake ends.
+const (
+	handshakeFull12 = iota
+	handshakeFull13
+	handshakeResumed12
+	handshakeResumed13
+	handshakeSilent
+	handshakeNoPlace
+	handshakeNameless
+	handshakeTimeout
+	handshakeDrain
+	handshakeFailed
+)
+
+var handshakeKinds = [...]struct{ result, version string }{
+	handshakeFull12:    {"full", "1.2"},
+	handshakeFull13:    {"full", "1.3"},
+	handshakeResumed12: {"resumed", "1.2"},
+	handshakeResumed13: {"resumed", "1.3"},
+	handshakeSilent:    {"silent", ""},       // not a byte came
+	handshakeNoPlace:   {"no_place", ""},     // too many at once, for too long
+	handshakeNameless:  {"unknown_name", ""}, // no certificate for the server name
+	handshakeTimeout:   {"timeout", ""},
+	handshakeDrain:     {"drain", ""},
+	handshakeFailed:    {"failed", ""},
+}
+
+// handshakeDone tells which kind of success a connection's is.
+func handshakeDone(cs tls.ConnectionState) int {
+	kind := handshakeFull12
+	if cs.DidResume {
+		kind = handshakeResumed12
+	}
+	if cs.Version >= tls.VersionTLS13 {
+		kind++
+	}
+	return kind
+}
+
+// handshakeFailure tells which kind of failure an error is.
+func handshakeFailure(err error, nameless bool) int {
+	switch {
+	case nameless:
+		return handshakeNameless
+	case errors.Is(err, errClosing):
+		return handshakeDrain
+	case errors.Is(err, errNoPlace):
+		return handshakeNoPlace
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return handshakeTimeout
+	}
+	return handshakeFailed
+}
+
+type vhostCount struct{ open, opened atomic.Int64 }
+
+// byName holds what is counted apart for each configured name. It only grows,
+// by a reload's new names. The zero value is empty.
+type byName[K comparable, V any] struct {
+	mu sync.RWMutex
+	m  map[K]V
+}
+
+func (b *byName[K, V]) get(name K, made func() V) V {
+	b.mu.RLock()
+	v, ok := b.m[name]
+	b.mu.RUnlock()
+	if ok {
+		return v
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if v, ok := b.m[name]; ok {
+		return v
+	}
+	if b.m == nil {
+		b.m = map[K]V{}
+	}
+	v = made()
+	b.m[name] = v
+	return v
+}
+
+func (b *byName[K, V]) all() map[K]V {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return maps.Clone(b.m)
+}
+
+// vhostCounts lists the vhosts by name.
+func (s *stats) vhostCounts() []VhostCount {
+	var out []VhostCount
+	for name, v := range s.vhosts.all() {
+		out = append(out, VhostCount{name, v.open.Load(), v.opened.Load()})
+	}
+	slices.SortFunc(out, func(a, b VhostCount) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// dialCounts lists the nodes by upstream and name.
+func (s *stats) dialCounts() []DialCount {
+	var out []DialCount
+	for node, h := range s.dials.all() {
+		out = append(out, DialCount{node[0], node[1], h.durations()})
+	}
+	slices.SortFunc(out, func(a, b DialCount) int {
+		return cmp.Or(strings.Compare(a.Upstream, b.Upstream), strings.Compare(a.Node, b.Node))
+	})
+	return out
+}
+
+// dialled notes how long it took to get a 101 out of a node.
+func (s *stats) dialled(n *upstream.Node, took time.Duration) {
+	s.dials.get([2]string{n.Upstream(), n.Name()}, newHistogram).add(took)
+}
+
+func (s *stats) vhost(v *upstream.Vhost) *vhostCount {
+	return s.vhosts.get(v.Name(), func() *vhostCount { return new(vhostCount) })
+}
