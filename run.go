@@ -50,6 +50,7 @@ func serveWithPages(ctx context.Context, cfg *Config, reload <-chan os.Signal, s
 	level := new(slog.LevelVar)
 	log := newLogger(stderr, cfg.Log, level)
 	tuneCollector()
+	limitMemory(log)
 	g, err := startGate(cfg, log, level, pages)
 	if err != nil {
 		printError(stderr, err)
