@@ -26,9 +26,8 @@ const (
 //
 // It never changes after it came into a table, but for the parsed form.
 type certificate struct {
-	leaf  []byte                // DER
-	key   []byte                // DER in any form that parseKey reads; nil: pinned has it
-	label string                // PEM label of key
+	leaf  der
+	key   der                   // in any form that parseKey reads; empty: pinned has it
 	chain unique.Handle[string] // issuers as one run of DER, in order, without the root; shared by all that have the same
 
 	names     []string // patterns in normal form, as Pattern returns them
@@ -50,15 +49,14 @@ type certificate struct {
 	parsed atomic.Pointer[parsed] // nil until the first handshake, and again once dropped
 }
 
-// newCertificate reads what the table needs from a leaf, which stays the
-// caller's. There is neither key nor chain in the result yet.
+// newCertificate reads what the table needs from a leaf. The result has
+// neither leaf nor key nor chain yet.
 func newCertificate(leaf *x509.Certificate) (*certificate, publicID, error) {
 	id, family, kind, err := identify(leaf.PublicKey)
 	if err != nil {
 		return nil, id, err
 	}
 	c := &certificate{
-		leaf:      bytes.Clone(leaf.Raw),
 		chain:     noChain,
 		notBefore: leaf.NotBefore.Unix(),
 		notAfter:  leaf.NotAfter.Unix(),
@@ -147,13 +145,13 @@ func (c *certificate) valid(now time.Time) bool { return c.state(now) == StateOK
 // same reports whether both would be the same to a client and to an operator.
 func (c *certificate) same(o *certificate) bool {
 	return c.file == o.file && c.keyFile == o.keyFile && c.chain == o.chain && c.kept == o.kept &&
-		bytes.Equal(c.leaf, o.leaf) && bytes.Equal(c.key, o.key) && c.staple.same(o.staple)
+		c.leaf.equal(o.leaf) && c.key.equal(o.key) && c.staple.same(o.staple)
 }
 
 // copy returns c without its parsed form, for its maker to change.
 func (c *certificate) copy() *certificate {
 	return &certificate{
-		leaf: c.leaf, key: c.key, label: c.label, chain: c.chain,
+		leaf: c.leaf, key: c.key, chain: c.chain,
 		names: c.names, notBefore: c.notBefore, notAfter: c.notAfter,
 		family: c.family, kind: c.kind, issuer: c.issuer, self: c.self, common: c.common, kept: c.kept,
 		source: c.source, file: c.file, keyFile: c.keyFile, staple: c.staple,
@@ -163,11 +161,11 @@ func (c *certificate) copy() *certificate {
 // parse makes what crypto/tls wants. It needs neither disk nor lock. Leaf
 // stays nil: a server never looks at it, and it would be the largest part.
 func (c *certificate) parse() (*tls.Certificate, error) {
-	key, err := parseKey(c.label, c.key)
+	key, err := parseKey(c.key.bytes())
 	if err != nil {
 		return nil, fmt.Errorf("certificate %q: %w", c.file, err)
 	}
-	out := &tls.Certificate{Certificate: [][]byte{c.leaf}, PrivateKey: key}
+	out := &tls.Certificate{Certificate: [][]byte{c.leaf.bytes()}, PrivateKey: key}
 	for rest := []byte(c.chain.Value()); len(rest) > 0; {
 		var der asn1.RawValue
 		after, err := asn1.Unmarshal(rest, &der)
@@ -204,6 +202,7 @@ func fromTLS(source string, cert *tls.Certificate) (*certificate, error) {
 	if keyID != id {
 		return nil, errors.New("private key belongs to another certificate")
 	}
+	c.leaf = onHeap(cert.Certificate[0])
 	c.chain = unique.Make(string(bytes.Join(cert.Certificate[1:], nil)))
 	c.source, c.pinned = source, cert
 	return c, nil

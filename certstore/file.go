@@ -1,7 +1,6 @@
 package certstore
 
 import (
-	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -32,9 +31,8 @@ type leafPart struct {
 
 // A keyPart is a private key that waits for its leaf.
 type keyPart struct {
-	der   []byte
-	label string
-	id    publicID
+	der der
+	id  publicID
 }
 
 // An issuer is an intermediate or a root. One in many files is held once.
@@ -59,6 +57,7 @@ func (a authority) is(i *issuer) bool {
 type reader struct {
 	scratch []byte
 	blocks  []block
+	arena   arena
 	issuers map[string]*issuer // by DER; what one scan has seen
 }
 
@@ -72,7 +71,7 @@ func (r *reader) parse(path string, data []byte) (*content, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := readKeys(r.blocks)
+	keys, err := r.readKeys()
 	if err != nil {
 		return nil, err
 	}
@@ -100,6 +99,7 @@ func (r *reader) parse(path string, data []byte) (*content, error) {
 		k := keyOf(keys, id)
 		switch {
 		case err == nil && (k >= 0 || !cert.IsCA || selfIssued(cert)):
+			c.leaf = r.arena.put(b.der)
 			leaves = append(leaves, leafPart{c, id, authorityOf(cert), cert.IsCA && k < 0})
 		case err != nil && !cert.IsCA && !selfIssued(cert):
 			leafErr = errors.Join(leafErr, err)
@@ -138,13 +138,16 @@ func (r *reader) parse(path string, data []byte) (*content, error) {
 
 // readKeys parses each private key once, so that a broken one is found now
 // and not in a client's handshake.
-func readKeys(blocks []block) ([]keyPart, error) {
+func (r *reader) readKeys() ([]keyPart, error) {
 	var keys []keyPart
-	for _, b := range blocks {
+	for _, b := range r.blocks {
 		if !isKeyLabel(b.label) {
 			continue
 		}
-		key, err := parseKey(b.label, b.der)
+		if b.label == "ENCRYPTED PRIVATE KEY" {
+			return nil, errEncrypted
+		}
+		key, err := parseKey(b.der)
 		if err != nil {
 			return nil, err
 		}
@@ -152,7 +155,7 @@ func readKeys(blocks []block) ([]keyPart, error) {
 		if err != nil {
 			return nil, err
 		}
-		keys = append(keys, keyPart{bytes.Clone(b.der), b.label, id})
+		keys = append(keys, keyPart{r.arena.put(b.der), id})
 	}
 	return keys, nil
 }
@@ -193,7 +196,7 @@ func authorityOf(cert *x509.Certificate) authority {
 }
 
 func (c *certificate) setKey(k keyPart, path string) {
-	c.key, c.label, c.keyFile = k.der, k.label, path
+	c.key, c.keyFile = k.der, path
 }
 
 // noChain is the chain of a leaf that its client knows the issuer of.

@@ -85,12 +85,9 @@ func isKeyLabel(label string) bool {
 	return label == "PRIVATE KEY" || strings.HasSuffix(label, " PRIVATE KEY")
 }
 
-// parseKey reads a private key in PKCS#8, PKCS#1 or SEC 1, whatever its label
-// claims. Errors never quote the key.
-func parseKey(label string, der []byte) (crypto.Signer, error) {
-	if label == "ENCRYPTED PRIVATE KEY" {
-		return nil, errEncrypted
-	}
+// parseKey reads a private key in PKCS#8, PKCS#1 or SEC 1: it does not matter
+// what the PEM label claims. Errors never quote the key.
+func parseKey(der []byte) (crypto.Signer, error) {
 	if key, err := x509.ParsePKCS8PrivateKey(der); err == nil {
 		if signer, ok := key.(crypto.Signer); ok {
 			return signer, nil

@@ -143,7 +143,7 @@ func withoutCopies(certs []*certificate) []*certificate {
 next:
 	for _, c := range certs {
 		for i, have := range out {
-			if !bytes.Equal(c.leaf, have.leaf) {
+			if !c.leaf.equal(have.leaf) {
 				continue
 			}
 			if len(c.chain.Value()) > len(have.chain.Value()) ||
@@ -244,7 +244,7 @@ func (p *pairing) keepBetter() {
 		}
 		for _, old := range p.before[path] {
 			next := fresh[old.family]
-			if next != nil && (next.valid(p.now) || !old.valid(p.now) || bytes.Equal(next.leaf, old.leaf)) {
+			if next != nil && (next.valid(p.now) || !old.valid(p.now) || next.leaf.equal(old.leaf)) {
 				continue
 			}
 			if !old.kept {

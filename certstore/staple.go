@@ -22,7 +22,7 @@ type staple struct {
 // would refuse: for another certificate, not signed on behalf of the issuer,
 // any status but good, without an end. Freshness is judged later.
 func newStaple(c *certificate, response []byte) (*staple, error) {
-	leaf, err := x509.ParseCertificate(c.leaf)
+	leaf, err := x509.ParseCertificate(c.leaf.bytes())
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package certstore
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/tls"
 	"strings"
@@ -98,7 +97,7 @@ func prefer(a, b candidate, now time.Time) (order int, why string) {
 	if a.file != b.file {
 		return cmp.Compare(a.file, b.file), "equal dates, file name first in order"
 	}
-	return bytes.Compare(a.leaf, b.leaf), "equal dates, first in byte order"
+	return a.leaf.compare(b.leaf), "equal dates, first in byte order"
 }
 
 func before(first bool) int {
