@@ -90,7 +90,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.H
 	g := &gate{cfg: cfg, log: log, level: level, listeners: map[string]net.Listener{}, failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
-			g.drain()
+			g.stop()
 		}
 	}()
 	g.store, err = certstore.Open(certstore.Options{Directory: cfg.Certificates.Directory, Watch: cfg.Certificates.Watch, Log: log})
@@ -247,9 +247,15 @@ func (g *gate) apply(cfg *Config) error {
 	return nil
 }
 
-// drain ends everything that was started, in the order in which a connection
-// needs it.
+// drain lets clients go, and then ends everything.
 func (g *gate) drain() error {
+	g.log.Info("drain", "connections", g.server.Connections(), "timeout", g.cfg.Drain.Timeout)
+	return g.stop()
+}
+
+// stop ends everything that was started, in the order in which a connection
+// needs it.
+func (g *gate) stop() error {
 	var err error
 	if g.server != nil {
 		// A context of its own: the one that SIGTERM ended is of no use.

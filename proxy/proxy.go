@@ -188,7 +188,6 @@ func (s *Server) Shutdown(ctx context.Context, timeout time.Duration) error {
 		close(s.idle)
 	}
 	s.mu.Unlock()
-	s.log.Info("drain", "connections", total, "timeout", timeout)
 	s.places.close()
 	s.driver.drain()
 	s.pumps.drain()
