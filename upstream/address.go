@@ -70,12 +70,10 @@ func (a *address) standing(now time.Time) standing {
 	return s
 }
 
-// warmth grows from slowFloor to 1. The caller holds a.mu.
+// warmth grows from slowFloor to 1. An address that is due for its trial counts
+// in full, or `least` would never come to it. The caller holds a.mu.
 func (a *address) warmth(now time.Time) float64 {
-	if !a.outUntil.IsZero() {
-		return slowFloor // on trial
-	}
-	if a.warmFrom.IsZero() {
+	if a.warmFrom.IsZero() || !a.outUntil.IsZero() {
 		return 1
 	}
 	return min(1, max(slowFloor, float64(now.Sub(a.warmFrom))/float64(slowStart)))
