@@ -175,7 +175,7 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 	if more {
 		limit /= 2 // the next one shall have time as well
 	}
-	wait, err := e.reserve(start, e.node.limits, limit)
+	wait, err := e.reserve(start, e.node.limits, limit*3/4) // a turn without time to use it is none
 	if err != nil {
 		return nil, &busyError{err, wait}
 	}

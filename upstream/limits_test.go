@@ -1,0 +1,186 @@
+package upstream
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Never more than the rate in any second; the rest waits in turn, and what
+// can't have its turn within dial_timeout is refused.
+func TestConnectRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1)
+		_, v := c.vhost(t, GroupOptions{ConnectRate: 200, DialTimeout: 2 * time.Second}, three[0])
+		type result struct {
+			err  error
+			took time.Duration
+		}
+		const storm = 1000
+		results := make(chan result, storm)
+		start := time.Now()
+		for range storm {
+			go func() {
+				conn, err := v.Dial(t.Context(), request)
+				if err == nil {
+					conn.Conn.Close()
+					conn.Release()
+				}
+				results <- result{err, time.Since(start)}
+			}()
+		}
+		served := 0
+		for range storm {
+			r := <-results
+			if r.err == nil {
+				served++
+				continue
+			}
+			d, ok := errors.AsType[*DialError](r.err)
+			if !ok || d.Status != 503 || d.RetryAfter == 0 || !errors.Is(r.err, errFull) || r.took > 2*time.Second {
+				t.Fatalf("after %v: %v; want a prompt 503", r.took, r.err)
+			}
+		}
+		within(t, "served of 1000 in 3/4 of 2 s at 200/s", served, 300, 302)
+		when := c.when[at1]
+		for i := range when {
+			n := 0
+			for _, w := range when[i:] {
+				if w.Sub(when[i]) < time.Second {
+					n++
+				}
+			}
+			if n > 200 {
+				t.Fatalf("%d new connections within a second, want 200 at most", n)
+			}
+		}
+	})
+}
+
+// A client that gives up while it waits for its turn frees its place.
+func TestConnectRateCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tab, v := newCluster(brief, at1).vhost(t, GroupOptions{ConnectRate: 1}, three[0])
+		_, conns := tunnels(t, v, 1)
+		release(conns)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := v.Dial(ctx, request); err == nil {
+			t.Error("a turn came at once")
+		}
+		if s := tab.Status()[0].Nodes[0]; s.Dialing != 0 || s.Failures != 0 || s.State != StateUp {
+			t.Errorf("%+v; want no dial under way, no failure", s)
+		}
+	})
+}
+
+// A node at its limit is passed over; all at it: 503 in words.
+func TestMaxConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := []NodeOptions{three[0], three[1]}
+		nodes[1].MaxConnections = 30
+		tab, v := newCluster(brief, at1, at2).vhost(t, GroupOptions{MaxConnections: 10, Balance: "random"}, nodes...)
+		got, conns := tunnels(t, v, 40)
+		if got["t1"] != 10 || got["t2"] != 30 {
+			t.Errorf("%v; want 10 and 30", got)
+		}
+		_, err := v.Dial(t.Context(), request)
+		d, ok := errors.AsType[*DialError](err)
+		if !ok || d.Status != 503 || d.RetryAfter == 0 || !strings.Contains(d.Error(), `node "t1": is at its limit of 10 connections`) {
+			t.Errorf("all full: %v", err)
+		}
+		conns[0].Release()
+		if _, err := v.Dial(t.Context(), request); err != nil {
+			t.Errorf("after a release: %v", err)
+		}
+		if s := tab.Status()[0].Nodes; s[0].State != StateUp || s[1].State != StateUp {
+			t.Errorf("full nodes are %q and %q; want up", s[0].State, s[1].State)
+		}
+		release(conns)
+	})
+}
+
+// Dials under way count, or a storm would overrun the limit.
+func TestMaxConnectionsCountsDials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := func(c net.Conn, br *bufio.Reader, head string) {
+			time.Sleep(time.Second)
+			io.WriteString(c, good(head))
+		}
+		_, v := newCluster(slow, at1).vhost(t, GroupOptions{MaxConnections: 3}, three[0])
+		errs := make(chan error, 10)
+		for range 10 {
+			go func() {
+				conn, err := v.Dial(t.Context(), request)
+				if err == nil {
+					conn.Conn.Close()
+				}
+				errs <- err
+			}()
+		}
+		ok := 0
+		for range 10 {
+			if <-errs == nil {
+				ok++
+			}
+		}
+		if ok != 3 {
+			t.Errorf("%d of 10 dials worked, want 3", ok)
+		}
+	})
+}
+
+// One hanging node does not eat the time of the next.
+func TestDialTimeoutIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at2)
+		c.set(at1, hole)
+		o := c.options(GroupOptions{DialTimeout: 4 * time.Second}, three[:2]...)
+		o.Vhosts = []VhostOptions{{Names: []string{"x"}, Node: "t1", Fallback: true}}
+		tab := table(t, o)
+		v, _ := tab.Lookup("x")
+		start := time.Now()
+		conn, err := v.Dial(t.Context(), request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Conn.Close()
+		conn.Release()
+		if took := time.Since(start); conn.Node.Name() != "t2" || took != 2*time.Second {
+			t.Errorf("%q after %v; want t2 after 2s", conn.Node.Name(), took)
+		}
+		c.set(at2, hole)
+		start = time.Now()
+		_, err = v.Dial(t.Context(), request)
+		d, ok := errors.AsType[*DialError](err)
+		if took := time.Since(start); !ok || d.Status != 504 || took != 4*time.Second {
+			t.Errorf("all hang: %v after %v; want 504 after 4s", err, took)
+		}
+	})
+}
+
+// Where a large cluster is down, a client costs eight dials, no more.
+func TestDialTriesAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(nil)
+		var nodes []NodeOptions
+		for i := range 20 {
+			nodes = append(nodes, NodeOptions{URL: "ws://10.0.1." + string(rune('1'+i%9)) + ":" + string(rune('1'+i/9)) + "/"})
+		}
+		_, v := c.vhost(t, GroupOptions{}, nodes...)
+		v.Dial(t.Context(), request)
+		n := 0
+		for _, k := range c.count() {
+			n += k
+		}
+		if n != maxTries {
+			t.Errorf("%d dials, want %d", n, maxTries)
+		}
+	})
+}

@@ -1,0 +1,349 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A fakeDNS answers from its maps; a name that is not there does not exist.
+type fakeDNS struct {
+	mu   sync.Mutex
+	ips  map[string][]string
+	srvs map[string][]*net.SRV
+	slow time.Duration
+	n    int // questions
+}
+
+func (d *fakeDNS) set(name string, ips ...string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ips[name] = ips
+}
+
+func (d *fakeDNS) asked() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.n
+	d.n = 0
+	return n
+}
+
+func (d *fakeDNS) wait(ctx context.Context) error {
+	d.mu.Lock()
+	d.n++
+	slow := d.slow
+	d.mu.Unlock()
+	if slow == 0 {
+		return nil
+	}
+	select {
+	case <-time.After(slow):
+		return nil
+	case <-ctx.Done():
+		return &net.DNSError{Err: "i/o timeout", Server: "10.0.0.53:53", IsTimeout: true}
+	}
+}
+
+func (d *fakeDNS) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if err := d.wait(ctx); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []netip.Addr
+	for _, s := range d.ips[host] {
+		out = append(out, netip.MustParseAddr(s))
+	}
+	if network != "ip" || len(out) == 0 {
+		return nil, &net.DNSError{Err: "no such host", Name: host, Server: "10.0.0.53:53", IsNotFound: true}
+	}
+	return out, nil
+}
+
+func (d *fakeDNS) LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error) {
+	if err := d.wait(ctx); err != nil {
+		return "", nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	key := "_" + service + "._" + proto + "." + name
+	if d.srvs[key] == nil {
+		return "", nil, &net.DNSError{Err: "no such host", Name: key, IsNotFound: true}
+	}
+	return key, d.srvs[key], nil
+}
+
+// named is a table of one node whose host is a name.
+func named(t *testing.T, c *cluster, d *fakeDNS, g GroupOptions, nodes ...NodeOptions) (*Table, *Vhost) {
+	t.Helper()
+	o := c.options(g, nodes...)
+	o.Resolver = d
+	tab := table(t, o)
+	v, err := tab.Lookup("x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tab, v
+}
+
+func places(tab *Table) []string {
+	var out []string
+	for _, a := range tab.Status()[0].Nodes[0].Addresses {
+		out = append(out, a.Address)
+	}
+	return out
+}
+
+// All addresses of a name are used, as many nodes would be.
+func TestNameWithSeveralAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1, at2, "[2001:db8::3]:5290")
+		d := &fakeDNS{ips: map[string][]string{"pods": {"10.0.0.2", "10.0.0.1", "2001:db8::3", "::ffff:10.0.0.1"}}}
+		tab, v := named(t, c, d, GroupOptions{}, NodeOptions{Name: "pods", URL: "ws://Pods:5290/"})
+		_, conns := tunnels(t, v, 300)
+		for addr, n := range c.count() {
+			within(t, addr, n, 95, 105)
+		}
+		if got, want := places(tab), []string{at1, at2, "[2001:db8::3]:5290"}; !slices.Equal(got, want) {
+			t.Errorf("addresses %v; want %v", got, want)
+		}
+		if s := tab.Status()[0].Nodes[0]; s.Tunnels != 300 || s.Dials != 300 {
+			t.Errorf("%d tunnels, %d dials; want 300 and 300", s.Tunnels, s.Dials)
+		}
+		release(conns)
+	})
+}
+
+// The first client waits for the first answer, no later one for any.
+func TestDialWaitsForTheFirstAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1)
+		d := &fakeDNS{ips: map[string][]string{"t1": {"10.0.0.1"}}, slow: time.Second}
+		_, v := named(t, c, d, GroupOptions{}, NodeOptions{URL: "ws://t1:5290/"})
+		for _, want := range []time.Duration{time.Second, 0} {
+			start := time.Now()
+			_, conns := tunnels(t, v, 1)
+			release(conns)
+			if took := time.Since(start); took != want {
+				t.Errorf("dialled after %v, want %v", took, want)
+			}
+		}
+	})
+}
+
+// A name is asked for again on its own. An address that stays keeps its
+// tunnels; one that goes gets no new ones, and the old ones may be released.
+func TestNameChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1, at2, at3)
+		d := &fakeDNS{ips: map[string][]string{"t": {"10.0.0.1", "10.0.0.2"}}}
+		tab, v := named(t, c, d, GroupOptions{ResolveInterval: 10 * time.Second}, NodeOptions{URL: "ws://t:5290/"})
+		_, conns := tunnels(t, v, 100)
+		d.set("t", "10.0.0.2", "10.0.0.3")
+		time.Sleep(11 * time.Second)
+		s := tab.Status()[0].Nodes[0].Addresses
+		if len(s) != 2 || s[0].Address != at2 || s[0].Tunnels != 50 || s[1].Address != at3 || s[1].State != StateWarming {
+			t.Errorf("addresses %+v; want %s with its 50 tunnels, %s warming", s, at2, at3)
+		}
+		c.count()
+		time.Sleep(30 * time.Second)
+		_, more := tunnels(t, v, 50)
+		if n := c.count(); n[at1] != 0 || n[at3] < 40 {
+			t.Errorf("dials %v; want most on the empty %s", n, at3)
+		}
+		release(conns)
+		release(more)
+		for _, a := range tab.Status()[0].Nodes[0].Addresses {
+			if a.Tunnels != 0 {
+				t.Errorf("%s has %d tunnels after all were released", a.Address, a.Tunnels)
+			}
+		}
+	})
+}
+
+// A resolver that fails keeps the last answer, says so, and is asked again
+// sooner, with growing pauses.
+func TestResolverFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1)
+		d := &fakeDNS{ips: map[string][]string{"t1": {"10.0.0.1"}}}
+		tab, v := named(t, c, d, GroupOptions{}, NodeOptions{URL: "ws://t1:5290/"})
+		_, conns := tunnels(t, v, 1)
+		release(conns)
+		d.set("t1")
+		time.Sleep(40 * time.Second)
+		_, conns = tunnels(t, v, 1)
+		release(conns)
+		if s := tab.Status()[0].Nodes[0]; !strings.Contains(s.DNSError, `resolve "t1" on 10.0.0.53:53: no such host`) || s.State != StateUp {
+			t.Errorf("state %q, DNS error %q; want up, and the reason", s.State, s.DNSError)
+		}
+		d.asked()
+		time.Sleep(5 * time.Minute)
+		within(t, "questions in 5 minutes of failure", d.asked(), 9, 14)
+		d.set("t1", "10.0.0.1")
+		time.Sleep(40 * time.Second)
+		if s := tab.Status()[0].Nodes[0]; s.DNSError != "" {
+			t.Errorf("DNS error %q after an answer", s.DNSError)
+		}
+	})
+}
+
+// A name that never was: 503 and the resolver's words.
+func TestNameUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDNS{ips: map[string][]string{}}
+		tab, v := named(t, newCluster(nil), d, GroupOptions{}, NodeOptions{URL: "ws://t1:5290/"})
+		_, err := v.Dial(t.Context(), request)
+		e, ok := errors.AsType[*DialError](err)
+		if !ok || e.Status != 503 || !errors.Is(err, ErrNoAddress) || e.Error() != `upstream "tigase": no address: resolve "t1" on 10.0.0.53:53: no such host` {
+			t.Errorf("err = %v; want 503, no address", err)
+		}
+		if _, ok := errors.AsType[*net.DNSError](err); !ok {
+			t.Errorf("%v has no DNSError", err)
+		}
+		if s := tab.Status()[0].Nodes[0]; s.State != StateNoAddress {
+			t.Errorf("state %q; want %q", s.State, StateNoAddress)
+		}
+		d.set("t1", "10.0.0.1")
+		time.Sleep(5 * time.Second)
+		if got := places(tab); !slices.Equal(got, []string{at1}) {
+			t.Errorf("addresses %v; want %s", got, at1)
+		}
+	})
+}
+
+// A failed dial makes DNS be asked at once, but not for each client.
+func TestDialFailureAsksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1)
+		d := &fakeDNS{ips: map[string][]string{"t1": {"10.0.0.1"}}}
+		_, v := named(t, c, d, GroupOptions{ResolveInterval: time.Hour}, NodeOptions{URL: "ws://t1:5290/"})
+		_, conns := tunnels(t, v, 1)
+		release(conns)
+		c.kill(at1) // it moved
+		c.set(at2, brief)
+		d.set("t1", "10.0.0.2")
+		time.Sleep(time.Minute)
+		d.asked()
+		for range 50 {
+			v.Dial(t.Context(), request)
+		}
+		time.Sleep(1100 * time.Millisecond)
+		within(t, "questions after 50 failures in 1.1 s", d.asked(), 1, 2)
+		_, conns = tunnels(t, v, 1)
+		release(conns)
+	})
+}
+
+// SRV: the lower priority first, the higher one while none of the first works;
+// weights within a priority; several addresses share their target's weight.
+func TestSRV(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, "10.0.0.1:5290", "10.0.0.2:5290", "10.0.0.3:5290", "10.0.0.4:5291")
+		d := &fakeDNS{
+			ips: map[string][]string{"t1.example.com": {"10.0.0.1", "10.0.0.2"}, "t2.example.com": {"10.0.0.3"}, "b.example.com": {"10.0.0.4"}},
+			srvs: map[string][]*net.SRV{"_xmpp-websocket._tcp.example.com": {
+				{Target: "b.example.com.", Port: 5291, Priority: 20, Weight: 1},
+				{Target: "t1.example.com.", Port: 5290, Priority: 10, Weight: 20},
+				{Target: "T2.example.com.", Port: 5290, Priority: 10, Weight: 10},
+			}},
+		}
+		tab, v := named(t, c, d, GroupOptions{Balance: "random"}, NodeOptions{Name: "srv", URL: "srv+ws://_xmpp-websocket._tcp.example.com/ws"})
+		_, conns := tunnels(t, v, 900)
+		release(conns)
+		n := c.count()
+		for _, addr := range []string{at1, at2, at3} {
+			within(t, addr, n[addr], 250, 350)
+		}
+		if n["10.0.0.4:5291"] != 0 {
+			t.Errorf("%d dials of the second priority", n["10.0.0.4:5291"])
+		}
+		for _, addr := range []string{at1, at2, at3} {
+			c.kill(addr)
+		}
+		_, conns = tunnels(t, v, 10)
+		release(conns)
+		if n := c.count(); n["10.0.0.4:5291"] != 10 {
+			t.Errorf("dials %v; want 10 of the second priority", n)
+		}
+		if s := tab.Status()[0].Nodes[0].Addresses[3]; s.Target != "b.example.com:5291" {
+			t.Errorf("target %q", s.Target)
+		}
+		// A redirect to one target goes there and nowhere else.
+		if at := v.NodeByAddress("b.example.com:5291"); at == nil {
+			t.Error("the target is not found")
+		} else if conn, err := v.DialNode(t.Context(), at, request); err != nil || conn.Address != "10.0.0.4:5291" {
+			t.Errorf("DialNode = %v, %v", conn, err)
+		} else {
+			conn.Conn.Close()
+			conn.Release()
+		}
+	})
+}
+
+// One target of several that can't be resolved keeps what it had.
+func TestSRVTargetFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDNS{
+			ips: map[string][]string{"t1.e": {"10.0.0.1"}, "t2.e": {"10.0.0.2"}},
+			srvs: map[string][]*net.SRV{"_x._tcp.e": {
+				{Target: "t1.e.", Port: 5290}, {Target: "t2.e.", Port: 5290}, {Target: ".", Port: 1},
+			}},
+		}
+		tab, _ := named(t, newCluster(brief), d, GroupOptions{}, NodeOptions{URL: "srv+ws://_x._tcp.e/"})
+		synctest.Wait()
+		d.set("t1.e")
+		d.set("t2.e", "10.0.0.3")
+		time.Sleep(35 * time.Second)
+		if got, want := places(tab), []string{at1, at3}; !slices.Equal(got, want) {
+			t.Errorf("addresses %v; want %v", got, want)
+		}
+		if s := tab.Status()[0].Nodes[0]; !strings.Contains(s.DNSError, `"t1.e"`) {
+			t.Errorf("DNS error %q; want one of t1.e", s.DNSError)
+		}
+	})
+}
+
+// DNS has no say beyond 64 places of a node.
+func TestPlacesAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDNS{ips: map[string][]string{}}
+		var many []string
+		for i := range 200 {
+			many = append(many, netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}).String())
+		}
+		d.set("t", many...)
+		tab, _ := named(t, newCluster(nil), d, GroupOptions{}, NodeOptions{URL: "ws://t/"})
+		synctest.Wait()
+		if n := len(places(tab)); n != maxPlaces {
+			t.Errorf("%d places, want %d", n, maxPlaces)
+		}
+	})
+}
+
+// Close ends what asks and probes, though DNS hangs.
+func TestCloseWhileDNSHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDNS{slow: time.Hour}
+		tab, v := named(t, newCluster(nil), d, GroupOptions{Health: HealthOptions{Interval: time.Second}}, NodeOptions{URL: "ws://t/"})
+		start := time.Now()
+		tab.Close()
+		if took := time.Since(start); took != 0 {
+			t.Errorf("Close took %v", took)
+		}
+		if err := tab.Update(Options{}); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Update after Close: %v", err)
+		}
+		if _, err := v.Dial(t.Context(), request); err == nil {
+			t.Error("dialled without an address")
+		}
+	})
+}
