@@ -31,6 +31,15 @@ type choice struct {
 	left    []candidate
 }
 
+// add puts all places of c.node in, and is false where none is known.
+func (c *choice) add(e candidate) bool {
+	places := e.node.endpoints()
+	for _, e.endpoint = range places {
+		c.left = append(c.left, e)
+	}
+	return len(places) > 0
+}
+
 // tier orders what must be tried before anything else is looked at: places in
 // order, then the pinned node, then SRV priority.
 type tier struct {

@@ -103,13 +103,35 @@ func (g *group) dial(parent context.Context, r *Request, use func(*Node) (use, s
 	defer cancel()
 	c := choice{balance: g.balance, client: r.Client.Addr(), random: g.env.random}
 	fail := &failure{group: g, parent: parent}
-	c.left = g.candidates(ctx, use, nodes, fail)
+	var nowhere []candidate // nodes of which no place is known yet
+	for _, n := range nodes {
+		ok, second := use(n)
+		switch {
+		case !ok:
+		case n.server.drained.Load():
+			fail.add(n, ErrDrained)
+		case !c.add(candidate{node: n, second: second}):
+			nowhere = append(nowhere, candidate{node: n, second: second})
+		}
+	}
 	for tries := 0; tries < maxTries && ctx.Err() == nil; {
 		e, ok := c.next(time.Now())
 		if !ok {
-			break
+			if len(nowhere) == 0 {
+				break
+			}
+			// Nothing else is left: now DNS is worth waiting for.
+			e, nowhere = nowhere[0], nowhere[1:]
+			select {
+			case <-e.node.server.answered:
+			case <-ctx.Done():
+			}
+			if !c.add(e) {
+				fail.add(e.node, e.node.server.noAddress())
+			}
+			continue
 		}
-		conn, err := e.try(ctx, r, len(c.left) > 0)
+		conn, err := e.try(ctx, r, len(c.left)+len(nowhere) > 0)
 		if err == nil {
 			return conn, nil
 		}
@@ -118,7 +140,7 @@ func (g *group) dial(parent context.Context, r *Request, use func(*Node) (use, s
 			break
 		}
 		fail.add(e.node, err)
-		if errors.Is(err, errTarget) || errors.Is(err, errRequest) {
+		if errors.Is(err, errRequest) {
 			break
 		}
 		if !errors.Is(err, errFull) {
@@ -126,45 +148,6 @@ func (g *group) dial(parent context.Context, r *Request, use func(*Node) (use, s
 		}
 	}
 	return nil, fail.err()
-}
-
-// candidates are the places of all nodes that may be used. It waits for DNS
-// only where no place is known yet.
-func (g *group) candidates(ctx context.Context, use func(*Node) (use, second bool), nodes []*Node, fail *failure) []candidate {
-	var out []candidate
-	var unanswered []*Node
-	collect := func(n *Node, second bool) {
-		for _, e := range n.endpoints() {
-			out = append(out, candidate{n, e, second})
-		}
-	}
-	for _, n := range nodes {
-		ok, second := use(n)
-		switch {
-		case !ok:
-		case n.server.drained.Load():
-			fail.add(n, ErrDrained)
-		default:
-			before := len(out)
-			if collect(n, second); len(out) == before {
-				unanswered = append(unanswered, n)
-			}
-		}
-	}
-	for _, n := range unanswered {
-		if len(out) == 0 {
-			select {
-			case <-n.server.answered:
-			case <-ctx.Done():
-			}
-			_, second := use(n)
-			collect(n, second)
-		}
-		if len(out) == 0 || len(n.endpoints()) == 0 {
-			fail.add(n, n.server.noAddress())
-		}
-	}
-	return out
 }
 
 // try reserves, dials and keeps the books of one candidate.
@@ -222,7 +205,7 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 // against the client: one that went away, or asked for what the server does
 // not serve, must not take a node out for the others.
 func (e candidate) blames(err error, ctx context.Context, limit time.Duration) bool {
-	if errors.Is(err, errTarget) || errors.Is(err, errRequest) || errors.Is(ctx.Err(), context.Canceled) {
+	if errors.Is(err, errRequest) || errors.Is(ctx.Err(), context.Canceled) {
 		return false
 	}
 	if isTimeout(err) && limit < min(time.Second, e.node.group.dialTimeout/4) {

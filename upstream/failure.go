@@ -53,7 +53,7 @@ func (f *failure) err() error {
 		h, answered := errors.AsType[*HandshakeError](err)
 		switch {
 		case errors.Is(err, ErrNoAddress): // even if DNS was slow
-		case errors.Is(err, errTarget), errors.Is(err, errRequest):
+		case errors.Is(err, errRequest):
 			e.Status = http.StatusBadRequest
 			return e
 		case answered && !isTimeout(h) && h.Status != http.StatusServiceUnavailable && h.Status != http.StatusTooManyRequests:

@@ -1,0 +1,316 @@
+package upstream
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A node that stays keeps its tunnels, its health and its addresses; one that
+// is new is filled slowly; tunnels of one that is gone go on.
+func TestUpdateKeepsWhatStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1, at3)
+		d := &fakeDNS{ips: map[string][]string{"t1": {"10.0.0.1"}}}
+		o := c.options(GroupOptions{}, NodeOptions{Name: "t1", URL: "ws://t1:5290/"}, three[1])
+		o.Resolver = d
+		tab := table(t, o)
+		v, _ := tab.Lookup("x")
+		_, conns := tunnels(t, v, 20) // and t2 is found dead
+		defer release(conns)
+		d.asked()
+
+		o.Upstreams[0].Nodes = []NodeOptions{{Name: "t1", URL: "ws://t1:5290/", Weight: 5, PublicURL: "wss://t1.example1.com:5291/"}, three[1], three[2]}
+		if err := tab.Update(o); err != nil {
+			t.Fatal(err)
+		}
+		s := tab.Status()[0].Nodes
+		if s[0].Tunnels != 20 || s[0].State != StateUp || s[0].Weight != 5 || s[0].PublicURL != "wss://t1.example1.com:5291/" {
+			t.Errorf("t1 after the reload: %+v; want its 20 tunnels, weight 5", s[0])
+		}
+		if s[1].State != StateOut || s[2].State != StateWarming {
+			t.Errorf("t2 is %q, t3 %q; want out, warming", s[1].State, s[2].State)
+		}
+		if n := d.asked(); n != 0 {
+			t.Errorf("%d DNS questions because of a reload", n)
+		}
+
+		o.Upstreams[0].Nodes = three[1:]
+		if err := tab.Update(o); err != nil {
+			t.Fatal(err)
+		}
+		if !conns[0].Node.Leaving() {
+			t.Error("a node that is gone is not leaving")
+		}
+		release(conns)
+		if n := conns[0].Node.status(time.Now()).Tunnels; n != 0 {
+			t.Errorf("%d tunnels after all were released", n)
+		}
+		// Whoever got his vhost before may still use it.
+		got, more := tunnels(t, v, 3)
+		defer release(more)
+		if got["t1"] != 3 {
+			t.Errorf("with the old vhost: %v; want t1", got)
+		}
+		d.asked()
+		time.Sleep(10 * time.Minute)
+		if n := d.asked(); n != 0 {
+			t.Errorf("%d DNS questions for a node that is gone", n)
+		}
+	})
+}
+
+// All or nothing.
+func TestUpdateRefusesAMistakeWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1)
+		tab, _ := c.vhost(t, GroupOptions{}, three[0])
+		bad := c.options(GroupOptions{Balance: "x"}, three[1])
+		if err := tab.Update(bad); err == nil {
+			t.Fatal("a mistake was taken")
+		}
+		v, err := tab.Lookup("x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, conns := tunnels(t, v, 1)
+		release(conns)
+		if got["t1"] != 1 {
+			t.Errorf("%v; want the old node", got)
+		}
+	})
+}
+
+// drain = true: no new streams, the old ones are not touched, and it is told.
+func TestUpdateDrainsANode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1, at2)
+		o := c.options(GroupOptions{}, three[0], three[1])
+		tab := table(t, o)
+		v, _ := tab.Lookup("x")
+		_, conns := tunnels(t, v, 40)
+		defer release(conns)
+		o.Upstreams[0].Nodes = []NodeOptions{three[0], three[1]}
+		o.Upstreams[0].Nodes[1].Drain = true
+		if err := tab.Update(o); err != nil {
+			t.Fatal(err)
+		}
+		got, more := tunnels(t, v, 20) // with the vhost of before: it obeys too
+		defer release(more)
+		if got["t1"] != 20 {
+			t.Errorf("%v; want all on t1", got)
+		}
+		for _, c := range conns {
+			if c.Node.Leaving() != (c.Node.Name() == "t2") {
+				t.Errorf("a tunnel of %s: leaving %t", c.Node.Name(), c.Node.Leaving())
+			}
+		}
+		if s := tab.Status()[0].Nodes[1]; s.State != StateDraining || s.Tunnels != 20 {
+			t.Errorf("t2: %q, %d tunnels; want draining, 20", s.State, s.Tunnels)
+		}
+		o.Upstreams[0].Nodes[0].Drain = true
+		if err := tab.Update(o); err != nil {
+			t.Fatal(err)
+		}
+		v, _ = tab.Lookup("x")
+		_, err := v.Dial(t.Context(), request)
+		if d, ok := errors.AsType[*DialError](err); !ok || d.Status != 503 || !errors.Is(err, ErrDrained) {
+			t.Errorf("all drained: %v; want 503, ErrDrained", err)
+		}
+		o.Upstreams[0].Nodes[1].Drain = false
+		if err := tab.Update(o); err != nil {
+			t.Fatal(err)
+		}
+		if conns[0].Node.Leaving() != (conns[0].Node.Name() == "t1") {
+			t.Error("Leaving does not follow the newest configuration")
+		}
+	})
+}
+
+// Reloads and dials at the same time: nobody is refused.
+func TestUpdateUnderLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1, at2, at3)
+		tab, _ := c.vhost(t, GroupOptions{}, three...)
+		var jobs sync.WaitGroup
+		for range 20 {
+			jobs.Go(func() {
+				for range 20 {
+					v, err := tab.Lookup("x")
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_, conns := tunnels(t, v, 1)
+					release(conns)
+				}
+			})
+		}
+		jobs.Go(func() {
+			for i := range 100 {
+				if err := tab.Update(c.options(GroupOptions{}, three[i%2:]...)); err != nil {
+					t.Error(err)
+				}
+				tab.Status()
+			}
+		})
+		jobs.Wait()
+		for _, n := range tab.Status()[0].Nodes {
+			if n.Tunnels != 0 || n.Dialing != 0 {
+				t.Errorf("%s: %d tunnels, %d dials left", n.Name, n.Tunnels, n.Dialing)
+			}
+		}
+	})
+}
+
+func TestNodeByAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDNS{ips: map[string][]string{"t3.example1.com": {"10.0.0.3", "10.0.0.4"}}}
+		o := newCluster(brief).options(GroupOptions{},
+			NodeOptions{Name: "t1", URL: "ws://10.0.0.1:5290/"},
+			NodeOptions{Name: "t2.example1.com", URL: "ws://10.0.0.2:5290/"},
+			NodeOptions{Name: "t3", URL: "ws://t3.example1.com:5290/"},
+			NodeOptions{Name: "a", URL: "ws://[2001:db8::1]:5290/"},
+			NodeOptions{Name: "b", URL: "ws://[2001:db8::1]:5291/"},
+			NodeOptions{Name: "w", URL: "ws://w.example1.com/"},
+			NodeOptions{Name: "u", URL: "ws+unix:///run/t3.example1.com"},
+		)
+		o.Upstreams = append(o.Upstreams, GroupOptions{Name: "other", Nodes: []NodeOptions{{URL: "ws://10.9.9.9:5290/"}}})
+		o.Vhosts = []VhostOptions{{Names: []string{"x"}, Upstream: "tigase"}}
+		o.Resolver = d
+		tab := table(t, o)
+		v, _ := tab.Lookup("x")
+		synctest.Wait()
+		for _, c := range []struct{ address, node, place string }{
+			{"10.0.0.1:5290", "t1", ""},
+			{"ws://10.0.0.1:5290/", "t1", ""},
+			{"ws://10.0.0.1:5290/some/path", "t1", ""},
+			{"t1", "t1", ""},
+			{"t2.example1.com", "t2.example1.com", ""},
+			{"T2.example1.com:5290", "t2.example1.com", ""},
+			{"ws://t2.example1.com:5290/", "t2.example1.com", ""},
+			{"ws://t3.example1.com:5290/", "t3", ""},
+			{"t3.example1.com.", "t3", ""},
+			{"t3.example1.com:5222", "t3", ""}, // see-other-host with c2s's port
+			{"10.0.0.4:5290", "t3", "10.0.0.4:5290"},
+			{"10.0.0.4", "t3", "10.0.0.4:5290"},
+			{"::ffff:10.0.0.4", "t3", "10.0.0.4:5290"},
+			{"[2001:DB8::1]:5291", "b", ""},
+			{"ws://[2001:db8::1]:5290/", "a", ""},
+			{"[2001:db8::1]:5222", "", ""}, // two of our nodes: which?
+			{"ws://w.example1.com/", "w", ""},
+			{"wss://10.0.0.1/", "t1", ""},
+			{"10.9.9.9:5290", "", ""}, // another upstream's
+			{"192.0.2.1:5290", "", ""},
+			{"ws://evil.example:5290/", "", ""},
+			{"", "", ""},
+			{"ws:///", "", ""},
+			{":5290", "", ""},
+			{"t1:http", "", ""},
+			{"/run/t3.example1.com", "", ""},
+		} {
+			n := v.NodeByAddress(c.address)
+			switch {
+			case n == nil:
+				if c.node != "" {
+					t.Errorf("NodeByAddress(%q) = nil; want %q", c.address, c.node)
+				}
+			case n.Name() != c.node || n.place != c.place:
+				t.Errorf("NodeByAddress(%q) = %q at %q; want %q at %q", c.address, n.Name(), n.place, c.node, c.place)
+			}
+		}
+	})
+}
+
+// A redirect is followed to the node that was named, and to no other.
+func TestDialNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1, at2)
+		_, v := c.vhost(t, GroupOptions{}, three...)
+		for range 10 {
+			conn, err := v.DialNode(t.Context(), v.NodeByAddress("ws://10.0.0.2:5290/"), request)
+			if err != nil || conn.Node.Name() != "t2" {
+				t.Fatalf("DialNode = %v, %v; want t2", conn, err)
+			}
+			conn.Conn.Close()
+			conn.Release()
+		}
+		_, err := v.DialNode(t.Context(), v.NodeByAddress("10.0.0.3:5290"), request)
+		if d, ok := errors.AsType[*DialError](err); !ok || d.Status != 503 || len(d.Causes) != 1 {
+			t.Errorf("DialNode of a dead node: %v; want 503 and one cause", err)
+		}
+	})
+}
+
+// Three nodes and 500 clients; one node is killed. Its clients come back on
+// the other two, evenly, and nobody else notices.
+func TestFailover(t *testing.T) {
+	addrs := map[string]string{}
+	var nodes []*fakeNode
+	g := GroupOptions{Name: "tigase"}
+	for _, name := range []string{"t1", "t2", "t3"} {
+		n := startNode(t, "tcp", func(c net.Conn, br *bufio.Reader, head string) {
+			c.SetDeadline(time.Time{})
+			polite(c, br, head)
+		})
+		nodes = append(nodes, n)
+		addrs[n.Addr().String()] = name
+		g.Nodes = append(g.Nodes, NodeOptions{Name: name, URL: wsURL(n)})
+	}
+	tab := table(t, Options{Upstreams: []GroupOptions{g}})
+	v, _ := tab.Lookup("x")
+	dial := func(i int) *Conn {
+		r := *request
+		r.Client = netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), 5000)
+		c, err := v.Dial(t.Context(), &r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	conns := make([]*Conn, 500)
+	for i := range conns {
+		conns[i] = dial(i)
+	}
+	defer func() {
+		for _, c := range conns {
+			c.Conn.Close()
+			c.Release()
+		}
+	}()
+	nodes[1].Close() // no new ones; and its old ones are cut
+	var lost []int
+	for i, c := range conns {
+		if c.Node.Name() == "t2" {
+			c.Conn.Close()
+			c.Release()
+			lost = append(lost, i)
+		}
+	}
+	for _, i := range lost {
+		conns[i] = dial(i)
+	}
+	count := map[string]int{}
+	for i, c := range conns {
+		count[c.Node.Name()]++
+		if _, err := io.WriteString(c.Conn, "x"); err != nil {
+			t.Fatalf("client %d on %s: %v", i, c.Node.Name(), err)
+		}
+		if _, err := io.ReadFull(c.Conn, make([]byte, 1)); err != nil {
+			t.Fatalf("client %d on %s: %v", i, c.Node.Name(), err)
+		}
+	}
+	within(t, "clients that t2 had", len(lost), 150, 180)
+	within(t, "on t1 afterwards", count["t1"], 230, 270)
+	within(t, "on t3 afterwards", count["t3"], 230, 270)
+	if got := []string{tab.Status()[0].Nodes[0].State, tab.Status()[0].Nodes[1].State}; !slices.Equal(got, []string{StateUp, StateOut}) {
+		t.Errorf("states %v; want t1 up, t2 out", got)
+	}
+}
