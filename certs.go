@@ -30,14 +30,12 @@ mistake in the configuration. To be told two weeks before:
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status
 	}
-	_, store, err := openStore(*file)
+	inv, err := takeInventory(*file)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return exitUsage
 	}
-	defer store.Close()
-
-	list, now := newCertificateList(store), time.Now()
+	list, now := newCertificateList(inv), time.Now()
 	if *asJSON {
 		err = list.printJSON(stdout)
 	} else {
@@ -61,6 +59,7 @@ mistake in the configuration. To be told two weeks before:
 type certificateList struct {
 	Certificates []certstore.Entry    `json:"certificates"`
 	Problems     []certificateProblem `json:"problems"`
+	ACME         []acmeName           `json:"acme"`
 }
 
 type certificateProblem struct {
@@ -69,11 +68,23 @@ type certificateProblem struct {
 	Kept  bool   `json:"kept"` // what the file held before is still served, or what it holds now regardless
 }
 
-func newCertificateList(store *certstore.Store) certificateList {
-	list := certificateList{[]certstore.Entry{}, []certificateProblem{}} // never null in JSON
-	list.Certificates = append(list.Certificates, store.Certificates()...)
-	for _, p := range store.Problems() {
+// An acmeName is a name that a certificate is to be obtained for.
+type acmeName struct {
+	Name     string    `json:"name"`
+	State    string    `json:"state"` // see certstore.ACMEState
+	NextTry  time.Time `json:"next_try,omitzero"`
+	Failures int       `json:"failures"`
+	Error    string    `json:"error,omitempty"` // of the last order, in the CA's own words
+}
+
+func newCertificateList(inv *inventory) certificateList {
+	list := certificateList{[]certstore.Entry{}, []certificateProblem{}, []acmeName{}} // never null in JSON
+	list.Certificates = append(list.Certificates, inv.certificates...)
+	for _, p := range inv.problems {
 		list.Problems = append(list.Problems, certificateProblem{p.File, p.Err.Error(), p.Kept})
+	}
+	for _, s := range inv.acme {
+		list.ACME = append(list.ACME, acmeName{s.Name, string(s.State), s.NextTry, s.Failures, s.Err})
 	}
 	return list
 }
@@ -99,6 +110,15 @@ func (l certificateList) print(w io.Writer, now time.Time) error {
 	}
 	for _, p := range l.Problems {
 		if _, err := fmt.Fprintf(w, "problem: %s\n", p.Error); err != nil {
+			return err
+		}
+	}
+	for _, a := range l.ACME {
+		line := fmt.Sprintf("acme: %s: %s", a.Name, a.State)
+		if a.Error != "" {
+			line += fmt.Sprintf(", %s, next try %s: %s", plural(a.Failures, "failure"), a.NextTry.Local().Format(time.DateTime), a.Error)
+		}
+		if _, err := fmt.Fprintln(w, line); err != nil {
 			return err
 		}
 	}

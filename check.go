@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
@@ -29,17 +28,15 @@ until then only that name is refused.`)
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status
 	}
-	cfg, store, err := openStore(*file)
+	inv, err := takeInventory(*file)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return exitUsage
 	}
-	defer store.Close()
-
-	entries, now := store.Certificates(), time.Now()
-	served := cfg.served(entries)
+	cfg, now := inv.cfg, time.Now()
+	served := cfg.served(inv.certificates)
 	warnings := slices.Concat(
-		certificateWarnings(served, store.Problems()),
+		inv.warnings(served),
 		cfg.upstreamWarnings(ctx, net.DefaultResolver),
 	)
 	printServed(stdout, cfg, served, now)
@@ -51,38 +48,6 @@ until then only that name is refused.`)
 	}
 	fmt.Fprintf(stdout, "%s: ok, %s\n", cfg.File, plural(len(warnings), "warning"))
 	return exitOK
-}
-
-// openStore reads a configuration and its certificates, to look at them. The
-// caller closes the Store.
-func openStore(file string) (*Config, *certstore.Store, error) {
-	cfg, err := loadConfig(file)
-	if err != nil {
-		return nil, nil, err
-	}
-	store, err := certstore.Open(certstore.Options{
-		Directory: cfg.Certificates.Directory,
-		Log:       slog.New(slog.DiscardHandler), // what it would log is in Problems too
-	})
-	if err != nil {
-		return nil, nil, &ConfigError{file, []Mistake{{
-			Key:  "certificates.directory",
-			Text: fmt.Sprintf("%q: %v", cfg.Certificates.Directory, rootCause(err)),
-			Hint: "make the folder, or name another one; relative names are relative to the configuration",
-		}}}
-	}
-	return cfg, store, nil
-}
-
-// rootCause is the innermost error of a chain.
-func rootCause(err error) error {
-	for {
-		u, ok := err.(interface{ Unwrap() error })
-		if !ok || u.Unwrap() == nil {
-			return err
-		}
-		err = u.Unwrap()
-	}
 }
 
 // A servedName is a server name with what answers for it.
@@ -248,16 +213,20 @@ func plural(n int, noun string) string {
 // A warning is what keeps wssgate from nothing, and an operator should know.
 type warning struct{ text, hint string }
 
-func certificateWarnings(served []servedName, problems []certstore.Problem) []warning {
+func (inv *inventory) warnings(served []servedName) []warning {
 	var out []warning
-	for _, p := range problems {
+	for _, p := range inv.problems {
 		out = append(out, warning{p.Err.Error(), ""}) // expired ones too
 	}
 	if len(served) == 0 {
 		out = append(out, warning{"there is no certificate; every client would be refused", ""})
 	}
 	for _, s := range served {
-		if len(s.certificates) == 0 {
+		switch {
+		case len(s.certificates) > 0:
+		case slices.Contains(inv.cfg.ACME.Names, s.name):
+			out = append(out, warning{fmt.Sprintf("no certificate yet for server name %q; it is to come from the CA", s.name), ""})
+		default:
 			out = append(out, warning{fmt.Sprintf("no certificate for server name %q; its clients are refused", s.name), ""})
 		}
 	}

@@ -30,45 +30,6 @@ func (c *Config) check(ms *mistakes) {
 	ms.notNegative(root.key("log").key("sample"), c.Log.Sample)
 }
 
-func (a *ACME) check(ms *mistakes, p keyPath) {
-	for i, name := range a.Names {
-		normal, err := serverName(name)
-		switch {
-		case err != nil:
-			ms.add(p.key("names"), "", "%q %v", name, err)
-		case strings.HasPrefix(normal, "*."):
-			ms.add(p.key("names"), "let another ACME client obtain it and write it into certificates.directory",
-				"%q is a wildcard, which a CA grants for a DNS challenge only", name)
-		case slices.Contains(a.Names[:i], normal):
-			ms.add(p.key("names"), "", "%q stands there twice", name)
-		}
-		a.Names[i] = normal
-	}
-	if a.Email != "" && strings.Count(a.Email, "@") != 1 {
-		ms.add(p.key("email"), "", "%q is not a mail address", a.Email)
-	}
-	ms.eitherBoth(p, "eab_key_id", a.EABKeyID, "eab_key_file", a.EABKeyFile)
-	if len(a.Names) == 0 {
-		return // ACME is off
-	}
-	if !a.AcceptTerms {
-		ms.add(p.key("accept_terms"), "read the CA's terms of service, then write accept_terms = true",
-			"is false, and without it no CA issues a certificate")
-	}
-	if err := checkURL(a.CA, "https"); err != nil {
-		ms.add(p.key("ca"), "", "%q: %v", a.CA, err)
-	}
-	if a.Cache == "" {
-		ms.add(p.key("cache"), "", "is empty")
-	}
-	if a.CARoot != "" {
-		ms.checkFile(p.key("ca_root"), a.CARoot, checkRoots)
-	}
-	if a.EABKeyFile != "" {
-		ms.checkFile(p.key("eab_key_file"), a.EABKeyFile, checkEABKey)
-	}
-}
-
 func (c *Config) checkUpstreams(ms *mistakes, p keyPath) {
 	if len(c.Upstream) == 0 {
 		ms.add(p, `write [upstream.tigase], and below it nodes = ["ws://127.0.0.1:5290/"]`, "there is none, want at least one")

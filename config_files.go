@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -40,17 +39,6 @@ func checkToken(data []byte) error {
 // minToken is the least length of a token in bytes: 16 random bytes in hex
 // are twice that.
 const minToken = 16
-
-func checkEABKey(data []byte) error {
-	key, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(strings.TrimSpace(string(data)), "="))
-	if err != nil {
-		return errors.New("is not base64url")
-	}
-	if len(key) == 0 {
-		return errors.New("is empty")
-	}
-	return nil
-}
 
 // keyPairWith checks a certificate against the key in another file.
 func keyPairWith(keyFile string) func(data []byte) error {

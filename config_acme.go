@@ -1,0 +1,125 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/idna"
+
+	"wssgate/certstore"
+)
+
+func (a *ACME) check(ms *mistakes, p keyPath) {
+	for i, name := range a.Names {
+		normal, err := serverName(name)
+		switch {
+		case err != nil:
+			ms.add(p.key("names"), "", "%q %v", name, err)
+		case strings.HasPrefix(normal, "*."):
+			ms.add(p.key("names"), "let another ACME client obtain it and write it into certificates.directory",
+				"%q is a wildcard, which a CA grants for a DNS challenge only", name)
+		case !strings.Contains(normal, "."):
+			ms.add(p.key("names"), "", "%q has one label only, and no CA knows whose it is", name)
+		case !isHostName(normal):
+			ms.add(p.key("names"), "", "%q is no name of a host", name)
+		case slices.Contains(a.Names[:i], normal):
+			ms.add(p.key("names"), "", "%q stands there twice", name)
+		}
+		a.Names[i] = normal
+	}
+	if a.Email != "" && strings.Count(a.Email, "@") != 1 {
+		ms.add(p.key("email"), "", "%q is not a mail address", a.Email)
+	}
+	ms.eitherBoth(p, "eab_key_id", a.EABKeyID, "eab_key_file", a.EABKeyFile)
+	if len(a.Names) == 0 {
+		return // ACME is off
+	}
+	if !a.AcceptTerms {
+		ms.add(p.key("accept_terms"), "read the CA's terms of service, then write accept_terms = true",
+			"is false, and without it no CA issues a certificate")
+	}
+	if err := checkURL(a.CA, "https"); err != nil {
+		ms.add(p.key("ca"), "", "%q: %v", a.CA, err)
+	}
+	if a.Cache == "" {
+		ms.add(p.key("cache"), "", "is empty")
+	}
+	if a.CARoot != "" {
+		ms.checkFile(p.key("ca_root"), a.CARoot, checkRoots)
+	}
+	if a.EABKeyFile != "" {
+		ms.checkFile(p.key("eab_key_file"), a.EABKeyFile, func(data []byte) error {
+			_, err := decodeEABKey(data)
+			return err
+		})
+	}
+}
+
+// isHostName reports whether a name in its normal form may be a host's: unlike
+// other names in the DNS it has no underscore, for example.
+func isHostName(name string) bool {
+	host, err := idna.Lookup.ToASCII(name)
+	return err == nil && host == name
+}
+
+// acmeOptions reads the files that [acme] names. What is obtained goes into
+// store. It must not be called where ACME is off.
+func (c *Config) acmeOptions(store *certstore.Store, log *slog.Logger) (certstore.ACMEOptions, error) {
+	a := c.ACME
+	o := certstore.ACMEOptions{
+		Names:       a.Names,
+		Email:       a.Email,
+		Directory:   a.CA,
+		Cache:       a.Cache,
+		AcceptTerms: a.AcceptTerms,
+		EABKeyID:    a.EABKeyID,
+		TLSALPN:     true, // whether the CA can reach us at 443, only it knows
+		HTTP01:      len(c.Listen.HTTP) > 0,
+		Log:         log,
+		Install: func(name string, cert *tls.Certificate) {
+			if err := store.Install(certstore.SourceACME, name, cert); err != nil {
+				log.Error("acme: a certificate that cannot be served", "server_name", name, "err", err)
+			}
+		},
+		Remove: func(name string) { store.Remove(certstore.SourceACME, name) },
+	}
+	if a.CARoot != "" {
+		pem, err := os.ReadFile(a.CARoot)
+		if err != nil {
+			return o, fmt.Errorf("acme.ca_root: %w", err)
+		}
+		o.Roots = x509.NewCertPool()
+		if !o.Roots.AppendCertsFromPEM(pem) {
+			return o, fmt.Errorf("acme.ca_root: no certificate in %q", a.CARoot)
+		}
+	}
+	if a.EABKeyFile != "" {
+		data, err := os.ReadFile(a.EABKeyFile)
+		if err != nil {
+			return o, fmt.Errorf("acme.eab_key_file: %w", err)
+		}
+		if o.EABKey, err = decodeEABKey(data); err != nil {
+			return o, fmt.Errorf("acme.eab_key_file: %q %w", a.EABKeyFile, err)
+		}
+	}
+	return o, nil
+}
+
+// decodeEABKey reads the key as CAs hand it out: base64url, perhaps padded.
+func decodeEABKey(data []byte) ([]byte, error) {
+	key, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(strings.TrimSpace(string(data)), "="))
+	if err != nil {
+		return nil, errors.New("is not base64url")
+	}
+	if len(key) == 0 {
+		return nil, errors.New("is empty")
+	}
+	return key, nil
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+
+	"wssgate/certstore"
+)
+
+// An inventory is what check and certs look at: a configuration with the
+// certificates that serve would begin with.
+type inventory struct {
+	cfg          *Config
+	certificates []certstore.Entry
+	problems     []certstore.Problem
+	acme         []certstore.ACMEStatus // names to obtain; empty where ACME is off
+}
+
+// takeInventory reads a configuration, its certificates and its ACME cache.
+// It asks no CA and leaves nothing open. What would keep serve from starting
+// is a *ConfigError.
+func takeInventory(file string) (*inventory, error) {
+	cfg, err := loadConfig(file)
+	if err != nil {
+		return nil, err
+	}
+	return cfg.inventory()
+}
+
+func (c *Config) inventory() (*inventory, error) {
+	quiet := slog.New(slog.DiscardHandler) // what would be logged is in the inventory too
+	store, err := certstore.Open(certstore.Options{Directory: c.Certificates.Directory, Log: quiet})
+	if err != nil {
+		return nil, &ConfigError{c.File, []Mistake{{
+			Key:  "certificates.directory",
+			Text: fmt.Sprintf("%q: %v", c.Certificates.Directory, rootCause(err)),
+			Hint: "make the folder, or name another one; relative names are relative to the configuration",
+		}}}
+	}
+	defer store.Close()
+
+	inv := &inventory{cfg: c}
+	// The cache is made by the gate, with its own rights; not by a look at it.
+	if _, err := os.Stat(c.ACME.Cache); err == nil && len(c.ACME.Names) > 0 {
+		options, err := c.acmeOptions(store, quiet)
+		if err != nil {
+			return nil, &ConfigError{c.File, []Mistake{{Text: err.Error()}}}
+		}
+		acme, err := certstore.NewACME(options) // not started: only its cache is read
+		if err != nil {
+			return nil, &ConfigError{c.File, []Mistake{{Key: "acme", Text: err.Error()}}}
+		}
+		defer acme.Close()
+		inv.acme = acme.Status()
+	} else {
+		for _, name := range c.ACME.Names {
+			inv.acme = append(inv.acme, certstore.ACMEStatus{Name: name, State: certstore.ACMEWaiting})
+		}
+	}
+	inv.certificates, inv.problems = store.Certificates(), store.Problems()
+	return inv, nil
+}
+
+// rootCause is the innermost error of a chain.
+func rootCause(err error) error {
+	for {
+		u, ok := err.(interface{ Unwrap() error })
+		if !ok || u.Unwrap() == nil {
+			return err
+		}
+		err = u.Unwrap()
+	}
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"encoding/base64"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"wssgate/certstore"
+)
+
+// withACME is a configuration whose names come from a CA, in a folder of its
+// own with the files given.
+func withACME(t *testing.T, acme string, files map[string][]byte) *Config {
+	t.Helper()
+	file := configWithCertificates(t, nil, "[acme]\naccept_terms = true\n"+acme)
+	for name, data := range files {
+		name = filepath.Join(filepath.Dir(file), name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := parse(file, data, []string{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// What has been obtained stands beside the certificates of the directory, and
+// what has not is said; nobody is asked.
+func TestInventoryReadsACMECache(t *testing.T) {
+	pair := testCA.Issue("a.example")
+	cfg := withACME(t, "names = [\"a.example\", \"b.example\"]\n", map[string][]byte{
+		"acme/a.example": append(pair.KeyPEMClassic(), pair.ChainPEM()...), // as autocert has it
+	})
+	inv, err := cfg.inventory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(inv.certificates) != 1 || inv.certificates[0].Name != "a.example" || inv.certificates[0].Source != certstore.SourceACME {
+		t.Errorf("certificates = %+v; want one for a.example from ACME", inv.certificates)
+	}
+	served := cfg.served(inv.certificates)
+	if len(served) != 1 || source(served[0].certificates[0]) != "acme" {
+		t.Errorf("served = %+v; want a.example from acme", served)
+	}
+	var out strings.Builder
+	if err := newCertificateList(inv).print(&out, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"acme: a.example: valid\n", "acme: b.example: waiting\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("certs prints\n%s\nwant %q in it", &out, want)
+		}
+	}
+}
+
+// A look at a gate that never ran leaves its folder as it was.
+func TestInventoryMakesNoCache(t *testing.T) {
+	cfg := withACME(t, "names = \"a.example\"\n", nil)
+	cfg.Vhost = []*Vhost{{Names: []string{"a.example", "b.example"}, Upstream: "tigase"}}
+	inv, err := cfg.inventory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(cfg.ACME.Cache); !os.IsNotExist(err) {
+		t.Errorf("the cache %q is there now: %v", cfg.ACME.Cache, err)
+	}
+	if len(inv.acme) != 1 || inv.acme[0].State != certstore.ACMEWaiting {
+		t.Errorf("acme = %+v; want one name that waits", inv.acme)
+	}
+	var got []string
+	for _, w := range inv.warnings(cfg.served(inv.certificates)) {
+		got = append(got, w.text)
+	}
+	want := []string{
+		`no certificate yet for server name "a.example"; it is to come from the CA`,
+		`no certificate for server name "b.example"; its clients are refused`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("warnings = %q, want %q", got, want)
+	}
+}
+
+// What validates, starts, for [acme] too.
+func TestACMEOptions(t *testing.T) {
+	key := []byte("\xfb\xff0123456789abcdef") // base64url differs from base64
+	cfg := withACME(t, `
+names = ["Bücher.example", "a-b.example."]
+email = "me@example1.com"
+ca = "https://ca.example/directory"
+ca_root = "root.pem"
+eab_key_id = "kid"
+eab_key_file = "eab"
+[listen]
+http = ":80"
+`, map[string][]byte{
+		"root.pem": testCA.RootPEM(),
+		"eab":      []byte(base64.URLEncoding.EncodeToString(key) + "\n"), // padded
+	})
+	store, err := certstore.Open(certstore.Options{Directory: cfg.Certificates.Directory})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	o, err := cfg.acmeOptions(store, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(o.EABKey) != string(key) || o.EABKeyID != "kid" || o.Roots == nil || !o.HTTP01 || !o.TLSALPN || !o.AcceptTerms {
+		t.Errorf("options = %+v", o)
+	}
+	acme, err := certstore.NewACME(o)
+	if err != nil {
+		t.Fatalf("certstore refuses what validates: %v", err)
+	}
+	acme.Close()
+
+	o.Install("a-b.example", testCA.Issue("a-b.example").TLS())
+	if !store.Has("a-b.example") {
+		t.Error("an installed certificate is not served")
+	}
+	o.Remove("a-b.example")
+	if store.Has("a-b.example") {
+		t.Error("a removed certificate is still served")
+	}
+}
