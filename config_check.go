@@ -314,7 +314,7 @@ func (ms *mistakes) checkPath(p keyPath, s string) {
 		ms.add(p, "", "%q does not begin with a slash", s)
 	case strings.ContainsAny(s, "?# \t\r\n"):
 		ms.add(p, "", "%q has a character that no path has", s)
-	case path.Clean(s) != s && path.Clean(s)+"/" != s:
+	case strings.Contains(s, "//"), path.Clean(s) != s && path.Clean(s)+"/" != s:
 		ms.add(p, "", "%q is not the shortest way to write it, which is %q", s, path.Clean(s))
 	}
 }

@@ -110,12 +110,13 @@ http = ":80"
 		"root.pem": testCA.RootPEM(),
 		"eab":      []byte(base64.URLEncoding.EncodeToString(key) + "\n"), // padded
 	})
-	store, err := certstore.Open(certstore.Options{Directory: cfg.Certificates.Directory})
+	quiet := slog.New(slog.DiscardHandler)
+	store, err := certstore.Open(certstore.Options{Directory: cfg.Certificates.Directory, Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	o, err := cfg.acmeOptions(store, slog.New(slog.DiscardHandler))
+	o, err := cfg.acmeOptions(store, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
