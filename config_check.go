@@ -1,9 +1,7 @@
 package main
 
 import (
-	"maps"
 	"path"
-	"slices"
 	"strings"
 	"time"
 )
@@ -13,7 +11,8 @@ import (
 // in what a key refers to by default, and report everything that would make
 // a package refuse its options. Which mistakes a value can have is said where
 // the value is parsed: addresses and URLs in config_net.go, names in
-// config_names.go, files in config_files.go.
+// config_names.go, files in config_files.go. [acme], upstreams and vhosts have
+// files of their own.
 
 func (c *Config) check(ms *mistakes) {
 	root := keyPath{}
@@ -28,215 +27,6 @@ func (c *Config) check(ms *mistakes) {
 	c.Timeouts.check(ms, root.key("timeouts"))
 	c.Drain.check(ms, root.key("drain"))
 	ms.notNegative(root.key("log").key("sample"), c.Log.Sample)
-}
-
-func (c *Config) checkUpstreams(ms *mistakes, p keyPath) {
-	if len(c.Upstream) == 0 {
-		ms.add(p, `write [upstream.tigase], and below it nodes = ["ws://127.0.0.1:5290/"]`, "there is none, want at least one")
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.Upstream)) {
-		up := p.named(name)
-		if name == "" {
-			ms.add(up, "", "the name is empty")
-		}
-		c.Upstream[name].check(ms, up)
-	}
-}
-
-func (u *Upstream) check(ms *mistakes, p keyPath) {
-	if len(u.Nodes) == 0 {
-		ms.add(p.key("nodes"), `write nodes = ["ws://127.0.0.1:5290/"]`, "there is none, want at least one")
-	}
-	tls := false
-	for i, n := range u.Nodes {
-		np := p.key("nodes").item(i, n.Name)
-		key := np.key("url")
-		if n.isString {
-			key.shown = p.key("nodes").shown
-		}
-		loc, err := parseNodeURL(n.URL)
-		if n.URL == "" && !n.isString {
-			ms.add(key, "", "is missing")
-		} else if err != nil {
-			hint := ""
-			if strings.HasPrefix(n.URL, "http") || !strings.Contains(n.URL, "://") {
-				hint = `the upstream speaks WebSocket; write "ws://127.0.0.1:5290/"`
-			}
-			ms.add(key, hint, "%q: %v", n.URL, err)
-		}
-		tls = tls || loc.tls
-		if n.Name == "" {
-			n.Name = loc.hostPort
-		}
-		for _, other := range u.Nodes[:i] {
-			switch {
-			case other.Name == n.Name && n.Name != "":
-				ms.add(np.key("name"), "each node of an upstream has a name of its own", "%q is the name of another node", n.Name)
-			case other.URL == n.URL:
-				ms.add(key, "", "%q is the URL of another node", n.URL)
-			}
-		}
-		if n.PublicURL != "" {
-			if err := checkURL(n.PublicURL, "wss"); err != nil {
-				ms.add(np.key("public_url"), "", "%q: %v", n.PublicURL, err)
-			}
-		}
-		if n.Weight < 1 || n.Weight > 1000 {
-			ms.add(np.key("weight"), "drain = true takes a node out", "%d is not 1 to 1000", n.Weight)
-		}
-	}
-	ms.positive(p.key("dial_timeout"), u.DialTimeout)
-	ms.positive(p.key("resolve"), u.Resolve)
-	ms.notNegative(p.key("max_connections"), u.MaxConnections)
-	ms.notNegative(p.key("connections_per_second"), u.ConnectionsPerSecond)
-	u.checkTLS(ms, p, tls)
-	u.Health.check(ms, p.key("health"))
-}
-
-// checkTLS checks what is for wss nodes only.
-func (u *Upstream) checkTLS(ms *mistakes, p keyPath, tls bool) {
-	ms.eitherBoth(p, "client_certificate", u.ClientCertificate, "client_key", u.ClientKey)
-	for key, value := range map[string]string{
-		"ca": u.CA, "server_name": u.ServerName, "client_certificate": u.ClientCertificate, "client_key": u.ClientKey,
-	} {
-		if value != "" && !tls {
-			ms.add(p.key(key), "", "is for wss nodes, and there is none")
-		}
-	}
-	if u.CA != "" {
-		ms.checkFile(p.key("ca"), u.CA, checkRoots)
-	}
-	if u.ClientCertificate != "" && u.ClientKey != "" {
-		ms.checkFile(p.key("client_certificate"), u.ClientCertificate, keyPairWith(u.ClientKey))
-	}
-	if u.ServerName != "" {
-		name, err := domainName(u.ServerName)
-		if err != nil {
-			ms.add(p.key("server_name"), "", "%q %v", u.ServerName, err)
-		}
-		u.ServerName = name
-	}
-}
-
-func (h *Health) check(ms *mistakes, p keyPath) {
-	if h.Interval == 0 {
-		return // off
-	}
-	ms.positive(p.key("timeout"), h.Timeout)
-	ms.checkPath(p.key("path"), h.Path)
-	if h.Domain != "" {
-		if _, err := domainName(h.Domain); err != nil {
-			ms.add(p.key("domain"), "", "%q %v", h.Domain, err)
-		}
-	}
-}
-
-func (c *Config) checkVhosts(ms *mistakes, p keyPath) {
-	if len(c.Vhost) == 0 && len(c.Upstream) > 1 {
-		ms.add(p, "write a [[vhost]] for each, with names and upstream",
-			"there is none, and %d upstreams to choose from", len(c.Upstream))
-	}
-	owner := map[string]keyPath{} // of a server name
-	for i, v := range c.Vhost {
-		vp := p.item(i, first(v.Names))
-		if len(v.Names) == 0 {
-			ms.add(vp.key("names"), `write names = ["example1.com"]`, "there is none, want at least one")
-		}
-		for j, name := range v.Names {
-			normal, err := serverName(name)
-			if err != nil {
-				ms.add(vp.key("names"), "", "%q %v", name, err)
-			} else if other, ok := owner[normal]; ok && other == vp {
-				ms.add(vp.key("names"), "", "%q stands there twice", name)
-			} else if ok {
-				ms.add(vp.key("names"), "a server name belongs to one vhost", "%q is a name of %s too", name, other.shown)
-			} else {
-				owner[normal] = vp
-			}
-			v.Names[j] = normal
-		}
-		c.checkTargets(ms, vp, v)
-		v.check(ms, vp)
-	}
-}
-
-// checkTargets checks what a vhost refers to, and fills in the only upstream.
-func (c *Config) checkTargets(ms *mistakes, p keyPath, v *Vhost) {
-	names := slices.Sorted(maps.Keys(c.Upstream))
-	if v.Upstream == "" && len(names) == 1 {
-		v.Upstream = names[0]
-	}
-	exists := func(p keyPath, name string) {
-		if c.Upstream[name] == nil && len(names) > 0 {
-			ms.add(p, orElse(didYouMean(name, names), "there is "+quotedOr(names)), "there is no upstream %q", name)
-		}
-	}
-	if v.Upstream == "" && len(names) > 1 {
-		ms.add(p.key("upstream"), "", "is missing, and there is a choice of %s", quotedOr(names))
-	} else {
-		exists(p.key("upstream"), v.Upstream)
-	}
-	for _, domain := range slices.Sorted(maps.Keys(v.ByDomain)) {
-		dp := p.key("by_domain").named(domain)
-		normal, err := serverName(domain)
-		if err != nil {
-			ms.add(dp, "", "%q %v", domain, err)
-		}
-		exists(dp, v.ByDomain[domain])
-		if normal != domain && err == nil {
-			v.ByDomain[normal] = v.ByDomain[domain]
-			delete(v.ByDomain, domain)
-		}
-	}
-	if len(v.ByDomain) > 0 && v.Route != "to" {
-		ms.add(p.key("by_domain"), `write route = "to" as well`, `is for route = "to"`)
-	}
-	if v.Fallback && v.Node == "" {
-		ms.add(p.key("fallback"), "", "is for a vhost with a node")
-	}
-	if u := c.Upstream[v.Upstream]; u != nil && v.Node != "" {
-		var nodes []string
-		for _, n := range u.Nodes {
-			nodes = append(nodes, n.Name)
-		}
-		if !slices.Contains(nodes, v.Node) && len(nodes) > 0 {
-			ms.add(p.key("node"), orElse(didYouMean(v.Node, nodes), "there is "+quotedOr(nodes)),
-				"upstream %q has no node %q", v.Upstream, v.Node)
-		}
-	}
-}
-
-// check checks what needs no look at the rest of the file.
-func (v *Vhost) check(ms *mistakes, p keyPath) {
-	for i, domain := range v.Domains {
-		normal, err := serverName(domain)
-		if err != nil {
-			ms.add(p.key("domains"), "", "%q %v", domain, err)
-		}
-		v.Domains[i] = normal
-	}
-	for i, origin := range v.Origins {
-		normal, err := parseOrigin(origin)
-		if err != nil {
-			ms.add(p.key("origins"), "", "%q: %v", origin, err)
-		}
-		v.Origins[i] = normal
-	}
-	ms.checkPath(p.key("path"), v.Path)
-	if v.BOSH != "" {
-		if err := checkURL(v.BOSH, "http", "https"); err != nil {
-			ms.add(p.key("bosh"), "", "%q: %v", v.BOSH, err)
-		}
-	}
-	for i, l := range v.Links {
-		lp := p.key("links").item(i, l.Rel)
-		if l.Rel == "" {
-			ms.add(lp.key("rel"), "", "is missing")
-		}
-		if err := checkURL(l.Href, "http", "https", "ws", "wss"); err != nil {
-			ms.add(lp.key("href"), "", "%q: %v", l.Href, err)
-		}
-	}
 }
 
 // Bounds below which no real stream works.

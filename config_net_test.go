@@ -1,6 +1,9 @@
 package main
 
-import "testing"
+import (
+	"errors"
+	"testing"
+)
 
 func TestParseNodeURL(t *testing.T) {
 	for s, want := range map[string]nodeURL{
@@ -89,6 +92,35 @@ func TestCheckPath(t *testing.T) {
 		var ms mistakes
 		if ms.checkPath(keyPath{}, s); (len(ms.list) == 0) != ok {
 			t.Errorf("checkPath(%q): %v; want ok = %t", s, ms.list, ok)
+		}
+	}
+}
+
+func TestListenersCollide(t *testing.T) {
+	for _, test := range []struct {
+		a, b string
+		want bool
+	}{
+		{":5291", ":5291", true},
+		{":5291", "127.0.0.1:5291", true},
+		{"[::]:5291", "0.0.0.0:5291", true},
+		{"127.0.0.1:5291", "127.0.0.1:05291", true},
+		{"127.0.0.1:5291", "127.0.0.2:5291", false},
+		{":5291", ":5292", false},
+		{":0", ":0", false},
+		{"unix:/a", "unix:/a", true},
+		{"unix:/a", "unix:/b", false},
+		{"unix:/a", ":5291", false},
+	} {
+		a, b := listener{}, listener{}
+		var err1, err2 error
+		a.network, a.address, err1 = listenAddress(test.a)
+		b.network, b.address, err2 = listenAddress(test.b)
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		if a.collides(b) != test.want || b.collides(a) != test.want {
+			t.Errorf("%s beside %s: collides = %t, %t; want %t", test.a, test.b, a.collides(b), b.collides(a), test.want)
 		}
 	}
 }

@@ -129,14 +129,15 @@ SIGHUP reads configuration and certificates again and drops nobody.`)
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status
 	}
+	// From here on SIGHUP must not kill, not even before there is a gate.
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
 	cfg, err := loadConfig(*file)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return exitUsage
 	}
-	reload := make(chan os.Signal, 1)
-	signal.Notify(reload, syscall.SIGHUP)
-	defer signal.Stop(reload)
 	return serve(ctx, cfg, reload, stderr)
 }
 

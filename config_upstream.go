@@ -1,0 +1,108 @@
+package main
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+func (c *Config) checkUpstreams(ms *mistakes, p keyPath) {
+	if len(c.Upstream) == 0 {
+		ms.add(p, `write [upstream.tigase], and below it nodes = ["ws://127.0.0.1:5290/"]`, "there is none, want at least one")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Upstream)) {
+		up := p.named(name)
+		if name == "" {
+			ms.add(up, "", "the name is empty")
+		}
+		c.Upstream[name].check(ms, up)
+	}
+}
+
+func (u *Upstream) check(ms *mistakes, p keyPath) {
+	if len(u.Nodes) == 0 {
+		ms.add(p.key("nodes"), `write nodes = ["ws://127.0.0.1:5290/"]`, "there is none, want at least one")
+	}
+	tls := false
+	for i, n := range u.Nodes {
+		np := p.key("nodes").item(i, n.Name)
+		key := np.key("url")
+		if n.isString {
+			key.shown = p.key("nodes").shown
+		}
+		loc, err := parseNodeURL(n.URL)
+		if n.URL == "" && !n.isString {
+			ms.add(key, "", "is missing")
+		} else if err != nil {
+			hint := ""
+			if strings.HasPrefix(n.URL, "http") || !strings.Contains(n.URL, "://") {
+				hint = `the upstream speaks WebSocket; write "ws://127.0.0.1:5290/"`
+			}
+			ms.add(key, hint, "%q: %v", n.URL, err)
+		}
+		tls = tls || loc.tls
+		if n.Name == "" {
+			n.Name = loc.hostPort
+		}
+		for _, other := range u.Nodes[:i] {
+			switch {
+			case other.Name == n.Name && n.Name != "":
+				ms.add(np.key("name"), "each node of an upstream has a name of its own", "%q is the name of another node", n.Name)
+			case other.URL == n.URL:
+				ms.add(key, "", "%q is the URL of another node", n.URL)
+			}
+		}
+		if n.PublicURL != "" {
+			if err := checkURL(n.PublicURL, "wss"); err != nil {
+				ms.add(np.key("public_url"), "", "%q: %v", n.PublicURL, err)
+			}
+		}
+		if n.Weight < 1 || n.Weight > 1000 {
+			ms.add(np.key("weight"), "drain = true takes a node out", "%d is not 1 to 1000", n.Weight)
+		}
+	}
+	ms.positive(p.key("dial_timeout"), u.DialTimeout)
+	ms.positive(p.key("resolve"), u.Resolve)
+	ms.notNegative(p.key("max_connections"), u.MaxConnections)
+	ms.notNegative(p.key("connections_per_second"), u.ConnectionsPerSecond)
+	u.checkTLS(ms, p, tls)
+	u.Health.check(ms, p.key("health"))
+}
+
+// checkTLS checks what is for wss nodes only.
+func (u *Upstream) checkTLS(ms *mistakes, p keyPath, tls bool) {
+	ms.eitherBoth(p, "client_certificate", u.ClientCertificate, "client_key", u.ClientKey)
+	for key, value := range map[string]string{
+		"ca": u.CA, "server_name": u.ServerName, "client_certificate": u.ClientCertificate, "client_key": u.ClientKey,
+	} {
+		if value != "" && !tls {
+			ms.add(p.key(key), "", "is for wss nodes, and there is none")
+		}
+	}
+	if u.CA != "" {
+		ms.checkFile(p.key("ca"), u.CA, checkRoots)
+	}
+	if u.ClientCertificate != "" && u.ClientKey != "" {
+		ms.checkFile(p.key("client_certificate"), u.ClientCertificate, keyPairWith(u.ClientKey))
+	}
+	if u.ServerName != "" {
+		name, err := domainName(u.ServerName)
+		if err != nil {
+			ms.add(p.key("server_name"), "", "%q %v", u.ServerName, err)
+		}
+		u.ServerName = name
+	}
+}
+
+func (h *Health) check(ms *mistakes, p keyPath) {
+	if h.Interval == 0 {
+		return // off
+	}
+	ms.positive(p.key("timeout"), h.Timeout)
+	ms.checkPath(p.key("path"), h.Path)
+	if h.Domain != "" {
+		if _, err := domainName(h.Domain); err != nil {
+			ms.add(p.key("domain"), "", "%q %v", h.Domain, err)
+		}
+	}
+}

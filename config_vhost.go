@@ -1,0 +1,114 @@
+package main
+
+import (
+	"maps"
+	"slices"
+)
+
+func (c *Config) checkVhosts(ms *mistakes, p keyPath) {
+	if len(c.Vhost) == 0 && len(c.Upstream) > 1 {
+		ms.add(p, "write a [[vhost]] for each, with names and upstream",
+			"there is none, and %d upstreams to choose from", len(c.Upstream))
+	}
+	owner := map[string]keyPath{} // of a server name
+	for i, v := range c.Vhost {
+		vp := p.item(i, first(v.Names))
+		if len(v.Names) == 0 {
+			ms.add(vp.key("names"), `write names = ["example1.com"]`, "there is none, want at least one")
+		}
+		for j, name := range v.Names {
+			normal, err := serverName(name)
+			if err != nil {
+				ms.add(vp.key("names"), "", "%q %v", name, err)
+			} else if other, ok := owner[normal]; ok && other == vp {
+				ms.add(vp.key("names"), "", "%q stands there twice", name)
+			} else if ok {
+				ms.add(vp.key("names"), "a server name belongs to one vhost", "%q is a name of %s too", name, other.shown)
+			} else {
+				owner[normal] = vp
+			}
+			v.Names[j] = normal
+		}
+		c.checkTargets(ms, vp, v)
+		v.check(ms, vp)
+	}
+}
+
+// checkTargets checks what a vhost refers to, and fills in the only upstream.
+func (c *Config) checkTargets(ms *mistakes, p keyPath, v *Vhost) {
+	names := slices.Sorted(maps.Keys(c.Upstream))
+	if v.Upstream == "" && len(names) == 1 {
+		v.Upstream = names[0]
+	}
+	exists := func(p keyPath, name string) {
+		if c.Upstream[name] == nil && len(names) > 0 {
+			ms.add(p, orElse(didYouMean(name, names), "there is "+quotedOr(names)), "there is no upstream %q", name)
+		}
+	}
+	if v.Upstream == "" && len(names) > 1 {
+		ms.add(p.key("upstream"), "", "is missing, and there is a choice of %s", quotedOr(names))
+	} else {
+		exists(p.key("upstream"), v.Upstream)
+	}
+	for _, domain := range slices.Sorted(maps.Keys(v.ByDomain)) {
+		dp := p.key("by_domain").named(domain)
+		normal, err := serverName(domain)
+		if err != nil {
+			ms.add(dp, "", "%q %v", domain, err)
+		}
+		exists(dp, v.ByDomain[domain])
+		if normal != domain && err == nil {
+			v.ByDomain[normal] = v.ByDomain[domain]
+			delete(v.ByDomain, domain)
+		}
+	}
+	if len(v.ByDomain) > 0 && v.Route != "to" {
+		ms.add(p.key("by_domain"), `write route = "to" as well`, `is for route = "to"`)
+	}
+	if v.Fallback && v.Node == "" {
+		ms.add(p.key("fallback"), "", "is for a vhost with a node")
+	}
+	if u := c.Upstream[v.Upstream]; u != nil && v.Node != "" {
+		var nodes []string
+		for _, n := range u.Nodes {
+			nodes = append(nodes, n.Name)
+		}
+		if !slices.Contains(nodes, v.Node) && len(nodes) > 0 {
+			ms.add(p.key("node"), orElse(didYouMean(v.Node, nodes), "there is "+quotedOr(nodes)),
+				"upstream %q has no node %q", v.Upstream, v.Node)
+		}
+	}
+}
+
+// check checks what needs no look at the rest of the file.
+func (v *Vhost) check(ms *mistakes, p keyPath) {
+	for i, domain := range v.Domains {
+		normal, err := serverName(domain)
+		if err != nil {
+			ms.add(p.key("domains"), "", "%q %v", domain, err)
+		}
+		v.Domains[i] = normal
+	}
+	for i, origin := range v.Origins {
+		normal, err := parseOrigin(origin)
+		if err != nil {
+			ms.add(p.key("origins"), "", "%q: %v", origin, err)
+		}
+		v.Origins[i] = normal
+	}
+	ms.checkPath(p.key("path"), v.Path)
+	if v.BOSH != "" {
+		if err := checkURL(v.BOSH, "http", "https"); err != nil {
+			ms.add(p.key("bosh"), "", "%q: %v", v.BOSH, err)
+		}
+	}
+	for i, l := range v.Links {
+		lp := p.key("links").item(i, l.Rel)
+		if l.Rel == "" {
+			ms.add(lp.key("rel"), "", "is missing")
+		}
+		if err := checkURL(l.Href, "http", "https", "ws", "wss"); err != nil {
+			ms.add(lp.key("href"), "", "%q: %v", l.Href, err)
+		}
+	}
+}
