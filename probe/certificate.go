@@ -37,12 +37,14 @@ type Certificate struct {
 func describe(chain []*x509.Certificate, now time.Time) *Certificate {
 	leaf := chain[0]
 	c := &Certificate{
-		Names:     slices.Clone(leaf.DNSNames),
 		Issuer:    name(leaf.Issuer.CommonName, leaf.Issuer.Organization),
 		NotBefore: leaf.NotBefore,
 		NotAfter:  leaf.NotAfter,
 		DaysLeft:  int(leaf.NotAfter.Sub(now).Hours() / 24),
 		Key:       keyType(leaf),
+	}
+	for _, dns := range leaf.DNSNames {
+		c.Names = append(c.Names, printable([]byte(dns)))
 	}
 	for _, ip := range leaf.IPAddresses {
 		c.Names = append(c.Names, ip.String())
@@ -73,13 +75,13 @@ func (c *Certificate) facts() []string {
 // name returns a subject's common name, or its organization where there is
 // none.
 func name(cn string, org []string) string {
-	if cn == "" && len(org) > 0 {
-		return org[0]
+	switch {
+	case cn != "":
+		return printable([]byte(cn))
+	case len(org) > 0:
+		return printable([]byte(org[0]))
 	}
-	if cn == "" {
-		return "(no name)"
-	}
-	return cn
+	return "(no name)"
 }
 
 func keyType(cert *x509.Certificate) string {

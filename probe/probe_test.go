@@ -200,8 +200,12 @@ func TestFaults(t *testing.T) {
 			"connect tls certificate websocket!", "302 Found", "https://example9.com/"},
 		{"Tigase's 400", rude(xmpptest.AtRequest, xmpptest.BadRequest, xmpptest.FIN), good(), 0,
 			"connect tls certificate websocket!", "answered 400 Bad request", "subprotocol"},
-		{"wrong accept key", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: x\r\n\r\n"), xmpptest.FIN), good(), 0,
+		{"wrong accept key", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"), xmpptest.FIN), good(), 0,
 			"connect tls certificate websocket!", "does not fit our key", "cache"},
+		{"no Upgrade in the 101", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nConnection: keep-alive\r\n\r\n"), xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket!", `101 with Upgrade "" and Connection "keep-alive"`, "headers"},
+		{"extension", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"), xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket!", `extension "permessage-deflate"`, ""},
 		{"no subprotocol", xmpptest.Config{Habits: xmpptest.Habits{NoSubprotocol: true}}, good(), 0,
 			"connect tls certificate websocket!", `no subprotocol agreed on, want "xmpp"`, "browsers"},
 		{"unknown domain", xmpptest.Config{Domains: []string{"example2.com"}}, good(), 0,
@@ -286,6 +290,20 @@ func TestConnectFaults(t *testing.T) {
 	}
 	r = run(t, "name.invalid:5291", Options{Timeout: 5 * time.Second})
 	if p := r.Steps[0].Problems; len(p) != 1 || !strings.Contains(p[0].Text, `"name.invalid"`) {
+		t.Errorf("problems = %+v", p)
+	}
+}
+
+// An IP address is no server name, and the gate wants one.
+func TestNoServerName(t *testing.T) {
+	addr := gate(t, xmpptest.Config{}, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }})
+	r := run(t, addr, Options{URL: "wss://" + addr + "/"})
+	if p := r.Steps[1].Problems; len(p) != 1 || !strings.Contains(p[0].Text, "an IP address is none") || !strings.Contains(p[0].Hint, "-connect "+addr) {
+		t.Errorf("problems = %+v", p)
+	}
+	// A server that has a certificate for everybody has none for an address.
+	r = run(t, gate(t, xmpptest.Config{}, good()), Options{URL: "wss://127.0.0.1/", Domain: "example1.com"})
+	if p := r.Steps[2].Problems; len(p) != 1 || !strings.Contains(p[0].Hint, "wss://NAME/ with -connect 127.0.0.1") {
 		t.Errorf("problems = %+v", p)
 	}
 }

@@ -41,20 +41,28 @@ func (p *prober) open(_ context.Context, s *Step) error {
 	}
 	resp, err := http.ReadResponse(p.br, &http.Request{Method: http.MethodGet})
 	if err != nil && !isTimeout(err) {
-		return &Problem{fmt.Sprintf("the answer to the opening handshake is broken or cut short: %v", err), "the server's log may say why"}
+		return &Problem{fmt.Sprintf("the answer to the opening handshake is broken or cut short: %s", printable([]byte(err.Error()))), "the server's log may say why"}
 	} else if err != nil {
 		return err
 	}
-	p.report.Status = resp.Status
+	p.report.Status = printable([]byte(resp.Status))
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return refused(resp)
 	}
-	s.Facts = append(s.Facts, resp.Status)
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	if got := resp.Header.Get("Sec-WebSocket-Accept"); got != base64.StdEncoding.EncodeToString(sum[:]) {
-		return &Problem{fmt.Sprintf("Sec-WebSocket-Accept is %q, which does not fit our key", got), "a cache between here and there?"}
+	s.Facts = append(s.Facts, p.report.Status)
+	h := resp.Header
+	if !strings.EqualFold(h.Get("Upgrade"), "websocket") || !strings.EqualFold(h.Get("Connection"), "Upgrade") {
+		return &Problem{fmt.Sprintf("101 with Upgrade %q and Connection %q, want \"websocket\" and \"Upgrade\"", printable([]byte(h.Get("Upgrade"))), printable([]byte(h.Get("Connection")))),
+			"something on the way may have changed the headers"}
 	}
-	p.report.Subprotocol = resp.Header.Get("Sec-WebSocket-Protocol")
+	if extensions := h.Get("Sec-WebSocket-Extensions"); extensions != "" {
+		return &Problem{fmt.Sprintf("extension %q, which was not offered", printable([]byte(extensions))), ""}
+	}
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	if got := h.Get("Sec-WebSocket-Accept"); got != base64.StdEncoding.EncodeToString(sum[:]) {
+		return &Problem{fmt.Sprintf("Sec-WebSocket-Accept is %q, which does not fit our key", printable([]byte(got))), "a cache between here and there?"}
+	}
+	p.report.Subprotocol = printable([]byte(h.Get("Sec-WebSocket-Protocol")))
 	switch p.report.Subprotocol {
 	case "xmpp":
 		s.Facts[0] += ", subprotocol xmpp"
@@ -68,7 +76,7 @@ func (p *prober) open(_ context.Context, s *Step) error {
 // refused explains an answer other than 101.
 func refused(resp *http.Response) *Problem {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	problem := &Problem{Text: fmt.Sprintf("answered %s to the opening handshake, want 101", resp.Status)}
+	problem := &Problem{Text: fmt.Sprintf("answered %s to the opening handshake, want 101", printable([]byte(resp.Status)))}
 	if line := firstLine(string(body), resp.Status); line != "" {
 		problem.Text += ": " + line
 	}

@@ -236,7 +236,7 @@ func (r *router) route(st *stream, e *Element) {
 	}
 	if e.Name == "presence" && to == "" {
 		for _, other := range r.find(ses.account) {
-			other.deliver(e.from(ses.jid, ""))
+			other.deliver(e.from(ses.jid))
 		}
 		return
 	}
@@ -246,7 +246,7 @@ func (r *router) route(st *stream, e *Element) {
 	found := r.find(to)
 	switch {
 	case len(found) > 0:
-		stanza := e.from(ses.jid, "")
+		stanza := e.from(ses.jid)
 		for _, other := range found {
 			other.deliver(stanza)
 		}

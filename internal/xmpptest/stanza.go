@@ -144,9 +144,9 @@ func (e *Element) lookup(prefix string) string {
 	return ""
 }
 
-// from returns a root's text with another from (and to, where not empty) and
-// with its namespace declared.
-func (e *Element) from(from, to string) string {
+// from returns a root's text with another from and with its namespace
+// declared.
+func (e *Element) from(from string) string {
 	var b strings.Builder
 	b.WriteString("<")
 	if e.prefix != "" {
@@ -158,8 +158,6 @@ func (e *Element) from(from, to string) string {
 		switch {
 		case a.Name.Space == "" && (name == "xmlns" || name == "from"):
 			continue
-		case a.Name.Space == "" && name == "to" && to != "":
-			a.Value = to
 		case a.Name.Space != "":
 			name = a.Name.Space + ":" + name
 		}

@@ -267,12 +267,12 @@ func TestBubble(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.Abort()
-		time.Sleep(resumeFor - 1)
+		time.Sleep(resumeFor - time.Nanosecond)
 		synctest.Wait()
 		if n := len(s.router.find("juliet@example1.com")); n != 1 {
 			t.Errorf("%d sessions just before resumption ends, want 1", n)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if n := len(s.router.find("juliet@example1.com")); n != 0 {
 			t.Errorf("%d sessions after it, want 0", n)
