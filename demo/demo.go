@@ -158,6 +158,9 @@ directory = "certs"
 
 [upstream.demo]
 nodes = %q
+
+[drain]
+timeout = "3s"
 `, d.Listen, d.Upstream)
 	return os.WriteFile(d.Config, []byte(config), 0o600)
 }

@@ -207,6 +207,10 @@ func (c *Conn) then(e Ending) {
 func (c *Conn) readFrames() error {
 	for {
 		h, err := ws.ReadHeader(c.br)
+		if err == ws.ErrHeaderLengthMSB && c.s.cfg.Lenient {
+			c.discard()
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -258,7 +262,7 @@ func (c *Conn) frame(h ws.Header, payload []byte) bool {
 		c.message, c.inMessage = nil, false
 		c.Peer.Count.Messages.Add(1)
 		if !utf8.Valid(message) {
-			if c.s.cfg.Lenient { // a zombie: neither answer nor FIN
+			if c.s.cfg.Lenient {
 				c.ignore = true
 				return true
 			}

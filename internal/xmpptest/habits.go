@@ -24,11 +24,18 @@ type Habits struct {
 	// Refuse10: without the subprotocol xmpp the answer is
 	// "HTTP/1.0 400 Bad request" and FIN.
 	Refuse10 bool
+	// CORS: the 101 carries CORS headers.
+	CORS bool
+	// PickyProxy2: a PROXY header of version 2 counts only where the request
+	// comes in the same segment; alone it gets no answer, and its LOCAL form
+	// closes the conn.
+	PickyProxy2 bool
 	// NoSubprotocol: the 101 names no subprotocol, whatever was offered.
 	NoSubprotocol bool
 	// TwoWrites: a frame's header and payload are two writes.
 	TwoWrites bool
-	// Lenient: FIN, RSV, the mask and UTF-8 of frames are not looked at.
+	// Lenient: FIN, RSV and the mask of frames are not looked at. A negative
+	// length or invalid UTF-8 makes a zombie: neither answer nor FIN.
 	Lenient bool
 	// CloseLingers: a Close frame is answered with 88 00 and TCP stays open,
 	// the session with it, until the peer closes.
@@ -36,6 +43,8 @@ type Habits struct {
 	// ErrorLingers: after a stream error and the stream's end follow neither
 	// Close frame nor FIN.
 	ErrorLingers bool
+	// OneFrame: a stream error and the stream's end share a frame.
+	OneFrame bool
 	// BareFIN: Stop sends FIN and nothing else.
 	BareFIN bool
 	// DropPast: a conn with this many writes waiting drops further ones,
@@ -65,6 +74,8 @@ func Tigase() Habits {
 		WholeRequest: true,
 		BlindRequest: true,
 		Refuse10:     true,
+		CORS:         true,
+		PickyProxy2:  true,
 		TwoWrites:    true,
 		Lenient:      true,
 		CloseLingers: true,

@@ -22,6 +22,12 @@ import (
 const upgrade = "GET / HTTP/1.1\r\nHost: example1.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n"
 
+// 192.0.2.7:51812 to 192.0.2.1:5290, and the form without addresses.
+const (
+	proxyV2      = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x07\xc0\x00\x02\x01\xca\x64\x14\xaa"
+	proxyV2Local = "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
+)
+
 // ask writes each piece to a conn of s and returns what comes within a minute.
 // It runs in a bubble.
 func ask(s *Server, pieces ...string) string {
@@ -66,6 +72,11 @@ func TestOpeningHandshake(t *testing.T) {
 		{"no version", []string{no("Sec-WebSocket-Version: 13", "X-Filler: filler")}, "HTTP/1.1 400 Bad Request", ""},
 		{"no subprotocol", []string{no("Sec-WebSocket-Protocol: xmpp", "X-Filler: filler")}, "HTTP/1.1 400 Bad Request", "HTTP/1.0 400 Bad request"},
 		{"upper-case subprotocol", []string{no(": xmpp", ": XMPP")}, "HTTP/1.1 400 Bad Request", "HTTP/1.0 400 Bad request"},
+		{"of two subprotocol headers the last wins", []string{no("Sec-WebSocket-Protocol: xmpp", "Sec-WebSocket-Protocol: xmpp\r\nSec-WebSocket-Protocol: mqtt")}, yes, "HTTP/1.0 400 Bad request"},
+		{"PROXY v2", []string{proxyV2 + upgrade}, yes, yes},
+		{"PROXY v2 by itself", []string{proxyV2, upgrade}, yes, ""},
+		{"PROXY v2 LOCAL", []string{proxyV2Local + upgrade}, yes, ""},
+		{"PROXY v1 by itself", []string{"PROXY TCP4 192.0.2.7 192.0.2.1 51812 5290\r\n", upgrade}, yes, yes},
 		{"PROXY v1", []string{"PROXY TCP4 192.0.2.7 192.0.2.1 51812 5290\r\n" + upgrade}, yes, yes},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -92,13 +103,11 @@ func TestOpeningHandshake(t *testing.T) {
 }
 
 func TestPeer(t *testing.T) {
-	v2 := "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x07\xc0\x00\x02\x01\xca\x64\x14\xaa"
-	local := "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
 	for _, tt := range []struct{ header, want string }{
 		{"", ""},
 		{"PROXY TCP4 192.0.2.7 192.0.2.1 51812 5290\r\n", "PROXY TCP4 192.0.2.7 192.0.2.1 51812 5290"},
-		{v2, "v2 192.0.2.7:51812 192.0.2.1:5290"},
-		{local, "v2 LOCAL"},
+		{proxyV2, "v2 192.0.2.7:51812 192.0.2.1:5290"},
+		{proxyV2Local, "v2 LOCAL"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := New(Config{})
@@ -137,6 +146,49 @@ func TestCaseSensitive(t *testing.T) {
 	io.WriteString(nc, strings.ReplaceAll(upgrade, "WebSocket", "Websocket"))
 	if b, err := io.ReadAll(nc); len(b) > 0 || err != nil {
 		t.Errorf("answer = %q, %v; want none", b, err)
+	}
+}
+
+// Tigase prefers xmpp-framing where both are offered, and adds CORS headers.
+func TestTigaseUpgrade(t *testing.T) {
+	s := listen(t, Config{Habits: Tigase()})
+	c := dial(t, Target{URL: s.URL(), Subprotocols: []string{"xmpp", "xmpp-framing"}})
+	h := c.Response.Header
+	if got := h.Get("Sec-WebSocket-Protocol"); got != "xmpp-framing" {
+		t.Errorf("subprotocol %q, want xmpp-framing", got)
+	}
+	if got := h.Get("Access-Control-Allow-Origin"); got != "*" {
+		t.Errorf("Access-Control-Allow-Origin: %q, want *", got)
+	}
+	if got := h.Values("Sec-WebSocket-Extensions"); len(got) > 0 {
+		t.Errorf("extensions %q, want none", got)
+	}
+}
+
+// What Tigase does not understand leaves a zombie.
+func TestZombie(t *testing.T) {
+	s := listen(t, Config{Habits: Tigase()})
+	for name, frame := range map[string][]byte{
+		"invalid UTF-8":   ws.MustCompileFrame(ws.MaskFrame(ws.NewTextFrame([]byte("\xff")))),
+		"negative length": {0x81, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0},
+	} {
+		c := dial(t, Target{URL: s.URL()})
+		c.WriteRaw(frame)
+		c.WriteFrame(ws.NewPingFrame(nil))
+		c.Conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		if b, err := c.Reader.ReadByte(); !isTimeout(err) {
+			t.Errorf("%s: got %x, %v; want silence", name, b, err)
+		}
+	}
+}
+
+func TestOneFrame(t *testing.T) {
+	s := listen(t, Config{Domains: []string{"example1.com"}, Habits: Habits{OneFrame: true}})
+	c := dial(t, Target{URL: s.URL()})
+	c.Send("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='example9.com'/>")
+	got := recv(t, c, 2)[1]
+	if !strings.HasPrefix(got, "<stream:error ") || !strings.HasSuffix(got, "</stream:error><close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>") {
+		t.Errorf("got %s, want error and end in one frame", got)
 	}
 }
 

@@ -2,10 +2,13 @@ package xmpptest
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha1"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -71,6 +74,15 @@ func (c *Conn) readRequest() (rest []byte, err error) {
 			var more bool
 			if buf, more = c.cutProxy(buf); more {
 				continue
+			}
+			if c.s.cfg.PickyProxy2 && strings.HasPrefix(c.Peer.Proxy, "v2") {
+				if c.Peer.Proxy == "v2 LOCAL" {
+					return nil, errors.New("a PROXY header's LOCAL form")
+				}
+				if len(buf) == 0 {
+					_, err := io.Copy(io.Discard, c.nc) // until OpenTimeout
+					return nil, cmp.Or(err, io.EOF)
+				}
 			}
 		}
 		if c.s.cfg.WholeRequest {
@@ -190,6 +202,10 @@ func (c *Conn) answer() (answer []byte, upgraded bool) {
 	fmt.Fprintf(&b, "Sec-WebSocket-Accept: %s\r\n", base64.StdEncoding.EncodeToString(sum[:]))
 	if p.Subprotocol != "" {
 		fmt.Fprintf(&b, "Sec-WebSocket-Protocol: %s\r\n", p.Subprotocol)
+	}
+	if h.CORS {
+		b.WriteString("Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Methods: GET, POST, OPTIONS\r\n" +
+			"Access-Control-Allow-Headers: Content-Type\r\nAccess-Control-Max-Age: 86400\r\n")
 	}
 	b.WriteString("\r\n")
 	return b.Bytes(), true

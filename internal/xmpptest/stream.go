@@ -247,20 +247,23 @@ func (st *stream) ended() {
 	}
 }
 
-// streamError queues a stream error and the stream's end, as frames of their
-// own.
+// streamError queues a stream error and the stream's end.
 func (c *Conn) streamError(framing int32, condition, text string) {
 	inner := "<" + condition + attr("xmlns", nsErrors) + "/>"
 	if text != "" {
 		inner = "<" + condition + attr("xmlns", nsErrors) + ">" + Escape(text) + "</" + condition + ">"
 	}
-	if framing == legacy {
-		c.Send("<stream:error>" + inner + "</stream:error>")
-		c.Send("</stream:stream>")
+	problem, end := "<stream:error>"+inner+"</stream:error>", "</stream:stream>"
+	if framing == rfc7395 {
+		problem = "<stream:error" + attr("xmlns:stream", nsStreams) + ">" + inner + "</stream:error>"
+		end = "<close" + attr("xmlns", nsFraming) + "/>"
+	}
+	if c.s.cfg.OneFrame {
+		c.Send(problem + end)
 		return
 	}
-	c.Send("<stream:error" + attr("xmlns:stream", nsStreams) + ">" + inner + "</stream:error>")
-	c.Send("<close" + attr("xmlns", nsFraming) + "/>")
+	c.Send(problem)
+	c.Send(end)
 }
 
 // unbind gives the session up for good.
