@@ -2,9 +2,12 @@ package tests
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
+	"slices"
 	"testing"
 
 	"wssgate/tests/internal/gate"
@@ -102,5 +105,59 @@ func TestUpstreamRequest(t *testing.T) {
 	}
 	if containsLine(head, "Sec-WebSocket-Extensions") {
 		t.Errorf("request %q offers extensions, which the gate could not follow", head)
+	}
+}
+
+// Each vhost has the upstream that the configuration gives it.
+func TestUpstreamByServerName(t *testing.T) {
+	one, two := wire.Echo(t), wire.Echo(t)
+	site := gate.NewSite(t, "example1.test", "*.example2.test")
+	g := site.Start(t, fmt.Sprintf(`
+[upstream.one]
+nodes = [%q]
+
+[upstream.two]
+nodes = [%q]
+
+[[vhost]]
+names = ["example1.test"]
+upstream = "one"
+
+[[vhost]]
+names = ["*.example2.test"]
+upstream = "two"
+`, one.URL, two.URL))
+	wire.Dial(t, g.Addr("wss"), site.Client("example1.test"))
+	wire.Dial(t, g.Addr("wss"), site.Client("a.example2.test"))
+	wire.Dial(t, g.Addr("wss"), site.Client("B.Example2.test"))
+	for _, tt := range []struct {
+		upstream *wire.Upstream
+		hosts    []string
+	}{{one, []string{"example1.test"}}, {two, []string{"a.example2.test", "B.Example2.test"}}} {
+		var hosts []string
+		for _, req := range tt.upstream.Requests() {
+			hosts = append(hosts, req.Host)
+		}
+		if !slices.Equal(hosts, tt.hosts) {
+			t.Errorf("an upstream got the hosts %q; want %q", hosts, tt.hosts)
+		}
+	}
+}
+
+// A node may listen on a unix socket.
+func TestUpstreamUnix(t *testing.T) {
+	site := gate.NewSite(t, name)
+	path := filepath.Join(site.Dir, "xmpp.sock")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := wire.Serve(t, ln, wire.EchoFrames)
+	g := site.Start(t, toUpstream("ws+unix://"+path))
+	c := wire.Dial(t, g.Addr("wss"), site.Client(name))
+	c.SendText("hello")
+	c.WantText("hello")
+	if got := len(u.Requests()); got != 1 {
+		t.Errorf("%d opening handshakes; want 1", got)
 	}
 }

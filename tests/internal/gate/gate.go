@@ -61,6 +61,7 @@ type Option func(*options)
 type options struct {
 	plain bool
 	env   []string
+	files int
 }
 
 // Plain runs the binary without the race detector: for everything that is
@@ -69,6 +70,9 @@ func Plain() Option { return func(o *options) { o.plain = true } }
 
 // Env adds "KEY=value" to the program's environment.
 func Env(kv string) Option { return func(o *options) { o.env = append(o.env, kv) } }
+
+// Descriptors limits the program's descriptors to n.
+func Descriptors(n int) Option { return func(o *options) { o.files = n } }
 
 // Start runs "wssgate serve -config config.toml" in dir and returns when it
 // listens for wss. When the test ends the program must still run, or have
@@ -92,6 +96,10 @@ func Run(tb testing.TB, dir string, args []string, opts ...Option) *Gate {
 		tb.Fatal(err)
 	}
 	g := &Gate{tb: tb, cmd: exec.Command(binary, args...), changed: make(chan struct{})}
+	if o.files > 0 { // set by a shell that becomes the program
+		shell := []string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, o.files), binary}
+		g.cmd = exec.Command("/bin/sh", append(shell, args...)...)
+	}
 	g.cmd.Dir = dir
 	g.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1 exitcode=66 atexit_sleep_ms=0")
 	g.cmd.Env = append(g.cmd.Env, o.env...)

@@ -32,6 +32,10 @@ func Listen(tb testing.TB, handler func(net.Conn)) *Upstream {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	return serve(tb, ln, handler)
+}
+
+func serve(tb testing.TB, ln net.Listener, handler func(net.Conn)) *Upstream {
 	u := &Upstream{URL: "ws://" + ln.Addr().String() + "/", ln: ln, conns: map[net.Conn]bool{}}
 	u.handlers.Go(func() { u.acceptLoop(handler) })
 	tb.Cleanup(func() {
@@ -45,9 +49,18 @@ func Listen(tb testing.TB, handler func(net.Conn)) *Upstream {
 // hands the WebSocket to the handler, and closes it when the handler returns.
 func ListenWS(tb testing.TB, handler func(*Conn)) *Upstream {
 	tb.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return Serve(tb, ln, handler)
+}
+
+// Serve is ListenWS on any listener, which it closes with the test.
+func Serve(tb testing.TB, ln net.Listener, handler func(*Conn)) *Upstream {
 	var u *Upstream
 	ready := make(chan struct{})
-	u = Listen(tb, func(conn net.Conn) {
+	u = serve(tb, ln, func(conn net.Conn) {
 		<-ready
 		c := &Conn{Conn: conn, R: bufio.NewReader(conn), tb: tb}
 		if req, err := c.accept(); err == nil {
