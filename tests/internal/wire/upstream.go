@@ -63,9 +63,11 @@ func Serve(tb testing.TB, ln net.Listener, handler func(*Conn)) *Upstream {
 	u = serve(tb, ln, func(conn net.Conn) {
 		<-ready
 		c := &Conn{Conn: conn, R: bufio.NewReader(conn), tb: tb}
-		if req, err := c.accept(); err == nil {
-			u.remember(req)
-			handler(c)
+		if req, err := c.request(); err == nil {
+			u.remember(req) // before the client can know of the 101
+			if c.switchProtocols(req) == nil {
+				handler(c)
+			}
 		}
 		conn.Close()
 	})
@@ -119,18 +121,19 @@ func EchoFrames(c *Conn) {
 	}
 }
 
-// accept reads the opening handshake and answers 101 as Tigase does.
-func (c *Conn) accept() (*http.Request, error) {
+// request reads the opening handshake.
+func (c *Conn) request() (*http.Request, error) {
 	c.SetReadDeadline(time.Now().Add(Patience))
-	req, err := http.ReadRequest(c.R)
-	if err != nil {
-		return nil, err
-	}
-	c.SetReadDeadline(time.Time{})
-	_, err = fmt.Fprintf(c.Conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+	defer c.SetReadDeadline(time.Time{})
+	return http.ReadRequest(c.R)
+}
+
+// switchProtocols answers it with 101, as Tigase does.
+func (c *Conn) switchProtocols(req *http.Request) error {
+	_, err := fmt.Fprintf(c.Conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
 		"Access-Control-Allow-Origin: *\r\nSec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n",
 		accept(req.Header.Get("Sec-WebSocket-Key")))
-	return req, err
+	return err
 }
 
 func (u *Upstream) acceptLoop(handler func(net.Conn)) {
