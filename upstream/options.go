@@ -71,6 +71,11 @@ type GroupOptions struct {
 	// the node the client's address, in one write with the request.
 	ProxyProtocol string
 
+	// Redirects says what is done about a node that sends a stream elsewhere:
+	// "follow" (default) dials that node, "rewrite" gives the client the
+	// node's public URL, "off" leaves it to the client. It is the proxy's to do.
+	Redirects string
+
 	// Host is "client" (default): the client's Host goes to the node
 	// unchanged; or "node": the host of the node's URL.
 	Host string
@@ -158,8 +163,14 @@ type VhostOptions struct {
 	// A request without Origin is always allowed: it comes from no browser.
 	Origins []string
 
-	// Domains are the XMPP domains allowed in `to`; empty: any.
+	// Domains are the XMPP domains allowed in `to`; "*.example.com" stands for
+	// one label more. Empty: any.
 	Domains []string
+
+	// RouteTo lets the domain in `to` choose the upstream: ByDomain has the
+	// name of its group, and for all others it is Upstream's.
+	RouteTo  bool
+	ByDomain map[string]string
 }
 
 // A ConfigError is one mistake in Options. Where it is known, Hint says what

@@ -17,6 +17,7 @@ type group struct {
 	balance       string
 	proxyProtocol string
 	hostOfNode    bool
+	redirects     string
 	dialTimeout   time.Duration
 	resolveEvery  time.Duration
 	health        HealthOptions
@@ -63,6 +64,7 @@ func newGroup(where string, o GroupOptions, env *environment, m *mistakes) *grou
 		balance:       cmp.Or(o.Balance, balanceLeast),
 		proxyProtocol: o.ProxyProtocol,
 		hostOfNode:    o.Host == "node",
+		redirects:     cmp.Or(o.Redirects, "follow"),
 		dialTimeout:   cmp.Or(o.DialTimeout, DefaultDialTimeout),
 		resolveEvery:  cmp.Or(o.ResolveInterval, DefaultResolveInterval),
 		health:        o.Health,
@@ -79,6 +81,9 @@ func newGroup(where string, o GroupOptions, env *environment, m *mistakes) *grou
 	}
 	if !slices.Contains([]string{"", "client", "node"}, o.Host) {
 		m.add(where, `write "client" or "node"`, "host: %q is not known", o.Host)
+	}
+	if !slices.Contains([]string{"follow", "rewrite", "off"}, g.redirects) {
+		m.add(where, `write "follow", "rewrite" or "off"`, "redirects: %q is not known", o.Redirects)
 	}
 	for _, d := range []struct {
 		key   string
@@ -207,12 +212,13 @@ func (r *routes) addVhost(i int, o VhostOptions, m *mistakes) {
 		v.origins = append(v.origins, p)
 	}
 	for _, s := range o.Domains {
-		d, err := normalDomain(s)
+		name, wild, err := normalPattern(s)
 		if err != nil {
 			m.add(where, "", "domains: %q: %v", s, err)
 		}
-		v.domains = append(v.domains, d)
+		v.domains = append(v.domains, namePattern{name, wild})
 	}
+	r.addByDomain(where, v, o, m)
 	for _, s := range o.Names {
 		name, wild, err := normalPattern(s)
 		if err != nil {
@@ -228,6 +234,24 @@ func (r *routes) addVhost(i int, o VhostOptions, m *mistakes) {
 			m.add(where, "", "name %q: another vhost has it", s)
 		}
 		table[name] = &named
+	}
+}
+
+func (r *routes) addByDomain(where string, v *Vhost, o VhostOptions, m *mistakes) {
+	v.routeTo, v.byDomain = o.RouteTo, map[string]*group{}
+	if len(o.ByDomain) > 0 && !o.RouteTo {
+		m.add(where, `write route = "to"`, "by_domain without route = \"to\"")
+	}
+	for domain, name := range o.ByDomain {
+		d, err := normalDomain(domain)
+		if err != nil {
+			m.add(where, "", "by_domain: %q: %v", domain, err)
+		}
+		g := r.group(name)
+		if g == nil {
+			m.add(where, r.knownGroups(), "by_domain: upstream %q is not configured", name)
+		}
+		v.byDomain[d] = g
 	}
 }
 

@@ -26,7 +26,22 @@ type Vhost struct {
 	fallback bool
 	path     string
 	origins  []originPattern
-	domains  []string
+	domains  []namePattern
+	routeTo  bool
+	byDomain map[string]*group
+}
+
+// A namePattern is a domain in its normal form, or, wild, what follows "*.".
+type namePattern struct {
+	name string
+	wild bool
+}
+
+func (p namePattern) matches(domain string) bool {
+	if p.wild {
+		_, domain, _ = strings.Cut(domain, ".")
+	}
+	return p.name == domain
 }
 
 // Lookup returns the vhost of a TLS server name, the exact one before a
@@ -83,11 +98,35 @@ func (v *Vhost) AllowsDomain(domain string) error {
 	if len(v.domains) == 0 {
 		return nil
 	}
-	if d, err := normalDomain(domain); err == nil && slices.Contains(v.domains, d) {
+	if d, err := normalDomain(domain); err == nil && slices.ContainsFunc(v.domains, func(p namePattern) bool { return p.matches(d) }) {
 		return nil
 	}
 	return fmt.Errorf("vhost %q: domain %q: %w", v.name, domain, ErrDomain)
 }
+
+// ReadsTo reports whether the vhost must know the domain in `to` before the
+// upstream may see anything of the stream: it has a list of domains, or routes
+// by them.
+func (v *Vhost) ReadsTo() bool { return len(v.domains) > 0 || v.routeTo }
+
+// RoutesTo reports whether the upstream is to be dialled only once `to` is
+// known. Dial is then of ForDomain's vhost.
+func (v *Vhost) RoutesTo() bool { return v.routeTo }
+
+// ForDomain is v with the upstream of an XMPP domain.
+func (v *Vhost) ForDomain(domain string) *Vhost {
+	d, err := normalDomain(domain)
+	if g := v.byDomain[d]; err == nil && g != nil {
+		other := *v
+		other.group, other.node = g, ""
+		return &other
+	}
+	return v
+}
+
+// Redirects says what is done about redirects of the vhost's upstream:
+// "follow", "rewrite" or "off".
+func (v *Vhost) Redirects() string { return v.group.redirects }
 
 // An originPattern is an origin, whose host may begin with "*." for one label.
 type originPattern struct {
