@@ -72,13 +72,16 @@ func (s *Server) ServeConn(nc net.Conn) {
 		done:    make(chan struct{}),
 		writing: make(chan struct{}, 1),
 	}
-	defer c.destroy()
 	if !s.admit(c) {
+		c.destroy()
 		return
 	}
-	defer s.forget(c)
-	defer c.stream.leave()
 	c.stream.c = c
+	// Deferred, for OnFrame may end the goroutine. Forgotten last: what is not
+	// open any more has let go of everything.
+	defer s.forget(c)
+	defer c.destroy()
+	defer c.stream.leave()
 	c.serve()
 }
 
