@@ -2,6 +2,7 @@ package tests
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -21,15 +22,28 @@ func payload(n int) []byte {
 	return b
 }
 
-// Messages of 0 B to 1 MiB go through both ways as they are.
+// Messages of 0 B to 1 MiB go through both ways as they are, under every kind
+// of TLS record.
 func TestMessageSizes(t *testing.T) {
 	site := gate.NewSite(t, name)
 	g := site.Start(t, toUpstream(wire.Echo(t).URL))
-	c := wire.Dial(t, g.Addr("wss"), site.Client(name))
-	for _, op := range []byte{wire.Text, wire.Binary} {
-		for _, n := range sizes {
-			t.Run(fmt.Sprintf("op %d, %d B", op, n), func(t *testing.T) {
-				f := wire.Frame{FIN: true, Op: op, Payload: payload(n)}
+	for _, tt := range []struct {
+		what   string
+		cipher uint16 // 0: TLS 1.3
+	}{
+		{"TLS 1.3", 0},
+		{"TLS 1.2 AES-GCM", tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
+		{"TLS 1.2 ChaCha20", tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256},
+		{"TLS 1.2 CBC", tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA},
+	} {
+		config := site.Client(name)
+		if tt.cipher != 0 {
+			config.MaxVersion, config.CipherSuites = tls.VersionTLS12, []uint16{tt.cipher}
+		}
+		c := wire.Dial(t, g.Addr("wss"), config)
+		for i, n := range sizes {
+			t.Run(fmt.Sprintf("%s, %d B", tt.what, n), func(t *testing.T) {
+				f := wire.Frame{FIN: true, Op: []byte{wire.Text, wire.Binary}[i%2], Payload: payload(n)}
 				sent := make(chan struct{})
 				go func() { defer close(sent); c.Write(c.Bytes(f)) }() // the echo starts before the end
 				c.Want(f)

@@ -13,6 +13,7 @@ wanted=(
   chromium:chromium
   certutil:libnss3-tools
   node:nodejs npm:npm
+  openssl:openssl
 )
 
 missing=()

@@ -43,7 +43,7 @@ func startEjabberd(t *testing.T, domains ...string) (url string) {
 		"EJABBERD_LOG_PATH="+filepath.Join(dir, "ejabberd.log"),
 		"ERL_CRASH_DUMP_SECONDS=0",
 	)
-	serve(t, cmd, addr).wait(t, registered)
+	serve(t, cmd, addr).wait(t, registered, 1)
 	return "ws://" + addr + "/ws"
 }
 

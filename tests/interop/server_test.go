@@ -147,12 +147,12 @@ func (o *output) Write(p []byte) (int, error) {
 	return o.buf.Write(p)
 }
 
-// wait waits until the process has written the text.
-func (o *output) wait(t *testing.T, text string) {
+// wait waits until the process has written the text n times.
+func (o *output) wait(t *testing.T, text string, n int) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !strings.Contains(o.String(), text); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); strings.Count(o.String(), text) < n; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("the server did not write %q within %v", text, patience)
+			t.Fatalf("%q did not come %d times within %v", text, n, patience)
 		}
 	}
 }
