@@ -47,7 +47,7 @@ if ((${#missing[@]})); then
 fi
 
 if command -v npm >/dev/null && [[ package-lock.json -nt node_modules/.package-lock.json ]]; then
-  echo "npm ci"
+  echo "npm ci in tests"
   npm ci --ignore-scripts --no-audit --no-fund --loglevel=error ||
     echo "no npm packages, some tests are skipped; to run them: npm ci --prefix tests" >&2
 fi
