@@ -12,13 +12,10 @@ import (
 // nothing else. Paths are of the file system, without symlinks, as the folders
 // are watched; the tree's own may lead there by links.
 func (t *tree) changed(paths map[string]bool) error {
-	byReal := map[string][]*folder{}
-	for _, f := range t.folders {
-		byReal[f.real] = append(byReal[f.real], f)
-	}
+	byReal := t.folderIndex()
 	relist := map[string]bool{} // folder → and all below it
 	for path := range paths {
-		if path == t.root || byReal[path] != nil && byReal[path][0].path == t.root {
+		if path == t.root || path == t.folders[t.root].real {
 			return t.scan()
 		}
 		dir, name := filepath.Split(path)
@@ -43,6 +40,18 @@ func (t *tree) changed(paths map[string]bool) error {
 		}
 	}
 	return nil
+}
+
+// folderIndex returns the folders by where they really are: links may lead
+// several to one place.
+func (t *tree) folderIndex() map[string][]*folder {
+	if t.byReal == nil {
+		t.byReal = make(map[string][]*folder, len(t.folders))
+		for _, f := range t.folders {
+			t.byReal[f.real] = append(t.byReal[f.real], f)
+		}
+	}
+	return t.byReal
 }
 
 // entry reads one name of a folder, which may have become a folder itself.
@@ -70,6 +79,9 @@ func (t *tree) linked(paths map[string]bool) {
 		dirs[filepath.Dir(path)] = true
 	}
 	for _, f := range t.folders {
+		if !f.links {
+			continue
+		}
 		for name, file := range f.files {
 			if file.target != "" && dirs[filepath.Dir(file.target)] {
 				t.entry(f, name)

@@ -34,6 +34,7 @@ type pairing struct {
 // their identity and with it their parsed form.
 func (f *folder) pair(now time.Time) {
 	p := &pairing{folder: f, now: now, before: map[string][]*certificate{}, faults: map[string]*fault{}}
+	p.out = make([]*certificate, 0, len(f.out)+1)
 	var loose []string
 	staples := false
 	for name, file := range f.files {

@@ -26,9 +26,10 @@ type tree struct {
 	folders map[string]*folder // by path
 	reader  *reader
 	buf     bytes.Buffer
-	seen    map[string]bool // resolved folders of this scan: links may go round
-	pruned  bool            // folders went away since the last collect
-	watcher *watcher        // told of each folder before it is listed; may be nil
+	seen    map[string]bool      // resolved folders of this scan: links may go round
+	pruned  bool                 // folders went away since the last collect
+	byReal  map[string][]*folder // see folderIndex; nil when folders have changed
+	watcher *watcher             // told of each folder before it is listed; may be nil
 }
 
 // A folder is the unit in which leaves meet their keys.
@@ -38,6 +39,7 @@ type folder struct {
 	files  map[string]*file // by base name
 	subs   []string         // paths of the folders in it
 	err    error            // why it could not be listed; the rest is then as it was
+	links  bool             // some file is a link to another folder
 	dirty  bool             // out is older than files
 	out    []*certificate   // what it gives
 	faults []fault
@@ -87,7 +89,7 @@ func (t *tree) list(path string, deep bool) {
 	for p := path; p != t.root && depth > 0; p = filepath.Dir(p) {
 		depth--
 	}
-	t.folder(path, depth, deep)
+	t.folder(path, true, depth, deep)
 	t.prune()
 }
 
@@ -99,7 +101,7 @@ func (t *tree) prune() {
 				t.watcher.forget(t.folders[path].real)
 			}
 			delete(t.folders, path)
-			t.pruned = true
+			t.pruned, t.byReal = true, nil
 		}
 	}
 }
@@ -117,14 +119,16 @@ func (t *tree) reachable(path string) bool {
 }
 
 // folder lists the folder at path and reads what changed in it and below.
-func (t *tree) folder(path string, depth int, deep bool) {
+func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	f := t.folders[path]
 	if f == nil {
 		f = &folder{path: path, real: path, files: map[string]*file{}, dirty: true}
 		t.folders[path] = f
+		t.byReal = nil
 	}
-	if real, err := filepath.EvalSymlinks(path); err == nil {
+	if real, err := t.resolve(path, link); err == nil && real != f.real {
 		f.real = real
+		t.byReal = nil
 	}
 	if t.watcher != nil {
 		t.watcher.add(f.real)
@@ -168,9 +172,18 @@ func (t *tree) folder(path string, depth int, deep bool) {
 	}
 	for _, sub := range f.subs {
 		if deep || links[sub] || !slices.Contains(known, sub) {
-			t.folder(sub, depth-1, true)
+			t.folder(sub, links[sub], depth-1, true)
 		}
 	}
+}
+
+// resolve returns the path of a folder without symlinks. Only where its last
+// part is a link does that take more than the folder above.
+func (t *tree) resolve(path string, link bool) (string, error) {
+	if above := t.folders[filepath.Dir(path)]; above != nil && !link && path != t.root {
+		return filepath.Join(above.real, filepath.Base(path)), nil
+	}
+	return filepath.EvalSymlinks(path)
 }
 
 func (f *folder) fail(err error) {
@@ -234,9 +247,10 @@ func (t *tree) file(f *folder, name string, link bool) {
 	target := ""
 	if link {
 		target, _ = filepath.EvalSymlinks(path)
-		if dir := filepath.Dir(target); target != "" && dir != f.real && t.watcher != nil {
+		if dir := filepath.Dir(target); target != "" && t.watcher != nil {
 			t.watcher.add(dir)
 		}
+		f.links = true
 	}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -3,7 +3,6 @@ package certstore
 import (
 	"cmp"
 	"crypto/tls"
-	"strings"
 	"time"
 )
 
@@ -17,21 +16,27 @@ type table struct {
 }
 
 func newTable(all []*certificate) *table {
-	names := 0
+	exact, wild := 0, 0
 	for _, c := range all {
-		names += len(c.names)
+		for _, name := range c.names {
+			if isWildcard(name) {
+				wild++
+			} else {
+				exact++
+			}
+		}
 	}
 	t := &table{
-		exact: make(map[string][]*certificate, names),
-		wild:  make(map[string][]*certificate),
+		exact: make(map[string][]*certificate, exact),
+		wild:  make(map[string][]*certificate, wild),
 		all:   all,
 	}
-	slab := make([]*certificate, 0, names) // most names have one certificate: one allocation for all of those
+	slab := make([]*certificate, 0, exact+wild) // most names have one certificate: one allocation for all of those
 	for _, c := range all {
 		for _, name := range c.names {
 			into, key := t.exact, name
-			if rest, ok := strings.CutPrefix(name, "*."); ok {
-				into, key = t.wild, rest
+			if isWildcard(name) {
+				into, key = t.wild, name[len("*."):]
 			}
 			if have := into[key]; have != nil {
 				into[key] = append(have, c)
@@ -43,6 +48,10 @@ func newTable(all []*certificate) *table {
 	}
 	return t
 }
+
+// isWildcard is for patterns in normal form, where only the leftmost label can
+// be a star.
+func isWildcard(pattern string) bool { return pattern[0] == '*' }
 
 // lookup returns the certificates for a name in normal form: those with just
 // this name, and those with a wildcard one label above.
@@ -204,8 +213,8 @@ func (t *table) untimely(now time.Time) []*certificate {
 		}
 		for _, name := range c.names {
 			var exact, wild []*certificate
-			if rest, ok := strings.CutPrefix(name, "*."); ok {
-				wild = t.wild[rest]
+			if isWildcard(name) {
+				wild = t.wild[name[len("*."):]]
 			} else {
 				exact, wild = t.lookup(name)
 			}
