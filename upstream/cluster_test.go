@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -55,6 +56,13 @@ func (c *cluster) count() map[string]int {
 	n := c.dials
 	c.dials = map[string]int{}
 	return n
+}
+
+// times are those of all dials of an address.
+func (c *cluster) times(addr string) []time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.when[addr])
 }
 
 func (c *cluster) dial(ctx context.Context, _, addr string) (net.Conn, error) {

@@ -31,11 +31,15 @@ func (x *xmppNode) peer(c net.Conn, br *bufio.Reader, head string) {
 	x.mu.Unlock()
 	io.WriteString(c, good(head))
 	for {
-		f, err := ws.ReadFrame(br)
+		h, err := ws.ReadHeader(br)
 		if err != nil {
 			return
 		}
-		f = ws.UnmaskFrame(f)
+		f := ws.Frame{Header: h, Payload: make([]byte, h.Length)}
+		if _, err := io.ReadFull(br, f.Payload); err != nil {
+			return
+		}
+		f = ws.UnmaskFrameInPlace(f)
 		x.mu.Lock()
 		x.got = append(x.got, fmt.Sprintf("%x %s", f.Header.OpCode, f.Payload))
 		x.mu.Unlock()
@@ -191,7 +195,7 @@ func TestOneLostProbe(t *testing.T) {
 				t.Fatalf("state %q after one lost probe", s)
 			}
 		}
-		when := c.when[at1]
+		when := c.times(at1)
 		if gap := when[1].Sub(when[0]); gap > 1200*time.Millisecond {
 			t.Errorf("the second probe came %v after the first that failed, want a second", gap)
 		}
@@ -207,7 +211,7 @@ func TestProbesAreJittered(t *testing.T) {
 		c.vhost(t, probing(""), three[0])
 		time.Sleep(10 * time.Minute)
 		gaps := map[time.Duration]bool{}
-		when := c.when[at1]
+		when := c.times(at1)
 		for i := range when[1:] {
 			gap := when[i+1].Sub(when[i])
 			gaps[gap] = true
@@ -233,7 +237,7 @@ func TestProbeEndsATimeOut(t *testing.T) {
 			}
 			now = a.outUntil
 		}
-		if got, want := a.outUntil.Sub(time.Now()), 7*time.Second; got != want {
+		if got, want := time.Until(a.outUntil), 7*time.Second; got != want {
 			t.Errorf("out for %v after three failures, want %v", got, want)
 		}
 		if change, _ := a.probed(now, nil); !change || a.standing(now).out {

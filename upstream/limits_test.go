@@ -48,7 +48,7 @@ func TestConnectRate(t *testing.T) {
 			}
 		}
 		within(t, "served of 1000 in 3/4 of 2 s at 200/s", served, 300, 302)
-		when := c.when[at1]
+		when := c.times(at1)
 		for i := range when {
 			n := 0
 			for _, w := range when[i:] {
