@@ -135,7 +135,7 @@ func starts(t *testing.T, cfg *Config) {
 	if err != nil {
 		t.Fatalf("proxy refuses what validates: %v", err)
 	}
-	defer server.Shutdown(t.Context(), 0)
+	defer server.Shutdown(t.Context(), proxy.Pacing{})
 }
 
 const fuzzGood = `[upstream.a]

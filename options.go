@@ -45,6 +45,7 @@ func (c *Config) upstreamOptions(log *slog.Logger) (upstream.Options, error) {
 			Balance:         u.Balance,
 			ProxyProtocol:   u.ProxyProtocol,
 			Host:            u.Host,
+			Redirects:       u.Redirects,
 			DialTimeout:     u.DialTimeout,
 			ResolveInterval: u.Resolve,
 			MaxConnections:  u.MaxConnections,
@@ -77,6 +78,7 @@ func (c *Config) upstreamOptions(log *slog.Logger) (upstream.Options, error) {
 		o.Vhosts = append(o.Vhosts, upstream.VhostOptions{
 			Names: v.Names, Upstream: v.Upstream, Node: v.Node, Fallback: v.Fallback,
 			Path: v.Path, Origins: v.Origins, Domains: v.Domains,
+			RouteTo: v.Route == "to", ByDomain: v.ByDomain,
 		})
 	}
 	return o, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -253,13 +254,40 @@ func (g *gate) drain() error {
 	return g.stop()
 }
 
+// pacing is what the configuration says of drains.
+func (g *gate) pacing() proxy.Pacing {
+	p := proxy.Pacing{Timeout: g.cfg.Drain.Timeout, Pace: g.cfg.Drain.Pace}
+	if redirect := g.cfg.Drain.Redirect; len(redirect) > 0 {
+		routes := g.routes
+		p.Redirect = func(vhost string) string { return elsewhere(redirect, routes, vhost) }
+	}
+	return p
+}
+
+// elsewhere chooses where a client of a vhost goes during a drain: to one of
+// the URLs of drain.redirect, or, for "nodes", to a node's public one.
+func elsewhere(redirect []string, routes *upstream.Table, vhost string) string {
+	var urls []string
+	for _, url := range redirect {
+		if url != "nodes" {
+			urls = append(urls, url)
+		} else if v, err := routes.Lookup(vhost); err == nil {
+			urls = append(urls, v.PublicURLs()...)
+		}
+	}
+	if len(urls) == 0 {
+		return ""
+	}
+	return urls[rand.IntN(len(urls))]
+}
+
 // stop ends everything that was started, in the order in which a connection
 // needs it.
 func (g *gate) stop() error {
 	var err error
 	if g.server != nil {
 		// A context of its own: the one that SIGTERM ended is of no use.
-		err = g.server.Shutdown(context.Background(), g.cfg.Drain.Timeout)
+		err = g.server.Shutdown(context.Background(), g.pacing())
 		g.serving.Wait()
 	}
 	if g.routes != nil {

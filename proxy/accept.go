@@ -14,7 +14,7 @@ import (
 func (s *Server) Serve(ln net.Listener) error {
 	defer ln.Close()
 	s.mu.Lock()
-	if s.draining.Load() {
+	if s.stopped {
 		s.mu.Unlock()
 		return nil
 	}
@@ -76,7 +76,7 @@ func (s *Server) admit(conn net.Conn) {
 	s.mu.Lock()
 	limit := -1 // none
 	switch {
-	case s.draining.Load():
+	case s.stopped, s.ended:
 		limit = limitDrain
 	case s.open >= set.connections:
 		limit = limitConnections
@@ -84,7 +84,7 @@ func (s *Server) admit(conn net.Conn) {
 		limit = limitPerClient
 	default:
 		s.open++
-		s.early[conn] = struct{}{}
+		s.early[conn] = phaseSilent
 		if key.IsValid() {
 			s.clients[key]++
 		}
@@ -111,9 +111,25 @@ func (s *Server) left(key clientKey) {
 			delete(s.clients, key)
 		}
 	}
-	if s.open == 0 && s.draining.Load() {
-		close(s.idle)
-	}
+	s.endIfIdle()
+}
+
+// A phase says what an early connection is about. One that asked for nothing
+// yet must not hold a shutdown up.
+type phase uint8
+
+const (
+	phaseSilent phase = iota // its next words begin something new
+	phaseBusy
+)
+
+// enter notes the phase of an early connection. It reports false where the
+// connection is to end instead.
+func (s *Server) enter(conn net.Conn, p phase) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.early[conn] = p
+	return !(s.stopped && p == phaseSilent)
 }
 
 // settled takes conn off the list of those that Shutdown closes by itself.

@@ -1,6 +1,10 @@
 package proxy
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"wssgate/xmpp"
+)
 
 // Status codes of Close frames (RFC 6455, section 7.4.1, and IANA's registry).
 const (
@@ -32,28 +36,40 @@ const (
 	reasonUpstreamStuck                // the upstream took nothing for stallTimeout
 	reasonPong                         // the client did not answer our Ping
 	reasonDrain                        // drain or shutdown
+	reasonBadStream                    // the client's first words are no start of a stream
+	reasonNoStream                     // it said none for greetingTimeout
+	reasonHostUnknown                  // its `to` is none of the vhost's domains
+	reasonRedirect                     // it was sent elsewhere
+	reasonDialFailed                   // no upstream took its stream
 	reasonCount
 )
 
 // reasons is the table: the status code that the client gets (0 where it gets
-// none of ours), the word for logs and metrics, the text in the Close frame.
+// none of ours), the word for logs and metrics, the text in the Close frame,
+// and the stream error that goes before it where there is an XMPP stream.
 var reasons = [reasonCount]struct {
-	code uint16
-	word string
-	text string
+	code   uint16
+	word   string
+	text   string
+	stream xmpp.Condition
 }{
-	reasonNone:           {0, "open", ""},
-	reasonClientClose:    {0, "client_close", ""},
-	reasonUpstreamClose:  {0, "upstream_close", ""},
-	reasonClientGone:     {0, "client_gone", ""},
-	reasonUpstreamGone:   {codeRestart, "upstream_gone", "the XMPP server closed the connection"},
-	reasonClientProtocol: {codeProtocol, "client_protocol", "protocol error"},
-	reasonTooBig:         {codeTooBig, "message_too_big", "message too big"},
-	reasonBadGateway:     {codeGateway, "upstream_protocol", "the XMPP server broke the WebSocket protocol"},
-	reasonSlowClient:     {codePolicy, "slow_client", "too slow"},
-	reasonUpstreamStuck:  {codeGateway, "upstream_stuck", "the XMPP server does not read"},
-	reasonPong:           {0, "pong_timeout", ""},
-	reasonDrain:          {codeAway, "drain", "going away"},
+	reasonNone:           {0, "open", "", ""},
+	reasonClientClose:    {0, "client_close", "", ""},
+	reasonUpstreamClose:  {0, "upstream_close", "", ""},
+	reasonClientGone:     {0, "client_gone", "", ""},
+	reasonUpstreamGone:   {codeRestart, "upstream_gone", "the XMPP server closed the connection", xmpp.RemoteConnectionFailed},
+	reasonClientProtocol: {codeProtocol, "client_protocol", "protocol error", ""},
+	reasonTooBig:         {codeTooBig, "message_too_big", "message too big", xmpp.PolicyViolation},
+	reasonBadGateway:     {codeGateway, "upstream_protocol", "the XMPP server broke the WebSocket protocol", xmpp.RemoteConnectionFailed},
+	reasonSlowClient:     {codePolicy, "slow_client", "too slow", xmpp.PolicyViolation},
+	reasonUpstreamStuck:  {codeGateway, "upstream_stuck", "the XMPP server does not read", xmpp.RemoteConnectionFailed},
+	reasonPong:           {codeAway, "pong_timeout", "no answer to a Ping", xmpp.ConnectionTimeout},
+	reasonDrain:          {codeAway, "drain", "going away", xmpp.SystemShutdown},
+	reasonBadStream:      {codeNormal, "bad_stream", "", ""},
+	reasonNoStream:       {codeNormal, "no_stream", "", ""},
+	reasonHostUnknown:    {codeNormal, "host_unknown", "", ""},
+	reasonRedirect:       {codeNormal, "redirect", "", ""},
+	reasonDialFailed:     {codeGateway, "dial_failed", "the XMPP server is not reachable", ""},
 }
 
 func (r reason) String() string { return reasons[r].word }

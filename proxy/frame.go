@@ -26,9 +26,12 @@ const (
 	maxHeader  = 14  // bytes; 2, a 64-bit length, a masking key
 	maxControl = 125 // bytes of payload of a control frame (RFC 6455, section 5.5)
 
-	// maxHeld bounds what a scanner leaves for the next call: a control frame
-	// short of its last byte.
-	maxHeld = maxHeader - 8 + maxControl - 1
+	// maxKeep bounds scanner.keep.
+	maxKeep = 256
+
+	// maxHeld bounds what a scanner leaves for the next call: the start of a
+	// data frame, which is more than of a control frame.
+	maxHeld = maxHeader + maxKeep
 )
 
 // header is a frame's header, decoded.
@@ -167,6 +170,7 @@ type scanner struct {
 	fromClient bool  // frames must be masked; from an upstream they must not be
 	started    bool  // within a fragmented message
 	closed     bool  // a Close frame has gone by: nothing may follow it
+	keep       int   // how much of a frame's payload is to be seen at once, if it has so much; 1 to maxKeep
 	limit      int64 // bytes of one message; 0: no limit
 	left       int64 // payload bytes of the current data frame still to come
 	message    int64 // bytes of the current message in the frames before
@@ -175,6 +179,10 @@ type scanner struct {
 
 // A frameSink takes what a scanner finds, in the order of the wire.
 type frameSink interface {
+	// message takes the first bytes of a message's payload, before they are
+	// forwarded: scanner.keep of them, or all that the first frame has, and
+	// perhaps more. They are masked if the frame is.
+	message(h header, head []byte)
 	// forward takes bytes that go on unchanged: the payload of data frames
 	// with their headers, and control frames that control let pass.
 	forward(b []byte)
@@ -192,9 +200,9 @@ func (s *scanner) betweenMessages() bool { return s.left == 0 && !s.started }
 
 // scan walks b and hands its frames to sink. It returns how many bytes it used;
 // the rest, at most maxHeld bytes, must stand before the next call's bytes. It
-// keeps back a header without the first byte of its payload, so that a peer
-// which writes the two apart does not cost two TLS records, and a control
-// frame that is not whole.
+// keeps back a control frame that is not whole, and a header without the first
+// bytes of its payload: a peer that writes the two apart shall not cost two TLS
+// records, and the sink sees how a message begins.
 //
 // After an error, or once a Close frame has gone by, it uses up and drops
 // everything. The forwarded runs end at a frame boundary in both cases.
@@ -246,10 +254,13 @@ func (s *scanner) scan(b []byte, sink frameSink) (used int, err error) {
 			i = end
 			continue
 		}
-		if h.length > 0 && end == len(b) {
+		if int64(len(b)-end) < min(h.length, int64(s.keep)) {
 			break
 		}
 		s.frames++
+		if h.opcode != opContinuation {
+			sink.message(h, b[end:min(int64(len(b)), int64(end)+h.length)])
+		}
 		s.started = !h.fin
 		s.message += h.length
 		if h.fin {

@@ -17,6 +17,10 @@ type record struct {
 
 func (r *record) forward(b []byte) { r.forwarded = append(r.forwarded, b...) }
 
+func (r *record) message(h header, head []byte) {
+	r.controls = append(r.controls, fmt.Sprintf("message of %d begins %x", h.length, head[:min(len(head), 3)]))
+}
+
 func (r *record) control(h header, frame []byte) bool {
 	r.controls = append(r.controls, fmt.Sprintf("%x at %d: %x", h.opcode, len(r.forwarded), frame))
 	return h.opcode != opPing
@@ -52,7 +56,7 @@ func FuzzScannerSplit(f *testing.F) {
 	f.Add([]byte{0x81, 127, 0x80, 0, 0, 0, 0, 0, 0, 1}, uint64(5), false)
 	f.Fuzz(func(t *testing.T, b []byte, seed uint64, fromClient bool) {
 		const limit = 1 << 10
-		whole := &scanner{fromClient: fromClient, limit: limit}
+		whole := &scanner{fromClient: fromClient, limit: limit, keep: 3}
 		want, wantErr := scanAll(whole, b, func() int { return len(b) })
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		for _, sizes := range []func() int{
@@ -60,7 +64,7 @@ func FuzzScannerSplit(f *testing.F) {
 			func() int { return 1 + rnd.IntN(20) },
 			func() int { return 1 + rnd.IntN(len(b)+1) },
 		} {
-			s := &scanner{fromClient: fromClient, limit: limit}
+			s := &scanner{fromClient: fromClient, limit: limit, keep: 3}
 			got, err := scanAll(s, b, sizes)
 			// What is kept back for its first byte of payload depends on the
 			// split only at the very end.
@@ -130,7 +134,7 @@ func TestScannerRefuses(t *testing.T) {
 		{"over the limit", masked(0x81, 0xFE, 0x04, 0x01), codeTooBig},
 		{"over the limit in two", append(append(masked(0x01, 0xFE, 0x04, 0x00), make([]byte, 1024)...), masked(0x80, 0x81)...), codeTooBig},
 	} {
-		s := &scanner{fromClient: true, limit: 1024}
+		s := &scanner{fromClient: true, limit: 1024, keep: 1}
 		r := &record{}
 		used, err := s.scan(append(bytes.Clone(hello), test.b...), r)
 		var pe *protocolError
@@ -149,7 +153,7 @@ func TestScannerRefuses(t *testing.T) {
 // Control frames may come between the fragments of a message, and a limit is
 // for each message anew.
 func TestScannerAccepts(t *testing.T) {
-	s := &scanner{limit: 4}
+	s := &scanner{limit: 4, keep: 1}
 	r := &record{}
 	b := []byte{0x01, 0x02, 'a', 'b', 0x8A, 0x01, 'p', 0x00, 0x00, 0x80, 0x02, 'c', 'd', 0x82, 0x04, 1, 2, 3, 4}
 	if used, err := s.scan(b, r); used != len(b) || err != nil {
@@ -168,7 +172,7 @@ func BenchmarkScan(b *testing.B) {
 	}
 	b.SetBytes(int64(len(frames)))
 	b.ReportAllocs()
-	s := &scanner{fromClient: true, limit: 1 << 20}
+	s := &scanner{fromClient: true, limit: 1 << 20, keep: 1}
 	sink := &countSink{}
 	for b.Loop() {
 		if _, err := s.scan(frames, sink); err != nil {
@@ -179,13 +183,14 @@ func BenchmarkScan(b *testing.B) {
 
 type countSink struct{ n int }
 
+func (c *countSink) message(header, []byte)      {}
 func (c *countSink) forward(b []byte)            { c.n += len(b) }
 func (c *countSink) control(header, []byte) bool { return true }
 
 // Scanning costs no memory.
 func TestScanAllocatesNothing(t *testing.T) {
 	frame := appendFrame(nil, opText, make([]byte, 300), &[4]byte{1, 2, 3, 4})
-	s := &scanner{fromClient: true, limit: 1 << 20}
+	s := &scanner{fromClient: true, limit: 1 << 20, keep: 1}
 	sink := &countSink{}
 	if n := testing.AllocsPerRun(100, func() { s.scan(frame, sink) }); n != 0 {
 		t.Errorf("%v allocations a frame; want 0", n)

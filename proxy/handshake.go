@@ -70,6 +70,8 @@ type clientConn struct {
 	key    clientKey
 
 	client, local netip.AddrPort // zero for a unix socket
+
+	elsewhere string // the URL that a drain sends this client to
 }
 
 // serve takes the connection from accept to the tunnel.
@@ -95,6 +97,7 @@ func (c *clientConn) handshake() bool {
 		c.debug("client said nothing", err)
 		return false
 	}
+	s.enter(c.sock.conn, phaseBusy)
 	if err := s.places.start(deadline); err != nil {
 		s.stats.handshakes[handshakeFailure(err, false)].Add(1)
 		c.debug("TLS handshake", err)
@@ -133,9 +136,9 @@ func (c *patientConn) Read(b []byte) (int, error) {
 	if n, err, ok := readNow(c.Conn, b); ok {
 		return n, err
 	}
-	c.places.pause()
+	place := c.places.pause(func() { c.Conn.SetReadDeadline(time.Unix(1, 0)) })
 	n, err := c.Conn.Read(b)
-	if placeErr := c.places.resume(c.deadline); placeErr != nil {
+	if placeErr := c.places.resume(place, c.deadline); placeErr != nil {
 		c.out = true
 		return 0, placeErr
 	}

@@ -1,9 +1,13 @@
 package proxy
 
 import (
+	"context"
 	"crypto/tls"
+	"io"
 	"log/slog"
+	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,38 +21,72 @@ type tunnelInfo struct {
 	serverName string
 	host, path string
 	vhost      *upstream.Vhost
-	upstream   *upstream.Conn
+	upstream   *upstream.Conn // nil while there is none
 	began      time.Time
+
+	server    *Server
+	request   *upstream.Request // for another dial, while the greeting may need one
+	elsewhere string            // the URL that this client is sent to; mostly ""
 }
 
+// newTunnel makes a tunnel of a client that got its 101, and of its upstream,
+// nil where that is to be dialled later or never. Rest is what came behind the
+// client's request. What the tunnel keeps of the request are copies: a part of
+// a string would keep the whole of it.
 func newTunnel(c *clientConn, req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) *tunnel {
+	serverName := c.tls.ConnectionState().ServerName
 	t := &tunnel{
 		settings: &c.set.tunnel,
 		info: &tunnelInfo{
 			client: c.client, key: c.key,
-			serverName: c.tls.ConnectionState().ServerName,
-			host:       req.host, path: req.path,
+			serverName: serverName, host: serverName, path: "/",
 			vhost: vhost, upstream: up, began: time.Now(),
+			server: c.server, elsewhere: c.elsewhere,
 		},
-		client:   leg{sock: c.sock, tls: c.tls, held: rest, scan: scanner{fromClient: true, limit: c.set.Message}},
-		upstream: leg{held: up.Rest},
+		client:   leg{sock: c.sock, tls: c.tls, held: rest, scan: scanner{fromClient: true, limit: c.set.Message, keep: 1}},
+		upstream: upstreamLeg(up),
+		onDone:   c.server.tunnelDone,
 	}
+	if req.host != serverName {
+		t.info.host = strings.Clone(req.host)
+	}
+	if req.path != "/" {
+		t.info.path = strings.Clone(req.path)
+	}
+	if vhost.Redirects() == "off" && !t.strict() {
+		t.stage = stageOver
+	}
+	if vhost.RoutesTo() || vhost.Nodes() > 1 {
+		t.info.request = c.dialRequest(req)
+	}
+	return t
+}
+
+// upstreamLeg is the upstream's end of a tunnel; one that has ended where there
+// is no upstream.
+func upstreamLeg(up *upstream.Conn) leg {
+	if up == nil {
+		return leg{sock: &sock{err: net.ErrClosed}, ended: true, err: io.EOF}
+	}
+	l := leg{held: up.Rest, scan: scanner{keep: maxKeep}}
 	up.Rest = nil
 	switch conn := up.Conn.(type) {
 	case *sock:
-		t.upstream.sock = conn
+		l.sock = conn
 	case *tls.Conn:
-		t.upstream.tls, t.upstream.sock = conn, conn.NetConn().(*sock)
+		l.tls, l.sock = conn, conn.NetConn().(*sock)
 	default:
-		t.upstream.sock = &sock{conn: conn}
+		l.sock = &sock{conn: conn}
 	}
-	return t
+	return l
 }
 
 // tunnelDone is each tunnel's onDone. It runs in the driver, so it does not
 // wait: the log line goes to the journal.
 func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
-	t.info.upstream.Release()
+	if t.info.upstream != nil {
+		t.info.upstream.Release()
+	}
 	s.stats.vhost(t.info.vhost).open.Add(-1)
 	s.stats.closed[t.why].Add(1)
 	s.journal.add(entry{
@@ -57,6 +95,14 @@ func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
 		framesIn: t.client.scan.frames, framesOut: t.upstream.scan.frames,
 	})
 	s.left(t.info.key)
+}
+
+// nodeName is the name of the node that the stream was on last, or "".
+func (i *tunnelInfo) nodeName() string {
+	if i.upstream == nil {
+		return ""
+	}
+	return i.upstream.Node.Name()
 }
 
 // entry is one finished tunnel.
@@ -131,7 +177,7 @@ func (j *journal) write(e entry) {
 	level := slog.LevelInfo
 	attrs := []slog.Attr{
 		slog.Any("client", i.client), slog.String("server_name", i.serverName), slog.String("host", i.host),
-		slog.String("path", i.path), slog.String("vhost", i.vhost.Name()), slog.String("upstream", i.upstream.Node.Name()),
+		slog.String("path", i.path), slog.String("vhost", i.vhost.Name()), slog.String("upstream", i.nodeName()),
 		slog.Duration("duration", time.Since(i.began).Round(time.Millisecond)),
 		slog.Int64("bytes_in", e.bytesIn), slog.Int64("bytes_out", e.bytesOut),
 		slog.Int64("frames_in", e.framesIn), slog.Int64("frames_out", e.framesOut),
@@ -141,8 +187,8 @@ func (j *journal) write(e entry) {
 		attrs = append(attrs, slog.String("err", e.err.Error()))
 	}
 	switch e.why {
-	case reasonSlowClient, reasonBadGateway, reasonUpstreamGone, reasonUpstreamStuck:
+	case reasonSlowClient, reasonBadGateway, reasonUpstreamGone, reasonUpstreamStuck, reasonDialFailed:
 		level = slog.LevelWarn
 	}
-	j.log.LogAttrs(nil, level, "tunnel", attrs...)
+	j.log.LogAttrs(context.Background(), level, "tunnel", attrs...)
 }

@@ -2,7 +2,10 @@ package proxy
 
 import (
 	"container/heap"
+	"slices"
 	"time"
+
+	"wssgate/upstream"
 )
 
 // A driver owns tunnels: it waits for their sockets, lends each a turn when
@@ -16,9 +19,17 @@ type driver interface {
 	// take starts t; the driver owns it from here. An error means that it does
 	// not, and that the caller closes both sockets.
 	take(t *tunnel) error
-	// drain ends every tunnel for reasonDrain, those that are taken later too.
-	// They have until close.
-	drain()
+	// swap gives t another upstream, once its old one is closed, and begins a
+	// turn with tunnel.dialled. An error means that the driver does not own up.
+	swap(t *tunnel, up *upstream.Conn) error
+	// do begins a turn of t with f, unless t is done.
+	do(t *tunnel, f func(*turn))
+	// count tells how many tunnels an order is for.
+	count(o *drainOrder) int
+	// drain carries an order out, also on tunnels that are taken later, until
+	// undrain. Clients have until close to answer.
+	drain(o *drainOrder)
+	undrain(o *drainOrder)
 	// close ends every tunnel at once and returns when the driver is gone.
 	close()
 	// counted is what it has done, also after close.
@@ -88,4 +99,28 @@ func (h *timers) next(now time.Duration) (*tunnel, time.Duration) {
 		heap.Fix(h, 0)
 	}
 	return nil, never
+}
+
+// standing are the drain orders that a driver has to carry out.
+type standing []*drainOrder
+
+// has reports whether one of them is for t.
+func (s standing) has(t *tunnel) bool {
+	return slices.ContainsFunc(s, func(o *drainOrder) bool { return o.matches(t) })
+}
+
+// without returns the orders but for o.
+func (s standing) without(o *drainOrder) standing {
+	return slices.DeleteFunc(slices.Clone(s), func(x *drainOrder) bool { return x == o })
+}
+
+// chosen returns those of the tunnels that o is for.
+func (o *drainOrder) chosen(all []*tunnel) []*tunnel {
+	var out []*tunnel
+	for _, t := range all {
+		if o.matches(t) {
+			out = append(out, t)
+		}
+	}
+	return out
 }

@@ -2,8 +2,11 @@ package proxy
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"time"
+
+	"wssgate/upstream"
 )
 
 // goroutines is the driver that spends goroutines: for each tunnel one that
@@ -17,7 +20,7 @@ type goroutines struct {
 
 	mu      sync.Mutex
 	tunnels map[*pumped]struct{}
-	ending  bool
+	orders  standing
 	shut    bool
 }
 
@@ -41,11 +44,9 @@ type pumped struct {
 
 func (d *goroutines) take(t *tunnel) error {
 	p := &pumped{d: d, t: t}
-	for i, l := range []*leg{&t.client, &t.upstream} {
-		c := &pumpedConn{p: p, leg: l, conn: l.sock.conn}
-		c.wanted.L = &p.mu
-		c.writable.L = &p.mu
-		p.conns[i] = c
+	p.conns[0] = p.newConn(&t.client)
+	if !t.upstream.sock.closed() {
+		p.conns[1] = p.newConn(&t.upstream)
 	}
 	d.mu.Lock()
 	if d.shut {
@@ -53,25 +54,40 @@ func (d *goroutines) take(t *tunnel) error {
 		return net.ErrClosed
 	}
 	d.tunnels[p] = struct{}{}
-	ending := d.ending
-	d.wg.Add(4)
+	orders := d.orders
+	d.wg.Add(2) // for the client's; Shutdown must not find zero
 	d.mu.Unlock()
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, c := range p.conns {
-		c.leg.sock.raw = c
-		go c.readFrom()
-		go c.writeTo()
+	p.pump(p.conns[0])
+	if p.conns[1] != nil {
+		d.wg.Add(2)
+		p.pump(p.conns[1])
 	}
 	p.turn(func(w *turn) {
 		p.timer = time.AfterFunc(time.Hour, p.expired)
 		t.start(w)
-		if ending && !t.done {
+		if orders.has(t) && !t.done {
 			t.end(w, reasonDrain, never)
 		}
 	})
 	return nil
+}
+
+func (p *pumped) newConn(l *leg) *pumpedConn {
+	c := &pumpedConn{p: p, leg: l, conn: l.sock.conn}
+	c.wanted.L = &p.mu
+	c.writable.L = &p.mu
+	return c
+}
+
+// pump starts the goroutines of a connection, which the driver's WaitGroup
+// counts already; p.mu is held.
+func (p *pumped) pump(c *pumpedConn) {
+	c.leg.sock.raw = c
+	go c.readFrom()
+	go c.writeTo()
 }
 
 // turn lends t a turn for f; p.mu is held.
@@ -95,8 +111,10 @@ func (p *pumped) turn(f func(*turn)) {
 	p.over = true
 	p.timer.Stop()
 	for _, c := range p.conns {
-		c.wanted.Broadcast()
-		c.writable.Broadcast()
+		if c != nil {
+			c.wanted.Broadcast()
+			c.writable.Broadcast()
+		}
 	}
 	p.d.mu.Lock()
 	delete(p.d.tunnels, p)
@@ -114,12 +132,72 @@ func (p *pumped) expired() {
 	})
 }
 
-func (d *goroutines) drain() {
+// swap: the tunnel's old upstream is closed, so that its goroutines end by
+// themselves.
+func (d *goroutines) swap(t *tunnel, up *upstream.Conn) error {
+	p := t.client.sock.raw.(*pumpedConn).p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return net.ErrClosed
+	}
+	t.upstream = upstreamLeg(up)
+	p.conns[1] = p.newConn(&t.upstream)
+	d.wg.Add(2)
+	p.pump(p.conns[1])
+	p.turn(func(w *turn) { t.dialled(w, up) })
+	return nil
+}
+
+func (d *goroutines) do(t *tunnel, f func(*turn)) {
+	p := t.client.sock.raw.(*pumpedConn).p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.turn(f)
+}
+
+func (d *goroutines) count(o *drainOrder) int {
+	n := 0
+	d.each(func(p *pumped) { n += len(o.chosen([]*tunnel{p.t})) })
+	return n
+}
+
+func (d *goroutines) drain(o *drainOrder) {
 	d.mu.Lock()
-	d.ending = true
+	d.orders = append(slices.Clone(d.orders), o)
+	now := time.Since(d.started)
 	d.mu.Unlock()
+	var chosen []*tunnel
+	d.each(func(p *pumped) { chosen = append(chosen, o.chosen([]*tunnel{p.t})...) })
+	moments := map[*tunnel]time.Duration{}
+	for i, at := range o.moments(len(chosen), now) {
+		moments[chosen[i]] = at
+	}
+	d.setDrains(moments)
+}
+
+func (d *goroutines) undrain(o *drainOrder) {
+	d.mu.Lock()
+	d.orders = d.orders.without(o)
+	d.mu.Unlock()
+	moments := map[*tunnel]time.Duration{}
 	d.each(func(p *pumped) {
-		p.turn(func(w *turn) { p.t.end(w, reasonDrain, never) })
+		if o.matches(p.t) {
+			moments[p.t] = 0
+		}
+	})
+	d.setDrains(moments)
+}
+
+// setDrains gives tunnels the time of their drain.
+func (d *goroutines) setDrains(moments map[*tunnel]time.Duration) {
+	d.each(func(p *pumped) {
+		if at, ok := moments[p.t]; ok {
+			p.turn(func(w *turn) {
+				p.t.drainAt = at
+				p.t.due = p.t.nextDue(w.now)
+			})
+		}
 	})
 }
 
@@ -192,6 +270,8 @@ func (c *pumpedConn) write(b []byte) (int, error) {
 	}
 	return n, nil
 }
+
+func (c *pumpedConn) unacknowledged() int { return 0 }
 
 // closeWrite does nothing where the connection can't be closed by halves, or
 // something is still being written: the tunnel's deadline closes it.

@@ -6,12 +6,13 @@ import (
 	"io"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"wssgate/upstream"
 )
 
 // eventBatch is how many events one wait returns at the most.
@@ -27,7 +28,7 @@ type loop struct {
 	conns    []connEntry // by descriptor
 	timers   timers      // all tunnels of this loop
 	pressure pressure
-	draining bool // tunnels taken later end at once
+	orders   standing
 	quit     bool
 	done     chan struct{}
 
@@ -89,7 +90,7 @@ func (l *loop) run() {
 			const gone = unix.EPOLLERR | unix.EPOLLHUP
 			entry.tunnel.event(l.work, entry.leg, ev.Events&(unix.EPOLLIN|gone) != 0, ev.Events&(unix.EPOLLOUT|gone) != 0)
 			l.after(entry.tunnel)
-			if l.pressure.shed > 0 && !entry.tunnel.done {
+			if l.pressure.shed > 0 && entry.tunnel.movable() {
 				l.move(entry.tunnel)
 			}
 		}
@@ -145,38 +146,60 @@ func (l *loop) take(t *tunnel) error {
 	if err != nil {
 		return err
 	}
-	upstream, err := duplicate(t.upstream.sock.conn)
-	if err != nil {
-		unix.Close(client)
-		return err
+	upstream := -1
+	if !t.upstream.sock.closed() {
+		if upstream, err = duplicate(t.upstream.sock.conn); err != nil {
+			unix.Close(client)
+			return err
+		}
 	}
 	if !l.post(func() { l.start(t, client, upstream) }) {
 		unix.Close(client)
-		unix.Close(upstream)
+		if upstream >= 0 {
+			unix.Close(upstream)
+		}
 		return net.ErrClosed
 	}
 	return nil
 }
 
-// start makes the loop the owner of t and of both descriptors.
+// start makes the loop the owner of t and of the descriptors; upstream is -1
+// where t has none yet.
 func (l *loop) start(t *tunnel, client, upstream int) {
-	for _, side := range []struct {
-		leg *leg
-		fd  int
-	}{{&t.client, client}, {&t.upstream, upstream}} {
-		s := side.leg.sock
-		s.conn.Close()
-		s.conn = nil
-		s.os.fd = side.fd
-		s.raw = &s.os
-		l.join(t, side.leg)
+	l.own(t, &t.client, client)
+	if upstream >= 0 {
+		l.own(t, &t.upstream, upstream)
 	}
 	t.start(l.work)
 	l.timers.add(t)
-	if l.draining && !t.done {
+	if l.orders.has(t) && !t.done {
 		t.end(l.work, reasonDrain, never)
 	}
 	l.after(t)
+}
+
+// swap gives t the upstream that the leg up is, whose socket is fd.
+func (l *loop) swap(t *tunnel, up *upstream.Conn, next leg, fd int) {
+	if t.done {
+		unix.Close(fd)
+		next.sock.conn.Close()
+		up.Release()
+		return
+	}
+	t.upstream = next
+	l.own(t, &t.upstream, fd)
+	t.dialled(l.work, up)
+	l.after(t)
+}
+
+// own takes a socket over from Go's poller.
+func (l *loop) own(t *tunnel, leg *leg, fd int) {
+	s := leg.sock
+	s.conn.Close()
+	s.conn = nil
+	s.os.fd = fd
+	s.raw = &s.os
+	l.join(t, leg)
 }
 
 // join enters a socket into the loop's table.
@@ -189,10 +212,30 @@ func (l *loop) join(t *tunnel, leg *leg) {
 	l.conns[c.fd] = connEntry{t, leg}
 }
 
-func (l *loop) drain() {
-	l.draining = true
-	for _, t := range slices.Clone(l.timers) {
-		t.end(l.work, reasonDrain, never)
+// drain begins to carry out an order.
+func (l *loop) drain(o *drainOrder) {
+	l.orders = append(l.orders, o)
+	chosen := o.chosen(l.timers)
+	for i, at := range o.moments(len(chosen), l.work.now) {
+		chosen[i].drainAt = at
+	}
+	l.rearm(chosen)
+}
+
+// undrain forgets an order.
+func (l *loop) undrain(o *drainOrder) {
+	l.orders = l.orders.without(o)
+	chosen := o.chosen(l.timers)
+	for _, t := range chosen {
+		t.drainAt = 0
+	}
+	l.rearm(chosen)
+}
+
+// rearm gives tunnels their place among the timers after their times changed.
+func (l *loop) rearm(tunnels []*tunnel) {
+	for _, t := range tunnels {
+		t.due = t.nextDue(l.work.now)
 		l.after(t)
 	}
 }
@@ -314,6 +357,14 @@ func (c *epollConn) write(b []byte) (int, error) {
 		sent += n
 	}
 	return sent, nil
+}
+
+func (c *epollConn) unacknowledged() int {
+	n, err := unix.IoctlGetInt(c.fd, unix.SIOCOUTQ)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func (c *epollConn) closeWrite() { unix.Shutdown(c.fd, unix.SHUT_WR) }

@@ -2,11 +2,16 @@ package proxy
 
 import (
 	"errors"
+	"net"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wssgate/upstream"
 )
 
 // loops is the driver on Linux: event loops, as many as there is work for.
@@ -28,6 +33,7 @@ type loops struct {
 
 	mu     sync.Mutex
 	list   []*loop // the first one is never idle while another is not
+	orders standing
 	closed bool
 }
 
@@ -56,6 +62,8 @@ func (d *loops) grow() (*loop, error) {
 	}
 	l, err := newLoop(d)
 	if err == nil {
+		orders := slices.Clone(d.orders)
+		l.post(func() { l.orders = orders })
 		d.list = append(d.list, l)
 	}
 	return l, err
@@ -72,9 +80,58 @@ func (d *loops) take(t *tunnel) error { return d.all()[0].take(t) }
 
 func (d *loops) counted() *load { return &d.done }
 
-func (d *loops) drain() {
+// swap and do find t on the loop where it was when its greeting began to dial:
+// a tunnel with a greeting does not move.
+func (d *loops) swap(t *tunnel, up *upstream.Conn) error {
+	next := upstreamLeg(up)
+	fd, err := duplicate(next.sock.conn)
+	if err != nil {
+		return err
+	}
+	l := t.client.sock.os.loop
+	if !l.post(func() { l.swap(t, up, next, fd) }) {
+		unix.Close(fd)
+		return net.ErrClosed
+	}
+	return nil
+}
+
+func (d *loops) do(t *tunnel, f func(*turn)) {
+	l := t.client.sock.os.loop
+	l.post(func() {
+		if !t.done {
+			f(l.work)
+			l.after(t)
+		}
+	})
+}
+
+func (d *loops) count(o *drainOrder) int {
+	total := 0
 	for _, l := range d.all() {
-		l.post(l.drain)
+		n := make(chan int, 1)
+		if l.post(func() { n <- len(o.chosen(l.timers)) }) {
+			total += <-n
+		}
+	}
+	return total
+}
+
+func (d *loops) drain(o *drainOrder) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.orders = append(d.orders, o)
+	for _, l := range d.list {
+		l.post(func() { l.drain(o) })
+	}
+}
+
+func (d *loops) undrain(o *drainOrder) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.orders = d.orders.without(o)
+	for _, l := range d.list {
+		l.post(func() { l.undrain(o) })
 	}
 }
 
@@ -161,7 +218,7 @@ func (l *loop) adopt(t *tunnel) {
 		}
 	}
 	l.timers.add(t)
-	if l.draining {
+	if l.orders.has(t) && t.drainAt == 0 {
 		t.end(l.work, reasonDrain, never)
 	}
 	l.after(t)

@@ -2,12 +2,12 @@ package proxy
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,7 +27,10 @@ func (c *clientConn) request() bool {
 	buf := heads.Get().(*[maxRequestHeader]byte)
 	defer heads.Put(buf)
 	c.sock.conn.SetDeadline(time.Now().Add(c.set.RequestTimeout))
-	n, end, err := readHead(c.tls, buf[:])
+	if !c.server.enter(c.sock.conn, phaseSilent) {
+		return false
+	}
+	n, end, err := readHead(&requestReader{c: c}, buf[:])
 	if err != nil {
 		c.readFailed(err)
 		return false
@@ -45,6 +48,21 @@ func (c *clientConn) request() bool {
 	}
 	c.refused(req, err)
 	return false
+}
+
+// A requestReader reads a client's request, and notes when it begins.
+type requestReader struct {
+	c     *clientConn
+	begun bool
+}
+
+func (r *requestReader) Read(b []byte) (int, error) {
+	n, err := r.c.tls.Read(b)
+	if n > 0 && !r.begun {
+		r.begun = true
+		r.c.server.enter(r.c.sock.conn, phaseBusy)
+	}
+	return n, err
 }
 
 var (
@@ -93,46 +111,70 @@ func (c *clientConn) readFailed(err error) {
 }
 
 // upgrade checks the request against the routes, dials the upstream, and sends
-// the 101. It returns the upstream's side, or a *refusal.
+// the 101. It returns the upstream's side, or a *refusal. There is no upstream
+// yet where the domain in the stream's start tag is to choose it, and never one
+// where the client is only to be sent elsewhere.
 func (c *clientConn) upgrade(head []byte, req *request) (*upstream.Conn, *upstream.Vhost, error) {
 	vhost, err := c.route(req)
 	if err != nil {
 		return nil, nil, err
 	}
 	var up *upstream.Conn
+	var dialErr error
 	answer := &answerBuffer{Reader: bytes.NewReader(head)}
 	_, err = ws.Upgrader{
 		ReadBufferSize: maxRequestHeader,
 		// The request was checked already, so that its first choice stands.
 		ProtocolCustom: func([]byte) (string, bool) { return req.subprotocol, true },
 		OnBeforeUpgrade: func() (ws.HandshakeHeader, error) {
+			if vhost.RoutesTo() || c.elsewhere != "" {
+				return nil, nil
+			}
 			began := time.Now()
-			up, err = vhost.Dial(c.server.dialContext(), &upstream.Request{
-				Client: c.client, Local: c.local,
-				ServerName: c.tls.ConnectionState().ServerName,
-				Host:       req.host, RequestURI: req.target, Subprotocol: req.subprotocol,
-				Origin: req.origin, UserAgent: req.userAgent, Cookie: req.cookie,
-				Authorization: req.authorization, AcceptLanguage: req.language,
-			})
-			if err == nil {
+			up, dialErr = vhost.Dial(c.server.ctx, c.dialRequest(req))
+			if dialErr == nil {
 				c.server.stats.dialled(up.Node, time.Since(began))
 			}
-			return nil, err
+			return nil, dialErr
 		},
 	}.Upgrade(answer)
-	if up == nil {
-		return nil, nil, c.dialRefusal(err)
+	if dialErr != nil {
+		return nil, nil, c.dialRefusal(dialErr)
 	}
 	if err == nil {
 		c.sock.conn.SetDeadline(time.Now().Add(c.set.RequestTimeout))
 		_, err = c.tls.Write(answer.Bytes())
 	}
 	if err != nil {
-		up.Conn.Close()
-		up.Release()
+		letGo(up)
 		return nil, nil, &refusal{err: err} // the client is gone
 	}
 	return up, vhost, nil
+}
+
+// letGo closes an upstream that no tunnel got; nil is none.
+func letGo(up *upstream.Conn) {
+	if up != nil {
+		up.Conn.Close()
+		up.Release()
+	}
+}
+
+// dialRequest is what an upstream is to know of the client's request. It holds
+// copies only, for it may outlive the buffer.
+func (c *clientConn) dialRequest(req *request) *upstream.Request {
+	return &upstream.Request{
+		Client: c.client, Local: c.local,
+		ServerName:     c.tls.ConnectionState().ServerName,
+		Host:           strings.Clone(req.host),
+		RequestURI:     strings.Clone(req.target),
+		Subprotocol:    strings.Clone(req.subprotocol),
+		Origin:         strings.Clone(req.origin),
+		UserAgent:      strings.Clone(req.userAgent),
+		Cookie:         strings.Clone(req.cookie),
+		Authorization:  strings.Clone(req.authorization),
+		AcceptLanguage: strings.Clone(req.language),
+	}
 }
 
 // answerBuffer gives ws.Upgrader the request that was read already, and keeps
@@ -147,10 +189,6 @@ func (b *answerBuffer) Write(p []byte) (int, error) { return b.Buffer.Write(p) }
 
 // route finds the vhost, and holds the request against its rules.
 func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
-	if c.server.draining.Load() {
-		return nil, &refusal{status: http.StatusServiceUnavailable, text: "This gate is being shut down. Try again in a moment.",
-			header: "Retry-After: 5\r\n", err: errClosing}
-	}
 	serverName := c.tls.ConnectionState().ServerName
 	if !req.hostIs(serverName) {
 		return nil, &refusal{status: http.StatusMisdirectedRequest, text: "The request's Host is another than the TLS server name.",
@@ -166,6 +204,12 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	if err := vhost.AllowsOrigin(req.origin); err != nil {
 		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}
 	}
+	away, elsewhere := c.server.turnsAway(vhost.Name())
+	if away && elsewhere == "" {
+		return nil, &refusal{status: http.StatusServiceUnavailable, text: "This gate takes no new clients at the moment. Try again in a while.",
+			header: "Retry-After: 5\r\n", err: errClosing}
+	}
+	c.elsewhere = elsewhere
 	return vhost, nil
 }
 
@@ -190,9 +234,6 @@ func (c *clientConn) dialRefusal(err error) error {
 	}
 	return r
 }
-
-// dialContext ends dials that Shutdown finds under way at its deadline.
-func (s *Server) dialContext() context.Context { return s.ctx }
 
 // refused sends a refusal and writes it down.
 func (c *clientConn) refused(req *request, err error) {
@@ -245,9 +286,8 @@ func (c *clientConn) toDriver(req *request, vhost *upstream.Vhost, up *upstream.
 	conn := c.sock.conn
 	conn.SetDeadline(time.Time{})
 	t := newTunnel(c, req, vhost, up, rest)
-	t.onDone = s.tunnelDone
 	d := s.driver
-	if !hasDescriptor(conn) || !hasDescriptor(t.upstream.sock.conn) {
+	if !hasDescriptor(conn) || up != nil && !hasDescriptor(t.upstream.sock.conn) {
 		d = s.pumps
 	}
 	count := s.stats.vhost(vhost)
@@ -256,8 +296,7 @@ func (c *clientConn) toDriver(req *request, vhost *upstream.Vhost, up *upstream.
 	if err := d.take(t); err != nil {
 		count.open.Add(-1)
 		s.log.Warn("tunnel", "client", c.client, "err", err)
-		up.Conn.Close()
-		up.Release()
+		letGo(up)
 		return false
 	}
 	count.opened.Add(1)

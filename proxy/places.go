@@ -7,9 +7,14 @@ import (
 	"time"
 )
 
-// waitingFactor bounds the handshakes that wait for their client, for each one
-// that may run.
-const waitingFactor = 8
+const (
+	// waitingFactor bounds the handshakes that wait for their client, for each
+	// one that may run.
+	waitingFactor = 8
+
+	// patience is how long one may wait for its client while others want in.
+	patience = time.Second
+)
 
 var (
 	errNoPlace = errors.New("no place for a handshake in time")
@@ -21,7 +26,10 @@ var (
 // keep everybody else out. But it does hold memory, so that there may be at
 // most waitingFactor times as many under way as there are places.
 //
-// Newcomers are served in order. Those under way go before them.
+// Newcomers are served in order. Those under way go before them. Where newcomers
+// wait and all places are taken by handshakes that wait for their clients, the
+// ones that have waited longest, for more than patience, are given up: whoever
+// begins handshakes and does not go on keeps nobody out.
 type places struct {
 	mu      sync.Mutex
 	max     int
@@ -29,7 +37,14 @@ type places struct {
 	started int       // under way: running or waiting for the client
 	back    list.List // of chan bool: under way, want their place back
 	fresh   list.List // of chan bool: newcomers
+	paused  list.List // of *pausedHandshake, oldest first
 	closed  bool
+}
+
+// A pausedHandshake waits for its client since then; giveUp ends that.
+type pausedHandshake struct {
+	since  time.Time
+	giveUp func()
 }
 
 func newPlaces() *places { return &places{max: 1} }
@@ -45,17 +60,39 @@ func (p *places) limit(n int) {
 // start waits for a newcomer's place until the deadline.
 func (p *places) start(deadline time.Time) error { return p.wait(&p.fresh, deadline) }
 
-// pause gives the place back while the client is waited for.
-func (p *places) pause() {
+// pause gives the place back while the client is waited for. The wait must end
+// soon after giveUp is called.
+func (p *places) pause(giveUp func()) *list.Element {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.running--
+	e := p.paused.PushBack(&pausedHandshake{time.Now(), giveUp})
 	p.admit()
+	return e
 }
 
-// resume follows pause. On an error the place is not held; finish is to be
-// called all the same, with running false.
-func (p *places) resume(deadline time.Time) error { return p.wait(&p.back, deadline) }
+// resume follows pause, and gets what that returned. On an error the place is
+// not held; finish is to be called all the same, with running false.
+func (p *places) resume(e *list.Element, deadline time.Time) error {
+	p.mu.Lock()
+	p.paused.Remove(e)
+	p.mu.Unlock()
+	return p.wait(&p.back, deadline)
+}
+
+// evict gives up paused handshakes in favour of newcomers; p.mu is held.
+func (p *places) evict(now time.Time) {
+	wanted := min(p.fresh.Len(), p.max) - (p.max*waitingFactor - p.started)
+	for e := p.paused.Front(); e != nil && wanted > 0; wanted-- {
+		h, next := e.Value.(*pausedHandshake), e.Next()
+		if now.Sub(h.since) < patience {
+			return
+		}
+		p.paused.Remove(e) // resume's Remove does nothing then
+		h.giveUp()
+		e = next
+	}
+}
 
 // finish ends a handshake that start let in.
 func (p *places) finish(running bool) {
@@ -96,10 +133,19 @@ func (p *places) wait(queue *list.List, deadline time.Time) error {
 	}
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
-	select {
-	case ok := <-ch:
-		return closingUnless(ok)
-	case <-timer.C:
+	tick := time.NewTicker(patience / 4)
+	defer tick.Stop()
+	for waiting := true; waiting; {
+		select {
+		case ok := <-ch:
+			return closingUnless(ok)
+		case now := <-tick.C:
+			p.mu.Lock()
+			p.evict(now)
+			p.mu.Unlock()
+		case <-timer.C:
+			waiting = false
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -24,7 +24,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -89,14 +88,18 @@ type Server struct {
 
 	ctx       context.Context // ends when Shutdown's deadline passes
 	cancel    context.CancelFunc
-	draining  atomic.Bool
-	stop      chan struct{} // closed when Shutdown begins
+	redials   sync.WaitGroup
+	stop      chan struct{} // closed by stopAccepting
 	mu        sync.Mutex
+	stopped   bool          // nothing is accepted any more
+	draining  bool          // Shutdown has begun
+	ended     bool          // idle is closed
+	orders    []activeDrain // never changed in place
 	listeners map[net.Listener]struct{}
-	clients   map[clientKey]int     // connections of each client address, while limited
-	open      int                   // connections, from accept to close
-	idle      chan struct{}         // closed by the last connection's end once draining
-	early     map[net.Conn]struct{} // connections that are not tunnels yet
+	clients   map[clientKey]int  // connections of each client address, while limited
+	open      int                // connections, from accept to close
+	idle      chan struct{}      // closed by the last connection's end once draining
+	early     map[net.Conn]phase // connections that are not tunnels yet
 }
 
 // settings are Settings with what is derived from them.
@@ -117,7 +120,7 @@ func New(o Options) (*Server, error) {
 		listeners: map[net.Listener]struct{}{},
 		clients:   map[clientKey]int{},
 		idle:      make(chan struct{}),
-		early:     map[net.Conn]struct{}{},
+		early:     map[net.Conn]phase{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if s.log == nil {
@@ -162,55 +165,6 @@ func (s *Server) Connections() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.open
-}
-
-// ErrDrainDeadline is what Shutdown returns where connections were still open
-// at its deadline.
-var ErrDrainDeadline = errors.New("drain deadline passed")
-
-// Shutdown drains: it stops accepting, sends each tunnel's client a Close
-// frame with status code 1001 between two frames, and waits for the closing
-// handshakes. What is still open after timeout, or when ctx ends, is closed
-// hard, and the error then is ErrDrainDeadline. All goroutines of the Server
-// have ended when it returns. Call it once.
-func (s *Server) Shutdown(ctx context.Context, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-
-	s.mu.Lock()
-	s.draining.Store(true)
-	close(s.stop)
-	for ln := range s.listeners {
-		ln.Close()
-	}
-	total := s.open
-	if s.open == 0 {
-		close(s.idle)
-	}
-	s.mu.Unlock()
-	s.places.close()
-	s.driver.drain()
-	s.pumps.drain()
-
-	var err error
-	select {
-	case <-s.idle:
-	case <-ctx.Done():
-		left := s.Connections()
-		err = fmt.Errorf("%w: %d of %d connections open after %v; closed them", ErrDrainDeadline, left, total, timeout)
-	}
-	s.cancel()
-	s.mu.Lock()
-	for conn := range s.early {
-		conn.Close()
-	}
-	s.mu.Unlock()
-	s.driver.close()
-	s.pumps.close()
-	s.pages.close()
-	<-s.idle
-	s.journal.close()
-	return err
 }
 
 // WrapUpstream is for upstream.Options.Wrap: it prepares a connection to a

@@ -37,14 +37,26 @@ type gate struct {
 // test's end, unless the test did that itself.
 func newGate(t testing.TB, url string, edit ...func(*Options)) *gate {
 	t.Helper()
+	return newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", url)}}, edit...)
+}
+
+// group is an upstream with these nodes, which are called n1, n2 and so on.
+func group(name string, urls ...string) upstream.GroupOptions {
+	g := upstream.GroupOptions{Name: name, DialTimeout: 2 * time.Second}
+	for i, url := range urls {
+		g.Nodes = append(g.Nodes, upstream.NodeOptions{URL: url, Name: "n" + string(rune('1'+i))})
+	}
+	return g
+}
+
+// newGateFor is newGate for any upstreams and vhosts.
+func newGateFor(t testing.TB, routing upstream.Options, edit ...func(*Options)) *gate {
+	t.Helper()
 	g := &gate{t: t, ca: certtest.NewCA("proxy test"), logs: &logLines{}}
 	cert := g.ca.Issue(testName).TLS()
 	log := slog.New(slog.NewTextHandler(g.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	routes, err := upstream.New(upstream.Options{
-		Upstreams: []upstream.GroupOptions{{Name: "test", Nodes: []upstream.NodeOptions{{URL: url}}, DialTimeout: 2 * time.Second}},
-		Wrap:      WrapUpstream,
-		Log:       log,
-	})
+	routing.Wrap, routing.Log = WrapUpstream, log
+	routes, err := upstream.New(routing)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,8 +90,11 @@ func newGate(t testing.TB, url string, edit ...func(*Options)) *gate {
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(ln) }()
 	t.Cleanup(func() {
-		if !g.draining.Load() {
-			g.Shutdown(context.Background(), time.Second)
+		g.mu.Lock()
+		down := g.draining
+		g.mu.Unlock()
+		if !down {
+			g.Shutdown(context.Background(), Pacing{Timeout: time.Second})
 		}
 		if err := <-served; err != nil {
 			t.Errorf("Serve = %v", err)
@@ -237,7 +252,7 @@ func TestShutdown(t *testing.T) {
 	g := newGate(t, up.URL())
 	c := g.dial()
 	down := make(chan error, 1)
-	go func() { down <- g.Shutdown(context.Background(), 10*time.Second) }()
+	go func() { down <- g.Shutdown(context.Background(), Pacing{Timeout: 10 * time.Second}) }()
 	_, err := c.Recv() // answers
 	var ce *xmpptest.CloseError
 	if !errors.As(err, &ce) || ce.Code != 1001 {
@@ -256,7 +271,7 @@ func TestShutdownDeadline(t *testing.T) {
 	up := newUpstream(t, xmpptest.Config{})
 	g := newGate(t, up.URL())
 	g.dial()
-	if err := g.Shutdown(context.Background(), 50*time.Millisecond); !errors.Is(err, ErrDrainDeadline) {
+	if err := g.Shutdown(context.Background(), Pacing{Timeout: 50 * time.Millisecond}); !errors.Is(err, ErrDrainDeadline) {
 		t.Errorf("Shutdown = %v; want ErrDrainDeadline", err)
 	}
 }

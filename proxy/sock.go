@@ -38,6 +38,9 @@ type rawConn interface {
 	read(b []byte) (int, error)
 	// write takes as much as the kernel does, and errAgain with less than all.
 	write(b []byte) (int, error)
+	// unacknowledged is how many bytes the kernel holds that the peer's kernel
+	// has not confirmed; 0 where that is not known.
+	unacknowledged() int
 	// closeWrite sends FIN behind what was written.
 	closeWrite()
 	// watch says which readiness the driver is to wait for.

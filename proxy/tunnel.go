@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"wssgate/xmpp"
 )
 
 // How long a tunnel waits for others once it is to end.
@@ -78,6 +80,13 @@ type tunnel struct {
 	heard       time.Duration // when the client last showed life
 	stalled     time.Duration // since when the upstream takes nothing; 0: it takes
 	pinged      time.Duration // when our Ping went out that nothing came after; 0: none
+	before      int           // bytes on their way to the client before that Ping
+
+	stage    stage
+	stream   streamState
+	greeting *greeting     // in the stages between awaited and over
+	greetBy  time.Duration // when a start tag is due; 0: never
+	drainAt  time.Duration // when a drain closes it; 0: never
 
 	due   time.Duration // when expire wants to be called, at the latest
 	place timerPlace    // the driver's
@@ -89,22 +98,29 @@ type tunnelSettings struct {
 	ping, pong time.Duration // ping 0: off
 }
 
-// start takes the bytes that came behind each side's handshake, and everything
-// that is there already.
+// start is the first turn.
 func (t *tunnel) start(w *turn) {
 	t.heard = w.now
 	t.begin(w)
-	for _, l := range []*leg{&t.upstream, &t.client} {
-		if n := copy(w.plain, l.held); n > 0 {
-			l.held = nil
-			t.count(w, l, n)
-			t.take(w, l, w.plain[:n])
-		}
-		if !l.ended {
-			t.read(w, l)
-		}
+	if t.stage == stageAwaited && t.strict() {
+		t.greetBy = w.now + greetingTimeout
 	}
+	t.takeHeld(w, &t.upstream)
+	t.takeHeld(w, &t.client)
 	t.settle(w)
+}
+
+// takeHeld takes the bytes that came behind a leg's handshake, and everything
+// that is there already.
+func (t *tunnel) takeHeld(w *turn, l *leg) {
+	if n := copy(w.plain, l.held); n > 0 {
+		l.held = nil
+		t.count(w, l, n)
+		t.take(w, l, w.plain[:n])
+	}
+	if !l.ended && !(l == &t.client && t.stage == stageDialling) {
+		t.read(w, l)
+	}
 }
 
 // event handles the readiness of one leg's socket.
@@ -130,6 +146,9 @@ func (t *tunnel) end(w *turn, why reason, by time.Duration) {
 	t.settle(w)
 }
 
+// movable reports whether another loop may take the tunnel over.
+func (t *tunnel) movable() bool { return !t.done && t.greeting == nil }
+
 // expire does what is due: a Ping, or the end of somebody's patience.
 func (t *tunnel) expire(w *turn) {
 	t.begin(w)
@@ -139,6 +158,10 @@ func (t *tunnel) expire(w *turn) {
 			t.answerClose()
 			t.done = true
 		}
+	case t.drainAt != 0 && w.now >= t.drainAt:
+		t.endFor(reasonDrain, never)
+	case t.greetBy != 0 && w.now >= t.greetBy:
+		t.refuseStream(reasonNoStream, xmpp.ConnectionTimeout, "")
 	case t.stalled != 0 && w.now >= t.stalled+stallTimeout:
 		t.endFor(reasonUpstreamStuck, w.now+closeTimeout)
 	case t.settings.ping > 0 && t.upstream.sock.out.size == 0:
@@ -159,13 +182,20 @@ func (t *tunnel) ping(w *turn) {
 	silent := w.now - t.heard
 	switch {
 	case silent < ping:
-	case t.pinged != 0 && w.now >= t.pinged+pong,
-		t.client.sock.out.size > 0 && silent >= ping+pong:
+	case t.pinged != 0 && w.now >= t.pinged+pong:
+		// The Ping may still be behind what was sent before it, and the client
+		// be busy reading that.
+		if now := t.client.sock.raw.unacknowledged(); now < t.before {
+			t.before, t.pinged = now, w.now
+			return
+		}
 		t.endFor(reasonPong, w.now)
-		t.code = codeAbnormal
+		t.done = true
+	case t.client.sock.out.size > 0 && silent >= ping+pong:
+		t.endFor(reasonPong, w.now)
 		t.done = true
 	case t.pinged == 0 && t.upstream.scan.atBoundary():
-		t.pinged = w.now
+		t.pinged, t.before = w.now, t.client.sock.raw.unacknowledged()
 		var frame [2 + len(pingPayload)]byte
 		t.toClient(appendFrame(frame[:0], opPing, pingPayload[:], nil))
 	}
@@ -294,6 +324,7 @@ func (t *tunnel) endFor(why reason, by time.Duration) {
 		}
 		return
 	}
+	t.releaseAnswers()
 	t.why, t.closeBy = why, by
 	t.closeWanted = reasons[why].code != 0
 	t.sayClose()
@@ -310,6 +341,11 @@ func (t *tunnel) sayClose() {
 		return
 	}
 	r := reasons[t.why]
+	if t.upstream.scan.betweenMessages() {
+		for _, m := range t.lastWords(r.stream, "") {
+			t.toClient(appendFrame(nil, opText, m, nil))
+		}
+	}
 	t.code = r.code
 	t.toClient(appendFrame(nil, opClose, closePayload(r.code, r.text), nil))
 	t.client.closeSent = true
@@ -354,7 +390,16 @@ func (t *tunnel) toUpstream(b []byte) {
 // fromClient is the sink of the client's frames.
 type fromClient tunnel
 
-func (f *fromClient) forward(b []byte) { (*tunnel)(f).toUpstream(b) }
+func (f *fromClient) message(header, []byte) {}
+
+func (f *fromClient) forward(b []byte) {
+	t := (*tunnel)(f)
+	if t.stage == stageOver || t.why != reasonNone {
+		t.toUpstream(b)
+		return
+	}
+	t.greet(b)
+}
 
 func (f *fromClient) control(h header, frame []byte) bool {
 	t := (*tunnel)(f)
@@ -381,13 +426,32 @@ func (f *fromClient) control(h header, frame []byte) bool {
 // fromUpstream is the sink of the upstream's frames.
 type fromUpstream tunnel
 
-func (f *fromUpstream) forward(b []byte) { (*tunnel)(f).toClient(b) }
+func (f *fromUpstream) message(_ header, head []byte) {
+	if t := (*tunnel)(f); !t.upstream.ended {
+		t.stream.noticed(head[:min(len(head), xmpp.HeadSize)])
+	}
+}
+
+func (f *fromUpstream) forward(b []byte) {
+	t := (*tunnel)(f)
+	switch {
+	case t.upstream.ended: // let go for what it said before
+	case t.stage == stageAnswer:
+		t.answered(b)
+	default:
+		t.toClient(b)
+	}
+}
 
 func (f *fromUpstream) control(h header, frame []byte) bool {
 	if h.opcode != opClose {
 		return true
 	}
 	t := (*tunnel)(f)
+	if t.upstream.ended {
+		return false
+	}
+	t.releaseAnswers()
 	t.upstream.closeSeen = true
 	if t.why == reasonNone {
 		t.why, t.closeBy = reasonUpstreamClose, t.upstream.sock.turn.now+closeTimeout
@@ -412,6 +476,7 @@ func (t *tunnel) clientEnded(w *turn) {
 
 // upstreamEnded is called when no more bytes come from the upstream.
 func (t *tunnel) upstreamEnded(w *turn) {
+	t.releaseAnswers()
 	switch {
 	case t.why == reasonNone:
 		t.endFor(reasonUpstreamGone, w.now+closeTimeout)
@@ -481,7 +546,7 @@ func (t *tunnel) settle(w *turn) {
 		// The client was not read, so its silence counts from now.
 		t.stalled, t.heard = 0, w.now
 	}
-	client.watch(!t.client.ended && upstream.out.size == 0, client.out.size > 0)
+	client.watch(!t.client.ended && upstream.out.size == 0 && t.stage != stageDialling, client.out.size > 0)
 	upstream.watch(!t.upstream.ended, upstream.out.size > 0)
 	client.turn, upstream.turn = nil, nil
 	t.due = t.nextDue(w.now)
@@ -520,6 +585,12 @@ func (t *tunnel) nextDue(now time.Duration) time.Duration {
 	due := never
 	if t.stalled != 0 {
 		due = t.stalled + stallTimeout
+	}
+	if t.greetBy != 0 {
+		due = min(due, t.greetBy)
+	}
+	if t.drainAt != 0 {
+		due = min(due, t.drainAt)
 	}
 	if ping := t.settings.ping; ping > 0 {
 		next := t.heard + ping

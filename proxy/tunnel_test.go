@@ -36,9 +36,10 @@ func inBubble(t *testing.T, set tunnelSettings, f func(b *bench)) {
 		}
 		b.tunnel = &tunnel{
 			settings: &set,
-			client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20}},
-			upstream: leg{sock: &sock{conn: upstreamGate}},
+			client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20, keep: 1}},
+			upstream: leg{sock: &sock{conn: upstreamGate}, scan: scanner{keep: maxKeep}},
 			onDone:   func(*tunnel, time.Duration) { close(b.done) },
+			stage:    stageOver,
 		}
 		if err := b.driver.take(b.tunnel); err != nil {
 			t.Fatal(err)
@@ -287,12 +288,12 @@ func TestTunnelUpstreamGone(t *testing.T) {
 // delivered, and the connection closed.
 func TestTunnelUpstreamGoneMidFrame(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
-		frame := appendFrame(nil, opText, []byte("0123456789"), nil)
-		b.upstream.Write(frame[:7])
+		frame := appendFrame(nil, opText, make([]byte, 1000), nil)
+		b.upstream.Write(frame[:500])
 		b.upstream.Close()
 		got, err := io.ReadAll(b.client)
-		if err != nil || !bytes.Equal(got, frame[:7]) {
-			t.Errorf("client read %x, %v; want %x", got, err, frame[:7])
+		if err != nil || !bytes.Equal(got, frame[:500]) {
+			t.Errorf("client read %x, %v; want %x", got, err, frame[:500])
 		}
 		b.wantReason(reasonUpstreamGone)
 	})
@@ -313,13 +314,14 @@ func TestTunnelClientBreaksProtocol(t *testing.T) {
 // A Close frame of ours waits for the end of the frame that is under way.
 func TestTunnelCloseWaitsForBoundary(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
-		frame := appendFrame(nil, opText, []byte("0123456789"), nil)
-		b.upstream.Write(frame[:5])
+		frame := appendFrame(nil, opText, make([]byte, 1000), nil)
+		b.upstream.Write(frame[:500])
 		got := make([]byte, len(frame))
-		io.ReadFull(b.client, got[:5])
-		b.driver.drain()
-		b.upstream.Write(append(bytes.Clone(frame[5:]), frame...))
-		if _, err := io.ReadFull(b.client, got[5:]); err != nil || !bytes.Equal(got, frame) {
+		io.ReadFull(b.client, got[:500])
+		b.driver.drain(&drainOrder{})
+		time.Sleep(time.Millisecond)
+		b.upstream.Write(append(bytes.Clone(frame[500:]), frame...))
+		if _, err := io.ReadFull(b.client, got[500:]); err != nil || !bytes.Equal(got, frame) {
 			t.Errorf("client read %x, %v; want the frame under way", got, err)
 		}
 		b.wantClose(b.client, codeAway)
@@ -333,7 +335,7 @@ func TestTunnelCloseWaitsForBoundary(t *testing.T) {
 // then a plain end: no Close frame, so that the stream can be resumed.
 func TestTunnelDrainDeliversToUpstream(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
-		b.driver.drain()
+		b.driver.drain(&drainOrder{})
 		b.wantClose(b.client, codeAway)
 		b.send(b.client, opText, "on its way")
 		b.wantFrame(b.upstream, opText, "on its way")
@@ -346,7 +348,7 @@ func TestTunnelDrainDeliversToUpstream(t *testing.T) {
 // A tunnel that comes while the driver drains is told at once.
 func TestTunnelTakenWhileDraining(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
-		b.driver.drain()
+		b.driver.drain(&drainOrder{})
 		b.wantClose(b.client, codeAway)
 		client, clientGate := net.Pipe()
 		upstream, upstreamGate := net.Pipe()
@@ -354,9 +356,10 @@ func TestTunnelTakenWhileDraining(t *testing.T) {
 		defer upstream.Close()
 		late := &tunnel{
 			settings: b.tunnel.settings,
-			client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true}},
-			upstream: leg{sock: &sock{conn: upstreamGate}},
+			client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, keep: 1}},
+			upstream: leg{sock: &sock{conn: upstreamGate}, scan: scanner{keep: maxKeep}},
 			onDone:   func(*tunnel, time.Duration) {},
+			stage:    stageOver,
 		}
 		if err := b.driver.take(late); err != nil {
 			t.Fatal(err)

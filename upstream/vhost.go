@@ -124,6 +124,21 @@ func (v *Vhost) ForDomain(domain string) *Vhost {
 	return v
 }
 
+// Nodes is how many nodes the vhost's upstream has.
+func (v *Vhost) Nodes() int { return len(v.group.nodes) }
+
+// PublicURLs are the public URLs of the nodes of the vhost's upstream that take
+// new streams, in their configured order.
+func (v *Vhost) PublicURLs() []string {
+	var urls []string
+	for _, n := range v.group.nodes {
+		if n.publicURL != "" && !n.Leaving() {
+			urls = append(urls, n.publicURL)
+		}
+	}
+	return urls
+}
+
 // Redirects says what is done about redirects of the vhost's upstream:
 // "follow", "rewrite" or "off".
 func (v *Vhost) Redirects() string { return v.group.redirects }

@@ -1,0 +1,222 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// A Target says which tunnels a drain is for: those of a vhost, by its
+// configured name, those on one node, or, the zero value, all.
+type Target struct {
+	Vhost          string
+	Upstream, Node string
+}
+
+// A drainOrder closes the tunnels of a target, spread evenly, and those that
+// come later at once. Drivers hold it until it is taken back.
+type drainOrder struct {
+	target Target
+	within time.Duration // from the first close to the last one; 0: all at once
+}
+
+func (o *drainOrder) matches(t *tunnel) bool {
+	switch {
+	case t.info != nil && t.info.elsewhere != "":
+		return false // it is on its way already
+	case o.target == Target{}:
+		return true
+	case o.target.Vhost != "":
+		return t.info.vhost.Name() == o.target.Vhost
+	}
+	up := t.info.upstream
+	return up != nil && up.Node.Upstream() == o.target.Upstream && up.Node.Name() == o.target.Node
+}
+
+// moments gives each of n tunnels its time: even slots in random order, and a
+// random moment in each slot, so that clients that come back after a fixed time
+// come back as evenly as they went. None is 0.
+func (o *drainOrder) moments(n int, now time.Duration) []time.Duration {
+	at := spread(n, o.within)
+	for i := range at {
+		at[i] = max(now+at[i], 1)
+	}
+	rand.Shuffle(n, func(i, j int) { at[i], at[j] = at[j], at[i] })
+	return at
+}
+
+// spread returns n moments between 0 and within, in order.
+func spread(n int, within time.Duration) []time.Duration {
+	at := make([]time.Duration, n)
+	for i := range at {
+		at[i] = time.Duration((float64(i) + rand.Float64()) * float64(within) / float64(n))
+	}
+	return at
+}
+
+// Pacing says how fast a drain closes tunnels.
+type Pacing struct {
+	Timeout time.Duration // when a drain of everything is over at the latest
+	Pace    int           // closes a second; 0: all within half of Timeout
+
+	// Redirect, where it returns a URL, sends clients that come during the
+	// drain there, in XMPP's words. Otherwise they get 503. Nil: 503 for all.
+	Redirect func(vhost string) string
+}
+
+// within is how long n closes take.
+func (p Pacing) within(n int) time.Duration {
+	if p.Pace > 0 {
+		return time.Duration(n) * time.Second / time.Duration(p.Pace)
+	}
+	return p.Timeout / 2
+}
+
+// StartDrain closes the tunnels of a target at a pace, and turns new clients
+// away from it, until StopDrain. It returns how many tunnels there are to
+// close. A second call for the same target sets the pace anew.
+func (s *Server) StartDrain(target Target, p Pacing) int {
+	s.StopDrain(target)
+	o := &drainOrder{target: target}
+	n := 0
+	for _, d := range s.drivers() {
+		n += d.count(o)
+	}
+	o.within = p.within(n)
+	s.mu.Lock()
+	s.orders = append(slices.Clone(s.orders), activeDrain{o, p.Redirect})
+	s.mu.Unlock()
+	for _, d := range s.drivers() {
+		d.drain(o)
+	}
+	return n
+}
+
+// StopDrain ends a drain: tunnels that are still open stay so. It reports
+// whether there was one.
+func (s *Server) StopDrain(target Target) bool {
+	s.mu.Lock()
+	i := slices.IndexFunc(s.orders, func(a activeDrain) bool { return a.target == target })
+	if i < 0 {
+		s.mu.Unlock()
+		return false
+	}
+	o := s.orders[i].drainOrder
+	s.orders = slices.Delete(slices.Clone(s.orders), i, i+1)
+	s.mu.Unlock()
+	for _, d := range s.drivers() {
+		d.undrain(o)
+	}
+	return true
+}
+
+type activeDrain struct {
+	*drainOrder
+	redirect func(vhost string) string
+}
+
+// turnsAway reports whether a drain keeps new clients of a vhost out, and the
+// URL where they are to go instead, if there is one. A node's drain does not:
+// its upstream chooses another node for them.
+func (s *Server) turnsAway(vhost string) (away bool, elsewhere string) {
+	s.mu.Lock()
+	orders := s.orders
+	s.mu.Unlock()
+	for _, a := range orders {
+		if a.target == (Target{}) || a.target.Vhost == vhost {
+			if a.redirect != nil {
+				return true, a.redirect(vhost)
+			}
+			return true, ""
+		}
+	}
+	return false, ""
+}
+
+// drivers are those that may have tunnels.
+func (s *Server) drivers() []driver {
+	if s.driver == driver(s.pumps) {
+		return []driver{s.pumps}
+	}
+	return []driver{s.driver, s.pumps}
+}
+
+// ErrDrainDeadline is what Shutdown returns where connections were still open
+// at its deadline.
+var ErrDrainDeadline = errors.New("drain deadline passed")
+
+// Shutdown drains everything and ends the Server. It stops accepting, unless
+// clients that come are to be sent elsewhere; gives each tunnel's client, at
+// the pace, a Close frame with status code 1001 between two frames; and waits
+// for the closing handshakes. What is still open after p.Timeout, or when ctx
+// ends, is closed hard, and the error then is ErrDrainDeadline. All goroutines
+// of the Server have ended when it returns. Call it once.
+func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
+	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+
+	s.mu.Lock()
+	total := s.open
+	s.mu.Unlock()
+	if p.Redirect == nil {
+		s.stopAccepting()
+	}
+	s.StartDrain(Target{}, p)
+	s.mu.Lock()
+	s.draining = true
+	s.endIfIdle()
+	s.mu.Unlock()
+
+	var err error
+	select {
+	case <-s.idle:
+	case <-ctx.Done():
+		err = fmt.Errorf("%w: %d of %d connections open after %v; closed them", ErrDrainDeadline, s.Connections(), total, p.Timeout)
+	}
+	s.stopAccepting()
+	s.cancel()
+	s.mu.Lock()
+	for conn := range s.early {
+		conn.Close()
+	}
+	s.mu.Unlock()
+	for _, d := range s.drivers() {
+		d.close()
+	}
+	s.redials.Wait()
+	s.pages.close()
+	<-s.idle
+	s.journal.close()
+	return err
+}
+
+// stopAccepting closes the listeners, and keeps out who waits for a place.
+func (s *Server) stopAccepting() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return
+	}
+	s.stopped = true
+	close(s.stop)
+	for ln := range s.listeners {
+		ln.Close()
+	}
+	for conn, p := range s.early {
+		if p == phaseSilent {
+			conn.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+	s.places.close()
+}
+
+// endIfIdle is called with s.mu held, whenever a connection has ended.
+func (s *Server) endIfIdle() {
+	if s.draining && s.open == 0 && !s.ended {
+		s.ended = true
+		close(s.idle)
+	}
+}

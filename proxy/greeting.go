@@ -1,0 +1,371 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"wssgate/upstream"
+	"wssgate/xmpp"
+)
+
+const (
+	// greetingTimeout is how long a client has for its first start tag, where
+	// the vhost wants to read it.
+	greetingTimeout = 10 * time.Second
+
+	// maxGreeting bounds what is kept of the client's frames for another node.
+	maxGreeting = 2 * xmpp.MaxOpen // bytes
+
+	// maxHops bounds the redirects that are followed for one stream.
+	maxHops = 3
+)
+
+// stage is how far the beginning of a tunnel has come:
+//
+//	awaited ──▶ tag ──▶ answer ──▶ over
+//	             │  ▲     │
+//	             ▼  └─────┤ (redirect)
+//	           dialling ◀─┘
+//
+// In awaited nothing came from the client yet, and the tunnel owns no
+// greeting. In tag its first start tag is not whole yet. In dialling nobody is
+// read. In answer the upstream's frames are held until it is clear that it
+// keeps the stream. Over, frames go through.
+//
+// A vhost that wants to know `to` is strict: without a good start tag there is
+// no stream, and the upstream sees nothing of it before. Any other vhost reads
+// along, to be able to repair redirects and to speak the client's framing; what
+// is not XMPP goes through, for the upstream to judge.
+type stage uint8
+
+const (
+	stageAwaited stage = iota
+	stageTag
+	stageDialling
+	stageAnswer
+	stageOver
+)
+
+// A greeting is what a tunnel knows of its first words, until they are said.
+type greeting struct {
+	frames []byte // the client's, as they came
+	said   payloads
+	open   xmpp.OpenReader
+	tag    xmpp.Open // once it is whole
+	tagged bool
+
+	answers  []byte // the upstream's frames, held back
+	answered payloads
+	answer   xmpp.AnswerReader
+
+	hops int
+}
+
+// streamState is what a tunnel knows of the XMPP stream on it.
+type streamState struct {
+	framing   xmpp.Framing
+	opened    bool // the client has got an opening
+	closed    bool // and the end of the stream
+	resumable bool // XEP-0198: the client may come back to it
+}
+
+// noticed takes note of how a message of the upstream begins.
+func (s *streamState) noticed(head []byte) {
+	switch xmpp.FirstWord(head) {
+	case xmpp.OpenWord:
+		s.opened, s.closed = true, false
+		s.framing = xmpp.OlderDraft
+		if bytes.HasPrefix(bytes.TrimLeft(head, " \t\r\n"), []byte("<open")) {
+			s.framing = xmpp.RFC7395
+		}
+	case xmpp.CloseWord, xmpp.ErrorWord:
+		s.closed = true
+	case xmpp.ResumeWord:
+		s.resumable = true
+	}
+}
+
+// greet takes frames of the client's in the stages before over.
+func (t *tunnel) greet(b []byte) {
+	if t.greeting == nil {
+		t.greeting = &greeting{}
+		t.stage = stageTag
+	}
+	g := t.greeting
+	switch t.stage {
+	case stageTag:
+		g.frames = append(g.frames, b...)
+		if !t.strict() {
+			t.toUpstream(b)
+		}
+		err := g.said.feed(b, func(payload []byte) error {
+			var err error
+			if !g.tagged {
+				g.tag, g.tagged, err = g.open.Feed(payload)
+			}
+			return err
+		})
+		switch {
+		case err != nil:
+			t.badTag(err)
+		case g.tagged:
+			t.stream.framing = g.tag.Framing
+			t.goodTag()
+		case len(g.frames) > maxGreeting:
+			t.badTag(&xmpp.StreamError{Condition: xmpp.PolicyViolation, Text: "the start of the stream is too long"})
+		}
+	case stageDialling:
+		g.frames = append(g.frames, b...)
+	case stageAnswer:
+		if len(g.frames) <= maxGreeting {
+			g.frames = append(g.frames, b...)
+		}
+		t.toUpstream(b)
+	}
+}
+
+// badTag is for a client whose first words are no start of a stream.
+func (t *tunnel) badTag(err error) {
+	if !t.strict() {
+		t.endGreeting()
+		return
+	}
+	t.stream.framing = t.greeting.open.Framing()
+	condition, text := xmpp.UndefinedCondition, ""
+	if se, ok := errors.AsType[*xmpp.StreamError](err); ok {
+		condition, text = se.Condition, se.Text
+	}
+	t.client.err = err
+	t.refuseStream(reasonBadStream, condition, text)
+}
+
+// goodTag decides what becomes of a stream, by its start tag.
+func (t *tunnel) goodTag() {
+	vhost := t.info.vhost
+	tag := &t.greeting.tag
+	if url := t.info.elsewhere; url != "" {
+		t.redirectTo(tag.Reply(), url)
+		return
+	}
+	if t.strict() {
+		domain, err := tag.Domain()
+		if err != nil {
+			t.badTag(err)
+			return
+		}
+		if err := vhost.AllowsDomain(domain); err != nil {
+			t.client.err = err
+			t.refuseStream(reasonHostUnknown, xmpp.HostUnknown, "")
+			return
+		}
+		if vhost.RoutesTo() {
+			vhost = vhost.ForDomain(domain)
+			t.info.vhost = vhost
+			t.dial(func(ctx context.Context) (*upstream.Conn, error) { return vhost.Dial(ctx, t.info.request) })
+			return
+		}
+		t.toUpstream(t.greeting.frames)
+	}
+	t.awaitAnswer()
+}
+
+// awaitAnswer follows the client's first words to a node, whose answer could be
+// a redirect.
+func (t *tunnel) awaitAnswer() {
+	if t.info.vhost.Redirects() == "off" {
+		t.endGreeting()
+		return
+	}
+	g := t.greeting
+	t.stage = stageAnswer
+	g.answers, g.answered, g.answer = nil, payloads{}, xmpp.AnswerReader{}
+}
+
+// releaseAnswers ends the greeting in stageAnswer; in others it does nothing.
+func (t *tunnel) releaseAnswers() {
+	if t.stage == stageAnswer {
+		answers := t.greeting.answers
+		t.endGreeting()
+		t.toClient(answers)
+	}
+}
+
+func (t *tunnel) endGreeting() {
+	t.stage, t.greeting, t.greetBy, t.info.request = stageOver, nil, 0, nil
+}
+
+// answered takes frames of the upstream's in stageAnswer.
+func (t *tunnel) answered(b []byte) {
+	g := t.greeting
+	g.answers = append(g.answers, b...)
+	var verdict xmpp.Answer
+	g.answered.feed(b, func(payload []byte) error {
+		if verdict.Verdict == xmpp.Undecided {
+			verdict = g.answer.Feed(payload)
+		}
+		return nil
+	})
+	switch {
+	case verdict.Verdict == xmpp.Redirected:
+		t.redirected(verdict)
+	case verdict.Verdict != xmpp.Undecided, len(g.answers) > maxGreeting:
+		t.releaseAnswers()
+	}
+}
+
+// redirected repairs a redirect: the address in it is an inner one. The stream
+// goes to that node if it is one of ours, or its client to the node's public
+// address, or nowhere.
+func (t *tunnel) redirected(answer xmpp.Answer) {
+	g, vhost := t.greeting, t.info.vhost
+	node := vhost.NodeByAddress(answer.SeeOther)
+	follow := vhost.Redirects() == "follow" && node != nil && t.info.request != nil && g.hops < maxHops && len(g.frames) <= maxGreeting
+	t.stream.opened = false // what the node said stays here
+	if follow {
+		g.hops++
+		t.dropUpstream()
+		t.info.upstream.Release()
+		t.info.upstream = nil
+		t.dial(func(ctx context.Context) (*upstream.Conn, error) { return vhost.DialNode(ctx, node, t.info.request) })
+		return
+	}
+	stream := answer.Stream(g.tag.Framing)
+	if node != nil && node.PublicURL() != "" {
+		t.redirectTo(stream, node.PublicURL())
+		return
+	}
+	t.upstream.err = fmt.Errorf("redirect to %q, which is no node of upstream %q with a public_url", answer.SeeOther, vhost.Upstream())
+	t.endStream(reasonRedirect, stream.Close())
+}
+
+// redirectTo sends the client to a URL.
+func (t *tunnel) redirectTo(stream xmpp.Stream, url string) {
+	messages, err := stream.Redirect(url)
+	if err != nil {
+		messages = stream.Close()
+	}
+	t.endStream(reasonRedirect, messages)
+}
+
+// refuseStream answers the client's first words with a stream error.
+func (t *tunnel) refuseStream(why reason, condition xmpp.Condition, text string) {
+	t.endStream(why, t.reply().Error(condition, text))
+}
+
+// reply is the stream in which the gate answers first words itself.
+func (t *tunnel) reply() xmpp.Stream {
+	if g := t.greeting; g != nil && g.tagged {
+		return g.tag.Reply()
+	}
+	return xmpp.Stream{Framing: t.stream.framing}
+}
+
+// endStream says these messages, and then the Close frame of the reason.
+func (t *tunnel) endStream(why reason, messages [][]byte) {
+	w := t.client.sock.turn
+	t.endGreeting()
+	for _, m := range messages {
+		t.toClient(appendFrame(nil, opText, m, nil))
+	}
+	t.stream.closed = true
+	t.endFor(why, w.now+closeTimeout)
+}
+
+// dial looks for an upstream in a goroutine of the Server's. Nobody is read
+// meanwhile.
+func (t *tunnel) dial(dial func(context.Context) (*upstream.Conn, error)) {
+	t.stage = stageDialling
+	t.info.server.redial(t, dial)
+}
+
+// dialled is a turn that the Server begins: the upstream has said 101.
+func (t *tunnel) dialled(w *turn, up *upstream.Conn) {
+	t.begin(w)
+	t.info.upstream = up
+	t.toUpstream(t.greeting.frames)
+	t.awaitAnswer()
+	t.takeHeld(w, &t.upstream)
+	t.settle(w)
+}
+
+// dialFailed is the other one.
+func (t *tunnel) dialFailed(w *turn, err error) {
+	t.begin(w)
+	if t.why == reasonNone {
+		t.upstream.err = err
+		t.refuseStream(reasonDialFailed, xmpp.RemoteConnectionFailed, "")
+	}
+	t.settle(w)
+}
+
+// strict reports whether there is no stream without a good start tag.
+func (t *tunnel) strict() bool { return t.info.vhost.ReadsTo() || t.info.elsewhere != "" }
+
+// lastWords are what a stream's client is told before a Close frame of ours: a
+// stream error and the stream's end. A stream that can be resumed gets neither
+// (XEP-0198, section 5), nor does one that has ended.
+func (t *tunnel) lastWords(condition xmpp.Condition, text string) [][]byte {
+	s := &t.stream
+	switch {
+	case condition == "" || s.closed || s.resumable:
+		return nil
+	case s.opened:
+		return xmpp.Stream{Framing: s.framing, Opened: true}.Error(condition, text)
+	case t.greeting != nil && t.greeting.tagged:
+		return t.reply().Error(condition, text)
+	}
+	return nil
+}
+
+// payloads cuts a run of valid frames into the payloads of data frames. Control
+// frames are passed over. It keeps its place between runs.
+type payloads struct {
+	head    []byte // of a header that was cut
+	left    int64
+	key     [4]byte
+	at      int // which byte of the key is next
+	masked  bool
+	control bool
+}
+
+// feed calls f with every payload in b, unmasked, in as many pieces as b has.
+// It stops at the first error.
+func (p *payloads) feed(b []byte, f func([]byte) error) error {
+	for len(b) > 0 {
+		if p.left == 0 {
+			had := len(p.head)
+			p.head = append(p.head, b[:min(len(b), maxHeader)]...)
+			h, err := parseHeader(p.head)
+			if err != nil {
+				return err // the scanner would have refused it
+			}
+			if h.size == 0 {
+				return nil
+			}
+			b, p.head = b[h.size-had:], p.head[:0]
+			p.left, p.key, p.at, p.masked, p.control = h.length, h.key, 0, h.masked, h.control()
+			continue
+		}
+		n := int(min(p.left, int64(len(b))))
+		piece := b[:n]
+		b = b[n:]
+		p.left -= int64(n)
+		if p.control {
+			continue
+		}
+		if p.masked {
+			piece = append([]byte(nil), piece...)
+			for i := range piece {
+				piece[i] ^= p.key[p.at&3]
+				p.at++
+			}
+		}
+		if err := f(piece); err != nil {
+			return err
+		}
+	}
+	return nil
+}

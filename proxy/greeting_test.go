@@ -1,0 +1,415 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"wssgate/internal/xmpptest"
+	"wssgate/upstream"
+)
+
+// framings runs f in both.
+func framings(t *testing.T, f func(t *testing.T, legacy bool)) {
+	t.Run("RFC 7395", func(t *testing.T) { f(t, false) })
+	t.Run("older draft", func(t *testing.T) { f(t, true) })
+}
+
+// stream dials; edit changes how.
+func (g *gate) stream(edit func(*xmpptest.Target)) *xmpptest.Client {
+	g.t.Helper()
+	target := g.target()
+	if edit != nil {
+		edit(&target)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := xmpptest.Dial(ctx, target)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { c.Abort() })
+	c.Conn.SetDeadline(time.Now().Add(10 * time.Second))
+	return c
+}
+
+// lastWords reads messages up to the Close frame, and returns them in one.
+func lastWords(t *testing.T, c *xmpptest.Client) (text string, code ws.StatusCode) {
+	t.Helper()
+	for {
+		m, err := c.Recv()
+		var ce *xmpptest.CloseError
+		if errors.As(err, &ce) {
+			return text, ce.Code
+		}
+		if err != nil {
+			t.Fatalf("after %q: %v", text, err)
+		}
+		text += m
+	}
+}
+
+func wantWords(t *testing.T, got string, want ...string) {
+	t.Helper()
+	rest := got
+	for _, w := range want {
+		_, after, ok := strings.Cut(rest, w)
+		if !ok {
+			t.Errorf("last words %q; want %q in this order", got, want)
+			return
+		}
+		rest = after
+	}
+}
+
+// end is how a stream ends in a framing.
+func end(legacy bool) string {
+	if legacy {
+		return "</stream:stream>"
+	}
+	return "<close "
+}
+
+func openTag(to string, legacy bool) string {
+	if legacy {
+		return "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='" + to + "' version='1.0'>"
+	}
+	return "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='" + to + "' version='1.0'/>"
+}
+
+// A domain that is not the vhost's gets host-unknown in the client's framing,
+// and the upstream sees nothing of the stream.
+func TestDomainRefused(t *testing.T) {
+	framings(t, func(t *testing.T, legacy bool) {
+		up := newUpstream(t, xmpptest.Config{})
+		g := newGateFor(t, upstream.Options{
+			Upstreams: []upstream.GroupOptions{group("test", up.URL())},
+			Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Domains: []string{"example2.com", "*.example3.com"}}},
+		})
+		for domain, good := range map[string]bool{"Example2.com.": true, "a.example3.com": true, "example1.com": false, "example3.com": false} {
+			c := g.stream(nil)
+			if err := c.Send(openTag(domain, legacy)); err != nil {
+				t.Fatal(err)
+			}
+			if good {
+				if m, err := c.Recv(); err != nil {
+					t.Errorf("%s: %q, %v; want the server's opening", domain, m, err)
+				}
+				c.Abort()
+				continue
+			}
+			words, code := lastWords(t, c)
+			wantWords(t, words, "host-unknown", end(legacy))
+			if code != 1000 {
+				t.Errorf("Close %d; want 1000", code)
+			}
+			if n := up.Last().Count.FramesIn.Load(); n != 0 {
+				t.Errorf("the upstream got %d frames", n)
+			}
+		}
+	})
+}
+
+// Where the vhost reads the start tag, anything else is a stream error.
+func TestBadStart(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{})
+	g := newGateFor(t, upstream.Options{
+		Upstreams: []upstream.GroupOptions{group("test", up.URL())},
+		Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Domains: []string{testName}}},
+	})
+	for message, condition := range map[string]string{
+		"hello":               "not-well-formed",
+		"<message to='a@b'/>": "bad-format",
+		"<open xmlns='x' to='" + testName + "'/>":  "invalid-namespace",
+		"<!DOCTYPE open [<!ENTITY a 'b'>]><open/>": "restricted-xml",
+		openTag("", false):                         "improper-addressing",
+		"<open " + strings.Repeat("a", 9000):       "policy-violation",
+	} {
+		c := g.stream(nil)
+		if err := c.Send(message); err != nil {
+			t.Fatal(err)
+		}
+		words, code := lastWords(t, c)
+		wantWords(t, words, "<open ", condition, "<close ")
+		if code != 1000 {
+			t.Errorf("%.30q: Close %d; want 1000", message, code)
+		}
+	}
+	if n := up.Last().Count.FramesIn.Load(); n != 0 {
+		t.Errorf("the upstream got %d frames", n)
+	}
+}
+
+// The start tag may come in any pieces.
+func TestStartInPieces(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{})
+	g := newGateFor(t, upstream.Options{
+		Upstreams: []upstream.GroupOptions{group("test", up.URL())},
+		Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Domains: []string{testName}}},
+	})
+	c := g.stream(nil)
+	tag := openTag(testName, false)
+	for i := 0; i < len(tag); i += 7 {
+		op := ws.OpText
+		if i > 0 {
+			op = ws.OpContinuation
+		}
+		if err := c.WriteFrame(ws.NewFrame(op, i+7 >= len(tag), []byte(tag[i:min(i+7, len(tag))]))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m, err := c.Recv(); err != nil || !strings.Contains(m, "<open") {
+		t.Errorf("%q, %v; want the server's opening", m, err)
+	}
+}
+
+// The domain chooses the upstream, after the 101.
+func TestRouteByDomain(t *testing.T) {
+	framings(t, func(t *testing.T, legacy bool) {
+		first := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
+		second := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
+		g := newGateFor(t, upstream.Options{
+			Upstreams: []upstream.GroupOptions{group("first", first.URL()), group("second", second.URL()), group("dead", "ws://127.0.0.1:1/")},
+			Vhosts: []upstream.VhostOptions{{
+				Names: []string{testName}, Upstream: "first", RouteTo: true,
+				ByDomain: map[string]string{"two.example": "second", "dead.example": "dead"},
+			}},
+		})
+		for domain, want := range map[string]*xmpptest.Server{testName: first, "two.example": second} {
+			before := want.Seen()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			target := g.target()
+			target.Domain, target.Legacy = domain, legacy
+			c, err := xmpptest.Login(ctx, target)
+			cancel()
+			if err != nil {
+				t.Fatalf("%s: %v", domain, err)
+			}
+			if want.Seen() != before+1 {
+				t.Errorf("%s did not reach its upstream", domain)
+			}
+			c.Abort()
+		}
+		c := g.stream(nil)
+		c.Send(openTag("dead.example", legacy))
+		words, code := lastWords(t, c)
+		wantWords(t, words, "remote-connection-failed", end(legacy))
+		if code != 1014 {
+			t.Errorf("Close %d; want 1014", code)
+		}
+	})
+}
+
+// hostPort is where a server of xmpptest listens.
+func hostPort(s *xmpptest.Server) string { return s.Addr() }
+
+// A redirect to a node of ours is followed, and the client never knows: neither
+// the first node's address nor its stream reaches it.
+func TestRedirectFollowed(t *testing.T) {
+	framings(t, func(t *testing.T, legacy bool) {
+		second := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
+		habits := xmpptest.Tigase()
+		habits.Redirect = func(xmpptest.Open) string {
+			if legacy {
+				return hostPort(second)
+			}
+			return "ws://" + hostPort(second) + "/"
+		}
+		first := newUpstream(t, xmpptest.Config{Habits: habits})
+		routing := upstream.Options{Upstreams: []upstream.GroupOptions{group("test", first.URL(), second.URL())},
+			Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Node: "n1"}}}
+		g := newGateFor(t, routing)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		target := g.target()
+		target.Legacy = legacy
+		c, err := xmpptest.Login(ctx, target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Abort()
+		if first.Seen() != 1 || second.Seen() != 1 {
+			t.Errorf("first saw %d, second %d; want 1 and 1", first.Seen(), second.Seen())
+		}
+		if err := first.WaitOpen(ctx, 0); err != nil {
+			t.Errorf("the first node's connection stays: %v", err)
+		}
+	})
+}
+
+// A redirect that is not followed names the node's public address, or none.
+func TestRedirectRewritten(t *testing.T) {
+	for _, test := range []struct{ name, mode, public, want string }{
+		{"public", "rewrite", "wss://t2.example1.com:5291/", "see-other-uri='wss://t2.example1.com:5291/'"},
+		{"no public address", "rewrite", "", "<close "},
+		{"not ours", "follow", "", "<close "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			second := newUpstream(t, xmpptest.Config{})
+			habits := xmpptest.Tigase()
+			inner := hostPort(second)
+			if test.name == "not ours" {
+				inner = "10.9.8.7:5290"
+			}
+			habits.Redirect = func(xmpptest.Open) string { return "ws://" + inner + "/" }
+			first := newUpstream(t, xmpptest.Config{Habits: habits})
+			gr := group("test", first.URL(), second.URL())
+			gr.Redirects, gr.Nodes[1].PublicURL = test.mode, test.public
+			g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
+				Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Node: "n1"}}})
+			c := g.stream(nil)
+			c.Send(openTag(testName, false))
+			words, code := lastWords(t, c)
+			wantWords(t, strings.ReplaceAll(words, `"`, "'"), "<open ", test.want)
+			if strings.Contains(words, inner) || code != 1000 {
+				t.Errorf("the client got %q, Close %d", words, code)
+			}
+		})
+	}
+}
+
+// Two nodes that send a stream to each other do not do so for ever.
+func TestRedirectLoop(t *testing.T) {
+	var urls [2]string
+	var nodes [2]*xmpptest.Server
+	for i := range nodes {
+		habits := xmpptest.Tigase()
+		habits.Redirect = func(xmpptest.Open) string { return urls[1-i] }
+		nodes[i] = newUpstream(t, xmpptest.Config{Habits: habits})
+		urls[i] = nodes[i].URL()
+	}
+	g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", urls[0], urls[1])}})
+	c := g.stream(nil)
+	c.Send(openTag(testName, false))
+	words, _ := lastWords(t, c)
+	wantWords(t, words, "<close ")
+	if n := nodes[0].Seen() + nodes[1].Seen(); n != maxHops+1 {
+		t.Errorf("%d dials; want %d", n, maxHops+1)
+	}
+}
+
+// Where the gate ends a stream it says so in XMPP; a stream that can be resumed
+// gets the Close frame alone.
+func TestLastWords(t *testing.T) {
+	framings(t, func(t *testing.T, legacy bool) {
+		for _, resumable := range []bool{false, true} {
+			t.Run(fmt.Sprintf("resumable %v", resumable), func(t *testing.T) {
+				up := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
+				g := newGate(t, up.URL())
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				target := g.target()
+				target.Legacy = legacy
+				c, err := xmpptest.Login(ctx, target)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Abort()
+				if resumable {
+					if err := c.EnableResume(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if n := g.StartDrain(Target{}, Pacing{}); n != 1 {
+					t.Errorf("StartDrain = %d; want 1", n)
+				}
+				words, code := lastWords(t, c)
+				if code != 1001 {
+					t.Errorf("Close %d; want 1001", code)
+				}
+				if resumable && words != "" {
+					t.Errorf("a stream that can be resumed was told %q", words)
+				}
+				if !resumable {
+					wantWords(t, words, "system-shutdown", end(legacy))
+				}
+			})
+		}
+	})
+}
+
+// An upstream that stops without a word is an error in XMPP too.
+func TestLastWordsUpstreamGone(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
+	g := newGate(t, up.URL())
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	c, err := xmpptest.Login(ctx, g.target())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Abort()
+	up.Stop()
+	words, code := lastWords(t, c)
+	wantWords(t, words, "remote-connection-failed", "<close ")
+	if code != 1012 {
+		t.Errorf("Close %d; want 1012", code)
+	}
+}
+
+// A drain turns new clients away: with 503, or in XMPP's words to another
+// address. Stopped again, it does not.
+func TestDrainTurnsAway(t *testing.T) {
+	framings(t, func(t *testing.T, legacy bool) {
+		up := newUpstream(t, xmpptest.Config{})
+		g := newGate(t, up.URL())
+		g.StartDrain(Target{}, Pacing{Timeout: time.Minute})
+		_, err := xmpptest.Dial(t.Context(), g.target())
+		var se *xmpptest.StatusError
+		if !errors.As(err, &se) || se.Response.StatusCode != 503 || se.Response.Header.Get("Retry-After") == "" {
+			t.Errorf("err = %v; want 503 with Retry-After", err)
+		}
+		g.StartDrain(Target{}, Pacing{Timeout: time.Minute, Redirect: func(string) string { return "wss://other.example/" }})
+		c := g.stream(nil)
+		c.Send(openTag(testName, legacy))
+		words, code := lastWords(t, c)
+		wantWords(t, words, "other.example")
+		wantWords(t, words, end(legacy))
+		if code != 1000 || up.Seen() != 0 {
+			t.Errorf("Close %d, upstream saw %d; want 1000 and 0", code, up.Seen())
+		}
+		if !g.StopDrain(Target{}) || g.StopDrain(Target{}) {
+			t.Error("StopDrain does not tell whether there was a drain")
+		}
+		g.dial()
+	})
+}
+
+// pingPong goes to the upstream and back, so that the tunnel is there.
+func pingPong(t *testing.T, c *xmpptest.Client) {
+	t.Helper()
+	if err := c.WriteFrame(ws.NewPingFrame([]byte("x"))); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := c.ReadFrame(); err != nil || f.Header.OpCode != ws.OpPong {
+		t.Fatalf("frame = %v, %v; want a Pong", f.Header, err)
+	}
+}
+
+// A drain of one vhost or node leaves the others alone, and can be stopped
+// before it is over.
+func TestDrainTarget(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{})
+	g := newGate(t, up.URL())
+	c := g.dial()
+	pingPong(t, c)
+	for _, target := range []Target{{Vhost: "other"}, {Upstream: "test", Node: "other"}} {
+		if n := g.StartDrain(target, Pacing{}); n != 0 {
+			t.Errorf("StartDrain(%+v) = %d; want 0", target, n)
+		}
+	}
+	if n := g.StartDrain(Target{Upstream: "test", Node: "n1"}, Pacing{Timeout: time.Hour}); n != 1 {
+		t.Errorf("StartDrain = %d; want 1", n)
+	}
+	g.StopDrain(Target{Upstream: "test", Node: "n1"})
+	pingPong(t, c)
+	g.StartDrain(Target{Upstream: "test", Node: "n1"}, Pacing{})
+	if _, code := lastWords(t, c); code != 1001 {
+		t.Errorf("Close %d; want 1001", code)
+	}
+}
