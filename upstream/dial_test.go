@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"wssgate/internal/certtest"
@@ -212,17 +213,19 @@ func TestDialClientsFaultIsNotTheNodes(t *testing.T) {
 
 // Once Dial has returned, its context and deadline have no more say.
 func TestDialLeavesNoDeadline(t *testing.T) {
-	v := one(t, GroupOptions{DialTimeout: 50 * time.Millisecond}, wsURL(startNode(t, "tcp", polite)))
-	ctx, cancel := context.WithCancel(t.Context())
-	c, err := v.Dial(ctx, request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Conn.Close()
-	defer c.Release()
-	cancel()
-	time.Sleep(60 * time.Millisecond) // longer than the dial timeout
-	echoes(t, c.Conn)
+	synctest.Test(t, func(t *testing.T) {
+		_, v := newCluster(polite, at1).vhost(t, GroupOptions{DialTimeout: time.Second}, three[0])
+		ctx, cancel := context.WithCancel(t.Context())
+		c, err := v.Dial(ctx, request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Conn.Close()
+		defer c.Release()
+		cancel()
+		time.Sleep(2 * time.Second)
+		echoes(t, c.Conn)
+	})
 }
 
 // A cancelled dial ends at once, though the node keeps silent.

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha1"
 	"encoding/base64"
@@ -55,7 +56,7 @@ func openingHandshake(conn net.Conn, request []byte, key, subprotocol string) (r
 		m, err = conn.Read(buf[n:])
 		from := max(0, n-len(blankLine)+1)
 		n += m
-		if i := strings.Index(string(buf[from:n]), blankLine); i >= 0 {
+		if i := bytes.Index(buf[from:n], []byte(blankLine)); i >= 0 {
 			end = from + i + len(blankLine)
 			break
 		}

@@ -68,6 +68,7 @@ func parseLocation(s string) (location, error) {
 		loc.uri = u.RequestURI()
 	}
 	if loc.srv {
+		_, _, loc.authority = loc.service()
 		return loc, loc.checkService(u.Port())
 	}
 	loc.port = 80

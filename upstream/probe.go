@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,6 +56,9 @@ func (n *Node) probe(ctx context.Context, a *address) error {
 	if h, ok := errors.AsType[*HandshakeError](err); ok && loc.uri == "" && h.Status >= 400 && h.Status < 500 {
 		return nil // it lives; which path is right, only clients know
 	}
+	if h, ok := errors.AsType[*HandshakeError](err); ok && h.Status == http.StatusNotFound && n.group.health.Domain == "" {
+		h.Hint = "a server that looks at Host knows no " + strconv.Quote(loc.authority) + "; set health.domain, and the probe's Host is that"
+	}
 	if err != nil {
 		return err
 	}
@@ -62,7 +67,7 @@ func (n *Node) probe(ctx context.Context, a *address) error {
 	conn.SetDeadline(deadline)
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 
-	p := &prober{conn: conn, frames: bufio.NewReader(io.LimitReader(io.MultiReader(bytes.NewReader(rest), conn), maxProbeBytes))}
+	p := &prober{ctx: ctx, conn: conn, frames: bufio.NewReader(io.LimitReader(io.MultiReader(bytes.NewReader(rest), conn), maxProbeBytes))}
 	if n.group.health.Domain != "" {
 		if err := p.openStream(n.group.health.Domain); err != nil {
 			return err
@@ -74,6 +79,7 @@ func (n *Node) probe(ctx context.Context, a *address) error {
 
 // A prober is a WebSocket client of few words.
 type prober struct {
+	ctx    context.Context // when it ends, the conn's deadline is set to the past
 	conn   net.Conn
 	frames *bufio.Reader // of at most maxProbeBytes
 	stream bool          // <open/> was sent
@@ -133,6 +139,9 @@ func (p *prober) openStream(domain string) error {
 // that nothing unread turns our FIN into a reset. TCP is the caller's.
 func (p *prober) sayGoodbye(patience time.Duration) {
 	p.conn.SetReadDeadline(time.Now().Add(patience))
+	if p.ctx.Err() != nil {
+		return // the deadline of now is not the one that says so
+	}
 	var frames []ws.Frame
 	if p.stream {
 		frames = append(frames, ws.NewTextFrame([]byte(`<close xmlns="urn:ietf:params:xml:ns:xmpp-framing"/>`)))

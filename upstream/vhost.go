@@ -195,8 +195,14 @@ func (p originPattern) matches(o originPattern) bool {
 // through; people do have them in DNS.
 var names = idna.New(idna.MapForLookup(), idna.StrictDomainName(false), idna.Transitional(false))
 
+// maxDomain is the longest domainpart (RFC 7622, section 3.2), in bytes.
+const maxDomain = 1023
+
 // normalDomain is the ASCII form of a domain, without the final dot.
 func normalDomain(s string) (string, error) {
+	if len(s) > maxDomain {
+		return "", errors.New("longer than 1023 bytes")
+	}
 	name, err := names.ToASCII(strings.TrimSuffix(s, "."))
 	switch {
 	case err != nil:

@@ -64,7 +64,7 @@ func TestVhostAllows(t *testing.T) {
 		Vhosts: []VhostOptions{{
 			Names: []string{"example1.com"}, Path: "/ws",
 			Origins: []string{"https://chat.example1.com", "https://*.example2.com:8443", "http://localhost:80", "null"},
-			Domains: []string{"example1.com", "bücher.example"},
+			Domains: []string{"example1.com", "bücher.example", "*.example2.com"},
 		}},
 	}).Lookup("example1.com")
 	if err != nil {
@@ -95,15 +95,55 @@ func TestVhostAllows(t *testing.T) {
 		{"domain", "EXAMPLE1.com", v.AllowsDomain("EXAMPLE1.com"), nil},
 		{"domain", "Bücher.example", v.AllowsDomain("Bücher.example"), nil},
 		{"domain", "example2.com", v.AllowsDomain("example2.com"), ErrDomain},
+		{"domain", "muc.example2.com", v.AllowsDomain("muc.example2.com"), nil},
+		{"domain", "a.b.example2.com", v.AllowsDomain("a.b.example2.com"), ErrDomain},
+		{"domain", "2,000 bytes", v.AllowsDomain(strings.Repeat("a.", 1000)), ErrDomain},
 		{"domain", "", v.AllowsDomain(""), ErrDomain},
 	} {
 		if !errors.Is(c.err, c.want) {
 			t.Errorf("%s %q: %v; want %v", c.what, c.value, c.err, c.want)
 		}
 	}
+	if !v.ReadsTo() || v.RoutesTo() || v.Redirects() != "follow" {
+		t.Errorf("ReadsTo %t, RoutesTo %t, Redirects %q; want true, false, follow", v.ReadsTo(), v.RoutesTo(), v.Redirects())
+	}
 	open := one(t, GroupOptions{}, "ws://127.0.0.1:1/")
+	if open.ReadsTo() {
+		t.Error("a vhost without rules reads `to`")
+	}
 	if err := errors.Join(open.AllowsPath("/x"), open.AllowsOrigin("https://x.example"), open.AllowsDomain("x")); err != nil {
 		t.Errorf("a vhost without rules: %v", err)
+	}
+}
+
+// The domain in `to` may choose the upstream; a pinned node is of the vhost's own.
+func TestVhostForDomain(t *testing.T) {
+	v, err := table(t, Options{
+		Upstreams: []GroupOptions{
+			{Name: "a", Nodes: []NodeOptions{{Name: "t1", URL: "ws://127.0.0.1:1/"}}},
+			{Name: "b", Nodes: []NodeOptions{{URL: "ws://127.0.0.1:2/"}}, Redirects: "off"},
+		},
+		Vhosts: []VhostOptions{{
+			Names: []string{"gate.example"}, Upstream: "a", Node: "t1", RouteTo: true,
+			ByDomain: map[string]string{"Example2.com": "b"},
+		}},
+	}).Lookup("gate.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !v.ReadsTo() || !v.RoutesTo() {
+		t.Error("a vhost that routes by `to` does not read it")
+	}
+	for _, c := range []struct{ domain, upstream, node, redirects string }{
+		{"example2.com", "b", "", "off"},
+		{"EXAMPLE2.com.", "b", "", "off"},
+		{"example1.com", "a", "t1", "follow"},
+		{"a b", "a", "t1", "follow"},
+		{"", "a", "t1", "follow"},
+	} {
+		if got := v.ForDomain(c.domain); got.Upstream() != c.upstream || got.node != c.node || got.Redirects() != c.redirects || got.Name() != "gate.example" {
+			t.Errorf("ForDomain(%q): upstream %q, node %q, redirects %q; want %q, %q, %q", c.domain, got.Upstream(), got.node, got.Redirects(), c.upstream, c.node, c.redirects)
+		}
 	}
 }
 
@@ -133,6 +173,10 @@ func TestOptionsMistakes(t *testing.T) {
 		{group(func(g *GroupOptions) { g.Balance = "roundrobin" }), `upstream "tigase": balance: "roundrobin" is not known`},
 		{group(func(g *GroupOptions) { g.ProxyProtocol = "v3" }), `upstream "tigase": proxy_protocol: "v3" is not known`},
 		{group(func(g *GroupOptions) { g.Host = "x" }), `upstream "tigase": host: "x" is not known`},
+		{group(func(g *GroupOptions) { g.Redirects = "x" }), `upstream "tigase": redirects: "x" is not known`},
+		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", ByDomain: map[string]string{"b": "tigase"}}), `vhost "a": by_domain without route = "to"`},
+		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", RouteTo: true, ByDomain: map[string]string{"b": "x"}}), `vhost "a": by_domain: upstream "x" is not configured`},
+		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", RouteTo: true, ByDomain: map[string]string{"a@b": "tigase"}}), `vhost "a": by_domain: "a@b": `},
 		{group(func(g *GroupOptions) { g.DialTimeout = -1 }), `upstream "tigase": dial_timeout: -1ns is too short`},
 		{group(func(g *GroupOptions) { g.Health.Interval = time.Millisecond }), `upstream "tigase": health.interval: 1ms is too short`},
 		{group(func(g *GroupOptions) { g.Health.Path = "ws" }), `upstream "tigase": health.path: "ws" does not begin with a slash`},
@@ -205,7 +249,7 @@ func TestLocation(t *testing.T) {
 		{"ws://[::1]:5290/", location{host: "::1", port: 5290, authority: "[::1]:5290", uri: "/"}},
 		{"ws+unix:///run/p.sock", location{unix: "/run/p.sock", authority: "localhost"}},
 		{"wss+unix:///run/p.sock:/ws?x", location{tls: true, unix: "/run/p.sock", authority: "localhost", uri: "/ws?x"}},
-		{"srv+wss://_x._tcp.example.com/ws", location{tls: true, srv: true, host: "_x._tcp.example.com", authority: "_x._tcp.example.com", uri: "/ws"}},
+		{"srv+wss://_x._tcp.example.com/ws", location{tls: true, srv: true, host: "_x._tcp.example.com", authority: "example.com", uri: "/ws"}},
 	} {
 		c.want.url = c.url
 		if got, err := parseLocation(c.url); err != nil || got != c.want {

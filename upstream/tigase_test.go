@@ -1,0 +1,130 @@
+package upstream
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"wssgate/internal/xmpptest"
+)
+
+func tigase(t *testing.T, edit func(*xmpptest.Config)) *xmpptest.Server {
+	t.Helper()
+	cfg := xmpptest.Config{Domains: []string{"example1.com"}, Habits: xmpptest.Tigase()}
+	if edit != nil {
+		edit(&cfg)
+	}
+	s, err := xmpptest.Listen(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// Tigase takes our request, with each PROXY header, and believes the address;
+// the stream's open is answered on the conn that Dial returns.
+func TestDialTigase(t *testing.T) {
+	for version, proxy := range map[string]string{
+		"": "", "v1": "PROXY TCP4 192.0.2.7 198.51.100.1 51812 5291", "v2": "v2 192.0.2.7:51812 198.51.100.1:5291",
+	} {
+		s := tigase(t, nil)
+		c := dialOK(t, one(t, GroupOptions{ProxyProtocol: version}, s.URL()))
+		if got := s.Last(); got.Proxy != proxy || got.Host != "example1.com" || got.Subprotocol != "xmpp" || got.ForwardedFor != "192.0.2.7" {
+			t.Errorf("%q: the node saw PROXY %q, Host %q, subprotocol %q, X-Forwarded-For %q", version, got.Proxy, got.Host, got.Subprotocol, got.ForwardedFor)
+		}
+		p := &prober{ctx: t.Context(), conn: c.Conn, frames: framesOf(c)}
+		c.Conn.SetDeadline(time.Now().Add(10 * time.Second))
+		if err := p.openStream("example1.com"); err != nil {
+			t.Errorf("%q: %v", version, err)
+		}
+	}
+}
+
+// Each of the rude ends has its status, and a text that names it.
+func TestDialRudeTigase(t *testing.T) {
+	for name, c := range map[string]struct {
+		edit   func(*xmpptest.Config)
+		sub    string
+		status int
+		want   string
+	}{
+		"framing subprotocol": {nil, "xmpp-framing", 0, ""},
+		"400":                 {nil, "mqtt", 502, "answered 400 Bad request to the opening handshake, want 101"},
+		"no subprotocol":      {func(c *xmpptest.Config) { c.NoSubprotocol = true }, "xmpp", 502, `answered 101 without a subprotocol, want "xmpp"`},
+		"garbage":             {rude(xmpptest.Garbage, xmpptest.FIN), "xmpp", 502, "want HTTP/1.1"},
+		"half a 101":          {rude(xmpptest.HalfUpgrade, xmpptest.FIN), "xmpp", 502, "unexpected EOF"},
+		"half a 101, silence": {rude(xmpptest.HalfUpgrade, xmpptest.Silence), "xmpp", 504, "then: i/o timeout"},
+		"silence":             {rude(nil, xmpptest.Silence), "xmpp", 504, "no answer to the opening handshake"},
+		"reset":               {rude(nil, xmpptest.RST), "xmpp", 502, "connection reset by peer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := tigase(t, c.edit)
+			g := GroupOptions{}
+			if c.status == 504 {
+				g.DialTimeout = 30 * time.Millisecond
+			}
+			r := *request
+			r.Subprotocol = c.sub
+			conn, err := one(t, g, s.URL()).Dial(t.Context(), &r)
+			switch d, _ := err.(*DialError); {
+			case err == nil:
+				conn.Conn.Close()
+				conn.Release()
+				if c.want != "" {
+					t.Errorf("dialled; want %d %q", c.status, c.want)
+				}
+			case d == nil || d.Status != c.status || c.want == "" || !strings.Contains(d.Error(), c.want):
+				t.Errorf("%v; want %d %q", err, c.status, c.want)
+			}
+		})
+	}
+}
+
+func rude(b []byte, then xmpptest.Ending) func(*xmpptest.Config) {
+	return func(c *xmpptest.Config) { c.Rude = xmpptest.Outburst{When: xmpptest.AtRequest, Bytes: b, Then: then} }
+}
+
+// A frame in the same write as the 101 is the tunnel's.
+func TestDialTigaseInAHurry(t *testing.T) {
+	hello := ws.MustCompileFrame(ws.NewTextFrame([]byte("hello")))
+	s := tigase(t, func(c *xmpptest.Config) {
+		c.Rude = xmpptest.Outburst{When: xmpptest.WithUpgrade, Bytes: hello, Then: xmpptest.GoOn}
+	})
+	c := dialOK(t, one(t, GroupOptions{}, s.URL()))
+	if string(c.Rest) != string(hello) {
+		t.Errorf("rest %q; want %q", c.Rest, hello)
+	}
+}
+
+// Probes of Tigase leave nothing behind, though it never closes by itself; a
+// domain that it does not know fails them, in words.
+func TestProbeTigase(t *testing.T) {
+	for domain, want := range map[string]string{"example1.com": "", "example9.com": `stream to "example9.com": host-unknown`} {
+		s := tigase(t, nil)
+		tab := table(t, Options{Upstreams: []GroupOptions{{
+			Name: "a", Nodes: []NodeOptions{{URL: s.URL()}},
+			Health: HealthOptions{Interval: 20 * time.Millisecond, Timeout: 5 * time.Second, Domain: domain},
+		}}})
+		if err := s.WaitSeen(t.Context(), 4); err != nil {
+			t.Fatal(err)
+		}
+		tab.Close()
+		if err := s.WaitOpen(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		n := tab.Status()[0].Nodes[0]
+		if (n.State == StateUp) != (want == "") || !strings.Contains(n.Addresses[0].LastError, want) {
+			t.Errorf("%s: %q, %q; want %q", domain, n.State, n.Addresses[0].LastError, want)
+		}
+	}
+}
+
+func framesOf(c *Conn) *bufio.Reader {
+	return bufio.NewReader(io.MultiReader(bytes.NewReader(c.Rest), c.Conn))
+}
