@@ -109,8 +109,7 @@ func (c *choice) lesser(runners []runner) int {
 	if b >= a {
 		b++
 	}
-	// +1: the tunnel that is to come; it makes weights count on idle nodes.
-	if float64(runners[b].load+1)/runners[b].weight < float64(runners[a].load+1)/runners[a].weight {
+	if float64(runners[b].load)/runners[b].weight < float64(runners[a].load)/runners[a].weight {
 		return b
 	}
 	return a

@@ -84,6 +84,20 @@ func TestRequestTargetAndHost(t *testing.T) {
 	}
 }
 
+func TestRequestRefused(t *testing.T) {
+	for _, c := range []Request{
+		{RequestURI: "x"}, {RequestURI: "*"}, {RequestURI: "http://a/"}, {RequestURI: "/#x"}, {RequestURI: "/a b"},
+		{RequestURI: "/\x7f"}, {RequestURI: "/\x00"}, {RequestURI: "/é"}, {RequestURI: "/?\r\nX: y"},
+		{Host: "a\r\nX: y"}, {Host: "a\x00"}, {Host: " a"}, {Origin: "a\nb"}, {Cookie: "a "}, {Cookie: "\ta"},
+		{UserAgent: "a\x7f"}, {Authorization: "\r"}, {AcceptLanguage: "\v"},
+	} {
+		c.Subprotocol = "xmpp"
+		if b, err := c.appendRequest(nil, mustLocation(t, "ws://a"), false, testKey); err == nil {
+			t.Errorf("%+v became %q; want an error", c, b)
+		}
+	}
+}
+
 func TestRequestForwardedAddress(t *testing.T) {
 	for _, c := range []struct{ client, xff, forwarded string }{
 		{"[2001:db8::7]:1", "2001:db8::7", `for="[2001:db8::7]";host="h";proto=https`},

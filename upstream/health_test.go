@@ -251,6 +251,49 @@ func TestProbeEndsATimeOut(t *testing.T) {
 	})
 }
 
+// Dials that failed together count once, and times out differ.
+func TestFailuresTogetherCountOnce(t *testing.T) {
+	for jitter, want := range map[float64]time.Duration{0: 800 * time.Millisecond, 0.5: time.Second} {
+		a := newAddress("tcp", at1, "", false)
+		now := time.Now()
+		for range 10 {
+			a.reserve(now, limits{}, 0)
+		}
+		for range 10 {
+			a.broke(now, io.EOF, jitter)
+		}
+		if got := a.outUntil.Sub(now); got != want || a.failed != 10 {
+			t.Errorf("out for %v after %d failures in an instant, want %v", got, a.failed, want)
+		}
+	}
+}
+
+// A probe's goodbye waits a second for the node's, not for its timeout, and
+// not at all once the gate shuts down.
+func TestProbeGoodbye(t *testing.T) {
+	for _, c := range []struct {
+		cancelled bool
+		want      time.Duration
+	}{{false, farewell}, {true, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			client, server := net.Pipe()
+			defer client.Close()
+			defer server.Close()
+			go io.Copy(io.Discard, server)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if c.cancelled {
+				cancel()
+			}
+			start := time.Now()
+			(&prober{ctx: ctx, conn: client, frames: bufio.NewReader(client)}).sayGoodbye(farewell)
+			if took := time.Since(start); took != c.want {
+				t.Errorf("cancelled %t: goodbye took %v, want %v", c.cancelled, took, c.want)
+			}
+		})
+	}
+}
+
 // A reload may turn probes on and off; an address that they held out is free.
 func TestUpdateProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

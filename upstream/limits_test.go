@@ -184,3 +184,68 @@ func TestDialTriesAreLimited(t *testing.T) {
 		}
 	})
 }
+
+// Whoever finds a long queue is told to come back when it has gone.
+func TestRetryAfterOfAQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, v := newCluster(brief, at1).vhost(t, GroupOptions{ConnectRate: 1, DialTimeout: time.Minute}, three[0])
+		errs := make(chan error, 50)
+		for range 50 {
+			go func() {
+				conn, err := v.Dial(t.Context(), request)
+				if err == nil {
+					conn.Conn.Close()
+					conn.Release()
+				}
+				errs <- err
+			}()
+		}
+		refused := 0
+		for range 50 {
+			if d, ok := errors.AsType[*DialError](<-errs); ok {
+				refused++
+				if d.RetryAfter < 45*time.Second {
+					t.Errorf("Retry-After %v, want the queue's 45 s at least", d.RetryAfter)
+				}
+			}
+		}
+		within(t, "refused of 50", refused, 3, 5)
+	})
+}
+
+// Retry-After differs, or all would come back in the same second.
+func TestRetryAfterIsSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, v := newCluster(nil).vhost(t, GroupOptions{}, three[0])
+		different := map[time.Duration]bool{}
+		for range 20 {
+			_, err := v.Dial(t.Context(), request)
+			d, ok := errors.AsType[*DialError](err)
+			if !ok || d.RetryAfter < retryAfter || d.RetryAfter > 2*retryAfter {
+				t.Fatalf("%v; want Retry-After between %v and twice that", err, retryAfter)
+			}
+			different[d.RetryAfter] = true
+		}
+		within(t, "different values of 20", len(different), 15, 20)
+	})
+}
+
+// A node that got only the crumbs of the dial's time is not to blame.
+func TestHardlyAChanceIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(hole, at1, at2, at3, "10.0.0.4:5290")
+		tab, v := c.vhost(t, GroupOptions{DialTimeout: 4 * time.Second}, append(three[:3:3], NodeOptions{Name: "t4", URL: "ws://10.0.0.4:5290/"})...)
+		if _, err := v.Dial(t.Context(), request); err == nil {
+			t.Fatal("dialled a hole")
+		}
+		out := 0
+		for _, n := range tab.Status()[0].Nodes { // they had 2, 1, 0.5 and 0.5 s
+			if n.State == StateOut {
+				out++
+			}
+		}
+		if out != 2 {
+			t.Errorf("%d of 4 nodes are out, want the two that had a second or more", out)
+		}
+	})
+}

@@ -161,7 +161,7 @@ func (v *Vhost) NodeByAddress(address string) *Node {
 		return h == host && (port == "" || p == port)
 	}
 	for _, n := range v.group.nodes {
-		if strings.EqualFold(n.name, address) || n.loc.unix == "" && !n.loc.srv && same(n.loc.hostPort()) {
+		if strings.EqualFold(n.name, address) || n.loc.unix == "" && same(n.loc.hostPort()) {
 			return n
 		}
 	}
@@ -183,7 +183,7 @@ func (v *Vhost) NodeByAddress(address string) *Node {
 	// The port may be another connector's, 5222 say; the host still tells which.
 	var named *Node
 	for _, n := range v.group.nodes {
-		if n.loc.unix == "" && !n.loc.srv && n.loc.host == host || strings.EqualFold(n.name, host) {
+		if n.loc.unix == "" && n.loc.host == host || strings.EqualFold(n.name, host) {
 			if named != nil {
 				return nil // it doesn't
 			}

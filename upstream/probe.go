@@ -63,8 +63,6 @@ func (n *Node) probe(ctx context.Context, a *address) error {
 		return err
 	}
 	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	conn.SetDeadline(deadline)
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 
 	p := &prober{ctx: ctx, conn: conn, frames: bufio.NewReader(io.LimitReader(io.MultiReader(bytes.NewReader(rest), conn), maxProbeBytes))}
@@ -73,7 +71,7 @@ func (n *Node) probe(ctx context.Context, a *address) error {
 			return err
 		}
 	}
-	p.sayGoodbye(min(farewell, time.Until(deadline)))
+	p.sayGoodbye(farewell)
 	return nil
 }
 

@@ -19,7 +19,8 @@ type fakeDNS struct {
 	ips  map[string][]string
 	srvs map[string][]*net.SRV
 	slow time.Duration
-	n    int // questions
+	n    int         // questions
+	when []time.Time // of them
 }
 
 func (d *fakeDNS) set(name string, ips ...string) {
@@ -39,6 +40,7 @@ func (d *fakeDNS) asked() int {
 func (d *fakeDNS) wait(ctx context.Context) error {
 	d.mu.Lock()
 	d.n++
+	d.when = append(d.when, time.Now())
 	slow := d.slow
 	d.mu.Unlock()
 	if slow == 0 {
@@ -306,8 +308,8 @@ func TestSRVTargetFails(t *testing.T) {
 		if got, want := places(tab), []string{at1, at3}; !slices.Equal(got, want) {
 			t.Errorf("addresses %v; want %v", got, want)
 		}
-		if s := tab.Status()[0].Nodes[0]; !strings.Contains(s.DNSError, `"t1.e"`) {
-			t.Errorf("DNS error %q; want one of t1.e", s.DNSError)
+		if s := tab.Status()[0].Nodes[0]; s.DNSError != `resolve "t1.e" on 10.0.0.53:53: no such host` {
+			t.Errorf("DNS error %q; want one of t1.e, and nothing of the target that says no", s.DNSError)
 		}
 	})
 }
@@ -344,6 +346,109 @@ func TestCloseWhileDNSHangs(t *testing.T) {
 		}
 		if _, err := v.Dial(t.Context(), request); err == nil {
 			t.Error("dialled without an address")
+		}
+	})
+}
+
+// An SRV node beside a plain one gets a node's share, whatever its records' weights.
+func TestSRVBesideANode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDNS{
+			ips:  map[string][]string{"t1.e": {"10.0.0.1"}, "t2.e": {"10.0.0.2"}},
+			srvs: map[string][]*net.SRV{"_x._tcp.e": {{Target: "t1.e.", Port: 5290, Weight: 300}, {Target: "t2.e.", Port: 5290, Weight: 100}}},
+		}
+		c := newCluster(brief, at1, at2, at3)
+		_, v := named(t, c, d, GroupOptions{}, NodeOptions{URL: "srv+ws://_x._tcp.e/"}, three[2])
+		synctest.Wait()
+		_, conns := tunnels(t, v, 800)
+		release(conns)
+		n := c.count()
+		within(t, "the node's of 800", n[at3], 390, 410)
+		within(t, "the first target's", n[at1], 290, 310)
+	})
+}
+
+// A service that says "not here" has no address.
+func TestSRVNotHere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDNS{srvs: map[string][]*net.SRV{"_x._tcp.e": {{Target: ".", Port: 5290}}}}
+		_, v := named(t, newCluster(nil), d, GroupOptions{}, NodeOptions{URL: "srv+ws://_x._tcp.e/"})
+		_, err := v.Dial(t.Context(), request)
+		if !errors.Is(err, ErrNoAddress) || !strings.Contains(err.Error(), "its SRV records name no target") {
+			t.Errorf("err = %v; want no address", err)
+		}
+	})
+}
+
+// Slow DNS is not a slow node: 503, not 504.
+func TestDNSTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDNS{slow: time.Hour}
+		_, v := named(t, newCluster(nil), d, GroupOptions{DialTimeout: time.Minute}, NodeOptions{URL: "ws://t1/"})
+		start := time.Now()
+		_, err := v.Dial(t.Context(), request)
+		if e, ok := errors.AsType[*DialError](err); !ok || e.Status != 503 || !strings.Contains(e.Error(), `resolve "t1" on 10.0.0.53:53: i/o timeout`) {
+			t.Errorf("err = %v; want 503", err)
+		}
+		if took := time.Since(start); took != dnsTimeout {
+			t.Errorf("gave up after %v, want %v", took, dnsTimeout)
+		}
+	})
+}
+
+// Questions are spread in time; after a failure they come after 1, 2, 4 s, and
+// so on from the beginning with the next failure.
+func TestQuestionsAreSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDNS{ips: map[string][]string{"t1": {"10.0.0.1"}}}
+		named(t, newCluster(nil), d, GroupOptions{}, NodeOptions{URL: "ws://t1/"})
+		gaps := func(lasting time.Duration) (out []time.Duration) {
+			d.mu.Lock()
+			d.when = d.when[max(0, len(d.when)-1):]
+			d.mu.Unlock()
+			time.Sleep(lasting)
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			for i := range len(d.when) - 1 {
+				out = append(out, d.when[i+1].Sub(d.when[i]))
+			}
+			return out
+		}
+		synctest.Wait()
+		different := map[time.Duration]bool{}
+		for _, gap := range gaps(10 * time.Minute) {
+			different[gap] = true
+			if gap < 27*time.Second || gap > 33*time.Second {
+				t.Errorf("%v between two questions, want 27 to 33 s", gap)
+			}
+		}
+		within(t, "different gaps of about 20", len(different), 15, 22)
+		for range 2 {
+			d.set("t1")
+			got := gaps(50 * time.Second)
+			if want := []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}; len(got) < 4 || !slices.Equal(got[1:4], want) {
+				t.Errorf("after the failure: %v; want the first interval, then %v", got, want)
+			}
+			d.set("t1", "10.0.0.1")
+			time.Sleep(2 * time.Minute)
+		}
+	})
+}
+
+// Probes notice that a name moved, without a client.
+func TestFailedProbeAsksDNS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster((&xmppNode{}).peer, at1)
+		d := &fakeDNS{ips: map[string][]string{"t1": {"10.0.0.1"}}}
+		g := probing("")
+		g.ResolveInterval = time.Hour
+		tab, _ := named(t, c, d, g, NodeOptions{URL: "ws://t1:5290/"})
+		time.Sleep(time.Minute)
+		c.kill(at1)
+		d.set("t1", "10.0.0.2")
+		time.Sleep(15 * time.Second)
+		if got := places(tab); !slices.Equal(got, []string{at2}) {
+			t.Errorf("addresses %v; want %s", got, at2)
 		}
 	})
 }

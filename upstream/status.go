@@ -28,7 +28,7 @@ type NodeStatus struct {
 	State     string
 	Tunnels   int
 	Dialing   int    // dials under way, those that wait for their turn included
-	Dials     uint64 // since the start; those that clients gave up not counted
+	Dials     uint64 // since the start, with their failures; what a client gave up or asked wrongly is not counted
 	Failures  uint64 // of dials and probes, since the start
 	DNSError  string // why the last question failed, or ""
 	Addresses []AddressStatus

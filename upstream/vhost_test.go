@@ -85,6 +85,7 @@ func TestVhostAllows(t *testing.T) {
 		{"origin", "https://chat.example1.com.evil.example", v.AllowsOrigin("https://chat.example1.com.evil.example"), ErrOrigin},
 		{"origin", "https://evil.example/#https://chat.example1.com", v.AllowsOrigin("https://evil.example/#https://chat.example1.com"), ErrOrigin},
 		{"origin", "https://chat.example1.com@evil.example", v.AllowsOrigin("https://chat.example1.com@evil.example"), ErrOrigin},
+		{"origin", "https://user@chat.example1.com", v.AllowsOrigin("https://user@chat.example1.com"), ErrOrigin},
 		{"origin", "https://a.example2.com:8443", v.AllowsOrigin("https://a.example2.com:8443"), nil},
 		{"origin", "https://example2.com:8443", v.AllowsOrigin("https://example2.com:8443"), ErrOrigin},
 		{"origin", "https://a.b.example2.com:8443", v.AllowsOrigin("https://a.b.example2.com:8443"), ErrOrigin},
