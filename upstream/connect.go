@@ -34,7 +34,7 @@ var errRequest = errors.New("request can't be forwarded")
 // caller's; there is none after an error.
 func (n *Node) connect(ctx context.Context, a *address, r *Request) (net.Conn, []byte, error) {
 	key := newKey()
-	request, err := r.appendRequest(nil, &n.loc, n.group.hostOfNode, key)
+	request, err := r.appendRequest(make([]byte, 0, 1<<10), &n.loc, n.group.hostOfNode, key)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", errRequest, err)
 	}

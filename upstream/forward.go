@@ -120,11 +120,14 @@ func (r *Request) forwarded() string {
 		b.WriteString(`for="[` + addr.String() + `]"`)
 	}
 	if r.Host != "" {
-		b.WriteString(`;host="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(r.Host) + `"`)
+		b.WriteString(`;host="` + quotedPairs.Replace(r.Host) + `"`)
 	}
 	b.WriteString(";proto=https")
 	return b.String()
 }
+
+// quotedPairs escapes what a quoted string can't hold (RFC 9110, section 5.6.4).
+var quotedPairs = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 // isFieldValue is true for what RFC 9110, section 5.5 lets a header hold,
 // without white space around it.
