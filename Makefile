@@ -49,6 +49,10 @@ lint: tools ## gofmt, go vet, staticcheck, govulncheck
 
 tools: $(BIN)/staticcheck $(BIN)/govulncheck
 
+# Reads go test -json for .ci/run.
+build/bin/report: $(wildcard tests/internal/report/*.go)
+	cd tests && go build -o $(BIN)/report ./internal/report
+
 $(BIN)/staticcheck $(BIN)/govulncheck: Makefile
 	GOBIN=$(BIN) go install $(if $(findstring static,$@),$(STATICCHECK),$(GOVULNCHECK))
 	@touch $@

@@ -52,7 +52,7 @@ func TestIdleMemory(t *testing.T) {
 		t.Fatalf("%d tunnels are open; want %d", open, idleTunnels+1)
 	}
 	each := (settled(t, g) - before) / idleTunnels
-	t.Logf("%d idle tunnels: %d bytes of private memory for each (%d KiB before them)", idleTunnels, each, before>>10)
+	t.Logf("figure: %d idle tunnels, %d bytes of private memory for each (%d KiB before them)", idleTunnels, each, before>>10)
 	if each > bytesPerIdle {
 		t.Errorf("an idle tunnel takes %d bytes; want at most %d", each, bytesPerIdle)
 	}
