@@ -48,6 +48,6 @@ fi
 
 if command -v npm >/dev/null && [[ package-lock.json -nt node_modules/.package-lock.json ]]; then
   echo "npm ci in tests"
-  npm ci --ignore-scripts --no-audit --no-fund --loglevel=error ||
+  npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error ||
     echo "no npm packages, some tests are skipped; to run them: npm ci --prefix tests" >&2
 fi
