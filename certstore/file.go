@@ -136,8 +136,8 @@ func (r *reader) parse(path string, data []byte) (*content, error) {
 	return &out, nil
 }
 
-// readKeys parses each private key once, so that a broken one is found now
-// and not in a client's handshake.
+// readKeys checks each private key, so that a broken one is found now and not
+// in a client's handshake.
 func (r *reader) readKeys() ([]keyPart, error) {
 	var keys []keyPart
 	for _, b := range r.blocks {
@@ -147,11 +147,11 @@ func (r *reader) readKeys() ([]keyPart, error) {
 		if b.label == "ENCRYPTED PRIVATE KEY" {
 			return nil, errEncrypted
 		}
-		key, err := parseKey(b.der)
+		public, err := publicKey(b.der)
 		if err != nil {
 			return nil, err
 		}
-		id, _, _, err := identify(key.Public())
+		id, _, _, err := identify(public)
 		if err != nil {
 			return nil, err
 		}

@@ -102,3 +102,15 @@ func parseKey(der []byte) (crypto.Signer, error) {
 	}
 	return nil, errors.New("private key is neither PKCS#8 nor PKCS#1 nor SEC 1")
 }
+
+// publicKey returns the public half of a private key that is found to be good.
+func publicKey(der []byte) (crypto.PublicKey, error) {
+	if key, ok := checkRSA(der); ok {
+		return key, nil
+	}
+	key, err := parseKey(der)
+	if err != nil {
+		return nil, err
+	}
+	return key.Public(), nil
+}

@@ -1,0 +1,67 @@
+package certstore
+
+import (
+	"crypto/rsa"
+	"math/big"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+)
+
+var bigOne = big.NewInt(1)
+
+// checkRSA returns the public half of an RSA key of two primes, in PKCS#1 or
+// PKCS#8, and whether all its numbers belong together (RFC 8017, section 3.2).
+//
+// It is a tenth of the work of x509.ParsePKCS8PrivateKey, which also prepares
+// the key for signing; with thousands of keys that can wait until somebody
+// wants a signature. What is not found good here is left to crypto/x509 to
+// judge.
+func checkRSA(der []byte) (*rsa.PublicKey, bool) {
+	key, ok := openPKCS8(der)
+	if !ok {
+		key = cryptobyte.String(der)
+	}
+	var seq cryptobyte.String
+	if !key.ReadASN1(&seq, asn1.SEQUENCE) || !key.Empty() {
+		return nil, false
+	}
+	var version int
+	if !seq.ReadASN1Integer(&version) || version != 0 { // 1 has more than two primes
+		return nil, false
+	}
+	var n, e, d, p, q, dp, dq, qinv big.Int
+	for _, x := range []*big.Int{&n, &e, &d, &p, &q, &dp, &dq, &qinv} {
+		if !seq.ReadASN1Integer(x) || x.Sign() <= 0 {
+			return nil, false
+		}
+	}
+	if !seq.Empty() || e.BitLen() > 31 || n.Bit(0) == 0 {
+		return nil, false
+	}
+	var p1, q1, x big.Int
+	p1.Sub(&p, bigOne)
+	q1.Sub(&q, bigOne)
+	good := x.Mul(&p, &q).Cmp(&n) == 0 &&
+		p1.Sign() > 0 && q1.Sign() > 0 &&
+		x.Mod(&d, &p1).Cmp(&dp) == 0 && x.Mod(x.Mul(&dp, &e), &p1).Cmp(bigOne) == 0 &&
+		x.Mod(&d, &q1).Cmp(&dq) == 0 && x.Mod(x.Mul(&dq, &e), &q1).Cmp(bigOne) == 0 &&
+		x.Mod(x.Mul(&qinv, &q), &p).Cmp(bigOne) == 0
+	return &rsa.PublicKey{N: &n, E: int(e.Int64())}, good
+}
+
+// rsaEncryption is the algorithm identifier of RFC 8017, appendix A.1, in DER:
+// object identifier and NULL.
+const rsaEncryption = "\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00"
+
+// openPKCS8 returns the PKCS#1 key that a PKCS#8 one (RFC 5208) wraps.
+func openPKCS8(der []byte) (cryptobyte.String, bool) {
+	input := cryptobyte.String(der)
+	var seq, algorithm, key cryptobyte.String
+	var version int
+	ok := input.ReadASN1(&seq, asn1.SEQUENCE) && input.Empty() &&
+		seq.ReadASN1Integer(&version) && version == 0 &&
+		seq.ReadASN1(&algorithm, asn1.SEQUENCE) && string(algorithm) == rsaEncryption &&
+		seq.ReadASN1(&key, asn1.OCTET_STRING)
+	return key, ok
+}
