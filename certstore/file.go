@@ -21,12 +21,14 @@ type content struct {
 	ocsp   []byte         // the OCSP response that a .ocsp file is
 }
 
-// A leafPart is a leaf that waits for its key.
+// A leafPart is a leaf that waits for its key. Once paired, its certificate is
+// the one that is served, and so does not change any more.
 type leafPart struct {
 	*certificate
 	id       publicID
-	missing  authority // issuer of the chain's last certificate, where that is no root
-	optional bool      // a CA's certificate: that it has no key here is ordinary
+	ownChain unique.Handle[string] // what the leaf's own file has of the chain
+	missing  authority             // issuer of the last certificate in it, where that is no root
+	optional bool                  // a CA's certificate: that it has no key here is ordinary
 }
 
 // A keyPart is a private key that waits for its leaf.
@@ -100,7 +102,7 @@ func (r *reader) parse(path string, data []byte) (*content, error) {
 		switch {
 		case err == nil && (k >= 0 || !cert.IsCA || selfIssued(cert)):
 			c.leaf = r.arena.put(b.der)
-			leaves = append(leaves, leafPart{c, id, authorityOf(cert), cert.IsCA && k < 0})
+			leaves = append(leaves, leafPart{certificate: c, id: id, missing: authorityOf(cert), optional: cert.IsCA && k < 0})
 		case err != nil && !cert.IsCA && !selfIssued(cert):
 			leafErr = errors.Join(leafErr, err)
 			continue
@@ -111,7 +113,11 @@ func (r *reader) parse(path string, data []byte) (*content, error) {
 	}
 	for _, leaf := range leaves {
 		leaf.file, leaf.source = path, SourceDirectory
-		leaf.setChain(issuers)
+		if leaf.self {
+			leaf.missing = authority{}
+		}
+		leaf.chain, leaf.missing = extend(noChain, leaf.missing, issuers)
+		leaf.ownChain = leaf.chain
 		// With an intermediate it is whole, for what is missing will be the
 		// root. Without one the folder may have it.
 		if k := keyOf(keys, leaf.id); k >= 0 && (leaf.missing.subject == "" || leaf.chain != noChain) {
@@ -202,31 +208,48 @@ func (c *certificate) setKey(k keyPart, path string) {
 // noChain is the chain of a leaf that its client knows the issuer of.
 var noChain = unique.Make("")
 
-// setChain orders what can be found among issuers behind the leaf, as far as
-// it goes, and notes what is still missing. The root is left out: a client
-// that trusts it has it (RFC 8446, section 4.4.2).
-func (l *leafPart) setChain(issuers []*issuer) {
-	if l.self {
-		l.missing = authority{}
+// pair gives the leaf its key, and its chain what its own file has not got.
+// Where that changes nothing the certificate stays the same one.
+func (l *leafPart) pair(k keyPart, path string, issuers []*issuer) {
+	chain := l.ownChain
+	if l.missing.subject != "" && len(issuers) > 0 {
+		chain, _ = extend(chain, l.missing, issuers)
 	}
-	var chain []*issuer
-	for l.missing.subject != "" {
-		next := findIssuer(issuers, l.missing, chain)
+	if l.key.equal(k.der) && l.keyFile == path && l.chain == chain {
+		return
+	}
+	if l.keyFile != "" { // it may be in a table
+		l.certificate = l.copy()
+	}
+	l.setKey(k, path)
+	l.chain = chain
+}
+
+// extend puts behind a chain what can be found among issuers, as far as it
+// goes, and returns what is missing then. The root is left out: a client that
+// trusts it has it (RFC 8446, section 4.4.2).
+func extend(chain unique.Handle[string], missing authority, issuers []*issuer) (unique.Handle[string], authority) {
+	var found []*issuer
+	for missing.subject != "" {
+		next := findIssuer(issuers, missing, found)
 		if next == nil {
 			break
 		}
 		if next.root {
-			l.missing = authority{}
+			missing = authority{}
 			break
 		}
-		chain = append(chain, next)
-		l.missing = next.next
+		found = append(found, next)
+		missing = next.next
 	}
-	der := []byte(l.chain.Value())
-	for _, i := range chain {
+	if len(found) == 0 {
+		return chain, missing
+	}
+	der := []byte(chain.Value())
+	for _, i := range found {
 		der = append(der, i.der...)
 	}
-	l.chain = unique.Make(string(der))
+	return unique.Make(string(der)), missing
 }
 
 // findIssuer prefers an intermediate over a root of the same name and key:

@@ -106,7 +106,8 @@ func (p *pairing) match(loose []string) {
 	byID := map[publicID][]*certificate{}
 	blamed := map[string]bool{} // key files already named as another certificate's
 	for _, name := range loose {
-		for _, leaf := range p.files[name].content.leaves {
+		for i := range p.files[name].content.leaves {
+			leaf := &p.files[name].content.leaves[i]
 			k := keys[leaf.id]
 			if k == nil {
 				if !leaf.optional || p.before[leaf.file] != nil {
@@ -117,17 +118,13 @@ func (p *pairing) match(loose []string) {
 				continue
 			}
 			k.used = true
-			leaf.certificate = leaf.copy()
-			if leaf.missing.subject != "" && len(issuers) > 0 {
-				leaf.setChain(issuers)
-			}
-			leaf.setKey(k.keyPart, filepath.Join(p.path, k.name))
+			leaf.pair(k.keyPart, filepath.Join(p.path, k.name), issuers)
 			byID[leaf.id] = append(byID[leaf.id], leaf.certificate)
 		}
 	}
 	for _, certs := range byID {
 		for _, c := range withoutCopies(certs) {
-			p.out = append(p.out, p.unchanged(c))
+			p.out = append(p.out, c)
 		}
 	}
 	for _, k := range order {
@@ -176,17 +173,6 @@ func (p *pairing) keyless(name string) (partner string, err error) {
 		}
 	}
 	return "", errors.New("no private key for it in the folder")
-}
-
-// unchanged returns the certificate that the folder gave before, where it is
-// the same as c.
-func (p *pairing) unchanged(c *certificate) *certificate {
-	for _, old := range p.before[c.file] {
-		if old.same(c) {
-			return old
-		}
-	}
-	return c
 }
 
 // addStaples joins NAME.ocsp to the certificate from NAME.pem, NAME.crt or

@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	maxDepth = 8               // folders below the directory
-	settled  = 2 * time.Second // a file changed since may change again without a new stamp: clocks of file systems are coarse
+	maxDepth   = 8               // folders below the directory
+	maxFolders = 1 << 16         // in all; a directory such as "/" would not end
+	settled    = 2 * time.Second // a file changed since may change again without a new stamp: clocks of file systems are coarse
 )
 
 // A tree is the directory as it was last read. It is not safe for concurrent
@@ -24,6 +25,7 @@ const (
 type tree struct {
 	root    string
 	folders map[string]*folder // by path
+	limit   int                // of folders
 	reader  *reader
 	buf     bytes.Buffer
 	seen    map[string]bool      // resolved folders of this scan: links may go round
@@ -65,7 +67,7 @@ type stamp struct {
 var seed = maphash.MakeSeed()
 
 func newTree(root string) *tree {
-	return &tree{root: filepath.Clean(root), folders: map[string]*folder{}, reader: newReader()}
+	return &tree{root: filepath.Clean(root), folders: map[string]*folder{}, limit: maxFolders, reader: newReader()}
 }
 
 // scan reads what changed anywhere in the tree. It fails only where the root
@@ -129,6 +131,10 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	if real, err := t.resolve(path, link); err == nil && real != f.real {
 		f.real = real
 		t.byReal = nil
+	}
+	if len(t.folders) > t.limit {
+		f.fail(fmt.Errorf("not read: there are more than %d folders; is %q the right directory?", t.limit, t.root))
+		return
 	}
 	if t.watcher != nil {
 		t.watcher.add(f.real)

@@ -27,6 +27,10 @@ const (
 	// The same where a folder could not be watched.
 	pollUnwatched = 10 * time.Second
 
+	// Where one look takes long, looks are rarer: they take no more than this
+	// part of the time.
+	pollShare = 500
+
 	maxGathered = 4096 // changes; beyond it all files are looked at
 )
 
@@ -207,8 +211,9 @@ func (w *watcher) watchFiles() {
 		case <-recheck.C:
 			w.look(w, looking{again: true})
 		case <-poll.C:
+			start := time.Now()
 			w.look(w, looking{all: true, again: true})
-			poll.Reset(w.pollInterval())
+			poll.Reset(max(w.pollInterval(), pollShare*time.Since(start)))
 		}
 	}
 }
