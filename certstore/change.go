@@ -13,7 +13,7 @@ import (
 // are watched; the tree's own may lead there by links.
 func (t *tree) changed(paths map[string]bool) error {
 	byReal := t.folderIndex()
-	relist := map[string]bool{} // folder → and all below it
+	relist := map[string]bool{} // by folder; true: and all below it
 	for path := range paths {
 		if path == t.root || path == t.folders[t.root].real {
 			return t.scan()
@@ -29,7 +29,9 @@ func (t *tree) changed(paths map[string]bool) error {
 					relist[f.path] = true
 				}
 			case slices.Contains(f.subs, filepath.Join(f.path, name)) || isDir(path):
-				relist[f.path] = relist[f.path]
+				if !relist[f.path] {
+					relist[f.path] = false
+				}
 			}
 		}
 	}

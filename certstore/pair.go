@@ -123,9 +123,7 @@ func (p *pairing) match(loose []string) {
 		}
 	}
 	for _, certs := range byID {
-		for _, c := range withoutCopies(certs) {
-			p.out = append(p.out, c)
-		}
+		p.out = append(p.out, withoutCopies(certs)...)
 	}
 	for _, k := range order {
 		if !k.used && !blamed[k.name] {

@@ -399,3 +399,20 @@ func TestWatchRealFiles(t *testing.T) {
 		}
 	})
 }
+
+// A directory may be relative, and may be where the process stands.
+func TestWatchRelativeDirectory(t *testing.T) {
+	d := newDir(t)
+	t.Chdir(string(d))
+	for _, relative := range []dir{".", "./certs"} {
+		relative.put(t, "a.pem", ca.Issue("example1.com").PEM())
+		s, await := watching(t, relative)
+		next := ca.Issue("example1.com")
+		relative.put(t, "a.pem", next.PEM())
+		await(string(relative), func() bool {
+			cert, err := s.GetCertificate(hello("example1.com"))
+			return err == nil && string(cert.Certificate[0]) == string(next.Cert.Raw)
+		})
+		s.Close()
+	}
+}
