@@ -2,6 +2,7 @@ package certstore
 
 import (
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,18 +29,22 @@ func (t *tree) changed(paths map[string]bool) error {
 				if isSymlink(path) {
 					relist[f.path] = true
 				}
-			case slices.Contains(f.subs, filepath.Join(f.path, name)) || isDir(path):
+			case f.has(filepath.Join(f.path, name)) || isDir(path):
 				if !relist[f.path] {
 					relist[f.path] = false
 				}
+				relist[filepath.Join(f.path, name)] = true // it may have been made anew
 			}
 		}
 	}
 	t.linked(paths)
-	for path, deep := range relist {
+	for _, path := range slices.Sorted(maps.Keys(relist)) { // a folder before those in it
 		if t.folders[path] != nil {
-			t.list(path, deep)
+			t.list(path, relist[path])
 		}
+	}
+	if t.orphaned {
+		return t.scan()
 	}
 	return nil
 }

@@ -23,15 +23,17 @@ const (
 // A tree is the directory as it was last read. It is not safe for concurrent
 // use; Store.scan guards it.
 type tree struct {
-	root    string
-	folders map[string]*folder // by path
-	limit   int                // of folders
-	reader  *reader
-	buf     bytes.Buffer
-	seen    map[string]bool      // resolved folders of this scan: links may go round
-	pruned  bool                 // folders went away since the last collect
-	byReal  map[string][]*folder // see folderIndex; nil when folders have changed
-	watcher *watcher             // told of each folder before it is listed; may be nil
+	root     string
+	folders  map[string]*folder // by path
+	limit    int                // of folders
+	full     bool               // there are more than that
+	reader   *reader
+	buf      bytes.Buffer
+	seen     map[string]bool      // resolved folders of this scan: links may go round
+	orphaned bool                 // a folder went away that others were links to: those have to be read now
+	pruned   bool                 // folders went away since the last collect
+	byReal   map[string][]*folder // see folderIndex; nil when folders have changed
+	watcher  *watcher             // told of each folder before it is listed; may be nil
 }
 
 // A folder is the unit in which leaves meet their keys.
@@ -39,7 +41,7 @@ type folder struct {
 	path   string
 	real   string           // path without symlinks: what has to be watched
 	files  map[string]*file // by base name
-	subs   []string         // paths of the folders in it
+	subs   []string         // paths of the folders in it, sorted
 	err    error            // why it could not be listed; the rest is then as it was
 	links  bool             // some file is a link to another folder
 	dirty  bool             // out is older than files
@@ -79,7 +81,9 @@ func (t *tree) scan() error {
 		t.watcher.add(filepath.Dir(t.root)) // where the root itself may be replaced
 	}
 	t.reader.issuers = map[string]*issuer{}
+	t.full = false
 	t.list(t.root, true)
+	t.orphaned = false // all were read just now
 	return t.folders[t.root].err
 }
 
@@ -87,6 +91,11 @@ func (t *tree) scan() error {
 // it as well, or only in those that are new or that a link leads to.
 func (t *tree) list(path string, deep bool) {
 	t.seen = map[string]bool{}
+	for _, f := range t.folders {
+		if path != t.root && f.path != path && !strings.HasPrefix(f.path, path+string(filepath.Separator)) {
+			t.seen[f.real] = true
+		}
+	}
 	depth := maxDepth
 	for p := path; p != t.root && depth > 0; p = filepath.Dir(p) {
 		depth--
@@ -97,10 +106,14 @@ func (t *tree) list(path string, deep bool) {
 
 // prune forgets the folders that no other lists any more.
 func (t *tree) prune() {
-	for path := range t.folders {
+	index := t.folderIndex()
+	for path, f := range t.folders {
 		if !t.reachable(path) {
 			if t.watcher != nil {
-				t.watcher.forget(t.folders[path].real)
+				t.watcher.forget(f.real)
+			}
+			if len(index[f.real]) > 1 {
+				t.orphaned = true
 			}
 			delete(t.folders, path)
 			t.pruned, t.byReal = true, nil
@@ -112,12 +125,18 @@ func (t *tree) prune() {
 func (t *tree) reachable(path string) bool {
 	for path != t.root {
 		above := t.folders[filepath.Dir(path)]
-		if above == nil || !slices.Contains(above.subs, path) {
+		if above == nil || !above.has(path) {
 			return false
 		}
 		path = above.path
 	}
 	return true
+}
+
+// has reports whether the folder at path is one of those in f.
+func (f *folder) has(path string) bool {
+	_, ok := slices.BinarySearch(f.subs, path)
+	return ok
 }
 
 // folder lists the folder at path and reads what changed in it and below.
@@ -132,10 +151,6 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 		f.real = real
 		t.byReal = nil
 	}
-	if len(t.folders) > t.limit {
-		f.fail(fmt.Errorf("not read: there are more than %d folders; is %q the right directory?", t.limit, t.root))
-		return
-	}
 	if t.watcher != nil {
 		t.watcher.add(f.real)
 	}
@@ -149,7 +164,7 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 		entries = nil
 	}
 	t.seen[f.real] = true
-	known := f.subs
+	known := folder{subs: f.subs}
 	f.subs = nil
 	listed := make(map[string]bool, len(entries))
 	links := map[string]bool{}
@@ -173,11 +188,16 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 		}
 	}
 	f.subs = withoutArchive(path, f.subs)
+	slices.Sort(f.subs)
 	if depth == 0 {
 		f.subs = nil
 	}
-	for _, sub := range f.subs {
-		if deep || links[sub] || !slices.Contains(known, sub) {
+	for i, sub := range f.subs {
+		if t.folders[sub] == nil && len(t.folders) >= t.limit {
+			f.subs, t.full = f.subs[:i:i], true
+			return
+		}
+		if deep || links[sub] || !known.has(sub) {
 			t.folder(sub, links[sub], depth-1, true)
 		}
 	}
@@ -358,6 +378,9 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 		if f.err != nil {
 			faults = append(faults, fault{f.path, fmt.Errorf("folder %q: %w", f.path, plainError(f.err)), len(f.out) > 0})
 		}
+	}
+	if t.full {
+		faults = append(faults, fault{t.root, fmt.Errorf("folder %q: more than %d folders in it, the rest is not read; is it the right one?", t.root, t.limit), false})
 	}
 	return all, faults, changed
 }

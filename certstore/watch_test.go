@@ -340,6 +340,27 @@ func TestWatchRealFiles(t *testing.T) {
 		await("the same folders anew", serves(s, "example1.com", two))
 		d.put(t, "a/b/x.pem", one.PEM())
 		await("a change in them", serves(s, "example1.com", one))
+		d.remove(t, "a") // and back before anybody looks
+		d.put(t, "a/b/x.pem", two.PEM())
+		await("the same folders, made anew at once", serves(s, "example1.com", two))
+		d.put(t, "a/b/x.pem", one.PEM())
+		await("a change in those", serves(s, "example1.com", one))
+	})
+	parallel("two links to one folder", func(t *testing.T, d dir) {
+		one, two := issue("example1.com"), issue("example1.com")
+		d.put(t, ".shared/x.pem", one.PEM())
+		d.link(t, "../.shared", "a/link")
+		d.link(t, "../.shared", "b/link")
+		d.link(t, "../..", "b/c/round") // and one that goes round
+		s, await := watching(t, d)
+		d.put(t, "b/c/y.pem", issue("example2.com").PEM())
+		await("a change beside the round one", func() bool { return s.Has("example2.com") })
+		if n := len(s.Certificates()); n != 2 {
+			t.Errorf("%d rows, want 2: %v", n, s.Certificates())
+		}
+		d.remove(t, "a")
+		d.put(t, ".shared/x.pem", two.PEM())
+		await("the other link", serves(s, "example1.com", two))
 	})
 	parallel("the directory itself is replaced", func(t *testing.T, d dir) {
 		one, two, three := issue("example1.com"), issue("example1.com"), issue("example1.com")
