@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -29,6 +30,9 @@ func (c *Config) proxySettings() proxy.Settings {
 		RequestTimeout:   c.Timeouts.Request,
 		Ping:             c.Timeouts.Ping,
 		Pong:             c.Timeouts.Pong,
+	}
+	for _, network := range c.Listen.ProxyProtocol {
+		s.ProxyProtocol = append(s.ProxyProtocol, netip.MustParsePrefix(network)) // checked when it was loaded
 	}
 	if s.Handshakes == 0 {
 		s.Handshakes = handshakesPerProcessor * runtime.GOMAXPROCS(0)

@@ -232,6 +232,7 @@ func (g *gate) apply(cfg *Config) error {
 		return giveUp(err)
 	}
 	g.server.SetSettings(cfg.proxySettings())
+	g.drainNodes(cfg)
 	setLevel(g.level, cfg.Log.Level)
 	for addr, ln := range g.listeners {
 		if !slices.Contains(cfg.Listen.WSS, addr) {
@@ -246,6 +247,31 @@ func (g *gate) apply(cfg *Config) error {
 	}
 	g.cfg = cfg
 	return nil
+}
+
+// drainNodes begins to drain the nodes that cfg takes out, and no more those
+// that it takes in again.
+func (g *gate) drainNodes(cfg *Config) {
+	for name, u := range cfg.Upstream {
+		for _, n := range u.Nodes {
+			target := proxy.Target{Upstream: name, Node: n.Name}
+			was := g.cfg.drains(target)
+			switch {
+			case n.Drain && !was:
+				tunnels := g.server.StartDrain(target, proxy.Pacing{Timeout: cfg.Drain.Timeout, Pace: cfg.Drain.Pace})
+				g.log.Info("drain", "upstream", name, "node", n.Name, "tunnels", tunnels)
+			case !n.Drain && was:
+				g.server.StopDrain(target)
+				g.log.Info("drain stopped", "upstream", name, "node", n.Name)
+			}
+		}
+	}
+}
+
+// drains reports whether the configuration takes a node out.
+func (c *Config) drains(target proxy.Target) bool {
+	u := c.Upstream[target.Upstream]
+	return u != nil && slices.ContainsFunc(u.Nodes, func(n *Node) bool { return n.Name == target.Node && n.Drain })
 }
 
 // drain lets clients go, and then ends everything.

@@ -73,6 +73,10 @@ func passes(err error) bool {
 func (s *Server) admit(conn net.Conn) {
 	set := s.settings.Load()
 	key := keyOf(conn.RemoteAddr())
+	perClient := set.PerClient
+	if set.sendsProxyHeader(addrPortOf(conn.RemoteAddr()).Addr()) {
+		perClient = 0 // its clients are counted, once they are known
+	}
 	s.mu.Lock()
 	limit := -1 // none
 	switch {
@@ -80,7 +84,7 @@ func (s *Server) admit(conn net.Conn) {
 		limit = limitDrain
 	case s.open >= set.connections:
 		limit = limitConnections
-	case set.PerClient > 0 && key.IsValid() && s.clients[key] >= set.PerClient:
+	case perClient > 0 && key.IsValid() && s.clients[key] >= perClient:
 		limit = limitPerClient
 	default:
 		s.open++
@@ -106,12 +110,17 @@ func (s *Server) left(key clientKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open--
+	s.uncount(key)
+	s.endIfIdle()
+}
+
+// uncount takes a connection off its client's; s.mu is held.
+func (s *Server) uncount(key clientKey) {
 	if key.IsValid() {
 		if s.clients[key]--; s.clients[key] <= 0 {
 			delete(s.clients, key)
 		}
 	}
-	s.endIfIdle()
 }
 
 // A phase says what an early connection is about. One that asked for nothing
@@ -144,8 +153,9 @@ func (s *Server) settled(conn net.Conn) {
 // socket.
 type clientKey struct{ netip.Addr }
 
-func keyOf(addr net.Addr) clientKey {
-	ip := addrPortOf(addr).Addr()
+func keyOf(addr net.Addr) clientKey { return keyOfAddr(addrPortOf(addr).Addr()) }
+
+func keyOfAddr(ip netip.Addr) clientKey {
 	if ip.Is6() {
 		if prefix, err := ip.Prefix(64); err == nil {
 			return clientKey{prefix.Addr()}

@@ -60,19 +60,23 @@ func spread(n int, within time.Duration) []time.Duration {
 // Pacing says how fast a drain closes tunnels.
 type Pacing struct {
 	Timeout time.Duration // when a drain of everything is over at the latest
-	Pace    int           // closes a second; 0: all within half of Timeout
+	Pace    int           // closes a second; 0: all within half of Timeout, or at gentlePace
 
 	// Redirect, where it returns a URL, sends clients that come during the
 	// drain there, in XMPP's words. Otherwise they get 503. Nil: 503 for all.
 	Redirect func(vhost string) string
 }
 
+// gentlePace is how many clients a second may come back anywhere without harm.
+// A drain is not made slower than that.
+const gentlePace = 50
+
 // within is how long n closes take.
 func (p Pacing) within(n int) time.Duration {
 	if p.Pace > 0 {
 		return time.Duration(n) * time.Second / time.Duration(p.Pace)
 	}
-	return p.Timeout / 2
+	return min(p.Timeout/2, time.Duration(n)*time.Second/gentlePace)
 }
 
 // StartDrain closes the tunnels of a target at a pace, and turns new clients

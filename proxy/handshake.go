@@ -98,6 +98,11 @@ func (c *clientConn) handshake() bool {
 		return false
 	}
 	s.enter(c.sock.conn, phaseBusy)
+	if err := c.proxied(); err != nil {
+		s.stats.handshakes[handshakeFailed].Add(1)
+		c.debug("PROXY header", err)
+		return false
+	}
 	if err := s.places.start(deadline); err != nil {
 		s.stats.handshakes[handshakeFailure(err, false)].Add(1)
 		c.debug("TLS handshake", err)

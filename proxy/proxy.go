@@ -27,6 +27,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +66,10 @@ type Settings struct {
 	Handshakes    int   // TLS handshakes at once; at least 1
 	Message       int64 // bytes of one message from a client; 0: no limit
 	ClientBacklog int   // bytes that may wait for a client that is slow to read
+
+	// ProxyProtocol are the networks whose connections must begin with a PROXY
+	// header, version 1 or 2, which is believed.
+	ProxyProtocol []netip.Prefix
 
 	HandshakeTimeout time.Duration // for TLS
 	RequestTimeout   time.Duration // for the opening handshake's request

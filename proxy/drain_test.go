@@ -1,0 +1,53 @@
+package proxy
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+// Clients that come back exactly one second after they were closed never come
+// faster than 1.2 times the mean, in any second of the drain.
+func TestDrainMakesNoStorm(t *testing.T) {
+	const clients, within = 100_000, 60 * time.Second
+	order := &drainOrder{within: within}
+	moments := order.moments(clients, time.Hour)
+	slices.Sort(moments)
+	if first, last := moments[0]-time.Hour, moments[clients-1]-time.Hour; first < 0 || last > within {
+		t.Fatalf("closes from %v to %v; want 0 to %v", first, last, within)
+	}
+	for i := range moments {
+		moments[i] += time.Second // and there they are again
+	}
+	const mean = float64(clients) / 60 // a second
+	most, from := 0, 0
+	for i, at := range moments {
+		for at-moments[from] >= time.Second {
+			from++
+		}
+		most = max(most, i-from+1)
+	}
+	t.Logf("%d clients in %v: at most %d in any second, %.3f times the mean", clients, within, most, float64(most)/mean)
+	if float64(most) > 1.2*mean {
+		t.Errorf("%d clients in one second; want at most 1.2 times %.0f", most, mean)
+	}
+}
+
+// The pace that is configured is kept, whatever the timeout; without one all is
+// over in half of it, and a few clients are not kept waiting.
+func TestPacing(t *testing.T) {
+	for _, test := range []struct {
+		p    Pacing
+		n    int
+		want time.Duration
+	}{
+		{Pacing{Timeout: 30 * time.Second}, 100_000, 15 * time.Second},
+		{Pacing{Timeout: 30 * time.Second}, 5, 100 * time.Millisecond},
+		{Pacing{Timeout: 30 * time.Second, Pace: 10}, 100, 10 * time.Second},
+		{Pacing{}, 1000, 0},
+	} {
+		if got := test.p.within(test.n); got != test.want {
+			t.Errorf("%+v, %d clients: %v; want %v", test.p, test.n, got, test.want)
+		}
+	}
+}

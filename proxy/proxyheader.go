@@ -1,0 +1,144 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// The PROXY protocol (HAProxy's doc/proxy-protocol.txt, sections 2.1 and 2.2):
+// a header in front of everything else, in which a balancer before the gate
+// tells whose connection it is. It is read to the byte, without a buffer that
+// could take some of the ClientHello along: the event loop gets the bare socket
+// later. That is why no library does it.
+
+const (
+	maxProxyV1 = 107     // bytes of a v1 line, CRLF included
+	minProxy   = 15      // bytes of the shortest header of either version but one
+	maxProxyV2 = 4 << 10 // bytes of a v2 header's addresses and TLVs that are read
+)
+
+var proxyV2Signature = []byte("\r\n\r\n\x00\r\nQUIT\n")
+
+// readProxyHeader reads a PROXY header of either version from r, and nothing
+// behind it. Both addresses are zero where the header names none (UNKNOWN,
+// LOCAL, or unix sockets): the connection is the balancer's own.
+func readProxyHeader(r io.Reader) (client, local netip.AddrPort, err error) {
+	head := make([]byte, minProxy, maxProxyV1)
+	if _, err := io.ReadFull(r, head); err != nil {
+		return client, local, fmt.Errorf("PROXY header: %w", err)
+	}
+	switch {
+	case bytes.HasPrefix(head, []byte("PROXY ")):
+		for head[len(head)-1] != '\n' {
+			if len(head) == maxProxyV1 {
+				return client, local, errors.New("PROXY header: line over 107 bytes")
+			}
+			head = head[:len(head)+1]
+			if _, err := io.ReadFull(r, head[len(head)-1:]); err != nil {
+				return client, local, fmt.Errorf("PROXY header: %w", err)
+			}
+		}
+		return parseProxyV1(string(head))
+	case bytes.HasPrefix(head, proxyV2Signature):
+		return readProxyV2(r, head)
+	}
+	return client, local, errors.New("PROXY header: there is none")
+}
+
+func parseProxyV1(line string) (client, local netip.AddrPort, err error) {
+	bad := fmt.Errorf("PROXY header: %q is not a line of version 1", line)
+	line, ok := strings.CutSuffix(line, "\r\n")
+	words := strings.Split(line, " ")
+	switch {
+	case !ok || len(words) < 2:
+		return client, local, bad
+	case words[1] == "UNKNOWN":
+		return client, local, nil
+	case len(words) != 6 || words[1] != "TCP4" && words[1] != "TCP6":
+		return client, local, bad
+	}
+	var ends [2]netip.AddrPort
+	for i := range ends {
+		ip, err := netip.ParseAddr(words[2+i])
+		port, err2 := strconv.ParseUint(words[4+i], 10, 16)
+		if err != nil || err2 != nil || ip.Zone() != "" || ip.Is4() != (words[1] == "TCP4") {
+			return client, local, bad
+		}
+		ends[i] = netip.AddrPortFrom(ip.Unmap(), uint16(port))
+	}
+	return ends[0], ends[1], nil
+}
+
+// readProxyV2 reads the rest of a header of which the first bytes are in head.
+func readProxyV2(r io.Reader, head []byte) (client, local netip.AddrPort, err error) {
+	head = head[:16]
+	if _, err := io.ReadFull(r, head[minProxy:]); err != nil {
+		return client, local, fmt.Errorf("PROXY header: %w", err)
+	}
+	command, family, length := head[12], head[13], int(binary.BigEndian.Uint16(head[14:]))
+	if command>>4 != 2 || command&0xf > 1 {
+		return client, local, fmt.Errorf("PROXY header: version and command %#x are not known", command)
+	}
+	if length > maxProxyV2 {
+		return client, local, fmt.Errorf("PROXY header: %d bytes of addresses, want at most %d", length, maxProxyV2)
+	}
+	body := make([]byte, length)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return client, local, fmt.Errorf("PROXY header: %w", err)
+	}
+	size := map[byte]int{0x11: 4, 0x21: 16}[family] // TCP over IPv4 and IPv6
+	if command&0xf == 0 || size == 0 {
+		return client, local, nil // LOCAL, or a kind of address that is none of ours
+	}
+	if length < 2*size+4 {
+		return client, local, errors.New("PROXY header: cut short")
+	}
+	from, _ := netip.AddrFromSlice(body[:size])
+	to, _ := netip.AddrFromSlice(body[size : 2*size])
+	ports := body[2*size:]
+	return netip.AddrPortFrom(from.Unmap(), binary.BigEndian.Uint16(ports)),
+		netip.AddrPortFrom(to.Unmap(), binary.BigEndian.Uint16(ports[2:])), nil
+}
+
+// proxied reads the PROXY header where the peer must send one, and takes the
+// addresses in it for the client's. A peer of another network is its own
+// client; a header from there is no TLS, and ends the connection.
+func (c *clientConn) proxied() error {
+	if !c.set.sendsProxyHeader(c.client.Addr()) {
+		return nil
+	}
+	client, local, err := readProxyHeader(c.sock.conn)
+	if err != nil || !client.IsValid() {
+		return err
+	}
+	c.client, c.local = client, local
+	return c.server.rekey(c)
+}
+
+// sendsProxyHeader reports whether a peer's connections begin with a header.
+func (set *settings) sendsProxyHeader(peer netip.Addr) bool {
+	return slices.ContainsFunc(set.ProxyProtocol, func(p netip.Prefix) bool { return p.Contains(peer) })
+}
+
+var errPerClient = errors.New("limits.per_client reached")
+
+// rekey counts a connection for its client instead of for the balancer.
+func (s *Server) rekey(c *clientConn) error {
+	key := keyOfAddr(c.client.Addr())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.set.PerClient > 0 && s.clients[key] >= c.set.PerClient {
+		return errPerClient
+	}
+	s.uncount(c.key)
+	s.clients[key]++
+	c.key = key
+	return nil
+}
