@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"testing"
 
 	"wssgate/tests/internal/gate"
@@ -138,16 +139,27 @@ func TestMessagePayloadUntouched(t *testing.T) {
 	}
 }
 
-// Tunnels don't mix: each of many at once gets back what it sent, and only
-// that.
+// Tunnels don't mix, however their bytes come: each of many at once gets back
+// what it sent, and only that. TLS records and frames arrive in pieces of any
+// size, so that the event loop meets each of them half done.
 func TestTunnelsApart(t *testing.T) {
 	site := gate.NewSite(t, name)
 	g := site.Start(t, toUpstream(wire.Echo(t).URL))
-	const clients, rounds = 50, 20
+	const clients = 40
 	errs := make(chan error)
 	for i := range clients {
-		c := wire.Dial(t, g.Addr("wss"), site.Client(name))
-		go func() { errs <- chat(c, i, rounds) }()
+		raw, err := net.Dial("tcp", g.Addr("wss"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		random := rand.New(rand.NewPCG(1, uint64(i)))
+		config := site.Client(name)
+		if i%4 == 0 {
+			config.MaxVersion = tls.VersionTLS12
+		}
+		c := wire.NewConn(t, tls.Client(&chopped{raw, random}, config), true)
+		c.Upgrade(wire.Request(name))
+		go func() { errs <- chat(c, i, random) }()
 	}
 	for range clients {
 		if err := <-errs; err != nil {
@@ -156,19 +168,55 @@ func TestTunnelsApart(t *testing.T) {
 	}
 }
 
-func chat(c *wire.Conn, id, rounds int) error {
-	for round := range rounds {
-		want := fmt.Appendf(nil, "client %d, round %d, %s", id, round, bytes.Repeat([]byte{byte('a' + id%26)}, id*round))
-		f := wire.Frame{FIN: true, Op: wire.Text, Payload: want}
-		if _, err := c.Write(c.Bytes(f)); err != nil {
-			return err
+// chopped writes in pieces of random size.
+type chopped struct {
+	net.Conn
+	random *rand.Rand
+}
+
+func (c *chopped) Write(b []byte) (int, error) {
+	for n := 0; n < len(b); {
+		size := min(1+c.random.IntN(4000), len(b)-n)
+		if c.random.IntN(4) == 0 {
+			size = min(1+c.random.IntN(10), size)
 		}
+		m, err := c.Conn.Write(b[n : n+size])
+		if n += m; err != nil {
+			return n, err
+		}
+	}
+	return len(b), nil
+}
+
+// chat sends messages of random sizes, each in writes of random sizes, and
+// wants each back.
+func chat(c *wire.Conn, id int, random *rand.Rand) error {
+	for round := range 20 {
+		size := random.IntN(300)
+		if random.IntN(3) == 0 {
+			size = random.IntN(100_000)
+		}
+		want := bytes.Repeat(fmt.Appendf(nil, "client %d, round %d; ", id, round), 1+size/20)
+		f := wire.Frame{FIN: true, Op: wire.Text, Payload: want}
+		sent := make(chan error, 1)
+		go func() {
+			var err error
+			for b := c.Bytes(f); len(b) > 0 && err == nil; {
+				n := 1 + random.IntN(len(b))
+				_, err = c.Write(b[:n])
+				b = b[n:]
+			}
+			sent <- err
+		}()
 		got, err := c.Frame()
+		if err == nil {
+			err = <-sent
+		}
 		if err != nil {
-			return err
+			return fmt.Errorf("client %d, round %d: %w", id, round, err)
 		}
 		if !bytes.Equal(got.Payload, want) {
-			return fmt.Errorf("client %d, round %d: got %v", id, round, got)
+			return fmt.Errorf("client %d, round %d: got %v; want %d bytes", id, round, got, len(want))
 		}
 	}
 	return nil
