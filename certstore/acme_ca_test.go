@@ -34,6 +34,7 @@ type acmeTestCA struct {
 	t        *testing.T
 	ca       *certtest.CA
 	lifetime time.Duration
+	backdate time.Duration     // how long ago its certificates began
 	offers   []string          // types of challenges
 	eab      map[string][]byte // keys of external accounts; nil: none needed
 	gates    []*acmeTestGate   // who may be asked to answer; one that can is enough
@@ -301,7 +302,7 @@ func (c *acmeTestCA) finalize(w *httptest.ResponseRecorder, o *acmeTestOrder, pa
 	serial, _ := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 100))
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial, DNSNames: csr.DNSNames,
-		NotBefore: time.Now(), NotAfter: time.Now().Add(c.lifetime),
+		NotBefore: time.Now().Add(-c.backdate), NotAfter: time.Now().Add(c.lifetime),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, c.ca.Cert, csr.PublicKey, c.ca.Key)
 	if err != nil {

@@ -3,6 +3,7 @@ package certstore
 // Several gates on one cache folder; a cache that fails; a clock that jumps.
 
 import (
+	"crypto/ecdsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -427,6 +428,23 @@ func TestACMECacheFull(t *testing.T) {
 	})
 }
 
+// A gate that gets the account's lease after another gave it back takes that
+// one's key.
+func TestACMEAccountKeyMadeOnce(t *testing.T) {
+	dir := t.TempDir()
+	ca := newACMETestCA(t)
+	a, b := newACMETestGate(t, ca, dir, nil), newACMETestGate(t, ca, dir, nil)
+	defer a.Close()
+	defer b.Close()
+	first, err := a.makeAccountKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := b.makeAccountKey(t.Context()); err != nil || !first.(*ecdsa.PrivateKey).Equal(second) {
+		t.Errorf("the second gate has %v, %v; want the first one's key", second, err)
+	}
+}
+
 // A damaged account key is an error that names the file; it is not replaced.
 func TestACMEAccountKeyDamaged(t *testing.T) {
 	dir := t.TempDir()
@@ -503,18 +521,27 @@ func TestACMEClockJumps(t *testing.T) {
 }
 
 // A CA that gives certificates which are due at once is not asked at once.
-func TestACMEShortestCertificates(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		ca := newACMETestCA(t)
-		ca.lifetime = 3 * time.Second
-		g := newACMETestGate(t, ca, dir, nil)
-		defer g.Close()
-		g.Start()
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		if n := ca.ordered(); n < 10 || n > int(time.Minute/acmePauseMin)+1 {
-			t.Errorf("%d orders in a minute", n)
-		}
-	})
+func TestACMEDueAtOnce(t *testing.T) {
+	for _, tt := range []struct {
+		lifetime, backdate time.Duration
+		least, most        int // orders in a minute
+	}{
+		{time.Hour, 1000 * time.Hour, 5, 7},
+		{3 * time.Second, 0, 20, 61},
+		{time.Second, time.Hour, 20, 61},
+	} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			ca := newACMETestCA(t)
+			ca.lifetime, ca.backdate = tt.lifetime, tt.backdate
+			g := newACMETestGate(t, ca, dir, nil)
+			defer g.Close()
+			g.Start()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if n := ca.ordered(); n < tt.least || n > tt.most {
+				t.Errorf("certificates of %v that began %v ago: %d orders in a minute; want %d to %d", tt.lifetime, tt.backdate, n, tt.least, tt.most)
+			}
+		})
+	}
 }

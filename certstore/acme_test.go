@@ -329,28 +329,34 @@ func TestACMECloseEndsEverything(t *testing.T) {
 	})
 }
 
-// A name that is taken away while its order is under way is not installed.
+// A name that is taken away while its order is under way is not installed, even
+// where the CA has just given the certificate.
 func TestACMERemovedWhileOrdering(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		ca := newACMETestCA(t)
-		g := newACMETestGate(t, ca, dir, nil)
-		ca.invalid = func(name, challenge string) *acmeTestProblem {
-			if err := g.SetNames(nil); err != nil {
-				t.Error(err)
+	for _, at := range []string{"/new-order", "/challenge/1/tls-alpn-01", "/cert/1"} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			ca := newACMETestCA(t)
+			g := newACMETestGate(t, ca, dir, nil)
+			ca.refuse = func(path string, _ int) *acmeTestProblem {
+				if path == at {
+					if err := g.SetNames(nil); err != nil {
+						t.Error(err)
+					}
+				}
+				return nil
 			}
-			return nil
-		}
-		g.Start()
-		defer g.Close()
-		time.Sleep(time.Hour)
-		if g.cert("chat.example.org") != nil || len(g.Status()) != 0 {
-			t.Error("installed though it is no longer configured")
-		}
-		if ca.ordered() != 1 {
-			t.Errorf("%d orders; want 1", ca.ordered())
-		}
-	})
+			g.Start()
+			defer g.Close()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if g.cert("chat.example.org") != nil || g.installs != 0 || len(g.Status()) != 0 {
+				t.Errorf("removed at %s: installed %d times", at, g.installs)
+			}
+			if ca.ordered() != 1 {
+				t.Errorf("removed at %s: %d orders; want 1", at, ca.ordered())
+			}
+		})
+	}
 }
 
 func acmeDescribe(cert *tls.Certificate) string {
