@@ -232,16 +232,19 @@ func (k *acmeKeeper) fail(err error) {
 	now := k.a.opts.wall()
 	k.mu.Lock()
 	r := k.record
-	served := k.cert != nil && now.Before(k.cert.Leaf.NotAfter)
+	var left time.Duration
+	if k.cert != nil {
+		left = k.cert.Leaf.NotAfter.Sub(now)
+	}
 	k.mu.Unlock()
 	r.CA = k.a.opts.Directory
 	r.Failures++
 	r.Last = now.UTC()
-	r.Next = r.Last.Add(acmeBackoff(r.Failures, acmeRateLimit(err)))
+	r.Next = r.Last.Add(acmeBackoff(r.Failures, left, acmeRateLimit(err)))
 	r.Err = err.Error()
 	k.remember(r)
 	log := k.a.opts.Log.Error
-	if served {
+	if left > 0 {
 		log = k.a.opts.Log.Warn
 	}
 	log("acme: no certificate obtained", "server_name", k.name, "failures", r.Failures, "next_try", r.Next, "err", err)

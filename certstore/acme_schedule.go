@@ -13,6 +13,10 @@ const (
 	acmeShortLife  = 10 * 24 * time.Hour // a certificate that lives no longer is renewed at half of its life
 	acmeBackoffMin = time.Minute
 	acmeBackoffMax = 12 * time.Hour
+
+	// acmeBackoffUrgent is how long the back-off may get however soon a
+	// certificate expires: four tries in an hour keep within a CA's limits.
+	acmeBackoffUrgent = 15 * time.Minute
 )
 
 // acmeRenewAt returns when a certificate is renewed: when a third of its
@@ -38,12 +42,19 @@ func acmeRenewAt(leaf *x509.Certificate, owner string) time.Time {
 // (at the top: less). With three as the factor an hour sees five tries, which
 // is how many failed validations of a name Let's Encrypt allows in an hour.
 //
-// A CA that names a longer wait itself is obeyed, up to the 12 hours: a wrong
-// Retry-After must not stop renewal for good.
-func acmeBackoff(failures int, asked time.Duration) time.Duration {
+// left is how long the certificate in use is still valid, 0 or less where none
+// is. While there is one, a quarter of it is the most, so that a CA that comes
+// back in time finds us asking in time.
+//
+// asked is how long the CA wants to be left alone. It is obeyed, up to the 12
+// hours: a wrong Retry-After must not stop renewal for good.
+func acmeBackoff(failures int, left, asked time.Duration) time.Duration {
 	d := acmeBackoffMin
 	for i := 1; i < failures && d < acmeBackoffMax; i++ {
 		d *= 3
+	}
+	if left > 0 {
+		d = min(d, max(left/4, acmeBackoffUrgent))
 	}
 	d = min(max(d, asked), acmeBackoffMax)
 	jitter := time.Duration(rand.Int64N(int64(d / 5)))

@@ -46,29 +46,37 @@ func TestACMERenewAt(t *testing.T) {
 func TestACMEBackoff(t *testing.T) {
 	for _, tt := range []struct {
 		failures    int
-		asked       time.Duration
+		left, asked time.Duration
 		least, most time.Duration
 	}{
-		{1, 0, time.Minute, 72 * time.Second},
-		{2, 0, 3 * time.Minute, 216 * time.Second},
-		{3, 0, 9 * time.Minute, 648 * time.Second},
-		{6, 0, 243 * time.Minute, 292 * time.Minute},
-		{7, 0, 12 * time.Hour * 4 / 5, 12 * time.Hour},
-		{1000000, 0, 12 * time.Hour * 4 / 5, 12 * time.Hour},
-		{1, time.Second, time.Minute, 72 * time.Second},
-		{1, time.Hour, time.Hour, 72 * time.Minute},
-		{1, 1000 * time.Hour, 12 * time.Hour * 4 / 5, 12 * time.Hour},
+		{1, 0, 0, time.Minute, 72 * time.Second},
+		{2, 0, 0, 3 * time.Minute, 216 * time.Second},
+		{3, 0, 0, 9 * time.Minute, 648 * time.Second},
+		{6, 0, 0, 243 * time.Minute, 292 * time.Minute},
+		{7, 0, 0, 12 * time.Hour * 4 / 5, 12 * time.Hour},
+		{1000000, 0, 0, 12 * time.Hour * 4 / 5, 12 * time.Hour},
+		// A certificate is at stake.
+		{1, 720 * time.Hour, 0, time.Minute, 72 * time.Second},
+		{9, 720 * time.Hour, 0, 12 * time.Hour * 4 / 5, 12 * time.Hour},
+		{9, 8 * time.Hour, 0, 2 * time.Hour, 144 * time.Minute},
+		{9, time.Minute, 0, 15 * time.Minute, 18 * time.Minute},
+		{9, -time.Hour, 0, 12 * time.Hour * 4 / 5, 12 * time.Hour},
+		// The CA asks.
+		{1, 0, time.Second, time.Minute, 72 * time.Second},
+		{1, 0, time.Hour, time.Hour, 72 * time.Minute},
+		{9, time.Hour, 2 * time.Hour, 2 * time.Hour, 144 * time.Minute},
+		{1, 0, 1000 * time.Hour, 12 * time.Hour * 4 / 5, 12 * time.Hour},
 	} {
 		seen := map[time.Duration]bool{}
 		for range 100 {
-			d := acmeBackoff(tt.failures, tt.asked)
+			d := acmeBackoff(tt.failures, tt.left, tt.asked)
 			if d < tt.least || d > tt.most {
-				t.Errorf("acmeBackoff(%d, %v) = %v; want %v to %v", tt.failures, tt.asked, d, tt.least, tt.most)
+				t.Errorf("acmeBackoff(%d, %v, %v) = %v; want %v to %v", tt.failures, tt.left, tt.asked, d, tt.least, tt.most)
 			}
 			seen[d] = true
 		}
 		if len(seen) < 50 {
-			t.Errorf("acmeBackoff(%d, %v) has %d values of 100; want jitter", tt.failures, tt.asked, len(seen))
+			t.Errorf("acmeBackoff(%d, %v, %v) has %d values of 100; want jitter", tt.failures, tt.left, tt.asked, len(seen))
 		}
 	}
 }

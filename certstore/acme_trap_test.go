@@ -265,6 +265,36 @@ func TestACMEBacksOff(t *testing.T) {
 	})
 }
 
+// A CA that is down for most of what is left of a certificate's life, and comes
+// back before its end, has it renewed in time.
+func TestACMERenewsAfterLongOutage(t *testing.T) {
+	for _, life := range []time.Duration{90 * 24 * time.Hour, 6 * 24 * time.Hour, 24 * time.Hour} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			ca := newACMETestCA(t)
+			ca.lifetime = life
+			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Poll = 10 * time.Minute })
+			g.Start()
+			defer g.Close()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			first := g.cert("chat.example.org")
+			ca.set(func() { ca.down = errors.New("no route to host") })
+			time.Sleep(time.Until(first.Leaf.NotAfter) - life/10)
+			synctest.Wait()
+			if s := g.one(t); s.Failures == 0 || s.State != ACMEValid {
+				t.Errorf("a life of %v: status = %+v; want valid, with failures", life, s)
+			}
+			ca.set(func() { ca.down = nil })
+			time.Sleep(time.Until(first.Leaf.NotAfter) - time.Second)
+			synctest.Wait()
+			if now := g.cert("chat.example.org"); now == first {
+				t.Errorf("a life of %v: not renewed in time: %+v", life, g.one(t))
+			}
+		})
+	}
+}
+
 // A restart does not forget failures; an operator who removes the record asks
 // for a try at once.
 func TestACMEBackoffSurvivesRestart(t *testing.T) {
