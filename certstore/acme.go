@@ -12,17 +12,18 @@ package certstore
 // renewals only for names that were asked for, and cannot be closed. So the
 // Manager never sees an ordinary ClientHello.
 //
-// Each name has a keeper (acme_keeper.go), one goroutine that is in one of
-// these states:
+// Each name has a keeper (acme_keeper.go), one goroutine. What it is in the
+// middle of, and what it has, give the name's state:
 //
-//	        start
-//	          │ no certificate in the cache          certificate in the cache
-//	          ▼                                                 ▼
-//	 ┌──▶ ACMEWaiting ──due──▶ ACMEOrdering ──issued──▶     ACMEValid ──┐
-//	 │        ▲  ▲                │      │                      ▲  │    │ not renewed
-//	 │        │  └────refused─────┘      └─────issued───────────┘  │    ▼ in time
-//	 │        └───another gate holds the lease: ACMEElsewhere──────┘ ACMEExpired
-//	 └───────────────────────────────────────────────────────────────────┘
+//	ACMEWaiting ──due──▶ ACMEOrdering ──issued──▶ ACMEValid ──due──▶ ACMEOrdering …
+//	   ▲   │                  │                      │
+//	   │   │ another gate     │ refused: back to     │ not renewed in time
+//	   │   │ has the lease    │ what it was before   ▼
+//	   │   └▶ ACMEElsewhere   ▼                   ACMEExpired ──due──▶ ACMEOrdering …
+//	   └──────────────────────┘
+//
+// A certificate that is in use stays in use in all of them until there is a
+// better one.
 //
 // The cache folder is the only thing that gates share. It is read again every
 // ACMEOptions.Poll; a lease (acme_lease.go) lets one gate order at a time, and

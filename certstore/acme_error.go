@@ -102,6 +102,12 @@ func acmeLine(s string) string {
 	}, s)
 }
 
+// acmeIsRateLimit tells whether the CA was asked too much.
+func acmeIsRateLimit(err error) bool {
+	var problem *acme.Error
+	return errors.As(err, &problem) && problem.ProblemType == "urn:ietf:params:acme:error:rateLimited"
+}
+
 // acmeNoAccount tells whether the CA does not know the account (any more).
 func acmeNoAccount(err error) bool {
 	var problem *acme.Error

@@ -47,14 +47,14 @@ func TestACMEServerErrors(t *testing.T) {
 		}
 		g := newACMETestGate(t, ca, dir, nil)
 		defer g.Close()
-		if _, err := g.order(t.Context(), "chat.example.org"); err != nil {
+		if _, err := g.order(t.Context(), "chat.example.org", ""); err != nil {
 			t.Error(err)
 		}
 		ca.refuse = func(path string, n int) *acmeTestProblem {
 			return &acmeTestProblem{Type: "serverInternal", Detail: "<html>\n\n maintenance", Status: 503}
 		}
 		start := time.Now()
-		_, err := g.order(t.Context(), "chat.example.org")
+		_, err := g.order(t.Context(), "chat.example.org", "")
 		if err == nil || !strings.HasSuffix(err.Error(), "serverInternal: <html> maintenance") {
 			t.Errorf("err = %v; want the CA's words", err)
 		}
@@ -73,7 +73,7 @@ func TestACMESilentCA(t *testing.T) {
 		g := newACMETestGate(t, ca, dir, nil)
 		defer g.Close()
 		start := time.Now()
-		_, err := g.order(t.Context(), "chat.example.org")
+		_, err := g.order(t.Context(), "chat.example.org", "")
 		if took := time.Since(start); err == nil || took != acmeRequestTimeout {
 			t.Errorf("gave up after %v with %v; want %v", took, err, acmeRequestTimeout)
 		}
@@ -88,14 +88,14 @@ func TestACMEAccountForgotten(t *testing.T) {
 		ca := newACMETestCA(t)
 		g := newACMETestGate(t, ca, dir, nil)
 		defer g.Close()
-		if _, err := g.order(t.Context(), "chat.example.org"); err != nil {
+		if _, err := g.order(t.Context(), "chat.example.org", ""); err != nil {
 			t.Fatal(err)
 		}
 		ca.set(func() { clear(ca.accounts); clear(ca.keys) })
-		if _, err := g.order(t.Context(), "chat.example.org"); err == nil || !strings.Contains(err.Error(), "accountDoesNotExist") {
+		if _, err := g.order(t.Context(), "chat.example.org", ""); err == nil || !strings.Contains(err.Error(), "accountDoesNotExist") {
 			t.Errorf("err = %v; want accountDoesNotExist", err)
 		}
-		if _, err := g.order(t.Context(), "chat.example.org"); err != nil {
+		if _, err := g.order(t.Context(), "chat.example.org", ""); err != nil {
 			t.Error(err)
 		}
 	})
@@ -116,7 +116,7 @@ func TestACMEExternalAccountBinding(t *testing.T) {
 				ca.eab = map[string][]byte{"kid-1": []byte("right key")}
 				g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.EABKeyID, o.EABKey = tt.id, []byte(tt.key) })
 				defer g.Close()
-				_, err := g.order(t.Context(), "chat.example.org")
+				_, err := g.order(t.Context(), "chat.example.org", "")
 				if got := errorText(err); !strings.HasSuffix(got, tt.want) || (tt.want == "") != (err == nil) {
 					t.Errorf("err = %v; want …%s", err, tt.want)
 				}
@@ -143,7 +143,7 @@ func TestACMETermsNotAccepted(t *testing.T) {
 		ca := newACMETestCA(t)
 		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.AcceptTerms = false })
 		defer g.Close()
-		_, err := g.order(t.Context(), "chat.example.org")
+		_, err := g.order(t.Context(), "chat.example.org", "")
 		if err == nil || !strings.HasSuffix(err.Error(), "account: the CA's terms of service are not accepted: "+acmeTestURL+"/terms") {
 			t.Errorf("err = %v", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -108,7 +109,7 @@ func (k *acmeKeeper) turn() time.Duration {
 		return 0
 	}
 	k.now(ACMEOrdering, "")
-	issued, err := k.a.order(lease.ctx, k.name)
+	issued, err := k.a.order(lease.ctx, k.name, k.did())
 	k.now("", "")
 	switch {
 	case err == nil:
@@ -223,9 +224,19 @@ func (k *acmeKeeper) accept(issued *acmeIssued) {
 	k.file, k.anew, k.unsaved = sha256.Sum256(issued.file), "", issued.file
 	left := issued.cert.Leaf.NotAfter.Sub(k.a.opts.wall())
 	k.earliest = time.Now().Add(min(max(left/3, acmePauseMin), acmePauseMax))
-	k.remember(acmeRecord{Issuer: k.a.opts.Directory})
+	k.remember(acmeRecord{Issuer: k.a.opts.Directory, Did: issued.challenge})
 	k.flush()
 }
+
+// did returns the type of challenge that worked last.
+func (k *acmeKeeper) did() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.record.Did
+}
+
+// acmeBefore stands between a rate limit and what led to it.
+const acmeBefore = "; before that: "
 
 // fail counts a failure, for all gates.
 func (k *acmeKeeper) fail(err error) {
@@ -241,7 +252,16 @@ func (k *acmeKeeper) fail(err error) {
 	r.Failures++
 	r.Last = now.UTC()
 	r.Next = r.Last.Add(acmeBackoff(r.Failures, left, acmeRateLimit(err)))
-	r.Err = err.Error()
+	text := err.Error()
+	if acmeIsRateLimit(err) && r.Err != "" {
+		// The limit is a consequence; what led to it must stay in sight.
+		cause := r.Err
+		if _, earlier, found := strings.Cut(r.Err, acmeBefore); found {
+			cause = earlier
+		}
+		text += acmeBefore + cause
+	}
+	r.Err = text
 	k.remember(r)
 	log := k.a.opts.Log.Error
 	if left > 0 {

@@ -22,23 +22,26 @@ const acmeOrderTimeout = 5 * time.Minute
 
 // An acmeIssued is the fruit of an order.
 type acmeIssued struct {
-	cert *tls.Certificate
-	file []byte // for the cache
+	cert      *tls.Certificate
+	file      []byte // for the cache
+	challenge string // type that convinced the CA
 }
 
 // order obtains a certificate for name with a key made for it. It tries the
 // challenges that can be answered one after the other, each with an order of its
-// own, as a challenge that failed makes its order invalid. The error has every
-// attempt's cause (acmeFailure).
+// own, as a challenge that failed makes its order invalid. It begins with the
+// type that did last time: where port 443 is not ours, each failure of
+// tls-alpn-01 would count towards the CA's limits. The error has every attempt's
+// cause (acmeFailure).
 //
 // The caller holds the lease of name.
-func (a *ACME) order(ctx context.Context, name string) (*acmeIssued, error) {
+func (a *ACME) order(ctx context.Context, name, did string) (*acmeIssued, error) {
 	client, err := a.client(ctx)
 	if err != nil {
 		return nil, acmeFailure{name, []error{err}}
 	}
 	var causes []error
-	for _, challenge := range a.challenges() {
+	for _, challenge := range a.challenges(did) {
 		issued, err := a.attempt(ctx, client, name, challenge)
 		if err == nil {
 			return issued, nil
@@ -57,12 +60,16 @@ func (a *ACME) order(ctx context.Context, name string) (*acmeIssued, error) {
 	return nil, acmeFailure{name, causes}
 }
 
-func (a *ACME) challenges() (types []string) {
+// challenges returns the types that can be answered, did before all others.
+func (a *ACME) challenges(did string) (types []string) {
 	if a.opts.TLSALPN {
 		types = append(types, "tls-alpn-01")
 	}
 	if a.opts.HTTP01 {
 		types = append(types, "http-01")
+	}
+	if len(types) > 1 && types[1] == did {
+		slices.Reverse(types)
 	}
 	return types
 }
@@ -115,7 +122,7 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 	if err != nil {
 		return nil, err
 	}
-	return &acmeIssued{cert, file}, nil
+	return &acmeIssued{cert, file, challenge}, nil
 }
 
 // prove shows the CA, for one authorization of an order, that the name is ours.

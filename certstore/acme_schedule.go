@@ -69,6 +69,7 @@ func acmeBackoff(failures int, left, asked time.Duration) time.Duration {
 // the file asks for a try at once.
 type acmeRecord struct {
 	Issuer   string    `json:"issuer,omitempty"`   // directory URL of the CA that gave the certificate; empty: not known
+	Did      string    `json:"did,omitempty"`      // type of challenge that Issuer was convinced by
 	CA       string    `json:"ca,omitempty"`       // directory URL of the CA that refused
 	Failures int       `json:"failures,omitempty"` // in a row, at CA
 	Last     time.Time `json:"last,omitzero"`      // of the last failure
@@ -80,7 +81,7 @@ type acmeRecord struct {
 // nothing about this one.
 func (r acmeRecord) at(ca string) acmeRecord {
 	if r.CA != ca {
-		return acmeRecord{Issuer: r.Issuer}
+		return acmeRecord{Issuer: r.Issuer, Did: r.Did}
 	}
 	return r
 }

@@ -353,7 +353,7 @@ func TestACMEKeepsReasons(t *testing.T) {
 		}
 		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.HTTP01 = true })
 		defer g.Close()
-		_, err := g.order(t.Context(), "chat.example.org")
+		_, err := g.order(t.Context(), "chat.example.org", "")
 		const want = `acme: order for "chat.example.org": tls-alpn-01: connection: 192.0.2.1: Connection refused; http-01: unauthorized: 192.0.2.1: Invalid response: 404`
 		if err == nil || err.Error() != want {
 			t.Errorf("err = %v\nwant  %s", err, want)
@@ -372,7 +372,7 @@ func TestACMEKeepsReasons(t *testing.T) {
 				{Type: "urn:ietf:params:acme:error:caa", Detail: "forbidden\x1b[31m"},
 			}}
 		}
-		_, err = g.order(t.Context(), "chat.example.org")
+		_, err = g.order(t.Context(), "chat.example.org", "")
 		const refused = `acme: order for "chat.example.org": tls-alpn-01: rejectedIdentifier: Some names are refused (chat.example.org: malformed: bad label; caa: forbidden` + "\uFFFD" + `[31m)`
 		if err == nil || err.Error() != refused {
 			t.Errorf("err = %v\nwant  %s", err, refused)
@@ -383,7 +383,7 @@ func TestACMEKeepsReasons(t *testing.T) {
 		}
 
 		ca.down = errors.New("dial tcp 192.0.2.9:443: connect: network is unreachable")
-		_, err = g.order(t.Context(), "chat.example.org")
+		_, err = g.order(t.Context(), "chat.example.org", "")
 		if err == nil || !errors.Is(err, ca.down) || !strings.Contains(err.Error(), "network is unreachable") {
 			t.Errorf("err = %v; want the network's", err)
 		}
@@ -452,7 +452,7 @@ func TestACMEOnlyConfiguredChallenges(t *testing.T) {
 				}
 				g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.TLSALPN, o.HTTP01 = tt.tls, tt.http })
 				defer g.Close()
-				_, err := g.order(t.Context(), "chat.example.org")
+				_, err := g.order(t.Context(), "chat.example.org", "")
 				if err == nil || !strings.HasSuffix(err.Error(), `"chat.example.org": `+tt.err) {
 					t.Errorf("err = %v; want …%s", err, tt.err)
 				}
@@ -467,6 +467,61 @@ func TestACMEOnlyConfiguredChallenges(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The challenge that worked comes first the next time, also after a restart.
+func TestACMEBeginsWithWhatWorked(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		var asked []string
+		ca.invalid = func(_, challenge string) *acmeTestProblem {
+			asked = append(asked, challenge)
+			if challenge == "http-01" {
+				return nil
+			}
+			return &acmeTestProblem{Type: "connection", Detail: "443 is not ours", Status: 400}
+		}
+		for range 2 {
+			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.HTTP01, o.Poll = true, time.Hour })
+			g.Start()
+			time.Sleep(65 * 24 * time.Hour)
+			synctest.Wait()
+			if s := g.one(t); s.State != ACMEValid || s.Failures != 0 {
+				t.Errorf("status = %+v; want valid", s)
+			}
+			g.Close()
+		}
+		if want := []string{"tls-alpn-01", "http-01", "http-01", "http-01"}; !slices.Equal(asked, want) {
+			t.Errorf("validated %v; want %v", asked, want)
+		}
+	})
+}
+
+// A rate limit does not hide what led to it.
+func TestACMERateLimitKeepsCause(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		ca.invalid = func(string, string) *acmeTestProblem {
+			return &acmeTestProblem{Type: "dns", Detail: "NXDOMAIN", Status: 400}
+		}
+		ca.refuse = func(path string, n int) *acmeTestProblem {
+			if path != "/new-order" || n < 3 {
+				return nil
+			}
+			return &acmeTestProblem{Type: "rateLimited", Detail: fmt.Sprintf("too many failures, request %d", n), Status: 429}
+		}
+		g := newACMETestGate(t, ca, dir, nil)
+		g.Start()
+		defer g.Close()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		const order = `acme: order for "chat.example.org": tls-alpn-01: `
+		if got, want := g.one(t).Err, order+"rateLimited: too many failures, request 5; before that: "+order+"dns: NXDOMAIN"; got != want {
+			t.Errorf("status says %q\nwant         %q", got, want)
+		}
+	})
 }
 
 // A gate answers for another one whose clock is ahead, or behind.
