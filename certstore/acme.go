@@ -12,80 +12,39 @@ package certstore
 // renewals only for names that were asked for, and cannot be closed. So the
 // Manager never sees an ordinary ClientHello.
 //
-// Each name has a keeper (acme_keeper.go), one goroutine. What it is in the
-// middle of, and what it has, give the name's state:
+// Each name has a keeper (acme_keeper.go), one goroutine, and is in one of these
+// states:
 //
-//	ACMEWaiting ──due──▶ ACMEOrdering ──issued──▶ ACMEValid ──due──▶ ACMEOrdering …
-//	   ▲   │                  │                      │
-//	   │   │ another gate     │ refused: back to     │ not renewed in time
-//	   │   │ has the lease    │ what it was before   ▼
-//	   │   └▶ ACMEElsewhere   ▼                   ACMEExpired ──due──▶ ACMEOrdering …
-//	   └──────────────────────┘
+//	state          certificate          the keeper waits for
+//	ACMEWaiting    none                 the end of the back-off
+//	ACMEOrdering   none or the old one  the CA
+//	ACMEElsewhere  none or the old one  another gate, which has the lease
+//	ACMEValid      in use               the time of renewal, or the end of the back-off
+//	ACMEExpired    in use all the same  the end of the back-off
 //
-// A certificate that is in use stays in use in all of them until there is a
-// better one.
+// A certificate that is in use stays in use until there is a better one.
 //
 // The cache folder is the only thing that gates share. It is read again every
 // ACMEOptions.Poll; a lease (acme_lease.go) lets one gate order at a time, and
-// failures are counted there for all of them (acme_schedule.go).
+// failures are counted there for all of them (acme_record.go).
 
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net/http"
-	"net/url"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
-	"golang.org/x/net/idna"
 )
-
-// ACMEOptions says what to obtain, from whom, and where to keep it. NewACME
-// copies it; later changes have no effect.
-type ACMEOptions struct {
-	Names       []string       // server names; a wildcard, an address and a single label are refused
-	Email       string         // contact of the account; may be empty
-	Directory   string         // URL of the CA's directory, https
-	Roots       *x509.CertPool // whom to trust on the way to the CA; nil: the system's roots
-	Cache       string         // folder, may be shared with other gates; created with mode 0700
-	AcceptTerms bool           // the operator accepts the CA's terms of service
-	EABKeyID    string         // external account binding (RFC 8555, section 7.3.4); empty: none
-	EABKey      []byte         // its MAC key, decoded
-
-	// TLSALPN and HTTP01 say how the CA can reach a gate: at port 443 with the
-	// listener that asks ChallengeCertificate, at port 80 with one that serves
-	// HTTPHandler. An order tries what is set, tls-alpn-01 first.
-	TLSALPN bool
-	HTTP01  bool
-
-	// Install is told of each certificate before it is served, an expired one
-	// included: whether a directory certificate is better is the Store's
-	// business. Remove is told that a name is no longer configured. Calls for
-	// one name never overlap, and no Install follows a Remove. Neither may call
-	// back into the ACME, nor wait for anything. The certificate must not be
-	// changed. Remove may be nil.
-	Install func(name string, cert *tls.Certificate)
-	Remove  func(name string)
-
-	Poll time.Duration // how often the cache is read again; 0: 30 s
-	Log  *slog.Logger  // nil: no log
-
-	wall      func() time.Time  // for tests of a clock that jumps
-	transport http.RoundTripper // for tests with a CA in memory
-}
 
 // ACME keeps a certificate for each configured name. Make one with NewACME. All
 // methods are safe for concurrent use.
@@ -132,29 +91,14 @@ type ACMEStatus struct {
 	LeaseOwner string    // gate that orders now; empty: none
 }
 
-const (
-	acmePoll = 30 * time.Second // default of ACMEOptions.Poll
-
-	// acmeOrders is how many orders are under way at once: enough to bring up a
-	// hundred names in minutes, too few to look like an attack.
-	acmeOrders = 4
-)
+// acmeOrders is how many orders are under way at once: enough to bring up a
+// hundred names in minutes, too few to look like an attack.
+const acmeOrders = 4
 
 // NewACME checks the options, takes what the cache has and installs it. It does
 // not touch the network; Start does. The error holds every mistake found.
 func NewACME(opts ACMEOptions) (*ACME, error) {
-	if opts.Log == nil {
-		opts.Log = slog.New(slog.DiscardHandler)
-	}
-	if opts.Poll <= 0 {
-		opts.Poll = acmePoll
-	}
-	if opts.wall == nil {
-		opts.wall = time.Now
-	}
-	if opts.Remove == nil {
-		opts.Remove = func(string) {}
-	}
+	opts.setDefaults()
 	names, errs := acmeNames(opts.Names)
 	errs = append(errs, opts.check()...)
 	if len(errs) > 0 {
@@ -185,29 +129,6 @@ func NewACME(opts ACMEOptions) (*ACME, error) {
 	a.names.Store(new(map[string]*acmeKeeper))
 	a.set(names)
 	return a, nil
-}
-
-// check returns what is wrong with the options, names aside.
-func (o *ACMEOptions) check() (errs []error) {
-	if u, err := url.Parse(o.Directory); err != nil {
-		errs = append(errs, fmt.Errorf("acme: directory %q: %w", o.Directory, err))
-	} else if u.Scheme != "https" || u.Host == "" {
-		// RFC 8555, section 6.1.
-		errs = append(errs, fmt.Errorf("acme: directory %q: not an https URL", o.Directory))
-	}
-	if o.Cache == "" {
-		errs = append(errs, errors.New("acme: no cache folder"))
-	}
-	if o.Install == nil {
-		errs = append(errs, errors.New("acme: no Install function"))
-	}
-	if (o.EABKeyID == "") != (len(o.EABKey) == 0) {
-		errs = append(errs, errors.New("acme: external account binding needs both the key id and the key"))
-	}
-	if !o.TLSALPN && !o.HTTP01 {
-		errs = append(errs, errors.New("acme: no challenge can be answered: neither tls-alpn-01 nor http-01 has a listener"))
-	}
-	return errs
 }
 
 // Start begins to obtain and to renew, in the background. It does nothing after
@@ -286,39 +207,6 @@ func (a *ACME) Status() []ACMEStatus {
 		out = append(out, names[name].status())
 	}
 	return out
-}
-
-// acmeNames returns the normal forms, each once, and what is wrong with the rest.
-func acmeNames(names []string) (normal []string, errs []error) {
-	for _, name := range names {
-		n, err := acmeName(name)
-		if err != nil {
-			errs = append(errs, err)
-		} else if !slices.Contains(normal, n) {
-			normal = append(normal, n)
-		}
-	}
-	return normal, errs
-}
-
-// acmeName returns a name's normal form, or why no CA gives a certificate for it
-// by the challenges that we have.
-func acmeName(name string) (string, error) {
-	if strings.HasPrefix(name, "*.") {
-		return "", fmt.Errorf("acme: name %q: a wildcard needs dns-01; let an external client write it into the directory", name)
-	}
-	normal, err := normalName(name)
-	if err != nil {
-		return "", fmt.Errorf("acme: name %q: %w", name, err)
-	}
-	if !strings.Contains(normal, ".") {
-		return "", fmt.Errorf("acme: name %q: has one label only", name)
-	}
-	// The Manager insists on names of hosts: no underscore, for example.
-	if host, err := idna.Lookup.ToASCII(normal); err != nil || host != normal {
-		return "", fmt.Errorf("acme: name %q: is no name of a host", name)
-	}
-	return normal, nil
 }
 
 // keeper returns the keeper of a name in any form, nil if it is not configured.

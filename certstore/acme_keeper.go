@@ -4,9 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
-	"encoding/json"
-	"errors"
-	"strings"
 	"sync"
 	"time"
 
@@ -170,28 +167,6 @@ func (k *acmeKeeper) look() bool {
 	return true
 }
 
-// readRecord reads NAME+state. One that is missing or no record has nothing to
-// say; one that could not be written stands as it is in memory.
-func (k *acmeKeeper) readRecord() (acmeRecord, error) {
-	if !k.recorded {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		return k.record, nil
-	}
-	var r acmeRecord
-	data, err := k.a.cache.read(k.name + acmeStateSuffix)
-	if err == autocert.ErrCacheMiss {
-		return r, nil
-	}
-	if err != nil {
-		return r, err
-	}
-	if json.Unmarshal(data, &r) != nil {
-		r = acmeRecord{}
-	}
-	return r.at(k.a.opts.Directory), nil
-}
-
 // due returns how long the name can wait for its next order: for its renewal,
 // and for the end of the back-off.
 func (k *acmeKeeper) due() time.Duration {
@@ -226,98 +201,6 @@ func (k *acmeKeeper) accept(issued *acmeIssued) {
 	k.earliest = time.Now().Add(min(max(left/3, acmePauseMin), acmePauseMax))
 	k.remember(acmeRecord{Issuer: k.a.opts.Directory, Did: issued.challenge})
 	k.flush()
-}
-
-// did returns the type of challenge that worked last.
-func (k *acmeKeeper) did() string {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.record.Did
-}
-
-// acmeBefore stands between a rate limit and what led to it.
-const acmeBefore = "; before that: "
-
-// fail counts a failure, for all gates.
-func (k *acmeKeeper) fail(err error) {
-	now := k.a.opts.wall()
-	k.mu.Lock()
-	r := k.record
-	var left time.Duration
-	if k.cert != nil {
-		left = k.cert.Leaf.NotAfter.Sub(now)
-	}
-	k.mu.Unlock()
-	r.CA = k.a.opts.Directory
-	r.Failures++
-	r.Last = now.UTC()
-	r.Next = r.Last.Add(acmeBackoff(r.Failures, left, acmeRateLimit(err)))
-	text := err.Error()
-	if acmeIsRateLimit(err) && r.Err != "" {
-		// The limit is a consequence; what led to it must stay in sight.
-		cause := r.Err
-		if _, earlier, found := strings.Cut(r.Err, acmeBefore); found {
-			cause = earlier
-		}
-		text += acmeBefore + cause
-	}
-	r.Err = text
-	k.remember(r)
-	log := k.a.opts.Log.Error
-	if left > 0 {
-		log = k.a.opts.Log.Warn
-	}
-	log("acme: no certificate obtained", "server_name", k.name, "failures", r.Failures, "next_try", r.Next, "err", err)
-}
-
-// remember replaces the record, in memory and in the cache.
-func (k *acmeKeeper) remember(r acmeRecord) {
-	k.mu.Lock()
-	k.record = r
-	k.mu.Unlock()
-	k.recorded = false
-	k.flush()
-}
-
-// flush writes what the cache does not have yet, and returns whether there is
-// nothing left to write.
-func (k *acmeKeeper) flush() bool {
-	var err error
-	if k.unsaved != nil {
-		if err = k.a.cache.Put(k.ctx, k.name, k.unsaved); err == nil {
-			k.unsaved = nil
-		}
-	}
-	if err == nil && !k.recorded {
-		k.mu.Lock()
-		data := k.record.encode()
-		k.mu.Unlock()
-		if err = k.a.cache.Put(k.ctx, k.name+acmeStateSuffix, data); err == nil {
-			k.recorded = true
-		}
-	}
-	if err != nil {
-		k.trust(err)
-	}
-	return k.unsaved == nil
-}
-
-// trust notes what is wrong with the cache, nil for nothing, and logs it once.
-func (k *acmeKeeper) trust(err error) {
-	if err != nil && errors.Is(err, context.Canceled) {
-		return
-	}
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	k.mu.Lock()
-	k.trouble = text
-	k.mu.Unlock()
-	if text != "" && text != k.complain {
-		k.a.opts.Log.Error("acme: cache out of order", "server_name", k.name, "err", err)
-	}
-	k.complain = text
 }
 
 // install hands a certificate on, unless the name is no longer configured.

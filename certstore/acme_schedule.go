@@ -2,7 +2,6 @@ package certstore
 
 import (
 	"crypto/x509"
-	"encoding/json"
 	"hash/fnv"
 	"io"
 	"math/rand/v2"
@@ -62,47 +61,4 @@ func acmeBackoff(failures int, left, asked time.Duration) time.Duration {
 		return d - jitter
 	}
 	return d + jitter
-}
-
-// An acmeRecord is what is remembered of a name beside its certificate: the
-// cache file NAME+state, read and written by all gates. An operator who removes
-// the file asks for a try at once.
-type acmeRecord struct {
-	Issuer   string    `json:"issuer,omitempty"`   // directory URL of the CA that gave the certificate; empty: not known
-	Did      string    `json:"did,omitempty"`      // type of challenge that Issuer was convinced by
-	CA       string    `json:"ca,omitempty"`       // directory URL of the CA that refused
-	Failures int       `json:"failures,omitempty"` // in a row, at CA
-	Last     time.Time `json:"last,omitzero"`      // of the last failure
-	Next     time.Time `json:"next,omitzero"`      // not before; of no meaning without failures
-	Err      string    `json:"error,omitempty"`    // of the last failure
-}
-
-// at returns the record as far as it concerns ca: what another CA refused says
-// nothing about this one.
-func (r acmeRecord) at(ca string) acmeRecord {
-	if r.CA != ca {
-		return acmeRecord{Issuer: r.Issuer, Did: r.Did}
-	}
-	return r
-}
-
-// wait returns how long failures forbid another try. A moment further away than
-// any back-off was written by a clock that was wrong, and binds nobody.
-func (r acmeRecord) wait(now time.Time) time.Duration {
-	if r.Failures == 0 {
-		return 0
-	}
-	d := r.Next.Sub(now)
-	if d > acmeBackoffMax {
-		return 0
-	}
-	return max(d, 0)
-}
-
-func (r acmeRecord) encode() []byte {
-	data, err := json.MarshalIndent(r, "", "\t")
-	if err != nil {
-		panic("certstore: " + err.Error()) // a struct of strings and times
-	}
-	return append(data, '\n')
 }

@@ -1,0 +1,50 @@
+package certstore
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+)
+
+// What a request can make the gate read is a file in the cache folder, and an
+// answer to a challenge.
+func FuzzACMEIsAnswer(f *testing.F) {
+	for _, s := range []string{"chat.example.org+token", "tok-EN_1+http-01", "../x+token", "a/b+http-01", "acme_account+key", "+token", "x.y+lease+token"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, key string) {
+		if !acmeIsAnswer(key) {
+			return
+		}
+		cache := acmeCache{"/cache"}
+		if got := cache.path(key); filepath.Dir(got) != "/cache" || filepath.Base(got) != key {
+			t.Errorf("acmeIsAnswer(%q) = true, and it is the file %q", key, got)
+		}
+		if !strings.HasSuffix(key, acmeTokenSuffix) && !strings.HasSuffix(key, acmeHTTPSuffix) {
+			t.Errorf("acmeIsAnswer(%q) = true", key)
+		}
+	})
+}
+
+// What a CA says becomes one printable line of bounded length.
+func FuzzACMELine(f *testing.F) {
+	f.Add("Fetching http://x/: Connection\r\nrefused\x1b[0m")
+	f.Add(strings.Repeat("ä", 600))
+	f.Add("\xff\u2028\u202e")
+	f.Fuzz(func(t *testing.T, s string) {
+		got := acmeLine(s)
+		if !utf8.ValidString(got) || len(got) > 3*1000+len("…") {
+			t.Errorf("acmeLine(%q) = %q", s, got)
+		}
+		for _, r := range got {
+			if !unicode.IsPrint(r) {
+				t.Errorf("acmeLine(%q) = %q has %U", s, got, r)
+			}
+		}
+		if again := acmeLine(got); len(got) <= 1000 && again != got {
+			t.Errorf("acmeLine(%q) = %q, and of that %q", s, got, again)
+		}
+	})
+}

@@ -1,0 +1,168 @@
+package certstore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/acme/autocert"
+)
+
+// An acmeRecord is what is remembered of a name beside its certificate: the
+// cache file NAME+state, read and written by all gates. An operator who removes
+// the file asks for a try at once.
+type acmeRecord struct {
+	Issuer   string    `json:"issuer,omitempty"`   // directory URL of the CA that gave the certificate; empty: not known
+	Did      string    `json:"did,omitempty"`      // type of challenge that Issuer was convinced by
+	CA       string    `json:"ca,omitempty"`       // directory URL of the CA that refused
+	Failures int       `json:"failures,omitempty"` // in a row, at CA
+	Last     time.Time `json:"last,omitzero"`      // of the last failure
+	Next     time.Time `json:"next,omitzero"`      // not before; of no meaning without failures
+	Err      string    `json:"error,omitempty"`    // of the last failure
+}
+
+// at returns the record as far as it concerns ca: what another CA refused says
+// nothing about this one.
+func (r acmeRecord) at(ca string) acmeRecord {
+	if r.CA != ca {
+		return acmeRecord{Issuer: r.Issuer, Did: r.Did}
+	}
+	return r
+}
+
+// wait returns how long failures forbid another try. A moment further away than
+// any back-off was written by a clock that was wrong, and binds nobody.
+func (r acmeRecord) wait(now time.Time) time.Duration {
+	if r.Failures == 0 {
+		return 0
+	}
+	d := r.Next.Sub(now)
+	if d > acmeBackoffMax {
+		return 0
+	}
+	return max(d, 0)
+}
+
+func (r acmeRecord) encode() []byte {
+	data, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		panic("certstore: " + err.Error()) // a struct of strings and times
+	}
+	return append(data, '\n')
+}
+
+// readRecord reads NAME+state. One that is missing or no record has nothing to
+// say; one that could not be written stands as it is in memory.
+func (k *acmeKeeper) readRecord() (acmeRecord, error) {
+	if !k.recorded {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.record, nil
+	}
+	var r acmeRecord
+	data, err := k.a.cache.read(k.name + acmeStateSuffix)
+	if err == autocert.ErrCacheMiss {
+		return r, nil
+	}
+	if err != nil {
+		return r, err
+	}
+	if json.Unmarshal(data, &r) != nil {
+		r = acmeRecord{}
+	}
+	return r.at(k.a.opts.Directory), nil
+}
+
+// did returns the type of challenge that worked last.
+func (k *acmeKeeper) did() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.record.Did
+}
+
+// acmeBefore stands between a rate limit and what led to it.
+const acmeBefore = "; before that: "
+
+// fail counts a failure, for all gates.
+func (k *acmeKeeper) fail(err error) {
+	now := k.a.opts.wall()
+	k.mu.Lock()
+	r := k.record
+	var left time.Duration
+	if k.cert != nil {
+		left = k.cert.Leaf.NotAfter.Sub(now)
+	}
+	k.mu.Unlock()
+	r.CA = k.a.opts.Directory
+	r.Failures++
+	r.Last = now.UTC()
+	r.Next = r.Last.Add(acmeBackoff(r.Failures, left, acmeRateLimit(err)))
+	text := err.Error()
+	if acmeIsRateLimit(err) && r.Err != "" {
+		// The limit is a consequence; what led to it must stay in sight.
+		cause := r.Err
+		if _, earlier, found := strings.Cut(r.Err, acmeBefore); found {
+			cause = earlier
+		}
+		text += acmeBefore + cause
+	}
+	r.Err = text
+	k.remember(r)
+	log := k.a.opts.Log.Error
+	if left > 0 {
+		log = k.a.opts.Log.Warn
+	}
+	log("acme: no certificate obtained", "server_name", k.name, "failures", r.Failures, "next_try", r.Next, "err", err)
+}
+
+// remember replaces the record, in memory and in the cache.
+func (k *acmeKeeper) remember(r acmeRecord) {
+	k.mu.Lock()
+	k.record = r
+	k.mu.Unlock()
+	k.recorded = false
+	k.flush()
+}
+
+// flush writes what the cache does not have yet, and returns whether there is
+// nothing left to write.
+func (k *acmeKeeper) flush() bool {
+	var err error
+	if k.unsaved != nil {
+		if err = k.a.cache.Put(k.ctx, k.name, k.unsaved); err == nil {
+			k.unsaved = nil
+		}
+	}
+	if err == nil && !k.recorded {
+		k.mu.Lock()
+		data := k.record.encode()
+		k.mu.Unlock()
+		if err = k.a.cache.Put(k.ctx, k.name+acmeStateSuffix, data); err == nil {
+			k.recorded = true
+		}
+	}
+	if err != nil {
+		k.trust(err)
+	}
+	return k.unsaved == nil
+}
+
+// trust notes what is wrong with the cache, nil for nothing, and logs it once.
+func (k *acmeKeeper) trust(err error) {
+	if err != nil && errors.Is(err, context.Canceled) {
+		return
+	}
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	k.mu.Lock()
+	k.trouble = text
+	k.mu.Unlock()
+	if text != "" && text != k.complain {
+		k.a.opts.Log.Error("acme: cache out of order", "server_name", k.name, "err", err)
+	}
+	k.complain = text
+}
