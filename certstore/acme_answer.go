@@ -122,11 +122,11 @@ func (n *acmeAnswers) Delete(context.Context, string) error { return errACMERead
 
 // present makes an answer known here and to all gates on the folder. The answer
 // stands in any case; the error says that other gates do not have it.
-func (n *acmeAnswers) present(ctx context.Context, key string, data []byte) error {
+func (n *acmeAnswers) present(key string, data []byte) error {
 	n.mu.Lock()
 	n.own[key] = data
 	n.mu.Unlock()
-	return n.cache.Put(ctx, key, data)
+	return n.cache.note(key, data)
 }
 
 // withdraw is the reverse of present.

@@ -111,13 +111,26 @@ func (c acmeCache) read(key string) ([]byte, error) {
 // Put implements autocert.Cache. The file has mode 0600, and appears whole or
 // not at all, even after a power cut.
 func (c acmeCache) Put(_ context.Context, key string, data []byte) error {
-	if err := c.write(key, data); err != nil {
+	if err := c.write(key, data, (*os.File).Sync); err != nil {
+		return fmt.Errorf("acme: cache: %w", err)
+	}
+	// Not every file system can sync a folder; the file is whole in any case.
+	if dir, err := os.Open(string(c.DirCache)); err == nil {
+		dir.Sync()
+		dir.Close()
+	}
+	return nil
+}
+
+// note is Put for what a power cut may take: leases, records, answers.
+func (c acmeCache) note(key string, data []byte) error {
+	if err := c.write(key, data, func(*os.File) error { return nil }); err != nil {
 		return fmt.Errorf("acme: cache: %w", err)
 	}
 	return nil
 }
 
-func (c acmeCache) write(key string, data []byte) (err error) {
+func (c acmeCache) write(key string, data []byte, sync func(*os.File) error) (err error) {
 	f, err := os.CreateTemp(string(c.DirCache), acmeTempPrefix) // mode 0600
 	if err != nil {
 		return err
@@ -128,19 +141,11 @@ func (c acmeCache) write(key string, data []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(err, sync(f), f.Close())
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), c.path(key)); err != nil {
-		return err
-	}
-	// Not every file system can sync a folder; the file is whole in any case.
-	if dir, err := os.Open(string(c.DirCache)); err == nil {
-		dir.Sync()
-		dir.Close()
-	}
-	return nil
+	return os.Rename(f.Name(), c.path(key))
 }
 
 // acmeEncode returns a certificate as autocert keeps it: key first, then the

@@ -117,7 +117,7 @@ func (l *acmeLease) create() (bool, error) {
 	// Until this is written others see an empty file: a lease like any other,
 	// whose beat is 0.
 	_, err = f.Write(l.next())
-	err = errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(err, f.Close())
 	if err != nil {
 		os.Remove(f.Name()) // the disk is full, for example
 	}
@@ -126,8 +126,8 @@ func (l *acmeLease) create() (bool, error) {
 
 // takeOver replaces the file of a dead owner.
 func (l *acmeLease) takeOver(ctx context.Context) (bool, error) {
-	if err := l.cache.write(l.key, l.next()); err != nil {
-		return false, fmt.Errorf("acme: lease: %w", err)
+	if err := l.cache.note(l.key, l.next()); err != nil {
+		return false, err
 	}
 	select {
 	case <-ctx.Done():
@@ -168,7 +168,7 @@ func (l *acmeLease) beat() {
 			return
 		}
 		if err == nil {
-			err = l.cache.write(l.key, l.next())
+			err = l.cache.note(l.key, l.next())
 		}
 		if err == nil {
 			good = time.Now()

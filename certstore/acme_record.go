@@ -139,7 +139,7 @@ func (k *acmeKeeper) flush() bool {
 		k.mu.Lock()
 		data := k.record.encode()
 		k.mu.Unlock()
-		if err = k.a.cache.Put(k.ctx, k.name+acmeStateSuffix, data); err == nil {
+		if err = k.a.cache.note(k.name+acmeStateSuffix, data); err == nil {
 			k.recorded = true
 		}
 	}

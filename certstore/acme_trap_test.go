@@ -157,7 +157,7 @@ func TestACMEAnswersWhileCacheHangs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := g.answers.present(t.Context(), key, answer); err != nil {
+		if err := g.answers.present(key, answer); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
