@@ -177,9 +177,6 @@ func (k *acmeKeeper) due() time.Duration {
 	if k.cert != nil && k.anew == "" {
 		k.next = acmeLater(acmeRenewAt(k.cert.Leaf, k.a.owner), now.Add(time.Until(k.earliest)))
 	}
-	if k.unsaved != nil { // first the cache, or the next start would order again
-		k.next = acmeLater(k.next, now.Add(k.a.opts.Poll))
-	}
 	k.next = acmeLater(k.next, now.Add(k.record.wait(now)))
 	return k.next.Sub(now)
 }

@@ -274,6 +274,63 @@ func TestACMEDeletedFromCache(t *testing.T) {
 	})
 }
 
+// A certificate that vanishes and comes back is not ordered anew.
+func TestACMEBackInCache(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		ca.set(func() { ca.down = errors.New("down") })
+		path := filepath.Join(dir, "chat.example.org")
+		if err := os.Rename(path, path+".away"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := os.Rename(path+".away", path); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(acmePoll)
+		ca.set(func() { ca.down = nil })
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		if ca.ordered() != 1 || g.installs != 1 {
+			t.Errorf("%d orders, installed %d times; want one each", ca.ordered(), g.installs)
+		}
+	})
+}
+
+// A failure that the cache did not take is remembered all the same, and written
+// when it can be.
+func TestACMERecordUnwritten(t *testing.T) {
+	g := newACMETestGate(t, newACMETestCA(t), t.TempDir(), nil)
+	defer g.Close()
+	k := g.keeper("chat.example.org")
+	path := filepath.Join(string(g.cache.DirCache), "chat.example.org+state")
+	if err := os.Mkdir(path, 0o700); err != nil { // no file can be renamed over it
+		t.Fatal(err)
+	}
+	k.fail(errors.New("no"))
+	if r, err := k.readRecord(); err != nil || r.Failures != 1 || !strings.Contains(g.one(t).Err, "acme: cache: ") {
+		t.Errorf("record = %+v, %v, status %+v; want one failure, and the cache's error", r, err, g.one(t))
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if !k.look() {
+		t.Error("look = false")
+	}
+	if data, err := os.ReadFile(path); err != nil || !strings.Contains(string(data), `"failures": 1`) {
+		t.Errorf("file = %q, %v; want one failure", data, err)
+	}
+	if s := g.one(t); s.Failures != 1 || s.Err != "no" {
+		t.Errorf("status = %+v; want the failure", s)
+	}
+}
+
 // Another gate's file, or one that an operator puts there, is picked up within
 // a poll; a torn one changes nothing but is replaced.
 func TestACMEPicksUpFiles(t *testing.T) {
@@ -385,6 +442,30 @@ func TestACMECacheBroken(t *testing.T) {
 		synctest.Wait()
 		if s := g.one(t); s.Err != "" || s.State != ACMEValid {
 			t.Errorf("status = %+v; want valid again", s)
+		}
+	})
+}
+
+// What cannot be read may be a fine certificate: it is not replaced.
+func TestACMECacheUnreadable(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(dir, "chat.example.org")
+		os.Mkdir(path, 0o700) // reads as EISDIR
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if s := g.one(t); ca.ordered() != 0 || s.State != ACMEWaiting || !strings.Contains(s.Err, path) {
+			t.Errorf("%d orders, status = %+v; want none, and the file's name", ca.ordered(), s)
+		}
+		os.Remove(path)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if s := g.one(t); ca.ordered() != 1 || s.State != ACMEValid {
+			t.Errorf("%d orders, status = %+v; want one, valid", ca.ordered(), s)
 		}
 	})
 }

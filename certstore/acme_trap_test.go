@@ -33,6 +33,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/acme"
+	"golang.org/x/crypto/acme/autocert"
 )
 
 // Certificates are renewed though no client asks for them, in time, each with a
@@ -620,6 +621,12 @@ func TestACMEManagerOnlyReads(t *testing.T) {
 	}
 	if err := g.answers.Delete(context.Background(), "chat.example.org"); err == nil {
 		t.Error("Delete succeeded")
+	}
+	if err := g.cache.Put(t.Context(), "chat.example.org", []byte("secret")); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := g.answers.Get(t.Context(), "chat.example.org"); err != autocert.ErrCacheMiss {
+		t.Errorf("a file that is no answer is read: %q, %v", data, err)
 	}
 	for _, key := range []string{"chat.example.org", "acme_account+key", "chat.example.org+state", "../x+token", "x y+http-01", "+token", "+http-01"} {
 		if acmeIsAnswer(key) {
