@@ -77,12 +77,14 @@ func (k *acmeKeeper) keep() {
 // turn does what is to do now and returns when to look again: a wall clock that
 // jumps is noticed then, as is a file that another gate wrote.
 func (k *acmeKeeper) turn() time.Duration {
-	readable := k.look()
-	if !readable {
+	if !k.look() {
 		return k.a.opts.Poll // what we cannot read may be a fine certificate
 	}
 	if due := k.due(); due > 0 {
 		k.now("", "")
+		if k.unsaved == nil && k.recorded {
+			k.trust(nil)
+		}
 		return min(due, k.a.opts.Poll)
 	}
 	select {
@@ -101,6 +103,7 @@ func (k *acmeKeeper) turn() time.Duration {
 		return min(acmeLeaseAgain, k.a.opts.Poll)
 	}
 	defer lease.release()
+	k.trust(nil) // it can be written, too
 	// Whoever had the lease before us may have done the work.
 	if !k.look() || k.due() > 0 {
 		return 0
@@ -140,7 +143,6 @@ func (k *acmeKeeper) look() bool {
 	k.record = record
 	k.mu.Unlock()
 	if err == autocert.ErrCacheMiss {
-		k.trust(nil)
 		k.anew = acmeMissing
 		return true
 	}
@@ -163,7 +165,6 @@ func (k *acmeKeeper) look() bool {
 	} else if k.anew == acmeMissing {
 		k.anew = "" // it is back, unchanged
 	}
-	k.trust(nil)
 	return true
 }
 
@@ -197,7 +198,6 @@ func (k *acmeKeeper) accept(issued *acmeIssued) {
 	left := issued.cert.Leaf.NotAfter.Sub(k.a.opts.wall())
 	k.earliest = time.Now().Add(min(max(left/3, acmePauseMin), acmePauseMax))
 	k.remember(acmeRecord{Issuer: k.a.opts.Directory, Did: issued.challenge})
-	k.flush()
 }
 
 // install hands a certificate on, unless the name is no longer configured.

@@ -320,9 +320,7 @@ func TestACMERecordUnwritten(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if !k.look() {
-		t.Error("look = false")
-	}
+	k.turn()
 	if data, err := os.ReadFile(path); err != nil || !strings.Contains(string(data), `"failures": 1`) {
 		t.Errorf("file = %q, %v; want one failure", data, err)
 	}
@@ -466,6 +464,35 @@ func TestACMECacheUnreadable(t *testing.T) {
 		synctest.Wait()
 		if s := g.one(t); ca.ordered() != 1 || s.State != ACMEValid {
 			t.Errorf("%d orders, status = %+v; want one, valid", ca.ordered(), s)
+		}
+	})
+}
+
+// A lease that cannot be taken, as on a read-only volume, is said once.
+func TestACMECacheReadOnly(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(dir, "chat.example.org+lease")
+		os.Mkdir(path, 0o700)
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		for range 60 {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if s := g.one(t); s.State != ACMEWaiting || !strings.Contains(s.Err, "acme: lease: ") {
+				t.Fatalf("status = %+v; want waiting, and the error", s)
+			}
+		}
+		if n := strings.Count(g.log.String(), "cache out of order"); n != 1 || ca.ordered() != 0 {
+			t.Errorf("complained %d times, %d orders; want once, none", n, ca.ordered())
+		}
+		os.Remove(path)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if s := g.one(t); s.State != ACMEValid || s.Err != "" {
+			t.Errorf("status = %+v; want valid", s)
 		}
 	})
 }
