@@ -6,16 +6,19 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"wssgate/internal/certtest"
+	"wssgate/internal/xmpptest"
 )
 
 var request = &Request{
@@ -46,15 +49,23 @@ func echoes(t *testing.T, c net.Conn) {
 	}
 }
 
-// closedPort is an address at which nobody listens.
+// closedPort is an address at which nobody listens. It is kept until the test
+// ends: a port that is merely free may be anybody's a moment later.
 func closedPort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	addr, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", addr.(*syscall.SockaddrInet4).Port)
 }
 
 // What follows the 101 belongs to the tunnel, and so does what comes later.
@@ -113,7 +124,6 @@ func TestDialTriesTheNextNode(t *testing.T) {
 
 // What a person reads, and what the client is told.
 func TestDialErrors(t *testing.T) {
-	silent := func(c net.Conn, br *bufio.Reader, _ string) { io.Copy(io.Discard, br) }
 	dead := closedPort(t)
 	for _, c := range []struct {
 		name   string
@@ -128,16 +138,12 @@ func TestDialErrors(t *testing.T) {
 		{"404", []peer{says("HTTP/1.1 404 Not Found\r\n\r\n")}, nil, 502, `upstream "tigase": answered 404 Not Found to the opening handshake, want 101`, "path"},
 		{"503 of its own", []peer{says("HTTP/1.1 503 Service Unavailable\r\n\r\n")}, nil, 503, `answered 503 Service Unavailable`, ""},
 		{"closed", []peer{says("")}, nil, 502, `upstream "tigase": closed without an answer to the opening handshake`, "new connections a second"},
-		{"silent", []peer{silent}, nil, 504, `upstream "tigase": no answer to the opening handshake: i/o timeout (after `, ""},
 		{"refused and 404", []peer{says("HTTP/1.1 404 Not Found\r\n\r\n")}, []string{"ws://" + dead}, 502, `node "n`, "path"},
 		{"not TLS", nil, []string{"wss"}, 502, "TLS handshake: ", `write "ws://"`},
 		{"no socket", nil, []string{"ws+unix://" + t.TempDir() + "/none"}, 503, "no such file or directory", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			g := GroupOptions{Name: "tigase", DialTimeout: 2 * time.Second}
-			if c.status == 504 {
-				g.DialTimeout = 30 * time.Millisecond
-			}
+			g := GroupOptions{Name: "tigase"}
 			for _, p := range c.nodes {
 				c.urls = append(c.urls, wsURL(startNode(t, "tcp", p)))
 			}
@@ -172,6 +178,27 @@ func TestDialErrors(t *testing.T) {
 			}
 			if len(d.Causes) != len(g.Nodes) {
 				t.Errorf("%d causes of %d nodes: %v", len(d.Causes), len(g.Nodes), d)
+			}
+		})
+	}
+}
+
+// A node that keeps silent, at once or in the middle, costs dial_timeout.
+func TestDialSilence(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                `upstream "tigase": no answer to the opening handshake: i/o timeout (after 5s)`,
+		string(xmpptest.HalfUpgrade):      `upstream "tigase": answered 58 bytes of an opening handshake, then: i/o timeout (after 5s)`,
+		"HTTP/1.0 400 Bad request\r\nX: ": `upstream "tigase": answered 400 Bad request to the opening handshake, want 101`,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			_, v := newCluster(func(c net.Conn, br *bufio.Reader, _ string) {
+				io.WriteString(c, text)
+				io.Copy(io.Discard, br)
+			}, at1).vhost(t, GroupOptions{}, three[0])
+			start := time.Now()
+			_, err := v.Dial(t.Context(), request)
+			if err == nil || err.Error() != want || time.Since(start) != DefaultDialTimeout {
+				t.Errorf("%q: %v after %v; want %s", text, err, time.Since(start), want)
 			}
 		})
 	}
