@@ -10,9 +10,12 @@ import (
 	"time"
 )
 
-// maxTries is how many places one Dial goes to at most: where a cluster is
-// down, clients must not multiply.
-const maxTries = 8
+// How many places one Dial goes to at most: where a cluster is down, clients
+// must not multiply; and what two nodes refuse with a 4xx is the client's fault.
+const (
+	maxTries    = 8
+	maxRefusals = 2
+)
 
 // A Conn is a connection to a node after its 101. Its deadlines are cleared.
 type Conn struct {
@@ -114,7 +117,7 @@ func (g *group) dial(parent context.Context, r *Request, use func(*Node) (use, s
 			nowhere = append(nowhere, candidate{node: n, second: second})
 		}
 	}
-	for tries := 0; tries < maxTries && ctx.Err() == nil; {
+	for tries, refusals := 0, 0; tries < maxTries && refusals < maxRefusals && ctx.Err() == nil; {
 		e, ok := c.next(time.Now())
 		if !ok {
 			if len(nowhere) == 0 {
@@ -145,6 +148,9 @@ func (g *group) dial(parent context.Context, r *Request, use func(*Node) (use, s
 		}
 		if !errors.Is(err, errFull) {
 			tries++
+		}
+		if isRefusal(err) {
+			refusals++
 		}
 	}
 	return nil, fail.err()
@@ -211,8 +217,11 @@ func (e candidate) blames(err error, ctx context.Context, limit time.Duration) b
 	if isTimeout(err) && limit < min(time.Second, e.node.group.dialTimeout/4) {
 		return false // it hardly had a chance
 	}
-	if h, ok := errors.AsType[*HandshakeError](err); ok && h.Status >= 400 && h.Status < 500 {
-		return h.Status == http.StatusTooManyRequests
-	}
-	return true
+	return !isRefusal(err)
+}
+
+// isRefusal is true for an answer that says no to this request, not to all.
+func isRefusal(err error) bool {
+	h, ok := errors.AsType[*HandshakeError](err)
+	return ok && h.Status >= 400 && h.Status < 500 && h.Status != http.StatusTooManyRequests
 }

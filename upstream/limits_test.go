@@ -185,6 +185,25 @@ func TestDialTriesAreLimited(t *testing.T) {
 	})
 }
 
+// A path that two nodes do not have is not asked of the others.
+func TestDialRefusalsAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for answer, want := range map[string]int{"404 Not Found": 2, "500 Oops": 3, "429 Too Many Requests": 3} {
+			c := newCluster(says("HTTP/1.1 "+answer+"\r\n\r\n"), at1, at2, at3)
+			tab, v := c.vhost(t, GroupOptions{}, three...)
+			_, err := v.Dial(t.Context(), request)
+			if d, ok := errors.AsType[*DialError](err); !ok || len(d.Causes) != want {
+				t.Errorf("%s: %v; want %d causes", answer, err, want)
+			}
+			for _, n := range tab.Status()[0].Nodes {
+				if (n.State == StateOut) != (want == 3) {
+					t.Errorf("%s: node %s is %s", answer, n.Name, n.State)
+				}
+			}
+		}
+	})
+}
+
 // Whoever finds a long queue is told to come back when it has gone.
 func TestRetryAfterOfAQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -119,12 +119,12 @@ func (t *Table) Update(o Options) error {
 		}
 	}
 	t.servers = keep
-	t.routes.Store(r)
 	for _, g := range r.groups {
 		for _, n := range g.nodes {
 			n.server.follow(t, n)
 		}
 	}
+	t.routes.Store(r)
 	return nil
 }
 
