@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 )
@@ -170,7 +171,7 @@ type scanner struct {
 	fromClient bool  // frames must be masked; from an upstream they must not be
 	started    bool  // within a fragmented message
 	closed     bool  // a Close frame has gone by: nothing may follow it
-	keep       int   // how much of a frame's payload is to be seen at once, if it has so much; 1 to maxKeep
+	keep       int   // how much of a message is to be seen at once, if it may matter; 1 to maxKeep
 	limit      int64 // bytes of one message; 0: no limit
 	left       int64 // payload bytes of the current data frame still to come
 	message    int64 // bytes of the current message in the frames before
@@ -180,8 +181,8 @@ type scanner struct {
 // A frameSink takes what a scanner finds, in the order of the wire.
 type frameSink interface {
 	// message takes the first bytes of a message's payload, before they are
-	// forwarded: scanner.keep of them, or all that the first frame has, and
-	// perhaps more. They are masked if the frame is.
+	// forwarded: scanner.keep of them where they may matter, or all that the
+	// first frame has, and perhaps more. They are masked if the frame is.
 	message(h header, head []byte)
 	// forward takes bytes that go on unchanged: the payload of data frames
 	// with their headers, and control frames that control let pass.
@@ -254,7 +255,7 @@ func (s *scanner) scan(b []byte, sink frameSink) (used int, err error) {
 			i = end
 			continue
 		}
-		if int64(len(b)-end) < min(h.length, int64(s.keep)) {
+		if seen := b[end:]; int64(len(seen)) < min(h.length, s.wanted(seen)) {
 			break
 		}
 		s.frames++
@@ -274,6 +275,20 @@ func (s *scanner) scan(b []byte, sink frameSink) (used int, err error) {
 		return len(b), nil
 	}
 	return i, nil
+}
+
+// wanted is how much of a payload that begins with head is to be there before
+// any of it goes on: keep, if that could tell us something, else 1. Stanzas,
+// which nearly all messages are, tell nothing.
+func (s *scanner) wanted(head []byte) int64 {
+	head = bytes.TrimLeft(head, " \t\r\n")
+	switch {
+	case len(head) > 0 && head[0] != '<':
+		return 1
+	case len(head) > 1 && (head[1] == 'm' || head[1] == 'p' || head[1] == 'i'):
+		return 1
+	}
+	return int64(s.keep)
 }
 
 // check holds a header against who sent it and what came before.

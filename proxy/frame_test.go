@@ -18,7 +18,7 @@ type record struct {
 func (r *record) forward(b []byte) { r.forwarded = append(r.forwarded, b...) }
 
 func (r *record) message(h header, head []byte) {
-	r.controls = append(r.controls, fmt.Sprintf("message of %d begins %x", h.length, head[:min(len(head), 3)]))
+	r.controls = append(r.controls, fmt.Sprintf("message of %d begins %x", h.length, head[:min(len(head), 1)]))
 }
 
 func (r *record) control(h header, frame []byte) bool {
@@ -54,9 +54,10 @@ func FuzzScannerSplit(f *testing.F) {
 	f.Add(appendFrame(appendFrame(nil, opText, make([]byte, 700), nil), opClose, []byte{3, 232}, nil), uint64(3), false)
 	f.Add([]byte{0x01, 0x01, 'a', 0x89, 0x00, 0x80, 0x01, 'b'}, uint64(4), false)
 	f.Add([]byte{0x81, 127, 0x80, 0, 0, 0, 0, 0, 0, 1}, uint64(5), false)
+	f.Add([]byte("\x81\x08<enabled\x81\x04<iq>\x81\x02  "), uint64(6), false)
 	f.Fuzz(func(t *testing.T, b []byte, seed uint64, fromClient bool) {
 		const limit = 1 << 10
-		whole := &scanner{fromClient: fromClient, limit: limit, keep: 3}
+		whole := &scanner{fromClient: fromClient, limit: limit, keep: 5}
 		want, wantErr := scanAll(whole, b, func() int { return len(b) })
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		for _, sizes := range []func() int{
@@ -64,7 +65,7 @@ func FuzzScannerSplit(f *testing.F) {
 			func() int { return 1 + rnd.IntN(20) },
 			func() int { return 1 + rnd.IntN(len(b)+1) },
 		} {
-			s := &scanner{fromClient: fromClient, limit: limit, keep: 3}
+			s := &scanner{fromClient: fromClient, limit: limit, keep: 5}
 			got, err := scanAll(s, b, sizes)
 			// What is kept back for its first byte of payload depends on the
 			// split only at the very end.
