@@ -75,7 +75,7 @@ type Certificates struct {
 }
 
 // ACME says which certificates are obtained from a CA (RFC 8555).
-// Reload: names are added and removed; all other keys need a restart.
+// Reload: at once; the account stays with its cache and CA.
 type ACME struct {
 	// Names are the server names to obtain a certificate for.
 	// Default: none, which turns ACME off.
@@ -247,6 +247,11 @@ type Vhost struct {
 	// BOSH is the http or https URL that requests for its path are passed to.
 	// Default: none.
 	BOSH string `toml:"bosh"`
+
+	// PublicURL is the wss URL that the discovery documents name. Default: the
+	// public URLs of the upstream's nodes; without them, the vhost's own, from
+	// the request's host, the listener's port and Path.
+	PublicURL string `toml:"public_url"`
 
 	// Links are added to the discovery documents (XEP-0156). Default: none.
 	Links []*Link `toml:"links"`

@@ -16,13 +16,9 @@ import (
 // words "Not yet" in config.toml.example are kept alike by a test.
 var notYet = []string{
 	"watch_config",
-	"listen.http",
 	"listen.admin",
 	"listen.admin_debug",
 	"listen.admin_token_file",
-	"acme",
-	"vhost.bosh",
-	"vhost.links",
 	"log.sample",
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"maps"
 	"slices"
+	"strings"
 )
 
 func (c *Config) checkVhosts(ms *mistakes, p keyPath) {
@@ -100,6 +101,13 @@ func (v *Vhost) check(ms *mistakes, p keyPath) {
 	if v.BOSH != "" {
 		if err := checkURL(v.BOSH, "http", "https"); err != nil {
 			ms.add(p.key("bosh"), "", "%q: %v", v.BOSH, err)
+		} else if u, err := parseURL(v.BOSH); err == nil && strings.Trim(u.Path, "/") == "" {
+			ms.add(p.key("bosh"), `write one, such as "/http-bind"; Tigase takes any`, "%q: no path that clients could ask for", v.BOSH)
+		}
+	}
+	if v.PublicURL != "" {
+		if err := checkURL(v.PublicURL, "wss"); err != nil {
+			ms.add(p.key("public_url"), "", "%q: %v", v.PublicURL, err)
 		}
 	}
 	for i, l := range v.Links {

@@ -14,10 +14,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"wssgate/certstore"
 	"wssgate/proxy"
 	"wssgate/upstream"
+	"wssgate/web"
 )
 
 // A gate is one running wssgate: everything that a configuration describes,
@@ -33,7 +35,11 @@ type gate struct {
 	level     *slog.LevelVar
 	store     *certstore.Store
 	routes    *upstream.Table
+	acme      *obtainer
+	page      http.Handler // what answers in place of the site's own page; nil: nothing
+	site      *web.Site
 	server    *proxy.Server
+	plain     *plainHTTP
 	listeners map[string]net.Listener // by their address in the configuration
 	serving   sync.WaitGroup
 	failed    chan error // a listener broke
@@ -88,7 +94,7 @@ func printError(w io.Writer, err error) {
 
 // startGate starts everything, or nothing.
 func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.Handler) (_ *gate, err error) {
-	g := &gate{cfg: cfg, log: log, level: level, listeners: map[string]net.Listener{}, failed: make(chan error, 1)}
+	g := &gate{cfg: cfg, log: log, level: level, page: pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			g.stop()
@@ -105,30 +111,86 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.H
 	if g.routes, err = upstream.New(options); err != nil {
 		return nil, err
 	}
+	g.acme = newObtainer(g.store, log)
+	change, err := g.acme.prepare(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			change.abandon()
+		}
+	}()
+	o, err := g.openListeners(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			o.close()
+		}
+	}()
+	g.site = web.New(o.web)
 	g.server, err = proxy.New(proxy.Options{
-		GetCertificate: g.store.GetCertificate,
-		HasCertificate: g.store.Has,
-		Routes:         g.routes,
-		Pages:          pages,
-		Settings:       cfg.proxySettings(),
-		Log:            log,
+		GetCertificate:       g.store.GetCertificate,
+		HasCertificate:       g.store.Has,
+		ChallengeCertificate: g.acme.challengeCertificate,
+		Routes:               g.routes,
+		Pages:                g.site,
+		Settings:             cfg.proxySettings(),
+		Log:                  log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	opened, err := g.open(cfg.Listen.WSS)
-	if err != nil {
-		return nil, err
-	}
-	g.accept(opened)
+	g.plain = newPlainHTTP(g.acme.handler(g.site.Plain()), log, g.failed)
+	g.accept(o.wss)
+	g.plain.accept(o.http, cfg.Listen.HTTP)
+	g.acme.commit(change, cfg)
 	return g, nil
 }
 
-// open opens the listeners that are not open yet, all of them or none.
-func (g *gate) open(addrs []string) (map[string]net.Listener, error) {
+// opened are listeners that nobody accepts from yet.
+type opened struct {
+	wss, http map[string]net.Listener // by their address in the configuration
+	web       web.Options             // what answers name the port of a listener
+}
+
+func (o *opened) close() {
+	for _, m := range []map[string]net.Listener{o.wss, o.http} {
+		for _, ln := range m {
+			ln.Close()
+		}
+	}
+}
+
+// openListeners opens those of cfg that are not open yet, all of them or none.
+func (g *gate) openListeners(cfg *Config) (_ *opened, err error) {
+	o := &opened{}
+	defer func() {
+		if err != nil {
+			o.close()
+		}
+	}()
+	if o.wss, err = open("listen.wss", cfg.Listen.WSS, g.listeners); err != nil {
+		return nil, err
+	}
+	var have map[string]net.Listener
+	if g.plain != nil {
+		have = g.plain.listeners
+	}
+	if o.http, err = open("listen.http", cfg.Listen.HTTP, have); err != nil {
+		return nil, err
+	}
+	o.web, err = g.webOptions(cfg, publicPort(cfg.Listen.WSS, g.listeners, o.wss))
+	return o, err
+}
+
+// open opens the listeners of one key that are not open yet, all of them or none.
+func open(key string, addrs []string, have map[string]net.Listener) (map[string]net.Listener, error) {
 	opened := map[string]net.Listener{}
 	for _, addr := range addrs {
-		if g.listeners[addr] != nil || opened[addr] != nil {
+		if have[addr] != nil || opened[addr] != nil {
 			continue
 		}
 		ln, err := listen(addr)
@@ -136,7 +198,7 @@ func (g *gate) open(addrs []string) (map[string]net.Listener, error) {
 			for _, ln := range opened {
 				ln.Close()
 			}
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", key, err)
 		}
 		opened[addr] = ln
 	}
@@ -163,11 +225,7 @@ func (g *gate) accept(opened map[string]net.Listener) {
 func listen(addr string) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(addr, "unix:")
 	if !isUnix {
-		ln, err := net.Listen("tcp", addr)
-		if err != nil {
-			return nil, fmt.Errorf("listen.wss: %w", err)
-		}
-		return ln, nil
+		return net.Listen("tcp", addr)
 	}
 	// A socket that nobody answers on is left over from a process that was
 	// killed.
@@ -178,11 +236,7 @@ func listen(addr string) (net.Listener, error) {
 			os.Remove(path)
 		}
 	}
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listen.wss: %w", err)
-	}
-	return ln, nil
+	return net.Listen("unix", path)
 }
 
 // reload reads the file again and takes it whole or not at all. Tunnels go on.
@@ -212,14 +266,14 @@ func (g *gate) apply(cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	opened, err := g.open(cfg.Listen.WSS)
+	opened, err := g.openListeners(cfg)
 	if err != nil {
 		return err
 	}
+	var change *acmeChange
 	giveUp := func(err error) error {
-		for _, ln := range opened {
-			ln.Close()
-		}
+		opened.close()
+		change.abandon()
 		return err
 	}
 	if err := g.store.SetDirectory(cfg.Certificates.Directory, cfg.Certificates.Watch); err != nil {
@@ -228,9 +282,13 @@ func (g *gate) apply(cfg *Config) error {
 	if err := g.store.Reload(); err != nil {
 		return giveUp(err)
 	}
+	if change, err = g.acme.prepare(cfg); err != nil {
+		return giveUp(err)
+	}
 	if err := g.routes.Update(options); err != nil {
 		return giveUp(err)
 	}
+	g.site.Update(opened.web)
 	g.server.SetSettings(cfg.proxySettings())
 	g.drainNodes(cfg)
 	setLevel(g.level, cfg.Log.Level)
@@ -241,7 +299,9 @@ func (g *gate) apply(cfg *Config) error {
 			g.log.Info("not listening any more", "listener", "wss", "addr", ln.Addr().String())
 		}
 	}
-	g.accept(opened)
+	g.accept(opened.wss)
+	g.plain.accept(opened.http, cfg.Listen.HTTP)
+	g.acme.commit(change, cfg)
 	if cfg.Log.Format != g.cfg.Log.Format {
 		g.log.Warn("log.format changes with a restart only")
 	}
@@ -307,14 +367,26 @@ func elsewhere(redirect []string, routes *upstream.Table, vhost string) string {
 	return urls[rand.IntN(len(urls))]
 }
 
+// plainPatience is how long a drain waits for answers to plain requests.
+const plainPatience = 5 * time.Second
+
 // stop ends everything that was started, in the order in which a connection
 // needs it.
 func (g *gate) stop() error {
 	var err error
+	if g.acme != nil {
+		g.acme.close() // no order waits for a CA that finds nobody here any more
+	}
+	if g.plain != nil {
+		g.serving.Go(func() { g.plain.shutdown(min(g.cfg.Drain.Timeout, plainPatience)) })
+	}
 	if g.server != nil {
 		// A context of its own: the one that SIGTERM ended is of no use.
 		err = g.server.Shutdown(context.Background(), g.pacing())
 		g.serving.Wait()
+	}
+	if g.site != nil {
+		g.site.Close()
 	}
 	if g.routes != nil {
 		g.routes.Close()

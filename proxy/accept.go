@@ -130,6 +130,7 @@ type phase uint8
 const (
 	phaseSilent phase = iota // its next words begin something new
 	phaseBusy
+	phaseKept // it had an answer of the pages, and may ask for another
 )
 
 // enter notes the phase of an early connection. It reports false where the
@@ -138,7 +139,7 @@ func (s *Server) enter(conn net.Conn, p phase) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.early[conn] = p
-	return !(s.stopped && p == phaseSilent)
+	return !(s.stopped && p == phaseSilent || s.draining && p == phaseKept)
 }
 
 // settled takes conn off the list of those that Shutdown closes by itself.

@@ -153,7 +153,8 @@ func (s *Server) drivers() []driver {
 var ErrDrainDeadline = errors.New("drain deadline passed")
 
 // Shutdown drains everything and ends the Server. It stops accepting, unless
-// clients that come are to be sent elsewhere; gives each tunnel's client, at
+// clients that come are to be sent elsewhere; ends what waits in
+// Pages; gives each tunnel's client, at
 // the pace, a Close frame with status code 1001 between two frames; and waits
 // for the closing handshakes. What is still open after p.Timeout, or when ctx
 // ends, is closed hard, and the error then is ErrDrainDeadline. All goroutines
@@ -169,8 +170,14 @@ func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
 		s.stopAccepting()
 	}
 	s.StartDrain(Target{}, p)
+	s.pages.drain()
 	s.mu.Lock()
 	s.draining = true
+	for conn, p := range s.early {
+		if p == phaseKept {
+			conn.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
 	s.endIfIdle()
 	s.mu.Unlock()
 
@@ -210,7 +217,7 @@ func (s *Server) stopAccepting() {
 		ln.Close()
 	}
 	for conn, p := range s.early {
-		if p == phaseSilent {
+		if p != phaseBusy {
 			conn.SetReadDeadline(time.Unix(1, 0))
 		}
 	}

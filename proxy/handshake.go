@@ -8,9 +8,15 @@ import (
 	"time"
 )
 
-// alpnHTTP is the one protocol that clients get. A browser that were offered
-// h2 would take it, and then not do WebSocket (RFC 6455 is HTTP/1.1).
-const alpnHTTP = "http/1.1"
+const (
+	// alpnHTTP is the one protocol that clients get. A browser that were offered
+	// h2 would take it, and then not do WebSocket (RFC 6455 is HTTP/1.1).
+	alpnHTTP = "http/1.1"
+
+	// alpnACME is what a CA offers, and nothing beside it, when it validates a
+	// name by tls-alpn-01 (RFC 8737, section 3).
+	alpnACME = "acme-tls/1"
+)
 
 // tlsConfig is the configuration of every client's connection: crypto/tls's
 // own choice of versions, cipher suites and key exchanges.
@@ -40,7 +46,28 @@ func (s *Server) tlsConfig() *tls.Config {
 		}
 		return nil, nil
 	}
+	if s.options.ChallengeCertificate != nil {
+		cfg.GetConfigForClient = s.challengeConfig()
+	}
 	return cfg
+}
+
+// challengeConfig returns a function for tls.Config.GetConfigForClient, which
+// gives a CA's ClientHello a configuration of its own: no ordinary client can
+// be shown a challenge's certificate, and no CA another one.
+func (s *Server) challengeConfig() func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	challenge := &tls.Config{
+		GetCertificate:         s.options.ChallengeCertificate,
+		MinVersion:             tls.VersionTLS12,
+		NextProtos:             []string{alpnACME},
+		SessionTicketsDisabled: true,
+	}
+	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == alpnACME {
+			return challenge, nil
+		}
+		return nil, nil // the ordinary one
+	}
 }
 
 // getCertificate notes where there is none: crypto/tls has no error of its own
@@ -76,18 +103,22 @@ type clientConn struct {
 
 // serve takes the connection from accept to the tunnel.
 func (c *clientConn) serve() {
-	s := c.server
 	conn := c.sock.conn
 	c.client, c.local = addrPortOf(conn.RemoteAddr()), addrPortOf(conn.LocalAddr())
-	if kept := c.handshake() && c.request(); !kept {
-		conn.Close()
-		s.settled(conn)
-		s.left(c.key)
+	if kept := c.handshake() && c.request(nil); !kept {
+		c.close(conn)
 	}
 }
 
+// close gives the connection up, and its place.
+func (c *clientConn) close(conn net.Conn) {
+	conn.Close()
+	c.server.settled(conn)
+	c.server.left(c.key)
+}
+
 // handshake does TLS. It reports false where there is nothing left but to
-// close the connection.
+// close the connection: it failed, or was all that a CA wanted.
 func (c *clientConn) handshake() bool {
 	s := c.server
 	deadline := time.Now().Add(c.set.HandshakeTimeout)
@@ -119,7 +150,13 @@ func (c *clientConn) handshake() bool {
 		c.debug("TLS handshake", err)
 		return false
 	}
-	s.stats.handshakes[handshakeDone(c.tls.ConnectionState())].Add(1)
+	cs := c.tls.ConnectionState()
+	s.stats.handshakes[handshakeDone(cs)].Add(1)
+	if cs.NegotiatedProtocol == alpnACME {
+		// The handshake is the answer; the CA closes now (RFC 8737, section 3).
+		c.tls.Close()
+		return false
+	}
 	return true
 }
 

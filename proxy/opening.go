@@ -21,23 +21,24 @@ var heads = sync.Pool{New: func() any { return new([maxRequestHeader]byte) }}
 
 var blankLine = []byte("\r\n\r\n")
 
-// request reads the client's request and answers it. It reports whether the
-// connection lives on: as a tunnel, or with the pages.
-func (c *clientConn) request() bool {
+// request reads the client's request, whose first bytes may have been read
+// already, and answers it. It reports whether the connection lives on: as a
+// tunnel, or with the pages.
+func (c *clientConn) request(read []byte) bool {
 	buf := heads.Get().(*[maxRequestHeader]byte)
 	defer heads.Put(buf)
 	c.sock.conn.SetDeadline(time.Now().Add(c.set.RequestTimeout))
 	if !c.server.enter(c.sock.conn, phaseSilent) {
 		return false
 	}
-	n, end, err := readHead(&requestReader{c: c}, buf[:])
+	n, end, err := readHead(&requestReader{c: c, read: read}, buf[:])
 	if err != nil {
 		c.readFailed(err)
 		return false
 	}
 	req, err := parseRequest(buf[:end])
 	if err == nil && !req.upgrade {
-		return c.toPages(bytes.Clone(buf[:n]))
+		return c.toPages(bytes.Clone(buf[:n]), end)
 	}
 	if err == nil {
 		var up *upstream.Conn
@@ -53,11 +54,17 @@ func (c *clientConn) request() bool {
 // A requestReader reads a client's request, and notes when it begins.
 type requestReader struct {
 	c     *clientConn
+	read  []byte // already
 	begun bool
 }
 
-func (r *requestReader) Read(b []byte) (int, error) {
-	n, err := r.c.tls.Read(b)
+func (r *requestReader) Read(b []byte) (n int, err error) {
+	if len(r.read) > 0 {
+		n = copy(b, r.read)
+		r.read = r.read[n:]
+	} else {
+		n, err = r.c.tls.Read(b)
+	}
 	if n > 0 && !r.begun {
 		r.begun = true
 		r.c.server.enter(r.c.sock.conn, phaseBusy)
@@ -190,7 +197,7 @@ func (b *answerBuffer) Write(p []byte) (int, error) { return b.Buffer.Write(p) }
 // route finds the vhost, and holds the request against its rules.
 func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	serverName := c.tls.ConnectionState().ServerName
-	if !req.hostIs(serverName) {
+	if !hostIs(req.host, serverName) {
 		return nil, &refusal{status: http.StatusMisdirectedRequest, text: "The request's Host is another than the TLS server name.",
 			err: errors.New("host " + strconv.Quote(req.host) + ", server name " + strconv.Quote(serverName))}
 	}
@@ -265,19 +272,6 @@ func (c *clientConn) refused(req *request, err error) {
 
 // lingerTimeout is how long a refused client has to take its answer.
 const lingerTimeout = 2 * time.Second
-
-// toPages hands a request that is no upgrade, with the bytes read, to the
-// http.Server, which owns the connection from here.
-func (c *clientConn) toPages(read []byte) bool {
-	s := c.server
-	conn := c.sock.conn
-	conn.SetDeadline(time.Time{})
-	taken := s.pages.take(&pageConn{Conn: c.tls, read: read, closed: func() { s.left(c.key) }})
-	if taken {
-		s.settled(conn)
-	}
-	return taken
-}
 
 // toDriver makes the two connections a tunnel, which the driver owns from
 // here.

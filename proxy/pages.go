@@ -1,9 +1,7 @@
 package proxy
 
 import (
-	"crypto/tls"
-	"html"
-	"io"
+	"context"
 	"log/slog"
 	"net"
 	"net/http"
@@ -13,26 +11,56 @@ import (
 
 // pages answers requests that are no WebSocket upgrade: an http.Server on
 // connections that were accepted, decrypted and partly read already.
+//
+// A connection that is kept for a further request comes back from it: that
+// request may be an upgrade, which is ours to judge and must be read by nobody
+// else. So net/http never sees more of a connection than one request:
+//
+//	clientConn.request ──head──▶ http.Server on a pageConn ──answered──▶ clientConn.nextRequest
+//	        ▲                                                                     │
+//	        └───────────────────────────first byte of another─────────────────────┘
+//
+// That takes a request whose end we know without reading its body. Another one
+// (see bodyLength) gets its answer, and then the connection is closed.
 type pages struct {
 	server *http.Server
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
 	done   chan struct{}
+	drain  context.CancelFunc // ends requests that keep their clients waiting
 }
 
+const (
+	pageRequestTimeout = 30 * time.Second // for a request's body
+	pageAnswerTimeout  = 60 * time.Second // from the request's head to the last byte of the answer
+
+	// keepTimeout is how long a connection waits for another request. A client
+	// that does BOSH has two connections, and one of them is idle for as long
+	// as a request on the other is held: 60 s is what clients ask for.
+	keepTimeout = 90 * time.Second
+)
+
 func newPages(handler http.Handler, log *slog.Logger) *pages {
-	p := &pages{conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{})}
+	ctx, drain := context.WithCancel(context.Background())
+	p := &pages{conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{}), drain: drain}
 	p.server = &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      60 * time.Second,
+		Handler:           underServerName(handler),
+		ReadHeaderTimeout: 10 * time.Second, // it is there already
+		ReadTimeout:       pageRequestTimeout,
+		WriteTimeout:      pageAnswerTimeout,
 		MaxHeaderBytes:    maxRequestHeader,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, pageConnKey{}, conn)
+		},
+		ConnState: func(conn net.Conn, state http.ConnState) {
+			if state == http.StateIdle {
+				conn.(*pageConn).answered.Store(true)
+			}
+		},
 	}
-	// One request for each connection: the next one might be an upgrade.
-	p.server.SetKeepAlivesEnabled(false)
 	go p.serve()
 	return p
 }
@@ -57,6 +85,7 @@ func (p *pages) close() {
 	p.server.Close()
 	p.Close()
 	<-p.done
+	p.drain()
 }
 
 // Accept, Close and Addr make pages the net.Listener of its server.
@@ -76,62 +105,28 @@ func (p *pages) Close() error {
 
 func (p *pages) Addr() net.Addr { return &net.TCPAddr{} }
 
-// A pageConn gives back what was read of a connection before net/http got it.
-type pageConn struct {
-	*tls.Conn
-	read   []byte
-	closed func() // called once, by Close
-	once   sync.Once
+// pageConnKey finds a request's *pageConn in its context.
+type pageConnKey struct{}
+
+// underServerName completes what net/http knows of a request, and refuses one
+// that is for another vhost than its connection.
+func underServerName(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn := r.Context().Value(pageConnKey{}).(*pageConn)
+		if !conn.framed {
+			w.Header().Set("Connection", "close")
+		}
+		if c := conn.client.client; c.IsValid() {
+			r.RemoteAddr = c.String()
+		}
+		if r.Host == "" && !r.ProtoAtLeast(1, 1) {
+			r.Host = r.TLS.ServerName // HTTP/1.0 need not say it
+		}
+		if !hostIs(r.Host, r.TLS.ServerName) {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "421 Misdirected Request\n\nThe request's Host is another than the TLS server name.", http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
-
-func (c *pageConn) Read(b []byte) (int, error) {
-	if len(c.read) > 0 {
-		n := copy(b, c.read)
-		c.read = c.read[n:]
-		return n, nil
-	}
-	return c.Conn.Read(b)
-}
-
-func (c *pageConn) Close() error {
-	err := c.Conn.Close()
-	c.once.Do(c.closed)
-	return err
-}
-
-// servePage says what this is to people who open the address in a browser.
-func servePage(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != "/" {
-		http.Error(w, "404 Not Found\n\nThere is nothing at this path.", http.StatusNotFound)
-		return
-	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "405 Method Not Allowed\n\nA WebSocket is opened with GET.", http.StatusMethodNotAllowed)
-		return
-	}
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
-	io.WriteString(w, pageHead+"wss://"+html.EscapeString(r.Host)+"/"+pageTail)
-}
-
-const pageHead = `<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>XMPP over WebSocket</title>
-<style>
-:root { color-scheme: light dark }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 36rem; margin: 15vh auto; padding: 0 1rem }
-code { font-size: 1.1em }
-</style>
-<h1>XMPP over WebSocket</h1>
-<p>This address is for XMPP clients, not for browsing. Give it to your client as</p>
-<p><code>`
-
-const pageTail = `</code></p>
-<p>Nothing is wrong if you see this page: the gate is up.</p>
-</html>
-`

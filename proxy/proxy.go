@@ -17,7 +17,7 @@
 //
 // A goroutine closes the connection when it gives up; once driver.take has
 // returned nil the driver does. A request that is no WebSocket upgrade goes to
-// an http.Server, which then owns the connection.
+// an http.Server, which owns the connection until it has answered (pages.go).
 package proxy
 
 import (
@@ -35,8 +35,8 @@ import (
 	"wssgate/upstream"
 )
 
-// Options are what a Server is made from. All fields but Pages and Log are
-// required.
+// Options are what a Server is made from. All fields but
+// ChallengeCertificate, Pages and Log are required.
 type Options struct {
 	// GetCertificate answers a ClientHello; nil, nil means that the name is
 	// refused with the alert unrecognized_name. It must not block.
@@ -46,12 +46,20 @@ type Options struct {
 	// A ticket of an earlier connection is worth nothing without it.
 	HasCertificate func(serverName string) bool
 
+	// ChallengeCertificate answers a CA's ClientHello, which offers acme-tls/1
+	// and nothing else (RFC 8737); GetCertificate is not asked then, and the
+	// connection ends with the handshake. Nil, nil: there is no such challenge.
+	// It may read a disk, as no client waits for it. Nil: no CA is answered.
+	ChallengeCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
 	// Routes says which upstream takes a stream. Its Options.Wrap must be
 	// WrapUpstream.
 	Routes *upstream.Table
 
-	// Pages answers what is no WebSocket upgrade. Nil: a page that says what
-	// this is, and 404.
+	// Pages answers what is no WebSocket upgrade: HTTP/1.1 under the TLS server
+	// name, which Host agrees with. A handler may keep its client waiting: it
+	// then sets the deadline for writing itself (http.ResponseController). Each
+	// request's context ends when Shutdown begins. Nil: 404 for everything.
 	Pages http.Handler
 
 	Settings Settings
@@ -145,7 +153,7 @@ func New(o Options) (*Server, error) {
 	s.journal = newJournal(s.log)
 	handler := o.Pages
 	if handler == nil {
-		handler = http.HandlerFunc(servePage)
+		handler = http.NotFoundHandler()
 	}
 	s.pages = newPages(handler, s.log)
 	if !Lends() {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -273,29 +272,5 @@ func TestShutdownDeadline(t *testing.T) {
 	g.dial()
 	if err := g.Shutdown(context.Background(), Pacing{Timeout: 50 * time.Millisecond}); !errors.Is(err, ErrDrainDeadline) {
 		t.Errorf("Shutdown = %v; want ErrDrainDeadline", err)
-	}
-}
-
-// People get a page, other paths 404.
-func TestPages(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
-	g := newGate(t, up.URL())
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{RootCAs: g.ca.Pool()},
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", g.addr)
-		},
-	}}
-	for path, want := range map[string]int{"/": 200, "/nothing": 404} {
-		resp, err := client.Get("https://" + testName + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, _ := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if resp.StatusCode != want || len(body) == 0 {
-			t.Errorf("GET %s = %d, %d bytes; want %d", path, resp.StatusCode, len(body), want)
-		}
 	}
 }

@@ -248,11 +248,9 @@ func (r *request) check() error {
 	return nil
 }
 
-// hostIs reports whether the request's Host names the TLS server name
-// (RFC 9110, section 7.4): a connection for one vhost gives no access to
-// another.
-func (r *request) hostIs(serverName string) bool {
-	host := r.host
+// hostIs reports whether a request's Host names the TLS server name (RFC 9110,
+// section 7.4): a connection for one vhost gives no access to another.
+func hostIs(host, serverName string) bool {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}

@@ -52,7 +52,7 @@ func TestParseRequestTakes(t *testing.T) {
 		{"Host with a port", head("GET / HTTP/1.1", "Host: example1.com:5291"), "xmpp"},
 	} {
 		r, err := parseRequest([]byte(test.head))
-		if err != nil || !r.upgrade || r.subprotocol != test.subprotocol || !r.hostIs("Example1.com.") {
+		if err != nil || !r.upgrade || r.subprotocol != test.subprotocol || !hostIs(r.host, "Example1.com.") {
 			t.Errorf("%s: %+v, %v", test.name, r, err)
 		}
 	}
@@ -121,7 +121,7 @@ func TestHostIs(t *testing.T) {
 		{"example1.com.evil", "example1.com", false},
 		{"[::1]:443", "example1.com", false},
 	} {
-		if got := (&request{host: test.host}).hostIs(test.name); got != test.want {
+		if got := hostIs(test.host, test.name); got != test.want {
 			t.Errorf("host %q, server name %q: %v; want %v", test.host, test.name, got, test.want)
 		}
 	}

@@ -150,6 +150,7 @@ const (
 	handshakeTimeout
 	handshakeDrain
 	handshakeFailed
+	handshakeChallenge
 )
 
 var handshakeKinds = [...]struct{ result, version string }{
@@ -163,10 +164,14 @@ var handshakeKinds = [...]struct{ result, version string }{
 	handshakeTimeout:   {"timeout", ""},
 	handshakeDrain:     {"drain", ""},
 	handshakeFailed:    {"failed", ""},
+	handshakeChallenge: {"challenge", ""}, // a CA's, for tls-alpn-01
 }
 
 // handshakeDone tells which kind of success a connection's is.
 func handshakeDone(cs tls.ConnectionState) int {
+	if cs.NegotiatedProtocol == alpnACME {
+		return handshakeChallenge
+	}
 	kind := handshakeFull12
 	if cs.DidResume {
 		kind = handshakeResumed12

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"wssgate/web"
+)
+
+// plainHTTP are the listeners of listen.http. All its methods but those of its
+// handler are called from one goroutine.
+type plainHTTP struct {
+	log       *slog.Logger
+	server    *http.Server
+	listeners map[string]net.Listener // by their address in the configuration
+	failed    chan<- error
+	serving   sync.WaitGroup
+}
+
+func newPlainHTTP(handler http.Handler, log *slog.Logger, failed chan<- error) *plainHTTP {
+	return &plainHTTP{log: log, server: web.NewPlainServer(handler, log), listeners: map[string]net.Listener{}, failed: failed}
+}
+
+// accept begins to serve listeners, and ends those that addrs has no more.
+func (p *plainHTTP) accept(opened map[string]net.Listener, addrs []string) {
+	for addr, ln := range p.listeners {
+		if !slices.Contains(addrs, addr) {
+			ln.Close()
+			delete(p.listeners, addr)
+			p.log.Info("not listening any more", "listener", "http", "addr", ln.Addr().String())
+		}
+	}
+	for addr, ln := range opened {
+		ln = netutil.LimitListener(ln, web.PlainConnections)
+		p.listeners[addr] = ln
+		p.log.Info("listening", "listener", "http", "addr", ln.Addr().String())
+		p.serving.Go(func() { p.serve(addr, ln) })
+	}
+}
+
+func (p *plainHTTP) serve(addr string, ln net.Listener) {
+	err := p.server.Serve(ln)
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return // as we wanted
+	}
+	select {
+	case p.failed <- fmt.Errorf("listener %q: %w", addr, err):
+	default: // the first one is enough
+	}
+}
+
+// shutdown closes the listeners, and the connections once they are answered or
+// patience is over. It may be called once.
+func (p *plainHTTP) shutdown(patience time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := p.server.Shutdown(ctx); err != nil {
+		p.server.Close()
+	}
+	p.serving.Wait()
+}

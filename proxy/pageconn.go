@@ -1,0 +1,145 @@
+package proxy
+
+import (
+	"bytes"
+	"crypto/tls"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A pageConn is a connection as net/http sees it: one request, of which the
+// beginning was read already, and then nothing more. Where net/http is done
+// with a connection that it would keep, Close gives it back to its clientConn.
+type pageConn struct {
+	*tls.Conn
+	client *clientConn
+	ready  []byte // of this request: read already
+	body   int64  // of this request: bytes that are still to come
+	next   []byte // read already, and behind this request
+	framed bool   // it is known where this request ends
+
+	answered atomic.Bool // set between two requests, when no Read is under way
+	once     sync.Once
+}
+
+// newPageConn makes a connection of which read was read already, a request's
+// head and perhaps more; head is the length of that head.
+func newPageConn(c *clientConn, read []byte, head int) *pageConn {
+	p := &pageConn{Conn: c.tls, client: c, ready: read}
+	if p.body, p.framed = bodyLength(read[:head]); p.framed {
+		end := head + int(min(p.body, int64(len(read)-head)))
+		p.ready, p.next = read[:end], read[end:]
+		p.body -= int64(end - head)
+	}
+	return p
+}
+
+// Read gives net/http the request. Behind it, while the request is being
+// answered, net/http reads to notice that the client has gone away. What the
+// client says there instead is the beginning of another request, and kept; the
+// Read then is over, with neither data nor an error.
+func (c *pageConn) Read(b []byte) (n int, err error) {
+	switch {
+	case len(c.ready) > 0:
+		n = copy(b, c.ready)
+		c.ready = c.ready[n:]
+		return n, nil
+	case !c.framed:
+		return c.Conn.Read(b)
+	case c.body > 0:
+		n, err = c.Conn.Read(b[:min(int64(len(b)), c.body)])
+		c.body -= int64(n)
+		return n, err
+	case c.answered.Load():
+		return 0, io.EOF
+	case len(c.next) > 0:
+		return 0, nil
+	}
+	var one [1]byte
+	n, err = c.Conn.Read(one[:])
+	c.next = append(c.next, one[:n]...)
+	return 0, err
+}
+
+// Close gives a connection back that can be kept, and closes another one.
+func (c *pageConn) Close() (err error) {
+	c.once.Do(func() {
+		if c.framed && c.answered.Load() && c.body == 0 {
+			go c.client.nextRequest(c.next)
+			return
+		}
+		err = c.Conn.Close()
+		c.client.server.left(c.client.key)
+	})
+	return err
+}
+
+// bodyLength returns the length of the body that follows a request's head. It
+// reports false where another reader of the head might see it otherwise: with
+// chunks, several lengths, an older version, or lines that are not plain ones.
+func bodyLength(head []byte) (n int64, ok bool) {
+	if bytes.Count(head, []byte("\n")) != bytes.Count(head, []byte("\r\n")) {
+		return 0, false
+	}
+	lines := strings.Split(strings.TrimSuffix(string(head), "\r\n\r\n"), "\r\n")
+	if !strings.HasSuffix(lines[0], " HTTP/1.1") {
+		return 0, false
+	}
+	seen := false
+	for _, f := range lines[1:] {
+		name, value, colon := strings.Cut(f, ":")
+		switch {
+		case !colon || !isToken(name) || strings.EqualFold(name, "Transfer-Encoding"):
+			return 0, false
+		case !strings.EqualFold(name, "Content-Length"):
+			continue
+		case seen:
+			return 0, false
+		}
+		seen = true
+		length, err := strconv.ParseUint(strings.Trim(value, " \t"), 10, 63)
+		if err != nil {
+			return 0, false
+		}
+		n = int64(length)
+	}
+	return n, true
+}
+
+// toPages hands a request that is no upgrade, with the bytes read, to the
+// http.Server, which owns the connection until it has answered. The request's
+// head are the first bytes.
+func (c *clientConn) toPages(read []byte, head int) bool {
+	s := c.server
+	conn := c.sock.conn
+	conn.SetDeadline(time.Time{})
+	taken := s.pages.take(newPageConn(c, read, head))
+	if taken {
+		s.settled(conn)
+	}
+	return taken
+}
+
+// nextRequest waits for another request on a connection that the pages kept,
+// and goes on as with the first one. Read are bytes of it that are there
+// already.
+func (c *clientConn) nextRequest(read []byte) {
+	conn := c.sock.conn
+	conn.SetDeadline(time.Now().Add(keepTimeout))
+	more := c.server.enter(conn, phaseKept)
+	if more && len(read) == 0 {
+		var one [1]byte
+		n, _ := c.tls.Read(one[:])
+		read, more = one[:n], n > 0
+	}
+	if !more {
+		c.tls.Close() // which says goodbye
+	}
+	if kept := more && c.request(read); !kept {
+		c.close(conn)
+	}
+}

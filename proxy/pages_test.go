@@ -1,0 +1,341 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"wssgate/internal/certtest"
+	"wssgate/internal/xmpptest"
+)
+
+// A pageClient is one connection on which a test says what it likes.
+type pageClient struct {
+	*tls.Conn
+	t *testing.T
+	r *bufio.Reader
+}
+
+func (g *gate) pageClient(t *testing.T) *pageClient {
+	t.Helper()
+	conn, err := tls.Dial("tcp", g.addr, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	return &pageClient{conn, t, bufio.NewReader(conn)}
+}
+
+func (c *pageClient) send(text string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// want reads one answer.
+func (c *pageClient) want(status int, body string) *http.Response {
+	c.t.Helper()
+	resp, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	got, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if resp.StatusCode != status || !strings.Contains(string(got), body) {
+		c.t.Errorf("answer %s, %q; want %d and %q", resp.Status, got, status, body)
+	}
+	return resp
+}
+
+// wantEnd wants the connection to be closed properly.
+func (c *pageClient) wantEnd() {
+	c.t.Helper()
+	if b, err := c.r.ReadByte(); err != io.EOF {
+		c.t.Errorf("read %q, %v; want the end of the connection", b, err)
+	}
+}
+
+// echoPages answers with what it was asked.
+func echoPages(o *Options) {
+	o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		fmt.Fprintf(w, "%s %s %s %q for %s from %s", r.Method, r.Host, r.URL.Path, body, r.TLS.ServerName, r.RemoteAddr[:strings.LastIndex(r.RemoteAddr, ":")])
+	})
+}
+
+const upgradeRequest = "GET / HTTP/1.1\r\nHost: " + testName + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n"
+
+// wantTunnel reads the 101 and sends a message through.
+func (c *pageClient) wantTunnel() {
+	c.t.Helper()
+	if resp := c.want(101, ""); resp.Header.Get("Sec-WebSocket-Protocol") != "xmpp" {
+		c.t.Errorf("subprotocol %q", resp.Header.Get("Sec-WebSocket-Protocol"))
+	}
+	c.send(string(ws.MustCompileFrame(ws.MaskFrame(ws.NewTextFrame([]byte("hello"))))))
+	f, err := ws.ReadFrame(c.r)
+	if err != nil || string(f.Payload) != "hello" {
+		c.t.Errorf("frame %q, %v; want hello", f.Payload, err)
+	}
+}
+
+// A connection serves one request after the other, with bodies, and then an
+// opening handshake.
+func TestPagesKeepConnection(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL(), echoPages)
+	c := g.pageClient(t)
+	c.send("GET /a HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+	c.want(200, `GET example1.com /a "" for example1.com from 127.0.0.1`)
+	c.send("POST /b HTTP/1.1\r\nHost: EXAMPLE1.com:5291\r\nContent-Length: 5\r\n\r\nab")
+	c.send("cde")
+	c.want(200, `POST EXAMPLE1.com:5291 /b "abcde" for example1.com`)
+	c.send(upgradeRequest)
+	c.wantTunnel()
+}
+
+// So it does where the client does not wait for answers.
+func TestPagesPipelined(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL(), echoPages)
+	c := g.pageClient(t)
+	c.send("POST /a HTTP/1.1\r\nHost: example1.com\r\nContent-Length: 3\r\n\r\nabc" +
+		"GET /b HTTP/1.1\r\nHost: example1.com\r\n\r\n" +
+		"POST /c HTTP/1.1\r\nHost: example1.com\r\nContent-Length: 2\r\n\r\nde" + upgradeRequest)
+	c.want(200, `/a "abc"`)
+	c.want(200, `/b ""`)
+	c.want(200, `/c "de"`)
+	c.wantTunnel()
+}
+
+// What comes while an answer is being made waits for it, and does not end it.
+func TestPagesEarlyRequest(t *testing.T) {
+	asked, answer := make(chan struct{}, 1), make(chan struct{})
+	g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL(), func(o *Options) {
+		o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked <- struct{}{}
+			select {
+			case <-answer:
+				io.WriteString(w, "answered")
+			case <-r.Context().Done():
+			}
+		})
+	})
+	c := g.pageClient(t)
+	c.send("GET / HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+	<-asked
+	c.send(upgradeRequest)
+	close(answer)
+	c.want(200, "answered")
+	c.wantTunnel()
+}
+
+// A handler learns that its client has gone.
+func TestPagesClientLeaves(t *testing.T) {
+	asked, gone := make(chan struct{}), make(chan struct{})
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+		o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			close(asked)
+			<-r.Context().Done()
+			close(gone)
+		})
+	})
+	c := g.pageClient(t)
+	c.send("GET / HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+	<-asked
+	c.Close()
+	select {
+	case <-gone:
+	case <-time.After(10 * time.Second):
+		t.Error("the handler still waits")
+	}
+}
+
+// Where one could argue about the end of a request, it is the last one.
+func TestPagesLastRequest(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL(), echoPages)
+	for name, request := range map[string]string{
+		"chunks":       "POST /a HTTP/1.1\r\nHost: example1.com\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+		"HTTP/1.0":     "GET /a HTTP/1.0\r\nHost: example1.com\r\nConnection: keep-alive\r\n\r\n",
+		"no Host":      "GET /a HTTP/1.0\r\n\r\n",
+		"by wish":      "GET /a HTTP/1.1\r\nHost: example1.com\r\nConnection: close\r\n\r\n",
+		"length twice": "POST /a HTTP/1.1\r\nHost: example1.com\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := g.pageClient(t)
+			c.send(request + upgradeRequest)
+			c.want(200, "example1.com /a")
+			if b, err := c.r.ReadByte(); err == nil {
+				t.Errorf("read %q behind the answer; want the end of the connection", b)
+			}
+		})
+	}
+}
+
+// A request for another vhost than its connection is refused by Host, and by
+// the host of its target.
+func TestPagesMisdirected(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), echoPages)
+	for _, request := range []string{
+		"GET / HTTP/1.1\r\nHost: example2.com\r\n\r\n",
+		"GET https://example2.com/ HTTP/1.1\r\nHost: example1.com\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: \r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: example1.com.example2.com\r\n\r\n",
+	} {
+		c := g.pageClient(t)
+		c.send(request)
+		c.want(421, "Host is another than the TLS server name")
+		c.wantEnd()
+	}
+}
+
+// Without Pages there is nothing.
+func TestNoPages(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	c := g.pageClient(t)
+	c.send("GET / HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+	c.want(404, "")
+}
+
+// A drain ends what waits, for an answer or for another request, and is not
+// held up by it.
+func TestPagesDrain(t *testing.T) {
+	asked := make(chan struct{})
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+		o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/wait" {
+				close(asked)
+				<-r.Context().Done()
+				w.WriteHeader(503)
+			}
+		})
+	})
+	waits, idle := g.pageClient(t), g.pageClient(t)
+	waits.send("GET /wait HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+	<-asked
+	idle.send("GET / HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+	idle.want(200, "")
+	down := make(chan error, 1)
+	go func() { down <- g.Shutdown(context.Background(), Pacing{Timeout: 10 * time.Second}) }()
+	waits.want(503, "")
+	if err := <-down; err != nil {
+		t.Errorf("Shutdown = %v", err)
+	}
+	if _, err := idle.r.ReadByte(); err == nil {
+		t.Error("the idle connection has something to say")
+	}
+	if got := g.Connections(); got != 0 {
+		t.Errorf("%d connections are left", got)
+	}
+}
+
+// Only a CA is shown a challenge's certificate, and nothing else.
+func TestChallenge(t *testing.T) {
+	challenge := certtest.NewCA("challenge").Issue(testName).TLS()
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+		o.ChallengeCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if hello.ServerName != testName {
+				return nil, nil
+			}
+			return challenge, nil
+		}
+	})
+	dial := func(name string, protocols ...string) (*tls.Conn, error) {
+		return tls.Dial("tcp", g.addr, &tls.Config{ServerName: name, InsecureSkipVerify: true, NextProtos: protocols})
+	}
+	conn, err := dial(testName, "acme-tls/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cs := conn.ConnectionState()
+	if cs.NegotiatedProtocol != "acme-tls/1" || !bytes.Equal(cs.PeerCertificates[0].Raw, challenge.Certificate[0]) {
+		t.Errorf("protocol %q, certificate for %q; want acme-tls/1 and the challenge's", cs.NegotiatedProtocol, cs.PeerCertificates[0].DNSNames)
+	}
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("behind the handshake: %v; want the end", err)
+	}
+	for name, protocols := range map[string][]string{"both": {"acme-tls/1", "http/1.1"}, "http/1.1": {"http/1.1"}, "none": nil} {
+		conn, err := dial(testName, protocols...)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if cs := conn.ConnectionState(); bytes.Equal(cs.PeerCertificates[0].Raw, challenge.Certificate[0]) || cs.NegotiatedProtocol == "acme-tls/1" {
+			t.Errorf("a client that offers %s: protocol %q, certificate for %q", name, cs.NegotiatedProtocol, cs.PeerCertificates[0].DNSNames)
+		}
+		conn.Close()
+	}
+	if _, err := dial("other.example", "acme-tls/1"); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
+		t.Errorf("a name without challenge: %v; want unrecognized_name", err)
+	}
+	for _, h := range g.Counts().Handshakes {
+		if h.Result == "challenge" && h.N != 1 {
+			t.Errorf("%d challenges are counted; want 1", h.N)
+		}
+	}
+}
+
+// Where no CA is expected, its protocol is none that we speak.
+func TestNoChallenge(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	conn, err := tls.Dial("tcp", g.addr, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool(), NextProtos: []string{"acme-tls/1"}})
+	if err == nil {
+		conn.Close()
+		t.Error("the handshake was done")
+	}
+}
+
+// Where bodyLength knows the length of a body, net/http reads the same.
+func FuzzBodyLength(f *testing.F) {
+	for _, head := range []string{
+		"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 1\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\n Content-Length: 1\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nX: b\n\r\nContent-Length: 1\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nX: \rContent-Length: 1\r\n\r\n",
+		"PRI * HTTP/2.0\r\n\r\n",
+	} {
+		f.Add([]byte(head))
+	}
+	f.Fuzz(func(t *testing.T, head []byte) {
+		if bytes.Index(head, blankLine)+len(blankLine) != len(head) || bytes.Index(head, blankLine) < 0 {
+			return // no head of a request, see readHead
+		}
+		n, ok := bodyLength(head)
+		if !ok {
+			return
+		}
+		r := bufio.NewReader(bytes.NewReader(append(bytes.Clone(head), "rest"...)))
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return // it is answered with 400, and the connection closed
+		}
+		if req.ContentLength != n || len(req.TransferEncoding) > 0 {
+			t.Errorf("bodyLength(%q) = %d; net/http has %d, %q", head, n, req.ContentLength, req.TransferEncoding)
+		}
+		if n == 0 {
+			if rest, _ := io.ReadAll(r); string(rest) != "rest" {
+				t.Errorf("bodyLength(%q): net/http leaves %q; want \"rest\"", head, rest)
+			}
+		}
+	})
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"net"
+	"net/url"
+
+	"wssgate/web"
+	"wssgate/xmpp"
+)
+
+// webOptions says what is answered to requests that are no WebSocket upgrades.
+// Port is where clients reach the TLS listener.
+func (g *gate) webOptions(cfg *Config, port int) (web.Options, error) {
+	o := web.Options{
+		HasCertificate: g.store.Has,
+		AllowsOrigin:   g.allowsOrigin,
+		Port:           port,
+		MaxBody:        int64(cfg.Limits.Message),
+		Page:           g.page,
+		Log:            g.log,
+	}
+	if len(cfg.Vhost) == 0 {
+		for name := range cfg.Upstream { // there is one only
+			o.Any.WebSocket = cfg.publicURLs(&Vhost{Upstream: name})
+		}
+	}
+	for _, v := range cfg.Vhost {
+		wv := web.Vhost{Names: v.Names, Domains: v.Domains, WebSocket: cfg.publicURLs(v), Path: v.Path}
+		for domain := range v.ByDomain {
+			wv.Domains = append(wv.Domains[:len(wv.Domains):len(wv.Domains)], domain)
+		}
+		for _, l := range v.Links {
+			wv.Links = append(wv.Links, xmpp.Link{Rel: l.Rel, Href: l.Href})
+		}
+		if v.BOSH != "" {
+			var err error
+			if wv.BOSH, err = url.Parse(v.BOSH); err != nil {
+				return o, err
+			}
+			if wv.TLS, err = cfg.Upstream[v.Upstream].tlsConfig(); err != nil {
+				return o, err
+			}
+		}
+		o.Vhosts = append(o.Vhosts, wv)
+	}
+	return o, nil
+}
+
+// publicURLs returns the wss URLs that a vhost's clients are to be told: the
+// one of the file, or those of the nodes that take new streams. None: the
+// gate's own.
+func (c *Config) publicURLs(v *Vhost) (urls []string) {
+	switch {
+	case v.PublicURL != "":
+		return []string{v.PublicURL}
+	case v.Route == "to":
+		return nil // it leads to several upstreams, and only the gate knows which
+	}
+	for _, n := range c.Upstream[v.Upstream].Nodes {
+		if n.PublicURL != "" && !n.Drain && (v.Node == "" || v.Node == n.Name) {
+			urls = append(urls, n.PublicURL)
+		}
+	}
+	return urls
+}
+
+// allowsOrigin holds a browser's Origin against the vhost of a server name.
+func (g *gate) allowsOrigin(serverName, origin string) error {
+	v, err := g.routes.Lookup(serverName)
+	if err != nil {
+		return err
+	}
+	return v.AllowsOrigin(origin)
+}
+
+// publicPort returns the port of the wss listener that URLs name: 443 where one
+// has it, else the first one's in the order of the configuration. 0: all are
+// unix sockets, and what is in front of them has the port.
+func publicPort(addrs []string, listeners ...map[string]net.Listener) int {
+	port := 0
+	for _, addr := range addrs {
+		for _, m := range listeners {
+			if ln := m[addr]; ln != nil {
+				if tcp, ok := ln.Addr().(*net.TCPAddr); ok && (port == 0 || tcp.Port == 443) {
+					port = tcp.Port
+				}
+			}
+		}
+	}
+	return port
+}

@@ -1,0 +1,45 @@
+package web
+
+import (
+	"html"
+	"io"
+	"net/http"
+)
+
+// page says what this is to people who open the address in a browser.
+func (t *table) page(w http.ResponseWriter, r *http.Request, v *vhost) {
+	if r.URL.Path != "/" {
+		notFound(w, "There is nothing at this path.")
+		return
+	}
+	if !allow(w, r, http.MethodGet, http.MethodHead) {
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	io.WriteString(w, pageHead)
+	for _, u := range t.discovery(r, normal(r.TLS.ServerName), []*vhost{v}).WebSocket {
+		io.WriteString(w, "<p><code>"+html.EscapeString(u)+"</code></p>\n")
+	}
+	io.WriteString(w, pageTail)
+}
+
+const pageHead = `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>XMPP over WebSocket</title>
+<style>
+:root { color-scheme: light dark }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 36rem; margin: 15vh auto; padding: 0 1rem }
+code { font-size: 1.1em }
+</style>
+<h1>XMPP over WebSocket</h1>
+<p>This address is for XMPP clients, not for browsing. Give it to your client as</p>
+`
+
+const pageTail = `<p>Nothing is wrong if you see this page: the gate is up.</p>
+</html>
+`

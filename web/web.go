@@ -1,0 +1,193 @@
+// Package web is what the gate answers over HTTP that is no WebSocket:
+// discovery documents (XEP-0156), BOSH (XEP-0124), a page for people who open
+// the address in a browser, and on plain HTTP a redirect to https.
+//
+// It has no listeners. A [Site] is the handler of requests that came under TLS,
+// [Site.Plain] that of the others; package proxy and run.go serve them. It reads
+// no files, and asks others which names have a certificate.
+//
+//	path                            under TLS            plain
+//	/.well-known/host-meta          XRD                  XRD
+//	/.well-known/host-meta.json     JRD                  JRD
+//	/nodes.json                     list of URLs         list of URLs
+//	the path of the vhost's BOSH    its BOSH             redirect
+//	/                               a page               redirect
+//	others                          404                  redirect
+//
+// Whose document it is, says the TLS server name or Host: a vhost answers for
+// its names, and for its XMPP domains, as XEP-0156 asks at https://DOMAIN/.
+// Names that nobody serves get 404 for everything.
+package web
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"wssgate/xmpp"
+)
+
+// Options are what a Site answers by.
+type Options struct {
+	// Vhosts in the order of the configuration. Any stands for them where there
+	// are none: it has every name with a certificate.
+	Vhosts []Vhost
+	Any    Vhost
+
+	// HasCertificate reports whether a server name can be reached under TLS.
+	HasCertificate func(serverName string) bool
+
+	// AllowsOrigin returns an error where a browser's Origin may not use the
+	// vhost of a server name. Nil: any may.
+	AllowsOrigin func(serverName, origin string) error
+
+	// Port is where clients reach the TLS listener, for URLs in answers to
+	// requests that came another way. 0: 443.
+	Port int
+
+	// MaxBody bounds the body of a BOSH request, in bytes. 0: 1 MiB.
+	MaxBody int64
+
+	// Page answers what nothing else does under TLS. Nil: a page that says what
+	// this is, and 404.
+	Page http.Handler
+
+	Log *slog.Logger // nil: slog.Default()
+}
+
+// A Vhost is what is told and done under some names.
+type Vhost struct {
+	Names   []string // TLS server names in their normal form, exact or "*."
+	Domains []string // XMPP domains likewise, which discovery answers for too
+
+	// WebSocket are the wss URLs to list. None: the URL that the request was
+	// made at, or would be on the TLS listener, with Path.
+	WebSocket []string
+	Path      string // empty: "/"
+
+	// BOSH is where requests for its path go; nil: nowhere.
+	BOSH *url.URL
+	TLS  *tls.Config // for a BOSH that is https; nil: the system's roots
+
+	Links []xmpp.Link // further links of the discovery documents
+}
+
+// A Site answers requests that came under TLS. Make one with New; its methods
+// may be called at the same time.
+type Site struct {
+	now atomic.Pointer[table]
+}
+
+// New makes a Site.
+func New(o Options) *Site {
+	s := &Site{}
+	s.now.Store(newTable(o))
+	return s
+}
+
+// Update replaces the options. Requests under way end under the old ones.
+func (s *Site) Update(o Options) {
+	s.now.Swap(newTable(o)).close()
+}
+
+// Close gives up idle connections to BOSH.
+func (s *Site) Close() { s.now.Load().close() }
+
+// ServeHTTP answers a request that came under TLS, for the server name that its
+// Host agrees with. Connections end with the answer, but for those of BOSH: who
+// gets a document or a page has no second question.
+func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	t := s.now.Load()
+	w.Header().Set("Connection", "close")
+	name := normal(r.TLS.ServerName)
+	v := t.byName(name)
+	switch {
+	case isDiscovery(r.URL.Path):
+		t.discover(w, r, name, v)
+	case v == nil:
+		notFound(w, "There is no XMPP service for this name.")
+	case v.bosh != nil && r.URL.Path == v.bosh.path:
+		v.bosh.serve(w, r, t)
+	case t.options.Page != nil:
+		t.options.Page.ServeHTTP(w, r)
+	default:
+		t.page(w, r, v)
+	}
+}
+
+// Plain answers requests that came without TLS.
+func (s *Site) Plain() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		t := s.now.Load()
+		w.Header().Set("Connection", "close")
+		name, ok := hostName(r.Host)
+		switch {
+		case !ok:
+			http.Error(w, "400 Bad Request\n\nThe request's Host is not a name.", http.StatusBadRequest)
+		case isDiscovery(r.URL.Path):
+			t.discover(w, r, name, t.byName(name))
+		default:
+			t.redirect(w, r, name)
+		}
+	})
+}
+
+// redirect sends a client to the same path under TLS, for names that have it.
+func (t *table) redirect(w http.ResponseWriter, r *http.Request, name string) {
+	if t.byName(name) == nil && !t.options.HasCertificate(name) {
+		notFound(w, "There is nothing under this name.")
+		return
+	}
+	target := r.URL.EscapedPath()
+	if target == "" || target[0] != '/' { // of "OPTIONS *" and CONNECT
+		target = "/"
+	}
+	if r.URL.RawQuery != "" {
+		target += "?" + r.URL.RawQuery
+	}
+	w.Header().Set("Location", "https://"+t.authority(name)+target)
+	w.WriteHeader(http.StatusPermanentRedirect)
+}
+
+func notFound(w http.ResponseWriter, text string) {
+	http.Error(w, "404 Not Found\n\n"+text, http.StatusNotFound)
+}
+
+// allow answers requests by other methods than these, and reports whether it
+// did not have to.
+func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
+	if slices.Contains(methods, r.Method) {
+		return true
+	}
+	list := strings.Join(methods, ", ")
+	w.Header().Set("Allow", list)
+	http.Error(w, "405 Method Not Allowed\n\nThis answers to "+list+".", http.StatusMethodNotAllowed)
+	return false
+}
+
+// A server for plain HTTP has these bounds; there is nothing big or slow in it.
+const (
+	plainTimeout     = 10 * time.Second // for a request, and again for its answer
+	plainMaxHeader   = 8 << 10          // bytes; beyond what net/http adds, 4 KiB
+	PlainConnections = 256              // at once; more wait
+)
+
+// NewPlainServer returns a server for plain HTTP around a handler, which is
+// Plain or something in front of it. A connection serves one request, and
+// nobody holds one for longer than 20 s.
+func NewPlainServer(handler http.Handler, log *slog.Logger) *http.Server {
+	server := &http.Server{
+		Handler:        handler,
+		ReadTimeout:    plainTimeout,
+		WriteTimeout:   plainTimeout,
+		MaxHeaderBytes: plainMaxHeader,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	server.SetKeepAlivesEnabled(false)
+	return server
+}
