@@ -1,0 +1,223 @@
+package web
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// A boshGate is a Site on loopback in front of a server that does BOSH.
+type boshGate struct {
+	t    *testing.T
+	site *Site
+	web  *httptest.Server
+	bosh *httptest.Server
+}
+
+const boshPath = "/http-bind"
+
+func newBOSHGate(t *testing.T, answer http.HandlerFunc, edit ...func(*Options)) *boshGate {
+	t.Helper()
+	g := &boshGate{t: t, bosh: httptest.NewServer(answer)}
+	t.Cleanup(g.bosh.Close)
+	target, err := url.Parse(g.bosh.URL + boshPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The name that httptest has a certificate for.
+	o := Options{Vhosts: []Vhost{{Names: []string{"example.com"}, BOSH: target}}, MaxBody: 100}
+	for _, f := range edit {
+		f(&o)
+	}
+	g.site = New(o)
+	t.Cleanup(g.site.Close)
+	g.web = httptest.NewTLSServer(g.site)
+	t.Cleanup(g.web.Close)
+	return g
+}
+
+// do sends a request to a path of the gate.
+func (g *boshGate) do(method, path string, body io.Reader, header ...string) (*http.Response, string) {
+	g.t.Helper()
+	r, err := http.NewRequestWithContext(g.t.Context(), method, g.web.URL+path, body)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	r.Host = "example.com"
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	client := g.web.Client()
+	client.Transport.(*http.Transport).TLSClientConfig.ServerName = "example.com"
+	resp, err := client.Do(r)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		g.t.Error(err)
+	}
+	return resp, string(text)
+}
+
+// A request and its answer go through as they are, and the server learns who
+// asked; what the client says about that itself stays behind.
+func TestBOSHPasses(t *testing.T) {
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("Access-Control-Allow-Origin", "https://chat.example")
+		w.Header().Set("Content-Type", "text/xml; charset=utf-8")
+		io.WriteString(w, strings.Join([]string{r.Method, r.Host, r.RequestURI, string(body),
+			r.Header.Get("X-Forwarded-For"), r.Header.Get("X-Forwarded-Proto"), r.Header.Get("X-Forwarded-Host"),
+			"[" + r.Header.Get("Upgrade") + r.Header.Get("Forwarded") + "]"}, " "))
+	})
+	resp, body := g.do("POST", boshPath+"?a=b", strings.NewReader("<body rid='1'/>"),
+		"X-Forwarded-For", "192.0.2.1", "X-Forwarded-Proto", "http", "Forwarded", "for=192.0.2.1", "Upgrade", "h2c", "Connection", "Upgrade")
+	if want := "POST example.com " + boshPath + "?a=b <body rid='1'/> 127.0.0.1 https example.com []"; body != want {
+		t.Errorf("the server got %q; want %q", body, want)
+	}
+	for key, want := range map[string]string{"Access-Control-Allow-Origin": "https://chat.example", "Content-Type": "text/xml; charset=utf-8", "Connection": ""} {
+		if got := resp.Header.Get(key); got != want {
+			t.Errorf("%s: %q; want %q", key, got, want)
+		}
+	}
+	for method, want := range map[string]int{"OPTIONS": 200, "GET": 200, "HEAD": 200, "PUT": 405, "DELETE": 405} {
+		if resp, _ := g.do(method, boshPath, nil); resp.StatusCode != want {
+			t.Errorf("%s = %s; want %d", method, resp.Status, want)
+		}
+	}
+}
+
+// Other paths stay closed, whatever they look like.
+func TestBOSHOtherPaths(t *testing.T) {
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { t.Errorf("the server got %s", r.RequestURI) })
+	for _, path := range []string{"/x", boshPath + "/", boshPath + "/../admin", boshPath + "x", "/" + boshPath, "/%2e%2e" + boshPath} {
+		if resp, _ := g.do("POST", path, nil); resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s = %s; want 404", path, resp.Status)
+		}
+	}
+}
+
+// What the server says first is the client's at once; and a client that goes
+// away ends the request at the server.
+func TestBOSHStreams(t *testing.T) {
+	ended := make(chan struct{})
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "first\n")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		close(ended)
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, "GET", g.web.URL+boshPath, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Host = "example.com"
+	client := g.web.Client()
+	client.Transport.(*http.Transport).TLSClientConfig.ServerName = "example.com"
+	resp, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if line, err := bufio.NewReader(resp.Body).ReadString('\n'); err != nil || line != "first\n" {
+		t.Errorf("read %q, %v", line, err)
+	}
+	cancel()
+	<-ended
+}
+
+// A body over the limit is refused, whether its length is declared or not.
+func TestBOSHBodyLimit(t *testing.T) {
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	for n, want := range map[int]int{100: 200, 101: 413} {
+		if resp, _ := g.do("POST", boshPath, strings.NewReader(strings.Repeat("x", n))); resp.StatusCode != want {
+			t.Errorf("%d bytes = %s; want %d", n, resp.Status, want)
+		}
+		if resp, _ := g.do("POST", boshPath, io.MultiReader(strings.NewReader(strings.Repeat("x", n)))); resp.StatusCode != want {
+			t.Errorf("%d bytes in chunks = %s; want %d", n, resp.Status, want)
+		}
+	}
+}
+
+// An origin that the vhost does not let in is refused, and not told why.
+func TestBOSHOrigin(t *testing.T) {
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {}, func(o *Options) {
+		o.AllowsOrigin = func(serverName, origin string) error {
+			if serverName != "example.com" || origin == "https://evil.example" {
+				return errors.New("origin of ill repute")
+			}
+			return nil
+		}
+	})
+	for origin, want := range map[string]int{"": 200, "https://chat.example": 200, "https://evil.example": 403} {
+		var header []string
+		if origin != "" {
+			header = []string{"Origin", origin}
+		}
+		resp, body := g.do("POST", boshPath, nil, header...)
+		if resp.StatusCode != want || strings.Contains(body, "repute") {
+			t.Errorf("Origin %q = %s, %q; want %d", origin, resp.Status, body, want)
+		}
+	}
+}
+
+// So many requests wait at once and no more; the others are told to come back.
+func TestBOSHPlaces(t *testing.T) {
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {})
+	b := g.site.now.Load().byName("example.com").bosh
+	for range cap(b.places) {
+		b.places <- struct{}{}
+	}
+	resp, _ := g.do("POST", boshPath, nil)
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("%s, Retry-After %q; want 503 with one", resp.Status, resp.Header.Get("Retry-After"))
+	}
+	<-b.places
+	if resp, _ := g.do("POST", boshPath, nil); resp.StatusCode != http.StatusOK {
+		t.Errorf("with a place free: %s", resp.Status)
+	}
+	if resp, _ := g.do("POST", boshPath, nil); resp.StatusCode != http.StatusOK {
+		t.Errorf("the place was not given back: %s", resp.Status)
+	}
+}
+
+// A server that is down is 502, and its address is nobody's business.
+func TestBOSHDown(t *testing.T) {
+	g := newBOSHGate(t, nil)
+	addr := strings.TrimPrefix(g.bosh.URL, "http://")
+	g.bosh.Close()
+	resp, body := g.do("POST", boshPath, nil)
+	if resp.StatusCode != http.StatusBadGateway || strings.Contains(body, addr) {
+		t.Errorf("%s, %q; want 502 without %s", resp.Status, body, addr)
+	}
+}
+
+// A request that a drain ends is answered, so that its client repeats it.
+func TestBOSHDrain(t *testing.T) {
+	waits := make(chan struct{})
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
+		close(waits)
+		<-r.Context().Done()
+	})
+	ctx, drain := context.WithCancel(t.Context())
+	r := httptest.NewRequestWithContext(ctx, "POST", "https://example.com"+boshPath, nil)
+	go func() {
+		<-waits
+		drain()
+	}()
+	w := httptest.NewRecorder()
+	g.site.ServeHTTP(w, r)
+	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || w.Header().Get("Connection") != "close" {
+		t.Errorf("%d, %v; want 503 with Retry-After", w.Code, w.Header())
+	}
+}

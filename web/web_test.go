@@ -1,0 +1,291 @@
+package web
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"encoding/xml"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"wssgate/internal/leaktest"
+	"wssgate/xmpp"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+// testSite has certificates for all names that are listed, and nothing behind.
+func testSite(vhosts []Vhost, certificates ...string) *Site {
+	return New(Options{
+		Vhosts:         vhosts,
+		HasCertificate: func(name string) bool { return slices.Contains(certificates, normal(name)) },
+		Port:           5291,
+	})
+}
+
+// get asks a site under TLS where target is an https URL, and else without. A
+// server name is what Host says.
+func get(s *Site, method, target string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, nil)
+	w := httptest.NewRecorder()
+	if r.URL.Scheme == "https" {
+		r.TLS = &tls.ConnectionState{ServerName: r.URL.Hostname()}
+		s.ServeHTTP(w, r)
+	} else {
+		r.TLS = nil
+		s.Plain().ServeHTTP(w, r)
+	}
+	return w
+}
+
+// nodes returns the sorted list of nodes.json, and the status.
+func nodes(t *testing.T, s *Site, base string) string {
+	t.Helper()
+	w := get(s, "GET", base+"/nodes.json")
+	if w.Code != http.StatusOK {
+		return http.StatusText(w.Code)
+	}
+	var list []string
+	if err := json.Unmarshal(w.Body.Bytes(), &list); err != nil {
+		t.Fatalf("%s: %q: %v", base, w.Body, err)
+	}
+	slices.Sort(list)
+	return strings.Join(list, " ")
+}
+
+// Which URLs a client is told depends on the name that it asked, not on what it
+// says otherwise.
+func TestWhichURLs(t *testing.T) {
+	s := testSite([]Vhost{
+		{Names: []string{"example1.com", "*.example1.com"}, Path: "/ws"},
+		{Names: []string{"t1.example2.com"}, Domains: []string{"example2.com", "*.example2.com"}},
+		{Names: []string{"t2.example2.com"}, Domains: []string{"example2.com"}, Path: "/t2"},
+		{Names: []string{"example3.com"}, WebSocket: []string{"wss://a.example3.com/", "wss://b.example3.com/"}},
+		{Names: []string{"*.example4.com"}, Domains: []string{"example4.com"}},
+		{Names: []string{"*.example5.com"}, Domains: []string{"example5.com"}, WebSocket: []string{"wss://www.example5.com/x"}},
+	}, "example1.com", "example2.com")
+	for _, tt := range []struct{ base, want string }{
+		{"https://example1.com", "wss://example1.com/ws"},
+		{"https://EXAMPLE1.com", "wss://example1.com/ws"},
+		{"https://example1.com:443", "wss://example1.com/ws"},
+		{"https://example1.com:8443", "wss://example1.com:8443/ws"},
+		{"https://chat.example1.com:5291", "wss://chat.example1.com:5291/ws"},
+		{"https://a.chat.example1.com", "Not Found"},
+		{"http://example1.com", "wss://example1.com:5291/ws"},
+		{"http://example1.com:8080", "wss://example1.com:5291/ws"},
+		{"http://example1.com.", "wss://example1.com:5291/ws"},
+
+		{"http://example2.com", "wss://t1.example2.com:5291/ wss://t2.example2.com:5291/t2"},
+		{"https://example2.com", "wss://t1.example2.com:5291/ wss://t2.example2.com:5291/t2"},
+		{"http://conference.example2.com", "wss://t1.example2.com:5291/"},
+		{"http://t2.example2.com", "wss://t2.example2.com:5291/t2"},
+
+		{"https://example3.com", "wss://a.example3.com/ wss://b.example3.com/"},
+		{"http://example4.com", "Not Found"}, // nobody can say under which name
+		{"http://www.example4.com", "wss://www.example4.com:5291/"},
+		{"http://example5.com", "wss://www.example5.com/x"},
+
+		{"http://example6.com", "Not Found"},
+		{"https://example6.com", "Not Found"},
+		{"http://[::1]", "Bad Request"},
+	} {
+		if got := nodes(t, s, tt.base); got != tt.want {
+			t.Errorf("%s/nodes.json = %s; want %s", tt.base, got, tt.want)
+		}
+	}
+}
+
+// Without any vhost each name with a certificate has its own URL, or those of
+// the only upstream's nodes.
+func TestWithoutVhosts(t *testing.T) {
+	o := Options{HasCertificate: func(name string) bool { return name == "example1.com" }}
+	s := New(o)
+	for base, want := range map[string]string{
+		"https://example1.com:5291": "wss://example1.com:5291/",
+		"http://example1.com":       "wss://example1.com/",
+		"http://example2.com":       "Not Found",
+	} {
+		if got := nodes(t, s, base); got != want {
+			t.Errorf("%s/nodes.json = %s; want %s", base, got, want)
+		}
+	}
+	o.Any.WebSocket = []string{"wss://t1.example1.com/"}
+	s.Update(o)
+	if got, want := nodes(t, s, "http://example1.com"), "wss://t1.example1.com/"; got != want {
+		t.Errorf("after Update: %s; want %s", got, want)
+	}
+}
+
+// The documents have the same in all forms: WebSockets, BOSH, further links.
+func TestDocuments(t *testing.T) {
+	bosh := &url.URL{Scheme: "http", Host: "127.0.0.1:5280", Path: "/http-bind"}
+	more := xmpp.Link{Rel: "urn:example", Href: "https://example1.com/?a=1&b=2"}
+	s := testSite([]Vhost{{Names: []string{"example1.com"}, Path: "/ws", BOSH: bosh, Links: []xmpp.Link{more}}})
+	want := []xmpp.Link{
+		{Rel: xmpp.RelWebSocket, Href: "wss://example1.com:5291/ws"},
+		{Rel: xmpp.RelBOSH, Href: "https://example1.com:5291/http-bind"},
+		more,
+	}
+	for _, base := range []string{"http://example1.com", "https://example1.com:5291"} {
+		w := get(s, "GET", base+"/.well-known/host-meta")
+		var xrd struct {
+			XMLName xml.Name `xml:"http://docs.oasis-open.org/ns/xri/xrd-1.0 XRD"`
+			Link    []struct {
+				Rel  string `xml:"rel,attr"`
+				Href string `xml:"href,attr"`
+			}
+		}
+		if err := xml.Unmarshal(w.Body.Bytes(), &xrd); err != nil {
+			t.Fatalf("%s: %q: %v", base, w.Body, err)
+		}
+		var got []xmpp.Link
+		for _, l := range xrd.Link {
+			got = append(got, xmpp.Link(l))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: XRD = %v; want %v", base, got, want)
+		}
+		checkDocument(t, w, xmpp.TypeXRD)
+
+		w = get(s, "GET", base+"/.well-known/host-meta.json")
+		var jrd struct{ Links []xmpp.Link }
+		if err := json.Unmarshal(w.Body.Bytes(), &jrd); err != nil {
+			t.Fatalf("%s: %q: %v", base, w.Body, err)
+		}
+		if !slices.Equal(jrd.Links, want) {
+			t.Errorf("%s: JRD = %v; want %v", base, jrd.Links, want)
+		}
+		checkDocument(t, w, xmpp.TypeJSON)
+		checkDocument(t, get(s, "GET", base+"/nodes.json"), xmpp.TypeJSON)
+	}
+}
+
+func checkDocument(t *testing.T, w *httptest.ResponseRecorder, kind string) {
+	t.Helper()
+	for key, want := range map[string]string{
+		"Content-Type": kind, "Access-Control-Allow-Origin": "*", "Cache-Control": "no-cache",
+		"X-Content-Type-Options": "nosniff", "Connection": "close",
+	} {
+		if got := w.Header().Get(key); got != want {
+			t.Errorf("%s: %q; want %q", key, got, want)
+		}
+	}
+}
+
+// Each thing is listed once, also where several vhosts have it.
+func TestDocumentsAddUp(t *testing.T) {
+	link := xmpp.Link{Rel: "urn:example", Href: "https://example.com/"}
+	shared := []string{"wss://t1.example.com/"}
+	s := testSite([]Vhost{
+		{Names: []string{"a.example.com"}, Domains: []string{"example.com"}, WebSocket: shared, Links: []xmpp.Link{link}},
+		{Names: []string{"b.example.com"}, Domains: []string{"example.com"}, WebSocket: shared, Links: []xmpp.Link{link}},
+	})
+	w := get(s, "GET", "http://example.com/.well-known/host-meta.json")
+	var jrd struct{ Links []xmpp.Link }
+	if err := json.Unmarshal(w.Body.Bytes(), &jrd); err != nil || len(jrd.Links) != 2 {
+		t.Errorf("%s, %v; want two links", w.Body, err)
+	}
+}
+
+// A browser that asks first is told yes, other methods no; both with CORS.
+func TestDocumentMethods(t *testing.T) {
+	s := testSite([]Vhost{{Names: []string{"example1.com"}}})
+	for method, want := range map[string]int{"GET": 200, "HEAD": 200, "OPTIONS": 204, "POST": 405, "DELETE": 405} {
+		w := get(s, method, "https://example1.com/.well-known/host-meta")
+		if w.Code != want || w.Header().Get("Access-Control-Allow-Origin") != "*" {
+			t.Errorf("%s = %d, %v; want %d with CORS", method, w.Code, w.Header(), want)
+		}
+	}
+}
+
+// Without TLS there are redirects, for names that TLS is spoken under.
+func TestRedirects(t *testing.T) {
+	s := testSite([]Vhost{{Names: []string{"example1.com", "*.example1.com"}, Domains: []string{"example9.com"}}}, "example2.com", "example.com")
+	for _, tt := range []struct {
+		method, target, want string // Location; empty: 404
+	}{
+		{"GET", "http://example1.com/", "https://example1.com:5291/"},
+		{"GET", "http://EXAMPLE1.com.:8080/a%2Fb/../c?d=e&f", "https://example1.com:5291/a%2Fb/../c?d=e&f"},
+		{"GET", "http://example1.com//evil.example/", "https://example1.com:5291//evil.example/"},
+		{"POST", "http://a.example1.com/http-bind", "https://a.example1.com:5291/http-bind"},
+		{"OPTIONS", "*", "https://example.com:5291/"}, // httptest has example.com for Host
+		{"GET", "http://example2.com/x", "https://example2.com:5291/x"},
+		{"GET", "http://example3.com/x", ""},
+		{"GET", "http://example9.com/x", ""},
+		{"GET", "http://a.b.example1.com/x", ""},
+	} {
+		w := get(s, tt.method, tt.target)
+		want := http.StatusPermanentRedirect
+		if tt.want == "" {
+			want = http.StatusNotFound
+		}
+		if got := w.Header().Get("Location"); got != tt.want || w.Code != want {
+			t.Errorf("%s %s = %d, %q; want %d, %q", tt.method, tt.target, w.Code, got, want, tt.want)
+		}
+	}
+}
+
+// The port is left out of URLs where it is https's own, or not known.
+func TestRedirectPort(t *testing.T) {
+	for port, want := range map[int]string{443: "https://example1.com/", 0: "https://example1.com/", 8443: "https://example1.com:8443/"} {
+		s := New(Options{Vhosts: []Vhost{{Names: []string{"example1.com"}}}, Port: port})
+		if got := get(s, "GET", "http://example1.com/").Header().Get("Location"); got != want {
+			t.Errorf("port %d: %q; want %q", port, got, want)
+		}
+	}
+}
+
+// A Host that is no name is answered, and not repeated.
+func TestPlainHosts(t *testing.T) {
+	s := testSite(nil)
+	for _, host := range []string{"", ".", "a/b", "a\\b", "<a>", "a b", "user@a", "[::1]:80", "ä.example", strings.Repeat("a", 254)} {
+		r := httptest.NewRequest("GET", "/x", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		s.Plain().ServeHTTP(w, r)
+		if w.Code != http.StatusBadRequest || strings.Contains(w.Body.String(), "<") {
+			t.Errorf("Host %q = %d, %q; want 400", host, w.Code, w.Body)
+		}
+	}
+}
+
+// Under TLS people get a page that names the address, and other paths 404.
+func TestPage(t *testing.T) {
+	s := testSite([]Vhost{{Names: []string{"example1.com"}, Path: "/ws"}})
+	for _, tt := range []struct {
+		method, target string
+		code           int
+		text           string
+	}{
+		{"GET", "https://example1.com:5291/", 200, "<code>wss://example1.com:5291/ws</code>"},
+		{"HEAD", "https://example1.com/", 200, ""},
+		{"POST", "https://example1.com/", 405, "GET, HEAD"},
+		{"GET", "https://example1.com/ws", 404, "nothing at this path"},
+		{"GET", "https://example2.com/", 404, "no XMPP service"},
+	} {
+		w := get(s, tt.method, tt.target)
+		if w.Code != tt.code || !strings.Contains(w.Body.String(), tt.text) {
+			t.Errorf("%s %s = %d, %q; want %d, %q", tt.method, tt.target, w.Code, w.Body, tt.code, tt.text)
+		}
+		if w.Header().Get("Connection") != "close" {
+			t.Errorf("%s %s: the connection is kept", tt.method, tt.target)
+		}
+	}
+}
+
+// A page of the caller's own takes what is left, and leaves the documents.
+func TestOwnPage(t *testing.T) {
+	o := Options{
+		Vhosts: []Vhost{{Names: []string{"example1.com"}}},
+		Page:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusTeapot) }),
+	}
+	s := New(o)
+	for target, want := range map[string]int{"/": 418, "/x": 418, "/nodes.json": 200} {
+		if w := get(s, "GET", "https://example1.com"+target); w.Code != want {
+			t.Errorf("%s = %d; want %d", target, w.Code, want)
+		}
+	}
+}
