@@ -13,54 +13,28 @@
 // and the message that came. Exit status 1 and a word on standard error if
 // anything went wrong.
 
-import { readFileSync, mkdtempSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
-import { chromium } from 'playwright-core';
+import { readFileSync } from 'node:fs';
+import { launch, patience, tell } from './chromium.mjs';
 
-const patience = 30_000; // milliseconds; only a broken gate takes that long
 const strophe = readFileSync(new URL('../node_modules/strophe.js/dist/strophe.umd.min.js', import.meta.url), 'utf8');
 const task = JSON.parse(readFileSync(0, 'utf8'));
 const hosts = task.clients.map((c) => new URL(c.page).hostname);
-const profile = mkdtempSync(join(task.home, 'profile-'));
 
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath: task.chromium,
-  headless: true,
-  bypassCSP: true, // the client stands in for a web application; the page is the gate's own
-  env: { ...process.env, HOME: task.home, XDG_CONFIG_HOME: join(task.home, '.config'), XDG_CACHE_HOME: join(task.home, '.cache') },
-  args: [
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-dev-shm-usage',
-    '--disable-quic',
-    '--no-first-run',
-    '--disable-background-networking',
-    '--disable-component-update',
-    '--disable-sync',
-    '--no-proxy-server',
-    `--host-resolver-rules=${hosts.map((h) => `MAP ${h} 127.0.0.1`).join(',')},MAP * ~NOTFOUND`,
-  ],
-});
-
-try {
+await launch({ executable: task.chromium, home: task.home, hosts, bypassCSP: true }, async (context) => {
   const clients = [];
-  for (const c of task.clients) clients.push(await open(c));
+  for (const c of task.clients) clients.push(await open(context, c));
   for (const [i, c] of clients.entries()) {
     const to = clients[(i + 1) % clients.length];
     await c.page.evaluate(([jid, body]) => window.say(jid, body), [to.jid, `from ${c.jid}`]);
   }
   for (const c of clients) c.message = await c.page.evaluate(() => window.heard);
   for (const c of clients) await c.page.evaluate(() => window.leave());
-  console.log(JSON.stringify(clients.map(({ page, ...facts }) => facts)));
-} finally {
-  await context.close();
-  rmSync(profile, { recursive: true, force: true });
-}
+  tell(clients.map(({ page, ...facts }) => facts));
+});
 
 // open stands on the client's page and logs in from there.
-async function open({ page: url, service, jid, password }) {
+async function open(context, { page: url, service, jid, password }) {
   const page = await context.newPage();
-  page.setDefaultTimeout(patience);
   const response = await page.goto(url);
   const certificate = await response.securityDetails();
   const facts = { page, status: response.status(), text: await response.text(), certificate };

@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"os"
@@ -35,42 +36,90 @@ type browserResult struct {
 
 // browse runs the clients in one headless Chromium that trusts the root, each
 // in a page of its own, and lets each write to the next one.
+func browse(t *testing.T, rootPEM []byte, clients ...browserClient) []browserResult {
+	t.Helper()
+	s := runScript(t, "browser.mjs", rootPEM, map[string]any{"clients": clients})
+	var results []browserResult
+	s.next(&results)
+	s.end()
+	if len(results) != len(clients) {
+		t.Fatalf("%d results for %d clients", len(results), len(clients))
+	}
+	return results
+}
+
+// A script is a run of one of the .mjs files here, which drive a browser.
+type script struct {
+	t      *testing.T
+	name   string
+	cmd    *exec.Cmd
+	lines  *bufio.Scanner
+	stderr output
+}
+
+// runScript starts a script with a headless Chromium that trusts the root. The
+// task goes to the script's standard input, with the browser and its HOME.
 //
 // The browser checks certificates as it does for its user: the root is in the
-// NSS database of a HOME of its own, and no check is turned off.
-func browse(t *testing.T, rootPEM []byte, clients ...browserClient) []browserResult {
+// NSS database of that HOME, and no check is turned off.
+func runScript(t *testing.T, name string, rootPEM []byte, task map[string]any) *script {
 	t.Helper()
 	need(t, "chromium", "chromium")
 	need(t, "certutil", "libnss3-tools")
 	need(t, "node", "nodejs")
-	if _, err := os.Stat("../node_modules/strophe.js"); err != nil {
-		missing(t, "strophe.js is not installed; to run this test: npm ci --prefix tests")
+	for _, module := range []string{"playwright-core", "strophe.js"} {
+		if _, err := os.Stat("../node_modules/" + module); err != nil {
+			missing(t, "%s is not installed; to run this test: npm ci --prefix tests", module)
+		}
 	}
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Fatal(err)
 	}
-
 	home := t.TempDir()
 	trust(t, home, rootPEM)
-	task, err := json.Marshal(map[string]any{"chromium": chromium, "home": home, "clients": clients})
+	task["chromium"], task["home"] = chromium, home
+	input, err := json.Marshal(task)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var stdout, stderr bytes.Buffer
-	node := exec.CommandContext(t.Context(), "node", "browser.mjs")
-	node.Stdin, node.Stdout, node.Stderr = bytes.NewReader(task), &stdout, &stderr
-	if err := node.Run(); err != nil {
-		t.Fatalf("node browser.mjs: %v\n%s", err, stderr.Bytes())
+
+	s := &script{t: t, name: name, cmd: exec.CommandContext(t.Context(), "node", name)}
+	s.cmd.Stdin, s.cmd.Stderr = bytes.NewReader(append(input, '\n')), &s.stderr
+	stdout, err := s.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
 	}
-	var results []browserResult
-	if err := json.Unmarshal(stdout.Bytes(), &results); err != nil {
-		t.Fatalf("node browser.mjs: %v in %q", err, stdout.Bytes())
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	if len(results) != len(clients) {
-		t.Fatalf("%d results for %d clients", len(results), len(clients))
+	t.Cleanup(func() { s.cmd.Wait() })
+	s.lines = bufio.NewScanner(stdout)
+	s.lines.Buffer(nil, 1<<20)
+	return s
+}
+
+// next waits for the next line that the script writes, which is JSON.
+func (s *script) next(into any) {
+	s.t.Helper()
+	if !s.lines.Scan() {
+		s.cmd.Wait()
+		s.t.Fatalf("node %s ended early: %s", s.name, s.stderr.String())
 	}
-	return results
+	if err := json.Unmarshal(s.lines.Bytes(), into); err != nil {
+		s.t.Fatalf("node %s: %v in %q", s.name, err, s.lines.Bytes())
+	}
+}
+
+// end waits for the script's good end.
+func (s *script) end() {
+	s.t.Helper()
+	if s.lines.Scan() {
+		s.t.Errorf("node %s goes on with %q", s.name, s.lines.Bytes())
+	}
+	if err := s.cmd.Wait(); err != nil {
+		s.t.Errorf("node %s: %v: %s", s.name, err, s.stderr.String())
+	}
 }
 
 // trust puts the root into the NSS database below home.

@@ -17,29 +17,17 @@
 // sees to in between. Exit status 1 and a word on standard error if anything
 // went wrong.
 
-import { mkdtempSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { chromium } from 'playwright-core';
+import { launch, tell } from './chromium.mjs';
 
-const patience = 30_000; // milliseconds; only a broken gate takes that long
 const [line] = await new Promise((resolve) => createInterface(process.stdin).once('line', (l) => resolve([l])));
 const task = JSON.parse(line);
-const profile = mkdtempSync(join(task.home, 'profile-'));
+const hosts = task.pages.map((url) => new URL(url).hostname);
 const errors = [];
 
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath: task.chromium,
-  headless: true,
-  env: { ...process.env, HOME: task.home, XDG_CONFIG_HOME: join(task.home, '.config'), XDG_CACHE_HOME: join(task.home, '.cache') },
-  args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run', '--disable-background-networking',
-    '--disable-component-update', '--disable-sync', '--no-proxy-server'],
-});
-context.setDefaultTimeout(patience);
-
-try {
+await launch({ executable: task.chromium, home: task.home, hosts }, async (context) => {
   const sessions = [];
-  for (const url of task.pages) sessions.push(await open(url));
+  for (const url of task.pages) sessions.push(await open(context, url));
   for (const [i, s] of sessions.entries()) {
     const to = sessions[(i + 1) % sessions.length];
     await say(s.page, to.jid, `from ${s.jid}`);
@@ -64,14 +52,9 @@ try {
     states.push(`${await s.page.textContent('#state')}. ${await s.page.textContent('#why')}`);
   }
   tell({ stage: 'closed', states, errors });
-} finally {
-  await context.close();
-  rmSync(profile, { recursive: true, force: true });
-}
+});
 
-function tell(what) { console.log(JSON.stringify(what)); }
-
-async function open(url) {
+async function open(context, url) {
   const page = await context.newPage();
   page.on('pageerror', (e) => errors.push(`${url}: ${e.message}`));
   page.on('console', (m) => { if (m.type() === 'error') errors.push(`${url}: ${m.text()}`); });

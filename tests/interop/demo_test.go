@@ -1,12 +1,9 @@
 package interop
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -42,17 +39,6 @@ func startAnonymousProsody(t *testing.T, domains ...string) (url string) {
 
 func checkDemoPage(t *testing.T, args ...string) {
 	t.Helper()
-	need(t, "chromium", "chromium")
-	need(t, "certutil", "libnss3-tools")
-	need(t, "node", "nodejs")
-	if _, err := os.Stat("../node_modules/playwright-core"); err != nil {
-		missing(t, "playwright-core is not installed; to run this test: npm ci --prefix tests")
-	}
-	chromium, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Fatal(err)
-	}
-
 	dir := t.TempDir()
 	g := gate.Run(t, dir, append([]string{"demo", "-listen", "127.0.0.1:0", "-dir", "demo"}, args...))
 	_, port, err := net.SplitHostPort(g.Addr("wss"))
@@ -63,41 +49,11 @@ func checkDemoPage(t *testing.T, args ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	home := t.TempDir()
-	trust(t, home, root)
 	var pages []string
 	for _, name := range demoNames {
 		pages = append(pages, "https://"+net.JoinHostPort(name, port)+"/")
 	}
-	task, err := json.Marshal(map[string]any{"chromium": chromium, "home": home, "pages": pages})
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	node := exec.CommandContext(t.Context(), "node", "demo.mjs")
-	var stderr strings.Builder
-	node.Stdin, node.Stderr = strings.NewReader(string(task)+"\n"), &stderr
-	stdout, err := node.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := node.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer node.Wait()
-	lines := bufio.NewScanner(stdout)
-	lines.Buffer(nil, 1<<20)
-	next := func(into any) {
-		t.Helper()
-		if !lines.Scan() {
-			node.Wait()
-			t.Fatalf("node demo.mjs ended early: %s", stderr.String())
-		}
-		if err := json.Unmarshal(lines.Bytes(), into); err != nil {
-			t.Fatalf("node demo.mjs: %v in %q", err, lines.Bytes())
-		}
-	}
-
+	node := runScript(t, "demo.mjs", root, map[string]any{"pages": pages})
 	var online struct {
 		Sessions []struct {
 			JID, Self, Heard, Again string
@@ -105,7 +61,7 @@ func checkDemoPage(t *testing.T, args ...string) {
 		}
 		Errors []string
 	}
-	next(&online)
+	node.next(&online)
 	if len(online.Sessions) != len(pages) || len(online.Errors) > 0 {
 		t.Fatalf("%d sessions, errors %q; want %d and none", len(online.Sessions), online.Errors, len(pages))
 	}
@@ -128,7 +84,7 @@ func checkDemoPage(t *testing.T, args ...string) {
 	// A drain tells the browsers, and the page its reader.
 	g.Signal(syscall.SIGTERM)
 	var closed struct{ States, Errors []string }
-	next(&closed)
+	node.next(&closed)
 	want := "Connection lost. Closed with 1001"
 	if len(closed.States) != len(pages) || slices.ContainsFunc(closed.States, func(s string) bool { return !strings.HasPrefix(s, want) }) {
 		t.Errorf("the pages say %q, want %q", closed.States, want)
@@ -136,7 +92,5 @@ func checkDemoPage(t *testing.T, args ...string) {
 	if status := g.Wait(); status != 0 {
 		t.Errorf("exit status %d after SIGTERM, want 0", status)
 	}
-	if err := node.Wait(); err != nil {
-		t.Errorf("node demo.mjs: %v: %s", err, stderr.String())
-	}
+	node.end()
 }
