@@ -45,6 +45,7 @@ type certificate struct {
 	keyFile string
 	staple  *staple
 
+	round  uint32                 // of the last table it was in; Store.swap guards it
 	pinned *tls.Certificate       // installed as it is; never dropped
 	parsed atomic.Pointer[parsed] // nil until the first handshake, and again once dropped
 }

@@ -71,7 +71,7 @@ func Open(o Options) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	s.table.Store(newTable(nil))
+	s.table.Store(new(table))
 	if err := s.SetDirectory(o.Directory, o.Watch); err != nil {
 		return nil, err
 	}
@@ -259,7 +259,7 @@ func (s *Store) publish(hasty bool) {
 	s.replaceTable(hasty)
 	if changed {
 		t := s.table.Load()
-		s.log.Info("certificates: loaded", "certificates", len(t.all), "names", len(t.exact)+len(t.wild), "problems", len(t.problems))
+		s.log.Info("certificates: loaded", "certificates", len(t.all), "names", t.size(), "problems", len(t.problems))
 	}
 }
 
@@ -269,8 +269,9 @@ func (s *Store) replaceTable(hasty bool) {
 	for _, c := range s.installed {
 		all = append(all, c)
 	}
-	next := newTable(all)
-	next.problems = s.problems(next, s.table.Load().problems, hasty)
+	old := s.table.Load()
+	next := newTable(old, all)
+	next.problems = s.problems(next, old.problems, hasty)
 	s.nextDate = next.nextDate(time.Now())
 	s.table.Store(next)
 }

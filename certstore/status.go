@@ -3,7 +3,6 @@ package certstore
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -52,21 +51,15 @@ type Problem struct {
 func (s *Store) Certificates() []Entry {
 	t, now := s.table.Load(), time.Now()
 	var out []Entry
-	for _, name := range slices.SortedFunc(maps.Keys(t.exact), byLabels) {
-		exact, wild := t.lookup(name)
-		out = append(out, entries(name, exact, wild, now)...)
+	for _, name := range slices.SortedFunc(slices.Values(t.patterns()), byLabels) {
+		same, wild := t.lookupPattern(name)
+		out = append(out, entries(name, same, wild, now)...)
 	}
-	for _, rest := range slices.SortedFunc(maps.Keys(t.wild), byLabels) {
-		out = append(out, entries("*."+rest, t.wild[rest], nil, now)...)
-	}
-	slices.SortStableFunc(out, func(a, b Entry) int {
-		return byLabels(strings.TrimPrefix(a.Name, "*."), strings.TrimPrefix(b.Name, "*."))
-	})
 	return out
 }
 
 // byLabels orders names so that a domain stands together with what is below
-// it.
+// it, and its wildcard behind it.
 func byLabels(a, b string) int {
 	for {
 		i, j := strings.LastIndexByte(a, '.'), strings.LastIndexByte(b, '.')

@@ -1,0 +1,83 @@
+package certstore
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// A table made from an older one is as if it were made of all certificates
+// anew, and the older one stays as it was.
+func TestTableFromAnOlderOne(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	var pool []*certificate
+	for i := range 60 {
+		c := &certificate{file: fmt.Sprint(i)}
+		for range 1 + random.IntN(3) {
+			name := fmt.Sprintf("host%d.example", random.IntN(20))
+			if random.IntN(3) == 0 {
+				name = "*." + name
+			}
+			if !slices.Contains(c.names, name) {
+				c.names = append(c.names, name)
+			}
+		}
+		pool = append(pool, c)
+	}
+	holds := func(tab *table, all []*certificate) {
+		t.Helper()
+		names := map[string]int{}
+		for _, c := range all {
+			for _, name := range c.names {
+				names[name]++
+				if same, _ := tab.lookupPattern(name); !slices.Contains(same, c) {
+					t.Fatalf("%q does not have certificate %s", name, c.file)
+				}
+			}
+		}
+		for name, n := range names {
+			if same, _ := tab.lookupPattern(name); len(same) != n {
+				t.Fatalf("%q has %d certificates, want %d", name, len(same), n)
+			}
+		}
+		if got := tab.patterns(); len(got) != len(names) || tab.size() != len(names) {
+			t.Fatalf("%d patterns, size %d, want %d", len(got), tab.size(), len(names))
+		}
+	}
+	old, oldAll := new(table), []*certificate(nil)
+	for range 300 {
+		var all []*certificate
+		if random.IntN(20) > 0 { // now and then nothing at all
+			change := random.IntN(10) // a little or much
+			for _, c := range pool {
+				if slices.Contains(oldAll, c) == (random.IntN(10) >= change) {
+					all = append(all, c)
+				}
+			}
+		}
+		next := newTable(old, all)
+		holds(next, all)
+		holds(old, oldAll)
+		old, oldAll = next, all
+	}
+}
+
+// Two tables share the shards in which they do not differ.
+func TestTablesShareShards(t *testing.T) {
+	var all []*certificate
+	for i := range 1000 {
+		all = append(all, &certificate{names: []string{fmt.Sprintf("host%d.example", i)}})
+	}
+	first := newTable(new(table), all)
+	second := newTable(first, append(slices.Clone(all), &certificate{names: []string{"new.example", "*.new.example"}}))
+	differ := 0
+	for i := range shards {
+		if first.shards[i] != second.shards[i] {
+			differ++
+		}
+	}
+	if differ != 1 { // a name and its wildcard are in one
+		t.Errorf("%d shards differ, want 1", differ)
+	}
+}
