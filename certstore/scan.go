@@ -88,7 +88,7 @@ func (t *tree) scan() error {
 }
 
 // list reads what changed in a folder; deep says whether in all folders below
-// it as well, or only in those that are new or that a link leads to.
+// it as well, or only in those that are new.
 func (t *tree) list(path string, deep bool) {
 	t.seen = map[string]bool{}
 	for _, f := range t.folders {
@@ -197,7 +197,7 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 			f.subs, t.full = f.subs[:i:i], true
 			return
 		}
-		if deep || links[sub] || !known.has(sub) {
+		if deep || !known.has(sub) {
 			t.folder(sub, links[sub], depth-1, true)
 		}
 	}

@@ -292,8 +292,7 @@ func TestWatchRealFiles(t *testing.T) {
 		write("v2", two)
 		d.remove(t, "vhost1/..v1")
 		await("..data moved", serves(s, "example1.com", two))
-		write("v3", three)
-		d.remove(t, "vhost1/..v2")
+		write("v3", three) // the old folder stays: only the link tells
 		await("..data moved again", serves(s, "example1.com", three))
 		if len(s.Problems()) > 0 {
 			t.Errorf("problems: %v", s.Problems())
@@ -309,9 +308,12 @@ func TestWatchRealFiles(t *testing.T) {
 		write("v1", one)
 		d.link(t, "..data/vhost1", "vhost1")
 		s, await := watching(t, d)
-		write("v2", two)
-		d.remove(t, "..v1")
+		write("v2", two) // the old folder stays: only the link tells
 		await("..data moved", serves(s, "example1.com", two))
+		d.remove(t, "..v1")
+		write("v3", one)
+		d.remove(t, "..v2")
+		await("..data moved again", serves(s, "example1.com", one))
 	})
 	parallel("certbot", func(t *testing.T, d dir) {
 		renew := func(n string, p *certtest.Pair) {
