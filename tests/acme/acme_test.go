@@ -211,16 +211,14 @@ func TestDeletedFromCache(t *testing.T) {
 	if first.PublicKey.(*ecdsa.PublicKey).Equal(second.PublicKey) {
 		t.Error("the key is the same")
 	}
-	if _, err := os.Stat(filepath.Join(g.cache, name)); err != nil {
-		t.Error(err)
-	}
+	eventually(t, "the new file", func() error { _, err := os.Stat(filepath.Join(g.cache, name)); return err })
 }
 
+// deleteFromCache waits for the file first: a certificate is served before it is
+// saved.
 func deleteFromCache(t *testing.T, g *testGate, name string) {
 	t.Helper()
-	if err := os.Remove(filepath.Join(g.cache, name)); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "the file of "+name, func() error { return os.Remove(filepath.Join(g.cache, name)) })
 }
 
 // Two renewals under live connections: none is lost, new ones get the new

@@ -102,7 +102,7 @@ func startGate(t *testing.T, p *pebble, at gateListeners, c gateConfig) *testGat
 	if c.Cache == "" {
 		c.Cache = filepath.Join(t.TempDir(), "acme")
 	}
-	store, err := certstore.Open(certstore.Options{})
+	store, err := certstore.Open(certstore.Options{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
