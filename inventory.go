@@ -30,7 +30,7 @@ func takeInventory(file string) (*inventory, error) {
 
 func (c *Config) inventory() (*inventory, error) {
 	quiet := slog.New(slog.DiscardHandler) // what would be logged is in the inventory too
-	store, err := certstore.Open(certstore.Options{Directory: c.Certificates.Directory, Log: quiet})
+	store, err := certstore.Open(certstore.Options{Directory: c.certificateDirectory(), Log: quiet})
 	if err != nil {
 		return nil, &ConfigError{c.File, []Mistake{{
 			Key:  "certificates.directory",

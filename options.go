@@ -3,7 +3,9 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -112,4 +114,15 @@ func (u *Upstream) tlsConfig() (*tls.Config, error) {
 		cfg.Certificates = []tls.Certificate{cert}
 	}
 	return cfg, nil
+}
+
+// certificateDirectory is where certificates are read from; "" for nowhere:
+// who has them all from ACME need not make an empty folder.
+func (c *Config) certificateDirectory() string {
+	if len(c.ACME.Names) > 0 {
+		if _, err := os.Stat(c.Certificates.Directory); errors.Is(err, fs.ErrNotExist) {
+			return ""
+		}
+	}
+	return c.Certificates.Directory
 }

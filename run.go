@@ -100,7 +100,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.H
 			g.stop()
 		}
 	}()
-	g.store, err = certstore.Open(certstore.Options{Directory: cfg.Certificates.Directory, Watch: cfg.Certificates.Watch, Log: log})
+	g.store, err = certstore.Open(certstore.Options{Directory: cfg.certificateDirectory(), Watch: cfg.Certificates.Watch, Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +276,7 @@ func (g *gate) apply(cfg *Config) error {
 		change.abandon()
 		return err
 	}
-	if err := g.store.SetDirectory(cfg.Certificates.Directory, cfg.Certificates.Watch); err != nil {
+	if err := g.store.SetDirectory(cfg.certificateDirectory(), cfg.Certificates.Watch); err != nil {
 		return giveUp(err)
 	}
 	if err := g.store.Reload(); err != nil {

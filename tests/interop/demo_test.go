@@ -85,7 +85,7 @@ func checkDemoPage(t *testing.T, args ...string) {
 	g.Signal(syscall.SIGTERM)
 	var closed struct{ States, Errors []string }
 	node.next(&closed)
-	want := "Connection lost. Closed with 1001"
+	want := "Connection lost. Stream error: system-shutdown."
 	if len(closed.States) != len(pages) || slices.ContainsFunc(closed.States, func(s string) bool { return !strings.HasPrefix(s, want) }) {
 		t.Errorf("the pages say %q, want %q", closed.States, want)
 	}
