@@ -12,11 +12,11 @@
 //	table   what handshakes see; immutable, swapped whole, read without a lock
 //	cache   the few certificates that are parsed; its lock is held for moments
 //
-// A reload lists the directory, reads the files that are not as they were
-// (scan.go), takes them apart (file.go), puts leaves and keys together folder
+// A reload lists the directory (scan.go), reads the files that are not as they
+// were (read.go), takes them apart (file.go), puts leaves and keys together folder
 // by folder (pair.go), and swaps the table (table.go). A handshake normalises
-// the server name (name.go), looks it up, chooses among several, and parses
-// the chosen one if need be (cache.go). So a handshake waits neither for a
+// the server name (name.go), looks it up, chooses among several (choose.go), parses
+// the chosen one if need be (cache.go), and so waits neither for a
 // disk nor for a reload.
 //
 // All methods of a Store are safe for concurrent use.
