@@ -64,13 +64,15 @@ func TestUpstreamGone(t *testing.T) {
 	}
 }
 
-// An upstream that ends in the middle of a frame leaves nothing that could be
-// said: the connection ends, honestly as far as TLS goes, and the client has
-// got what there was.
+// An upstream that ends in the middle of a frame that is on its way to the
+// client leaves nothing that could be said: the connection ends.
 func TestUpstreamHalfFrame(t *testing.T) {
 	_, client, upstream := open(t, "")
-	whole := upstream.Bytes(wire.Frame{FIN: true, Op: wire.Text, Payload: []byte("<message>half of it")})
-	upstream.Write(whole[:len(whole)-3])
+	whole := upstream.Bytes(wire.Frame{FIN: true, Op: wire.Text, Payload: payload(20_000)})
+	upstream.Write(whole[:10_000])
+	if _, err := client.R.Peek(1); err != nil { // it is on its way
+		t.Fatal(err)
+	}
 	upstream.Conn.Close()
 	f, err := client.Frame()
 	if err == nil {

@@ -49,9 +49,9 @@ func TestPongBetweenFragments(t *testing.T) {
 func TestPingNotInsideFrame(t *testing.T) {
 	t.Parallel()
 	_, client, upstream := open(t, "[timeouts]\nping = \"1s\"\npong = \"20s\"\n")
-	f := wire.Frame{FIN: true, Op: wire.Text, Payload: payload(300)}
+	f := wire.Frame{FIN: true, Op: wire.Text, Payload: payload(20_000)}
 	whole := upstream.Bytes(f)
-	for _, part := range [][]byte{whole[:1], whole[1:100], whole[100:]} {
+	for _, part := range [][]byte{whole[:1], whole[1:10_000], whole[10_000:]} {
 		if _, err := upstream.Write(part); err != nil {
 			t.Fatal(err)
 		}
