@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -56,7 +55,7 @@ func serve(ctx context.Context, cfg *Config, reload <-chan os.Signal, stderr io.
 func serveWithPages(ctx context.Context, cfg *Config, reload <-chan os.Signal, stderr io.Writer, pages http.Handler) int {
 	level := new(slog.LevelVar)
 	log := newLogger(stderr, cfg.Log, level)
-	tuneCollector()
+	defer keepMemory()()
 	limitMemory(log)
 	g, err := startGate(cfg, log, level, pages)
 	if err != nil {
@@ -413,14 +412,6 @@ func splitError(err error) []error {
 		return joined.Unwrap()
 	}
 	return []error{err}
-}
-
-// tuneCollector suits the heap that a gate has: many small objects that live
-// long. GOGC overrides it.
-func tuneCollector() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
 }
 
 // newLogger writes to w as the configuration says.
