@@ -219,13 +219,30 @@ func (p *prober) step(ctx context.Context, name string, do func(context.Context,
 func (p *prober) connect(ctx context.Context, s *Step) error {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.addr)
 	if err != nil {
-		return err
+		local, ok := loopback(p.addr)
+		if !ok {
+			return err
+		}
+		if conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", local); err != nil {
+			return err
+		}
 	}
 	p.conn = conn
 	p.br = bufio.NewReader(conn)
 	p.report.Address = conn.RemoteAddr().String()
 	s.Facts = append(s.Facts, p.report.Address)
 	return nil
+}
+
+// loopback returns the loopback address of a name below .localhost, which DNS
+// does not know and browsers and curl do not ask it for (RFC 6761, section 6.3).
+func loopback(addr string) (local string, ok bool) {
+	host, port, err := net.SplitHostPort(addr)
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	if err != nil || name != "localhost" && !strings.HasSuffix(name, ".localhost") {
+		return "", false
+	}
+	return net.JoinHostPort("127.0.0.1", port), true
 }
 
 // serverName returns what goes into TLS server name: no IP address does

@@ -405,3 +405,19 @@ func ExampleRun() {
 	fmt.Println(err)
 	// Output: usage: "https://example1.com/": scheme "https" is not wss or ws
 }
+
+// Names below .localhost are this machine, whatever DNS says.
+func TestLoopback(t *testing.T) {
+	for addr, want := range map[string]string{
+		"example1.localhost:5291":  "127.0.0.1:5291",
+		"Example1.LOCALHOST.:5291": "127.0.0.1:5291",
+		"localhost:443":            "127.0.0.1:443",
+		"example1.com:5291":        "",
+		"notlocalhost:5291":        "",
+		"[::1]:5291":               "",
+	} {
+		if got, _ := loopback(addr); got != want {
+			t.Errorf("loopback(%q) = %q; want %q", addr, got, want)
+		}
+	}
+}
