@@ -19,6 +19,10 @@ const (
 	// maxGreeting bounds what is kept of the client's frames for another node.
 	maxGreeting = 2 * xmpp.MaxOpen // bytes
 
+	// answerTimeout is how long an upstream's first words are held back for the
+	// ones that would make a redirect of them. Tigase writes both at once.
+	answerTimeout = time.Second
+
 	// maxHops bounds the redirects that are followed for one stream.
 	maxHops = 3
 )
@@ -33,7 +37,8 @@ const (
 // In awaited nothing came from the client yet, and the tunnel owns no
 // greeting. In tag its first start tag is not whole yet. In dialling nobody is
 // read. In answer the upstream's frames are held until it is clear that it
-// keeps the stream. Over, frames go through.
+// keeps the stream. Over, frames go through; when the upstream opens the stream
+// again, as after SASL, or ends it, there is another answer to be read.
 //
 // A vhost that wants to know `to` is strict: without a good start tag there is
 // no stream, and the upstream sees nothing of it before. Any other vhost reads
@@ -61,7 +66,8 @@ type greeting struct {
 	answered payloads
 	answer   xmpp.AnswerReader
 
-	hops int
+	hops  int
+	again bool // not the first one: the client has an open stream
 }
 
 // streamState is what a tunnel knows of the XMPP stream on it.
@@ -72,9 +78,9 @@ type streamState struct {
 	resumable bool // XEP-0198: the client may come back to it
 }
 
-// noticed takes note of how a message of the upstream begins.
-func (s *streamState) noticed(head []byte) {
-	switch xmpp.FirstWord(head) {
+// noticed takes note of a message of the upstream that begins with a word.
+func (s *streamState) noticed(word xmpp.Word, head []byte) {
+	switch word {
 	case xmpp.OpenWord:
 		s.opened, s.closed = true, false
 		s.framing = xmpp.OlderDraft
@@ -144,6 +150,7 @@ func (t *tunnel) badTag(err error) {
 
 // goodTag decides what becomes of a stream, by its start tag.
 func (t *tunnel) goodTag() {
+	t.greetBy = 0
 	vhost := t.info.vhost
 	tag := &t.greeting.tag
 	if url := t.info.elsewhere; url != "" {
@@ -184,6 +191,22 @@ func (t *tunnel) awaitAnswer() {
 	g.answers, g.answered, g.answer = nil, payloads{}, xmpp.AnswerReader{}
 }
 
+// heardAgain begins another greeting where a later message of the upstream
+// could send the client away. Such a redirect is not followed, for another node
+// would know nothing of the client's login.
+func (t *tunnel) heardAgain(word xmpp.Word) {
+	switch word {
+	case xmpp.OpenWord, xmpp.CloseWord, xmpp.ErrorWord:
+	default:
+		return
+	}
+	if t.stage != stageOver || t.why != reasonNone || t.info == nil || t.info.vhost.Redirects() == "off" || !t.stream.opened {
+		return
+	}
+	t.stage = stageAnswer
+	t.greeting = &greeting{tagged: true, tag: xmpp.Open{Framing: t.stream.framing}, hops: maxHops, again: true}
+}
+
 // releaseAnswers ends the greeting in stageAnswer; in others it does nothing.
 func (t *tunnel) releaseAnswers() {
 	if t.stage == stageAnswer {
@@ -200,6 +223,9 @@ func (t *tunnel) endGreeting() {
 // answered takes frames of the upstream's in stageAnswer.
 func (t *tunnel) answered(b []byte) {
 	g := t.greeting
+	if len(g.answers) == 0 {
+		t.greetBy = t.client.sock.turn.now + answerTimeout
+	}
 	g.answers = append(g.answers, b...)
 	var verdict xmpp.Answer
 	g.answered.feed(b, func(payload []byte) error {
@@ -223,7 +249,7 @@ func (t *tunnel) redirected(answer xmpp.Answer) {
 	g, vhost := t.greeting, t.info.vhost
 	node := vhost.NodeByAddress(answer.SeeOther)
 	follow := vhost.Redirects() == "follow" && node != nil && t.info.request != nil && g.hops < maxHops && len(g.frames) <= maxGreeting
-	t.stream.opened = false // what the node said stays here
+	t.stream.opened = g.again // what the node said stays here
 	if follow {
 		g.hops++
 		t.dropUpstream()
@@ -233,6 +259,7 @@ func (t *tunnel) redirected(answer xmpp.Answer) {
 		return
 	}
 	stream := answer.Stream(g.tag.Framing)
+	stream.Opened = g.again && answer.Open == xmpp.Open{}
 	if node != nil && node.PublicURL() != "" {
 		t.redirectTo(stream, node.PublicURL())
 		return
@@ -277,7 +304,7 @@ func (t *tunnel) endStream(why reason, messages [][]byte) {
 // dial looks for an upstream in a goroutine of the Server's. Nobody is read
 // meanwhile.
 func (t *tunnel) dial(dial func(context.Context) (*upstream.Conn, error)) {
-	t.stage = stageDialling
+	t.stage, t.greetBy = stageDialling, 0
 	t.info.server.redial(t, dial)
 }
 
@@ -285,6 +312,12 @@ func (t *tunnel) dial(dial func(context.Context) (*upstream.Conn, error)) {
 func (t *tunnel) dialled(w *turn, up *upstream.Conn) {
 	t.begin(w)
 	t.info.upstream = up
+	if t.why != reasonNone { // too late
+		t.dropUpstream()
+		t.settle(w)
+		return
+	}
+	t.heard = w.now
 	t.toUpstream(t.greeting.frames)
 	t.awaitAnswer()
 	t.takeHeld(w, &t.upstream)

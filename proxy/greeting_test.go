@@ -413,3 +413,58 @@ func TestDrainTarget(t *testing.T) {
 		t.Errorf("Close %d; want 1001", code)
 	}
 }
+
+// A redirect after login is no secret's end either: the client gets the node's
+// public address, in a stream that is opened once.
+func TestRedirectAfterLogin(t *testing.T) {
+	framings(t, func(t *testing.T, legacy bool) {
+		second := newUpstream(t, xmpptest.Config{})
+		habits := xmpptest.Tigase()
+		habits.Redirect = func(o xmpptest.Open) string {
+			if !o.Authenticated {
+				return ""
+			}
+			if legacy {
+				return hostPort(second)
+			}
+			return "ws://" + hostPort(second) + "/"
+		}
+		first := newUpstream(t, xmpptest.Config{Habits: habits})
+		gr := group("test", first.URL(), second.URL())
+		gr.Nodes[1].PublicURL = "wss://t2.example1.com:5291/"
+		g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
+			Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Node: "n1"}}})
+		c := g.stream(func(target *xmpptest.Target) { target.Legacy = legacy })
+		if err := c.OpenStream(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Authenticate(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Send(openTag(testName, legacy)); err != nil {
+			t.Fatal(err)
+		}
+		words, code := lastWords(t, c)
+		wantWords(t, words, "t2.example1.com:5291")
+		wantWords(t, words, end(legacy))
+		if strings.Contains(words, hostPort(second)) || code != 1000 {
+			t.Errorf("the client got %q, Close %d", words, code)
+		}
+		if n := strings.Count(words, "<open ") + strings.Count(words, "<stream:stream "); n != 1 {
+			t.Errorf("%d openings in %q; want 1", n, words)
+		}
+	})
+}
+
+// An upstream that says nothing but its opening is not held back for ever.
+func TestAnswerIsNotAwaitedForEver(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{Echo: true})
+	g := newGate(t, up.URL())
+	c := g.dial()
+	if err := c.Send(openTag(testName, false)); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := c.Recv(); err != nil || m != openTag(testName, false) {
+		t.Errorf("%q, %v; want the upstream's words", m, err)
+	}
+}

@@ -160,11 +160,13 @@ func (t *tunnel) expire(w *turn) {
 		}
 	case t.drainAt != 0 && w.now >= t.drainAt:
 		t.endFor(reasonDrain, never)
+	case t.greetBy != 0 && w.now >= t.greetBy && t.stage == stageAnswer:
+		t.releaseAnswers()
 	case t.greetBy != 0 && w.now >= t.greetBy:
 		t.refuseStream(reasonNoStream, xmpp.ConnectionTimeout, "")
 	case t.stalled != 0 && w.now >= t.stalled+stallTimeout:
 		t.endFor(reasonUpstreamStuck, w.now+closeTimeout)
-	case t.settings.ping > 0 && t.upstream.sock.out.size == 0:
+	case t.settings.ping > 0 && t.upstream.sock.out.size == 0 && t.stage != stageDialling:
 		t.ping(w)
 	}
 	t.settle(w)
@@ -427,9 +429,13 @@ func (f *fromClient) control(h header, frame []byte) bool {
 type fromUpstream tunnel
 
 func (f *fromUpstream) message(_ header, head []byte) {
-	if t := (*tunnel)(f); !t.upstream.ended {
-		t.stream.noticed(head[:min(len(head), xmpp.HeadSize)])
+	t := (*tunnel)(f)
+	if t.upstream.ended {
+		return
 	}
+	word := xmpp.FirstWord(head)
+	t.heardAgain(word)
+	t.stream.noticed(word, head)
 }
 
 func (f *fromUpstream) forward(b []byte) {
