@@ -77,6 +77,7 @@ func tryListenGates(n int) (all []gateListeners) {
 type testGate struct {
 	t     *testing.T
 	at    gateListeners
+	addr  string // where it speaks TLS
 	cache string
 	acme  *certstore.ACME
 	store *certstore.Store
@@ -106,7 +107,7 @@ func startGate(t *testing.T, p *pebble, at gateListeners, c gateConfig) *testGat
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &testGate{t: t, at: at, cache: c.Cache, store: store}
+	g := &testGate{t: t, at: at, addr: at.tls.Addr().String(), cache: c.Cache, store: store}
 	g.acme, err = certstore.NewACME(certstore.ACMEOptions{
 		Names: c.Names, Email: "operator@example.org", Directory: p.Directory, Roots: p.https.Pool(), Cache: c.Cache,
 		AcceptTerms: true, EABKeyID: c.EABKID, EABKey: c.EABKey, TLSALPN: !c.NoTLS, HTTP01: c.HTTP, Poll: poll,
@@ -171,7 +172,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 
 // dial makes a TLS 1.3 connection as a client that trusts root does.
 func (g *testGate) dial(name string, root *x509.CertPool) (*tls.Conn, error) {
-	return tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", g.at.tls.Addr().String(),
+	return tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", g.addr,
 		&tls.Config{ServerName: name, RootCAs: root, MinVersion: tls.VersionTLS13})
 }
 

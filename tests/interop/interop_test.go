@@ -4,6 +4,7 @@
 package interop
 
 import (
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -30,10 +31,26 @@ func TestBrowserEjabberd(t *testing.T) {
 	checkBrowser(t, upstream, domains)
 }
 
+// The same over BOSH, beside the WebSocket of the same names.
+func TestBrowserBOSH(t *testing.T) {
+	domains := []string{"example1.test", "example2.test"}
+	upstream := startProsody(t, domains...)
+	bosh := strings.Replace(strings.Replace(upstream, "ws://", "http://", 1), "/xmpp-websocket", "/http-bind", 1)
+	checkService(t, fmt.Sprintf("[upstream.server]\nnodes = [%q]\n[[vhost]]\nnames = [%q, %q]\nbosh = %q\n",
+		upstream, domains[0], domains[1], bosh), "https", "/http-bind", domains)
+}
+
 func checkBrowser(t *testing.T, upstream string, domains []string) {
 	t.Helper()
+	checkService(t, "[upstream.server]\nnodes = [\""+upstream+"\"]\n", "wss", "/xmpp-websocket", domains)
+}
+
+// checkService has a client of each domain log in at that path of a gate with
+// that configuration.
+func checkService(t *testing.T, config, scheme, path string, domains []string) {
+	t.Helper()
 	site := gate.NewSite(t, domains...)
-	g := site.Start(t, "[upstream.server]\nnodes = [\""+upstream+"\"]\n")
+	g := site.Start(t, config)
 	_, port, err := net.SplitHostPort(g.Addr("wss"))
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +60,7 @@ func checkBrowser(t *testing.T, upstream string, domains []string) {
 	for _, domain := range domains {
 		clients = append(clients, browserClient{
 			Page:     "https://" + net.JoinHostPort(domain, port) + "/",
-			Service:  "wss://" + net.JoinHostPort(domain, port) + "/xmpp-websocket",
+			Service:  scheme + "://" + net.JoinHostPort(domain, port) + path,
 			JID:      "alice@" + domain,
 			Password: passwordOf(domain),
 		})

@@ -44,7 +44,7 @@ data_path = %q
 pidfile = %q
 certificates = %q
 log = { info = "*console" }
-modules_enabled = { "roster", "saslauth", "disco", "ping", "smacks", "websocket" }
+modules_enabled = { "roster", "saslauth", "disco", "ping", "smacks", "websocket", "bosh" }
 modules_disabled = { "s2s", "tls" }
 authentication = "internal_hashed"
 storage = "internal"
@@ -57,6 +57,7 @@ s2s_ports = {}
 
 -- TLS ends at the gate, which stands on the same machine.
 consider_websocket_secure = true
+consider_bosh_secure = true
 c2s_require_encryption = true
 `, dir, filepath.Join(dir, "prosody.pid"), dir, port)
 	for _, domain := range domains {

@@ -1,0 +1,145 @@
+package acme
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+
+	"wssgate/tests/internal/gate"
+	"wssgate/tests/internal/wire"
+)
+
+// A binaryGate is the built program where the CA looks for a gate.
+type binaryGate struct {
+	*testGate // looks at it; has no store of its own
+	*gate.Gate
+	site     *gate.Site
+	upstream string
+	ca       string // the lines of [acme] that say which
+}
+
+// newBinaryGate prepares a site whose names the CA finds at the addresses; the
+// test opens them in the configuration.
+func newBinaryGate(t *testing.T, p *pebble, at gateListeners, names ...string) *binaryGate {
+	t.Helper()
+	// Only the binary is to listen there.
+	at.tls.Close()
+	at.http.Close()
+	for _, name := range names {
+		p.Resolve(name, at.IP)
+	}
+	site := gate.NewSite(t)
+	site.Write(t, "root.pem", p.https.RootPEM())
+	return &binaryGate{
+		testGate: &testGate{t: t, at: at, addr: at.tls.Addr().String()},
+		site:     site,
+		upstream: wire.Echo(t).URL,
+		ca:       fmt.Sprintf("ca = %q\nca_root = \"root.pem\"\naccept_terms = true\n", p.Directory),
+	}
+}
+
+// config writes the configuration: addresses, and names to obtain.
+func (g *binaryGate) config(wss, http, names string) {
+	g.testGate.t.Helper()
+	g.site.Write(g.testGate.t, "config.toml", fmt.Appendf(nil,
+		"[listen]\nwss = %q\nhttp = [%s]\n\n[upstream.xmpp]\nnodes = [%q]\n\n[acme]\nnames = [%s]\n%s", wss, http, g.upstream, names, g.ca))
+}
+
+func (g *binaryGate) reload() {
+	g.testGate.t.Helper()
+	after := g.Mark()
+	g.Signal(syscall.SIGHUP)
+	after("the reload", func(l gate.Line) bool { return l.Msg() == "reloaded" })
+}
+
+// The program obtains a certificate by each challenge, and a WebSocket opens
+// under it. Where the CA reaches only one of its listeners, that one is enough.
+func TestBinaryObtains(t *testing.T) {
+	const name = "chat.example.org"
+	for _, challenge := range []string{"tls-alpn-01", "http-01"} {
+		t.Run(challenge, func(t *testing.T) {
+			t.Parallel()
+			p, all := newPebble(t, pebbleConfig{})
+			g := newBinaryGate(t, p, all[0], name)
+			switch challenge {
+			case "tls-alpn-01":
+				g.config(g.at.tls.Addr().String(), "", `"`+name+`"`)
+			case "http-01":
+				g.config("127.0.0.1:0", `"`+g.at.http.Addr().String()+`"`, `"`+name+`"`)
+			}
+			g.Gate = gate.Start(t, g.site.Dir)
+			g.addr = g.Addr("wss")
+			root := p.Root()
+			g.obtains(name, root)
+			config := g.site.Client(name)
+			config.RootCAs = root
+			c := wire.Dial(t, g.Addr("wss"), config)
+			c.SendText("hello")
+			c.WantText("hello")
+			if n := p.Orders(); n != 1 && challenge == "tls-alpn-01" {
+				t.Errorf("%d orders; want 1", n)
+			}
+		})
+	}
+}
+
+// A reload turns ACME on, adds a name and takes one away, and turns it off; a
+// tunnel under one of the certificates notices nothing. What is in the cache
+// is not ordered again.
+func TestBinaryReload(t *testing.T) {
+	t.Parallel()
+	p, all := newPebble(t, pebbleConfig{})
+	const a, b = "a.example.org", "b.example.org"
+	g := newBinaryGate(t, p, all[0], a, b)
+	wss := g.addr
+	g.config(wss, "", "")
+	g.Gate = gate.Start(t, g.site.Dir)
+	root := p.Root()
+	refused := func(name string) {
+		t.Helper()
+		if _, err := g.leaf(name, root); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
+			t.Errorf("%s: %v; want unrecognized_name", name, err)
+		}
+	}
+	refused(a)
+
+	g.config(wss, "", `"`+a+`"`)
+	g.reload()
+	first := g.obtains(a, root)
+	config := g.site.Client(a)
+	config.RootCAs = root
+	tunnel := wire.Dial(t, wss, config)
+
+	g.config(wss, "", `"`+a+`", "`+b+`"`)
+	g.reload()
+	g.obtains(b, root)
+	if leaf, err := g.leaf(a, root); err != nil || !leaf.Equal(first) {
+		t.Errorf("%s has another certificate, or none: %v", a, err)
+	}
+
+	g.config(wss, "", `"`+b+`"`)
+	g.reload()
+	refused(a)
+	if _, err := g.leaf(b, root); err != nil {
+		t.Errorf("%s: %v", b, err)
+	}
+
+	// With another listener there is another way to validate: ACME begins anew,
+	// from its cache.
+	g.config(wss, `"`+g.at.http.Addr().String()+`"`, `"`+a+`", "`+b+`"`)
+	g.reload()
+	if leaf, err := g.leaf(a, root); err != nil || !leaf.Equal(first) {
+		t.Errorf("%s is not served from the cache: %v", a, err)
+	}
+
+	g.config(wss, "", "")
+	g.reload()
+	refused(a)
+	refused(b)
+	tunnel.SendText("hello")
+	tunnel.WantText("hello")
+	if n := p.Orders(); n != 2 {
+		t.Errorf("%d orders; want 2", n)
+	}
+}
