@@ -320,7 +320,7 @@ type Drain struct {
 	Redirect []string `toml:"redirect"`
 }
 
-// Log says what is written to standard error. Reload: at once.
+// Log says what is written to standard error. Reload: at once, but for Format.
 type Log struct {
 	// Level is the least level written: "debug", "info", "warn" or "error".
 	// Default: "info".
