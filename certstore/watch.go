@@ -1,7 +1,9 @@
 package certstore
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -137,6 +139,9 @@ func (w *watcher) end() {
 
 // fail says once that polling has to do.
 func (w *watcher) fail(path string, err error) {
+	if errors.Is(err, fs.ErrNotExist) {
+		return // whoever reads the folder says so
+	}
 	if !w.failed {
 		w.failed = true
 		w.log.Warn("certificates: cannot watch all folders; looking at them every "+pollUnwatched.String(),

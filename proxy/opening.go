@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -287,7 +288,13 @@ func (c *clientConn) toDriver(req *request, vhost *upstream.Vhost, up *upstream.
 	count := s.stats.vhost(vhost)
 	count.open.Add(1)
 	s.settled(conn)
-	if err := d.take(t); err != nil {
+	err := d.take(t)
+	if d != driver(s.pumps) && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) {
+		// The event loop wants a second descriptor for a moment. The client
+		// has its 101 already, so it gets goroutines instead.
+		err = s.pumps.take(t)
+	}
+	if err != nil {
 		count.open.Add(-1)
 		s.log.Warn("tunnel", "client", c.client, "err", err)
 		letGo(up)

@@ -69,7 +69,7 @@ type Options struct {
 // Settings can change while the Server runs. New connections get the new ones,
 // tunnels go on under what they began with.
 type Settings struct {
-	Connections   int   // connections at once; 0: as many as file descriptors allow
+	Connections   int   // connections at once; never more than file descriptors allow, and 0: as many
 	PerClient     int   // connections from one client address; 0: no limit
 	Handshakes    int   // TLS handshakes at once; at least 1
 	Message       int64 // bytes of one message from a client; 0: no limit
@@ -165,9 +165,16 @@ func New(o Options) (*Server, error) {
 // SetSettings replaces the settings for connections that are accepted from now
 // on; limits hold at once.
 func (s *Server) SetSettings(set Settings) {
+	connections := descriptorLimit()
+	if set.Connections > connections {
+		s.log.Warn("limits.connections is more than the file descriptors allow", "connections", set.Connections, "allowed", connections,
+			"hint", "raise the limit of open files: ulimit -n, LimitNOFILE=")
+	} else if set.Connections > 0 {
+		connections = set.Connections
+	}
 	s.settings.Store(&settings{
 		Settings:    set,
-		connections: connectionLimit(set.Connections),
+		connections: connections,
 		tunnel:      tunnelSettings{backlog: set.ClientBacklog, ping: set.Ping, pong: set.Pong},
 	})
 	s.places.limit(set.Handshakes)

@@ -8,9 +8,4 @@ func waitReadable(net.Conn) error { return nil }
 
 func readNow(net.Conn, []byte) (int, error, bool) { return 0, nil, false }
 
-func connectionLimit(configured int) int {
-	if configured > 0 {
-		return configured
-	}
-	return 1 << 30
-}
+func descriptorLimit() int { return 1 << 30 }

@@ -61,14 +61,13 @@ func rawOf(conn net.Conn) syscall.RawConn {
 	return rc
 }
 
-// connectionLimit is how many connections may be open at once: configured, or
-// half of the descriptors that the process may have, for a tunnel needs two,
-// less some for everything else.
-func connectionLimit(configured int) int {
+// descriptorLimit is how many connections the process's file descriptors
+// allow: half of them, for a tunnel needs two, less some for everything else.
+func descriptorLimit() int {
 	const others = 64
 	var rl unix.Rlimit
-	if configured > 0 || unix.Getrlimit(unix.RLIMIT_NOFILE, &rl) != nil {
-		return max(configured, 1)
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &rl) != nil {
+		return 1 << 30
 	}
-	return max(int(min(rl.Cur, 1<<30)-others)/2, 1)
+	return max((int(min(rl.Cur, 1<<30))-others)/2, 1)
 }

@@ -78,6 +78,7 @@ type tunnel struct {
 	done        bool          // nothing is left to do
 	closeBy     time.Duration // closing ends then at the latest
 	heard       time.Duration // when the client last showed life
+	spoke       time.Duration // when the upstream last sent something
 	stalled     time.Duration // since when the upstream takes nothing; 0: it takes
 	pinged      time.Duration // when our Ping went out that nothing came after; 0: none
 	before      int           // bytes on their way to the client before that Ping
@@ -166,6 +167,8 @@ func (t *tunnel) expire(w *turn) {
 		t.refuseStream(reasonNoStream, xmpp.ConnectionTimeout, "")
 	case t.stalled != 0 && w.now >= t.stalled+stallTimeout:
 		t.endFor(reasonUpstreamStuck, w.now+closeTimeout)
+	case !t.upstream.ended && !t.upstream.scan.atBoundary() && w.now >= t.spoke+stallTimeout:
+		t.endFor(reasonUpstreamStuck, w.now+closeTimeout)
 	case t.settings.ping > 0 && t.upstream.sock.out.size == 0 && t.stage != stageDialling:
 		t.ping(w)
 	}
@@ -253,6 +256,7 @@ func (t *tunnel) take(w *turn, l *leg, b []byte) {
 		t.heard, t.pinged = w.now, 0
 		used, err = l.scan.scan(b, (*fromClient)(t))
 	} else {
+		t.spoke = w.now
 		if t.closeWanted {
 			// Only the frame that is under way is of interest any more.
 			b = b[:min(int64(len(b)), l.scan.left)]

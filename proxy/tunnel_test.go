@@ -436,3 +436,17 @@ func TestTunnelUpstreamStuck(t *testing.T) {
 		b.wantReason(reasonUpstreamStuck)
 	})
 }
+
+// An upstream that stops in the middle of a frame keeps its client no longer
+// than one that does not read, though no Ping fits in.
+func TestTunnelUpstreamStopsMidFrame(t *testing.T) {
+	inBubble(t, tunnelSettings{ping: 30 * time.Second, pong: 20 * time.Second}, func(b *bench) {
+		frame := appendFrame(nil, opText, make([]byte, 1000), nil)
+		b.upstream.Write(frame[:500])
+		got, err := io.ReadAll(b.client)
+		if err != nil || !bytes.Equal(got, frame[:500]) {
+			t.Errorf("client read %x, %v; want %x", got, err, frame[:500])
+		}
+		b.wantReason(reasonUpstreamStuck)
+	})
+}

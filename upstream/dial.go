@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -211,13 +212,23 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 // against the client: one that went away, or asked for what the server does
 // not serve, must not take a node out for the others.
 func (e candidate) blames(err error, ctx context.Context, limit time.Duration) bool {
-	if errors.Is(err, errRequest) || errors.Is(ctx.Err(), context.Canceled) {
+	if errors.Is(err, errRequest) || errors.Is(ctx.Err(), context.Canceled) || isOurs(err) {
 		return false
 	}
 	if isTimeout(err) && limit < min(time.Second, e.node.group.dialTimeout/4) {
 		return false // it hardly had a chance
 	}
 	return !isRefusal(err)
+}
+
+// isOurs is true where this process or machine lacks something.
+func isOurs(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }
 
 // isRefusal is true for an answer that says no to this request, not to all.
