@@ -241,6 +241,33 @@ func TestACMELeaseExcludes(t *testing.T) {
 	})
 }
 
+// Of two gates that take over from one dead owner, the last to write has the
+// lease; the first sees it and stands back.
+func TestACMELeaseTakeOverRace(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		g := newACMETestGate(t, newACMETestCA(t), dir, nil)
+		defer g.Close()
+		os.WriteFile(filepath.Join(dir, "lease"), nil, 0o600) // of a dead owner
+		var won [2]bool
+		for i := range won {
+			go func() {
+				var err error
+				l := &acmeLease{cache: g.cache, key: "lease", file: acmeLeaseFile{ID: fmt.Sprint(i)}}
+				if won[i], err = l.takeOver(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}()
+			time.Sleep(acmeLeaseSettle / 2)
+		}
+		time.Sleep(2 * acmeLeaseSettle)
+		synctest.Wait()
+		if won[0] || !won[1] {
+			t.Errorf("won = %v; want the second alone", won)
+		}
+	})
+}
+
 // A certificate that an operator deletes from the cache is obtained anew, with a
 // new key; the old one is served until then.
 func TestACMEDeletedFromCache(t *testing.T) {
