@@ -114,6 +114,8 @@ func TestMistakes(t *testing.T) {
 		{"by_domain without quotes", vhost + "route = \"to\"\nby_domain = { example2.com = \"tigase\" }\n",
 			`vhost "example1.com".by_domain.example2: is a table, want a string`, `a domain with dots stands in quotes: "example2.com" = "other"`},
 		{"bosh", vhost + "bosh = \"127.0.0.1\"\n", `vhost "example1.com".bosh: "127.0.0.1": no "//" behind the scheme`, ""},
+		{"bosh without a path", vhost + "bosh = \"http://127.0.0.1:5280/\"\n", `vhost "example1.com".bosh: "http://127.0.0.1:5280/": no path that clients could ask for`, `write one, such as "/http-bind"; Tigase takes any`},
+		{"public URL of a vhost", vhost + "public_url = \"https://example1.com/\"\n", `vhost "example1.com".public_url: "https://example1.com/": scheme "https" is not wss`, ""},
 		{"link", vhost + "links = [{ href = \"https://example1.com/\" }]\n", `vhost "example1.com".links #1.rel: is missing`, ""},
 		{"link that is no URL", vhost + "links = [{ rel = \"a\" }]\n", `vhost "example1.com".links "a".href: "": want a URL`, ""},
 		{"link that is a string", vhost + "links = \"https://example1.com/\"\n",

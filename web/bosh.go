@@ -113,7 +113,7 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 	case errors.Is(err, context.Canceled):
 		// The client has gone, or a drain has begun. That client sends the
 		// request again, with the same rid, and finds another gate: XEP-0124,
-		// section 14, has the server answer it as if it were the first time.
+		// section 14.3, has the server answer it as if it were the first time.
 		unavailable(w, "This gate is being shut down. Try again in a moment.")
 	case errors.As(err, &timeout) && timeout.Timeout():
 		log.Warn("bosh: no answer", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", err)

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A boshGate is a Site on loopback in front of a server that does BOSH.
@@ -219,5 +220,49 @@ func TestBOSHDrain(t *testing.T) {
 	g.site.ServeHTTP(w, r)
 	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || w.Header().Get("Connection") != "close" {
 		t.Errorf("%d, %v; want 503 with Retry-After", w.Code, w.Header())
+	}
+}
+
+// A request may be held for longer than other answers may take.
+func TestBOSHWaits(t *testing.T) {
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {})
+	w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
+	earliest := time.Now().Add(boshWait)
+	g.site.ServeHTTP(w, httptest.NewRequest("POST", "https://example.com"+boshPath, nil))
+	if w.Code != http.StatusOK || w.deadline.Before(earliest) {
+		t.Errorf("%d, to be written by %v; want 200 and a deadline from %v on", w.Code, w.deadline, earliest)
+	}
+}
+
+// A deadlineRecorder notes what http.ResponseController asks for.
+type deadlineRecorder struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+}
+
+func (r *deadlineRecorder) SetWriteDeadline(t time.Time) error {
+	r.deadline = t
+	return nil
+}
+
+// A request under way ends under the options that it began with; the next one
+// has the new ones.
+func TestBOSHUpdate(t *testing.T) {
+	waits, answer := make(chan struct{}), make(chan struct{})
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
+		close(waits)
+		<-answer
+		io.WriteString(w, "answered")
+	})
+	go func() {
+		<-waits
+		g.site.Update(Options{Vhosts: []Vhost{{Names: []string{"example.com"}}}})
+		close(answer)
+	}()
+	if resp, body := g.do("POST", boshPath, nil); resp.StatusCode != http.StatusOK || body != "answered" {
+		t.Errorf("%s, %q; want 200", resp.Status, body)
+	}
+	if resp, _ := g.do("POST", boshPath, nil); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("after Update: %s; want 404", resp.Status)
 	}
 }

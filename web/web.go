@@ -27,7 +27,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"wssgate/xmpp"
 )
@@ -120,40 +119,6 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Plain answers requests that came without TLS.
-func (s *Site) Plain() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		t := s.now.Load()
-		w.Header().Set("Connection", "close")
-		name, ok := hostName(r.Host)
-		switch {
-		case !ok:
-			http.Error(w, "400 Bad Request\n\nThe request's Host is not a name.", http.StatusBadRequest)
-		case isDiscovery(r.URL.Path):
-			t.discover(w, r, name, t.byName(name))
-		default:
-			t.redirect(w, r, name)
-		}
-	})
-}
-
-// redirect sends a client to the same path under TLS, for names that have it.
-func (t *table) redirect(w http.ResponseWriter, r *http.Request, name string) {
-	if t.byName(name) == nil && !t.options.HasCertificate(name) {
-		notFound(w, "There is nothing under this name.")
-		return
-	}
-	target := r.URL.EscapedPath()
-	if target == "" || target[0] != '/' { // of "OPTIONS *" and CONNECT
-		target = "/"
-	}
-	if r.URL.RawQuery != "" {
-		target += "?" + r.URL.RawQuery
-	}
-	w.Header().Set("Location", "https://"+t.authority(name)+target)
-	w.WriteHeader(http.StatusPermanentRedirect)
-}
-
 func notFound(w http.ResponseWriter, text string) {
 	http.Error(w, "404 Not Found\n\n"+text, http.StatusNotFound)
 }
@@ -168,26 +133,4 @@ func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
 	w.Header().Set("Allow", list)
 	http.Error(w, "405 Method Not Allowed\n\nThis answers to "+list+".", http.StatusMethodNotAllowed)
 	return false
-}
-
-// A server for plain HTTP has these bounds; there is nothing big or slow in it.
-const (
-	plainTimeout     = 10 * time.Second // for a request, and again for its answer
-	plainMaxHeader   = 8 << 10          // bytes; beyond what net/http adds, 4 KiB
-	PlainConnections = 256              // at once; more wait
-)
-
-// NewPlainServer returns a server for plain HTTP around a handler, which is
-// Plain or something in front of it. A connection serves one request, and
-// nobody holds one for longer than 20 s.
-func NewPlainServer(handler http.Handler, log *slog.Logger) *http.Server {
-	server := &http.Server{
-		Handler:        handler,
-		ReadTimeout:    plainTimeout,
-		WriteTimeout:   plainTimeout,
-		MaxHeaderBytes: plainMaxHeader,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
-	server.SetKeepAlivesEnabled(false)
-	return server
 }

@@ -1,0 +1,65 @@
+package web
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// Plain answers requests that came without TLS.
+func (s *Site) Plain() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		t := s.now.Load()
+		w.Header().Set("Connection", "close")
+		name, ok := hostName(r.Host)
+		switch {
+		case !ok:
+			http.Error(w, "400 Bad Request\n\nThe request's Host is not a name.", http.StatusBadRequest)
+		case isDiscovery(r.URL.Path):
+			t.discover(w, r, name, t.byName(name))
+		default:
+			t.redirect(w, r, name)
+		}
+	})
+}
+
+// redirect sends a client to the same path under TLS, for names that have it.
+func (t *table) redirect(w http.ResponseWriter, r *http.Request, name string) {
+	if t.byName(name) == nil && !t.options.HasCertificate(name) {
+		notFound(w, "There is nothing under this name.")
+		return
+	}
+	target := r.URL.EscapedPath()
+	if target == "" || target[0] != '/' { // of "OPTIONS *" and CONNECT
+		target = "/"
+	}
+	if r.URL.RawQuery != "" {
+		target += "?" + r.URL.RawQuery
+	}
+	w.Header().Set("Location", "https://"+t.authority(name)+target)
+	w.WriteHeader(http.StatusPermanentRedirect)
+}
+
+// A server for plain HTTP has these bounds; there is nothing big or slow in it.
+const (
+	plainHeader      = 5 * time.Second  // for a request's header
+	plainTimeout     = 10 * time.Second // for a request, and again for its answer
+	plainMaxHeader   = 8 << 10          // bytes; net/http adds 4 KiB of its own
+	PlainConnections = 256              // of one listener at once; more wait
+)
+
+// NewPlainServer returns a server for plain HTTP around a handler, which is
+// Plain or something in front of it. A connection serves one request, and
+// nobody holds one for longer than 20 s.
+func NewPlainServer(handler http.Handler, log *slog.Logger) *http.Server {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: plainHeader,
+		ReadTimeout:       plainTimeout,
+		WriteTimeout:      plainTimeout,
+		MaxHeaderBytes:    plainMaxHeader,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	server.SetKeepAlivesEnabled(false)
+	return server
+}
