@@ -57,7 +57,7 @@ func (s *Server) tlsConfig() *tls.Config {
 // be shown a challenge's certificate, and no CA another one.
 func (s *Server) challengeConfig() func(*tls.ClientHelloInfo) (*tls.Config, error) {
 	challenge := &tls.Config{
-		GetCertificate:         s.options.ChallengeCertificate,
+		GetCertificate:         s.challengeCertificate,
 		MinVersion:             tls.VersionTLS12,
 		NextProtos:             []string{alpnACME},
 		SessionTicketsDisabled: true,
@@ -75,13 +75,35 @@ func (s *Server) challengeConfig() func(*tls.ClientHelloInfo) (*tls.Config, erro
 func (s *Server) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	cert, err := s.options.GetCertificate(hello)
 	if cert == nil && err == nil {
-		if sock, ok := hello.Conn.(*sock); ok {
-			if patient, ok := sock.conn.(*patientConn); ok {
-				patient.nameless = true
-			}
+		if c := patientOf(hello); c != nil {
+			c.nameless = true
 		}
 	}
 	return cert, err
+}
+
+// challengeCertificate is getCertificate for a CA. The answer may be on a disk,
+// and a slow one must not keep clients out: the handshake has no place meanwhile.
+func (s *Server) challengeCertificate(hello *tls.ClientHelloInfo) (cert *tls.Certificate, err error) {
+	c := patientOf(hello)
+	if c == nil {
+		return s.options.ChallengeCertificate(hello)
+	}
+	if placeErr := c.pausedFor(func() { cert, err = s.options.ChallengeCertificate(hello) }); placeErr != nil {
+		return nil, placeErr
+	}
+	c.nameless = cert == nil && err == nil
+	return cert, err
+}
+
+// patientOf returns the connection that a ClientHello came on.
+func patientOf(hello *tls.ClientHelloInfo) *patientConn {
+	if sock, ok := hello.Conn.(*sock); ok {
+		if patient, ok := sock.conn.(*patientConn); ok {
+			return patient
+		}
+	}
+	return nil
 }
 
 // ticketName is what a session ticket says of the server name it is for.
@@ -182,11 +204,22 @@ func (c *patientConn) Read(b []byte) (int, error) {
 	if n, err, ok := readNow(c.Conn, b); ok {
 		return n, err
 	}
-	place := c.places.pause(func() { c.Conn.SetReadDeadline(time.Unix(1, 0)) })
-	n, err := c.Conn.Read(b)
-	if placeErr := c.places.resume(place, c.deadline); placeErr != nil {
-		c.out = true
+	var n int
+	var err error
+	if placeErr := c.pausedFor(func() { n, err = c.Conn.Read(b) }); placeErr != nil {
 		return 0, placeErr
 	}
 	return n, err
+}
+
+// pausedFor does what takes its time without a place. The error says that the
+// place did not come back.
+func (c *patientConn) pausedFor(wait func()) error {
+	place := c.places.pause(func() { c.Conn.SetReadDeadline(time.Unix(1, 0)) })
+	wait()
+	if err := c.places.resume(place, c.deadline); err != nil {
+		c.out = true
+		return err
+	}
+	return nil
 }

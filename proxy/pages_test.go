@@ -14,7 +14,6 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"wssgate/internal/certtest"
 	"wssgate/internal/xmpptest"
 )
 
@@ -244,63 +243,6 @@ func TestPagesDrain(t *testing.T) {
 	}
 	if got := g.Connections(); got != 0 {
 		t.Errorf("%d connections are left", got)
-	}
-}
-
-// Only a CA is shown a challenge's certificate, and nothing else.
-func TestChallenge(t *testing.T) {
-	challenge := certtest.NewCA("challenge").Issue(testName).TLS()
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
-		o.ChallengeCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			if hello.ServerName != testName {
-				return nil, nil
-			}
-			return challenge, nil
-		}
-	})
-	dial := func(name string, protocols ...string) (*tls.Conn, error) {
-		return tls.Dial("tcp", g.addr, &tls.Config{ServerName: name, InsecureSkipVerify: true, NextProtos: protocols})
-	}
-	conn, err := dial(testName, "acme-tls/1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	cs := conn.ConnectionState()
-	if cs.NegotiatedProtocol != "acme-tls/1" || !bytes.Equal(cs.PeerCertificates[0].Raw, challenge.Certificate[0]) {
-		t.Errorf("protocol %q, certificate for %q; want acme-tls/1 and the challenge's", cs.NegotiatedProtocol, cs.PeerCertificates[0].DNSNames)
-	}
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("behind the handshake: %v; want the end", err)
-	}
-	for name, protocols := range map[string][]string{"both": {"acme-tls/1", "http/1.1"}, "http/1.1": {"http/1.1"}, "none": nil} {
-		conn, err := dial(testName, protocols...)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		if cs := conn.ConnectionState(); bytes.Equal(cs.PeerCertificates[0].Raw, challenge.Certificate[0]) || cs.NegotiatedProtocol == "acme-tls/1" {
-			t.Errorf("a client that offers %s: protocol %q, certificate for %q", name, cs.NegotiatedProtocol, cs.PeerCertificates[0].DNSNames)
-		}
-		conn.Close()
-	}
-	if _, err := dial("other.example", "acme-tls/1"); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
-		t.Errorf("a name without challenge: %v; want unrecognized_name", err)
-	}
-	for _, h := range g.Counts().Handshakes {
-		if h.Result == "challenge" && h.N != 1 {
-			t.Errorf("%d challenges are counted; want 1", h.N)
-		}
-	}
-}
-
-// Where no CA is expected, its protocol is none that we speak.
-func TestNoChallenge(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
-	conn, err := tls.Dial("tcp", g.addr, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool(), NextProtos: []string{"acme-tls/1"}})
-	if err == nil {
-		conn.Close()
-		t.Error("the handshake was done")
 	}
 }
 
