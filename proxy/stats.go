@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -37,9 +38,11 @@ type Counts struct {
 	BytesIn, BytesOut   int64
 	FramesIn, FramesOut int64
 
-	// Lag is how long the event loop was busy with one batch of events: what
-	// came meanwhile waited at most that long. Its sum is the loop's busy time.
-	Lag Durations
+	// Lag is how long an event loop was busy with one batch of events: what
+	// came meanwhile waited at most that long. Its sum is the busy time of all
+	// loops, of which there are at most Loops.
+	Lag   Durations
+	Loops int
 }
 
 // A HandshakeCount is how many TLS handshakes ended in one way.
@@ -81,6 +84,7 @@ func (s *Server) Counts() Counts {
 		Refusals:    map[int]int64{},
 		GaveUp:      s.stats.refusals[0].Load(),
 		Closed:      map[string]int64{},
+		Loops:       runtime.GOMAXPROCS(0),
 		Vhosts:      s.stats.vhostCounts(),
 		Dials:       s.stats.dialCounts(),
 	}

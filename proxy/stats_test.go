@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -167,5 +169,27 @@ func TestHistogram(t *testing.T) {
 	}
 	if want := time.Hour + 10*time.Second + 201*time.Microsecond; got.Sum != want {
 		t.Errorf("sum = %v; want %v", got.Sum, want)
+	}
+}
+
+// docs/operations.md explains every word that metrics and the log have for
+// how a tunnel, a handshake or a connection ended.
+func TestWordsDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var words []string
+	for why := reasonNone + 1; why < reasonCount; why++ {
+		words = append(words, "`"+why.String()+"`")
+	}
+	for _, k := range handshakeKinds {
+		words = append(words, "`"+k.result+"`")
+	}
+	words = append(words, limitNames[:]...)
+	for _, word := range words {
+		if !strings.Contains(string(doc), word) {
+			t.Errorf("docs/operations.md does not explain %s", word)
+		}
 	}
 }

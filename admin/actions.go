@@ -1,0 +1,125 @@
+package admin
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// What Options.Drain may answer, so that its caller learns which it was.
+var (
+	ErrNotSupported = errors.New("not supported")
+	ErrUnknown      = errors.New("not configured")        // that vhost or node
+	ErrConflict     = errors.New("not possible any more") // a drain that can't be stopped, say
+)
+
+// A DrainRequest says what is to be drained: one vhost, one node, or, where
+// all three are empty, the whole gate, which then ends.
+type DrainRequest struct {
+	Vhost          string // its configured name
+	Upstream, Node string // both or neither
+	Stop           bool   // end that drain, and let tunnels in again
+}
+
+// Scope is what the request is about, for people.
+func (r DrainRequest) Scope() string {
+	switch {
+	case r.Vhost != "":
+		return "vhost " + r.Vhost
+	case r.Node != "":
+		return "node " + r.Upstream + "/" + r.Node
+	}
+	return "all"
+}
+
+// parseDrain reads the query of POST /drain: vhost=NAME, or
+// node=UPSTREAM/NAME, or neither; and stop. It refuses what it does not know,
+// for a slip in a name would otherwise drain everybody.
+func parseDrain(query url.Values) (DrainRequest, error) {
+	var r DrainRequest
+	for key, values := range query {
+		if len(values) != 1 {
+			return r, fmt.Errorf("%q is there %d times, want once", key, len(values))
+		}
+		value := values[0]
+		switch key {
+		case "vhost":
+			r.Vhost = value
+		case "node":
+			// An upstream's name has no slash; a node's, which may be the path
+			// of a socket, does.
+			r.Upstream, r.Node, _ = strings.Cut(value, "/")
+			if r.Upstream == "" || r.Node == "" {
+				return r, fmt.Errorf("node %q is not UPSTREAM/NAME", value)
+			}
+		case "stop":
+			if value != "" && value != "1" && value != "true" {
+				return r, fmt.Errorf("stop %q is not 1", value)
+			}
+			r.Stop = true
+		default:
+			return r, fmt.Errorf("unknown parameter %q, want vhost, node or stop", key)
+		}
+	}
+	if query.Has("vhost") && r.Vhost == "" {
+		return r, errors.New("vhost is empty")
+	}
+	if r.Vhost != "" && r.Node != "" {
+		return r, errors.New("a vhost and a node, want one of them")
+	}
+	return r, nil
+}
+
+// An outcome is the answer to a command.
+type outcome struct {
+	OK     bool     `json:"ok"`
+	Result string   `json:"result"`
+	Errors []string `json:"errors,omitempty"`
+}
+
+func (s *Server) serveReload(w http.ResponseWriter, r *http.Request) {
+	if s.options.Reload == nil {
+		writeJSON(w, http.StatusNotImplemented, outcome{Result: "reload is not supported"})
+		return
+	}
+	s.log.Info("reload asked for", "client", r.RemoteAddr)
+	if err := s.options.Reload(r.Context()); err != nil {
+		writeJSON(w, http.StatusUnprocessableEntity, outcome{Result: "nothing was changed", Errors: strings.Split(err.Error(), "\n")})
+		return
+	}
+	writeJSON(w, http.StatusOK, outcome{OK: true, Result: "reloaded"})
+}
+
+func (s *Server) serveDrain(w http.ResponseWriter, r *http.Request) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		writeJSON(w, http.StatusBadRequest, outcome{Result: err.Error()})
+		return
+	}
+	req, err := parseDrain(query)
+	if err != nil {
+		writeJSON(w, http.StatusBadRequest, outcome{Result: err.Error()})
+		return
+	}
+	err = ErrNotSupported
+	if s.options.Drain != nil {
+		s.log.Info("drain asked for", "client", r.RemoteAddr, "scope", req.Scope(), "stop", req.Stop)
+		err = s.options.Drain(req)
+	}
+	switch {
+	case err == nil && req.Stop:
+		writeJSON(w, http.StatusOK, outcome{OK: true, Result: req.Scope() + ": takes clients again"})
+	case err == nil:
+		writeJSON(w, http.StatusAccepted, outcome{OK: true, Result: req.Scope() + ": drain begun"})
+	case errors.Is(err, ErrNotSupported):
+		writeJSON(w, http.StatusNotImplemented, outcome{Result: err.Error()})
+	case errors.Is(err, ErrUnknown):
+		writeJSON(w, http.StatusNotFound, outcome{Result: err.Error()})
+	case errors.Is(err, ErrConflict):
+		writeJSON(w, http.StatusConflict, outcome{Result: err.Error()})
+	default:
+		writeJSON(w, http.StatusInternalServerError, outcome{Result: err.Error()})
+	}
+}

@@ -1,0 +1,168 @@
+// Package admin is the operator's listener: health for probes, metrics for
+// Prometheus, a status page for people, and two commands, reload and drain.
+//
+// It decides nothing about the gate and knows no other package of it. What it
+// shows it asks for through the functions in Options; what it is asked to do
+// it passes on to them. Its own are three things that are kept in memory and
+// bounded: samples of the last hour (history.go), the last warnings
+// (warnings.go), and the judgement of what needs somebody (findings.go).
+//
+//	/healthz              the process lives
+//	/readyz               it can take clients
+//	/                     the page (page.go)
+//	/status               what the page shows, as JSON (status.go)
+//	/metrics              for Prometheus (metrics.go)
+//	/debug/pprof/         profiles, where Access.Debug is set
+//	POST /reload, /drain  (actions.go)
+//
+// Whoever can reach it can stop the gate, so every request is held against
+// access.go first: no foreign web page may make one, and where the listener
+// can be reached from outside, a request must bear the token.
+package admin
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options are what a Server is made from. The functions are called from
+// several goroutines at a time and should return at once. Gate and Counts are
+// required.
+type Options struct {
+	// Gate describes the gate as it is now.
+	Gate func() Gate
+
+	// Counts returns what the gate has done so far. It is called every
+	// SampleEvery, and must be cheap.
+	Counts func() Counts
+
+	// NotReady says why the gate cannot take clients, one reason a line; none
+	// means that it can. Nil: it always can.
+	NotReady func() []string
+
+	// Reload reads the configuration again and returns what was wrong with it,
+	// one mistake a line. Nil: reloading is not supported.
+	Reload func(context.Context) error
+
+	// Drain begins or stops a drain. It returns when that is under way, not
+	// when the drain is over. Nil: draining is not supported.
+	Drain func(DrainRequest) error
+
+	// Warnings are shown on the page; nil: none.
+	Warnings *Warnings
+
+	Access Access
+	Log    *slog.Logger // nil: slog.Default()
+}
+
+// A Server answers the operator, on any number of listeners. Make one with
+// New, end it with Close. All methods may be called at the same time.
+type Server struct {
+	options Options
+	log     *slog.Logger
+	access  atomic.Pointer[Access]
+	handler http.Handler // guarded
+	http    *http.Server
+	history *history
+	stop    context.CancelFunc
+	jobs    sync.WaitGroup
+}
+
+// New makes a Server and starts to sample the counts, which Close ends.
+func New(o Options) *Server {
+	s := &Server{options: o, log: o.Log, history: newHistory()}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	s.SetAccess(o.Access)
+	s.handler = s.guard(s.routes())
+	s.http = &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       30 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.jobs.Go(func() { s.sample(ctx) })
+	return s
+}
+
+// Serve answers on ln until ln is closed or the Server is; it closes ln. Other
+// errors are those of accepting.
+func (s *Server) Serve(ln net.Listener) error {
+	err := s.http.Serve(newBoundedListener(ln))
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// ServeHTTP answers one request, as Serve does for those of its listeners.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// Close ends all connections, listeners and goroutines of the Server.
+func (s *Server) Close() {
+	s.stop()
+	s.http.Close()
+	s.jobs.Wait()
+}
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", servePage)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /readyz", s.serveReady)
+	mux.HandleFunc("GET /status", s.serveStatus)
+	mux.Handle("GET /metrics", s.metrics())
+	mux.HandleFunc("POST /reload", s.serveReload)
+	mux.HandleFunc("POST /drain", s.serveDrain)
+
+	debug := http.NewServeMux()
+	debug.HandleFunc("GET /debug/pprof/", pprof.Index)
+	debug.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	debug.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	debug.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	debug.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("/debug/pprof/", func(w http.ResponseWriter, r *http.Request) {
+		if !s.access.Load().Debug {
+			http.Error(w, "404 Not Found\n\nSet admin_debug = true and reload.", http.StatusNotFound)
+			return
+		}
+		// A profile takes as long as it is asked to.
+		http.NewResponseController(w).SetWriteDeadline(time.Time{})
+		debug.ServeHTTP(w, r)
+	})
+	return mux
+}
+
+// serveReady says why the gate is not ready only to those who may know: a
+// probe bears no token.
+func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
+	var why []string
+	if s.options.NotReady != nil {
+		why = s.options.NotReady()
+	}
+	if len(why) == 0 {
+		w.Write([]byte("ready\n"))
+		return
+	}
+	w.WriteHeader(http.StatusServiceUnavailable)
+	w.Write([]byte("not ready\n"))
+	if !s.access.Load().allows(r) {
+		return
+	}
+	for _, line := range why {
+		w.Write([]byte(line + "\n"))
+	}
+}

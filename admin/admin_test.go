@@ -1,0 +1,175 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// /readyz says whether the gate can take clients, and if not why; /healthz
+// does not care.
+func TestHealthAndReady(t *testing.T) {
+	var why []string
+	s := newServer(t, func(o *Options) { o.NotReady = func() []string { return why } })
+	url, _ := serve(t, s)
+	client := newClient(t)
+	for _, test := range []struct {
+		why    []string
+		status int
+		body   string
+	}{
+		{nil, 200, "ready\n"},
+		{[]string{"a", "b"}, 503, "not ready\na\nb\n"},
+	} {
+		why = test.why
+		if status, body := get(t, client, url+"/readyz"); status != test.status || body != test.body {
+			t.Errorf("not ready for %q: %d %q; want %d %q", test.why, status, body, test.status, test.body)
+		}
+		if status, body := get(t, client, url+"/healthz"); status != 200 || body != "ok\n" {
+			t.Errorf("/healthz = %d %q", status, body)
+		}
+	}
+}
+
+// POST /reload passes on what was wrong, line by line.
+func TestReload(t *testing.T) {
+	var fail error
+	s := newServer(t, func(o *Options) { o.Reload = func(context.Context) error { return fail } })
+	for _, test := range []struct {
+		fail error
+		code int
+		want outcome
+	}{
+		{nil, 200, outcome{OK: true, Result: "reloaded"}},
+		{errors.New("config.toml: a\n  hint: b\nconfig.toml: c"), 422, outcome{Result: "nothing was changed", Errors: []string{"config.toml: a", "  hint: b", "config.toml: c"}}},
+	} {
+		fail = test.fail
+		w := ask(s, loopback, "POST", "http://127.0.0.1/reload")
+		var got outcome
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != test.code || fmt.Sprint(got) != fmt.Sprint(test.want) {
+			t.Errorf("reload with %v: %d %+v, %v; want %d %+v", test.fail, w.Code, got, err, test.code, test.want)
+		}
+	}
+	if w := ask(newServer(t, nil), loopback, "POST", "http://127.0.0.1/reload"); w.Code != 501 {
+		t.Errorf("without Reload: %d; want 501", w.Code)
+	}
+}
+
+// POST /drain says exactly what is to be drained; a slip drains nobody.
+func TestDrain(t *testing.T) {
+	for _, test := range []struct {
+		query string
+		want  DrainRequest
+		code  int
+	}{
+		{"", DrainRequest{}, 202},
+		{"?vhost=example1.com", DrainRequest{Vhost: "example1.com"}, 202},
+		{"?vhost=*.example1.com&stop=1", DrainRequest{Vhost: "*.example1.com", Stop: true}, 200},
+		{"?node=tigase/t1", DrainRequest{Upstream: "tigase", Node: "t1"}, 202},
+		{"?node=tigase//run/xmpp.sock&stop", DrainRequest{Upstream: "tigase", Node: "/run/xmpp.sock", Stop: true}, 200},
+	} {
+		var got []DrainRequest
+		s := newServer(t, func(o *Options) { o.Drain = func(r DrainRequest) error { got = append(got, r); return nil } })
+		w := ask(s, loopback, "POST", "http://127.0.0.1/drain"+test.query)
+		if w.Code != test.code || len(got) != 1 || got[0] != test.want {
+			t.Errorf("POST /drain%s = %d, asked %+v; want %d, %+v", test.query, w.Code, got, test.code, test.want)
+		}
+	}
+	for _, slip := range []string{"?vhots=example1.com", "?vhost=", "?vhost=a&vhost=b", "?node=t1", "?node=/t1", "?node=tigase/", "?vhost=a&node=b/c", "?stop=no", "?all=1", "?a;b", "?%zz"} {
+		s := newServer(t, func(o *Options) {
+			o.Drain = func(r DrainRequest) error { t.Errorf("POST /drain%s drains %+v", slip, r); return nil }
+		})
+		if w := ask(s, loopback, "POST", "http://127.0.0.1/drain"+slip); w.Code != 400 {
+			t.Errorf("POST /drain%s = %d; want 400", slip, w.Code)
+		}
+	}
+	for _, test := range []struct {
+		err  error
+		code int
+	}{
+		{fmt.Errorf("of one vhost: %w", ErrNotSupported), 501},
+		{fmt.Errorf("vhost \"x\": %w", ErrUnknown), 404},
+		{fmt.Errorf("to stop that is %w", ErrConflict), 409},
+		{errors.New("other"), 500},
+	} {
+		s := newServer(t, func(o *Options) { o.Drain = func(DrainRequest) error { return test.err } })
+		if w := ask(s, loopback, "POST", "http://127.0.0.1/drain"); w.Code != test.code || !strings.Contains(w.Body.String(), `"ok": false`) {
+			t.Errorf("drain with %v = %d %s; want %d", test.err, w.Code, w.Body, test.code)
+		}
+	}
+	if w := ask(newServer(t, nil), loopback, "POST", "http://127.0.0.1/drain"); w.Code != 501 {
+		t.Errorf("without Drain: %d; want 501", w.Code)
+	}
+}
+
+// A gate with ten thousand vhosts has a status that a page can show: those
+// that need somebody first; ?all has the rest.
+func TestStatusRows(t *testing.T) {
+	now := time.Now()
+	s := newServer(t, func(o *Options) {
+		o.Gate = func() Gate {
+			var g Gate
+			for i := range 10000 {
+				c := Certificate{Name: fmt.Sprint("n", i), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Duration(20000-i) * time.Hour)}
+				g.Certificates = append(g.Certificates, c)
+				g.Vhosts = append(g.Vhosts, Vhost{Name: c.Name, Certificate: &c})
+			}
+			g.Vhosts[4711].Certificate = nil
+			return g
+		}
+	})
+	var st Status
+	for query, want := range map[string]int{"": maxRows, "?all": 10000} {
+		w := ask(s, loopback, "GET", "http://127.0.0.1/status"+query)
+		if err := json.Unmarshal(w.Body.Bytes(), &st); err != nil {
+			t.Fatal(err)
+		}
+		if len(st.Vhosts) != want || len(st.Certificates) != want || st.VhostsTotal != 10000 || st.CertificatesTotal != 10000 {
+			t.Errorf("/status%s: %d vhosts, %d certificates, of %d and %d", query, len(st.Vhosts), len(st.Certificates), st.VhostsTotal, st.CertificatesTotal)
+		}
+		if st.Vhosts[0].Name != "n4711" || st.Vhosts[1].Name != "n9999" || st.Certificates[0].Name != "n9999" {
+			t.Errorf("/status%s begins with %s, %s, %s", query, st.Vhosts[0].Name, st.Vhosts[1].Name, st.Certificates[0].Name)
+		}
+	}
+	if len(st.Findings) != 1 || st.Ready != true {
+		t.Errorf("findings %+v, ready %v; want one, for a vhost without a certificate", st.Findings, st.Ready)
+	}
+}
+
+// A list that nobody filled is an empty one, not null.
+func TestStatusHasNoNull(t *testing.T) {
+	s := newServer(t, func(o *Options) {
+		o.Gate = func() Gate { return Gate{Upstreams: []Upstream{{Name: "a"}}} }
+		o.Warnings = NewWarnings(nil)
+	})
+	w := ask(s, loopback, "GET", "http://127.0.0.1/status")
+	for _, key := range []string{"not_ready", "findings", "listeners", "vhosts", "certificates", "file_problems", "acme", "nodes", "errors", "warnings"} {
+		if !strings.Contains(w.Body.String(), fmt.Sprintf("%q: []", key)) {
+			t.Errorf("%s is not []:\n%s", key, w.Body)
+		}
+	}
+}
+
+// The page may run its own script and style, and nothing else.
+func TestPagePolicy(t *testing.T) {
+	w := ask(newServer(t, nil), loopback, "GET", "http://127.0.0.1/")
+	policy := w.Header().Get("Content-Security-Policy")
+	for _, banned := range []string{"unsafe-inline", "unsafe-eval", "http:", "https:", "*", "strict-dynamic"} {
+		if strings.Contains(policy, banned) {
+			t.Errorf("policy %q has %s", policy, banned)
+		}
+	}
+	body := w.Body.String()
+	if strings.Count(body, "<script") != 1 || strings.Count(body, "<style") != 1 || strings.Count(policy, "'sha256-") != 2 {
+		t.Errorf("%d scripts and %d styles for the policy %q", strings.Count(body, "<script"), strings.Count(body, "<style"), policy)
+	}
+	for _, banned := range []string{"innerHTML", "eval(", " style=", " onclick=", "src=", "//cdn"} {
+		if strings.Contains(body, banned) {
+			t.Errorf("the page has %q", banned)
+		}
+	}
+}

@@ -1,0 +1,225 @@
+package admin
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Levels of a Finding.
+const (
+	LevelError = "error" // clients are refused now, or will be soon: act
+	LevelWarn  = "warn"  // somebody should know by day
+)
+
+// maxFindings bounds the list; the last one then counts the rest.
+const maxFindings = 40
+
+// A Finding is something that needs somebody: what is wrong, and what to do.
+type Finding struct {
+	Level string `json:"level"`
+	What  string `json:"what"`
+	Do    string `json:"do"`
+}
+
+// Certificates are renewed with a third of their time left. So one with less
+// than these, or than the same share of a short life, was not.
+const (
+	certificateWarn  = 14 * 24 * time.Hour
+	certificateError = 3 * 24 * time.Hour
+)
+
+// judge says what is wrong, worst first. It looks at the state of now and at
+// the last five minutes, never at what is long over.
+func judge(st *Status, h *history) []Finding {
+	j := judgement{now: st.Now}
+	j.reload(st.Reload)
+	j.vhosts(st.Vhosts)
+	j.certificates(st.Certificates)
+	for _, p := range st.Files {
+		if p.Kept {
+			j.warn("mend the file; it is read again by itself or by a reload",
+				"%s; what it held before is still served", p.Err)
+		} else {
+			j.warn("mend the file or remove it; it is read again by itself or by a reload", "%s", p.Err)
+		}
+	}
+	j.acme(st.ACME)
+	for _, u := range st.Upstreams {
+		j.upstream(u)
+	}
+	for _, d := range st.Drains {
+		j.warn("stop it under Drain when the work is done", "%s is drained since %s: its clients are turned away", d.Scope, d.Since.UTC().Format(time.DateTime))
+	}
+	j.capacity(st, h)
+
+	slices.SortStableFunc(j.found, func(a, b Finding) int { return cmp.Compare(a.Level, b.Level) }) // "error" < "warn"
+	if more := len(j.found) - maxFindings; more > 0 {
+		j.found = append(j.found[:maxFindings], Finding{j.found[maxFindings].Level, fmt.Sprintf("and %d more", more), "mend these first"})
+	}
+	if j.found == nil {
+		j.found = []Finding{}
+	}
+	return j.found
+}
+
+type judgement struct {
+	now   time.Time
+	found []Finding
+}
+
+func (j *judgement) error(do, format string, args ...any) {
+	j.found = append(j.found, Finding{LevelError, fmt.Sprintf(format, args...), do})
+}
+
+func (j *judgement) warn(do, format string, args ...any) {
+	j.found = append(j.found, Finding{LevelWarn, fmt.Sprintf(format, args...), do})
+}
+
+func (j *judgement) reload(r Reload) {
+	if !r.At.IsZero() && !r.OK {
+		n := 0
+		for _, line := range r.Errors {
+			if !strings.HasPrefix(line, " ") { // else it is a hint
+				n++
+			}
+		}
+		j.error("mend what is listed under Reload, then reload again",
+			"the last reload changed nothing: the file has %s", count(n, "mistake"))
+	}
+}
+
+func (j *judgement) vhosts(vhosts []Vhost) {
+	for _, v := range vhosts {
+		if v.lacksCertificate() {
+			j.error("put its certificate and key into the certificate directory", "vhost %q has no certificate: its clients are refused", v.Name)
+		}
+	}
+}
+
+func (j *judgement) certificates(certificates []Certificate) {
+	for _, c := range certificates {
+		life, left := c.NotAfter.Sub(c.NotBefore), c.NotAfter.Sub(j.now)
+		do := "replace it; a reload is not needed where certificates are watched"
+		if c.Source == "acme" {
+			do = "look at what the CA says, under ACME"
+		}
+		switch {
+		case left <= 0:
+			j.error(do, "the certificate of %q expired %s ago", c.Name, days(-left))
+		case j.now.Before(c.NotBefore):
+			j.error(do, "the certificate of %q is not valid before %s", c.Name, c.NotBefore.UTC().Format(time.DateTime))
+		case left < min(certificateError, life/12):
+			j.error(do, "the certificate of %q expires in %s", c.Name, days(left))
+		case left < min(certificateWarn, life/6):
+			j.warn(do, "the certificate of %q expires in %s", c.Name, days(left))
+		}
+	}
+}
+
+func (j *judgement) acme(names []ACMEName) {
+	const do = "see docs/acme.md for what the CA's words mean; it is tried again by itself"
+	for _, n := range names {
+		switch {
+		case n.State == "expired":
+			j.error(do, "ACME could not renew the certificate of %q: %s", n.Name, n.Err)
+		case n.Failures > 0 && n.NotAfter.IsZero():
+			j.error(do, "ACME has no certificate for %q after %s: %s", n.Name, count(n.Failures, "attempt"), n.Err)
+		case n.Failures > 0:
+			j.warn(do, "ACME could not renew the certificate of %q yet: %s", n.Name, n.Err)
+		}
+	}
+}
+
+func (j *judgement) upstream(u Upstream) {
+	var bad []Node
+	good := 0
+	for _, n := range u.Nodes {
+		if n.Works() {
+			good++
+		} else if n.State != "draining" {
+			bad = append(bad, n)
+		}
+	}
+	if good == 0 && len(u.Nodes) > 0 {
+		why := "all nodes are draining"
+		if len(bad) > 0 {
+			why = bad[0].trouble()
+		}
+		j.error("is the XMPP server running, and does it listen where the configuration says?",
+			"upstream %q has no node that works: %s", u.Name, why)
+		return
+	}
+	for _, n := range bad {
+		j.warn("its clients go to the other nodes; look at the XMPP server there",
+			"node %q of upstream %q: %s", n.Name, u.Name, n.trouble())
+	}
+}
+
+func (n Node) trouble() string {
+	if n.LastError != "" {
+		return n.LastError
+	}
+	return n.State
+}
+
+// Shares of a limit, from which on somebody should know.
+const (
+	nearlyFull = 0.9
+	nearlyBusy = 0.8
+	recently   = 5 * time.Minute
+)
+
+func (j *judgement) capacity(st *Status, h *history) {
+	c := st.Counts
+	if limit := c.ConnectionLimit; limit > 0 && float64(c.Connections) >= nearlyFull*float64(limit) {
+		say := j.warn
+		if c.Connections >= limit {
+			say = j.error
+		}
+		say("raise limits.connections, and the limit of open files (ulimit -n, LimitNOFILE)",
+			"%d of at most %d connections are open", c.Connections, limit)
+	}
+	if m := st.Memory; m.Limit > 0 && float64(m.Bytes) >= nearlyFull*float64(m.Limit) {
+		j.warn("give the container more memory, or lower limits.connections",
+			"%d MiB of memory are in use, of %d MiB that Go may use", m.Bytes>>20, m.Limit>>20)
+	}
+	then, now, ok := h.since(recently)
+	if !ok {
+		return
+	}
+	took := now.at.Sub(then.at)
+	if busy := share(now.busy-then.busy, took); busy >= nearlyBusy {
+		j.warn("messages wait; move clients to another gate",
+			"the event loops are busy %.0f %% of the time", busy*100)
+	}
+	if n := now.noPlace - then.noPlace; n > 0 {
+		j.warn("many clients come back at once: it passes; otherwise raise limits.handshakes or give it more processors",
+			"%s waited too long for their turn in the last %s", count(int(n), "TLS handshake"), minutes(took))
+	}
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+func minutes(d time.Duration) string {
+	return count(max(int(d.Round(time.Minute)/time.Minute), 1), "minute")
+}
+
+// days says a duration as a person would.
+func days(d time.Duration) string {
+	switch {
+	case d >= 48*time.Hour:
+		return count(int(d/(24*time.Hour)), "day")
+	case d >= 2*time.Hour:
+		return count(int(d/time.Hour), "hour")
+	default:
+		return count(max(int(d/time.Minute), 0), "minute")
+	}
+}

@@ -1,0 +1,96 @@
+package admin
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Each trouble is one finding of the right level, in words that name it; what
+// is in order is none.
+func TestFindings(t *testing.T) {
+	const day = 24 * time.Hour
+	now := time.Date(2027, 3, 14, 3, 0, 0, 0, time.UTC)
+	cert := func(life, left time.Duration) []Certificate {
+		return []Certificate{{Name: "a.example", NotBefore: now.Add(left - life), NotAfter: now.Add(left)}}
+	}
+	nodes := func(states ...string) []Upstream {
+		u := Upstream{Name: "tigase"}
+		for i, state := range states {
+			u.Nodes = append(u.Nodes, Node{Name: fmt.Sprint("t", i+1), State: state, LastError: "connection refused"})
+		}
+		return []Upstream{u}
+	}
+	for _, test := range []struct {
+		name        string
+		st          Status
+		then        *sample // five minutes ago
+		level, what string  // "" for none
+	}{
+		{"nothing", Status{}, nil, "", ""},
+		{"no reload yet", Status{Gate: Gate{Reload: Reload{}}}, nil, "", ""},
+		{"a good reload", Status{Gate: Gate{Reload: Reload{At: now, OK: true}}}, nil, "", ""},
+		{"a bad reload", Status{Gate: Gate{Reload: Reload{At: now, Errors: []string{"config.toml: x", "  hint: y", "config.toml: z"}}}}, nil, "error", "the file has 2 mistakes"},
+		{"a vhost without a certificate", Status{Gate: Gate{Vhosts: []Vhost{{Name: "b.example"}}}}, nil, "error", `vhost "b.example" has no certificate`},
+		{"no vhosts", Status{Gate: Gate{Vhosts: []Vhost{{Name: "*"}}}}, nil, "", ""},
+		{"a vhost that is gone", Status{Gate: Gate{Vhosts: []Vhost{{Name: "b.example", Gone: true}}}}, nil, "", ""},
+		{"30 days left", Status{Gate: Gate{Certificates: cert(90*day, 30*day)}}, nil, "", ""},
+		{"13 days left", Status{Gate: Gate{Certificates: cert(90*day, 13*day)}}, nil, "warn", "expires in 13 days"},
+		{"2 days left", Status{Gate: Gate{Certificates: cert(90*day, 2*day+time.Minute)}}, nil, "error", "expires in 2 days"},
+		{"2 of 6 days left", Status{Gate: Gate{Certificates: cert(6*day, 2*day)}}, nil, "", ""},
+		{"20 hours of 6 days left", Status{Gate: Gate{Certificates: cert(6*day, 20*time.Hour)}}, nil, "warn", "expires in 20 hours"},
+		{"expired", Status{Gate: Gate{Certificates: cert(90*day, -time.Hour)}}, nil, "error", "expired 60 minutes ago"},
+		{"not yet valid", Status{Gate: Gate{Certificates: cert(day, 2*day)}}, nil, "error", "is not valid before 2027-03-15 03:00:00"},
+		{"a bad file", Status{Gate: Gate{Files: []FileProblem{{Err: "certificate \"x\": no key"}}}}, nil, "warn", "no key"},
+		{"a bad file whose old certificate is kept", Status{Gate: Gate{Files: []FileProblem{{Err: "no key", Kept: true}}}}, nil, "warn", "what it held before is still served"},
+		{"ACME works", Status{Gate: Gate{ACME: []ACMEName{{State: "valid", NotAfter: now.Add(day)}}}}, nil, "", ""},
+		{"ACME never worked", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "waiting", Failures: 1, Err: "no such host"}}}}, nil, "error", "after 1 attempt: no such host"},
+		{"ACME can't renew", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "valid", Failures: 1, NotAfter: now.Add(day)}}}}, nil, "warn", "could not renew"},
+		{"ACME could not renew", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "expired", NotAfter: now}}}}, nil, "error", "could not renew"},
+		{"nodes work", Status{Gate: Gate{Upstreams: nodes("up", "warming", "draining")}}, nil, "", ""},
+		{"one node is out", Status{Gate: Gate{Upstreams: nodes("up", "out")}}, nil, "warn", `node "t2" of upstream "tigase": connection refused`},
+		{"all nodes are out", Status{Gate: Gate{Upstreams: nodes("no address", "out")}}, nil, "error", "has no node that works: connection refused"},
+		{"all nodes drain", Status{Gate: Gate{Upstreams: nodes("draining")}}, nil, "error", "all nodes are draining"},
+		{"room for more", Status{Counts: Counts{Connections: 89, ConnectionLimit: 100}}, nil, "", ""},
+		{"nearly full", Status{Counts: Counts{Connections: 90, ConnectionLimit: 100}}, nil, "warn", "90 of at most 100 connections"},
+		{"full", Status{Counts: Counts{Connections: 100, ConnectionLimit: 100}}, nil, "error", "100 of at most 100 connections"},
+		{"memory is short", Status{Memory: Memory{Bytes: 95 << 20, Limit: 100 << 20}}, nil, "warn", "95 MiB of memory are in use, of 100 MiB"},
+		{"a busy loop", Status{}, &sample{busy: 255 * time.Second}, "warn", "busy 85 %"},
+		{"a loop with time", Status{}, &sample{busy: 200 * time.Second}, "", ""},
+		{"a vhost's drain", Status{Gate: Gate{Drains: []Drain{{Scope: "vhost a.example", Since: now}}}}, nil, "warn", "vhost a.example is drained since 2027-03-14 03:00:00"},
+		{"a storm", Status{}, &sample{noPlace: 1}, "warn", "1 TLS handshake waited too long for their turn in the last 5 minutes"},
+	} {
+		h := newHistory()
+		if test.then != nil {
+			test.then.at = now
+			h.add(sample{at: now.Add(-5 * time.Minute)})
+			h.add(*test.then)
+		}
+		test.st.Now = now
+		got := judge(&test.st, h)
+		if test.level == "" {
+			if len(got) != 0 {
+				t.Errorf("%s: %+v; want nothing", test.name, got)
+			}
+			continue
+		}
+		if len(got) != 1 || got[0].Level != test.level || !strings.Contains(got[0].What, test.what) || got[0].Do == "" {
+			t.Errorf("%s: %+v; want %s with %q", test.name, got, test.level, test.what)
+		}
+	}
+}
+
+// Errors come before warnings, and a gate with ten thousand troubles has a
+// list that can be read.
+func TestFindingsBounded(t *testing.T) {
+	var st Status
+	for range 10000 {
+		st.Files = append(st.Files, FileProblem{Err: "bad"})
+	}
+	st.Vhosts = []Vhost{{Name: "b.example"}}
+	got := judge(&st, newHistory())
+	if len(got) != maxFindings+1 || got[0].Level != LevelError || got[maxFindings].What != fmt.Sprintf("and %d more", 10001-maxFindings) {
+		t.Errorf("%d findings, first %+v, last %+v", len(got), got[0], got[len(got)-1])
+	}
+}

@@ -1,0 +1,222 @@
+package admin
+
+import "time"
+
+// A Gate is what the gate is now, as its owner describes it: configured
+// things, each with its state. Names in it may become labels of metrics, so
+// they are names of the configuration.
+type Gate struct {
+	Version   string    `json:"version"`
+	Go        string    `json:"go"`
+	Revision  string    `json:"revision"`
+	Host      string    `json:"host"` // the machine's name
+	Started   time.Time `json:"started"`
+	Config    string    `json:"config"` // the configuration file
+	Listeners []string  `json:"listeners"`
+
+	Vhosts       []Vhost       `json:"vhosts"`
+	Certificates []Certificate `json:"certificates"` // those that clients get
+	Files        []FileProblem `json:"file_problems"`
+	ACME         []ACMEName    `json:"acme"`
+	Upstreams    []Upstream    `json:"upstreams"`
+	Reload       Reload        `json:"reload"`
+	Drain        *Drain        `json:"drain"`  // of the whole gate, which ends it; nil: none
+	Drains       []Drain       `json:"drains"` // of vhosts and nodes, that were asked for
+}
+
+// fill makes lists that nobody set empty ones: JSON has null for the others.
+func (g *Gate) fill() {
+	fill(&g.Listeners)
+	fill(&g.Vhosts)
+	fill(&g.Certificates)
+	fill(&g.Files)
+	fill(&g.ACME)
+	fill(&g.Upstreams)
+	fill(&g.Drains)
+	fill(&g.Reload.Errors)
+	for i := range g.Upstreams {
+		fill(&g.Upstreams[i].Nodes)
+	}
+}
+
+func (c *Counts) fill() {
+	fill(&c.Handshakes)
+	fill(&c.Vhosts)
+	fill(&c.Dials)
+}
+
+func fill[T any](list *[]T) {
+	if *list == nil {
+		*list = []T{}
+	}
+}
+
+// A Vhost is one configured name, "*" where every name is served.
+type Vhost struct {
+	Name     string `json:"name"`
+	Upstream string `json:"upstream"`
+	Node     string `json:"node"` // pinned; or ""
+	Tunnels  int64  `json:"tunnels"`
+	Opened   int64  `json:"opened"` // tunnels, since the start
+	Gone     bool   `json:"gone"`   // no longer configured; its tunnels go on
+
+	// Certificate is what clients of this name get; of several the one that
+	// expires first. Nil: none, and clients are refused; for "*" see
+	// Gate.Certificates.
+	Certificate *Certificate `json:"certificate"`
+}
+
+// end is when its clients can't come any more.
+func (v Vhost) end() time.Time {
+	if v.Certificate == nil {
+		return time.Time{}
+	}
+	return v.Certificate.NotAfter
+}
+
+// lacksCertificate is true for a vhost whose clients are refused.
+func (v Vhost) lacksCertificate() bool { return v.Certificate == nil && v.Name != "*" && !v.Gone }
+
+// A Certificate stands for one name.
+type Certificate struct {
+	Name      string    `json:"name"`
+	Source    string    `json:"source"` // "directory" or "acme"
+	File      string    `json:"file"`
+	Issuer    string    `json:"issuer"`
+	KeyType   string    `json:"key_type"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+}
+
+// A FileProblem is a certificate file that can't be used as it is.
+type FileProblem struct {
+	File  string    `json:"file"`
+	Err   string    `json:"error"`
+	Since time.Time `json:"since"`
+	Kept  bool      `json:"kept"` // what the file held before is still served
+}
+
+// An ACMEName is a name whose certificate is obtained from a CA.
+type ACMEName struct {
+	Name     string    `json:"name"`
+	State    string    `json:"state"` // one of ACMEStates
+	NotAfter time.Time `json:"not_after"`
+	NextTry  time.Time `json:"next_try"`
+	Failures int       `json:"failures"` // since the last success
+	Err      string    `json:"error"`    // of the last one, the CA's words
+}
+
+// ACMEStates are the states that a name can be in.
+var ACMEStates = []string{"waiting", "ordering", "elsewhere", "valid", "expired"}
+
+// An Upstream is a group of nodes.
+type Upstream struct {
+	Name    string `json:"name"`
+	Balance string `json:"balance"`
+	Nodes   []Node `json:"nodes"`
+}
+
+// A Node is one XMPP server.
+type Node struct {
+	Name      string        `json:"name"`
+	URL       string        `json:"url"`
+	State     string        `json:"state"` // one of NodeStates
+	Tunnels   int           `json:"tunnels"`
+	Dialing   int           `json:"dialing"`
+	Dials     uint64        `json:"dials"`    // since the start
+	Failures  uint64        `json:"failures"` // of dials and probes
+	LastDial  time.Duration `json:"last_dial_ns"`
+	LastError string        `json:"last_error"` // perhaps long ago
+	LastFail  time.Time     `json:"last_fail"`
+}
+
+// NodeStates are the states that a node can be in, the good ones first.
+var NodeStates = []string{"up", "warming", "draining", "out", "no address"}
+
+// Works reports whether the node takes streams, or would.
+func (n Node) Works() bool { return n.State == "up" || n.State == "warming" }
+
+// Reload is what became of the configuration since the start.
+type Reload struct {
+	At       time.Time `json:"at"` // of the last one; zero: none yet
+	OK       bool      `json:"ok"` // true without one, too
+	Errors   []string  `json:"errors"`
+	LastGood time.Time `json:"last_good"` // the start is one
+	Good     int64     `json:"good"`
+	Bad      int64     `json:"bad"`
+}
+
+// A Drain is one that is under way.
+type Drain struct {
+	Scope    string    `json:"scope"` // as DrainRequest.Scope
+	Query    string    `json:"query"` // what POST /drain was asked with
+	Since    time.Time `json:"since"`
+	Deadline time.Time `json:"deadline"` // what is open then is closed; zero: no deadline
+	Total    int       `json:"total"`    // connections when it began
+	Left     int       `json:"left"`
+}
+
+// Results of handshakes that have a meaning here; others are failures.
+const (
+	HandshakeFull      = "full"
+	HandshakeResumed   = "resumed"
+	HandshakeSilent    = "silent"
+	HandshakeNoPlace   = "no_place"
+	HandshakeChallenge = "challenge"
+)
+
+// Counts are what the gate has done since its start, and what it has open.
+// Keys of maps become labels of metrics: words of the program's own.
+type Counts struct {
+	Connections     int              `json:"connections"`
+	ConnectionLimit int              `json:"connection_limit"`
+	Accepted        int64            `json:"accepted"`
+	Refused         map[string]int64 `json:"refused"` // by limit
+	Handshakes      []HandshakeCount `json:"handshakes"`
+	Refusals        map[int]int64    `json:"refusals"` // by HTTP status
+	GaveUp          int64            `json:"gave_up"`  // before their 101
+	Vhosts          []VhostCount     `json:"vhosts"`
+	Closed          map[string]int64 `json:"closed"` // by reason
+	Dials           []DialCount      `json:"dials"`
+	BytesIn         int64            `json:"bytes_in"` // from clients
+	BytesOut        int64            `json:"bytes_out"`
+	FramesIn        int64            `json:"frames_in"`
+	FramesOut       int64            `json:"frames_out"`
+	Lag             Durations        `json:"lag"`   // the event loops' batches
+	Loops           int              `json:"loops"` // how many there can be; 0 counts as 1
+}
+
+type HandshakeCount struct {
+	Result  string `json:"result"`
+	Version string `json:"version"` // of TLS; "" where it failed
+	N       int64  `json:"n"`
+}
+
+type VhostCount struct {
+	Name   string `json:"name"`
+	Open   int64  `json:"open"`
+	Opened int64  `json:"opened"`
+}
+
+// A DialCount is how long it took to get a 101, by the node that gave it.
+type DialCount struct {
+	Upstream string    `json:"upstream"`
+	Node     string    `json:"node"`
+	Took     Durations `json:"took"`
+}
+
+// Durations is a histogram: Counts[i] are those up to Bounds[i], the last all
+// others.
+type Durations struct {
+	Bounds []time.Duration `json:"bounds_ns"`
+	Counts []uint64        `json:"counts"`
+	Sum    time.Duration   `json:"sum_ns"`
+}
+
+// Tunnels are those that are open now.
+func (c Counts) Tunnels() (n int64) {
+	for _, v := range c.Vhosts {
+		n += v.Open
+	}
+	return n
+}

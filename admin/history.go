@@ -1,0 +1,163 @@
+package admin
+
+import (
+	"context"
+	"math"
+	"sync"
+	"time"
+)
+
+// The last hour, as the page's charts show it.
+const (
+	SampleEvery = 10 * time.Second
+	maxSamples  = 360
+)
+
+// A sample is what the counts were at one time. What counts up is kept as it
+// was, so that rates come out right whatever the time between two samples.
+type sample struct {
+	at                                     time.Time
+	tunnels, connections                   int64
+	full, resumed, failed, noPlace         int64
+	framesIn, framesOut, bytesIn, bytesOut int64
+	busy                                   time.Duration // of one loop of those that there can be
+	memory                                 int64
+	closed                                 map[string]int64
+}
+
+// history is a ring of samples.
+type history struct {
+	mu   sync.Mutex
+	ring []sample // oldest first; one more than is shown, for the first rates
+}
+
+func newHistory() *history { return &history{ring: make([]sample, 0, maxSamples+1)} }
+
+// sample takes one every SampleEvery until ctx ends.
+func (s *Server) sample(ctx context.Context) {
+	ticker := time.NewTicker(SampleEvery)
+	defer ticker.Stop()
+	for {
+		s.history.add(newSample(time.Now(), s.options.Counts(), readMemory()))
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func newSample(at time.Time, c Counts, memory Memory) sample {
+	s := sample{
+		at: at, tunnels: c.Tunnels(), connections: int64(c.Connections),
+		framesIn: c.FramesIn, framesOut: c.FramesOut, bytesIn: c.BytesIn, bytesOut: c.BytesOut,
+		busy: c.Lag.Sum / time.Duration(max(c.Loops, 1)), memory: memory.Bytes, closed: c.Closed,
+	}
+	for _, h := range c.Handshakes {
+		switch h.Result {
+		case HandshakeFull:
+			s.full += h.N
+		case HandshakeResumed:
+			s.resumed += h.N
+		case HandshakeSilent, HandshakeChallenge: // a port scan, a load balancer's probe, a CA: nobody failed
+		case HandshakeNoPlace:
+			s.noPlace += h.N
+			s.failed += h.N
+		default:
+			s.failed += h.N
+		}
+	}
+	return s
+}
+
+func (h *history) add(s sample) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.ring) == cap(h.ring) {
+		copy(h.ring, h.ring[1:])
+		h.ring = h.ring[:len(h.ring)-1]
+	}
+	h.ring = append(h.ring, s)
+}
+
+// History is the last hour as rows of one length: what was at each time, or
+// what happened in a second on average since the time before.
+type History struct {
+	Times       []int64              `json:"times"` // Unix, seconds
+	Tunnels     []int64              `json:"tunnels"`
+	Connections []int64              `json:"connections"`
+	Memory      []int64              `json:"memory"`     // bytes
+	Full        []float64            `json:"full"`       // handshakes a second
+	Resumed     []float64            `json:"resumed"`    //
+	Failed      []float64            `json:"failed"`     //
+	FramesIn    []float64            `json:"frames_in"`  // a second
+	FramesOut   []float64            `json:"frames_out"` //
+	BytesIn     []float64            `json:"bytes_in"`   //
+	BytesOut    []float64            `json:"bytes_out"`  //
+	Busy        []float64            `json:"busy"`       // share of the time, 0 to 1
+	Closed      map[string][]float64 `json:"closed"`     // tunnels a second, by reason; without those that had none
+}
+
+func (h *history) rows() *History {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := max(len(h.ring)-1, 0)
+	out := &History{Times: make([]int64, 0, n), Closed: map[string][]float64{}}
+	for i := 1; i < len(h.ring); i++ {
+		a, b := &h.ring[i-1], &h.ring[i]
+		took := b.at.Sub(a.at)
+		out.Times = append(out.Times, b.at.Unix())
+		out.Tunnels = append(out.Tunnels, b.tunnels)
+		out.Connections = append(out.Connections, b.connections)
+		out.Memory = append(out.Memory, b.memory)
+		for _, r := range []struct {
+			row  *[]float64
+			a, b int64
+		}{
+			{&out.Full, a.full, b.full}, {&out.Resumed, a.resumed, b.resumed}, {&out.Failed, a.failed, b.failed},
+			{&out.FramesIn, a.framesIn, b.framesIn}, {&out.FramesOut, a.framesOut, b.framesOut},
+			{&out.BytesIn, a.bytesIn, b.bytesIn}, {&out.BytesOut, a.bytesOut, b.bytesOut},
+		} {
+			*r.row = append(*r.row, perSecond(r.b-r.a, took))
+		}
+		out.Busy = append(out.Busy, share(b.busy-a.busy, took))
+		for reason, count := range b.closed {
+			if count == a.closed[reason] {
+				continue
+			}
+			if out.Closed[reason] == nil {
+				out.Closed[reason] = make([]float64, n)
+			}
+			out.Closed[reason][i-1] = perSecond(count-a.closed[reason], took)
+		}
+	}
+	return out
+}
+
+// since returns the newest sample and the one that was taken about d before
+// it; ok is false where there are no two.
+func (h *history) since(d time.Duration) (then, now sample, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.ring) < 2 {
+		return then, now, false
+	}
+	last := len(h.ring) - 1
+	first := max(last-int(d/SampleEvery), 0)
+	return h.ring[min(first, last-1)], h.ring[last], true
+}
+
+// perSecond is rounded: the page has no use for more, and the JSON is shorter.
+func perSecond(n int64, d time.Duration) float64 {
+	if d <= 0 || n < 0 {
+		return 0
+	}
+	return math.Round(float64(n)/d.Seconds()*1000) / 1000
+}
+
+func share(part, whole time.Duration) float64 {
+	if whole <= 0 || part < 0 {
+		return 0
+	}
+	return math.Round(min(part.Seconds()/whole.Seconds(), 1)*1000) / 1000
+}

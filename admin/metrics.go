@@ -1,0 +1,227 @@
+package admin
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics is the handler of /metrics, on a registry of its own.
+func (s *Server) metrics() http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		&collector{s},
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 4})
+}
+
+// A collector turns one look at the gate into metrics. Nothing is counted for
+// Prometheus alone: what the page shows and what is scraped are the same.
+type collector struct{ server *Server }
+
+// Everything that we export; docs/operations.md lists it, and a test keeps
+// the two alike. Labels have configured names and words of ours, never what a
+// client sent.
+var (
+	mBuild    = desc("build_info", "Always 1; the labels say what is running.", "version", "revision", "goversion")
+	mReady    = desc("ready", "1 if the gate can take clients, as /readyz says.")
+	mFindings = desc("findings", "What needs somebody, as the page lists it.", "level")
+
+	mConnections     = desc("connections", "Client connections that are open, from accept to close.")
+	mConnectionLimit = desc("connections_limit", "How many client connections may be open.")
+	mAccepted        = desc("connections_accepted_total", "Client connections that got a place.")
+	mConnRefused     = desc("connections_refused_total", "Client connections that were closed at once, by the limit that was reached.", "limit")
+	mHandshakes      = desc("handshakes_total", "TLS handshakes that ended: full, resumed, or why they failed.", "result", "version")
+	mRefusals        = desc("upgrades_refused_total", "Opening handshakes that got no 101, by HTTP status.", "status")
+	mGaveUp          = desc("upgrades_abandoned_total", "Clients that went away before their 101.")
+
+	mTunnels = desc("tunnels", "Tunnels that are open.", "vhost")
+	mOpened  = desc("tunnels_opened_total", "Tunnels that were opened.", "vhost")
+	mClosed  = desc("tunnels_closed_total", "Tunnels that ended, by the reason that the log names.", "reason")
+	mFrames  = desc("frames_total", "WebSocket frames, in: from clients, out: to them.", "direction")
+	mBytes   = desc("bytes_total", "Bytes of WebSocket without TLS, in: from clients, out: to them.", "direction")
+
+	mDialTime     = desc("upstream_dial_duration_seconds", "Time until a node gave a 101, others tried before included.", "upstream", "node")
+	mDials        = desc("upstream_dials_total", "Dials of a node, failed ones too.", "upstream", "node")
+	mDialFailures = desc("upstream_failures_total", "Dials and probes of a node that failed.", "upstream", "node")
+	mNodeState    = desc("upstream_node_state", "1 for the state that a node is in.", "upstream", "node", "state")
+	mNodeTunnels  = desc("upstream_tunnels", "Tunnels to a node that are open.", "upstream", "node")
+
+	mCertExpiry    = desc("certificate_expiry_timestamp_seconds", "When the certificate that clients get for a name expires.", "name", "key_type", "source")
+	mCertMissing   = desc("certificate_missing", "Configured names without a certificate.")
+	mCertProblems  = desc("certificate_file_problems", "Certificate files that cannot be used as they are.")
+	mACMEState     = desc("acme_state", "1 for the state that a name is in.", "name", "state")
+	mACMEFailures  = desc("acme_failures", "Orders that failed since the last that did not.", "name")
+	mACMENext      = desc("acme_next_try_timestamp_seconds", "When a name's certificate is ordered next.", "name")
+	mReloadOK      = desc("config_last_reload_successful", "1 if the last reload was taken, or there was none.")
+	mReloadTime    = desc("config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded.")
+	mReloads       = desc("config_reloads_total", "Reloads by result.", "result")
+	mDraining      = desc("draining", "1 while a drain is under way.")
+	mDrainLeft     = desc("drain_connections", "Connections that a drain still waits for.")
+	mLag           = desc("loop_lag_seconds", "How long an event loop was busy with one batch of events; what came meanwhile waited at most that long.")
+	mLoops         = desc("loops_limit", "How many event loops there can be.")
+	mMemory        = desc("memory_bytes", "Memory that the process has from the system.")
+	mMemoryTunnel  = desc("memory_per_tunnel_bytes", "That memory shared out among the tunnels.")
+	mMemoryLimit   = desc("memory_limit_bytes", "What Go's runtime tries to stay below.")
+	allDescriptors []*prometheus.Desc
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	d := prometheus.NewDesc("wssgate_"+name, help, labels, nil)
+	allDescriptors = append(allDescriptors, d)
+	return d
+}
+
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range allDescriptors {
+		ch <- d
+	}
+}
+
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	e := emitter{ch}
+	st := c.server.status(time.Now())
+	n := st.Counts
+
+	e.gauge(mBuild, 1, st.Version, st.Revision, st.Go)
+	e.gauge(mReady, bit(st.Ready))
+	for _, level := range []string{LevelError, LevelWarn} {
+		e.gauge(mFindings, float64(len(slices.DeleteFunc(slices.Clone(st.Findings), func(f Finding) bool { return f.Level != level }))), level)
+	}
+	e.gauge(mConnections, float64(n.Connections))
+	e.gauge(mConnectionLimit, float64(n.ConnectionLimit))
+	e.counter(mAccepted, n.Accepted)
+	for limit, count := range n.Refused {
+		e.counter(mConnRefused, count, limit)
+	}
+	for _, h := range n.Handshakes {
+		e.counter(mHandshakes, h.N, h.Result, h.Version)
+	}
+	for status, count := range n.Refusals {
+		e.counter(mRefusals, count, strconv.Itoa(status))
+	}
+	e.counter(mGaveUp, n.GaveUp)
+
+	for _, v := range n.Vhosts {
+		e.gauge(mTunnels, float64(v.Open), v.Name)
+		e.counter(mOpened, v.Opened, v.Name)
+	}
+	for reason, count := range n.Closed {
+		e.counter(mClosed, count, reason)
+	}
+	e.counter(mFrames, n.FramesIn, "in")
+	e.counter(mFrames, n.FramesOut, "out")
+	e.counter(mBytes, n.BytesIn, "in")
+	e.counter(mBytes, n.BytesOut, "out")
+
+	for _, d := range n.Dials {
+		e.histogram(mDialTime, d.Took, d.Upstream, d.Node)
+	}
+	for _, u := range st.Upstreams {
+		for _, node := range u.Nodes {
+			e.counter(mDials, int64(node.Dials), u.Name, node.Name)
+			e.counter(mDialFailures, int64(node.Failures), u.Name, node.Name)
+			e.gauge(mNodeTunnels, float64(node.Tunnels), u.Name, node.Name)
+			for _, state := range NodeStates {
+				e.gauge(mNodeState, bit(node.State == state), u.Name, node.Name, state)
+			}
+		}
+	}
+	c.certificates(e, &st)
+	e.gauge(mReloadOK, bit(st.Reload.OK))
+	e.gauge(mReloadTime, seconds(st.Reload.LastGood))
+	e.counter(mReloads, st.Reload.Good, "good")
+	e.counter(mReloads, st.Reload.Bad, "bad")
+	left := 0
+	if st.Drain != nil {
+		left = st.Drain.Left
+	}
+	e.gauge(mDraining, bit(st.Drain != nil))
+	e.gauge(mDrainLeft, float64(left))
+	e.histogram(mLag, n.Lag)
+	e.gauge(mLoops, float64(max(n.Loops, 1)))
+	e.gauge(mMemory, float64(st.Memory.Bytes))
+	if st.Memory.PerTunnel > 0 {
+		e.gauge(mMemoryTunnel, float64(st.Memory.PerTunnel))
+	}
+	if st.Memory.Limit > 0 {
+		e.gauge(mMemoryLimit, float64(st.Memory.Limit))
+	}
+}
+
+func (c *collector) certificates(e emitter, st *Status) {
+	// Two files may hold certificates for one name and key type, both served
+	// at times: the metric is for the one that ends first.
+	type key struct{ name, keyType, source string }
+	first := map[key]time.Time{}
+	for _, cert := range st.Certificates {
+		k := key{cert.Name, cert.KeyType, cert.Source}
+		if t, ok := first[k]; !ok || cert.NotAfter.Before(t) {
+			first[k] = cert.NotAfter
+		}
+	}
+	for k, t := range first {
+		e.gauge(mCertExpiry, seconds(t), k.name, k.keyType, k.source)
+	}
+	missing := 0
+	for _, v := range st.Vhosts {
+		if v.lacksCertificate() {
+			missing++
+		}
+	}
+	e.gauge(mCertMissing, float64(missing))
+	e.gauge(mCertProblems, float64(len(st.Files)))
+	for _, a := range st.ACME {
+		for _, state := range ACMEStates {
+			e.gauge(mACMEState, bit(a.State == state), a.Name, state)
+		}
+		e.gauge(mACMEFailures, float64(a.Failures), a.Name)
+		if !a.NextTry.IsZero() {
+			e.gauge(mACMENext, seconds(a.NextTry), a.Name)
+		}
+	}
+}
+
+// An emitter sends metrics to the registry.
+type emitter struct{ ch chan<- prometheus.Metric }
+
+func (e emitter) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	e.ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func (e emitter) counter(d *prometheus.Desc, v int64, labels ...string) {
+	e.ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}
+
+func (e emitter) histogram(d *prometheus.Desc, h Durations, labels ...string) {
+	buckets := make(map[float64]uint64, len(h.Bounds))
+	total := uint64(0)
+	for i, n := range h.Counts {
+		total += n
+		if i < len(h.Bounds) {
+			buckets[h.Bounds[i].Seconds()] = total
+		}
+	}
+	e.ch <- prometheus.MustNewConstHistogram(d, total, h.Sum.Seconds(), buckets, labels...)
+}
+
+func bit(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}

@@ -1,0 +1,77 @@
+package admin
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// maxRows bounds the lists of certificates and vhosts in an answer, unless it
+// is asked for with "all": a page of ten thousand rows helps nobody.
+const maxRows = 200
+
+// Status is the answer to GET /status.
+type Status struct {
+	Now      time.Time `json:"now"`
+	Ready    bool      `json:"ready"`
+	NotReady []string  `json:"not_ready"`
+	Findings []Finding `json:"findings"` // what needs somebody, worst first
+	Gate
+	VhostsTotal       int       `json:"vhosts_total"`
+	CertificatesTotal int       `json:"certificates_total"`
+	Tunnels           int64     `json:"tunnels"`
+	Memory            Memory    `json:"memory"`
+	Counts            Counts    `json:"counts"`
+	Warnings          []Warning `json:"warnings"` // newest first
+	History           *History  `json:"history,omitempty"`
+}
+
+// serveStatus answers with JSON. "?history" adds the last hour, "?all" lists
+// all vhosts and certificates, not just the first that expire.
+func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	st := s.status(time.Now())
+	if query.Has("history") {
+		st.History = s.history.rows()
+	}
+	if !query.Has("all") {
+		st.Certificates = st.Certificates[:min(len(st.Certificates), maxRows)]
+		st.Vhosts = st.Vhosts[:min(len(st.Vhosts), maxRows)]
+	}
+	writeJSON(w, http.StatusOK, st)
+}
+
+func (s *Server) status(now time.Time) Status {
+	counts := s.options.Counts()
+	st := Status{
+		Now: now, NotReady: []string{}, Gate: s.options.Gate(), Counts: counts,
+		Tunnels: counts.Tunnels(), Memory: readMemory().among(counts.Tunnels()), Warnings: []Warning{},
+	}
+	if s.options.NotReady != nil {
+		st.NotReady = append(st.NotReady, s.options.NotReady()...)
+	}
+	st.Ready = len(st.NotReady) == 0
+	st.Gate.fill()
+	st.Counts.fill()
+	if s.options.Warnings != nil {
+		st.Warnings = s.options.Warnings.Last()
+	}
+	st.VhostsTotal, st.CertificatesTotal = len(st.Vhosts), len(st.Certificates)
+	st.Findings = judge(&st, s.history)
+	// What needs somebody first comes first, whatever is cut off. Vhosts stay
+	// in their own order where all of them are shown.
+	slices.SortStableFunc(st.Certificates, func(a, b Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
+	if len(st.Vhosts) > maxRows {
+		slices.SortStableFunc(st.Vhosts, func(a, b Vhost) int { return a.end().Compare(b.end()) })
+	}
+	return st
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.Encode(v)
+}

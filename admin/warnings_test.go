@@ -1,0 +1,70 @@
+package admin
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+)
+
+// Warnings and errors are kept in words, whatever level the log itself has,
+// and everything is passed on that the log wants.
+func TestWarnings(t *testing.T) {
+	var out bytes.Buffer
+	w := NewWarnings(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelError}))
+	log := slog.New(w).With("part", "acme").WithGroup("order")
+	log.Info("nothing")
+	log.Warn("slow", "name", "a b")
+	log.Error("refused", "err", errors.New("no"), slog.Group("at", "step", 2))
+	got := w.Last()
+	if len(got) != 2 || got[0].Text != "refused part=acme order.err=no order.at.step=2" || got[0].Level != "error" ||
+		got[1].Text != "slow part=acme order.name=a b" || got[1].Level != "warn" {
+		t.Errorf("kept %+v", got)
+	}
+	if s := out.String(); strings.Contains(s, "slow") || !strings.Contains(s, "msg=refused part=acme order.err=no order.at.step=2") {
+		t.Errorf("passed on %q; want the error alone", s)
+	}
+}
+
+// What differs only in its client is one warning with a count, at the time and
+// in the words of the last; another reason is another warning.
+func TestWarningsOfOneKind(t *testing.T) {
+	w := NewWarnings(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(w)
+	log.Warn("upstream", "node", "t1")
+	for i := range 1000 {
+		log.Warn("tunnel", "client", fmt.Sprint("192.0.2.7:", i), "bytes_in", i, "reason", "slow_client")
+		if i%2 == 0 {
+			log.Warn("tunnel", "client", fmt.Sprint("192.0.2.8:", i), "bytes_in", i, "reason", "upstream_gone")
+		}
+	}
+	got := w.Last()
+	if len(got) != 3 {
+		t.Fatalf("kept %d; want 3", len(got))
+	}
+	if got[0].Count != 1000 || !strings.Contains(got[0].Text, "client=192.0.2.7:999") || got[0].Last.Before(got[0].First) {
+		t.Errorf("the last = %+v; want slow_client 1000 times, as it was last", got[0])
+	}
+	if got[1].Count != 500 || got[2].Count != 1 {
+		t.Errorf("counts = %d, %d; want 500, 1", got[1].Count, got[2].Count)
+	}
+}
+
+// What is kept is bounded: in number, with the newest left, and in length.
+func TestWarningsBounded(t *testing.T) {
+	w := NewWarnings(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(w)
+	for i := range 10 * maxWarnings {
+		log.Warn("kind", "n", i)
+	}
+	if got := w.Last(); len(got) != maxWarnings || got[0].Text != fmt.Sprint("kind n=", 10*maxWarnings-1) {
+		t.Errorf("kept %d, the newest %q; want %d", len(got), got[0].Text, maxWarnings)
+	}
+	log.Warn("long", "err", strings.Repeat("ü", 1<<20))
+	if got := w.Last()[0]; len(got.Text) > maxWarningText+len("…") || len(got.kind) > maxWarningText+len("…") || !strings.HasSuffix(got.Text, "ü…") {
+		t.Errorf("a long one has %d bytes and ends in %q", len(got.Text), got.Text[len(got.Text)-6:])
+	}
+}
