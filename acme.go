@@ -120,6 +120,14 @@ func (o *obtainer) challengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certif
 	return nil, nil
 }
 
+// status is how each name is doing; none while ACME is off.
+func (o *obtainer) status() []certstore.ACMEStatus {
+	if now := o.on.Load(); now != nil {
+		return now.acme.Status()
+	}
+	return nil
+}
+
 // handler answers http-01 while ACME is on, and hands on all else.
 func (o *obtainer) handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -16,9 +16,6 @@ import (
 // words "Not yet" in config.toml.example are kept alike by a test.
 var notYet = []string{
 	"watch_config",
-	"listen.admin",
-	"listen.admin_debug",
-	"listen.admin_token_file",
 	"log.sample",
 }
 

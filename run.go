@@ -42,6 +42,7 @@ type gate struct {
 	listeners map[string]net.Listener // by their address in the configuration
 	serving   sync.WaitGroup
 	failed    chan error // a listener broke
+	desk      *desk
 }
 
 // serve runs the gate that cfg describes until ctx ends, then drains it, and
@@ -54,10 +55,11 @@ func serve(ctx context.Context, cfg *Config, reload <-chan os.Signal, stderr io.
 // WebSocket upgrades.
 func serveWithPages(ctx context.Context, cfg *Config, reload <-chan os.Signal, stderr io.Writer, pages http.Handler) int {
 	level := new(slog.LevelVar)
-	log := newLogger(stderr, cfg.Log, level)
+	log, warnings := withWarnings(newLogger(stderr, cfg.Log, level))
 	defer keepMemory()()
 	limitMemory(log)
-	g, err := startGate(cfg, log, level, pages)
+	desk := newDesk(warnings)
+	g, err := startGate(cfg, log, level, pages, desk)
 	if err != nil {
 		printError(stderr, err)
 		return exitFailed
@@ -67,6 +69,10 @@ func serveWithPages(ctx context.Context, cfg *Config, reload <-chan os.Signal, s
 		select {
 		case <-reload:
 			g.reload()
+		case do := <-desk.asked:
+			do()
+		case <-desk.drainAll:
+			running = false
 		case err := <-g.failed:
 			log.Error("listener", "err", err)
 			status, running = exitFailed, false
@@ -92,8 +98,8 @@ func printError(w io.Writer, err error) {
 }
 
 // startGate starts everything, or nothing.
-func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.Handler) (_ *gate, err error) {
-	g := &gate{cfg: cfg, log: log, level: level, page: pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1)}
+func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.Handler, desk *desk) (_ *gate, err error) {
+	g := &gate{cfg: cfg, log: log, level: level, page: pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1), desk: desk}
 	defer func() {
 		if err != nil {
 			g.stop()
@@ -143,6 +149,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.H
 		return nil, err
 	}
 	g.plain = newPlainHTTP(g.acme.handler(g.site.Plain()), log, g.failed)
+	desk.install(g, cfg, o.operator)
 	g.accept(o.wss)
 	g.plain.accept(o.http, cfg.Listen.HTTP)
 	g.acme.commit(change, cfg)
@@ -152,7 +159,8 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.H
 // opened are listeners that nobody accepts from yet.
 type opened struct {
 	wss, http map[string]net.Listener // by their address in the configuration
-	web       web.Options             // what answers name the port of a listener
+	operator  *adminListener
+	web       web.Options // what answers name the port of a listener
 }
 
 func (o *opened) close() {
@@ -160,6 +168,9 @@ func (o *opened) close() {
 		for _, ln := range m {
 			ln.Close()
 		}
+	}
+	if o.operator != nil {
+		o.operator.close()
 	}
 }
 
@@ -179,6 +190,9 @@ func (g *gate) openListeners(cfg *Config) (_ *opened, err error) {
 		have = g.plain.listeners
 	}
 	if o.http, err = open("listen.http", cfg.Listen.HTTP, have); err != nil {
+		return nil, err
+	}
+	if o.operator, err = g.desk.open(cfg); err != nil {
 		return nil, err
 	}
 	o.web, err = g.webOptions(cfg, publicPort(cfg.Listen.WSS, g.listeners, o.wss))
@@ -218,6 +232,7 @@ func (g *gate) accept(opened map[string]net.Listener) {
 			}
 		})
 	}
+	g.desk.listens(g.listeners)
 }
 
 // listen opens one address of the configuration.
@@ -239,11 +254,12 @@ func listen(addr string) (net.Listener, error) {
 }
 
 // reload reads the file again and takes it whole or not at all. Tunnels go on.
-func (g *gate) reload() {
+func (g *gate) reload() error {
 	cfg, err := loadConfig(g.cfg.File)
 	if err == nil {
 		err = g.apply(cfg)
 	}
+	g.desk.reloaded(err)
 	if err != nil {
 		for _, mistake := range splitError(err) {
 			g.log.Error("reload", "err", mistake)
@@ -253,9 +269,10 @@ func (g *gate) reload() {
 		if err := g.store.Reload(); err != nil {
 			g.log.Error("reload", "err", err)
 		}
-		return
+		return err
 	}
 	g.log.Info("reloaded", "names", len(names(g.store)), "problems", len(g.store.Problems()))
+	return nil
 }
 
 // apply swaps everything that a configuration describes. What can fail comes
@@ -284,7 +301,7 @@ func (g *gate) apply(cfg *Config) error {
 	if change, err = g.acme.prepare(cfg); err != nil {
 		return giveUp(err)
 	}
-	if err := g.routes.Update(options); err != nil {
+	if err := g.routes.Update(g.desk.takeOut(options)); err != nil {
 		return giveUp(err)
 	}
 	g.site.Update(opened.web)
@@ -298,6 +315,7 @@ func (g *gate) apply(cfg *Config) error {
 			g.log.Info("not listening any more", "listener", "wss", "addr", ln.Addr().String())
 		}
 	}
+	g.desk.install(g, cfg, opened.operator)
 	g.accept(opened.wss)
 	g.plain.accept(opened.http, cfg.Listen.HTTP)
 	g.acme.commit(change, cfg)
@@ -335,6 +353,7 @@ func (c *Config) drains(target proxy.Target) bool {
 
 // drain lets clients go, and then ends everything.
 func (g *gate) drain() error {
+	g.desk.leaves(g.server.Connections(), g.cfg.Drain.Timeout)
 	g.log.Info("drain", "connections", g.server.Connections(), "timeout", g.cfg.Drain.Timeout)
 	return g.stop()
 }
@@ -382,6 +401,7 @@ func (g *gate) stop() error {
 	if g.server != nil {
 		// A context of its own: the one that SIGTERM ended is of no use.
 		err = g.server.Shutdown(context.Background(), g.pacing())
+		g.desk.close() // last of the listeners: it shows how the drain goes
 		g.serving.Wait()
 	}
 	if g.site != nil {

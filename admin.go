@@ -1,0 +1,499 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"wssgate/admin"
+	"wssgate/certstore"
+	"wssgate/proxy"
+	"wssgate/upstream"
+)
+
+// A desk is where the operator sits: the admin listener, what it is told of
+// the gate, and what it asks the gate for. The gate's own goroutine (serve's
+// loop) does what is asked for, so that it never does two such things at once.
+type desk struct {
+	warnings *admin.Warnings
+	asked    chan func() // for the loop; see do
+	drainAll chan struct{}
+
+	gate   *gate
+	cfg    atomic.Pointer[Config] // in force
+	server *admin.Server
+	ln     net.Listener // nil: off; the loop's
+	addr   string       // of ln, as configured
+
+	mu      sync.Mutex
+	serving []string // addresses of the listeners
+	reload  admin.Reload
+	drain   *admin.Drain
+	drains  []partialDrain
+	over    chan struct{} // closed when the loop takes no more requests
+}
+
+func newDesk(warnings *admin.Warnings) *desk {
+	return &desk{
+		warnings: warnings,
+		asked:    make(chan func()),
+		drainAll: make(chan struct{}, 1),
+		over:     make(chan struct{}),
+		reload:   admin.Reload{OK: true, LastGood: time.Now()},
+	}
+}
+
+// An adminListener is opened before anything is changed, and installed when
+// nothing can fail any more.
+type adminListener struct {
+	addr   string
+	ln     net.Listener // nil: the one that is there stays, or there is none
+	access admin.Access
+}
+
+// open opens what cfg asks for, unless it is open.
+func (d *desk) open(cfg *Config) (*adminListener, error) {
+	l := &adminListener{addr: cfg.Listen.Admin, access: admin.Access{Debug: cfg.Listen.AdminDebug}}
+	if file := cfg.Listen.AdminTokenFile; file != "" {
+		token, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("listen.admin_token_file: %w", err)
+		}
+		l.access.Token = strings.TrimSpace(string(token))
+	}
+	if l.addr == "" || l.addr == d.addr {
+		return l, nil
+	}
+	ln, err := listen(l.addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen.admin: %w", err)
+	}
+	if path, isUnix := strings.CutPrefix(l.addr, "unix:"); isUnix {
+		if err := os.Chmod(path, 0o660); err != nil { // for the operator and the operator's group
+			ln.Close()
+			return nil, fmt.Errorf("listen.admin: %w", err)
+		}
+	}
+	l.ln = ln
+	return l, nil
+}
+
+func (l *adminListener) close() {
+	if l.ln != nil {
+		l.ln.Close()
+	}
+}
+
+// install puts cfg and its listener into force. Nothing can fail any more.
+func (d *desk) install(g *gate, cfg *Config, l *adminListener) {
+	d.cfg.Store(cfg)
+	d.forget(g, cfg)
+	if d.server == nil {
+		d.gate = g
+		d.server = admin.New(admin.Options{
+			Gate:     d.describe,
+			Counts:   func() admin.Counts { return adminCounts(g.server.Counts()) },
+			NotReady: d.notReady,
+			Reload:   d.askReload,
+			Drain:    d.askDrain,
+			Warnings: d.warnings,
+			Access:   l.access,
+			Log:      g.log,
+		})
+	}
+	d.server.SetAccess(l.access)
+	if l.addr == d.addr {
+		return
+	}
+	if d.ln != nil {
+		g.log.Info("not listening any more", "listener", "admin", "addr", d.ln.Addr().String())
+		d.ln.Close()
+	}
+	d.addr, d.ln = l.addr, l.ln
+	if ln := l.ln; ln != nil {
+		g.log.Info("listening", "listener", "admin", "addr", ln.Addr().String())
+		g.serving.Go(func() {
+			if err := d.server.Serve(ln); err != nil {
+				g.log.Error("listener", "listener", "admin", "err", err)
+			}
+		})
+	}
+}
+
+// listens notes where clients connect. It ends the wait of /readyz.
+func (d *desk) listens(listeners map[string]net.Listener) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.serving = nil
+	for _, ln := range listeners {
+		d.serving = append(d.serving, ln.Addr().String())
+	}
+	slices.Sort(d.serving)
+}
+
+// reloaded notes what became of a reload.
+func (d *desk) reloaded(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reload.At, d.reload.OK, d.reload.Errors = time.Now(), err == nil, nil
+	if err != nil {
+		d.reload.Bad++
+		d.reload.Errors = strings.Split(err.Error(), "\n")
+		return
+	}
+	d.reload.Good++
+	d.reload.LastGood = d.reload.At
+}
+
+// leaves notes that the gate drains, before it does: from now on it is not
+// ready, and takes no requests.
+func (d *desk) leaves(connections int, timeout time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	d.drain = &admin.Drain{Scope: "all", Since: now, Deadline: now.Add(timeout), Total: connections}
+	close(d.over)
+}
+
+// close ends the listener. The desk may never have been opened.
+func (d *desk) close() {
+	if d.server != nil {
+		d.server.Close()
+	}
+}
+
+// askReload has the loop reload, and waits for the result.
+func (d *desk) askReload(ctx context.Context) error { return d.ask(ctx, d.gate.reload) }
+
+// ask has the loop call f, and waits for its result.
+func (d *desk) ask(ctx context.Context, f func() error) error {
+	result := make(chan error, 1)
+	select {
+	case d.asked <- func() { result <- f() }:
+		return <-result
+	case <-d.over:
+		return fmt.Errorf("the gate drains: this is %w", admin.ErrConflict)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// askDrain begins a drain of the whole gate, as SIGTERM does, or begins or
+// stops one of a vhost or node.
+func (d *desk) askDrain(r admin.DrainRequest) error {
+	if r.Vhost != "" || r.Node != "" {
+		return d.ask(context.Background(), func() error { return d.drainSome(r) })
+	}
+	if r.Stop {
+		return fmt.Errorf("a drain of the whole gate ends it: to stop that is %w", admin.ErrConflict)
+	}
+	select {
+	case d.drainAll <- struct{}{}:
+	default: // it was asked for before
+	}
+	return nil
+}
+
+// A partialDrain is one of a vhost or a node that the operator asked for. It
+// outlives reloads, but for what a reload takes away.
+type partialDrain struct {
+	target proxy.Target
+	since  time.Time
+	total  int // tunnels when it began
+}
+
+// drainSome begins or stops the drain of a vhost or a node. It is called in
+// the loop.
+func (d *desk) drainSome(r admin.DrainRequest) error {
+	g, target := d.gate, proxy.Target{Vhost: r.Vhost, Upstream: r.Upstream, Node: r.Node}
+	if !g.cfg.has(target) {
+		return fmt.Errorf("%s: %w", r.Scope(), admin.ErrUnknown)
+	}
+	i := slices.IndexFunc(d.drains, func(p partialDrain) bool { return p.target == target })
+	if r.Stop && i < 0 {
+		return fmt.Errorf("%s is not drained: to stop that is %w", r.Scope(), admin.ErrConflict)
+	}
+	d.mu.Lock()
+	if i >= 0 {
+		d.drains = slices.Delete(slices.Clone(d.drains), i, i+1)
+	}
+	if !r.Stop {
+		d.drains = append(slices.Clone(d.drains), partialDrain{target: target, since: time.Now()})
+	}
+	d.mu.Unlock()
+	// The upstream must not choose the node for those who come back.
+	options, err := g.cfg.upstreamOptions(g.log)
+	if err == nil {
+		err = g.routes.Update(d.takeOut(options))
+	}
+	if r.Stop {
+		g.server.StopDrain(target)
+		g.log.Info("drain stopped", "scope", r.Scope())
+		return err
+	}
+	n := g.server.StartDrain(target, g.pacing())
+	d.mu.Lock()
+	d.drains[len(d.drains)-1].total = n
+	d.mu.Unlock()
+	g.log.Info("drain", "scope", r.Scope(), "tunnels", n)
+	return err
+}
+
+// takeOut takes those nodes out of the options that the operator drains.
+func (d *desk) takeOut(o upstream.Options) upstream.Options {
+	for _, p := range d.drains {
+		for i := range o.Upstreams {
+			for j := range o.Upstreams[i].Nodes {
+				n := &o.Upstreams[i].Nodes[j]
+				if o.Upstreams[i].Name == p.target.Upstream && n.Name == p.target.Node {
+					n.Drain = true
+				}
+			}
+		}
+	}
+	return o
+}
+
+// forget drops drains of what cfg no longer has.
+func (d *desk) forget(g *gate, cfg *Config) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.drains = slices.DeleteFunc(slices.Clone(d.drains), func(p partialDrain) bool {
+		gone := !cfg.has(p.target)
+		if gone {
+			g.server.StopDrain(p.target)
+		}
+		return gone
+	})
+}
+
+// has reports whether a vhost or node is configured.
+func (c *Config) has(t proxy.Target) bool {
+	if t.Vhost != "" {
+		return t.Vhost == "*" && len(c.Vhost) == 0 ||
+			slices.ContainsFunc(c.Vhost, func(v *Vhost) bool { return slices.Contains(v.Names, t.Vhost) })
+	}
+	u := c.Upstream[t.Upstream]
+	return u != nil && slices.ContainsFunc(u.Nodes, func(n *Node) bool { return n.Name == t.Node })
+}
+
+// notReady says why the gate can't take clients.
+func (d *desk) notReady() []string {
+	d.mu.Lock()
+	draining, listening := d.drain != nil, len(d.serving) > 0
+	d.mu.Unlock()
+	var why []string
+	if draining {
+		why = append(why, "the gate drains")
+	}
+	if !listening {
+		why = append(why, "no listener is open yet")
+	}
+	cfg, store := d.cfg.Load(), d.gate.store
+	named := false
+	for _, name := range cfg.configuredNames() {
+		named = true
+		if !store.Has(name) {
+			why = append(why, fmt.Sprintf("no certificate for %q", name))
+		}
+	}
+	if !named && len(store.Certificates()) == 0 {
+		why = append(why, fmt.Sprintf("no certificate in %q", cfg.Certificates.Directory))
+	}
+	return why
+}
+
+// configuredNames are the names that the file says must have a certificate.
+func (c *Config) configuredNames() []string {
+	names := slices.Clone(c.ACME.Names)
+	for _, v := range c.Vhost {
+		for _, name := range v.Names {
+			if !strings.HasPrefix(name, "*.") && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// describe is the gate as the page shows it.
+func (d *desk) describe() admin.Gate {
+	cfg, g := d.cfg.Load(), d.gate
+	out := admin.Gate{
+		Go: runtime.Version(), Started: processStart, Config: cfg.File,
+	}
+	out.Host, _ = os.Hostname()
+	out.Version, out.Revision = buildOf(debug.ReadBuildInfo())
+	d.mu.Lock()
+	out.Listeners = slices.Clone(d.serving)
+	out.Reload = d.reload
+	if d.drain != nil {
+		drain := *d.drain
+		drain.Left = g.server.Connections()
+		out.Drain = &drain
+	}
+	drains := d.drains
+	d.mu.Unlock()
+
+	entries := g.store.Certificates()
+	for _, e := range entries {
+		if e.Chosen {
+			out.Certificates = append(out.Certificates, adminCertificate(e))
+		}
+	}
+	vhosts := g.server.Counts().Vhosts
+	out.Vhosts = cfg.adminVhosts(entries, vhosts)
+	for _, p := range g.store.Problems() {
+		out.Files = append(out.Files, admin.FileProblem{File: p.File, Err: p.Err.Error(), Since: p.Since, Kept: p.Kept})
+	}
+	for _, s := range g.acme.status() {
+		out.ACME = append(out.ACME, admin.ACMEName{Name: s.Name, State: string(s.State), NotAfter: s.NotAfter,
+			NextTry: s.NextTry, Failures: s.Failures, Err: s.Err})
+	}
+	for _, u := range g.routes.Status() {
+		group := admin.Upstream{Name: u.Name, Balance: u.Balance}
+		for _, n := range u.Nodes {
+			node := admin.Node{Name: n.Name, URL: n.URL, State: n.State, Tunnels: n.Tunnels, Dialing: n.Dialing, Dials: n.Dials, Failures: n.Failures}
+			for _, a := range n.Addresses {
+				if a.LastFail.After(node.LastFail) {
+					node.LastFail, node.LastError = a.LastFail, a.LastError
+				}
+				node.LastDial = max(node.LastDial, a.LastDial)
+			}
+			node.LastError = cmp.Or(n.DNSError, node.LastError)
+			group.Nodes = append(group.Nodes, node)
+		}
+		out.Upstreams = append(out.Upstreams, group)
+	}
+	for _, p := range drains {
+		out.Drains = append(out.Drains, p.describe(vhosts, out.Upstreams))
+	}
+	return out
+}
+
+// describe tells how far a drain has come.
+func (p partialDrain) describe(vhosts []proxy.VhostCount, upstreams []admin.Upstream) admin.Drain {
+	r := admin.DrainRequest{Vhost: p.target.Vhost, Upstream: p.target.Upstream, Node: p.target.Node}
+	out := admin.Drain{Scope: r.Scope(), Since: p.since, Total: p.total}
+	if r.Vhost != "" {
+		out.Query = url.Values{"vhost": {r.Vhost}}.Encode()
+		for _, v := range vhosts {
+			if v.Name == r.Vhost {
+				out.Left = int(v.Open)
+			}
+		}
+		return out
+	}
+	out.Query = url.Values{"node": {r.Upstream + "/" + r.Node}}.Encode()
+	for _, u := range upstreams {
+		for _, n := range u.Nodes {
+			if u.Name == r.Upstream && n.Name == r.Node {
+				out.Left = n.Tunnels
+			}
+		}
+	}
+	return out
+}
+
+// adminVhosts lists the configured names in the order of the file, each with
+// the certificate that ends first of those that its clients get, and then
+// vhosts that are gone while their tunnels go on.
+func (c *Config) adminVhosts(entries []certstore.Entry, counts []proxy.VhostCount) []admin.Vhost {
+	var list []admin.Vhost
+	index := map[string]int{}
+	add := func(v admin.Vhost) {
+		index[v.Name] = len(list)
+		list = append(list, v)
+	}
+	for _, v := range c.Vhost {
+		for _, name := range v.Names {
+			add(admin.Vhost{Name: name, Upstream: v.Upstream, Node: v.Node})
+		}
+	}
+	if len(c.Vhost) == 0 {
+		for name := range c.Upstream { // the only one
+			add(admin.Vhost{Name: "*", Upstream: name})
+		}
+	}
+	for _, s := range c.served(entries) {
+		i, ok := index[s.name]
+		if !ok {
+			if i, ok = index[wildcardFor(s.name)]; !ok {
+				continue
+			}
+		}
+		for _, e := range s.certificates {
+			if v := &list[i]; v.Certificate == nil || e.NotAfter.Before(v.Certificate.NotAfter) {
+				v.Certificate = new(adminCertificate(e))
+			}
+		}
+	}
+	for _, n := range counts {
+		i, ok := index[n.Name]
+		switch {
+		case ok:
+			list[i].Tunnels, list[i].Opened = n.Open, n.Opened
+		case n.Open > 0:
+			add(admin.Vhost{Name: n.Name, Gone: true, Tunnels: n.Open, Opened: n.Opened})
+		}
+	}
+	return list
+}
+
+func adminCertificate(e certstore.Entry) admin.Certificate {
+	return admin.Certificate{Name: e.Name, Source: e.Source, File: e.File, Issuer: e.Issuer, KeyType: e.KeyType,
+		NotBefore: e.NotBefore, NotAfter: e.NotAfter}
+}
+
+// adminCounts says the proxy's counts in admin's types.
+func adminCounts(c proxy.Counts) admin.Counts {
+	out := admin.Counts{
+		Connections: c.Connections, ConnectionLimit: c.Limit, Accepted: c.Accepted, Refused: c.Refused,
+		Refusals: c.Refusals, GaveUp: c.GaveUp, Closed: c.Closed,
+		BytesIn: c.BytesIn, BytesOut: c.BytesOut, FramesIn: c.FramesIn, FramesOut: c.FramesOut,
+		Lag: admin.Durations(c.Lag),
+	}
+	for _, h := range c.Handshakes {
+		out.Handshakes = append(out.Handshakes, admin.HandshakeCount(h))
+	}
+	for _, v := range c.Vhosts {
+		out.Vhosts = append(out.Vhosts, admin.VhostCount(v))
+	}
+	for _, d := range c.Dials {
+		out.Dials = append(out.Dials, admin.DialCount{Upstream: d.Upstream, Node: d.Node, Took: admin.Durations(d.Took)})
+	}
+	return out
+}
+
+// processStart is when the program began, near enough.
+var processStart = time.Now()
+
+// buildOf is the version and the commit of a build, as far as they are known.
+func buildOf(info *debug.BuildInfo, _ bool) (version, revision string) {
+	if info == nil {
+		return "(devel)", ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			revision = s.Value[:min(12, len(s.Value))]
+		}
+	}
+	return cmp.Or(info.Main.Version, "(devel)"), revision
+}
+
+// withWarnings puts the ring of warnings in front of a log.
+func withWarnings(log *slog.Logger) (*slog.Logger, *admin.Warnings) {
+	w := admin.NewWarnings(log.Handler())
+	return slog.New(w), w
+}
