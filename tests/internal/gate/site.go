@@ -72,6 +72,7 @@ func (s *Site) Config(tb testing.TB, rest string) {
 	tb.Helper()
 	const head = `[listen]
 wss = "127.0.0.1:0"
+admin = "127.0.0.1:0"
 
 [certificates]
 directory = "certs"
