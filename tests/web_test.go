@@ -21,7 +21,7 @@ import (
 
 // withHTTP is a configuration with a listener for plain HTTP beside the TLS one.
 func withHTTP(rest string) []byte {
-	return []byte("[listen]\nwss = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n\n" + rest)
+	return []byte("[listen]\nwss = \"127.0.0.1:0\"\nadmin = \"\"\nhttp = \"127.0.0.1:0\"\n\n" + rest)
 }
 
 // A browser asks a gate over HTTP: names lead to the listeners, redirects are
@@ -194,7 +194,7 @@ func TestReloadHTTP(t *testing.T) {
 	if got := b.nodes("http://" + name); !slices.Equal(got, []string{"wss://chat.test/"}) {
 		t.Errorf("nodes.json = %q; want the public URL", got)
 	}
-	reload("[listen]\nwss = \"127.0.0.1:0\"\n" + upstream)
+	reload("[listen]\nwss = \"127.0.0.1:0\"\nadmin = \"\"\n" + upstream)
 	if conn, err := net.Dial("tcp", addr); err == nil {
 		conn.Close()
 		t.Error("the listener is open after it was taken out")
@@ -209,7 +209,7 @@ func TestHTTPAddressTaken(t *testing.T) {
 	}
 	defer ln.Close()
 	site := gate.NewSite(t, name)
-	site.Write(t, "config.toml", []byte(fmt.Sprintf("[listen]\nwss = \"127.0.0.1:0\"\nhttp = %q\n%s", ln.Addr(), toUpstream("ws://127.0.0.1:1/"))))
+	site.Write(t, "config.toml", []byte(fmt.Sprintf("[listen]\nwss = \"127.0.0.1:0\"\nadmin = \"\"\nhttp = %q\n%s", ln.Addr(), toUpstream("ws://127.0.0.1:1/"))))
 	g := gate.Run(t, site.Dir, []string{"serve", "-config", "config.toml"})
 	if status := g.Wait(); status != 1 || !strings.Contains(g.Text(), "listen.http: ") {
 		t.Errorf("exit status %d, %q; want 1 and listen.http", status, g.Text())

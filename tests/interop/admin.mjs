@@ -9,6 +9,7 @@
 //              unless "page" names one that is open:
 //     { page, open: URL, scheme: 'dark', size: [width, height] }   and wait for an answer of the gate
 //     { page, login: TOKEN }
+//     { page, choose: 'vhost a' }        in the list of what can be drained
 //     { page, press: 'Reload', confirm: true }
 //     { page, until: 'text' }            wait until the page shows the text
 //     { page, shot: FILE, whole: true }  a picture of the window, or of the whole page
@@ -61,6 +62,8 @@ async function act(step) {
   if (step.login !== undefined) {
     await page.fill('#login input', step.login);
     await page.click('#login button');
+  } else if (step.choose) {
+    await page.selectOption('#drain select', { label: step.choose });
   } else if (step.press) {
     await page.click(`main button:text-is("${step.press}")`);
     if (step.confirm) await page.click('#confirm button.danger');

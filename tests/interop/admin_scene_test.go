@@ -57,7 +57,7 @@ func play(t *testing.T, broken bool) (status, draining []byte) {
 		s.warn()
 		time.Sleep(4 * time.Second)
 		status = statusOf(t, server)
-		drain = &admin.Drain{Scope: "all", Since: time.Now().Add(-11 * time.Second), Deadline: time.Now().Add(19 * time.Second), Total: 1247, Left: 493}
+		drain = &admin.Drain{Scope: "all", Since: time.Now().Add(-11 * time.Second), Deadline: time.Now().Add(19 * time.Second), Total: 2417, Left: int(s.counts.Tunnels()) + 3}
 		draining = statusOf(t, server)
 	})
 	return status, draining

@@ -3,6 +3,7 @@ package interop
 import (
 	"bytes"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"testing"
 
 	"wssgate/admin"
+	"wssgate/tests/internal/gate"
+	"wssgate/tests/internal/wire"
 )
 
 // A lookStep is a step of admin.mjs.
@@ -56,6 +59,140 @@ func look(t *testing.T, names []string, steps ...lookStep) []looked {
 	return results
 }
 
+// Somebody opens the page of a gate, logs in, reloads a configuration with a
+// mistake, drains a vhost and takes that back, and at last drains the gate.
+func TestAdminPage(t *testing.T) {
+	upstream := wire.Echo(t)
+	site := gate.NewSite(t, "one.test", "two.test")
+	config := func(more string) {
+		site.Write(t, "config.toml", []byte(`[listen]
+wss = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+admin_token_file = "token"
+[upstream.xmpp]
+nodes = [{ name = "n1", url = "`+upstream.URL+`" }]
+[[vhost]]
+names = ["one.test", "two.test"]
+upstream = "xmpp"
+`+more))
+	}
+	token := "the-token-of-the-operator"
+	site.Write(t, "token", []byte(token+"\n"))
+	config("")
+	g := gate.Start(t, site.Dir)
+	wire.Dial(t, g.Addr("wss"), site.Client("one.test"))
+	config("[limits]\nconections = 1\n")
+
+	steps := []lookStep{
+		{"page": "a", "open": "http://" + g.Addr("admin") + "/"},
+		{"page": "a", "until": "This gate wants its token"},
+		{"page": "a", "login": "a token that is not it"},
+		{"page": "a", "until": "That is not the token."},
+		{"page": "a", "login": token},
+		{"page": "a", "until": "All is well"},
+		{"page": "a", "see": true}, // 6
+		{"page": "a", "press": "Reload"},
+		{"page": "a", "until": "hint: did you mean"},
+		{"page": "a", "until": "1 thing needs you now"},
+		{"page": "a", "see": true}, // 10
+		{"page": "a", "choose": "vhost two.test"},
+		{"page": "a", "press": "Drain…", "confirm": true},
+		{"page": "a", "until": "vhost two.test: 0 of 0 tunnels left"},
+		{"page": "a", "until": "vhost two.test is drained since"},
+		{"page": "a", "press": "Stop"},
+		{"page": "a", "until": "vhost two.test: takes clients again"},
+		{"page": "a", "choose": "the whole gate"},
+		{"page": "a", "press": "Drain…", "confirm": true},
+		{"page": "a", "until": "Draining: 1 of 1 connections left"},
+	}
+	got := look(t, nil, steps...)
+	if page := got[6]; page.Verdict != "card good" || !strings.Contains(page.Title, "All is well") || page.Wide {
+		t.Errorf("after the login: verdict %q, title %q, sideways %v", page.Verdict, page.Title, page.Wide)
+	}
+	for _, want := range []string{"1 tunnel · 2 vhosts · 1 upstream node", "one.test", "two.test", "wssgate test root", "89 days", "xmpp / n1", upstream.URL} {
+		if !strings.Contains(got[6].Text, want) {
+			t.Errorf("after the login there is no %q:\n%s", want, got[6].Text)
+		}
+	}
+	if page := got[10]; page.Verdict != "card bad" || !strings.Contains(page.Text, `unknown key "conections"`) || !strings.Contains(page.Text, "the file has 1 mistake") {
+		t.Errorf("after the reload: verdict %q\n%s", page.Verdict, page.Text)
+	}
+	// The browser itself says that it got a 401 and a 422; nothing else may be
+	// wrong, and no policy broken.
+	for _, problem := range got[10].Errors {
+		if !strings.Contains(problem, "401 (Unauthorized)") && !strings.Contains(problem, "422 (Unprocessable Entity)") {
+			t.Errorf("the browser says %q", problem)
+		}
+	}
+	if text := g.Text(); strings.Contains(text, token) {
+		t.Error("the token is in the log")
+	}
+}
+
+// A page of another site, open in the browser of somebody who can reach the
+// gate, gets nothing and does nothing, whatever it tries.
+func TestAdminForeignPage(t *testing.T) {
+	site := gate.NewSite(t, "one.test")
+	g := site.Start(t, "[upstream.xmpp]\nnodes = [\"ws://127.0.0.1:1/\"]\n[log]\nlevel = \"debug\"\n")
+	evil := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		w.Write([]byte("<!doctype html><title>evil</title><p>as of"))
+	}))
+	t.Cleanup(evil.Close)
+	_, evilPort, _ := net.SplitHostPort(evil.Listener.Addr().String())
+	_, port, _ := net.SplitHostPort(g.Addr("admin"))
+	const attack = `(async () => {
+		const to = 'http://127.0.0.1:PORT';
+		const tries = [];
+		for (const path of ['/status', '/metrics', '/healthz', '/'])
+			for (const mode of ['cors', 'no-cors']) tries.push(fetch(to + path, { mode, credentials: 'include' }));
+		for (const path of ['/reload', '/drain', '/drain?vhost=*'])
+			for (const mode of ['cors', 'no-cors']) tries.push(fetch(to + path, { mode, method: 'POST', body: 'x', headers: { 'Content-Type': 'text/plain' } }));
+		tries.push(fetch(to + '/status', { headers: { Authorization: 'Bearer x' } }));
+		const read = [];
+		for (const result of await Promise.allSettled(tries)) {
+			if (result.status === 'fulfilled' && result.value.type !== 'opaque') read.push(result.value.url);
+		}
+		const loads = (element) => new Promise((done) => { element.onload = () => done(true); element.onerror = () => done(false); });
+		const image = new Image(); image.src = to + '/'; await loads(image);
+		const script = document.createElement('script'); script.src = to + '/status'; document.head.append(script);
+		if (await loads(script)) read.push('script');
+		const frame = document.createElement('iframe'); frame.name = 'frame'; document.body.append(frame);
+		const form = document.createElement('form'); form.method = 'POST'; form.action = to + '/drain'; form.target = 'frame'; document.body.append(form);
+		const sent = loads(frame); form.submit(); await sent;
+		return read;
+	})()`
+	got := look(t, []string{"evil.test", "rebound.test"},
+		lookStep{"page": "evil", "open": "http://evil.test:" + evilPort + "/"},
+		lookStep{"page": "evil", "run": strings.ReplaceAll(attack, "PORT", port)},
+		lookStep{"page": "rebound", "open": "http://rebound.test:" + port + "/"},
+		lookStep{"page": "rebound", "run": "fetch('/status').then((r) => r.status, () => 421)"},
+		lookStep{"page": "rebound", "run": "fetch('/drain', { method: 'POST' }).then((r) => r.status, () => 421)"},
+		lookStep{"page": "own", "open": "http://127.0.0.1:" + port + "/"},
+		lookStep{"page": "own", "until": "as of "},
+		lookStep{"page": "own", "run": "fetch('/status').then((r) => r.json())"},
+	)
+	if read, ok := got[1].Value.([]any); !ok || len(read) != 0 {
+		t.Errorf("a foreign page could read %v", got[1].Value)
+	}
+	// The refusal's own policy keeps even its scripts from asking more.
+	for i := 2; i <= 4; i++ {
+		if got[i].Value != 421.0 {
+			t.Errorf("under a name of its own a page gets %v; want 421", got[i].Value)
+		}
+	}
+	st, ok := got[7].Value.(map[string]any)
+	if !ok || st["drain"] != nil || len(st["drains"].([]any)) != 0 {
+		t.Fatalf("the gate drains, or its own page gets no status: %v", got[7].Value)
+	}
+	if reload := st["reload"].(map[string]any); reload["good"] != 0.0 || reload["bad"] != 0.0 {
+		t.Errorf("a foreign page made it reload: %v", reload)
+	}
+	if n := strings.Count(g.Text(), `"msg":"admin request refused"`); n < 10 {
+		t.Errorf("%d requests were refused; did the page try at all?\n%s", n, g.Text())
+	}
+}
+
 // The page shows a good hour, a bad one and a drain, in light and dark, on a
 // desk and on a phone. The pictures of it in docs/ are made here:
 //
@@ -87,7 +224,7 @@ func TestAdminPictures(t *testing.T) {
 			`hint: did you mean "connections"?`, "in 50 minutes",
 		}},
 		{"status-phone", broken, "light", phone, 2, "card bad", []string{"2 things need you now", "new.example3.com"}},
-		{"status-drain", draining, "dark", phone, 2, "card work", []string{"Draining: 493 of 1,247 connections left", "since 11 seconds; what is left 19 seconds from now is closed"}},
+		{"status-drain", draining, "dark", phone, 2, "card work", []string{" of 2,417 connections left", "since 11 seconds; what is left 19 seconds from now is closed"}},
 	}
 	var steps []lookStep
 	for _, test := range tests {
