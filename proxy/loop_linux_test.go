@@ -2,7 +2,10 @@ package proxy
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
+	"io"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -85,5 +88,30 @@ func TestTunnelsMoveBetweenLoops(t *testing.T) {
 	shedding.Wait()
 	if d.moved.Load() == 0 {
 		t.Error("no tunnel has moved")
+	}
+}
+
+// A client that reads slowly, but reads, is alive: the Ping behind a message
+// that is still on its way is not held against it.
+func TestSlowReaderIsAlive(t *testing.T) {
+	message := appendFrame(nil, opText, bytes.Repeat([]byte("x"), 1<<20), nil)
+	up := newUpstream(t, xmpptest.Config{Rude: xmpptest.Outburst{When: xmpptest.WithUpgrade, Bytes: message, Then: xmpptest.Silence}})
+	g := newGate(t, up.URL(), func(o *Options) {
+		o.Settings.Ping, o.Settings.Pong = 100*time.Millisecond, 400*time.Millisecond
+		o.Settings.ClientBacklog = 4 << 20
+	})
+	c := g.dial()
+	c.Conn.(*tls.Conn).NetConn().(*net.TCPConn).SetReadBuffer(32 << 10)
+	got := make([]byte, len(message))
+	for n := 0; n < len(got); { // a second and a half in all
+		m, err := io.ReadFull(c.Reader, got[n:min(n+32<<10, len(got))])
+		if err != nil {
+			t.Fatalf("cut off after %d bytes: %v", n+m, err)
+		}
+		n += m
+		time.Sleep(50 * time.Millisecond)
+	}
+	if !bytes.Equal(got, message) {
+		t.Error("the message is not what was sent")
 	}
 }
