@@ -162,7 +162,7 @@ func (cl *client) read() {
 			err = cl.answered()
 		}
 		if err == nil && opcode == opClose {
-			err = fmt.Errorf("Close frame %x", payload)
+			err = fmt.Errorf("got a Close frame %x", payload)
 		}
 		if err != nil {
 			if !c.closing.Load() {
