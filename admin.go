@@ -308,7 +308,7 @@ func (d *desk) notReady() []string {
 			why = append(why, fmt.Sprintf("no certificate for %q", name))
 		}
 	}
-	if !named && len(store.Certificates()) == 0 {
+	if !named && store.Empty() {
 		why = append(why, fmt.Sprintf("no certificate in %q", cfg.Certificates.Directory))
 	}
 	return why

@@ -172,3 +172,7 @@ func (c *certificate) quoted() string {
 	}
 	return fmt.Sprintf("%q", c.file)
 }
+
+// Empty reports whether there is no certificate at all: every client is
+// refused.
+func (s *Store) Empty() bool { return len(s.table.Load().all) == 0 }
