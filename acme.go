@@ -60,11 +60,17 @@ func (r *acmeRun) fits(cfg *Config) bool {
 	return reflect.DeepEqual(old, wanted) && r.http == (len(cfg.Listen.HTTP) > 0)
 }
 
-// abandon undoes prepare.
-func (p *acmeChange) abandon() {
-	if p != nil && p.next != nil {
-		p.next.acme.Close()
+// abandon undoes prepare: of the certificates that it installed those stay whose
+// names are in force already.
+func (o *obtainer) abandon(p *acmeChange) {
+	if p == nil || p.next == nil {
+		return
 	}
+	var kept []string
+	if now := o.on.Load(); now != nil {
+		kept = now.cfg.Names
+	}
+	o.retire(p.next, kept)
 }
 
 // commit puts in force what prepare made for cfg: names that are new are

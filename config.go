@@ -20,7 +20,8 @@ type Config struct {
 	// File is the name that loadConfig was given.
 	File string `toml:"-"`
 
-	// WatchConfig reloads the file by itself when it changes.
+	// WatchConfig reloads the file by itself when it changes; the files that it
+	// names are read again with it, not watched.
 	// Default: false, which leaves it to SIGHUP. Reload: at once.
 	WatchConfig bool `toml:"watch_config"`
 
@@ -327,10 +328,11 @@ type Log struct {
 	Level string `toml:"level" oneof:"debug,info,warn,error"`
 
 	// Format is "text", "json", or "auto": text on a terminal, else json.
-	// Default: "auto".
+	// Default: "auto". Reload: a restart changes it.
 	Format string `toml:"format" oneof:"auto,text,json"`
 
-	// Sample writes one of so many lines about finished streams.
+	// Sample writes one of so many lines about finished streams; warnings are
+	// always written.
 	// Default: 0, every one.
 	Sample int `toml:"sample"`
 }

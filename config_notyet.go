@@ -14,10 +14,7 @@ import (
 //
 // "*" stands for a name. A table stands for all keys in it. This list and the
 // words "Not yet" in config.toml.example are kept alike by a test.
-var notYet = []string{
-	"watch_config",
-	"log.sample",
-}
+var notYet = []string{}
 
 // findNotYet returns the entry of the list that covers the key: a key or a
 // table, and the one value that is allowed.

@@ -32,6 +32,7 @@ func (c *Config) proxySettings() proxy.Settings {
 		RequestTimeout:   c.Timeouts.Request,
 		Ping:             c.Timeouts.Ping,
 		Pong:             c.Timeouts.Pong,
+		LogSample:        c.Log.Sample,
 	}
 	for _, network := range c.Listen.ProxyProtocol {
 		s.ProxyProtocol = append(s.ProxyProtocol, netip.MustParsePrefix(network)) // checked when it was loaded

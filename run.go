@@ -43,6 +43,7 @@ type gate struct {
 	serving   sync.WaitGroup
 	failed    chan error // a listener broke
 	desk      *desk
+	watch     *configWatch
 }
 
 // serve runs the gate that cfg describes until ctx ends, then drains it, and
@@ -73,6 +74,8 @@ func serveWithPages(ctx context.Context, cfg *Config, reload <-chan os.Signal, s
 			do()
 		case <-desk.drainAll:
 			running = false
+		case <-g.watch.changed:
+			g.reload()
 		case err := <-g.failed:
 			log.Error("listener", "err", err)
 			status, running = exitFailed, false
@@ -100,6 +103,7 @@ func printError(w io.Writer, err error) {
 // startGate starts everything, or nothing.
 func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.Handler, desk *desk) (_ *gate, err error) {
 	g := &gate{cfg: cfg, log: log, level: level, page: pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1), desk: desk}
+	g.watch = newConfigWatch(cfg.File, log)
 	defer func() {
 		if err != nil {
 			g.stop()
@@ -123,7 +127,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.H
 	}
 	defer func() {
 		if err != nil {
-			change.abandon()
+			g.acme.abandon(change)
 		}
 	}()
 	o, err := g.openListeners(cfg)
@@ -153,6 +157,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.H
 	g.accept(o.wss)
 	g.plain.accept(o.http, cfg.Listen.HTTP)
 	g.acme.commit(change, cfg)
+	g.watch.set(cfg.WatchConfig)
 	return g, nil
 }
 
@@ -255,6 +260,7 @@ func listen(addr string) (net.Listener, error) {
 
 // reload reads the file again and takes it whole or not at all. Tunnels go on.
 func (g *gate) reload() error {
+	g.watch.reading()
 	cfg, err := loadConfig(g.cfg.File)
 	if err == nil {
 		err = g.apply(cfg)
@@ -275,34 +281,36 @@ func (g *gate) reload() error {
 	return nil
 }
 
-// apply swaps everything that a configuration describes. What can fail comes
-// first.
+// apply swaps everything that a configuration describes, or nothing: what can
+// fail comes first, and is undone.
 func (g *gate) apply(cfg *Config) error {
 	options, err := cfg.upstreamOptions(g.log)
 	if err != nil {
+		return err
+	}
+	if err := upstream.Check(options); err != nil {
 		return err
 	}
 	opened, err := g.openListeners(cfg)
 	if err != nil {
 		return err
 	}
-	var change *acmeChange
-	giveUp := func(err error) error {
+	change, err := g.acme.prepare(cfg)
+	if err != nil {
 		opened.close()
-		change.abandon()
 		return err
 	}
+	// The last that can fail, and where it does the old directory is in use.
 	if err := g.store.SetDirectory(cfg.certificateDirectory(), cfg.Certificates.Watch); err != nil {
-		return giveUp(err)
+		opened.close()
+		g.acme.abandon(change)
+		return err
 	}
 	if err := g.store.Reload(); err != nil {
-		return giveUp(err)
-	}
-	if change, err = g.acme.prepare(cfg); err != nil {
-		return giveUp(err)
+		g.log.Error("reload", "err", err) // it was just listed; what was read then is served
 	}
 	if err := g.routes.Update(g.desk.takeOut(options)); err != nil {
-		return giveUp(err)
+		g.log.Error("reload", "err", err) // what was checked is taken
 	}
 	g.site.Update(opened.web)
 	g.server.SetSettings(cfg.proxySettings())
@@ -322,6 +330,7 @@ func (g *gate) apply(cfg *Config) error {
 	if cfg.Log.Format != g.cfg.Log.Format {
 		g.log.Warn("log.format changes with a restart only")
 	}
+	g.watch.set(cfg.WatchConfig)
 	g.cfg = cfg
 	return nil
 }
@@ -392,6 +401,7 @@ const plainPatience = 5 * time.Second
 // needs it.
 func (g *gate) stop() error {
 	var err error
+	g.watch.set(false)
 	if g.acme != nil {
 		g.acme.close() // no order waits for a CA that finds nobody here any more
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"wssgate/upstream"
@@ -119,9 +120,11 @@ type entry struct {
 // own: standard error may be a pipe that nobody empties, and the event loop
 // must not wait for it. Lines that wait are as many as tunnels that ended.
 type journal struct {
-	log  *slog.Logger
-	wake chan struct{}
-	done chan struct{}
+	log    *slog.Logger
+	sample atomic.Int64 // one of so many lines is written
+	skip   int64        // lines to leave out before the next one; writeLines' own
+	wake   chan struct{}
+	done   chan struct{}
 
 	mu      sync.Mutex
 	waiting []entry
@@ -174,7 +177,10 @@ func (j *journal) writeLines() {
 
 func (j *journal) write(e entry) {
 	i := e.info
-	level := slog.LevelInfo
+	level := e.level()
+	if level == slog.LevelInfo && !j.sampled() {
+		return
+	}
 	attrs := []slog.Attr{
 		slog.Any("client", i.client), slog.String("server_name", i.serverName), slog.String("host", i.host),
 		slog.String("path", i.path), slog.String("vhost", i.vhost.Name()), slog.String("upstream", i.nodeName()),
@@ -186,9 +192,25 @@ func (j *journal) write(e entry) {
 	if e.err != nil {
 		attrs = append(attrs, slog.String("err", e.err.Error()))
 	}
+	j.log.LogAttrs(context.Background(), level, "tunnel", attrs...)
+}
+
+// level is how loud a tunnel's end is told.
+func (e *entry) level() slog.Level {
 	switch e.why {
 	case reasonSlowClient, reasonBadGateway, reasonUpstreamGone, reasonUpstreamStuck, reasonDialFailed:
-		level = slog.LevelWarn
+		return slog.LevelWarn
 	}
-	j.log.LogAttrs(context.Background(), level, "tunnel", attrs...)
+	return slog.LevelInfo
+}
+
+// sampled reports whether the next line is one that is written.
+func (j *journal) sampled() bool {
+	n := j.sample.Load()
+	if j.skip = min(j.skip, n-1); j.skip > 0 { // n may be less than it was
+		j.skip--
+		return false
+	}
+	j.skip = n - 1
+	return true
 }

@@ -75,6 +75,10 @@ type Settings struct {
 	Message       int64 // bytes of one message from a client; 0: no limit
 	ClientBacklog int   // bytes that may wait for a client that is slow to read
 
+	// LogSample writes one of so many lines about finished tunnels, that of the
+	// first one included, and each that is a warning. 0 and 1: every line.
+	LogSample int
+
 	// ProxyProtocol are the networks whose connections must begin with a PROXY
 	// header, version 1 or 2, which is believed.
 	ProxyProtocol []netip.Prefix
@@ -139,7 +143,6 @@ func New(o Options) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	s.SetSettings(o.Settings)
 	s.tls = s.tlsConfig()
 	d, err := newDriver()
 	switch {
@@ -151,6 +154,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.journal = newJournal(s.log)
+	s.SetSettings(o.Settings)
 	handler := o.Pages
 	if handler == nil {
 		handler = http.NotFoundHandler()
@@ -178,6 +182,7 @@ func (s *Server) SetSettings(set Settings) {
 		tunnel:      tunnelSettings{backlog: set.ClientBacklog, ping: set.Ping, pong: set.Pong},
 	})
 	s.places.limit(set.Handshakes)
+	s.journal.sample.Store(int64(set.LogSample))
 }
 
 // Connections returns how many connections are open, tunnels included.

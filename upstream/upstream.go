@@ -86,6 +86,12 @@ func New(o Options) (*Table, error) {
 	return t, nil
 }
 
+// Check says what New and Update would refuse o for. It changes nothing.
+func Check(o Options) error {
+	_, err := newRoutes(o)
+	return err
+}
+
 // Update replaces all routes at once, or none where o has a mistake. A node
 // that stays (same upstream, name and URL) keeps its live counts, health and
 // DNS answers. Tunnels of a node that is gone go on, and so do dials under way.
