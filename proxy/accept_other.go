@@ -1,7 +1,0 @@
-//go:build !linux
-
-package proxy
-
-import "net"
-
-func deferAccept(net.Listener) {}
