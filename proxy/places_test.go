@@ -109,3 +109,42 @@ func TestPlacesDeadlineAndClose(t *testing.T) {
 		p.finish(true)
 	})
 }
+
+// When many newcomers wait, no more are accepted until one has started, was
+// silent after all, or the server stops.
+func TestNewcomersWaitOutside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlaces()
+		p.limit(2)
+		stop := make(chan struct{})
+		accepted := 0
+		go func() {
+			for {
+				p.awaitRoom(stop)
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				p.arrive()
+				accepted++
+			}
+		}()
+		expect := func(want int, why string) {
+			t.Helper()
+			synctest.Wait()
+			if accepted != want {
+				t.Errorf("%s: %d accepted; want %d", why, accepted, want)
+			}
+		}
+		expect(2*comingFactor, "nobody has started")
+		if err := p.start(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		expect(2*comingFactor+1, "one has started")
+		p.silent()
+		expect(2*comingFactor+2, "one says nothing")
+		close(stop)
+		synctest.Wait()
+	})
+}

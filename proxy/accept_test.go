@@ -1,0 +1,46 @@
+package proxy
+
+import (
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"wssgate/internal/xmpptest"
+)
+
+// Clients that connect and say nothing do not close the door to others, however
+// few handshakes may run. They come over a unix socket, for on TCP the kernel
+// keeps them to itself at first.
+func TestSilentClientsKeepNobodyOut(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{})
+	g := newGate(t, up.URL(), func(o *Options) {
+		o.Settings.Handshakes = 1
+		o.Settings.HandshakeTimeout = time.Minute
+	})
+	path := filepath.Join(t.TempDir(), "gate")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(ln) }()
+	const silent = 3 * comingFactor
+	for range silent {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	for deadline := time.Now().Add(10 * time.Second); g.Connections() < silent; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d silent clients accepted; want all %d", g.Connections(), silent)
+		}
+	}
+	g.dial()
+	ln.Close()
+	if err := <-served; err != nil {
+		t.Errorf("Serve = %v", err)
+	}
+}
