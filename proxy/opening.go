@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,7 +19,9 @@ import (
 )
 
 // heads holds the buffers that requests are read into.
-var heads = sync.Pool{New: func() any { return new([maxRequestHeader]byte) }}
+// They are small, for in a storm hundreds wait for their dial; a longer request
+// gets more.
+var heads = sync.Pool{New: func() any { return new([2 << 10]byte) }}
 
 var blankLine = []byte("\r\n\r\n")
 
@@ -26,26 +29,26 @@ var blankLine = []byte("\r\n\r\n")
 // already, and answers it. It reports whether the connection lives on: as a
 // tunnel, or with the pages.
 func (c *clientConn) request(read []byte) bool {
-	buf := heads.Get().(*[maxRequestHeader]byte)
-	defer heads.Put(buf)
+	pooled := heads.Get().(*[2 << 10]byte)
+	defer heads.Put(pooled)
 	c.sock.conn.SetDeadline(time.Now().Add(c.set.RequestTimeout))
 	if !c.server.enter(c.sock.conn, phaseSilent) {
 		return false
 	}
-	n, end, err := readHead(&requestReader{c: c, read: read}, buf[:])
+	buf, end, err := readHead(&requestReader{c: c, read: read}, pooled[:0])
 	if err != nil {
 		c.readFailed(err)
 		return false
 	}
 	req, err := parseRequest(buf[:end])
 	if err == nil && !req.upgrade {
-		return c.toPages(bytes.Clone(buf[:n]), end)
+		return c.toPages(bytes.Clone(buf), end)
 	}
 	if err == nil {
 		var up *upstream.Conn
 		var vhost *upstream.Vhost
 		if up, vhost, err = c.upgrade(buf[:end], req); err == nil {
-			return c.toDriver(req, vhost, up, bytes.Clone(buf[end:n]))
+			return c.toDriver(req, vhost, up, bytes.Clone(buf[end:]))
 		}
 	}
 	c.refused(req, err)
@@ -79,26 +82,30 @@ var (
 	errNotAtOnce = errors.New("request not whole in time")
 )
 
-// readHead reads until the blank line, and never more than buf holds. It
-// returns how much it read, and where the head ends: bytes behind it belong to
-// the tunnel.
-func readHead(r io.Reader, buf []byte) (n, end int, err error) {
+// readHead reads until the blank line, and never more than maxRequestHeader. It
+// returns what it read, in buf as long as that has room, and where the head
+// ends: bytes behind it belong to the tunnel.
+func readHead(r io.Reader, buf []byte) (read []byte, end int, err error) {
 	for {
-		m, err := r.Read(buf[n:])
+		if len(buf) == cap(buf) {
+			buf = slices.Grow(buf, min(len(buf)+512, maxRequestHeader-len(buf)))
+		}
+		n := len(buf)
+		m, err := r.Read(buf[n:min(cap(buf), maxRequestHeader)])
+		buf = buf[:n+m]
 		from := max(n-len(blankLine)+1, 0)
-		n += m
-		if i := bytes.Index(buf[from:n], blankLine); i >= 0 {
-			return n, from + i + len(blankLine), nil
+		if i := bytes.Index(buf[from:], blankLine); i >= 0 {
+			return buf, from + i + len(blankLine), nil
 		}
 		switch {
-		case bytes.Contains(buf[max(from-1, 0):n], []byte("\n\n")):
-			return n, 0, errBareLF
-		case n == len(buf):
-			return n, 0, errTooLarge
-		case errors.Is(err, os.ErrDeadlineExceeded) && n > 0:
-			return n, 0, errNotAtOnce
+		case bytes.Contains(buf[max(from-1, 0):], []byte("\n\n")):
+			return buf, 0, errBareLF
+		case len(buf) >= maxRequestHeader:
+			return buf, 0, errTooLarge
+		case errors.Is(err, os.ErrDeadlineExceeded) && len(buf) > 0:
+			return buf, 0, errNotAtOnce
 		case err != nil:
-			return n, 0, err
+			return buf, 0, err
 		}
 	}
 }
@@ -131,7 +138,7 @@ func (c *clientConn) upgrade(head []byte, req *request) (*upstream.Conn, *upstre
 	var dialErr error
 	answer := &answerBuffer{Reader: bytes.NewReader(head)}
 	_, err = ws.Upgrader{
-		ReadBufferSize: maxRequestHeader,
+		ReadBufferSize: len(head),
 		// The request was checked already, so that its first choice stands.
 		ProtocolCustom: func([]byte) (string, bool) { return req.subprotocol, true },
 		OnBeforeUpgrade: func() (ws.HandshakeHeader, error) {

@@ -134,7 +134,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add([]byte(head("GET / HTTP/1.10")))
 	f.Add([]byte(head("GET //x%2f HTTP/1.1", "Connection: a,,upgrade", "Cookie: a=b")))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_, end, err := readHead(bytes.NewReader(b), make([]byte, maxRequestHeader))
+		_, end, err := readHead(bytes.NewReader(b), nil)
 		if err != nil {
 			return
 		}
@@ -158,10 +158,28 @@ func FuzzRequest(f *testing.F) {
 func TestReadHeadAnySplit(t *testing.T) {
 	b := []byte(head("GET / HTTP/1.1") + "frames")
 	for size := 1; size <= len(b); size++ {
-		buf := make([]byte, maxRequestHeader)
-		n, end, err := readHead(&stutter{b, size}, buf)
-		if err != nil || string(buf[:end]) != head("GET / HTTP/1.1") || n < end {
-			t.Errorf("reads of %d bytes: %d, %d, %v", size, n, end, err)
+		read, end, err := readHead(&stutter{b, size}, make([]byte, 0, 64))
+		if err != nil || string(read[:end]) != head("GET / HTTP/1.1") || !strings.HasPrefix("frames", string(read[end:])) {
+			t.Errorf("reads of %d bytes: %q, %d, %v", size, read, end, err)
+		}
+	}
+}
+
+// A head may have 16 KiB, however small the first buffer is, and not a byte more.
+func TestReadHeadAtItsLimit(t *testing.T) {
+	whole := head("GET / HTTP/1.1", "X-Long: "+strings.Repeat("x", maxRequestHeader))
+	excess := len(whole) - maxRequestHeader
+	for _, test := range []struct {
+		what string
+		head string
+		want error
+	}{
+		{"16 KiB", strings.Replace(whole, strings.Repeat("x", excess), "", 1), nil},
+		{"a byte more", strings.Replace(whole, strings.Repeat("x", excess-1), "", 1), errTooLarge},
+	} {
+		read, end, err := readHead(strings.NewReader(test.head), make([]byte, 0, 2048))
+		if !errors.Is(err, test.want) || err == nil && string(read[:end]) != test.head {
+			t.Errorf("%s: %d bytes, the end at %d, %v; want %v", test.what, len(read), end, err, test.want)
 		}
 	}
 }

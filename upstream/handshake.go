@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -47,21 +48,25 @@ func openingHandshake(conn net.Conn, request []byte, key, subprotocol string) (r
 	if _, err := conn.Write(request); err != nil {
 		return nil, &HandshakeError{What: "write the opening handshake", Err: bare(err)}
 	}
-	buf := answerBuffers.Get().(*[maxAnswer]byte)
-	defer answerBuffers.Put(buf)
+	pooled := answerBuffers.Get().(*[2 << 10]byte)
+	defer answerBuffers.Put(pooled)
 
-	var n, end int
+	buf, end := pooled[:0], 0
 	for {
+		if len(buf) == cap(buf) {
+			buf = slices.Grow(buf, maxAnswer-len(buf))
+		}
+		n := len(buf)
 		var m int
-		m, err = conn.Read(buf[n:])
+		m, err = conn.Read(buf[n:min(cap(buf), maxAnswer)])
+		buf = buf[:n+m]
 		from := max(0, n-len(blankLine)+1)
-		n += m
-		if i := bytes.Index(buf[from:n], []byte(blankLine)); i >= 0 {
+		if i := bytes.Index(buf[from:], []byte(blankLine)); i >= 0 {
 			end = from + i + len(blankLine)
 			break
 		}
-		if err != nil || n == len(buf) {
-			return nil, cutAnswer(buf[:n], err)
+		if err != nil || len(buf) >= maxAnswer {
+			return nil, cutAnswer(buf, err)
 		}
 	}
 	a, err := parseAnswer(buf[:end])
@@ -71,13 +76,12 @@ func openingHandshake(conn net.Conn, request []byte, key, subprotocol string) (r
 	if err != nil {
 		return nil, err
 	}
-	if n > end {
-		rest = append(rest, buf[end:n]...)
-	}
-	return rest, nil
+	return append(rest, buf[end:]...), nil
 }
 
-var answerBuffers = sync.Pool{New: func() any { return new([maxAnswer]byte) }}
+// answerBuffers suit real answers; a longer one gets more. In a storm hundreds
+// wait for theirs.
+var answerBuffers = sync.Pool{New: func() any { return new([2 << 10]byte) }}
 
 // cutAnswer says what to make of an answer without a blank line.
 func cutAnswer(got []byte, cause error) error {
