@@ -1,15 +1,17 @@
 # make alone lists the targets. TESTFLAGS goes to every go test, FUZZTIME to
-# every fuzz target: make race TESTFLAGS=-v, make fuzz FUZZTIME=1m.
+# every fuzz target: make race TESTFLAGS=-v, make fuzz FUZZTIME=1m. BENCHFLAGS
+# goes to make compare: BENCHFLAGS='-run churn'.
 
 SHELL       := /bin/bash -o pipefail
 TESTFLAGS   ?=
+BENCHFLAGS  ?=
 FUZZTIME    ?= 10s
 MODULES     := . $(patsubst %/go.mod,%,$(wildcard tests/go.mod bench/go.mod))
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BIN         := $(CURDIR)/build/bin
 
-.PHONY: help build demo test race fuzz e2e bench lint tools needs clean
+.PHONY: help build demo test race fuzz e2e bench compare lint tools needs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -40,6 +42,9 @@ e2e: needs ## only the tests that run the built binary
 
 bench: ## benchmarks of the packages
 	go test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./...
+
+compare: ## whole gates side by side: this one, nginx, HAProxy; see bench/README.md
+	cd bench && go run . $(BENCHFLAGS)
 
 lint: tools ## gofmt, go vet, staticcheck, govulncheck
 	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "not gofmt'ed: $$files"; exit 1; }

@@ -123,7 +123,7 @@ func newCrowd(ctx context.Context, n, width int, dial func(context.Context) (net
 	return c, ctx.Err()
 }
 
-// enter opens one stream, up to the answer to its first message.
+// enter opens one stream, up to its features.
 func (c *crowd) enter(ctx context.Context, dial func(context.Context) (net.Conn, error)) (*client, error) {
 	conn, err := dial(ctx)
 	if err != nil {
@@ -140,9 +140,11 @@ func (c *crowd) enter(ctx context.Context, dial func(context.Context) (net.Conn,
 		conn.Close()
 		return nil, err
 	}
-	if _, _, err := readFrame(cl.br, nil); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("first answer: %w", err)
+	for _, want := range []string{"open", "features"} {
+		if _, _, err := readFrame(cl.br, nil); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("waiting for %s: %w", want, err)
+		}
 	}
 	conn.SetDeadline(time.Time{})
 	c.reading.Go(cl.read)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha1"
 	"encoding/base64"
 	"encoding/binary"
@@ -95,6 +96,11 @@ func make16K() []byte { return message(16 << 10) }
 var open = appendFrame(nil, opText,
 	[]byte(`<open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="`+serverName+`" version="1.0"/>`), true)
 
+// features is what an XMPP server says behind its answer to open, and a gate
+// that looks for redirects may wait for it.
+const features = `<stream:features xmlns:stream="http://etherx.jabber.org/streams">` +
+	`<mechanisms xmlns="urn:ietf:params:xml:ns:xmpp-sasl"><mechanism>SCRAM-SHA-256</mechanism></mechanisms></stream:features>`
+
 // requestHead is what a browser sends, more or less.
 const requestHead = "GET /xmpp-websocket HTTP/1.1\r\nHost: " + serverName + "\r\n" +
 	"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n" +
@@ -119,7 +125,8 @@ func upgrade(conn net.Conn, br *bufio.Reader) error {
 	return nil
 }
 
-// echo is an upstream's side of one connection: it sends every message back.
+// echo is an upstream's side of one connection: it sends every message back,
+// and features behind an open.
 func echo(conn net.Conn) {
 	defer conn.Close()
 	br := bufio.NewReader(conn)
@@ -142,6 +149,9 @@ func echo(conn net.Conn) {
 				opcode = opPong
 			}
 			out = appendFrame(out[:0], opcode, payload, false)
+			if bytes.HasPrefix(payload, []byte("<open ")) {
+				out = appendFrame(out, opText, []byte(features), false)
+			}
 			if _, err := conn.Write(out); err != nil || opcode == opClose {
 				return
 			}

@@ -41,7 +41,7 @@ var (
 	count  = flag.Int("n", 10_000, "number of certificates")
 	rsaN   = flag.Int("rsa", 0, "RSA 2048 certificates instead, sharing this many keys (a key takes 0.1 s to make)")
 	layout = flag.String("layout", "pem", "pem: one file each; folders: NAME/fullchain.pem and NAME/privkey.pem")
-	gogc   = flag.Int("gogc", 50, "GOGC of the child, as wssgate sets it")
+	gogc   = flag.Int("gogc", 50, "GOGC of the child")
 	child  = flag.String("child", "", "internal: be the child on this directory")
 )
 

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+func TestMedian(t *testing.T) {
+	for _, test := range []struct {
+		values []float64
+		want   float64
+	}{{[]float64{7}, 7}, {[]float64{9, 1, 5}, 5}, {[]float64{4, 1, 2, 9}, 3}} {
+		if got := median(test.values); got != test.want {
+			t.Errorf("median(%v) = %v; want %v", test.values, got, test.want)
+		}
+	}
+}
+
+func TestPercentile(t *testing.T) {
+	var latencies []time.Duration
+	for i := range 101 {
+		latencies = append(latencies, time.Duration(100-i))
+	}
+	for p, want := range map[float64]time.Duration{0: 0, 0.5: 50, 0.99: 99, 1: 100} {
+		if got := percentile(latencies, p); got != want {
+			t.Errorf("percentile(0 to 100, %v) = %v; want %v", p, got, want)
+		}
+	}
+}
+
+// What one end writes, the other reads, at each form of the length.
+func TestFrames(t *testing.T) {
+	for _, size := range []int{0, 125, 126, 1 << 10, 0xffff, 1 << 16} {
+		for _, mask := range []bool{true, false} {
+			payload := bytes.Repeat([]byte("x"), size)
+			frame := appendFrame(nil, opText, payload, mask)
+			opcode, got, err := readFrame(bufio.NewReader(bytes.NewReader(frame)), nil)
+			if err != nil || opcode != opText || !bytes.Equal(got, payload) {
+				t.Errorf("%d bytes, mask %v: opcode %d, %d bytes, %v", size, mask, opcode, len(got), err)
+			}
+		}
+	}
+	for _, size := range []int{128, 1 << 10, 16 << 10} {
+		if _, payload, err := readFrame(bufio.NewReader(bytes.NewReader(message(size))), nil); len(payload) != size || err != nil {
+			t.Errorf("message(%d) has %d bytes, %v", size, len(payload), err)
+		}
+	}
+}
+
+// The figures of a process include those of what it started.
+func TestProcesses(t *testing.T) {
+	child := exec.Command("sleep", "60")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		child.Process.Kill()
+		child.Wait()
+	}()
+	pids, err := descendants(os.Getpid())
+	if err != nil || len(pids) != 2 || pids[0] != os.Getpid() || pids[1] != child.Process.Pid {
+		t.Errorf("descendants = %v, %v; want this process and %d", pids, err, child.Process.Pid)
+	}
+	before, err := privateMemory(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const more = 32 << 20
+	taken := make([]byte, more)
+	for i := range taken {
+		taken[i] = 1
+	}
+	if after, err := privateMemory(os.Getpid()); err != nil || after-before < more*9/10 {
+		t.Errorf("private memory went from %d to %d with %d more in use, %v", before, after, more, err)
+	}
+	if peak, err := peakMemory(os.Getpid()); err != nil || peak < more+int64(taken[0]) {
+		t.Errorf("peak = %d, %v; want more than %d", peak, err, more)
+	}
+	start, err := cpuTime(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		now, err := cpuTime(os.Getpid())
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("no CPU time counted: %v", err)
+		}
+		if now > start {
+			break
+		}
+	}
+}
