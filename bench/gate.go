@@ -289,8 +289,8 @@ directory = %q
 [upstream.echo]
 nodes = ["ws://%s/"]
 [log]
-level = "warn"
-`, g.addr, g.bench.path("certs"), g.upstream))
+level = %q
+`, g.addr, g.bench.path("certs"), g.upstream, *level))
 		return []string{binary, "serve", "-config", file}, err
 	}
 }

@@ -35,6 +35,7 @@ var (
 	churnCount = flag.Int("churn", 1000, "churn: connections of each kind in a round")
 	postQ      = flag.Bool("mlkem", false, "clients offer X25519MLKEM768 too, which OpenSSL has since 3.5")
 	keep       = flag.Bool("keep", false, "keep the directory with configurations and logs")
+	level      = flag.String("level", "warn", "log.level of wssgate; with -keep, to find out what went wrong")
 	upstreamOn = flag.Bool("upstream", false, "internal: be an upstream")
 )
 

@@ -26,8 +26,10 @@ func (s *Server) Serve(ln net.Listener) error {
 		s.mu.Unlock()
 	}()
 
+	deferAccept(ln)
 	wait := time.Duration(0)
 	for {
+		s.places.awaitRoom(s.stop)
 		conn, err := ln.Accept()
 		switch {
 		case err == nil:
@@ -102,6 +104,7 @@ func (s *Server) admit(conn net.Conn) {
 	}
 	s.stats.accepted.Add(1)
 	c := &clientConn{server: s, set: set, sock: &sock{conn: conn}, key: key}
+	s.places.arrive()
 	go c.serve()
 }
 

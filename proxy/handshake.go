@@ -145,10 +145,14 @@ func (c *clientConn) handshake() bool {
 	s := c.server
 	deadline := time.Now().Add(c.set.HandshakeTimeout)
 	c.sock.conn.SetDeadline(deadline)
-	if err := waitReadable(c.sock.conn); err != nil {
-		s.stats.handshakes[handshakeSilent].Add(1)
-		c.debug("client said nothing", err)
-		return false
+	if !readable(c.sock.conn) {
+		s.places.silent()
+		if err := waitReadable(c.sock.conn); err != nil {
+			s.stats.handshakes[handshakeSilent].Add(1)
+			c.debug("client said nothing", err)
+			return false
+		}
+		s.places.arrive()
 	}
 	s.enter(c.sock.conn, phaseBusy)
 	if err := c.proxied(); err != nil {

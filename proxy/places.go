@@ -12,6 +12,9 @@ const (
 	// one that may run.
 	waitingFactor = 8
 
+	// comingFactor bounds the newcomers that wait for a place, likewise.
+	comingFactor = 8
+
 	// patience is how long one may wait for its client while others want in.
 	patience = time.Second
 )
@@ -30,9 +33,16 @@ var (
 // wait and all places are taken by handshakes that wait for their clients, the
 // ones that have waited longest, for more than patience, are given up: whoever
 // begins handshakes and does not go on keeps nobody out.
+//
+// When there are many newcomers, no more are accepted: in a storm of thousands
+// they wait in the kernel's queue, where they cost this process neither a
+// goroutine nor a descriptor. A client that said nothing yet is no newcomer, or
+// a few dozen of them would close the door to everybody else.
 type places struct {
 	mu      sync.Mutex
 	max     int
+	coming  int           // newcomers: arrived, neither silent nor started
+	room    chan struct{} // closed when there is room for newcomers; nil: nobody waits for that
 	running int
 	started int       // under way: running or waiting for the client
 	back    list.List // of chan bool: under way, want their place back
@@ -57,8 +67,50 @@ func (p *places) limit(n int) {
 	p.admit()
 }
 
+// awaitRoom waits until a newcomer may be accepted, or until stop is closed.
+func (p *places) awaitRoom(stop <-chan struct{}) {
+	for {
+		p.mu.Lock()
+		if p.coming < p.max*comingFactor {
+			p.mu.Unlock()
+			return
+		}
+		if p.room == nil {
+			p.room = make(chan struct{})
+		}
+		room := p.room
+		p.mu.Unlock()
+		select {
+		case <-room:
+		case <-stop:
+			return
+		}
+	}
+}
+
+// arrive counts a newcomer. silent or start follows.
+func (p *places) arrive() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.coming++
+}
+
+// silent takes back an arrival: the client has said nothing yet.
+func (p *places) silent() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.coming--
+	if p.room != nil && p.coming < p.max*comingFactor {
+		close(p.room)
+		p.room = nil
+	}
+}
+
 // start waits for a newcomer's place until the deadline.
-func (p *places) start(deadline time.Time) error { return p.wait(&p.fresh, deadline) }
+func (p *places) start(deadline time.Time) error {
+	defer p.silent()
+	return p.wait(&p.fresh, deadline)
+}
 
 // pause gives the place back while the client is waited for. The wait must end
 // soon after giveUp is called.

@@ -18,11 +18,27 @@ func waitReadable(conn net.Conn) error {
 	if rc == nil {
 		return nil
 	}
-	return rc.Read(func(fd uintptr) bool {
-		var one [1]byte
-		_, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK)
-		return err != unix.EAGAIN && err != unix.EINTR
+	return rc.Read(hasInput)
+}
+
+// readable reports whether waitReadable would return at once.
+func readable(conn net.Conn) bool {
+	rc := rawOf(conn)
+	if rc == nil {
+		return true
+	}
+	ready := false
+	err := rc.Read(func(fd uintptr) bool {
+		ready = hasInput(fd)
+		return true
 	})
+	return ready || err != nil
+}
+
+func hasInput(fd uintptr) bool {
+	var one [1]byte
+	_, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK)
+	return err != unix.EAGAIN && err != unix.EINTR
 }
 
 // readNow reads what conn has without waiting; ok is false where it has
