@@ -146,8 +146,8 @@ func TestStatusHasNoNull(t *testing.T) {
 		o.Gate = func() Gate { return Gate{Upstreams: []Upstream{{Name: "a"}}} }
 		o.Warnings = NewWarnings(nil)
 	})
-	w := ask(s, loopback, "GET", "http://127.0.0.1/status")
-	for _, key := range []string{"not_ready", "findings", "listeners", "vhosts", "certificates", "file_problems", "acme", "nodes", "errors", "warnings"} {
+	w := ask(s, loopback, "GET", "http://127.0.0.1/status?history")
+	for _, key := range []string{"times", "busy", "full", "tunnels", "drains", "not_ready", "findings", "listeners", "vhosts", "certificates", "file_problems", "acme", "nodes", "errors", "warnings"} {
 		if !strings.Contains(w.Body.String(), fmt.Sprintf("%q: []", key)) {
 			t.Errorf("%s is not []:\n%s", key, w.Body)
 		}

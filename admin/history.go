@@ -102,7 +102,13 @@ func (h *history) rows() *History {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := max(len(h.ring)-1, 0)
-	out := &History{Times: make([]int64, 0, n), Closed: map[string][]float64{}}
+	out := &History{Closed: map[string][]float64{}}
+	for _, row := range []*[]int64{&out.Times, &out.Tunnels, &out.Connections, &out.Memory} {
+		*row = make([]int64, 0, n)
+	}
+	for _, row := range []*[]float64{&out.Full, &out.Resumed, &out.Failed, &out.FramesIn, &out.FramesOut, &out.BytesIn, &out.BytesOut, &out.Busy} {
+		*row = make([]float64, 0, n)
+	}
 	for i := 1; i < len(h.ring); i++ {
 		a, b := &h.ring[i-1], &h.ring[i]
 		took := b.at.Sub(a.at)

@@ -131,8 +131,8 @@ func (r *warningRing) add(n Warning) {
 	r.list = append(r.list, n)
 }
 
-// writeAttr writes " key=value", as slog's TextHandler would, roughly: it is
-// for people.
+// writeAttr writes " key=value", as slog's TextHandler would, but for people:
+// without quotes, and nothing for what is empty.
 func writeAttr(b *strings.Builder, prefix string, a slog.Attr) {
 	v := a.Value.Resolve()
 	if a.Equal(slog.Attr{}) || b.Len() > maxWarningText {
@@ -147,7 +147,9 @@ func writeAttr(b *strings.Builder, prefix string, a slog.Attr) {
 		}
 		return
 	}
-	b.WriteString(" " + prefix + a.Key + "=" + v.String())
+	if s := v.String(); s != "" {
+		b.WriteString(" " + prefix + a.Key + "=" + s)
+	}
 }
 
 // shorten bounds what is kept, at the start of a rune.

@@ -17,7 +17,7 @@ func TestWarnings(t *testing.T) {
 	w := NewWarnings(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelError}))
 	log := slog.New(w).With("part", "acme").WithGroup("order")
 	log.Info("nothing")
-	log.Warn("slow", "name", "a b")
+	log.Warn("slow", "name", "a b", "hint", "")
 	log.Error("refused", "err", errors.New("no"), slog.Group("at", "step", 2))
 	got := w.Last()
 	if len(got) != 2 || got[0].Text != "refused part=acme order.err=no order.at.step=2" || got[0].Level != "error" ||
