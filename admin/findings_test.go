@@ -64,8 +64,8 @@ func TestFindings(t *testing.T) {
 		h := newHistory()
 		if test.then != nil {
 			test.then.at = now
-			h.add(sample{at: now.Add(-5 * time.Minute)})
-			h.add(*test.then)
+			h.add(sample{at: now.Add(-5 * time.Minute)}, nil)
+			h.add(*test.then, nil)
 		}
 		test.st.Now = now
 		got := judge(&test.st, h)

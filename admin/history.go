@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"math"
+	"slices"
 	"sync"
 	"time"
 )
@@ -22,13 +23,17 @@ type sample struct {
 	framesIn, framesOut, bytesIn, bytesOut int64
 	busy                                   time.Duration // of one loop of those that there can be
 	memory                                 int64
-	closed                                 map[string]int64
+	closed                                 []int64 // as history.reasons, which may have grown since
 }
 
 // history is a ring of samples.
 type history struct {
 	mu   sync.Mutex
 	ring []sample // oldest first; one more than is shown, for the first rates
+
+	// reasons are the words for which tunnels were closed, each once. There are
+	// few: they are the program's own.
+	reasons []string
 }
 
 func newHistory() *history { return &history{ring: make([]sample, 0, maxSamples+1)} }
@@ -38,7 +43,8 @@ func (s *Server) sample(ctx context.Context) {
 	ticker := time.NewTicker(SampleEvery)
 	defer ticker.Stop()
 	for {
-		s.history.add(newSample(time.Now(), s.options.Counts(), readMemory()))
+		counts := s.options.Counts()
+		s.history.add(newSample(time.Now(), counts, readMemory()), counts.Closed)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -51,7 +57,7 @@ func newSample(at time.Time, c Counts, memory Memory) sample {
 	s := sample{
 		at: at, tunnels: c.Tunnels(), connections: int64(c.Connections),
 		framesIn: c.FramesIn, framesOut: c.FramesOut, bytesIn: c.BytesIn, bytesOut: c.BytesOut,
-		busy: c.Lag.Sum / time.Duration(max(c.Loops, 1)), memory: memory.Bytes, closed: c.Closed,
+		busy: c.Lag.Sum / time.Duration(max(c.Loops, 1)), memory: memory.Bytes,
 	}
 	for _, h := range c.Handshakes {
 		switch h.Result {
@@ -70,9 +76,19 @@ func newSample(at time.Time, c Counts, memory Memory) sample {
 	return s
 }
 
-func (h *history) add(s sample) {
+// add takes a sample, and what is counted for each reason.
+func (h *history) add(s sample, closed map[string]int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for reason := range closed {
+		if !slices.Contains(h.reasons, reason) {
+			h.reasons = append(h.reasons, reason)
+		}
+	}
+	s.closed = make([]int64, len(h.reasons))
+	for i, reason := range h.reasons {
+		s.closed[i] = closed[reason]
+	}
 	if len(h.ring) == cap(h.ring) {
 		copy(h.ring, h.ring[1:])
 		h.ring = h.ring[:len(h.ring)-1]
@@ -127,14 +143,18 @@ func (h *history) rows() *History {
 			*r.row = append(*r.row, perSecond(r.b-r.a, took))
 		}
 		out.Busy = append(out.Busy, share(b.busy-a.busy, took))
-		for reason, count := range b.closed {
-			if count == a.closed[reason] {
+		for k, count := range b.closed {
+			before, reason := int64(0), h.reasons[k]
+			if k < len(a.closed) {
+				before = a.closed[k]
+			}
+			if count == before {
 				continue
 			}
 			if out.Closed[reason] == nil {
 				out.Closed[reason] = make([]float64, n)
 			}
-			out.Closed[reason][i-1] = perSecond(count-a.closed[reason], took)
+			out.Closed[reason][i-1] = perSecond(count-before, took)
 		}
 	}
 	return out

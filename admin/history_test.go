@@ -84,3 +84,14 @@ func TestHistoryInStatus(t *testing.T) {
 		}
 	})
 }
+
+// A reason that is counted later than others starts from nothing.
+func TestHistoryNewReason(t *testing.T) {
+	h := newHistory()
+	start := time.Now()
+	h.add(sample{at: start}, map[string]int64{"a": 5})
+	h.add(sample{at: start.Add(10 * time.Second)}, map[string]int64{"a": 5, "b": 20})
+	if got := h.rows().Closed; len(got) != 1 || got["b"][0] != 2 {
+		t.Errorf("closed = %v; want b at 2 a second", got)
+	}
+}
