@@ -63,7 +63,7 @@ type adminListener struct {
 }
 
 // open opens what cfg asks for, unless it is open.
-func (d *desk) open(cfg *Config) (*adminListener, error) {
+func (d *desk) open(cfg *Config, sockets *sockets) (*adminListener, error) {
 	l := &adminListener{addr: cfg.Listen.Admin, access: admin.Access{Debug: cfg.Listen.AdminDebug}}
 	if file := cfg.Listen.AdminTokenFile; file != "" {
 		token, err := os.ReadFile(file)
@@ -75,11 +75,11 @@ func (d *desk) open(cfg *Config) (*adminListener, error) {
 	if l.addr == "" || l.addr == d.addr {
 		return l, nil
 	}
-	ln, err := listen(l.addr)
+	ln, err := sockets.listen("admin", l.addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen.admin: %w", err)
 	}
-	if path, isUnix := strings.CutPrefix(l.addr, "unix:"); isUnix {
+	if path, isUnix := strings.CutPrefix(l.addr, "unix:"); isUnix && sockets.find("admin", l.addr) == nil {
 		if err := os.Chmod(path, 0o660); err != nil { // for the operator and the operator's group
 			ln.Close()
 			return nil, fmt.Errorf("listen.admin: %w", err)
@@ -154,6 +154,13 @@ func (d *desk) reloaded(err error) {
 	}
 	d.reload.Good++
 	d.reload.LastGood = d.reload.At
+}
+
+// lastReload reports whether the last reload was taken.
+func (d *desk) lastReload() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.reload.OK
 }
 
 // leaves notes that the gate drains, before it does: from now on it is not

@@ -45,7 +45,7 @@ of its own. Needs nothing and no network. Prints what to try.`)
 		return exitUsage
 	}
 	fmt.Fprintln(stdout, d.Guide(os.Args[0]))
-	return serveWithPages(ctx, cfg, nil, stderr, demo.Page())
+	return serve(ctx, cfg, serving{pages: demo.Page(), sockets: new(sockets)}, stderr)
 }
 
 // freeAddress returns addr with the port that the kernel gave for port 0, or

@@ -40,10 +40,9 @@ func (p *plainHTTP) accept(opened map[string]net.Listener, addrs []string) {
 		}
 	}
 	for addr, ln := range opened {
-		ln = netutil.LimitListener(ln, web.PlainConnections)
 		p.listeners[addr] = ln
 		p.log.Info("listening", "listener", "http", "addr", ln.Addr().String())
-		p.serving.Go(func() { p.serve(addr, ln) })
+		p.serving.Go(func() { p.serve(addr, netutil.LimitListener(ln, web.PlainConnections)) })
 	}
 }
 

@@ -37,7 +37,7 @@ type command struct {
 }
 
 var commands = []command{
-	{"serve", "[-config FILE]", "serve until SIGTERM; SIGHUP reloads", serveCommand},
+	{"serve", "[-config FILE] [-beside]", "serve until SIGTERM; SIGHUP reloads", serveCommand},
 	{"check", "[-config FILE]", "read everything, print what is served", checkCommand},
 	{"certs", "[-json] [-within 14d]", "list certificates and when they expire", certsCommand},
 	{"probe", "URL [-domain D]", "go a client's way, say how each step went", probeCommand},
@@ -123,8 +123,9 @@ drain's deadline passed.
 
 // serveCommand is "wssgate serve".
 func serveCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	f := newFlags("serve", "[-config FILE]", `Serves until SIGTERM or SIGINT, then drains; a second one ends at once.
+	f := newFlags("serve", "[-config FILE] [-beside]", `Serves until SIGTERM or SIGINT, then drains; a second one ends at once.
 SIGHUP reads configuration and certificates again and drops nobody.`)
+	beside := f.Bool("beside", false, "start beside a wssgate that listens on the same addresses and is to be ended then")
 	file := f.String("config", "config.toml", "the configuration `FILE`")
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status
@@ -138,7 +139,18 @@ SIGHUP reads configuration and certificates again and drops nobody.`)
 		fmt.Fprintln(stderr, err)
 		return exitUsage
 	}
-	return serve(ctx, cfg, reload, stderr)
+	inherited, err := inheritSockets(os.Getenv, os.Unsetenv)
+	if err != nil {
+		printError(stderr, err)
+		return exitFailed
+	}
+	notify, err := newNotifier(os.Getenv)
+	if err != nil {
+		printError(stderr, err)
+		return exitFailed
+	}
+	how := serving{reload: reload, sockets: &sockets{beside: *beside, inherited: inherited}, notify: notify}
+	return serve(ctx, cfg, how, stderr)
 }
 
 // flags are the flags of one command; their usage is what -h prints.

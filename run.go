@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -40,38 +39,49 @@ type gate struct {
 	server    *proxy.Server
 	plain     *plainHTTP
 	listeners map[string]net.Listener // by their address in the configuration
-	serving   sync.WaitGroup
-	failed    chan error // a listener broke
+	accepting sync.WaitGroup          // for wss
+	serving   sync.WaitGroup          // for all else
+	failed    chan error              // a listener broke
 	desk      *desk
 	watch     *configWatch
+	sockets   *sockets
+	notify    *notifier
+}
+
+// serving is how serve runs a gate, beside what its configuration says.
+type serving struct {
+	reload  <-chan os.Signal // reads the file again
+	pages   http.Handler     // answers requests that are no WebSocket upgrades; nil: the site's own
+	sockets *sockets
+	notify  *notifier // closed by serve; nil: nobody wants to know
 }
 
 // serve runs the gate that cfg describes until ctx ends, then drains it, and
-// returns the exit status. A signal on reload reads the file again.
-func serve(ctx context.Context, cfg *Config, reload <-chan os.Signal, stderr io.Writer) int {
-	return serveWithPages(ctx, cfg, reload, stderr, nil)
-}
-
-// serveWithPages is serve with an answer of one's own to requests that are no
-// WebSocket upgrades.
-func serveWithPages(ctx context.Context, cfg *Config, reload <-chan os.Signal, stderr io.Writer, pages http.Handler) int {
+// returns the exit status.
+func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int {
+	defer how.notify.close()
 	level := new(slog.LevelVar)
 	log, warnings := withWarnings(newLogger(stderr, cfg.Log, level))
 	defer keepMemory()()
 	limitMemory(log)
 	desk := newDesk(warnings)
-	g, err := startGate(cfg, log, level, pages, desk)
+	g, err := startGate(cfg, log, level, how, desk)
 	if err != nil {
 		printError(stderr, err)
 		return exitFailed
 	}
 	status := exitOK
+	g.notify.ready(g.summary())
+	beats, stopBeats := g.notify.beats()
+	defer stopBeats()
 	for running := true; running; {
 		select {
-		case <-reload:
+		case <-how.reload:
 			g.reload()
 		case do := <-desk.asked:
 			do()
+		case <-beats:
+			g.notify.alive()
 		case <-desk.drainAll:
 			running = false
 		case <-g.watch.changed:
@@ -95,14 +105,18 @@ func serveWithPages(ctx context.Context, cfg *Config, reload <-chan os.Signal, s
 // printError prints an error for people, with its hint where it has one.
 func printError(w io.Writer, err error) {
 	fmt.Fprintf(w, "wssgate: %v\n", err)
-	if hinted, ok := err.(interface{ HintText() string }); ok {
+	if hinted, ok := errors.AsType[interface {
+		error
+		HintText() string
+	}](err); ok {
 		fmt.Fprintf(w, "  hint: %s\n", hinted.HintText())
 	}
 }
 
 // startGate starts everything, or nothing.
-func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, pages http.Handler, desk *desk) (_ *gate, err error) {
-	g := &gate{cfg: cfg, log: log, level: level, page: pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1), desk: desk}
+func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving, desk *desk) (_ *gate, err error) {
+	g := &gate{cfg: cfg, log: log, level: level, page: how.pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1),
+		desk: desk, sockets: how.sockets, notify: how.notify}
 	g.watch = newConfigWatch(cfg.File, log)
 	defer func() {
 		if err != nil {
@@ -187,36 +201,41 @@ func (g *gate) openListeners(cfg *Config) (_ *opened, err error) {
 			o.close()
 		}
 	}()
-	if o.wss, err = open("listen.wss", cfg.Listen.WSS, g.listeners); err != nil {
+	if o.wss, err = g.open("wss", cfg.Listen.WSS, g.listeners); err != nil {
 		return nil, err
 	}
 	var have map[string]net.Listener
 	if g.plain != nil {
 		have = g.plain.listeners
 	}
-	if o.http, err = open("listen.http", cfg.Listen.HTTP, have); err != nil {
+	if o.http, err = g.open("http", cfg.Listen.HTTP, have); err != nil {
 		return nil, err
 	}
-	if o.operator, err = g.desk.open(cfg); err != nil {
+	if o.operator, err = g.desk.open(cfg, g.sockets); err != nil {
 		return nil, err
+	}
+	if g.server == nil { // the first time
+		if err = g.sockets.unused(); err != nil {
+			return nil, err
+		}
 	}
 	o.web, err = g.webOptions(cfg, publicPort(cfg.Listen.WSS, g.listeners, o.wss))
 	return o, err
 }
 
 // open opens the listeners of one key that are not open yet, all of them or none.
-func open(key string, addrs []string, have map[string]net.Listener) (map[string]net.Listener, error) {
+func (g *gate) open(key string, addrs []string, have map[string]net.Listener) (map[string]net.Listener, error) {
 	opened := map[string]net.Listener{}
 	for _, addr := range addrs {
 		if have[addr] != nil || opened[addr] != nil {
 			continue
 		}
-		ln, err := listen(addr)
+		ln, err := g.sockets.listen(key, addr)
 		if err != nil {
 			for _, ln := range opened {
 				ln.Close()
 			}
-			return nil, fmt.Errorf("%s: %w", key, err)
+			return nil, fmt.Errorf("listen.%s: %w", key, err)
 		}
 		opened[addr] = ln
 	}
@@ -228,7 +247,7 @@ func (g *gate) accept(opened map[string]net.Listener) {
 	for addr, ln := range opened {
 		g.listeners[addr] = ln
 		g.log.Info("listening", "listener", "wss", "addr", ln.Addr().String())
-		g.serving.Go(func() {
+		g.accepting.Go(func() {
 			if err := g.server.Serve(ln); err != nil {
 				select {
 				case g.failed <- fmt.Errorf("listener %q: %w", addr, err):
@@ -240,26 +259,10 @@ func (g *gate) accept(opened map[string]net.Listener) {
 	g.desk.listens(g.listeners)
 }
 
-// listen opens one address of the configuration.
-func listen(addr string) (net.Listener, error) {
-	path, isUnix := strings.CutPrefix(addr, "unix:")
-	if !isUnix {
-		return net.Listen("tcp", addr)
-	}
-	// A socket that nobody answers on is left over from a process that was
-	// killed.
-	if info, err := os.Stat(path); err == nil && info.Mode().Type() == os.ModeSocket {
-		if conn, err := net.Dial("unix", path); err == nil {
-			conn.Close()
-		} else {
-			os.Remove(path)
-		}
-	}
-	return net.Listen("unix", path)
-}
-
 // reload reads the file again and takes it whole or not at all. Tunnels go on.
 func (g *gate) reload() error {
+	g.notify.reloading()
+	defer func() { g.notify.ready(g.summary()) }()
 	g.watch.reading()
 	cfg, err := loadConfig(g.cfg.File)
 	if err == nil {
@@ -364,7 +367,21 @@ func (c *Config) drains(target proxy.Target) bool {
 func (g *gate) drain() error {
 	g.desk.leaves(g.server.Connections(), g.cfg.Drain.Timeout)
 	g.log.Info("drain", "connections", g.server.Connections(), "timeout", g.cfg.Drain.Timeout)
+	g.notify.stopping(fmt.Sprintf("drains %d connections", g.server.Connections()), g.cfg.Drain.Timeout+stopPatience)
+	defer g.notify.keepAlive()()
 	return g.stop()
+}
+
+// stopPatience is what all may take that a drain does besides draining.
+const stopPatience = plainPatience + settlePatience
+
+// summary is the gate in a line.
+func (g *gate) summary() string {
+	s := fmt.Sprintf("serves %d names", len(names(g.store)))
+	if !g.desk.lastReload() {
+		s += "; the last reload changed nothing, see the log"
+	}
+	return s
 }
 
 // pacing is what the configuration says of drains.
@@ -405,13 +422,18 @@ func (g *gate) stop() error {
 	if g.acme != nil {
 		g.acme.close() // no order waits for a CA that finds nobody here any more
 	}
-	if g.plain != nil {
-		g.serving.Go(func() { g.plain.shutdown(min(g.cfg.Drain.Timeout, plainPatience)) })
-	}
 	if g.server != nil {
+		pacing := g.pacing()
+		if pacing.Redirect == nil { // else who comes now is to be sent elsewhere
+			began := time.Now()
+			g.handOver(min(settlePatience, pacing.Timeout/2))
+			pacing.Timeout = max(0, pacing.Timeout-time.Since(began))
+		}
+		g.serving.Go(func() { g.plain.shutdown(min(pacing.Timeout, plainPatience)) })
 		// A context of its own: the one that SIGTERM ended is of no use.
-		err = g.server.Shutdown(context.Background(), g.pacing())
+		err = g.server.Shutdown(context.Background(), pacing)
 		g.desk.close() // last of the listeners: it shows how the drain goes
+		g.accepting.Wait()
 		g.serving.Wait()
 	}
 	if g.site != nil {

@@ -231,3 +231,17 @@ func (s *Server) endIfIdle() {
 		close(s.idle)
 	}
 }
+
+// Arriving returns how many connections are on their way from accept to a
+// tunnel or an answer.
+func (s *Server) Arriving() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, p := range s.early {
+		if p != phaseKept {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"net"
+	"time"
+)
+
+const (
+	// handOverPatience is how long a leaving process finishes the TCP handshakes
+	// that it has begun: half a second is a round trip for all but a few. Under
+	// a second, so that a client whose SYN was dropped meanwhile finds the
+	// other process at its second try.
+	handOverPatience = 500 * time.Millisecond
+
+	// settlePatience is how long those that were accepted last may take to
+	// become tunnels, before the drain begins.
+	settlePatience = time.Second
+
+	handOverStep = 10 * time.Millisecond // between two looks
+)
+
+// handOver ends listening in such a way that whoever is on the way here is still
+// served, where somebody else listens on the same addresses: another process
+// that was started beside this one, or systemd, which keeps its sockets for the
+// next. It returns at once where nobody does; else when connections that had
+// been accepted are tunnels, or after patience.
+//
+// The kernel resets connections that wait in the queue of a listener when it is
+// closed, and those in the middle of the TCP handshake. So the order is: no new
+// ones, the old ones in, then close.
+func (g *gate) handOver(patience time.Duration) {
+	var all, shared []net.Listener
+	inherited := false
+	for key, listeners := range map[string]map[string]net.Listener{"wss": g.listeners, "http": g.plain.listeners} {
+		for addr, ln := range listeners {
+			all = append(all, ln)
+			switch u, isUnix := ln.(*unixListener); {
+			case g.sockets.find(key, addr) != nil:
+				inherited = true
+			case isUnix && !u.isOurs(), !isUnix && isShared(ln):
+				shared = append(shared, ln)
+			}
+		}
+	}
+	if len(shared) == 0 && !inherited || patience <= 0 {
+		return
+	}
+	began := time.Now()
+	g.log.Info("hand-over", "listeners", len(all))
+	for _, ln := range shared {
+		if _, isUnix := ln.(*unixListener); isUnix {
+			continue // nobody comes to it any more
+		}
+		if err := leaveToOthers(ln); err != nil {
+			g.log.Warn("hand-over: some clients may be reset", "addr", ln.Addr().String(), "err", err)
+		}
+	}
+	if len(shared) > 0 {
+		time.Sleep(min(handOverPatience, patience/2))
+	}
+	for _, ln := range shared {
+		for waiting(ln) > 0 && time.Since(began) < patience {
+			time.Sleep(handOverStep)
+		}
+	}
+	for _, ln := range all {
+		ln.Close()
+	}
+	g.accepting.Wait()
+	for g.server.Arriving() > 0 && time.Since(began) < patience {
+		time.Sleep(handOverStep)
+	}
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// sockets opens what [listen] names: it takes the sockets that systemd has
+// opened already, and opens the others itself. Its methods belong to one
+// goroutine, the gate's. The zero value has nothing from systemd.
+//
+// On Linux TCP sockets get SO_REUSEPORT, so that another process of the same
+// user can open the same address and this one can then leave (handover.go). A
+// second process that was started by mistake would silently get a part of the
+// clients; so an address where somebody listens is refused as ever, unless
+// beside is set.
+type sockets struct {
+	beside    bool // another process may listen there: it is about to leave
+	inherited []*inherited
+	ports     []uint16 // of TCP listeners that this process has opened
+}
+
+// listen opens one address of the configuration. Key is where it stands there:
+// "wss", "http" or "admin".
+func (s *sockets) listen(key, addr string) (net.Listener, error) {
+	if i := s.find(key, addr); i != nil {
+		i.used = true
+		return net.FileListener(i.file)
+	}
+	network, address, err := listenAddress(addr)
+	if err != nil {
+		return nil, err
+	}
+	if network == "unix" {
+		return listenUnix(address, s.beside)
+	}
+	ln, err := s.listenTCP(address)
+	if err != nil {
+		return nil, err
+	}
+	if port := portOf(ln.Addr()); port != 0 && !slices.Contains(s.ports, port) {
+		s.ports = append(s.ports, port)
+	}
+	return ln, nil
+}
+
+func (s *sockets) listenTCP(address string) (net.Listener, error) {
+	if !canShare {
+		return listenConfig().Listen(nowhere, "tcp", address)
+	}
+	// Without SO_REUSEPORT the system says whether somebody listens there. That
+	// may be this process, under an address that a reload replaces.
+	if port, err := netip.ParseAddrPort(address); !s.beside && (err != nil || !slices.Contains(s.ports, port.Port())) {
+		ln, err := net.Listen("tcp", address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, &inUse{err}
+		}
+		if err != nil {
+			return nil, err
+		}
+		ln.Close()
+	}
+	return listenConfig().Listen(nowhere, "tcp", address)
+}
+
+// inUse is the error of an address where somebody listens.
+type inUse struct{ error }
+
+func (e *inUse) Unwrap() error { return e.error }
+
+func (*inUse) HintText() string {
+	return "end what listens there; to take over from a wssgate without refusing anyone, start this one with -beside, then end the other"
+}
+
+func portOf(addr net.Addr) uint16 {
+	if tcp, ok := addr.(*net.TCPAddr); ok {
+		return tcp.AddrPort().Port()
+	}
+	return 0
+}
+
+// A unixListener owns the name of its socket only until another process has
+// taken it.
+type unixListener struct {
+	*net.UnixListener
+	path string
+	made fs.FileInfo
+}
+
+// listenUnix opens a socket. Where somebody answers on one of that name, it
+// takes the name if beside is set: clients then come here, and those who were on
+// their way there stay there.
+func listenUnix(path string, beside bool) (net.Listener, error) {
+	name := path
+	if strings.HasPrefix(path, "@") { // abstract: no file
+		return net.Listen("unix", path)
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
+		conn, err := net.Dial("unix", path)
+		switch {
+		case err != nil: // left over from a process that was killed
+			os.Remove(path)
+		case beside:
+			name = path + ".new"
+			os.Remove(name)
+		}
+		if err == nil {
+			conn.Close()
+		}
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	ln.SetUnlinkOnClose(false)
+	u := &unixListener{UnixListener: ln, path: path}
+	if u.made, err = os.Stat(name); err == nil && name != path {
+		err = os.Rename(name, path)
+	}
+	if err != nil {
+		ln.Close()
+		os.Remove(name)
+		return nil, err
+	}
+	return u, nil
+}
+
+// Addr returns the name that clients know.
+func (u *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: u.path, Net: "unix"} }
+
+// isOurs reports whether the name still leads to this socket.
+func (u *unixListener) isOurs() bool {
+	info, err := os.Stat(u.path)
+	return err == nil && os.SameFile(info, u.made)
+}
+
+func (u *unixListener) Close() error {
+	if u.isOurs() {
+		os.Remove(u.path)
+	}
+	return u.UnixListener.Close()
+}

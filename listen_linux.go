@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const canShare = true // SO_REUSEPORT spreads clients over the processes that listen
+
+// nowhere is a context without an end: opening a listener waits for nobody but,
+// for a host name, the resolver.
+var nowhere = context.Background()
+
+// listenConfig opens sockets that another process of the same user may open as
+// well.
+//
+// MPTCP, which Go would ask for, is off: the kernel takes neither filters nor
+// questions about the queue on such a socket, which a hand-over needs.
+func listenConfig() *net.ListenConfig {
+	lc := &net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return control(c, func(fd int) error {
+			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+		})
+	}}
+	lc.SetMultipathTCP(false)
+	return lc
+}
+
+func control(c syscall.RawConn, f func(fd int) error) error {
+	var err error
+	if e := c.Control(func(fd uintptr) { err = f(int(fd)) }); e != nil {
+		return e
+	}
+	return err
+}
+
+// controlListener is control for a TCP listener. It fails for another kind, and
+// for one that is closed.
+func controlListener(ln net.Listener, f func(fd int) error) error {
+	tcp, ok := ln.(*net.TCPListener)
+	if !ok {
+		return syscall.ENOTSUP
+	}
+	c, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return control(c, f)
+}
+
+// leaveToOthers has the kernel drop the SYNs that come to a listener. Their
+// clients send them again a second later, and by then they reach somebody else;
+// handshakes that are under way are finished.
+//
+// Connections accepted from now on inherit the filter, which they do not
+// notice: no SYN belongs to them.
+func leaveToOthers(ln net.Listener) error {
+	drop := []unix.SockFilter{ // the packet begins with the TCP header
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 13},                   // its flags
+		{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: 0x02, Jt: 0, Jf: 1}, // SYN?
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},                                  // nothing of it
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},                         // all of it
+	}
+	return controlListener(ln, func(fd int) error {
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+			&unix.SockFprog{Len: uint16(len(drop)), Filter: &drop[0]})
+	})
+}
+
+// waiting returns how many connections nobody has accepted yet.
+func waiting(ln net.Listener) (n int) {
+	controlListener(ln, func(fd int) error {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil {
+			n = int(info.Unacked) // what it means on a listener
+		}
+		return err
+	})
+	return n
+}
+
+// isShared reports whether another socket listens on the same port. It answers
+// true where the system does not tell.
+func isShared(ln net.Listener) bool {
+	port := portOf(ln.Addr())
+	listening := 0
+	for _, file := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
+		n, err := listenersOn(file, port)
+		if err != nil && !os.IsNotExist(err) { // there may be no IPv6
+			return true
+		}
+		listening += n
+	}
+	return listening != 1
+}
+
+// listenersOn counts those on a port in a file of /proc/net (proc_net_tcp(5)).
+// It has listeners first, then all connections, which may be many.
+func listenersOn(file string, port uint16) (n int, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Scan() // the headings
+	for lines.Scan() {
+		// sl local_address rem_address st …; LISTEN is 0A
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 4 || fields[3] != "0A" {
+			break
+		}
+		_, p, _ := strings.Cut(fields[1], ":")
+		if got, err := strconv.ParseUint(p, 16, 16); err == nil && uint16(got) == port {
+			n++
+		}
+	}
+	return n, lines.Err()
+}

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// What systemd and a service say to each other: sockets that it has opened for
+// us (sd_listen_fds(3)), and how we are (sd_notify(3)). Both are a few
+// environment variables and datagrams, and mean nothing elsewhere.
+
+// firstInherited is the descriptor of the first socket.
+const firstInherited = 3
+
+// An inherited socket is systemd's, which keeps it open whatever becomes of us:
+// clients then wait in its queue for the next process. It stays open here too,
+// so that a reload may give it up and take it again.
+type inherited struct {
+	file *os.File
+	name string // FileDescriptorName=, by default the name of the socket unit
+	addr net.Addr
+	used bool
+}
+
+// inheritSockets returns the sockets that were passed to this process, and
+// removes the variables that told of them. getenv and unsetenv are os's.
+func inheritSockets(getenv func(string) string, unsetenv func(string) error) ([]*inherited, error) {
+	pid, count, names := getenv("LISTEN_PID"), getenv("LISTEN_FDS"), strings.Split(getenv("LISTEN_FDNAMES"), ":")
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"} {
+		unsetenv(name)
+	}
+	if count == "" || pid != strconv.Itoa(os.Getpid()) {
+		return nil, nil // none, or for another process
+	}
+	n, err := strconv.Atoi(count)
+	if err != nil || n < 0 || n > 1000 {
+		return nil, fmt.Errorf("systemd: LISTEN_FDS is %q, want a number", count)
+	}
+	var all []*inherited
+	for i := range n {
+		fd := firstInherited + i
+		syscall.CloseOnExec(fd)
+		s := &inherited{file: os.NewFile(uintptr(fd), "socket "+strconv.Itoa(fd))}
+		if i < len(names) {
+			s.name = names[i]
+		}
+		ln, err := net.FileListener(s.file)
+		if err != nil {
+			return nil, fmt.Errorf("systemd: socket %d, %q: not one to listen on: %w", fd, s.name, err)
+		}
+		s.addr = ln.Addr()
+		ln.Close() // a duplicate
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// find returns the inherited socket that is bound to an address of the
+// configuration. One that is called "wss", "http" or "admin" is for that key of
+// [listen] only. Nil: there is none.
+func (s *sockets) find(key, addr string) *inherited {
+	for _, i := range s.inherited {
+		other := slices.Contains([]string{"wss", "http", "admin"}, i.name) && i.name != key
+		if !other && i.isBoundTo(addr) {
+			return i
+		}
+	}
+	return nil
+}
+
+// unused is the error for inherited sockets that the configuration has no use
+// for: their clients would wait for ever.
+func (s *sockets) unused() error {
+	var errs []error
+	for _, i := range s.inherited {
+		if !i.used {
+			errs = append(errs, fmt.Errorf("systemd: socket %q, %q: no address of [listen] in the configuration is it", i.name, i.addr))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (i *inherited) isBoundTo(addr string) bool {
+	network, address, err := listenAddress(addr)
+	if err != nil {
+		return false
+	}
+	switch bound := i.addr.(type) {
+	case *net.UnixAddr:
+		return network == "unix" && bound.Name == address
+	case *net.TCPAddr:
+		if network != "tcp" {
+			return false
+		}
+		wanted, err := net.ResolveTCPAddr("tcp", address)
+		switch {
+		case err != nil || wanted.Port != bound.Port:
+			return false
+		case wanted.IP == nil: // every address of the machine
+			return bound.IP.IsUnspecified()
+		}
+		return wanted.IP.Equal(bound.IP)
+	}
+	return false
+}
+
+// A notifier tells systemd how the service is. Nil tells nobody.
+type notifier struct {
+	conn net.Conn
+	log  *slog.Logger
+	beat time.Duration // between two signs of life; 0: none is wanted
+}
+
+// newNotifier returns nil where nobody wants to know. Getenv is os.Getenv.
+func newNotifier(getenv func(string) string) (*notifier, error) {
+	address := getenv("NOTIFY_SOCKET")
+	if !strings.HasPrefix(address, "/") && !strings.HasPrefix(address, "@") {
+		return nil, nil // none, or, in a virtual machine, vsock
+	}
+	conn, err := net.Dial("unixgram", address)
+	if err != nil {
+		return nil, fmt.Errorf("systemd: NOTIFY_SOCKET: %w", err)
+	}
+	n := &notifier{conn: conn, log: slog.Default()}
+	if pid := getenv("WATCHDOG_PID"); pid == "" || pid == strconv.Itoa(os.Getpid()) {
+		if usec, err := strconv.ParseInt(getenv("WATCHDOG_USEC"), 10, 64); err == nil && usec > 1 {
+			n.beat = time.Duration(usec) * time.Microsecond / 2
+		}
+	}
+	return n, nil
+}
+
+// say sends assignments, one of a line. That nobody hears them is no reason to
+// stop.
+func (n *notifier) say(lines ...string) {
+	if n == nil {
+		return
+	}
+	// A socket whose reader hangs must not hang us.
+	n.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	if _, err := n.conn.Write([]byte(strings.Join(lines, "\n"))); err != nil {
+		n.log.Warn("systemd", "err", err)
+	}
+}
+
+func (n *notifier) ready(status string) { n.say("READY=1", "STATUS="+oneLine(status)) }
+
+// reloading must be followed by ready. The time tells systemd that it is an
+// answer to its signal, not to an earlier one (Type=notify-reload).
+func (n *notifier) reloading() {
+	n.say("RELOADING=1", "MONOTONIC_USEC="+strconv.FormatInt(monotonic().Microseconds(), 10))
+}
+
+// stopping asks for the time that the drain may take beside TimeoutStopSec=.
+func (n *notifier) stopping(status string, takes time.Duration) {
+	n.say("STOPPING=1", "STATUS="+oneLine(status), "EXTEND_TIMEOUT_USEC="+strconv.FormatInt(takes.Microseconds(), 10))
+}
+
+func (n *notifier) alive() { n.say("WATCHDOG=1") }
+
+// beats returns a channel that has an entry whenever a sign of life is due.
+func (n *notifier) beats() (c <-chan time.Time, stop func()) {
+	if n == nil || n.beat == 0 {
+		return nil, func() {}
+	}
+	t := time.NewTicker(n.beat)
+	return t.C, t.Stop
+}
+
+// keepAlive gives signs of life until stop is called.
+func (n *notifier) keepAlive() (stop func()) {
+	beats, stopBeats := n.beats()
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-beats:
+				n.alive()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		stopBeats()
+		close(done)
+		<-ended
+	}
+}
+
+func (n *notifier) close() {
+	if n != nil {
+		n.conn.Close()
+	}
+}
+
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
