@@ -37,6 +37,7 @@ type crowd struct {
 	reading  sync.WaitGroup
 	closing  atomic.Bool
 	gone     atomic.Int64
+	refused  atomic.Int64 // attempts to come in that failed, and were repeated
 	mu       sync.Mutex
 	firstErr error
 
@@ -51,21 +52,22 @@ type loopRun struct {
 }
 
 // connect opens n streams through the gate: all at the same time, or 16 at a
-// time. None may fail.
+// time. At the same time, a client may have to try three times; 16 at a time,
+// none may fail.
 func (g *gate) connect(ctx context.Context, n int, together bool) (*crowd, error) {
 	config := g.tlsConfig()
-	width := 16
+	width, tries := 16, 1
 	if together {
-		width = n
+		width, tries = n, 3
 	}
-	return newCrowd(ctx, n, width, func(ctx context.Context) (net.Conn, error) {
+	return newCrowd(ctx, n, width, tries, func(ctx context.Context) (net.Conn, error) {
 		return dialTLS(ctx, g.addr, config)
 	})
 }
 
 // connectUpstream opens n streams straight to the gate's upstream.
 func (g *gate) connectUpstream(ctx context.Context, n int) (*crowd, error) {
-	return newCrowd(ctx, n, 16, func(ctx context.Context) (net.Conn, error) {
+	return newCrowd(ctx, n, 16, 1, func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", g.upstream)
 	})
 }
@@ -96,7 +98,7 @@ func dialTLS(ctx context.Context, addr string, config *tls.Config) (*tls.Conn, e
 	return conn, nil
 }
 
-func newCrowd(ctx context.Context, n, width int, dial func(context.Context) (net.Conn, error)) (*crowd, error) {
+func newCrowd(ctx context.Context, n, width, tries int, dial func(context.Context) (net.Conn, error)) (*crowd, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	c := &crowd{born: time.Now(), clients: make([]*client, n)}
@@ -106,6 +108,10 @@ func newCrowd(ctx context.Context, n, width int, dial func(context.Context) (net
 		workers.Go(func() {
 			for i := next.Add(1) - 1; i < int64(n) && ctx.Err() == nil; i = next.Add(1) - 1 {
 				client, err := c.enter(ctx, dial)
+				for try := 1; err != nil && try < tries; try++ {
+					c.refused.Add(1)
+					client, err = c.enter(ctx, dial)
+				}
 				if err != nil {
 					c.fail(fmt.Errorf("client %d: %w", i, err))
 					cancel()

@@ -70,6 +70,7 @@ func bench() error {
 	}
 	defer b.close()
 	t := newTable(b.names())
+	defer func() { t.print(os.Stdout) }() // what there is, also after an error
 	for _, m := range measures() {
 		if !only.MatchString(m.name) {
 			continue
@@ -96,7 +97,6 @@ func bench() error {
 			}
 		}
 	}
-	t.print(os.Stdout)
 	return nil
 }
 

@@ -69,7 +69,11 @@ func storm(ctx context.Context, g *gate) ([]figure, error) {
 	took := time.Since(start)
 	peak, err := g.peak()
 	what := fmt.Sprintf("peak memory, %d clients at once, MB", n)
-	return []figure{{what, float64(peak) / 1e6, 0}, {"until all were connected, s", took.Seconds(), 1}}, err
+	return []figure{
+		{what, float64(peak) / 1e6, 0},
+		{"attempts that failed and were repeated", float64(c.refused.Load()), 0},
+		{"until all were connected, s", took.Seconds(), 1},
+	}, err
 }
 
 var sizes = []struct {
