@@ -7,7 +7,9 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -244,6 +246,24 @@ func TestPagesDrain(t *testing.T) {
 	if got := g.Connections(); got != 0 {
 		t.Errorf("%d connections are left", got)
 	}
+}
+
+// Behind a balancer the client is the one that it says.
+func TestPagesBehindBalancer(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), echoPages, func(o *Options) {
+		o.Settings.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	})
+	conn, err := net.Dial("tcp", g.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	io.WriteString(conn, "PROXY TCP4 192.0.2.7 192.0.2.1 50000 5291\r\n")
+	secure := tls.Client(conn, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool()})
+	c := &pageClient{secure, t, bufio.NewReader(secure)}
+	c.send("GET / HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+	c.want(200, "from 192.0.2.7")
 }
 
 // Where bodyLength knows the length of a body, net/http reads the same.
