@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
 	"strings"
@@ -87,10 +88,14 @@ func TestChallengeSlow(t *testing.T) {
 		ended <- err
 	}()
 	<-asked
-	g.dial()
+	g.dial().Abort()
 	close(answer)
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "unrecognized name") {
 		t.Errorf("the CA got %v; want unrecognized_name", err)
+	}
+	// The alert goes out before it is counted.
+	if err := g.Shutdown(context.Background(), Pacing{Timeout: 10 * time.Second}); err != nil {
+		t.Error(err)
 	}
 	for _, h := range g.Counts().Handshakes {
 		if h.Result == "unknown_name" && h.N != 1 {
