@@ -2,8 +2,8 @@ package interop
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,6 +53,7 @@ type script struct {
 	t      *testing.T
 	name   string
 	cmd    *exec.Cmd
+	stdin  io.WriteCloser
 	lines  *bufio.Scanner
 	stderr output
 }
@@ -64,14 +65,17 @@ type script struct {
 // NSS database of that HOME, and no check is turned off.
 func runScript(t *testing.T, name string, rootPEM []byte, task map[string]any) *script {
 	t.Helper()
+	withChromium(t, rootPEM, task)
+	s := startScript(t, name, task)
+	s.stdin.Close()
+	return s
+}
+
+// withChromium adds to the task what a script needs to start the browser.
+func withChromium(t *testing.T, rootPEM []byte, task map[string]any) {
+	t.Helper()
 	need(t, "chromium", "chromium")
 	need(t, "certutil", "libnss3-tools")
-	need(t, "node", "nodejs")
-	for _, module := range []string{"playwright-core", "strophe.js"} {
-		if _, err := os.Stat("../node_modules/" + module); err != nil {
-			missing(t, "%s is not installed; to run this test: npm ci --prefix tests", module)
-		}
-	}
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Fatal(err)
@@ -79,13 +83,25 @@ func runScript(t *testing.T, name string, rootPEM []byte, task map[string]any) *
 	home := t.TempDir()
 	trust(t, home, rootPEM)
 	task["chromium"], task["home"] = chromium, home
-	input, err := json.Marshal(task)
-	if err != nil {
+}
+
+// startScript starts a script in Node and writes it the task, a line. Its
+// standard input stays open.
+func startScript(t *testing.T, name string, task map[string]any, env ...string) *script {
+	t.Helper()
+	need(t, "node", "nodejs")
+	for _, module := range []string{"playwright-core", "strophe.js", "@xmpp/client", "ws", "@xmldom/xmldom"} {
+		if _, err := os.Stat("../node_modules/" + module); err != nil {
+			missing(t, "%s is not installed; to run this test: npm ci --prefix tests", module)
+		}
+	}
+	s := &script{t: t, name: name, cmd: exec.CommandContext(t.Context(), "node", name)}
+	s.cmd.Env = append(s.cmd.Environ(), env...)
+	s.cmd.Stderr = &s.stderr
+	var err error
+	if s.stdin, err = s.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-
-	s := &script{t: t, name: name, cmd: exec.CommandContext(t.Context(), "node", name)}
-	s.cmd.Stdin, s.cmd.Stderr = bytes.NewReader(append(input, '\n')), &s.stderr
 	stdout, err := s.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +112,20 @@ func runScript(t *testing.T, name string, rootPEM []byte, task map[string]any) *
 	t.Cleanup(func() { s.cmd.Wait() })
 	s.lines = bufio.NewScanner(stdout)
 	s.lines.Buffer(nil, 1<<20)
+	s.tell(task)
 	return s
+}
+
+// tell writes the script a line.
+func (s *script) tell(what any) {
+	s.t.Helper()
+	line, err := json.Marshal(what)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := s.stdin.Write(append(line, '\n')); err != nil {
+		s.t.Fatalf("node %s: %v: %s", s.name, err, s.stderr.String())
+	}
 }
 
 // next waits for the next line that the script writes, which is JSON.

@@ -15,6 +15,13 @@ import (
 // program without a node name, and makes its accounts when it has started.
 func startEjabberd(t *testing.T, domains ...string) (url string) {
 	t.Helper()
+	url, _ = runEjabberd(t, domains...)
+	return url
+}
+
+// runEjabberd is startEjabberd with the file of its log.
+func runEjabberd(t *testing.T, domains ...string) (url, log string) {
+	t.Helper()
 	need(t, "erl", "ejabberd")
 	libs, err := filepath.Glob("/usr/lib/*/ejabberd-*")
 	if err != nil {
@@ -29,6 +36,7 @@ func startEjabberd(t *testing.T, domains ...string) (url string) {
 	port := freePort(t)
 	config := filepath.Join(dir, "ejabberd.yml")
 	user.write(t, config, ejabberdConfig(port, domains))
+	log = filepath.Join(dir, "ejabberd.log")
 	addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
 
 	register := "{ok, _} = application:ensure_all_started(ejabberd)"
@@ -42,11 +50,11 @@ func startEjabberd(t *testing.T, domains ...string) (url string) {
 		"HOME="+dir,
 		"ERL_LIBS="+filepath.Dir(libs[0]),
 		"EJABBERD_CONFIG_PATH="+config,
-		"EJABBERD_LOG_PATH="+filepath.Join(dir, "ejabberd.log"),
+		"EJABBERD_LOG_PATH="+log,
 		"ERL_CRASH_DUMP_SECONDS=0",
 	)
 	serve(t, cmd, addr).wait(t, registered, 1)
-	return "ws://" + addr + "/ws"
+	return "ws://" + addr + "/ws", log
 }
 
 // registered is what ejabberd prints when its accounts are there.
@@ -60,6 +68,7 @@ func ejabberdConfig(port int, domains []string) string {
 	return fmt.Sprintf(`
 hosts:
 %sloglevel: info
+trusted_proxies: ["127.0.0.1"]
 listen:
   -
     port: %d

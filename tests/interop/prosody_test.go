@@ -13,28 +13,51 @@ import (
 // startProsody runs Debian's Prosody with the domains and an account alice,
 // whose password is passwordOf the domain, on each of them. It returns the URL
 // of its plain WebSocket.
+func startProsody(t *testing.T, domains ...string) (url string) {
+	t.Helper()
+	return runProsody(t, "", domains...).url
+}
+
+// A prosody is a running Prosody.
+type prosody struct {
+	url    string // of its plain WebSocket
+	user   account
+	config string
+}
+
+// runProsody is startProsody with more at the end of the configuration, which
+// belongs to the last of the domains.
 //
 // Prosody refuses to be root. Where the test is, Prosody runs as the user that
 // the package made for it, and its files belong to that user.
-func startProsody(t *testing.T, domains ...string) (url string) {
+func runProsody(t *testing.T, more string, domains ...string) *prosody {
 	t.Helper()
 	need(t, "prosody", "prosody")
 	need(t, "prosodyctl", "prosody")
 
-	user := unprivileged(t, "prosody")
-	dir := user.tempDir(t)
+	p := &prosody{user: unprivileged(t, "prosody")}
+	dir := p.user.tempDir(t)
 	port := freePort(t)
-	config := filepath.Join(dir, "prosody.cfg.lua")
-	user.write(t, config, prosodyConfig(dir, port, domains))
+	p.config = filepath.Join(dir, "prosody.cfg.lua")
+	p.user.write(t, p.config, prosodyConfig(dir, port, domains)+more)
 	for _, domain := range domains {
-		ctl := user.command("prosodyctl", "--config", config, "register", "alice", domain, passwordOf(domain))
-		if out, err := ctl.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", ctl, err, out)
-		}
+		p.ctl(t, "register", "alice", domain, passwordOf(domain))
 	}
 	addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
-	serve(t, user.command("prosody", "-F", "--config", config), addr)
-	return "ws://" + addr + "/xmpp-websocket"
+	serve(t, p.user.command("prosody", "-F", "--config", p.config), addr)
+	p.url = "ws://" + addr + "/xmpp-websocket"
+	return p
+}
+
+// ctl returns what prosodyctl says.
+func (p *prosody) ctl(t *testing.T, args ...string) string {
+	t.Helper()
+	ctl := p.user.command("prosodyctl", append([]string{"--config", p.config}, args...)...)
+	out, err := ctl.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", ctl, err, out)
+	}
+	return string(out)
 }
 
 func prosodyConfig(dir string, port int, domains []string) string {
@@ -44,7 +67,7 @@ data_path = %q
 pidfile = %q
 certificates = %q
 log = { info = "*console" }
-modules_enabled = { "roster", "saslauth", "disco", "ping", "smacks", "websocket", "bosh" }
+modules_enabled = { "roster", "saslauth", "disco", "ping", "smacks", "websocket", "bosh", "admin_shell" }
 modules_disabled = { "s2s", "tls" }
 authentication = "internal_hashed"
 storage = "internal"
@@ -58,6 +81,7 @@ s2s_ports = {}
 -- TLS ends at the gate, which stands on the same machine.
 consider_websocket_secure = true
 consider_bosh_secure = true
+trusted_proxies = { "127.0.0.1" }
 c2s_require_encryption = true
 `, dir, filepath.Join(dir, "prosody.pid"), dir, port)
 	for _, domain := range domains {
