@@ -115,6 +115,9 @@ func listenUnix(path string, beside bool) (net.Listener, error) {
 		}
 	}
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, &inUse{err}
+	}
 	if err != nil {
 		return nil, err
 	}

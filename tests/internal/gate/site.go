@@ -2,8 +2,10 @@ package gate
 
 import (
 	"crypto/tls"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -70,13 +72,23 @@ func (s *Site) Start(tb testing.TB, rest string, opts ...Option) *Gate {
 // Config writes config.toml as Start does.
 func (s *Site) Config(tb testing.TB, rest string) {
 	tb.Helper()
+	s.ConfigAt(tb, "127.0.0.1:0", rest)
+}
+
+// ConfigAt is Config with the address to listen on for wss, or a list of them in
+// TOML.
+func (s *Site) ConfigAt(tb testing.TB, wss, rest string) {
+	tb.Helper()
+	if !strings.HasPrefix(wss, "[\"") {
+		wss = strconv.Quote(wss)
+	}
 	const head = `[listen]
-wss = "127.0.0.1:0"
+wss = %s
 admin = "127.0.0.1:0"
 
 [certificates]
 directory = "certs"
 
 `
-	s.Write(tb, "config.toml", []byte(head+rest))
+	s.Write(tb, "config.toml", []byte(fmt.Sprintf(head, wss)+rest))
 }
