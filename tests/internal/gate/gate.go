@@ -62,6 +62,9 @@ type options struct {
 	plain bool
 	env   []string
 	files int
+
+	names   string
+	sockets []*os.File
 }
 
 // Plain runs the binary without the race detector: for everything that is
@@ -73,6 +76,12 @@ func Env(kv string) Option { return func(o *options) { o.env = append(o.env, kv)
 
 // Descriptors limits the program's descriptors to n.
 func Descriptors(n int) Option { return func(o *options) { o.files = n } }
+
+// Inherit passes sockets as systemd does: with their names, and the number of the
+// process that they are for, which a shell knows that becomes the program.
+func Inherit(names string, sockets ...*os.File) Option {
+	return func(o *options) { o.names, o.sockets = names, sockets }
+}
 
 // Start runs "wssgate serve -config config.toml" in dir and returns when it
 // listens for wss. When the test ends the program must still run, or have
@@ -99,6 +108,11 @@ func Run(tb testing.TB, dir string, args []string, opts ...Option) *Gate {
 	if o.files > 0 { // set by a shell that becomes the program
 		shell := []string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, o.files), binary}
 		g.cmd = exec.Command("/bin/sh", append(shell, args...)...)
+	}
+	if len(o.sockets) > 0 {
+		g.cmd = exec.Command("/bin/sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, binary}, args...)...)
+		g.cmd.ExtraFiles = o.sockets // from descriptor 3 on
+		o.env = append(o.env, fmt.Sprintf("LISTEN_FDS=%d", len(o.sockets)), "LISTEN_FDNAMES="+o.names)
 	}
 	g.cmd.Dir = dir
 	g.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1 exitcode=66 atexit_sleep_ms=0")
