@@ -117,11 +117,9 @@ func (c *clientConn) toPages(read []byte, head int) bool {
 	s := c.server
 	conn := c.sock.conn
 	conn.SetDeadline(time.Time{})
-	taken := s.pages.take(newPageConn(c, read, head))
-	if taken {
-		s.settled(conn)
-	}
-	return taken
+	// First, for nextRequest may have entered it again when take returns.
+	s.settled(conn)
+	return s.pages.take(newPageConn(c, read, head))
 }
 
 // nextRequest waits for another request on a connection that the pages kept,

@@ -16,7 +16,7 @@ const (
 	comingFactor = 8
 
 	// patience is how long one may wait for its client while others want in.
-	patience = time.Second
+	patience = 3 * time.Second
 )
 
 var (
