@@ -11,7 +11,8 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BIN         := $(CURDIR)/build/bin
 
-.PHONY: help build demo test race fuzz e2e bench compare lint tools needs clean
+# IMAGE names the image, ENGINE the program that builds it.
+.PHONY: help build demo image test race fuzz e2e bench compare lint tools needs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -21,6 +22,9 @@ build: ## the binary, ./wssgate
 
 demo: build ## run it: an XMPP server, certificates and the gate, on loopback
 	./wssgate demo
+
+image: ## a container image, with podman, buildah or docker
+	@deploy/image.sh
 
 test: needs ## all tests: units, the built binary from outside, real servers and a browser
 	go test $(TESTFLAGS) ./...

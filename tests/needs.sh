@@ -14,6 +14,9 @@ wanted=(
   certutil:libnss3-tools
   node:nodejs npm:npm
   openssl:openssl
+  nginx:nginx haproxy:haproxy
+  podman:podman buildah:buildah runc:runc
+  systemd-analyze:systemd promtool:prometheus
 )
 
 missing=()

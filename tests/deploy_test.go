@@ -1,0 +1,384 @@
+package tests
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/BurntSushi/toml"
+	apps "k8s.io/api/apps/v1"
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"wssgate/internal/certtest"
+	"wssgate/tests/internal/gate"
+	"wssgate/tests/internal/wire"
+)
+
+// program returns the command, and fails or skips the test where it is not
+// installed.
+func program(t *testing.T, name, debianPackage string, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil { // servers are in no plain user's PATH
+		path, err = exec.LookPath("/usr/sbin/" + name)
+	}
+	if err != nil {
+		missing(t, name+" is not installed; to run this test: sudo apt-get install "+debianPackage)
+	}
+	return exec.Command(path, args...)
+}
+
+// succeed runs a command that must end well, and returns its output.
+func succeed(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	return string(out)
+}
+
+// checked runs wssgate check on a configuration, in a directory with
+// certificates for the names in certs/, and returns the configuration as TOML
+// has it. Absolute names of files are made to be in that directory.
+func checked(t *testing.T, config string, names ...string) map[string]any {
+	t.Helper()
+	site := gate.NewSite(t, names...)
+	config = inside(t, site, config, names)
+	site.Write(t, "config.toml", []byte(config))
+	binary, err := gate.Build(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, "check", "-config", "config.toml")
+	cmd.Dir = site.Dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("wssgate check: %v\n%s\nof\n%s", err, out, config)
+	}
+	var decoded map[string]any
+	if _, err := toml.Decode(config, &decoded); err != nil {
+		t.Fatal(err)
+	}
+	return decoded
+}
+
+// drainTimeout is what a decoded configuration says, or the default.
+func drainTimeout(t *testing.T, config map[string]any) time.Duration {
+	t.Helper()
+	text := "30s"
+	if drain, ok := config["drain"].(map[string]any); ok {
+		if s, ok := drain["timeout"].(string); ok {
+			text = s
+		}
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// Each document of kubernetes.yaml is what it says it is, without a key that
+// Kubernetes does not know, and they fit together.
+func TestKubernetes(t *testing.T) {
+	var (
+		set      apps.StatefulSet
+		config   core.ConfigMap
+		secrets  []string
+		services []core.Service
+	)
+	for doc := range strings.SplitSeq(readFile(t, deployed(t, "kubernetes.yaml")), "\n---\n") {
+		var kind meta.TypeMeta
+		if err := yaml.Unmarshal([]byte(doc), &kind); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		switch kind.APIVersion + " " + kind.Kind {
+		case "apps/v1 StatefulSet":
+			err = yaml.UnmarshalStrict([]byte(doc), &set)
+		case "v1 ConfigMap":
+			err = yaml.UnmarshalStrict([]byte(doc), &config)
+		case "v1 Service":
+			var s core.Service
+			err = yaml.UnmarshalStrict([]byte(doc), &s)
+			services = append(services, s)
+		case "v1 Secret":
+			var s core.Secret
+			err = yaml.UnmarshalStrict([]byte(doc), &s)
+			secrets = append(secrets, s.Name)
+		default:
+			t.Errorf("kind %q of %q; want one that this test knows", kind.Kind, kind.APIVersion)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", kind.Kind, err)
+		}
+	}
+	pod := set.Spec.Template.Spec
+	if len(pod.InitContainers) != 1 || len(pod.Containers) != 1 {
+		t.Fatalf("%d init containers and %d containers; want the gate and Tigase", len(pod.InitContainers), len(pod.Containers))
+	}
+	sidecar := pod.InitContainers[0]
+	if sidecar.RestartPolicy == nil || *sidecar.RestartPolicy != core.ContainerRestartPolicyAlways {
+		t.Error("the gate has no restartPolicy Always; want it, for that makes it a sidecar")
+	}
+	if sidecar.Lifecycle != nil {
+		t.Error("the gate has a lifecycle hook; want none: SIGTERM drains")
+	}
+	decoded := checked(t, config.Data["config.toml"], "example1.com")
+	grace := time.Duration(*pod.TerminationGracePeriodSeconds) * time.Second
+	if drain := drainTimeout(t, decoded); grace <= drain {
+		t.Errorf("terminationGracePeriodSeconds is %v, drain.timeout %v; want it longer", grace, drain)
+	}
+	if sc := sidecar.SecurityContext; !*sc.RunAsNonRoot || !*sc.ReadOnlyRootFilesystem || *sc.AllowPrivilegeEscalation {
+		t.Error("the gate's securityContext is not strict")
+	}
+	ports := map[string]int32{}
+	for _, c := range []core.Container{sidecar, pod.Containers[0]} {
+		for _, p := range c.Ports {
+			ports[p.Name] = p.ContainerPort
+			if p.ContainerPort == 5290 {
+				t.Error("5290 is a port of the pod; want it on loopback only")
+			}
+		}
+		for _, m := range c.VolumeMounts {
+			claimed := slices.ContainsFunc(set.Spec.VolumeClaimTemplates, func(v core.PersistentVolumeClaim) bool { return v.Name == m.Name })
+			if !claimed && !slices.ContainsFunc(pod.Volumes, func(v core.Volume) bool { return v.Name == m.Name }) {
+				t.Errorf("container %s mounts %q, which is no volume", c.Name, m.Name)
+			}
+		}
+	}
+	if ports["wss"] != 5291 || ports["wssgate-admin"] != 9291 {
+		t.Errorf("ports are %v; want wss 5291 and wssgate-admin 9291", ports)
+	}
+	for _, probe := range []*core.Probe{sidecar.StartupProbe, sidecar.LivenessProbe, sidecar.ReadinessProbe} {
+		if probe.HTTPGet == nil || ports[probe.HTTPGet.Port.StrVal] != 9291 {
+			t.Errorf("a probe asks %v; want the admin port", probe.HTTPGet)
+		}
+	}
+	for _, s := range services {
+		for k, v := range s.Spec.Selector {
+			if set.Spec.Template.Labels[k] != v {
+				t.Errorf("service %s selects %s=%s, which the pods are not", s.Name, k, v)
+			}
+		}
+	}
+	if !slices.Contains(secrets, "wssgate-admin") {
+		t.Errorf("the secrets are %v; want wssgate-admin", secrets)
+	}
+}
+
+func TestCompose(t *testing.T) {
+	var file struct {
+		Services map[string]struct {
+			Image           string
+			Ports           []string
+			Volumes         []string
+			StopGracePeriod string `json:"stop_grace_period"`
+			ReadOnly        bool   `json:"read_only"`
+			Networks        []string
+		}
+		Volumes, Networks map[string]any
+	}
+	if err := yaml.Unmarshal([]byte(readFile(t, deployed(t, "compose.yaml"))), &file); err != nil {
+		t.Fatal(err)
+	}
+	decoded := checked(t, strings.Replace(readFile(t, deployed(t, "compose.toml")), "tigase:5290", "127.0.0.1:5290", 1), "example1.com")
+	wssgate := file.Services["wssgate"]
+	grace, err := time.ParseDuration(wssgate.StopGracePeriod)
+	if err != nil || grace <= drainTimeout(t, decoded) {
+		t.Errorf("stop_grace_period is %q; want longer than drain.timeout", wssgate.StopGracePeriod)
+	}
+	if !wssgate.ReadOnly {
+		t.Error("read_only is not set")
+	}
+	for name, s := range file.Services {
+		for _, p := range s.Ports {
+			if strings.Contains(p, "5290") {
+				t.Errorf("%s publishes %s; want 5290 inside only", name, p)
+			}
+		}
+		for _, v := range s.Volumes {
+			from, _, _ := strings.Cut(v, ":")
+			if _, ok := file.Volumes[from]; !ok && !strings.HasPrefix(from, "./") {
+				t.Errorf("%s mounts %q, which is no volume", name, from)
+			}
+		}
+		for _, n := range s.Networks {
+			if _, ok := file.Networks[n]; !ok {
+				t.Errorf("%s is in network %q, which there is not", name, n)
+			}
+		}
+	}
+}
+
+// The unit is one that systemd takes, it hides what can be hidden, and it gives
+// a drain its time.
+func TestSystemd(t *testing.T) {
+	binary, err := gate.Build(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit := readFile(t, deployed(t, "wssgate.service"))
+	const installed = "ExecStart=/usr/local/bin/wssgate "
+	if !strings.Contains(unit, installed) {
+		t.Fatalf("the unit has no %q", installed)
+	}
+	file := filepath.Join(t.TempDir(), "wssgate.service")
+	if err := os.WriteFile(file, []byte(strings.Replace(unit, installed, "ExecStart="+binary+" ", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	verify := program(t, "systemd-analyze", "systemd", "verify", "--man=no", file)
+	if out := succeed(t, verify); strings.Contains(out, "wssgate.service") {
+		t.Errorf("systemd-analyze verify complains:\n%s", out)
+	}
+	// Exposure in tenths, 0 to 100; an ordinary service has 96.
+	succeed(t, program(t, "systemd-analyze", "systemd", "security", "--offline=true", "--no-pager", "--threshold=20", file))
+
+	var stop time.Duration
+	for line := range strings.Lines(unit) {
+		if seconds, ok := strings.CutPrefix(strings.TrimSpace(line), "TimeoutStopSec="); ok {
+			stop, _ = time.ParseDuration(seconds + "s")
+		}
+	}
+	if stop <= drainTimeout(t, nil) {
+		t.Errorf("TimeoutStopSec is %v; want longer than drain.timeout's default", stop)
+	}
+}
+
+// make image builds an image of the gate alone, and it serves and drains, as a
+// user without rights on a read-only root.
+func TestImage(t *testing.T) {
+	root, err := gate.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	podman := containers(t)
+	build := exec.Command("make", "-s", "image")
+	build.Dir = root
+	build.Env = append(podman("version").Env, "IMAGE=localhost/wssgate-test", "ENGINE=buildah")
+	program(t, "buildah", "buildah")
+	succeed(t, build)
+
+	info, err := os.Stat(filepath.Join(root, "build", "image", "wssgate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Size() > 15<<20 {
+		t.Errorf("the binary in the image has %d bytes; want at most 15 MiB", info.Size())
+	}
+	const inspect = "{{.Config.User}} {{.Config.StopSignal}} {{.Config.Entrypoint}} {{len .RootFS.Layers}}"
+	if got, want := strings.TrimSpace(succeed(t, podman("image", "inspect", "--format", inspect, "localhost/wssgate-test"))), "65532:65532 SIGTERM [/wssgate]"; !strings.HasPrefix(got, want) {
+		t.Errorf("the image is %q; want %q", got, want)
+	}
+
+	// A port that was free a moment ago: the container can't tell another.
+	u, conns := wire.Chan(t)
+	site := gate.NewSite(t, name)
+	site.Write(t, "config.toml", fmt.Appendf(nil, `
+[listen]
+wss = "127.0.0.1:%s"
+admin = ""
+[drain]
+timeout = "10s"
+[upstream.xmpp]
+nodes = [%q]
+`, freePort(t), u.URL))
+	// Readable for 65532, as an operator would have to see to.
+	for _, file := range []string{"config.toml", site.CertFile(name)} {
+		if err := os.Chmod(filepath.Join(site.Dir, file), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(site.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run := podman("run", "--rm", "--name", "wssgate-test", "--runtime", "runc", "--cgroup-manager", "cgroupfs",
+		"--network", "host",
+		// podman's own limits are higher, which not every machine allows.
+		"--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000",
+		"--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+		"-v", site.Dir+":/etc/wssgate:ro", "localhost/wssgate-test")
+	serveContainer(t, run, site, conns)
+}
+
+// containers returns a function that makes podman commands with a storage of
+// this test's own.
+func containers(t *testing.T) func(args ...string) *exec.Cmd {
+	t.Helper()
+	program(t, "podman", "podman")
+	program(t, "runc", "runc")
+	if os.Geteuid() != 0 {
+		missing(t, "rootless containers need uid maps of their own; to run this test: sudo make e2e")
+	}
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "storage.conf")
+	text := fmt.Sprintf("[storage]\ndriver = \"vfs\"\ngraphroot = %q\nrunroot = %q\n", filepath.Join(dir, "graph"), filepath.Join(dir, "run"))
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	env := append(os.Environ(), "CONTAINERS_STORAGE_CONF="+conf, "STORAGE_DRIVER=vfs", "BUILDAH_ISOLATION=chroot", "TMPDIR="+dir)
+	podman := func(args ...string) *exec.Cmd {
+		cmd := program(t, "podman", "podman", args...)
+		cmd.Env = env
+		return cmd
+	}
+	t.Cleanup(func() {
+		podman("rm", "--all", "--force").Run()
+		podman("rmi", "--all", "--force").Run()
+	})
+	return podman
+}
+
+// inside makes the absolute names of files in a configuration names of files in
+// the site that exist.
+func inside(t *testing.T, site *gate.Site, config string, names []string) string {
+	t.Helper()
+	var out bytes.Buffer
+	for line := range strings.Lines(config) {
+		before, rest, quoted := strings.Cut(line, `= "/`)
+		key := strings.TrimSpace(before)
+		if !quoted || key == "path" {
+			out.WriteString(line)
+			continue
+		}
+		file, rest, _ := strings.Cut(rest, `"`)
+		full := filepath.Join(site.Dir, file)
+		switch key {
+		case "directory", "cache":
+			if err := os.MkdirAll(full, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range names {
+				site.Certify(t, name, site.CA.Issue(name))
+				data, err := os.ReadFile(filepath.Join(site.Dir, site.CertFile(name)))
+				if err == nil && key == "directory" {
+					err = os.WriteFile(filepath.Join(full, name+".pem"), data, 0o600)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		default:
+			if err := os.MkdirAll(filepath.Dir(full), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			content := []byte("c2l4dGVlbiBieXRlcyBhbmQgbW9yZS4\n") // a key in base64url, or a token
+			if strings.HasSuffix(file, ".pem") {
+				content = certtest.NewCA("a private CA").RootPEM()
+			}
+			if err := os.WriteFile(full, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fmt.Fprintf(&out, "%s= %q%s", before, full, rest)
+	}
+	return out.String()
+}
