@@ -109,12 +109,10 @@ type crowd struct {
 	errs    []error
 }
 
-const crowdSize = 8
-
 func newCrowd(t *testing.T, addr string, site *gate.Site) *crowd {
 	c := &crowd{stop: make(chan struct{})}
 	config := site.Client(name)
-	for range crowdSize {
+	for range 8 {
 		c.members.Go(func() {
 			for {
 				select {
