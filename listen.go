@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -23,7 +22,7 @@ import (
 type sockets struct {
 	beside    bool // another process may listen there: it is about to leave
 	inherited []*inherited
-	ports     []uint16 // of TCP listeners that this process has opened
+	ports     []string // of TCP listeners that this process has opened
 }
 
 // listen opens one address of the configuration. Key is where it stands there:
@@ -44,7 +43,7 @@ func (s *sockets) listen(key, addr string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if port := portOf(ln.Addr()); port != 0 && !slices.Contains(s.ports, port) {
+	if _, port, err := net.SplitHostPort(ln.Addr().String()); err == nil && !slices.Contains(s.ports, port) {
 		s.ports = append(s.ports, port)
 	}
 	return ln, nil
@@ -56,7 +55,11 @@ func (s *sockets) listenTCP(address string) (net.Listener, error) {
 	}
 	// Without SO_REUSEPORT the system says whether somebody listens there. That
 	// may be this process, under an address that a reload replaces.
-	if port, err := netip.ParseAddrPort(address); !s.beside && (err != nil || !slices.Contains(s.ports, port.Port())) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if !s.beside && !slices.Contains(s.ports, port) {
 		ln, err := net.Listen("tcp", address)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return nil, &inUse{err}
@@ -76,13 +79,6 @@ func (e *inUse) Unwrap() error { return e.error }
 
 func (*inUse) HintText() string {
 	return "end what listens there; to take over from a wssgate without refusing anyone, start this one with -beside, then end the other"
-}
-
-func portOf(addr net.Addr) uint16 {
-	if tcp, ok := addr.(*net.TCPAddr); ok {
-		return tcp.AddrPort().Port()
-	}
-	return 0
 }
 
 // A unixListener owns the name of its socket only until another process has

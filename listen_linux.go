@@ -89,7 +89,11 @@ func waiting(ln net.Listener) (n int) {
 // isShared reports whether another socket listens on the same port. It answers
 // true where the system does not tell.
 func isShared(ln net.Listener) bool {
-	port := portOf(ln.Addr())
+	tcp, ok := ln.Addr().(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	port := tcp.AddrPort().Port()
 	listening := 0
 	for _, file := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
 		n, err := listenersOn(file, port)
