@@ -219,8 +219,7 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// The unit is one that systemd takes, it hides what can be hidden, and it gives
-// a drain its time.
+// The unit hides what can be hidden, and gives a drain its time.
 func TestSystemd(t *testing.T) {
 	binary, err := gate.Build(false)
 	if err != nil {
@@ -234,10 +233,6 @@ func TestSystemd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "wssgate.service")
 	if err := os.WriteFile(file, []byte(strings.Replace(unit, installed, "ExecStart="+binary+" ", 1)), 0o644); err != nil {
 		t.Fatal(err)
-	}
-	verify := program(t, "systemd-analyze", "systemd", "verify", "--man=no", file)
-	if out := succeed(t, verify); strings.Contains(out, "wssgate.service") {
-		t.Errorf("systemd-analyze verify complains:\n%s", out)
 	}
 	// Exposure in tenths, 0 to 100; an ordinary service has 96.
 	succeed(t, program(t, "systemd-analyze", "systemd", "security", "--offline=true", "--no-pager", "--threshold=20", file))

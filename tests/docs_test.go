@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -165,10 +167,8 @@ func TestDocumentCommands(t *testing.T) {
 			t.Run(fmt.Sprintf("%s:%d", d.name, f.line), func(t *testing.T) {
 				site := gate.NewSite(t, movingNames...)
 				site.Config(t, toUpstream("ws://127.0.0.1:5290/"))
-				for _, command := range []string{"wssgate"} {
-					if err := os.Symlink(binary, filepath.Join(site.Dir, command)); err != nil {
-						t.Fatal(err)
-					}
+				if err := os.Symlink(binary, filepath.Join(site.Dir, "wssgate")); err != nil {
+					t.Fatal(err)
 				}
 				runCommands(t, site, f.text)
 			})
@@ -181,9 +181,10 @@ func TestDocumentCommands(t *testing.T) {
 
 // elsewhere are the commands that other tests run, or that nobody can here.
 var elsewhere = map[string]string{
-	"make demo":  "tests/interop runs ./wssgate demo; here it is only looked up",
-	"make test":  "this is it",
-	"make image": "TestImage",
+	"make demo":  "runs until it is told to end; tests/interop runs the demo in a browser",
+	"make test":  "this is part of it",
+	"make lint":  "is what .ci/run begins with",
+	"make image": "TestImage does",
 }
 
 func runCommands(t *testing.T, site *gate.Site, text string) {
@@ -216,6 +217,59 @@ func runCommands(t *testing.T, site *gate.Site, text string) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s\nof\n%s", err, bytes.TrimSpace(out), script.String())
 	}
+}
+
+// Indented curl commands are answered by a gate that serves example1.com at
+// 5291 and has its admin address at 9291, and where the document goes on with
+// an answer, with that one. A command for another port is another server's.
+func TestDocumentRequests(t *testing.T) {
+	host, err := net.Listen("tcp", "127.0.0.1:0") // BOSH, of which only the way there is tested
+	if err != nil {
+		t.Fatal(err)
+	}
+	bosh := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {})}
+	go bosh.Serve(host)
+	defer bosh.Close()
+
+	plain := requestSite(t, "")
+	withBOSH := requestSite(t, fmt.Sprintf("[[vhost]]\nnames = [\"example1.com\"]\nbosh = \"http://%s/http-bind\"\n", host.Addr()))
+
+	ran := 0
+	for _, d := range documents(t) {
+		lines := strings.Split(d.text, "\n")
+		for i, line := range lines {
+			command, ok := strings.CutPrefix(line, "    ")
+			command, prompt := strings.CutPrefix(command, "$ ")
+			if !ok || !strings.HasPrefix(command, "curl ") || !strings.Contains(command, ":5291/") && !strings.Contains(command, ":9291/") {
+				continue
+			}
+			ran++
+			site := plain
+			if strings.Contains(command, "/http-bind") {
+				site = withBOSH
+			}
+			cmd := exec.Command("bash", "-e", "-c", command)
+			cmd.Dir, cmd.Env = site.Dir, append(os.Environ(), "CURL_HOME="+site.Dir)
+			got := strings.TrimSpace(succeed(t, cmd))
+			if want := strings.TrimSpace(lines[i+1]); prompt && want != "" && got != want {
+				t.Errorf("%s:%d: %s\ngives %s\n want %s", d.name, i+1, command, got, want)
+			}
+		}
+	}
+	if ran == 0 {
+		t.Error("no document has a request")
+	}
+}
+
+// requestSite starts a gate and tells curl the way to it.
+func requestSite(t *testing.T, more string) *gate.Site {
+	t.Helper()
+	site := gate.NewSite(t, movingNames...)
+	g := site.Start(t, toUpstream("ws://127.0.0.1:5290/")+more)
+	site.Write(t, "ca.pem", site.CA.RootPEM())
+	site.Write(t, ".curlrc", fmt.Appendf(nil, "silent\nshow-error\nfail\ncacert = %q\nconnect-to = \"example1.com:5291:%s\"\nconnect-to = \"127.0.0.1:9291:%s\"\n",
+		filepath.Join(site.Dir, "ca.pem"), g.Addr("wss"), g.Addr("admin")))
+	return site
 }
 
 // The README is one screen, and its smallest configuration has three lines.

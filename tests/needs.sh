@@ -13,7 +13,7 @@ wanted=(
   chromium:chromium
   certutil:libnss3-tools
   node:nodejs npm:npm
-  openssl:openssl
+  openssl:openssl curl:curl
   nginx:nginx haproxy:haproxy
   podman:podman buildah:buildah runc:runc
   systemd-analyze:systemd promtool:prometheus
