@@ -46,7 +46,7 @@ func (g *gate) handOver(patience time.Duration) {
 		return
 	}
 	began := time.Now()
-	g.log.Info("hand-over", "listeners", len(all))
+	g.log.Info("hand-over", "connections", g.server.Connections())
 	for _, ln := range shared {
 		if _, isUnix := ln.(*unixListener); isUnix {
 			continue // nobody comes to it any more
