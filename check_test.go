@@ -208,7 +208,7 @@ func TestCheckWarnsAboutPublicNodes(t *testing.T) {
 		{"ws+unix:///run/xmpp.sock", ""},
 		{"ws://unknown.example/", `upstream "a": node "unknown.example:80": no such host`},
 	} {
-		cfg, err := everything("[upstream.a]\nnodes = \"" + test.url + "\"\n")
+		cfg, err := parseString("[upstream.a]\nnodes = \"" + test.url + "\"\n")
 		if err != nil {
 			t.Errorf("%s: %v", test.url, err)
 			continue
@@ -227,7 +227,7 @@ func TestCheckWarnsAboutPublicNodes(t *testing.T) {
 }
 
 func TestCheckWarnsAboutTheRest(t *testing.T) {
-	cfg, err := everything(small + `
+	cfg, err := parseString(small + `
 [upstream.unused]
 nodes = "ws://127.0.0.1/"
 [upstream.by_domain]

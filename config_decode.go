@@ -22,10 +22,7 @@ import (
 // `file:"path"` marks a file name, which is resolved against base.
 type decoder struct {
 	*mistakes
-	refused []string // see notYet
-	base    string   // folder that relative file names are relative to
-
-	refusedTables []string // keyPath.where of tables that notYet refuses as a whole
+	base string // folder that relative file names are relative to
 }
 
 // A table is a struct of Config that may occur several times, each time with
@@ -38,7 +35,6 @@ type shorthand interface{ fromString(string) }
 func (d *decoder) decode(tree map[string]any, cfg *Config) {
 	cfg.setDefaults()
 	d.fields(keyPath{}, tree, reflect.ValueOf(cfg).Elem())
-	d.broken = append(d.broken, d.refusedTables...)
 }
 
 // fields fills the fields of s from table t, which may be nil, and refuses keys
@@ -51,11 +47,8 @@ func (d *decoder) fields(p keyPath, t map[string]any, s reflect.Value) {
 		switch {
 		case given:
 			d.value(kp, value, target, field.Tag)
-			d.refuseNotYet(kp, target)
 		case target.Kind() == reflect.Struct:
 			d.fields(kp, nil, target) // a table that is not there has all its defaults
-		default:
-			d.withholdNotYet(kp, target)
 		}
 		if field.Tag.Get("file") != "" && target.String() != "" && !filepath.IsAbs(target.String()) {
 			target.SetString(filepath.Join(d.base, target.String()))

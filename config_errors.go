@@ -73,7 +73,7 @@ type keyPath struct {
 	// where is for sorting, with numbers: "vhost#0.upstream".
 	where string
 
-	// pattern is for notYet, with "*" for names: "upstream.*.nodes".
+	// pattern is the path with "*" for names: "upstream.*.nodes".
 	pattern string
 }
 

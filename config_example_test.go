@@ -84,7 +84,7 @@ func TestExampleLoadsAsItStands(t *testing.T) {
 
 // With each "#" taken away every value still passes its checks.
 func TestExampleLoadsUncommented(t *testing.T) {
-	if _, err := parse(exampleFile, uncommented(t), nil); err != nil {
+	if _, err := parseConfig(exampleFile, uncommented(t)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -174,30 +174,6 @@ func TestExampleSaysWhatReloadDoes(t *testing.T) {
 	for _, k := range readExample(t) {
 		if !strings.Contains(k.comment, "Reload: ") {
 			t.Errorf("%s: its comment has no \"Reload: \"", dot(k.table, k.key))
-		}
-	}
-}
-
-// A key that this version refuses is said to be refused, and no other.
-func TestExampleSaysWhatIsNotYet(t *testing.T) {
-	for _, k := range readExample(t) {
-		name := dot(k.table, k.key)
-		_, _, refused := findNotYet(notYet, name)
-		said := strings.Contains(k.comment+k.header, "# Not yet: ")
-		if refused && !said {
-			t.Errorf("%s: is in notYet, but %s does not say \"Not yet: \"", name, exampleFile)
-		}
-		if said && !refused {
-			t.Errorf("%s: %s says \"Not yet: \", but it is not in notYet", name, exampleFile)
-		}
-	}
-	known := map[string]bool{}
-	for table, key := range allKeys() {
-		known[dot(table, key)] = true
-	}
-	for _, entry := range notYet {
-		if key, _, _ := strings.Cut(entry, " = "); !known[key] {
-			t.Errorf("notYet: %q is no key of Config", key)
 		}
 	}
 }

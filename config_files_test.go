@@ -43,7 +43,7 @@ func TestNamedFiles(t *testing.T) {
 		{small + "[listen]\nadmin_token_file = \"short\"\n", "listen.admin_token_file: " + inDir("short") + ": has a token of 6 bytes, want at least 16"},
 		{small + "[listen]\nadmin_token_file = \"two words\"\n", "listen.admin_token_file: " + inDir("two words") + ": has more than one word"},
 	} {
-		cfg, err := parse(filepath.Join(dir, "config.toml"), []byte(test.data), []string{})
+		cfg, err := parseConfig(filepath.Join(dir, "config.toml"), []byte(test.data))
 		if test.want == "" {
 			if err != nil {
 				t.Errorf("%q: %v", test.data, err)
@@ -64,7 +64,7 @@ func TestNamedFiles(t *testing.T) {
 
 // A log has one line for each mistake, with the name of the file.
 func TestMistakesAsErrors(t *testing.T) {
-	_, err := everything(small + "x = 1\n[log]\nlevel = \"inf\"\n")
+	_, err := parseString(small + "x = 1\n[log]\nlevel = \"inf\"\n")
 	ce, ok := errors.AsType[*ConfigError](err)
 	if !ok {
 		t.Fatal(err)

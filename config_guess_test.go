@@ -37,7 +37,7 @@ func TestGuessOtherTable(t *testing.T) {
 		small + "[upstream.tigase.limits]\n":          "it belongs at the top of the file, before the first table",
 		small + "[[vhost]]\nnames = \"a\"\nwss = 1\n": "it belongs in [listen]",
 	} {
-		_, err := everything(data)
+		_, err := parseString(data)
 		ce, ok := errors.AsType[*ConfigError](err)
 		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].Hint != want {
 			t.Errorf("%q: err = %v; want the hint %q", data, err, want)

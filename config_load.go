@@ -66,11 +66,6 @@ func cause(err error) error {
 // parseConfig is loadConfig for data already read; file names it in messages
 // and is what relative paths in it are relative to.
 func parseConfig(file string, data []byte) (*Config, error) {
-	return parse(file, data, notYet)
-}
-
-// parse is parseConfig with a list of keys to refuse, which tests replace.
-func parse(file string, data []byte, refused []string) (*Config, error) {
 	if m, ok := notText(data); ok {
 		return nil, &ConfigError{file, []Mistake{m}}
 	}
@@ -82,7 +77,7 @@ func parse(file string, data []byte, refused []string) (*Config, error) {
 
 	var ms mistakes
 	cfg := &Config{File: file}
-	d := decoder{mistakes: &ms, refused: refused, base: filepath.Dir(file)}
+	d := decoder{mistakes: &ms, base: filepath.Dir(file)}
 	d.decode(tree, cfg)
 	cfg.check(&ms)
 	if len(ms.list) > 0 {

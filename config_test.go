@@ -16,8 +16,7 @@ const small = `[upstream.tigase]
 nodes = ["ws://127.0.0.1:5290/"]
 `
 
-// everything parses with no key refused, as a version with all features does.
-func everything(data string) (*Config, error) { return parse("config.toml", []byte(data), []string{}) }
+func parseString(data string) (*Config, error) { return parseConfig("config.toml", []byte(data)) }
 
 // Each file of testdata/bad has one mistake, named in its first line, and the
 // command ends with status 2 for that one and for no other.
@@ -126,7 +125,7 @@ func TestMistakes(t *testing.T) {
 		{"sample", small + "[log]\nsample = -2\n", `log.sample: -2 is negative`, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := everything(test.data)
+			_, err := parseString(test.data)
 			ce, ok := errors.AsType[*ConfigError](err)
 			if !ok || len(ce.Mistakes) != 1 {
 				t.Fatalf("err = %v; want one mistake, %q", err, test.want)
@@ -201,7 +200,7 @@ func TestSyntaxErrorHasCaret(t *testing.T) {
 }
 
 func TestSmallestFile(t *testing.T) {
-	cfg, err := everything(small)
+	cfg, err := parseString(small)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +214,7 @@ func TestSmallestFile(t *testing.T) {
 
 // Values come out in the form that the packages want.
 func TestNormalForms(t *testing.T) {
-	cfg, err := parse("/etc/wssgate/config.toml", []byte(`
+	cfg, err := parseConfig("/etc/wssgate/config.toml", []byte(`
 [listen]
 wss = ["unix:run/gate.sock", "localhost:0"]
 proxy_protocol = ["192.0.2.7", "2001:db8::/32"]
@@ -239,7 +238,7 @@ client_backlog = "128 kB"
 ping = 0
 [drain]
 timeout = "1m30s"
-`), []string{})
+`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +273,7 @@ timeout = "1m30s"
 // Every upstream and every vhost begins with the defaults, not with what
 // another one was given.
 func TestDefaultsOfEachTable(t *testing.T) {
-	cfg, err := everything(`
+	cfg, err := parseString(`
 [upstream.a]
 nodes = [{ url = "ws://127.0.0.1/", weight = 7 }, { url = "ws://127.0.0.2/" }]
 balance = "hash"
@@ -333,45 +332,8 @@ func TestUnreadableFile(t *testing.T) {
 // A byte order mark, as editors on Windows leave it, and their line ends do
 // no harm.
 func TestWindowsFile(t *testing.T) {
-	if _, err := everything("\ufeff" + strings.ReplaceAll(small, "\n", "\r\n")); err != nil {
+	if _, err := parseString("\ufeff" + strings.ReplaceAll(small, "\n", "\r\n")); err != nil {
 		t.Error(err)
-	}
-}
-
-// A key that no feature acts upon is refused, unless its value asks for
-// nothing; where the file does not have it, it is off.
-func TestNotYet(t *testing.T) {
-	refused := []string{"listen.admin", "upstream.*.balance = least", "upstream.*.redirects = off", "upstream.*.health", "acme", "vhost.domains"}
-	for _, test := range []struct{ data, want string }{
-		{small, ""},
-		{small + "balance = \"least\"\nredirects = \"off\"\n", ""},
-		{small + "balance = \"hash\"\n", "upstream.tigase.balance"},
-		{small + "redirects = \"follow\"\n", "upstream.tigase.redirects"},
-		{small + "health = { interval = 0 }\n", ""},
-		{small + "health = { interval = \"10s\" }\n", "upstream.tigase.health.interval"},
-		{small + "[upstream.tigase.health]\ndomain = \"example1.com\"\n", "upstream.tigase.health.domain"},
-		{small + "[acme]\nnames = []\n", ""},
-		{small + "[acme]\nnames = [\"not checked\"]\n", "acme.names"},
-		{small + "[listen]\nadmin = \"\"\n", ""},
-		{small + "[listen]\nadmin = \"127.0.0.1:9291\"\n", "listen.admin"},
-		{small + "[[vhost]]\nnames = \"a\"\ndomains = []\n", ""},
-		{small + "[[vhost]]\nnames = \"a\"\ndomains = \"a\"\n", `vhost "a".domains`},
-	} {
-		cfg, err := parse("config.toml", []byte(test.data), refused)
-		if test.want != "" {
-			ce, ok := errors.AsType[*ConfigError](err)
-			if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != test.want+": is not supported by this version yet" {
-				t.Errorf("%q: err = %v; want %q refused, and nothing else", test.data, err, test.want)
-			}
-			continue
-		}
-		if err != nil {
-			t.Errorf("%q: %v", test.data, err)
-			continue
-		}
-		if u := cfg.Upstream["tigase"]; cfg.Listen.Admin != "" || u.Redirects != "off" || u.Balance != "least" || u.Health != (Health{}) {
-			t.Errorf("%q: admin %q, redirects %q, balance %q, health %+v; want all off", test.data, cfg.Listen.Admin, u.Redirects, u.Balance, u.Health)
-		}
 	}
 }
 
@@ -379,7 +341,7 @@ func TestNotYet(t *testing.T) {
 // them at their default, and whether it has their table or not.
 func TestRelativeFiles(t *testing.T) {
 	for _, data := range []string{small, small + "[certificates]\n", small + "[certificates]\ndirectory = \"certs\"\n"} {
-		cfg, err := parse("/etc/wssgate/config.toml", []byte(data), nil)
+		cfg, err := parseConfig("/etc/wssgate/config.toml", []byte(data))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -393,7 +355,7 @@ func TestRelativeFiles(t *testing.T) {
 func TestZeroAndNegative(t *testing.T) {
 	one := func(data, want string) {
 		t.Helper()
-		_, err := everything(data)
+		_, err := parseString(data)
 		ce, ok := errors.AsType[*ConfigError](err)
 		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != want {
 			t.Errorf("%q: err = %v; want %q", data, err, want)
@@ -407,7 +369,7 @@ func TestZeroAndNegative(t *testing.T) {
 		"upstream.tigase.max_connections", "upstream.tigase.connections_per_second",
 	} {
 		one(key+" = -1\n"+small, key+": -1 is negative")
-		if cfg, err := everything(key + " = 0\n" + small); err != nil || cfg == nil {
+		if cfg, err := parseString(key + " = 0\n" + small); err != nil || cfg == nil {
 			t.Errorf("%s = 0: %v; want it taken", key, err)
 		}
 	}
@@ -420,11 +382,11 @@ func TestTenThousandVhosts(t *testing.T) {
 	for i := range 10_000 {
 		fmt.Fprintf(&b, "[[vhost]]\nnames = [\"v%d.example\", \"*.v%d.example\"]\n", i, i)
 	}
-	cfg, err := everything(b.String())
+	cfg, err := parseString(b.String())
 	if err != nil || len(cfg.Vhost) != 10_000 {
 		t.Fatal(err)
 	}
-	_, err = everything(strings.ReplaceAll(b.String(), "names", "name"))
+	_, err = parseString(strings.ReplaceAll(b.String(), "names", "name"))
 	ce, ok := errors.AsType[*ConfigError](err)
 	if !ok || len(ce.Mistakes) != 20_000 { // "name" is unknown, "names" is missing
 		t.Fatalf("%d mistakes, want 20000", len(ce.Mistakes))

@@ -31,7 +31,7 @@ func withACME(t *testing.T, acme string, files map[string][]byte) *Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := parse(file, data, []string{})
+	cfg, err := parseConfig(file, data)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,8 +17,6 @@ wanted=(
   nginx:nginx haproxy:haproxy
   podman:podman buildah:buildah runc:runc
   systemd-analyze:systemd promtool:prometheus
-  openssl:openssl
-  systemd-analyze:systemd
 )
 
 missing=()
