@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net"
@@ -50,27 +51,22 @@ func (s *sockets) listen(key, addr string) (net.Listener, error) {
 }
 
 func (s *sockets) listenTCP(address string) (net.Listener, error) {
-	if !canShare {
-		return listenConfig().Listen(nowhere, "tcp", address)
-	}
-	// Without SO_REUSEPORT the system says whether somebody listens there. That
-	// may be this process, under an address that a reload replaces.
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	if !s.beside && !slices.Contains(s.ports, port) {
-		ln, err := net.Listen("tcp", address)
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, &inUse{err}
-		}
-		if err != nil {
-			return nil, err
-		}
-		ln.Close()
+	// Who listens there may be this process, under an address that a reload
+	// replaces.
+	ln, err := listenConfig(s.beside || slices.Contains(s.ports, port)).Listen(nowhere, "tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, &inUse{err}
 	}
-	return listenConfig().Listen(nowhere, "tcp", address)
+	return ln, err
 }
+
+// nowhere is a context without an end: opening a listener waits for nobody but,
+// where it has a host name, the resolver.
+var nowhere = context.Background()
 
 // inUse is the error of an address where somebody listens.
 type inUse struct{ error }

@@ -2,8 +2,8 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -12,25 +12,75 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const canShare = true // SO_REUSEPORT spreads clients over the processes that listen
-
-// nowhere is a context without an end: opening a listener waits for nobody but,
-// for a host name, the resolver.
-var nowhere = context.Background()
-
 // listenConfig opens sockets that another process of the same user may open as
-// well.
+// well; beside says that one may listen there already.
 //
 // MPTCP, which Go would ask for, is off: the kernel takes neither filters nor
 // questions about the queue on such a socket, which a hand-over needs.
-func listenConfig() *net.ListenConfig {
-	lc := &net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+func listenConfig(beside bool) *net.ListenConfig {
+	lc := &net.ListenConfig{Control: func(_, address string, c syscall.RawConn) error {
 		return control(c, func(fd int) error {
+			if !beside {
+				if err := isFree(fd, address); err != nil {
+					return err
+				}
+			}
 			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 		})
 	}}
 	lc.SetMultipathTCP(false)
 	return lc
+}
+
+// isFree is nil where nobody listens on the address that fd is to be bound to:
+// that is what the kernel says to a socket without SO_REUSEPORT. It is only
+// bound, and does not listen, so that no client meets it.
+func isFree(fd int, address string) error {
+	if address[0] == ':' { // every address of the machine
+		address = "[::]" + address
+	}
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return err
+	}
+	probe, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(probe)
+	if err := unix.SetsockoptInt(probe, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return err
+	}
+	if family == unix.AF_INET {
+		sa := &unix.SockaddrInet4{Port: int(to.Port())}
+		if ip := to.Addr().Unmap(); ip.Is4() {
+			sa.Addr = ip.As4()
+		}
+		return unix.Bind(probe, sa)
+	}
+	v6only, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+	if err != nil {
+		return err
+	}
+	if err := unix.SetsockoptInt(probe, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, v6only); err != nil {
+		return err
+	}
+	sa := &unix.SockaddrInet6{Port: int(to.Port())}
+	if !to.Addr().IsUnspecified() { // 0.0.0.0 stands for :: there
+		sa.Addr = to.Addr().As16()
+	}
+	if zone := to.Addr().Zone(); zone != "" {
+		link, err := net.InterfaceByName(zone)
+		if err != nil {
+			return err
+		}
+		sa.ZoneId = uint32(link.Index)
+	}
+	return unix.Bind(probe, sa)
 }
 
 func control(c syscall.RawConn, f func(fd int) error) error {

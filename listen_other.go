@@ -3,17 +3,13 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"net"
 )
 
-// Elsewhere SO_REUSEPORT does not mean the same.
-const canShare = false
-
-var nowhere = context.Background()
-
-func listenConfig() *net.ListenConfig { return new(net.ListenConfig) }
+// listenConfig is Go's own: elsewhere SO_REUSEPORT does not mean that clients
+// are shared out.
+func listenConfig(bool) *net.ListenConfig { return new(net.ListenConfig) }
 
 func leaveToOthers(net.Listener) error { return errors.ErrUnsupported }
 

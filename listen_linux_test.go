@@ -1,0 +1,98 @@
+package main
+
+import (
+	"errors"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// An address where somebody listens is refused in all its forms, unless it is
+// to be shared; then both listen.
+func TestListenInUse(t *testing.T) {
+	for _, test := range []struct{ first, second string }{
+		{"127.0.0.1:", "127.0.0.1:"},
+		{"127.0.0.1:", ":"},
+		{":", "127.0.0.1:"},
+		{":", ":"},
+		{"[::1]:", "[::]:"},
+		{"[::]:", "[::1]:"},
+		{"0.0.0.0:", "127.0.0.1:"},
+		{"0.0.0.0:", "localhost:"},
+	} {
+		ln, err := new(sockets).listen("wss", test.first+"0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		second, err := new(sockets).listen("wss", test.second+port)
+		if err == nil {
+			second.Close()
+		}
+		var hint *inUse
+		if !errors.Is(err, syscall.EADDRINUSE) || !errors.As(err, &hint) || !strings.Contains(hint.HintText(), "-beside") {
+			t.Errorf("listen on %q beside %q: %v; want it to be in use, and the hint", test.second, test.first, err)
+		}
+		if isShared(ln) {
+			t.Errorf("%q: isShared though nobody else listens", test.first)
+		}
+		second, err = (&sockets{beside: true}).listen("wss", test.second+port)
+		if err != nil {
+			t.Errorf("listen on %q beside %q on purpose: %v", test.second, test.first, err)
+		} else {
+			if !isShared(ln) || !isShared(second) {
+				t.Errorf("%q and %q: isShared reports false", test.first, test.second)
+			}
+			second.Close()
+		}
+		ln.Close()
+	}
+}
+
+// Who waits in a listener's queue is seen there.
+func TestWaiting(t *testing.T) {
+	ln, err := new(sockets).listen("wss", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	for n := range 3 {
+		if got := waiting(ln); got != n {
+			t.Errorf("waiting = %d; want %d", got, n)
+		}
+		conn, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+}
+
+// The socket's name goes to who comes beside, and stays with them.
+func TestListenUnixBeside(t *testing.T) {
+	addr := "unix:" + t.TempDir() + "/s"
+	first, err := new(sockets).listen("wss", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := (&sockets{beside: true}).listen("wss", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.(*unixListener).isOurs() || !second.(*unixListener).isOurs() {
+		t.Error("the name did not go over")
+	}
+	first.Close()
+	conn, err := net.Dial("unix", strings.TrimPrefix(addr, "unix:"))
+	if err != nil {
+		t.Fatalf("after the end of the first: %v", err)
+	}
+	conn.Close()
+	second.Close()
+	third, err := new(sockets).listen("wss", addr)
+	if err != nil {
+		t.Fatalf("after the end of both: %v", err)
+	}
+	third.Close()
+}
