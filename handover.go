@@ -29,20 +29,22 @@ const (
 // closed, and those in the middle of the TCP handshake. So the order is: no new
 // ones, the old ones in, then close.
 func (g *gate) handOver(patience time.Duration) {
-	var all, shared []net.Listener
-	inherited := false
+	var all, own, shared []net.Listener
 	for key, listeners := range map[string]map[string]net.Listener{"wss": g.listeners, "http": g.plain.listeners} {
 		for addr, ln := range listeners {
 			all = append(all, ln)
-			switch u, isUnix := ln.(*unixListener); {
-			case g.sockets.find(key, addr) != nil:
-				inherited = true
-			case isUnix && !u.isOurs(), !isUnix && isShared(ln):
-				shared = append(shared, ln)
+			if g.sockets.find(key, addr) == nil {
+				own = append(own, ln)
 			}
 		}
 	}
-	if len(shared) == 0 && !inherited || patience <= 0 {
+	for _, ln := range own { // what is done to a socket of systemd's, the next process would have too
+		u, isUnix := ln.(*unixListener)
+		if isUnix && !u.isOurs() || !isUnix && isShared(ln, all) {
+			shared = append(shared, ln)
+		}
+	}
+	if len(shared) == 0 && len(own) == len(all) || patience <= 0 {
 		return
 	}
 	began := time.Now()

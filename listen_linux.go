@@ -136,14 +136,20 @@ func waiting(ln net.Listener) (n int) {
 	return n
 }
 
-// isShared reports whether another socket listens on the same port. It answers
-// true where the system does not tell.
-func isShared(ln net.Listener) bool {
+// isShared reports whether somebody else listens on the port of one of our
+// listeners. It answers true where the system does not tell.
+func isShared(ln net.Listener, ours []net.Listener) bool {
 	tcp, ok := ln.Addr().(*net.TCPAddr)
 	if !ok {
 		return false
 	}
 	port := tcp.AddrPort().Port()
+	expected := 0
+	for _, o := range ours {
+		if tcp, ok := o.Addr().(*net.TCPAddr); ok && tcp.AddrPort().Port() == port {
+			expected++
+		}
+	}
 	listening := 0
 	for _, file := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
 		n, err := listenersOn(file, port)
@@ -152,7 +158,7 @@ func isShared(ln net.Listener) bool {
 		}
 		listening += n
 	}
-	return listening != 1
+	return listening != expected
 }
 
 // listenersOn counts those on a port in a file of /proc/net (proc_net_tcp(5)).

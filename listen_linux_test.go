@@ -34,15 +34,18 @@ func TestListenInUse(t *testing.T) {
 		if !errors.Is(err, syscall.EADDRINUSE) || !errors.As(err, &hint) || !strings.Contains(hint.HintText(), "-beside") {
 			t.Errorf("listen on %q beside %q: %v; want it to be in use, and the hint", test.second, test.first, err)
 		}
-		if isShared(ln) {
+		if isShared(ln, []net.Listener{ln}) {
 			t.Errorf("%q: isShared though nobody else listens", test.first)
 		}
 		second, err = (&sockets{beside: true}).listen("wss", test.second+port)
 		if err != nil {
 			t.Errorf("listen on %q beside %q on purpose: %v", test.second, test.first, err)
 		} else {
-			if !isShared(ln) || !isShared(second) {
+			if !isShared(ln, []net.Listener{ln}) || !isShared(second, []net.Listener{second}) {
 				t.Errorf("%q and %q: isShared reports false", test.first, test.second)
+			}
+			if both := []net.Listener{ln, second}; isShared(ln, both) {
+				t.Errorf("%q and %q: isShared though both are ours", test.first, test.second)
 			}
 			second.Close()
 		}

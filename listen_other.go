@@ -15,4 +15,4 @@ func leaveToOthers(net.Listener) error { return errors.ErrUnsupported }
 
 func waiting(net.Listener) int { return 0 }
 
-func isShared(net.Listener) bool { return false }
+func isShared(net.Listener, []net.Listener) bool { return false }
