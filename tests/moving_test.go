@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -28,7 +29,7 @@ func TestMoving(t *testing.T) {
 	doc := document(t, "docs/moving.md")
 	for _, c := range []struct {
 		info  string
-		start func(t *testing.T, config string, site *gate.Site, addr string) (addrNow string)
+		start startGate
 	}{
 		{"toml moved", startMoved},
 		{"nginx", startNginx},
@@ -46,7 +47,7 @@ func TestMoving(t *testing.T) {
 				t.Fatal("the configuration does not name 127.0.0.1:5290")
 			}
 			config = strings.ReplaceAll(config, "127.0.0.1:5290", server.Addr())
-			addr := c.start(t, config, site, net.JoinHostPort("127.0.0.1", freePort(t)))
+			addr, _ := c.start(t, config, site, net.JoinHostPort("127.0.0.1", freePort(t)))
 
 			for _, name := range movingNames {
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -68,11 +69,16 @@ func TestMoving(t *testing.T) {
 	}
 }
 
-func startMoved(t *testing.T, config string, site *gate.Site, _ string) string {
-	return site.Start(t, config).Addr("wss")
+// A startGate starts a program with a configuration of docs/moving.md, and
+// returns where it listens and what sends it a signal.
+type startGate func(t *testing.T, config string, site *gate.Site, addr string) (listens string, signal func(os.Signal) error)
+
+func startMoved(t *testing.T, config string, site *gate.Site, _ string) (string, func(os.Signal) error) {
+	g := site.Start(t, config)
+	return g.Addr("wss"), func(s os.Signal) error { g.Signal(s.(syscall.Signal)); return nil }
 }
 
-func startNginx(t *testing.T, config string, site *gate.Site, addr string) string {
+func startNginx(t *testing.T, config string, site *gate.Site, addr string) (string, func(os.Signal) error) {
 	for _, name := range movingNames {
 		pair := site.CA.Issue(name)
 		site.Write(t, name+".pem", pair.ChainPEM())
@@ -88,16 +94,66 @@ func startNginx(t *testing.T, config string, site *gate.Site, addr string) strin
 	config = replaceAll(t, config, `http \{`, "http {\n  access_log off;\n  client_body_temp_path body; proxy_temp_path proxy;"+
 		" fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n")
 	site.Write(t, "nginx.conf", []byte(head+config))
-	serveOther(t, program(t, "nginx", "nginx", "-p", site.Dir, "-c", filepath.Join(site.Dir, "nginx.conf"), "-e", "stderr"), addr)
-	return addr
+	cmd := program(t, "nginx", "nginx", "-p", site.Dir, "-c", filepath.Join(site.Dir, "nginx.conf"), "-e", "stderr")
+	serveOther(t, cmd, addr)
+	return addr, cmd.Process.Signal
 }
 
-func startHAProxy(t *testing.T, config string, site *gate.Site, addr string) string {
+func startHAProxy(t *testing.T, config string, site *gate.Site, addr string) (string, func(os.Signal) error) {
 	config = replaceAll(t, config, `bind :5291 `, "bind "+addr+" ")
 	config = replaceAll(t, config, `/etc/haproxy/certs/`, filepath.Join(site.Dir, "certs"))
 	site.Write(t, "haproxy.cfg", []byte(config))
-	serveOther(t, program(t, "haproxy", "haproxy", "-db", "-f", filepath.Join(site.Dir, "haproxy.cfg")), addr)
-	return addr
+	cmd := program(t, "haproxy", "haproxy", "-db", "-f", filepath.Join(site.Dir, "haproxy.cfg"))
+	serveOther(t, cmd, addr)
+	return addr, cmd.Process.Signal
+}
+
+// What the README's table says of ends: the gate's clients get a Close frame
+// when the XMPP server vanishes and when the gate is told to end, those of the
+// others only lose their connection.
+func TestReadmeEnds(t *testing.T) {
+	moving := document(t, "docs/moving.md")
+	for _, c := range []struct {
+		info           string
+		start          startGate
+		vanishes, told uint16 // status codes; 0: none
+	}{
+		{"toml moved", startMoved, 1012, 1001},
+		{"nginx", startNginx, 0, 0},
+		{"haproxy", startHAProxy, 0, 0},
+	} {
+		for _, vanishes := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, server vanishes %v", c.info, vanishes), func(t *testing.T) {
+				server := listenXMPP(t, xmpptest.Config{Domains: movingNames, Habits: xmpptest.Tigase()})
+				site := gate.NewSite(t, movingNames...)
+				config := strings.ReplaceAll(moving.blocks(c.info)[0].text, "127.0.0.1:5290", server.Addr())
+				addr, signal := c.start(t, config, site, net.JoinHostPort("127.0.0.1", freePort(t)))
+				name := movingNames[0]
+				client, err := xmpptest.Login(t.Context(), xmpptest.Target{URL: "wss://" + name + ":5291/", Addr: addr, TLS: site.Client(name), Timeout: gate.Patience})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer client.Abort()
+				want := c.told
+				if vanishes {
+					want = c.vanishes
+					server.Close()
+				} else if err := signal(syscall.SIGTERM); err != nil {
+					t.Fatal(err)
+				}
+				for err == nil { // what is said in XMPP before
+					_, err = client.Recv()
+				}
+				var got uint16
+				if ce, ok := errors.AsType[*xmpptest.CloseError](err); ok {
+					got = uint16(ce.Code)
+				}
+				if os.IsTimeout(err) || got != want {
+					t.Errorf("the client reads %v; want status code %d (0: none, and an end)", err, want)
+				}
+			})
+		}
+	}
 }
 
 // replaceAll replaces what must be there.
