@@ -1,12 +1,13 @@
 // Command certs measures what ten thousand certificates cost.
 //
-//	go run ./certs -n 10000 [-rsa 8] [-layout pem|folders]
+//	go run ./certs -n 10000 [-rsa 8] [-layout pem|folders] [-of store|program|both]
 //
 // It makes that many certificates in a temporary directory, each with a key of
-// its own and of the size that a public CA's have, starts itself as a child
-// that opens a certstore.Store on them, and prints for the child: CPU until the
-// Store is ready, user memory, and CPU for one changed file. User memory is
-// what the kernel calls private: Private_Clean and Private_Dirty of
+// its own and of the size that a public CA's have. Then it measures two things:
+// a child of its own that does nothing but open a certstore.Store on them, and
+// the built program, "wssgate serve" (program.go). For each it prints CPU until
+// it is ready, user memory, and CPU for one changed file. User memory is what
+// the kernel calls private: Private_Clean and Private_Dirty of
 // /proc/PID/smaps_rollup.
 package main
 
@@ -41,7 +42,9 @@ var (
 	count  = flag.Int("n", 10_000, "number of certificates")
 	rsaN   = flag.Int("rsa", 0, "RSA 2048 certificates instead, sharing this many keys (a key takes 0.1 s to make)")
 	layout = flag.String("layout", "pem", "pem: one file each; folders: NAME/fullchain.pem and NAME/privkey.pem")
-	gogc   = flag.Int("gogc", 50, "GOGC of the child")
+	of     = flag.String("of", "both", "what to measure: store, program or both")
+	binary = flag.String("binary", "", "the program; empty: built from this source")
+	gogc   = flag.Int("gogc", 50, "GOGC of the child with the store; the program sees to its own")
 	child  = flag.String("child", "", "internal: be the child on this directory")
 )
 
@@ -60,7 +63,15 @@ func main() {
 	rig.makeAll()
 	fmt.Printf("%d certificates in %s, made in %.1f s\n", *count, *layout, time.Since(start).Seconds())
 	time.Sleep(3 * time.Second) // as old as files usually are: a young one is read twice
-	rig.run()
+	if *of != "program" {
+		rig.run()
+	}
+	if *of != "store" {
+		if *binary == "" {
+			*binary = buildProgram(dir)
+		}
+		rig.runProgram(*binary)
+	}
 }
 
 // A rig has the directory and the CA of one run.
@@ -167,13 +178,13 @@ func (r *rig) run() {
 	}
 	pid := cmd.Process.Pid
 	ready := answer()
+	fmt.Println("the store alone")
 	fmt.Printf("ready to serve:      %6.2f s CPU, %.2f s on the clock (goal: 1 s CPU)\n", ready.Seconds(), time.Since(start).Seconds())
 	fmt.Printf("user memory:         %6.1f MB (goal: 40 MB)\n", private(pid))
 	time.Sleep(time.Second)
 	fmt.Printf("  a second later:    %6.1f MB\n", private(pid))
 
 	before := ask("cpu")
-	const changes = 5
 	for i := range changes {
 		r.make(i * 17)
 		ask("changed " + name(i*17))
