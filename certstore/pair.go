@@ -50,12 +50,8 @@ func (f *folder) pair(now time.Time) {
 			p.out = append(p.out, c.own...)
 		}
 	}
-	for _, c := range p.out {
-		if !c.valid(now) {
-			p.faults[c.file] = nil // looked at below
-		}
-	}
-	if len(loose) > 0 || staples || len(p.faults) > 0 {
+	untimely := func(c *certificate) bool { return !c.valid(now) }
+	if len(loose) > 0 || staples || len(p.faults) > 0 || slices.ContainsFunc(p.out, untimely) {
 		for _, c := range f.out {
 			p.before[c.file] = append(p.before[c.file], c)
 		}
@@ -63,6 +59,11 @@ func (f *folder) pair(now time.Time) {
 	if len(loose) > 0 {
 		slices.Sort(loose)
 		p.match(loose)
+	}
+	for _, c := range p.out { // those that match found as well
+		if _, failed := p.faults[c.file]; !failed && untimely(c) {
+			p.faults[c.file] = nil // keepBetter looks whether it is one
+		}
 	}
 	if staples {
 		p.addStaples()

@@ -135,6 +135,39 @@ func TestBadReplacementKeepsTheOldOne(t *testing.T) {
 	}
 }
 
+// A certificate that is out of its time replaces nothing either where its key
+// or its issuer stands in another file, or its issuer nowhere.
+func TestUntimelyReplacementOfAPair(t *testing.T) {
+	root := certtest.NewCA("Some Root")
+	for layout, put := range map[string]func(t *testing.T, d dir, p *certtest.Pair){
+		"two files": func(t *testing.T, d dir, p *certtest.Pair) {
+			d.put(t, "vhost1/tls.crt", p.ChainPEM())
+			d.put(t, "vhost1/tls.key", p.KeyPEM())
+		},
+		"no intermediate": func(t *testing.T, d dir, p *certtest.Pair) { d.put(t, "vhost1/tls.crt", p.PEM()) },
+	} {
+		for when, from := range map[string]time.Duration{"expired": -48 * time.Hour, "not valid before": 24 * time.Hour} {
+			t.Run(layout+" "+when, func(t *testing.T) {
+				d := newDir(t)
+				good, next := root.Issue("example1.com"), root.Issue("example1.com")
+				put(t, d, good)
+				s := d.open(t)
+				put(t, d, root.IssueSpec(certtest.Spec{Names: []string{"example1.com"},
+					NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(from + 24*time.Hour)}))
+				for range 3 {
+					reload(t, s)
+					wantServed(t, s, "example1.com", good)
+					wantProblems(t, s, string(d)+`/vhost1/tls.crt": `+when)
+				}
+				put(t, d, next)
+				reload(t, s)
+				wantServed(t, s, "example1.com", next)
+				wantProblems(t, s)
+			})
+		}
+	}
+}
+
 // A pair of files is often replaced one after the other; at no time does the
 // vhost lose its certificate.
 func TestKeyAndCertificateReplacedOneAfterTheOther(t *testing.T) {
