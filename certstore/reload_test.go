@@ -120,6 +120,9 @@ func TestBadReplacementKeepsTheOldOne(t *testing.T) {
 					t.Errorf("a private key is in the log:\n%s", log.String())
 				}
 			}
+			if n := strings.Count(log.String(), "certificates: loaded"); n != 1 {
+				t.Errorf("%d times loaded, want once: nothing changed after the first reload\n%s", n, log.String())
+			}
 			if rows := s.Certificates(); !rows[0].Kept || rows[0].Name != "example1.com" || !rows[0].Chosen {
 				t.Errorf("row = %+v, want that it is kept and chosen", rows[0])
 			}

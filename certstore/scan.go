@@ -230,9 +230,11 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 	n := 0
 	changed, t.pruned = t.pruned, false
 	for _, f := range t.folders {
-		if f.dirty || f.hasKept() {
+		if f.dirty || f.hasKept() { // what is kept may have ended meanwhile
+			before := f.out
 			f.pair(now)
-			f.dirty, changed = false, true
+			changed = changed || f.dirty || !sameSet(before, f.out)
+			f.dirty = false
 		}
 		n += len(f.out)
 	}
@@ -248,6 +250,18 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 		faults = append(faults, fault{t.root, fmt.Errorf("folder %q: more than %d folders in it, the rest is not read; is it the right one?", t.root, t.limit), false})
 	}
 	return all, faults, changed
+}
+
+// sameSet reports whether two lists have the same certificates, in any order.
+func sameSet(a, b []*certificate) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	in := make(map[*certificate]bool, len(a))
+	for _, c := range a {
+		in[c] = true
+	}
+	return !slices.ContainsFunc(b, func(c *certificate) bool { return !in[c] })
 }
 
 func (f *folder) hasKept() bool {
