@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -70,6 +71,7 @@ func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int 
 		printError(stderr, err)
 		return exitFailed
 	}
+	debug.FreeOSMemory() // thousands of certificates leave as much behind as they are
 	status := exitOK
 	g.notify.ready(g.summary())
 	beats, stopBeats := g.notify.beats()
