@@ -72,8 +72,6 @@ func (r *rig) runProgram(binary string) {
 	fmt.Printf("  15 s later:        %6.1f MB\n", private(p.cmd.Process.Pid))
 }
 
-
-
 // buildProgram returns the path of a binary as "make build" makes it.
 func buildProgram(dir string) string {
 	path := filepath.Join(dir, "wssgate")

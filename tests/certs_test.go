@@ -1,0 +1,87 @@
+package tests
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"wssgate/internal/certtest"
+	"wssgate/tests/internal/gate"
+)
+
+// "wssgate certs" lists every certificate of a name, best first, with the
+// reason; what stands first is what the running program serves.
+func TestCerts(t *testing.T) {
+	day := func(n int) time.Time { return time.Now().AddDate(0, 0, n) }
+	site := gate.NewSite(t)
+	put := func(file string, spec certtest.Spec, names ...string) *certtest.Pair {
+		spec.Names = names
+		pair := site.CA.IssueSpec(spec)
+		site.Write(t, "certs/"+file, pair.PEM())
+		return pair
+	}
+	put("a.pem", certtest.Spec{NotBefore: day(-9), NotAfter: day(-1)}, name)
+	site.Write(t, "certs/b.pem", certtest.SelfSigned(certtest.Spec{Names: []string{name}, NotAfter: day(900)}).PEM())
+	put("c.pem", certtest.Spec{NotAfter: day(20)}, name)
+	best := put("d.pem", certtest.Spec{NotAfter: day(40)}, name)
+	put("e.pem", certtest.Spec{NotBefore: day(1), NotAfter: day(400)}, name)
+	put("f.pem", certtest.Spec{NotAfter: day(30), RSA: true}, name)
+	put("g.pem", certtest.Spec{NotAfter: day(13)}, "soon.test")
+	g := site.Start(t, toUpstream("ws://127.0.0.1:9/"))
+	if got, want := serial(t, site, g, name), best.Cert.SerialNumber.String(); got != want {
+		t.Errorf("%s: serial number %s is served; want %s, that of d.pem", name, got, want)
+	}
+
+	_, table := certs(t, site)
+	rows := strings.Split(table, "\n")
+	for i, want := range []struct{ file, why string }{
+		{"d.pem", "chosen: before certs/c.pem: expires later"},
+		{"c.pem", "not chosen: certs/d.pem goes first: expires later"},
+		{"b.pem", "not chosen: certs/d.pem goes first: from a CA, the other is self-signed"},
+		{"e.pem", "not chosen: certs/d.pem goes first: valid, the other is not yet valid"},
+		{"a.pem", "not chosen: certs/d.pem goes first: valid, the other is expired"},
+		{"f.pem", "chosen: the only one for this name and key type"},
+	} {
+		if i+1 >= len(rows) || !strings.HasPrefix(rows[i+1], name) || !strings.Contains(rows[i+1], "certs/"+want.file) || !strings.HasSuffix(rows[i+1], " "+want.why) {
+			t.Fatalf("row %d of\n%s\nwant %s, %s", i+1, table, want.file, want.why)
+		}
+	}
+
+	for _, tt := range []struct {
+		args   []string
+		status int
+	}{
+		{nil, 0}, // one has expired, and nobody gets it
+		{[]string{"-within", "12d"}, 0},
+		{[]string{"-within", "14d"}, 1},
+		{[]string{"-json", "-within", "336h"}, 1},
+		{[]string{"-within", "14"}, 2},
+		{[]string{"-config", "nowhere.toml"}, 2},
+	} {
+		if status, out := certs(t, site, tt.args...); status != tt.status {
+			t.Errorf("wssgate certs %q exits with %d; want %d\n%s", tt.args, status, tt.status, out)
+		}
+	}
+
+	_, text := certs(t, site, "-json")
+	var list struct {
+		Certificates []struct {
+			Name, File, Issuer, State, Why string
+			KeyType                        string    `json:"key_type"`
+			NotAfter                       time.Time `json:"not_after"`
+			Chosen                         bool
+		}
+		Problems, ACME []any
+	}
+	if err := json.Unmarshal([]byte(text), &list); err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Certificates) != 7 || list.Problems == nil || list.ACME == nil {
+		t.Fatalf("-json prints %s\nwant 7 certificates and two lists that are empty", text)
+	}
+	if first := list.Certificates[0]; first.Name != name || first.File != "certs/d.pem" || !first.Chosen || first.State != "ok" ||
+		first.KeyType != "ECDSA P-256" || !strings.HasSuffix(first.Issuer, "wssgate test root") || !first.NotAfter.Equal(best.Cert.NotAfter) {
+		t.Errorf("first certificate = %+v; want d.pem's", first)
+	}
+}
