@@ -433,6 +433,9 @@ func (c *Config) adminVhosts(entries []certstore.Entry, counts []proxy.VhostCoun
 			add(admin.Vhost{Name: "*", Upstream: name})
 		}
 	}
+	if len(c.Vhost) == 0 {
+		entries = nil // ten thousand names perhaps, and none of them is in the list
+	}
 	for _, s := range c.served(entries) {
 		i, ok := index[s.name]
 		if !ok {
