@@ -132,6 +132,7 @@ func (g *group) dial(parent context.Context, r *Request, use func(*Node) (use, s
 			}
 			if !c.add(e) {
 				fail.add(e.node, e.node.server.noAddress())
+				e.node.server.askAgain()
 			}
 			continue
 		}

@@ -33,7 +33,7 @@ func (s *server) watchNames(ctx context.Context, t *Table) {
 		wait := time.Duration(float64(n.group.resolveEvery) * (0.9 + 0.2*n.group.env.random()))
 		if err != nil {
 			wait = min(wait, retry)
-			retry *= 2
+			retry = 2 * wait // and never more than that, or it would overflow
 		} else {
 			retry = dnsPause
 		}

@@ -198,6 +198,40 @@ func TestResolverFails(t *testing.T) {
 	})
 }
 
+// The pauses stop growing at the interval, however long DNS is away.
+func TestResolverFailsForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDNS{slow: 10 * time.Millisecond} // so that a loop without pauses ends
+		named(t, newCluster(nil), d, GroupOptions{}, NodeOptions{URL: "ws://t1:5290/"})
+		time.Sleep(10 * time.Minute)
+		d.asked()
+		time.Sleep(time.Hour)
+		within(t, "questions in an hour of failure", d.asked(), 110, 135)
+	})
+}
+
+// A client that finds no address makes DNS be asked soon, however long it has
+// been away: who comes after it gets through.
+func TestNoAddressAsksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1)
+		d := &fakeDNS{ips: map[string][]string{}}
+		_, v := named(t, c, d, GroupOptions{ResolveInterval: time.Hour}, NodeOptions{URL: "ws://t1:5290/"})
+		time.Sleep(40 * time.Minute)
+		d.set("t1", "10.0.0.1")
+		d.asked()
+		for range 50 {
+			if _, err := v.Dial(t.Context(), request); !errors.Is(err, ErrNoAddress) {
+				t.Errorf("err = %v; want %v", err, ErrNoAddress)
+			}
+		}
+		time.Sleep(1100 * time.Millisecond)
+		within(t, "questions after 50 clients in 1.1 s", d.asked(), 1, 2)
+		_, conns := tunnels(t, v, 1)
+		release(conns)
+	})
+}
+
 // A name that never was: 503 and the resolver's words.
 func TestNameUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
