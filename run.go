@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -40,6 +42,7 @@ type gate struct {
 	server    *proxy.Server
 	plain     *plainHTTP
 	listeners map[string]net.Listener // by their address in the configuration
+	takenOut  map[proxy.Target]bool   // nodes for which the file said drain = true when it last named them
 	accepting sync.WaitGroup          // for wss
 	serving   sync.WaitGroup          // for all else
 	failed    chan error              // a listener broke
@@ -118,7 +121,7 @@ func printError(w io.Writer, err error) {
 // startGate starts everything, or nothing.
 func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving, desk *desk) (_ *gate, err error) {
 	g := &gate{cfg: cfg, log: log, level: level, page: how.pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1),
-		desk: desk, sockets: how.sockets, notify: how.notify}
+		takenOut: map[proxy.Target]bool{}, desk: desk, sockets: how.sockets, notify: how.notify}
 	g.watch = newConfigWatch(cfg.File, log)
 	defer func() {
 		if err != nil {
@@ -168,6 +171,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 	if err != nil {
 		return nil, err
 	}
+	maps.Insert(g.takenOut, cfg.nodes())
 	g.plain = newPlainHTTP(g.acme.handler(g.site.Plain()), log, g.failed)
 	desk.install(g, cfg, o.operator)
 	g.accept(o.wss)
@@ -341,28 +345,33 @@ func (g *gate) apply(cfg *Config) error {
 }
 
 // drainNodes begins to drain the nodes that cfg takes out, and no more those
-// that it takes in again.
+// that it takes in again. A node that cfg does not name goes on as it was: its
+// drain comes to its end, but must not wait for the node's return.
 func (g *gate) drainNodes(cfg *Config) {
-	for name, u := range cfg.Upstream {
-		for _, n := range u.Nodes {
-			target := proxy.Target{Upstream: name, Node: n.Name}
-			was := g.cfg.drains(target)
-			switch {
-			case n.Drain && !was:
-				tunnels := g.server.StartDrain(target, proxy.Pacing{Timeout: cfg.Drain.Timeout, Pace: cfg.Drain.Pace})
-				g.log.Info("drain", "upstream", name, "node", n.Name, "tunnels", tunnels)
-			case !n.Drain && was:
-				g.server.StopDrain(target)
-				g.log.Info("drain stopped", "upstream", name, "node", n.Name)
-			}
+	for target, out := range cfg.nodes() {
+		switch was := g.takenOut[target]; {
+		case out && !was:
+			tunnels := g.server.StartDrain(target, proxy.Pacing{Timeout: cfg.Drain.Timeout, Pace: cfg.Drain.Pace})
+			g.log.Info("drain", "upstream", target.Upstream, "node", target.Node, "tunnels", tunnels)
+		case !out && was:
+			g.server.StopDrain(target)
+			g.log.Info("drain stopped", "upstream", target.Upstream, "node", target.Node)
 		}
+		g.takenOut[target] = out
 	}
 }
 
-// drains reports whether the configuration takes a node out.
-func (c *Config) drains(target proxy.Target) bool {
-	u := c.Upstream[target.Upstream]
-	return u != nil && slices.ContainsFunc(u.Nodes, func(n *Node) bool { return n.Name == target.Node && n.Drain })
+// nodes yields all nodes, and whether the configuration takes them out.
+func (c *Config) nodes() iter.Seq2[proxy.Target, bool] {
+	return func(yield func(proxy.Target, bool) bool) {
+		for name, u := range c.Upstream {
+			for _, n := range u.Nodes {
+				if !yield(proxy.Target{Upstream: name, Node: n.Name}, n.Drain) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // drain lets clients go, and then ends everything.

@@ -250,6 +250,38 @@ pace = 100
 	}
 }
 
+// A node that was drained, then left out of the file while it was away, has its
+// streams when it is named again: its drain does not wait for it.
+func TestNodeDrainedThenAway(t *testing.T) {
+	nodes := [2]*xmpptest.Server{listenXMPP(t, xmpptest.Config{}), listenXMPP(t, xmpptest.Config{})}
+	config := func(first string) string {
+		return fmt.Sprintf("[upstream.test]\nnodes = [%s { name = \"n2\", url = %q }]\nhealth.interval = \"0s\"\n", first, nodes[1].URL())
+	}
+	site := gate.NewSite(t, name)
+	n1 := fmt.Sprintf("{ name = \"n1\", url = %q", nodes[0].URL())
+	g := site.Start(t, config(n1+" },"))
+	for _, first := range []string{n1 + ", drain = true },", "", n1 + " },"} {
+		wait := g.Mark()
+		site.Config(t, config(first))
+		g.Signal(syscall.SIGHUP)
+		wait("reloaded", func(l gate.Line) bool { return l.Msg() == "reloaded" })
+	}
+	nodes[1].Close() // n1 alone is left
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	c, err := xmpptest.Login(ctx, xmpptest.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Abort()
+	if err := c.Message(c.JID, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := c.ReadMessage(); err != nil || e.ChildText("body") != "hello" {
+		t.Errorf("message to itself: %v, %v; want it back", e, err)
+	}
+}
+
 func listenXMPP(t *testing.T, cfg xmpptest.Config) *xmpptest.Server {
 	t.Helper()
 	s, err := xmpptest.Listen(cfg)
