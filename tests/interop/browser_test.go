@@ -2,6 +2,7 @@ package interop
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"io"
 	"os"
@@ -66,7 +67,7 @@ type script struct {
 func runScript(t *testing.T, name string, rootPEM []byte, task map[string]any) *script {
 	t.Helper()
 	withChromium(t, rootPEM, task)
-	s := startScript(t, name, task)
+	s := startScript(t.Context(), t, name, task)
 	s.stdin.Close()
 	return s
 }
@@ -85,9 +86,9 @@ func withChromium(t *testing.T, rootPEM []byte, task map[string]any) {
 	task["chromium"], task["home"] = chromium, home
 }
 
-// startScript starts a script in Node and writes it the task, a line. Its
-// standard input stays open.
-func startScript(t *testing.T, name string, task map[string]any, env ...string) *script {
+// startScript starts a script in Node, which is killed when ctx ends, and writes
+// it the task, a line. Its standard input stays open.
+func startScript(ctx context.Context, t *testing.T, name string, task map[string]any, env ...string) *script {
 	t.Helper()
 	need(t, "node", "nodejs")
 	for _, module := range []string{"playwright-core", "strophe.js", "@xmpp/client", "ws", "@xmldom/xmldom"} {
@@ -95,7 +96,7 @@ func startScript(t *testing.T, name string, task map[string]any, env ...string) 
 			missing(t, "%s is not installed; to run this test: npm ci --prefix tests", module)
 		}
 	}
-	s := &script{t: t, name: name, cmd: exec.CommandContext(t.Context(), "node", name)}
+	s := &script{t: t, name: name, cmd: exec.CommandContext(ctx, "node", name)}
 	s.cmd.Env = append(s.cmd.Environ(), env...)
 	s.cmd.Stderr = &s.stderr
 	var err error

@@ -28,6 +28,7 @@ import dns from 'node:dns';
 import { readFileSync } from 'node:fs';
 import { launch, tell } from './chromium.mjs';
 
+console.debug = console.info = console.error; // Strophe.js's log; standard output is ours
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const task = JSON.parse((await lines.next()).value);
 

@@ -2,6 +2,7 @@ package interop
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"path/filepath"
 	"strings"
@@ -32,6 +33,8 @@ type event struct {
 	Resumed bool
 	From    string // message
 	Body    string
+
+	line string
 }
 
 // login starts a client of the kind, one of client.mjs's, and waits until it is
@@ -49,22 +52,26 @@ func login(t *testing.T, site *gate.Site, kind, service, jid string, more map[st
 		task["page"] = "https://" + base + "/"
 	}
 	site.Write(t, "root.pem", site.CA.RootPEM())
-	s := startScript(t, "client.mjs", task, "NODE_EXTRA_CA_CERTS="+filepath.Join(site.Dir, "root.pem"))
+	// A script that is not killed ends its browser.
+	ctx, kill := context.WithCancel(context.WithoutCancel(t.Context()))
+	t.Cleanup(kill)
+	s := startScript(ctx, t, "client.mjs", task, "NODE_EXTRA_CA_CERTS="+filepath.Join(site.Dir, "root.pem"))
 	c = &client{t: t, name: kind + " " + jid, script: s, events: make(chan event, 1000)}
 	go c.follow(s.lines)
 	t.Cleanup(func() {
 		s.stdin.Close()
+		defer time.AfterFunc(patience, kill).Stop()
 		for e := range c.events {
 			c.seen = append(c.seen, e)
 		}
 		if t.Failed() {
 			for _, e := range c.seen {
-				t.Logf("%s: %+v", c.name, e)
+				t.Logf("%s: %s", c.name, e.line)
 			}
 			t.Logf("%s: %s", c.name, s.stderr.String())
 		}
 	})
-	return c, c.online(false)
+	return c, c.online()
 }
 
 // follow reads until the script ends.
@@ -73,9 +80,26 @@ func (c *client) follow(lines *bufio.Scanner) {
 	for lines.Scan() {
 		var e event
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			e = event{What: "garbage", Data: lines.Text()}
+			e.What = err.Error()
 		}
+		e.line = lines.Text()
 		c.events <- e
+	}
+}
+
+// next waits for the next event; what names what it is waited for.
+func (c *client) next(what string) event {
+	c.t.Helper()
+	select {
+	case e, ok := <-c.events:
+		if !ok {
+			c.t.Fatalf("%s: ended, without %q", c.name, what)
+		}
+		c.seen = append(c.seen, e)
+		return e
+	case <-time.After(patience):
+		c.t.Fatalf("%s: no %q: nothing within %v", c.name, what, patience)
+		panic("not reached")
 	}
 }
 
@@ -83,31 +107,45 @@ func (c *client) follow(lines *bufio.Scanner) {
 // accepts. Those before it are passed over.
 func (c *client) want(what string, match func(event) bool) event {
 	c.t.Helper()
-	late := time.After(patience)
-	for {
-		select {
-		case e, ok := <-c.events:
-			if !ok {
-				c.t.Fatalf("%s: ended, without %q", c.name, what)
-			}
-			c.seen = append(c.seen, e)
-			if e.What == what && (match == nil || match(e)) {
-				return e
-			}
-		case <-late:
-			c.t.Fatalf("%s: no %q within %v", c.name, what, patience)
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		if e := c.next(what); e.What == what && (match == nil || match(e)) {
+			return e
 		}
 	}
+	c.t.Fatalf("%s: no %q within %v", c.name, what, patience)
+	panic("not reached")
 }
 
-// online waits until the client is logged in, and returns its full JID.
-func (c *client) online(resumed bool) string {
+// online waits until the client is logged in to a new session, and returns its
+// full JID.
+func (c *client) online() string {
 	c.t.Helper()
 	e := c.want("online", nil)
-	if e.Resumed != resumed {
-		c.t.Errorf("%s: logged in as %s, resumed %v; want %v", c.name, e.JID, e.Resumed, resumed)
+	if e.Resumed {
+		c.t.Errorf("%s: resumed as %s; want a new session", c.name, e.JID)
 	}
 	return e.JID
+}
+
+// resumes waits until the client is back in the session of its full JID, and
+// has heard what was kept for it there, in whatever order it says so.
+func (c *client) resumes(jid, from, body string) {
+	c.t.Helper()
+	var online, message *event
+	for online == nil || message == nil {
+		switch e := c.next("online and message"); e.What {
+		case "online":
+			online = &e
+		case "message":
+			message = &e
+		}
+	}
+	if !online.Resumed || online.JID != jid {
+		c.t.Errorf("%s: back as %s, resumed %v; want %s, resumed", c.name, online.JID, online.Resumed, jid)
+	}
+	if message.From != from || message.Body != body {
+		c.t.Errorf("%s: heard %q from %q; want %q from %q", c.name, message.Body, message.From, body, from)
+	}
 }
 
 // hears waits for the next message.

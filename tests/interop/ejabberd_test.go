@@ -15,12 +15,13 @@ import (
 // program without a node name, and makes its accounts when it has started.
 func startEjabberd(t *testing.T, domains ...string) (url string) {
 	t.Helper()
-	url, _ = runEjabberd(t, domains...)
+	url, _ = runEjabberd(t, "", domains...)
 	return url
 }
 
-// runEjabberd is startEjabberd with the file of its log.
-func runEjabberd(t *testing.T, domains ...string) (url, log string) {
+// runEjabberd is startEjabberd with more at the end of the configuration. It
+// returns the file of the log as well.
+func runEjabberd(t *testing.T, more string, domains ...string) (url, log string) {
 	t.Helper()
 	need(t, "erl", "ejabberd")
 	libs, err := filepath.Glob("/usr/lib/*/ejabberd-*")
@@ -35,7 +36,7 @@ func runEjabberd(t *testing.T, domains ...string) (url, log string) {
 	dir := user.tempDir(t)
 	port := freePort(t)
 	config := filepath.Join(dir, "ejabberd.yml")
-	user.write(t, config, ejabberdConfig(port, domains))
+	user.write(t, config, ejabberdConfig(port, domains)+more)
 	log = filepath.Join(dir, "ejabberd.log")
 	addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
 

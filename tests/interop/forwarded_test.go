@@ -17,7 +17,7 @@ import (
 // the client, not the gate's, and not the one that the client has made up.
 func TestForwardedForSideBySide(t *testing.T) {
 	prosody := runProsody(t, "", "example1.test")
-	ejabberd, ejabberdLog := runEjabberd(t, "example2.test")
+	ejabberd, ejabberdLog := runEjabberd(t, "", "example2.test")
 	site := gate.NewSite(t, "example1.test", "example2.test")
 	g := site.Start(t, fmt.Sprintf(`
 [upstream.prosody]
@@ -51,7 +51,7 @@ upstream = "ejabberd"
 	}
 
 	// Prosody's shell shows the sessions, a line for each.
-	sessions := prosody.ctl(t, "shell", `c2s:show("example1.test", { "jid", "ip" })`)
+	sessions := prosody.ctl(t, "shell", `c2s:show(nil, { "jid", "ip" })`)
 	// ejabberd's log has a line for each login, after a while.
 	logins := readUntil(t, ejabberdLog, regexp.MustCompile(`Opened c2s session for `), 2)
 	for _, kind := range []string{"strophe", "xmpp.js"} {
