@@ -152,6 +152,27 @@ func (s *Server) settled(conn net.Conn) {
 	s.mu.Unlock()
 }
 
+// tunnelBegins takes conn off that list, for it is a tunnel now.
+func (s *Server) tunnelBegins(conn net.Conn, t *tunnel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.early, conn)
+	if t.info.elsewhere == "" {
+		s.tunnels++
+	}
+}
+
+// tunnelEnds is for a tunnel that has begun.
+func (s *Server) tunnelEnds(t *tunnel) {
+	if t.info.elsewhere != "" {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tunnels--
+	s.endIfIdle()
+}
+
 // A clientKey is what limits.per_client counts by: an IPv4 address, or the /64
 // of an IPv6 one, which is what one customer gets. It is invalid for a unix
 // socket.

@@ -152,11 +152,11 @@ func (s *Server) drivers() []driver {
 // at its deadline.
 var ErrDrainDeadline = errors.New("drain deadline passed")
 
-// Shutdown drains everything and ends the Server. It stops accepting, unless
-// clients that come are to be sent elsewhere; ends what waits in
-// Pages; gives each tunnel's client, at
-// the pace, a Close frame with status code 1001 between two frames; and waits
-// for the closing handshakes. What is still open after p.Timeout, or when ctx
+// Shutdown drains everything and ends the Server. It stops accepting, or, where
+// clients that come are to be sent elsewhere, does so when the last tunnel has
+// ended: those who come again and again do not keep it waiting. It ends what
+// waits in Pages; gives each tunnel's client, at the pace, a Close frame with
+// status code 1001 between two frames; and waits for the closing handshakes. What is still open after p.Timeout, or when ctx
 // ends, is closed hard, and the error then is ErrDrainDeadline. All goroutines
 // of the Server have ended when it returns. Call it once.
 func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
@@ -181,13 +181,17 @@ func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
 	s.endIfIdle()
 	s.mu.Unlock()
 
+	select {
+	case <-s.emptied:
+	case <-ctx.Done():
+	}
+	s.stopAccepting()
 	var err error
 	select {
 	case <-s.idle:
 	case <-ctx.Done():
 		err = fmt.Errorf("%w: %d of %d connections open after %v; closed them", ErrDrainDeadline, s.Connections(), total, p.Timeout)
 	}
-	s.stopAccepting()
 	s.cancel()
 	s.mu.Lock()
 	for conn := range s.early {
@@ -224,9 +228,17 @@ func (s *Server) stopAccepting() {
 	s.places.close()
 }
 
-// endIfIdle is called with s.mu held, whenever a connection has ended.
+// endIfIdle is called with s.mu held, whenever a connection or a tunnel has
+// ended.
 func (s *Server) endIfIdle() {
-	if s.draining && s.open == 0 && !s.ended {
+	if !s.draining {
+		return
+	}
+	if s.tunnels == 0 && !s.empty {
+		s.empty = true
+		close(s.emptied)
+	}
+	if s.open == 0 && !s.ended {
 		s.ended = true
 		close(s.idle)
 	}

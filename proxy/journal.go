@@ -95,6 +95,7 @@ func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
 		bytesIn: t.client.bytes, bytesOut: t.upstream.bytes,
 		framesIn: t.client.scan.frames, framesOut: t.upstream.scan.frames,
 	})
+	s.tunnelEnds(t)
 	s.left(t.info.key)
 }
 

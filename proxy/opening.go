@@ -294,7 +294,7 @@ func (c *clientConn) toDriver(req *request, vhost *upstream.Vhost, up *upstream.
 	}
 	count := s.stats.vhost(vhost)
 	count.open.Add(1)
-	s.settled(conn)
+	s.tunnelBegins(conn, t)
 	err := d.take(t)
 	if d != driver(s.pumps) && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) {
 		// The event loop wants a second descriptor for a moment. The client
@@ -303,6 +303,7 @@ func (c *clientConn) toDriver(req *request, vhost *upstream.Vhost, up *upstream.
 	}
 	if err != nil {
 		count.open.Add(-1)
+		s.tunnelEnds(t)
 		s.log.Warn("tunnel", "client", c.client, "err", err)
 		letGo(up)
 		return false

@@ -111,11 +111,14 @@ type Server struct {
 	stopped   bool          // nothing is accepted any more
 	draining  bool          // Shutdown has begun
 	ended     bool          // idle is closed
+	empty     bool          // emptied is closed
 	orders    []activeDrain // never changed in place
 	listeners map[net.Listener]struct{}
 	clients   map[clientKey]int  // connections of each client address, while limited
 	open      int                // connections, from accept to close
 	idle      chan struct{}      // closed by the last connection's end once draining
+	tunnels   int                // those that are not sent elsewhere
+	emptied   chan struct{}      // closed by the last of their ends once draining
 	early     map[net.Conn]phase // connections that are not tunnels yet
 }
 
@@ -137,6 +140,7 @@ func New(o Options) (*Server, error) {
 		listeners: map[net.Listener]struct{}{},
 		clients:   map[clientKey]int{},
 		idle:      make(chan struct{}),
+		emptied:   make(chan struct{}),
 		early:     map[net.Conn]phase{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

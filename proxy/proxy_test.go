@@ -265,6 +265,43 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+// Clients that are sent elsewhere and knock again, as xmpp.js does, keep no gate
+// from its end: it ends with the tunnels that it had.
+func TestShutdownDespiteKnocking(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{})
+	g := newGate(t, up.URL())
+	c := g.dial()
+	pingPong(t, c)
+	down := make(chan error, 1)
+	elsewhere := func(string) string { return "wss://other.example/" }
+	go func() { down <- g.Shutdown(context.Background(), Pacing{Timeout: time.Minute, Redirect: elsewhere}) }()
+	if f, err := c.ReadFrame(); err != nil || f.Header.OpCode != ws.OpClose {
+		t.Fatalf("frame = %v, %v; want a Close", f.Header, err)
+	}
+	knock := g.stream(nil)
+	knock.Send(openTag(testName, false))
+	words, _ := lastWords(t, knock)
+	wantWords(t, words, "other.example")
+
+	knock = g.stream(nil)
+	c.Abort()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		next, err := xmpptest.Dial(t.Context(), g.target())
+		if err != nil {
+			break // nobody is let in any more
+		}
+		knock.Abort()
+		knock = next
+		if time.Now().After(deadline) {
+			t.Fatal("clients are let in although no tunnel is left")
+		}
+	}
+	knock.Abort()
+	if err := <-down; err != nil {
+		t.Errorf("Shutdown = %v", err)
+	}
+}
+
 // A client that does not answer the Close frame makes Shutdown say so.
 func TestShutdownDeadline(t *testing.T) {
 	up := newUpstream(t, xmpptest.Config{})
