@@ -414,6 +414,21 @@ func TestDrainTarget(t *testing.T) {
 	}
 }
 
+// Whoever stops one of two drains of the same tunnels has not stopped the other.
+func TestDrainTwiceStopOnce(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{})
+	g := newGate(t, up.URL())
+	c := g.dial()
+	pingPong(t, c)
+	const pace = 5 // a second
+	g.StartDrain(Target{Vhost: "*"}, Pacing{Pace: pace})
+	g.StartDrain(Target{}, Pacing{Pace: pace})
+	g.StopDrain(Target{})
+	if _, code := lastWords(t, c); code != 1001 {
+		t.Errorf("Close %d; want 1001", code)
+	}
+}
+
 // A redirect after login is no secret's end either: the client gets the node's
 // public address, in a stream that is opened once.
 func TestRedirectAfterLogin(t *testing.T) {

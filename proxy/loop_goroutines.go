@@ -179,10 +179,11 @@ func (d *goroutines) drain(o *drainOrder) {
 func (d *goroutines) undrain(o *drainOrder) {
 	d.mu.Lock()
 	d.orders = d.orders.without(o)
+	others := d.orders
 	d.mu.Unlock()
 	moments := map[*tunnel]time.Duration{}
 	d.each(func(p *pumped) {
-		if o.matches(p.t) {
+		if o.matches(p.t) && !others.has(p.t) {
 			moments[p.t] = 0
 		}
 	})

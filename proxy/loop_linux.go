@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -225,7 +226,7 @@ func (l *loop) drain(o *drainOrder) {
 // undrain forgets an order.
 func (l *loop) undrain(o *drainOrder) {
 	l.orders = l.orders.without(o)
-	chosen := o.chosen(l.timers)
+	chosen := slices.DeleteFunc(o.chosen(l.timers), l.orders.has)
 	for _, t := range chosen {
 		t.drainAt = 0
 	}
