@@ -199,6 +199,9 @@ func (s *scanner) atBoundary() bool { return s.left == 0 }
 // betweenMessages reports whether a data frame of ours may follow, too.
 func (s *scanner) betweenMessages() bool { return s.left == 0 && !s.started }
 
+// forget gives up the message that is under way, of which nothing went on.
+func (s *scanner) forget() { s.left, s.started, s.message = 0, false, 0 }
+
 // scan walks b and hands its frames to sink. It returns how many bytes it used;
 // the rest, at most maxHeld bytes, must stand before the next call's bytes. It
 // keeps back a control frame that is not whole, and a header without the first

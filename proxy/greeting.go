@@ -76,13 +76,17 @@ type streamState struct {
 	opened    bool // the client has got an opening
 	closed    bool // and the end of the stream
 	resumable bool // XEP-0198: the client may come back to it
+
+	// unanswered is the gate's answer to an opening of the client's that nobody
+	// has answered yet.
+	unanswered *xmpp.Stream
 }
 
 // noticed takes note of a message of the upstream that begins with a word.
 func (s *streamState) noticed(word xmpp.Word, head []byte) {
 	switch word {
 	case xmpp.OpenWord:
-		s.opened, s.closed = true, false
+		s.opened, s.closed, s.unanswered = true, false, nil
 		s.framing = xmpp.OlderDraft
 		if bytes.HasPrefix(bytes.TrimLeft(head, " \t\r\n"), []byte("<open")) {
 			s.framing = xmpp.RFC7395
@@ -119,6 +123,7 @@ func (t *tunnel) greet(b []byte) {
 			t.badTag(err)
 		case g.tagged:
 			t.stream.framing = g.tag.Framing
+			t.stream.unanswered = new(g.tag.Reply())
 			t.goodTag()
 		case len(g.frames) > maxGreeting:
 			t.badTag(&xmpp.StreamError{Condition: xmpp.PolicyViolation, Text: "the start of the stream is too long"})
@@ -249,10 +254,13 @@ func (t *tunnel) redirected(answer xmpp.Answer) {
 	g, vhost := t.greeting, t.info.vhost
 	node := vhost.NodeByAddress(answer.SeeOther)
 	follow := vhost.Redirects() == "follow" && node != nil && t.info.request != nil && g.hops < maxHops && len(g.frames) <= maxGreeting
-	t.stream.opened = g.again // what the node said stays here
+	if !g.again { // what the node said stays here
+		t.stream.opened, t.stream.unanswered = false, new(g.tag.Reply())
+	}
+	t.dropUpstream()
+	t.upstream.scan.forget()
 	if follow {
 		g.hops++
-		t.dropUpstream()
 		t.info.upstream.Release()
 		t.info.upstream = nil
 		t.dial(func(ctx context.Context) (*upstream.Conn, error) { return vhost.DialNode(ctx, node, t.info.request) })
@@ -290,19 +298,23 @@ func (t *tunnel) reply() xmpp.Stream {
 	return xmpp.Stream{Framing: t.stream.framing}
 }
 
-// endStream says these messages, and then the Close frame of the reason.
+// endStream says these messages, and then the Close frame of the reason. An
+// upstream that spoke before it was asked may have left a message half said:
+// then there is no place for others.
 func (t *tunnel) endStream(why reason, messages [][]byte) {
 	w := t.client.sock.turn
 	t.endGreeting()
-	for _, m := range messages {
-		t.toClient(appendFrame(nil, opText, m, nil))
+	if t.upstream.scan.betweenMessages() {
+		for _, m := range messages {
+			t.toClient(appendFrame(nil, opText, m, nil))
+		}
 	}
 	t.stream.closed = true
 	t.endFor(why, w.now+closeTimeout)
 }
 
 // dial looks for an upstream in a goroutine of the Server's. Nobody is read
-// meanwhile.
+// meanwhile, unless the tunnel is to end: then the client's Close frame counts.
 func (t *tunnel) dial(dial func(context.Context) (*upstream.Conn, error)) {
 	t.stage, t.greetBy = stageDialling, 0
 	t.info.server.redial(t, dial)
@@ -313,6 +325,7 @@ func (t *tunnel) dialled(w *turn, up *upstream.Conn) {
 	t.begin(w)
 	t.info.upstream = up
 	if t.why != reasonNone { // too late
+		t.endGreeting()
 		t.dropUpstream()
 		t.settle(w)
 		return
@@ -347,8 +360,8 @@ func (t *tunnel) lastWords(condition xmpp.Condition, text string) [][]byte {
 		return nil
 	case s.opened:
 		return xmpp.Stream{Framing: s.framing, Opened: true}.Error(condition, text)
-	case t.greeting != nil && t.greeting.tagged:
-		return t.reply().Error(condition, text)
+	case s.unanswered != nil:
+		return s.unanswered.Error(condition, text)
 	}
 	return nil
 }

@@ -54,9 +54,6 @@ func newTunnel(c *clientConn, req *request, vhost *upstream.Vhost, up *upstream.
 	if req.path != "/" {
 		t.info.path = strings.Clone(req.path)
 	}
-	if vhost.Redirects() == "off" && !t.strict() {
-		t.stage = stageOver
-	}
 	if vhost.RoutesTo() || vhost.Nodes() > 1 {
 		t.info.request = c.dialRequest(req)
 	}

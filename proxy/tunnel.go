@@ -556,7 +556,8 @@ func (t *tunnel) settle(w *turn) {
 		// The client was not read, so its silence counts from now.
 		t.stalled, t.heard = 0, w.now
 	}
-	client.watch(!t.client.ended && upstream.out.size == 0 && t.stage != stageDialling, client.out.size > 0)
+	dialling := t.stage == stageDialling && t.why == reasonNone
+	client.watch(!t.client.ended && upstream.out.size == 0 && !dialling, client.out.size > 0)
 	upstream.watch(!t.upstream.ended, upstream.out.size > 0)
 	client.turn, upstream.turn = nil, nil
 	t.due = t.nextDue(w.now)
