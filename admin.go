@@ -197,13 +197,13 @@ func (d *desk) ask(ctx context.Context, f func() error) error {
 }
 
 // askDrain begins a drain of the whole gate, as SIGTERM does, or begins or
-// stops one of a vhost or node.
+// stops one of a vhost, a node or all vhosts.
 func (d *desk) askDrain(r admin.DrainRequest) error {
-	if r.Vhost != "" || r.Node != "" {
+	if r.All || r.Vhost != "" || r.Node != "" {
 		return d.ask(context.Background(), func() error { return d.drainSome(r) })
 	}
 	if r.Stop {
-		return fmt.Errorf("a drain of the whole gate ends it: to stop that is %w", admin.ErrConflict)
+		return fmt.Errorf("a drain of the whole gate ends it (?all does not): to stop that is %w", admin.ErrConflict)
 	}
 	select {
 	case d.drainAll <- struct{}{}:
@@ -212,16 +212,16 @@ func (d *desk) askDrain(r admin.DrainRequest) error {
 	return nil
 }
 
-// A partialDrain is one of a vhost or a node that the operator asked for. It
-// outlives reloads, but for what a reload takes away.
+// A partialDrain is one of a vhost, a node or all vhosts that the operator asked
+// for. It outlives reloads, but for what a reload takes away.
 type partialDrain struct {
-	target proxy.Target
+	target proxy.Target // zero: all vhosts
 	since  time.Time
 	total  int // tunnels when it began
 }
 
-// drainSome begins or stops the drain of a vhost or a node. It is called in
-// the loop.
+// drainSome begins or stops the drain of a vhost, a node or all vhosts. It is
+// called in the loop.
 func (d *desk) drainSome(r admin.DrainRequest) error {
 	g, target := d.gate, proxy.Target{Vhost: r.Vhost, Upstream: r.Upstream, Node: r.Node}
 	if !g.cfg.has(target) {
@@ -285,8 +285,11 @@ func (d *desk) forget(g *gate, cfg *Config) {
 	})
 }
 
-// has reports whether a vhost or node is configured.
+// has reports whether a vhost or node is configured. Of all vhosts it is true.
 func (c *Config) has(t proxy.Target) bool {
+	if t == (proxy.Target{}) {
+		return true
+	}
 	if t.Vhost != "" {
 		return t.Vhost == "*" && len(c.Vhost) == 0 ||
 			slices.ContainsFunc(c.Vhost, func(v *Vhost) bool { return slices.Contains(v.Names, t.Vhost) })
@@ -299,10 +302,14 @@ func (c *Config) has(t proxy.Target) bool {
 func (d *desk) notReady() []string {
 	d.mu.Lock()
 	draining, listening := d.drain != nil, len(d.serving) > 0
+	away := slices.ContainsFunc(d.drains, func(p partialDrain) bool { return p.target == proxy.Target{} })
 	d.mu.Unlock()
 	var why []string
 	if draining {
 		why = append(why, "the gate drains")
+	}
+	if away {
+		why = append(why, "all vhosts are drained")
 	}
 	if !listening {
 		why = append(why, "no listener is open yet")
@@ -391,8 +398,15 @@ func (d *desk) describe() admin.Gate {
 
 // describe tells how far a drain has come.
 func (p partialDrain) describe(vhosts []proxy.VhostCount, upstreams []admin.Upstream) admin.Drain {
-	r := admin.DrainRequest{Vhost: p.target.Vhost, Upstream: p.target.Upstream, Node: p.target.Node}
+	r := admin.DrainRequest{All: p.target == proxy.Target{}, Vhost: p.target.Vhost, Upstream: p.target.Upstream, Node: p.target.Node}
 	out := admin.Drain{Scope: r.Scope(), Since: p.since, Total: p.total}
+	if r.All {
+		out.Query = "all"
+		for _, v := range vhosts {
+			out.Left += int(v.Open)
+		}
+		return out
+	}
 	if r.Vhost != "" {
 		out.Query = url.Values{"vhost": {r.Vhost}}.Encode()
 		for _, v := range vhosts {

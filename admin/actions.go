@@ -15,9 +15,10 @@ var (
 	ErrConflict     = errors.New("not possible any more") // a drain that can't be stopped, say
 )
 
-// A DrainRequest says what is to be drained: one vhost, one node, or, where
-// all three are empty, the whole gate, which then ends.
+// A DrainRequest says what is to be drained: one vhost, one node, all vhosts at
+// once, or, where nothing of that is set, the whole gate, which then ends.
 type DrainRequest struct {
+	All            bool   // every vhost; the gate stays
 	Vhost          string // its configured name
 	Upstream, Node string // both or neither
 	Stop           bool   // end that drain, and let tunnels in again
@@ -26,6 +27,8 @@ type DrainRequest struct {
 // Scope is what the request is about, for people.
 func (r DrainRequest) Scope() string {
 	switch {
+	case r.All:
+		return "all vhosts"
 	case r.Vhost != "":
 		return "vhost " + r.Vhost
 	case r.Node != "":
@@ -34,8 +37,8 @@ func (r DrainRequest) Scope() string {
 	return "all"
 }
 
-// parseDrain reads the query of POST /drain: vhost=NAME, or
-// node=UPSTREAM/NAME, or neither; and stop. It refuses what it does not know,
+// parseDrain reads the query of POST /drain: vhost=NAME, node=UPSTREAM/NAME,
+// all, or none of them; and stop. It refuses what it does not know,
 // for a slip in a name would otherwise drain everybody.
 func parseDrain(query url.Values) (DrainRequest, error) {
 	var r DrainRequest
@@ -54,20 +57,24 @@ func parseDrain(query url.Values) (DrainRequest, error) {
 			if r.Upstream == "" || r.Node == "" {
 				return r, fmt.Errorf("node %q is not UPSTREAM/NAME", value)
 			}
-		case "stop":
+		case "all", "stop":
 			if value != "" && value != "1" && value != "true" {
-				return r, fmt.Errorf("stop %q is not 1", value)
+				return r, fmt.Errorf("%s %q is not 1", key, value)
 			}
-			r.Stop = true
+			if key == "all" {
+				r.All = true
+			} else {
+				r.Stop = true
+			}
 		default:
-			return r, fmt.Errorf("unknown parameter %q, want vhost, node or stop", key)
+			return r, fmt.Errorf("unknown parameter %q, want vhost, node, all or stop", key)
 		}
 	}
 	if query.Has("vhost") && r.Vhost == "" {
 		return r, errors.New("vhost is empty")
 	}
-	if r.Vhost != "" && r.Node != "" {
-		return r, errors.New("a vhost and a node, want one of them")
+	if r.Vhost != "" && r.Node != "" || r.All && (r.Vhost != "" || r.Node != "") {
+		return r, errors.New("want one of vhost, node and all")
 	}
 	return r, nil
 }

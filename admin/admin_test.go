@@ -69,6 +69,8 @@ func TestDrain(t *testing.T) {
 		{"", DrainRequest{}, 202},
 		{"?vhost=example1.com", DrainRequest{Vhost: "example1.com"}, 202},
 		{"?vhost=*.example1.com&stop=1", DrainRequest{Vhost: "*.example1.com", Stop: true}, 200},
+		{"?all", DrainRequest{All: true}, 202},
+		{"?all&stop", DrainRequest{All: true, Stop: true}, 200},
 		{"?node=tigase/t1", DrainRequest{Upstream: "tigase", Node: "t1"}, 202},
 		{"?node=tigase//run/xmpp.sock&stop", DrainRequest{Upstream: "tigase", Node: "/run/xmpp.sock", Stop: true}, 200},
 	} {
@@ -79,7 +81,7 @@ func TestDrain(t *testing.T) {
 			t.Errorf("POST /drain%s = %d, asked %+v; want %d, %+v", test.query, w.Code, got, test.code, test.want)
 		}
 	}
-	for _, slip := range []string{"?vhots=example1.com", "?vhost=", "?vhost=a&vhost=b", "?node=t1", "?node=/t1", "?node=tigase/", "?vhost=a&node=b/c", "?stop=no", "?all=1", "?a;b", "?%zz"} {
+	for _, slip := range []string{"?vhots=example1.com", "?vhost=", "?vhost=a&vhost=b", "?node=t1", "?node=/t1", "?node=tigase/", "?vhost=a&node=b/c", "?stop=no", "?all=one", "?everything", "?all&vhost=a", "?a;b", "?%zz"} {
 		s := newServer(t, func(o *Options) {
 			o.Drain = func(r DrainRequest) error { t.Errorf("POST /drain%s drains %+v", slip, r); return nil }
 		})

@@ -21,7 +21,7 @@ type Gate struct {
 	Upstreams    []Upstream    `json:"upstreams"`
 	Reload       Reload        `json:"reload"`
 	Drain        *Drain        `json:"drain"`  // of the whole gate, which ends it; nil: none
-	Drains       []Drain       `json:"drains"` // of vhosts and nodes, that were asked for
+	Drains       []Drain       `json:"drains"` // of vhosts and nodes, or all vhosts, that were asked for
 }
 
 // fill makes lists that nobody set empty ones: JSON has null for the others.

@@ -273,6 +273,39 @@ func TestDrainVhost(t *testing.T) {
 	}
 }
 
+// A drain of all vhosts ends no gate: it is not ready, says 503 and when to come
+// again, and takes clients when that is stopped.
+func TestDrainAll(t *testing.T) {
+	site := gate.NewSite(t, "one.test", "two.test")
+	u := wire.Echo(t)
+	g := site.Start(t, toUpstream(u.URL)+vhosts("one.test", "two.test")+"[drain]\npace = 1000\n")
+	o := operate(t, g)
+	one := wire.Dial(t, g.Addr("wss"), site.Client("one.test"))
+	two := wire.Dial(t, g.Addr("wss"), site.Client("two.test"))
+	o.want("POST", "/drain?all&vhost=one.test", 400)
+	o.want("POST", "/drain?all&stop", 409)
+	o.want("POST", "/drain?all", 202)
+	for _, c := range []*wire.Conn{one, two} {
+		c.WantClose(1001)
+		c.Send(wire.CloseFrame(true, 1001, ""))
+		c.WantEnd()
+	}
+	o.want("GET", "/readyz", 503, "all vhosts are drained")
+	o.want("POST", "/reload", 200)
+	for _, n := range []string{"one.test", "two.test"} {
+		resp, _ := wire.DialTLS(t, g.Addr("wss"), site.Client(n)).Answer(wire.Request(n))
+		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("%s gets %d, Retry-After %q; want 503 and a time", n, resp.StatusCode, resp.Header.Get("Retry-After"))
+		}
+	}
+	if d := o.status().Drains; len(d) != 1 || d[0].Scope != "all vhosts" || d[0].Total != 2 || d[0].Query != "all" {
+		t.Errorf("drains = %+v", d)
+	}
+	o.want("POST", "/drain?all&stop", 200)
+	o.want("GET", "/readyz", 200)
+	wire.Dial(t, g.Addr("wss"), site.Client("one.test"))
+}
+
 // A node's drain moves its clients to the other node, and its own keep out
 // until it is stopped.
 func TestDrainNode(t *testing.T) {
