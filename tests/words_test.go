@@ -1,0 +1,200 @@
+package tests
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+
+	"wssgate/tests/internal/gate"
+	"wssgate/tests/internal/wire"
+)
+
+// framing is how clients of one framing of XMPP open a stream.
+type framing struct{ name, decl, tag, opening, end string }
+
+// framings are both, and the older one with an XML declaration.
+var framings = []framing{
+	{"RFC 7395", "", "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='%s' version='1.0'/>", "<open ", "<close "},
+	{"older draft", "", olderTag, "<stream:stream ", "</stream:stream>"},
+	{"older draft, declared", "<?xml version='1.0'?>", olderTag, "<stream:stream ", "</stream:stream>"},
+}
+
+const olderTag = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='%s' version='1.0'>"
+
+func (f framing) open(domain string) string { return f.decl + fmt.Sprintf(f.tag, domain) }
+
+// pieces are the ways in which a start tag may come: in a frame, in fragments of
+// a few bytes, or the declaration by itself.
+func (f framing) pieces(domain string) map[string][]wire.Frame {
+	whole := f.open(domain)
+	ways := map[string][]wire.Frame{"one frame": {{FIN: true, Op: wire.Text, Payload: []byte(whole)}}}
+	for at := 0; at < len(whole); at += 10 {
+		fragment := wire.Frame{Op: wire.Continuation, Payload: []byte(whole[at:min(at+10, len(whole))])}
+		if at == 0 {
+			fragment.Op = wire.Text
+		}
+		fragment.FIN = at+10 >= len(whole)
+		ways["fragments"] = append(ways["fragments"], fragment)
+	}
+	if f.decl != "" {
+		ways["two messages"] = []wire.Frame{{FIN: true, Op: wire.Text, Payload: []byte(f.decl)},
+			{FIN: true, Op: wire.Text, Payload: []byte(fmt.Sprintf(f.tag, domain))}}
+	}
+	return ways
+}
+
+// wantWords takes the gate's opening, a stream error, the end of the stream and
+// the Close frame.
+func wantWords(t *testing.T, c *wire.Conn, f framing, condition string, code uint16) {
+	t.Helper()
+	for _, want := range []string{f.opening, "<stream:error ", f.end} {
+		got, err := c.Frame()
+		if err != nil || got.Op != wire.Text || !got.FIN || !strings.HasPrefix(string(got.Payload), want) {
+			t.Fatalf("got %v, %v; want %s", got, err, want)
+		}
+		if want == "<stream:error " && !strings.Contains(string(got.Payload), "<"+condition+" ") {
+			t.Errorf("got %s; want %s", got.Payload, condition)
+		}
+	}
+	c.WantClose(code)
+	c.Send(wire.CloseFrame(true, code, ""))
+	c.WantEnd()
+}
+
+// A vhost takes the streams of its domains only, and sends each to the upstream
+// that is for it, however the start tag comes; no upstream hears of the others.
+func TestDomains(t *testing.T) {
+	first, toFirst := wire.Chan(t)
+	second, toSecond := wire.Chan(t)
+	site := gate.NewSite(t, name)
+	g := site.Start(t, fmt.Sprintf(`
+[upstream.first]
+nodes = [%q]
+[upstream.second]
+nodes = [%q]
+[upstream.dead]
+nodes = ["ws://127.0.0.1:1/"]
+[[vhost]]
+names     = [%q]
+upstream  = "first"
+route     = "to"
+domains   = ["one.example", "two.example", "*.dead.example"]
+by_domain = { "two.example" = "second", "chat.dead.example" = "dead" }
+`, first.URL, second.URL, name))
+	for _, f := range framings {
+		for way := range f.pieces("") {
+			t.Run(f.name+", "+way, func(t *testing.T) {
+				say := func(domain string) *wire.Conn {
+					c := wire.Dial(t, g.Addr("wss"), site.Client(name))
+					c.Send(f.pieces(domain)[way]...)
+					return c
+				}
+				for domain, conns := range map[string]<-chan *wire.Conn{"one.example": toFirst, "TWO.example.": toSecond} {
+					c := say(domain)
+					up := wire.Take(t, conns)
+					var got strings.Builder
+					for got.Len() < len(f.open(domain)) {
+						fr, err := up.Frame()
+						if err != nil {
+							t.Fatal(err)
+						}
+						got.Write(fr.Payload)
+					}
+					if got.String() != f.open(domain) {
+						t.Errorf("the upstream got %q; want %q", &got, f.open(domain))
+					}
+					up.SendText("<presence/>")
+					c.WantText("<presence/>")
+					c.Conn.Close()
+				}
+				seen := len(first.Requests()) + len(second.Requests())
+				wantWords(t, say("three.example"), f, "host-unknown", 1000)
+				wantWords(t, say("dead.example"), f, "host-unknown", 1000)
+				wantWords(t, say("chat.dead.example"), f, "remote-connection-failed", 1014)
+				if now := len(first.Requests()) + len(second.Requests()); now != seen {
+					t.Errorf("%d requests to upstreams for streams that none may see", now-seen)
+				}
+			})
+		}
+	}
+}
+
+// Whatever reason the gate has to end a stream, it says so in XMPP first. It does
+// not where a message is half said, or the client may come back to the stream.
+func TestWhyAStreamEnds(t *testing.T) {
+	const resumable = "<enabled xmlns='urn:xmpp:sm:3' resume='true' id='x'/>"
+	for _, why := range []struct {
+		condition, config string
+		code              uint16
+		bring             func(g *gate.Gate, client, upstream *wire.Conn)
+	}{
+		{"system-shutdown", "", 1001, func(g *gate.Gate, _, _ *wire.Conn) { g.Signal(syscall.SIGTERM) }},
+		{"remote-connection-failed", "", 1012, func(_ *gate.Gate, _, up *wire.Conn) { up.Conn.Close() }},
+		{"remote-connection-failed", "", 1014, func(_ *gate.Gate, _, up *wire.Conn) { up.Write([]byte("\x83\x05Hello")) }},
+		{"policy-violation", "[limits]\nmessage = \"16KiB\"\n", 1009, func(_ *gate.Gate, c, _ *wire.Conn) {
+			c.Write(c.Bytes(wire.Frame{FIN: true, Op: wire.Text, Payload: payload(17 << 10)})[:8000])
+		}},
+		{"connection-timeout", "[timeouts]\nping = \"1s\"\npong = \"1s\"\n", 1001, func(_ *gate.Gate, _, _ *wire.Conn) {}},
+	} {
+		for _, f := range framings[:2] {
+			for _, state := range []string{"open", "half a message", "resumable"} {
+				t.Run(fmt.Sprintf("%s %d, %s, %s", why.condition, why.code, f.name, state), func(t *testing.T) {
+					t.Parallel()
+					g, client, upstream := open(t, why.config)
+					opening := strings.Replace(f.open(name), "to=", "id='1' from=", 1)
+					client.SendText(f.open(name))
+					upstream.WantText(f.open(name))
+					upstream.SendText(opening)
+					upstream.SendText("<presence/>")
+					client.WantText(opening)
+					client.WantText("<presence/>")
+					switch state {
+					case "half a message":
+						half := wire.Frame{Op: wire.Text, Payload: []byte("<message>")}
+						upstream.Send(half)
+						client.Want(half)
+					case "resumable":
+						upstream.SendText(resumable)
+						client.WantText(resumable)
+					}
+					why.bring(g, client, upstream)
+					if state == "open" {
+						for _, want := range []string{"<" + why.condition + " ", f.end} {
+							got := frameBehindPings(t, client)
+							if got.Op != wire.Text || !strings.Contains(string(got.Payload), want) {
+								t.Fatalf("got %v; want %s", got, want)
+							}
+						}
+					}
+					if got := frameBehindPings(t, client); got.Op != wire.Close || string(got.Payload[:2]) != string([]byte{byte(why.code >> 8), byte(why.code)}) {
+						t.Errorf("got %v; want a Close frame %d", got, why.code)
+					}
+					if why.condition == "system-shutdown" {
+						client.Send(wire.CloseFrame(true, why.code, ""))
+					}
+					if why.code != 1012 {
+						// For the upstream it is as if the network were lost.
+						if got, err := upstream.Frame(); err == nil {
+							t.Errorf("the upstream got %v; want the end", got)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// frameBehindPings is the next frame that is no Ping.
+func frameBehindPings(t *testing.T, c *wire.Conn) wire.Frame {
+	t.Helper()
+	for {
+		f, err := c.Frame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Op != wire.Ping {
+			return f
+		}
+	}
+}
