@@ -1,0 +1,73 @@
+package proxy
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"wssgate/upstream"
+)
+
+// A start tag is due ten seconds after the 101, however busily it comes: a byte
+// a second is no life.
+func TestStartTagIsDue(t *testing.T) {
+	for _, slow := range []string{"", "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing'"} {
+		synctest.Test(t, func(t *testing.T) {
+			client, clientGate := net.Pipe()
+			b := &bench{t: t, driver: newGoroutines(), client: client, done: make(chan struct{})}
+			b.tunnel = &tunnel{
+				settings: &tunnelSettings{backlog: 1 << 20},
+				info:     &tunnelInfo{vhost: &upstream.Vhost{}, elsewhere: "wss://other.example/"}, // to be told once it has spoken
+				client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20, keep: 1}},
+				upstream: upstreamLeg(nil),
+				onDone:   func(*tunnel, time.Duration) { close(b.done) },
+			}
+			began := time.Now()
+			if err := b.driver.take(b.tunnel); err != nil {
+				t.Fatal(err)
+			}
+			wrote := make(chan struct{})
+			go func() {
+				defer close(wrote)
+				for i := range len(slow) {
+					h := header{opcode: opContinuation, masked: true, key: testKey, length: 1}
+					if i == 0 {
+						h.opcode = opText
+					}
+					one := []byte{slow[i]}
+					applyMask(one, testKey)
+					if _, err := client.Write(append(appendHeader(nil, h), one...)); err != nil {
+						return
+					}
+					time.Sleep(time.Second)
+				}
+			}()
+			var words string
+			for {
+				h, payload, err := b.frame(client)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if h.opcode == opClose {
+					if code := closeCode(h, payload); code != codeNormal {
+						t.Errorf("Close %d; want 1000", code)
+					}
+					break
+				}
+				words += string(payload)
+			}
+			if took := time.Since(began); took != greetingTimeout {
+				t.Errorf("the gate waited %v; want %v", took, greetingTimeout)
+			}
+			if !strings.Contains(words, "<connection-timeout ") || !strings.Contains(words, "<close ") {
+				t.Errorf("last words %q; want connection-timeout", words)
+			}
+			client.Close()
+			b.driver.close()
+			<-b.done
+			<-wrote
+		})
+	}
+}
