@@ -261,9 +261,14 @@ func (c *clientConn) refused(req *request, err error) {
 	if req != nil {
 		attrs = append(attrs, "host", req.host, "path", req.path)
 	}
-	if r.status >= 500 && r.status != http.StatusServiceUnavailable || errors.As(err, new(*upstream.DialError)) {
+	switch {
+	case r.status >= 500 && r.status != http.StatusServiceUnavailable || errors.As(err, new(*upstream.DialError)):
 		c.server.log.Warn("opening handshake refused", attrs...)
-	} else {
+	case errors.Is(err, upstream.ErrOrigin) || errors.Is(err, upstream.ErrPath):
+		// The answer does not tell why, so that the log must: perhaps it is the
+		// configuration that is wrong.
+		c.server.log.Info("opening handshake refused", attrs...)
+	default:
 		c.server.log.Debug("opening handshake refused", attrs...)
 	}
 	if r.status == 0 {

@@ -198,3 +198,69 @@ func frameBehindPings(t *testing.T, c *wire.Conn) wire.Frame {
 		}
 	}
 }
+
+// During a drain with a redirect, clients that come are sent elsewhere in their
+// framing, and no upstream hears of them: to a URL, or to the public ones of
+// nodes. The same holds for the drain that ends the gate.
+func TestDrainRedirects(t *testing.T) {
+	for _, tt := range []struct{ redirect, want string }{
+		{"wss://other.example:5291/xmpp", "other.example:5291"},
+		{"nodes", "t2.example:5291"},
+	} {
+		for _, how := range []string{"all", "vhost", "signal"} {
+			t.Run(tt.redirect+", "+how, func(t *testing.T) {
+				u, conns := wire.Chan(t)
+				site := gate.NewSite(t, name)
+				g := site.Start(t, fmt.Sprintf("[upstream.xmpp]\nnodes = [{ name = \"t1\", url = %q, public_url = \"wss://t2.example:5291/\" }]\n", u.URL)+
+					vhosts(name)+fmt.Sprintf("[drain]\nredirect = %q\n", tt.redirect))
+				held := wire.Dial(t, g.Addr("wss"), site.Client(name))
+				wire.Take(t, conns)
+				switch how {
+				case "all":
+					operate(t, g).want("POST", "/drain?all", 202)
+				case "vhost":
+					operate(t, g).want("POST", "/drain?vhost="+name, 202)
+				case "signal":
+					g.Signal(syscall.SIGTERM)
+				}
+				held.WantClose(1001)
+				for _, f := range framings {
+					c := wire.Dial(t, g.Addr("wss"), site.Client(name))
+					c.SendText(f.open(name))
+					want := []string{f.opening, "<close xmlns='urn:ietf:params:xml:ns:xmpp-framing' see-other-uri='wss://" + tt.want}
+					if f.end != "<close " {
+						want = []string{f.opening, "<stream:error ", f.end}
+					}
+					for _, w := range want {
+						got, err := c.Frame()
+						if err != nil || !strings.HasPrefix(string(got.Payload), w) {
+							t.Fatalf("got %v, %v; want %s", got, err, w)
+						}
+						if w == "<stream:error " && !strings.Contains(string(got.Payload), ">"+tt.want+"</see-other-host>") {
+							t.Errorf("got %s; want it to name %s", got.Payload, tt.want)
+						}
+					}
+					c.WantClose(1000)
+				}
+				if n := len(u.Requests()); n != 1 {
+					t.Errorf("the upstream had %d requests; want 1", n)
+				}
+			})
+		}
+	}
+}
+
+// What a vhost has against a request is for the log alone.
+func TestForbiddenReason(t *testing.T) {
+	u := wire.Echo(t)
+	site := gate.NewSite(t, name)
+	g := site.Start(t, toUpstream(u.URL)+vhosts(name)+"path = \"/xmpp\"\norigins = [\"https://good.example\"]\n")
+	c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
+	resp, body := c.Answer(wire.RequestLine("GET /xmpp HTTP/1.1", name, "Origin: https://evil.example"))
+	if resp.StatusCode != 403 || strings.Contains(strings.ToLower(body), "origin") || strings.Contains(body, "good.example") {
+		t.Errorf("%d %q; want 403 without the reason", resp.StatusCode, body)
+	}
+	g.WaitLine("the reason", func(l gate.Line) bool {
+		return l.Str("code") == "403" && strings.Contains(l.Str("err"), "https://evil.example")
+	})
+}

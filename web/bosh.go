@@ -78,7 +78,7 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, t *table) {
 	}
 	if origin := r.Header.Get("Origin"); origin != "" && t.options.AllowsOrigin != nil {
 		if err := t.options.AllowsOrigin(r.TLS.ServerName, origin); err != nil {
-			t.log.Debug("bosh: refused", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "code", http.StatusForbidden, "err", err)
+			t.log.Info("bosh: refused", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "code", http.StatusForbidden, "err", err)
 			http.Error(w, "403 Forbidden\n\nThis is not allowed.", http.StatusForbidden)
 			return
 		}
