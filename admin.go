@@ -486,7 +486,7 @@ func adminCounts(c proxy.Counts) admin.Counts {
 		Connections: c.Connections, ConnectionLimit: c.Limit, Accepted: c.Accepted, Refused: c.Refused,
 		Refusals: c.Refusals, GaveUp: c.GaveUp, Closed: c.Closed,
 		BytesIn: c.BytesIn, BytesOut: c.BytesOut, FramesIn: c.FramesIn, FramesOut: c.FramesOut,
-		Lag: admin.Durations(c.Lag),
+		Lag: admin.Durations(c.Lag), Loops: c.Loops,
 	}
 	for _, h := range c.Handshakes {
 		out.Handshakes = append(out.Handshakes, admin.HandshakeCount(h))
