@@ -116,9 +116,13 @@ func sameSite(r *http.Request) bool {
 }
 
 // isPlainHost reports whether a Host is an IP address or localhost: what no
-// attacker can make resolve to something else.
+// attacker can make resolve to something else. No Host at all is one, too: so
+// a load balancer's check in HTTP/1.0 asks, and no browser does.
 func isPlainHost(hostport string) bool {
 	host := hostport
+	if host == "" {
+		return true
+	}
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
 		host = h
 	} else {

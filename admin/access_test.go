@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 )
@@ -84,6 +85,13 @@ func TestOwnRequests(t *testing.T) {
 		if w := ask(s, loopback, test.method, "http://"+test.host+path, test.header...); w.Code != 200 {
 			t.Errorf("%s: %d %s", test.name, w.Code, w.Body)
 		}
+	}
+	old := httptest.NewRequest("GET", "/readyz", nil)
+	old.Host = ""
+	old = old.WithContext(context.WithValue(old.Context(), http.LocalAddrContextKey, net.Addr(loopback)))
+	w := httptest.NewRecorder()
+	if s.ServeHTTP(w, old); w.Code != 200 {
+		t.Errorf("a check in HTTP/1.0, without Host: %d %s", w.Code, w.Body)
 	}
 	if w := ask(s, socket, "GET", "http://localhost/status"); w.Code != 200 {
 		t.Errorf("over a unix socket: %d", w.Code)
