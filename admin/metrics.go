@@ -109,8 +109,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	e.counter(mGaveUp, n.GaveUp)
 
-	for _, v := range n.Vhosts {
-		e.gauge(mTunnels, float64(v.Open), v.Name)
+	// Configured ones from the start, with zeros: a query that adds something to
+	// a metric that is not there has no result at all.
+	for _, v := range st.Vhosts {
+		e.gauge(mTunnels, float64(v.Tunnels), v.Name)
 		e.counter(mOpened, v.Opened, v.Name)
 	}
 	for reason, count := range n.Closed {

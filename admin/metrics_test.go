@@ -21,7 +21,7 @@ func busyGate(o *Options) {
 		later.NotAfter = now.Add(2 * time.Hour)
 		return Gate{
 			Version: "v1", Revision: "abc", Go: "go1.26",
-			Vhosts:       []Vhost{{Name: "example1.com", Certificate: &cert}, {Name: "example2.com"}, {Name: "*"}, {Name: "old.example", Gone: true}},
+			Vhosts:       []Vhost{{Name: "example1.com", Tunnels: 3, Opened: 30, Certificate: &cert}, {Name: "example2.com"}, {Name: "*"}, {Name: "old.example", Gone: true}},
 			Certificates: []Certificate{later, cert},
 			Files:        []FileProblem{{File: "x.pem", Err: "bad"}},
 			ACME:         []ACMEName{{Name: "example1.com", State: "waiting", Failures: 2, NextTry: now}},
@@ -65,6 +65,8 @@ func TestMetrics(t *testing.T) {
 		`wssgate_upgrades_abandoned_total 1`,
 		`wssgate_tunnels{vhost="example1.com"} 3`,
 		`wssgate_tunnels_opened_total{vhost="example1.com"} 30`,
+		`wssgate_tunnels{vhost="example2.com"} 0`,
+		`wssgate_tunnels_opened_total{vhost="example2.com"} 0`,
 		`wssgate_tunnels_closed_total{reason="drain"} 27`,
 		`wssgate_bytes_total{direction="in"} 1`,
 		`wssgate_bytes_total{direction="out"} 2`,

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -177,6 +178,14 @@ func TestMetricsOfAGate(t *testing.T) {
 	site := gate.NewSite(t, name)
 	g := site.Start(t, fmt.Sprintf("[upstream.xmpp]\nnodes = [{ name = \"n1\", url = %q }]\n", u.URL)+vhosts(name))
 	o := operate(t, g)
+	// A vhost that nobody has come to is there, for the alert on a gate that
+	// has refused everybody since its start.
+	if got := o.metric(`wssgate_tunnels_opened_total{vhost="example1.test"}`); got != 0 {
+		t.Errorf("before any tunnel wssgate_tunnels_opened_total is %v; want 0", got)
+	}
+	if got := o.metric("wssgate_loops_limit"); got != float64(runtime.GOMAXPROCS(0)) {
+		t.Errorf("wssgate_loops_limit is %v; want one for each processor", got)
+	}
 	c := wire.Dial(t, g.Addr("wss"), site.Client(name))
 	c.SendText("hello")
 	c.WantText("hello")
