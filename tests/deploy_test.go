@@ -19,7 +19,6 @@ import (
 
 	"wssgate/internal/certtest"
 	"wssgate/tests/internal/gate"
-	"wssgate/tests/internal/wire"
 )
 
 // program returns the command, and fails or skips the test where it is not
@@ -246,90 +245,6 @@ func TestSystemd(t *testing.T) {
 	if stop <= drainTimeout(t, nil) {
 		t.Errorf("TimeoutStopSec is %v; want longer than drain.timeout's default", stop)
 	}
-}
-
-// make image builds an image of the gate alone, and it serves and drains, as a
-// user without rights on a read-only root.
-func TestImage(t *testing.T) {
-	root, err := gate.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	podman := containers(t)
-	build := exec.Command("make", "-s", "image")
-	build.Dir = root
-	build.Env = append(podman("version").Env, "IMAGE=localhost/wssgate-test", "ENGINE=buildah")
-	program(t, "buildah", "buildah")
-	succeed(t, build)
-
-	info, err := os.Stat(filepath.Join(root, "build", "image", "wssgate"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info.Size() > 15<<20 {
-		t.Errorf("the binary in the image has %d bytes; want at most 15 MiB", info.Size())
-	}
-	const inspect = "{{.Config.User}} {{.Config.StopSignal}} {{.Config.Entrypoint}} {{len .RootFS.Layers}}"
-	if got, want := strings.TrimSpace(succeed(t, podman("image", "inspect", "--format", inspect, "localhost/wssgate-test"))), "65532:65532 SIGTERM [/wssgate]"; !strings.HasPrefix(got, want) {
-		t.Errorf("the image is %q; want %q", got, want)
-	}
-
-	// A port that was free a moment ago: the container can't tell another.
-	u, conns := wire.Chan(t)
-	site := gate.NewSite(t, name)
-	site.Write(t, "config.toml", fmt.Appendf(nil, `
-[listen]
-wss = "127.0.0.1:%s"
-admin = ""
-[drain]
-timeout = "10s"
-[upstream.xmpp]
-nodes = [%q]
-`, freePort(t), u.URL))
-	// Readable for 65532, as an operator would have to see to.
-	for _, file := range []string{"config.toml", site.CertFile(name)} {
-		if err := os.Chmod(filepath.Join(site.Dir, file), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Chmod(site.Dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	run := podman("run", "--rm", "--name", "wssgate-test", "--runtime", "runc", "--cgroup-manager", "cgroupfs",
-		"--network", "host",
-		// podman's own limits are higher, which not every machine allows.
-		"--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000",
-		"--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
-		"-v", site.Dir+":/etc/wssgate:ro", "localhost/wssgate-test")
-	serveContainer(t, run, site, conns)
-}
-
-// containers returns a function that makes podman commands with a storage of
-// this test's own.
-func containers(t *testing.T) func(args ...string) *exec.Cmd {
-	t.Helper()
-	program(t, "podman", "podman")
-	program(t, "runc", "runc")
-	if os.Geteuid() != 0 {
-		missing(t, "rootless containers need uid maps of their own; to run this test: sudo make e2e")
-	}
-	dir := t.TempDir()
-	conf := filepath.Join(dir, "storage.conf")
-	text := fmt.Sprintf("[storage]\ndriver = \"vfs\"\ngraphroot = %q\nrunroot = %q\n", filepath.Join(dir, "graph"), filepath.Join(dir, "run"))
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	env := append(os.Environ(), "CONTAINERS_STORAGE_CONF="+conf, "STORAGE_DRIVER=vfs", "BUILDAH_ISOLATION=chroot", "TMPDIR="+dir)
-	podman := func(args ...string) *exec.Cmd {
-		cmd := program(t, "podman", "podman", args...)
-		cmd.Env = env
-		return cmd
-	}
-	t.Cleanup(func() {
-		podman("rm", "--all", "--force").Run()
-		podman("rmi", "--all", "--force").Run()
-	})
-	return podman
 }
 
 // inside makes the absolute names of files in a configuration names of files in
