@@ -96,12 +96,13 @@ func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
 	s.left(t.info.key)
 }
 
-// nodeName is the name of the node that the stream was on last, or "".
-func (i *tunnelInfo) nodeName() string {
+// node is the names of the node that the stream was on last, and of its
+// upstream; empty where it was on none.
+func (i *tunnelInfo) node() (upstream, node string) {
 	if i.upstream == nil {
-		return ""
+		return "", ""
 	}
-	return i.upstream.Node.Name()
+	return i.upstream.Node.Upstream(), i.upstream.Node.Name()
 }
 
 // entry is one finished tunnel.
@@ -179,9 +180,10 @@ func (j *journal) write(e entry) {
 	if level == slog.LevelInfo && !j.sampled() {
 		return
 	}
+	group, node := i.node()
 	attrs := []slog.Attr{
 		slog.Any("client", i.client), slog.String("server_name", i.serverName), slog.String("host", i.host),
-		slog.String("path", i.path), slog.String("vhost", i.vhost.Name()), slog.String("upstream", i.nodeName()),
+		slog.String("path", i.path), slog.String("vhost", i.vhost.Name()), slog.String("upstream", group), slog.String("node", node),
 		slog.Duration("duration", time.Since(i.began).Round(time.Millisecond)),
 		slog.Int64("bytes_in", e.bytesIn), slog.Int64("bytes_out", e.bytesOut),
 		slog.Int64("frames_in", e.framesIn), slog.Int64("frames_out", e.framesOut),

@@ -260,12 +260,35 @@ func TestSlowUpstream(t *testing.T) {
 	}
 }
 
+// The line of a finished tunnel calls vhost, upstream and node what the
+// configuration calls them, and counts what went through.
+func TestTunnelLine(t *testing.T) {
+	site := gate.NewSite(t, name)
+	g := site.Start(t, fmt.Sprintf("[upstream.xmpp]\nnodes = [{ name = \"n1\", url = %q }]\n", wire.Echo(t).URL)+vhosts(name))
+	client := wire.Dial(t, g.Addr("wss"), site.Client(name))
+	client.SendText("hello")
+	client.WantText("hello")
+	client.Send(wire.CloseFrame(true, 1000, ""))
+	client.WantGone()
+	line := g.WaitLine("the line of the tunnel", func(l gate.Line) bool { return l.Msg() == "tunnel" })
+	for key, want := range map[string]any{
+		"level": "INFO", "client": client.LocalAddr().String(), "server_name": name, "host": name, "path": "/",
+		"vhost": name, "upstream": "xmpp", "node": "n1",
+		"frames_in": 2.0, "frames_out": 2.0, "bytes_in": 2 + 4 + 5 + 2 + 4 + 2.0, "bytes_out": 2 + 5 + 2.0,
+		"code": 1000.0, "reason": "client_close",
+	} {
+		if got := line.Fields[key]; got != want {
+			t.Errorf("%q is %v; want %v in\n%s", key, got, want, line.Text)
+		}
+	}
+}
+
 // wantReason waits for the log line of a finished tunnel and compares the
 // reason that it gives.
 func wantReason(t *testing.T, g *gate.Gate, reason string) {
 	t.Helper()
 	line := g.WaitLine("the line of a tunnel that ended with "+reason, func(l gate.Line) bool { return l.Str("reason") == reason })
-	for _, key := range []string{"client", "server_name", "upstream", "duration", "bytes_in", "bytes_out"} {
+	for _, key := range []string{"client", "server_name", "upstream", "node", "duration", "bytes_in", "bytes_out"} {
 		if _, ok := line.Fields[key]; !ok {
 			t.Errorf("the line of the tunnel has no %q: %s", key, line.Text)
 		}
