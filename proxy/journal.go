@@ -115,9 +115,14 @@ type entry struct {
 	framesIn, framesOut int64
 }
 
+// maxWaiting bounds the lines that wait, each a few hundred bytes: as many as
+// tunnels end at once where the upstream of a large gate does.
+const maxWaiting = 1 << 16
+
 // A journal writes one line for each finished tunnel, in a goroutine of its
 // own: standard error may be a pipe that nobody empties, and the event loop
-// must not wait for it. Lines that wait are as many as tunnels that ended.
+// must not wait for it. What comes when maxWaiting lines wait is left out, and
+// said to be.
 type journal struct {
 	log    *slog.Logger
 	sample atomic.Int64 // one of so many lines is written
@@ -127,6 +132,7 @@ type journal struct {
 
 	mu      sync.Mutex
 	waiting []entry
+	lost    int // that came when there was no room
 	closed  bool
 }
 
@@ -138,7 +144,11 @@ func newJournal(log *slog.Logger) *journal {
 
 func (j *journal) add(e entry) {
 	j.mu.Lock()
-	j.waiting = append(j.waiting, e)
+	if len(j.waiting) < maxWaiting {
+		j.waiting = append(j.waiting, e)
+	} else {
+		j.lost++
+	}
 	j.mu.Unlock()
 	select {
 	case j.wake <- struct{}{}:
@@ -162,11 +172,14 @@ func (j *journal) writeLines() {
 	defer close(j.done)
 	for range j.wake {
 		j.mu.Lock()
-		entries, closed := j.waiting, j.closed
-		j.waiting = nil
+		entries, lost, closed := j.waiting, j.lost, j.closed
+		j.waiting, j.lost = nil, 0
 		j.mu.Unlock()
 		for _, e := range entries {
 			j.write(e)
+		}
+		if lost > 0 {
+			j.log.Warn("lines of finished tunnels are lost: the log was not read", "tunnels", lost)
 		}
 		if closed {
 			return

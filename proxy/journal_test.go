@@ -49,6 +49,24 @@ func TestJournalSample(t *testing.T) {
 	}
 }
 
+// A log that nobody reads costs lines, and no more memory than theirs.
+func TestJournalBounded(t *testing.T) {
+	var out bytes.Buffer
+	j := &journal{log: slog.New(slog.NewTextHandler(&out, nil)), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	j.sample.Store(1 << 40) // so that the test need not write them all
+	for range maxWaiting + 3 {
+		j.add(entry{info: &tunnelInfo{vhost: new(upstream.Vhost)}, why: reasonClientClose})
+	}
+	if n := len(j.waiting); n != maxWaiting {
+		t.Errorf("%d lines wait; want %d", n, maxWaiting)
+	}
+	go j.writeLines()
+	j.close()
+	if lines := out.String(); strings.Count(lines, "\n") != 2 || !strings.Contains(lines, "tunnels=3") {
+		t.Errorf("it wrote\n%s\nwant the first line, and that 3 are lost", lines)
+	}
+}
+
 // A smaller sample holds from the next line on.
 func TestJournalSampleShrinks(t *testing.T) {
 	j := &journal{}
