@@ -247,6 +247,45 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
+// The commands in deploy/README.md put the program and its unit where systemd
+// finds them, and have it started with the machine.
+func TestInstall(t *testing.T) {
+	binary, err := gate.Build(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, source := t.TempDir(), t.TempDir()
+	program(t, "systemctl", "systemd")
+	for link, target := range map[string]string{"wssgate": binary, "deploy": filepath.Dir(deployed(t, "wssgate.service"))} {
+		if err := os.Symlink(target, filepath.Join(source, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"usr/local/bin", "etc/systemd/system"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, section, _ := strings.Cut(document(t, "deploy/README.md").text, "\n## systemd\n")
+	for line := range strings.Lines(section) {
+		command, isIndented := strings.CutPrefix(line, "    ")
+		if !isIndented || strings.HasPrefix(command, "systemctl daemon-reload") || strings.HasPrefix(command, "systemctl reload") {
+			continue // these want systemd as the machine's init
+		}
+		command = strings.NewReplacer(" /", " "+root+"/", "systemctl ", "systemctl --root="+root+" ", "--now ", "").Replace(command)
+		cmd := exec.Command("bash", "-e", "-c", command)
+		cmd.Dir = source
+		succeed(t, cmd)
+	}
+	installed := filepath.Join(root, "usr/local/bin/wssgate")
+	if out := succeed(t, exec.Command(installed, "version")); !strings.HasPrefix(out, "wssgate ") {
+		t.Errorf("the installed program says %q", out)
+	}
+	if state := strings.TrimSpace(succeed(t, exec.Command("systemctl", "--root="+root, "is-enabled", "wssgate"))); state != "enabled" {
+		t.Errorf("the unit is %q; want enabled", state)
+	}
+}
+
 // inside makes the absolute names of files in a configuration names of files in
 // the site that exist.
 func inside(t *testing.T, site *gate.Site, config string, names []string) string {

@@ -240,7 +240,7 @@ func TestDocumentRequests(t *testing.T) {
 		for i, line := range lines {
 			command, ok := strings.CutPrefix(line, "    ")
 			command, prompt := strings.CutPrefix(command, "$ ")
-			if !ok || !strings.HasPrefix(command, "curl ") || !strings.Contains(command, ":5291/") && !strings.Contains(command, ":9291/") {
+			if !ok || !isRequest(command) {
 				continue
 			}
 			ran++
@@ -259,6 +259,57 @@ func TestDocumentRequests(t *testing.T) {
 	if ran == 0 {
 		t.Error("no document has a request")
 	}
+}
+
+// indented are the commands in indented lines that other tests run, or that
+// nobody can here. Requests to the gate are TestDocumentRequests'.
+var indented = map[string]string{
+	"wssgate serve -config config.toml -beside &": "TestHandOver does",
+	"kill -TERM OLD_PID":                          "TestHandOver does",
+
+	"install -m 755 wssgate /usr/local/bin/":                     "TestInstall does",
+	"install -m 644 deploy/wssgate.service /etc/systemd/system/": "TestInstall does",
+	"systemctl enable --now wssgate":                             "TestInstall does, but for the start",
+	"systemctl daemon-reload":                                    "wants systemd as the machine's init",
+	"systemctl reload wssgate":                                   "wants systemd as the machine's init; TestReload sends the signal",
+
+	"make compare":                          "measures for ten minutes; the tests in bench/ run its parts",
+	"cd bench":                              "as make compare",
+	"go run . -run 'trips|fixed' -rounds 5": "as make compare",
+	"go run . -gates wssgate,before=/tmp/wssgate": "as make compare",
+	"go run ./certs -n 10000":                     "as make compare",
+
+	"curl https://example1.com/.well-known/host-meta.json": "asks another server, which sends it on; TestDocumentRequests asks the gate",
+}
+
+// An indented command that a document gains does not go unnoticed.
+func TestDocumentIndented(t *testing.T) {
+	program := regexp.MustCompile(`^(\./)?(wssgate|curl|wget|make|go|install|systemctl|journalctl|kill|cd|ssh|sudo|apt-get|openssl|podman|docker|kubectl|promtool|npm) `)
+	left := maps.Clone(indented)
+	for _, d := range documents(t) {
+		n := 0
+		for line := range strings.Lines(d.text) {
+			n++
+			command, isIndented := strings.CutPrefix(line, "    ")
+			command, _, _ = strings.Cut(strings.TrimPrefix(command, "$ "), " # ")
+			command = strings.TrimRight(command, " \n")
+			if !isIndented || !program.MatchString(command) || isRequest(command) {
+				continue
+			}
+			if indented[command] == "" {
+				t.Errorf("%s:%d: nothing runs %q", d.name, n, command)
+			}
+			delete(left, command)
+		}
+	}
+	for command := range left {
+		t.Errorf("no document has %q any more", command)
+	}
+}
+
+// isRequest reports whether TestDocumentRequests makes a command.
+func isRequest(command string) bool {
+	return strings.HasPrefix(command, "curl ") && (strings.Contains(command, ":5291/") || strings.Contains(command, ":9291/"))
 }
 
 // requestSite starts a gate and tells curl the way to it.
