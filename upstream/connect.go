@@ -104,6 +104,10 @@ func (n *Node) open(ctx context.Context, conn net.Conn, header, request []byte, 
 		conn = c
 	}
 	rest, err = openingHandshake(conn, append(header, request...), key, subprotocol)
+	if e, ok := errors.AsType[*HandshakeError](err); ok && isAlert(e.Err) {
+		// TLS 1.3 judges our certificate after our half of its handshake is over.
+		err = tlsError(n, e.Err)
+	}
 	return conn, rest, err
 }
 
@@ -114,9 +118,18 @@ func tlsError(n *Node, err error) error {
 		e.Err = record
 		e.Hint = `the port does not speak TLS; write "ws://"`
 	} else if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		e.Hint = fmt.Sprintf("the certificate must be for %q and of a known CA; see tls.ca and tls.server_name", n.tls.ServerName)
+		e.Hint = fmt.Sprintf("the certificate must be for %q and of a known CA; see ca and server_name", n.tls.ServerName)
+	} else if isAlert(e.Err) {
+		e.Hint = "does it want a certificate of us? see client_certificate: it must be of a CA that the server knows, and for client authentication"
 	}
 	return e
+}
+
+// isAlert is true for a TLS alert of the other end. Without net's words "remote
+// error" in front it would read as though we were the ones who refuse.
+func isAlert(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
 }
 
 // addrPort is the end of a TCP conn; not valid for others.

@@ -347,9 +347,11 @@ func TestDialTLS(t *testing.T) {
 		{"its address, our CA", &tls.Config{RootCAs: ca.Pool(), Certificates: []tls.Certificate{*client.TLS()}}, "", ""},
 		{"another server name", &tls.Config{RootCAs: ca.Pool(), Certificates: []tls.Certificate{*client.TLS()}, ServerName: "t1.example"}, "", ""},
 		{"a name that it has not", &tls.Config{RootCAs: ca.Pool(), Certificates: []tls.Certificate{*client.TLS()}, ServerName: "t2.example"}, "certificate is valid for t1.example, not t2.example", `"t2.example"`},
-		{"another CA", &tls.Config{RootCAs: other.Pool()}, "certificate signed by unknown authority", "tls.ca"},
-		{"the system's CAs", nil, "certificate signed by unknown authority", "tls.ca"},
-		{"no client certificate", &tls.Config{RootCAs: ca.Pool()}, "certificate required", ""},
+		{"another CA", &tls.Config{RootCAs: other.Pool()}, "certificate signed by unknown authority", "see ca and server_name"},
+		{"the system's CAs", nil, "certificate signed by unknown authority", "see ca and server_name"},
+		{"no client certificate", &tls.Config{RootCAs: ca.Pool()}, "TLS handshake: remote error: tls: certificate required", "client_certificate"},
+		{"no client certificate, TLS 1.2", &tls.Config{RootCAs: ca.Pool(), MaxVersion: tls.VersionTLS12}, "TLS handshake: remote error: tls: ", "client_certificate"},
+		{"a server's certificate as the client's", &tls.Config{RootCAs: ca.Pool(), Certificates: []tls.Certificate{*clients.Issue("gate.example").TLS()}}, "TLS handshake: remote error: tls: bad certificate", "client_certificate"},
 	} {
 		v := one(t, GroupOptions{TLS: c.config}, url)
 		conn, err := v.Dial(t.Context(), request)

@@ -82,7 +82,7 @@ func isTimeout(err error) bool {
 // where ourselves.
 func bare(err error) error {
 	var op *net.OpError
-	if errors.As(err, &op) {
+	if errors.As(err, &op) && !isAlert(op) {
 		err = op.Err
 	}
 	var sys *os.SyscallError
