@@ -64,11 +64,16 @@ func probing(domain string) GroupOptions {
 // up to its features.
 func TestProbeWords(t *testing.T) {
 	for _, c := range []struct {
-		domain string
-		want   []string
+		domain, host string
+		want         []string
 	}{
-		{"", []string{"8 \x03\xe8"}},
-		{"example1.com", []string{
+		{"", "10.0.0.1:5290", []string{"8 \x03\xe8"}},
+		{"bücher.example", "xn--bcher-kva.example", []string{
+			`1 <open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="bücher.example" version="1.0"/>`,
+			`1 <close xmlns="urn:ietf:params:xml:ns:xmpp-framing"/>`,
+			"8 \x03\xe8",
+		}},
+		{"example1.com", "example1.com", []string{
 			`1 <open xmlns="urn:ietf:params:xml:ns:xmpp-framing" to="example1.com" version="1.0"/>`,
 			`1 <close xmlns="urn:ietf:params:xml:ns:xmpp-framing"/>`,
 			"8 \x03\xe8",
@@ -82,6 +87,9 @@ func TestProbeWords(t *testing.T) {
 			defer x.mu.Unlock()
 			if len(x.heads) != 1 || !strings.Contains(x.heads[0], "\r\nSec-WebSocket-Protocol: xmpp\r\n") || !strings.Contains(x.heads[0], "\r\nUser-Agent: "+probeAgent+"\r\n") {
 				t.Errorf("requests %q; want one of the probe's", x.heads)
+			}
+			if got := headerOf(x.heads[0], "Host"); got != c.host {
+				t.Errorf("domain %q: Host %q; want %q", c.domain, got, c.host)
 			}
 			if !slices.Equal(x.got, c.want) {
 				t.Errorf("domain %q: frames %q; want %q", c.domain, x.got, c.want)

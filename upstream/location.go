@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // A location is a node's URL, taken apart.
@@ -59,11 +60,11 @@ func parseLocation(s string) (location, error) {
 		return loc.withSocket(u)
 	}
 
-	loc.host = strings.ToLower(u.Hostname())
+	loc.host = asciiHost(u.Hostname())
 	if loc.host == "" {
 		return loc, errors.New("no host")
 	}
-	loc.authority = strings.ToLower(u.Host)
+	loc.authority = strings.Replace(strings.ToLower(u.Host), strings.ToLower(u.Hostname()), loc.host, 1)
 	if u.Path != "" || u.RawQuery != "" {
 		loc.uri = u.RequestURI()
 	}
@@ -85,6 +86,19 @@ func parseLocation(s string) (location, error) {
 	return loc, nil
 }
 
+// asciiHost is a host in lower case and, where it is an internationalized
+// name, as DNS and the Host header have it.
+func asciiHost(host string) string {
+	host = strings.ToLower(host)
+	if !strings.ContainsFunc(host, func(c rune) bool { return c > unicode.MaxASCII }) {
+		return host
+	}
+	if ascii, err := names.ToASCII(host); err == nil {
+		return ascii
+	}
+	return host // DNS will say what it thinks of that
+}
+
 // withSocket reads ws+unix:///run/prosody.sock:/xmpp-websocket.
 func (loc location) withSocket(u *url.URL) (location, error) {
 	if u.Host != "" {
@@ -95,6 +109,9 @@ func (loc location) withSocket(u *url.URL) (location, error) {
 		return loc, errors.New("no path of a socket")
 	}
 	loc.unix, loc.authority = socket, "localhost"
+	if !hasPath && u.RawQuery != "" {
+		return loc, fmt.Errorf("query %q without a path", u.RawQuery)
+	}
 	if hasPath {
 		if !strings.HasPrefix(path, "/") {
 			return loc, fmt.Errorf("path %q does not begin with a slash", path)

@@ -42,7 +42,7 @@ func (n *Node) probe(ctx context.Context, a *address) error {
 		loc.uri = h.Path
 	}
 	key := newKey()
-	r := &Request{Host: h.Domain, RequestURI: "/", Subprotocol: "xmpp", UserAgent: probeAgent}
+	r := &Request{Host: asciiHost(h.Domain), RequestURI: "/", Subprotocol: "xmpp", UserAgent: probeAgent}
 	request, err := r.appendRequest(nil, &loc, n.group.hostOfNode, key)
 	if err != nil {
 		return err

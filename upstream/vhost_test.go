@@ -247,6 +247,8 @@ func TestLocation(t *testing.T) {
 	}{
 		{"ws://T1.example", location{host: "t1.example", port: 80, authority: "t1.example"}},
 		{"wss://t1.example/ws?a=b", location{tls: true, host: "t1.example", port: 443, authority: "t1.example", uri: "/ws?a=b"}},
+		{"ws://T1.Bücher.example.:5290", location{host: "t1.xn--bcher-kva.example.", port: 5290, authority: "t1.xn--bcher-kva.example.:5290"}},
+		{"srv+ws://_x._tcp.Bücher.example", location{srv: true, host: "_x._tcp.xn--bcher-kva.example", authority: "xn--bcher-kva.example"}},
 		{"ws://[::1]:5290/", location{host: "::1", port: 5290, authority: "[::1]:5290", uri: "/"}},
 		{"ws+unix:///run/p.sock", location{unix: "/run/p.sock", authority: "localhost"}},
 		{"wss+unix:///run/p.sock:/ws?x", location{tls: true, unix: "/run/p.sock", authority: "localhost", uri: "/ws?x"}},
