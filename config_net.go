@@ -171,6 +171,8 @@ func parseNodeURL(s string) (nodeURL, error) {
 			return n, errors.New("no path of a socket")
 		case hasPath && !strings.HasPrefix(path, "/"):
 			return n, fmt.Errorf("path %q does not begin with a slash", path)
+		case !hasPath && u.RawQuery != "":
+			return n, fmt.Errorf("query %q without a path, want %q", u.RawQuery, socket+":/?"+u.RawQuery)
 		}
 		n.hostPort = socket
 		return n, nil
@@ -192,6 +194,9 @@ func parseNodeURL(s string) (nodeURL, error) {
 		port = map[bool]string{false: "80", true: "443"}[n.tls]
 	}
 	n.hostPort = net.JoinHostPort(strings.ToLower(n.host), port)
+	if name, err := domainName(n.host); err == nil {
+		n.host = name // as DNS has it
+	}
 	return n, checkHost(u)
 }
 

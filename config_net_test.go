@@ -8,7 +8,8 @@ import (
 func TestParseNodeURL(t *testing.T) {
 	for s, want := range map[string]nodeURL{
 		"ws://127.0.0.1:5290/":               {host: "127.0.0.1", hostPort: "127.0.0.1:5290"},
-		"ws://Node/":                         {host: "Node", hostPort: "node:80"},
+		"ws://Node/":                         {host: "node", hostPort: "node:80"},
+		"ws://Bücher.example/":               {host: "xn--bcher-kva.example", hostPort: "bücher.example:80"},
 		"wss://[::1]/a?b=c":                  {tls: true, host: "::1", hostPort: "[::1]:443"},
 		"ws+unix:///run/a.sock":              {unix: true, hostPort: "/run/a.sock"},
 		"wss+unix:///run/a.sock:/ws":         {unix: true, tls: true, hostPort: "/run/a.sock"},
@@ -31,6 +32,7 @@ func TestParseNodeURL(t *testing.T) {
 		"ws://256.1.1.1.1/%zz":      `invalid URL escape "%zz"`,
 		"ws+unix://":                "no path of a socket",
 		"ws+unix:///":               "no path of a socket",
+		"ws+unix:///a.sock?a=b":     `query "a=b" without a path, want "/a.sock:/?a=b"`,
 		"ws+unix:///a.sock:ws":      `path "ws" does not begin with a slash`,
 		"srv+ws+unix:///a":          `scheme "srv+ws+unix" is not ws, wss, ws+unix or srv+ws`,
 		"srv+ws://_a._tcp.b:5290/":  `port "5290", and SRV records bring their own`,

@@ -4,7 +4,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
+
+// minWait is the least of an upstream's durations: package upstream refuses
+// less, for no real server could answer in it.
+const minWait = 10 * time.Millisecond
 
 func (c *Config) checkUpstreams(ms *mistakes, p keyPath) {
 	if len(c.Upstream) == 0 {
@@ -62,7 +67,9 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 		}
 	}
 	ms.positive(p.key("dial_timeout"), u.DialTimeout)
+	ms.notShort(p.key("dial_timeout"), u.DialTimeout)
 	ms.positive(p.key("resolve"), u.Resolve)
+	ms.notShort(p.key("resolve"), u.Resolve)
 	ms.notNegative(p.key("max_connections"), u.MaxConnections)
 	ms.notNegative(p.key("connections_per_second"), u.ConnectionsPerSecond)
 	u.checkTLS(ms, p, tls)
@@ -95,14 +102,22 @@ func (u *Upstream) checkTLS(ms *mistakes, p keyPath, tls bool) {
 }
 
 func (h *Health) check(ms *mistakes, p keyPath) {
-	if h.Interval == 0 {
-		return // off
+	if h.Interval > 0 { // else probes are off
+		ms.positive(p.key("timeout"), h.Timeout)
 	}
-	ms.positive(p.key("timeout"), h.Timeout)
+	ms.notShort(p.key("interval"), h.Interval)
+	ms.notShort(p.key("timeout"), h.Timeout)
 	ms.checkPath(p.key("path"), h.Path)
 	if h.Domain != "" {
 		if _, err := domainName(h.Domain); err != nil {
 			ms.add(p.key("domain"), "", "%q %v", h.Domain, err)
 		}
+	}
+}
+
+// notShort is for durations of which 0 is judged elsewhere.
+func (ms *mistakes) notShort(p keyPath, d time.Duration) {
+	if d > 0 && d < minWait {
+		ms.add(p, "", "%v is less than %v", d, minWait)
 	}
 }

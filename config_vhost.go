@@ -72,7 +72,9 @@ func (c *Config) checkTargets(ms *mistakes, p keyPath, v *Vhost) {
 	if u := c.Upstream[v.Upstream]; u != nil && v.Node != "" {
 		var nodes []string
 		for _, n := range u.Nodes {
-			nodes = append(nodes, n.Name)
+			if n.Name != "" { // else its URL is a mistake
+				nodes = append(nodes, n.Name)
+			}
 		}
 		if !slices.Contains(nodes, v.Node) && len(nodes) > 0 {
 			ms.add(p.key("node"), orElse(didYouMean(v.Node, nodes), "there is "+quotedOr(nodes)),
