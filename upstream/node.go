@@ -142,7 +142,10 @@ func (s *server) retire() {
 // resolved addresses. A host without a port is any port's. Nil: not ours.
 func (v *Vhost) NodeByAddress(address string) *Node {
 	if scheme, rest, ok := strings.Cut(address, "://"); ok {
-		address, _, _ = strings.Cut(rest, "/")
+		address = rest
+		if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+			address = rest[:i]
+		}
 		if host, port := splitHostPort(address); port == "" {
 			switch strings.ToLower(scheme) {
 			case "ws":
@@ -180,17 +183,41 @@ func (v *Vhost) NodeByAddress(address string) *Node {
 			return &at
 		}
 	}
-	// The port may be another connector's, 5222 say; the host still tells which.
-	var named *Node
+	return v.nodeByHost(host)
+}
+
+// nodeByHost is for a redirect with the port of another connector, 5222 say;
+// the host still tells which node is meant. Nil: it doesn't.
+func (v *Vhost) nodeByHost(host string) *Node {
+	var found []*Node
+	isHost := func(hostPort string) bool {
+		h, _ := splitHostPort(hostPort)
+		return h == host
+	}
 	for _, n := range v.group.nodes {
 		if n.loc.unix == "" && n.loc.host == host || strings.EqualFold(n.name, host) {
-			if named != nil {
-				return nil // it doesn't
+			found = append(found, n)
+			continue
+		}
+		var places []string
+		for _, e := range n.endpoints() {
+			switch {
+			case e.target != "" && isHost(e.target):
+				places = append(places, e.target) // once for each of its addresses
+			case e.network == "tcp" && isHost(e.addr):
+				places = append(places, e.addr)
 			}
-			named = n
+		}
+		for _, place := range slices.Compact(places) {
+			at := *n
+			at.place = place
+			found = append(found, &at)
 		}
 	}
-	return named
+	if len(found) != 1 {
+		return nil
+	}
+	return found[0]
 }
 
 // splitHostPort takes "host", "host:port", "[::1]:port" and "::1"; it makes

@@ -315,13 +315,15 @@ func TestSRV(t *testing.T) {
 			t.Errorf("target %q", s.Target)
 		}
 		// A redirect to one target goes there and nowhere else.
-		if at := v.NodeByAddress("b.example.com:5291"); at == nil {
-			t.Error("the target is not found")
-		} else if conn, err := v.DialNode(t.Context(), at, request); err != nil || conn.Address != "10.0.0.4:5291" {
-			t.Errorf("DialNode = %v, %v", conn, err)
-		} else {
-			conn.Conn.Close()
-			conn.Release()
+		for _, address := range []string{"b.example.com:5291", "b.example.com:5222", "B.example.com"} {
+			if at := v.NodeByAddress(address); at == nil {
+				t.Errorf("the target %q is not found", address)
+			} else if conn, err := v.DialNode(t.Context(), at, request); err != nil || conn.Address != "10.0.0.4:5291" {
+				t.Errorf("DialNode of %q = %v, %v", address, conn, err)
+			} else {
+				conn.Conn.Close()
+				conn.Release()
+			}
 		}
 	})
 }
