@@ -87,6 +87,10 @@ func (c *choice) next(now time.Time) (candidate, bool) {
 	case balanceRandom:
 		i = pick(runners, c.random())
 	case balanceHash:
+		if !c.client.IsValid() {
+			i = c.lesser(runners) // all such clients would go to one place
+			break
+		}
 		i = c.highest(runners)
 	default:
 		i = c.lesser(runners)

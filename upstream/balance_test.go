@@ -288,3 +288,24 @@ func TestPinnedNode(t *testing.T) {
 		}
 	})
 }
+
+// Clients of unknown address, as behind a unix socket, are no single client.
+func TestHashWithoutAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1, at2, at3)
+		_, v := c.vhost(t, GroupOptions{Balance: "hash"}, three...)
+		var conns []*Conn
+		for range 300 {
+			conn, err := v.Dial(t.Context(), &Request{Host: "x", Subprotocol: "xmpp"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.Conn.Close()
+			conns = append(conns, conn)
+		}
+		for addr, n := range c.count() {
+			within(t, addr, n, 95, 105)
+		}
+		release(conns)
+	})
+}

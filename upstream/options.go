@@ -64,7 +64,8 @@ type GroupOptions struct {
 	Name  string // unique; in logs and metrics
 	Nodes []NodeOptions
 
-	// Balance is "least" (default), "random" or "hash".
+	// Balance is "least" (default), "random" or "hash". Clients of unknown
+	// address are balanced by "least" where it is "hash".
 	Balance string
 
 	// ProxyProtocol is "" (none), "v1" or "v2": the PROXY header that tells
