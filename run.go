@@ -74,7 +74,6 @@ func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int 
 		printError(stderr, err)
 		return exitFailed
 	}
-	debug.FreeOSMemory() // thousands of certificates leave as much behind as they are
 	status := exitOK
 	g.notify.ready(g.summary())
 	beats, stopBeats := g.notify.beats()
@@ -132,6 +131,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 	if err != nil {
 		return nil, err
 	}
+	debug.FreeOSMemory() // reading thousands of certificates leaves megabytes behind
 	options, err := cfg.upstreamOptions(log)
 	if err != nil {
 		return nil, err
