@@ -286,7 +286,7 @@ func (g *gate) reload() error {
 		}
 		return err
 	}
-	g.log.Info("reloaded", "names", len(names(g.store)), "problems", len(g.store.Problems()))
+	g.log.Info("reloaded", "names", g.store.Names(), "problems", len(g.store.Problems()))
 	return nil
 }
 
@@ -388,7 +388,7 @@ const stopPatience = plainPatience + settlePatience
 
 // summary is the gate in a line.
 func (g *gate) summary() string {
-	s := fmt.Sprintf("serves %d names", len(names(g.store)))
+	s := fmt.Sprintf("serves %d names", g.store.Names())
 	if !g.desk.lastReload() {
 		s += "; the last reload changed nothing, see the log"
 	}
@@ -457,16 +457,6 @@ func (g *gate) stop() error {
 		g.store.Close()
 	}
 	return err
-}
-
-// names returns the server names that have a certificate.
-func names(store *certstore.Store) []string {
-	var names []string
-	for _, e := range store.Certificates() {
-		names = append(names, e.Name)
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
 }
 
 // splitError takes joined errors apart: one line of the log for each mistake.

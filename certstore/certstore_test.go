@@ -272,6 +272,9 @@ func TestInstallAndRemove(t *testing.T) {
 	other := ca.Issue("example2.com")
 	broken := other.TLS()
 	broken.PrivateKey = fromFile.Key
+	if n := s.Names(); n != 1 {
+		t.Errorf("Names() = %d; want 1, however many certificates it had", n)
+	}
 	if err := s.Install(SourceACME, "example2.com", broken); err == nil || s.Has("example2.com") {
 		t.Errorf("Install with another certificate's key: %v", err)
 	}

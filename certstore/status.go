@@ -173,6 +173,10 @@ func (c *certificate) quoted() string {
 	return fmt.Sprintf("%q", c.file)
 }
 
+// Names returns how many names and wildcards have a certificate. It describes
+// none, as Certificates does.
+func (s *Store) Names() int { return s.table.Load().size() }
+
 // Empty reports whether there is no certificate at all: every client is
 // refused.
 func (s *Store) Empty() bool { return len(s.table.Load().all) == 0 }
