@@ -2,6 +2,7 @@ package tests
 
 import (
 	"crypto/tls"
+	"strings"
 	"testing"
 
 	"wssgate/tests/internal/gate"
@@ -59,6 +60,13 @@ func TestSessionTickets(t *testing.T) {
 			}
 			if _, err := dial("unknown.test"); err == nil {
 				t.Error("with a session of example1.test at unknown.test: got in")
+			}
+			// The share of returns that were cheap can be read off.
+			v, o := strings.TrimPrefix(tls.VersionName(version), "TLS "), operate(t, g)
+			full := o.metric(`wssgate_handshakes_total{result="full",version="` + v + `"}`)
+			resumed := o.metric(`wssgate_handshakes_total{result="resumed",version="` + v + `"}`)
+			if full != 3 || resumed != 1 { // the last ticket was of the other name
+				t.Errorf("metrics count %v full handshakes and %v resumed; want 3 and 1", full, resumed)
 			}
 		})
 	}

@@ -264,3 +264,41 @@ func TestForbiddenReason(t *testing.T) {
 		return l.Str("code") == "403" && strings.Contains(l.Str("err"), "https://evil.example")
 	})
 }
+
+// A client that took too little gets what was sent whole, and then why.
+func TestSlowClientIsTold(t *testing.T) {
+	for _, f := range framings[:2] {
+		_, client, upstream := open(t, "[limits]\nclient_backlog = \"64KiB\"\n")
+		client.SendText(f.open(name))
+		upstream.WantText(f.open(name))
+		upstream.SendText(strings.Replace(f.open(name), "to=", "id='1' from=", 1))
+		stanza := upstream.Bytes(wire.Frame{FIN: true, Op: wire.Text, Payload: payload(10_000)})
+		for sent := 0; ; sent++ {
+			if _, err := upstream.Write(stanza); err != nil {
+				break
+			}
+			if sent == 10_000 { // 100 MB: more than any kernel's buffers
+				t.Fatal("the upstream could send all to a client that reads nothing")
+			}
+		}
+		var words string
+		for {
+			got, err := client.Frame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Op == wire.Close {
+				if string(got.Payload[:2]) != "\x03\xf0" {
+					t.Errorf("got %v; want a Close frame 1008", got)
+				}
+				break
+			}
+			if len(got.Payload) != 10_000 {
+				words += string(got.Payload)
+			}
+		}
+		if _, last, _ := strings.Cut(words, "<policy-violation "); !strings.Contains(last, f.end) {
+			t.Errorf("the client was told %q; want policy-violation and %s", words, f.end)
+		}
+	}
+}
