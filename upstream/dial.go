@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -75,6 +76,15 @@ func hintOf(err error) string {
 		return h.Hint
 	}
 	return ""
+}
+
+// hintAttr is the hint of an error for a line of the log: the empty Attr, which
+// handlers leave out, where there is none.
+func hintAttr(err error) slog.Attr {
+	if hint := hintOf(err); hint != "" {
+		return slog.String("hint", hint)
+	}
+	return slog.Attr{}
 }
 
 // Why there was nothing to dial, or nothing came of it.
@@ -202,7 +212,7 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 	default:
 		if e.broke(now, err, env.random()) {
 			log := env.log.With("upstream", e.node.group.name, "node", e.node.name, "address", e.addr)
-			log.Warn("upstream address is out", "err", err, "hint", hintOf(err))
+			log.Warn("upstream address is out", "err", err, hintAttr(err))
 		}
 		e.node.server.askAgain()
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -456,4 +457,19 @@ func TestDialProxyHeaderBeforeTLS(t *testing.T) {
 	echoes(t, c.Conn)
 	c.Conn.Close()
 	<-done
+}
+
+// A line of the log has a hint only where there is one.
+func TestHintInLog(t *testing.T) {
+	for err, want := range map[error]string{
+		syscall.ECONNREFUSED:                   "level=WARN msg=out\n",
+		&HandshakeError{Hint: "is it loaded?"}: "level=WARN msg=out hint=\"is it loaded?\"\n",
+	} {
+		var out strings.Builder
+		log := slog.New(slog.NewTextHandler(&out, nil))
+		log.Warn("out", hintAttr(err))
+		if _, got, _ := strings.Cut(out.String(), " "); got != want {
+			t.Errorf("of %#v the log says %q; want %q", err, got, want)
+		}
+	}
 }

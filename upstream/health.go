@@ -63,7 +63,7 @@ func (s *server) watchHealth(ctx context.Context, a *address) {
 		log := n.group.env.log.With("upstream", n.group.name, "node", n.name, "address", a.addr)
 		switch {
 		case change && err != nil:
-			log.Warn("upstream address is out: probes fail", "err", err, "hint", hintOf(err))
+			log.Warn("upstream address is out: probes fail", "err", err, hintAttr(err))
 		case change:
 			log.Info("upstream address works again")
 		}
