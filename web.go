@@ -17,6 +17,7 @@ func (g *gate) webOptions(cfg *Config, port int) (web.Options, error) {
 		Port:           port,
 		MaxBody:        int64(cfg.Limits.Message),
 		Page:           g.page,
+		TurnsAway:      g.turnsAway,
 		Log:            g.log,
 	}
 	if len(cfg.Vhost) == 0 {
@@ -71,6 +72,14 @@ func (g *gate) allowsOrigin(serverName, origin string) error {
 		return err
 	}
 	return v.AllowsOrigin(origin)
+}
+
+// turnsAway reports whether a drain keeps new clients of a server name out.
+// What is polled for by BOSH is a new request each time, so that a drain ends
+// sessions too.
+func (g *gate) turnsAway(serverName string) bool {
+	v, err := g.routes.Lookup(serverName)
+	return err == nil && g.server.TurnsAway(v.Name())
 }
 
 // publicPort returns the port of the wss listener that URLs name: 443 where one

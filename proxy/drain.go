@@ -140,6 +140,12 @@ func (s *Server) turnsAway(vhost string) (away bool, elsewhere string) {
 	return false, ""
 }
 
+// TurnsAway reports whether a drain keeps new clients of a vhost out.
+func (s *Server) TurnsAway(vhost string) bool {
+	away, _ := s.turnsAway(vhost)
+	return away
+}
+
 // drivers are those that may have tunnels.
 func (s *Server) drivers() []driver {
 	if s.driver == driver(s.pumps) {

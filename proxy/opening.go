@@ -214,7 +214,7 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 		return nil, &refusal{status: http.StatusNotFound, text: "There is no XMPP service for this name.", err: err}
 	}
 	if err := vhost.AllowsPath(req.path); err != nil {
-		return nil, &refusal{status: http.StatusNotFound, text: "There is no XMPP service at this path.", err: err}
+		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}
 	}
 	if err := vhost.AllowsOrigin(req.origin); err != nil {
 		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}

@@ -48,7 +48,7 @@ names = ["example2.test"]
 		{"no subprotocol", name, ws("Sec-WebSocket-Protocol:"), 400},
 		{"another subprotocol", name, ws("Sec-WebSocket-Protocol: mqtt"), 400},
 		{"another origin", name, ws("Origin: https://evil.test"), 403},
-		{"another path", name, wire.RequestLine("GET /other HTTP/1.1", name), 404},
+		{"another path", name, wire.RequestLine("GET /other HTTP/1.1", name), 403},
 		{"a server name that no vhost has", "unrouted.test", wire.Request("unrouted.test"), 404},
 		{"another method", name, wire.RequestLine("POST /ws HTTP/1.1", name), 405},
 		{"the host of another vhost", name, ws("Host: example2.test"), 421},

@@ -12,7 +12,7 @@ import (
 
 // Why a vhost refuses a request.
 var (
-	ErrPath   = errors.New("path is not served")    // 404
+	ErrPath   = errors.New("path is not served")    // 403
 	ErrOrigin = errors.New("origin is not allowed") // 403
 	ErrDomain = errors.New("domain is not served")  // host-unknown
 )

@@ -83,6 +83,10 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, t *table) {
 			return
 		}
 	}
+	if t.options.TurnsAway != nil && t.options.TurnsAway(r.TLS.ServerName) {
+		unavailable(w, "This gate takes no new clients at the moment. Try again in a while.")
+		return
+	}
 	if r.ContentLength > t.options.MaxBody {
 		tooLarge(w)
 		return

@@ -270,3 +270,18 @@ func TestBOSHUpdate(t *testing.T) {
 		t.Errorf("after Update: %s; want 404", resp.Status)
 	}
 }
+
+// A drain turns BOSH's clients away too, with 503 and when to come again.
+func TestBOSHWhileDraining(t *testing.T) {
+	draining := ""
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "here") }, func(o *Options) {
+		o.TurnsAway = func(serverName string) bool { return serverName == draining }
+	})
+	if resp, body := g.do("POST", boshPath, nil); resp.StatusCode != 200 || body != "here" {
+		t.Errorf("%s, %q; want the server's answer", resp.Status, body)
+	}
+	draining = "example.com"
+	if resp, _ := g.do("POST", boshPath, nil); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("%s, %v; want 503 with Retry-After", resp.Status, resp.Header)
+	}
+}

@@ -45,6 +45,10 @@ type Options struct {
 	// vhost of a server name. Nil: any may.
 	AllowsOrigin func(serverName, origin string) error
 
+	// TurnsAway reports whether a drain keeps new clients of a server name out;
+	// its BOSH then answers 503. Nil: never.
+	TurnsAway func(serverName string) bool
+
 	// Port is where clients reach the TLS listener, for URLs in answers to
 	// requests that came another way. 0: 443.
 	Port int
