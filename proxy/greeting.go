@@ -23,6 +23,10 @@ const (
 	// ones that would make a redirect of them. Tigase writes both at once.
 	answerTimeout = time.Second
 
+	// maxBegins is how much of the client's first words tells what they are
+	// meant to be, white space in front included.
+	maxBegins = 64 // bytes
+
 	// maxHops bounds the redirects that are followed for one stream.
 	maxHops = 3
 )
@@ -42,8 +46,9 @@ const (
 //
 // A vhost that wants to know `to` is strict: without a good start tag there is
 // no stream, and the upstream sees nothing of it before. Any other vhost reads
-// along, to be able to repair redirects and to speak the client's framing; what
-// is not XMPP goes through, for the upstream to judge.
+// along, to be able to repair redirects and to speak the client's framing. There
+// a client that begins a start tag is held to it as well; what is no attempt at
+// one goes through, for the upstream to judge.
 type stage uint8
 
 const (
@@ -57,6 +62,7 @@ const (
 // A greeting is what a tunnel knows of its first words, until they are said.
 type greeting struct {
 	frames []byte // the client's, as they came
+	begins []byte // of what is said in them, maxBegins bytes
 	said   payloads
 	open   xmpp.OpenReader
 	tag    xmpp.Open // once it is whole
@@ -113,6 +119,7 @@ func (t *tunnel) greet(b []byte) {
 		}
 		err := g.said.feed(b, func(payload []byte) error {
 			var err error
+			g.begins = append(g.begins, payload[:min(len(payload), maxBegins-len(g.begins))]...)
 			if !g.tagged {
 				g.tag, g.tagged, err = g.open.Feed(payload)
 			}
@@ -121,6 +128,8 @@ func (t *tunnel) greet(b []byte) {
 		switch {
 		case err != nil:
 			t.badTag(err)
+		case !g.tagged && t.greetBy == 0 && g.triesToOpen():
+			t.greetBy = t.client.sock.turn.now + greetingTimeout
 		case g.tagged:
 			t.stream.framing = g.tag.Framing
 			t.stream.unanswered = new(g.tag.Reply())
@@ -140,7 +149,7 @@ func (t *tunnel) greet(b []byte) {
 
 // badTag is for a client whose first words are no start of a stream.
 func (t *tunnel) badTag(err error) {
-	if !t.strict() {
+	if !t.strict() && !t.greeting.triesToOpen() {
 		t.endGreeting()
 		return
 	}
@@ -151,6 +160,18 @@ func (t *tunnel) badTag(err error) {
 	}
 	t.client.err = err
 	t.refuseStream(reasonBadStream, condition, text)
+}
+
+// triesToOpen reports whether the client's first words are at least the
+// beginning of a start tag: what is wrong with that is wrong for everybody.
+func (g *greeting) triesToOpen() bool {
+	begins := bytes.TrimLeft(g.begins, " \t\r\n")
+	for _, start := range []string{"<open", "<stream", "<?xml"} {
+		if bytes.HasPrefix(begins, []byte(start)) {
+			return true
+		}
+	}
+	return false
 }
 
 // goodTag decides what becomes of a stream, by its start tag.
@@ -292,10 +313,14 @@ func (t *tunnel) refuseStream(why reason, condition xmpp.Condition, text string)
 
 // reply is the stream in which the gate answers first words itself.
 func (t *tunnel) reply() xmpp.Stream {
-	if g := t.greeting; g != nil && g.tagged {
+	switch g := t.greeting; {
+	case g == nil:
+		return xmpp.Stream{Framing: t.stream.framing}
+	case g.tagged:
 		return g.tag.Reply()
+	default:
+		return xmpp.Stream{Framing: g.open.Framing()}
 	}
-	return xmpp.Stream{Framing: t.stream.framing}
 }
 
 // endStream says these messages, and then the Close frame of the reason. An

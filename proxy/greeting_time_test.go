@@ -71,3 +71,41 @@ func TestStartTagIsDue(t *testing.T) {
 		})
 	}
 }
+
+// Where nothing depends on it, a start tag that is begun is due ten seconds
+// later; a client that says nothing may go on doing so.
+func TestStartTagIsDueOnceBegun(t *testing.T) {
+	inBubble(t, tunnelSettings{}, func(b *bench) {
+		b.tunnel.info, b.tunnel.stage = &tunnelInfo{vhost: &upstream.Vhost{}}, stageAwaited
+		go func() { // what the upstream gets of it
+			buf := make([]byte, 1000)
+			for {
+				if _, err := b.upstream.Read(buf); err != nil {
+					return
+				}
+			}
+		}()
+		time.Sleep(time.Hour)
+		began := time.Now()
+		b.send(b.client, opText, "<open xmlns=")
+		var words string
+		for {
+			h, payload, err := b.frame(b.client)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h.opcode == opClose {
+				break
+			}
+			words += string(payload)
+		}
+		if took := time.Since(began); took != greetingTimeout {
+			t.Errorf("the gate waited %v; want %v", took, greetingTimeout)
+		}
+		if !strings.Contains(words, "<connection-timeout ") {
+			t.Errorf("last words %q; want connection-timeout", words)
+		}
+		b.send(b.client, opClose, "\x03\xe8")
+		b.wantReason(reasonNoStream)
+	})
+}
