@@ -177,6 +177,7 @@ func (a *ACME) SetNames(names []string) error {
 // set is SetNames for names in their normal form, with reload held.
 func (a *ACME) set(names []string) {
 	old, now := *a.names.Load(), map[string]*acmeKeeper{}
+	var fresh []*acmeKeeper
 	for _, name := range names {
 		if k := old[name]; k != nil {
 			now[name] = k
@@ -186,11 +187,16 @@ func (a *ACME) set(names []string) {
 		k.look()
 		k.due()
 		now[name] = k
-		if a.runs {
+		fresh = append(fresh, k)
+	}
+	a.names.Store(&now)
+	// Not before: the CA's challenge is answered for names of that set only,
+	// and may come at once.
+	if a.runs {
+		for _, k := range fresh {
 			a.wg.Go(k.keep)
 		}
 	}
-	a.names.Store(&now)
 	for name, k := range old {
 		if now[name] == nil {
 			k.retire()

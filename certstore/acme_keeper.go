@@ -60,16 +60,14 @@ func newACMEKeeper(a *ACME, name string) *acmeKeeper {
 // keep is the keeper's goroutine.
 func (k *acmeKeeper) keep() {
 	defer k.cancel()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
+	for k.ctx.Err() == nil {
+		wait := k.turn()
+		if wait <= 0 {
+			continue
+		}
 		select {
 		case <-k.ctx.Done():
-			return
-		case <-timer.C:
-		}
-		if k.ctx.Err() == nil { // both cases may have been ready
-			timer.Reset(k.turn())
+		case <-time.After(wait):
 		}
 	}
 }

@@ -279,7 +279,7 @@ func TestACMESetNames(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if g.cert("c.example.org") == nil {
-			t.Error("c.example.org was not obtained")
+			t.Errorf("c.example.org was not obtained:\n%s\n%+v", g.log.String(), g.Status())
 		}
 		if err := g.SetNames([]string{"a.example.org", "b.example.org"}); err != nil {
 			t.Fatal(err)
