@@ -112,14 +112,14 @@ func (w *configWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
 	}
 	poll := time.NewTicker(configPoll)
 	defer poll.Stop()
-	settle := time.NewTimer(0) // the first look is for what happened before
+	settle := time.NewTimer(1) // the first look is for what happened before
 	defer settle.Stop()
 	var first time.Time // of the events gathered
 	gather := func() {
 		if first.IsZero() {
 			first = time.Now()
 		}
-		settle.Reset(max(0, min(configQuiet, configPatience-time.Since(first))))
+		settle.Reset(max(1, min(configQuiet, configPatience-time.Since(first))))
 	}
 	for {
 		select {

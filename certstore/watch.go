@@ -175,7 +175,7 @@ func (w *watcher) watchFiles() {
 		if first.IsZero() {
 			first = time.Now()
 		}
-		settle.Reset(max(0, min(quiet, patience-time.Since(first))))
+		settle.Reset(max(1, min(quiet, patience-time.Since(first))))
 	}
 	for {
 		select {
