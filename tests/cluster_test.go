@@ -88,10 +88,10 @@ domains = ["example2.com"]
 	}
 }
 
-// Of three nodes one is killed under load. The clients of the other two notice
+// Of three nodes one is killed under load. The 500 clients of the other two notice
 // nothing; those of the third come back, and are shared between the two.
 func TestFailoverUnderLoad(t *testing.T) {
-	const clients = 300
+	const clients = 750
 	var nodes [3]*xmpptest.Server
 	var urls []string
 	for i := range nodes {

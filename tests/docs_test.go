@@ -273,7 +273,7 @@ var indented = map[string]string{
 	"systemctl daemon-reload":                                    "wants systemd as the machine's init",
 	"systemctl reload wssgate":                                   "wants systemd as the machine's init; TestReload sends the signal",
 
-	"make compare":                          "measures for ten minutes; the tests in bench/ run its parts",
+	"make compare":                          "measures for ten minutes; the tests in bench/ hold its helpers only, and nobody runs it whole",
 	"cd bench":                              "as make compare",
 	"go run . -run 'trips|fixed' -rounds 5": "as make compare",
 	"go run . -gates wssgate,before=/tmp/wssgate": "as make compare",
