@@ -5,9 +5,14 @@ import (
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"iter"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unique"
@@ -26,23 +31,19 @@ const (
 //
 // It never changes after it came into a table, but for the parsed form.
 type certificate struct {
-	leaf  der
+	leaf  leafDER
 	key   der                   // in any form that parseKey reads; empty: pinned has it
 	chain unique.Handle[string] // issuers as one run of DER, in order, without the root; shared by all that have the same
+	names names
 
-	names     []string // patterns in normal form, as Pattern returns them
-	notBefore int64    // Unix seconds
-	notAfter  int64    // Unix seconds
-	family    family
-	kind      string // "ECDSA P-256"
-	issuer    string // shared by all that have the same
-	self      bool   // signed by itself
-	common    bool   // the name is the common name, for want of a SAN
-	kept      bool   // the file has been replaced by something worse
+	notBefore int64 // Unix seconds
+	notAfter  int64 // Unix seconds
+	facts     unique.Handle[facts]
 
-	source  string
-	file    string
-	keyFile string
+	dir     string // of the files; shared by all that are in it
+	base    string // name of the file with the leaf; empty: installed
+	keyBase string // and of the one with the key; often the same
+	kept    bool   // the file has been replaced by something worse
 	staple  *staple
 
 	round  uint32                 // of the last table it was in; Store.swap guards it
@@ -50,24 +51,63 @@ type certificate struct {
 	parsed atomic.Pointer[parsed] // nil until the first handshake, and again once dropped
 }
 
+// facts are what many certificates have in common.
+type facts struct {
+	source string
+	issuer string
+	kind   string // "ECDSA P-256"
+	family family
+	self   bool // signed by itself
+	common bool // the name is the common name, for want of a SAN
+}
+
+func (c *certificate) family() family { return c.facts.Value().family }
+func (c *certificate) self() bool     { return c.facts.Value().self }
+func (c *certificate) source() string { return c.facts.Value().source }
+
+// file is where the leaf is from, keyFile where the private key is; both are
+// empty for an installed certificate.
+func (c *certificate) file() string    { return c.path(c.base) }
+func (c *certificate) keyFile() string { return c.path(c.keyBase) }
+
+func (c *certificate) path(base string) string {
+	if base == "" {
+		return ""
+	}
+	return filepath.Join(c.dir, base)
+}
+
+// names are patterns in normal form, as Pattern returns them, with a space
+// between two: one piece of memory, of which a table's keys are parts.
+type names string
+
+func (n names) all() iter.Seq[string] { return strings.SplitSeq(string(n), " ") }
+
 // newCertificate reads what the table needs from a leaf. The result has
 // neither leaf nor key nor chain yet.
-func newCertificate(leaf *x509.Certificate) (*certificate, publicID, error) {
+func newCertificate(leaf *x509.Certificate, source string) (*certificate, publicID, error) {
 	id, family, kind, err := identify(leaf.PublicKey)
 	if err != nil {
 		return nil, id, err
 	}
-	c := &certificate{
+	names, common, err := serverNames(leaf)
+	if err != nil {
+		return nil, id, err
+	}
+	return &certificate{
 		chain:     noChain,
+		names:     names,
 		notBefore: leaf.NotBefore.Unix(),
 		notAfter:  leaf.NotAfter.Unix(),
-		family:    family,
-		kind:      kind,
-		issuer:    issuerName(leaf),
-		self:      selfIssued(leaf),
-	}
-	c.names, c.common, err = serverNames(leaf)
-	return c, id, err
+		facts: unique.Make(facts{
+			source: source,
+			issuer: issuerName(leaf),
+			kind:   kind,
+			family: family,
+			self:   selfIssued(leaf),
+			common: common,
+		}),
+	}, id, nil
 }
 
 var errNoName = errors.New("is for no server name: neither a DNS name nor a usable common name")
@@ -75,41 +115,28 @@ var errNoName = errors.New("is for no server name: neither a DNS name nor a usab
 // serverNames returns the patterns that the leaf is for: its DNS names, or,
 // where it has no subject alternative name at all, its common name. IP
 // addresses are left out, for no server name is one.
-func serverNames(leaf *x509.Certificate) (names []string, common bool, err error) {
+func serverNames(leaf *x509.Certificate) (_ names, common bool, err error) {
+	var list []string
 	for _, san := range leaf.DNSNames {
-		if name, err := Pattern(san); err == nil && !contains(names, name) {
-			names = append(names, name)
+		if name, err := Pattern(san); err == nil && !slices.Contains(list, name) {
+			list = append(list, name)
 		}
 	}
-	if names == nil && !hasSAN(leaf) {
+	if list == nil && !hasSAN(leaf) {
 		if name, err := Pattern(leaf.Subject.CommonName); err == nil {
-			return []string{name}, true, nil
+			list, common = []string{name}, true
 		}
 	}
-	if names == nil {
-		return nil, false, errNoName
+	if list == nil {
+		return "", false, errNoName
 	}
-	return names, false, nil
-}
-
-func contains(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
+	return names(strings.Join(list, " ")), common, nil
 }
 
 var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
 
 func hasSAN(leaf *x509.Certificate) bool {
-	for _, ext := range leaf.Extensions {
-		if ext.Id.Equal(oidSAN) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(leaf.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSAN) })
 }
 
 // issuerName is how people call the issuer.
@@ -123,7 +150,7 @@ func issuerName(leaf *x509.Certificate) string {
 	case name == "":
 		name = leaf.Issuer.String()
 	}
-	return unique.Make(name).Value()
+	return name
 }
 
 // selfIssued reports whether issuer and subject are the same: so are a root
@@ -145,7 +172,7 @@ func (c *certificate) valid(now time.Time) bool { return c.state(now) == StateOK
 
 // same reports whether both would be the same to a client and to an operator.
 func (c *certificate) same(o *certificate) bool {
-	return c.file == o.file && c.keyFile == o.keyFile && c.chain == o.chain && c.kept == o.kept &&
+	return c.dir == o.dir && c.base == o.base && c.keyBase == o.keyBase && c.chain == o.chain && c.kept == o.kept &&
 		c.leaf.equal(o.leaf) && c.key.equal(o.key) && c.staple.same(o.staple)
 }
 
@@ -153,9 +180,8 @@ func (c *certificate) same(o *certificate) bool {
 func (c *certificate) copy() *certificate {
 	return &certificate{
 		leaf: c.leaf, key: c.key, chain: c.chain,
-		names: c.names, notBefore: c.notBefore, notAfter: c.notAfter,
-		family: c.family, kind: c.kind, issuer: c.issuer, self: c.self, common: c.common, kept: c.kept,
-		source: c.source, file: c.file, keyFile: c.keyFile, staple: c.staple,
+		names: c.names, notBefore: c.notBefore, notAfter: c.notAfter, facts: c.facts,
+		dir: c.dir, base: c.base, keyBase: c.keyBase, kept: c.kept, staple: c.staple,
 	}
 }
 
@@ -164,14 +190,14 @@ func (c *certificate) copy() *certificate {
 func (c *certificate) parse() (*tls.Certificate, error) {
 	key, err := parseKey(c.key.bytes())
 	if err != nil {
-		return nil, fmt.Errorf("certificate %q: %w", c.file, err)
+		return nil, fmt.Errorf("certificate %q: %w", c.file(), err)
 	}
 	out := &tls.Certificate{Certificate: [][]byte{c.leaf.bytes()}, PrivateKey: key}
 	for rest := []byte(c.chain.Value()); len(rest) > 0; {
 		var der asn1.RawValue
 		after, err := asn1.Unmarshal(rest, &der)
 		if err != nil {
-			return nil, fmt.Errorf("certificate %q: chain: %w", c.file, err)
+			return nil, fmt.Errorf("certificate %q: chain: %w", c.file(), err)
 		}
 		out.Certificate = append(out.Certificate, rest[:len(rest)-len(after)])
 		rest = after
@@ -188,7 +214,7 @@ func fromTLS(source string, cert *tls.Certificate) (*certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, id, err := newCertificate(leaf)
+	c, id, err := newCertificate(leaf, source)
 	if err != nil {
 		return nil, err
 	}
@@ -203,8 +229,8 @@ func fromTLS(source string, cert *tls.Certificate) (*certificate, error) {
 	if keyID != id {
 		return nil, errors.New("private key belongs to another certificate")
 	}
-	c.leaf = onHeap(cert.Certificate[0])
+	c.leaf = leafDER{der: onHeap(cert.Certificate[0])}
 	c.chain = unique.Make(string(bytes.Join(cert.Certificate[1:], nil)))
-	c.source, c.pinned = source, cert
+	c.pinned = cert
 	return c, nil
 }

@@ -7,20 +7,20 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unique"
 )
 
 // changed reads again what the events named by paths may have been about, and
 // nothing else. Paths are of the file system, without symlinks, as the folders
 // are watched; the tree's own may lead there by links.
 func (t *tree) changed(paths map[string]bool) error {
-	byReal := t.folderIndex()
 	relist := map[string]bool{} // by folder; true: and all below it
 	for path := range paths {
 		if path == t.root || path == t.folders[t.root].real {
 			return t.scan()
 		}
 		dir, name := filepath.Split(path)
-		for _, f := range byReal[filepath.Clean(dir)] {
+		for _, f := range t.at(filepath.Clean(dir)) {
 			switch {
 			case isWanted(name):
 				t.entry(f, name)
@@ -49,16 +49,21 @@ func (t *tree) changed(paths map[string]bool) error {
 	return nil
 }
 
-// folderIndex returns the folders by where they really are: links may lead
-// several to one place.
-func (t *tree) folderIndex() map[string][]*folder {
-	if t.byReal == nil {
-		t.byReal = make(map[string][]*folder, len(t.folders))
+// at returns the folders that really are at a path: links may lead several to
+// one place.
+func (t *tree) at(real string) []*folder {
+	if t.aliases == nil {
+		t.aliases = map[string][]*folder{}
 		for _, f := range t.folders {
-			t.byReal[f.real] = append(t.byReal[f.real], f)
+			if f.real != f.path {
+				t.aliases[f.real] = append(t.aliases[f.real], f)
+			}
 		}
 	}
-	return t.byReal
+	if f := t.folders[real]; f != nil && f.real == real {
+		return append([]*folder{f}, t.aliases[real]...)
+	}
+	return t.aliases[real]
 }
 
 // entry reads one name of a folder, which may have become a folder itself.
@@ -89,9 +94,9 @@ func (t *tree) linked(paths map[string]bool) {
 		if !f.links {
 			continue
 		}
-		for name, file := range f.files {
-			if file.target != "" && dirs[filepath.Dir(file.target)] {
-				t.entry(f, name)
+		for _, file := range slices.Clone(f.files) { // entry may drop some
+			if file.target != (unique.Handle[string]{}) && dirs[file.target.Value()] {
+				t.entry(f, file.name)
 			}
 		}
 	}

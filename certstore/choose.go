@@ -28,8 +28,8 @@ func prefer(a, b candidate, now time.Time) (order int, why string) {
 		}
 		return before(sa == StateOK), "valid, the other is " + bad
 	}
-	if a.self != b.self {
-		return before(b.self), "from a CA, the other is self-signed"
+	if a.self() != b.self() {
+		return before(b.self()), "from a CA, the other is self-signed"
 	}
 	if a.wild != b.wild {
 		return before(b.wild), "has the exact name, the other a wildcard"
@@ -40,14 +40,14 @@ func prefer(a, b candidate, now time.Time) (order int, why string) {
 	if a.notBefore != b.notBefore {
 		return cmp.Compare(b.notBefore, a.notBefore), "issued later"
 	}
-	if a.source != b.source {
-		return cmp.Compare(b.source, a.source), "equal dates, from the directory" // "directory" > "acme"
+	if sa, sb := a.source(), b.source(); sa != sb {
+		return cmp.Compare(sb, sa), "equal dates, from the directory" // "directory" > "acme"
 	}
 	if la, lb := len(a.chain.Value()), len(b.chain.Value()); la != lb {
 		return cmp.Compare(lb, la), "equal dates, longer chain"
 	}
-	if a.file != b.file {
-		return cmp.Compare(a.file, b.file), "equal dates, file name first in order"
+	if fa, fb := a.file(), b.file(); fa != fb {
+		return cmp.Compare(fa, fb), "equal dates, file name first in order"
 	}
 	return a.leaf.compare(b.leaf), "equal dates, first in byte order"
 }
@@ -60,11 +60,11 @@ func before(first bool) int {
 }
 
 // best returns the best candidate of each family, nil where there is none.
-func best(exact, wild []*certificate, now time.Time) (out [families]candidate) {
-	for i, list := range [2][]*certificate{exact, wild} {
+func best(exact, wild []named, now time.Time) (out [families]candidate) {
+	for i, list := range [2][]named{exact, wild} {
 		for _, c := range list {
-			next := candidate{c, i == 1}
-			have := &out[c.family]
+			next := candidate{c.certificate, i == 1}
+			have := &out[c.family()]
 			if have.certificate == nil {
 				*have = next
 			} else if order, _ := prefer(next, *have, now); order < 0 {
@@ -78,7 +78,7 @@ func best(exact, wild []*certificate, now time.Time) (out [families]candidate) {
 // choose returns the certificates that may answer, best first: one of each
 // family, ECDSA before Ed25519 before RSA, unless a lesser family has a valid
 // one or a CA's one and the better family has not.
-func choose(exact, wild []*certificate, now time.Time) []*certificate {
+func choose(exact, wild []named, now time.Time) []*certificate {
 	byFamily := best(exact, wild, now)
 	out := make([]*certificate, 0, families)
 	for class := 3; class >= 0; class-- {
@@ -97,7 +97,7 @@ func (c *certificate) class(now time.Time) int {
 	if c.valid(now) {
 		class += 2
 	}
-	if !c.self {
+	if !c.self() {
 		class++
 	}
 	return class
@@ -113,9 +113,9 @@ func (t *table) pick(hello *tls.ClientHelloInfo, name string, get func(*certific
 	case len(exact)+len(wild) == 0:
 		return nil, nil
 	case len(exact) == 1 && len(wild) == 0:
-		return get(exact[0])
+		return get(exact[0].certificate)
 	case len(exact) == 0 && len(wild) == 1:
-		return get(wild[0])
+		return get(wild[0].certificate)
 	}
 	chosen := choose(exact, wild, time.Now())
 	if len(chosen) == 1 {

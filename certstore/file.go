@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"unique"
 )
 
@@ -11,24 +12,24 @@ import (
 // 4096 key is below 16 KiB; a bundle of all public roots is 220 KiB.
 const maxFile = 1 << 20
 
-// A content is what one file holds, in the parts that are put together into
-// certificates (pair.go). It never changes.
-type content struct {
-	own    []*certificate // leaf and private key both in the file
-	leaves []leafPart     // leaves whose key is elsewhere
-	keys   []keyPart      // private keys whose leaf is elsewhere
-	issuer []*issuer      // the other certificates, where the file has no leaf of its own
-	ocsp   []byte         // the OCSP response that a .ocsp file is
-}
+// A part is one of the things in a file that are put together into
+// certificates (pair.go). It never changes. It is one of:
+//
+//	*certificate  leaf and private key both in the file
+//	*leafPart     a leaf whose key is elsewhere
+//	*keyPart      a private key whose leaf is elsewhere
+//	*issuer       another certificate, where the file has no leaf of its own
+//	ocspPart      the OCSP response that a .ocsp file is
+type part any
 
 // A leafPart is a leaf that waits for its key. Once paired, its certificate is
 // the one that is served, and so does not change any more.
 type leafPart struct {
 	*certificate
 	id       publicID
-	ownChain unique.Handle[string] // what the leaf's own file has of the chain
-	missing  authority             // issuer of the last certificate in it, where that is no root
-	optional bool                  // a CA's certificate: that it has no key here is ordinary
+	ownChain unique.Handle[string]    // what the leaf's own file has of the chain
+	missing  unique.Handle[authority] // issuer of the last certificate in it, where that is no root
+	optional bool                     // a CA's certificate: that it has no key here is ordinary
 }
 
 // A keyPart is a private key that waits for its leaf.
@@ -37,18 +38,23 @@ type keyPart struct {
 	id  publicID
 }
 
+type ocspPart []byte
+
 // An issuer is an intermediate or a root. One in many files is held once.
 type issuer struct {
 	der     string
 	subject string // DER
 	keyID   string // subject key identifier; may be empty
-	next    authority
+	next    unique.Handle[authority]
 	root    bool // issued by itself
 }
 
 // An authority says which issuer is meant: by its subject and, where both
 // sides have one, its key identifier (RFC 5280, sections 4.1.2.4 and 4.2.1.1).
 type authority struct{ subject, keyID string }
+
+// nobody is missing in a chain that is whole.
+var nobody = unique.Make(authority{})
 
 func (a authority) is(i *issuer) bool {
 	return a.subject == i.subject && (a.keyID == "" || i.keyID == "" || a.keyID == i.keyID)
@@ -60,14 +66,15 @@ type reader struct {
 	scratch []byte
 	blocks  []block
 	arena   arena
+	models  models
 	issuers map[string]*issuer // by DER; what one scan has seen
 }
 
 func newReader() *reader { return &reader{issuers: map[string]*issuer{}} }
 
-// parse takes the bytes of the PEM file at path apart. The error does not name
-// the file.
-func (r *reader) parse(path string, data []byte) (*content, error) {
+// parse takes the bytes of the PEM file base in dir apart. The error does not
+// name the file.
+func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 	var err error
 	r.blocks, r.scratch, err = readBlocks(data, r.blocks[:0], r.scratch)
 	if err != nil {
@@ -78,8 +85,8 @@ func (r *reader) parse(path string, data []byte) (*content, error) {
 		return nil, err
 	}
 	var (
-		out      content
-		leaves   []leafPart
+		parts    []part
+		leaves   []*leafPart
 		issuers  []*issuer
 		leafErr  error
 		usedKeys = make([]bool, len(keys))
@@ -97,13 +104,19 @@ func (r *reader) parse(path string, data []byte) (*content, error) {
 			leafErr = errors.Join(leafErr, fmt.Errorf("certificate: %w", err))
 			continue
 		}
-		c, id, err := newCertificate(cert)
+		c, id, err := newCertificate(cert, SourceDirectory)
 		k := keyOf(keys, id)
-		switch {
-		case err == nil && (k >= 0 || !cert.IsCA || selfIssued(cert)):
-			c.leaf = r.arena.put(b.der)
-			leaves = append(leaves, leafPart{certificate: c, id: id, missing: authorityOf(cert), optional: cert.IsCA && k < 0})
-		case err != nil && !cert.IsCA && !selfIssued(cert):
+		switch self := selfIssued(cert); {
+		case err == nil && (k >= 0 || !cert.IsCA || self):
+			leaf := &leafPart{certificate: c, id: id, missing: nobody, optional: cert.IsCA && k < 0}
+			if self {
+				c.leaf = leafDER{der: r.arena.put(b.der)}
+			} else {
+				c.leaf = r.models.put(&r.arena, b.der, string(cert.RawIssuer))
+				leaf.missing = authorityOf(cert)
+			}
+			leaves = append(leaves, leaf)
+		case err != nil && !cert.IsCA && !self:
 			leafErr = errors.Join(leafErr, err)
 			continue
 		}
@@ -111,41 +124,41 @@ func (r *reader) parse(path string, data []byte) (*content, error) {
 			issuers = append(issuers, r.issuer(cert))
 		}
 	}
+	own := false
 	for _, leaf := range leaves {
-		leaf.file, leaf.source = path, SourceDirectory
-		if leaf.self {
-			leaf.missing = authority{}
-		}
+		leaf.dir, leaf.base = dir, base
 		leaf.chain, leaf.missing = extend(noChain, leaf.missing, issuers)
 		leaf.ownChain = leaf.chain
 		// With an intermediate it is whole, for what is missing will be the
 		// root. Without one the folder may have it.
-		if k := keyOf(keys, leaf.id); k >= 0 && (leaf.missing.subject == "" || leaf.chain != noChain) {
-			usedKeys[k] = true
-			leaf.setKey(keys[k], path)
-			out.own = append(out.own, leaf.certificate)
+		if k := keyOf(keys, leaf.id); k >= 0 && (leaf.missing == nobody || leaf.chain != noChain) {
+			usedKeys[k], own = true, true
+			leaf.setKey(keys[k], base)
+			parts = append(parts, leaf.certificate)
 		} else {
-			out.leaves = append(out.leaves, leaf)
+			parts = append(parts, leaf)
 		}
 	}
 	for i, k := range keys {
 		if !usedKeys[i] {
-			out.keys = append(out.keys, k)
+			parts = append(parts, k)
 		}
 	}
-	if len(out.own) == 0 {
-		out.issuer = issuers
+	if !own {
+		for _, i := range issuers {
+			parts = append(parts, i)
+		}
 	}
 	if len(leaves) == 0 && leafErr != nil {
 		return nil, leafErr
 	}
-	return &out, nil
+	return slices.Clip(parts), nil
 }
 
 // readKeys checks each private key, so that a broken one is found now and not
 // in a client's handshake.
-func (r *reader) readKeys() ([]keyPart, error) {
-	var keys []keyPart
+func (r *reader) readKeys() ([]*keyPart, error) {
+	var keys []*keyPart
 	for _, b := range r.blocks {
 		if !isKeyLabel(b.label) {
 			continue
@@ -161,12 +174,12 @@ func (r *reader) readKeys() ([]keyPart, error) {
 		if err != nil {
 			return nil, err
 		}
-		keys = append(keys, keyPart{r.arena.put(b.der), id})
+		keys = append(keys, &keyPart{r.arena.put(b.der), id})
 	}
 	return keys, nil
 }
 
-func keyOf(keys []keyPart, id publicID) int {
+func keyOf(keys []*keyPart, id publicID) int {
 	for i, k := range keys {
 		if k.id == id {
 			return i
@@ -194,15 +207,13 @@ func (r *reader) issuer(cert *x509.Certificate) *issuer {
 	return i
 }
 
-func authorityOf(cert *x509.Certificate) authority {
-	return authority{
-		unique.Make(string(cert.RawIssuer)).Value(), // leaves have few different ones
-		unique.Make(string(cert.AuthorityKeyId)).Value(),
-	}
+// authorityOf is shared by all that have the same: leaves have few different ones.
+func authorityOf(cert *x509.Certificate) unique.Handle[authority] {
+	return unique.Make(authority{string(cert.RawIssuer), string(cert.AuthorityKeyId)})
 }
 
-func (c *certificate) setKey(k keyPart, path string) {
-	c.key, c.keyFile = k.der, path
+func (c *certificate) setKey(k *keyPart, base string) {
+	c.key, c.keyBase = k.der, base
 }
 
 // noChain is the chain of a leaf that its client knows the issuer of.
@@ -210,33 +221,33 @@ var noChain = unique.Make("")
 
 // pair gives the leaf its key, and its chain what its own file has not got.
 // Where that changes nothing the certificate stays the same one.
-func (l *leafPart) pair(k keyPart, path string, issuers []*issuer) {
+func (l *leafPart) pair(k *keyPart, base string, issuers []*issuer) {
 	chain := l.ownChain
-	if l.missing.subject != "" && len(issuers) > 0 {
+	if l.missing != nobody && len(issuers) > 0 {
 		chain, _ = extend(chain, l.missing, issuers)
 	}
-	if l.key.equal(k.der) && l.keyFile == path && l.chain == chain {
+	if l.key.equal(k.der) && l.keyBase == base && l.chain == chain {
 		return
 	}
-	if l.keyFile != "" { // it may be in a table
+	if l.keyBase != "" { // it may be in a table
 		l.certificate = l.copy()
 	}
-	l.setKey(k, path)
+	l.setKey(k, base)
 	l.chain = chain
 }
 
 // extend puts behind a chain what can be found among issuers, as far as it
 // goes, and returns what is missing then. The root is left out: a client that
 // trusts it has it (RFC 8446, section 4.4.2).
-func extend(chain unique.Handle[string], missing authority, issuers []*issuer) (unique.Handle[string], authority) {
+func extend(chain unique.Handle[string], missing unique.Handle[authority], issuers []*issuer) (unique.Handle[string], unique.Handle[authority]) {
 	var found []*issuer
-	for missing.subject != "" {
-		next := findIssuer(issuers, missing, found)
+	for missing != nobody {
+		next := findIssuer(issuers, missing.Value(), found)
 		if next == nil {
 			break
 		}
 		if next.root {
-			missing = authority{}
+			missing = nobody
 			break
 		}
 		found = append(found, next)

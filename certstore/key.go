@@ -28,8 +28,14 @@ const (
 	families
 )
 
-// A publicID tells public keys apart, whatever form they were written in.
-type publicID [sha256.Size]byte
+// A publicID tells public keys apart, whatever form they were written in: half
+// of a SHA-256 sum, for which nobody finds another key.
+type publicID [sha256.Size / 2]byte
+
+func publicIDOf(key []byte) publicID {
+	sum := sha256.Sum256(key)
+	return publicID(sum[:])
+}
 
 // identify returns what is needed to find the leaf of a key and to describe
 // it. It refuses a key that crypto/tls cannot use.
@@ -45,15 +51,15 @@ func identify(public crypto.PublicKey) (id publicID, f family, kind string, err 
 		if err != nil {
 			return id, 0, "", fmt.Errorf("key: %w", err)
 		}
-		return sha256.Sum256(point), familyECDSA, ecdsaKind(key.Curve), nil
+		return publicIDOf(point), familyECDSA, ecdsaKind(key.Curve), nil
 	case *rsa.PublicKey:
 		bits := key.N.BitLen()
 		if bits < minRSA {
 			return id, 0, "", fmt.Errorf("RSA key of %d bits: too short, want %d", bits, minRSA)
 		}
-		return sha256.Sum256(key.N.Bytes()), familyRSA, rsaKind(bits), nil
+		return publicIDOf(key.N.Bytes()), familyRSA, rsaKind(bits), nil
 	case ed25519.PublicKey:
-		return sha256.Sum256(key), familyEd25519, "Ed25519", nil
+		return publicIDOf(key), familyEd25519, "Ed25519", nil
 	}
 	return id, 0, "", fmt.Errorf("key of type %T: TLS cannot use it", public)
 }

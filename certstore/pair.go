@@ -25,9 +25,9 @@ type fault struct {
 type pairing struct {
 	*folder
 	now    time.Time
-	before map[string][]*certificate // what the folder gave before, by path of the leaf
+	before map[string][]*certificate // what the folder gave before, by file of the leaf
 	out    []*certificate
-	faults map[string]*fault // by path
+	faults map[string]*fault // by file; nil for one that may turn out to be none
 }
 
 // pair renews what the folder gives. Certificates that did not change keep
@@ -35,34 +35,40 @@ type pairing struct {
 func (f *folder) pair(now time.Time) {
 	p := &pairing{folder: f, now: now, before: map[string][]*certificate{}, faults: map[string]*fault{}}
 	p.out = make([]*certificate, 0, len(f.out)+1)
-	var loose []string
+	var loose []*file
 	staples := false
-	for name, file := range f.files {
-		switch c := file.content; {
-		case file.err != nil:
-			p.fail(name, file.err)
-		case len(c.leaves)+len(c.keys)+len(c.issuer) > 0:
-			loose = append(loose, name)
-			p.out = append(p.out, c.own...)
-		case c.ocsp != nil:
-			staples = true
-		default:
-			p.out = append(p.out, c.own...)
+	for i := range f.files {
+		file := &f.files[i]
+		if file.err != nil {
+			p.fail(file.name, file.err)
+		}
+		isLoose := false
+		for _, part := range file.parts {
+			switch part := part.(type) {
+			case *certificate:
+				p.out = append(p.out, part)
+			case ocspPart:
+				staples = true
+			default:
+				isLoose = true
+			}
+		}
+		if isLoose {
+			loose = append(loose, file)
 		}
 	}
 	untimely := func(c *certificate) bool { return !c.valid(now) }
 	if len(loose) > 0 || staples || len(p.faults) > 0 || slices.ContainsFunc(p.out, untimely) {
 		for _, c := range f.out {
-			p.before[c.file] = append(p.before[c.file], c)
+			p.before[c.base] = append(p.before[c.base], c)
 		}
 	}
 	if len(loose) > 0 {
-		slices.Sort(loose)
 		p.match(loose)
 	}
 	for _, c := range p.out { // those that match found as well
-		if _, failed := p.faults[c.file]; !failed && untimely(c) {
-			p.faults[c.file] = nil // keepBetter looks whether it is one
+		if _, failed := p.faults[c.base]; !failed && untimely(c) {
+			p.faults[c.base] = nil // keepBetter looks whether it is one
 		}
 	}
 	if staples {
@@ -70,56 +76,62 @@ func (f *folder) pair(now time.Time) {
 	}
 	p.keepBetter()
 	f.out, f.faults = p.out, nil
-	for _, path := range slices.Sorted(maps.Keys(p.faults)) {
-		if fault := p.faults[path]; fault != nil {
+	for _, name := range slices.Sorted(maps.Keys(p.faults)) {
+		if fault := p.faults[name]; fault != nil {
 			f.faults = append(f.faults, *fault)
 		}
 	}
 }
 
 func (p *pairing) fail(name string, err error) {
-	path := filepath.Join(p.path, name)
-	if p.faults[path] == nil { // the first one is the cause of the others
-		p.faults[path] = &fault{path: path, err: fmt.Errorf("%s %q: %w", fileKind(name), path, err)}
+	if p.faults[name] == nil { // the first one is the cause of the others
+		path := filepath.Join(p.path, name)
+		p.faults[name] = &fault{path: path, err: fmt.Errorf("%s %q: %w", fileKind(name), path, err)}
 	}
 }
 
 // match finds the key of each leaf that has none in its own file.
-func (p *pairing) match(loose []string) {
+func (p *pairing) match(loose []*file) {
 	type located struct {
-		keyPart
+		*keyPart
 		name string
 		used bool
 	}
 	keys := map[publicID]*located{}
 	var order []*located
 	var issuers []*issuer
-	for _, name := range loose {
-		c := p.files[name].content
-		for _, k := range c.keys {
-			if keys[k.id] == nil {
-				keys[k.id] = &located{k, name, false}
-				order = append(order, keys[k.id])
+	for _, file := range loose {
+		for _, part := range file.parts {
+			switch part := part.(type) {
+			case *keyPart:
+				if keys[part.id] == nil {
+					keys[part.id] = &located{part, file.name, false}
+					order = append(order, keys[part.id])
+				}
+			case *issuer:
+				issuers = append(issuers, part)
 			}
 		}
-		issuers = append(issuers, c.issuer...)
 	}
 	byID := map[publicID][]*certificate{}
 	blamed := map[string]bool{} // key files already named as another certificate's
-	for _, name := range loose {
-		for i := range p.files[name].content.leaves {
-			leaf := &p.files[name].content.leaves[i]
+	for _, file := range loose {
+		for _, part := range file.parts {
+			leaf, ok := part.(*leafPart)
+			if !ok {
+				continue
+			}
 			k := keys[leaf.id]
 			if k == nil {
-				if !leaf.optional || p.before[leaf.file] != nil {
-					partner, err := p.keyless(name)
+				if !leaf.optional || p.before[leaf.base] != nil {
+					partner, err := p.keyless(file)
 					blamed[partner] = true
-					p.fail(name, err)
+					p.fail(file.name, err)
 				}
 				continue
 			}
 			k.used = true
-			leaf.pair(k.keyPart, filepath.Join(p.path, k.name), issuers)
+			leaf.pair(k.keyPart, k.name, issuers)
 			byID[leaf.id] = append(byID[leaf.id], leaf.certificate)
 		}
 	}
@@ -144,7 +156,7 @@ next:
 				continue
 			}
 			if len(c.chain.Value()) > len(have.chain.Value()) ||
-				c.chain == have.chain && filepath.Base(c.file) == "fullchain.pem" {
+				c.chain == have.chain && c.base == "fullchain.pem" {
 				out[i] = c
 			}
 			continue next
@@ -154,37 +166,50 @@ next:
 	return out
 }
 
-// keyless says why the leaf in the file of this name has no key, and which
-// file an operator would look for it in.
-func (p *pairing) keyless(name string) (partner string, err error) {
-	if len(p.files[name].content.keys) > 0 {
+// keyless says why the leaf in a file has no key, and which file an operator
+// would look for it in.
+func (p *pairing) keyless(file *file) (partner string, err error) {
+	name := file.name
+	if file.hasKey() {
 		return name, errors.New("its private key belongs to another certificate")
 	}
 	stem := strings.TrimSuffix(name, filepath.Ext(name))
 	for _, partner := range []string{stem + ".key", name + ".key", stem + "-key.pem", stem + ".key.pem", "privkey.pem", "key.pem", "tls.key"} {
-		file := p.files[partner]
+		file := p.files.get(partner)
 		switch {
 		case file == nil:
 		case file.err != nil:
 			return partner, fmt.Errorf("private key %q: %w", filepath.Join(p.path, partner), file.err)
-		case len(file.content.keys) > 0:
+		case file.hasKey():
 			return partner, fmt.Errorf("private key %q belongs to another certificate", filepath.Join(p.path, partner))
 		}
 	}
 	return "", errors.New("no private key for it in the folder")
 }
 
+// hasKey reports whether there is a private key whose leaf is elsewhere.
+func (f *file) hasKey() bool {
+	return slices.ContainsFunc(f.parts, func(part part) bool { _, ok := part.(*keyPart); return ok })
+}
+
+// ocsp returns the OCSP response that the file is, or nil.
+func (f *file) ocsp() []byte {
+	if f == nil || len(f.parts) == 0 {
+		return nil
+	}
+	response, _ := f.parts[0].(ocspPart)
+	return response
+}
+
 // addStaples joins NAME.ocsp to the certificate from NAME.pem, NAME.crt or
 // whatever NAME's other end is; NAME.pem.ocsp does as well.
 func (p *pairing) addStaples() {
 	for i, c := range p.out {
-		base := filepath.Base(c.file)
-		for _, name := range []string{strings.TrimSuffix(base, filepath.Ext(base)) + ".ocsp", base + ".ocsp"} {
-			file := p.files[name]
-			if file == nil || file.content == nil || file.content.ocsp == nil {
+		for _, name := range []string{strings.TrimSuffix(c.base, filepath.Ext(c.base)) + ".ocsp", c.base + ".ocsp"} {
+			response := p.files.get(name).ocsp()
+			if response == nil {
 				continue
 			}
-			response := file.content.ocsp
 			if have := p.stapled(c, response); have != nil {
 				p.out[i] = have
 				break
@@ -204,7 +229,7 @@ func (p *pairing) addStaples() {
 
 // stapled returns what the folder gave before for c with this very response.
 func (p *pairing) stapled(c *certificate, response []byte) *certificate {
-	for _, old := range p.before[c.file] {
+	for _, old := range p.before[c.base] {
 		if old.staple != nil && bytes.Equal(old.staple.response, response) {
 			same := *old.staple
 			next := c.copy()
@@ -221,15 +246,15 @@ func (p *pairing) stapled(c *certificate, response []byte) *certificate {
 // gave before stays, unless what it holds now is better for that key family;
 // so a bad replacement takes nothing down.
 func (p *pairing) keepBetter() {
-	for path, fault := range p.faults {
+	for name, fault := range p.faults {
 		fresh := map[family]*certificate{}
 		for _, c := range p.out {
-			if c.file == path && (fresh[c.family] == nil || c.valid(p.now)) {
-				fresh[c.family] = c
+			if c.base == name && (fresh[c.family()] == nil || c.valid(p.now)) {
+				fresh[c.family()] = c
 			}
 		}
-		for _, old := range p.before[path] {
-			next := fresh[old.family]
+		for _, old := range p.before[name] {
+			next := fresh[old.family()]
 			if next != nil && (next.valid(p.now) || !old.valid(p.now) || next.leaf.equal(old.leaf)) {
 				continue
 			}
@@ -239,8 +264,8 @@ func (p *pairing) keepBetter() {
 			}
 			p.out = append(p.out, old)
 			if fault == nil && next != nil {
-				p.fail(filepath.Base(path), next.dateError(p.now))
-				fault = p.faults[path]
+				p.fail(name, next.dateError(p.now))
+				fault = p.faults[name]
 			}
 			if fault != nil {
 				fault.kept = true

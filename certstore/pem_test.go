@@ -114,12 +114,16 @@ func FuzzFile(f *testing.F) {
 	f.Add(cat(r.KeyPEMClassic(), root.RootPEM(), r.ChainPEM()))
 	f.Add(certtest.SelfSigned(certtest.Spec{Names: []string{"example3.com"}}).PEM())
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := newReader().parse("x.pem", data)
+		parts, err := newReader().parse("", "x.pem", data)
 		if err != nil {
 			return
 		}
-		for _, own := range c.own {
-			if len(own.names) == 0 || own.notAfter == 0 || own.issuer == "" {
+		for _, part := range parts {
+			own, ok := part.(*certificate)
+			if !ok {
+				continue
+			}
+			if own.names == "" || own.notAfter == 0 || own.facts.Value().issuer == "" {
 				t.Errorf("unusable: %+v", own)
 			}
 			cert, err := own.parse()

@@ -9,8 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+	"unique"
 )
 
 // settled is how long after its last change a file may still change without a
@@ -19,12 +21,13 @@ const settled = 2 * time.Second
 
 // A file is what was last read from one name in a folder.
 type file struct {
-	stamp   stamp
-	young   bool   // so fresh when it was read that the stamp is not to be trusted
-	sum     uint64 // of its bytes
-	target  string // where the symlink led when it last led anywhere; else empty
-	content *content
-	err     error // instead of content; does not name the file
+	name   string
+	stamp  uint64                // sum of the stamp that it had; 0: read it again
+	sum    uint64                // of its bytes
+	target unique.Handle[string] // folder where the symlink led when it last led anywhere; else zero
+	parts  []part                // nil until it was read
+	err    error                 // instead of parts; does not name the file
+	young  bool                  // so fresh when it was read that the stamp is not to be trusted
 }
 
 // A stamp tells without reading that a file is not as it was.
@@ -32,6 +35,24 @@ type stamp struct {
 	modified, changed, size int64
 	inode                   uint64
 	mode                    fs.FileMode
+}
+
+func (s stamp) sum() uint64 { return max(1, maphash.Comparable(seed, s)) }
+
+// files are ordered by name.
+type files []file
+
+func (fs files) find(name string) (int, bool) {
+	return slices.BinarySearchFunc(fs, name, func(f file, name string) int { return strings.Compare(f.name, name) })
+}
+
+// get returns nil where there is none of that name. What it returns is good
+// until files are added or dropped.
+func (fs files) get(name string) *file {
+	if i, ok := fs.find(name); ok {
+		return &fs[i]
+	}
+	return nil
 }
 
 var seed = maphash.MakeSeed()
@@ -61,9 +82,11 @@ func (t *tree) file(f *folder, name string, link bool) {
 	path := filepath.Join(f.path, name)
 	target := ""
 	if link {
-		target, _ = filepath.EvalSymlinks(path)
-		if dir := filepath.Dir(target); target != "" && t.watcher != nil {
-			t.watcher.add(dir)
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			target = filepath.Dir(real)
+			if t.watcher != nil {
+				t.watcher.add(target)
+			}
 		}
 		f.links = true
 	}
@@ -74,25 +97,25 @@ func (t *tree) file(f *folder, name string, link bool) {
 			return
 		}
 	}
-	have := f.files[name]
-	if have == nil {
-		have = &file{}
-		f.files[name] = have
+	i, known := f.files.find(name)
+	if !known {
+		f.files = slices.Insert(f.files, i, file{name: t.sameName(name)})
 		f.dirty = true
 	}
+	have := &f.files[i]
 	if target != "" {
-		have.target = target
+		have.target = unique.Make(target)
 	}
 	if err != nil {
 		have.set(f, nil, plainError(err))
-		have.stamp = stamp{}
+		have.stamp = 0
 		return
 	}
 	now := stampOf(info)
-	if now == have.stamp && !have.young {
+	if now.sum() == have.stamp && !have.young {
 		return
 	}
-	have.stamp = now
+	have.stamp = now.sum()
 	have.young = time.Since(time.Unix(0, max(now.modified, now.changed))) < settled
 	if !info.Mode().IsRegular() {
 		have.set(f, nil, errors.New("is no regular file"))
@@ -100,28 +123,39 @@ func (t *tree) file(f *folder, name string, link bool) {
 	}
 	if err := t.read(path); err != nil {
 		have.set(f, nil, plainError(err))
-		have.stamp = stamp{}
+		have.stamp = 0
 		return
 	}
 	sum := maphash.Bytes(seed, t.buf.Bytes())
-	if sum == have.sum && have.content != nil {
+	if sum == have.sum && have.parts != nil {
 		return
 	}
 	have.sum = sum
 	if filepath.Ext(name) == ".ocsp" {
-		have.set(f, &content{ocsp: bytes.Clone(t.buf.Bytes())}, nil)
+		have.set(f, []part{ocspPart(bytes.Clone(t.buf.Bytes()))}, nil)
 		return
 	}
-	c, err := t.reader.parse(path, t.buf.Bytes())
-	have.set(f, c, err)
+	parts, err := t.reader.parse(f.path, have.name, t.buf.Bytes())
+	have.set(f, parts, err)
 }
 
-func (have *file) set(f *folder, c *content, err error) {
+func (have *file) set(f *folder, parts []part, err error) {
 	if err != nil && have.err != nil && err.Error() == have.err.Error() {
 		return
 	}
-	have.content, have.err = c, err
+	have.parts, have.err = parts, err
 	f.dirty = true
+}
+
+// sameName returns one string for a name that many folders have a file of.
+func (t *tree) sameName(name string) string {
+	if same, ok := t.names[name]; ok {
+		return same
+	}
+	if len(t.names) < maxNames {
+		t.names[name] = name
+	}
+	return name
 }
 
 // read fills t.buf with the file, whatever size it claims to have.

@@ -14,6 +14,7 @@ import (
 const (
 	maxDepth   = 8       // folders below the directory
 	maxFolders = 1 << 16 // in all; a directory such as "/" would not end
+	maxNames   = 64      // of files that many folders have, such as fullchain.pem
 )
 
 // A tree is the directory as it was last read. It is not safe for concurrent
@@ -24,29 +25,30 @@ type tree struct {
 	limit    int                // of folders
 	full     bool               // there are more than that
 	reader   *reader
+	names    map[string]string // see sameName
 	buf      bytes.Buffer
 	seen     map[string]bool      // resolved folders of this scan: links may go round
 	orphaned bool                 // a folder went away that others were links to: those have to be read now
 	pruned   bool                 // folders went away since the last collect
-	byReal   map[string][]*folder // see folderIndex; nil when folders have changed
+	aliases  map[string][]*folder // see at; nil when folders have changed
 	watcher  *watcher             // told of each folder before it is listed; may be nil
 }
 
 // A folder is the unit in which leaves meet their keys.
 type folder struct {
 	path   string
-	real   string           // path without symlinks: what has to be watched
-	files  map[string]*file // by base name
-	subs   []string         // paths of the folders in it, sorted
-	err    error            // why it could not be listed; the rest is then as it was
-	links  bool             // some file is a link to another folder
-	dirty  bool             // out is older than files
-	out    []*certificate   // what it gives
+	real   string // path without symlinks: what has to be watched
+	files  files
+	subs   []string       // paths of the folders in it, sorted
+	err    error          // why it could not be listed; the rest is then as it was
+	links  bool           // some file is a link to another folder
+	dirty  bool           // out is older than files
+	out    []*certificate // what it gives
 	faults []fault
 }
 
 func newTree(root string) *tree {
-	return &tree{root: filepath.Clean(root), folders: map[string]*folder{}, limit: maxFolders, reader: newReader()}
+	return &tree{root: filepath.Clean(root), folders: map[string]*folder{}, limit: maxFolders, reader: newReader(), names: map[string]string{}}
 }
 
 // scan reads what changed anywhere in the tree. It fails only where the root
@@ -78,23 +80,26 @@ func (t *tree) list(path string, deep bool) {
 		depth--
 	}
 	t.folder(path, true, depth, deep)
+	t.seen = nil
 	t.prune()
 }
 
 // prune forgets the folders that no other lists any more.
 func (t *tree) prune() {
-	index := t.folderIndex()
+	before := len(t.folders)
 	for path, f := range t.folders {
 		if !t.reachable(path) {
 			if t.watcher != nil {
 				t.watcher.forget(f.real)
 			}
-			if len(index[f.real]) > 1 {
+			if len(t.at(f.real)) > 1 {
 				t.orphaned = true
 			}
 			delete(t.folders, path)
-			t.pruned, t.byReal = true, nil
 		}
+	}
+	if len(t.folders) < before {
+		t.pruned, t.aliases = true, nil
 	}
 }
 
@@ -120,13 +125,13 @@ func (f *folder) has(path string) bool {
 func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	f := t.folders[path]
 	if f == nil {
-		f = &folder{path: path, real: path, files: map[string]*file{}, dirty: true}
+		f = &folder{path: path, real: path, dirty: true}
 		t.folders[path] = f
-		t.byReal = nil
+		t.aliases = nil
 	}
 	if real, err := t.resolve(path, link); err == nil && real != f.real {
 		f.real = real
-		t.byReal = nil
+		t.aliases = nil
 	}
 	if t.watcher != nil {
 		t.watcher.add(f.real)
@@ -159,11 +164,9 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 			t.file(f, e.Name(), link)
 		}
 	}
-	for name := range f.files {
-		if !listed[name] {
-			f.drop(name)
-		}
-	}
+	before := len(f.files)
+	f.files = slices.DeleteFunc(f.files, func(have file) bool { return !listed[have.name] })
+	f.dirty = f.dirty || len(f.files) < before
 	f.subs = withoutArchive(path, f.subs)
 	slices.Sort(f.subs)
 	if depth == 0 {
@@ -197,8 +200,8 @@ func (f *folder) fail(err error) {
 }
 
 func (f *folder) drop(name string) {
-	if f.files[name] != nil {
-		delete(f.files, name)
+	if i, ok := f.files.find(name); ok {
+		f.files = slices.Delete(f.files, i, i+1)
 		f.dirty = true
 	}
 }

@@ -142,12 +142,12 @@ func TestParsedAreBounded(t *testing.T) {
 	var s Store
 	var all []*certificate
 	p := ca.Issue("example1.com")
-	c, err := newReader().parse("x.pem", p.PEM())
+	parts, err := newReader().parse("", "x.pem", p.PEM())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range maxParsed + 100 {
-		all = append(all, c.own[0].copy())
+		all = append(all, parts[0].(*certificate).copy())
 	}
 	hot, err := s.cache.get(all[0])
 	if err != nil {

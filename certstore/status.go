@@ -51,7 +51,7 @@ type Problem struct {
 func (s *Store) Certificates() []Entry {
 	t, now := s.table.Load(), time.Now()
 	var out []Entry
-	for _, name := range slices.SortedFunc(slices.Values(t.patterns()), byLabels) {
+	for _, name := range slices.SortedFunc(t.patterns(), byLabels) {
 		same, wild := t.lookupPattern(name)
 		out = append(out, entries(name, same, wild, now)...)
 	}
@@ -71,14 +71,14 @@ func byLabels(a, b string) int {
 }
 
 // entries describes one name: a row for each of exact, judged beside wild.
-func entries(name string, exact, wild []*certificate, now time.Time) []Entry {
+func entries(name string, exact, wild []named, now time.Time) []Entry {
 	var out []Entry
 	chosen := best(exact, wild, now)
 	for f := range families {
 		var rows []candidate
 		for _, c := range exact {
-			if c.family == f {
-				rows = append(rows, candidate{c, false})
+			if c.family() == f {
+				rows = append(rows, candidate{c.certificate, false})
 			}
 		}
 		slices.SortFunc(rows, func(a, b candidate) int { order, _ := prefer(a, b, now); return order })
@@ -96,7 +96,7 @@ func entries(name string, exact, wild []*certificate, now time.Time) []Entry {
 				e.Chosen = true
 				e.Why = "the only one for this name and key type"
 			}
-			if c.common {
+			if c.facts.Value().common {
 				e.Why += "; the name is only its common name, which browsers do not accept"
 			}
 			if c.kept {
@@ -109,19 +109,20 @@ func entries(name string, exact, wild []*certificate, now time.Time) []Entry {
 }
 
 func (c *certificate) entry(name string, now time.Time) Entry {
+	facts := c.facts.Value()
 	return Entry{
-		Name: name, Source: c.source, File: c.file, KeyFile: c.keyFile, Issuer: c.issuer,
+		Name: name, Source: facts.source, File: c.file(), KeyFile: c.keyFile(), Issuer: facts.issuer,
 		NotBefore: time.Unix(c.notBefore, 0).UTC(), NotAfter: time.Unix(c.notAfter, 0).UTC(),
-		KeyType: c.kind, State: c.state(now), Kept: c.kept, Staple: c.staple.fresh(now),
+		KeyType: facts.kind, State: c.state(now), Kept: c.kept, Staple: c.staple.fresh(now),
 	}
 }
 
 // where names a certificate in a message.
 func (c *certificate) where() string {
-	if c.file == "" {
-		return "the one from " + c.source
+	if c.base == "" {
+		return "the one from " + c.source()
 	}
-	return filepath.Base(filepath.Dir(c.file)) + "/" + filepath.Base(c.file)
+	return filepath.Base(c.dir) + "/" + c.base
 }
 
 // Problems returns what is wrong, ordered by file. Each stays until the file is
@@ -135,7 +136,7 @@ func (s *Store) problems(next *table, before []Problem, hasty bool) []Problem {
 	now := time.Now()
 	faults := slices.Clip(s.faults)
 	for _, c := range next.untimely(now) {
-		faults = append(faults, fault{c.file, fmt.Errorf("certificate %s: %w; still served", c.quoted(), c.dateError(now)), true})
+		faults = append(faults, fault{c.file(), fmt.Errorf("certificate %s: %w; still served", c.quoted(), c.dateError(now)), true})
 	}
 	old := make(map[string]Problem, len(before))
 	for _, p := range before {
@@ -167,10 +168,11 @@ func (s *Store) problems(next *table, before []Problem, hasty bool) []Problem {
 }
 
 func (c *certificate) quoted() string {
-	if c.file == "" {
-		return fmt.Sprintf("for %q from %s", c.names[0], c.source)
+	if c.base == "" {
+		first, _, _ := strings.Cut(string(c.names), " ")
+		return fmt.Sprintf("for %q from %s", first, c.source())
 	}
-	return fmt.Sprintf("%q", c.file)
+	return fmt.Sprintf("%q", c.file())
 }
 
 // Names returns how many names and wildcards have a certificate. It describes

@@ -2,7 +2,7 @@ package certstore
 
 import (
 	"hash/maphash"
-	"maps"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -22,10 +22,17 @@ type table struct {
 
 const shards = 64
 
-// A shard has the certificates for some of the names.
+// A shard has the certificates for some of the names: lists that are ordered
+// by name, which take a third of the memory that maps would.
 type shard struct {
-	exact map[string][]*certificate // by name
-	wild  map[string][]*certificate // by what follows the "*."
+	exact []named // by name
+	wild  []named // by what follows the "*."
+}
+
+// A named is a certificate under one of its names.
+type named struct {
+	name string
+	*certificate
 }
 
 // nowhere stands for a shard without names.
@@ -35,38 +42,64 @@ var nowhere = new(shard)
 // it is. Only one may be made of the same older one.
 func newTable(old *table, all []*certificate) *table {
 	t := &table{shards: old.shards, all: all, round: old.round + 2}
+	gone, come := old.difference(all)
 	own := [shards]bool{} // shards that are not shared with old
-	lists := func(name string) (in map[string][]*certificate, key string) {
-		key, wild := strings.CutPrefix(name, "*.")
+	shard := func(name string) (s *shard, key string, wild bool) {
+		key, wild = strings.CutPrefix(name, "*.")
 		i := shardOf(key)
 		if !own[i] {
 			own[i] = true
-			t.shards[i] = t.shards[i].clone()
+			t.shards[i] = t.shards[i].without(t.round - 1)
 		}
-		if wild {
-			return t.shards[i].wild, key
-		}
-		return t.shards[i].exact, key
+		return t.shards[i], key, wild
 	}
-	gone, come := old.difference(all)
 	for _, c := range gone {
-		for _, name := range c.names {
-			in, key := lists(name)
-			rest := slices.DeleteFunc(slices.Clone(in[key]), func(o *certificate) bool { return o == c })
-			if len(rest) > 0 {
-				in[key] = rest
-			} else {
-				delete(in, key)
-			}
+		for name := range c.names.all() {
+			shard(name)
 		}
 	}
 	for _, c := range come {
-		for _, name := range c.names {
-			in, key := lists(name)
-			in[key] = append(slices.Clip(in[key]), c)
+		for name := range c.names.all() {
+			s, key, wild := shard(name)
+			if wild {
+				s.wild = append(s.wild, named{key, c})
+			} else {
+				s.exact = append(s.exact, named{key, c})
+			}
+		}
+	}
+	for i, s := range t.shards {
+		if own[i] {
+			s.exact, s.wild = ordered(s.exact), ordered(s.wild)
 		}
 	}
 	return t
+}
+
+// without returns a copy that lacks the certificates that were last seen in a
+// round.
+func (s *shard) without(round uint32) *shard {
+	if s == nil {
+		return new(shard)
+	}
+	unseen := func(n named) bool { return n.round == round }
+	return &shard{slices.DeleteFunc(slices.Clone(s.exact), unseen), slices.DeleteFunc(slices.Clone(s.wild), unseen)}
+}
+
+func ordered(list []named) []named {
+	slices.SortStableFunc(list, func(a, b named) int { return strings.Compare(a.name, b.name) })
+	return slices.Clip(slices.Clone(list)) // what append and DeleteFunc left over goes
+}
+
+// under returns the part of an ordered list that has a name.
+func under(list []named, name string) []named {
+	at := func(n named, name string) int { return strings.Compare(n.name, name) }
+	first, _ := slices.BinarySearchFunc(list, name, at)
+	last := first
+	for last < len(list) && list[last].name == name {
+		last++
+	}
+	return list[first:last:last]
 }
 
 // difference returns what is in t but not in all, and what is in all but not
@@ -91,13 +124,6 @@ func (t *table) difference(all []*certificate) (gone, come []*certificate) {
 	return gone, come
 }
 
-func (s *shard) clone() *shard {
-	if s == nil {
-		return &shard{map[string][]*certificate{}, map[string][]*certificate{}}
-	}
-	return &shard{maps.Clone(s.exact), maps.Clone(s.wild)}
-}
-
 func shardOf(name string) int { return int(maphash.String(seed, name) % shards) }
 
 // shard returns the one that a name belongs into, by the name itself or by
@@ -111,47 +137,49 @@ func (t *table) shard(name string) *shard {
 
 // lookup returns the certificates for a name in normal form: those with just
 // this name, and those with a wildcard one label above.
-func (t *table) lookup(name string) (exact, wild []*certificate) {
-	exact = t.shard(name).exact[name]
+func (t *table) lookup(name string) (exact, wild []named) {
+	exact = under(t.shard(name).exact, name)
 	if rest, ok := parent(name); ok {
-		wild = t.shard(rest).wild[rest]
+		wild = under(t.shard(rest).wild, rest)
 	}
 	return exact, wild
 }
 
 // lookupPattern returns the certificates for a pattern, beside those with a
 // wildcard that is for all names of it too.
-func (t *table) lookupPattern(pattern string) (same, wild []*certificate) {
+func (t *table) lookupPattern(pattern string) (same, wild []named) {
 	if rest, ok := strings.CutPrefix(pattern, "*."); ok {
-		return t.shard(rest).wild[rest], nil
+		return under(t.shard(rest).wild, rest), nil
 	}
 	return t.lookup(pattern)
 }
 
-// patterns returns all names and wildcards, in no order.
-func (t *table) patterns() []string {
-	var out []string
-	for _, s := range t.shards {
-		if s == nil {
-			continue
-		}
-		for name := range s.exact {
-			out = append(out, name)
-		}
-		for rest := range s.wild {
-			out = append(out, "*."+rest)
+// patterns yields all names and wildcards, in no order, each once.
+func (t *table) patterns() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, s := range t.shards {
+			if s == nil {
+				continue
+			}
+			for i, n := range s.exact {
+				if (i == 0 || s.exact[i-1].name != n.name) && !yield(n.name) {
+					return
+				}
+			}
+			for i, n := range s.wild {
+				if (i == 0 || s.wild[i-1].name != n.name) && !yield("*."+n.name) {
+					return
+				}
+			}
 		}
 	}
-	return out
 }
 
 // size returns how many names and wildcards there are.
 func (t *table) size() int {
 	n := 0
-	for _, s := range t.shards {
-		if s != nil {
-			n += len(s.exact) + len(s.wild)
-		}
+	for range t.patterns() {
+		n++
 	}
 	return n
 }
@@ -161,11 +189,15 @@ func (t *table) size() int {
 func (t *table) untimely(now time.Time) []*certificate {
 	var out []*certificate
 	for _, c := range t.all {
-		if !c.valid(now) && slices.ContainsFunc(c.names, func(name string) bool {
+		if c.valid(now) {
+			continue
+		}
+		for name := range c.names.all() {
 			same, wild := t.lookupPattern(name)
-			return choose(same, wild, now)[0] == c
-		}) {
-			out = append(out, c)
+			if choose(same, wild, now)[0] == c {
+				out = append(out, c)
+				break
+			}
 		}
 	}
 	return out

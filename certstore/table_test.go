@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -13,26 +14,28 @@ func TestTableFromAnOlderOne(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	var pool []*certificate
 	for i := range 60 {
-		c := &certificate{file: fmt.Sprint(i)}
+		c := &certificate{base: fmt.Sprint(i)}
+		var list []string
 		for range 1 + random.IntN(3) {
 			name := fmt.Sprintf("host%d.example", random.IntN(20))
 			if random.IntN(3) == 0 {
 				name = "*." + name
 			}
-			if !slices.Contains(c.names, name) {
-				c.names = append(c.names, name)
+			if !slices.Contains(list, name) {
+				list = append(list, name)
 			}
 		}
+		c.names = names(strings.Join(list, " "))
 		pool = append(pool, c)
 	}
 	holds := func(tab *table, all []*certificate) {
 		t.Helper()
 		names := map[string]int{}
 		for _, c := range all {
-			for _, name := range c.names {
+			for name := range c.names.all() {
 				names[name]++
-				if same, _ := tab.lookupPattern(name); !slices.Contains(same, c) {
-					t.Fatalf("%q does not have certificate %s", name, c.file)
+				if same, _ := tab.lookupPattern(name); !slices.ContainsFunc(same, func(n named) bool { return n.certificate == c }) {
+					t.Fatalf("%q does not have certificate %s", name, c.base)
 				}
 			}
 		}
@@ -41,7 +44,7 @@ func TestTableFromAnOlderOne(t *testing.T) {
 				t.Fatalf("%q has %d certificates, want %d", name, len(same), n)
 			}
 		}
-		if got := tab.patterns(); len(got) != len(names) || tab.size() != len(names) {
+		if got := slices.Collect(tab.patterns()); len(got) != len(names) || tab.size() != len(names) {
 			t.Fatalf("%d patterns, size %d, want %d", len(got), tab.size(), len(names))
 		}
 	}
@@ -67,10 +70,10 @@ func TestTableFromAnOlderOne(t *testing.T) {
 func TestTablesShareShards(t *testing.T) {
 	var all []*certificate
 	for i := range 1000 {
-		all = append(all, &certificate{names: []string{fmt.Sprintf("host%d.example", i)}})
+		all = append(all, &certificate{names: names(fmt.Sprintf("host%d.example", i))})
 	}
 	first := newTable(new(table), all)
-	second := newTable(first, append(slices.Clone(all), &certificate{names: []string{"new.example", "*.new.example"}}))
+	second := newTable(first, append(slices.Clone(all), &certificate{names: "new.example *.new.example"}))
 	differ := 0
 	for i := range shards {
 		if first.shards[i] != second.shards[i] {
