@@ -5,16 +5,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 )
 
 // checkFile reports what check finds in a file that the configuration names.
 // Contents are never part of a message: most of these files are secrets.
 func (ms *mistakes) checkFile(p keyPath, file string, check func(data []byte) error) {
-	data, err := os.ReadFile(file)
+	data, err := readRegular(file)
 	if err != nil {
-		ms.add(p, "", "%q: %v", file, cause(err))
+		ms.add(p, "", "%q: %v", file, err)
 	} else if err := check(data); err != nil {
 		ms.add(p, "", "%q: %v", file, err)
 	}
@@ -43,9 +42,9 @@ const minToken = 16
 // keyPairWith checks a certificate against the key in another file.
 func keyPairWith(keyFile string) func(data []byte) error {
 	return func(certificate []byte) error {
-		key, err := os.ReadFile(keyFile)
+		key, err := readRegular(keyFile)
 		if err != nil {
-			return fmt.Errorf("key %q: %w", keyFile, cause(err))
+			return fmt.Errorf("key %q: %w", keyFile, err)
 		}
 		if _, err := tls.X509KeyPair(certificate, key); err != nil {
 			return fmt.Errorf("key %q: %s", keyFile, strings.TrimPrefix(err.Error(), "tls: "))

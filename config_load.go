@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
@@ -25,6 +26,17 @@ const maxConfigFile = 16 << 20
 // CAs, client certificates and tokens; certificates are certstore's.
 func loadConfig(file string) (*Config, error) {
 	data, err := readConfig(file)
+	return parseWhatWasRead(file, data, err)
+}
+
+// reloadConfig is loadConfig for a gate that runs, and so waits for nobody: it
+// takes a regular file only.
+func reloadConfig(file string) (*Config, error) {
+	data, err := readRegular(file)
+	return parseWhatWasRead(file, data, err)
+}
+
+func parseWhatWasRead(file string, data []byte, err error) (*Config, error) {
 	if err != nil {
 		m := Mistake{Text: err.Error()}
 		if errors.Is(err, fs.ErrNotExist) {
@@ -35,6 +47,7 @@ func loadConfig(file string) (*Config, error) {
 	return parseConfig(file, data)
 }
 
+// readConfig reads a file, which may be a pipe (check -config <(…)).
 func readConfig(file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -42,8 +55,34 @@ func readConfig(file string) ([]byte, error) {
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err == nil && info.IsDir() {
-		return nil, errors.New("is a directory, want a file")
+		return nil, errDirectory
 	}
+	return readBounded(f)
+}
+
+// readRegular reads a regular file. To open a pipe that nobody writes to, or to
+// read from a terminal, would take for ever.
+func readRegular(file string) ([]byte, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, cause(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, cause(err)
+	case info.IsDir():
+		return nil, errDirectory
+	case !info.Mode().IsRegular():
+		return nil, errors.New("is a pipe or a device, want a file")
+	}
+	return readBounded(f)
+}
+
+var errDirectory = errors.New("is a directory, want a file")
+
+func readBounded(f *os.File) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
 	if err != nil {
 		return nil, cause(err)

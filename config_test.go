@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -326,6 +327,45 @@ func TestUnreadableFile(t *testing.T) {
 		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != want {
 			t.Errorf("loadConfig(%q) = %v; want %q", file, err, want)
 		}
+	}
+}
+
+// A reload takes regular files only, and waits for no other: not for who might
+// write into a pipe, and not for what a device has to say.
+func TestReloadRegularFile(t *testing.T) {
+	dir := t.TempDir()
+	pipe, link, file := filepath.Join(dir, "pipe"), filepath.Join(dir, "link"), filepath.Join(dir, "file")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(small), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const refused = "is a pipe or a device, want a file"
+	for target, want := range map[string]string{
+		pipe:                       refused,
+		"/dev/zero":                refused,
+		dir:                        "is a directory, want a file",
+		filepath.Join(dir, "none"): "no such file or directory",
+	} {
+		_, err := reloadConfig(target)
+		ce, ok := errors.AsType[*ConfigError](err)
+		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != want {
+			t.Errorf("reloadConfig(%q) = %v; want %q", target, err, want)
+		}
+	}
+	for target, good := range map[string]bool{file: true, pipe: false} {
+		os.Remove(link)
+		if err := os.Symlink(target, link); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := reloadConfig(link); (err == nil) != good {
+			t.Errorf("a link to %q: %v; want it to be taken: %t", target, err, good)
+		}
+	}
+	_, err := parseString("[upstream.a]\nnodes = \"wss://127.0.0.1/\"\nca = \"" + pipe + "\"\n")
+	if err == nil || !strings.Contains(err.Error(), refused) {
+		t.Errorf("a pipe for a CA's certificate: %v; want %q", err, refused)
 	}
 }
 

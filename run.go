@@ -270,7 +270,7 @@ func (g *gate) reload() error {
 	g.notify.reloading()
 	defer func() { g.notify.ready(g.summary()) }()
 	g.watch.reading()
-	cfg, err := loadConfig(g.cfg.File)
+	cfg, err := reloadConfig(g.cfg.File)
 	if err == nil {
 		err = g.apply(cfg)
 	}

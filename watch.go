@@ -77,7 +77,7 @@ func (w *configWatch) reading() {
 // isNew reports whether the file is another one than the last time it was
 // called. A file that cannot be read is one that is empty.
 func (w *configWatch) isNew() bool {
-	data, _ := readConfig(w.file)
+	data, _ := readRegular(w.file)
 	sum := sha256.Sum256(data)
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -164,3 +164,29 @@ func TestWatchConfig(t *testing.T) {
 	config(5, "log.level = \"info\"\nwatch_config = true")
 	wait("a reload by itself", msg("reloaded"))
 }
+
+// A pipe in the place of config.toml is refused, and holds nothing up: neither a
+// reload nor the watch, neither clients nor the end.
+func TestReloadPipe(t *testing.T) {
+	site := gate.NewSite(t, name)
+	site.Write(t, "config.toml", []byte("watch_config = true\n[listen]\nwss = \"127.0.0.1:0\"\nadmin = \"\"\n"+toUpstream(wire.Echo(t).URL)))
+	g := gate.Start(t, site.Dir)
+	path := filepath.Join(site.Dir, "config.toml")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	wait := g.Mark()
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.Signal(syscall.SIGHUP)
+	wait("the refusal", func(l gate.Line) bool { return strings.Contains(l.Text, "is a pipe or a device, want a file") })
+	client := wire.Dial(t, g.Addr("wss"), site.Client(name))
+	client.SendText("hello")
+	client.WantText("hello")
+	client.Close()
+	g.Signal(syscall.SIGTERM)
+	if status := g.Wait(); status != 0 {
+		t.Errorf("exit status %d; want 0", status)
+	}
+}
