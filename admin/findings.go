@@ -87,7 +87,7 @@ func (j *judgement) reload(r Reload) {
 			}
 		}
 		j.error("mend what is listed under Reload, then reload again",
-			"the last reload changed nothing: the file has %s", count(n, "mistake"))
+			"the last reload changed nothing: %s", count(n, "error"))
 	}
 }
 

@@ -31,7 +31,7 @@ func TestFindings(t *testing.T) {
 		{"nothing", Status{}, nil, "", ""},
 		{"no reload yet", Status{Gate: Gate{Reload: Reload{}}}, nil, "", ""},
 		{"a good reload", Status{Gate: Gate{Reload: Reload{At: now, OK: true}}}, nil, "", ""},
-		{"a bad reload", Status{Gate: Gate{Reload: Reload{At: now, Errors: []string{"config.toml: x", "  hint: y", "config.toml: z"}}}}, nil, "error", "the file has 2 mistakes"},
+		{"a bad reload", Status{Gate: Gate{Reload: Reload{At: now, Errors: []string{"config.toml: x", "  hint: y", "config.toml: z"}}}}, nil, "error", "changed nothing: 2 errors"},
 		{"a vhost without a certificate", Status{Gate: Gate{Vhosts: []Vhost{{Name: "b.example"}}}}, nil, "error", `vhost "b.example" has no certificate`},
 		{"no vhosts", Status{Gate: Gate{Vhosts: []Vhost{{Name: "*"}}}}, nil, "", ""},
 		{"a vhost that is gone", Status{Gate: Gate{Vhosts: []Vhost{{Name: "b.example", Gone: true}}}}, nil, "", ""},

@@ -230,8 +230,8 @@ func TestReloadByRequest(t *testing.T) {
 	site.Config(t, toUpstream("http://not.a.websocket/")+"[limits]\nconections = 1\n")
 	o.want("POST", "/reload", 422, `unknown key \"conections\"`, `did you mean`, "nothing was changed", "not.a.websocket")
 	st := o.status()
-	if st.Reload.OK || st.Reload.Bad != 1 || len(st.Findings) != 1 || !strings.Contains(st.Findings[0].What, "2 mistakes") {
-		t.Errorf("reload %+v, findings %+v; want a bad one with 2 mistakes", st.Reload, st.Findings)
+	if st.Reload.OK || st.Reload.Bad != 1 || len(st.Findings) != 1 || !strings.Contains(st.Findings[0].What, "2 errors") {
+		t.Errorf("reload %+v, findings %+v; want a bad one with 2 errors", st.Reload, st.Findings)
 	}
 	if len(st.Warnings) == 0 || st.Warnings[0].Level != "error" {
 		t.Errorf("warnings %+v; want the log's errors", st.Warnings)

@@ -114,7 +114,7 @@ upstream = "xmpp"
 			t.Errorf("after the login there is no %q:\n%s", want, got[6].Text)
 		}
 	}
-	if page := got[10]; page.Verdict != "card bad" || !strings.Contains(page.Text, `unknown key "conections"`) || !strings.Contains(page.Text, "the file has 1 mistake") {
+	if page := got[10]; page.Verdict != "card bad" || !strings.Contains(page.Text, `unknown key "conections"`) || !strings.Contains(page.Text, "changed nothing: 1 error") {
 		t.Errorf("after the reload: verdict %q\n%s", page.Verdict, page.Text)
 	}
 	// The browser itself says that it got a 401 and a 422; nothing else may be
