@@ -31,26 +31,40 @@ func newObtainer(store *certstore.Store, log *slog.Logger) *obtainer {
 	return &obtainer{store: store, log: log}
 }
 
-// An acmeChange is what prepare made, for commit. Next is nil where the file
-// leaves things as they are, but for the names, or turns ACME off.
-type acmeChange struct{ next *acmeRun }
+// An acmeChange is what prepare made, for install and then begin, or for abandon.
+type acmeChange struct {
+	next   *acmeRun                    // nil: the file leaves things as they are, but for the names, or turns ACME off
+	cached map[string]*tls.Certificate // what next found, and nobody sees before install; nil after that
+	serve  func(name string, cert *tls.Certificate)
+	last   *acmeRun // what next replaces, for begin to end; nil: nothing
+}
 
-// prepare makes what cfg demands beside what runs now: its certificates are
-// installed as far as the cache has them, and nothing is ordered yet.
+// prepare makes what cfg demands beside what runs now. It reads the cache; nothing
+// is ordered yet, and no certificate served.
 func (o *obtainer) prepare(cfg *Config) (*acmeChange, error) {
+	p := &acmeChange{cached: map[string]*tls.Certificate{}}
 	now := o.on.Load()
 	if len(cfg.ACME.Names) == 0 || now != nil && now.fits(cfg) {
-		return &acmeChange{}, nil
+		return p, nil
 	}
 	options, err := cfg.acmeOptions(o.store, o.log)
 	if err != nil {
 		return nil, err
 	}
+	p.serve = options.Install
+	options.Install = func(name string, cert *tls.Certificate) {
+		if p.cached != nil {
+			p.cached[name] = cert
+		} else {
+			p.serve(name, cert)
+		}
+	}
 	acme, err := certstore.NewACME(options)
 	if err != nil {
 		return nil, err
 	}
-	return &acmeChange{&acmeRun{acme, cfg.ACME, options.HTTP01}}, nil
+	p.next = &acmeRun{acme, cfg.ACME, options.HTTP01}
+	return p, nil
 }
 
 // fits reports whether cfg wants nothing of an ACME but perhaps other names.
@@ -60,49 +74,46 @@ func (r *acmeRun) fits(cfg *Config) bool {
 	return reflect.DeepEqual(old, wanted) && r.http == (len(cfg.Listen.HTTP) > 0)
 }
 
-// abandon undoes prepare: of the certificates that it installed those stay whose
-// names are in force already.
+// abandon undoes prepare; p may be nil.
 func (o *obtainer) abandon(p *acmeChange) {
-	if p == nil || p.next == nil {
-		return
+	if p != nil && p.next != nil {
+		p.next.acme.Close()
 	}
-	var kept []string
-	if now := o.on.Load(); now != nil {
-		kept = now.cfg.Names
-	}
-	o.retire(p.next, kept)
 }
 
-// commit puts in force what prepare made for cfg: names that are new are
-// ordered, names that are gone are forgotten. Listeners are open by now, for the
-// CA comes back to them.
-func (o *obtainer) commit(p *acmeChange, cfg *Config) {
-	old := o.on.Load()
+// install puts in force what prepare made for cfg, but for orders: the certificates
+// of new names that the cache has are served, those of names that are gone are not
+// any more. Of names that stay the old ones are served until there are better ones.
+func (o *obtainer) install(p *acmeChange, cfg *Config) {
+	now := o.on.Load()
 	switch {
-	case p.next != nil:
+	case p.next != nil || len(cfg.ACME.Names) == 0:
+		if now != nil {
+			o.setNames(now.acme, slices.DeleteFunc(slices.Clone(now.cfg.Names), func(name string) bool {
+				return !slices.Contains(cfg.ACME.Names, name)
+			}))
+		}
+		cached := p.cached
+		p.cached, p.last = nil, now
+		for name, cert := range cached {
+			p.serve(name, cert)
+		}
 		o.on.Store(p.next)
-		o.retire(old, cfg.ACME.Names)
-		p.next.acme.Start()
-	case old == nil:
-	case len(cfg.ACME.Names) == 0:
-		o.on.Store(nil)
-		o.retire(old, nil)
 	default:
-		o.setNames(old.acme, cfg.ACME.Names)
-		o.on.Store(&acmeRun{old.acme, cfg.ACME, old.http})
+		o.setNames(now.acme, cfg.ACME.Names)
+		o.on.Store(&acmeRun{now.acme, cfg.ACME, now.http})
 	}
 }
 
-// retire ends an ACME. Of the certificates that it installed those of the names
-// in kept stay.
-func (o *obtainer) retire(old *acmeRun, kept []string) {
-	if old == nil {
-		return
+// begin orders what is missing, and ends what does so no more. Listeners are open
+// by now, for the CA comes back to them.
+func (o *obtainer) begin(p *acmeChange) {
+	if p.last != nil {
+		p.last.acme.Close()
 	}
-	o.setNames(old.acme, slices.DeleteFunc(slices.Clone(old.cfg.Names), func(name string) bool {
-		return !slices.Contains(kept, name)
-	}))
-	old.acme.Close()
+	if p.next != nil {
+		p.next.acme.Start()
+	}
 }
 
 func (o *obtainer) setNames(acme *certstore.ACME, names []string) {

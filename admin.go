@@ -19,7 +19,6 @@ import (
 	"wssgate/admin"
 	"wssgate/certstore"
 	"wssgate/proxy"
-	"wssgate/upstream"
 )
 
 // A desk is where the operator sits: the admin listener, what it is told of
@@ -98,7 +97,7 @@ func (l *adminListener) close() {
 // install puts cfg and its listener into force. Nothing can fail any more.
 func (d *desk) install(g *gate, cfg *Config, l *adminListener) {
 	d.cfg.Store(cfg)
-	d.forget(g, cfg)
+	d.forget(cfg)
 	if d.server == nil {
 		d.gate = g
 		d.server = admin.New(admin.Options{
@@ -239,47 +238,31 @@ func (d *desk) drainSome(r admin.DrainRequest) error {
 		d.drains = append(slices.Clone(d.drains), partialDrain{target: target, since: time.Now()})
 	}
 	d.mu.Unlock()
-	// The upstream must not choose the node for those who come back.
-	options, err := g.cfg.upstreamOptions(g.log)
-	if err == nil {
-		err = g.routes.Update(d.takeOut(options))
+	if r.Node != "" { // the upstream must not choose it for those who come back
+		g.upstreams.Drain(r.Upstream, r.Node, !r.Stop)
 	}
 	if r.Stop {
 		g.server.StopDrain(target)
 		g.log.Info("drain stopped", "scope", r.Scope())
-		return err
+		return nil
 	}
 	n := g.server.StartDrain(target, g.pacing())
 	d.mu.Lock()
 	d.drains[len(d.drains)-1].total = n
 	d.mu.Unlock()
 	g.log.Info("drain", "scope", r.Scope(), "tunnels", n)
-	return err
-}
-
-// takeOut takes those nodes out of the options that the operator drains.
-func (d *desk) takeOut(o upstream.Options) upstream.Options {
-	for _, p := range d.drains {
-		for i := range o.Upstreams {
-			for j := range o.Upstreams[i].Nodes {
-				n := &o.Upstreams[i].Nodes[j]
-				if o.Upstreams[i].Name == p.target.Upstream && n.Name == p.target.Node {
-					n.Drain = true
-				}
-			}
-		}
-	}
-	return o
+	return nil
 }
 
 // forget drops drains of what cfg no longer has.
-func (d *desk) forget(g *gate, cfg *Config) {
+func (d *desk) forget(cfg *Config) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.drains = slices.DeleteFunc(slices.Clone(d.drains), func(p partialDrain) bool {
 		gone := !cfg.has(p.target)
 		if gone {
-			g.server.StopDrain(p.target)
+			d.gate.server.StopDrain(p.target)
+			d.gate.upstreams.Drain(p.target.Upstream, p.target.Node, false)
 		}
 		return gone
 	})
@@ -375,7 +358,7 @@ func (d *desk) describe() admin.Gate {
 		out.ACME = append(out.ACME, admin.ACMEName{Name: s.Name, State: string(s.State), NotAfter: s.NotAfter,
 			NextTry: s.NextTry, Failures: s.Failures, Err: s.Err})
 	}
-	for _, u := range g.routes.Status() {
+	for _, u := range g.upstreams.Status() {
 		group := admin.Upstream{Name: u.Name, Balance: u.Balance}
 		for _, n := range u.Nodes {
 			node := admin.Node{Name: n.Name, URL: n.URL, State: n.State, Tunnels: n.Tunnels, Dialing: n.Dialing, Dials: n.Dials, Failures: n.Failures}

@@ -118,20 +118,20 @@ func starts(t *testing.T, cfg *Config) {
 		t.Fatalf("upstream options: %v", err)
 	}
 	options.Resolver, options.Dial = nobody{}, nobody{}.dial
-	routes, err := upstream.New(options)
+	table, err := upstream.New(options)
 	if err != nil {
 		t.Fatalf("upstream refuses what validates: %v", err)
 	}
-	defer routes.Close()
+	defer table.Close()
 	for _, v := range cfg.Vhost {
 		for _, name := range v.Names {
-			vhost, err := routes.Lookup(strings.Replace(name, "*", "x", 1))
+			vhost, err := table.Routes().Lookup(strings.Replace(name, "*", "x", 1))
 			if err != nil || vhost.Upstream() != v.Upstream && vhost.Name() == name {
 				t.Errorf("route of %q: %v, want upstream %q", name, err, v.Upstream)
 			}
 		}
 	}
-	server, err := proxy.New(proxy.Options{Routes: routes, Settings: cfg.proxySettings(), Log: log})
+	server, err := proxy.New(proxy.Options{Log: log, Configuration: proxy.Configuration{Routes: table.Routes(), Settings: cfg.proxySettings()}})
 	if err != nil {
 		t.Fatalf("proxy refuses what validates: %v", err)
 	}

@@ -28,17 +28,19 @@ import (
 //
 //	start   certificates and routes are read, then listeners are opened, then
 //	        connections are accepted; a mistake in any of it starts nothing
-//	reload  the file is read and checked as a whole; what is bad changes nothing
+//	reload  the file is read and checked as a whole, and all that can fail or takes
+//	        its time is prepared; then new connections are served by it at once, by
+//	        one store of one pointer (proxy.Server.Configure); what is bad changes nothing
 //	drain   listeners close, tunnels are closed, then everything else ends
 type gate struct {
 	cfg       *Config
 	log       *slog.Logger
 	level     *slog.LevelVar
 	store     *certstore.Store
-	routes    *upstream.Table
+	upstreams *upstream.Table
 	acme      *obtainer
 	page      http.Handler // what answers in place of the site's own page; nil: nothing
-	site      *web.Site
+	site      *web.Site    // the newest
 	server    *proxy.Server
 	plain     *plainHTTP
 	listeners map[string]net.Listener // by their address in the configuration
@@ -136,7 +138,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 	if err != nil {
 		return nil, err
 	}
-	if g.routes, err = upstream.New(options); err != nil {
+	if g.upstreams, err = upstream.New(options); err != nil {
 		return nil, err
 	}
 	g.acme = newObtainer(g.store, log)
@@ -149,7 +151,8 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 			g.acme.abandon(change)
 		}
 	}()
-	o, err := g.openListeners(cfg)
+	routes := g.upstreams.Routes()
+	o, err := g.openListeners(cfg, routes)
 	if err != nil {
 		return nil, err
 	}
@@ -158,34 +161,43 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 			o.close()
 		}
 	}()
-	g.site = web.New(o.web)
 	g.server, err = proxy.New(proxy.Options{
-		GetCertificate:       g.store.GetCertificate,
-		HasCertificate:       g.store.Has,
+		Configuration:        g.configuration(cfg, g.store.View(), routes, o.web),
 		ChallengeCertificate: g.acme.challengeCertificate,
-		Routes:               g.routes,
-		Pages:                g.site,
-		Settings:             cfg.proxySettings(),
 		Log:                  log,
 	})
 	if err != nil {
 		return nil, err
 	}
+	g.acme.install(change, cfg)
 	maps.Insert(g.takenOut, cfg.nodes())
-	g.plain = newPlainHTTP(g.acme.handler(g.site.Plain()), log, g.failed)
+	g.plain = newPlainHTTP(g.acme.handler(g.server.Pages()), log, g.failed)
 	desk.install(g, cfg, o.operator)
 	g.accept(o.wss)
 	g.plain.accept(o.http, cfg.Listen.HTTP)
-	g.acme.commit(change, cfg)
+	g.acme.begin(change)
 	g.watch.set(cfg.WatchConfig)
 	return g, nil
+}
+
+// configuration is what the server goes by. The Site in it becomes the gate's.
+func (g *gate) configuration(cfg *Config, certificates *certstore.View, routes *upstream.Routes, pages web.Options) proxy.Configuration {
+	pages.HasCertificate = certificates.Has
+	g.site = web.New(pages)
+	return proxy.Configuration{
+		GetCertificate: certificates.GetCertificate,
+		HasCertificate: certificates.Has,
+		Routes:         routes,
+		Pages:          g.site,
+		Settings:       cfg.proxySettings(),
+	}
 }
 
 // opened are listeners that nobody accepts from yet.
 type opened struct {
 	wss, http map[string]net.Listener // by their address in the configuration
 	operator  *adminListener
-	web       web.Options // what answers name the port of a listener
+	web       web.Options // what answers name the port of a listener; HasCertificate is missing
 }
 
 func (o *opened) close() {
@@ -200,7 +212,7 @@ func (o *opened) close() {
 }
 
 // openListeners opens those of cfg that are not open yet, all of them or none.
-func (g *gate) openListeners(cfg *Config) (_ *opened, err error) {
+func (g *gate) openListeners(cfg *Config, routes *upstream.Routes) (_ *opened, err error) {
 	o := &opened{}
 	defer func() {
 		if err != nil {
@@ -225,7 +237,7 @@ func (g *gate) openListeners(cfg *Config) (_ *opened, err error) {
 			return nil, err
 		}
 	}
-	o.web, err = g.webOptions(cfg, publicPort(cfg.Listen.WSS, g.listeners, o.wss))
+	o.web, err = g.webOptions(cfg, routes, publicPort(cfg.Listen.WSS, g.listeners, o.wss))
 	return o, err
 }
 
@@ -271,8 +283,12 @@ func (g *gate) reload() error {
 	defer func() { g.notify.ready(g.summary()) }()
 	g.watch.reading()
 	cfg, err := reloadConfig(g.cfg.File)
+	var c *change
 	if err == nil {
-		err = g.apply(cfg)
+		c, err = g.prepare(cfg)
+	}
+	if err == nil {
+		g.commit(c)
 	}
 	g.desk.reloaded(err)
 	if err != nil {
@@ -290,39 +306,51 @@ func (g *gate) reload() error {
 	return nil
 }
 
-// apply swaps everything that a configuration describes, or nothing: what can
-// fail comes first, and is undone.
-func (g *gate) apply(cfg *Config) error {
+// A change is a configuration that can be put into force without a failure.
+type change struct {
+	cfg          *Config
+	routes       *upstream.Routes
+	certificates *certstore.Change
+	acme         *acmeChange
+	opened       *opened
+}
+
+// prepare does all that can fail, or takes its time. Nobody sees anything of it
+// before commit, and where something fails the rest is undone.
+func (g *gate) prepare(cfg *Config) (_ *change, err error) {
 	options, err := cfg.upstreamOptions(g.log)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := upstream.Check(options); err != nil {
-		return err
+	c := &change{cfg: cfg}
+	if c.routes, err = upstream.Prepare(options); err != nil {
+		return nil, err
 	}
-	opened, err := g.openListeners(cfg)
-	if err != nil {
-		return err
+	if c.certificates, err = g.store.Prepare(cfg.certificateDirectory(), cfg.Certificates.Watch); err != nil {
+		return nil, err
 	}
-	change, err := g.acme.prepare(cfg)
-	if err != nil {
-		opened.close()
-		return err
+	if c.acme, err = g.acme.prepare(cfg); err != nil {
+		c.certificates.Abandon()
+		return nil, err
 	}
-	// The last that can fail, and where it does the old directory is in use.
-	if err := g.store.SetDirectory(cfg.certificateDirectory(), cfg.Certificates.Watch); err != nil {
-		opened.close()
-		g.acme.abandon(change)
-		return err
+	if c.opened, err = g.openListeners(cfg, c.routes); err != nil {
+		c.certificates.Abandon()
+		g.acme.abandon(c.acme)
+		return nil, err
 	}
-	if err := g.store.Reload(); err != nil {
-		g.log.Error("reload", "err", err) // it was just listed; what was read then is served
-	}
-	if err := g.routes.Update(g.desk.takeOut(options)); err != nil {
-		g.log.Error("reload", "err", err) // what was checked is taken
-	}
-	g.site.Update(opened.web)
-	g.server.SetSettings(cfg.proxySettings())
+	return c, nil
+}
+
+// commit puts a configuration into force. Clients see none of it before Configure,
+// and then all of it: what they could see until then comes in a View, Routes and a
+// Site that nobody has yet. What follows is no client's.
+func (g *gate) commit(c *change) {
+	cfg, before := c.cfg, g.site
+	certificates := c.certificates.Commit()
+	g.acme.install(c.acme, cfg) // into certificates
+	g.upstreams.Commit(c.routes)
+	g.server.Configure(g.configuration(cfg, certificates, c.routes, c.opened.web))
+	before.Close()
 	g.drainNodes(cfg)
 	setLevel(g.level, cfg.Log.Level)
 	for addr, ln := range g.listeners {
@@ -332,16 +360,15 @@ func (g *gate) apply(cfg *Config) error {
 			g.log.Info("not listening any more", "listener", "wss", "addr", ln.Addr().String())
 		}
 	}
-	g.desk.install(g, cfg, opened.operator)
-	g.accept(opened.wss)
-	g.plain.accept(opened.http, cfg.Listen.HTTP)
-	g.acme.commit(change, cfg)
+	g.desk.install(g, cfg, c.opened.operator)
+	g.accept(c.opened.wss)
+	g.plain.accept(c.opened.http, cfg.Listen.HTTP)
+	g.acme.begin(c.acme)
 	if cfg.Log.Format != g.cfg.Log.Format {
 		g.log.Warn("log.format changes with a restart only")
 	}
 	g.watch.set(cfg.WatchConfig)
 	g.cfg = cfg
-	return nil
 }
 
 // drainNodes begins to drain the nodes that cfg takes out, and no more those
@@ -399,21 +426,20 @@ func (g *gate) summary() string {
 func (g *gate) pacing() proxy.Pacing {
 	p := proxy.Pacing{Timeout: g.cfg.Drain.Timeout, Pace: g.cfg.Drain.Pace}
 	if redirect := g.cfg.Drain.Redirect; len(redirect) > 0 {
-		routes := g.routes
-		p.Redirect = func(vhost string) string { return elsewhere(redirect, routes, vhost) }
+		p.Redirect = func(v *upstream.Vhost) string { return elsewhere(redirect, v) }
 	}
 	return p
 }
 
 // elsewhere chooses where a client of a vhost goes during a drain: to one of
 // the URLs of drain.redirect, or, for "nodes", to a node's public one.
-func elsewhere(redirect []string, routes *upstream.Table, vhost string) string {
+func elsewhere(redirect []string, vhost *upstream.Vhost) string {
 	var urls []string
 	for _, url := range redirect {
 		if url != "nodes" {
 			urls = append(urls, url)
-		} else if v, err := routes.Lookup(vhost); err == nil {
-			urls = append(urls, v.PublicURLs()...)
+		} else {
+			urls = append(urls, vhost.PublicURLs()...)
 		}
 	}
 	if len(urls) == 0 {
@@ -450,8 +476,8 @@ func (g *gate) stop() error {
 	if g.site != nil {
 		g.site.Close()
 	}
-	if g.routes != nil {
-		g.routes.Close()
+	if g.upstreams != nil {
+		g.upstreams.Close()
 	}
 	if g.store != nil {
 		g.store.Close()

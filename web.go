@@ -4,21 +4,32 @@ import (
 	"net"
 	"net/url"
 
+	"wssgate/upstream"
 	"wssgate/web"
 	"wssgate/xmpp"
 )
 
-// webOptions says what is answered to requests that are no WebSocket upgrades.
-// Port is where clients reach the TLS listener.
-func (g *gate) webOptions(cfg *Config, port int) (web.Options, error) {
+// webOptions says what is answered to requests that are no WebSocket upgrades, but
+// for HasCertificate. Port is where clients reach the TLS listener.
+func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.Options, error) {
 	o := web.Options{
-		HasCertificate: g.store.Has,
-		AllowsOrigin:   g.allowsOrigin,
-		Port:           port,
-		MaxBody:        int64(cfg.Limits.Message),
-		Page:           g.page,
-		TurnsAway:      g.turnsAway,
-		Log:            g.log,
+		AllowsOrigin: func(serverName, origin string) error {
+			v, err := routes.Lookup(serverName)
+			if err != nil {
+				return err
+			}
+			return v.AllowsOrigin(origin)
+		},
+		// What is polled for by BOSH is a new request each time, so that a drain
+		// ends sessions too.
+		TurnsAway: func(serverName string) bool {
+			v, err := routes.Lookup(serverName)
+			return err == nil && g.server.TurnsAway(v)
+		},
+		Port:    port,
+		MaxBody: int64(cfg.Limits.Message),
+		Page:    g.page,
+		Log:     g.log,
 	}
 	if len(cfg.Vhost) == 0 {
 		for name := range cfg.Upstream { // there is one only
@@ -63,23 +74,6 @@ func (c *Config) publicURLs(v *Vhost) (urls []string) {
 		}
 	}
 	return urls
-}
-
-// allowsOrigin holds a browser's Origin against the vhost of a server name.
-func (g *gate) allowsOrigin(serverName, origin string) error {
-	v, err := g.routes.Lookup(serverName)
-	if err != nil {
-		return err
-	}
-	return v.AllowsOrigin(origin)
-}
-
-// turnsAway reports whether a drain keeps new clients of a server name out.
-// What is polled for by BOSH is a new request each time, so that a drain ends
-// sessions too.
-func (g *gate) turnsAway(serverName string) bool {
-	v, err := g.routes.Lookup(serverName)
-	return err == nil && g.server.TurnsAway(v.Name())
 }
 
 // publicPort returns the port of the wss listener that URLs name: 443 where one

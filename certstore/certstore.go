@@ -10,6 +10,7 @@
 //
 //	tree    the directory as last read; only a reload touches it, under scan
 //	table   what handshakes see; immutable, swapped whole, read without a lock
+//	view    has the newest table until the next Change, then stays as it is
 //	cache   the few certificates that are parsed; its lock is held for moments
 //
 // A reload lists the directory (scan.go), reads the files that are not as they
@@ -18,6 +19,10 @@
 // the server name (name.go), looks it up, chooses among several (choose.go), parses
 // the chosen one if need be (cache.go), and so waits neither for a
 // disk nor for a reload.
+//
+// Tables that the watcher, Reload, Install and Remove make are seen at once. What
+// belongs to a new configuration is prepared as a Change, and then seen by those
+// who take its View with the rest of that configuration (view.go).
 //
 // All methods of a Store are safe for concurrent use.
 package certstore
@@ -43,7 +48,7 @@ type Options struct {
 // A Store knows all certificates. Open makes one; Close ends it.
 type Store struct {
 	log   *slog.Logger
-	table atomic.Pointer[table]
+	view  atomic.Pointer[View] // replaced by a Commit only
 	cache cache
 
 	scan    sync.Mutex // held while the directory is read
@@ -71,40 +76,28 @@ func Open(o Options) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	s.table.Store(new(table))
-	if err := s.SetDirectory(o.Directory, o.Watch); err != nil {
+	s.view.Store(s.newView(new(table)))
+	c, err := s.Prepare(o.Directory, o.Watch)
+	if err != nil {
 		return nil, err
 	}
+	c.Commit()
 	return s, nil
 }
 
-// GetCertificate is for tls.Config.GetCertificate; that Config must have no
-// Certificates.
-//
-// It answers nil, nil where it has none for the server name, or where the
-// client sent no server name: crypto/tls then sends the alert
-// unrecognized_name (RFC 6066, section 3), where an error would reach the
-// client as internal_error. Where the client can use none of the name's
-// certificates, it gets one regardless and with it a handshake_failure.
-// The caller must not change the certificate.
+// View returns the newest one.
+func (s *Store) View() *View { return s.view.Load() }
+
+// table returns the newest one.
+func (s *Store) table() *table { return s.View().table.Load() }
+
+// GetCertificate is that of the newest View.
 func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	name, err := normalName(hello.ServerName)
-	if err != nil {
-		return nil, nil
-	}
-	return s.table.Load().pick(hello, name, s.cache.get)
+	return s.View().GetCertificate(hello)
 }
 
-// Has reports whether GetCertificate has an answer for the server name,
-// be it an expired one.
-func (s *Store) Has(serverName string) bool {
-	name, err := normalName(serverName)
-	if err != nil {
-		return false
-	}
-	exact, wild := s.table.Load().lookup(name)
-	return len(exact)+len(wild) > 0
-}
+// Has is that of the newest View.
+func (s *Store) Has(serverName string) bool { return s.View().Has(serverName) }
 
 // Reload looks at the whole directory, reads what changed, and returns when
 // handshakes see it. Files that are bad are in Problems; the error is for a
@@ -122,63 +115,6 @@ func (s *Store) Reload() error {
 		return fmt.Errorf("certificates: directory %q: %w", s.tree.root, plainError(err))
 	}
 	return nil
-}
-
-// SetDirectory takes another directory, and whether to watch it. Where it
-// cannot be listed, that is an error and the old one stays in use, its
-// certificates and all. Between the two no handshake sees an empty table.
-func (s *Store) SetDirectory(dir string, watch bool) error {
-	s.scan.Lock()
-	old, err := s.setDirectory(dir, watch)
-	s.scan.Unlock()
-	if old != nil {
-		old.close() // it may be waiting for scan
-	}
-	return err
-}
-
-// setDirectory returns the watcher that is to be closed after scan, which the
-// caller holds, is free.
-func (s *Store) setDirectory(dir string, watch bool) (old *watcher, err error) {
-	if s.closed {
-		watch = false
-	}
-	var next *tree
-	if dir != "" {
-		next = newTree(dir)
-		if s.tree != nil && s.tree.root == next.root {
-			next = s.tree // so that what it kept stays
-		}
-	}
-	w := s.watcher
-	if next != s.tree || watch != (w != nil) {
-		w = nil
-		if watch && next != nil {
-			w = newWatcher(s.log, s.look)
-		}
-	}
-	if next != nil {
-		before := next.watcher
-		next.watcher = w
-		if err := next.scan(); err != nil {
-			next.watcher = before
-			if w != before {
-				old = w
-				go w.watchFiles() // close waits for its end
-			}
-			return old, fmt.Errorf("certificates: directory %q: %w", dir, plainError(err))
-		}
-	}
-	if w != s.watcher {
-		old = s.watcher
-		s.watcher = w
-		if w != nil {
-			go w.watchFiles()
-		}
-	}
-	s.tree = next
-	s.publish(false)
-	return old, nil
 }
 
 // look is what a watcher calls.
@@ -251,14 +187,14 @@ func (s *Store) publish(hasty bool) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	date := s.nextDate != 0 && now.Unix() >= s.nextDate
-	unlogged := slices.ContainsFunc(s.table.Load().problems, func(p Problem) bool { return !p.logged })
+	unlogged := slices.ContainsFunc(s.table().problems, func(p Problem) bool { return !p.logged })
 	if !changed && !date && !unlogged {
 		return
 	}
 	s.read, s.faults = all, faults
 	s.replaceTable(hasty)
 	if changed {
-		t := s.table.Load()
+		t := s.table()
 		s.log.Info("certificates: loaded", "certificates", len(t.all), "names", t.size(), "problems", len(t.problems))
 	}
 }
@@ -269,9 +205,9 @@ func (s *Store) replaceTable(hasty bool) {
 	for _, c := range s.installed {
 		all = append(all, c)
 	}
-	old := s.table.Load()
+	old := s.table()
 	next := newTable(old, all)
 	next.problems = s.problems(next, old.problems, hasty)
 	s.nextDate = next.nextDate(time.Now())
-	s.table.Store(next)
+	s.View().table.Store(next)
 }

@@ -287,19 +287,19 @@ func TestSetDirectory(t *testing.T) {
 	first.put(t, "a.pem", ca.Issue("example1.com").PEM())
 	second.put(t, "b.pem", ca.Issue("example2.com").PEM())
 	s := first.open(t)
-	if err := s.SetDirectory(string(second)+"/missing", false); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("SetDirectory = %v, want that it does not exist", err)
+	if err := setDirectory(s, string(second)+"/missing", false); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("setDirectory = %v, want that it does not exist", err)
 	}
 	if !s.Has("example1.com") {
 		t.Error("a directory that is not there took the old one's certificates away")
 	}
-	if err := s.SetDirectory(string(second), false); err != nil {
+	if err := setDirectory(s, string(second), false); err != nil {
 		t.Fatal(err)
 	}
 	if s.Has("example1.com") || !s.Has("example2.com") {
 		t.Errorf("after the move: old %t, new %t; want false, true", s.Has("example1.com"), s.Has("example2.com"))
 	}
-	if err := s.SetDirectory("", false); err != nil || s.Has("example2.com") {
+	if err := setDirectory(s, "", false); err != nil || s.Has("example2.com") {
 		t.Errorf("without a directory: %v, still there %t", err, s.Has("example2.com"))
 	}
 }

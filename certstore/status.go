@@ -49,7 +49,7 @@ type Problem struct {
 // Certificates returns all entries, ordered by name, key type and preference,
 // as they stand now. The caller may keep and change them.
 func (s *Store) Certificates() []Entry {
-	t, now := s.table.Load(), time.Now()
+	t, now := s.table(), time.Now()
 	var out []Entry
 	for _, name := range slices.SortedFunc(t.patterns(), byLabels) {
 		same, wild := t.lookupPattern(name)
@@ -127,7 +127,7 @@ func (c *certificate) where() string {
 
 // Problems returns what is wrong, ordered by file. Each stays until the file is
 // mended or removed.
-func (s *Store) Problems() []Problem { return slices.Clone(s.table.Load().problems) }
+func (s *Store) Problems() []Problem { return slices.Clone(s.table().problems) }
 
 // problems makes the list of problems of the table that is about to be, each
 // with the time when it was first seen, and logs what came and what went.
@@ -177,8 +177,8 @@ func (c *certificate) quoted() string {
 
 // Names returns how many names and wildcards have a certificate. It describes
 // none, as Certificates does.
-func (s *Store) Names() int { return s.table.Load().size() }
+func (s *Store) Names() int { return s.table().size() }
 
 // Empty reports whether there is no certificate at all: every client is
 // refused.
-func (s *Store) Empty() bool { return len(s.table.Load().all) == 0 }
+func (s *Store) Empty() bool { return len(s.table().all) == 0 }

@@ -73,7 +73,7 @@ func TestConcurrentUse(t *testing.T) {
 				t.Error(err)
 			}
 			s.Remove(SourceACME, "x")
-			if err := s.SetDirectory(string(d), false); err != nil {
+			if err := setDirectory(s, string(d), false); err != nil {
 				t.Error(err)
 			}
 		}

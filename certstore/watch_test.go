@@ -386,22 +386,22 @@ func TestWatchRealFiles(t *testing.T) {
 		s, await := watching(t, d)
 		one, two := issue("example1.com"), issue("example1.com")
 		next := newDir(t)
-		if err := s.SetDirectory(string(next), true); err != nil {
+		if err := setDirectory(s, string(next), true); err != nil {
 			t.Fatal(err)
 		}
 		next.put(t, "a.pem", one.PEM())
 		await("a file in the new one", serves(s, "example1.com", one))
 		d.put(t, "a.pem", two.PEM())
-		if err := s.SetDirectory(string(next), false); err != nil {
+		if err := setDirectory(s, string(next), false); err != nil {
 			t.Fatal(err)
 		}
 		if !serves(s, "example1.com", one)() {
 			t.Error("the old directory still counts")
 		}
-		if err := s.SetDirectory(string(next)+"/missing", true); err == nil {
+		if err := setDirectory(s, string(next)+"/missing", true); err == nil {
 			t.Error("a directory that is not there was taken")
 		}
-		if err := s.SetDirectory(string(next), true); err != nil {
+		if err := setDirectory(s, string(next), true); err != nil {
 			t.Fatal(err)
 		}
 		next.put(t, "a.pem", two.PEM())
@@ -417,8 +417,8 @@ func TestWatchRealFiles(t *testing.T) {
 		if !serves(s, "example1.com", one)() {
 			t.Error("a closed Store does not answer")
 		}
-		if err := s.SetDirectory(string(d), true); err != nil || s.watcher != nil {
-			t.Errorf("SetDirectory after Close: %v, watching %t", err, s.watcher != nil)
+		if err := setDirectory(s, string(d), true); err != nil || s.watcher != nil {
+			t.Errorf("setDirectory after Close: %v, watching %t", err, s.watcher != nil)
 		}
 	})
 }

@@ -73,10 +73,10 @@ func passes(err error) bool {
 // closes it where a limit is reached. It does that before the next accept, so
 // that Shutdown never misses a connection that is on its way.
 func (s *Server) admit(conn net.Conn) {
-	set := s.settings.Load()
+	now := s.now.Load()
 	key := keyOf(conn.RemoteAddr())
-	perClient := set.PerClient
-	if set.sendsProxyHeader(addrPortOf(conn.RemoteAddr()).Addr()) {
+	perClient := now.PerClient
+	if now.sendsProxyHeader(addrPortOf(conn.RemoteAddr()).Addr()) {
 		perClient = 0 // its clients are counted, once they are known
 	}
 	s.mu.Lock()
@@ -84,7 +84,7 @@ func (s *Server) admit(conn net.Conn) {
 	switch {
 	case s.stopped, s.ended:
 		limit = limitDrain
-	case s.open >= set.connections:
+	case s.open >= now.connections:
 		limit = limitConnections
 	case perClient > 0 && key.IsValid() && s.clients[key] >= perClient:
 		limit = limitPerClient
@@ -103,7 +103,7 @@ func (s *Server) admit(conn net.Conn) {
 		return
 	}
 	s.stats.accepted.Add(1)
-	c := &clientConn{server: s, set: set, sock: &sock{conn: conn}, key: key}
+	c := &clientConn{server: s, config: now, sock: &sock{conn: conn}, key: key}
 	s.places.arrive()
 	go c.serve()
 }

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"wssgate/upstream"
 )
 
 // A Target says which tunnels a drain is for: those of a vhost, by its
@@ -64,7 +66,7 @@ type Pacing struct {
 
 	// Redirect, where it returns a URL, sends clients that come during the
 	// drain there, in XMPP's words. Otherwise they get 503. Nil: 503 for all.
-	Redirect func(vhost string) string
+	Redirect func(*upstream.Vhost) string
 }
 
 // gentlePace is how many clients a second may come back anywhere without harm.
@@ -119,18 +121,18 @@ func (s *Server) StopDrain(target Target) bool {
 
 type activeDrain struct {
 	*drainOrder
-	redirect func(vhost string) string
+	redirect func(*upstream.Vhost) string
 }
 
 // turnsAway reports whether a drain keeps new clients of a vhost out, and the
 // URL where they are to go instead, if there is one. A node's drain does not:
 // its upstream chooses another node for them.
-func (s *Server) turnsAway(vhost string) (away bool, elsewhere string) {
+func (s *Server) turnsAway(vhost *upstream.Vhost) (away bool, elsewhere string) {
 	s.mu.Lock()
 	orders := s.orders
 	s.mu.Unlock()
 	for _, a := range orders {
-		if a.target == (Target{}) || a.target.Vhost == vhost {
+		if a.target == (Target{}) || a.target.Vhost == vhost.Name() {
 			if a.redirect != nil {
 				return true, a.redirect(vhost)
 			}
@@ -141,7 +143,7 @@ func (s *Server) turnsAway(vhost string) (away bool, elsewhere string) {
 }
 
 // TurnsAway reports whether a drain keeps new clients of a vhost out.
-func (s *Server) TurnsAway(vhost string) bool {
+func (s *Server) TurnsAway(vhost *upstream.Vhost) bool {
 	away, _ := s.turnsAway(vhost)
 	return away
 }

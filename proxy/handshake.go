@@ -19,10 +19,11 @@ const (
 )
 
 // tlsConfig is the configuration of every client's connection: crypto/tls's
-// own choice of versions, cipher suites and key exchanges.
+// own choice of versions, cipher suites and key exchanges. It outlives all
+// Configurations, and with it the keys of tickets.
 func (s *Server) tlsConfig() *tls.Config {
 	cfg := &tls.Config{
-		GetCertificate: s.getCertificate,
+		GetCertificate: getCertificate,
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{alpnHTTP},
 		// Or the first 128 KiB of a connection go out in small records.
@@ -30,6 +31,8 @@ func (s *Server) tlsConfig() *tls.Config {
 	}
 	// A resumed connection sees no certificate. So a ticket is good for the
 	// server name that it was made for, and only while that has one.
+	nameless := cfg.Clone()
+	nameless.SessionTicketsDisabled = true
 	cfg.WrapSession = func(cs tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
 		session.Extra = append(session.Extra, ticketName(cs.ServerName))
 		return cfg.EncryptTicket(cs, session)
@@ -40,70 +43,57 @@ func (s *Server) tlsConfig() *tls.Config {
 			return nil, err
 		}
 		for _, extra := range session.Extra {
-			if bytes.Equal(extra, ticketName(cs.ServerName)) && s.options.HasCertificate(cs.ServerName) {
+			if bytes.Equal(extra, ticketName(cs.ServerName)) {
 				return session, nil
 			}
 		}
 		return nil, nil
 	}
-	if s.options.ChallengeCertificate != nil {
-		cfg.GetConfigForClient = s.challengeConfig()
-	}
-	return cfg
-}
-
-// challengeConfig returns a function for tls.Config.GetConfigForClient, which
-// gives a CA's ClientHello a configuration of its own: no ordinary client can
-// be shown a challenge's certificate, and no CA another one.
-func (s *Server) challengeConfig() func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	// A CA's ClientHello has a configuration of its own: no ordinary client can
+	// be shown a challenge's certificate, and no CA another one.
 	challenge := &tls.Config{
 		GetCertificate:         s.challengeCertificate,
 		MinVersion:             tls.VersionTLS12,
 		NextProtos:             []string{alpnACME},
 		SessionTicketsDisabled: true,
 	}
-	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == alpnACME {
+	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		c := patientOf(hello).client
+		c.config = s.now.Load()
+		switch {
+		case s.challenge != nil && len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == alpnACME:
 			return challenge, nil
+		case !c.config.HasCertificate(hello.ServerName):
+			return nameless, nil
 		}
-		return nil, nil // the ordinary one
+		return nil, nil // cfg itself
 	}
+	return cfg
 }
 
 // getCertificate notes where there is none: crypto/tls has no error of its own
 // for that.
-func (s *Server) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	cert, err := s.options.GetCertificate(hello)
-	if cert == nil && err == nil {
-		if c := patientOf(hello); c != nil {
-			c.nameless = true
-		}
-	}
+func getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	p := patientOf(hello)
+	cert, err := p.client.config.GetCertificate(hello)
+	p.nameless = cert == nil && err == nil
 	return cert, err
 }
 
 // challengeCertificate is getCertificate for a CA. The answer may be on a disk,
 // and a slow one must not keep clients out: the handshake has no place meanwhile.
 func (s *Server) challengeCertificate(hello *tls.ClientHelloInfo) (cert *tls.Certificate, err error) {
-	c := patientOf(hello)
-	if c == nil {
-		return s.options.ChallengeCertificate(hello)
-	}
-	if placeErr := c.pausedFor(func() { cert, err = s.options.ChallengeCertificate(hello) }); placeErr != nil {
+	p := patientOf(hello)
+	if placeErr := p.pausedFor(func() { cert, err = s.challenge(hello) }); placeErr != nil {
 		return nil, placeErr
 	}
-	c.nameless = cert == nil && err == nil
+	p.nameless = cert == nil && err == nil
 	return cert, err
 }
 
 // patientOf returns the connection that a ClientHello came on.
 func patientOf(hello *tls.ClientHelloInfo) *patientConn {
-	if sock, ok := hello.Conn.(*sock); ok {
-		if patient, ok := sock.conn.(*patientConn); ok {
-			return patient
-		}
-	}
-	return nil
+	return hello.Conn.(*sock).conn.(*patientConn)
 }
 
 // ticketName is what a session ticket says of the server name it is for.
@@ -113,7 +103,7 @@ func ticketName(serverName string) []byte { return []byte("wssgate name " + serv
 // serves it.
 type clientConn struct {
 	server *Server
-	set    *settings
+	config *configuration // of its accept, and from its ClientHello on of then
 	sock   *sock
 	tls    *tls.Conn
 	key    clientKey
@@ -143,7 +133,7 @@ func (c *clientConn) close(conn net.Conn) {
 // close the connection: it failed, or was all that a CA wanted.
 func (c *clientConn) handshake() bool {
 	s := c.server
-	deadline := time.Now().Add(c.set.HandshakeTimeout)
+	deadline := time.Now().Add(c.config.HandshakeTimeout)
 	c.sock.conn.SetDeadline(deadline)
 	if !readable(c.sock.conn) {
 		s.places.silent()
@@ -165,7 +155,7 @@ func (c *clientConn) handshake() bool {
 		c.debug("TLS handshake", err)
 		return false
 	}
-	patient := &patientConn{Conn: c.sock.conn, places: s.places, deadline: deadline}
+	patient := &patientConn{Conn: c.sock.conn, client: c, places: s.places, deadline: deadline}
 	c.sock.conn = patient
 	c.tls = tls.Server(c.sock, s.tls)
 	err := c.tls.Handshake()
@@ -194,6 +184,7 @@ func (c *clientConn) debug(what string, err error) {
 // client.
 type patientConn struct {
 	net.Conn
+	client   *clientConn
 	places   *places
 	deadline time.Time
 	out      bool // it did not get its place again

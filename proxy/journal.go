@@ -37,14 +37,14 @@ type tunnelInfo struct {
 func newTunnel(c *clientConn, req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) *tunnel {
 	serverName := c.tls.ConnectionState().ServerName
 	t := &tunnel{
-		settings: &c.set.tunnel,
+		settings: &c.config.tunnel,
 		info: &tunnelInfo{
 			client: c.client, key: c.key,
 			serverName: serverName, host: serverName, path: "/",
 			vhost: vhost, upstream: up, began: time.Now(),
 			server: c.server, elsewhere: c.elsewhere,
 		},
-		client:   leg{sock: c.sock, tls: c.tls, held: rest, scan: scanner{fromClient: true, limit: c.set.Message, keep: 1}},
+		client:   leg{sock: c.sock, tls: c.tls, held: rest, scan: scanner{fromClient: true, limit: c.config.Message, keep: 1}},
 		upstream: upstreamLeg(up),
 		onDone:   c.server.tunnelDone,
 	}

@@ -31,7 +31,7 @@ var blankLine = []byte("\r\n\r\n")
 func (c *clientConn) request(read []byte) bool {
 	pooled := heads.Get().(*[2 << 10]byte)
 	defer heads.Put(pooled)
-	c.sock.conn.SetDeadline(time.Now().Add(c.set.RequestTimeout))
+	c.sock.conn.SetDeadline(time.Now().Add(c.config.RequestTimeout))
 	if !c.server.enter(c.sock.conn, phaseSilent) {
 		return false
 	}
@@ -157,7 +157,7 @@ func (c *clientConn) upgrade(head []byte, req *request) (*upstream.Conn, *upstre
 		return nil, nil, c.dialRefusal(dialErr)
 	}
 	if err == nil {
-		c.sock.conn.SetDeadline(time.Now().Add(c.set.RequestTimeout))
+		c.sock.conn.SetDeadline(time.Now().Add(c.config.RequestTimeout))
 		_, err = c.tls.Write(answer.Bytes())
 	}
 	if err != nil {
@@ -209,7 +209,7 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 		return nil, &refusal{status: http.StatusMisdirectedRequest, text: "The request's Host is another than the TLS server name.",
 			err: errors.New("host " + strconv.Quote(req.host) + ", server name " + strconv.Quote(serverName))}
 	}
-	vhost, err := c.server.options.Routes.Lookup(serverName)
+	vhost, err := c.config.Routes.Lookup(serverName)
 	if err != nil {
 		return nil, &refusal{status: http.StatusNotFound, text: "There is no XMPP service for this name.", err: err}
 	}
@@ -219,7 +219,7 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	if err := vhost.AllowsOrigin(req.origin); err != nil {
 		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}
 	}
-	away, elsewhere := c.server.turnsAway(vhost.Name())
+	away, elsewhere := c.server.turnsAway(vhost)
 	if away && elsewhere == "" {
 		return nil, &refusal{status: http.StatusServiceUnavailable, text: "This gate takes no new clients at the moment. Try again in a while.",
 			header: "Retry-After: 5\r\n", err: errClosing}

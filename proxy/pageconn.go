@@ -124,7 +124,9 @@ func (c *clientConn) toPages(read []byte, head int) bool {
 
 // nextRequest waits for another request on a connection that the pages kept,
 // and goes on as with the first one. Read are bytes of it that are there
-// already.
+// already. A client may keep its connection for days, so each request has the
+// Configuration of its time; like a ticket, a connection is worth nothing for a
+// name that has lost its certificate.
 func (c *clientConn) nextRequest(read []byte) {
 	conn := c.sock.conn
 	conn.SetDeadline(time.Now().Add(keepTimeout))
@@ -134,7 +136,8 @@ func (c *clientConn) nextRequest(read []byte) {
 		n, _ := c.tls.Read(one[:])
 		read, more = one[:n], n > 0
 	}
-	if !more {
+	c.config = c.server.now.Load()
+	if more = more && c.config.HasCertificate(c.tls.ConnectionState().ServerName); !more {
 		c.tls.Close() // which says goodbye
 	}
 	if kept := more && c.request(read); !kept {

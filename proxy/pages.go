@@ -41,11 +41,11 @@ const (
 	keepTimeout = 90 * time.Second
 )
 
-func newPages(handler http.Handler, log *slog.Logger) *pages {
+func newPages(log *slog.Logger) *pages {
 	ctx, drain := context.WithCancel(context.Background())
 	p := &pages{conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{}), drain: drain}
 	p.server = &http.Server{
-		Handler:           underServerName(handler),
+		Handler:           http.HandlerFunc(underServerName),
 		ReadHeaderTimeout: 10 * time.Second, // it is there already
 		ReadTimeout:       pageRequestTimeout,
 		WriteTimeout:      pageAnswerTimeout,
@@ -108,25 +108,23 @@ func (p *pages) Addr() net.Addr { return &net.TCPAddr{} }
 // pageConnKey finds a request's *pageConn in its context.
 type pageConnKey struct{}
 
-// underServerName completes what net/http knows of a request, and refuses one
-// that is for another vhost than its connection.
-func underServerName(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn := r.Context().Value(pageConnKey{}).(*pageConn)
-		if !conn.framed {
-			w.Header().Set("Connection", "close")
-		}
-		if c := conn.client.client; c.IsValid() {
-			r.RemoteAddr = c.String()
-		}
-		if r.Host == "" && !r.ProtoAtLeast(1, 1) {
-			r.Host = r.TLS.ServerName // HTTP/1.0 need not say it
-		}
-		if !hostIs(r.Host, r.TLS.ServerName) {
-			w.Header().Set("Connection", "close")
-			http.Error(w, "421 Misdirected Request\n\nThe request's Host is another than the TLS server name.", http.StatusMisdirectedRequest)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+// underServerName completes what net/http knows of a request, and hands it to the
+// Pages of its connection. It refuses one that is for another vhost.
+func underServerName(w http.ResponseWriter, r *http.Request) {
+	conn := r.Context().Value(pageConnKey{}).(*pageConn)
+	if !conn.framed {
+		w.Header().Set("Connection", "close")
+	}
+	if c := conn.client.client; c.IsValid() {
+		r.RemoteAddr = c.String()
+	}
+	if r.Host == "" && !r.ProtoAtLeast(1, 1) {
+		r.Host = r.TLS.ServerName // HTTP/1.0 need not say it
+	}
+	if !hostIs(r.Host, r.TLS.ServerName) {
+		w.Header().Set("Connection", "close")
+		http.Error(w, "421 Misdirected Request\n\nThe request's Host is another than the TLS server name.", http.StatusMisdirectedRequest)
+		return
+	}
+	conn.client.config.Pages.ServeHTTP(w, r)
 }

@@ -15,6 +15,14 @@
 //	dial       the same                     the upstream has said 101
 //	tunnel     a driver: the event loop     no goroutine, no buffer while idle
 //
+// All that may change while the Server runs is one Configuration behind one atomic
+// pointer. A connection takes it twice: at accept, for the places and limits that
+// come before TLS; and at its ClientHello, for everything from the certificate to
+// the 101 or the refusal. So a reload in between neither mixes the certificate of
+// one with the routes of another, nor has to wait. Of the second one a tunnel keeps
+// its vhost and its settings. A further request on a connection that the pages kept
+// is a new beginning.
+//
 // A goroutine closes the connection when it gives up; once driver.take has
 // returned nil the driver does. A request that is no WebSocket upgrade goes to
 // an http.Server, which owns the connection until it has answered (pages.go).
@@ -35,9 +43,22 @@ import (
 	"wssgate/upstream"
 )
 
-// Options are what a Server is made from. All fields but
-// ChallengeCertificate, Pages and Log are required.
+// Options are what a Server is made from. ChallengeCertificate and Log may be nil.
 type Options struct {
+	Configuration // the first one
+
+	// ChallengeCertificate answers a CA's ClientHello, which offers acme-tls/1
+	// and nothing else (RFC 8737); GetCertificate is not asked then, and the
+	// connection ends with the handshake. Nil, nil: there is no such challenge.
+	// It may read a disk, as no client waits for it. Nil: no CA is answered.
+	ChallengeCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+
+	Log *slog.Logger // nil: slog.Default()
+}
+
+// A Configuration is what connections are served by. All fields but Pages are
+// required. What it leads to must not change with another configuration.
+type Configuration struct {
 	// GetCertificate answers a ClientHello; nil, nil means that the name is
 	// refused with the alert unrecognized_name. It must not block.
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
@@ -46,15 +67,9 @@ type Options struct {
 	// A ticket of an earlier connection is worth nothing without it.
 	HasCertificate func(serverName string) bool
 
-	// ChallengeCertificate answers a CA's ClientHello, which offers acme-tls/1
-	// and nothing else (RFC 8737); GetCertificate is not asked then, and the
-	// connection ends with the handshake. Nil, nil: there is no such challenge.
-	// It may read a disk, as no client waits for it. Nil: no CA is answered.
-	ChallengeCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-
-	// Routes says which upstream takes a stream. Its Options.Wrap must be
+	// Routes say which upstream takes a stream. Their Options.Wrap must be
 	// WrapUpstream.
-	Routes *upstream.Table
+	Routes *upstream.Routes
 
 	// Pages answers what is no WebSocket upgrade: HTTP/1.1 under the TLS server
 	// name, which Host agrees with. A handler may keep its client waiting: it
@@ -63,11 +78,9 @@ type Options struct {
 	Pages http.Handler
 
 	Settings Settings
-	Log      *slog.Logger // nil: slog.Default()
 }
 
-// Settings can change while the Server runs. New connections get the new ones,
-// tunnels go on under what they began with.
+// Settings are numbers. Tunnels go on under those that they began with.
 type Settings struct {
 	Connections   int   // connections at once; never more than file descriptors allow, and 0: as many
 	PerClient     int   // connections from one client address; 0: no limit
@@ -92,16 +105,16 @@ type Settings struct {
 // A Server serves clients on any number of listeners. Make one with New; its
 // methods may be called at the same time.
 type Server struct {
-	options  Options
-	log      *slog.Logger
-	tls      *tls.Config
-	settings atomic.Pointer[settings]
-	pages    *pages
-	places   *places
-	driver   driver      // for sockets
-	pumps    *goroutines // for connections without a descriptor
-	journal  *journal
-	stats    stats
+	challenge func(*tls.ClientHelloInfo) (*tls.Certificate, error) // nil: no CA is answered
+	log       *slog.Logger
+	tls       *tls.Config
+	now       atomic.Pointer[configuration]
+	pages     *pages
+	places    *places
+	driver    driver      // for sockets
+	pumps     *goroutines // for connections without a descriptor
+	journal   *journal
+	stats     stats
 
 	ctx       context.Context // ends when Shutdown's deadline passes
 	cancel    context.CancelFunc
@@ -122,7 +135,12 @@ type Server struct {
 	early     map[net.Conn]phase // connections that are not tunnels yet
 }
 
-// settings are Settings with what is derived from them.
+// A configuration is a Configuration with what is derived from it.
+type configuration struct {
+	Configuration
+	*settings // for themselves: a tunnel keeps these, and must not keep the rest
+}
+
 type settings struct {
 	Settings
 	connections int
@@ -132,7 +150,7 @@ type settings struct {
 // New makes a Server and starts its event loop, which Shutdown ends.
 func New(o Options) (*Server, error) {
 	s := &Server{
-		options:   o,
+		challenge: o.ChallengeCertificate,
 		log:       o.Log,
 		places:    newPlaces(),
 		pumps:     newGoroutines(),
@@ -158,21 +176,20 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.journal = newJournal(s.log)
-	s.SetSettings(o.Settings)
-	handler := o.Pages
-	if handler == nil {
-		handler = http.NotFoundHandler()
-	}
-	s.pages = newPages(handler, s.log)
+	s.Configure(o.Configuration)
+	s.pages = newPages(s.log)
 	if !Lends() {
 		s.log.Warn("this build's Go release is not known well enough: an idle connection keeps its TLS buffers")
 	}
 	return s, nil
 }
 
-// SetSettings replaces the settings for connections that are accepted from now
-// on; limits hold at once.
-func (s *Server) SetSettings(set Settings) {
+// Configure has c serve every connection that comes, or says its ClientHello, from
+// now on. Others end under what they began with, and nobody waits: it is one store
+// of one pointer. What all connections share follows it, the places for handshakes
+// and the sampling of the log.
+func (s *Server) Configure(c Configuration) {
+	set := c.Settings
 	connections := descriptorLimit()
 	if set.Connections > connections {
 		s.log.Warn("limits.connections is more than the file descriptors allow", "connections", set.Connections, "allowed", connections,
@@ -180,13 +197,22 @@ func (s *Server) SetSettings(set Settings) {
 	} else if set.Connections > 0 {
 		connections = set.Connections
 	}
-	s.settings.Store(&settings{
+	if c.Pages == nil {
+		c.Pages = http.NotFoundHandler()
+	}
+	s.now.Store(&configuration{c, &settings{
 		Settings:    set,
 		connections: connections,
 		tunnel:      tunnelSettings{backlog: set.ClientBacklog, ping: set.Ping, pong: set.Pong},
-	})
+	}})
 	s.places.limit(set.Handshakes)
 	s.journal.sample.Store(int64(set.LogSample))
+}
+
+// Pages returns a handler that asks the Pages of the moment, for requests that
+// come another way.
+func (s *Server) Pages() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.now.Load().Pages.ServeHTTP(w, r) })
 }
 
 // Connections returns how many connections are open, tunnels included.

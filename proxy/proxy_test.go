@@ -55,26 +55,20 @@ func newGateFor(t testing.TB, routing upstream.Options, edit ...func(*Options)) 
 	cert := g.ca.Issue(testName).TLS()
 	log := slog.New(slog.NewTextHandler(g.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	routing.Wrap, routing.Log = WrapUpstream, log
-	routes, err := upstream.New(routing)
+	table, err := upstream.New(routing)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := Options{
-		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			if hello.ServerName != testName {
-				return nil, nil
-			}
-			return cert, nil
-		},
+	o := Options{Log: log, Configuration: Configuration{
+		GetCertificate: only(cert),
 		HasCertificate: func(name string) bool { return name == testName },
-		Routes:         routes,
-		Log:            log,
+		Routes:         table.Routes(),
 		Settings: Settings{
 			Handshakes: 16, Message: 1 << 20, ClientBacklog: 1 << 20,
 			HandshakeTimeout: 5 * time.Second, RequestTimeout: 5 * time.Second,
 			Ping: 30 * time.Second, Pong: 20 * time.Second,
 		},
-	}
+	}}
 	for _, f := range edit {
 		f(&o)
 	}
@@ -98,12 +92,22 @@ func newGateFor(t testing.TB, routing upstream.Options, edit ...func(*Options)) 
 		if err := <-served; err != nil {
 			t.Errorf("Serve = %v", err)
 		}
-		routes.Close()
+		table.Close()
 		if t.Failed() {
 			t.Logf("log of the gate:\n%s", g.logs)
 		}
 	})
 	return g
+}
+
+// only has one certificate, for testName.
+func only(cert *tls.Certificate) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if hello.ServerName != testName {
+			return nil, nil
+		}
+		return cert, nil
+	}
 }
 
 func (g *gate) target() xmpptest.Target {
@@ -273,7 +277,7 @@ func TestShutdownDespiteKnocking(t *testing.T) {
 	c := g.dial()
 	pingPong(t, c)
 	down := make(chan error, 1)
-	elsewhere := func(string) string { return "wss://other.example/" }
+	elsewhere := func(*upstream.Vhost) string { return "wss://other.example/" }
 	go func() { down <- g.Shutdown(context.Background(), Pacing{Timeout: time.Minute, Redirect: elsewhere}) }()
 	if f, err := c.ReadFrame(); err != nil || f.Header.OpCode != ws.OpClose {
 		t.Fatalf("frame = %v, %v; want a Close", f.Header, err)

@@ -111,7 +111,7 @@ func readProxyV2(r io.Reader, head []byte) (client, local netip.AddrPort, err er
 // addresses in it for the client's. A peer of another network is its own
 // client; a header from there is no TLS, and ends the connection.
 func (c *clientConn) proxied() error {
-	if !c.set.sendsProxyHeader(c.client.Addr()) {
+	if !c.config.sendsProxyHeader(c.client.Addr()) {
 		return nil
 	}
 	client, local, err := readProxyHeader(c.sock.conn)
@@ -134,7 +134,7 @@ func (s *Server) rekey(c *clientConn) error {
 	key := keyOfAddr(c.client.Addr())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.set.PerClient > 0 && s.clients[key] >= c.set.PerClient {
+	if c.config.PerClient > 0 && s.clients[key] >= c.config.PerClient {
 		return errPerClient
 	}
 	s.uncount(c.key)

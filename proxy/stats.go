@@ -78,7 +78,7 @@ type Durations struct {
 func (s *Server) Counts() Counts {
 	c := Counts{
 		Connections: s.Connections(),
-		Limit:       s.settings.Load().connections,
+		Limit:       s.now.Load().connections,
 		Accepted:    s.stats.accepted.Load(),
 		Refused:     map[string]int64{},
 		Refusals:    map[int]int64{},

@@ -267,8 +267,8 @@ func TestPinnedNode(t *testing.T) {
 			{Names: []string{"f.example1.com"}, Node: "t2", Fallback: true},
 		}
 		tab := table(t, o)
-		pinned, _ := tab.Lookup("t2.example1.com")
-		fallback, _ := tab.Lookup("f.example1.com")
+		pinned, _ := tab.Routes().Lookup("t2.example1.com")
+		fallback, _ := tab.Routes().Lookup("f.example1.com")
 		for _, v := range []*Vhost{pinned, fallback} {
 			got, conns := tunnels(t, v, 50)
 			release(conns)

@@ -93,7 +93,7 @@ func (c *cluster) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 func (c *cluster) vhost(t *testing.T, g GroupOptions, nodes ...NodeOptions) (*Table, *Vhost) {
 	t.Helper()
 	tab := table(t, c.options(g, nodes...))
-	v, err := tab.Lookup("x")
+	v, err := tab.Routes().Lookup("x")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,7 +101,7 @@ func TestDialTriesTheNextNode(t *testing.T) {
 		{Name: "dead", URL: "ws://" + closedPort(t)},
 		{Name: "alive", URL: wsURL(node)},
 	}}}})
-	v, _ := tab.Lookup("x")
+	v, _ := tab.Routes().Lookup("x")
 	for range 20 { // by chance the living one is drawn first, but not always
 		c := dialOK(t, v)
 		if c.Node.Name() != "alive" || c.Address != node.Addr().String() || c.Node.Upstream() != "tigase" {
@@ -162,7 +162,7 @@ func TestDialErrors(t *testing.T) {
 				}
 				g.Nodes = append(g.Nodes, NodeOptions{Name: "n" + string(rune('1'+i)), URL: u})
 			}
-			v, err := table(t, Options{Upstreams: []GroupOptions{g}}).Lookup("x")
+			v, err := table(t, Options{Upstreams: []GroupOptions{g}}).Routes().Lookup("x")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -215,7 +215,7 @@ func TestDialClientsFaultIsNotTheNodes(t *testing.T) {
 		io.WriteString(c, "HTTP/1.1 404 Not Found\r\n\r\n")
 	})
 	tab := table(t, Options{Upstreams: []GroupOptions{{Name: "a", Nodes: []NodeOptions{{URL: "ws://" + node.Addr().String()}}}}})
-	v, _ := tab.Lookup("x")
+	v, _ := tab.Routes().Lookup("x")
 	wrong := *request
 	for uri, status := range map[string]int{"/none": 502, "none": 400, "/ HTTP/1.1\r\nX: y": 400} {
 		wrong.RequestURI = uri
@@ -299,7 +299,7 @@ func TestDialWrap(t *testing.T) {
 				given = &wrapped{raw}
 				return given
 			},
-		}).Lookup("x")
+		}).Routes().Lookup("x")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -382,7 +382,7 @@ func TestDialProxyHeaderInOneWrite(t *testing.T) {
 		v, err := table(t, Options{
 			Upstreams: []GroupOptions{{Name: "a", Nodes: []NodeOptions{{URL: wsURL(node)}}, ProxyProtocol: version}},
 			Wrap:      func(c net.Conn) net.Conn { return &countingConn{c, &writes} },
-		}).Lookup("x")
+		}).Routes().Lookup("x")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -134,6 +134,17 @@ func table(t *testing.T, o Options) *Table {
 	return tab
 }
 
+// update is what a reload does.
+func update(t *testing.T, tab *Table, o Options) {
+	t.Helper()
+	r, err := Prepare(o)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	tab.Commit(r)
+}
+
 // one is a table of a single group with these node URLs.
 func one(t *testing.T, g GroupOptions, urls ...string) *Vhost {
 	t.Helper()
@@ -141,7 +152,7 @@ func one(t *testing.T, g GroupOptions, urls ...string) *Vhost {
 	for _, u := range urls {
 		g.Nodes = append(g.Nodes, NodeOptions{URL: u})
 	}
-	v, err := table(t, Options{Upstreams: []GroupOptions{g}}).Lookup("example1.com")
+	v, err := table(t, Options{Upstreams: []GroupOptions{g}}).Routes().Lookup("example1.com")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -311,9 +311,7 @@ func TestUpdateProbes(t *testing.T) {
 		if s := tab.Status()[0].Nodes[0].State; s != StateOut {
 			t.Fatalf("state %q; want out", s)
 		}
-		if err := tab.Update(c.options(GroupOptions{}, three[0])); err != nil {
-			t.Fatal(err)
-		}
+		update(t, tab, c.options(GroupOptions{}, three[0]))
 		if s := tab.Status()[0].Nodes[0].State; s != StateUp {
 			t.Errorf("state %q after probes were turned off; want up", s)
 		}
@@ -323,9 +321,7 @@ func TestUpdateProbes(t *testing.T) {
 		if n := c.count()[at1]; n != 0 {
 			t.Errorf("%d probes after they were turned off", n)
 		}
-		if err := tab.Update(c.options(probing(""), three[0])); err != nil {
-			t.Fatal(err)
-		}
+		update(t, tab, c.options(probing(""), three[0]))
 		time.Sleep(time.Minute)
 		within(t, "probes in a minute", c.count()[at1], 5, 9)
 	})

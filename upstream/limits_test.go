@@ -144,7 +144,7 @@ func TestDialTimeoutIsShared(t *testing.T) {
 		o := c.options(GroupOptions{DialTimeout: 4 * time.Second}, three[:2]...)
 		o.Vhosts = []VhostOptions{{Names: []string{"x"}, Node: "t1", Fallback: true}}
 		tab := table(t, o)
-		v, _ := tab.Lookup("x")
+		v, _ := tab.Routes().Lookup("x")
 		start := time.Now()
 		conn, err := v.Dial(t.Context(), request)
 		if err != nil {

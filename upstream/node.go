@@ -14,7 +14,7 @@ import (
 )
 
 // A Node is one entry of an upstream's nodes. It never changes; compare nodes
-// by upstream and name, for Update makes new ones.
+// by upstream and name, for a reload makes new ones.
 type Node struct {
 	group     *group
 	name      string
@@ -43,12 +43,20 @@ func (n *Node) URL() string { return n.loc.url }
 // PublicURL is where clients reach this node through a gate, or "".
 func (n *Node) PublicURL() string { return n.publicURL }
 
-// Leaving is true once the node is to have no streams: it is drained, or an
-// Update took it away. It looks at the configuration of now, not of then.
+// Leaving is true once the node is to have no streams: it is drained, or a
+// Commit took it away. It looks at the configuration of now, not of then.
 func (n *Node) Leaving() bool { return n.server.drained.Load() || n.server.gone.Load() }
 
-// serverKey says when a node is still the same one after an Update.
-type serverKey struct{ group, node, url string }
+// serverKey says when a node is still the same one after a Commit.
+type serverKey struct {
+	nodeName
+	url string
+}
+
+// A nodeName is what a node is called in the configuration.
+type nodeName struct{ group, node string }
+
+func (n *Node) called() nodeName { return nodeName{n.group.name, n.name} }
 
 // A server is the lasting half of a Node.
 type server struct {
@@ -102,7 +110,7 @@ func (n *Node) endpoints() []endpoint {
 // time. The caller holds t.mu.
 func (s *server) follow(t *Table, n *Node) {
 	s.node.Store(n)
-	s.drained.Store(n.drain)
+	s.drained.Store(n.drain || t.drained[n.called()])
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.end == nil {

@@ -89,7 +89,7 @@ func named(t *testing.T, c *cluster, d *fakeDNS, g GroupOptions, nodes ...NodeOp
 	o := c.options(g, nodes...)
 	o.Resolver = d
 	tab := table(t, o)
-	v, err := tab.Lookup("x")
+	v, err := tab.Routes().Lookup("x")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,8 +378,10 @@ func TestCloseWhileDNSHangs(t *testing.T) {
 		if took := time.Since(start); took != 0 {
 			t.Errorf("Close took %v", took)
 		}
-		if err := tab.Update(Options{}); !errors.Is(err, net.ErrClosed) {
-			t.Errorf("Update after Close: %v", err)
+		before := tab.Routes()
+		update(t, tab, newCluster(nil, at1).options(GroupOptions{}, three[0]))
+		if tab.Routes() != before {
+			t.Error("committed after Close")
 		}
 		if _, err := v.Dial(t.Context(), request); err == nil {
 			t.Error("dialled without an address")

@@ -25,8 +25,8 @@ type group struct {
 }
 
 // newRoutes checks o and makes routes of it. Its nodes have no server yet.
-func newRoutes(o Options) (*routes, error) {
-	r := &routes{exact: map[string]*Vhost{}, wild: map[string]*Vhost{}, env: newEnvironment(o)}
+func newRoutes(o Options) (*Routes, error) {
+	r := &Routes{exact: map[string]*Vhost{}, wild: map[string]*Vhost{}, env: newEnvironment(o)}
 	var m mistakes
 	if len(o.Upstreams) == 0 {
 		m.add("upstream", `write [upstream.tigase] with nodes = ["ws://127.0.0.1:5290/"]`, "none is configured")
@@ -50,7 +50,7 @@ func newRoutes(o Options) (*routes, error) {
 	return r, m.err()
 }
 
-func (r *routes) group(name string) *group {
+func (r *Routes) group(name string) *group {
 	i := slices.IndexFunc(r.groups, func(g *group) bool { return g.name == name })
 	if i < 0 {
 		return nil
@@ -176,7 +176,7 @@ func nodeTLS(base *tls.Config, loc location) *tls.Config {
 	return c
 }
 
-func (r *routes) addVhost(i int, o VhostOptions, m *mistakes) {
+func (r *Routes) addVhost(i int, o VhostOptions, m *mistakes) {
 	where := fmt.Sprintf("vhost %d", i+1)
 	if len(o.Names) > 0 {
 		where = fmt.Sprintf("vhost %q", o.Names[0])
@@ -237,7 +237,7 @@ func (r *routes) addVhost(i int, o VhostOptions, m *mistakes) {
 	}
 }
 
-func (r *routes) addByDomain(where string, v *Vhost, o VhostOptions, m *mistakes) {
+func (r *Routes) addByDomain(where string, v *Vhost, o VhostOptions, m *mistakes) {
 	v.routeTo, v.byDomain = o.RouteTo, map[string]*group{}
 	if len(o.ByDomain) > 0 && !o.RouteTo {
 		m.add(where, `write route = "to"`, "by_domain without route = \"to\"")
@@ -255,7 +255,7 @@ func (r *routes) addByDomain(where string, v *Vhost, o VhostOptions, m *mistakes
 	}
 }
 
-func (r *routes) knownGroups() string {
+func (r *Routes) knownGroups() string {
 	var names []string
 	for _, g := range r.groups {
 		names = append(names, fmt.Sprintf("%q", g.name))

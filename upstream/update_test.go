@@ -22,15 +22,13 @@ func TestUpdateKeepsWhatStays(t *testing.T) {
 		o := c.options(GroupOptions{}, NodeOptions{Name: "t1", URL: "ws://t1:5290/"}, three[1])
 		o.Resolver = d
 		tab := table(t, o)
-		v, _ := tab.Lookup("x")
+		v, _ := tab.Routes().Lookup("x")
 		_, conns := tunnels(t, v, 20) // and t2 is found dead
 		defer release(conns)
 		d.asked()
 
 		o.Upstreams[0].Nodes = []NodeOptions{{Name: "t1", URL: "ws://t1:5290/", Weight: 5, PublicURL: "wss://t1.example1.com:5291/"}, three[1], three[2]}
-		if err := tab.Update(o); err != nil {
-			t.Fatal(err)
-		}
+		update(t, tab, o)
 		s := tab.Status()[0].Nodes
 		if s[0].Tunnels != 20 || s[0].State != StateUp || s[0].Weight != 5 || s[0].PublicURL != "wss://t1.example1.com:5291/" {
 			t.Errorf("t1 after the reload: %+v; want its 20 tunnels, weight 5", s[0])
@@ -43,9 +41,7 @@ func TestUpdateKeepsWhatStays(t *testing.T) {
 		}
 
 		o.Upstreams[0].Nodes = three[1:]
-		if err := tab.Update(o); err != nil {
-			t.Fatal(err)
-		}
+		update(t, tab, o)
 		if !conns[0].Node.Leaving() {
 			t.Error("a node that is gone is not leaving")
 		}
@@ -67,24 +63,42 @@ func TestUpdateKeepsWhatStays(t *testing.T) {
 	})
 }
 
-// All or nothing.
-func TestUpdateRefusesAMistakeWhole(t *testing.T) {
+// Nothing changes before Commit, and who has the Routes of before goes on by them
+// after it.
+func TestCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(brief, at1)
+		c := newCluster(brief, at1, at2)
 		tab, _ := c.vhost(t, GroupOptions{}, three[0])
-		bad := c.options(GroupOptions{Balance: "x"}, three[1])
-		if err := tab.Update(bad); err == nil {
+		before := tab.Routes()
+		leads := func(when string, r *Routes, node string) {
+			t.Helper()
+			v, err := r.Lookup("x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, conns := tunnels(t, v, 1)
+			release(conns)
+			if got[node] != 1 {
+				t.Errorf("%s: %v; want %s", when, got, node)
+			}
+		}
+		if _, err := Prepare(c.options(GroupOptions{Balance: "x"}, three[1])); err == nil {
 			t.Fatal("a mistake was taken")
 		}
-		v, err := tab.Lookup("x")
+		after, err := Prepare(c.options(GroupOptions{}, three[1]))
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, conns := tunnels(t, v, 1)
-		release(conns)
-		if got["t1"] != 1 {
-			t.Errorf("%v; want the old node", got)
+		if tab.Routes() != before {
+			t.Error("the routes are others before Commit")
 		}
+		leads("prepared", before, "t1")
+		tab.Commit(after)
+		if tab.Routes() != after {
+			t.Error("the routes are not those of Commit")
+		}
+		leads("the old routes", before, "t1")
+		leads("the new routes", after, "t2")
 	})
 }
 
@@ -94,14 +108,12 @@ func TestUpdateDrainsANode(t *testing.T) {
 		c := newCluster(brief, at1, at2)
 		o := c.options(GroupOptions{}, three[0], three[1])
 		tab := table(t, o)
-		v, _ := tab.Lookup("x")
+		v, _ := tab.Routes().Lookup("x")
 		_, conns := tunnels(t, v, 40)
 		defer release(conns)
 		o.Upstreams[0].Nodes = []NodeOptions{three[0], three[1]}
 		o.Upstreams[0].Nodes[1].Drain = true
-		if err := tab.Update(o); err != nil {
-			t.Fatal(err)
-		}
+		update(t, tab, o)
 		got, more := tunnels(t, v, 20) // with the vhost of before: it obeys too
 		defer release(more)
 		if got["t1"] != 20 {
@@ -116,21 +128,51 @@ func TestUpdateDrainsANode(t *testing.T) {
 			t.Errorf("t2: %q, %d tunnels; want draining, 20", s.State, s.Tunnels)
 		}
 		o.Upstreams[0].Nodes[0].Drain = true
-		if err := tab.Update(o); err != nil {
-			t.Fatal(err)
-		}
-		v, _ = tab.Lookup("x")
+		update(t, tab, o)
+		v, _ = tab.Routes().Lookup("x")
 		_, err := v.Dial(t.Context(), request)
 		if d, ok := errors.AsType[*DialError](err); !ok || d.Status != 503 || !errors.Is(err, ErrDrained) {
 			t.Errorf("all drained: %v; want 503, ErrDrained", err)
 		}
 		o.Upstreams[0].Nodes[1].Drain = false
-		if err := tab.Update(o); err != nil {
-			t.Fatal(err)
-		}
+		update(t, tab, o)
 		if conns[0].Node.Leaving() != (conns[0].Node.Name() == "t1") {
 			t.Error("Leaving does not follow the newest configuration")
 		}
+	})
+}
+
+// Drain does the same without other options, and neither takes back what the other
+// said.
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(brief, at1, at2, at3)
+		o := c.options(GroupOptions{}, three[0], three[1], three[2])
+		o.Upstreams[0].Nodes[2].Drain = true
+		tab := table(t, o)
+		want := func(states ...string) {
+			t.Helper()
+			for i, n := range tab.Status()[0].Nodes {
+				if n.State != states[i] {
+					t.Errorf("%s: %q; want %q", n.Name, n.State, states[i])
+				}
+			}
+		}
+		want(StateUp, StateUp, StateDraining)
+		tab.Drain("tigase", "t2", true)
+		tab.Drain("tigase", "t3", true)
+		want(StateUp, StateDraining, StateDraining)
+		tab.Drain("tigase", "t2", false)
+		tab.Drain("tigase", "t3", false)
+		want(StateUp, StateUp, StateDraining)
+		tab.Drain("tigase", "t2", true)
+		tab.Drain("tigase", "t3", true)
+		o.Upstreams[0].Nodes[2].Drain = false
+		update(t, tab, o)
+		want(StateUp, StateDraining, StateDraining)
+		tab.Drain("tigase", "t2", false)
+		tab.Drain("tigase", "t3", false)
+		want(StateUp, StateUp, StateUp)
 	})
 }
 
@@ -143,7 +185,7 @@ func TestUpdateUnderLoad(t *testing.T) {
 		for range 20 {
 			jobs.Go(func() {
 				for range 20 {
-					v, err := tab.Lookup("x")
+					v, err := tab.Routes().Lookup("x")
 					if err != nil {
 						t.Error(err)
 						return
@@ -155,9 +197,7 @@ func TestUpdateUnderLoad(t *testing.T) {
 		}
 		jobs.Go(func() {
 			for i := range 100 {
-				if err := tab.Update(c.options(GroupOptions{}, three[i%2:]...)); err != nil {
-					t.Error(err)
-				}
+				update(t, tab, c.options(GroupOptions{}, three[i%2:]...))
 				tab.Status()
 			}
 		})
@@ -186,7 +226,7 @@ func TestNodeByAddress(t *testing.T) {
 		o.Vhosts = []VhostOptions{{Names: []string{"x"}, Upstream: "tigase"}}
 		o.Resolver = d
 		tab := table(t, o)
-		v, _ := tab.Lookup("x")
+		v, _ := tab.Routes().Lookup("x")
 		synctest.Wait()
 		for _, c := range []struct{ address, node, place string }{
 			{"10.0.0.1:5290", "t1", ""},
@@ -267,7 +307,7 @@ func TestFailover(t *testing.T) {
 		g.Nodes = append(g.Nodes, NodeOptions{Name: name, URL: wsURL(n)})
 	}
 	tab := table(t, Options{Upstreams: []GroupOptions{g}})
-	v, _ := tab.Lookup("x")
+	v, _ := tab.Routes().Lookup("x")
 	dial := func(i int) *Conn {
 		r := *request
 		r.Client = netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), 5000)

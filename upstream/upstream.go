@@ -6,13 +6,14 @@
 // It does not speak to clients, reads no frames but its own probes', and knows
 // nothing of the configuration file: its options are plain values.
 //
-//	Table ── Vhost ── group ── Node ── server ── address
-//	            routes, replaced by Update │ kept by Update
+//	Routes ── Vhost ── group ── Node ── server ── address
+//	              one configuration's │ kept by the Table
 //
-// A Table is the routes of this moment behind an atomic pointer. Vhost, group
-// and Node never change; Update replaces them all at once. What must outlive a
-// reload hangs below: a server is the lasting half of a Node (its DNS answers),
-// an address is one place where it listens (live tunnels, health, pace).
+// Routes, Vhost, group and Node never change: another configuration has others,
+// and a client goes by those that it began with. What must outlive a reload hangs
+// below: a server is the lasting half of a Node (its DNS answers), an address is
+// one place where it listens (live tunnels, health, pace). The Table keeps them,
+// and finds those of new Routes among them.
 //
 // The word node is the operator's: one entry in the configuration. A node whose
 // name has several addresses, or SRV records, has as many places to go; its
@@ -33,6 +34,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -43,21 +45,22 @@ import (
 // ErrNoRoute says that no vhost is configured for a server name.
 var ErrNoRoute = errors.New("no vhost")
 
-// A Table routes server names to nodes. Make one with New; all its methods may
-// be called at the same time.
+// A Table keeps the servers behind all Routes. Make one with New; all its methods
+// may be called at the same time.
 type Table struct {
-	routes atomic.Pointer[routes]
+	routes atomic.Pointer[Routes] // the newest
 
-	mu      sync.Mutex // held by Update and Close, never across I/O
+	mu      sync.Mutex // held by Commit, Drain and Close, never across I/O
 	servers map[serverKey]*server
+	drained map[nodeName]bool // by Drain
 	closed  bool
 	jobs    sync.WaitGroup // resolvers and probes
 	ctx     context.Context
 	end     context.CancelFunc
 }
 
-// routes is what one Options says, checked. It never changes.
-type routes struct {
+// Routes lead from server names to nodes, as one Options says. They never change.
+type Routes struct {
 	exact  map[string]*Vhost // by server name
 	wild   map[string]*Vhost // by what follows "*."
 	only   *Vhost            // for every name, where no vhost is configured
@@ -77,61 +80,84 @@ type environment struct {
 // New makes a Table, and starts resolvers and probes, which Close ends. It
 // waits for neither. The error joins one ConfigError for each mistake.
 func New(o Options) (*Table, error) {
-	t := &Table{servers: map[serverKey]*server{}}
-	t.ctx, t.end = context.WithCancel(context.Background())
-	if err := t.Update(o); err != nil {
-		t.end()
+	r, err := Prepare(o)
+	if err != nil {
 		return nil, err
 	}
+	t := &Table{servers: map[serverKey]*server{}, drained: map[nodeName]bool{}}
+	t.ctx, t.end = context.WithCancel(context.Background())
+	t.Commit(r)
 	return t, nil
 }
 
-// Check says what New and Update would refuse o for. It changes nothing.
-func Check(o Options) error {
-	_, err := newRoutes(o)
-	return err
-}
+// Routes are those of the newest Commit.
+func (t *Table) Routes() *Routes { return t.routes.Load() }
 
-// Update replaces all routes at once, or none where o has a mistake. A node
-// that stays (same upstream, name and URL) keeps its live counts, health and
-// DNS answers. Tunnels of a node that is gone go on, and so do dials under way.
-func (t *Table) Update(o Options) error {
+// Prepare checks o and makes Routes of it, which are of use after their Commit.
+// Until then nothing has changed. The error joins one ConfigError for each
+// mistake.
+func Prepare(o Options) (*Routes, error) { return newRoutes(o) }
+
+// Commit gives Routes their servers, once, and ends those that they have not. A
+// node that stays (same upstream, name and URL) keeps its live counts, health and
+// DNS answers. Tunnels of a node that is gone go on, and so do dials under way;
+// who has older Routes may still dial it. After Close nothing is committed.
+func (t *Table) Commit(r *Routes) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return net.ErrClosed
-	}
-	r, err := newRoutes(o)
-	if err != nil {
-		return err
+		return
 	}
 	first := t.routes.Load() == nil
 	keep := make(map[serverKey]*server)
-	for _, g := range r.groups {
-		for _, n := range g.nodes {
-			key := serverKey{g.name, n.name, n.loc.url}
-			s := t.servers[key]
-			if s == nil {
-				s = newServer(n, !first)
-			}
-			n.server = s
-			keep[key] = s
+	for n := range r.nodes() {
+		key := serverKey{n.called(), n.loc.url}
+		s := t.servers[key]
+		if s == nil {
+			s = newServer(n, !first)
 		}
+		n.server = s
+		keep[key] = s
 	}
-	// Nothing can fail from here on.
 	for key, s := range t.servers {
 		if keep[key] == nil {
 			s.retire()
 		}
 	}
 	t.servers = keep
-	for _, g := range r.groups {
-		for _, n := range g.nodes {
-			n.server.follow(t, n)
-		}
+	for n := range r.nodes() {
+		n.server.follow(t, n)
 	}
 	t.routes.Store(r)
-	return nil
+}
+
+// Drain has a node take no new streams, whatever its options say, or as they say
+// again. It holds over a Commit, and for a node that is not there until it is.
+func (t *Table) Drain(upstream, node string, drained bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	name := nodeName{upstream, node}
+	if delete(t.drained, name); drained {
+		t.drained[name] = true
+	}
+	for n := range t.routes.Load().nodes() {
+		if n.called() == name {
+			n.server.drained.Store(drained || n.drain)
+		}
+	}
+}
+
+// nodes yields all nodes.
+func (r *Routes) nodes() iter.Seq[*Node] {
+	return func(yield func(*Node) bool) {
+		for _, g := range r.groups {
+			for _, n := range g.nodes {
+				if !yield(n) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Close ends resolvers and probes and waits for them. Tunnels go on.

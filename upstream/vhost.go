@@ -18,7 +18,7 @@ var (
 )
 
 // A Vhost is what is configured for one server name or wildcard. It never
-// changes; a client that got it keeps its rules across an Update.
+// changes; a client that got it keeps its rules across a reload.
 type Vhost struct {
 	name     string
 	group    *group
@@ -46,8 +46,7 @@ func (p namePattern) matches(domain string) bool {
 
 // Lookup returns the vhost of a TLS server name, the exact one before a
 // wildcard of one label, or an error that is ErrNoRoute.
-func (t *Table) Lookup(serverName string) (*Vhost, error) {
-	r := t.routes.Load()
+func (r *Routes) Lookup(serverName string) (*Vhost, error) {
 	if r.only != nil {
 		return r.only, nil
 	}

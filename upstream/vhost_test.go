@@ -34,7 +34,7 @@ func TestLookup(t *testing.T) {
 		{"", "", ""},
 		{"com", "", ""},
 	} {
-		v, err := tab.Lookup(c.name)
+		v, err := tab.Routes().Lookup(c.name)
 		switch {
 		case c.vhost == "":
 			if !errors.Is(err, ErrNoRoute) || v != nil {
@@ -52,7 +52,7 @@ func TestLookup(t *testing.T) {
 func TestLookupWithoutVhosts(t *testing.T) {
 	tab := table(t, Options{Upstreams: []GroupOptions{{Name: "a", Nodes: []NodeOptions{{URL: "ws://127.0.0.1:1/"}}}}})
 	for _, name := range []string{"example1.com", "", "what.ever"} {
-		if v, err := tab.Lookup(name); err != nil || v.Name() != "*" || v.Upstream() != "a" {
+		if v, err := tab.Routes().Lookup(name); err != nil || v.Name() != "*" || v.Upstream() != "a" {
 			t.Errorf("Lookup(%q) = %v, %v; want * of a", name, v, err)
 		}
 	}
@@ -66,7 +66,7 @@ func TestVhostAllows(t *testing.T) {
 			Origins: []string{"https://chat.example1.com", "https://*.example2.com:8443", "http://localhost:80", "null"},
 			Domains: []string{"example1.com", "bücher.example", "*.example2.com"},
 		}},
-	}).Lookup("example1.com")
+	}).Routes().Lookup("example1.com")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestVhostForDomain(t *testing.T) {
 			Names: []string{"gate.example"}, Upstream: "a", Node: "t1", RouteTo: true,
 			ByDomain: map[string]string{"Example2.com": "b"},
 		}},
-	}).Lookup("gate.example")
+	}).Routes().Lookup("gate.example")
 	if err != nil {
 		t.Fatal(err)
 	}

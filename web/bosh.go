@@ -72,22 +72,22 @@ func newBOSH(target *url.URL, config *tls.Config, log *slog.Logger) *bosh {
 func (b *bosh) close() { b.transport.CloseIdleConnections() }
 
 // serve passes one request on. The connection is kept for others.
-func (b *bosh) serve(w http.ResponseWriter, r *http.Request, t *table) {
+func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site) {
 	if !allow(w, r, http.MethodGet, http.MethodHead, http.MethodPost, http.MethodOptions) {
 		return
 	}
-	if origin := r.Header.Get("Origin"); origin != "" && t.options.AllowsOrigin != nil {
-		if err := t.options.AllowsOrigin(r.TLS.ServerName, origin); err != nil {
-			t.log.Info("bosh: refused", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "code", http.StatusForbidden, "err", err)
+	if origin := r.Header.Get("Origin"); origin != "" && s.options.AllowsOrigin != nil {
+		if err := s.options.AllowsOrigin(r.TLS.ServerName, origin); err != nil {
+			s.log.Info("bosh: refused", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "code", http.StatusForbidden, "err", err)
 			http.Error(w, "403 Forbidden\n\nThis is not allowed.", http.StatusForbidden)
 			return
 		}
 	}
-	if t.options.TurnsAway != nil && t.options.TurnsAway(r.TLS.ServerName) {
+	if s.options.TurnsAway != nil && s.options.TurnsAway(r.TLS.ServerName) {
 		unavailable(w, "This gate takes no new clients at the moment. Try again in a while.")
 		return
 	}
-	if r.ContentLength > t.options.MaxBody {
+	if r.ContentLength > s.options.MaxBody {
 		tooLarge(w)
 		return
 	}
@@ -95,12 +95,12 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, t *table) {
 	case b.places <- struct{}{}:
 		defer func() { <-b.places }()
 	default:
-		t.log.Warn("bosh: too many requests at once", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName)
+		s.log.Warn("bosh: too many requests at once", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName)
 		unavailable(w, "Too many clients are here at the moment. Try again in a while.")
 		return
 	}
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(boshWait + boshWrite))
-	r.Body = http.MaxBytesReader(w, r.Body, t.options.MaxBody)
+	r.Body = http.MaxBytesReader(w, r.Body, s.options.MaxBody)
 	w.Header().Del("Connection")
 	b.proxy.ServeHTTP(w, r)
 }

@@ -20,7 +20,7 @@ func isDiscovery(path string) bool {
 
 // discover answers with one of the documents: v's, or where that is nil, what
 // all vhosts together have for the XMPP domain of that name.
-func (t *table) discover(w http.ResponseWriter, r *http.Request, name string, v *vhost) {
+func (s *Site) discover(w http.ResponseWriter, r *http.Request, name string, v *vhost) {
 	h := w.Header()
 	// Clients in browsers ask from the pages of other origins (XEP-0156,
 	// section 3).
@@ -37,9 +37,9 @@ func (t *table) discover(w http.ResponseWriter, r *http.Request, name string, v 
 	}
 	vhosts := []*vhost{v}
 	if v == nil {
-		vhosts = t.byDomain(name)
+		vhosts = s.byDomain(name)
 	}
-	d := t.discovery(r, name, vhosts)
+	d := s.discovery(r, name, vhosts)
 	if len(d.WebSocket)+len(d.Links) == 0 {
 		notFound(w, "There is no XMPP service for this name.")
 		return
@@ -60,10 +60,10 @@ func (t *table) discover(w http.ResponseWriter, r *http.Request, name string, v 
 }
 
 // discovery adds up what the vhosts have to tell, each thing once.
-func (t *table) discovery(r *http.Request, name string, vhosts []*vhost) (d xmpp.Discovery) {
+func (s *Site) discovery(r *http.Request, name string, vhosts []*vhost) (d xmpp.Discovery) {
 	for _, v := range vhosts {
 		urls := v.WebSocket
-		own := t.own(r, name, v)
+		own := s.own(r, name, v)
 		if len(urls) == 0 && own != "" {
 			path := v.Path
 			if path == "" {

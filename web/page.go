@@ -7,7 +7,7 @@ import (
 )
 
 // page says what this is to people who open the address in a browser.
-func (t *table) page(w http.ResponseWriter, r *http.Request, v *vhost) {
+func (s *Site) page(w http.ResponseWriter, r *http.Request, v *vhost) {
 	if r.URL.Path != "/" {
 		notFound(w, "There is nothing at this path.")
 		return
@@ -20,7 +20,7 @@ func (t *table) page(w http.ResponseWriter, r *http.Request, v *vhost) {
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	io.WriteString(w, pageHead)
-	for _, u := range t.discovery(r, normal(r.TLS.ServerName), []*vhost{v}).WebSocket {
+	for _, u := range s.discovery(r, normal(r.TLS.ServerName), []*vhost{v}).WebSocket {
 		io.WriteString(w, "<p><code>"+html.EscapeString(u)+"</code></p>\n")
 	}
 	io.WriteString(w, pageTail)

@@ -6,26 +6,22 @@ import (
 	"time"
 )
 
-// Plain answers requests that came without TLS.
-func (s *Site) Plain() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		t := s.now.Load()
-		w.Header().Set("Connection", "close")
-		name, ok := hostName(r.Host)
-		switch {
-		case !ok:
-			http.Error(w, "400 Bad Request\n\nThe request's Host is not a name.", http.StatusBadRequest)
-		case isDiscovery(r.URL.Path):
-			t.discover(w, r, name, t.byName(name))
-		default:
-			t.redirect(w, r, name)
-		}
-	})
+// plain answers a request that came without TLS.
+func (s *Site) plain(w http.ResponseWriter, r *http.Request) {
+	name, ok := hostName(r.Host)
+	switch {
+	case !ok:
+		http.Error(w, "400 Bad Request\n\nThe request's Host is not a name.", http.StatusBadRequest)
+	case isDiscovery(r.URL.Path):
+		s.discover(w, r, name, s.byName(name))
+	default:
+		s.redirect(w, r, name)
+	}
 }
 
 // redirect sends a client to the same path under TLS, for names that have it.
-func (t *table) redirect(w http.ResponseWriter, r *http.Request, name string) {
-	if t.byName(name) == nil && !t.options.HasCertificate(name) {
+func (s *Site) redirect(w http.ResponseWriter, r *http.Request, name string) {
+	if s.byName(name) == nil && !s.options.HasCertificate(name) {
 		notFound(w, "There is nothing under this name.")
 		return
 	}
@@ -36,7 +32,7 @@ func (t *table) redirect(w http.ResponseWriter, r *http.Request, name string) {
 	if r.URL.RawQuery != "" {
 		target += "?" + r.URL.RawQuery
 	}
-	w.Header().Set("Location", "https://"+t.authority(name)+target)
+	w.Header().Set("Location", "https://"+s.authority(name)+target)
 	w.WriteHeader(http.StatusPermanentRedirect)
 }
 
@@ -48,8 +44,8 @@ const (
 	PlainConnections = 256              // of one listener at once; more wait
 )
 
-// NewPlainServer returns a server for plain HTTP around a handler, which is
-// Plain or something in front of it. A connection serves one request, and
+// NewPlainServer returns a server for plain HTTP around a handler, which is a
+// Site or something in front of it. A connection serves one request, and
 // nobody holds one for longer than 20 s.
 func NewPlainServer(handler http.Handler, log *slog.Logger) *http.Server {
 	server := &http.Server{

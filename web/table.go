@@ -10,42 +10,34 @@ import (
 	"strings"
 )
 
-// A table is a Site's options, ready to be looked up. It never changes.
-type table struct {
-	options Options
-	names   map[string]*vhost   // by server name, or "*." and what follows one label
-	domains map[string][]*vhost // by XMPP domain likewise; several may have one
-	any     *vhost              // where no vhost is configured
-	log     *slog.Logger
-}
-
 // A vhost is a Vhost with what is made of it.
 type vhost struct {
 	Vhost
 	bosh *bosh // nil: none
 }
 
-func newTable(o Options) *table {
-	t := &table{options: o, names: map[string]*vhost{}, domains: map[string][]*vhost{}, log: o.Log}
-	if t.log == nil {
-		t.log = slog.Default()
+// New makes a Site.
+func New(o Options) *Site {
+	s := &Site{options: o, names: map[string]*vhost{}, domains: map[string][]*vhost{}, log: o.Log}
+	if s.log == nil {
+		s.log = slog.Default()
 	}
-	if t.options.MaxBody == 0 {
-		t.options.MaxBody = 1 << 20
+	if s.options.MaxBody == 0 {
+		s.options.MaxBody = 1 << 20
 	}
 	if len(o.Vhosts) == 0 {
-		t.any = newVhost(o.Any, t.log)
+		s.any = newVhost(o.Any, s.log)
 	}
 	for _, options := range o.Vhosts {
-		v := newVhost(options, t.log)
+		v := newVhost(options, s.log)
 		for _, name := range v.Names {
-			t.names[name] = v
+			s.names[name] = v
 		}
 		for _, domain := range v.Domains {
-			t.domains[domain] = append(t.domains[domain], v)
+			s.domains[domain] = append(s.domains[domain], v)
 		}
 	}
-	return t
+	return s
 }
 
 func newVhost(o Vhost, log *slog.Logger) *vhost {
@@ -56,12 +48,12 @@ func newVhost(o Vhost, log *slog.Logger) *vhost {
 	return v
 }
 
-// close gives up what is idle.
-func (t *table) close() {
-	if t.any != nil && t.any.bosh != nil {
-		t.any.bosh.close()
+// Close gives up idle connections to BOSH. Requests are still answered.
+func (s *Site) Close() {
+	if s.any != nil && s.any.bosh != nil {
+		s.any.bosh.close()
 	}
-	for _, v := range t.names {
+	for _, v := range s.names {
 		if v.bosh != nil {
 			v.bosh.close()
 		}
@@ -70,22 +62,22 @@ func (t *table) close() {
 
 // byName returns the vhost of a server name, the exact one before a wildcard of
 // one label; nil where there is none.
-func (t *table) byName(name string) *vhost {
-	if t.any != nil && t.options.HasCertificate(name) {
-		return t.any
+func (s *Site) byName(name string) *vhost {
+	if s.any != nil && s.options.HasCertificate(name) {
+		return s.any
 	}
-	if v := t.names[normal(name)]; v != nil {
+	if v := s.names[normal(name)]; v != nil {
 		return v
 	}
-	return t.names[wildcard(name)]
+	return s.names[wildcard(name)]
 }
 
 // byDomain returns all vhosts that may take streams to an XMPP domain.
-func (t *table) byDomain(domain string) []*vhost {
-	if vs := t.domains[normal(domain)]; len(vs) > 0 {
+func (s *Site) byDomain(domain string) []*vhost {
+	if vs := s.domains[normal(domain)]; len(vs) > 0 {
 		return vs
 	}
-	return t.domains[wildcard(domain)]
+	return s.domains[wildcard(domain)]
 }
 
 // normal is the normal form of a name that is ASCII already, as Host and the
@@ -99,17 +91,17 @@ func wildcard(name string) string {
 }
 
 // authority is a name with the port of the TLS listener.
-func (t *table) authority(name string) string {
-	if t.options.Port == 0 || t.options.Port == 443 {
+func (s *Site) authority(name string) string {
+	if s.options.Port == 0 || s.options.Port == 443 {
 		return name
 	}
-	return net.JoinHostPort(name, strconv.Itoa(t.options.Port))
+	return net.JoinHostPort(name, strconv.Itoa(s.options.Port))
 }
 
 // own returns where the gate itself serves a vhost, as a client may be told who
 // asked under name: host and perhaps port; empty where nobody can say.
-func (t *table) own(r *http.Request, name string, v *vhost) string {
-	covers := v == t.any || slices.Contains(v.Names, name) || slices.Contains(v.Names, wildcard(name))
+func (s *Site) own(r *http.Request, name string, v *vhost) string {
+	covers := v == s.any || slices.Contains(v.Names, name) || slices.Contains(v.Names, wildcard(name))
 	if covers && r.TLS != nil {
 		// What worked for this request works again, behind a port mapping too.
 		if _, port, err := net.SplitHostPort(r.Host); err == nil && port != "443" {
@@ -118,11 +110,11 @@ func (t *table) own(r *http.Request, name string, v *vhost) string {
 		return name
 	}
 	if covers {
-		return t.authority(name)
+		return s.authority(name)
 	}
 	for _, other := range v.Names {
 		if !strings.HasPrefix(other, "*.") {
-			return t.authority(other)
+			return s.authority(other)
 		}
 	}
 	// Names are wildcards all: only what is configured helps.

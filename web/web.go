@@ -2,9 +2,9 @@
 // discovery documents (XEP-0156), BOSH (XEP-0124), a page for people who open
 // the address in a browser, and on plain HTTP a redirect to https.
 //
-// It has no listeners. A [Site] is the handler of requests that came under TLS,
-// [Site.Plain] that of the others; package proxy and run.go serve them. It reads
-// no files, and asks others which names have a certificate.
+// It has no listeners. A [Site] is the handler of requests that came under TLS, and
+// of the others; package proxy and run.go serve them. It reads no files, and asks
+// others which names have a certificate.
 //
 //	path                            under TLS            plain
 //	/.well-known/host-meta          XRD                  XRD
@@ -26,7 +26,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"wssgate/xmpp"
 )
@@ -80,46 +79,39 @@ type Vhost struct {
 	Links []xmpp.Link // further links of the discovery documents
 }
 
-// A Site answers requests that came under TLS. Make one with New; its methods
-// may be called at the same time.
+// A Site answers requests by its Options. It never changes: a reload makes
+// another one. Its methods may be called at the same time.
 type Site struct {
-	now atomic.Pointer[table]
+	options Options
+	names   map[string]*vhost   // by server name, or "*." and what follows one label
+	domains map[string][]*vhost // by XMPP domain likewise; several may have one
+	any     *vhost              // where no vhost is configured
+	log     *slog.Logger
 }
 
-// New makes a Site.
-func New(o Options) *Site {
-	s := &Site{}
-	s.now.Store(newTable(o))
-	return s
-}
-
-// Update replaces the options. Requests under way end under the old ones.
-func (s *Site) Update(o Options) {
-	s.now.Swap(newTable(o)).close()
-}
-
-// Close gives up idle connections to BOSH.
-func (s *Site) Close() { s.now.Load().close() }
-
-// ServeHTTP answers a request that came under TLS, for the server name that its
-// Host agrees with. Connections end with the answer, but for those of BOSH: who
-// gets a document or a page has no second question.
+// ServeHTTP answers a request that came under TLS for the server name that its
+// Host agrees with, and one that came without for its Host. Connections end with
+// the answer, but for those of BOSH: who gets a document or a page has no second
+// question.
 func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	t := s.now.Load()
 	w.Header().Set("Connection", "close")
+	if r.TLS == nil {
+		s.plain(w, r)
+		return
+	}
 	name := normal(r.TLS.ServerName)
-	v := t.byName(name)
+	v := s.byName(name)
 	switch {
 	case isDiscovery(r.URL.Path):
-		t.discover(w, r, name, v)
+		s.discover(w, r, name, v)
 	case v == nil:
 		notFound(w, "There is no XMPP service for this name.")
 	case v.bosh != nil && r.URL.Path == v.bosh.path:
-		v.bosh.serve(w, r, t)
-	case t.options.Page != nil:
-		t.options.Page.ServeHTTP(w, r)
+		v.bosh.serve(w, r, s)
+	case s.options.Page != nil:
+		s.options.Page.ServeHTTP(w, r)
 	default:
-		t.page(w, r, v)
+		s.page(w, r, v)
 	}
 }
 

@@ -31,13 +31,11 @@ func testSite(vhosts []Vhost, certificates ...string) *Site {
 func get(s *Site, method, target string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, nil)
 	w := httptest.NewRecorder()
+	r.TLS = nil
 	if r.URL.Scheme == "https" {
 		r.TLS = &tls.ConnectionState{ServerName: r.URL.Hostname()}
-		s.ServeHTTP(w, r)
-	} else {
-		r.TLS = nil
-		s.Plain().ServeHTTP(w, r)
 	}
+	s.ServeHTTP(w, r)
 	return w
 }
 
@@ -113,9 +111,9 @@ func TestWithoutVhosts(t *testing.T) {
 		}
 	}
 	o.Any.WebSocket = []string{"wss://t1.example1.com/"}
-	s.Update(o)
+	s = New(o)
 	if got, want := nodes(t, s, "http://example1.com"), "wss://t1.example1.com/"; got != want {
-		t.Errorf("after Update: %s; want %s", got, want)
+		t.Errorf("with URLs of nodes: %s; want %s", got, want)
 	}
 }
 
@@ -245,7 +243,7 @@ func TestPlainHosts(t *testing.T) {
 		r := httptest.NewRequest("GET", "/x", nil)
 		r.Host = host
 		w := httptest.NewRecorder()
-		s.Plain().ServeHTTP(w, r)
+		s.ServeHTTP(w, r)
 		if w.Code != http.StatusBadRequest || strings.Contains(w.Body.String(), "<") {
 			t.Errorf("Host %q = %d, %q; want 400", host, w.Code, w.Body)
 		}

@@ -1,0 +1,139 @@
+package certstore
+
+import (
+	"crypto/tls"
+	"fmt"
+	"sync/atomic"
+)
+
+// A View answers handshakes. What the Store learns by itself is seen in it at
+// once, until a Change is committed: then the Change's View takes the Store's
+// place, and this one stays as it is, for those who began with it. Its methods
+// are safe for concurrent use and wait for nothing.
+type View struct {
+	table atomic.Pointer[table]
+	cache *cache
+}
+
+func (s *Store) newView(t *table) *View {
+	v := &View{cache: &s.cache}
+	v.table.Store(t)
+	return v
+}
+
+// GetCertificate is for tls.Config.GetCertificate; that Config must have no
+// Certificates.
+//
+// It answers nil, nil where it has none for the server name, or where the
+// client sent no server name: crypto/tls then sends the alert
+// unrecognized_name (RFC 6066, section 3), where an error would reach the
+// client as internal_error. Where the client can use none of the name's
+// certificates, it gets one regardless and with it a handshake_failure.
+// The caller must not change the certificate.
+func (v *View) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	name, err := normalName(hello.ServerName)
+	if err != nil {
+		return nil, nil
+	}
+	return v.table.Load().pick(hello, name, v.cache.get)
+}
+
+// Has reports whether GetCertificate has an answer for the server name,
+// be it an expired one.
+func (v *View) Has(serverName string) bool {
+	name, err := normalName(serverName)
+	if err != nil {
+		return false
+	}
+	exact, wild := v.table.Load().lookup(name)
+	return len(exact)+len(wild) > 0
+}
+
+// A Change is a directory that was read, and of which nobody sees anything yet. It
+// is for one Commit or one Abandon; another is prepared after that.
+type Change struct {
+	store   *Store
+	tree    *tree    // nil without a directory
+	watcher *watcher // the one in use, or one that does not run yet
+}
+
+// Prepare reads a directory, which may be the one in use or another, and may be
+// watched from then on or no more. It is an error where it cannot be listed; then,
+// and until Commit, handshakes see what they saw before.
+func (s *Store) Prepare(dir string, watch bool) (*Change, error) {
+	c := &Change{store: s}
+	if err := c.read(dir, watch); err != nil {
+		c.Abandon()
+		return nil, fmt.Errorf("certificates: directory %q: %w", dir, plainError(err))
+	}
+	return c, nil
+}
+
+func (c *Change) read(dir string, watch bool) error {
+	s := c.store
+	s.scan.Lock()
+	defer s.scan.Unlock()
+	if dir != "" {
+		c.tree = newTree(dir)
+		if s.tree != nil && s.tree.root == c.tree.root {
+			c.tree = s.tree // so that what it kept stays
+		}
+	}
+	watch = watch && c.tree != nil && !s.closed
+	switch {
+	case c.tree == s.tree && watch == (s.watcher != nil):
+		c.watcher = s.watcher
+	case watch:
+		c.watcher = newWatcher(s.log, s.look)
+	}
+	if c.tree == nil {
+		return nil
+	}
+	c.tree.watcher = c.watcher
+	if err := c.tree.scan(); err != nil {
+		return err
+	}
+	c.tree.bad()
+	return nil
+}
+
+// Commit puts the directory into use, and returns the View that has it, with all
+// that was installed meanwhile. It never has less than that: no handshake sees an
+// empty table in between.
+func (c *Change) Commit() *View {
+	s := c.store
+	s.scan.Lock()
+	old := s.watcher
+	s.tree, s.watcher = c.tree, c.watcher
+	s.swap.Lock()
+	v := s.newView(s.table())
+	s.view.Store(v)
+	s.swap.Unlock()
+	s.publish(false)
+	s.scan.Unlock()
+	if c.watcher != old {
+		if c.watcher != nil {
+			go c.watcher.watchFiles()
+		}
+		if old != nil {
+			old.close() // it may be waiting for scan
+		}
+	}
+	return v
+}
+
+// Abandon gives the change up. What was read anew of the directory in use is seen
+// with the next Reload.
+func (c *Change) Abandon() {
+	s := c.store
+	s.scan.Lock()
+	used := s.watcher
+	if c.tree != nil && c.tree == s.tree {
+		c.tree.watcher = used // it hears of new folders with the next Reload
+	}
+	s.scan.Unlock()
+	if c.watcher != nil && c.watcher != used {
+		go c.watcher.watchFiles() // close waits for its end
+		c.watcher.close()
+	}
+}
