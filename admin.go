@@ -216,7 +216,8 @@ func (d *desk) askDrain(r admin.DrainRequest) error {
 type partialDrain struct {
 	target proxy.Target // zero: all vhosts
 	since  time.Time
-	total  int // tunnels when it began
+	total  int    // tunnels when it began
+	stop   func() // ends it
 }
 
 // drainSome begins or stops the drain of a vhost, a node or all vhosts. It is
@@ -230,28 +231,37 @@ func (d *desk) drainSome(r admin.DrainRequest) error {
 	if r.Stop && i < 0 {
 		return fmt.Errorf("%s is not drained: to stop that is %w", r.Scope(), admin.ErrConflict)
 	}
-	d.mu.Lock()
+	drains, before := slices.Clone(d.drains), func() {}
 	if i >= 0 {
-		d.drains = slices.Delete(slices.Clone(d.drains), i, i+1)
+		before = drains[i].stop
+		drains = slices.Delete(drains, i, i+1)
 	}
 	if !r.Stop {
-		d.drains = append(slices.Clone(d.drains), partialDrain{target: target, since: time.Now()})
+		drains = append(drains, partialDrain{target: target, since: time.Now()})
 	}
-	d.mu.Unlock()
+	d.setDrains(drains)
 	if r.Node != "" { // the upstream must not choose it for those who come back
 		g.upstreams.Drain(r.Upstream, r.Node, !r.Stop)
 	}
 	if r.Stop {
-		g.server.StopDrain(target)
+		before()
 		g.log.Info("drain stopped", "scope", r.Scope())
 		return nil
 	}
-	n := g.server.StartDrain(target, g.pacing())
-	d.mu.Lock()
-	d.drains[len(d.drains)-1].total = n
-	d.mu.Unlock()
-	g.log.Info("drain", "scope", r.Scope(), "tunnels", n)
+	drains = slices.Clone(drains)
+	now := &drains[len(drains)-1]
+	now.total, now.stop = g.server.StartDrain(target, g.pacing())
+	before() // now, for nobody gets in between the two
+	d.setDrains(drains)
+	g.log.Info("drain", "scope", r.Scope(), "tunnels", now.total)
 	return nil
+}
+
+// setDrains replaces the list, which others read.
+func (d *desk) setDrains(drains []partialDrain) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.drains = drains
 }
 
 // forget drops drains of what cfg no longer has.
@@ -261,7 +271,7 @@ func (d *desk) forget(cfg *Config) {
 	d.drains = slices.DeleteFunc(slices.Clone(d.drains), func(p partialDrain) bool {
 		gone := !cfg.has(p.target)
 		if gone {
-			d.gate.server.StopDrain(p.target)
+			p.stop()
 			d.gate.upstreams.Drain(p.target.Upstream, p.target.Node, false)
 		}
 		return gone

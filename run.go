@@ -7,7 +7,6 @@ import (
 	"io"
 	"iter"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -44,7 +43,7 @@ type gate struct {
 	server    *proxy.Server
 	plain     *plainHTTP
 	listeners map[string]net.Listener // by their address in the configuration
-	takenOut  map[proxy.Target]bool   // nodes for which the file said drain = true when it last named them
+	takenOut  map[proxy.Target]func() // nodes for which the file said drain = true when it last named them, and what stops their drains
 	accepting sync.WaitGroup          // for wss
 	serving   sync.WaitGroup          // for all else
 	failed    chan error              // a listener broke
@@ -122,7 +121,7 @@ func printError(w io.Writer, err error) {
 // startGate starts everything, or nothing.
 func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving, desk *desk) (_ *gate, err error) {
 	g := &gate{cfg: cfg, log: log, level: level, page: how.pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1),
-		takenOut: map[proxy.Target]bool{}, desk: desk, sockets: how.sockets, notify: how.notify}
+		takenOut: map[proxy.Target]func(){}, desk: desk, sockets: how.sockets, notify: how.notify}
 	g.watch = newConfigWatch(cfg.File, log)
 	defer func() {
 		if err != nil {
@@ -170,7 +169,11 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 		return nil, err
 	}
 	g.acme.install(change, cfg)
-	maps.Insert(g.takenOut, cfg.nodes())
+	for target, out := range cfg.nodes() {
+		if out {
+			g.takenOut[target] = func() {} // no client has come yet
+		}
+	}
 	g.plain = newPlainHTTP(g.acme.handler(g.server.Pages()), log, g.failed)
 	desk.install(g, cfg, o.operator)
 	g.accept(o.wss)
@@ -376,15 +379,16 @@ func (g *gate) commit(c *change) {
 // drain comes to its end, but must not wait for the node's return.
 func (g *gate) drainNodes(cfg *Config) {
 	for target, out := range cfg.nodes() {
-		switch was := g.takenOut[target]; {
+		switch stop, was := g.takenOut[target]; {
 		case out && !was:
-			tunnels := g.server.StartDrain(target, proxy.Pacing{Timeout: cfg.Drain.Timeout, Pace: cfg.Drain.Pace})
+			tunnels, stop := g.server.StartDrain(target, proxy.Pacing{Timeout: cfg.Drain.Timeout, Pace: cfg.Drain.Pace})
+			g.takenOut[target] = stop
 			g.log.Info("drain", "upstream", target.Upstream, "node", target.Node, "tunnels", tunnels)
 		case !out && was:
-			g.server.StopDrain(target)
+			stop()
+			delete(g.takenOut, target)
 			g.log.Info("drain stopped", "upstream", target.Upstream, "node", target.Node)
 		}
-		g.takenOut[target] = out
 	}
 }
 

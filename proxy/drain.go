@@ -82,41 +82,32 @@ func (p Pacing) within(n int) time.Duration {
 }
 
 // StartDrain closes the tunnels of a target at a pace, and turns new clients
-// away from it, until StopDrain. It returns how many tunnels there are to
-// close. A second call for the same target sets the pace anew.
-func (s *Server) StartDrain(target Target, p Pacing) int {
-	s.StopDrain(target)
+// away from it, until stop is called: tunnels that are still open then stay so, as
+// far as no other drain is for them. It returns how many tunnels there are to
+// close. Of drains that are for the same tunnels or clients the newest decides how
+// they go. A second call of stop does nothing.
+func (s *Server) StartDrain(target Target, p Pacing) (tunnels int, stop func()) {
 	o := &drainOrder{target: target}
-	n := 0
 	for _, d := range s.drivers() {
-		n += d.count(o)
+		tunnels += d.count(o)
 	}
-	o.within = p.within(n)
+	o.within = p.within(tunnels)
 	s.mu.Lock()
-	s.orders = append(slices.Clone(s.orders), activeDrain{o, p.Redirect})
+	s.orders = append([]activeDrain{{o, p.Redirect}}, s.orders...)
 	s.mu.Unlock()
 	for _, d := range s.drivers() {
 		d.drain(o)
 	}
-	return n
+	return tunnels, func() { s.stopDrain(o) }
 }
 
-// StopDrain ends a drain: tunnels that are still open stay so. It reports
-// whether there was one.
-func (s *Server) StopDrain(target Target) bool {
+func (s *Server) stopDrain(o *drainOrder) {
 	s.mu.Lock()
-	i := slices.IndexFunc(s.orders, func(a activeDrain) bool { return a.target == target })
-	if i < 0 {
-		s.mu.Unlock()
-		return false
-	}
-	o := s.orders[i].drainOrder
-	s.orders = slices.Delete(slices.Clone(s.orders), i, i+1)
+	s.orders = slices.DeleteFunc(slices.Clone(s.orders), func(a activeDrain) bool { return a.drainOrder == o })
 	s.mu.Unlock()
 	for _, d := range s.drivers() {
 		d.undrain(o)
 	}
-	return true
 }
 
 type activeDrain struct {

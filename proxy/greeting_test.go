@@ -315,7 +315,7 @@ func TestLastWords(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if n := g.StartDrain(Target{}, Pacing{}); n != 1 {
+				if n, _ := g.StartDrain(Target{}, Pacing{}); n != 1 {
 					t.Errorf("StartDrain = %d; want 1", n)
 				}
 				words, code := lastWords(t, c)
@@ -358,13 +358,13 @@ func TestDrainTurnsAway(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
 		up := newUpstream(t, xmpptest.Config{})
 		g := newGate(t, up.URL())
-		g.StartDrain(Target{}, Pacing{Timeout: time.Minute})
+		_, stopAway := g.StartDrain(Target{}, Pacing{Timeout: time.Minute})
 		_, err := xmpptest.Dial(t.Context(), g.target())
 		var se *xmpptest.StatusError
 		if !errors.As(err, &se) || se.Response.StatusCode != 503 || se.Response.Header.Get("Retry-After") == "" {
 			t.Errorf("err = %v; want 503 with Retry-After", err)
 		}
-		g.StartDrain(Target{}, Pacing{Timeout: time.Minute, Redirect: func(*upstream.Vhost) string { return "wss://other.example/" }})
+		_, stopElsewhere := g.StartDrain(Target{}, Pacing{Timeout: time.Minute, Redirect: func(*upstream.Vhost) string { return "wss://other.example/" }})
 		c := g.stream(nil)
 		c.Send(openTag(testName, legacy))
 		words, code := lastWords(t, c)
@@ -373,9 +373,12 @@ func TestDrainTurnsAway(t *testing.T) {
 		if code != 1000 || up.Seen() != 0 {
 			t.Errorf("Close %d, upstream saw %d; want 1000 and 0", code, up.Seen())
 		}
-		if !g.StopDrain(Target{}) || g.StopDrain(Target{}) {
-			t.Error("StopDrain does not tell whether there was a drain")
+		stopElsewhere()
+		stopElsewhere()
+		if _, err := xmpptest.Dial(t.Context(), g.target()); !errors.As(err, &se) || se.Response.StatusCode != 503 {
+			t.Errorf("with the other drain stopped: %v; want 503", err)
 		}
+		stopAway()
 		g.dial()
 	})
 }
@@ -399,14 +402,15 @@ func TestDrainTarget(t *testing.T) {
 	c := g.dial()
 	pingPong(t, c)
 	for _, target := range []Target{{Vhost: "other"}, {Upstream: "test", Node: "other"}} {
-		if n := g.StartDrain(target, Pacing{}); n != 0 {
+		if n, _ := g.StartDrain(target, Pacing{}); n != 0 {
 			t.Errorf("StartDrain(%+v) = %d; want 0", target, n)
 		}
 	}
-	if n := g.StartDrain(Target{Upstream: "test", Node: "n1"}, Pacing{Timeout: time.Hour}); n != 1 {
+	n, stop := g.StartDrain(Target{Upstream: "test", Node: "n1"}, Pacing{Timeout: time.Hour})
+	if n != 1 {
 		t.Errorf("StartDrain = %d; want 1", n)
 	}
-	g.StopDrain(Target{Upstream: "test", Node: "n1"})
+	stop()
 	pingPong(t, c)
 	g.StartDrain(Target{Upstream: "test", Node: "n1"}, Pacing{})
 	if _, code := lastWords(t, c); code != 1001 {
@@ -414,18 +418,26 @@ func TestDrainTarget(t *testing.T) {
 	}
 }
 
-// Whoever stops one of two drains of the same tunnels has not stopped the other.
+// Whoever stops one of two drains of the same tunnels has not stopped the other,
+// be it the older or the newer one, and be it for the same target.
 func TestDrainTwiceStopOnce(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
-	g := newGate(t, up.URL())
-	c := g.dial()
-	pingPong(t, c)
 	const pace = 5 // a second
-	g.StartDrain(Target{Vhost: "*"}, Pacing{Pace: pace})
-	g.StartDrain(Target{}, Pacing{Pace: pace})
-	g.StopDrain(Target{})
-	if _, code := lastWords(t, c); code != 1001 {
-		t.Errorf("Close %d; want 1001", code)
+	node := Target{Upstream: "test", Node: "n1"}
+	for _, targets := range [][2]Target{{{Vhost: "*"}, {}}, {{}, {Vhost: "*"}}, {node, node}} {
+		for stopped := range 2 {
+			up := newUpstream(t, xmpptest.Config{})
+			g := newGate(t, up.URL())
+			c := g.dial()
+			pingPong(t, c)
+			var stops [2]func()
+			for i, target := range targets {
+				_, stops[i] = g.StartDrain(target, Pacing{Pace: pace})
+			}
+			stops[stopped]()
+			if _, code := lastWords(t, c); code != 1001 {
+				t.Errorf("%+v, stopped %+v: Close %d; want 1001", targets, targets[stopped], code)
+			}
+		}
 	}
 }
 

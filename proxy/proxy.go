@@ -125,7 +125,7 @@ type Server struct {
 	draining  bool          // Shutdown has begun
 	ended     bool          // idle is closed
 	empty     bool          // emptied is closed
-	orders    []activeDrain // never changed in place
+	orders    []activeDrain // the newest first; never changed in place
 	listeners map[net.Listener]struct{}
 	clients   map[clientKey]int  // connections of each client address, while limited
 	open      int                // connections, from accept to close

@@ -462,3 +462,43 @@ func tlsFails(conn net.Conn, config *tls.Config) {
 	defer conn.Close()
 	tls.Client(conn, config).Handshake()
 }
+
+// A node that the file drains and the operator too is not taken in again, and its
+// tunnels are closed, when one of the two stops: first the operator, then the file.
+func TestDrainNodeTwice(t *testing.T) {
+	for _, first := range []string{"the operator", "the file"} {
+		site := gate.NewSite(t, name)
+		a, b := wire.Echo(t), wire.Echo(t)
+		config := func(drain bool) string {
+			const text = "[upstream.xmpp]\nnodes = [{ name = \"a\", url = %q, drain = %t }, { name = \"b\", url = %q }]\n[drain]\npace = 1\n"
+			return fmt.Sprintf(text, a.URL, drain, b.URL)
+		}
+		g := site.Start(t, config(false))
+		o := operate(t, g)
+		var clients []*wire.Conn
+		for a.Open() < 3 {
+			before := a.Open()
+			c := wire.Dial(t, g.Addr("wss"), site.Client(name))
+			if a.Open() > before {
+				clients = append(clients, c)
+			}
+		}
+		file := func(drain bool) {
+			site.Config(t, config(drain))
+			o.want("POST", "/reload", 200)
+		}
+		file(true)
+		o.want("POST", "/drain?node=xmpp/a", 202)
+		if first == "the operator" {
+			o.want("POST", "/drain?node=xmpp/a&stop", 200)
+		} else {
+			file(false)
+		}
+		if st := o.status(); st.Upstreams[0].Nodes[0].State != "draining" {
+			t.Errorf("%s has stopped, and the node is %q; want draining", first, st.Upstreams[0].Nodes[0].State)
+		}
+		for _, c := range clients {
+			c.WantClose(1001)
+		}
+	}
+}
