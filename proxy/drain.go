@@ -200,7 +200,7 @@ func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
 	for _, d := range s.drivers() {
 		d.close()
 	}
-	s.redials.Wait()
+	s.jobs.Wait()
 	s.pages.close()
 	<-s.idle
 	s.journal.close()

@@ -33,27 +33,38 @@ const (
 
 // stage is how far the beginning of a tunnel has come:
 //
-//	awaited ──▶ tag ──▶ answer ──▶ over
-//	             │  ▲     │
-//	             ▼  └─────┤ (redirect)
-//	           dialling ◀─┘
+//	awaited ──▶ tag ──▶ dialling ──▶ answer ──▶ over
+//	             │         ▲          ▲ │
+//	             │         └─redirect─┼─┘
+//	             └────────────────────┘
+//
+//	awaited, tag ──▶ asking ──▶ the end, where XMPP is spoken
+//	                        ──▶ over, or still awaited, where it is not
 //
 // In awaited nothing came from the client yet, and the tunnel owns no
-// greeting. In tag its first start tag is not whole yet. In dialling nobody is
-// read. In answer the upstream's frames are held until it is clear that it
-// keeps the stream. Over, frames go through; when the upstream opens the stream
-// again, as after SASL, or ends it, there is another answer to be read.
+// greeting. In tag its first start tag is not whole yet. In asking it is bad, or
+// late, and the node itself is asked whether it speaks XMPP. In dialling and
+// asking the client is not read. In answer the upstream's frames are held until
+// it is clear that it keeps the stream. Over, frames go through; when the
+// upstream opens the stream again, as after SASL, or ends it, there is another
+// answer to be read.
 //
-// A vhost that wants to know `to` is strict: without a good start tag there is
-// no stream, and the upstream sees nothing of it before. Any other vhost reads
-// along, to be able to repair redirects and to speak the client's framing. There
-// a client that begins a start tag is held to it as well; what is no attempt at
-// one goes through, for the upstream to judge.
+// The rule is: where XMPP is spoken there is no stream without a good start tag
+// within greetingTimeout of the 101, and the node sees nothing of the client's
+// before. XMPP is spoken where the vhost wants to know `to`, where the client is
+// to be sent elsewhere, and on each node that was heard to (upstream.Nature). As
+// long as that is not known, words are held all the same, and only when they
+// turn out bad is the node asked, which then decides.
+//
+// A node that speaks no XMPP, or does not say, gets everything. The gate reads
+// along, to be able to repair redirects and to speak the client's framing; there
+// a client that begins a start tag is held to it as well.
 type stage uint8
 
 const (
 	stageAwaited stage = iota
 	stageTag
+	stageAsking
 	stageDialling
 	stageAnswer
 	stageOver
@@ -62,6 +73,7 @@ const (
 // A greeting is what a tunnel knows of its first words, until they are said.
 type greeting struct {
 	frames []byte // the client's, as they came
+	held   bool   // the upstream has not seen them
 	begins []byte // of what is said in them, maxBegins bytes
 	said   payloads
 	open   xmpp.OpenReader
@@ -74,7 +86,13 @@ type greeting struct {
 
 	hops  int
 	again bool // not the first one: the client has an open stream
+
+	why reason // in stageAsking: what it comes to where XMPP is spoken
+	err error
 }
+
+// errNoTag is the error of a client that kept the gate waiting.
+var errNoTag = &xmpp.StreamError{Condition: xmpp.ConnectionTimeout, Text: "no start tag in time"}
 
 // streamState is what a tunnel knows of the XMPP stream on it.
 type streamState struct {
@@ -82,6 +100,7 @@ type streamState struct {
 	opened    bool // the client has got an opening
 	closed    bool // and the end of the stream
 	resumable bool // XEP-0198: the client may come back to it
+	telling   bool // the upstream's next message shows what it speaks
 
 	// unanswered is the gate's answer to an opening of the client's that nobody
 	// has answered yet.
@@ -107,37 +126,30 @@ func (s *streamState) noticed(word xmpp.Word, head []byte) {
 // greet takes frames of the client's in the stages before over.
 func (t *tunnel) greet(b []byte) {
 	if t.greeting == nil {
-		t.greeting = &greeting{}
+		t.greeting = &greeting{held: t.strict()}
 		t.stage = stageTag
 	}
 	g := t.greeting
 	switch t.stage {
 	case stageTag:
 		g.frames = append(g.frames, b...)
-		if !t.strict() {
+		if !g.held {
 			t.toUpstream(b)
 		}
-		err := g.said.feed(b, func(payload []byte) error {
-			var err error
-			g.begins = append(g.begins, payload[:min(len(payload), maxBegins-len(g.begins))]...)
-			if !g.tagged {
-				g.tag, g.tagged, err = g.open.Feed(payload)
-			}
-			return err
-		})
+		err := g.said.feed(b, g.hear)
 		switch {
 		case err != nil:
-			t.badTag(err)
-		case !g.tagged && t.greetBy == 0 && g.triesToOpen():
-			t.greetBy = t.client.sock.turn.now + greetingTimeout
+			t.noTag(reasonBadStream, err)
 		case g.tagged:
 			t.stream.framing = g.tag.Framing
 			t.stream.unanswered = new(g.tag.Reply())
 			t.goodTag()
 		case len(g.frames) > maxGreeting:
-			t.badTag(&xmpp.StreamError{Condition: xmpp.PolicyViolation, Text: "the start of the stream is too long"})
+			t.noTag(reasonBadStream, &xmpp.StreamError{Condition: xmpp.PolicyViolation, Text: "the start of the stream is too long"})
+		case t.greetBy == 0 && (g.held || g.triesToOpen()):
+			t.greetBy = t.client.sock.turn.now + greetingTimeout
 		}
-	case stageDialling:
+	case stageAsking, stageDialling:
 		g.frames = append(g.frames, b...)
 	case stageAnswer:
 		if len(g.frames) <= maxGreeting {
@@ -147,19 +159,87 @@ func (t *tunnel) greet(b []byte) {
 	}
 }
 
-// badTag is for a client whose first words are no start of a stream.
-func (t *tunnel) badTag(err error) {
-	if !t.strict() && !t.greeting.triesToOpen() {
-		t.endGreeting()
+// hear reads on in the start tag. A message is text (RFC 7395, section 3.2), and
+// the first one says something.
+func (g *greeting) hear(opcode byte, payload []byte) (err error) {
+	switch {
+	case g.tagged:
+	case opcode != opText:
+		err = &xmpp.StreamError{Condition: xmpp.BadFormat, Text: "a binary message"}
+	case len(payload) == 0 && len(g.begins) == 0:
+		err = &xmpp.StreamError{Condition: xmpp.NotWellFormed, Text: "an empty message before the stream's start tag"}
+	default:
+		g.begins = append(g.begins, payload[:min(len(payload), maxBegins-len(g.begins))]...)
+		g.tag, g.tagged, err = g.open.Feed(payload)
+	}
+	return err
+}
+
+// noTag is for a client whose first words are no start of a stream, or that has
+// not said them in time.
+func (t *tunnel) noTag(why reason, err error) {
+	g, nature := t.greeting, t.nature()
+	switch {
+	case t.wantsTag(), nature == upstream.XMPP, g != nil && g.triesToOpen():
+		t.refuse(why, err)
+	case nature == upstream.Other, g != nil && !g.held:
+		t.letThrough()
+	default:
+		if g == nil {
+			g = &greeting{held: true}
+			t.greeting = g
+		}
+		g.why, g.err = why, err
+		t.stage, t.greetBy = stageAsking, 0
+		t.info.server.ask(t)
+	}
+}
+
+// answeredFor is a turn that the Server begins: the node was asked.
+func (t *tunnel) answeredFor(w *turn) {
+	t.begin(w)
+	if t.stage == stageAsking {
+		t.heard = w.now // it was not read
+		switch g := t.greeting; {
+		case t.nature() != upstream.XMPP:
+			t.letThrough()
+		case t.why == reasonNone:
+			t.refuse(g.why, g.err)
+		default: // on its way out already, and heard by nobody
+			t.endGreeting()
+			t.upstream.closeSent = true
+			t.answerClose()
+		}
+	}
+	t.settle(w)
+}
+
+// letThrough gives the upstream what was held, a Close frame included, and looks
+// at nothing more. A client that has said nothing yet is awaited on.
+func (t *tunnel) letThrough() {
+	g := t.greeting
+	if g == nil || len(g.frames) == 0 {
+		t.stage, t.greeting, t.greetBy = stageAwaited, nil, 0
 		return
 	}
-	t.stream.framing = t.greeting.open.Framing()
+	t.endGreeting()
+	if g.held {
+		t.toUpstream(g.frames)
+		t.upstream.closeSent = t.upstream.closeSent || t.client.closeSeen
+	}
+}
+
+// refuse ends a stream that has not begun.
+func (t *tunnel) refuse(why reason, err error) {
+	if g := t.greeting; g != nil {
+		t.stream.framing = g.open.Framing()
+	}
 	condition, text := xmpp.UndefinedCondition, ""
 	if se, ok := errors.AsType[*xmpp.StreamError](err); ok {
 		condition, text = se.Condition, se.Text
 	}
 	t.client.err = err
-	t.refuseStream(reasonBadStream, condition, text)
+	t.refuseStream(why, condition, text)
 }
 
 // triesToOpen reports whether the client's first words are at least the
@@ -183,10 +263,10 @@ func (t *tunnel) goodTag() {
 		t.redirectTo(tag.Reply(), url)
 		return
 	}
-	if t.strict() {
+	if vhost.ReadsTo() {
 		domain, err := tag.Domain()
 		if err != nil {
-			t.badTag(err)
+			t.refuse(reasonBadStream, err)
 			return
 		}
 		if err := vhost.AllowsDomain(domain); err != nil {
@@ -200,6 +280,8 @@ func (t *tunnel) goodTag() {
 			t.dial(func(ctx context.Context) (*upstream.Conn, error) { return vhost.Dial(ctx, t.info.request) })
 			return
 		}
+	}
+	if t.greeting.held {
 		t.toUpstream(t.greeting.frames)
 	}
 	t.awaitAnswer()
@@ -208,6 +290,7 @@ func (t *tunnel) goodTag() {
 // awaitAnswer follows the client's first words to a node, whose answer could be
 // a redirect.
 func (t *tunnel) awaitAnswer() {
+	t.stream.telling = t.greeting.tag.ID == ""
 	if t.info.vhost.Redirects() == "off" {
 		t.endGreeting()
 		return
@@ -215,6 +298,25 @@ func (t *tunnel) awaitAnswer() {
 	g := t.greeting
 	t.stage = stageAnswer
 	g.answers, g.answered, g.answer = nil, payloads{}, xmpp.AnswerReader{}
+}
+
+// judgeAnswer learns what the node speaks from its first message after a client's
+// start tag. One with an id, which clients' have not, is no echo.
+func (t *tunnel) judgeAnswer(word xmpp.Word, head []byte) {
+	if !t.stream.telling {
+		return
+	}
+	t.stream.telling = false
+	switch word {
+	case xmpp.OpenWord:
+		if !xmpp.HasID(head) {
+			return
+		}
+	case xmpp.CloseWord, xmpp.ErrorWord:
+	default:
+		return
+	}
+	t.info.upstream.SpeaksXMPP()
 }
 
 // heardAgain begins another greeting where a later message of the upstream
@@ -254,7 +356,7 @@ func (t *tunnel) answered(b []byte) {
 	}
 	g.answers = append(g.answers, b...)
 	var verdict xmpp.Answer
-	g.answered.feed(b, func(payload []byte) error {
+	g.answered.feed(b, func(_ byte, payload []byte) error {
 		if verdict.Verdict == xmpp.Undecided {
 			verdict = g.answer.Feed(payload)
 		}
@@ -372,8 +474,35 @@ func (t *tunnel) dialFailed(w *turn, err error) {
 	t.settle(w)
 }
 
-// strict reports whether there is no stream without a good start tag.
-func (t *tunnel) strict() bool { return t.info.vhost.ReadsTo() || t.info.elsewhere != "" }
+// wantsTag reports whether the gate itself needs the start tag.
+func (t *tunnel) wantsTag() bool { return t.info.vhost.ReadsTo() || t.info.elsewhere != "" }
+
+// strict reports whether the upstream is to see nothing before a good start tag.
+func (t *tunnel) strict() bool { return t.wantsTag() || t.nature() != upstream.Other }
+
+// holds reports whether a tunnel that is closing keeps the client's words to
+// itself: they were held before, or would be refused. Nobody is asked any more.
+func (t *tunnel) holds() bool {
+	if g := t.greeting; g != nil {
+		return g.held
+	}
+	return t.wantsTag() || t.nature() == upstream.XMPP
+}
+
+// nature is what the tunnel's node speaks. Where there is no node, nobody judges
+// the client's words but the gate.
+func (t *tunnel) nature() upstream.Nature {
+	if t.info.upstream == nil {
+		return upstream.Other
+	}
+	return t.info.upstream.Nature()
+}
+
+// paused reports whether the client is not read, for what it said so far waits
+// for others.
+func (t *tunnel) paused() bool {
+	return (t.stage == stageDialling || t.stage == stageAsking) && t.why == reasonNone
+}
 
 // lastWords are what a stream's client is told before a Close frame of ours: a
 // stream error and the stream's end. A stream that can be resumed gets neither
@@ -394,17 +523,18 @@ func (t *tunnel) lastWords(condition xmpp.Condition, text string) [][]byte {
 // payloads cuts a run of valid frames into the payloads of data frames. Control
 // frames are passed over. It keeps its place between runs.
 type payloads struct {
-	head    []byte // of a header that was cut
-	left    int64
-	key     [4]byte
-	at      int // which byte of the key is next
-	masked  bool
-	control bool
+	head  []byte // of a header that was cut
+	frame header // the one under way
+	left  int64  // bytes of its payload
+	at    int    // which byte of the key is next
+
+	opcode byte // of the message under way
+	empty  bool // so far
 }
 
-// feed calls f with every payload in b, unmasked, in as many pieces as b has.
-// It stops at the first error.
-func (p *payloads) feed(b []byte, f func([]byte) error) error {
+// feed calls f with every payload in b, unmasked, in as many pieces as b has, and
+// once with none for a message that is empty. It stops at the first error.
+func (p *payloads) feed(b []byte, f func(opcode byte, payload []byte) error) error {
 	for len(b) > 0 {
 		if p.left == 0 {
 			had := len(p.head)
@@ -417,24 +547,35 @@ func (p *payloads) feed(b []byte, f func([]byte) error) error {
 				return nil
 			}
 			b, p.head = b[h.size-had:], p.head[:0]
-			p.left, p.key, p.at, p.masked, p.control = h.length, h.key, 0, h.masked, h.control()
+			p.frame, p.left, p.at = h, h.length, 0
+			if h.control() {
+				continue
+			}
+			if h.opcode != opContinuation {
+				p.opcode, p.empty = h.opcode, true
+			}
+			if p.empty = p.empty && h.length == 0; p.empty && h.fin {
+				if err := f(p.opcode, nil); err != nil {
+					return err
+				}
+			}
 			continue
 		}
 		n := int(min(p.left, int64(len(b))))
 		piece := b[:n]
 		b = b[n:]
 		p.left -= int64(n)
-		if p.control {
+		if p.frame.control() {
 			continue
 		}
-		if p.masked {
+		if p.frame.masked {
 			piece = append([]byte(nil), piece...)
 			for i := range piece {
-				piece[i] ^= p.key[p.at&3]
+				piece[i] ^= p.frame.key[p.at&3]
 				p.at++
 			}
 		}
-		if err := f(piece); err != nil {
+		if err := f(p.opcode, piece); err != nil {
 			return err
 		}
 	}

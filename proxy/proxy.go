@@ -118,8 +118,8 @@ type Server struct {
 
 	ctx       context.Context // ends when Shutdown's deadline passes
 	cancel    context.CancelFunc
-	redials   sync.WaitGroup
-	stop      chan struct{} // closed by stopAccepting
+	jobs      sync.WaitGroup // what tunnels wait for: dials, questions
+	stop      chan struct{}  // closed by stopAccepting
 	mu        sync.Mutex
 	stopped   bool          // nothing is accepted any more
 	draining  bool          // Shutdown has begun

@@ -10,7 +10,7 @@ import (
 // redial looks for an upstream for a tunnel that is open already: its domain,
 // or a redirect, decided which. The driver gets the answer as a turn.
 func (s *Server) redial(t *tunnel, dial func(context.Context) (*upstream.Conn, error)) {
-	s.redials.Go(func() {
+	s.jobs.Go(func() {
 		began := time.Now()
 		up, err := dial(s.ctx)
 		d := s.driverOf(t)
@@ -23,6 +23,16 @@ func (s *Server) redial(t *tunnel, dial func(context.Context) (*upstream.Conn, e
 			up.Release()
 		}
 		d.do(t, func(w *turn) { t.dialFailed(w, err) })
+	})
+}
+
+// ask has a tunnel's node say what it speaks. The driver gets a turn for it when
+// that is known, or not to be known.
+func (s *Server) ask(t *tunnel) {
+	up := t.info.upstream
+	r := &upstream.Request{ServerName: t.info.serverName, Host: t.info.host, RequestURI: t.info.path}
+	s.jobs.Go(func() {
+		up.Ask(s.ctx, r, func() { s.driverOf(t).do(t, t.answeredFor) })
 	})
 }
 

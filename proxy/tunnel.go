@@ -119,7 +119,7 @@ func (t *tunnel) takeHeld(w *turn, l *leg) {
 		t.count(w, l, n)
 		t.take(w, l, w.plain[:n])
 	}
-	if !l.ended && !(l == &t.client && t.stage == stageDialling) {
+	if !l.ended && !(l == &t.client && t.paused()) {
 		t.read(w, l)
 	}
 }
@@ -164,12 +164,12 @@ func (t *tunnel) expire(w *turn) {
 	case t.greetBy != 0 && w.now >= t.greetBy && t.stage == stageAnswer:
 		t.releaseAnswers()
 	case t.greetBy != 0 && w.now >= t.greetBy:
-		t.refuseStream(reasonNoStream, xmpp.ConnectionTimeout, "")
+		t.noTag(reasonNoStream, errNoTag)
 	case t.stalled != 0 && w.now >= t.stalled+stallTimeout:
 		t.endFor(reasonUpstreamStuck, w.now+closeTimeout)
 	case !t.upstream.ended && !t.upstream.scan.atBoundary() && w.now >= t.spoke+stallTimeout:
 		t.endFor(reasonUpstreamStuck, w.now+closeTimeout)
-	case t.settings.ping > 0 && t.upstream.sock.out.size == 0 && t.stage != stageDialling:
+	case t.settings.ping > 0 && t.upstream.sock.out.size == 0 && !t.paused():
 		t.ping(w)
 	}
 	t.settle(w)
@@ -400,18 +400,28 @@ func (f *fromClient) message(header, []byte) {}
 
 func (f *fromClient) forward(b []byte) {
 	t := (*tunnel)(f)
-	if t.stage == stageOver || t.why != reasonNone {
+	switch {
+	case t.stage == stageOver:
 		t.toUpstream(b)
-		return
+	case t.why == reasonNone:
+		t.greet(b)
+	case !t.holds():
+		t.toUpstream(b)
 	}
-	t.greet(b)
 }
 
 func (f *fromClient) control(h header, frame []byte) bool {
 	t := (*tunnel)(f)
 	switch h.opcode {
-	case opPong:
-		return !isOurPong(h, frame[h.size:])
+	case opPing, opPong:
+		if h.opcode == opPong && isOurPong(h, frame[h.size:]) {
+			return false
+		}
+		if t.stage != stageAwaited || t.upstream.ended {
+			return true
+		}
+		t.toUpstream(frame) // it is no first word
+		return false
 	case opClose:
 		t.client.closeSeen = true
 		if !t.client.closeSent {
@@ -420,7 +430,11 @@ func (f *fromClient) control(h header, frame []byte) bool {
 		if t.why == reasonNone {
 			t.why, t.closeBy = reasonClientClose, t.upstream.sock.turn.now+closeTimeout
 		}
-		if t.why == reasonClientClose || t.why == reasonUpstreamClose {
+		switch {
+		case t.why != reasonClientClose && t.why != reasonUpstreamClose:
+		case t.stage == stageAsking:
+			t.greeting.frames = append(t.greeting.frames, frame...)
+		default:
 			t.toUpstream(frame)
 			t.upstream.closeSent = true
 		}
@@ -439,6 +453,7 @@ func (f *fromUpstream) message(_ header, head []byte) {
 	}
 	word := xmpp.FirstWord(head)
 	t.heardAgain(word)
+	t.judgeAnswer(word, head)
 	t.stream.noticed(word, head)
 }
 
@@ -556,8 +571,7 @@ func (t *tunnel) settle(w *turn) {
 		// The client was not read, so its silence counts from now.
 		t.stalled, t.heard = 0, w.now
 	}
-	dialling := t.stage == stageDialling && t.why == reasonNone
-	client.watch(!t.client.ended && upstream.out.size == 0 && !dialling, client.out.size > 0)
+	client.watch(!t.client.ended && upstream.out.size == 0 && !t.paused(), client.out.size > 0)
 	upstream.watch(!t.upstream.ended, upstream.out.size > 0)
 	client.turn, upstream.turn = nil, nil
 	t.due = t.nextDue(w.now)
@@ -565,7 +579,7 @@ func (t *tunnel) settle(w *turn) {
 
 // finished reports whether a closing tunnel has nothing left to wait for.
 func (t *tunnel) finished() bool {
-	delivered := t.upstream.ended || t.upstream.sock.out.size == 0
+	delivered := t.upstream.ended || t.upstream.sock.out.size == 0 && t.stage != stageAsking
 	if t.client.ended {
 		return delivered
 	}

@@ -122,7 +122,7 @@ func TestMessageByteByByte(t *testing.T) {
 // mask: the gate does not touch it. (wire masks with a fixed key.)
 func TestMessagePayloadUntouched(t *testing.T) {
 	_, client, upstream := open(t, "")
-	sent := client.Bytes(wire.Frame{FIN: true, Op: wire.Text, Payload: []byte("<open/>")})
+	sent := client.Bytes(wire.Frame{FIN: true, Op: wire.Text, Payload: []byte(framings[0].open(name))})
 	if _, err := client.Write(sent); err != nil {
 		t.Fatal(err)
 	}

@@ -41,18 +41,7 @@ func (n *Node) probe(ctx context.Context, a *address) error {
 	if h.Path != "" {
 		loc.uri = h.Path
 	}
-	key := newKey()
-	r := &Request{Host: asciiHost(h.Domain), RequestURI: "/", Subprotocol: "xmpp", UserAgent: probeAgent}
-	request, err := r.appendRequest(nil, &loc, n.group.hostOfNode, key)
-	if err != nil {
-		return err
-	}
-	raw, err := n.group.env.dial(ctx, a.network, a.addr)
-	if err != nil {
-		return fmt.Errorf("dial %s: %w", a.addr, bare(err))
-	}
-	header := n.proxyHeader(netip.AddrPort{}, netip.AddrPort{}, raw)
-	conn, rest, err := n.open(ctx, raw, header, request, key, r.Subprotocol)
+	p, err := n.prober(ctx, a, &loc, &Request{Host: asciiHost(h.Domain), RequestURI: "/"})
 	if h, ok := errors.AsType[*HandshakeError](err); ok && loc.uri == "" && h.Status >= 400 && h.Status < 500 {
 		return nil // it lives; which path is right, only clients know
 	}
@@ -62,12 +51,9 @@ func (n *Node) probe(ctx context.Context, a *address) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-
-	p := &prober{ctx: ctx, conn: conn, frames: bufio.NewReader(io.LimitReader(io.MultiReader(bytes.NewReader(rest), conn), maxProbeBytes))}
-	if n.group.health.Domain != "" {
-		if err := p.openStream(n.group.health.Domain); err != nil {
+	defer p.close()
+	if h.Domain != "" {
+		if err := p.wantFeatures(h.Domain); err != nil {
 			return err
 		}
 	}
@@ -81,6 +67,34 @@ type prober struct {
 	conn   net.Conn
 	frames *bufio.Reader // of at most maxProbeBytes
 	stream bool          // <open/> was sent
+	stop   func() bool   // following ctx
+}
+
+// prober dials a for the gate itself and does the opening handshake.
+func (n *Node) prober(ctx context.Context, a *address, loc *location, r *Request) (*prober, error) {
+	r.Subprotocol, r.UserAgent = "xmpp", probeAgent
+	key := newKey()
+	request, err := r.appendRequest(nil, loc, n.group.hostOfNode, key)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := n.group.env.dial(ctx, a.network, a.addr)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", a.addr, bare(err))
+	}
+	header := n.proxyHeader(netip.AddrPort{}, netip.AddrPort{}, raw)
+	conn, rest, err := n.open(ctx, raw, header, request, key, r.Subprotocol)
+	if err != nil {
+		return nil, err
+	}
+	p := &prober{ctx: ctx, conn: conn, frames: bufio.NewReader(io.LimitReader(io.MultiReader(bytes.NewReader(rest), conn), maxProbeBytes))}
+	p.stop = context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	return p, nil
+}
+
+func (p *prober) close() {
+	p.stop()
+	p.conn.Close()
 }
 
 // telling are the elements that end the waiting, whatever their prefix.
@@ -89,7 +103,7 @@ var (
 	condition = regexp.MustCompile(`<([a-z-]+)[^>]*xmlns=["']urn:ietf:params:xml:ns:xmpp-streams["']`)
 )
 
-// openStream opens a stream (RFC 7395, section 3.4) and waits for its features.
+// openStream opens a stream (RFC 7395, section 3.4).
 func (p *prober) openStream(domain string) error {
 	var to strings.Builder
 	xml.EscapeText(&to, []byte(domain))
@@ -98,6 +112,14 @@ func (p *prober) openStream(domain string) error {
 		return fmt.Errorf("probe: open a stream to %q: %w", domain, bare(err))
 	}
 	p.stream = true
+	return nil
+}
+
+// wantFeatures opens a stream and waits for its features.
+func (p *prober) wantFeatures(domain string) error {
+	if err := p.openStream(domain); err != nil {
+		return err
+	}
 	var text []byte
 	for {
 		op, payload, err := p.receive()

@@ -40,7 +40,7 @@ func TestDialTigase(t *testing.T) {
 		}
 		p := &prober{ctx: t.Context(), conn: c.Conn, frames: framesOf(c)}
 		c.Conn.SetDeadline(time.Now().Add(10 * time.Second))
-		if err := p.openStream("example1.com"); err != nil {
+		if err := p.wantFeatures("example1.com"); err != nil {
 			t.Errorf("%q: %v", version, err)
 		}
 	}

@@ -27,6 +27,7 @@ type Conn struct {
 	net.Conn
 	R      *bufio.Reader
 	Client bool // sends masked frames and takes only unmasked ones
+	gates  bool // at an upstream: the gate itself is the client
 	tb     testing.TB
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -64,7 +65,10 @@ func Serve(tb testing.TB, ln net.Listener, handler func(*Conn)) *Upstream {
 		<-ready
 		c := &Conn{Conn: conn, R: bufio.NewReader(conn), tb: tb}
 		if req, err := c.request(); err == nil {
-			u.remember(req) // before the client can know of the 101
+			c.gates = strings.HasPrefix(req.UserAgent(), "wssgate ")
+			if !c.gates {
+				u.remember(req) // before the client can know of the 101
+			}
 			if c.switchProtocols(req) == nil {
 				handler(c)
 			}
@@ -76,12 +80,17 @@ func Serve(tb testing.TB, ln net.Listener, handler func(*Conn)) *Upstream {
 }
 
 // Chan starts an upstream whose WebSockets come out of the channel; the test
-// then plays the upstream's part on its own goroutine.
+// then plays the upstream's part on its own goroutine. The gate's own questions
+// are answered as Echo does.
 func Chan(tb testing.TB) (*Upstream, <-chan *Conn) {
 	tb.Helper()
 	conns := make(chan *Conn)
 	done := make(chan struct{})
 	u := ListenWS(tb, func(c *Conn) {
+		if c.gates {
+			EchoFrames(c)
+			return
+		}
 		select {
 		case conns <- c:
 			<-done // the Conn stays open: the test closes it, or Kill does
@@ -172,7 +181,7 @@ func (u *Upstream) Open() int {
 	return len(u.conns)
 }
 
-// Requests returns the opening handshakes that came so far.
+// Requests returns the opening handshakes of clients that came so far.
 func (u *Upstream) Requests() []*http.Request {
 	u.mu.Lock()
 	defer u.mu.Unlock()
