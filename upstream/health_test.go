@@ -105,14 +105,6 @@ func TestProbeWords(t *testing.T) {
 func TestProbeVerdict(t *testing.T) {
 	const dom = "example1.com"
 	frames := func(f ...string) peer { return (&xmppNode{answer: f}).peer }
-	after101 := func(raw string) peer {
-		return func(c net.Conn, br *bufio.Reader, head string) {
-			gone := make(chan struct{})
-			go func() { io.Copy(io.Discard, br); close(gone) }()
-			io.WriteString(c, good(head)+raw)
-			<-gone
-		}
-	}
 	for _, c := range []struct {
 		name, domain, url string
 		p                 peer
