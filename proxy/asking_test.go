@@ -1,0 +1,440 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"wssgate/internal/xmpptest"
+	"wssgate/upstream"
+)
+
+// A front is a gate on the fake clock, with pipes for clients, in front of one
+// node that it knows nothing of.
+type front struct {
+	t      *testing.T
+	server *Server
+	node   *xmpptest.Server
+	vhost  *upstream.Vhost
+}
+
+// inFront runs f in a bubble. The node's habits are in cfg.
+func inFront(t *testing.T, cfg xmpptest.Config, edit func(*upstream.Options), f func(*front)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		g := &front{t: t, node: xmpptest.New(cfg), server: &Server{ctx: t.Context(), pumps: newGoroutines()}}
+		g.server.driver = g.server.pumps
+		o := upstream.Options{
+			Upstreams: []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/")},
+			Wrap:      WrapUpstream, Log: slog.New(slog.DiscardHandler),
+			Dial: func(context.Context, string, string) (net.Conn, error) {
+				gate, node := net.Pipe()
+				go g.node.ServeConn(node)
+				return gate, nil
+			},
+		}
+		if edit != nil {
+			edit(&o)
+		}
+		routes, err := upstream.New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g.vhost, err = routes.Lookup(testName); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			g.server.pumps.close()
+			g.server.jobs.Wait()
+			routes.Close()
+			g.node.Close()
+		}()
+		f(g)
+	})
+}
+
+// tunnel is a client that has its 101.
+func (g *front) tunnel() *bench {
+	g.t.Helper()
+	up, err := g.vhost.Dial(g.t.Context(), &upstream.Request{ServerName: testName, Host: testName, Subprotocol: "xmpp"})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	client, clientGate := net.Pipe()
+	b := &bench{t: g.t, driver: g.server.pumps, client: client, done: make(chan struct{})}
+	b.tunnel = &tunnel{
+		settings: &tunnelSettings{backlog: 1 << 20},
+		info:     &tunnelInfo{server: g.server, vhost: g.vhost, upstream: up, serverName: testName, host: testName, path: "/"},
+		client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20, keep: 1}},
+		upstream: upstreamLeg(up),
+		onDone:   func(*tunnel, time.Duration) { close(b.done) },
+	}
+	if err := b.driver.take(b.tunnel); err != nil {
+		g.t.Fatal(err)
+	}
+	return b
+}
+
+// peers are the node's, those that the gate sent for itself or clients'.
+func (g *front) peers(gates bool) (some []*xmpptest.Peer) {
+	synctest.Wait()
+	for _, p := range g.node.Peers() {
+		if own := len(p.Header("User-Agent")) > 0; own == gates {
+			some = append(some, p)
+		}
+	}
+	return some
+}
+
+// questions are how many times the node was asked what it speaks.
+func (g *front) questions() int { return len(g.peers(true)) }
+
+// heard are the frames that clients got through to the node.
+func (g *front) heard() (frames int64) {
+	for _, p := range g.peers(false) {
+		frames += p.Count.FramesIn.Load()
+	}
+	return frames
+}
+
+// masked are frames as a client sends them.
+func masked(frames ...ws.Frame) (b []byte) {
+	for _, f := range frames {
+		var buf bytes.Buffer
+		ws.MustWriteFrame(&buf, ws.MaskFrameWith(f, testKey))
+		b = append(b, buf.Bytes()...)
+	}
+	return b
+}
+
+// text is what the client reads up to the Close frame, which it answers.
+func (b *bench) text() (words string, code uint16) {
+	b.t.Helper()
+	for {
+		h, payload, err := b.frame(b.client)
+		if err != nil {
+			b.t.Fatalf("after %q: %v", words, err)
+		}
+		if h.opcode == opClose {
+			b.send(b.client, opClose, string(payload))
+			return words, closeCode(h, payload)
+		}
+		words += string(payload)
+	}
+}
+
+// badStarts are first words that are no start tag. Behind a declaration they are
+// an attempt at one, in the older draft.
+var badStarts = []struct {
+	name      string
+	frames    []ws.Frame
+	every     time.Duration // between frames
+	condition string
+	declared  bool
+	after     time.Duration // it takes to be sure
+}{
+	{name: "garbage", frames: words("hello"), condition: "not-well-formed"},
+	{name: "no UTF-8", frames: words("\xff\xfe<\x00"), condition: "unsupported-encoding"},
+	{name: "a stanza", frames: words("<message to='a@b'/>"), condition: "bad-format"},
+	{name: "a stanza in pieces", frames: pieces("<message to='a@b'/>", 5), condition: "bad-format"},
+	{name: "<close/>", frames: words("<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>"), condition: "bad-format"},
+	{name: "binary", frames: []ws.Frame{ws.NewBinaryFrame([]byte(openTag(testName, false)))}, condition: "bad-format"},
+	{name: "empty", frames: words(""), condition: "not-well-formed"},
+	{name: "empty, in two", frames: []ws.Frame{ws.NewFrame(ws.OpText, false, nil), ws.NewFrame(ws.OpContinuation, true, nil)}, condition: "not-well-formed"},
+	{name: "document type", frames: words("<!DOCTYPE open [<!ENTITY a 'b'>]><open/>"), condition: "restricted-xml"},
+	{name: "comment", frames: words("<!-- -->"), condition: "restricted-xml"},
+	{name: "9 KiB of white space", frames: words(strings.Repeat(" ", 9<<10)), condition: "policy-violation"},
+	{name: "many frames of nothing", frames: pieces(strings.Repeat(" ", 3000), 1), condition: "policy-violation"},
+	{name: "silence", condition: "connection-timeout", after: greetingTimeout},
+	{name: "pings", frames: []ws.Frame{ws.NewPingFrame(nil), ws.NewPingFrame(nil)}, every: 4 * time.Second, condition: "connection-timeout", after: greetingTimeout},
+	{name: "slow bytes", frames: pieces("             ", 1), every: time.Second, condition: "connection-timeout", after: greetingTimeout},
+	{name: "a stanza behind a declaration", frames: words("<?xml version='1.0'?><message/>"), condition: "bad-format", declared: true},
+	{name: "9 KiB behind a declaration", frames: words("<?xml version='1.0'?>" + strings.Repeat("\n", 9<<10)), condition: "policy-violation", declared: true},
+	{name: "a declaration alone", frames: words("<?xml version='1.0'?>"), condition: "connection-timeout", declared: true, after: greetingTimeout},
+}
+
+func words(s ...string) (frames []ws.Frame) {
+	for _, w := range s {
+		frames = append(frames, ws.NewTextFrame([]byte(w)))
+	}
+	return frames
+}
+
+// pieces are a message in fragments of n bytes.
+func pieces(s string, n int) (frames []ws.Frame) {
+	for i := 0; i < len(s); i += n {
+		op := ws.OpText
+		if i > 0 {
+			op = ws.OpContinuation
+		}
+		frames = append(frames, ws.NewFrame(op, i+n >= len(s), []byte(s[i:min(i+n, len(s))])))
+	}
+	return frames
+}
+
+// say sends frames; a gate that takes no more of them is no error.
+func (b *bench) say(frames []ws.Frame, every time.Duration) {
+	for _, f := range frames {
+		if _, err := b.client.Write(masked(f)); err != nil {
+			return
+		}
+		time.Sleep(every)
+	}
+}
+
+// Where XMPP is spoken there is no stream without a good start tag, and the node
+// sees nothing of what came in its place. A gate that does not know asks the
+// node once, unless the client shows that it knows itself.
+func TestBadStartWhereXMPPIsSpoken(t *testing.T) {
+	for _, test := range badStarts {
+		t.Run(test.name, func(t *testing.T) {
+			cfg := xmpptest.Config{Domains: []string{"other.example"}, Habits: xmpptest.Tigase()}
+			inFront(t, cfg, nil, func(g *front) {
+				for range 2 {
+					b := g.tunnel()
+					began := time.Now()
+					go b.say(test.frames, test.every)
+					got, code := b.text()
+					if took := time.Since(began); took != test.after {
+						t.Errorf("it took %v; want %v", took, test.after)
+					}
+					opening := "<open "
+					if test.declared {
+						opening = "<stream:stream "
+					}
+					wantWords(t, got, opening, "<"+test.condition+" ", end(test.declared))
+					if code != codeNormal {
+						t.Errorf("Close %d; want 1000", code)
+					}
+					b.client.Close()
+					<-b.done
+				}
+				pings := int64(0)
+				if test.name == "pings" {
+					pings = 4
+				}
+				if n := g.heard(); n != pings {
+					t.Errorf("the node got %d frames; want %d", n, pings)
+				}
+				if n := g.questions(); (n == 1) == test.declared {
+					t.Errorf("%d questions", n)
+				}
+				time.Sleep(farewell)
+				synctest.Wait()
+				if n := g.node.Open(); n != 0 {
+					t.Errorf("%d connections to the node stay", n)
+				}
+			})
+		})
+	}
+}
+
+// farewell is more than a question's goodbye takes.
+const farewell = 2 * time.Second
+
+// Where something else is spoken everything goes through as it came, and goes on
+// doing so.
+func TestBadStartToAnEcho(t *testing.T) {
+	for _, test := range badStarts {
+		if test.declared {
+			continue
+		}
+		t.Run(test.name, func(t *testing.T) {
+			inFront(t, xmpptest.Config{Echo: true}, nil, func(g *front) {
+				for range 2 {
+					b := g.tunnel()
+					go b.say(test.frames, test.every)
+					for _, f := range test.frames {
+						opcode := byte(f.Header.OpCode)
+						if f.Header.OpCode == ws.OpPing {
+							opcode = opPong
+						}
+						h, got, err := b.frame(b.client)
+						if err != nil || h.opcode != opcode || h.fin != f.Header.Fin || !bytes.Equal(got, f.Payload) {
+							t.Fatalf("%+v %.30q, %v; want %+v %.30q", h, got, err, f.Header, f.Payload)
+						}
+					}
+					time.Sleep(time.Hour)
+					go b.send(b.client, opText, "still there")
+					b.wantFrame(b.client, opText, "still there")
+					go b.send(b.client, opClose, "\x03\xe8")
+					b.wantClose(b.client, codeNormal)
+					b.wantReason(reasonClientClose)
+				}
+			})
+		})
+	}
+}
+
+// A client that begins a start tag is held to it whatever the node is, and no
+// question is needed for that.
+func TestBadTagToAnEcho(t *testing.T) {
+	inFront(t, xmpptest.Config{Echo: true}, nil, func(g *front) {
+		for i := range 2 {
+			b := g.tunnel()
+			go b.send(b.client, opText, "<open xmlns='x'/>")
+			got, _ := b.text()
+			wantWords(t, got, "<open ", "<invalid-namespace ", "<close ")
+			if n := g.heard(); i == 0 && n != 0 {
+				t.Errorf("the node got %d frames before it was known", n)
+			}
+			if n := g.questions(); n != i {
+				t.Errorf("%d questions; want %d", n, i)
+			}
+			b = g.tunnel() // from now on it is known
+			go b.send(b.client, opText, "hello")
+			b.wantFrame(b.client, opText, "hello")
+		}
+	})
+}
+
+// A node that does not say is treated like one that speaks something else, and
+// asked once a minute at most.
+func TestBadStartWhereNobodySays(t *testing.T) {
+	mute := xmpptest.Config{Rude: xmpptest.Outburst{When: xmpptest.AtFirstFrame, Then: xmpptest.Silence}}
+	inFront(t, mute, nil, func(g *front) {
+		for i, questions := range []int{1, 1, 2, 2} {
+			b := g.tunnel()
+			began := time.Now()
+			b.send(b.client, opText, "hello")
+			time.Sleep(30 * time.Second) // a question's five included
+			if n := g.heard(); n != int64(i+1) {
+				t.Errorf("client %d: the node got %d frames", i+1, n)
+			}
+			if n := g.questions(); n != questions {
+				t.Errorf("client %d: %d questions; want %d", i+1, n, questions)
+			}
+			time.Sleep(40*time.Second - time.Since(began))
+		}
+		silent := g.tunnel()
+		time.Sleep(time.Hour)
+		go silent.send(silent.client, opPing, "x")
+		silent.wantFrame(silent.client, opPong, "x")
+		if silent.tunnel.greeting != nil {
+			t.Error("an idle tunnel keeps a greeting")
+		}
+	})
+}
+
+// A hundred clients at once are one question.
+func TestOneQuestion(t *testing.T) {
+	for _, cfg := range []xmpptest.Config{{Echo: true}, {}} {
+		inFront(t, cfg, nil, func(g *front) {
+			clients := make([]*bench, 100)
+			for i := range clients {
+				clients[i] = g.tunnel()
+			}
+			for _, b := range clients {
+				go b.send(b.client, opText, "hello")
+			}
+			for _, b := range clients {
+				if cfg.Echo {
+					b.wantFrame(b.client, opText, "hello")
+					continue
+				}
+				got, _ := b.text()
+				wantWords(t, got, "<not-well-formed ")
+			}
+			if n := g.questions(); n != 1 {
+				t.Errorf("%d questions; want 1", n)
+			}
+		})
+	}
+}
+
+// What a client got for an answer tells what the node speaks, so that nobody has
+// to ask; but not where it is what a client sent, or could have chosen.
+func TestNatureByAnswer(t *testing.T) {
+	withID := strings.Replace(openTag(testName, false), " to=", " id='1' to=", 1)
+	for _, test := range []struct {
+		name      string
+		cfg       xmpptest.Config
+		open      []string
+		redirects string
+		want      upstream.Nature
+	}{
+		{"XMPP", xmpptest.Config{}, []string{openTag(testName, false)}, "follow", upstream.XMPP},
+		{"XMPP, redirects off", xmpptest.Config{}, []string{openTag(testName, false)}, "off", upstream.XMPP},
+		{"older draft", xmpptest.Config{}, []string{openTag(testName, true)}, "follow", upstream.XMPP},
+		{"older draft, redirects off", xmpptest.Config{}, []string{openTag(testName, true)}, "off", upstream.XMPP},
+		{"unknown domain", xmpptest.Config{Domains: []string{"x"}, Habits: xmpptest.Tigase()}, []string{openTag(testName, false)}, "follow", upstream.XMPP},
+		{"echo", xmpptest.Config{Echo: true}, []string{openTag(testName, false)}, "follow", upstream.Unknown},
+		{"echo, redirects off", xmpptest.Config{Echo: true}, []string{openTag(testName, true)}, "off", upstream.Unknown},
+		{"echo of an id", xmpptest.Config{Echo: true}, []string{withID}, "follow", upstream.Unknown},
+		{"echo of more", xmpptest.Config{Echo: true}, []string{"<op", "en" + openTag(testName, false)[5:], "<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>"}, "off", upstream.Unknown},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inFront(t, test.cfg, func(o *upstream.Options) { o.Upstreams[0].Redirects = test.redirects }, func(g *front) {
+				b := g.tunnel()
+				go b.say(words(test.open...), 0)
+				go io.Copy(io.Discard, b.client)
+				time.Sleep(time.Second)
+				if got := b.tunnel.info.upstream.Nature(); got != test.want {
+					t.Errorf("nature %d; want %d", got, test.want)
+				}
+				if n := g.questions(); n != 0 {
+					t.Errorf("%d questions; want none", n)
+				}
+			})
+		})
+	}
+}
+
+// A client that says all and leaves at once is delivered whole where it may say
+// what it likes, and not at all where it may not.
+func TestLeavesWhileTheNodeIsAsked(t *testing.T) {
+	for _, closes := range []bool{true, false} {
+		for _, echo := range []bool{true, false} {
+			inFront(t, xmpptest.Config{Echo: echo}, nil, func(g *front) {
+				b := g.tunnel()
+				said := words("hello")
+				if closes {
+					said = append(said, ws.NewCloseFrame([]byte("\x03\xe8")))
+				}
+				go io.Copy(io.Discard, b.client)
+				b.client.Write(masked(said...))
+				if !closes {
+					b.client.Close()
+				}
+				<-b.done
+				want := int64(0)
+				if echo {
+					want = int64(len(said))
+				}
+				if n := g.heard(); n != want {
+					t.Errorf("echo %t, Close %t: the node got %d frames; want %d", echo, closes, n, want)
+				}
+			})
+		}
+	}
+}
+
+// A drain that comes while the node is asked ends the tunnel as any other; what
+// the client said gets through only where it would have.
+func TestDrainWhileTheNodeIsAsked(t *testing.T) {
+	for _, echo := range []bool{true, false} {
+		slow := xmpptest.Config{Echo: echo, Habits: xmpptest.Habits{ReadPace: xmpptest.Pace{Chunk: 1000, Delay: 100 * time.Millisecond}}}
+		inFront(t, slow, nil, func(g *front) {
+			b := g.tunnel()
+			b.send(b.client, opText, "hello")
+			g.server.pumps.drain(&drainOrder{})
+			b.wantClose(b.client, codeAway)
+			b.send(b.client, opText, "more")
+			time.Sleep(10 * time.Second)
+			b.send(b.client, opClose, "\x03\xe9")
+			b.wantEOF(b.client, time.Minute)
+			b.wantReason(reasonDrain)
+			if n := g.heard(); (n > 0) != echo {
+				t.Errorf("echo %t: the node got %d frames", echo, n)
+			}
+		})
+	}
+}
