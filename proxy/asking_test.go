@@ -64,18 +64,22 @@ func inFront(t *testing.T, cfg xmpptest.Config, edit func(*upstream.Options), f 
 // tunnel is a client that has its 101.
 func (g *front) tunnel() *bench {
 	g.t.Helper()
-	up, err := g.vhost.Dial(g.t.Context(), &upstream.Request{ServerName: testName, Host: testName, Subprotocol: "xmpp"})
-	if err != nil {
-		g.t.Fatal(err)
+	request := &upstream.Request{ServerName: testName, Host: testName, Subprotocol: "xmpp"}
+	var up *upstream.Conn
+	if !g.vhost.RoutesTo() {
+		var err error
+		if up, err = g.vhost.Dial(g.t.Context(), request); err != nil {
+			g.t.Fatal(err)
+		}
 	}
 	client, clientGate := net.Pipe()
 	b := &bench{t: g.t, driver: g.server.pumps, client: client, done: make(chan struct{})}
 	b.tunnel = &tunnel{
 		settings: &tunnelSettings{backlog: 1 << 20},
-		info:     &tunnelInfo{server: g.server, vhost: g.vhost, upstream: up, serverName: testName, host: testName, path: "/"},
+		info:     &tunnelInfo{server: g.server, vhost: g.vhost, upstream: up, request: request, serverName: testName, host: testName, path: "/"},
 		client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20, keep: 1}},
 		upstream: upstreamLeg(up),
-		onDone:   func(*tunnel, time.Duration) { close(b.done) },
+		onDone:   func(t *tunnel, _ time.Duration) { t.giveUp(); close(b.done) },
 	}
 	if err := b.driver.take(b.tunnel); err != nil {
 		g.t.Fatal(err)

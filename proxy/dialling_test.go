@@ -1,10 +1,15 @@
 package proxy
 
 import (
+	"context"
+	"crypto/tls"
+	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
+	"wssgate/internal/xmpptest"
 	"wssgate/upstream"
 )
 
@@ -42,4 +47,69 @@ func TestDrainWhileDialling(t *testing.T) {
 	} else if ne, ok := err.(net.Error); ok && ne.Timeout() {
 		t.Error("the connection stays open after the closing handshake")
 	}
+}
+
+// A client that goes while a node is dialled is let go at once, and the dial with
+// it: nobody reads the client then, but its end is noticed.
+func TestClientGoesWhileDialling(t *testing.T) {
+	for _, reset := range []bool{false, true} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		dialled := make(chan net.Conn, 1)
+		go func() {
+			if conn, err := ln.Accept(); err == nil {
+				dialled <- conn // which never says 101
+			}
+		}()
+		gr := group("test", "ws://"+ln.Addr().String()+"/")
+		gr.DialTimeout = time.Hour
+		g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
+			Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}}})
+		c := g.stream(nil)
+		if err := c.Send(openTag(testName, false)); err != nil {
+			t.Fatal(err)
+		}
+		node := <-dialled
+		defer node.Close()
+		if reset {
+			c.Conn.(*tls.Conn).NetConn().(*net.TCPConn).SetLinger(0)
+		}
+		c.Abort()
+		node.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.Copy(io.Discard, node); err != nil {
+			t.Errorf("reset %t: the node's connection: %v; want its end", reset, err)
+		}
+		if err := g.Shutdown(t.Context(), Pacing{Timeout: 10 * time.Second}); err != nil {
+			t.Errorf("reset %t: %v", reset, err)
+		}
+		if !strings.Contains(g.logs.String(), "reason=client_gone") {
+			t.Errorf("reset %t: no line that says so", reset)
+		}
+	}
+}
+
+// The same without a descriptor, on any system.
+func TestPipeGoesWhileDialling(t *testing.T) {
+	inFront(t, xmpptest.Config{}, func(o *upstream.Options) {
+		o.Upstreams[0].DialTimeout = time.Hour
+		o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, RouteTo: true}}
+		o.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	}, func(g *front) {
+		b := g.tunnel()
+		b.send(b.client, opText, openTag(testName, false))
+		time.Sleep(time.Second)
+		began := time.Now()
+		b.client.Close()
+		b.wantReason(reasonClientGone)
+		g.server.jobs.Wait()
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the dial went on for %v", took)
+		}
+	})
 }

@@ -84,6 +84,8 @@ type greeting struct {
 	answered payloads
 	answer   xmpp.AnswerReader
 
+	giveUp context.CancelFunc // of the dial under way
+
 	hops  int
 	again bool // not the first one: the client has an open stream
 
@@ -445,6 +447,13 @@ func (t *tunnel) endStream(why reason, messages [][]byte) {
 func (t *tunnel) dial(dial func(context.Context) (*upstream.Conn, error)) {
 	t.stage, t.greetBy = stageDialling, 0
 	t.info.server.redial(t, dial)
+}
+
+// giveUp ends the dial of a tunnel that has ended itself.
+func (t *tunnel) giveUp() {
+	if g := t.greeting; g != nil && g.giveUp != nil {
+		g.giveUp()
+	}
 }
 
 // dialled is a turn that the Server begins: the upstream has said 101.

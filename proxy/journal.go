@@ -85,6 +85,7 @@ func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
 	if t.info.upstream != nil {
 		t.info.upstream.Release()
 	}
+	t.giveUp()
 	s.stats.vhost(t.info.vhost).open.Add(-1)
 	s.stats.closed[t.why].Add(1)
 	s.journal.add(entry{

@@ -241,6 +241,7 @@ type pumpedConn struct {
 	in       []byte // read, not yet taken by the tunnel
 	inErr    error  // follows in
 	reading  bool   // the tunnel wants to read
+	ending   bool   // or to hear of the end alone
 	wanted   sync.Cond
 	pending  []byte // being written; empty: the next write is welcome
 	writable sync.Cond
@@ -282,8 +283,8 @@ func (c *pumpedConn) closeWrite() {
 	}
 }
 
-func (c *pumpedConn) watch(read, _ bool) {
-	c.reading = read
+func (c *pumpedConn) watch(read, _, end bool) {
+	c.reading, c.ending = read, end
 	c.wanted.Signal()
 }
 
@@ -304,10 +305,14 @@ func (c *pumpedConn) readFrom() {
 		c.p.mu.Lock()
 		c.in, c.inErr = buf[:n], err
 		for !c.closed && !c.p.over && (len(c.in) > 0 || c.inErr != nil) {
-			for !c.reading && !c.closed && !c.p.over {
+			for !c.reading && !(c.ending && c.inErr != nil) && !c.closed && !c.p.over {
 				c.wanted.Wait()
 			}
-			c.p.turn(func(w *turn) { c.p.t.event(w, c.leg, true, false) })
+			if c.ending {
+				c.p.turn(c.p.t.hungUp)
+			} else {
+				c.p.turn(func(w *turn) { c.p.t.event(w, c.leg, true, false) })
+			}
 			if len(c.in) == 0 && c.inErr != nil {
 				break
 			}

@@ -89,7 +89,11 @@ func (l *loop) run() {
 				continue
 			}
 			const gone = unix.EPOLLERR | unix.EPOLLHUP
-			entry.tunnel.event(l.work, entry.leg, ev.Events&(unix.EPOLLIN|gone) != 0, ev.Events&(unix.EPOLLOUT|gone) != 0)
+			if entry.leg.sock.wantEnd && ev.Events&(unix.EPOLLRDHUP|gone) != 0 {
+				entry.tunnel.hungUp(l.work)
+			} else {
+				entry.tunnel.event(l.work, entry.leg, ev.Events&(unix.EPOLLIN|gone) != 0, ev.Events&(unix.EPOLLOUT|gone) != 0)
+			}
 			l.after(entry.tunnel)
 			if l.pressure.shed > 0 && entry.tunnel.movable() {
 				l.move(entry.tunnel)
@@ -372,8 +376,11 @@ func (c *epollConn) closeWrite() { unix.Shutdown(c.fd, unix.SHUT_WR) }
 
 // watch takes a socket that is to wait for nothing out of the epoll instance:
 // a hang-up would be reported again and again.
-func (c *epollConn) watch(read, write bool) {
+func (c *epollConn) watch(read, write, end bool) {
 	var events uint32
+	if end {
+		events |= unix.EPOLLRDHUP
+	}
 	if read {
 		events |= unix.EPOLLIN
 	}

@@ -198,7 +198,7 @@ func (l *loop) move(t *tunnel) {
 	l.timers.remove(t)
 	for _, leg := range []*leg{&t.client, &t.upstream} {
 		if !leg.sock.closed() {
-			leg.sock.os.watch(false, false)
+			leg.sock.os.watch(false, false, false)
 			l.conns[leg.sock.os.fd] = connEntry{}
 		}
 	}
@@ -214,7 +214,7 @@ func (l *loop) adopt(t *tunnel) {
 	for _, leg := range []*leg{&t.client, &t.upstream} {
 		if s := leg.sock; !s.closed() {
 			l.join(t, leg)
-			s.os.watch(s.wantRead, s.wantOut)
+			s.os.watch(s.wantRead, s.wantOut, s.wantEnd)
 		}
 	}
 	l.timers.add(t)

@@ -10,9 +10,12 @@ import (
 // redial looks for an upstream for a tunnel that is open already: its domain,
 // or a redirect, decided which. The driver gets the answer as a turn.
 func (s *Server) redial(t *tunnel, dial func(context.Context) (*upstream.Conn, error)) {
+	ctx, giveUp := context.WithCancel(s.ctx)
+	t.greeting.giveUp = giveUp
 	s.jobs.Go(func() {
+		defer giveUp()
 		began := time.Now()
-		up, err := dial(s.ctx)
+		up, err := dial(ctx)
 		d := s.driverOf(t)
 		if err == nil {
 			s.stats.dialled(up.Node, time.Since(began))

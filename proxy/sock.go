@@ -30,6 +30,7 @@ type sock struct {
 	drained  bool // this turn: the kernel has nothing more for us
 	wantRead bool // what the driver was last told
 	wantOut  bool
+	wantEnd  bool
 }
 
 // rawConn is a socket that never blocks, as a driver gives it to sock.
@@ -43,8 +44,9 @@ type rawConn interface {
 	unacknowledged() int
 	// closeWrite sends FIN behind what was written.
 	closeWrite()
-	// watch says which readiness the driver is to wait for.
-	watch(read, write bool)
+	// watch says what the driver is to wait for: readiness, or the peer's end
+	// while nothing is read.
+	watch(read, write, end bool)
 	close()
 }
 
@@ -138,13 +140,13 @@ func (s *sock) finish() {
 	}
 }
 
-// watch tells the driver which readiness to wait for, where that has changed.
-func (s *sock) watch(read, write bool) {
-	if s.closed() || read == s.wantRead && write == s.wantOut {
+// watch tells the driver what to wait for, where that has changed.
+func (s *sock) watch(read, write, end bool) {
+	if s.closed() || read == s.wantRead && write == s.wantOut && end == s.wantEnd {
 		return
 	}
-	s.wantRead, s.wantOut = read, write
-	s.raw.watch(read, write)
+	s.wantRead, s.wantOut, s.wantEnd = read, write, end
+	s.raw.watch(read, write, end)
 }
 
 // close closes the socket in its second phase. What waits in out is lost.

@@ -140,6 +140,14 @@ func (t *tunnel) event(w *turn, l *leg, readable, writable bool) {
 	t.settle(w)
 }
 
+// hungUp handles the end of a client that is not read: nobody is left to dial for.
+func (t *tunnel) hungUp(w *turn) {
+	t.begin(w)
+	t.client.ended, t.client.err = true, io.EOF
+	t.clientEnded(w)
+	t.settle(w)
+}
+
 // end closes the tunnel for a reason of the gate's own. The first reason stays.
 func (t *tunnel) end(w *turn, why reason, by time.Duration) {
 	t.begin(w)
@@ -571,8 +579,8 @@ func (t *tunnel) settle(w *turn) {
 		// The client was not read, so its silence counts from now.
 		t.stalled, t.heard = 0, w.now
 	}
-	client.watch(!t.client.ended && upstream.out.size == 0 && !t.paused(), client.out.size > 0)
-	upstream.watch(!t.upstream.ended, upstream.out.size > 0)
+	client.watch(!t.client.ended && upstream.out.size == 0 && !t.paused(), client.out.size > 0, t.paused() && t.stage == stageDialling)
+	upstream.watch(!t.upstream.ended, upstream.out.size > 0, false)
 	client.turn, upstream.turn = nil, nil
 	t.due = t.nextDue(w.now)
 }
