@@ -207,7 +207,7 @@ func (t *tunnel) answeredFor(w *turn) {
 			t.letThrough()
 		case t.why == reasonNone:
 			t.refuse(g.why, g.err)
-		default: // on its way out already, and heard by nobody
+		default: // it is on its way out, and the node is to hear nothing of it
 			t.endGreeting()
 			t.upstream.closeSent = true
 			t.answerClose()
@@ -227,7 +227,6 @@ func (t *tunnel) letThrough() {
 	t.endGreeting()
 	if g.held {
 		t.toUpstream(g.frames)
-		t.upstream.closeSent = t.upstream.closeSent || t.client.closeSeen
 	}
 }
 

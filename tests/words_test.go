@@ -5,7 +5,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"wssgate/internal/xmpptest"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
@@ -60,6 +62,100 @@ func wantWords(t *testing.T, c *wire.Conn, f framing, condition string, code uin
 	c.WantClose(code)
 	c.Send(wire.CloseFrame(true, code, ""))
 	c.WantEnd()
+}
+
+// noTags are first words that are no start tag, and what is wrong with them.
+var noTags = map[string]struct {
+	frames    []wire.Frame
+	condition string
+}{
+	"garbage":              {[]wire.Frame{{FIN: true, Op: wire.Text, Payload: []byte("hello")}}, "not-well-formed"},
+	"a stanza":             {[]wire.Frame{{FIN: true, Op: wire.Text, Payload: []byte("<message to='a@b'/>")}}, "bad-format"},
+	"a stanza in pieces":   {[]wire.Frame{{Op: wire.Text, Payload: []byte("<mess")}, {FIN: true, Op: wire.Continuation, Payload: []byte("age/>")}}, "bad-format"},
+	"binary":               {[]wire.Frame{{FIN: true, Op: wire.Binary, Payload: []byte(framings[0].open(name))}}, "bad-format"},
+	"an empty message":     {[]wire.Frame{{FIN: true, Op: wire.Text}}, "not-well-formed"},
+	"document type":        {[]wire.Frame{{FIN: true, Op: wire.Text, Payload: []byte("<!DOCTYPE a [<!ENTITY b 'c'>]>")}}, "restricted-xml"},
+	"9 KiB of white space": {[]wire.Frame{{FIN: true, Op: wire.Text, Payload: []byte(strings.Repeat(" ", 9<<10))}}, "policy-violation"},
+	"70 KB":                {[]wire.Frame{{FIN: true, Op: wire.Text, Payload: payload(70_000)}}, "not-well-formed"},
+	"silence":              {nil, "connection-timeout"},
+	"a ping":               {[]wire.Frame{{FIN: true, Op: wire.Ping}}, "connection-timeout"},
+}
+
+// greetBadly opens a tunnel for each of noTags, all at once, and says it.
+func greetBadly(t *testing.T, g *gate.Gate, site *gate.Site) map[string]*wire.Conn {
+	clients := map[string]*wire.Conn{}
+	for what, bad := range noTags {
+		clients[what] = wire.Dial(t, g.Addr("wss"), site.Client(name))
+		clients[what].Send(bad.frames...)
+	}
+	return clients
+}
+
+// Without a word about domains in the configuration there is no stream without a
+// good start tag where XMPP is spoken, and the server sees nothing of what came
+// in its place. The gate finds out what is spoken from the answer that an earlier
+// client got, or by asking, once for all.
+func TestNoStartTagInFrontOfXMPP(t *testing.T) {
+	for how, f := range map[string]*framing{"asked": nil, "by RFC 7395": &framings[0], "by the older draft": &framings[1]} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			server := listenXMPP(t, xmpptest.Config{Domains: []string{"other.example"}, Habits: xmpptest.Tigase()})
+			site := gate.NewSite(t, name)
+			g := site.Start(t, toUpstream(server.URL())+"health.interval = \"0s\"\n")
+			want := int64(0) // messages to the server
+			if f != nil {
+				c := wire.Dial(t, g.Addr("wss"), site.Client(name))
+				c.SendText(f.open(name))
+				for _, word := range []string{f.opening, "<host-unknown", f.end} {
+					if got, err := c.Frame(); err != nil || !strings.Contains(string(got.Payload), word) {
+						t.Fatalf("got %v, %v; want %s", got, err, word)
+					}
+				}
+				c.Conn.Close()
+				want = 1
+			}
+			for what, c := range greetBadly(t, g, site) {
+				t.Log(what)
+				if what == "a ping" {
+					c.Want(wire.Frame{FIN: true, Op: wire.Pong})
+				}
+				wantWords(t, c, framings[0], noTags[what].condition, 1000)
+			}
+			messages, questions := int64(0), 0
+			for _, p := range server.Peers() {
+				if len(p.Header("User-Agent")) > 0 {
+					questions++
+				} else {
+					messages += p.Count.Messages.Load()
+				}
+			}
+			if messages != want || (questions == 1) == (f != nil) {
+				t.Errorf("%d messages, %d questions; want %d messages", messages, questions, want)
+			}
+		})
+	}
+}
+
+// In front of anything else the same words go through as they came, and a client
+// that says nothing may go on doing so.
+func TestNoStartTagInFrontOfAnEcho(t *testing.T) {
+	t.Parallel()
+	site := gate.NewSite(t, name)
+	g := site.Start(t, toUpstream(wire.Echo(t).URL))
+	clients := greetBadly(t, g, site)
+	for what, c := range clients {
+		for _, f := range noTags[what].frames {
+			if f.Op == wire.Ping {
+				f.Op = wire.Pong
+			}
+			c.Want(f)
+		}
+	}
+	time.Sleep(11 * time.Second) // more than the ten for a start tag
+	for _, c := range clients {
+		c.SendText("still there")
+		c.WantText("still there")
+	}
 }
 
 // A vhost takes the streams of its domains only, and sends each to the upstream
