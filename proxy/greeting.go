@@ -13,7 +13,7 @@ import (
 
 const (
 	// greetingTimeout is how long a client has for its first start tag, where
-	// the vhost wants to read it.
+	// XMPP is spoken.
 	greetingTimeout = 10 * time.Second
 
 	// maxGreeting bounds what is kept of the client's frames for another node.

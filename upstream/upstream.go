@@ -3,7 +3,8 @@
 // dials it and does the client's half of the opening handshake (RFC 6455,
 // section 4.1). What it hands out is a conn on which frames may follow.
 //
-// It does not speak to clients, reads no frames but its own probes', and knows
+// It does not speak to clients, reads no frames but its own probes' and those of
+// the question what a node speaks (nature.go), and knows
 // nothing of the configuration file: its options are plain values.
 //
 //	Routes ── Vhost ── group ── Node ── server ── address
