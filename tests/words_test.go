@@ -96,26 +96,28 @@ func greetBadly(t *testing.T, g *gate.Gate, site *gate.Site) map[string]*wire.Co
 // in its place. The gate finds out what is spoken from the answer that an earlier
 // client got, or by asking, once for all.
 func TestNoStartTagInFrontOfXMPP(t *testing.T) {
+	t.Parallel()
+	var checks []func() // once all wait for their ten seconds
 	for how, f := range map[string]*framing{"asked": nil, "by RFC 7395": &framings[0], "by the older draft": &framings[1]} {
-		t.Run(how, func(t *testing.T) {
-			t.Parallel()
-			server := listenXMPP(t, xmpptest.Config{Domains: []string{"other.example"}, Habits: xmpptest.Tigase()})
-			site := gate.NewSite(t, name)
-			g := site.Start(t, toUpstream(server.URL())+"health.interval = \"0s\"\n")
-			want := int64(0) // messages to the server
-			if f != nil {
-				c := wire.Dial(t, g.Addr("wss"), site.Client(name))
-				c.SendText(f.open(name))
-				for _, word := range []string{f.opening, "<host-unknown", f.end} {
-					if got, err := c.Frame(); err != nil || !strings.Contains(string(got.Payload), word) {
-						t.Fatalf("got %v, %v; want %s", got, err, word)
-					}
+		server := listenXMPP(t, xmpptest.Config{Domains: []string{"other.example"}, Habits: xmpptest.Tigase()})
+		site := gate.NewSite(t, name)
+		g := site.Start(t, toUpstream(server.URL())+"health.interval = \"0s\"\n")
+		want := int64(0) // messages to the server
+		if f != nil {
+			c := wire.Dial(t, g.Addr("wss"), site.Client(name))
+			c.SendText(f.open(name))
+			for _, word := range []string{f.opening, "<host-unknown", f.end} {
+				if got, err := c.Frame(); err != nil || !strings.Contains(string(got.Payload), word) {
+					t.Fatalf("%s: got %v, %v; want %s", how, got, err, word)
 				}
-				c.Conn.Close()
-				want = 1
 			}
-			for what, c := range greetBadly(t, g, site) {
-				t.Log(what)
+			c.Conn.Close()
+			want = 1
+		}
+		clients := greetBadly(t, g, site)
+		checks = append(checks, func() {
+			for what, c := range clients {
+				t.Log(how, what)
 				if what == "a ping" {
 					c.Want(wire.Frame{FIN: true, Op: wire.Pong})
 				}
@@ -130,9 +132,12 @@ func TestNoStartTagInFrontOfXMPP(t *testing.T) {
 				}
 			}
 			if messages != want || (questions == 1) == (f != nil) {
-				t.Errorf("%d messages, %d questions; want %d messages", messages, questions, want)
+				t.Errorf("%s: %d messages, %d questions; want %d messages", how, messages, questions, want)
 			}
 		})
+	}
+	for _, check := range checks {
+		check()
 	}
 }
 

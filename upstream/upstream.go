@@ -4,8 +4,8 @@
 // section 4.1). What it hands out is a conn on which frames may follow.
 //
 // It does not speak to clients, reads no frames but its own probes' and those of
-// the question what a node speaks (nature.go), and knows
-// nothing of the configuration file: its options are plain values.
+// the question what a node speaks, and knows nothing of the configuration file:
+// its options are plain values.
 //
 //	Routes ── Vhost ── group ── Node ── server ── address
 //	              one configuration's │ kept by the Table
