@@ -496,8 +496,8 @@ func TestAnswerIsNotAwaitedForEver(t *testing.T) {
 	}
 }
 
-// Where nothing depends on the start tag, a client that begins one is held to it
-// all the same; what is no attempt at one is the upstream's to judge.
+// Where no XMPP is spoken, a client that begins a start tag is held to it all the
+// same; what is no attempt at one is the upstream's to judge.
 func TestBadStartReadAlong(t *testing.T) {
 	mute := newGate(t, newUpstream(t, xmpptest.Config{Rude: xmpptest.Outburst{When: xmpptest.AtFirstFrame, Then: xmpptest.Silence}}).URL())
 	for message, condition := range map[string]string{

@@ -72,8 +72,8 @@ func TestStartTagIsDue(t *testing.T) {
 	}
 }
 
-// Where nothing depends on it, a start tag that is begun is due ten seconds
-// later; a client that says nothing may go on doing so.
+// Where no XMPP is spoken, a start tag that is begun is due ten seconds later; a
+// client that says nothing may go on doing so.
 func TestStartTagIsDueOnceBegun(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
 		b.tunnel.info, b.tunnel.stage = &tunnelInfo{vhost: &upstream.Vhost{}}, stageAwaited
