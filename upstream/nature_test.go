@@ -215,9 +215,9 @@ func TestNatureLasts(t *testing.T) {
 		}
 		want(Unknown)
 		a.learn(Other)
-		time.Sleep(otherFor - 1)
+		time.Sleep(otherFor - time.Second)
 		want(Other)
-		time.Sleep(1)
+		time.Sleep(time.Second)
 		want(Unknown)
 		a.learn(Other)
 		a.learn(XMPP)
