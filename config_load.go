@@ -111,7 +111,7 @@ func parseConfig(file string, data []byte) (*Config, error) {
 	var tree map[string]any
 	meta, err := toml.Decode(string(data), &tree)
 	if err != nil {
-		return nil, &ConfigError{file, []Mistake{syntaxMistake(err)}}
+		return nil, &ConfigError{file, []Mistake{syntaxMistake(string(data), err)}}
 	}
 
 	var ms mistakes
@@ -151,21 +151,42 @@ func notText(data []byte) (Mistake, bool) {
 	}
 }
 
-// syntaxMistake says where the file stops being TOML, with a caret.
-func syntaxMistake(err error) Mistake {
+// syntaxMistake says where data stops being TOML, with a caret.
+func syntaxMistake(data string, err error) Mistake {
 	pe, ok := errors.AsType[toml.ParseError](err)
 	if !ok {
 		return Mistake{Text: err.Error()}
 	}
-	m := Mistake{
-		Key:  fmt.Sprintf("line %d, column %d", pe.Position.Line, pe.Position.Col),
-		Text: lowerFirst(strings.TrimRight(pe.Message, ".")),
-	}
-	// The library's own first lines repeat the message and the place.
-	if _, excerpt, ok := strings.Cut(pe.ErrorWithPosition(), ":\n\n"); ok {
-		m.Excerpt = strings.TrimRight(excerpt, "\n")
-	}
+	m := Mistake{Text: lowerFirst(strings.TrimRight(pe.Message, "."))}
+	m.Key, m.Excerpt = place(data, pe.Position.Start, pe.Position.Len)
 	return m
+}
+
+// place names the place of n bytes in data by line and column, and shows it
+// with a caret below it and up to two lines above. The library would do both,
+// but is a line off where the place is a line's end or its beginning.
+func place(data string, start, n int) (name, excerpt string) {
+	data = strings.TrimPrefix(data, "\ufeff") // the library does not count it
+	start = min(max(start, 0), len(data))     // for some it says -1
+	lines := strings.Split(data, "\n")
+	line := strings.Count(data[:start], "\n")
+	before := data[strings.LastIndexByte(data[:start], '\n')+1 : start]
+	rest := lines[line][len(before):]
+	marked := rest[:min(n, len(rest))] // empty at the line's end
+
+	var b strings.Builder
+	for i := max(line-2, 0); i <= line; i++ {
+		fmt.Fprintf(&b, "%7d | %s\n", i+1, strings.TrimSuffix(lines[i], "\r"))
+	}
+	b.WriteString(strings.Repeat(" ", len("1234567 | ")))
+	for _, r := range before { // a tab stays one, and so the caret below its place
+		if r != '\t' {
+			r = ' '
+		}
+		b.WriteRune(r)
+	}
+	b.WriteString(strings.Repeat("^", max(utf8.RuneCountInString(marked), 1)))
+	return fmt.Sprintf("line %d, column %d", line+1, utf8.RuneCountInString(before)+1), b.String()
 }
 
 func lowerFirst(s string) string {

@@ -190,13 +190,39 @@ config.toml: listen.wss: "0.0.0.0:1" is taken by listen.wss already`
 
 // What is no TOML is shown with a caret below the place.
 func TestSyntaxErrorHasCaret(t *testing.T) {
-	_, err := parseConfig("config.toml", []byte("[log]\n\tlevel = \"info\n"))
-	const want = `config.toml: line 2, column 15: strings cannot contain newlines
+	for data, want := range map[string]string{
+		"[log]\n\tlevel = \"info\n": `line 2, column 15: strings cannot contain newlines
       1 | [log]
-      2 |         level = "info
-                               ^`
-	if err == nil || err.Error() != want {
-		t.Errorf("err =\n%v\nwant\n%s", err, want)
+      2 | 	level = "info
+          	             ^`,
+		// The place is a line's end, not the beginning of the next one.
+		"a = 1\n[upstream.tigase\nnodes = 1\n": `line 2, column 17: expected '.' or ']' to end table name, but got '\n' instead
+      1 | a = 1
+      2 | [upstream.tigase
+                          ^`,
+		"[upstream.tigase\r\nnodes = 1\r\n": `line 1, column 17: expected '.' or ']' to end table name, but got '\r' instead
+      1 | [upstream.tigase
+                          ^`,
+		"[[vhost]\nnames = 1\n": `line 1, column 8: expected end of table array name delimiter ']', but got '\n' instead
+      1 | [[vhost]
+                 ^`,
+		// The place is a line's beginning, not the end of the one before.
+		"# ä\n\na = 1\na = 2\n": `line 4, column 1: key 'a' has already been defined
+      2 | 
+      3 | a = 1
+      4 | a = 2
+          ^`,
+		"\ufeffa = \"ä\" 12\n": `line 1, column 8: expected a top-level item to end with a newline, comment, or EOF, but got '1' instead
+      1 | a = "ä" 12
+                 ^^`,
+		"[a": `line 1, column 2: expected '.' or ']' to end table name, but got '\x00' instead
+      1 | [a
+           ^`,
+	} {
+		_, err := parseConfig("config.toml", []byte(data))
+		if want = "config.toml: " + want; err == nil || err.Error() != want {
+			t.Errorf("parseConfig(%q) =\n%v\nwant\n%s", data, err, want)
+		}
 	}
 }
 
