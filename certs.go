@@ -16,8 +16,9 @@ func certsCommand(_ context.Context, args []string, stdout, stderr io.Writer) in
 	f := newFlags("certs", "[-config FILE] [-json] [-within DURATION]", `Lists every name that a certificate is for, with file, issuer, expiry, key type
 and state, and why the certificate is chosen or which one is chosen instead.
 
-Exit status: 0; 1 if a chosen certificate expires within DURATION; 2 for a
-mistake in the configuration. To be told two weeks before:
+Exit status: 0; 1 if somebody has to see to something: a chosen certificate that
+expires within DURATION, a file that can't be used, a name that ACME has no
+certificate for; 2 for a mistake in the configuration. To be told two weeks before:
 
   wssgate certs -within 14d || mail -s "certificates" you@example1.com`)
 	file := f.String("config", "config.toml", "the configuration `FILE`")
@@ -45,14 +46,33 @@ mistake in the configuration. To be told two weeks before:
 		fmt.Fprintf(stderr, "wssgate certs: %v\n", err)
 		return exitFailed
 	}
-	status := exitOK
-	for _, e := range list.Certificates {
+	todo := list.todo(now, within)
+	for _, line := range todo {
+		fmt.Fprintln(stderr, line)
+	}
+	if len(todo) > 0 {
+		return exitFailed
+	}
+	return exitOK
+}
+
+// todo lists what somebody has to see to.
+func (l certificateList) todo(now time.Time, within time.Duration) []string {
+	var lines []string
+	for _, e := range l.Certificates {
 		if e.Chosen && e.NotAfter.Before(now.Add(within)) {
-			fmt.Fprintf(stderr, "certificate %q for %q: expires %s\n", source(e), e.Name, expiry(e, now))
-			status = exitFailed
+			lines = append(lines, fmt.Sprintf("certificate %q for %q: expires %s", source(e), e.Name, expiry(e, now)))
 		}
 	}
-	return status
+	for _, p := range l.Problems {
+		lines = append(lines, p.Error)
+	}
+	for _, a := range l.ACME {
+		if a.NotAfter.IsZero() {
+			lines = append(lines, fmt.Sprintf("acme: no certificate for %q: %s", a.Name, a.State))
+		}
+	}
+	return lines
 }
 
 // A certificateList is what -json prints: stable names, times in RFC 3339.
@@ -71,7 +91,8 @@ type certificateProblem struct {
 // An acmeName is a name that a certificate is to be obtained for.
 type acmeName struct {
 	Name     string    `json:"name"`
-	State    string    `json:"state"` // see certstore.ACMEState
+	State    string    `json:"state"`              // see certstore.ACMEState
+	NotAfter time.Time `json:"not_after,omitzero"` // of its certificate; none where there is no certificate
 	NextTry  time.Time `json:"next_try,omitzero"`
 	Failures int       `json:"failures"`
 	Error    string    `json:"error,omitempty"` // of the last order, in the CA's own words
@@ -84,7 +105,7 @@ func newCertificateList(inv *inventory) certificateList {
 		list.Problems = append(list.Problems, certificateProblem{p.File, p.Err.Error(), p.Kept})
 	}
 	for _, s := range inv.acme {
-		list.ACME = append(list.ACME, acmeName{s.Name, string(s.State), s.NextTry, s.Failures, s.Err})
+		list.ACME = append(list.ACME, acmeName{s.Name, string(s.State), s.NotAfter, s.NextTry, s.Failures, s.Err})
 	}
 	return list
 }

@@ -57,8 +57,12 @@ func TestInventoryReadsACMECache(t *testing.T) {
 		t.Errorf("served = %+v; want a.example from acme", served)
 	}
 	var out strings.Builder
-	if err := newCertificateList(inv).print(&out, time.Now()); err != nil {
+	list := newCertificateList(inv)
+	if err := list.print(&out, time.Now()); err != nil {
 		t.Fatal(err)
+	}
+	if got, want := list.todo(time.Now(), 0), []string{`acme: no certificate for "b.example": waiting`}; !slices.Equal(got, want) {
+		t.Errorf("somebody has to see to %q; want %q", got, want)
 	}
 	for _, want := range []string{"acme: a.example: valid\n", "acme: b.example: waiting\n"} {
 		if !strings.Contains(out.String(), want) {
@@ -91,6 +95,32 @@ func TestInventoryMakesNoCache(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("warnings = %q, want %q", got, want)
+	}
+}
+
+// A look at the cache of another gate, which may run, leaves that as it was too:
+// its permissions, and what a crash left behind.
+func TestInventoryTouchesNoCache(t *testing.T) {
+	left := []string{"acme/.tmp-123", "acme/token+http-01"}
+	cfg := withACME(t, "names = \"a.example\"\n", map[string][]byte{left[0]: []byte("half"), left[1]: []byte("answer")})
+	old := time.Now().AddDate(0, -1, 0)
+	for _, name := range left {
+		if err := os.Chtimes(filepath.Join(filepath.Dir(cfg.File), name), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(cfg.ACME.Cache, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cfg.inventory(); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(cfg.ACME.Cache); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("the cache is %v now, %v; want mode 755 as before", info.Mode(), err)
+	}
+	entries, err := os.ReadDir(cfg.ACME.Cache)
+	if err != nil || len(entries) != len(left) {
+		t.Errorf("the cache has %v, %v; want the two files that were there", entries, err)
 	}
 }
 

@@ -96,7 +96,8 @@ type ACMEStatus struct {
 const acmeOrders = 4
 
 // NewACME checks the options, takes what the cache has and installs it. It does
-// not touch the network; Start does. The error holds every mistake found.
+// not touch the network, nor a cache that is there; Start does. The error holds
+// every mistake found.
 func NewACME(opts ACMEOptions) (*ACME, error) {
 	opts.setDefaults()
 	names, errs := acmeNames(opts.Names)
@@ -104,7 +105,7 @@ func NewACME(opts ACMEOptions) (*ACME, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	cache, err := acmeOpenCache(opts.Cache, opts.Log)
+	cache, err := acmeOpenCache(opts.Cache)
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +141,7 @@ func (a *ACME) Start() {
 		return
 	}
 	a.runs = true
+	a.cache.tidy(a.opts.Log)
 	for _, k := range *a.names.Load() {
 		a.wg.Go(k.keep)
 	}

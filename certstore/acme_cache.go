@@ -57,16 +57,25 @@ type acmeCache struct {
 
 var _ autocert.Cache = acmeCache{}
 
-// acmeOpenCache makes the folder where it is missing, closes it to others, and
-// sweeps what crashed gates left behind.
-func acmeOpenCache(dir string, log *slog.Logger) (acmeCache, error) {
+// acmeOpenCache makes the folder where it is missing. What is in one that is
+// there it leaves as it is, for it may be somebody who only looks.
+func acmeOpenCache(dir string) (acmeCache, error) {
 	c := acmeCache{autocert.DirCache(dir)}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return c, fmt.Errorf("acme: cache: %w", err)
 	}
+	if _, err := os.ReadDir(dir); err != nil {
+		return c, fmt.Errorf("acme: cache: %w", err)
+	}
+	return c, nil
+}
+
+// tidy closes the folder to others, and sweeps what crashed gates left behind.
+func (c acmeCache) tidy(log *slog.Logger) {
+	dir := string(c.DirCache)
 	info, err := os.Stat(dir)
 	if err != nil {
-		return c, fmt.Errorf("acme: cache: %w", err)
+		return // keepers say what is wrong with it
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		// A volume may belong to somebody else, or its driver may know no modes.
@@ -74,10 +83,7 @@ func acmeOpenCache(dir string, log *slog.Logger) (acmeCache, error) {
 			log.Warn("acme: cache folder is open to others", "file", dir, "mode", info.Mode().String(), "err", err)
 		}
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return c, fmt.Errorf("acme: cache: %w", err)
-	}
+	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), acmeTempPrefix) && !strings.HasSuffix(e.Name(), acmeHTTPSuffix) {
 			continue
@@ -86,7 +92,6 @@ func acmeOpenCache(dir string, log *slog.Logger) (acmeCache, error) {
 			os.Remove(c.path(e.Name()))
 		}
 	}
-	return c, nil
 }
 
 func (c acmeCache) path(key string) string { return filepath.Join(string(c.DirCache), key) }

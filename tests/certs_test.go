@@ -2,6 +2,8 @@ package tests
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -62,6 +64,14 @@ func TestCerts(t *testing.T) {
 		if status, out := certs(t, site, tt.args...); status != tt.status {
 			t.Errorf("wssgate certs %q exits with %d; want %d\n%s", tt.args, status, tt.status, out)
 		}
+	}
+
+	site.Write(t, "certs/h.pem", []byte("half a certificate"))
+	if status, out := certs(t, site); status != 1 || !strings.Contains(out, "h.pem") {
+		t.Errorf("with a file that is bad wssgate certs exits with %d; want 1\n%s", status, out)
+	}
+	if err := os.Remove(filepath.Join(site.Dir, "certs/h.pem")); err != nil {
+		t.Fatal(err)
 	}
 
 	_, text := certs(t, site, "-json")

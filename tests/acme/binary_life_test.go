@@ -41,8 +41,8 @@ func (g *binaryGate) ends() {
 	g.Wait()
 }
 
-// certs returns what "wssgate certs" prints.
-func (g *binaryGate) certs(args ...string) string {
+// certs returns what "wssgate certs" prints; it must end with the status.
+func (g *binaryGate) certs(status int, args ...string) string {
 	g.testGate.t.Helper()
 	binary, err := gate.Build(false)
 	if err != nil {
@@ -51,8 +51,8 @@ func (g *binaryGate) certs(args ...string) string {
 	cmd := exec.Command(binary, append([]string{"certs"}, args...)...)
 	cmd.Dir = g.site.Dir
 	out, err := cmd.CombinedOutput()
-	if err != nil {
-		g.testGate.t.Errorf("wssgate certs: %v\n%s", err, out)
+	if cmd.ProcessState.ExitCode() != status {
+		g.testGate.t.Errorf("wssgate certs: %v; want status %d\n%s", err, status, out)
 	}
 	return string(out)
 }
@@ -96,7 +96,7 @@ func TestBinaryLife(t *testing.T) {
 	if _, err := g.leaf(alone, g.site.CA.Pool()); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
 		t.Errorf("a name without a certificate: %v; want unrecognized_name", err)
 	}
-	if out := g.certs(); !strings.Contains(out, "acme: "+alone+": waiting, 1 failure, next try ") || !strings.Contains(out, "connection refused") {
+	if out := g.certs(1); !strings.Contains(out, "acme: "+alone+": waiting, 1 failure, next try ") || !strings.Contains(out, "connection refused") {
 		t.Errorf("wssgate certs prints %s\nwant the failure and its reason", out)
 	}
 
@@ -117,7 +117,7 @@ func TestBinaryLife(t *testing.T) {
 	g.tryNow(alone)
 	g.obtains(name, root)
 	g.obtains(alone, root)
-	if out := g.certs(); !strings.Contains(out, "chosen: before certs/chat.example.org.pem: expires later") {
+	if out := g.certs(0); !strings.Contains(out, "chosen: before certs/chat.example.org.pem: expires later") {
 		t.Errorf("wssgate certs prints %s\nwant the CA's certificate before the directory's", out)
 	}
 
@@ -222,7 +222,7 @@ func TestBinaryTwoGates(t *testing.T) {
 	wantModes(t, cache)
 	for _, g := range []*binaryGate{first, second} {
 		var list struct{ ACME []struct{ State string } }
-		out := g.certs("-json")
+		out := g.certs(0, "-json")
 		if err := json.Unmarshal([]byte(out), &list); err != nil || len(list.ACME) != len(names) || list.ACME[0].State != "valid" {
 			t.Errorf("wssgate certs -json: %v\n%s", err, out)
 		}
