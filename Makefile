@@ -1,6 +1,6 @@
 # make alone lists the targets. TESTFLAGS goes to every go test, FUZZTIME to
 # every fuzz target: make race TESTFLAGS=-v, make fuzz FUZZTIME=1m. BENCHFLAGS
-# goes to make compare: BENCHFLAGS='-run churn'.
+# goes to make compare: BENCHFLAGS='-run churn', or BENCHFLAGS=-quick for a look.
 
 SHELL       := /bin/bash -o pipefail
 TESTFLAGS   ?=
@@ -26,9 +26,10 @@ demo: build ## run it: an XMPP server, certificates and the gate, on loopback
 image: ## a container image, with podman, buildah or docker
 	@deploy/image.sh
 
-test: needs ## all tests: units, the built binary from outside, real servers and a browser
+test: needs ## all tests: units, the built binary from outside, real servers, a browser, the rigs
 	go test $(TESTFLAGS) ./...
 	cd tests && go test $(TESTFLAGS) ./...
+	cd bench && go test $(TESTFLAGS) ./...
 
 race: ## unit tests with the race detector; make test runs the binary with it anyway
 	go test -race $(TESTFLAGS) ./...

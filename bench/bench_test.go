@@ -5,9 +5,61 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 )
+
+// The commands in README.md run, with -quick, and print figures.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := filepath.Join(t.TempDir(), "wssgate")
+	if out, err := exec.Command("go", "build", "-o", before, "wssgate").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	dir, ran := "..", 0
+	for line := range strings.Lines(string(readme)) {
+		command, isIndented := strings.CutPrefix(line, "    ")
+		command, _, _ = strings.Cut(command, " #")
+		command = strings.TrimSpace(command)
+		if !isIndented || command == "" {
+			continue
+		}
+		if to, ok := strings.CutPrefix(command, "cd "); ok {
+			dir = filepath.Join(dir, to)
+			continue
+		}
+		ran++
+		at := dir // the one of this line
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			quick := command
+			if strings.HasPrefix(command, "go run ") {
+				quick = strings.ReplaceAll(command, "/tmp/wssgate", before) + " -quick"
+			}
+			cmd := exec.Command("bash", "-c", quick)
+			cmd.Dir, cmd.Env = at, append(os.Environ(), "BENCHFLAGS=-quick") // make's
+			var progress bytes.Buffer
+			cmd.Stderr = &progress
+			out, err := cmd.Output()
+			if err != nil {
+				t.Fatalf("%v\n%s%s", err, progress.Bytes(), out)
+			}
+			figure := regexp.MustCompile(`(?m)^\| .* \| [0-9.]+ \||^\S.*: +[0-9.]+ (s|MB|ms|µs)`)
+			if rows := figure.FindAll(out, -1); len(rows) < 5 || bytes.Contains(out, []byte("–")) {
+				t.Errorf("it prints %d rows of figures; want five at least, and none missing\n%s", len(rows), out)
+			}
+		})
+	}
+	if ran < 4 {
+		t.Errorf("README.md has %d commands; want four at least", ran)
+	}
+}
 
 func TestMedian(t *testing.T) {
 	for _, test := range []struct {

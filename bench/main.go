@@ -35,6 +35,7 @@ var (
 	churnCount = flag.Int("churn", 1000, "churn: connections of each kind in a round")
 	postQ      = flag.Bool("mlkem", false, "clients offer X25519MLKEM768 too, which OpenSSL has since 3.5")
 	keep       = flag.Bool("keep", false, "keep the directory with configurations and logs")
+	quick      = flag.Bool("quick", false, "a fiftieth of the clients, one round, no waits: shows that all runs; its figures say nothing")
 	level      = flag.String("level", "warn", "log.level of wssgate; with -keep, to find out what went wrong")
 	upstreamOn = flag.Bool("upstream", false, "internal: be an upstream")
 )
@@ -61,6 +62,10 @@ func bench() error {
 	}
 	if *idleCount > maxClients || *stormCount > maxClients || *rounds < 1 || *rounds > 20 || *seconds > 60 {
 		return errors.New("too much: at most 9000 clients, 20 rounds, 60 seconds")
+	}
+	if *quick {
+		*idleCount, *stormCount, *churnCount = clients(*idleCount), clients(*stormCount), clients(*churnCount)
+		*rounds, *seconds, *settle = 1, 0.2, 0
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()

@@ -84,6 +84,7 @@ var sizes = []struct {
 // trips is what a message there and back costs when each client sends as soon
 // as it has its answer.
 func trips(ctx context.Context, g *gate, n int) ([]figure, error) {
+	n = clients(n)
 	c, err := g.connect(ctx, n, false)
 	if err != nil {
 		return nil, err
@@ -103,7 +104,8 @@ func trips(ctx context.Context, g *gate, n int) ([]figure, error) {
 // fixed is the same at a rate that leaves time to sleep, with what the gate
 // adds to the latency of a connection straight to the upstream.
 func fixed(ctx context.Context, g *gate) ([]figure, error) {
-	const n, rate, size = 1000, 5000, 128
+	const rate, size = 5000, 128
+	n := clients(1000)
 	c, err := g.connect(ctx, n, false)
 	if err != nil {
 		return nil, err
@@ -153,7 +155,8 @@ func churn(ctx context.Context, g *gate) ([]figure, error) {
 
 // reload is what busy connections notice of three reloads.
 func reload(ctx context.Context, g *gate) ([]figure, error) {
-	const n, rate, reloads = 1000, 2000, 3
+	const rate, reloads = 2000, 3
+	n := clients(1000)
 	c, err := g.connect(ctx, n, false)
 	if err != nil {
 		return nil, err
@@ -182,6 +185,14 @@ func reload(ctx context.Context, g *gate) ([]figure, error) {
 		{fmt.Sprintf("connections lost in %d reloads, of %d busy ones", reloads, n), float64(c.lost()), 0},
 		{"processes then", float64(len(left)), 0},
 	}, err
+}
+
+// clients is how many there are where n are meant.
+func clients(n int) int {
+	if *quick {
+		return max(n/50, 1)
+	}
+	return n
 }
 
 func busy() time.Duration { return time.Duration(*seconds * float64(time.Second)) }

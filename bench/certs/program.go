@@ -15,8 +15,10 @@ import (
 	"time"
 )
 
-// changes is how many files change, one after the other.
-const changes = 5
+var (
+	changes = 5                // files that change, one after the other
+	calm    = 15 * time.Second // in which spare memory goes back to the system, every 5 s at most
+)
 
 // A program is a running "wssgate serve".
 type program struct {
@@ -38,8 +40,8 @@ func (r *rig) runProgram(binary string) {
 	fmt.Printf("wssgate serve, first handshakes included\n")
 	fmt.Printf("ready to serve:      %6.2f s CPU, %.2f s on the clock (goal: 1 s CPU)\n", p.cpu().Seconds(), time.Since(start).Seconds())
 	fmt.Printf("user memory:         %6.1f MB (goal: 40 MB)\n", private(p.cmd.Process.Pid))
-	time.Sleep(15 * time.Second) // spare memory goes back to the system, every 5 s at most
-	fmt.Printf("  15 s later:        %6.1f MB\n", private(p.cmd.Process.Pid))
+	time.Sleep(calm)
+	fmt.Printf("  %2.0f s later:        %6.1f MB\n", calm.Seconds(), private(p.cmd.Process.Pid))
 
 	serials := map[int]string{}
 	for i := range changes {
@@ -52,7 +54,7 @@ func (r *rig) runProgram(binary string) {
 	}
 	used := p.cpu() - before
 	before = p.cpu()
-	time.Sleep(changes * 3 * time.Second)
+	time.Sleep(time.Duration(changes) * 3 * time.Second)
 	idle := p.cpu() - before
 	for i := range changes {
 		if now := r.serial(p, i*17); now == "" || now == serials[i] {
@@ -60,16 +62,17 @@ func (r *rig) runProgram(binary string) {
 		}
 	}
 	fmt.Printf("one changed file:    %6.1f ms CPU (goal: 20 ms), mean of %d; as long without a change: %.1f ms\n",
-		used.Seconds()*1e3/changes, changes, idle.Seconds()*1e3/changes)
+		used.Seconds()*1e3/float64(changes), changes, idle.Seconds()*1e3/float64(changes))
 	fmt.Printf("user memory then:    %6.1f MB\n", private(p.cmd.Process.Pid))
 	before = p.cpu()
-	for i := range 1000 {
-		r.serial(p, i*(*count)/1000)
+	handshakes := min(1000, *count)
+	for i := range handshakes {
+		r.serial(p, i*(*count)/handshakes)
 	}
-	fmt.Printf("handshake:           %6.1f µs CPU, each of 1000 with another name\n", (p.cpu()-before).Seconds()*1e3)
+	fmt.Printf("handshake:           %6.1f µs CPU, each of %d with another name\n", (p.cpu()-before).Seconds()*1e6/float64(handshakes), handshakes)
 	fmt.Printf("user memory then:    %6.1f MB\n", private(p.cmd.Process.Pid))
-	time.Sleep(15 * time.Second)
-	fmt.Printf("  15 s later:        %6.1f MB\n", private(p.cmd.Process.Pid))
+	time.Sleep(calm)
+	fmt.Printf("  %2.0f s later:        %6.1f MB\n", calm.Seconds(), private(p.cmd.Process.Pid))
 }
 
 // buildProgram returns the path of a binary as "make build" makes it.
