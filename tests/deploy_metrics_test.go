@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -16,22 +15,11 @@ import (
 // promtool runs Debian's promtool.
 func promtool(t *testing.T, stdin string, args ...string) {
 	t.Helper()
-	if _, err := exec.LookPath("promtool"); err != nil {
-		missing(t, "promtool is not installed; to run this test: sudo apt-get install prometheus")
-	}
-	cmd := exec.Command("promtool", args...)
+	cmd := program(t, "promtool", "prometheus", args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-}
-
-func missing(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal(what)
-	}
-	t.Skip(what)
 }
 
 func deployed(t *testing.T, name string) string {

@@ -25,14 +25,7 @@ import (
 // installed.
 func program(t *testing.T, name, debianPackage string, args ...string) *exec.Cmd {
 	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil { // servers are in no plain user's PATH
-		path, err = exec.LookPath("/usr/sbin/" + name)
-	}
-	if err != nil {
-		missing(t, name+" is not installed; to run this test: sudo apt-get install "+debianPackage)
-	}
-	return exec.Command(path, args...)
+	return exec.Command(gate.Program(t, name, debianPackage), args...)
 }
 
 // succeed runs a command that must end well, and returns its output.

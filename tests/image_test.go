@@ -113,7 +113,7 @@ func containers(t *testing.T) func(args ...string) *exec.Cmd {
 	program(t, "podman", "podman")
 	program(t, "runc", "runc")
 	if os.Geteuid() != 0 {
-		missing(t, "rootless containers need uid maps of their own; to run this test: sudo make e2e")
+		gate.Missing(t, "rootless containers need uid maps of their own; to run this test: sudo make e2e")
 	}
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "storage.conf")

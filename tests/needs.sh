@@ -15,6 +15,7 @@ wanted=(
   node:nodejs npm:npm
   openssl:openssl curl:curl
   nginx:nginx haproxy:haproxy
+  certbot:certbot lego:lego
   podman:podman buildah:buildah runc:runc
   systemd-analyze:systemd promtool:prometheus
 )

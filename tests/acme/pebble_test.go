@@ -57,6 +57,7 @@ type pebble struct {
 	namesLock sync.Mutex
 	names     map[string]string // name → address
 	dns       string
+	txt       string // directory with a file for each TXT record
 	config    pebbleConfig
 	env       []string
 	dir       string
@@ -77,7 +78,7 @@ type pebbleConfig struct {
 // the gates come with it, as Pebble's configuration has their ports.
 func newPebble(t *testing.T, c pebbleConfig) (*pebble, []gateListeners) {
 	t.Helper()
-	p := &pebble{t: t, https: certtest.NewCA("pebble's listeners"), names: map[string]string{}, config: c, dir: t.TempDir()}
+	p := &pebble{t: t, https: certtest.NewCA("pebble's listeners"), names: map[string]string{}, config: c, dir: t.TempDir(), txt: t.TempDir()}
 	listeners := listenGates(t, max(c.Listeners, 1))
 	p.TLSPort = listeners[0].tls.Addr().(*net.TCPAddr).Port
 	p.HTTPPort = listeners[0].http.Addr().(*net.TCPAddr).Port
@@ -191,11 +192,17 @@ func (p *pebble) serveDNS() {
 	p.dns = ln.Addr().String()
 	server := &dns.Server{Listener: ln, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg).SetReply(q)
+		asked := q.Question[0]
+		header := dns.RR_Header{Name: asked.Name, Rrtype: asked.Qtype, Class: dns.ClassINET}
+		name := strings.ToLower(strings.TrimSuffix(asked.Name, ".")) // Pebble asks in mixed case
 		p.namesLock.Lock()
-		addr := p.names[strings.TrimSuffix(q.Question[0].Name, ".")]
+		addr := p.names[name]
 		p.namesLock.Unlock()
-		if addr != "" && q.Question[0].Qtype == dns.TypeA {
-			m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.ParseIP(addr)})
+		if addr != "" && asked.Qtype == dns.TypeA {
+			m.Answer = append(m.Answer, &dns.A{Hdr: header, A: net.ParseIP(addr)})
+		}
+		if value, err := os.ReadFile(filepath.Join(p.txt, name)); err == nil && asked.Qtype == dns.TypeTXT {
+			m.Answer = append(m.Answer, &dns.TXT{Hdr: header, Txt: []string{strings.TrimSpace(string(value))}})
 		}
 		w.WriteMsg(m)
 	})}

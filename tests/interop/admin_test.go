@@ -33,10 +33,10 @@ type looked struct {
 // look lets Chromium do the steps. The names resolve to 127.0.0.1.
 func look(t *testing.T, names []string, steps ...lookStep) []looked {
 	t.Helper()
-	need(t, "chromium", "chromium")
-	need(t, "node", "nodejs")
+	gate.Program(t, "chromium", "chromium")
+	gate.Program(t, "node", "nodejs")
 	if _, err := os.Stat("../node_modules/playwright-core"); err != nil {
-		missing(t, "playwright-core is not installed; to run this test: npm ci --prefix tests")
+		gate.Missing(t, "playwright-core is not installed; to run this test: npm ci --prefix tests")
 	}
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"wssgate/tests/internal/gate"
 )
 
 // A browserClient is one account that logs in from one page; see browser.mjs.
@@ -75,8 +77,8 @@ func runScript(t *testing.T, name string, rootPEM []byte, task map[string]any) *
 // withChromium adds to the task what a script needs to start the browser.
 func withChromium(t *testing.T, rootPEM []byte, task map[string]any) {
 	t.Helper()
-	need(t, "chromium", "chromium")
-	need(t, "certutil", "libnss3-tools")
+	gate.Program(t, "chromium", "chromium")
+	gate.Program(t, "certutil", "libnss3-tools")
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Fatal(err)
@@ -90,10 +92,10 @@ func withChromium(t *testing.T, rootPEM []byte, task map[string]any) {
 // it the task, a line. Its standard input stays open.
 func startScript(ctx context.Context, t *testing.T, name string, task map[string]any, env ...string) *script {
 	t.Helper()
-	need(t, "node", "nodejs")
+	gate.Program(t, "node", "nodejs")
 	for _, module := range []string{"playwright-core", "strophe.js", "@xmpp/client", "ws", "@xmldom/xmldom"} {
 		if _, err := os.Stat("../node_modules/" + module); err != nil {
-			missing(t, "%s is not installed; to run this test: npm ci --prefix tests", module)
+			gate.Missing(t, "%s is not installed; to run this test: npm ci --prefix tests", module)
 		}
 	}
 	s := &script{t: t, name: name, cmd: exec.CommandContext(ctx, "node", name)}

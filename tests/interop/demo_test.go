@@ -27,7 +27,7 @@ func TestDemoPageProsody(t *testing.T) {
 // startAnonymousProsody is startProsody for domains that anybody may log in to.
 func startAnonymousProsody(t *testing.T, domains ...string) (url string) {
 	t.Helper()
-	need(t, "prosody", "prosody")
+	gate.Program(t, "prosody", "prosody")
 	user := unprivileged(t, "prosody")
 	dir, port := user.tempDir(t), freePort(t)
 	config := filepath.Join(dir, "prosody.cfg.lua")

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"wssgate/tests/internal/gate"
 )
 
 // startEjabberd is startProsody for Debian's ejabberd.
@@ -23,13 +25,13 @@ func startEjabberd(t *testing.T, domains ...string) (url string) {
 // returns the file of the log as well.
 func runEjabberd(t *testing.T, more string, domains ...string) (url, log string) {
 	t.Helper()
-	need(t, "erl", "ejabberd")
+	gate.Program(t, "erl", "ejabberd")
 	libs, err := filepath.Glob("/usr/lib/*/ejabberd-*")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(libs) == 0 {
-		missing(t, "ejabberd is not installed; to run this test: sudo apt-get install ejabberd")
+		gate.Missing(t, "ejabberd is not installed; to run this test: sudo apt-get install ejabberd")
 	}
 
 	user := unprivileged(t, "ejabberd")

@@ -19,7 +19,7 @@ import (
 // in the middle of a tunnel and asks the gate to do the same, which an idle
 // tunnel, whose TLS buffers are elsewhere, must take too.
 func TestOpenSSL(t *testing.T) {
-	need(t, "openssl", "openssl")
+	gate.Program(t, "openssl", "openssl")
 	for _, version := range []string{"-tls1_2", "-tls1_3"} {
 		t.Run(version, func(t *testing.T) {
 			site := gate.NewSite(t, "example1.test")

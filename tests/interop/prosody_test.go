@@ -3,11 +3,11 @@ package interop
 import (
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"wssgate/tests/internal/gate"
 )
 
 // startProsody runs Debian's Prosody with the domains and an account alice,
@@ -32,8 +32,8 @@ type prosody struct {
 // the package made for it, and its files belong to that user.
 func runProsody(t *testing.T, more string, domains ...string) *prosody {
 	t.Helper()
-	need(t, "prosody", "prosody")
-	need(t, "prosodyctl", "prosody")
+	gate.Program(t, "prosody", "prosody")
+	gate.Program(t, "prosodyctl", "prosody")
 
 	p := &prosody{user: unprivileged(t, "prosody")}
 	dir := p.user.tempDir(t)
@@ -102,23 +102,4 @@ func freePort(t *testing.T) int {
 	}
 	defer ln.Close()
 	return ln.Addr().(*net.TCPAddr).Port
-}
-
-// need fails the test, or outside CI skips it, if the program is not
-// installed, and says which command installs it.
-func need(t *testing.T, program, debianPackage string) {
-	t.Helper()
-	if _, err := exec.LookPath(program); err != nil {
-		missing(t, "%s is not installed; to run this test: sudo apt-get install %s", program, debianPackage)
-	}
-}
-
-// missing skips the test where a person runs it and fails it in CI, where
-// nothing may be skipped.
-func missing(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
 }

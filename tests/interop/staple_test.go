@@ -17,7 +17,7 @@ import (
 // beside the PEM while the gate runs, then none again where the file holds one
 // that has ended.
 func TestOpenSSLStaple(t *testing.T) {
-	need(t, "openssl", "openssl")
+	gate.Program(t, "openssl", "openssl")
 	const name = "example1.test"
 	site := gate.NewSite(t)
 	site.Write(t, "root.pem", site.CA.RootPEM())
