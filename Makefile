@@ -1,10 +1,12 @@
 # make alone lists the targets. TESTFLAGS goes to every go test, FUZZTIME to
 # every fuzz target: make race TESTFLAGS=-v, make fuzz FUZZTIME=1m. BENCHFLAGS
-# goes to make compare: BENCHFLAGS='-run churn', or BENCHFLAGS=-quick for a look.
+# goes to make compare: BENCHFLAGS='-run churn', or BENCHFLAGS=-quick for a look;
+# DEMOFLAGS to the demo: DEMOFLAGS='-listen 127.0.0.1:5292'.
 
 SHELL       := /bin/bash -o pipefail
 TESTFLAGS   ?=
 BENCHFLAGS  ?=
+DEMOFLAGS   ?=
 FUZZTIME    ?= 10s
 MODULES     := . $(patsubst %/go.mod,%,$(wildcard tests/go.mod bench/go.mod))
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -21,7 +23,7 @@ build: ## the binary, ./wssgate
 	CGO_ENABLED=0 go build -trimpath -o wssgate .
 
 demo: build ## run it: an XMPP server, certificates and the gate, on loopback
-	./wssgate demo
+	./wssgate demo $(DEMOFLAGS)
 
 image: ## a container image, with podman, buildah or docker
 	@deploy/image.sh

@@ -13,7 +13,7 @@ import (
 )
 
 // The commands in README.md run, with -quick, and print figures.
-func TestReadme(t *testing.T) {
+func TestReadmeCommands(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 
 	"wssgate/internal/certtest"
 	"wssgate/tests/internal/gate"
+	"wssgate/tests/internal/wire"
 )
 
 // program returns the command, and fails or skips the test where it is not
@@ -241,7 +242,9 @@ func TestSystemd(t *testing.T) {
 }
 
 // The commands in deploy/README.md put the program and its unit where systemd
-// finds them, and have it started with the machine.
+// finds them and have it started with the machine. Starting and reloading it now
+// are systemd's: it runs ExecStart= and ExecReload= of the installed unit, and so
+// does the test, without systemd's user and sandbox.
 func TestInstall(t *testing.T) {
 	binary, err := gate.Build(false)
 	if err != nil {
@@ -260,22 +263,110 @@ func TestInstall(t *testing.T) {
 		}
 	}
 	_, section, _ := strings.Cut(document(t, "deploy/README.md").text, "\n## systemd\n")
+	reloads := false
 	for line := range strings.Lines(section) {
 		command, isIndented := strings.CutPrefix(line, "    ")
-		if !isIndented || strings.HasPrefix(command, "systemctl daemon-reload") || strings.HasPrefix(command, "systemctl reload") {
-			continue // these want systemd as the machine's init
+		if !isIndented {
+			continue
+		}
+		if strings.HasPrefix(command, "systemctl reload wssgate") {
+			reloads = true
+			continue
 		}
 		command = strings.NewReplacer(" /", " "+root+"/", "systemctl ", "systemctl --root="+root+" ", "--now ", "").Replace(command)
 		cmd := exec.Command("bash", "-e", "-c", command)
 		cmd.Dir = source
 		succeed(t, cmd)
 	}
-	installed := filepath.Join(root, "usr/local/bin/wssgate")
-	if out := succeed(t, exec.Command(installed, "version")); !strings.HasPrefix(out, "wssgate ") {
-		t.Errorf("the installed program says %q", out)
-	}
 	if state := strings.TrimSpace(succeed(t, exec.Command("systemctl", "--root="+root, "is-enabled", "wssgate"))); state != "enabled" {
 		t.Errorf("the unit is %q; want enabled", state)
+	}
+
+	unit := readFile(t, filepath.Join(root, "etc/systemd/system/wssgate.service"))
+	start := unitLine(t, unit, "ExecStart")
+	site := gate.NewSite(t, name)
+	site.Config(t, toUpstream("ws://127.0.0.1:9/"))
+	const config = "/etc/wssgate/config.toml"
+	if !strings.HasPrefix(start, "/usr/local/bin/wssgate serve ") || !strings.HasSuffix(start, " "+config) {
+		t.Fatalf("ExecStart= is %q; want the installed program and %s", start, config)
+	}
+	args := strings.Fields(strings.Replace(start, config, filepath.Join(site.Dir, "config.toml"), 1))
+	if out := succeed(t, exec.Command(filepath.Join(root, args[0]), "version")); !strings.HasPrefix(out, "wssgate ") {
+		t.Errorf("the installed program says %q", out)
+	}
+	g := gate.Run(t, site.Dir, args[1:])
+	g.Addr("wss")
+	if !reloads {
+		t.Fatal("deploy/README.md does not say how to reload")
+	}
+	wait := g.Mark()
+	reload := exec.Command("bash", "-e", "-c", unitLine(t, unit, "ExecReload"))
+	reload.Env = append(os.Environ(), fmt.Sprintf("MAINPID=%d", g.PID()))
+	succeed(t, reload)
+	wait("the reload", func(l gate.Line) bool { return l.Msg() == "reloaded" })
+}
+
+// unitLine returns the value of a key that a unit has once.
+func unitLine(t *testing.T, unit, key string) string {
+	t.Helper()
+	var values []string
+	for line := range strings.Lines(unit) {
+		if value, ok := strings.CutPrefix(line, key+"="); ok {
+			values = append(values, strings.TrimSpace(value))
+		}
+	}
+	if len(values) != 1 {
+		t.Fatalf("the unit has %q for %s=; want one", values, key)
+	}
+	return values[0]
+}
+
+// The preStop hook in deploy/README.md is one that Kubernetes takes, and its
+// command has the gate say goodbye and end.
+func TestPreStop(t *testing.T) {
+	_, section, _ := strings.Cut(document(t, "deploy/README.md").text, "\n    containers:\n")
+	text := "containers:\n"
+	for line := range strings.Lines(section) {
+		line, isIndented := strings.CutPrefix(line, "    ")
+		if !isIndented {
+			break
+		}
+		text += line
+	}
+	var pod core.PodSpec
+	if err := yaml.UnmarshalStrict([]byte(text), &pod); err != nil {
+		t.Fatalf("%v\nin\n%s", err, text)
+	}
+	if len(pod.Containers) != 1 || pod.Containers[0].Lifecycle == nil {
+		t.Fatalf("deploy/README.md has no container with a hook in\n%s", text)
+	}
+	command := pod.Containers[0].Lifecycle.PreStop.Exec.Command
+
+	site := gate.NewSite(t, name)
+	site.Write(t, "token", []byte("0123456789abcdef\n"))
+	upstream := wire.Echo(t)
+	site.Write(t, "config.toml", []byte("[listen]\nwss = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nadmin_token_file = \"token\"\n"+toUpstream(upstream.URL)))
+	g := gate.Start(t, site.Dir)
+	tunnel := wire.Dial(t, g.Addr("wss"), site.Client(name))
+	script := command[len(command)-1]
+	for old, now := range map[string]string{
+		"/run/secrets/wssgate/token": filepath.Join(site.Dir, "token"),
+		"127.0.0.1:9291":             g.Addr("admin"),
+		"sleep 20":                   "echo then it waits",
+	} {
+		if !strings.Contains(script, old) {
+			t.Fatalf("the hook has no %q: %s", old, script)
+		}
+		script = strings.ReplaceAll(script, old, now)
+	}
+	hook := exec.Command(command[0], append(command[1:len(command)-1:len(command)-1], script)...)
+	if out := succeed(t, hook); !strings.Contains(out, "then it waits") {
+		t.Errorf("the hook prints %q; want it to go on to its wait", out)
+	}
+	tunnel.WantClose(1001)
+	tunnel.Send(wire.CloseFrame(true, 1001, ""))
+	if status := g.Wait(); status != 0 {
+		t.Errorf("exit status %d; want 0", status)
 	}
 }
 

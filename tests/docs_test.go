@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io/fs"
@@ -14,7 +15,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"wssgate/tests/internal/gate"
 )
@@ -151,7 +154,7 @@ func TestDocumentConfigurations(t *testing.T) {
 	}
 }
 
-// Commands in ```sh blocks are run, or their reason not to be stands here.
+// Commands in ```sh blocks are run, but for those in runBy.
 //
 // A block runs with "bash -e" in a directory with a config.toml, certs/ and the
 // program, as ./wssgate and as wssgate.
@@ -179,27 +182,12 @@ func TestDocumentCommands(t *testing.T) {
 	}
 }
 
-// elsewhere are the commands that other tests run, or that nobody can here.
-var elsewhere = map[string]string{
-	"make demo":  "runs until it is told to end; tests/interop runs the demo in a browser",
-	"make test":  "this is part of it",
-	"make lint":  "is what .ci/run begins with",
-	"make image": "TestImage does",
-}
-
 func runCommands(t *testing.T, site *gate.Site, text string) {
-	root, err := gate.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var script strings.Builder
 	for line := range strings.Lines(text) {
 		command, _, _ := strings.Cut(line, "#")
 		command = strings.TrimSpace(command)
-		if _, ok := elsewhere[command]; ok {
-			lookup := exec.Command("make", "-n", strings.TrimPrefix(command, "make "))
-			lookup.Dir = root
-			succeed(t, lookup)
+		if runBy[command] != "" {
 			continue
 		}
 		if strings.TrimPrefix(command, "./") == "wssgate serve" {
@@ -234,6 +222,11 @@ func TestDocumentRequests(t *testing.T) {
 	plain := requestSite(t, "")
 	withBOSH := requestSite(t, fmt.Sprintf("[[vhost]]\nnames = [\"example1.com\"]\nbosh = \"http://%s/http-bind\"\n", host.Addr()))
 
+	withToken := gate.NewSite(t, movingNames...)
+	withToken.Write(t, "token", []byte("0123456789abcdef\n"))
+	withToken.Write(t, "config.toml", fmt.Appendf(nil, "[listen]\nwss = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nadmin_token_file = \"token\"\n%s", toUpstream("ws://127.0.0.1:5290/")))
+	tellCurl(t, withToken, gate.Start(t, withToken.Dir))
+
 	ran := 0
 	for _, d := range documents(t) {
 		lines := strings.Split(d.text, "\n")
@@ -245,8 +238,11 @@ func TestDocumentRequests(t *testing.T) {
 			}
 			ran++
 			site := plain
-			if strings.Contains(command, "/http-bind") {
+			switch {
+			case strings.Contains(command, "/http-bind"):
 				site = withBOSH
+			case strings.Contains(command, "token"):
+				site = withToken
 			}
 			cmd := exec.Command("bash", "-e", "-c", command)
 			cmd.Dir, cmd.Env = site.Dir, append(os.Environ(), "CURL_HOME="+site.Dir)
@@ -261,49 +257,165 @@ func TestDocumentRequests(t *testing.T) {
 	}
 }
 
-// indented are the commands in indented lines that other tests run, or that
-// nobody can here. Requests to the gate are TestDocumentRequests'.
-var indented = map[string]string{
-	"wssgate serve -config config.toml -beside &": "TestHandOver does",
-	"kill -TERM OLD_PID":                          "TestHandOver does",
+// runBy are the commands of the documents that a test of another name runs,
+// with that name. Those of systemctl it does as systemd would, by the lines of the
+// unit, for systemd is not the init of every machine. Of .ci/run's, no test can:
+// they run the tests.
+var runBy = map[string]string{
+	"make":         "TestMake",
+	"make demo":    "TestMake",
+	"make test":    ".ci/run",
+	"make lint":    ".ci/run",
+	"make image":   "TestImage",
+	"make compare": "TestReadmeCommands",
 
-	"install -m 755 wssgate /usr/local/bin/":                     "TestInstall does",
-	"install -m 644 deploy/wssgate.service /etc/systemd/system/": "TestInstall does",
-	"systemctl enable --now wssgate":                             "TestInstall does, but for the start",
-	"systemctl daemon-reload":                                    "wants systemd as the machine's init",
-	"systemctl reload wssgate":                                   "wants systemd as the machine's init; TestReload sends the signal",
+	"wssgate check":                               "TestDocumentCommands",
+	"wssgate certs":                               "TestCerts",
+	"wssgate version":                             "TestScript",
+	"wssgate help":                                "TestScript",
+	"wssgate demo":                                "TestMake",
+	"wssgate probe URL":                           "TestProbeSideBySide",
+	"wssgate probe wss://NAME/":                   "TestProbeSideBySide",
+	"wssgate probe wss://example1.com:5292/":      "TestProbeSideBySide",
+	"wssgate probe -connect ADDR wss://NAME/":     "TestProbeSideBySide",
+	"wssgate serve":                               "TestDocumentCommands",
+	"wssgate serve -beside":                       "TestHandOver",
+	"wssgate serve -config config.toml -beside &": "TestHandOver",
+	"kill -TERM OLD_PID":                          "TestHandOver",
 
-	"make compare":                          "measures for ten minutes; the tests in bench/ hold its helpers only, and nobody runs it whole",
-	"cd bench":                              "as make compare",
-	"go run . -run 'trips|fixed' -rounds 5": "as make compare",
-	"go run . -gates wssgate,before=/tmp/wssgate": "as make compare",
-	"go run ./certs -n 10000":                     "as make compare",
+	"install -m 755 wssgate /usr/local/bin/":                     "TestInstall",
+	"install -m 644 deploy/wssgate.service /etc/systemd/system/": "TestInstall",
+	"systemctl enable --now wssgate":                             "TestInstall",
+	"systemctl reload wssgate":                                   "TestInstall",
 
-	"curl https://example1.com/.well-known/host-meta.json": "asks another server, which sends it on; TestDocumentRequests asks the gate",
+	"cd bench":                                    "TestReadmeCommands",
+	"go run . -run 'trips|fixed' -rounds 5":       "TestReadmeCommands",
+	"go run . -gates wssgate,before=/tmp/wssgate": "TestReadmeCommands",
+	"go run ./certs -n 10000":                     "TestReadmeCommands",
+
+	"curl https://example1.com/.well-known/host-meta.json": "TestDiscoveryBehindNginx",
 }
 
-// An indented command that a document gains does not go unnoticed.
-func TestDocumentIndented(t *testing.T) {
-	program := regexp.MustCompile(`^(\./)?(wssgate|curl|wget|make|go|install|systemctl|journalctl|kill|cd|ssh|sudo|apt-get|openssl|podman|docker|kubectl|promtool|npm) `)
-	left := maps.Clone(indented)
+// aCommand is what begins as a command does, and goes on.
+var aCommand = regexp.MustCompile(`^([A-Z_]+=\S+ )?(\./)?(wssgate|curl|wget|make|go|install|systemctl|journalctl|sysctl|kill|cd|ssh|sudo|apt-get|openssl|podman|docker|kubectl|promtool|npm|nginx|haproxy|certbot|lego) `)
+
+// No command that a document gains goes without a test, whether it stands in a
+// line of its own, indented, or within a sentence.
+func TestDocumentRunBy(t *testing.T) {
+	tests := testNames(t)
+	left := maps.Clone(runBy)
+	span := regexp.MustCompile("`([^`]+)`")
 	for _, d := range documents(t) {
-		n := 0
-		for line := range strings.Lines(d.text) {
-			n++
-			command, isIndented := strings.CutPrefix(line, "    ")
-			command, _, _ = strings.Cut(strings.TrimPrefix(command, "$ "), " # ")
-			command = strings.TrimRight(command, " \n")
-			if !isIndented || !program.MatchString(command) || isRequest(command) {
-				continue
-			}
-			if indented[command] == "" {
-				t.Errorf("%s:%d: nothing runs %q", d.name, n, command)
-			}
+		check := func(command string) {
 			delete(left, command)
+			switch {
+			case !aCommand.MatchString(command), isRequest(command):
+			case strings.Contains(command, "certbot ") || strings.Contains(command, "lego "):
+				// TestExternalClients reads them out of docs/acme.md.
+				if d.name != "docs/acme.md" {
+					t.Errorf("%s: nothing runs %q", d.name, command)
+				}
+			case runBy[command] == "":
+				t.Errorf("%s: nothing runs %q", d.name, command)
+			}
+		}
+		var prose strings.Builder
+		inFence := false
+		for line := range strings.Lines(d.text) {
+			isFence := strings.HasPrefix(line, "```")
+			command, isIndented := strings.CutPrefix(line, "    ")
+			switch {
+			case isFence:
+				inFence = !inFence
+			case isIndented && !inFence:
+				command, _, _ = strings.Cut(strings.TrimPrefix(command, "$ "), " # ")
+				check(strings.TrimRight(command, " \n"))
+			case inFence:
+				command, _, _ = strings.Cut(line, "#")
+				delete(left, strings.TrimPrefix(strings.TrimSpace(command), "./"))
+			default:
+				prose.WriteString(line)
+			}
+		}
+		for _, m := range span.FindAllStringSubmatch(prose.String(), -1) {
+			check(strings.Join(strings.Fields(m[1]), " ")) // it may go over a line's end
 		}
 	}
 	for command := range left {
 		t.Errorf("no document has %q any more", command)
+	}
+	ci := readFile(t, filepath.Join(filepath.Dir(deployed(t, "")), ".ci", "run"))
+	for command, by := range runBy {
+		target := strings.TrimPrefix(command, "make ")
+		if by == ".ci/run" && !regexp.MustCompile(`(?m)^step .*\b`+target+`\b`).MatchString(ci) {
+			t.Errorf("%s does not run %q", by, command)
+		} else if by != ".ci/run" && !tests[by] {
+			t.Errorf("%q is run by %s, which there is not", command, by)
+		}
+	}
+}
+
+// testNames returns the names of all tests of the repository.
+func testNames(t *testing.T) map[string]bool {
+	t.Helper()
+	root, err := gate.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, pattern := range []string{"*_test.go", "tests/*_test.go", "tests/*/*_test.go", "bench/*_test.go"} {
+		files, err := fs.Glob(os.DirFS(root), pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(readFile(t, filepath.Join(root, file)), -1) {
+				names[m[1]] = true
+			}
+		}
+	}
+	return names
+}
+
+// make alone lists the targets; make demo builds the program and runs the demo
+// until it is interrupted.
+func TestMake(t *testing.T) {
+	root, err := gate.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := exec.Command("make")
+	list.Dir = root
+	if out := succeed(t, list); !regexp.MustCompile(`(?m)^demo +run it`).MatchString(out) {
+		t.Errorf("make prints\n%s\nwant a list with demo", out)
+	}
+
+	demo := exec.Command("make", "demo")
+	demo.Dir = root
+	demo.Env = append(os.Environ(), "DEMOFLAGS=-listen 127.0.0.1:0", "TMPDIR="+t.TempDir())
+	demo.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the whole group
+	out, err := demo.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	demo.Stderr = demo.Stdout // one log, of which the guide is a part
+	if err := demo.Start(); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.AfterFunc(4*gate.Patience, func() { syscall.Kill(-demo.Process.Pid, syscall.SIGKILL) })
+	defer deadline.Stop()
+	var log strings.Builder
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		log.WriteString(lines.Text() + "\n")
+		if strings.Contains(lines.Text(), `"msg":"listening"`) {
+			syscall.Kill(-demo.Process.Pid, syscall.SIGINT)
+		}
+	}
+	demo.Wait() // make's own status says that it was interrupted
+	for _, want := range []string{"https://example1.localhost:", `"msg":"drained"`} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("make demo prints\n%s\nwant %s in it", log.String(), want)
+		}
 	}
 }
 
@@ -312,15 +424,20 @@ func isRequest(command string) bool {
 	return strings.HasPrefix(command, "curl ") && (strings.Contains(command, ":5291/") || strings.Contains(command, ":9291/"))
 }
 
-// requestSite starts a gate and tells curl the way to it.
+// requestSite starts a gate that curl finds.
 func requestSite(t *testing.T, more string) *gate.Site {
 	t.Helper()
 	site := gate.NewSite(t, movingNames...)
-	g := site.Start(t, toUpstream("ws://127.0.0.1:5290/")+more)
+	tellCurl(t, site, site.Start(t, toUpstream("ws://127.0.0.1:5290/")+more))
+	return site
+}
+
+// tellCurl writes a .curlrc that leads the documents' addresses to the gate.
+func tellCurl(t *testing.T, site *gate.Site, g *gate.Gate) {
+	t.Helper()
 	site.Write(t, "ca.pem", site.CA.RootPEM())
 	site.Write(t, ".curlrc", fmt.Appendf(nil, "silent\nshow-error\nfail\ncacert = %q\nconnect-to = \"example1.com:5291:%s\"\nconnect-to = \"127.0.0.1:9291:%s\"\n",
 		filepath.Join(site.Dir, "ca.pem"), g.Addr("wss"), g.Addr("admin")))
-	return site
 }
 
 // The README is one screen, and its smallest configuration has three lines.
@@ -332,5 +449,77 @@ func TestReadme(t *testing.T) {
 	configs := d.blocks("toml")
 	if len(configs) != 1 || strings.Count(configs[0].text, "\n") != 3 {
 		t.Errorf("README.md has %d configurations; want one of three lines", len(configs))
+	}
+}
+
+// nginx as docs/discovery.md has it, with a certificate for the domain, hands a
+// request on to a gate as it is there, and the answer is the one that stands there.
+func TestDiscoveryBehindNginx(t *testing.T) {
+	d := document(t, "docs/discovery.md")
+	_, section, _ := strings.Cut(d.text, "\n## When another server has port 443")
+	_, command, _ := strings.Cut(section, "\n    $ ")
+	command, rest, _ := strings.Cut(command, "\n    ")
+	want, _, _ := strings.Cut(rest, "\n")
+	locations := d.blocks("nginx")
+	var config string
+	for _, f := range d.blocks("toml") {
+		if strings.Contains(f.text, "8280") {
+			config = f.text
+		}
+	}
+	if len(locations) != 1 || config == "" || !strings.HasPrefix(command, "curl ") {
+		t.Fatalf("docs/discovery.md has %d nginx blocks, %q and %q; want a location, a configuration and a request", len(locations), config, command)
+	}
+	plain := "127.0.0.1:" + freePort(t)
+	site := gate.NewSite(t, "chat.example1.com")
+	config = replaceAll(t, config, `":5291"`, `"127.0.0.1:0"`+"\nadmin = \"\"")
+	site.Write(t, "config.toml", []byte(replaceAll(t, config, `127\.0\.0\.1:8280`, plain)+toUpstream("ws://127.0.0.1:5290/")))
+	g := gate.Start(t, site.Dir)
+	pair := site.CA.Issue("example1.com")
+	site.Write(t, "chain.pem", pair.ChainPEM())
+	site.Write(t, "key.pem", pair.KeyPEM())
+	https := "127.0.0.1:" + freePort(t)
+	site.Write(t, "nginx.conf", fmt.Appendf(nil, `events {}
+http {
+  server {
+    listen %s ssl;
+    server_name example1.com;
+    ssl_certificate chain.pem;
+    ssl_certificate_key key.pem;
+%s
+  }
+}
+`, https, replaceAll(t, locations[0].text, `127\.0\.0\.1:8280`, plain)))
+	startNginxOn(t, site, https)
+	site.Write(t, "ca.pem", site.CA.RootPEM())
+	site.Write(t, ".curlrc", fmt.Appendf(nil, "silent\nshow-error\nfail\ncacert = \"ca.pem\"\nconnect-to = \"example1.com:443:%s\"\n", https))
+
+	cmd := exec.Command("bash", "-e", "-c", command)
+	cmd.Dir, cmd.Env = site.Dir, append(os.Environ(), "CURL_HOME="+site.Dir)
+	_, port, _ := net.SplitHostPort(g.Addr("wss"))
+	got := strings.Replace(strings.TrimSpace(succeed(t, cmd)), ":"+port+"/", ":5291/", 1)
+	if got != want {
+		t.Errorf("%s\ngives %s\n want %s", command, got, want)
+	}
+}
+
+// Each request in the table of docs/operations.md is one that the admin address
+// knows.
+func TestDocumentEndpoints(t *testing.T) {
+	site := gate.NewSite(t, name)
+	site.Write(t, "config.toml", []byte("[listen]\nadmin_debug = true\nwss = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n"+toUpstream("ws://127.0.0.1:9/")))
+	o := operate(t, gate.Start(t, site.Dir))
+	known := map[string]bool{}
+	row := regexp.MustCompile("(?m)^\\| `(GET|POST) ([^`?]+)")
+	for _, m := range row.FindAllStringSubmatch(document(t, "docs/operations.md").text, -1) {
+		if request := m[1] + " " + m[2]; !known[request] {
+			known[request] = true
+			if status, body := o.ask(m[1], m[2]); status == 0 || status == 404 || status == 405 {
+				t.Errorf("%s: %d %s", request, status, body)
+			}
+		}
+	}
+	if len(known) < 8 {
+		t.Errorf("docs/operations.md has the requests %v; want eight at least", known)
 	}
 }

@@ -85,7 +85,15 @@ func startNginx(t *testing.T, config string, site *gate.Site, addr string) (stri
 		site.Write(t, name+".key", pair.KeyPEM())
 	}
 	config = strings.ReplaceAll(config, "/etc/ssl/", site.Dir+"/")
-	config = replaceAll(t, config, `listen 5291 `, "listen "+addr+" ")
+	site.Write(t, "nginx.conf", []byte(replaceAll(t, config, `listen 5291 `, "listen "+addr+" ")))
+	return addr, startNginxOn(t, site, addr)
+}
+
+// startNginxOn starts nginx with the site's nginx.conf, which has it listen at
+// addr, and returns what sends it a signal.
+func startNginxOn(t *testing.T, site *gate.Site, addr string) func(os.Signal) error {
+	t.Helper()
+	config := readFile(t, filepath.Join(site.Dir, "nginx.conf"))
 	// What Debian's package has from its own file or its build: where to write.
 	head := "daemon off;\npid nginx.pid;\nerror_log stderr;\n"
 	if os.Geteuid() == 0 {
@@ -96,7 +104,7 @@ func startNginx(t *testing.T, config string, site *gate.Site, addr string) (stri
 	site.Write(t, "nginx.conf", []byte(head+config))
 	cmd := program(t, "nginx", "nginx", "-p", site.Dir, "-c", filepath.Join(site.Dir, "nginx.conf"), "-e", "stderr")
 	serveOther(t, cmd, addr)
-	return addr, cmd.Process.Signal
+	return cmd.Process.Signal
 }
 
 func startHAProxy(t *testing.T, config string, site *gate.Site, addr string) (string, func(os.Signal) error) {
