@@ -44,17 +44,17 @@ func inFront(t *testing.T, cfg xmpptest.Config, edit func(*upstream.Options), f 
 		if edit != nil {
 			edit(&o)
 		}
-		routes, err := upstream.New(o)
+		table, err := upstream.New(o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if g.vhost, err = routes.Lookup(testName); err != nil {
+		if g.vhost, err = table.Routes().Lookup(testName); err != nil {
 			t.Fatal(err)
 		}
 		defer func() {
 			g.server.pumps.close()
 			g.server.jobs.Wait()
-			routes.Close()
+			table.Close()
 			g.node.Close()
 		}()
 		f(g)

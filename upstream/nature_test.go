@@ -243,9 +243,11 @@ func TestProbeTellsNature(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			x := &xmppNode{answer: []string{openAnswer, `<stream:features/>`}}
 			c := newCluster(x.peer, at1)
-			tab, v := c.vhost(t, probing(domain), three[0])
+			tab, _ := c.vhost(t, probing(domain), three[0])
 			time.Sleep(2 * time.Second)
-			if err := tab.Update(c.options(probing(domain), three[0])); err != nil {
+			update(t, tab, c.options(probing(domain), three[0]))
+			v, err := tab.Routes().Lookup("x")
+			if err != nil {
 				t.Fatal(err)
 			}
 			if got := dialOne(t, v).Nature(); got != want {
