@@ -32,7 +32,7 @@ const (
 // It never changes after it came into a table, but for the parsed form.
 type certificate struct {
 	leaf  leafDER
-	key   der                   // in any form that parseKey reads; empty: pinned has it
+	key   der                   // as readKey keeps it; empty: pinned has it
 	chain unique.Handle[string] // issuers as one run of DER, in order, without the root; shared by all that have the same
 	names names
 
@@ -188,7 +188,7 @@ func (c *certificate) copy() *certificate {
 // parse makes what crypto/tls wants. It needs neither disk nor lock. Leaf
 // stays nil: a server never looks at it, and it would be the largest part.
 func (c *certificate) parse() (*tls.Certificate, error) {
-	key, err := parseKey(c.key.bytes())
+	key, err := openKey(c.key.bytes())
 	if err != nil {
 		return nil, fmt.Errorf("certificate %q: %w", c.file(), err)
 	}

@@ -34,7 +34,7 @@ type leafPart struct {
 
 // A keyPart is a private key that waits for its leaf.
 type keyPart struct {
-	der der
+	der der // as readKey keeps it
 	id  publicID
 }
 
@@ -166,7 +166,7 @@ func (r *reader) readKeys() ([]*keyPart, error) {
 		if b.label == "ENCRYPTED PRIVATE KEY" {
 			return nil, errEncrypted
 		}
-		public, err := publicKey(b.der)
+		public, kept, err := readKey(b.der)
 		if err != nil {
 			return nil, err
 		}
@@ -174,7 +174,7 @@ func (r *reader) readKeys() ([]*keyPart, error) {
 		if err != nil {
 			return nil, err
 		}
-		keys = append(keys, &keyPart{r.arena.put(b.der), id})
+		keys = append(keys, &keyPart{r.arena.put(kept), id})
 	}
 	return keys, nil
 }

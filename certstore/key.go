@@ -91,6 +91,27 @@ func isKeyLabel(label string) bool {
 	return label == "PRIVATE KEY" || strings.HasSuffix(label, " PRIVATE KEY")
 }
 
+// openKey makes a private key of what readKey returned.
+func openKey(kept []byte) (crypto.Signer, error) {
+	if len(kept) > 0 && kept[0] == packedRSA {
+		return unpackRSA(kept)
+	}
+	return parseKey(kept)
+}
+
+// readKey returns the public half of a private key that is found to be good, in
+// any form that parseKey reads, and the form in which it is kept.
+func readKey(der []byte) (public crypto.PublicKey, kept []byte, err error) {
+	if key, ok := checkRSA(der); ok {
+		return &key.PublicKey, packRSA(key), nil
+	}
+	key, err := parseKey(der)
+	if err != nil {
+		return nil, nil, err
+	}
+	return key.Public(), der, nil
+}
+
 // parseKey reads a private key in PKCS#8, PKCS#1 or SEC 1: it does not matter
 // what the PEM label claims. Errors never quote the key.
 func parseKey(der []byte) (crypto.Signer, error) {
@@ -107,16 +128,4 @@ func parseKey(der []byte) (crypto.Signer, error) {
 		return key, nil
 	}
 	return nil, errors.New("private key is neither PKCS#8 nor PKCS#1 nor SEC 1")
-}
-
-// publicKey returns the public half of a private key that is found to be good.
-func publicKey(der []byte) (crypto.PublicKey, error) {
-	if key, ok := checkRSA(der); ok {
-		return key, nil
-	}
-	key, err := parseKey(der)
-	if err != nil {
-		return nil, err
-	}
-	return key.Public(), nil
 }

@@ -25,7 +25,7 @@ type fault struct {
 type pairing struct {
 	*folder
 	now    time.Time
-	before map[string][]*certificate // what the folder gave before, by file of the leaf
+	before map[string][]*certificate // see gave; nil until somebody asks
 	out    []*certificate
 	faults map[string]*fault // by file; nil for one that may turn out to be none
 }
@@ -33,7 +33,7 @@ type pairing struct {
 // pair renews what the folder gives. Certificates that did not change keep
 // their identity and with it their parsed form.
 func (f *folder) pair(now time.Time) {
-	p := &pairing{folder: f, now: now, before: map[string][]*certificate{}, faults: map[string]*fault{}}
+	p := &pairing{folder: f, now: now, faults: map[string]*fault{}}
 	p.out = make([]*certificate, 0, len(f.out)+1)
 	var loose []*file
 	staples := false
@@ -57,17 +57,11 @@ func (f *folder) pair(now time.Time) {
 			loose = append(loose, file)
 		}
 	}
-	untimely := func(c *certificate) bool { return !c.valid(now) }
-	if len(loose) > 0 || staples || len(p.faults) > 0 || slices.ContainsFunc(p.out, untimely) {
-		for _, c := range f.out {
-			p.before[c.base] = append(p.before[c.base], c)
-		}
-	}
 	if len(loose) > 0 {
 		p.match(loose)
 	}
 	for _, c := range p.out { // those that match found as well
-		if _, failed := p.faults[c.base]; !failed && untimely(c) {
+		if _, failed := p.faults[c.base]; !failed && !c.valid(now) {
 			p.faults[c.base] = nil // keepBetter looks whether it is one
 		}
 	}
@@ -83,6 +77,17 @@ func (f *folder) pair(now time.Time) {
 	}
 }
 
+// gave returns what the folder gave before from the leaves in a file.
+func (p *pairing) gave(base string) []*certificate {
+	if p.before == nil {
+		p.before = map[string][]*certificate{}
+		for _, c := range p.folder.out {
+			p.before[c.base] = append(p.before[c.base], c)
+		}
+	}
+	return p.before[base]
+}
+
 func (p *pairing) fail(name string, err error) {
 	if p.faults[name] == nil { // the first one is the cause of the others
 		path := filepath.Join(p.path, name)
@@ -94,26 +99,29 @@ func (p *pairing) fail(name string, err error) {
 func (p *pairing) match(loose []*file) {
 	type located struct {
 		*keyPart
-		name string
-		used bool
+		name   string
+		leaves []*certificate
 	}
-	keys := map[publicID]*located{}
-	var order []*located
-	var issuers []*issuer
+	keys := make(map[publicID]*located, len(loose))
+	order := make([]*located, 0, len(loose))
+	var issuers []*issuer // each once: ten thousand leaves look among them
+	seen := map[*issuer]bool{}
 	for _, file := range loose {
 		for _, part := range file.parts {
 			switch part := part.(type) {
 			case *keyPart:
 				if keys[part.id] == nil {
-					keys[part.id] = &located{part, file.name, false}
+					keys[part.id] = &located{keyPart: part, name: file.name}
 					order = append(order, keys[part.id])
 				}
 			case *issuer:
-				issuers = append(issuers, part)
+				if !seen[part] {
+					seen[part] = true
+					issuers = append(issuers, part)
+				}
 			}
 		}
 	}
-	byID := map[publicID][]*certificate{}
 	blamed := map[string]bool{} // key files already named as another certificate's
 	for _, file := range loose {
 		for _, part := range file.parts {
@@ -123,23 +131,20 @@ func (p *pairing) match(loose []*file) {
 			}
 			k := keys[leaf.id]
 			if k == nil {
-				if !leaf.optional || p.before[leaf.base] != nil {
+				if !leaf.optional || p.gave(leaf.base) != nil {
 					partner, err := p.keyless(file)
 					blamed[partner] = true
 					p.fail(file.name, err)
 				}
 				continue
 			}
-			k.used = true
 			leaf.pair(k.keyPart, k.name, issuers)
-			byID[leaf.id] = append(byID[leaf.id], leaf.certificate)
+			k.leaves = append(k.leaves, leaf.certificate)
 		}
 	}
-	for _, certs := range byID {
-		p.out = append(p.out, withoutCopies(certs)...)
-	}
 	for _, k := range order {
-		if !k.used && !blamed[k.name] {
+		p.out = append(p.out, withoutCopies(k.leaves)...)
+		if k.leaves == nil && !blamed[k.name] {
 			p.fail(k.name, errors.New("no certificate for this private key in the folder"))
 		}
 	}
@@ -148,10 +153,20 @@ func (p *pairing) match(loose []*file) {
 // withoutCopies leaves one of each leaf, the one with the longest chain:
 // certbot writes each leaf into cert.pem and into fullchain.pem.
 func withoutCopies(certs []*certificate) []*certificate {
+	if len(certs) == 1 {
+		return certs
+	}
+	type looks struct { // tells most leaves apart, of which one key may have thousands
+		names               names
+		notBefore, notAfter int64
+	}
+	alike := make(map[looks][]int, len(certs)) // places in out
 	var out []*certificate
 next:
 	for _, c := range certs {
-		for i, have := range out {
+		l := looks{c.names, c.notBefore, c.notAfter}
+		for _, i := range alike[l] {
+			have := out[i]
 			if !c.leaf.equal(have.leaf) {
 				continue
 			}
@@ -161,6 +176,7 @@ next:
 			}
 			continue next
 		}
+		alike[l] = append(alike[l], len(out))
 		out = append(out, c)
 	}
 	return out
@@ -229,7 +245,7 @@ func (p *pairing) addStaples() {
 
 // stapled returns what the folder gave before for c with this very response.
 func (p *pairing) stapled(c *certificate, response []byte) *certificate {
-	for _, old := range p.before[c.base] {
+	for _, old := range p.gave(c.base) {
 		if old.staple != nil && bytes.Equal(old.staple.response, response) {
 			same := *old.staple
 			next := c.copy()
@@ -253,7 +269,7 @@ func (p *pairing) keepBetter() {
 				fresh[c.family()] = c
 			}
 		}
-		for _, old := range p.before[name] {
+		for _, old := range p.gave(name) {
 			next := fresh[old.family()]
 			if next != nil && (next.valid(p.now) || !old.valid(p.now) || next.leaf.equal(old.leaf)) {
 				continue

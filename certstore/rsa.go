@@ -2,6 +2,8 @@ package certstore
 
 import (
 	"crypto/rsa"
+	"encoding/binary"
+	"errors"
 	"math/big"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -10,14 +12,15 @@ import (
 
 var bigOne = big.NewInt(1)
 
-// checkRSA returns the public half of an RSA key of two primes, in PKCS#1 or
-// PKCS#8, and whether all its numbers belong together (RFC 8017, section 3.2).
+// checkRSA reads an RSA key of two primes, in PKCS#1 or PKCS#8, and reports
+// whether all its numbers belong together (RFC 8017, section 3.2). The key is not
+// ready for signing.
 //
 // It is a tenth of the work of x509.ParsePKCS8PrivateKey, which also prepares
 // the key for signing; with thousands of keys that can wait until somebody
 // wants a signature. What is not found good here is left to crypto/x509 to
 // judge.
-func checkRSA(der []byte) (*rsa.PublicKey, bool) {
+func checkRSA(der []byte) (*rsa.PrivateKey, bool) {
 	key, ok := openPKCS8(der)
 	if !ok {
 		key = cryptobyte.String(der)
@@ -47,7 +50,45 @@ func checkRSA(der []byte) (*rsa.PublicKey, bool) {
 		x.Mod(&d, &p1).Cmp(&dp) == 0 && x.Mod(x.Mul(&dp, &e), &p1).Cmp(bigOne) == 0 &&
 		x.Mod(&d, &q1).Cmp(&dq) == 0 && x.Mod(x.Mul(&dq, &e), &q1).Cmp(bigOne) == 0 &&
 		x.Mod(x.Mul(&qinv, &q), &p).Cmp(bigOne) == 0
-	return &rsa.PublicKey{N: &n, E: int(e.Int64())}, good
+	return &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: &n, E: int(e.Int64())}, D: &d, Primes: []*big.Int{&p, &q}}, good
+}
+
+// packedRSA begins a packed key; all that is in DER begins with another byte.
+const packedRSA = 0
+
+// packRSA is the fifth part of a key that all the rest can be computed from:
+//
+//	byte     packedRSA
+//	uvarint  public exponent
+//	uvarint  length of the first prime in bytes
+//	...      the two primes, big-endian
+func packRSA(key *rsa.PrivateKey) []byte {
+	p, q := key.Primes[0].Bytes(), key.Primes[1].Bytes()
+	b := binary.AppendUvarint([]byte{packedRSA}, uint64(key.E))
+	b = binary.AppendUvarint(b, uint64(len(p)))
+	return append(append(b, p...), q...)
+}
+
+// unpackRSA makes the key ready for signing. Its private exponent may be another
+// than the one that packRSA had: there are several that do the same.
+func unpackRSA(b []byte) (*rsa.PrivateKey, error) {
+	e, n := binary.Uvarint(b[1:])
+	b = b[1+n:]
+	size, n := binary.Uvarint(b)
+	b = b[n:]
+	p, q := new(big.Int).SetBytes(b[:size]), new(big.Int).SetBytes(b[size:])
+	var p1, q1, phi big.Int
+	phi.Mul(p1.Sub(p, bigOne), q1.Sub(q, bigOne))
+	d := new(big.Int).ModInverse(big.NewInt(int64(e)), &phi)
+	if d == nil {
+		return nil, errors.New("private key: its public exponent has no inverse")
+	}
+	key := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: new(big.Int).Mul(p, q), E: int(e)}, D: d, Primes: []*big.Int{p, q}}
+	key.Precomputed.Dp = new(big.Int).Mod(d, &p1) // with these three Precompute is five times as fast
+	key.Precomputed.Dq = new(big.Int).Mod(d, &q1)
+	key.Precomputed.Qinv = new(big.Int).ModInverse(q, p)
+	key.Precompute()
+	return key, key.Validate()
 }
 
 // rsaEncryption is the algorithm identifier of RFC 8017, appendix A.1, in DER:

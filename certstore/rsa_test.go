@@ -1,7 +1,10 @@
 package certstore
 
 import (
+	"crypto"
+	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
@@ -24,8 +27,8 @@ func rsaKeys(t testing.TB) (key *rsa.PrivateKey, forms [][]byte) {
 func TestCheckRSA(t *testing.T) {
 	key, forms := rsaKeys(t)
 	for i, der := range forms {
-		if public, ok := checkRSA(der); !ok || !key.PublicKey.Equal(public) {
-			t.Errorf("form %d: %v, %t; want the public key", i, public, ok)
+		if got, ok := checkRSA(der); !ok || !key.Equal(got) {
+			t.Errorf("form %d: %v, %t; want the key", i, got, ok)
 		}
 	}
 	// Each number, one off, makes the key bad; only the modulus and the public
@@ -50,23 +53,51 @@ func TestCheckRSA(t *testing.T) {
 	}
 }
 
-// What is found good here is good to crypto/x509, and is the same key.
+// A packed key signs as the one that it was made of, and takes a fifth.
+func TestPackRSA(t *testing.T) {
+	key, forms := rsaKeys(t)
+	for i, der := range forms {
+		public, kept, err := readKey(der)
+		if err != nil || !key.PublicKey.Equal(public) || len(kept) > len(der)/4 {
+			t.Fatalf("form %d: %v, %v in %d bytes of %d", i, err, public, len(kept), len(der))
+		}
+		opened, err := openKey(kept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest := sha256.Sum256(der)
+		signature, err := opened.Sign(rand.Reader, digest[:], crypto.SHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := rsa.VerifyPKCS1v15(&key.PublicKey, crypto.SHA256, digest[:], signature); err != nil {
+			t.Errorf("form %d: %v", i, err)
+		}
+	}
+}
+
+// What is found good here is good to crypto/x509, is the same key, and stays so
+// when it is packed.
 func FuzzCheckRSA(f *testing.F) {
 	_, forms := rsaKeys(f)
 	for _, der := range forms {
 		f.Add(der)
 	}
 	f.Fuzz(func(t *testing.T, der []byte) {
-		public, ok := checkRSA(der)
-		if !ok || public.N.BitLen() < minRSA {
+		checked, ok := checkRSA(der)
+		if !ok || checked.N.BitLen() < minRSA {
 			return
 		}
 		key, err := parseKey(der)
 		if err != nil {
 			t.Fatalf("crypto/x509 refuses it: %v", err)
 		}
-		if !key.(*rsa.PrivateKey).PublicKey.Equal(public) {
-			t.Error("another public key")
+		if !checked.Equal(key) {
+			t.Error("another key")
+		}
+		packed, err := unpackRSA(packRSA(checked))
+		if err != nil || !packed.PublicKey.Equal(&checked.PublicKey) {
+			t.Errorf("packed: %v, %v", packed, err)
 		}
 	})
 }
@@ -76,6 +107,13 @@ func BenchmarkCheckRSA(b *testing.B) {
 	b.Run("check", func(b *testing.B) {
 		for b.Loop() {
 			checkRSA(forms[0])
+		}
+	})
+	key, _ := checkRSA(forms[0])
+	packed := packRSA(key)
+	b.Run("unpack", func(b *testing.B) {
+		for b.Loop() {
+			unpackRSA(packed)
 		}
 	})
 	b.Run("parse", func(b *testing.B) {

@@ -1,6 +1,6 @@
 // Command certs measures what ten thousand certificates cost.
 //
-//	go run ./certs -n 10000 [-rsa 8] [-layout pem|folders] [-of store|program|both]
+//	go run ./certs -n 10000 [-rsa 8] [-layout pem|pairs|folders] [-of store|program|both]
 //
 // It makes that many certificates in a temporary directory, each with a key of
 // its own and of the size that a public CA's have. Then it measures two things:
@@ -41,7 +41,7 @@ import (
 var (
 	count  = flag.Int("n", 10_000, "number of certificates")
 	rsaN   = flag.Int("rsa", 0, "RSA 2048 certificates instead, sharing this many keys (a key takes 0.1 s to make)")
-	layout = flag.String("layout", "pem", "pem: one file each; folders: NAME/fullchain.pem and NAME/privkey.pem")
+	layout = flag.String("layout", "pem", "pem: one file each; pairs: NAME.crt and NAME.key; folders: NAME/fullchain.pem and NAME/privkey.pem")
 	of     = flag.String("of", "both", "what to measure: store, program or both")
 	binary = flag.String("binary", "", "the program; empty: built from this source")
 	gogc   = flag.Int("gogc", 50, "GOGC of the child with the store; the program sees to its own")
@@ -125,13 +125,19 @@ func (r *rig) make(i int) {
 		spec.Key = key
 	}
 	pair := r.ca.IssueSpec(spec)
-	if *layout == "folders" {
+	switch *layout {
+	case "pem":
+		r.write(name(i)+".pem", pair.PEM())
+	case "pairs":
+		r.write(name(i)+".key", pair.KeyPEM())
+		r.write(name(i)+".crt", pair.ChainPEM())
+	case "folders":
 		check(os.MkdirAll(filepath.Join(r.dir, name(i)), 0o700))
 		r.write(name(i)+"/privkey.pem", pair.KeyPEM())
 		r.write(name(i)+"/fullchain.pem", pair.ChainPEM())
-		return
+	default:
+		log.Fatalf("certs: -layout is pem, pairs or folders, not %q", *layout)
 	}
-	r.write(name(i)+".pem", pair.PEM())
 }
 
 func (r *rig) write(file string, data []byte) {
