@@ -27,6 +27,7 @@ type tree struct {
 	reader   *reader
 	names    map[string]string // see sameName
 	buf      bytes.Buffer
+	wanted   []string             // for folder, which uses it again and again
 	seen     map[string]bool      // resolved folders of this scan: links may go round
 	orphaned bool                 // a folder went away that others were links to: those have to be read now
 	pruned   bool                 // folders went away since the last collect
@@ -148,8 +149,8 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	t.seen[f.real] = true
 	known := folder{subs: f.subs}
 	f.subs = nil
-	listed := make(map[string]bool, len(entries))
-	links := map[string]bool{}
+	t.wanted = t.wanted[:0]
+	var links map[string]bool // of f.subs; few folders are
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue // Kubernetes' ..data, editors' and tools' temporary files
@@ -158,14 +159,22 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 		if t.isFolder(path, e) {
 			sub := filepath.Join(path, e.Name())
 			f.subs = append(f.subs, sub)
-			links[sub] = link
+			if link {
+				if links == nil {
+					links = map[string]bool{}
+				}
+				links[sub] = true
+			}
 		} else if isWanted(e.Name()) {
-			listed[e.Name()] = true
+			t.wanted = append(t.wanted, e.Name()) // in order, as entries are
 			t.file(f, e.Name(), link)
 		}
 	}
 	before := len(f.files)
-	f.files = slices.DeleteFunc(f.files, func(have file) bool { return !listed[have.name] })
+	f.files = slices.DeleteFunc(f.files, func(have file) bool {
+		_, listed := slices.BinarySearch(t.wanted, have.name)
+		return !listed
+	})
 	f.dirty = f.dirty || len(f.files) < before
 	f.subs = withoutArchive(path, f.subs)
 	slices.Sort(f.subs)
