@@ -353,10 +353,15 @@ func (d *desk) describe() admin.Gate {
 	drains := d.drains
 	d.mu.Unlock()
 
-	entries := g.store.Certificates()
-	for _, e := range entries {
+	// There may be ten thousand; only the vhosts want to know all of them.
+	out.Certificates = make([]admin.Certificate, 0, g.store.Names())
+	var entries []certstore.Entry
+	for e := range g.store.Certificates() {
 		if e.Chosen {
 			out.Certificates = append(out.Certificates, adminCertificate(e))
+		}
+		if len(cfg.Vhost) > 0 {
+			entries = append(entries, e)
 		}
 	}
 	vhosts := g.server.Counts().Vhosts
@@ -439,9 +444,6 @@ func (c *Config) adminVhosts(entries []certstore.Entry, counts []proxy.VhostCoun
 		for name := range c.Upstream { // the only one
 			add(admin.Vhost{Name: "*", Upstream: name})
 		}
-	}
-	if len(c.Vhost) == 0 {
-		entries = nil // ten thousand names perhaps, and none of them is in the list
 	}
 	for _, s := range c.served(entries) {
 		i, ok := index[s.name]

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 
 	"wssgate/certstore"
 )
@@ -58,7 +59,7 @@ func (c *Config) inventory() (*inventory, error) {
 			inv.acme = append(inv.acme, certstore.ACMEStatus{Name: name, State: certstore.ACMEWaiting})
 		}
 	}
-	inv.certificates, inv.problems = store.Certificates(), store.Problems()
+	inv.certificates, inv.problems = slices.Collect(store.Certificates()), store.Problems()
 	return inv, nil
 }
 

@@ -15,7 +15,7 @@ type Gate struct {
 	Listeners []string  `json:"listeners"`
 
 	Vhosts       []Vhost       `json:"vhosts"`
-	Certificates []Certificate `json:"certificates"` // those that clients get
+	Certificates []Certificate `json:"certificates"` // those that clients get, ordered by name and key type
 	Files        []FileProblem `json:"file_problems"`
 	ACME         []ACMEName    `json:"acme"`
 	Upstreams    []Upstream    `json:"upstreams"`

@@ -162,15 +162,15 @@ func (c *collector) certificates(e emitter, st *Status) {
 	// Two files may hold certificates for one name and key type, both served
 	// at times: the metric is for the one that ends first.
 	type key struct{ name, keyType, source string }
-	first := map[key]time.Time{}
-	for _, cert := range st.Certificates {
-		k := key{cert.Name, cert.KeyType, cert.Source}
-		if t, ok := first[k]; !ok || cert.NotAfter.Before(t) {
-			first[k] = cert.NotAfter
+	of := func(c Certificate) key { return key{c.Name, c.KeyType, c.Source} }
+	for i, rest := 0, st.Certificates; len(rest) > 0; rest = rest[i:] {
+		ends := rest[0].NotAfter
+		for i = 1; i < len(rest) && of(rest[i]) == of(rest[0]); i++ {
+			if rest[i].NotAfter.Before(ends) {
+				ends = rest[i].NotAfter
+			}
 		}
-	}
-	for k, t := range first {
-		e.gauge(mCertExpiry, seconds(t), k.name, k.keyType, k.source)
+		e.gauge(mCertExpiry, seconds(ends), rest[0].Name, rest[0].KeyType, rest[0].Source)
 	}
 	missing := 0
 	for _, v := range st.Vhosts {

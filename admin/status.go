@@ -35,6 +35,12 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	if query.Has("history") {
 		st.History = s.history.rows()
 	}
+	// What needs somebody first comes first, whatever is cut off. Vhosts stay
+	// in their own order where all of them are shown.
+	slices.SortStableFunc(st.Certificates, func(a, b Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
+	if len(st.Vhosts) > maxRows {
+		slices.SortStableFunc(st.Vhosts, func(a, b Vhost) int { return a.end().Compare(b.end()) })
+	}
 	if !query.Has("all") {
 		st.Certificates = st.Certificates[:min(len(st.Certificates), maxRows)]
 		st.Vhosts = st.Vhosts[:min(len(st.Vhosts), maxRows)]
@@ -59,12 +65,6 @@ func (s *Server) status(now time.Time) Status {
 	}
 	st.VhostsTotal, st.CertificatesTotal = len(st.Vhosts), len(st.Certificates)
 	st.Findings = judge(&st, s.history)
-	// What needs somebody first comes first, whatever is cut off. Vhosts stay
-	// in their own order where all of them are shown.
-	slices.SortStableFunc(st.Certificates, func(a, b Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
-	if len(st.Vhosts) > maxRows {
-		slices.SortStableFunc(st.Vhosts, func(a, b Vhost) int { return a.end().Compare(b.end()) })
-	}
 	return st
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"wssgate/internal/certtest"
@@ -160,7 +161,7 @@ func TestLayouts(t *testing.T) {
 			if _, err := handshake(s, trusting("example1.com")); err != nil {
 				t.Error(err)
 			}
-			rows := s.Certificates()
+			rows := slices.Collect(s.Certificates())
 			if len(rows) != 1 {
 				t.Fatalf("%d rows, want 1: %+v", len(rows), rows)
 			}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,7 +32,7 @@ func TestReloadSeesNewChangedAndRemovedFiles(t *testing.T) {
 	d.remove(t, "sub")
 	reload(t, s)
 	if s.Has("example1.com") || s.Has("example2.com") {
-		t.Errorf("removed certificates are still there: %v", s.Certificates())
+		t.Errorf("removed certificates are still there: %v", slices.Collect(s.Certificates()))
 	}
 	wantProblems(t, s)
 }
@@ -123,7 +124,7 @@ func TestBadReplacementKeepsTheOldOne(t *testing.T) {
 			if n := strings.Count(log.String(), "certificates: loaded"); n != 1 {
 				t.Errorf("%d times loaded, want once: nothing changed after the first reload\n%s", n, log.String())
 			}
-			if rows := s.Certificates(); !rows[0].Kept || rows[0].Name != "example1.com" || !rows[0].Chosen {
+			if rows := slices.Collect(s.Certificates()); !rows[0].Kept || rows[0].Name != "example1.com" || !rows[0].Chosen {
 				t.Errorf("row = %+v, want that it is kept and chosen", rows[0])
 			}
 

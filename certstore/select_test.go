@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,7 +89,7 @@ func TestCertificatesSaysWhy(t *testing.T) {
 	}
 	type row struct{ name, source, file, kind, state, why string }
 	var got []row
-	for _, e := range s.Certificates() {
+	for e := range s.Certificates() {
 		file := e.File
 		if file != "" {
 			file = file[len(d)+1:]
@@ -112,7 +113,7 @@ func TestCertificatesSaysWhy(t *testing.T) {
 			t.Fatalf("row %d:\n got %q\nwant %q", i, got[i:min(i+1, len(got))], want[i:min(i+1, len(want))])
 		}
 	}
-	if issuer := s.Certificates()[0].Issuer; issuer != "wssgate test Test CA 1" {
+	if issuer := slices.Collect(s.Certificates())[0].Issuer; issuer != "wssgate test Test CA 1" {
 		t.Errorf("Issuer = %q", issuer)
 	}
 }

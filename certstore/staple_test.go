@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"slices"
 	"testing"
 	"time"
 
@@ -59,7 +60,7 @@ func TestStapleBesideThePEM(t *testing.T) {
 			if got := stapled(t, s, "example1.com"); !bytes.Equal(got, want) {
 				t.Errorf("%s: got a staple of %d bytes, want that from %s", pemFile, len(got), staple)
 			}
-			if !s.Certificates()[0].Staple {
+			if !slices.Collect(s.Certificates())[0].Staple {
 				t.Errorf("%s: Staple = false", pemFile)
 			}
 		}

@@ -3,6 +3,7 @@ package certstore
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -46,16 +47,22 @@ type Problem struct {
 	logged bool
 }
 
-// Certificates returns all entries, ordered by name, key type and preference,
-// as they stand now. The caller may keep and change them.
-func (s *Store) Certificates() []Entry {
+// Certificates yields all entries, ordered by name, key type and preference, as
+// they stand when it is called.
+func (s *Store) Certificates() iter.Seq[Entry] {
 	t, now := s.table(), time.Now()
-	var out []Entry
-	for _, name := range slices.SortedFunc(t.patterns(), byLabels) {
-		same, wild := t.lookupPattern(name)
-		out = append(out, entries(name, same, wild, now)...)
+	return func(yield func(Entry) bool) {
+		var list []Entry // of one name
+		for _, name := range slices.SortedFunc(t.patterns(), byLabels) {
+			same, wild := t.lookupPattern(name)
+			list = appendEntries(list[:0], name, same, wild, now)
+			for _, e := range list {
+				if !yield(e) {
+					return
+				}
+			}
+		}
 	}
-	return out
 }
 
 // byLabels orders names so that a domain stands together with what is below
@@ -70,9 +77,8 @@ func byLabels(a, b string) int {
 	}
 }
 
-// entries describes one name: a row for each of exact, judged beside wild.
-func entries(name string, exact, wild []named, now time.Time) []Entry {
-	var out []Entry
+// appendEntries describes one name: a row for each of exact, judged beside wild.
+func appendEntries(out []Entry, name string, exact, wild []named, now time.Time) []Entry {
 	chosen := best(exact, wild, now)
 	for f := range families {
 		var rows []candidate

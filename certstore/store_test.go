@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,7 +27,7 @@ func TestHandshakeDoesNotWaitForReload(t *testing.T) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	wantServed(t, s, "example1.com", p)
-	if !s.Has("example1.com") || len(s.Certificates()) != 1 || len(s.Problems()) != 0 {
+	if !s.Has("example1.com") || len(slices.Collect(s.Certificates())) != 1 || len(s.Problems()) != 0 {
 		t.Error("the status is not there")
 	}
 }
@@ -54,7 +55,8 @@ func TestConcurrentUse(t *testing.T) {
 					return
 				}
 				s.Has("example2.com")
-				s.Certificates()
+				for range s.Certificates() {
+				}
 				s.Problems()
 				runtime.Gosched()
 			}

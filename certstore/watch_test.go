@@ -357,8 +357,8 @@ func TestWatchRealFiles(t *testing.T) {
 		s, await := watching(t, d)
 		d.put(t, "b/c/y.pem", issue("example2.com").PEM())
 		await("a change beside the round one", func() bool { return s.Has("example2.com") })
-		if n := len(s.Certificates()); n != 2 {
-			t.Errorf("%d rows, want 2: %v", n, s.Certificates())
+		if n := len(slices.Collect(s.Certificates())); n != 2 {
+			t.Errorf("%d rows, want 2: %v", n, slices.Collect(s.Certificates()))
 		}
 		d.remove(t, "a")
 		d.put(t, ".shared/x.pem", two.PEM())
