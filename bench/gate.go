@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"wssgate/bench/internal/process"
 	"wssgate/internal/certtest"
 )
 
@@ -216,7 +217,7 @@ func (g *gate) stop() {
 		if cmd == nil {
 			continue
 		}
-		pids, _ := descendants(cmd.Process.Pid)
+		pids, _ := process.Tree(cmd.Process.Pid)
 		for _, pid := range pids {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
@@ -233,13 +234,13 @@ func (g *gate) lastWords() string {
 func (g *gate) reload() error { return g.cmd.Process.Signal(g.signal) }
 
 // processes are the gate's, old ones that linger included.
-func (g *gate) processes() ([]int, error) { return descendants(g.cmd.Process.Pid) }
+func (g *gate) processes() ([]int, error) { return process.Tree(g.cmd.Process.Pid) }
 
 // private is the user memory of all the gate's processes, in bytes.
-func (g *gate) private() (int64, error) { return sumOver(g, privateMemory) }
+func (g *gate) private() (int64, error) { return sumOver(g, process.PrivateMemory) }
 
 // peak is the most memory that the gate's processes had, in bytes.
-func (g *gate) peak() (int64, error) { return sumOver(g, peakMemory) }
+func (g *gate) peak() (int64, error) { return sumOver(g, process.PeakMemory) }
 
 func sumOver[N int64 | time.Duration](g *gate, of func(pid int) (N, error)) (sum N, err error) {
 	pids, err := g.processes()
@@ -258,7 +259,7 @@ func sumOver[N int64 | time.Duration](g *gate, of func(pid int) (N, error)) (sum
 
 // cpuOf is the CPU time that the gate needs for each of the things f does.
 func (g *gate) cpuOf(f func() (done int, err error)) (time.Duration, error) {
-	before, err := sumOver(g, cpuTime)
+	before, err := sumOver(g, process.CPU)
 	if err != nil {
 		return 0, err
 	}
@@ -269,7 +270,7 @@ func (g *gate) cpuOf(f func() (done int, err error)) (time.Duration, error) {
 	if done == 0 {
 		return 0, errors.New("nothing was done")
 	}
-	after, err := sumOver(g, cpuTime)
+	after, err := sumOver(g, process.CPU)
 	return (after - before) / time.Duration(done), err
 }
 

@@ -1,13 +1,14 @@
 // Command certs measures what ten thousand certificates cost.
 //
-//	go run ./certs -n 10000 [-rsa 8] [-layout pem|pairs|folders] [-of store|program|both]
+//	go run ./certs -n 10000 [-rsa 8] [-layout pem|pairs|folders] [-of store|program|both] [-peers]
 //
 // It makes that many certificates in a temporary directory, each with a key of
 // its own and of the size that a public CA's have. Then it measures two things:
 // a child of its own that does nothing but open a certstore.Store on them, and
 // the built program, "wssgate serve" (program.go). For each it prints CPU until
-// it is ready, user memory, and CPU for one changed file. User memory is what
-// the kernel calls private: Private_Clean and Private_Dirty of
+// it is ready, user memory, and CPU for one changed file. With -peers it starts
+// nginx and HAProxy on the same files (peers.go). User memory is what the kernel
+// calls private: Private_Clean and Private_Dirty of
 // /proc/PID/smaps_rollup.
 package main
 
@@ -34,6 +35,7 @@ import (
 	"syscall"
 	"time"
 
+	"wssgate/bench/internal/process"
 	"wssgate/certstore"
 	"wssgate/internal/certtest"
 )
@@ -45,6 +47,7 @@ var (
 	of     = flag.String("of", "both", "what to measure: store, program or both")
 	binary = flag.String("binary", "", "the program; empty: built from this source")
 	gogc   = flag.Int("gogc", 50, "GOGC of the child with the store; the program sees to its own")
+	peers  = flag.Bool("peers", false, "nginx and HAProxy too, where they are installed; -layout pem only")
 	quick  = flag.Bool("quick", false, "a hundredth of the certificates, one change, no waits for memory: shows that all runs; its figures say nothing")
 	child  = flag.String("child", "", "internal: be the child on this directory")
 )
@@ -55,6 +58,9 @@ func main() {
 	if *child != "" {
 		beChild(*child)
 		return
+	}
+	if *peers && *layout != "pem" {
+		log.Fatal("certs: nginx and HAProxy are only told of one PEM file for each name: -layout pem")
 	}
 	if *quick {
 		*count, changes, calm = max(*count/100, 1), 1, 0
@@ -72,9 +78,15 @@ func main() {
 	}
 	if *of != "store" {
 		if *binary == "" {
-			*binary = buildProgram(dir)
+			tools, err := os.MkdirTemp("", "wssgate-bench-certs-")
+			check(err)
+			defer os.RemoveAll(tools)
+			*binary = buildProgram(tools)
 		}
 		rig.runProgram(*binary)
+	}
+	if *peers {
+		rig.runPeers()
 	}
 }
 
@@ -258,17 +270,9 @@ func cpu() time.Duration {
 
 // private returns megabytes (10^6) that belong to a process alone.
 func private(pid int) float64 {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	n, err := process.PrivateMemory(pid)
 	check(err)
-	var kb int
-	for line := range strings.Lines(string(data)) {
-		var n int
-		if strings.HasPrefix(line, "Private_") {
-			fmt.Sscan(strings.TrimSpace(line[strings.IndexByte(line, ':')+1:]), &n)
-			kb += n
-		}
-	}
-	return float64(kb) * 1024 / 1e6
+	return float64(n) / 1e6
 }
 
 func check(err error) {

@@ -1,4 +1,5 @@
-package main
+// Package process reads what Linux counts of a process and of what it started.
+package process
 
 import (
 	"fmt"
@@ -9,8 +10,8 @@ import (
 	"time"
 )
 
-// descendants returns a process and all that it started, itself first.
-func descendants(pid int) ([]int, error) {
+// Tree returns a process and all that it started, itself first.
+func Tree(pid int) ([]int, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return nil, err
@@ -50,8 +51,8 @@ func statFields(file string) ([]string, error) {
 // clockTick is what the kernel counts a process's time in for its readers.
 const clockTick = 10 * time.Millisecond
 
-// cpuTime is what a process has used, user and system.
-func cpuTime(pid int) (time.Duration, error) {
+// CPU is what a process has used, user and system.
+func CPU(pid int) (time.Duration, error) {
 	fields, err := statFields(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
@@ -64,14 +65,20 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(user+system) * clockTick, nil
 }
 
-// privateMemory is the user memory that belongs to a process alone, in bytes.
-func privateMemory(pid int) (int64, error) {
+// PrivateMemory is the user memory that belongs to a process alone, in bytes.
+func PrivateMemory(pid int) (int64, error) {
 	return sumOf(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Private_Clean:", "Private_Dirty:")
 }
 
-// peakMemory is the most that a process ever had in memory, in bytes, shared
+// ProportionalMemory is what a process has, in bytes; pages that several have are
+// shared out among them.
+func ProportionalMemory(pid int) (int64, error) {
+	return sumOf(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Pss:")
+}
+
+// PeakMemory is the most that a process ever had in memory, in bytes, shared
 // pages included.
-func peakMemory(pid int) (int64, error) {
+func PeakMemory(pid int) (int64, error) {
 	return sumOf(fmt.Sprintf("/proc/%d/status", pid), "VmHWM:")
 }
 
