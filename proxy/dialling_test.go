@@ -113,3 +113,95 @@ func TestPipeGoesWhileDialling(t *testing.T) {
 		}
 	})
 }
+
+// A drain of a node that begins while the node is dialled for a tunnel is for that
+// tunnel too.
+func TestNodeDrainWhileDialling(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	dialled := make(chan net.Conn, 1)
+	go func() {
+		if conn, err := ln.Accept(); err == nil {
+			dialled <- conn
+		}
+	}()
+	g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", "ws://"+ln.Addr().String()+"/")},
+		Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}}})
+	c := g.stream(nil)
+	if err := c.Send(openTag(testName, false)); err != nil {
+		t.Fatal(err)
+	}
+	conn := <-dialled
+	if n, _ := g.StartDrain(Target{Upstream: "test", Node: "n1"}, Pacing{}); n != 0 {
+		t.Errorf("%d tunnels to close; want none yet", n)
+	}
+	go newUpstream(t, xmpptest.Config{}).ServeConn(conn)
+	words, code := lastWords(t, c)
+	wantWords(t, words, "<open ", "system-shutdown", "<close ")
+	if code != 1001 {
+		t.Errorf("Close %d; want 1001", code)
+	}
+}
+
+// The same without a descriptor.
+func TestNodeDrainWhilePipeIsDialled(t *testing.T) {
+	var ready chan struct{}
+	inFront(t, xmpptest.Config{}, func(o *upstream.Options) {
+		o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, RouteTo: true}}
+		dial := o.Dial
+		ready = make(chan struct{}) // of the bubble
+		o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			<-ready
+			return dial(ctx, network, addr)
+		}
+	}, func(g *front) {
+		b := g.tunnel()
+		b.send(b.client, opText, openTag(testName, false))
+		g.server.pumps.drain(&drainOrder{target: Target{Upstream: "test", Node: "n1"}})
+		close(ready)
+		words, code := b.text()
+		wantWords(t, words, "<open ", "system-shutdown", "<close ")
+		if code != codeAway {
+			t.Errorf("Close %d; want 1001", code)
+		}
+		b.wantReason(reasonDrain)
+	})
+}
+
+// A tunnel that its node sent to another one is none of a drain's of the first.
+func TestRedirectOutOfADrain(t *testing.T) {
+	first := slowToAnswer(false)
+	first.Habits.Redirect = func(xmpptest.Open) string { return "ws://192.0.2.2:5290/" }
+	inFront(t, first, func(o *upstream.Options) {
+		o.Upstreams = []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/", "ws://192.0.2.2:5290/")}
+		o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, Node: "n1"}}
+		dial := o.Dial
+		o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if addr == "192.0.2.1:5290" {
+				return dial(ctx, network, addr)
+			}
+			gate, node := net.Pipe()
+			second := xmpptest.New(xmpptest.Config{})
+			go func() {
+				defer second.Close()
+				second.ServeConn(node)
+			}()
+			return gate, nil
+		}
+	}, func(g *front) {
+		b := g.tunnel()
+		go b.send(b.client, opText, openTag(testName, false))
+		time.Sleep(time.Millisecond)
+		g.server.pumps.drain(&drainOrder{target: Target{Upstream: "test", Node: "n1"}, within: time.Hour})
+		if h, _, err := b.frame(b.client); err != nil || h.opcode != opText {
+			t.Fatalf("%+v, %v; want the second node's answer", h, err)
+		}
+		go io.Copy(io.Discard, b.client)
+		time.Sleep(2 * time.Hour)
+		b.client.Close()
+		b.wantReason(reasonClientGone)
+	})
+}

@@ -109,6 +109,19 @@ func (s standing) has(t *tunnel) bool {
 	return slices.ContainsFunc(s, func(o *drainOrder) bool { return o.matches(t) })
 }
 
+// catch is for a tunnel that has just come to a loop or to another node. An order
+// that is for it there ends it at once, unless it has its time; a time that it got
+// from an order for where it was is void.
+func (s standing) catch(t *tunnel, w *turn) {
+	switch {
+	case t.done:
+	case !s.has(t):
+		t.drainAt = 0
+	case t.drainAt == 0:
+		t.end(w, reasonDrain, never)
+	}
+}
+
 // without returns the orders but for o.
 func (s standing) without(o *drainOrder) standing {
 	return slices.DeleteFunc(slices.Clone(s), func(x *drainOrder) bool { return x == o })

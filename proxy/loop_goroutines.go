@@ -68,9 +68,7 @@ func (d *goroutines) take(t *tunnel) error {
 	p.turn(func(w *turn) {
 		p.timer = time.AfterFunc(time.Hour, p.expired)
 		t.start(w)
-		if orders.has(t) && !t.done {
-			t.end(w, reasonDrain, never)
-		}
+		orders.catch(t, w)
 	})
 	return nil
 }
@@ -145,7 +143,13 @@ func (d *goroutines) swap(t *tunnel, up *upstream.Conn) error {
 	p.conns[1] = p.newConn(&t.upstream)
 	d.wg.Add(2)
 	p.pump(p.conns[1])
-	p.turn(func(w *turn) { t.dialled(w, up) })
+	d.mu.Lock()
+	orders := d.orders
+	d.mu.Unlock()
+	p.turn(func(w *turn) {
+		t.dialled(w, up)
+		orders.catch(t, w)
+	})
 	return nil
 }
 

@@ -177,9 +177,7 @@ func (l *loop) start(t *tunnel, client, upstream int) {
 	}
 	t.start(l.work)
 	l.timers.add(t)
-	if l.orders.has(t) && !t.done {
-		t.end(l.work, reasonDrain, never)
-	}
+	l.orders.catch(t, l.work)
 	l.after(t)
 }
 
@@ -194,6 +192,7 @@ func (l *loop) swap(t *tunnel, up *upstream.Conn, next leg, fd int) {
 	t.upstream = next
 	l.own(t, &t.upstream, fd)
 	t.dialled(l.work, up)
+	l.orders.catch(t, l.work)
 	l.after(t)
 }
 

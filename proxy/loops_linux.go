@@ -218,8 +218,6 @@ func (l *loop) adopt(t *tunnel) {
 		}
 	}
 	l.timers.add(t)
-	if l.orders.has(t) && t.drainAt == 0 {
-		t.end(l.work, reasonDrain, never)
-	}
+	l.orders.catch(t, l.work)
 	l.after(t)
 }
