@@ -1,9 +1,13 @@
 package proxy
 
 import (
+	"net"
 	"slices"
+	"sync"
 	"testing"
 	"time"
+
+	"wssgate/upstream"
 )
 
 // Clients that come back exactly one second after they were closed never come
@@ -50,4 +54,42 @@ func TestPacing(t *testing.T) {
 			t.Errorf("%+v, %d clients: %v; want %v", test.p, test.n, got, test.want)
 		}
 	}
+}
+
+// A tunnel may come at any moment of a drain, and be found before it has started.
+func TestDrainWhileTunnelsCome(t *testing.T) {
+	d := newGoroutines()
+	var drains sync.WaitGroup
+	stop := make(chan struct{})
+	for range 8 { // so that they starve, and get the lock handed over
+		drains.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					o := &drainOrder{within: time.Hour}
+					d.drain(o)
+					d.undrain(o)
+				}
+			}
+		})
+	}
+	for range 5000 {
+		client, clientGate := net.Pipe()
+		err := d.take(&tunnel{
+			settings: &tunnelSettings{backlog: 1 << 20},
+			info:     &tunnelInfo{vhost: &upstream.Vhost{}},
+			client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, keep: 1}},
+			upstream: upstreamLeg(nil),
+			onDone:   func(*tunnel, time.Duration) {},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		client.Close()
+	}
+	close(stop)
+	drains.Wait()
+	d.close()
 }

@@ -48,6 +48,8 @@ func (d *goroutines) take(t *tunnel) error {
 	if !t.upstream.sock.closed() {
 		p.conns[1] = p.newConn(&t.upstream)
 	}
+	p.mu.Lock() // before others can find it: they wait until it has started
+	defer p.mu.Unlock()
 	d.mu.Lock()
 	if d.shut {
 		d.mu.Unlock()
@@ -58,8 +60,6 @@ func (d *goroutines) take(t *tunnel) error {
 	d.wg.Add(2) // for the client's; Shutdown must not find zero
 	d.mu.Unlock()
 
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.pump(p.conns[0])
 	if p.conns[1] != nil {
 		d.wg.Add(2)
