@@ -428,21 +428,27 @@ func TestLeavesWhileTheNodeIsAsked(t *testing.T) {
 }
 
 // A drain that comes while the node is asked ends the tunnel as any other; what
-// the client said gets through only where it would have.
+// the client said, and goes on saying, gets through whole, and only where it would
+// have.
 func TestDrainWhileTheNodeIsAsked(t *testing.T) {
 	for _, echo := range []bool{true, false} {
 		inFront(t, slowToAnswer(echo), nil, func(g *front) {
 			b := g.tunnel()
-			b.send(b.client, opText, "hello")
+			said := masked(words("hello", "more")...)
+			b.client.Write(said[:8]) // of the first frame
 			g.server.pumps.drain(&drainOrder{})
 			b.wantClose(b.client, codeAway)
-			b.send(b.client, opText, "more")
+			b.client.Write(said[8:])
 			time.Sleep(10 * time.Second)
 			b.send(b.client, opClose, "\x03\xe9")
 			b.wantEOF(b.client, time.Minute)
 			b.wantReason(reasonDrain)
-			if n := g.heard(); (n > 0) != echo {
-				t.Errorf("echo %t: the node got %d frames", echo, n)
+			want := int64(0)
+			if echo {
+				want = 2
+			}
+			if n := g.heard(); n != want {
+				t.Errorf("echo %t: the node got %d frames; want %d", echo, n, want)
 			}
 		})
 	}

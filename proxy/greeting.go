@@ -507,9 +507,10 @@ func (t *tunnel) nature() upstream.Nature {
 }
 
 // paused reports whether the client is not read, for what it said so far waits
-// for others.
+// for others. In stageAsking that holds while the tunnel ends, too: a node that may
+// hear the client is to hear all of it.
 func (t *tunnel) paused() bool {
-	return (t.stage == stageDialling || t.stage == stageAsking) && t.why == reasonNone
+	return t.stage == stageDialling && t.why == reasonNone || t.stage == stageAsking && !t.ignoresClient()
 }
 
 // lastWords are what a stream's client is told before a Close frame of ours: a
