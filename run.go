@@ -20,6 +20,7 @@ import (
 	"wssgate/proxy"
 	"wssgate/upstream"
 	"wssgate/web"
+	"wssgate/xmpp"
 )
 
 // A gate is one running wssgate: everything that a configuration describes,
@@ -430,20 +431,26 @@ func (g *gate) summary() string {
 func (g *gate) pacing() proxy.Pacing {
 	p := proxy.Pacing{Timeout: g.cfg.Drain.Timeout, Pace: g.cfg.Drain.Pace}
 	if redirect := g.cfg.Drain.Redirect; len(redirect) > 0 {
-		p.Redirect = func(v *upstream.Vhost) string { return elsewhere(redirect, v) }
+		p.Redirect = func(v *upstream.Vhost, host string) string { return elsewhere(redirect, v, host) }
 	}
 	return p
 }
 
 // elsewhere chooses where a client of a vhost goes during a drain: to one of
-// the URLs of drain.redirect, or, for "nodes", to a node's public one.
-func elsewhere(redirect []string, vhost *upstream.Vhost) string {
+// the URLs of drain.redirect, or, for "nodes", to the public one of a node, but
+// for that which led it here: it would come back at once, again and again.
+func elsewhere(redirect []string, vhost *upstream.Vhost, host string) string {
+	here, _ := xmpp.ParseTarget("wss://" + host)
 	var urls []string
 	for _, url := range redirect {
 		if url != "nodes" {
 			urls = append(urls, url)
-		} else {
-			urls = append(urls, vhost.PublicURLs()...)
+			continue
+		}
+		for _, public := range vhost.PublicURLs() {
+			if there, err := xmpp.ParseTarget(public); err == nil && there.Address("") != here.Address("") {
+				urls = append(urls, public)
+			}
 		}
 	}
 	if len(urls) == 0 {

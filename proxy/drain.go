@@ -65,8 +65,9 @@ type Pacing struct {
 	Pace    int           // closes a second; 0: all within half of Timeout, or at gentlePace
 
 	// Redirect, where it returns a URL, sends clients that come during the
-	// drain there, in XMPP's words. Otherwise they get 503. Nil: 503 for all.
-	Redirect func(*upstream.Vhost) string
+	// drain there, in XMPP's words. Otherwise they get 503. Host is what the
+	// client named. Nil: 503 for all.
+	Redirect func(v *upstream.Vhost, host string) string
 }
 
 // gentlePace is how many clients a second may come back anywhere without harm.
@@ -112,20 +113,20 @@ func (s *Server) stopDrain(o *drainOrder) {
 
 type activeDrain struct {
 	*drainOrder
-	redirect func(*upstream.Vhost) string
+	redirect func(v *upstream.Vhost, host string) string
 }
 
 // turnsAway reports whether a drain keeps new clients of a vhost out, and the
-// URL where they are to go instead, if there is one. A node's drain does not:
-// its upstream chooses another node for them.
-func (s *Server) turnsAway(vhost *upstream.Vhost) (away bool, elsewhere string) {
+// URL where they are to go instead, if there is one; host is what the client
+// named. A node's drain does not: its upstream chooses another node for them.
+func (s *Server) turnsAway(vhost *upstream.Vhost, host string) (away bool, elsewhere string) {
 	s.mu.Lock()
 	orders := s.orders
 	s.mu.Unlock()
 	for _, a := range orders {
 		if a.target == (Target{}) || a.target.Vhost == vhost.Name() {
 			if a.redirect != nil {
-				return true, a.redirect(vhost)
+				return true, a.redirect(vhost, host)
 			}
 			return true, ""
 		}
@@ -135,7 +136,7 @@ func (s *Server) turnsAway(vhost *upstream.Vhost) (away bool, elsewhere string) 
 
 // TurnsAway reports whether a drain keeps new clients of a vhost out.
 func (s *Server) TurnsAway(vhost *upstream.Vhost) bool {
-	away, _ := s.turnsAway(vhost)
+	away, _ := s.turnsAway(vhost, "")
 	return away
 }
 

@@ -364,7 +364,7 @@ func TestDrainTurnsAway(t *testing.T) {
 		if !errors.As(err, &se) || se.Response.StatusCode != 503 || se.Response.Header.Get("Retry-After") == "" {
 			t.Errorf("err = %v; want 503 with Retry-After", err)
 		}
-		_, stopElsewhere := g.StartDrain(Target{}, Pacing{Timeout: time.Minute, Redirect: func(*upstream.Vhost) string { return "wss://other.example/" }})
+		_, stopElsewhere := g.StartDrain(Target{}, Pacing{Timeout: time.Minute, Redirect: func(*upstream.Vhost, string) string { return "wss://other.example/" }})
 		c := g.stream(nil)
 		c.Send(openTag(testName, legacy))
 		words, code := lastWords(t, c)

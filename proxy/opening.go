@@ -219,7 +219,7 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	if err := vhost.AllowsOrigin(req.origin); err != nil {
 		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}
 	}
-	away, elsewhere := c.server.turnsAway(vhost)
+	away, elsewhere := c.server.turnsAway(vhost, req.host)
 	if away && elsewhere == "" {
 		return nil, &refusal{status: http.StatusServiceUnavailable, text: "This gate takes no new clients at the moment. Try again in a while.",
 			header: "Retry-After: 5\r\n", err: errClosing}

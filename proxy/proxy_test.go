@@ -277,7 +277,7 @@ func TestShutdownDespiteKnocking(t *testing.T) {
 	c := g.dial()
 	pingPong(t, c)
 	down := make(chan error, 1)
-	elsewhere := func(*upstream.Vhost) string { return "wss://other.example/" }
+	elsewhere := func(*upstream.Vhost, string) string { return "wss://other.example/" }
 	go func() { down <- g.Shutdown(context.Background(), Pacing{Timeout: time.Minute, Redirect: elsewhere}) }()
 	if f, err := c.ReadFrame(); err != nil || f.Header.OpCode != ws.OpClose {
 		t.Fatalf("frame = %v, %v; want a Close", f.Header, err)

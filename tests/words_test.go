@@ -351,6 +351,39 @@ func TestDrainRedirects(t *testing.T) {
 	}
 }
 
+// A node's public URL is no place to send a client to that came by it; where there
+// is no other one, 503 is the answer.
+func TestDrainRedirectsToOtherNodes(t *testing.T) {
+	for _, other := range []bool{true, false} {
+		u := wire.Echo(t)
+		site := gate.NewSite(t, name)
+		nodes := fmt.Sprintf("{ name = \"t1\", url = %q, public_url = \"wss://%s:5291/ws\" }", u.URL, strings.ToUpper(name))
+		if other {
+			nodes += fmt.Sprintf(", { name = \"t2\", url = %q, public_url = \"wss://%s:5292/ws\" }", wire.Echo(t).URL, name)
+		}
+		g := site.Start(t, "[upstream.xmpp]\nnodes = ["+nodes+"]\n"+vhosts(name)+"[drain]\nredirect = \"nodes\"\n")
+		operate(t, g).want("POST", "/drain?all", 202)
+		for range 10 {
+			c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
+			if !other {
+				resp, _ := c.Answer(wire.RequestLine("GET /ws HTTP/1.1", name+":5291"))
+				if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+					t.Fatalf("%s, %v; want 503 with Retry-After", resp.Status, resp.Header)
+				}
+				continue
+			}
+			c.Upgrade(wire.RequestLine("GET /ws HTTP/1.1", name+":5291"))
+			c.SendText(framings[0].open(name))
+			if got, err := c.Frame(); err != nil || got.Op != wire.Text {
+				t.Fatalf("%v, %v; want <open/>", got, err)
+			}
+			if got, err := c.Frame(); err != nil || !strings.Contains(string(got.Payload), name+":5292/ws") {
+				t.Fatalf("%v, %v; want the other node's URL", got, err)
+			}
+		}
+	}
+}
+
 // What a vhost has against a request is for the log alone.
 func TestForbiddenReason(t *testing.T) {
 	u := wire.Echo(t)
