@@ -447,7 +447,7 @@ func elsewhere(redirect []string, vhost *upstream.Vhost, host string) string {
 			urls = append(urls, url)
 			continue
 		}
-		for _, public := range vhost.PublicURLs() {
+		for _, public := range vhost.PublicURLs(false) {
 			if there, err := xmpp.ParseTarget(public); err == nil && there.Address("") != here.Address("") {
 				urls = append(urls, public)
 			}

@@ -32,12 +32,18 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 		Log:     g.log,
 	}
 	if len(cfg.Vhost) == 0 {
-		for name := range cfg.Upstream { // there is one only
-			o.Any.WebSocket = cfg.publicURLs(&Vhost{Upstream: name})
+		route, err := routes.Lookup("")
+		if err != nil {
+			return o, err
 		}
+		o.Any.WebSocket = publicURLs(&Vhost{}, route)
 	}
 	for _, v := range cfg.Vhost {
-		wv := web.Vhost{Names: v.Names, Domains: v.Domains, WebSocket: cfg.publicURLs(v), Path: v.Path}
+		route, err := routes.Lookup(v.Names[0])
+		if err != nil {
+			return o, err
+		}
+		wv := web.Vhost{Names: v.Names, Domains: v.Domains, WebSocket: publicURLs(v, route), Path: v.Path}
 		for domain := range v.ByDomain {
 			wv.Domains = append(wv.Domains[:len(wv.Domains):len(wv.Domains)], domain)
 		}
@@ -45,7 +51,6 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 			wv.Links = append(wv.Links, xmpp.Link{Rel: l.Rel, Href: l.Href})
 		}
 		if v.BOSH != "" {
-			var err error
 			if wv.BOSH, err = url.Parse(v.BOSH); err != nil {
 				return o, err
 			}
@@ -61,19 +66,14 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 // publicURLs returns the wss URLs that a vhost's clients are to be told: the
 // one of the file, or those of the nodes that take new streams. None: the
 // gate's own.
-func (c *Config) publicURLs(v *Vhost) (urls []string) {
+func publicURLs(v *Vhost, route *upstream.Vhost) func() []string {
 	switch {
 	case v.PublicURL != "":
-		return []string{v.PublicURL}
+		return func() []string { return []string{v.PublicURL} }
 	case v.Route == "to":
 		return nil // it leads to several upstreams, and only the gate knows which
 	}
-	for _, n := range c.Upstream[v.Upstream].Nodes {
-		if n.PublicURL != "" && !n.Drain && (v.Node == "" || v.Node == n.Name) {
-			urls = append(urls, n.PublicURL)
-		}
-	}
-	return urls
+	return func() []string { return route.PublicURLs(true) }
 }
 
 // publicPort returns the port of the wss listener that URLs name: 443 where one

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"log/slog"
 	"net"
 	"slices"
 	"testing"
+
+	"wssgate/upstream"
 )
 
 // addrListener is a listener of which only the address is known.
@@ -41,31 +44,54 @@ func TestPublicPort(t *testing.T) {
 }
 
 // Discovery names what the file says, then the nodes that take new streams;
-// nothing means the gate itself.
+// nothing means the gate itself. What is drained without the file is left out too.
 func TestPublicURLs(t *testing.T) {
-	cfg := &Config{Upstream: map[string]*Upstream{
+	cfg := &Config{Vhost: []*Vhost{
+		{Names: []string{"nodes.test"}, Upstream: "cluster"},
+		{Names: []string{"*.pinned.test"}, Upstream: "cluster", Node: "t2"},
+		{Names: []string{"no-url.test"}, Upstream: "cluster", Node: "t4"},
+		{Names: []string{"own.test"}, Upstream: "cluster", PublicURL: "wss://example.com/"},
+		{Names: []string{"to.test"}, Upstream: "cluster", Route: "to"},
+		{Names: []string{"alone.test"}, Upstream: "alone"},
+	}, Upstream: map[string]*Upstream{
 		"cluster": {Nodes: []*Node{
-			{Name: "t1", PublicURL: "wss://t1.example.com/"},
-			{Name: "t2", PublicURL: "wss://t2.example.com/"},
-			{Name: "t3", PublicURL: "wss://t3.example.com/", Drain: true},
-			{Name: "t4"},
+			{Name: "t1", URL: "ws://127.0.0.1:1/", PublicURL: "wss://t1.example.com/"},
+			{Name: "t2", URL: "ws://127.0.0.1:2/", PublicURL: "wss://t2.example.com/"},
+			{Name: "t3", URL: "ws://127.0.0.1:3/", PublicURL: "wss://t3.example.com/", Drain: true},
+			{Name: "t4", URL: "ws://127.0.0.1:4/"},
 		}},
-		"alone": {Nodes: []*Node{{Name: "a"}}},
+		"alone": {Nodes: []*Node{{Name: "a", URL: "ws://127.0.0.1:5/"}}},
 	}}
-	for _, tt := range []struct {
-		what  string
-		vhost Vhost
-		want  []string
-	}{
-		{"nodes", Vhost{Upstream: "cluster"}, []string{"wss://t1.example.com/", "wss://t2.example.com/"}},
-		{"a pinned node", Vhost{Upstream: "cluster", Node: "t2"}, []string{"wss://t2.example.com/"}},
-		{"a pinned node without a URL", Vhost{Upstream: "cluster", Node: "t4"}, nil},
-		{"the vhost's own", Vhost{Upstream: "cluster", PublicURL: "wss://example.com/"}, []string{"wss://example.com/"}},
-		{"several upstreams", Vhost{Upstream: "cluster", Route: "to"}, nil},
-		{"no public URLs", Vhost{Upstream: "alone"}, nil},
-	} {
-		if got := cfg.publicURLs(&tt.vhost); !slices.Equal(got, tt.want) {
-			t.Errorf("%s: %q; want %q", tt.what, got, tt.want)
+	options, err := cfg.upstreamOptions(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := upstream.New(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	g := &gate{upstreams: table}
+	o, err := g.webOptions(cfg, table.Routes(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wants := func(when string, want ...[]string) {
+		t.Helper()
+		for i, v := range o.Vhosts {
+			var got []string
+			if v.WebSocket != nil {
+				got = v.WebSocket()
+			}
+			if !slices.Equal(got, want[i]) {
+				t.Errorf("%s, %s: %q; want %q", when, v.Names, got, want[i])
+			}
 		}
 	}
+	t1, t2, own := "wss://t1.example.com/", "wss://t2.example.com/", []string{"wss://example.com/"}
+	wants("by the file", []string{t1, t2}, []string{t2}, nil, own, nil, nil)
+	table.Drain("cluster", "t2", true)
+	wants("t2 drained", []string{t1}, nil, nil, own, nil, nil)
+	table.Drain("cluster", "t2", false)
+	wants("t2 back", []string{t1, t2}, []string{t2}, nil, own, nil, nil)
 }

@@ -157,6 +157,29 @@ public_url = "wss://chat.example3.test/x"
 	}
 }
 
+// A node that the operator drains is listed no more, until that is stopped.
+func TestDiscoveryOfDrainedNode(t *testing.T) {
+	site := gate.NewSite(t, name)
+	g := site.Start(t, `[upstream.xmpp]
+nodes = [
+  { name = "t1", url = "ws://127.0.0.1:1/", public_url = "wss://t1.example.test/" },
+  { name = "t2", url = "ws://127.0.0.1:2/", public_url = "wss://t2.example.test/" },
+]
+`)
+	b, o := newBrowser(t, site, g), operate(t, g)
+	wants := func(want ...string) {
+		t.Helper()
+		if got := b.nodes("https://" + name); !slices.Equal(got, want) {
+			t.Errorf("nodes.json = %q; want %q", got, want)
+		}
+	}
+	wants("wss://t1.example.test/", "wss://t2.example.test/")
+	o.want("POST", "/drain?node=xmpp/t1", 202)
+	wants("wss://t2.example.test/")
+	o.want("POST", "/drain?node=xmpp/t1&stop", 200)
+	wants("wss://t1.example.test/", "wss://t2.example.test/")
+}
+
 // The address that discovery names is one where a WebSocket opens.
 func TestDiscoveryLeadsToWebSocket(t *testing.T) {
 	site := gate.NewSite(t, name)

@@ -127,11 +127,12 @@ func (v *Vhost) ForDomain(domain string) *Vhost {
 func (v *Vhost) Nodes() int { return len(v.group.nodes) }
 
 // PublicURLs are the public URLs of the nodes of the vhost's upstream that take
-// new streams, in their configured order.
-func (v *Vhost) PublicURLs() []string {
+// new streams, in their configured order; pinned, of the one that the vhost pins,
+// if it does.
+func (v *Vhost) PublicURLs(pinned bool) []string {
 	var urls []string
 	for _, n := range v.group.nodes {
-		if n.publicURL != "" && !n.Leaving() {
+		if n.publicURL != "" && !n.Leaving() && (!pinned || v.node == "" || v.node == n.name) {
 			urls = append(urls, n.publicURL)
 		}
 	}

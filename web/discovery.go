@@ -62,7 +62,7 @@ func (s *Site) discover(w http.ResponseWriter, r *http.Request, name string, v *
 // discovery adds up what the vhosts have to tell, each thing once.
 func (s *Site) discovery(r *http.Request, name string, vhosts []*vhost) (d xmpp.Discovery) {
 	for _, v := range vhosts {
-		urls := v.WebSocket
+		urls := v.urls()
 		own := s.own(r, name, v)
 		if len(urls) == 0 && own != "" {
 			path := v.Path

@@ -16,6 +16,14 @@ type vhost struct {
 	bosh *bosh // nil: none
 }
 
+// urls are the URLs to list that are not the gate's own.
+func (v *vhost) urls() []string {
+	if v.WebSocket == nil {
+		return nil
+	}
+	return v.WebSocket()
+}
+
 // New makes a Site.
 func New(o Options) *Site {
 	s := &Site{options: o, names: map[string]*vhost{}, domains: map[string][]*vhost{}, log: o.Log}
@@ -118,8 +126,8 @@ func (s *Site) own(r *http.Request, name string, v *vhost) string {
 		}
 	}
 	// Names are wildcards all: only what is configured helps.
-	if len(v.WebSocket) > 0 {
-		if u, err := url.Parse(v.WebSocket[0]); err == nil {
+	if urls := v.urls(); len(urls) > 0 {
+		if u, err := url.Parse(urls[0]); err == nil {
 			return u.Host
 		}
 	}

@@ -67,9 +67,9 @@ type Vhost struct {
 	Names   []string // TLS server names in their normal form, exact or "*."
 	Domains []string // XMPP domains likewise, which discovery answers for too
 
-	// WebSocket are the wss URLs to list. None: the URL that the request was
-	// made at, or would be on the TLS listener, with Path.
-	WebSocket []string
+	// WebSocket returns the wss URLs to list now. Nil, or none: the URL that the
+	// request was made at, or would be on the TLS listener, with Path.
+	WebSocket func() []string
 	Path      string // empty: "/"
 
 	// BOSH is where requests for its path go; nil: nowhere.

@@ -26,6 +26,9 @@ func testSite(vhosts []Vhost, certificates ...string) *Site {
 	})
 }
 
+// listed is a Vhost's WebSocket.
+func listed(urls ...string) func() []string { return func() []string { return urls } }
+
 // get asks a site under TLS where target is an https URL, and else without. A
 // server name is what Host says.
 func get(s *Site, method, target string) *httptest.ResponseRecorder {
@@ -61,9 +64,9 @@ func TestWhichURLs(t *testing.T) {
 		{Names: []string{"example1.com", "*.example1.com"}, Path: "/ws"},
 		{Names: []string{"t1.example2.com"}, Domains: []string{"example2.com", "*.example2.com"}},
 		{Names: []string{"t2.example2.com"}, Domains: []string{"example2.com"}, Path: "/t2"},
-		{Names: []string{"example3.com"}, WebSocket: []string{"wss://a.example3.com/", "wss://b.example3.com/"}},
+		{Names: []string{"example3.com"}, WebSocket: listed("wss://a.example3.com/", "wss://b.example3.com/")},
 		{Names: []string{"*.example4.com"}, Domains: []string{"example4.com"}},
-		{Names: []string{"*.example5.com"}, Domains: []string{"example5.com"}, WebSocket: []string{"wss://www.example5.com/x"}},
+		{Names: []string{"*.example5.com"}, Domains: []string{"example5.com"}, WebSocket: listed("wss://www.example5.com/x")},
 	}, "example1.com", "example2.com")
 	for _, tt := range []struct{ base, want string }{
 		{"https://example1.com", "wss://example1.com/ws"},
@@ -110,7 +113,7 @@ func TestWithoutVhosts(t *testing.T) {
 			t.Errorf("%s/nodes.json = %s; want %s", base, got, want)
 		}
 	}
-	o.Any.WebSocket = []string{"wss://t1.example1.com/"}
+	o.Any.WebSocket = listed("wss://t1.example1.com/")
 	s = New(o)
 	if got, want := nodes(t, s, "http://example1.com"), "wss://t1.example1.com/"; got != want {
 		t.Errorf("with URLs of nodes: %s; want %s", got, want)
@@ -176,7 +179,7 @@ func checkDocument(t *testing.T, w *httptest.ResponseRecorder, kind string) {
 // Each thing is listed once, also where several vhosts have it.
 func TestDocumentsAddUp(t *testing.T) {
 	link := xmpp.Link{Rel: "urn:example", Href: "https://example.com/"}
-	shared := []string{"wss://t1.example.com/"}
+	shared := listed("wss://t1.example.com/")
 	s := testSite([]Vhost{
 		{Names: []string{"a.example.com"}, Domains: []string{"example.com"}, WebSocket: shared, Links: []xmpp.Link{link}},
 		{Names: []string{"b.example.com"}, Domains: []string{"example.com"}, WebSocket: shared, Links: []xmpp.Link{link}},
