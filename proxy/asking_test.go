@@ -439,7 +439,7 @@ func TestDrainWhileTheNodeIsAsked(t *testing.T) {
 			g.server.pumps.drain(&drainOrder{})
 			b.wantClose(b.client, codeAway)
 			b.client.Write(said[8:])
-			time.Sleep(10 * time.Second)
+			time.Sleep(time.Second)
 			b.send(b.client, opClose, "\x03\xe9")
 			b.wantEOF(b.client, time.Minute)
 			b.wantReason(reasonDrain)
@@ -451,5 +451,32 @@ func TestDrainWhileTheNodeIsAsked(t *testing.T) {
 				t.Errorf("echo %t: the node got %d frames; want %d", echo, n, want)
 			}
 		})
+	}
+}
+
+// A client that does not answer the Close frame of a drain is not waited for until
+// the gate ends.
+func TestDrainWithoutAnswer(t *testing.T) {
+	for _, late := range []bool{false, true} { // it comes when the drain has begun
+		for timeout, want := range map[time.Duration]time.Duration{time.Second: closeTimeout, time.Minute: time.Minute} {
+			inFront(t, xmpptest.Config{}, nil, func(g *front) {
+				drain := func() { g.server.StartDrain(Target{}, Pacing{Timeout: timeout}) }
+				if late {
+					drain()
+				}
+				b := g.tunnel()
+				if !late {
+					drain()
+				}
+				b.wantClose(b.client, codeAway)
+				began := time.Now()
+				go b.send(b.client, opText, openTag(testName, false))
+				go io.Copy(io.Discard, b.client)
+				b.wantReason(reasonDrain)
+				if took := time.Since(began); took != want {
+					t.Errorf("late %t, timeout %v: it took %v; want %v", late, timeout, took, want)
+				}
+			})
+		}
 	}
 }

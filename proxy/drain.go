@@ -21,9 +21,14 @@ type Target struct {
 // A drainOrder closes the tunnels of a target, spread evenly, and those that
 // come later at once. Drivers hold it until it is taken back.
 type drainOrder struct {
-	target Target
-	within time.Duration // from the first close to the last one; 0: all at once
+	target  Target
+	within  time.Duration // from the first close to the last one; 0: all at once
+	timeout time.Duration // for each closing handshake, if it is more than closeTimeout
 }
+
+// patience is how long a client has to answer its Close frame. Shutdown may have
+// less of it.
+func (o *drainOrder) patience() time.Duration { return max(o.timeout, closeTimeout) }
 
 func (o *drainOrder) matches(t *tunnel) bool {
 	switch {
@@ -61,7 +66,7 @@ func spread(n int, within time.Duration) []time.Duration {
 
 // Pacing says how fast a drain closes tunnels.
 type Pacing struct {
-	Timeout time.Duration // when a drain of everything is over at the latest
+	Timeout time.Duration // when Shutdown is over at the latest; else for each client's answer
 	Pace    int           // closes a second; 0: all within half of Timeout, or at gentlePace
 
 	// Redirect, where it returns a URL, sends clients that come during the
@@ -88,7 +93,7 @@ func (p Pacing) within(n int) time.Duration {
 // close. Of drains that are for the same tunnels or clients the newest decides how
 // they go. A second call of stop does nothing.
 func (s *Server) StartDrain(target Target, p Pacing) (tunnels int, stop func()) {
-	o := &drainOrder{target: target}
+	o := &drainOrder{target: target, timeout: p.Timeout}
 	for _, d := range s.drivers() {
 		tunnels += d.count(o)
 	}

@@ -27,7 +27,7 @@ type driver interface {
 	// count tells how many tunnels an order is for.
 	count(o *drainOrder) int
 	// drain carries an order out, also on tunnels that are taken later, until
-	// undrain. Clients have until close to answer.
+	// undrain.
 	drain(o *drainOrder)
 	undrain(o *drainOrder)
 	// close ends every tunnel at once and returns when the driver is gone.
@@ -105,20 +105,28 @@ func (h *timers) next(now time.Duration) (*tunnel, time.Duration) {
 type standing []*drainOrder
 
 // has reports whether one of them is for t.
-func (s standing) has(t *tunnel) bool {
-	return slices.ContainsFunc(s, func(o *drainOrder) bool { return o.matches(t) })
+func (s standing) has(t *tunnel) bool { return s.find(t) != nil }
+
+// find returns the newest that is for t, or nil.
+func (s standing) find(t *tunnel) *drainOrder {
+	for _, o := range slices.Backward(s) {
+		if o.matches(t) {
+			return o
+		}
+	}
+	return nil
 }
 
 // catch is for a tunnel that has just come to a loop or to another node. An order
 // that is for it there ends it at once, unless it has its time; a time that it got
 // from an order for where it was is void.
 func (s standing) catch(t *tunnel, w *turn) {
-	switch {
+	switch o := s.find(t); {
 	case t.done:
-	case !s.has(t):
+	case o == nil:
 		t.drainAt = 0
 	case t.drainAt == 0:
-		t.end(w, reasonDrain, never)
+		t.end(w, reasonDrain, w.now+o.patience())
 	}
 }
 

@@ -177,7 +177,7 @@ func (d *goroutines) drain(o *drainOrder) {
 	for i, at := range o.moments(len(chosen), now) {
 		moments[chosen[i]] = at
 	}
-	d.setDrains(moments)
+	d.setDrains(moments, o.patience())
 }
 
 func (d *goroutines) undrain(o *drainOrder) {
@@ -191,15 +191,15 @@ func (d *goroutines) undrain(o *drainOrder) {
 			moments[p.t] = 0
 		}
 	})
-	d.setDrains(moments)
+	d.setDrains(moments, 0)
 }
 
 // setDrains gives tunnels the time of their drain.
-func (d *goroutines) setDrains(moments map[*tunnel]time.Duration) {
+func (d *goroutines) setDrains(moments map[*tunnel]time.Duration, patience time.Duration) {
 	d.each(func(p *pumped) {
 		if at, ok := moments[p.t]; ok {
 			p.turn(func(w *turn) {
-				p.t.drainAt = at
+				p.t.drainAt, p.t.patience = at, patience
 				p.t.due = p.t.nextDue(w.now)
 			})
 		}

@@ -221,7 +221,7 @@ func (l *loop) drain(o *drainOrder) {
 	l.orders = append(l.orders, o)
 	chosen := o.chosen(l.timers)
 	for i, at := range o.moments(len(chosen), l.work.now) {
-		chosen[i].drainAt = at
+		chosen[i].drainAt, chosen[i].patience = at, o.patience()
 	}
 	l.rearm(chosen)
 }

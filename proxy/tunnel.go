@@ -88,6 +88,7 @@ type tunnel struct {
 	greeting *greeting     // in the stages between awaited and over
 	greetBy  time.Duration // when a start tag is due; 0: never
 	drainAt  time.Duration // when a drain closes it; 0: never
+	patience time.Duration // what its client then has to answer
 
 	due   time.Duration // when expire wants to be called, at the latest
 	place timerPlace    // the driver's
@@ -168,7 +169,7 @@ func (t *tunnel) expire(w *turn) {
 			t.done = true
 		}
 	case t.drainAt != 0 && w.now >= t.drainAt:
-		t.endFor(reasonDrain, never)
+		t.endFor(reasonDrain, w.now+t.patience)
 	case t.greetBy != 0 && w.now >= t.greetBy && t.stage == stageAnswer:
 		t.releaseAnswers()
 	case t.greetBy != 0 && w.now >= t.greetBy:
