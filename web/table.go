@@ -112,7 +112,7 @@ func (s *Site) own(r *http.Request, name string, v *vhost) string {
 	covers := v == s.any || slices.Contains(v.Names, name) || slices.Contains(v.Names, wildcard(name))
 	if covers && r.TLS != nil {
 		// What worked for this request works again, behind a port mapping too.
-		if _, port, err := net.SplitHostPort(r.Host); err == nil && port != "443" {
+		if _, port, err := net.SplitHostPort(r.Host); err == nil && port != "" && port != "443" {
 			return net.JoinHostPort(name, port)
 		}
 		return name

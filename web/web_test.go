@@ -72,6 +72,7 @@ func TestWhichURLs(t *testing.T) {
 		{"https://example1.com", "wss://example1.com/ws"},
 		{"https://EXAMPLE1.com", "wss://example1.com/ws"},
 		{"https://example1.com:443", "wss://example1.com/ws"},
+		{"https://example1.com:", "wss://example1.com/ws"},
 		{"https://example1.com:8443", "wss://example1.com:8443/ws"},
 		{"https://chat.example1.com:5291", "wss://chat.example1.com:5291/ws"},
 		{"https://a.chat.example1.com", "Not Found"},
