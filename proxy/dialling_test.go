@@ -205,3 +205,40 @@ func TestRedirectOutOfADrain(t *testing.T) {
 		b.wantReason(reasonClientGone)
 	})
 }
+
+// A drain that begins while a redirect is followed ends a stream that nobody has
+// answered: what the first node said stayed here, its end of the stream too.
+func TestDrainWhileRedirectIsFollowed(t *testing.T) {
+	for _, legacy := range []bool{false, true} {
+		habits := xmpptest.Tigase()
+		habits.Redirect = func(xmpptest.Open) string {
+			if legacy {
+				return "192.0.2.2:5290"
+			}
+			return "ws://192.0.2.2:5290/"
+		}
+		inFront(t, xmpptest.Config{Habits: habits}, func(o *upstream.Options) {
+			o.Upstreams = []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/", "ws://192.0.2.2:5290/")}
+			o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, Node: "n1"}}
+			dial := o.Dial
+			o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if addr == "192.0.2.1:5290" {
+					return dial(ctx, network, addr)
+				}
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+		}, func(g *front) {
+			b := g.tunnel()
+			b.send(b.client, opText, openTag(testName, legacy))
+			time.Sleep(time.Second)
+			g.server.pumps.drain(&drainOrder{})
+			words, code := b.text()
+			wantWords(t, words, "from='"+testName+"'", "<system-shutdown ", end(legacy))
+			if code != codeAway {
+				t.Errorf("Close %d; want 1001", code)
+			}
+			b.wantReason(reasonDrain)
+		})
+	}
+}

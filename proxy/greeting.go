@@ -379,7 +379,7 @@ func (t *tunnel) redirected(answer xmpp.Answer) {
 	node := vhost.NodeByAddress(answer.SeeOther)
 	follow := vhost.Redirects() == "follow" && node != nil && t.info.request != nil && g.hops < maxHops && len(g.frames) <= maxGreeting
 	if !g.again { // what the node said stays here
-		t.stream.opened, t.stream.unanswered = false, new(g.tag.Reply())
+		t.stream = streamState{framing: g.tag.Framing, unanswered: new(g.tag.Reply())}
 	}
 	t.dropUpstream()
 	t.upstream.scan.forget()
