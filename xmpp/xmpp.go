@@ -9,7 +9,7 @@
 // What is here, in the order in which a tunnel needs it:
 //
 //   - [OpenReader] reads the client's first start tag and says which stream
-//     error answers a bad one; [NormalDomain] and [Domains] judge its `to`.
+//     error answers a bad one; [NormalDomain] judges its `to`.
 //   - [AnswerReader] reads the upstream's first messages until it is clear
 //     whether the stream goes on, was refused, or is redirected to another node.
 //   - [FirstWord] tells from the first bytes of any later message whether it
