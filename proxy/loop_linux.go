@@ -77,28 +77,7 @@ func (l *loop) run() {
 		}
 		l.work.now = l.now()
 		began := l.work.now
-		for _, ev := range events[:max(n, 0)] {
-			if int(ev.Fd) == l.wake {
-				l.drainInbox()
-				continue
-			}
-			// A tunnel that ended earlier in this batch has left the table.
-			// Nothing can have taken its place: only the inbox adds.
-			entry := l.conns[ev.Fd]
-			if entry.tunnel == nil {
-				continue
-			}
-			const gone = unix.EPOLLERR | unix.EPOLLHUP
-			if entry.leg.sock.wantEnd && ev.Events&(unix.EPOLLRDHUP|gone) != 0 {
-				entry.tunnel.hungUp(l.work)
-			} else {
-				entry.tunnel.event(l.work, entry.leg, ev.Events&(unix.EPOLLIN|gone) != 0, ev.Events&(unix.EPOLLOUT|gone) != 0)
-			}
-			l.after(entry.tunnel)
-			if l.pressure.shed > 0 && entry.tunnel.movable() {
-				l.move(entry.tunnel)
-			}
-		}
+		l.dispatch(events[:max(n, 0)])
 		for {
 			t, _ := l.timers.next(l.work.now)
 			if t == nil {
@@ -121,6 +100,36 @@ func (l *loop) run() {
 	l.work.moved.into(&l.group.done)
 	unix.Close(l.wake)
 	unix.Close(l.epoll)
+}
+
+// dispatch hands out a batch of events, the inbox last: a tunnel that ended earlier
+// in the batch has left the table, and one that comes by the inbox may have its
+// descriptors, but not its events.
+func (l *loop) dispatch(events []unix.EpollEvent) {
+	woken := false
+	for _, ev := range events {
+		if int(ev.Fd) == l.wake {
+			woken = true
+			continue
+		}
+		entry := l.conns[ev.Fd]
+		if entry.tunnel == nil {
+			continue
+		}
+		const gone = unix.EPOLLERR | unix.EPOLLHUP
+		if entry.leg.sock.wantEnd && ev.Events&(unix.EPOLLRDHUP|gone) != 0 {
+			entry.tunnel.hungUp(l.work)
+		} else {
+			entry.tunnel.event(l.work, entry.leg, ev.Events&(unix.EPOLLIN|gone) != 0, ev.Events&(unix.EPOLLOUT|gone) != 0)
+		}
+		l.after(entry.tunnel)
+		if l.pressure.shed > 0 && entry.tunnel.movable() {
+			l.move(entry.tunnel)
+		}
+	}
+	if woken {
+		l.drainInbox()
+	}
 }
 
 func (l *loop) now() time.Duration { return time.Since(l.group.started) }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wssgate/internal/xmpptest"
+	"wssgate/upstream"
 )
 
 // Between turns a tunnel's tls.Conn owns no buffer, whatever it has read, and
@@ -133,4 +135,48 @@ func TestSlowReaderIsAlive(t *testing.T) {
 	if m, err := c.Recv(); err != nil || m != "still here" { // answers the Ping on the way
 		t.Errorf("%q, %v; want the tunnel to live on", m, err)
 	}
+}
+
+// An event belongs to the socket that had the descriptor when it came: a tunnel that
+// gets the descriptor in the middle of a batch is not told of the other's end.
+func TestEventOfFormerDescriptor(t *testing.T) {
+	hangs := make(chan struct{})
+	g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/")},
+		Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}},
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			close(hangs)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+	vhost, err := g.now.Load().Routes.Lookup(testName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ends[1])
+	conn, _ := net.Pipe() // what Go's poller had
+	comes := &tunnel{
+		settings: &tunnelSettings{backlog: 1 << 20},
+		info:     &tunnelInfo{server: g.Server, vhost: vhost, request: &upstream.Request{ServerName: testName, Host: testName, Subprotocol: "xmpp"}},
+		client: leg{sock: &sock{conn: conn}, held: masked(ws.NewTextFrame([]byte(openTag(testName, false)))),
+			scan: scanner{fromClient: true, keep: 1}},
+		upstream: upstreamLeg(nil),
+		onDone:   func(t *tunnel, _ time.Duration) { t.giveUp() },
+	}
+	loop, why := g.driver.(*loops).list[0], make(chan reason)
+	loop.post(func() {
+		if missing := ends[0] + 1 - len(loop.conns); missing > 0 { // somebody had it
+			loop.conns = append(loop.conns, make([]connEntry, missing)...)
+		}
+		loop.post(func() { loop.start(comes, ends[0], -1) })
+		loop.dispatch([]unix.EpollEvent{{Fd: int32(loop.wake), Events: unix.EPOLLIN}, {Fd: int32(ends[0]), Events: unix.EPOLLRDHUP | unix.EPOLLHUP}})
+		why <- comes.why
+	})
+	if got := <-why; got != reasonNone {
+		t.Fatalf("the tunnel ended at once: %v", got)
+	}
+	<-hangs
 }
