@@ -46,7 +46,14 @@ type issuer struct {
 	subject string // DER
 	keyID   string // subject key identifier; may be empty
 	next    unique.Handle[authority]
-	root    bool // issued by itself
+	root    bool     // issued by itself
+	key     publicID // zero where it is for no server name
+}
+
+// mayBeLeaf reports whether a file with these keys may hold the issuer as a leaf:
+// "openssl req -x509" makes a CA's certificate that is for its common name.
+func (i *issuer) mayBeLeaf(keys []*keyPart) bool {
+	return i.key != publicID{} && (i.root || keyOf(keys, i.key) >= 0)
 }
 
 // An authority says which issuer is meant: by its subject and, where both
@@ -95,7 +102,7 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		if b.label != "CERTIFICATE" && b.label != "X509 CERTIFICATE" {
 			continue
 		}
-		if known := r.issuers[string(b.der)]; known != nil {
+		if known := r.issuers[string(b.der)]; known != nil && !known.mayBeLeaf(keys) {
 			issuers = append(issuers, known)
 			continue
 		}
@@ -121,7 +128,10 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 			continue
 		}
 		if cert.IsCA || selfIssued(cert) {
-			issuers = append(issuers, r.issuer(cert))
+			if err != nil {
+				id = publicID{}
+			}
+			issuers = append(issuers, r.issuer(cert, id))
 		}
 	}
 	own := false
@@ -188,8 +198,9 @@ func keyOf(keys []*keyPart, id publicID) int {
 	return -1
 }
 
-// issuer returns the one issuer of these bytes, which it copies.
-func (r *reader) issuer(cert *x509.Certificate) *issuer {
+// issuer returns the one issuer of these bytes, which it copies. key is what the
+// issuer has as a leaf.
+func (r *reader) issuer(cert *x509.Certificate, key publicID) *issuer {
 	der := unique.Make(string(cert.Raw)).Value()
 	if have := r.issuers[der]; have != nil {
 		return have
@@ -200,8 +211,9 @@ func (r *reader) issuer(cert *x509.Certificate) *issuer {
 		keyID:   string(cert.SubjectKeyId),
 		next:    authorityOf(cert),
 		root:    selfIssued(cert),
+		key:     key,
 	}
-	if cert.IsCA && len(cert.DNSNames) == 0 { // else it could be a leaf elsewhere
+	if cert.IsCA {
 		r.issuers[der] = i
 	}
 	return i

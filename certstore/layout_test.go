@@ -2,6 +2,7 @@ package certstore
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
 	"os"
@@ -85,6 +86,38 @@ func TestShortChains(t *testing.T) {
 			t.Errorf("GetCertificate(%q) = %v, %v; want the leaf alone", name, cert, err)
 		}
 	}
+}
+
+// "openssl req -x509" makes the certificate of a CA, with no name but the common
+// name. It is a leaf in each file that has it, however often it was seen before
+// as an issuer: in another folder, or under the name that the file had.
+func TestSelfSignedCAIsALeafEverywhere(t *testing.T) {
+	p := certtest.SelfSigned(certtest.Spec{Names: []string{"example1.com"}, Edit: func(c *x509.Certificate) {
+		c.DNSNames, c.IsCA, c.BasicConstraintsValid = nil, true, true
+	}})
+	d := newDir(t)
+	for _, dir := range []string{"one", "two"} {
+		d.put(t, dir+"/tls.crt", p.ChainPEM())
+		d.put(t, dir+"/tls.key", p.KeyPEM())
+	}
+	d.put(t, "old.pem", p.PEM())
+	s := d.open(t)
+	wantProblems(t, s)
+	if rows := s.Certificates(); len(rows) != 3 {
+		t.Errorf("%d rows, want one for each file: %+v", len(rows), rows)
+	}
+	d.remove(t, "one")
+	d.remove(t, "two")
+	old := filepath.Join(string(d), "old.pem")
+	if err := os.Rename(old, filepath.Join(string(d), "new.pem")); err != nil {
+		t.Fatal(err)
+	}
+	s.look(nil, looking{names: map[string]bool{
+		filepath.Join(string(d), "one"): true, filepath.Join(string(d), "two"): true,
+		old: true, filepath.Join(string(d), "new.pem"): true,
+	}, again: true})
+	wantProblems(t, s)
+	wantServed(t, s, "example1.com", p)
 }
 
 // The layouts of certbot, lego and Kubernetes, with the files that each of
