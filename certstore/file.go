@@ -15,11 +15,11 @@ const maxFile = 1 << 20
 // A part is one of the things in a file that are put together into
 // certificates (pair.go). It never changes. It is one of:
 //
-//	*certificate  leaf and private key both in the file
-//	*leafPart     a leaf whose key is elsewhere
-//	*keyPart      a private key whose leaf is elsewhere
-//	*issuer       another certificate, where the file has no leaf of its own
-//	ocspPart      the OCSP response that a .ocsp file is
+//	*certificate           leaf and private key both in the file
+//	*leafPart              a leaf whose key is elsewhere
+//	*keyPart               a private key whose leaf is elsewhere
+//	unique.Handle[issuer]  another certificate, where the file has no leaf of its own
+//	ocspPart               the OCSP response that a .ocsp file is
 type part any
 
 // A leafPart is a leaf that waits for its key. Once paired, its certificate is
@@ -40,7 +40,8 @@ type keyPart struct {
 
 type ocspPart []byte
 
-// An issuer is an intermediate or a root. One in many files is held once.
+// An issuer is an intermediate or a root. One in many files is held once, as a
+// unique.Handle.
 type issuer struct {
 	der     string
 	subject string // DER
@@ -52,8 +53,17 @@ type issuer struct {
 
 // mayBeLeaf reports whether a file with these keys may hold the issuer as a leaf:
 // "openssl req -x509" makes a CA's certificate that is for its common name.
-func (i *issuer) mayBeLeaf(keys []*keyPart) bool {
+func (i issuer) mayBeLeaf(keys []*keyPart) bool {
 	return i.key != publicID{} && (i.root || keyOf(keys, i.key) >= 0)
+}
+
+// issuers are what chains are completed from, by subject.
+type issuers map[string][]unique.Handle[issuer]
+
+func (is issuers) add(i unique.Handle[issuer]) {
+	if subject := i.Value().subject; !slices.Contains(is[subject], i) {
+		is[subject] = append(is[subject], i)
+	}
 }
 
 // An authority says which issuer is meant: by its subject and, where both
@@ -63,7 +73,7 @@ type authority struct{ subject, keyID string }
 // nobody is missing in a chain that is whole.
 var nobody = unique.Make(authority{})
 
-func (a authority) is(i *issuer) bool {
+func (a authority) is(i issuer) bool {
 	return a.subject == i.subject && (a.keyID == "" || i.keyID == "" || a.keyID == i.keyID)
 }
 
@@ -74,10 +84,10 @@ type reader struct {
 	blocks  []block
 	arena   arena
 	models  models
-	issuers map[string]*issuer // by DER; what one scan has seen
+	issuers map[string]unique.Handle[issuer] // by DER; what one scan has seen
 }
 
-func newReader() *reader { return &reader{issuers: map[string]*issuer{}} }
+func newReader() *reader { return &reader{issuers: map[string]unique.Handle[issuer]{}} }
 
 // parse takes the bytes of the PEM file base in dir apart. The error does not
 // name the file.
@@ -94,7 +104,8 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 	var (
 		parts    []part
 		leaves   []*leafPart
-		issuers  []*issuer
+		others   []unique.Handle[issuer]
+		chains   = issuers{}
 		leafErr  error
 		usedKeys = make([]bool, len(keys))
 	)
@@ -102,8 +113,8 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		if b.label != "CERTIFICATE" && b.label != "X509 CERTIFICATE" {
 			continue
 		}
-		if known := r.issuers[string(b.der)]; known != nil && !known.mayBeLeaf(keys) {
-			issuers = append(issuers, known)
+		if known, ok := r.issuers[string(b.der)]; ok && !known.Value().mayBeLeaf(keys) {
+			others = append(others, known)
 			continue
 		}
 		cert, err := x509.ParseCertificate(b.der)
@@ -131,13 +142,16 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 			if err != nil {
 				id = publicID{}
 			}
-			issuers = append(issuers, r.issuer(cert, id))
+			others = append(others, r.issuer(cert, id))
 		}
+	}
+	for _, i := range others {
+		chains.add(i)
 	}
 	own := false
 	for _, leaf := range leaves {
 		leaf.dir, leaf.base = dir, base
-		leaf.chain, leaf.missing = extend(noChain, leaf.missing, issuers)
+		leaf.chain, leaf.missing = extend(noChain, leaf.missing, chains)
 		leaf.ownChain = leaf.chain
 		// With an intermediate it is whole, for what is missing will be the
 		// root. Without one the folder may have it.
@@ -155,7 +169,7 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		}
 	}
 	if !own {
-		for _, i := range issuers {
+		for _, i := range others {
 			parts = append(parts, i)
 		}
 	}
@@ -200,21 +214,17 @@ func keyOf(keys []*keyPart, id publicID) int {
 
 // issuer returns the one issuer of these bytes, which it copies. key is what the
 // issuer has as a leaf.
-func (r *reader) issuer(cert *x509.Certificate, key publicID) *issuer {
-	der := unique.Make(string(cert.Raw)).Value()
-	if have := r.issuers[der]; have != nil {
-		return have
-	}
-	i := &issuer{
-		der:     der,
+func (r *reader) issuer(cert *x509.Certificate, key publicID) unique.Handle[issuer] {
+	i := unique.Make(issuer{
+		der:     string(cert.Raw),
 		subject: string(cert.RawSubject),
 		keyID:   string(cert.SubjectKeyId),
 		next:    authorityOf(cert),
 		root:    selfIssued(cert),
 		key:     key,
-	}
+	})
 	if cert.IsCA {
-		r.issuers[der] = i
+		r.issuers[i.Value().der] = i
 	}
 	return i
 }
@@ -233,10 +243,10 @@ var noChain = unique.Make("")
 
 // pair gives the leaf its key, and its chain what its own file has not got.
 // Where that changes nothing the certificate stays the same one.
-func (l *leafPart) pair(k *keyPart, base string, issuers []*issuer) {
+func (l *leafPart) pair(k *keyPart, base string, from issuers) {
 	chain := l.ownChain
-	if l.missing != nobody && len(issuers) > 0 {
-		chain, _ = extend(chain, l.missing, issuers)
+	if l.missing != nobody {
+		chain, _ = extend(chain, l.missing, from)
 	}
 	if l.key.equal(k.der) && l.keyBase == base && l.chain == chain {
 		return
@@ -251,48 +261,41 @@ func (l *leafPart) pair(k *keyPart, base string, issuers []*issuer) {
 // extend puts behind a chain what can be found among issuers, as far as it
 // goes, and returns what is missing then. The root is left out: a client that
 // trusts it has it (RFC 8446, section 4.4.2).
-func extend(chain unique.Handle[string], missing unique.Handle[authority], issuers []*issuer) (unique.Handle[string], unique.Handle[authority]) {
-	var found []*issuer
+func extend(chain unique.Handle[string], missing unique.Handle[authority], from issuers) (unique.Handle[string], unique.Handle[authority]) {
+	var found []unique.Handle[issuer]
 	for missing != nobody {
-		next := findIssuer(issuers, missing.Value(), found)
-		if next == nil {
+		next, ok := from.find(missing.Value(), found)
+		if !ok {
 			break
 		}
-		if next.root {
+		if next.Value().root {
 			missing = nobody
 			break
 		}
 		found = append(found, next)
-		missing = next.next
+		missing = next.Value().next
 	}
 	if len(found) == 0 {
 		return chain, missing
 	}
 	der := []byte(chain.Value())
 	for _, i := range found {
-		der = append(der, i.der...)
+		der = append(der, i.Value().der...)
 	}
 	return unique.Make(string(der)), missing
 }
 
-// findIssuer prefers an intermediate over a root of the same name and key:
-// who cross-signed a root put that into the file so that it be served.
-func findIssuer(issuers []*issuer, want authority, used []*issuer) *issuer {
-	var root *issuer
-next:
-	for _, i := range issuers {
-		if !want.is(i) {
+// find prefers an intermediate over a root of the same name and key: who
+// cross-signed a root put that into the file so that it be served.
+func (is issuers) find(want authority, used []unique.Handle[issuer]) (found unique.Handle[issuer], ok bool) {
+	for _, i := range is[want.subject] {
+		if !want.is(i.Value()) || slices.Contains(used, i) {
 			continue
 		}
-		for _, u := range used {
-			if u == i {
-				continue next
-			}
+		if !i.Value().root {
+			return i, true
 		}
-		if !i.root {
-			return i
-		}
-		root = i
+		found, ok = i, true
 	}
-	return root
+	return found, ok
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"unique"
 
 	"wssgate/internal/certtest"
 )
@@ -103,7 +104,7 @@ func TestSelfSignedCAIsALeafEverywhere(t *testing.T) {
 	d.put(t, "old.pem", p.PEM())
 	s := d.open(t)
 	wantProblems(t, s)
-	if rows := s.Certificates(); len(rows) != 3 {
+	if rows := slices.Collect(s.Certificates()); len(rows) != 3 {
 		t.Errorf("%d rows, want one for each file: %+v", len(rows), rows)
 	}
 	d.remove(t, "one")
@@ -118,6 +119,42 @@ func TestSelfSignedCAIsALeafEverywhere(t *testing.T) {
 	}, again: true})
 	wantProblems(t, s)
 	wantServed(t, s, "example1.com", p)
+}
+
+// An issuer that many files have is one, whenever each was read: a folder with
+// ten thousand chains would else be gone through for each leaf in it, and the
+// memory for it be asked for again with each renewal.
+func TestIssuersAreHeldOnce(t *testing.T) {
+	d := newDir(t)
+	put := func(name string) {
+		p := ca.Issue(name)
+		d.put(t, name+".crt", p.ChainPEM())
+		d.put(t, name+".key", p.KeyPEM())
+	}
+	put("example1.com")
+	put("example2.com")
+	s := d.open(t)
+	put("example1.com")
+	reload(t, s)
+	put("example3.com")
+	reload(t, s)
+	wantProblems(t, s)
+	parts, from := 0, issuers{}
+	for _, file := range s.tree.folders[string(d)].files {
+		for _, part := range file.parts {
+			if i, ok := part.(unique.Handle[issuer]); ok {
+				parts++
+				from.add(i)
+			}
+		}
+	}
+	held := 0
+	for _, same := range from {
+		held += len(same)
+	}
+	if parts != 3 || held != 1 {
+		t.Errorf("%d issuers in 3 files are %d, want 3 and 1", parts, held)
+	}
 }
 
 // The layouts of certbot, lego and Kubernetes, with the files that each of

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 )
 
 // A fault is why a file cannot be used as it is.
@@ -104,8 +105,7 @@ func (p *pairing) match(loose []*file) {
 	}
 	keys := make(map[publicID]*located, len(loose))
 	order := make([]*located, 0, len(loose))
-	var issuers []*issuer // each once: ten thousand leaves look among them
-	seen := map[*issuer]bool{}
+	from := issuers{}
 	for _, file := range loose {
 		for _, part := range file.parts {
 			switch part := part.(type) {
@@ -114,11 +114,8 @@ func (p *pairing) match(loose []*file) {
 					keys[part.id] = &located{keyPart: part, name: file.name}
 					order = append(order, keys[part.id])
 				}
-			case *issuer:
-				if !seen[part] {
-					seen[part] = true
-					issuers = append(issuers, part)
-				}
+			case unique.Handle[issuer]:
+				from.add(part)
 			}
 		}
 	}
@@ -138,7 +135,7 @@ func (p *pairing) match(loose []*file) {
 				}
 				continue
 			}
-			leaf.pair(k.keyPart, k.name, issuers)
+			leaf.pair(k.keyPart, k.name, from)
 			k.leaves = append(k.leaves, leaf.certificate)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 )
 
 const (
@@ -60,7 +61,7 @@ func (t *tree) scan() error {
 		defer t.watcher.end()
 		t.watcher.add(filepath.Dir(t.root)) // where the root itself may be replaced
 	}
-	t.reader.issuers = map[string]*issuer{}
+	t.reader.issuers = map[string]unique.Handle[issuer]{}
 	t.full = false
 	t.list(t.root, true)
 	t.orphaned = false // all were read just now
