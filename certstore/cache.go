@@ -3,6 +3,7 @@ package certstore
 import (
 	"crypto/tls"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,4 +77,20 @@ func (k *cache) add(c *certificate) {
 		}
 		k.hand = (k.hand + 1) % maxParsed
 	}
+}
+
+// drop forgets certificates that are out of use, and so lets go of the chunks
+// that they are in. One that is asked for this very moment may come back; the
+// next drop has it then.
+func (k *cache) drop(unused func(*certificate) bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ring = slices.DeleteFunc(k.ring, func(c *certificate) bool {
+		if !unused(c) {
+			return false
+		}
+		c.parsed.Store(nil)
+		return true
+	})
+	k.hand = 0
 }

@@ -210,4 +210,5 @@ func (s *Store) replaceTable(hasty bool) {
 	next.problems = s.problems(next, old.problems, hasty)
 	s.nextDate = next.nextDate(time.Now())
 	s.View().table.Store(next)
+	s.cache.drop(func(c *certificate) bool { return c.round != next.round })
 }

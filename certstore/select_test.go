@@ -176,6 +176,40 @@ func TestParsedAreBounded(t *testing.T) {
 	}
 }
 
+// A certificate that was replaced is not kept ready: it would keep its key, and
+// the chunk that both are in.
+func TestReplacedAreNotKept(t *testing.T) {
+	d := newDir(t)
+	d.put(t, "a.pem", ca.Issue("example1.com").PEM())
+	d.put(t, "b.pem", ca.Issue("example2.com").PEM())
+	s := d.open(t)
+	ready := func() (n int) {
+		s.cache.mu.Lock()
+		defer s.cache.mu.Unlock()
+		for _, c := range s.cache.ring {
+			if c.parsed.Load() != nil {
+				n++
+			}
+		}
+		return n
+	}
+	for range 3 {
+		for _, name := range []string{"example1.com", "example2.com"} {
+			if cert, err := s.GetCertificate(hello(name)); cert == nil || err != nil {
+				t.Fatal(cert, err)
+			}
+		}
+		if n := ready(); n != 2 {
+			t.Errorf("%d are ready, want 2", n)
+		}
+		d.put(t, "a.pem", ca.Issue("example1.com").PEM())
+		reload(t, s)
+		if n := ready(); n != 1 {
+			t.Errorf("%d are ready after a change of the other, want 1", n)
+		}
+	}
+}
+
 // Handshakes for a name whose certificate is ready cost no allocation here.
 func TestGetCertificateAllocatesNothing(t *testing.T) {
 	d := newDir(t)
