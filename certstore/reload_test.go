@@ -278,3 +278,33 @@ func TestReloadKeepsWhatDidNotChange(t *testing.T) {
 		t.Error("a pair of files that did not change was parsed again")
 	}
 }
+
+// A link to a folder that leads nowhere for a while, to a volume that is not
+// mounted for example, takes nothing down: no more than a link to a file does.
+// Once the link itself is gone, so is what it led to.
+func TestLinkToAFolderThatLeadsNowhere(t *testing.T) {
+	away, d := newDir(t), newDir(t)
+	p := ca.Issue("example1.com")
+	away.put(t, "chat/sub/tls.pem", p.PEM())
+	d.link(t, filepath.Join(string(away), "chat"), "chat")
+	s := d.open(t)
+	move := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(filepath.Join(string(away), from), filepath.Join(string(away), to)); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			reload(t, s)
+			wantServed(t, s, "example1.com", p)
+		}
+	}
+	move("chat", "elsewhere")
+	wantProblems(t, s, `folder "`+filepath.Join(string(d), "chat")+`": no such file or directory`)
+	move("elsewhere", "chat")
+	wantProblems(t, s)
+	d.remove(t, "chat")
+	reload(t, s)
+	if s.Has("example1.com") {
+		t.Error("the link was removed and its certificate is still served")
+	}
+}

@@ -223,8 +223,12 @@ func (t *tree) isFolder(path string, e fs.DirEntry) bool {
 	if isWanted(e.Name()) {
 		return false
 	}
-	info, err := os.Stat(filepath.Join(path, e.Name()))
-	return err == nil && info.IsDir()
+	path = filepath.Join(path, e.Name())
+	info, err := os.Stat(path)
+	if err != nil {
+		return t.folders[path] != nil // it says why it can't be listed, and keeps what it gave
+	}
+	return info.IsDir()
 }
 
 // withoutArchive leaves only live of the folders that certbot has: the others
