@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode"
 
 	"golang.org/x/crypto/acme"
 )
@@ -58,11 +57,11 @@ func acmeWords(err error) string {
 	case errors.As(err, &problem):
 		return acmeProblem(problem)
 	}
-	return acmeLine(err.Error())
+	return printable(err.Error())
 }
 
 func acmeProblem(p *acme.Error) string {
-	words := acmeLine(p.Detail)
+	words := printable(p.Detail)
 	if p.ProblemType != "" {
 		words = acmeProblemType(p.ProblemType) + ": " + words
 	} else if p.StatusCode != 0 {
@@ -70,9 +69,9 @@ func acmeProblem(p *acme.Error) string {
 	}
 	var subs []string
 	for _, sub := range p.Subproblems {
-		s := acmeProblemType(sub.Type) + ": " + acmeLine(sub.Detail)
+		s := acmeProblemType(sub.Type) + ": " + printable(sub.Detail)
 		if sub.Identifier != nil {
-			s = acmeLine(sub.Identifier.Value) + ": " + s
+			s = printable(sub.Identifier.Value) + ": " + s
 		}
 		subs = append(subs, s)
 	}
@@ -83,23 +82,7 @@ func acmeProblem(p *acme.Error) string {
 }
 
 func acmeProblemType(urn string) string {
-	return acmeLine(strings.TrimPrefix(urn, "urn:ietf:params:acme:error:"))
-}
-
-// acmeLine makes one printable line of what a CA sent, which may be a page of
-// HTML from the proxy in front of it.
-func acmeLine(s string) string {
-	const most = 1000 // bytes; Let's Encrypt's longest details have some 300
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '\uFFFD'
-	}, s)
+	return printable(strings.TrimPrefix(urn, "urn:ietf:params:acme:error:"))
 }
 
 // acmeIsRateLimit tells whether the CA was asked too much.

@@ -34,17 +34,17 @@ func FuzzACMELine(f *testing.F) {
 	f.Add(strings.Repeat("ä", 600))
 	f.Add("\xff\u2028\u202e")
 	f.Fuzz(func(t *testing.T, s string) {
-		got := acmeLine(s)
+		got := printable(s)
 		if !utf8.ValidString(got) || len(got) > 3*1000+len("…") {
-			t.Errorf("acmeLine(%q) = %q", s, got)
+			t.Errorf("printable(%q) = %q", s, got)
 		}
 		for _, r := range got {
 			if !unicode.IsPrint(r) {
-				t.Errorf("acmeLine(%q) = %q has %U", s, got, r)
+				t.Errorf("printable(%q) = %q has %U", s, got, r)
 			}
 		}
-		if again := acmeLine(got); len(got) <= 1000 && again != got {
-			t.Errorf("acmeLine(%q) = %q, and of that %q", s, got, again)
+		if again := printable(got); len(got) <= 1000 && again != got {
+			t.Errorf("printable(%q) = %q, and of that %q", s, got, again)
 		}
 	})
 }

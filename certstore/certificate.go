@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 	"unique"
 )
 
@@ -150,7 +151,24 @@ func issuerName(leaf *x509.Certificate) string {
 	case name == "":
 		name = leaf.Issuer.String()
 	}
-	return name
+	return printable(name)
+}
+
+// printable makes one printable line of what others wrote: of what a CA sent, which
+// may be a page of HTML from the proxy in front of it, or of a name in a certificate,
+// which may have escapes for a terminal.
+func printable(s string) string {
+	const most = 1000 // bytes; Let's Encrypt's longest details have some 300
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, s)
 }
 
 // selfIssued reports whether issuer and subject are the same: so are a root

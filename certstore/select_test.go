@@ -118,6 +118,16 @@ func TestCertificatesSaysWhy(t *testing.T) {
 	}
 }
 
+// An issuer is called by whatever name the certificate has, on one line and without
+// escapes for a terminal: else it could draw rows of its own into the list.
+func TestIssuerIsPrintable(t *testing.T) {
+	d := newDir(t)
+	d.put(t, "a.pem", certtest.NewCA("CA \x1b[31m\tA\nexample2.com").Issue("example1.com").PEM())
+	if got, want := slices.Collect(d.open(t).Certificates())[0].Issuer, "wssgate test CA \uFFFD[31m A example2.com"; got != want {
+		t.Errorf("Issuer = %q, want %q", got, want)
+	}
+}
+
 func baseName(path string) string { return path[strings.LastIndexByte(path, os.PathSeparator)+1:] }
 
 // The answer does not change while nothing else does.
