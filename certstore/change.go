@@ -80,24 +80,32 @@ func (t *tree) entry(f *folder, name string) {
 		t.list(f.path, false)
 		return
 	}
-	t.file(f, name, info.Mode()&fs.ModeSymlink != 0)
+	var last *way
+	if info.Mode()&fs.ModeSymlink != 0 {
+		last = new(way)
+	}
+	t.file(f, name, last)
 }
 
 // linked reads again the files that are links to somewhere in the folders of
 // the paths, such as certbot's archive.
 func (t *tree) linked(paths map[string]bool) {
-	dirs := make(map[string]bool, len(paths))
+	dirs := make(map[unique.Handle[string]]bool, len(paths))
 	for path := range paths {
-		dirs[filepath.Dir(path)] = true
+		dirs[unique.Make(filepath.Dir(path))] = true
 	}
 	for _, f := range t.folders {
 		if !f.links {
 			continue
 		}
-		for _, file := range slices.Clone(f.files) { // entry may drop some
-			if file.target != (unique.Handle[string]{}) && dirs[file.target.Value()] {
-				t.entry(f, file.name)
+		var names []string // entry may drop files
+		for i := range f.files {
+			if dirs[f.files[i].target] {
+				names = append(names, f.files[i].name)
 			}
+		}
+		for _, name := range names {
+			t.entry(f, name)
 		}
 	}
 }

@@ -260,3 +260,44 @@ func (d dir) link(t testing.TB, target, name string) {
 		t.Fatal(err)
 	}
 }
+
+// Where a link ends is found with few system calls, and is what EvalSymlinks says.
+func TestTargetOfALink(t *testing.T) {
+	d := newDir(t)
+	away := newDir(t)
+	for _, name := range []string{"live/x.pem", "archive/x.pem", "archive/deep/x.pem", "x.pem"} {
+		d.put(t, name, nil)
+	}
+	away.put(t, "folder/x.pem", nil)
+	away.put(t, "x.pem", nil)
+	d.link(t, string(away)+"/folder", "live/via")
+	d.link(t, "archive/deep", "shortcut")
+	d.link(t, "live", "alias")
+	links := []string{
+		"x.pem", "./x.pem", "../archive/x.pem", "../archive//deep/../x.pem",
+		"via/x.pem", "via/../x.pem", // the latter is beside away's folder
+		"../shortcut/x.pem", string(away) + "/x.pem", "/../" + string(away) + "/folder/x.pem",
+		"../x.pem", "0.pem", "via", "missing.pem", "missing/x.pem", "x.pem/x.pem",
+	}
+	for i, link := range links {
+		d.link(t, link, "live/"+string(rune('0'+i))+".pem")
+	}
+	f := &folder{path: filepath.Join(string(d), "alias"), real: filepath.Join(string(d), "live")}
+	var last way
+	for range 2 { // from one way to the next, and from the last to the first
+		for i, link := range links {
+			name := string(rune('0'+i)) + ".pem"
+			want := ""
+			if real, err := filepath.EvalSymlinks(filepath.Join(f.path, name)); err == nil {
+				want = filepath.Dir(real)
+			}
+			got, err := f.target(name, &last)
+			if err != nil {
+				got = ""
+			}
+			if got != want {
+				t.Errorf("target of a link to %q = %q, %v; want %q", link, got, err, want)
+			}
+		}
+	}
+}

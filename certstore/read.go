@@ -77,13 +77,45 @@ func fileKind(name string) string {
 	return "certificate"
 }
 
-// file reads one file of f where it is not as it was.
-func (t *tree) file(f *folder, name string, link bool) {
+// A way is where the folder that a link names really is. The links in a folder
+// often go the same one, and to find it takes a dozen system calls.
+type way struct{ dir, real string }
+
+// target returns the folder where the link name in f ends. last is the way of the
+// link before.
+func (f *folder) target(name string, last *way) (string, error) {
+	path := filepath.Join(f.path, name)
+	link, err := os.Readlink(path)
+	if err != nil {
+		return "", err
+	}
+	dir, base := filepath.Split(link)
+	if !filepath.IsAbs(link) {
+		dir = f.real + string(filepath.Separator) + dir // no Join: ".." is of what a link before it leads to
+	}
+	if dir != last.dir {
+		real, err := filepath.EvalSymlinks(dir)
+		if err != nil {
+			return "", err
+		}
+		*last = way{dir, real}
+	}
+	info, err := os.Lstat(filepath.Join(last.real, base))
+	if err != nil || info.Mode().IsRegular() {
+		return last.real, err
+	}
+	real, err := filepath.EvalSymlinks(path) // a link to a link
+	return filepath.Dir(real), err
+}
+
+// file reads one file of f where it is not as it was. last is nil for what is no
+// link.
+func (t *tree) file(f *folder, name string, last *way) {
 	path := filepath.Join(f.path, name)
 	target := ""
-	if link {
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			target = filepath.Dir(real)
+	if last != nil {
+		if real, err := f.target(name, last); err == nil {
+			target = real
 			if t.watcher != nil {
 				t.watcher.add(target)
 			}

@@ -152,6 +152,7 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	f.subs = nil
 	t.wanted = t.wanted[:0]
 	var links map[string]bool // of f.subs; few folders are
+	var last way
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue // Kubernetes' ..data, editors' and tools' temporary files
@@ -168,7 +169,11 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 			}
 		} else if isWanted(e.Name()) {
 			t.wanted = append(t.wanted, e.Name()) // in order, as entries are
-			t.file(f, e.Name(), link)
+			if link {
+				t.file(f, e.Name(), &last)
+			} else {
+				t.file(f, e.Name(), nil)
+			}
 		}
 	}
 	before := len(f.files)
