@@ -215,27 +215,36 @@ func (f *file) ocsp() []byte {
 }
 
 // addStaples joins NAME.ocsp to the certificate from NAME.pem, NAME.crt or
-// whatever NAME's other end is; NAME.pem.ocsp does as well.
+// whatever NAME's other end is; NAME.pem.ocsp does as well. Where NAME.pem has
+// several, for ECDSA and RSA, the response need be for one of them.
 func (p *pairing) addStaples() {
+	took := map[string]bool{} // by file of the response
+	refused := map[string]error{}
 	for i, c := range p.out {
 		for _, name := range []string{strings.TrimSuffix(c.base, filepath.Ext(c.base)) + ".ocsp", c.base + ".ocsp"} {
 			response := p.files.get(name).ocsp()
 			if response == nil {
 				continue
 			}
-			if have := p.stapled(c, response); have != nil {
-				p.out[i] = have
-				break
+			next := p.stapled(c, response)
+			if next == nil {
+				s, err := newStaple(c, response)
+				if err != nil {
+					if refused[name] == nil {
+						refused[name] = err
+					}
+					continue
+				}
+				next = c.copy()
+				next.staple = s
 			}
-			s, err := newStaple(c, response)
-			if err != nil {
-				p.fail(name, err)
-				break
-			}
-			next := c.copy()
-			next.staple = s
-			p.out[i] = next
+			p.out[i], took[name] = next, true
 			break
+		}
+	}
+	for name, err := range refused {
+		if !took[name] {
+			p.fail(name, err)
 		}
 	}
 }

@@ -36,6 +36,39 @@ func stapled(t *testing.T, s *Store, name string) []byte {
 	return state.OCSPResponse
 }
 
+// Of two certificates in one file a response is for one, and nothing is wrong
+// with that; the other may have the second name that a response can have.
+func TestStapleForOneOfTwo(t *testing.T) {
+	ec, r := ca.Issue("example1.com"), ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, RSA: true})
+	for _, first := range []*certtest.Pair{ec, r} {
+		other := ec
+		if first == ec {
+			other = r
+		}
+		d := newDir(t)
+		d.put(t, "x.pem", ec.PEM(), r.PEM())
+		d.put(t, "x.ocsp", respond(t, first, ca, ocsp.Good, -time.Hour, time.Hour))
+		s := d.open(t)
+		staples := func() (n int) {
+			wantProblems(t, s)
+			for e := range s.Certificates() {
+				if e.Staple {
+					n++
+				}
+			}
+			return n
+		}
+		if n := staples(); n != 1 {
+			t.Errorf("%d certificates with a staple, want 1", n)
+		}
+		d.put(t, "x.pem.ocsp", respond(t, other, ca, ocsp.Good, -time.Hour, time.Hour))
+		reload(t, s)
+		if n := staples(); n != 2 {
+			t.Errorf("%d certificates with a staple, want 2", n)
+		}
+	}
+}
+
 // A fresh response beside the PEM goes with the certificate; it may come, be
 // renewed and go without the certificate.
 func TestStapleBesideThePEM(t *testing.T) {
