@@ -1,6 +1,7 @@
 package certstore
 
 import (
+	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -109,9 +110,12 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		leafErr  error
 		usedKeys = make([]bool, len(keys))
 	)
-	for _, b := range r.blocks {
+	for n, b := range r.blocks {
 		if b.label != "CERTIFICATE" && b.label != "X509 CERTIFICATE" {
 			continue
+		}
+		if slices.ContainsFunc(r.blocks[:n], func(o block) bool { return bytes.Equal(o.der, b.der) }) {
+			continue // cert.pem and fullchain.pem, put together
 		}
 		if known, ok := r.issuers[string(b.der)]; ok && !known.Value().mayBeLeaf(keys) {
 			others = append(others, known)

@@ -51,6 +51,7 @@ func TestOneFileInAnyOrder(t *testing.T) {
 			"byte order mark":      cat([]byte("\xef\xbb\xbf"), leaf, one, two, p.KeyPEM()),
 			"tabs in front":        bytes.ReplaceAll(cat(leaf, one, two, p.KeyPEM()), []byte("\nM"), []byte("\n\tM")),
 			"no line end at end":   bytes.TrimSpace(cat(leaf, one, two, p.KeyPEM())),
+			"leaf twice":           cat(leaf, leaf, one, two, p.KeyPEM()),
 			"both intermediates 2": cat(leaf, one, one, two, two, p.KeyPEM()),
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -58,6 +59,9 @@ func TestOneFileInAnyOrder(t *testing.T) {
 				d.put(t, "x.pem", data)
 				s := d.open(t)
 				wantProblems(t, s)
+				if rows := slices.Collect(s.Certificates()); len(rows) != 1 {
+					t.Errorf("%d rows, want 1: %+v", len(rows), rows)
+				}
 				state, err := handshake(s, trusting("example1.com"))
 				if err != nil {
 					t.Fatal(err)
