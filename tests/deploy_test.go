@@ -230,6 +230,11 @@ func TestSystemd(t *testing.T) {
 	// Exposure in tenths, 0 to 100; an ordinary service has 96.
 	succeed(t, program(t, "systemd-analyze", "systemd", "security", "--offline=true", "--no-pager", "--threshold=20", file))
 
+	// Without net.core.somaxconn in /proc Go's listeners have a queue of 128.
+	if strings.Contains(unit, "\nProcSubset=pid") {
+		t.Error("the unit hides /proc/sys: a storm of clients would find a short queue")
+	}
+
 	var stop time.Duration
 	for line := range strings.Lines(unit) {
 		if seconds, ok := strings.CutPrefix(strings.TrimSpace(line), "TimeoutStopSec="); ok {
