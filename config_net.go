@@ -107,7 +107,19 @@ func (a listener) collides(b listener) bool {
 	}
 	hostA, portA, _ := net.SplitHostPort(a.address)
 	hostB, portB, _ := net.SplitHostPort(b.address)
-	return portA == portB && portA != "0" && (hostA == hostB || isAnyAddress(hostA) || isAnyAddress(hostB))
+	return portA == portB && portA != "0" && (plainHost(hostA) == plainHost(hostB) || isAnyAddress(hostA) || isAnyAddress(hostB))
+}
+
+// plainHost is one form for what are the same addresses. Go listens on 127.0.0.1
+// for localhost.
+func plainHost(host string) string {
+	if host == "localhost" {
+		return "127.0.0.1"
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap().String()
+	}
+	return host
 }
 
 func isAnyAddress(host string) bool {

@@ -23,7 +23,7 @@ import (
 type sockets struct {
 	beside    bool // another process may listen there: it is about to leave
 	inherited []*inherited
-	ports     []string // of TCP listeners that this process has opened
+	leaving   []string // ports of TCP listeners of this process that those opened next replace
 }
 
 // listen opens one address of the configuration. Key is where it stands there:
@@ -40,14 +40,19 @@ func (s *sockets) listen(key, addr string) (net.Listener, error) {
 	if network == "unix" {
 		return listenUnix(address, s.beside)
 	}
-	ln, err := s.listenTCP(address)
-	if err != nil {
-		return nil, err
+	return s.listenTCP(address)
+}
+
+// replace notes which listeners are about to be closed: their ports may be opened
+// beside them. Those of one that stays may not, or its clients would be shared
+// out between the two.
+func (s *sockets) replace(leaving []net.Listener) {
+	s.leaving = nil
+	for _, ln := range leaving {
+		if _, port, err := net.SplitHostPort(ln.Addr().String()); err == nil {
+			s.leaving = append(s.leaving, port)
+		}
 	}
-	if _, port, err := net.SplitHostPort(ln.Addr().String()); err == nil && !slices.Contains(s.ports, port) {
-		s.ports = append(s.ports, port)
-	}
-	return ln, nil
 }
 
 func (s *sockets) listenTCP(address string) (net.Listener, error) {
@@ -55,9 +60,7 @@ func (s *sockets) listenTCP(address string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Who listens there may be this process, under an address that a reload
-	// replaces.
-	ln, err := listenConfig(s.beside || slices.Contains(s.ports, port)).Listen(nowhere, "tcp", address)
+	ln, err := listenConfig(s.beside || slices.Contains(s.leaving, port)).Listen(nowhere, "tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, &inUse{err}
 	}
@@ -96,9 +99,9 @@ func listenUnix(path string, beside bool) (net.Listener, error) {
 	if info, err := os.Stat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
 		conn, err := net.Dial("unix", path)
 		switch {
-		case err != nil: // left over from a process that was killed
+		case errors.Is(err, syscall.ECONNREFUSED): // left over from a process that was killed
 			os.Remove(path)
-		case beside:
+		case beside: // somebody listens, be it that no more fit into the queue
 			name = path + ".new"
 			os.Remove(name)
 		}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // An address where somebody listens is refused in all its forms, unless it is
@@ -53,6 +55,33 @@ func TestListenInUse(t *testing.T) {
 	}
 }
 
+// What this process listens on is in use for itself as well, unless it is about to
+// be closed for what is opened.
+func TestListenReplace(t *testing.T) {
+	var s sockets
+	first, err := s.listen("wss", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	_, port, _ := net.SplitHostPort(first.Addr().String())
+	for _, addr := range []string{"localhost:" + port, ":" + port} {
+		if second, err := s.listen("admin", addr); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("%s beside one that stays: %v; want it to be in use", addr, err)
+			if err == nil {
+				second.Close()
+			}
+		}
+		s.replace([]net.Listener{first})
+		if second, err := s.listen("admin", addr); err != nil {
+			t.Errorf("%s in place of another: %v", addr, err)
+		} else {
+			second.Close()
+		}
+		s.replace(nil)
+	}
+}
+
 // Who waits in a listener's queue is seen there.
 func TestWaiting(t *testing.T) {
 	ln, err := new(sockets).listen("wss", "127.0.0.1:0")
@@ -69,6 +98,34 @@ func TestWaiting(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
+	}
+}
+
+// A process that is too busy to take one more client is there all the same.
+func TestListenUnixBusy(t *testing.T) {
+	path := t.TempDir() + "/s"
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		var conn net.Conn
+		if conn, err = net.Dial("unix", path); err == nil {
+			defer conn.Close()
+		}
+	}
+	if !errors.Is(err, syscall.EAGAIN) {
+		t.Fatalf("dial: %v; want a queue that is full", err)
+	}
+	if ln, err := new(sockets).listen("wss", "unix:"+path); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("listen: %v; want the name to be in use", err)
+		if err == nil {
+			ln.Close()
+		}
 	}
 }
 

@@ -223,6 +223,7 @@ func (g *gate) openListeners(cfg *Config, routes *upstream.Routes) (_ *opened, e
 			o.close()
 		}
 	}()
+	g.sockets.replace(g.leaving(cfg))
 	if o.wss, err = g.open("wss", cfg.Listen.WSS, g.listeners); err != nil {
 		return nil, err
 	}
@@ -243,6 +244,26 @@ func (g *gate) openListeners(cfg *Config, routes *upstream.Routes) (_ *opened, e
 	}
 	o.web, err = g.webOptions(cfg, routes, publicPort(cfg.Listen.WSS, g.listeners, o.wss))
 	return o, err
+}
+
+// leaving returns the listeners that cfg has no more, but for systemd's, which stay
+// open.
+func (g *gate) leaving(cfg *Config) (gone []net.Listener) {
+	look := func(key string, listeners map[string]net.Listener, addrs []string) {
+		for addr, ln := range listeners {
+			if !slices.Contains(addrs, addr) && g.sockets.find(key, addr) == nil {
+				gone = append(gone, ln)
+			}
+		}
+	}
+	look("wss", g.listeners, cfg.Listen.WSS)
+	if g.plain != nil {
+		look("http", g.plain.listeners, cfg.Listen.HTTP)
+	}
+	if g.desk.ln != nil {
+		look("admin", map[string]net.Listener{g.desk.addr: g.desk.ln}, []string{cfg.Listen.Admin})
+	}
+	return gone
 }
 
 // open opens the listeners of one key that are not open yet, all of them or none.
