@@ -2,6 +2,7 @@ package main
 
 import (
 	"net"
+	"slices"
 	"time"
 )
 
@@ -49,6 +50,33 @@ func (g *gate) handOver(patience time.Duration) {
 	}
 	began := time.Now()
 	g.log.Info("hand-over", "connections", g.server.Connections())
+	g.emptyQueues(shared, patience)
+	for _, ln := range all {
+		ln.Close()
+	}
+	g.accepting.Wait()
+	for g.server.Arriving() > 0 && time.Since(began) < patience {
+		time.Sleep(handOverStep)
+	}
+}
+
+// handOn is the same for listeners that a reload takes away: where another one is
+// on the same port by now, as it is where "127.0.0.1:5291" becomes ":5291",
+// those who are on the way to the old one are served. Where there is none, clients
+// are refused anyway.
+func (g *gate) handOn(gone []net.Listener) {
+	g.emptyQueues(slices.DeleteFunc(gone, func(ln net.Listener) bool {
+		return !isShared(ln, []net.Listener{ln})
+	}), settlePatience)
+}
+
+// emptyQueues has newcomers go to those who listen on the same addresses as these,
+// and waits until those who came here before are accepted.
+func (g *gate) emptyQueues(shared []net.Listener, patience time.Duration) {
+	if len(shared) == 0 {
+		return
+	}
+	began := time.Now()
 	for _, ln := range shared {
 		if _, isUnix := ln.(*unixListener); isUnix {
 			continue // nobody comes to it any more
@@ -57,19 +85,10 @@ func (g *gate) handOver(patience time.Duration) {
 			g.log.Warn("hand-over: some clients may be reset", "addr", ln.Addr().String(), "err", err)
 		}
 	}
-	if len(shared) > 0 {
-		time.Sleep(min(handOverPatience, patience/2))
-	}
+	time.Sleep(min(handOverPatience, patience/2))
 	for _, ln := range shared {
 		for waiting(ln) > 0 && time.Since(began) < patience {
 			time.Sleep(handOverStep)
 		}
-	}
-	for _, ln := range all {
-		ln.Close()
-	}
-	g.accepting.Wait()
-	for g.server.Arriving() > 0 && time.Since(began) < patience {
-		time.Sleep(handOverStep)
 	}
 }

@@ -30,19 +30,23 @@ func newPlainHTTP(handler http.Handler, log *slog.Logger, failed chan<- error) *
 	return &plainHTTP{log: log, server: web.NewPlainServer(handler, log), listeners: map[string]net.Listener{}, failed: failed}
 }
 
-// accept begins to serve listeners, and ends those that addrs has no more.
-func (p *plainHTTP) accept(opened map[string]net.Listener, addrs []string) {
+// accept begins to serve listeners.
+func (p *plainHTTP) accept(opened map[string]net.Listener) {
+	for addr, ln := range opened {
+		p.listeners[addr] = ln
+		p.log.Info("listening", "listener", "http", "addr", ln.Addr().String())
+		p.serving.Go(func() { p.serve(addr, netutil.LimitListener(ln, web.PlainConnections)) })
+	}
+}
+
+// leave ends those listeners that addrs has no more.
+func (p *plainHTTP) leave(addrs []string) {
 	for addr, ln := range p.listeners {
 		if !slices.Contains(addrs, addr) {
 			ln.Close()
 			delete(p.listeners, addr)
 			p.log.Info("not listening any more", "listener", "http", "addr", ln.Addr().String())
 		}
-	}
-	for addr, ln := range opened {
-		p.listeners[addr] = ln
-		p.log.Info("listening", "listener", "http", "addr", ln.Addr().String())
-		p.serving.Go(func() { p.serve(addr, netutil.LimitListener(ln, web.PlainConnections)) })
 	}
 }
 

@@ -178,7 +178,8 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 	g.plain = newPlainHTTP(g.acme.handler(g.server.Pages()), log, g.failed)
 	desk.install(g, cfg, o.operator)
 	g.accept(o.wss)
-	g.plain.accept(o.http, cfg.Listen.HTTP)
+	g.desk.listens(g.listeners)
+	g.plain.accept(o.http)
 	g.acme.begin(change)
 	g.watch.set(cfg.WatchConfig)
 	return g, nil
@@ -299,7 +300,6 @@ func (g *gate) accept(opened map[string]net.Listener) {
 			}
 		})
 	}
-	g.desk.listens(g.listeners)
 }
 
 // reload reads the file again and takes it whole or not at all. Tunnels go on.
@@ -378,6 +378,10 @@ func (g *gate) commit(c *change) {
 	before.Close()
 	g.drainNodes(cfg)
 	setLevel(g.level, cfg.Log.Level)
+	g.desk.install(g, cfg, c.opened.operator)
+	g.accept(c.opened.wss)
+	g.plain.accept(c.opened.http)
+	g.handOn(g.leaving(cfg))
 	for addr, ln := range g.listeners {
 		if !slices.Contains(cfg.Listen.WSS, addr) {
 			ln.Close()
@@ -385,9 +389,8 @@ func (g *gate) commit(c *change) {
 			g.log.Info("not listening any more", "listener", "wss", "addr", ln.Addr().String())
 		}
 	}
-	g.desk.install(g, cfg, c.opened.operator)
-	g.accept(c.opened.wss)
-	g.plain.accept(c.opened.http, cfg.Listen.HTTP)
+	g.desk.listens(g.listeners)
+	g.plain.leave(cfg.Listen.HTTP)
 	g.acme.begin(c.acme)
 	if cfg.Log.Format != g.cfg.Log.Format {
 		g.log.Warn("log.format changes with a restart only")
