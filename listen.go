@@ -30,7 +30,6 @@ type sockets struct {
 // "wss", "http" or "admin".
 func (s *sockets) listen(key, addr string) (net.Listener, error) {
 	if i := s.find(key, addr); i != nil {
-		i.used = true
 		return net.FileListener(i.file)
 	}
 	network, address, err := listenAddress(addr)

@@ -239,7 +239,7 @@ func (g *gate) openListeners(cfg *Config, routes *upstream.Routes) (_ *opened, e
 		return nil, err
 	}
 	if g.server == nil { // the first time
-		if err = g.sockets.unused(); err != nil {
+		if err = g.sockets.unused(&cfg.Listen); err != nil {
 			return nil, err
 		}
 	}
@@ -392,6 +392,11 @@ func (g *gate) commit(c *change) {
 	g.desk.listens(g.listeners)
 	g.plain.leave(cfg.Listen.HTTP)
 	g.acme.begin(c.acme)
+	if err := g.sockets.unused(&cfg.Listen); err != nil {
+		for _, err := range splitError(err) {
+			g.log.Warn("clients of a socket wait until a reload takes it again", "err", err)
+		}
+	}
 	if cfg.Log.Format != g.cfg.Log.Format {
 		g.log.Warn("log.format changes with a restart only")
 	}

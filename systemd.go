@@ -27,7 +27,6 @@ type inherited struct {
 	file *os.File
 	name string // FileDescriptorName=, by default the name of the socket unit
 	addr net.Addr
-	used bool
 }
 
 // inheritSockets returns the sockets that were passed to this process, and
@@ -76,12 +75,18 @@ func (s *sockets) find(key, addr string) *inherited {
 	return nil
 }
 
-// unused is the error for inherited sockets that the configuration has no use
-// for: their clients would wait for ever.
-func (s *sockets) unused() error {
+// unused is the error for inherited sockets that a configuration has no use for:
+// their clients would wait for ever.
+func (s *sockets) unused(l *Listen) error {
+	used := map[*inherited]bool{}
+	for key, addrs := range map[string][]string{"wss": l.WSS, "http": l.HTTP, "admin": {l.Admin}} {
+		for _, addr := range addrs {
+			used[s.find(key, addr)] = true
+		}
+	}
 	var errs []error
 	for _, i := range s.inherited {
-		if !i.used {
+		if !used[i] {
 			errs = append(errs, fmt.Errorf("systemd: socket %q, %q: no address of [listen] in the configuration is it", i.name, i.addr))
 		}
 	}

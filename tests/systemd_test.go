@@ -68,6 +68,9 @@ func TestSocketActivationReload(t *testing.T) {
 	}
 	site.Config(t, toUpstream(upstream.URL))
 	reload()
+	g.WaitLine("what becomes of its clients", func(l gate.Line) bool {
+		return strings.HasPrefix(l.Msg(), "clients of a socket wait") && strings.Contains(l.Text, addr)
+	})
 	site.ConfigAt(t, addr, toUpstream(upstream.URL))
 	reload()
 	wire.Dial(t, addr, site.Client(name)).SendText("new")
