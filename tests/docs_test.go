@@ -187,7 +187,7 @@ func runCommands(t *testing.T, site *gate.Site, text string) {
 	for line := range strings.Lines(text) {
 		command, _, _ := strings.Cut(line, "#")
 		command = strings.TrimSpace(command)
-		if runBy[command] != "" {
+		if by := runBy[command]; by != "" && by != "TestDocumentCommands" {
 			continue
 		}
 		if strings.TrimPrefix(command, "./") == "wssgate serve" {
@@ -232,7 +232,7 @@ func TestDocumentRequests(t *testing.T) {
 		lines := strings.Split(d.text, "\n")
 		for i, line := range lines {
 			command, ok := strings.CutPrefix(line, "    ")
-			command, prompt := strings.CutPrefix(command, "$ ")
+			command, prompt := strings.CutPrefix(strings.TrimLeft(command, " "), "$ ")
 			if !ok || !isRequest(command) {
 				continue
 			}
@@ -288,6 +288,8 @@ var runBy = map[string]string{
 	"systemctl enable --now wssgate":                             "TestInstall",
 	"systemctl reload wssgate":                                   "TestInstall",
 
+	`curl -s -X POST -H "Authorization: Bearer $(cat /run/secrets/wssgate/token)" \`: "TestPreStop",
+
 	"cd bench":                                    "TestReadmeCommands",
 	"go run . -run 'trips|fixed' -rounds 5":       "TestReadmeCommands",
 	"go run . -gates wssgate,before=/tmp/wssgate": "TestReadmeCommands",
@@ -306,6 +308,12 @@ func TestDocumentRunBy(t *testing.T) {
 	left := maps.Clone(runBy)
 	span := regexp.MustCompile("`([^`]+)`")
 	for _, d := range documents(t) {
+		for _, f := range d.fences {
+			// Commands stand in those that TestDocumentCommands runs.
+			if lang, _, _ := strings.Cut(f.info, " "); !slices.Contains([]string{"sh", "toml", "nginx", "haproxy"}, lang) {
+				t.Errorf("%s:%d: a block of %q; want sh, if it has commands", d.name, f.line, f.info)
+			}
+		}
 		check := func(command string) {
 			delete(left, command)
 			switch {
@@ -328,8 +336,14 @@ func TestDocumentRunBy(t *testing.T) {
 			case isFence:
 				inFence = !inFence
 			case isIndented && !inFence:
-				command, _, _ = strings.Cut(strings.TrimPrefix(command, "$ "), " # ")
-				check(strings.TrimRight(command, " \n"))
+				command, _, _ = strings.Cut(strings.TrimPrefix(strings.TrimSpace(command), "$ "), " # ")
+				command = strings.TrimSpace(command)
+				check(command)
+				program, args, _ := strings.Cut(command, " ")
+				path, err := exec.LookPath(program) // aCommand has not all that there are
+				if err == nil && args != "" && !aCommand.MatchString(command) && runBy[command] == "" {
+					t.Errorf("%s: nothing runs %q, which is a command of %s", d.name, command, path)
+				}
 			case inFence:
 				command, _, _ = strings.Cut(line, "#")
 				delete(left, strings.TrimPrefix(strings.TrimSpace(command), "./"))
