@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -17,8 +18,8 @@ func certsCommand(_ context.Context, args []string, stdout, stderr io.Writer) in
 and state, and why the certificate is chosen or which one is chosen instead.
 
 Exit status: 0; 1 if somebody has to see to something: a chosen certificate that
-expires within DURATION, a file that can't be used, a name that ACME has no
-certificate for; 2 for a mistake in the configuration. To be told two weeks before:
+expires within DURATION, a file that can't be used, a name of a vhost or of ACME
+that has none, or no certificate at all; 2 for a mistake in the configuration. To be told two weeks before:
 
   wssgate certs -within 14d || mail -s "certificates" you@example1.com`)
 	file := f.String("config", "config.toml", "the configuration `FILE`")
@@ -67,6 +68,12 @@ func (l certificateList) todo(now time.Time, within time.Duration) []string {
 	for _, p := range l.Problems {
 		lines = append(lines, p.Error)
 	}
+	if len(l.Certificates)+len(l.Missing)+len(l.ACME) == 0 {
+		lines = append(lines, "there is no certificate; every client is refused")
+	}
+	for _, name := range l.Missing {
+		lines = append(lines, fmt.Sprintf("no certificate for server name %q; its clients are refused", name))
+	}
 	for _, a := range l.ACME {
 		if a.NotAfter.IsZero() {
 			lines = append(lines, fmt.Sprintf("acme: no certificate for %q: %s", a.Name, a.State))
@@ -79,6 +86,7 @@ func (l certificateList) todo(now time.Time, within time.Duration) []string {
 type certificateList struct {
 	Certificates []certstore.Entry    `json:"certificates"`
 	Problems     []certificateProblem `json:"problems"`
+	Missing      []string             `json:"missing"` // names of vhosts that have none, but for those of ACME
 	ACME         []acmeName           `json:"acme"`
 }
 
@@ -99,10 +107,15 @@ type acmeName struct {
 }
 
 func newCertificateList(inv *inventory) certificateList {
-	list := certificateList{[]certstore.Entry{}, []certificateProblem{}, []acmeName{}} // never null in JSON
+	list := certificateList{[]certstore.Entry{}, []certificateProblem{}, []string{}, []acmeName{}} // never null in JSON
 	list.Certificates = append(list.Certificates, inv.certificates...)
 	for _, p := range inv.problems {
 		list.Problems = append(list.Problems, certificateProblem{p.File, p.Err.Error(), p.Kept})
+	}
+	for _, s := range inv.cfg.served(inv.certificates) {
+		if len(s.certificates) == 0 && !slices.Contains(inv.cfg.ACME.Names, s.name) {
+			list.Missing = append(list.Missing, s.name)
+		}
 	}
 	for _, s := range inv.acme {
 		list.ACME = append(list.ACME, acmeName{s.Name, string(s.State), s.NotAfter, s.NextTry, s.Failures, s.Err})

@@ -168,3 +168,10 @@ http = ":80"
 		t.Error("a removed certificate is still served")
 	}
 }
+
+// No certificate at all is something to see to as well.
+func TestCertificateListEmpty(t *testing.T) {
+	if got, want := (certificateList{}).todo(time.Now(), 0), []string{"there is no certificate; every client is refused"}; !slices.Equal(got, want) {
+		t.Errorf("todo = %q; want %q", got, want)
+	}
+}

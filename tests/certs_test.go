@@ -2,8 +2,10 @@ package tests
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -74,6 +76,12 @@ func TestCerts(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	site.Config(t, toUpstream("ws://127.0.0.1:9/")+fmt.Sprintf("[[vhost]]\nnames = [%q, \"missing.test\"]\n", name))
+	if status, out := certs(t, site); status != 1 || !strings.Contains(out, `no certificate for server name "missing.test"`) || strings.Contains(out, strconv.Quote(name)) {
+		t.Errorf("with a vhost that has no certificate wssgate certs exits with %d; want 1, and its name\n%s", status, out)
+	}
+	site.Config(t, toUpstream("ws://127.0.0.1:9/"))
+
 	_, text := certs(t, site, "-json")
 	var list struct {
 		Certificates []struct {
@@ -82,13 +90,13 @@ func TestCerts(t *testing.T) {
 			NotAfter                       time.Time `json:"not_after"`
 			Chosen                         bool
 		}
-		Problems, ACME []any
+		Problems, Missing, ACME []any
 	}
 	if err := json.Unmarshal([]byte(text), &list); err != nil {
 		t.Fatal(err)
 	}
-	if len(list.Certificates) != 7 || list.Problems == nil || list.ACME == nil {
-		t.Fatalf("-json prints %s\nwant 7 certificates and two lists that are empty", text)
+	if len(list.Certificates) != 7 || list.Problems == nil || list.Missing == nil || list.ACME == nil {
+		t.Fatalf("-json prints %s\nwant 7 certificates and three lists that are empty", text)
 	}
 	if first := list.Certificates[0]; first.Name != name || first.File != "certs/d.pem" || !first.Chosen || first.State != "ok" ||
 		first.KeyType != "ECDSA P-256" || !strings.HasSuffix(first.Issuer, "wssgate test root") || !first.NotAfter.Equal(best.Cert.NotAfter) {
