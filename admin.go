@@ -198,6 +198,9 @@ func (d *desk) ask(ctx context.Context, f func() error) error {
 // askDrain begins a drain of the whole gate, as SIGTERM does, or begins or
 // stops one of a vhost, a node or all vhosts.
 func (d *desk) askDrain(r admin.DrainRequest) error {
+	if name, err := serverName(r.Vhost); err == nil { // it may be as it stands in the file
+		r.Vhost = name
+	}
 	if r.All || r.Vhost != "" || r.Node != "" {
 		return d.ask(context.Background(), func() error { return d.drainSome(r) })
 	}

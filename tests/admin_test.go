@@ -257,7 +257,7 @@ func TestDrainVhost(t *testing.T) {
 	two := wire.Dial(t, g.Addr("wss"), site.Client("two.test"))
 	o.want("POST", "/drain?vhost=no.test", 404)
 	o.want("POST", "/drain?vhost=one.test&stop", 409)
-	o.want("POST", "/drain?vhost=one.test", 202)
+	o.want("POST", "/drain?vhost=One.test", 202)
 	one.WantClose(1001)
 	o.want("GET", "/readyz", 200)
 	if d := o.status().Drains; len(d) != 1 || d[0].Scope != "vhost one.test" || d[0].Total != 1 {
