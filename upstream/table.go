@@ -36,7 +36,7 @@ func newRoutes(o Options) (*Routes, error) {
 		if r.group(g.Name) != nil {
 			m.add(where, "", "configured twice")
 		}
-		r.groups = append(r.groups, newGroup(where, g, &r.env, &m))
+		r.groups = append(r.groups, newGroup(where, g, r.env, &m))
 	}
 	switch {
 	case len(o.Vhosts) == 0 && len(r.groups) == 1:

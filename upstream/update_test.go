@@ -6,11 +6,13 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 )
 
 // A node that stays keeps its tunnels, its health and its addresses; one that
@@ -355,4 +357,25 @@ func TestFailover(t *testing.T) {
 	if got := []string{tab.Status()[0].Nodes[0].State, tab.Status()[0].Nodes[1].State}; !slices.Equal(got, []string{StateUp, StateOut}) {
 		t.Errorf("states %v; want t1 up, t2 out", got)
 	}
+}
+
+// Tunnels keep their Vhost and Node, be it for weeks; they must not keep all the
+// others of that time.
+func TestVhostKeepsNoRoutes(t *testing.T) {
+	o := Options{
+		Upstreams: []GroupOptions{{Name: "a", Nodes: []NodeOptions{{URL: "ws://127.0.0.1:9/"}}}},
+		Vhosts:    []VhostOptions{{Names: []string{"one.test"}}, {Names: []string{"two.test"}}},
+	}
+	tab := table(t, o)
+	v, err := tab.Routes().Lookup("one.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes := weak.Make(tab.Routes())
+	update(t, tab, o)
+	runtime.GC()
+	if routes.Value() != nil {
+		t.Error("a Vhost keeps the Routes that it is from")
+	}
+	runtime.KeepAlive(v)
 }

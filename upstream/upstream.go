@@ -66,7 +66,7 @@ type Routes struct {
 	wild   map[string]*Vhost // by what follows "*."
 	only   *Vhost            // for every name, where no vhost is configured
 	groups []*group
-	env    environment
+	env    *environment
 }
 
 // environment is what nodes need from outside.
@@ -171,8 +171,8 @@ func (t *Table) Close() error {
 	return nil
 }
 
-func newEnvironment(o Options) environment {
-	e := environment{wrap: o.Wrap, resolver: o.Resolver, dial: o.Dial, log: o.Log, random: o.randFloat}
+func newEnvironment(o Options) *environment {
+	e := &environment{wrap: o.Wrap, resolver: o.Resolver, dial: o.Dial, log: o.Log, random: o.randFloat}
 	if e.resolver == nil {
 		e.resolver = net.DefaultResolver
 	}
