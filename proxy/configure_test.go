@@ -8,10 +8,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/gobwas/ws"
 
@@ -292,4 +294,18 @@ func TestConfigureTickets(t *testing.T) {
 			t.Errorf("%s, with another: resumed %t, %v", tls.VersionName(version), resumed, err)
 		}
 	}
+}
+
+// A tunnel keeps nothing of its Configuration but what it needs.
+func TestTunnelKeepsNoConfiguration(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL())
+	now := weak.Make(g.now.Load())
+	client := g.dial()
+	g.Configure(g.now.Load().Configuration)
+	for until := time.Now().Add(10 * time.Second); now.Value() != nil; runtime.GC() {
+		if time.Now().After(until) {
+			t.Fatal("the Configuration is still there")
+		}
+	}
+	runtime.KeepAlive(client)
 }
