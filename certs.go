@@ -17,16 +17,18 @@ func certsCommand(_ context.Context, args []string, stdout, stderr io.Writer) in
 	f := newFlags("certs", "[-config FILE] [-json] [-within DURATION]", `Lists every name that a certificate is for, with file, issuer, expiry, key type
 and state, and why the certificate is chosen or which one is chosen instead.
 
-Exit status: 0; 1 if somebody has to see to something: a chosen certificate that
-expires within DURATION, a file that can't be used, a name of a vhost or of ACME
-that has none, or no certificate at all; 2 for a mistake in the configuration. To be told two weeks before:
+Exit status: 0; 1 if a chosen certificate has expired; 2 for a mistake in the
+configuration. With -within it is an alarm: 1 also if one expires within DURATION,
+a file can't be used, or a name of a vhost or of ACME has no certificate:
 
   wssgate certs -within 14d || mail -s "certificates" you@example1.com`)
 	file := f.String("config", "config.toml", "the configuration `FILE`")
 	asJSON := f.Bool("json", false, "print JSON")
 	var within time.Duration
-	f.Func("within", "`DURATION` such as 14d or 36h ; without it only what has expired counts", func(s string) (err error) {
+	alarm := false
+	f.Func("within", "`DURATION` such as 14d or 36h", func(s string) (err error) {
 		within, err = parseDuration(s)
+		alarm = true
 		return err
 	})
 	if status, done := f.parse(args, stdout, stderr); done {
@@ -47,24 +49,28 @@ that has none, or no certificate at all; 2 for a mistake in the configuration. T
 		fmt.Fprintf(stderr, "wssgate certs: %v\n", err)
 		return exitFailed
 	}
-	todo := list.todo(now, within)
-	for _, line := range todo {
+	expiring, bad := list.expiring(now, within), list.bad()
+	for _, line := range slices.Concat(expiring, bad) {
 		fmt.Fprintln(stderr, line)
 	}
-	if len(todo) > 0 {
+	if len(expiring) > 0 || alarm && len(bad) > 0 {
 		return exitFailed
 	}
 	return exitOK
 }
 
-// todo lists what somebody has to see to.
-func (l certificateList) todo(now time.Time, within time.Duration) []string {
-	var lines []string
+// expiring lists the chosen certificates that expire within a time.
+func (l certificateList) expiring(now time.Time, within time.Duration) (lines []string) {
 	for _, e := range l.Certificates {
 		if e.Chosen && e.NotAfter.Before(now.Add(within)) {
 			lines = append(lines, fmt.Sprintf("certificate %q for %q: expires %s", source(e), e.Name, expiry(e, now)))
 		}
 	}
+	return lines
+}
+
+// bad lists what else somebody has to see to.
+func (l certificateList) bad() (lines []string) {
 	for _, p := range l.Problems {
 		lines = append(lines, p.Error)
 	}

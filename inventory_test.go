@@ -61,7 +61,7 @@ func TestInventoryReadsACMECache(t *testing.T) {
 	if err := list.print(&out, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := list.todo(time.Now(), 0), []string{`acme: no certificate for "b.example": waiting`}; !slices.Equal(got, want) {
+	if got, want := list.bad(), []string{`acme: no certificate for "b.example": waiting`}; !slices.Equal(got, want) {
 		t.Errorf("somebody has to see to %q; want %q", got, want)
 	}
 	for _, want := range []string{"acme: a.example: valid\n", "acme: b.example: waiting\n"} {
@@ -171,7 +171,7 @@ http = ":80"
 
 // No certificate at all is something to see to as well.
 func TestCertificateListEmpty(t *testing.T) {
-	if got, want := (certificateList{}).todo(time.Now(), 0), []string{"there is no certificate; every client is refused"}; !slices.Equal(got, want) {
+	if got, want := (certificateList{}).bad(), []string{"there is no certificate; every client is refused"}; !slices.Equal(got, want) {
 		t.Errorf("todo = %q; want %q", got, want)
 	}
 }

@@ -69,15 +69,17 @@ func TestCerts(t *testing.T) {
 	}
 
 	site.Write(t, "certs/h.pem", []byte("half a certificate"))
-	if status, out := certs(t, site); status != 1 || !strings.Contains(out, "h.pem") {
-		t.Errorf("with a file that is bad wssgate certs exits with %d; want 1\n%s", status, out)
+	for args, want := range map[string]int{"": 0, "-within 1d": 1} {
+		if status, out := certs(t, site, strings.Fields(args)...); status != want || !strings.Contains(out, "h.pem") {
+			t.Errorf("with a file that is bad wssgate certs %s exits with %d; want %d\n%s", args, status, want, out)
+		}
 	}
 	if err := os.Remove(filepath.Join(site.Dir, "certs/h.pem")); err != nil {
 		t.Fatal(err)
 	}
 
 	site.Config(t, toUpstream("ws://127.0.0.1:9/")+fmt.Sprintf("[[vhost]]\nnames = [%q, \"missing.test\"]\n", name))
-	if status, out := certs(t, site); status != 1 || !strings.Contains(out, `no certificate for server name "missing.test"`) || strings.Contains(out, strconv.Quote(name)) {
+	if status, out := certs(t, site, "-within", "1d"); status != 1 || !strings.Contains(out, `no certificate for server name "missing.test"`) || strings.Contains(out, strconv.Quote(name)) {
 		t.Errorf("with a vhost that has no certificate wssgate certs exits with %d; want 1, and its name\n%s", status, out)
 	}
 	site.Config(t, toUpstream("ws://127.0.0.1:9/"))

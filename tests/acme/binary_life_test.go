@@ -96,7 +96,7 @@ func TestBinaryLife(t *testing.T) {
 	if _, err := g.leaf(alone, g.site.CA.Pool()); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
 		t.Errorf("a name without a certificate: %v; want unrecognized_name", err)
 	}
-	if out := g.certs(1); !strings.Contains(out, "acme: "+alone+": waiting, 1 failure, next try ") || !strings.Contains(out, "connection refused") {
+	if out := g.certs(1, "-within", "14d"); !strings.Contains(out, "acme: "+alone+": waiting, 1 failure, next try ") || !strings.Contains(out, "connection refused") {
 		t.Errorf("wssgate certs prints %s\nwant the failure and its reason", out)
 	}
 
