@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"unique"
 )
 
 // changed reads again what the events named by paths may have been about, and
@@ -90,9 +89,9 @@ func (t *tree) entry(f *folder, name string) {
 // linked reads again the files that are links to somewhere in the folders of
 // the paths, such as certbot's archive.
 func (t *tree) linked(paths map[string]bool) {
-	dirs := make(map[unique.Handle[string]]bool, len(paths))
+	dirs := make(map[string]bool, len(paths))
 	for path := range paths {
-		dirs[unique.Make(filepath.Dir(path))] = true
+		dirs[filepath.Dir(path)] = true
 	}
 	for _, f := range t.folders {
 		if !f.links {

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unique"
 )
 
 // settled is how long after its last change a file may still change without a
@@ -22,12 +21,12 @@ const settled = 2 * time.Second
 // A file is what was last read from one name in a folder.
 type file struct {
 	name   string
-	stamp  uint64                // sum of the stamp that it had; 0: read it again
-	sum    uint64                // of its bytes
-	target unique.Handle[string] // folder where the symlink led when it last led anywhere; else zero
-	parts  []part                // nil until it was read
-	err    error                 // instead of parts; does not name the file
-	young  bool                  // so fresh when it was read that the stamp is not to be trusted
+	stamp  uint64 // sum of the stamp that it had; 0: read it again
+	sum    uint64 // of its bytes
+	target string // folder where the symlink led when it last led anywhere, shared by those that lead there; else empty
+	parts  []part // nil until it was read
+	err    error  // instead of parts; does not name the file
+	young  bool   // so fresh when it was read that the stamp is not to be trusted
 }
 
 // A stamp tells without reading that a file is not as it was.
@@ -77,9 +76,15 @@ func fileKind(name string) string {
 	return "certificate"
 }
 
-// A way is where the folder that a link names really is. The links in a folder
-// often go the same one, and to find it takes a dozen system calls.
-type way struct{ dir, real string }
+// A way is where the links that were looked at last lead to. Those in a folder
+// often go the same one, those in the folder beside it one that parts at the end;
+// and to find it takes a dozen system calls.
+type way struct {
+	dir, real       string // as the link has it, and without symlinks
+	above, aboveEnd string // the same of the folder above
+	whole           string // what the link at wholePath says, for hasMoreOf
+	wholePath       string
+}
 
 // target returns the folder where the link name in f ends. last is the way of the
 // link before.
@@ -91,14 +96,18 @@ func (f *folder) target(name string, last *way) (string, error) {
 	}
 	dir, base := filepath.Split(link)
 	if !filepath.IsAbs(link) {
-		dir = f.real + string(filepath.Separator) + dir // no Join: ".." is of what a link before it leads to
+		from := f.real // which has no symlinks: ".." is the folder above
+		for rest, up := strings.CutPrefix(dir, "../"); up; rest, up = strings.CutPrefix(dir, "../") {
+			from, dir = filepath.Dir(from), rest
+		}
+		dir = from + string(filepath.Separator) + dir // no Join: ".." is of what a link before it leads to
 	}
 	if dir != last.dir {
-		real, err := filepath.EvalSymlinks(dir)
+		real, err := last.follow(dir)
 		if err != nil {
 			return "", err
 		}
-		*last = way{dir, real}
+		last.dir, last.real = dir, real
 	}
 	info, err := os.Lstat(filepath.Join(last.real, base))
 	if err != nil || info.Mode().IsRegular() {
@@ -108,12 +117,61 @@ func (f *folder) target(name string, last *way) (string, error) {
 	return filepath.Dir(real), err
 }
 
+// follow is filepath.EvalSymlinks for a folder.
+func (w *way) follow(dir string) (string, error) {
+	if strings.Contains(dir, "..") {
+		return filepath.EvalSymlinks(dir)
+	}
+	above, base := filepath.Split(filepath.Clean(dir))
+	if above != w.above {
+		end, err := filepath.EvalSymlinks(above)
+		if err != nil {
+			return "", err
+		}
+		w.above, w.aboveEnd = above, end
+	}
+	real := filepath.Join(w.aboveEnd, base)
+	if info, err := os.Lstat(real); err == nil && info.IsDir() {
+		return real, nil
+	}
+	return filepath.EvalSymlinks(dir)
+}
+
+// hasMoreOf reports whether fullchain.pem has all that the link name leads to. So
+// it is where certbot's cert.pem, chain.pem and fullchain.pem are of one version;
+// to read all three would take twice the time and half as much memory again.
+func (f *folder) hasMoreOf(name string, last *way) bool {
+	stem := strings.TrimSuffix(name, ".pem")
+	if stem != "cert" && stem != "chain" {
+		return false
+	}
+	if path := filepath.Join(f.path, "fullchain.pem"); path != last.wholePath {
+		last.wholePath, last.whole = path, ""
+		if link, err := os.Readlink(path); err == nil {
+			if _, err := os.Stat(path); err == nil {
+				last.whole = link
+			}
+		}
+	}
+	if last.whole == "" {
+		return false
+	}
+	part, err := os.Readlink(filepath.Join(f.path, name))
+	dir, base := filepath.Split(part)
+	version, ok := strings.CutPrefix(base, stem)
+	return err == nil && ok && last.whole == dir+"fullchain"+version
+}
+
 // file reads one file of f where it is not as it was. last is nil for what is no
 // link.
 func (t *tree) file(f *folder, name string, last *way) {
 	path := filepath.Join(f.path, name)
 	target := ""
 	if last != nil {
+		if f.hasMoreOf(name, last) {
+			f.drop(name)
+			return
+		}
 		if real, err := f.target(name, last); err == nil {
 			target = real
 			if t.watcher != nil {
@@ -135,8 +193,8 @@ func (t *tree) file(f *folder, name string, last *way) {
 		f.dirty = true
 	}
 	have := &f.files[i]
-	if target != "" {
-		have.target = unique.Make(target)
+	if target != "" && target != have.target {
+		have.target = target
 	}
 	if err != nil {
 		have.set(f, nil, plainError(err))

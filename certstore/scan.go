@@ -28,6 +28,7 @@ type tree struct {
 	reader   *reader
 	names    map[string]string // see sameName
 	buf      bytes.Buffer
+	way      way                  // of the last link that list has seen
 	wanted   []string             // for folder, which uses it again and again
 	seen     map[string]bool      // resolved folders of this scan: links may go round
 	orphaned bool                 // a folder went away that others were links to: those have to be read now
@@ -71,7 +72,7 @@ func (t *tree) scan() error {
 // list reads what changed in a folder; deep says whether in all folders below
 // it as well, or only in those that are new.
 func (t *tree) list(path string, deep bool) {
-	t.seen = map[string]bool{}
+	t.seen, t.way = map[string]bool{}, way{}
 	for _, f := range t.folders {
 		if path != t.root && f.path != path && !strings.HasPrefix(f.path, path+string(filepath.Separator)) {
 			t.seen[f.real] = true
@@ -152,7 +153,6 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	f.subs = nil
 	t.wanted = t.wanted[:0]
 	var links map[string]bool // of f.subs; few folders are
-	var last way
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue // Kubernetes' ..data, editors' and tools' temporary files
@@ -160,6 +160,9 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 		link := e.Type()&fs.ModeSymlink != 0
 		if t.isFolder(path, e) {
 			sub := filepath.Join(path, e.Name())
+			if have := t.folders[sub]; have != nil {
+				sub = have.path // the same string
+			}
 			f.subs = append(f.subs, sub)
 			if link {
 				if links == nil {
@@ -170,7 +173,7 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 		} else if isWanted(e.Name()) {
 			t.wanted = append(t.wanted, e.Name()) // in order, as entries are
 			if link {
-				t.file(f, e.Name(), &last)
+				t.file(f, e.Name(), &t.way)
 			} else {
 				t.file(f, e.Name(), nil)
 			}

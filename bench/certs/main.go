@@ -1,6 +1,6 @@
 // Command certs measures what ten thousand certificates cost.
 //
-//	go run ./certs -n 10000 [-rsa 8] [-layout pem|pairs|folders] [-of store|program|both] [-peers]
+//	go run ./certs -n 10000 [-rsa 8] [-layout pem|pairs|folders|certbot] [-of store|program|both] [-peers]
 //
 // It makes that many certificates in a temporary directory, each with a key of
 // its own and of the size that a public CA's have. Then it measures two things:
@@ -43,7 +43,7 @@ import (
 var (
 	count  = flag.Int("n", 10_000, "number of certificates")
 	rsaN   = flag.Int("rsa", 0, "RSA 2048 certificates instead, sharing this many keys (a key takes 0.1 s to make)")
-	layout = flag.String("layout", "pem", "pem: one file each; pairs: NAME.crt and NAME.key; folders: NAME/fullchain.pem and NAME/privkey.pem")
+	layout = flag.String("layout", "pem", "pem: one file each; pairs: NAME.crt and NAME.key; folders: NAME/fullchain.pem and NAME/privkey.pem; certbot: live/NAME with links into archive/NAME")
 	of     = flag.String("of", "both", "what to measure: store, program or both")
 	binary = flag.String("binary", "", "the program; empty: built from this source")
 	gogc   = flag.Int("gogc", 50, "GOGC of the child with the store; the program sees to its own")
@@ -147,8 +147,30 @@ func (r *rig) make(i int) {
 		check(os.MkdirAll(filepath.Join(r.dir, name(i)), 0o700))
 		r.write(name(i)+"/privkey.pem", pair.KeyPEM())
 		r.write(name(i)+"/fullchain.pem", pair.ChainPEM())
+	case "certbot":
+		r.makeLive(name(i), pair)
 	default:
-		log.Fatalf("certs: -layout is pem, pairs or folders, not %q", *layout)
+		log.Fatalf("certs: -layout is pem, pairs, folders or certbot, not %q", *layout)
+	}
+}
+
+// makeLive writes what certbot does: the next version of four files, and links to
+// them.
+func (r *rig) makeLive(name string, pair *certtest.Pair) {
+	archive, live := filepath.Join(r.dir, "archive", name), filepath.Join(r.dir, "live", name)
+	check(os.MkdirAll(archive, 0o700))
+	check(os.MkdirAll(live, 0o700))
+	old, err := filepath.Glob(filepath.Join(archive, "privkey*.pem"))
+	check(err)
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{"privkey", pair.KeyPEM()}, {"cert", certtest.CertPEM(pair.Cert)}, {"chain", certtest.CertPEM(pair.Issuers[0])}, {"fullchain", pair.ChainPEM()}} {
+		version := fmt.Sprintf("%s%d.pem", f.name, len(old)+1)
+		check(os.WriteFile(filepath.Join(archive, version), f.data, 0o600))
+		link := filepath.Join(live, f.name+".pem")
+		os.Remove(link)
+		check(os.Symlink(filepath.Join("../../archive", name, version), link))
 	}
 }
 
