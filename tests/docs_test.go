@@ -294,6 +294,7 @@ var runBy = map[string]string{
 	"go run . -run 'trips|fixed' -rounds 5":       "TestReadmeCommands",
 	"go run . -gates wssgate,before=/tmp/wssgate": "TestReadmeCommands",
 	"go run ./certs -n 10000":                     "TestReadmeCommands",
+	"go run ./certs -layout certbot":              "TestReadmeCommands",
 	"go run ./certs -peers":                       "TestReadmeCommands",
 
 	"curl https://example1.com/.well-known/host-meta.json": "TestDiscoveryBehindNginx",
