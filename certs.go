@@ -143,7 +143,7 @@ func (l certificateList) print(w io.Writer, now time.Time) error {
 		if e.Chosen {
 			why = "chosen: " + e.Why
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Name, source(e), e.Issuer, expiry(e, now), e.KeyType, e.State, why)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Name, cell(source(e)), e.Issuer, expiry(e, now), e.KeyType, e.State, cell(why))
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"wssgate/certstore"
 )
@@ -150,7 +153,7 @@ func printServed(w io.Writer, c *Config, served []servedName, now time.Time) {
 			fmt.Fprintf(t, "%s\tno certificate\t-\t-\t-\t%s\n", s.name, c.target(s))
 		}
 		for _, e := range s.certificates {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.name, source(e), e.Issuer, expiry(e, now), e.KeyType, c.target(s))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.name, cell(source(e)), e.Issuer, expiry(e, now), e.KeyType, c.target(s))
 		}
 	}
 	t.Flush()
@@ -179,6 +182,15 @@ func source(e certstore.Entry) string {
 	return e.File
 }
 
+// cell is what a table has for a text that somebody else chose, such as the name of
+// a file: quoted where it would break the row.
+func cell(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
+}
+
 // expiry says when a certificate expires, and how far that is.
 func expiry(e certstore.Entry, now time.Time) string {
 	date := e.NotAfter.Format(time.DateOnly)
@@ -187,6 +199,8 @@ func expiry(e certstore.Entry, now time.Time) string {
 		return "valid from " + e.NotBefore.Format(time.DateOnly)
 	case left <= 0:
 		return fmt.Sprintf("%s, %s ago", date, roughly(-left))
+	case left == math.MaxInt64: // centuries, as where "no end" was meant (RFC 5280, section 4.1.2.5)
+		return date
 	default:
 		return fmt.Sprintf("%s, in %s", date, roughly(left))
 	}

@@ -291,6 +291,21 @@ func TestCertsExpired(t *testing.T) {
 	}
 }
 
+// What a file or a certificate says of itself draws no rows, and no end is no
+// number of days.
+func TestCertsRowsAreOurs(t *testing.T) {
+	file := configWithCertificates(t, map[string][]byte{
+		"a\n.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"a.example"}, NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}).PEM(),
+	})
+	for _, command := range []string{"certs", "check"} {
+		_, out, _ := wssgate(t, command, "-config", file)
+		row := strings.Join(fields(t, out, "a.example"), " ")
+		if !strings.Contains(row, `a\n.pem"`) || !strings.Contains(row, " 9999-12-31 ECDSA") {
+			t.Errorf("%s prints %s", command, out)
+		}
+	}
+}
+
 // The JSON has lists, never null, and the same facts.
 func TestCertsJSON(t *testing.T) {
 	leaf := testCA.Issue("a.example")

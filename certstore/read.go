@@ -221,7 +221,7 @@ func (t *tree) file(f *folder, name string, last *way) {
 		return
 	}
 	have.sum = sum
-	if filepath.Ext(name) == ".ocsp" {
+	if strings.EqualFold(filepath.Ext(name), ".ocsp") {
 		have.set(f, []part{ocspPart(bytes.Clone(t.buf.Bytes()))}, nil)
 		return
 	}

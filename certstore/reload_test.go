@@ -256,6 +256,13 @@ func TestExpiredIsServedForWantOfABetterOne(t *testing.T) {
 	reload(t, s)
 	wantServed(t, s, "a.example1.com", better)
 	wantProblems(t, s) // that nobody gets it any more is no problem
+
+	// Clients that have no ECDSA get nothing better than this.
+	old := ca.IssueSpec(certtest.Spec{Names: []string{"*.example1.com"}, RSA: true, NotBefore: time.Now().AddDate(0, -3, 0), NotAfter: time.Now().AddDate(0, 0, -12)})
+	path = d.put(t, "rsa.pem", old.PEM())
+	reload(t, s)
+	wantServed(t, s, "a.example1.com", better)
+	wantProblems(t, s, `certificate "`+path+`": expired `+old.Cert.NotAfter.UTC().Format(time.RFC3339)+`; still served`)
 }
 
 // What did not change keeps its parsed form, and is not read again.

@@ -194,7 +194,7 @@ func (t *table) untimely(now time.Time) []*certificate {
 		}
 		for name := range c.names.all() {
 			same, wild := t.lookupPattern(name)
-			if choose(same, wild, now)[0] == c {
+			if slices.Contains(choose(same, wild, now), c) {
 				out = append(out, c)
 				break
 			}
