@@ -13,29 +13,34 @@ import (
 	"wssgate/upstream"
 )
 
-// A drain that begins while a node is dialled ends the tunnel as any other: the
-// client's answer to the Close frame is heard, though nobody read the client.
-func TestDrainWhileDialling(t *testing.T) {
+// whileDialling opens a stream to a node that has been reached and does not say
+// 101, and returns that connection too.
+func whileDialling(t *testing.T, timeout time.Duration) (g *gate, c *xmpptest.Client, node net.Conn) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	dialled := make(chan net.Conn, 1)
-	go func() {
-		if conn, err := ln.Accept(); err == nil {
-			dialled <- conn // which never says 101
-		}
-	}()
+	t.Cleanup(func() { ln.Close() })
 	gr := group("test", "ws://"+ln.Addr().String()+"/")
-	gr.DialTimeout = 300 * time.Millisecond
-	g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
+	gr.DialTimeout = timeout
+	g = newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
 		Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}}})
-	c := g.stream(nil)
+	c = g.stream(nil)
 	if err := c.Send(openTag(testName, false)); err != nil {
 		t.Fatal(err)
 	}
-	defer (<-dialled).Close()
+	if node, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { node.Close() })
+	return g, c, node
+}
+
+// A drain that begins while a node is dialled ends the tunnel as any other: the
+// client's answer to the Close frame is heard, though nobody read the client.
+func TestDrainWhileDialling(t *testing.T) {
+	g, c, _ := whileDialling(t, 300*time.Millisecond)
 	g.StartDrain(Target{}, Pacing{})
 	words, code := lastWords(t, c)
 	wantWords(t, words, "<open ", "system-shutdown", "<close ")
@@ -53,27 +58,7 @@ func TestDrainWhileDialling(t *testing.T) {
 // it: nobody reads the client then, but its end is noticed.
 func TestClientGoesWhileDialling(t *testing.T) {
 	for _, reset := range []bool{false, true} {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		dialled := make(chan net.Conn, 1)
-		go func() {
-			if conn, err := ln.Accept(); err == nil {
-				dialled <- conn // which never says 101
-			}
-		}()
-		gr := group("test", "ws://"+ln.Addr().String()+"/")
-		gr.DialTimeout = time.Hour
-		g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
-			Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}}})
-		c := g.stream(nil)
-		if err := c.Send(openTag(testName, false)); err != nil {
-			t.Fatal(err)
-		}
-		node := <-dialled
-		defer node.Close()
+		g, c, node := whileDialling(t, time.Hour)
 		if reset {
 			c.Conn.(*tls.Conn).NetConn().(*net.TCPConn).SetLinger(0)
 		}
@@ -117,28 +102,11 @@ func TestPipeGoesWhileDialling(t *testing.T) {
 // A drain of a node that begins while the node is dialled for a tunnel is for that
 // tunnel too.
 func TestNodeDrainWhileDialling(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	dialled := make(chan net.Conn, 1)
-	go func() {
-		if conn, err := ln.Accept(); err == nil {
-			dialled <- conn
-		}
-	}()
-	g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", "ws://"+ln.Addr().String()+"/")},
-		Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}}})
-	c := g.stream(nil)
-	if err := c.Send(openTag(testName, false)); err != nil {
-		t.Fatal(err)
-	}
-	conn := <-dialled
+	g, c, node := whileDialling(t, time.Hour)
 	if n, _ := g.StartDrain(Target{Upstream: "test", Node: "n1"}, Pacing{}); n != 0 {
 		t.Errorf("%d tunnels to close; want none yet", n)
 	}
-	go newUpstream(t, xmpptest.Config{}).ServeConn(conn)
+	go newUpstream(t, xmpptest.Config{}).ServeConn(node)
 	words, code := lastWords(t, c)
 	wantWords(t, words, "<open ", "system-shutdown", "<close ")
 	if code != 1001 {
