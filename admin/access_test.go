@@ -153,6 +153,9 @@ func TestToken(t *testing.T) {
 	if w := ask(s, outside, "GET", "http://gate.internal/"); w.Code != 200 {
 		t.Errorf("the empty page by name = %d; want 200", w.Code)
 	}
+	if w := ask(s, outside, "GET", "http://gate.internal/status"); w.Code != 401 {
+		t.Errorf("by name, without the token = %d; want 401, at which the page asks for it", w.Code)
+	}
 	if w := ask(s, outside, "GET", "http://gate.internal/healthz"); w.Code != 421 {
 		t.Errorf("/healthz by name, without the token = %d; want 421", w.Code)
 	}

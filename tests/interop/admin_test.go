@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -59,7 +60,7 @@ func look(t *testing.T, names []string, steps ...lookStep) []looked {
 	return results
 }
 
-// Somebody opens the page of a gate, logs in, reloads a configuration with a
+// Somebody opens the page of a gate, by a name and by an address, logs in, reloads a configuration with a
 // mistake, drains a vhost and takes that back, and at last drains the gate.
 func TestAdminPage(t *testing.T) {
 	upstream := wire.Echo(t)
@@ -105,7 +106,17 @@ upstream = "xmpp"
 		{"page": "a", "press": "Drain…", "confirm": true},
 		{"page": "a", "until": "Draining: 1 of 1 connections left"},
 	}
-	got := look(t, nil, steps...)
+	_, port, err := net.SplitHostPort(g.Addr("admin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	byName := []lookStep{
+		{"page": "b", "open": "http://gate.internal:" + port + "/"},
+		{"page": "b", "until": "This gate wants its token"},
+		{"page": "b", "login": token},
+		{"page": "b", "until": "1 tunnel · 2 vhosts"},
+	}
+	got := look(t, []string{"gate.internal"}, slices.Concat(byName, steps)...)[len(byName):]
 	if page := got[6]; page.Verdict != "card good" || !strings.Contains(page.Title, "All is well") || page.Wide {
 		t.Errorf("after the login: verdict %q, title %q, sideways %v", page.Verdict, page.Title, page.Wide)
 	}
