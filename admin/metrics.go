@@ -55,6 +55,7 @@ var (
 	mNodeTunnels  = desc("upstream_tunnels", "Tunnels to a node that are open.", "upstream", "node")
 
 	mCertExpiry    = desc("certificate_expiry_timestamp_seconds", "When the certificate that clients get for a name expires.", "name", "key_type", "source")
+	mCertStart     = desc("certificate_not_before_timestamp_seconds", "When the validity of that certificate began.", "name", "key_type", "source")
 	mCertMissing   = desc("certificate_missing", "Configured names without a certificate.")
 	mCertProblems  = desc("certificate_file_problems", "Certificate files that cannot be used as they are.")
 	mACMEState     = desc("acme_state", "1 for the state that a name is in.", "name", "state")
@@ -164,13 +165,14 @@ func (c *collector) certificates(e emitter, st *Status) {
 	type key struct{ name, keyType, source string }
 	of := func(c Certificate) key { return key{c.Name, c.KeyType, c.Source} }
 	for i, rest := 0, st.Certificates; len(rest) > 0; rest = rest[i:] {
-		ends := rest[0].NotAfter
+		first := &rest[0]
 		for i = 1; i < len(rest) && of(rest[i]) == of(rest[0]); i++ {
-			if rest[i].NotAfter.Before(ends) {
-				ends = rest[i].NotAfter
+			if rest[i].NotAfter.Before(first.NotAfter) {
+				first = &rest[i]
 			}
 		}
-		e.gauge(mCertExpiry, seconds(ends), rest[0].Name, rest[0].KeyType, rest[0].Source)
+		e.gauge(mCertExpiry, seconds(first.NotAfter), first.Name, first.KeyType, first.Source)
+		e.gauge(mCertStart, seconds(first.NotBefore), first.Name, first.KeyType, first.Source)
 	}
 	missing := 0
 	for _, v := range st.Vhosts {

@@ -18,7 +18,7 @@ func busyGate(o *Options) {
 	o.Gate = func() Gate {
 		cert := Certificate{Name: "example1.com", Source: "directory", KeyType: "ECDSA P-256", NotBefore: now, NotAfter: now.Add(time.Hour)}
 		later := cert
-		later.NotAfter = now.Add(2 * time.Hour)
+		later.NotBefore, later.NotAfter = now.Add(time.Minute), now.Add(2*time.Hour)
 		return Gate{
 			Version: "v1", Revision: "abc", Go: "go1.26",
 			Vhosts:       []Vhost{{Name: "example1.com", Tunnels: 3, Opened: 30, Certificate: &cert}, {Name: "example2.com"}, {Name: "*"}, {Name: "old.example", Gone: true}},
@@ -83,6 +83,7 @@ func TestMetrics(t *testing.T) {
 		`wssgate_upstream_node_state{node="t1",state="out",upstream="tigase"} 0`,
 		`wssgate_upstream_node_state{node="t2",state="out",upstream="tigase"} 1`,
 		`wssgate_certificate_expiry_timestamp_seconds{key_type="ECDSA P-256",name="example1.com",source="directory"} 1.8000036e+09`,
+		`wssgate_certificate_not_before_timestamp_seconds{key_type="ECDSA P-256",name="example1.com",source="directory"} 1.8e+09`,
 		`wssgate_certificate_missing 1`,
 		`wssgate_certificate_file_problems 1`,
 		`wssgate_acme_state{name="example1.com",state="waiting"} 1`,
