@@ -78,6 +78,9 @@ func listenAddress(s string) (network, address string, err error) {
 		if socket == "" {
 			return "", "", errors.New("has no path")
 		}
+		if socket[0] == '@' { // net would take it for an abstract one, which anybody may connect to
+			return "", "", errors.New("begins with \"@\", want the path of a file")
+		}
 		return "unix", socket, nil
 	}
 	if strings.Contains(s, "://") {

@@ -98,6 +98,16 @@ func TestCheckPath(t *testing.T) {
 	}
 }
 
+// What would be no file, no port or no host is refused, wherever the
+// configuration lies.
+func TestListenAddressRefused(t *testing.T) {
+	for _, s := range []string{"", "5291", "a.example", ":https", ":65536", "ws://127.0.0.1:5291", "unix:", "unix:@wssgate"} {
+		if network, address, err := listenAddress(s); err == nil {
+			t.Errorf("listenAddress(%q) = %q, %q; want an error", s, network, address)
+		}
+	}
+}
+
 func TestListenersCollide(t *testing.T) {
 	for _, test := range []struct {
 		a, b string

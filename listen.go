@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"strings"
 	"syscall"
 )
 
@@ -92,9 +91,6 @@ type unixListener struct {
 // their way there stay there.
 func listenUnix(path string, beside bool) (net.Listener, error) {
 	name := path
-	if strings.HasPrefix(path, "@") { // abstract: no file
-		return net.Listen("unix", path)
-	}
 	if info, err := os.Stat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
 		conn, err := net.Dial("unix", path)
 		switch {
