@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"time"
 )
 
@@ -19,6 +20,9 @@ import (
 type Config struct {
 	// File is the name that loadConfig was given.
 	File string `toml:"-"`
+
+	// Sum is of the file's content.
+	Sum [sha256.Size]byte `toml:"-"`
 
 	// WatchConfig reloads the file by itself when it changes; the files that it
 	// names are read again with it, not watched.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -115,7 +116,7 @@ func parseConfig(file string, data []byte) (*Config, error) {
 	}
 
 	var ms mistakes
-	cfg := &Config{File: file}
+	cfg := &Config{File: file, Sum: sha256.Sum256(data)}
 	d := decoder{mistakes: &ms, base: filepath.Dir(file)}
 	d.decode(tree, cfg)
 	cfg.check(&ms)

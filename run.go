@@ -123,7 +123,7 @@ func printError(w io.Writer, err error) {
 func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving, desk *desk) (_ *gate, err error) {
 	g := &gate{cfg: cfg, log: log, level: level, page: how.pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1),
 		takenOut: map[proxy.Target]func(){}, desk: desk, sockets: how.sockets, notify: how.notify}
-	g.watch = newConfigWatch(cfg.File, log)
+	g.watch = newConfigWatch(cfg.File, cfg.Sum, log)
 	defer func() {
 		if err != nil {
 			g.stop()

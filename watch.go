@@ -41,14 +41,13 @@ type configWatch struct {
 	done    chan struct{}
 
 	mu   sync.Mutex
-	last [sha256.Size]byte // what was read last; zero: nothing
+	last [sha256.Size]byte // of what was read last
 }
 
-// newConfigWatch makes a watch that is off. The file was read just before.
-func newConfigWatch(file string, log *slog.Logger) *configWatch {
-	w := &configWatch{changed: make(chan struct{}, 1), file: file, log: log}
-	w.isNew()
-	return w
+// newConfigWatch makes a watch that is off. Read is the sum of what the file held
+// when it was read: it may have changed since.
+func newConfigWatch(file string, read [sha256.Size]byte, log *slog.Logger) *configWatch {
+	return &configWatch{changed: make(chan struct{}, 1), file: file, log: log, last: read}
 }
 
 // set turns the watch on or off.

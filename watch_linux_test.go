@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -47,7 +48,7 @@ func TestConfigWatch(t *testing.T) {
 	link("..data/config.toml", "real/config.toml")
 	link("real", "etc")
 
-	w := newConfigWatch(in("etc/config.toml"), slog.New(slog.DiscardHandler))
+	w := newConfigWatch(in("etc/config.toml"), sha256.Sum256([]byte("one")), slog.New(slog.DiscardHandler))
 	w.set(true)
 	defer w.set(false)
 	told := func(what string) {
@@ -107,7 +108,7 @@ func TestConfigWatch(t *testing.T) {
 // Turned off it watches nothing, and it can be turned on again.
 func TestConfigWatchOffAndOn(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.toml")
-	w := newConfigWatch(file, slog.New(slog.DiscardHandler))
+	w := newConfigWatch(file, sha256.Sum256(nil), slog.New(slog.DiscardHandler))
 	for range 3 {
 		w.set(true)
 		w.set(true)
@@ -123,6 +124,30 @@ func TestConfigWatchOffAndOn(t *testing.T) {
 	case <-w.changed:
 	case <-time.After(30 * time.Second):
 		t.Fatal("what happened before it was turned on was not told")
+	}
+}
+
+// What happens between the reading of the file and the start of the watch is
+// told.
+func TestConfigWatchChangedBefore(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(file, []byte("watch_config = true\n[upstream.a]\nnodes = \"ws://127.0.0.1:1/\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := loadConfig(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newConfigWatch(cfg.File, cfg.Sum, slog.New(slog.DiscardHandler))
+	if w.isNew() {
+		t.Error("the file that was read is new")
+	}
+	w = newConfigWatch(cfg.File, cfg.Sum, slog.New(slog.DiscardHandler))
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !w.isNew() {
+		t.Error("another file than the one that was read is not new")
 	}
 }
 
