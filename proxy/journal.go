@@ -89,7 +89,7 @@ func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
 	s.stats.vhost(t.info.vhost).open.Add(-1)
 	s.stats.closed[t.why].Add(1)
 	s.journal.add(entry{
-		info: t.info, why: t.why, code: t.code, err: t.lastError(),
+		info: t.info, why: t.why, code: t.code, err: t.lastError(), took: time.Since(t.info.began),
 		bytesIn: t.client.bytes, bytesOut: t.upstream.bytes,
 		framesIn: t.client.scan.frames, framesOut: t.upstream.scan.frames,
 	})
@@ -112,6 +112,7 @@ type entry struct {
 	why                 reason
 	code                uint16
 	err                 error
+	took                time.Duration
 	bytesIn, bytesOut   int64
 	framesIn, framesOut int64
 }
@@ -198,7 +199,7 @@ func (j *journal) write(e entry) {
 	attrs := []slog.Attr{
 		slog.Any("client", i.client), slog.String("server_name", i.serverName), slog.String("host", i.host),
 		slog.String("path", i.path), slog.String("vhost", i.vhost.Name()), slog.String("upstream", group), slog.String("node", node),
-		slog.Duration("duration", time.Since(i.began).Round(time.Millisecond)),
+		slog.Duration("duration", e.took.Round(time.Millisecond)),
 		slog.Int64("bytes_in", e.bytesIn), slog.Int64("bytes_out", e.bytesOut),
 		slog.Int64("frames_in", e.framesIn), slog.Int64("frames_out", e.framesOut),
 		slog.Int("code", int(e.code)), slog.String("reason", e.why.String()),

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"wssgate/upstream"
 )
@@ -65,6 +67,24 @@ func TestJournalBounded(t *testing.T) {
 	if lines := out.String(); strings.Count(lines, "\n") != 2 || !strings.Contains(lines, "tunnels=3") {
 		t.Errorf("it wrote\n%s\nwant the first line, and that 3 are lost", lines)
 	}
+}
+
+// How long a tunnel was open does not depend on when its line is written.
+func TestJournalDuration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		j := &journal{log: slog.New(slog.NewTextHandler(&out, nil)), wake: make(chan struct{}, 1), done: make(chan struct{})}
+		s := &Server{journal: j}
+		closed := &tunnel{info: &tunnelInfo{vhost: new(upstream.Vhost), began: time.Now()}, why: reasonClientClose}
+		time.Sleep(5 * time.Second)
+		s.tunnelDone(closed, 0)
+		time.Sleep(time.Minute) // nobody reads the log
+		go j.writeLines()
+		j.close()
+		if line := out.String(); !strings.Contains(line, " duration=5s ") {
+			t.Errorf("it wrote %q; want duration=5s", line)
+		}
+	})
 }
 
 // A smaller sample holds from the next line on.
