@@ -56,13 +56,25 @@ func judge(st *Status, h *history) []Finding {
 	j.capacity(st, h)
 
 	slices.SortStableFunc(j.found, func(a, b Finding) int { return cmp.Compare(a.Level, b.Level) }) // "error" < "warn"
-	if more := len(j.found) - maxFindings; more > 0 {
-		j.found = append(j.found[:maxFindings], Finding{j.found[maxFindings].Level, fmt.Sprintf("and %d more", more), "mend these first"})
-	}
-	if j.found == nil {
-		j.found = []Finding{}
-	}
 	return j.found
+}
+
+// tally counts findings by level.
+func tally(found []Finding) map[string]int {
+	n := map[string]int{LevelError: 0, LevelWarn: 0}
+	for _, f := range found {
+		n[f.Level]++
+	}
+	return n
+}
+
+// bound cuts the list off.
+func bound(found []Finding) []Finding {
+	if more := len(found) - maxFindings; more > 0 {
+		found = append(found[:maxFindings], Finding{found[maxFindings].Level, fmt.Sprintf("and %d more", more), "mend these first"})
+	}
+	fill(&found)
+	return found
 }
 
 type judgement struct {

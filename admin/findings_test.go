@@ -89,7 +89,11 @@ func TestFindingsBounded(t *testing.T) {
 		st.Files = append(st.Files, FileProblem{Err: "bad"})
 	}
 	st.Vhosts = []Vhost{{Name: "b.example"}}
-	got := judge(&st, newHistory())
+	found := judge(&st, newHistory())
+	if n := tally(found); n[LevelError] != 1 || n[LevelWarn] != 10000 {
+		t.Errorf("%v of the levels; want 1 error and 10000 warnings", n)
+	}
+	got := bound(found)
 	if len(got) != maxFindings+1 || got[0].Level != LevelError || got[maxFindings].What != fmt.Sprintf("and %d more", 10001-maxFindings) {
 		t.Errorf("%d findings, first %+v, last %+v", len(got), got[0], got[len(got)-1])
 	}

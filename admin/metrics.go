@@ -2,7 +2,6 @@ package admin
 
 import (
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -32,7 +31,7 @@ type collector struct{ server *Server }
 var (
 	mBuild    = desc("build_info", "Always 1; the labels say what is running.", "version", "revision", "goversion")
 	mReady    = desc("ready", "1 if the gate can take clients, as /readyz says.")
-	mFindings = desc("findings", "What needs somebody, as the page lists it.", "level")
+	mFindings = desc("findings", "What needs somebody, as the page counts it.", "level")
 
 	mConnections     = desc("connections", "Client connections that are open, from accept to close.")
 	mConnectionLimit = desc("connections_limit", "How many client connections may be open.")
@@ -94,7 +93,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	e.gauge(mBuild, 1, st.Version, st.Revision, st.Go)
 	e.gauge(mReady, bit(st.Ready))
 	for _, level := range []string{LevelError, LevelWarn} {
-		e.gauge(mFindings, float64(len(slices.DeleteFunc(slices.Clone(st.Findings), func(f Finding) bool { return f.Level != level }))), level)
+		e.gauge(mFindings, float64(st.FindingsTotal[level]), level)
 	}
 	e.gauge(mConnections, float64(n.Connections))
 	e.gauge(mConnectionLimit, float64(n.ConnectionLimit))

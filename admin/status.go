@@ -18,13 +18,14 @@ type Status struct {
 	NotReady []string  `json:"not_ready"`
 	Findings []Finding `json:"findings"` // what needs somebody, worst first
 	Gate
-	VhostsTotal       int       `json:"vhosts_total"`
-	CertificatesTotal int       `json:"certificates_total"`
-	Tunnels           int64     `json:"tunnels"`
-	Memory            Memory    `json:"memory"`
-	Counts            Counts    `json:"counts"`
-	Warnings          []Warning `json:"warnings"` // newest first
-	History           *History  `json:"history,omitempty"`
+	FindingsTotal     map[string]int `json:"findings_total"` // by level
+	VhostsTotal       int            `json:"vhosts_total"`
+	CertificatesTotal int            `json:"certificates_total"`
+	Tunnels           int64          `json:"tunnels"`
+	Memory            Memory         `json:"memory"`
+	Counts            Counts         `json:"counts"`
+	Warnings          []Warning      `json:"warnings"` // newest first
+	History           *History       `json:"history,omitempty"`
 }
 
 // serveStatus answers with JSON. "?history" adds the last hour, "?all" lists
@@ -64,7 +65,8 @@ func (s *Server) status(now time.Time) Status {
 		st.Warnings = s.options.Warnings.Last()
 	}
 	st.VhostsTotal, st.CertificatesTotal = len(st.Vhosts), len(st.Certificates)
-	st.Findings = judge(&st, s.history)
+	found := judge(&st, s.history)
+	st.FindingsTotal, st.Findings = tally(found), bound(found)
 	return st
 }
 
