@@ -203,6 +203,9 @@ func TestCompose(t *testing.T) {
 			if _, ok := file.Volumes[from]; !ok && !strings.HasPrefix(from, "./") {
 				t.Errorf("%s mounts %q, which is no volume", name, from)
 			}
+			if filepath.Ext(from) != "" {
+				t.Errorf("%s mounts the file %q, which then can't be replaced; want its folder", name, from)
+			}
 		}
 		for _, n := range s.Networks {
 			if _, ok := file.Networks[n]; !ok {
