@@ -65,9 +65,12 @@ type adminListener struct {
 func (d *desk) open(cfg *Config, sockets *sockets) (*adminListener, error) {
 	l := &adminListener{addr: cfg.Listen.Admin, access: admin.Access{Debug: cfg.Listen.AdminDebug}}
 	if file := cfg.Listen.AdminTokenFile; file != "" {
-		token, err := os.ReadFile(file)
+		token, err := readRegular(file)
+		if err == nil {
+			err = checkToken(token) // again: it may be empty by now, and would demand none
+		}
 		if err != nil {
-			return nil, fmt.Errorf("listen.admin_token_file: %w", err)
+			return nil, fmt.Errorf("listen.admin_token_file: %q: %w", file, err)
 		}
 		l.access.Token = strings.TrimSpace(string(token))
 	}

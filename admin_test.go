@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"reflect"
 	"testing"
 
@@ -14,6 +16,21 @@ func TestAdminCounts(t *testing.T) {
 	for field, value := range reflect.ValueOf(adminCounts(in)).Fields() {
 		if hasZero(value) {
 			t.Errorf("adminCounts: %s, or something in it, is not taken over", field.Name)
+		}
+	}
+}
+
+// A token file that was emptied after the configuration was checked opens
+// nothing, least of all to everybody.
+func TestAdminTokenGone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	for content, ok := range map[string]bool{"sixteen bytes and more\n": false, "0123456789abcdef\n": true, "\n": false, "": false} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := newDesk(nil).open(&Config{Listen: Listen{AdminTokenFile: file}}, new(sockets))
+		if (err == nil) != ok {
+			t.Errorf("with %q in the file: %+v, %v; want it to be taken: %v", content, l, err, ok)
 		}
 	}
 }
