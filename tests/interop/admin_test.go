@@ -10,8 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"wssgate/admin"
 	"wssgate/tests/internal/gate"
@@ -261,6 +263,62 @@ func TestAdminPictures(t *testing.T) {
 		}
 		if paths < 15 {
 			t.Errorf("%s: %v lines and areas in six charts", test.name, paths)
+		}
+	}
+}
+
+// Whatever stands in names and errors is text on the page, and makes it no wider
+// than the window.
+func TestAdminPageHostile(t *testing.T) {
+	const markup = `<img src=x onerror="hit=1"><script>hit=1</script>'"&amp;` + "\u202e\x00"
+	broken, _ := play(t, true)
+	var status map[string]any
+	if err := json.Unmarshal(broken, &status); err != nil {
+		t.Fatal(err)
+	}
+	// The page's own words stay, and so do times.
+	own := []string{"level", "state", "source", "result", "version", "balance"}
+	var poison func(key string, v any) any
+	poison = func(key string, v any) any {
+		switch v := v.(type) {
+		case map[string]any:
+			for k := range v {
+				v[k] = poison(k, v[k])
+			}
+		case []any:
+			for i := range v {
+				v[i] = poison(key, v[i])
+			}
+		case string:
+			if _, err := time.Parse(time.RFC3339, v); err != nil && !slices.Contains(own, key) {
+				return v + markup + strings.Repeat("m", 300)
+			}
+		}
+		return v
+	}
+	answer, err := json.Marshal(poison("", status))
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := serveAnswer(t, answer)
+	var steps []lookStep
+	for _, size := range [][]int{{1240, 900}, {390, 844}} {
+		page := strconv.Itoa(size[0])
+		steps = append(steps,
+			lookStep{"page": page, "open": url, "size": size},
+			lookStep{"page": page, "until": "as of "},
+			lookStep{"page": page, "run": "[typeof hit, document.querySelectorAll('body img, body script').length].join()"},
+			lookStep{"page": page, "see": true},
+		)
+	}
+	got := look(t, nil, steps...)
+	for i := 0; i < len(got); i += 4 {
+		if got[i+2].Value != "undefined,1" { // the page's own script
+			t.Errorf("markup of a name became part of the page: %v", got[i+2].Value)
+		}
+		page := got[i+3]
+		if !strings.Contains(page.Text, `<script>hit=1</script>`) || len(page.Errors) > 0 || page.Wide {
+			t.Errorf("%v: errors %q; has to be scrolled sideways: %v\n%s", steps[i]["size"], page.Errors, page.Wide, page.Text)
 		}
 	}
 }
