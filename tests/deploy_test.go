@@ -192,6 +192,10 @@ func TestCompose(t *testing.T) {
 	if !wssgate.ReadOnly {
 		t.Error("read_only is not set")
 	}
+	listen, _ := decoded["listen"].(map[string]any)
+	if admin, _ := listen["admin"].(string); admin != ":9291" || !slices.Contains(wssgate.Ports, "127.0.0.1"+admin+admin) {
+		t.Errorf("the admin address is %q, and the ports %q; want it to be reached from the machine, and from nowhere else", admin, wssgate.Ports)
+	}
 	for name, s := range file.Services {
 		for _, p := range s.Ports {
 			if strings.Contains(p, "5290") {
