@@ -90,9 +90,10 @@ func (w *Warnings) WithGroup(name string) slog.Handler {
 	return &c
 }
 
-// varying are the keys that differ from client to client.
+// varying are the keys that differ from client to client. Where there is no
+// client, a name is what the record is about.
 var varying = map[string]bool{
-	"client": true, "duration": true, "host": true, "path": true,
+	"client": true, "duration": true, "host": true, "path": true, "server_name": true, "vhost": true,
 	"bytes_in": true, "bytes_out": true, "frames_in": true, "frames_out": true,
 }
 
@@ -102,9 +103,14 @@ func (w *Warnings) keep(r slog.Record) {
 		b.WriteString(r.Message)
 		b.WriteString(w.attrs)
 	}
+	ofClient := false
+	r.Attrs(func(a slog.Attr) bool {
+		ofClient = ofClient || a.Key == "client"
+		return !ofClient
+	})
 	r.Attrs(func(a slog.Attr) bool {
 		writeAttr(&text, w.prefix, a)
-		if !varying[a.Key] {
+		if !ofClient || !varying[a.Key] {
 			writeAttr(&kind, w.prefix, a)
 		}
 		return true

@@ -36,7 +36,8 @@ func TestWarningsOfOneKind(t *testing.T) {
 	log := slog.New(w)
 	log.Warn("upstream", "node", "t1")
 	for i := range 1000 {
-		log.Warn("tunnel", "client", fmt.Sprint("192.0.2.7:", i), "bytes_in", i, "reason", "slow_client")
+		name := fmt.Sprintf("n%d.example.com", i) // of a wildcard, the client's choice
+		log.Warn("tunnel", "client", fmt.Sprint("192.0.2.7:", i), "server_name", name, "vhost", name, "bytes_in", i, "reason", "slow_client")
 		if i%2 == 0 {
 			log.Warn("tunnel", "client", fmt.Sprint("192.0.2.8:", i), "bytes_in", i, "reason", "upstream_gone")
 		}
@@ -50,6 +51,20 @@ func TestWarningsOfOneKind(t *testing.T) {
 	}
 	if got[1].Count != 500 || got[2].Count != 1 {
 		t.Errorf("counts = %d, %d; want 500, 1", got[1].Count, got[2].Count)
+	}
+}
+
+// What is about a name, not about its client, is kept for each name.
+func TestWarningsOfNames(t *testing.T) {
+	w := NewWarnings(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(w)
+	for range 2 {
+		for _, name := range []string{"a.example", "b.example"} {
+			log.Warn("acme: no certificate obtained", "server_name", name, "err", "refused")
+		}
+	}
+	if got := w.Last(); len(got) != 2 || got[0].Count != 2 || got[1].Count != 2 {
+		t.Errorf("kept %+v; want two, each twice", got)
 	}
 }
 
