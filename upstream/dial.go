@@ -198,7 +198,7 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 	conn, rest, err := e.node.connect(attempt, e.address, r)
 	now := time.Now()
 	if err != nil && isTimeout(err) {
-		err = fmt.Errorf("%w (after %v)", err, now.Sub(start).Round(time.Millisecond))
+		err = fmt.Errorf("%w (after %v)", err, roughly(now.Sub(start)))
 	}
 	env := e.node.group.env
 	switch {

@@ -205,6 +205,20 @@ func TestDialSilence(t *testing.T) {
 	}
 }
 
+func TestRoughly(t *testing.T) {
+	for in, want := range map[string]string{
+		"0s": "0s", "400us": "0s", "7.3ms": "7ms", "99.4ms": "99ms", "301ms": "300ms", "4.96s": "5s", "5.003s": "5s", "12.4s": "12s",
+	} {
+		d, err := time.ParseDuration(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := roughly(d).String(); got != want {
+			t.Errorf("roughly(%s) = %s; want %s", in, got, want)
+		}
+	}
+}
+
 // A client can ask for what the server does not have; that must not take the
 // node out for the others.
 func TestDialClientsFaultIsNotTheNodes(t *testing.T) {

@@ -91,3 +91,14 @@ func bare(err error) error {
 	}
 	return err
 }
+
+// roughly leaves two figures of a duration in milliseconds or more, so that the
+// same timeout is told in the same words each time: the page and people count
+// equal lines.
+func roughly(d time.Duration) time.Duration {
+	unit := time.Millisecond
+	for d >= 100*unit {
+		unit *= 10
+	}
+	return d.Round(unit)
+}
