@@ -17,6 +17,7 @@ import (
 
 	"wssgate/proxy"
 	"wssgate/upstream"
+	"wssgate/xmpp"
 )
 
 // What validates, starts: each package takes the options that are made of it.
@@ -72,6 +73,7 @@ func FuzzConfigValues(f *testing.F) {
 	f.Add("[::1]:0", "wss://[2001:db8::1%25eth0]:443/a?b", "*.Bücher.example.", "null", "/", "1d", "10000")
 	f.Add("unix:a", "srv+ws://_x._tcp.example1.com/", "xn--bcher-kva.example", "http://*.example1.com:80", "/a/", "1000000us", "16KiB")
 	f.Add("localhost:1", "ws+unix:///a:/b", "localhost", "app://x", "", "1m", "1GB")
+	f.Add(":0", "ws://ab--c.example/", "xn--a.1.2.3", "https://ab--c.example", "/", "10s", "16KiB")
 	f.Fuzz(func(t *testing.T, address, node, name, origin, path, duration, size string) {
 		data, err := toml.Marshal(map[string]any{
 			"listen":   map[string]any{"wss": address},
@@ -128,6 +130,13 @@ func starts(t *testing.T, cfg *Config) {
 			vhost, err := table.Routes().Lookup(strings.Replace(name, "*", "x", 1))
 			if err != nil || vhost.Upstream() != v.Upstream && vhost.Name() == name {
 				t.Errorf("route of %q: %v, want upstream %q", name, err, v.Upstream)
+				continue
+			}
+			for _, domain := range v.Domains {
+				to, err := xmpp.Open{To: strings.Replace(domain, "*", "x", 1)}.Domain()
+				if err := errors.Join(err, vhost.AllowsDomain(to)); err != nil {
+					t.Errorf("domain %q: %v", domain, err)
+				}
 			}
 		}
 	}
@@ -142,8 +151,11 @@ const fuzzGood = `[upstream.a]
 nodes = [{ name = "t1", url = "wss://[2001:db8::1%25eth0]:443/a?b" }, "srv+ws://_x._tcp.example1.com/", "ws+unix:///a:/b"]
 server_name = "a.example1.com"
 [[vhost]]
-names = ["*.bücher.example", "EXAMPLE.org."]
+names = ["*.bücher.example", "EXAMPLE.org.", "-a.ab--c.example"]
 node = "t1"
+domains = ["*.ab--c.example", "Bücher.example。", "192.0.2.1", "[2001:DB8::1]"]
+route = "to"
+by_domain = { "Straße.example" = "a" }
 origins = ["https://*.example.org:8443", "null"]
 path = "/ws"
 `

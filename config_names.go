@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"strings"
 
 	"wssgate/certstore"
+	"wssgate/xmpp"
 )
 
 // serverName returns a TLS server name in its normal form, which is the one
@@ -14,8 +16,19 @@ func serverName(s string) (string, error) {
 	return name, errors.Unwrap(err)
 }
 
-// domainName is serverName without a wildcard: for hosts and XMPP domains.
+// domainName is serverName without a wildcard: for hosts.
 func domainName(s string) (string, error) {
 	name, err := certstore.ServerName(s)
 	return name, errors.Unwrap(err)
+}
+
+// domainPattern returns an XMPP domain in its normal form, which is the one that
+// `to` is compared in; "*." may stand for the first label.
+func domainPattern(s string) (string, error) {
+	rest, wild := strings.CutPrefix(s, "*.")
+	domain, err := xmpp.NormalDomain(rest)
+	if wild && err == nil {
+		domain = "*." + domain
+	}
+	return domain, err
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"wssgate/xmpp"
 )
 
 // minWait is the least of an upstream's durations: package upstream refuses
@@ -109,8 +111,8 @@ func (h *Health) check(ms *mistakes, p keyPath) {
 	ms.notShort(p.key("timeout"), h.Timeout)
 	ms.checkPath(p.key("path"), h.Path)
 	if h.Domain != "" {
-		if _, err := domainName(h.Domain); err != nil {
-			ms.add(p.key("domain"), "", "%q %v", h.Domain, err)
+		if _, err := xmpp.NormalDomain(h.Domain); err != nil {
+			ms.add(p.key("domain"), "", "%v", err)
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"wssgate/xmpp"
 )
 
 func (c *Config) checkVhosts(ms *mistakes, p keyPath) {
@@ -53,12 +55,15 @@ func (c *Config) checkTargets(ms *mistakes, p keyPath, v *Vhost) {
 	}
 	for _, domain := range slices.Sorted(maps.Keys(v.ByDomain)) {
 		dp := p.key("by_domain").named(domain)
-		normal, err := serverName(domain)
+		normal, err := xmpp.NormalDomain(domain)
 		if err != nil {
-			ms.add(dp, "", "%q %v", domain, err)
+			ms.add(dp, "", "%v", err)
 		}
 		exists(dp, v.ByDomain[domain])
 		if normal != domain && err == nil {
+			if _, twice := v.ByDomain[normal]; twice {
+				ms.add(dp, "", "%q stands there twice", normal)
+			}
 			v.ByDomain[normal] = v.ByDomain[domain]
 			delete(v.ByDomain, domain)
 		}
@@ -86,9 +91,9 @@ func (c *Config) checkTargets(ms *mistakes, p keyPath, v *Vhost) {
 // check checks what needs no look at the rest of the file.
 func (v *Vhost) check(ms *mistakes, p keyPath) {
 	for i, domain := range v.Domains {
-		normal, err := serverName(domain)
+		normal, err := domainPattern(domain)
 		if err != nil {
-			ms.add(p.key("domains"), "", "%q %v", domain, err)
+			ms.add(p.key("domains"), "", "%v", err)
 		}
 		v.Domains[i] = normal
 	}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"golang.org/x/net/idna"
 )
 
 // A location is a node's URL, taken apart.
@@ -86,6 +88,9 @@ func parseLocation(s string) (location, error) {
 	return loc, nil
 }
 
+// idnaHost maps what a person may write to A-labels.
+var idnaHost = idna.New(idna.MapForLookup(), idna.CheckHyphens(false), idna.StrictDomainName(false), idna.Transitional(false))
+
 // asciiHost is a host in lower case and, where it is an internationalized
 // name, as DNS and the Host header have it.
 func asciiHost(host string) string {
@@ -93,7 +98,7 @@ func asciiHost(host string) string {
 	if !strings.ContainsFunc(host, func(c rune) bool { return c > unicode.MaxASCII }) {
 		return host
 	}
-	if ascii, err := names.ToASCII(host); err == nil {
+	if ascii, err := idnaHost.ToASCII(host); err == nil {
 		return ascii
 	}
 	return host // DNS will say what it thinks of that

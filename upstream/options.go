@@ -145,7 +145,8 @@ type HealthOptions struct {
 
 // VhostOptions describe what happens to streams of some server names.
 type VhostOptions struct {
-	// Names are server names; "*.example.com" stands for one label more.
+	// Names are server names in their normal form: lower case, A-labels, no dot at
+	// the end; "*.example.com" stands for one label more.
 	Names []string
 
 	// Upstream is the group's name; it may be empty where there is only one.
@@ -164,12 +165,12 @@ type VhostOptions struct {
 	// A request without Origin is always allowed: it comes from no browser.
 	Origins []string
 
-	// Domains are the XMPP domains allowed in `to`; "*.example.com" stands for
-	// one label more. Empty: any.
+	// Domains are the XMPP domains allowed in `to`, in the form in which AllowsDomain
+	// is asked; "*.example.com" stands for one label more. Empty: any.
 	Domains []string
 
 	// RouteTo lets the domain in `to` choose the upstream: ByDomain has the
-	// name of its group, and for all others it is Upstream's.
+	// name of its group, by that form, and for all others it is Upstream's.
 	RouteTo  bool
 	ByDomain map[string]string
 }

@@ -102,11 +102,6 @@ func newGroup(where string, o GroupOptions, env *environment, m *mistakes) *grou
 	if p := o.Health.Path; p != "" && p[0] != '/' {
 		m.add(where, "", "health.path: %q does not begin with a slash", p)
 	}
-	if o.Health.Domain != "" {
-		if _, err := normalDomain(o.Health.Domain); err != nil {
-			m.add(where, "", "health.domain: %q: %v", o.Health.Domain, err)
-		}
-	}
 	if len(o.Nodes) == 0 {
 		m.add(where, `write nodes = ["ws://127.0.0.1:5290/"]`, "no nodes")
 	}
@@ -212,28 +207,19 @@ func (r *Routes) addVhost(i int, o VhostOptions, m *mistakes) {
 		v.origins = append(v.origins, p)
 	}
 	for _, s := range o.Domains {
-		name, wild, err := normalPattern(s)
-		if err != nil {
-			m.add(where, "", "domains: %q: %v", s, err)
-		}
-		v.domains = append(v.domains, namePattern{name, wild})
+		v.domains = append(v.domains, parseNamePattern(s))
 	}
 	r.addByDomain(where, v, o, m)
 	for _, s := range o.Names {
-		name, wild, err := normalPattern(s)
-		if err != nil {
-			m.add(where, "", "name %q: %v", s, err)
-			continue
+		named, table, p := *v, r.exact, parseNamePattern(s)
+		named.name = s
+		if p.wild {
+			table = r.wild
 		}
-		named, table := *v, r.exact
-		named.name = name
-		if wild {
-			named.name, table = "*."+name, r.wild
-		}
-		if table[name] != nil {
+		if table[p.name] != nil {
 			m.add(where, "", "name %q: another vhost has it", s)
 		}
-		table[name] = &named
+		table[p.name] = &named
 	}
 }
 
@@ -243,15 +229,11 @@ func (r *Routes) addByDomain(where string, v *Vhost, o VhostOptions, m *mistakes
 		m.add(where, `write route = "to"`, "by_domain without route = \"to\"")
 	}
 	for domain, name := range o.ByDomain {
-		d, err := normalDomain(domain)
-		if err != nil {
-			m.add(where, "", "by_domain: %q: %v", domain, err)
-		}
 		g := r.group(name)
 		if g == nil {
 			m.add(where, r.knownGroups(), "by_domain: upstream %q is not configured", name)
 		}
-		v.byDomain[d] = g
+		v.byDomain[domain] = g
 	}
 }
 

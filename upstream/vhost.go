@@ -6,8 +6,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-
-	"golang.org/x/net/idna"
 )
 
 // Why a vhost refuses a request.
@@ -35,6 +33,11 @@ type Vhost struct {
 type namePattern struct {
 	name string
 	wild bool
+}
+
+func parseNamePattern(s string) namePattern {
+	name, wild := strings.CutPrefix(s, "*.")
+	return namePattern{name, wild}
 }
 
 func (p namePattern) matches(domain string) bool {
@@ -92,12 +95,9 @@ func (v *Vhost) AllowsOrigin(origin string) error {
 }
 
 // AllowsDomain returns an error that is ErrDomain where the vhost has a list
-// of XMPP domains and this value of `to` is not of it.
+// of XMPP domains and this one, in its normal form, is not of it.
 func (v *Vhost) AllowsDomain(domain string) error {
-	if len(v.domains) == 0 {
-		return nil
-	}
-	if d, err := normalDomain(domain); err == nil && slices.ContainsFunc(v.domains, func(p namePattern) bool { return p.matches(d) }) {
+	if len(v.domains) == 0 || slices.ContainsFunc(v.domains, func(p namePattern) bool { return p.matches(domain) }) {
 		return nil
 	}
 	return fmt.Errorf("vhost %q: domain %q: %w", v.name, domain, ErrDomain)
@@ -112,10 +112,9 @@ func (v *Vhost) ReadsTo() bool { return len(v.domains) > 0 || v.routeTo }
 // known. Dial is then of ForDomain's vhost.
 func (v *Vhost) RoutesTo() bool { return v.routeTo }
 
-// ForDomain is v with the upstream of an XMPP domain.
+// ForDomain is v with the upstream of an XMPP domain in its normal form.
 func (v *Vhost) ForDomain(domain string) *Vhost {
-	d, err := normalDomain(domain)
-	if g := v.byDomain[d]; err == nil && g != nil {
+	if g := v.byDomain[domain]; g != nil {
 		other := *v
 		other.group, other.node = g, ""
 		return &other
@@ -189,55 +188,4 @@ func (p originPattern) matches(o originPattern) bool {
 		_, host, _ = strings.Cut(host, ".")
 	}
 	return p.null == o.null && p.scheme == o.scheme && p.host == host && p.port == o.port
-}
-
-// names turns labels into their lower-case ASCII form. Underscores are let
-// through; people do have them in DNS.
-var names = idna.New(idna.MapForLookup(), idna.StrictDomainName(false), idna.Transitional(false))
-
-// maxDomain is the longest domainpart (RFC 7622, section 3.2), in bytes.
-const maxDomain = 1023
-
-// normalDomain is the ASCII form of a domain, without the final dot.
-func normalDomain(s string) (string, error) {
-	if len(s) > maxDomain {
-		return "", errors.New("longer than 1023 bytes")
-	}
-	name, err := names.ToASCII(strings.TrimSuffix(s, "."))
-	switch {
-	case err != nil:
-		return "", err
-	case !isDomain(name):
-		return "", errors.New("not a domain")
-	}
-	return name, nil
-}
-
-// normalPattern reads "example.com" or "*.example.com".
-func normalPattern(s string) (name string, wild bool, err error) {
-	s, wild = strings.CutPrefix(s, "*.")
-	if strings.Contains(s, "*") {
-		return "", wild, errors.New(`"*" stands only for the first label`)
-	}
-	name, err = normalDomain(s)
-	return name, wild, err
-}
-
-// isDomain is true for labels of 1 to 63 letters, digits, hyphens and
-// underscores, 253 bytes in all.
-func isDomain(s string) bool {
-	if s == "" || len(s) > 253 {
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 {
-			return false
-		}
-		for _, c := range []byte(label) {
-			if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
-				return false
-			}
-		}
-	}
-	return true
 }

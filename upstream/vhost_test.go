@@ -16,9 +16,9 @@ func TestLookup(t *testing.T) {
 			{Name: "b", Nodes: []NodeOptions{{URL: "ws://127.0.0.1:2/"}}},
 		},
 		Vhosts: []VhostOptions{
-			{Names: []string{"Example1.com.", "*.example1.com"}, Upstream: "a"},
+			{Names: []string{"example1.com", "*.example1.com"}, Upstream: "a"},
 			{Names: []string{"t2.example1.com"}, Upstream: "b"},
-			{Names: []string{"bücher.example", "my_host.local"}, Upstream: "b"},
+			{Names: []string{"xn--bcher-kva.example", "my_host.local", "-a.ab--c.example"}, Upstream: "b"},
 		},
 	})
 	for _, c := range []struct{ name, vhost, upstream string }{
@@ -30,6 +30,7 @@ func TestLookup(t *testing.T) {
 		{".example1.com", "", ""},
 		{"xn--bcher-kva.example", "xn--bcher-kva.example", "b"},
 		{"my_host.local", "my_host.local", "b"},
+		{"-a.ab--c.example", "-a.ab--c.example", "b"}, // not for DNS, but a certificate may have it
 		{"example2.com", "", ""},
 		{"", "", ""},
 		{"com", "", ""},
@@ -64,7 +65,7 @@ func TestVhostAllows(t *testing.T) {
 		Vhosts: []VhostOptions{{
 			Names: []string{"example1.com"}, Path: "/ws",
 			Origins: []string{"https://chat.example1.com", "https://*.example2.com:8443", "http://localhost:80", "null"},
-			Domains: []string{"example1.com", "bücher.example", "*.example2.com"},
+			Domains: []string{"example1.com", "*.example2.com", "[::1]"},
 		}},
 	}).Routes().Lookup("example1.com")
 	if err != nil {
@@ -93,12 +94,11 @@ func TestVhostAllows(t *testing.T) {
 		{"origin", "http://localhost", v.AllowsOrigin("http://localhost"), nil},
 		{"origin", "null", v.AllowsOrigin("null"), nil},
 		{"origin", "garbage", v.AllowsOrigin("garbage"), ErrOrigin},
-		{"domain", "EXAMPLE1.com", v.AllowsDomain("EXAMPLE1.com"), nil},
-		{"domain", "Bücher.example", v.AllowsDomain("Bücher.example"), nil},
+		{"domain", "example1.com", v.AllowsDomain("example1.com"), nil},
+		{"domain", "[::1]", v.AllowsDomain("[::1]"), nil},
 		{"domain", "example2.com", v.AllowsDomain("example2.com"), ErrDomain},
 		{"domain", "muc.example2.com", v.AllowsDomain("muc.example2.com"), nil},
 		{"domain", "a.b.example2.com", v.AllowsDomain("a.b.example2.com"), ErrDomain},
-		{"domain", "2,000 bytes", v.AllowsDomain(strings.Repeat("a.", 1000)), ErrDomain},
 		{"domain", "", v.AllowsDomain(""), ErrDomain},
 	} {
 		if !errors.Is(c.err, c.want) {
@@ -126,7 +126,7 @@ func TestVhostForDomain(t *testing.T) {
 		},
 		Vhosts: []VhostOptions{{
 			Names: []string{"gate.example"}, Upstream: "a", Node: "t1", RouteTo: true,
-			ByDomain: map[string]string{"Example2.com": "b"},
+			ByDomain: map[string]string{"example2.com": "b"},
 		}},
 	}).Routes().Lookup("gate.example")
 	if err != nil {
@@ -137,7 +137,6 @@ func TestVhostForDomain(t *testing.T) {
 	}
 	for _, c := range []struct{ domain, upstream, node, redirects string }{
 		{"example2.com", "b", "", "off"},
-		{"EXAMPLE2.com.", "b", "", "off"},
 		{"example1.com", "a", "t1", "follow"},
 		{"a b", "a", "t1", "follow"},
 		{"", "a", "t1", "follow"},
@@ -177,11 +176,9 @@ func TestOptionsMistakes(t *testing.T) {
 		{group(func(g *GroupOptions) { g.Redirects = "x" }), `upstream "tigase": redirects: "x" is not known`},
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", ByDomain: map[string]string{"b": "tigase"}}), `vhost "a": by_domain without route = "to"`},
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", RouteTo: true, ByDomain: map[string]string{"b": "x"}}), `vhost "a": by_domain: upstream "x" is not configured`},
-		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", RouteTo: true, ByDomain: map[string]string{"a@b": "tigase"}}), `vhost "a": by_domain: "a@b": `},
 		{group(func(g *GroupOptions) { g.DialTimeout = -1 }), `upstream "tigase": dial_timeout: -1ns is too short`},
 		{group(func(g *GroupOptions) { g.Health.Interval = time.Millisecond }), `upstream "tigase": health.interval: 1ms is too short`},
 		{group(func(g *GroupOptions) { g.Health.Path = "ws" }), `upstream "tigase": health.path: "ws" does not begin with a slash`},
-		{group(func(g *GroupOptions) { g.Health.Domain = "a b" }), `upstream "tigase": health.domain: "a b"`},
 		{group(func(g *GroupOptions) { g.Nodes = append(g.Nodes, g.Nodes...) }), `upstream "tigase": node "127.0.0.1:5290": configured twice`},
 		{group(func(g *GroupOptions) { g.Nodes[0].Weight = -1 }), `upstream "tigase": node "127.0.0.1:5290": weight: -1 is not 1 to 1000`},
 		{group(func(g *GroupOptions) { g.Nodes[0].ConnectRate = -1 }), `a limit is negative`},
@@ -212,10 +209,7 @@ func TestOptionsMistakes(t *testing.T) {
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Fallback: true}), `vhost "a": fallback without a node`},
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Path: "ws"}), `vhost "a": path: "ws" is not a path`},
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Origins: []string{"chat.example"}}), `vhost "a": origins: "chat.example": not an origin`},
-		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Domains: []string{"a@b"}}), `vhost "a": domains: "a@b": `},
-		{vhost(VhostOptions{Names: []string{"a", "A."}, Upstream: "tigase"}), `vhost "a": name "A.": another vhost has it`},
-		{vhost(VhostOptions{Names: []string{"a.*.b"}, Upstream: "tigase"}), `"*" stands only for the first label`},
-		{vhost(VhostOptions{Names: []string{"a..b"}, Upstream: "tigase"}), `vhost "a..b": name "a..b": `},
+		{vhost(VhostOptions{Names: []string{"a", "a"}, Upstream: "tigase"}), `vhost "a": name "a": another vhost has it`},
 	} {
 		tab, err := New(c.o)
 		if err == nil {
