@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -203,6 +204,37 @@ func TestRouteByDomain(t *testing.T) {
 			t.Errorf("Close %d; want 1014", code)
 		}
 	})
+}
+
+// A Ping is answered at once, where there is no upstream yet too, and so before
+// the start tag and in the middle of it.
+func TestPingBeforeUpstream(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{})
+	g := newGateFor(t, upstream.Options{
+		Upstreams: []upstream.GroupOptions{group("test", up.URL())},
+		Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}},
+	})
+	c := g.stream(nil)
+	tag := []byte(openTag(testName, false))
+	for _, f := range []ws.Frame{
+		ws.NewPingFrame([]byte("first")),
+		ws.NewFrame(ws.OpText, false, tag[:20]),
+		ws.NewPingFrame([]byte("between")),
+		ws.NewFrame(ws.OpContinuation, true, tag[20:]),
+	} {
+		if err := c.WriteFrame(f); err != nil {
+			t.Fatal(err)
+		}
+		if f.Header.OpCode != ws.OpPing {
+			continue
+		}
+		if got, err := c.ReadFrame(); err != nil || got.Header.OpCode != ws.OpPong || !bytes.Equal(got.Payload, f.Payload) {
+			t.Fatalf("after a Ping %q: frame %+v, %q, %v; want its Pong", f.Payload, got.Header, got.Payload, err)
+		}
+	}
+	if f, err := c.ReadFrame(); err != nil || !bytes.HasPrefix(f.Payload, []byte("<open ")) {
+		t.Errorf("after the start tag: frame %+v, %q, %v; want the server's opening", f.Header, f.Payload, err)
+	}
 }
 
 // hostPort is where a server of xmpptest listens.

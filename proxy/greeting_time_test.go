@@ -109,3 +109,31 @@ func TestStartTagIsDueOnceBegun(t *testing.T) {
 		b.wantReason(reasonNoStream)
 	})
 }
+
+// A client that Pings before there is an upstream, and does not take the Pongs, is
+// slow: they may not pile up.
+func TestPingsBeforeUpstreamAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, clientGate := net.Pipe()
+		b := &bench{t: t, driver: newGoroutines(), client: client, done: make(chan struct{})}
+		b.tunnel = &tunnel{
+			settings: &tunnelSettings{backlog: 16 << 10},
+			info:     &tunnelInfo{vhost: &upstream.Vhost{}, elsewhere: "wss://other.example/"},
+			client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20, keep: 1}},
+			upstream: upstreamLeg(nil),
+			onDone:   func(*tunnel, time.Duration) { close(b.done) },
+		}
+		if err := b.driver.take(b.tunnel); err != nil {
+			t.Fatal(err)
+		}
+		ping := appendFrame(nil, opPing, make([]byte, maxControl), &testKey)
+		for range 200 { // 25 KiB in less than the time for a start tag
+			if _, err := client.Write(ping); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.wantReason(reasonSlowClient)
+		client.Close()
+		b.driver.close()
+	})
+}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/rand"
 	"crypto/tls"
@@ -423,10 +424,17 @@ func (f *fromClient) control(h header, frame []byte) bool {
 	t := (*tunnel)(f)
 	switch h.opcode {
 	case opPing, opPong:
-		if h.opcode == opPong && isOurPong(h, frame[h.size:]) {
+		switch {
+		case h.opcode == opPong && isOurPong(h, frame[h.size:]):
 			return false
-		}
-		if t.stage != stageAwaited || t.upstream.ended {
+		case h.opcode == opPing && t.upstream.ended && t.why == reasonNone:
+			// There is no upstream yet, and a Pong is due now (RFC 6455, section 5.5.2).
+			payload := bytes.Clone(frame[h.size:])
+			applyMask(payload, h.key)
+			t.toClient(appendFrame(nil, opPong, payload, nil))
+			t.checkBacklog(t.client.sock.turn)
+			return false
+		case t.stage != stageAwaited || t.upstream.ended:
 			return true
 		}
 		t.toUpstream(frame) // it is no first word
