@@ -316,6 +316,11 @@ names = ["example2.test"]
 		}
 	}
 
+	chunked := strings.Replace(post("/http-bind", "2\r\nhi\r\n0\r\n\r\n"), "Content-Length: 12", "Transfer-Encoding: chunked", 1)
+	if resp, body := wire.DialTLS(t, g.Addr("wss"), site.Client(name)).Answer(chunked); !strings.HasSuffix(body, " hi") || !resp.Close {
+		t.Errorf("a body in chunks: %s, %v, %q; want it passed on, and the connection closed", resp.Status, resp.Header, body)
+	}
+
 	held := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
 	idle := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
 	idle.Answer(post("/http-bind", ""))

@@ -71,8 +71,8 @@ func newBOSH(target *url.URL, config *tls.Config, log *slog.Logger) *bosh {
 
 func (b *bosh) close() { b.transport.CloseIdleConnections() }
 
-// serve passes one request on. The connection is kept for others.
-func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site) {
+// serve passes one request on. The connection may be kept for others.
+func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool) {
 	if !allow(w, r, http.MethodGet, http.MethodHead, http.MethodPost, http.MethodOptions) {
 		return
 	}
@@ -101,7 +101,9 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site) {
 	}
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(boshWait + boshWrite))
 	r.Body = http.MaxBytesReader(w, r.Body, s.options.MaxBody)
-	w.Header().Del("Connection")
+	if keep {
+		w.Header().Del("Connection")
+	}
 	b.proxy.ServeHTTP(w, r)
 }
 

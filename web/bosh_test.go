@@ -99,6 +99,18 @@ func TestBOSHPasses(t *testing.T) {
 	}
 }
 
+// A connection that is to end with the answer, for whoever serves it does not know
+// where the request ends, does so.
+func TestBOSHConnectionEnds(t *testing.T) {
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {})
+	w := httptest.NewRecorder()
+	w.Header().Set("Connection", "close")
+	g.site.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", "https://example.com"+boshPath, nil))
+	if w.Code != http.StatusOK || w.Header().Get("Connection") != "close" {
+		t.Errorf("%d, %v; want 200 with Connection: close", w.Code, w.Header())
+	}
+}
+
 // Other paths stay closed, whatever they look like.
 func TestBOSHOtherPaths(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { t.Errorf("the server got %s", r.RequestURI) })

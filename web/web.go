@@ -91,9 +91,10 @@ type Site struct {
 
 // ServeHTTP answers a request that came under TLS for the server name that its
 // Host agrees with, and one that came without for its Host. Connections end with
-// the answer, but for those of BOSH: who gets a document or a page has no second
-// question.
+// the answer, but for those of BOSH that the caller would keep: who gets a document
+// or a page has no second question.
 func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	keep := w.Header().Get("Connection") != "close"
 	w.Header().Set("Connection", "close")
 	if r.TLS == nil {
 		s.plain(w, r)
@@ -107,7 +108,7 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case v == nil:
 		notFound(w, "There is no XMPP service for this name.")
 	case v.bosh != nil && r.URL.Path == v.bosh.path:
-		v.bosh.serve(w, r, s)
+		v.bosh.serve(w, r, s, keep)
 	case s.options.Page != nil:
 		s.options.Page.ServeHTTP(w, r)
 	default:
