@@ -68,6 +68,9 @@ func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int 
 	defer how.notify.close()
 	level := new(slog.LevelVar)
 	log, warnings := withWarnings(newLogger(stderr, cfg.Log, level))
+	// What the standard library has nobody to tell, goes there too.
+	slog.SetDefault(log)
+	slog.SetLogLoggerLevel(slog.LevelDebug)
 	defer keepMemory()()
 	limitMemory(log)
 	desk := newDesk(warnings)

@@ -366,3 +366,32 @@ accept_terms = true
 		t.Errorf("exit status %d; want 0", status)
 	}
 }
+
+// What net/http has to say about a BOSH server that talks unasked is a line of the
+// log like any other.
+func TestBOSHUnasked(t *testing.T) {
+	bosh := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi, and more")
+		conn.Read(make([]byte, 1)) // until the gate has had enough
+	}))
+	defer bosh.Close()
+	site := gate.NewSite(t, name)
+	g := site.Start(t, toUpstream(wire.Echo(t).URL)+`
+[log]
+level = "debug"
+[[vhost]]
+names = ["`+name+`"]
+bosh  = "`+bosh.URL+`/http-bind"
+`)
+	c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
+	if resp, body := c.Answer("POST /http-bind HTTP/1.1\r\nHost: " + name + "\r\nContent-Length: 0\r\n\r\n"); body != "hi" {
+		t.Errorf("answer %s, %q; want hi", resp.Status, body)
+	}
+	g.WaitLine("what was unasked", func(l gate.Line) bool { return strings.HasPrefix(l.Msg(), "Unsolicited response") })
+}
