@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -100,7 +101,7 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 		return
 	}
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(boshWait + boshWrite))
-	r.Body = http.MaxBytesReader(w, r.Body, s.options.MaxBody)
+	r.Body = clientBody{http.MaxBytesReader(w, r.Body, s.options.MaxBody)}
 	if keep {
 		w.Header().Del("Connection")
 	}
@@ -112,10 +113,15 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *slog.Logger) {
 	w.Header().Set("Connection", "close")
 	var tooLong *http.MaxBytesError
+	var cut *bodyError
 	var timeout net.Error
 	switch {
 	case errors.As(err, &tooLong):
 		tooLarge(w)
+	case errors.As(err, &cut):
+		// The client's doing, and no word about the server.
+		log.Debug("bosh: request cut short", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", cut.err)
+		http.Error(w, "400 Bad Request\n\nThe request did not come whole, or not in time.", http.StatusBadRequest)
 	case errors.Is(err, context.Canceled):
 		// The client has gone, or a drain has begun. That client sends the
 		// request again, with the same rid, and finds another gate: XEP-0124,
@@ -129,6 +135,23 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 		http.Error(w, "502 Bad Gateway\n\nThe XMPP server is not reachable at the moment.", http.StatusBadGateway)
 	}
 }
+
+// clientBody marks errors of a request's body, which come back out of the
+// transport as if they were the server's.
+type clientBody struct{ io.ReadCloser }
+
+func (b clientBody) Read(p []byte) (n int, err error) {
+	n, err = b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = &bodyError{err}
+	}
+	return n, err
+}
+
+type bodyError struct{ err error }
+
+func (e *bodyError) Error() string { return e.err.Error() }
+func (e *bodyError) Unwrap() error { return e.err }
 
 func tooLarge(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")

@@ -2,14 +2,18 @@ package web
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -162,6 +166,23 @@ func TestBOSHBodyLimit(t *testing.T) {
 		}
 		if resp, _ := g.do("POST", boshPath, io.MultiReader(strings.NewReader(strings.Repeat("x", n)))); resp.StatusCode != want {
 			t.Errorf("%d bytes in chunks = %s; want %d", n, resp.Status, want)
+		}
+	}
+}
+
+// A client that goes away in the middle of its request, or takes too long over it,
+// gets no 502 or 504, and nobody is told that the server did not answer.
+func TestBOSHCutRequest(t *testing.T) {
+	for _, err := range []error{io.ErrUnexpectedEOF, os.ErrDeadlineExceeded} {
+		var log bytes.Buffer
+		g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }, func(o *Options) {
+			o.Log = slog.New(slog.NewTextHandler(&log, nil))
+		})
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "https://example.com"+boshPath, io.MultiReader(strings.NewReader("<bo"), iotest.ErrReader(err)))
+		w := httptest.NewRecorder()
+		g.site.ServeHTTP(w, r)
+		if w.Code != http.StatusBadRequest || w.Header().Get("Connection") != "close" || log.Len() > 0 {
+			t.Errorf("%v: %d, %v, log %q; want 400, the connection's end, and no word", err, w.Code, w.Header(), &log)
 		}
 	}
 }
