@@ -64,13 +64,15 @@ func (t *Timeouts) check(ms *mistakes, p keyPath) {
 
 func (d *Drain) check(ms *mistakes, p keyPath) {
 	ms.notNegative(p.key("pace"), d.Pace)
-	for _, target := range d.Redirect {
+	for i, target := range d.Redirect {
 		if target == "nodes" {
 			continue
 		}
-		if err := checkURL(target, "wss"); err != nil {
+		ascii, err := publicURL(target, "wss")
+		if err != nil {
 			ms.add(p.key("redirect"), `write "wss://HOST:5291/", or "nodes" for the public URLs of the other nodes`, "%q: %v", target, err)
 		}
+		d.Redirect[i] = ascii
 	}
 }
 

@@ -237,6 +237,20 @@ func checkURL(s string, schemes ...string) error {
 	return checkHost(u)
 }
 
+// publicURL is checkURL for what clients are told. It returns the URL with its
+// host in ASCII, for not every client knows how to get there from "Bücher".
+func publicURL(s string, schemes ...string) (string, error) {
+	if err := checkURL(s, schemes...); err != nil {
+		return s, err
+	}
+	u, err := parseURL(s)
+	if err != nil {
+		return s, err
+	}
+	u.Host = asciiHost(u)
+	return u.String(), nil
+}
+
 // parseURL is url.Parse for URLs that we dial or hand out: nobody's password
 // and no place inside a document.
 func parseURL(s string) (*url.URL, error) {
@@ -272,6 +286,24 @@ func checkHost(u *url.URL) error {
 	return nil
 }
 
+// asciiHost is the host that checkHost let pass, with its port, as browsers write
+// it: lower case, A-labels, an address in its usual form.
+func asciiHost(u *url.URL) string {
+	host := u.Hostname()
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.String()
+	} else if name, err := domainName(host); err == nil {
+		host = name
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	if port := u.Port(); port != "" {
+		host += ":" + port
+	}
+	return host
+}
+
 // parseOrigin returns an origin as browsers write it (RFC 6454, section 6.2):
 // scheme, host and, where it is not the scheme's own, port; or "null". "*."
 // may stand for the first label of the host. Its errors follow a colon.
@@ -288,11 +320,12 @@ func parseOrigin(s string) (string, error) {
 	case u.Path != "" || u.RawQuery != "" || u.ForceQuery:
 		return "", errors.New("an origin has no path, not even a slash")
 	}
-	host, wildcard := strings.CutPrefix(strings.ToLower(u.Host), "*.")
-	u.Host = host
+	rest, wildcard := strings.CutPrefix(u.Host, "*.")
+	u.Host = rest
 	if err := checkHost(u); err != nil {
 		return "", err
 	}
+	host := asciiHost(u)
 	if u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80" {
 		host = strings.TrimSuffix(host, ":"+u.Port())
 	}

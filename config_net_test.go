@@ -48,15 +48,17 @@ func TestParseNodeURL(t *testing.T) {
 
 func TestParseOrigin(t *testing.T) {
 	for s, want := range map[string]string{
-		"https://a.example":      "https://a.example",
-		"https://A.example:443":  "https://a.example",
-		"http://a.example:80":    "http://a.example",
-		"http://a.example:443":   "http://a.example:443",
-		"https://*.a.example":    "https://*.a.example",
-		"https://[::1]:8443":     "https://[::1]:8443",
-		"capacitor://localhost":  "capacitor://localhost", // apps have schemes of their own
-		"null":                   "null",
-		"HTTPS://a.example:8443": "https://a.example:8443",
+		"https://a.example":            "https://a.example",
+		"https://A.example:443":        "https://a.example",
+		"http://a.example:80":          "http://a.example",
+		"http://a.example:443":         "http://a.example:443",
+		"https://*.a.example":          "https://*.a.example",
+		"https://[::1]:8443":           "https://[::1]:8443",
+		"https://[0::0:1]":             "https://[::1]",
+		"https://*.Bücher.example:443": "https://*.xn--bcher-kva.example",
+		"capacitor://localhost":        "capacitor://localhost", // apps have schemes of their own
+		"null":                         "null",
+		"HTTPS://a.example:8443":       "https://a.example:8443",
 	} {
 		if got, err := parseOrigin(s); err != nil || got != want {
 			t.Errorf("parseOrigin(%q) = %q, %v; want %q", s, got, err, want)

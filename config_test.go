@@ -256,12 +256,14 @@ directory = "tls"
 [acme]
 cache = "/var/lib/wssgate"
 [upstream.a]
-nodes = ["wss://Node.Example1.com/", "ws+unix:///run/a.sock:/ws", "srv+ws://_xmpp._tcp.example1.com"]
+nodes = [{ url = "wss://Node.Example1.com/", public_url = "wss://bücher.example" }, "ws+unix:///run/a.sock:/ws", "srv+ws://_xmpp._tcp.example1.com"]
 server_name = "XMPP.example1.com."
 [[vhost]]
 names = ["Bücher.Example1.com.", "*.EXAMPLE1.com"]
 domains = ["*.Example2.COM"]
-origins = ["HTTPS://Chat.example1.com:443", "null", "https://*.Example2.com:8443"]
+origins = ["HTTPS://Chat.example1.com:443", "null", "https://*.Bücher.example:8443"]
+public_url = "wss://Bücher.example:5291/ws"
+links = [{ rel = "a", href = "https://bücher.example/ü" }]
 route = "to"
 by_domain = { "Example3.com" = "a" }
 [limits]
@@ -271,6 +273,7 @@ client_backlog = "128 kB"
 ping = 0
 [drain]
 timeout = "1m30s"
+redirect = "wss://bücher.example/"
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -288,7 +291,9 @@ timeout = "1m30s"
 		{"server_name", []string{u.ServerName}, []string{"xmpp.example1.com"}},
 		{"vhost.names", v.Names, []string{"xn--bcher-kva.example1.com", "*.example1.com"}},
 		{"vhost.domains", v.Domains, []string{"*.example2.com"}},
-		{"vhost.origins", v.Origins, []string{"https://chat.example1.com", "null", "https://*.example2.com:8443"}},
+		{"vhost.origins", v.Origins, []string{"https://chat.example1.com", "null", "https://*.xn--bcher-kva.example:8443"}},
+		{"URLs for clients", []string{v.PublicURL, v.Links[0].Href, u.Nodes[0].PublicURL, cfg.Drain.Redirect[0]},
+			[]string{"wss://xn--bcher-kva.example:5291/ws", "https://xn--bcher-kva.example/%C3%BC", "wss://xn--bcher-kva.example", "wss://xn--bcher-kva.example/"}},
 		{"vhost.upstream", []string{v.Upstream, v.ByDomain["example3.com"]}, []string{"a", "a"}},
 	} {
 		if !slices.Equal(test.got, test.want) {

@@ -60,9 +60,11 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 			}
 		}
 		if n.PublicURL != "" {
-			if err := checkURL(n.PublicURL, "wss"); err != nil {
+			ascii, err := publicURL(n.PublicURL, "wss")
+			if err != nil {
 				ms.add(np.key("public_url"), "", "%q: %v", n.PublicURL, err)
 			}
+			n.PublicURL = ascii
 		}
 		if n.Weight < 1 || n.Weight > 1000 {
 			ms.add(np.key("weight"), "drain = true takes a node out", "%d is not 1 to 1000", n.Weight)

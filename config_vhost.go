@@ -113,17 +113,21 @@ func (v *Vhost) check(ms *mistakes, p keyPath) {
 		}
 	}
 	if v.PublicURL != "" {
-		if err := checkURL(v.PublicURL, "wss"); err != nil {
+		ascii, err := publicURL(v.PublicURL, "wss")
+		if err != nil {
 			ms.add(p.key("public_url"), "", "%q: %v", v.PublicURL, err)
 		}
+		v.PublicURL = ascii
 	}
 	for i, l := range v.Links {
 		lp := p.key("links").item(i, l.Rel)
 		if l.Rel == "" {
 			ms.add(lp.key("rel"), "", "is missing")
 		}
-		if err := checkURL(l.Href, "http", "https", "ws", "wss"); err != nil {
+		ascii, err := publicURL(l.Href, "http", "https", "ws", "wss")
+		if err != nil {
 			ms.add(lp.key("href"), "", "%q: %v", l.Href, err)
 		}
+		l.Href = ascii
 	}
 }
