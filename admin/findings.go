@@ -31,6 +31,11 @@ const (
 	certificateError = 3 * 24 * time.Hour
 )
 
+// isShortLived reports whether a share of the certificate's life is what it is judged
+// by. The alerts have to know where that began; for others, of which there may be
+// ten thousand, they don't.
+func (c *Certificate) isShortLived() bool { return c.NotAfter.Sub(c.NotBefore)/6 < certificateWarn }
+
 // judge says what is wrong, worst first. It looks at the state of now and at
 // the last five minutes, never at what is long over.
 func judge(st *Status, h *history) []Finding {

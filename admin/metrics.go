@@ -54,7 +54,7 @@ var (
 	mNodeTunnels  = desc("upstream_tunnels", "Tunnels to a node that are open.", "upstream", "node")
 
 	mCertExpiry    = desc("certificate_expiry_timestamp_seconds", "When the certificate that clients get for a name expires.", "name", "key_type", "source")
-	mCertStart     = desc("certificate_not_before_timestamp_seconds", "When the validity of that certificate began.", "name", "key_type", "source")
+	mCertStart     = desc("certificate_not_before_timestamp_seconds", "When the validity of that certificate began, where its life is short.", "name", "key_type", "source")
 	mCertMissing   = desc("certificate_missing", "Configured names without a certificate.")
 	mCertProblems  = desc("certificate_file_problems", "Certificate files that cannot be used as they are.")
 	mACMEState     = desc("acme_state", "1 for the state that a name is in.", "name", "state")
@@ -171,7 +171,9 @@ func (c *collector) certificates(e emitter, st *Status) {
 			}
 		}
 		e.gauge(mCertExpiry, seconds(first.NotAfter), first.Name, first.KeyType, first.Source)
-		e.gauge(mCertStart, seconds(first.NotBefore), first.Name, first.KeyType, first.Source)
+		if first.isShortLived() {
+			e.gauge(mCertStart, seconds(first.NotBefore), first.Name, first.KeyType, first.Source)
+		}
 	}
 	missing := 0
 	for _, v := range st.Vhosts {

@@ -18,11 +18,12 @@ func busyGate(o *Options) {
 	o.Gate = func() Gate {
 		cert := Certificate{Name: "example1.com", Source: "directory", KeyType: "ECDSA P-256", NotBefore: now, NotAfter: now.Add(time.Hour)}
 		later := cert
+		long := Certificate{Name: "example2.com", Source: "directory", KeyType: "RSA 2048", NotBefore: now, NotAfter: now.AddDate(0, 0, 90)}
 		later.NotBefore, later.NotAfter = now.Add(time.Minute), now.Add(2*time.Hour)
 		return Gate{
 			Version: "v1", Revision: "abc", Go: "go1.26",
 			Vhosts:       []Vhost{{Name: "example1.com", Tunnels: 3, Opened: 30, Certificate: &cert}, {Name: "example2.com"}, {Name: "*"}, {Name: "old.example", Gone: true}},
-			Certificates: []Certificate{later, cert},
+			Certificates: []Certificate{later, cert, long},
 			Files:        []FileProblem{{File: "x.pem", Err: "bad"}},
 			ACME:         []ACMEName{{Name: "example1.com", State: "waiting", Failures: 2, NextTry: now}},
 			Upstreams:    []Upstream{{Name: "tigase", Nodes: []Node{{Name: "t1", State: "up", Tunnels: 3, Dials: 10, Failures: 1}, {Name: "t2", State: "out"}}}},
@@ -84,6 +85,7 @@ func TestMetrics(t *testing.T) {
 		`wssgate_upstream_node_state{node="t2",state="out",upstream="tigase"} 1`,
 		`wssgate_certificate_expiry_timestamp_seconds{key_type="ECDSA P-256",name="example1.com",source="directory"} 1.8000036e+09`,
 		`wssgate_certificate_not_before_timestamp_seconds{key_type="ECDSA P-256",name="example1.com",source="directory"} 1.8e+09`,
+		`wssgate_certificate_expiry_timestamp_seconds{key_type="RSA 2048",name="example2.com",source="directory"} 1.807776e+09`,
 		`wssgate_certificate_missing 1`,
 		`wssgate_certificate_file_problems 1`,
 		`wssgate_acme_state{name="example1.com",state="waiting"} 1`,
@@ -108,6 +110,9 @@ func TestMetrics(t *testing.T) {
 		if !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, prefix) && !strings.HasSuffix(l, " 0") }) {
 			t.Errorf("missing: %s…", prefix)
 		}
+	}
+	if n := strings.Count(w.Body.String(), "\nwssgate_certificate_not_before_timestamp_seconds{"); n != 1 {
+		t.Errorf("%d starts of a validity; want that of the short one", n)
 	}
 	// promlint is what promtool check metrics runs.
 	problems, err := promlint.New(strings.NewReader(w.Body.String())).Lint()
