@@ -99,7 +99,7 @@ func TestTunnelsMoveBetweenLoops(t *testing.T) {
 func TestSlowReaderIsAlive(t *testing.T) {
 	up := newUpstream(t, xmpptest.Config{Echo: true})
 	g := newGate(t, up.URL(), func(o *Options) {
-		o.Settings.Ping, o.Settings.Pong = 100*time.Millisecond, 500*time.Millisecond
+		o.Settings.Ping, o.Settings.Pong = 100*time.Millisecond, 1200*time.Millisecond
 	})
 	c := g.dial()
 	c.Conn.(*tls.Conn).NetConn().(*net.TCPConn).SetReadBuffer(16 << 10)
@@ -118,13 +118,13 @@ func TestSlowReaderIsAlive(t *testing.T) {
 	}
 	want := appendFrame(nil, opText, message, nil)
 	got := make([]byte, len(want))
-	for n := 0; n < len(got); { // two seconds in all
+	for n := 0; n < len(got); { // three seconds in all
 		m, err := io.ReadFull(c.Reader, got[n:min(n+8<<10, len(got))])
 		if err != nil {
 			t.Fatalf("cut off after %d bytes: %v", n+m, err)
 		}
 		n += m
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(80 * time.Millisecond)
 	}
 	if !bytes.Equal(got, want) {
 		t.Error("the message is not what was sent")
