@@ -32,6 +32,10 @@ func (r acmeRecord) at(ca string) acmeRecord {
 	return r
 }
 
+// acmeSkew is how far ahead of ours the clock of a gate on the same cache may be:
+// the longest back-off that it writes still binds us.
+const acmeSkew = time.Hour
+
 // wait returns how long failures forbid another try. A moment further away than
 // any back-off was written by a clock that was wrong, and binds nobody.
 func (r acmeRecord) wait(now time.Time) time.Duration {
@@ -39,7 +43,7 @@ func (r acmeRecord) wait(now time.Time) time.Duration {
 		return 0
 	}
 	d := r.Next.Sub(now)
-	if d > acmeBackoffMax {
+	if d > acmeBackoffMax+acmeSkew {
 		return 0
 	}
 	return max(d, 0)

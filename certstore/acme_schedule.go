@@ -45,8 +45,8 @@ func acmeRenewAt(leaf *x509.Certificate, owner string) time.Time {
 // is. While there is one, a quarter of it is the most, so that a CA that comes
 // back in time finds us asking in time.
 //
-// asked is how long the CA wants to be left alone. It is obeyed, up to the 12
-// hours: a wrong Retry-After must not stop renewal for good.
+// asked is how long the CA wants to be left alone. It is obeyed, jitter or not, up
+// to the 12 hours: a wrong Retry-After must not stop renewal for good.
 func acmeBackoff(failures int, left, asked time.Duration) time.Duration {
 	d := acmeBackoffMin
 	for i := 1; i < failures && d < acmeBackoffMax; i++ {
@@ -55,10 +55,11 @@ func acmeBackoff(failures int, left, asked time.Duration) time.Duration {
 	if left > 0 {
 		d = min(d, max(left/4, acmeBackoffUrgent))
 	}
+	asked = min(asked, acmeBackoffMax)
 	d = min(max(d, asked), acmeBackoffMax)
 	jitter := time.Duration(rand.Int64N(int64(d / 5)))
 	if d+jitter > acmeBackoffMax {
-		return d - jitter
+		return max(d-jitter, asked)
 	}
 	return d + jitter
 }
