@@ -20,6 +20,8 @@ const (
 	acmeMaxBody = 1 << 20
 
 	acmeRetryAfterMax = time.Minute // longest pause between two polls of an order
+
+	acmeRetryMax = 10 * time.Second // longest pause before a request is sent again
 )
 
 // acmeHTTPClient returns the client for all requests to the CA. It goes through
@@ -107,7 +109,8 @@ func (b *acmeBody) Read(p []byte) (int, error) {
 // acmeRetry is acme.Client.RetryBackoff: how long to wait before a request is
 // sent again, 0 for not at all. A nonce that the CA refuses is replaced at once
 // (RFC 8555, section 6.5); a CA that stumbles gets three more chances; one that
-// says that we ask too much is left alone, for acmeBackoff.
+// says that we ask too much, or to come back much later, is left alone, for
+// acmeBackoff.
 func acmeRetry(n int, _ *http.Request, res *http.Response) time.Duration {
 	switch {
 	case res.StatusCode == http.StatusTooManyRequests:
@@ -117,10 +120,12 @@ func acmeRetry(n int, _ *http.Request, res *http.Response) time.Duration {
 			return 0
 		}
 		return time.Duration(n) * 10 * time.Millisecond
-	case n > 3:
+	}
+	d := max(time.Duration(n)*2*time.Second, acmeRetryAfter(res.Header.Get("Retry-After")))
+	if n > 3 || d > acmeRetryMax {
 		return 0
 	}
-	return time.Duration(n) * 2 * time.Second
+	return d
 }
 
 // acmeRateLimit returns how long the CA wants to be left alone: 0 where it did

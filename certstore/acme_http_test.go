@@ -64,6 +64,38 @@ func TestACMEServerErrors(t *testing.T) {
 	})
 }
 
+// A CA that is overloaded is asked again when it says, if that is a moment away;
+// else not before the next order.
+func TestACMEOverloaded(t *testing.T) {
+	for _, tt := range []struct {
+		retryAfter  string
+		asked       int
+		least, most time.Duration
+	}{
+		{"5", 4, 15 * time.Second, 20 * time.Second},
+		{"600", 1, 0, time.Second},
+	} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			ca := newACMETestCA(t)
+			ca.refuse = func(path string, _ int) *acmeTestProblem {
+				if path != "/new-order" {
+					return nil
+				}
+				return &acmeTestProblem{Type: "serverInternal", Detail: "busy", Status: 503, retryAfter: tt.retryAfter}
+			}
+			g := newACMETestGate(t, ca, dir, nil)
+			defer g.Close()
+			start := time.Now()
+			_, err := g.order(t.Context(), "chat.example.org", "")
+			took, asked := time.Since(start), ca.asked("POST /new-order")
+			if err == nil || asked != tt.asked || took < tt.least || took > tt.most {
+				t.Errorf("Retry-After %s: asked %d times in %v, error %v; want %d in %v to %v", tt.retryAfter, asked, took, err, tt.asked, tt.least, tt.most)
+			}
+		})
+	}
+}
+
 // A CA that does not answer costs one request's deadline.
 func TestACMESilentCA(t *testing.T) {
 	dir := t.TempDir()
