@@ -24,12 +24,18 @@ type acmeRecord struct {
 }
 
 // at returns the record as far as it concerns ca: what another CA refused says
-// nothing about this one.
-func (r acmeRecord) at(ca string) acmeRecord {
-	if r.CA != ca {
+// nothing about this one. mine is what was known before: while gates of two
+// configurations share a cache, each overwrites the other's failures, and must not
+// forget its own.
+func (r acmeRecord) at(ca string, mine acmeRecord) acmeRecord {
+	switch {
+	case r.CA == ca:
+		return r
+	case r.CA == "" || mine.CA != ca:
 		return acmeRecord{Issuer: r.Issuer, Did: r.Did}
 	}
-	return r
+	mine.Issuer, mine.Did = r.Issuer, r.Did
+	return mine
 }
 
 // acmeSkew is how far ahead of ours the clock of a gate on the same cache may be:
@@ -60,10 +66,11 @@ func (r acmeRecord) encode() []byte {
 // readRecord reads NAME+state. One that is missing or no record has nothing to
 // say; one that could not be written stands as it is in memory.
 func (k *acmeKeeper) readRecord() (acmeRecord, error) {
+	k.mu.Lock()
+	mine := k.record
+	k.mu.Unlock()
 	if !k.recorded {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		return k.record, nil
+		return mine, nil
 	}
 	var r acmeRecord
 	data, err := k.a.cache.read(k.name + acmeStateSuffix)
@@ -76,7 +83,7 @@ func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 	if json.Unmarshal(data, &r) != nil {
 		r = acmeRecord{}
 	}
-	return r.at(k.a.opts.Directory), nil
+	return r.at(k.a.opts.Directory, mine), nil
 }
 
 // did returns the type of challenge that worked last.

@@ -391,6 +391,39 @@ func TestACMEPicksUpFiles(t *testing.T) {
 	})
 }
 
+// Gates of two configurations, as while a new one is rolled out, each keep to their
+// back-off, though they write one record.
+func TestACMETwoCAsBackOff(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		cas := []*acmeTestCA{newACMETestCA(t), newACMETestCA(t)}
+		for i, ca := range cas {
+			ca.invalid = func(string, string) *acmeTestProblem {
+				return &acmeTestProblem{Type: "dns", Detail: "SERVFAIL", Status: 400}
+			}
+			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Directory += fmt.Sprint("?", i) })
+			defer g.Close()
+			g.Start()
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		for i, ca := range cas {
+			if n := ca.ordered(); n < 4 || n > 5 {
+				t.Errorf("CA %d: %d orders in an hour; want 4 or 5", i, n)
+			}
+		}
+		if err := os.Remove(filepath.Join(dir, "chat.example.org+state")); err != nil {
+			t.Fatal(err)
+		}
+		before := cas[0].ordered() + cas[1].ordered()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if cas[0].ordered()+cas[1].ordered() == before {
+			t.Error("no try at once after the record was removed")
+		}
+	})
+}
+
 // Another CA in the configuration gives all names anew, once; what another CA
 // refused does not hold it up.
 func TestACMEAnotherCA(t *testing.T) {
