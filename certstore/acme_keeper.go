@@ -46,9 +46,11 @@ const (
 	acmeOtherCA acmeReason = "from another CA"
 
 	// How long after an order the renewal of what it gave may come: a third of
-	// what is left of it, within these limits.
+	// what is left of it, within these limits. It matters where a certificate is
+	// due as soon as it comes, because the CA is odd or our clock is ahead; an
+	// order a moment would soon meet the CA's limits, for a week.
 	acmePauseMin = time.Second
-	acmePauseMax = 10 * time.Second
+	acmePauseMax = 12 * time.Hour
 )
 
 func newACMEKeeper(a *ACME, name string) *acmeKeeper {
@@ -174,7 +176,10 @@ func (k *acmeKeeper) due() time.Duration {
 	defer k.mu.Unlock()
 	k.next = now
 	if k.cert != nil && k.anew == "" {
-		k.next = acmeLater(acmeRenewAt(k.cert.Leaf, k.a.owner), now.Add(time.Until(k.earliest)))
+		// No pause outlives the certificate: while a machine sleeps its
+		// monotonic clock stands still.
+		pause := min(time.Until(k.earliest), k.cert.Leaf.NotAfter.Sub(now))
+		k.next = acmeLater(acmeRenewAt(k.cert.Leaf, k.a.owner), now.Add(pause))
 	}
 	k.next = acmeLater(k.next, now.Add(k.record.wait(now)))
 	return k.next.Sub(now)
