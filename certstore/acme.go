@@ -147,15 +147,34 @@ func (a *ACME) Start() {
 	}
 }
 
+// acmeClosePatience is how long Close waits for a cache that hangs.
+const acmeClosePatience = 2 * time.Second
+
 // Close ends all work and returns when every goroutine has ended. An order
 // under way is given up, its lease given back. Certificates that were installed
 // stay where they are. It is fine to call it twice.
+//
+// A system call on a network file system whose server is gone may not return.
+// A drain can't wait for that: what hangs is left to itself after a moment, and
+// installs nothing when it wakes.
 func (a *ACME) Close() {
 	a.reload.Lock()
 	defer a.reload.Unlock()
 	a.closed = true
 	a.cancel()
-	a.wg.Wait()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.wg.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(acmeClosePatience):
+		a.opts.Log.Warn("acme: cache hangs; not waited for", "file", a.opts.Cache)
+		for _, k := range *a.names.Load() {
+			k.silence()
+		}
+	}
 	a.http.CloseIdleConnections()
 }
 

@@ -223,6 +223,13 @@ func (k *acmeKeeper) retire() {
 	k.a.opts.Remove(k.name)
 }
 
+// silence is for a keeper that may be hanging: no Install follows.
+func (k *acmeKeeper) silence() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.retired = true
+}
+
 // now sets what Status shows of an order under way.
 func (k *acmeKeeper) now(doing ACMEState, holder string) {
 	k.mu.Lock()

@@ -11,9 +11,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"wssgate/internal/certtest"
 )
 
 // Two gates order each certificate once, at first and at each renewal, answer
@@ -502,6 +505,35 @@ func TestACMECacheBroken(t *testing.T) {
 			t.Errorf("status = %+v; want valid again", s)
 		}
 	})
+}
+
+// Close does not wait for a cache that hangs, as on a network file system whose
+// server is gone, and what wakes after it changes nothing.
+func TestACMECloseWhileCacheHangs(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	g := newACMETestGate(t, newACMETestCA(t), dir, nil)
+	pipe := filepath.Join(dir, "chat.example.org")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil { // to read it is to wait for a writer
+		t.Fatal(err)
+	}
+	g.Start()
+	out, err := os.OpenFile(pipe, os.O_WRONLY, 0) // waits for the reader
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(pipe) // nobody comes twice
+	g.Close()
+	if !strings.Contains(g.log.String(), "cache hangs") {
+		t.Errorf("the log does not say what is left to itself:\n%s", g.log.String())
+	}
+	pair := certtest.NewCA("root").Issue("chat.example.org")
+	out.Write(append(pair.KeyPEM(), pair.ChainPEM()...))
+	out.Close()
+	g.wg.Wait()
+	if g.installs != 0 {
+		t.Error("a certificate was installed after Close")
+	}
 }
 
 // What cannot be read may be a fine certificate: it is not replaced.
