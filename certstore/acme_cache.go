@@ -113,6 +113,19 @@ func (c acmeCache) read(key string) ([]byte, error) {
 	return data, nil
 }
 
+// emptied returns an error where the folder has nothing in it. A folder that had a
+// certificate is a mount point without its volume then.
+func (c acmeCache) emptied() error {
+	entries, err := os.ReadDir(string(c.DirCache))
+	if err == nil && len(entries) == 0 {
+		err = fmt.Errorf("%q is empty; is its volume mounted?", string(c.DirCache))
+	}
+	if err != nil {
+		return fmt.Errorf("acme: cache: %w", err)
+	}
+	return nil
+}
+
 // Put implements autocert.Cache. The file has mode 0600, and appears whole or
 // not at all, even after a power cut.
 func (c acmeCache) Put(_ context.Context, key string, data []byte) error {

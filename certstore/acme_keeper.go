@@ -128,7 +128,15 @@ func (k *acmeKeeper) look() bool {
 	if !k.flush() {
 		return true // what we hold is newer than what is there
 	}
+	k.mu.Lock()
+	first := k.cert == nil
+	k.mu.Unlock()
 	data, err := k.a.cache.read(k.name)
+	if err == autocert.ErrCacheMiss && !first {
+		if empty := k.a.cache.emptied(); empty != nil {
+			err = empty
+		}
+	}
 	if err != nil && err != autocert.ErrCacheMiss {
 		k.trust(err)
 		return false
@@ -139,7 +147,6 @@ func (k *acmeKeeper) look() bool {
 		return false
 	}
 	k.mu.Lock()
-	first := k.cert == nil
 	k.record = record
 	k.mu.Unlock()
 	if err == autocert.ErrCacheMiss {

@@ -536,6 +536,40 @@ func TestACMECloseWhileCacheHangs(t *testing.T) {
 	}
 }
 
+// A folder that is empty all of a sudden is where a volume was mounted: nobody
+// deletes the account, too. Nothing is ordered into it.
+func TestACMECacheUnmounted(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		old := g.cert("chat.example.org")
+		if err := errors.Join(os.Rename(dir, dir+".volume"), os.Mkdir(dir, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if s := g.one(t); s.State != ACMEValid || !strings.Contains(s.Err, "is empty") {
+			t.Errorf("status = %+v; want valid, and what is wrong", s)
+		}
+		if g.cert("chat.example.org") != old || ca.ordered() != 1 {
+			t.Errorf("a volume that is gone led to %d orders", ca.ordered()-1)
+		}
+		if err := errors.Join(os.Remove(dir), os.Rename(dir+".volume", dir)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(acmePoll)
+		synctest.Wait()
+		if s := g.one(t); s.Err != "" || s.State != ACMEValid || ca.ordered() != 1 {
+			t.Errorf("status = %+v, %d orders; want valid again, one order", s, ca.ordered())
+		}
+	})
+}
+
 // What cannot be read may be a fine certificate: it is not replaced.
 func TestACMECacheUnreadable(t *testing.T) {
 	dir := t.TempDir()
