@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -43,7 +45,7 @@ func (c *Config) inventory() (*inventory, error) {
 
 	inv := &inventory{cfg: c}
 	// The cache is made by the gate, with its own rights; not by a look at it.
-	if _, err := os.Stat(c.ACME.Cache); err == nil && len(c.ACME.Names) > 0 {
+	if _, err := os.Stat(c.ACME.Cache); !errors.Is(err, fs.ErrNotExist) && len(c.ACME.Names) > 0 {
 		options, err := c.acmeOptions(store, quiet)
 		if err != nil {
 			return nil, &ConfigError{c.File, []Mistake{{Text: err.Error()}}}

@@ -13,6 +13,15 @@ import (
 	"wssgate/certstore"
 )
 
+// A cache that cannot be looked at is not one that is still to be made.
+func TestInventoryUnreadableCache(t *testing.T) {
+	cfg := withACME(t, "names = \"a.example\"\n", nil)
+	cfg.ACME.Cache = filepath.Join(cfg.File, "acme") // below a file: ENOTDIR even for root
+	if inv, err := cfg.inventory(); err == nil || !strings.Contains(err.Error(), "acme") {
+		t.Errorf("inventory = %+v, %v; want what is wrong with the cache", inv, err)
+	}
+}
+
 // withACME is a configuration whose names come from a CA, in a folder of its
 // own with the files given.
 func withACME(t *testing.T, acme string, files map[string][]byte) *Config {
