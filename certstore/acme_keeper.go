@@ -22,6 +22,7 @@ type acmeKeeper struct {
 	file     [sha256.Size]byte // hash of the cache file as last read
 	anew     acmeReason        // why the certificate is due whatever its dates say; empty: it is not
 	earliest time.Time         // no renewal before, lest a CA that gives what is due at once is asked at once
+	lost     []time.Time       // when orders were made for a certificate that was good and is not in the cache any more
 	unsaved  []byte            // file that the cache did not take
 	recorded bool              // whether the cache has record
 	seen     acmeSighting
@@ -51,6 +52,11 @@ const (
 	// order a moment would soon meet the CA's limits, for a week.
 	acmePauseMin = time.Second
 	acmePauseMax = 12 * time.Hour
+
+	// acmeLostADay is how often in a day a certificate that we have is ordered
+	// anew because the cache has it no more: an operator deletes it once, a clean-up
+	// job every hour.
+	acmeLostADay = 3
 )
 
 func newACMEKeeper(a *ACME, name string) *acmeKeeper {
@@ -182,11 +188,17 @@ func (k *acmeKeeper) due() time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.next = now
-	if k.cert != nil && k.anew == "" {
+	if k.cert != nil {
 		// No pause outlives the certificate: while a machine sleeps its
 		// monotonic clock stands still.
-		pause := min(time.Until(k.earliest), k.cert.Leaf.NotAfter.Sub(now))
-		k.next = acmeLater(acmeRenewAt(k.cert.Leaf, k.a.owner), now.Add(pause))
+		left := k.cert.Leaf.NotAfter.Sub(now)
+		if k.anew == "" {
+			pause := min(time.Until(k.earliest), left)
+			k.next = acmeLater(acmeRenewAt(k.cert.Leaf, k.a.owner), now.Add(pause))
+		} else if n := len(k.lost); n >= acmeLostADay {
+			pause := min(time.Until(k.lost[n-acmeLostADay].Add(24*time.Hour)), left)
+			k.next = acmeLater(now, now.Add(pause))
+		}
 	}
 	k.next = acmeLater(k.next, now.Add(k.record.wait(now)))
 	return k.next.Sub(now)
@@ -203,6 +215,11 @@ func acmeLater(a, b time.Time) time.Time {
 func (k *acmeKeeper) accept(issued *acmeIssued) {
 	k.a.opts.Log.Info("acme: certificate obtained", "server_name", k.name,
 		"issuer", issued.cert.Leaf.Issuer.String(), "not_after", issued.cert.Leaf.NotAfter)
+	k.mu.Lock()
+	if k.cert != nil && k.anew != "" {
+		k.lost = append(k.lost[max(len(k.lost)-acmeLostADay+1, 0):], time.Now())
+	}
+	k.mu.Unlock()
 	k.install(issued.cert)
 	k.file, k.anew, k.unsaved = sha256.Sum256(issued.file), "", issued.file
 	left := issued.cert.Leaf.NotAfter.Sub(k.a.opts.wall())

@@ -304,6 +304,38 @@ func TestACMEDeletedFromCache(t *testing.T) {
 	})
 }
 
+// What deletes it again and again, or writes something else there, is no operator:
+// three times a day it is ordered anew, or the CA's limits would be met.
+func TestACMEDeletedAgainAndAgain(t *testing.T) {
+	for what, spoil := range map[string]func(path string) error{
+		"deleted":  os.Remove,
+		"replaced": func(path string) error { return os.WriteFile(path, []byte("something else"), 0o600) },
+	} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			ca := newACMETestCA(t)
+			g := newACMETestGate(t, ca, dir, nil)
+			defer g.Close()
+			g.Start()
+			time.Sleep(time.Hour + acmePoll/2) // between two looks
+			for day := range 2 {
+				before := ca.ordered()
+				for range 24 {
+					spoil(filepath.Join(dir, "chat.example.org"))
+					time.Sleep(time.Hour)
+				}
+				synctest.Wait()
+				if n := ca.ordered() - before; n != acmeLostADay {
+					t.Errorf("%s every hour of day %d: %d orders; want %d", what, day+1, n, acmeLostADay)
+				}
+			}
+			if g.cert("chat.example.org") == nil {
+				t.Error("none is served")
+			}
+		})
+	}
+}
+
 // A certificate that vanishes and comes back is not ordered anew.
 func TestACMEBackInCache(t *testing.T) {
 	dir := t.TempDir()
