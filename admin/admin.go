@@ -101,7 +101,7 @@ func New(o Options) *Server {
 // Serve answers on ln until ln is closed or the Server is; it closes ln. Other
 // errors are those of accepting.
 func (s *Server) Serve(ln net.Listener) error {
-	err := s.http.Serve(newBoundedListener(ln))
+	err := s.http.Serve(&boundedListener{Listener: ln})
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}

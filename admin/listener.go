@@ -2,52 +2,54 @@ package admin
 
 import (
 	"net"
+	"slices"
 	"sync"
 )
 
 // maxConns bounds the connections of one listener: Prometheus, a few probes
-// and a few people. More have to wait.
+// and a few people.
 const maxConns = 64
 
-// A boundedListener accepts no more than maxConns at a time, so that whoever
-// reaches it can't take the descriptors that the gate's clients need.
+// A boundedListener has no more than maxConns connections at a time, so that
+// whoever reaches it can't take the descriptors that the gate's clients need. When
+// they are all taken the oldest is closed: that may be one which is kept for later,
+// or one on which nobody asks anything, and a probe must not wait for it.
 type boundedListener struct {
 	net.Listener
-	places chan struct{}
-	closed chan struct{}
-	once   sync.Once
-}
 
-func newBoundedListener(ln net.Listener) *boundedListener {
-	return &boundedListener{Listener: ln, places: make(chan struct{}, maxConns), closed: make(chan struct{})}
+	mu   sync.Mutex
+	open []*boundedConn // the oldest first
 }
 
 func (l *boundedListener) Accept() (net.Conn, error) {
-	select {
-	case l.places <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	conn, err := l.Listener.Accept()
+	accepted, err := l.Listener.Accept()
 	if err != nil {
-		<-l.places
 		return nil, err
 	}
-	return &boundedConn{Conn: conn, leave: sync.OnceFunc(func() { <-l.places })}, nil
+	conn := &boundedConn{accepted, l}
+	l.mu.Lock()
+	var oldest *boundedConn
+	if len(l.open) >= maxConns {
+		oldest = l.open[0]
+	}
+	l.open = append(l.open, conn)
+	l.mu.Unlock()
+	if oldest != nil {
+		oldest.Close()
+	}
+	return conn, nil
 }
 
-func (l *boundedListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
+// A boundedConn is one of a listener's.
 type boundedConn struct {
 	net.Conn
-	leave func()
+	listener *boundedListener
 }
 
 func (c *boundedConn) Close() error {
-	err := c.Conn.Close()
-	c.leave()
-	return err
+	l := c.listener
+	l.mu.Lock()
+	l.open = slices.DeleteFunc(l.open, func(o *boundedConn) bool { return o == c })
+	l.mu.Unlock()
+	return c.Conn.Close()
 }
