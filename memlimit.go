@@ -34,9 +34,9 @@ func limitMemory(log *slog.Logger) {
 // cgroup and of those above it, as far as the process sees them. root is the
 // file system's root. ok is false where there is no limit, or no cgroup.
 //
-// Version 2 has one hierarchy and memory.max, version 1 a hierarchy for
-// memory and memory.limit_in_bytes; a machine may have both, with memory in
-// one of them.
+// Version 2 has one hierarchy with memory.max and memory.high, beyond which
+// processes are slowed down, version 1 a hierarchy for memory and
+// memory.limit_in_bytes; a machine may have both, with memory in one of them.
 func cgroupMemory(root fs.FS) (limit int64, ok bool) {
 	mounts, err := fs.ReadFile(root, "proc/self/mountinfo")
 	if err != nil {
@@ -62,8 +62,10 @@ func cgroupMemory(root fs.FS) (limit int64, ok bool) {
 			dir = "/"
 		}
 		for dir = path.Clean("/" + dir); ; dir = path.Dir(dir) {
-			if n, has := readLimit(root, path.Join(m.point, dir, m.file())); has && (!ok || n < limit) {
-				limit, ok = n, true
+			for _, file := range m.files() {
+				if n, has := readLimit(root, path.Join(m.point, dir, file)); has && (!ok || n < limit) {
+					limit, ok = n, true
+				}
 			}
 			if dir == "/" {
 				break
@@ -80,11 +82,11 @@ type cgroupMount struct {
 	point   string
 }
 
-func (m cgroupMount) file() string {
+func (m cgroupMount) files() []string {
 	if m.version == 1 {
-		return "memory.limit_in_bytes"
+		return []string{"memory.limit_in_bytes"}
 	}
-	return "memory.max"
+	return []string{"memory.max", "memory.high"}
 }
 
 // parseMount reads a line of mountinfo (proc(5)):

@@ -31,6 +31,10 @@ func TestCgroupMemory(t *testing.T) {
 			"proc/self/mountinfo": mountV2, "proc/self/cgroup": "0::/\n",
 			"sys/fs/cgroup/memory.max": "max\n",
 		}, 0, false},
+		{"version 2, slowed down before the limit", map[string]string{
+			"proc/self/mountinfo": mountV2, "proc/self/cgroup": "0::/\n",
+			"sys/fs/cgroup/memory.max": "67108864\n", "sys/fs/cgroup/memory.high": "50331648\n",
+		}, 48 << 20, true},
 		{"version 2, the limit is above", map[string]string{
 			"proc/self/mountinfo": mountV2, "proc/self/cgroup": "0::/kubepods/pod1/gate\n",
 			"sys/fs/cgroup/kubepods/pod1/gate/memory.max": "max\n",
