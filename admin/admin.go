@@ -23,6 +23,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -146,13 +147,26 @@ func (s *Server) routes() http.Handler {
 	return mux
 }
 
+// maxReasons is how many reasons not to be ready are told: thousands of names may
+// have no certificate, and probes ask every few seconds.
+const maxReasons = 20
+
+// notReady is never nil.
+func (s *Server) notReady() []string {
+	if s.options.NotReady == nil {
+		return []string{}
+	}
+	why := s.options.NotReady()
+	if n := len(why) - maxReasons; n > 0 {
+		why = append(why[:maxReasons:maxReasons], fmt.Sprintf("and %d more", n))
+	}
+	return append([]string{}, why...)
+}
+
 // serveReady says why the gate is not ready only to those who may know: a
 // probe bears no token.
 func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
-	var why []string
-	if s.options.NotReady != nil {
-		why = s.options.NotReady()
-	}
+	why := s.notReady()
 	if len(why) == 0 {
 		w.Write([]byte("ready\n"))
 		return

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ func TestHealthAndReady(t *testing.T) {
 	}{
 		{nil, 200, "ready\n"},
 		{[]string{"a", "b"}, 503, "not ready\na\nb\n"},
+		{slices.Repeat([]string{"a"}, maxReasons+3), 503, "not ready\n" + strings.Repeat("a\n", maxReasons) + "and 3 more\n"},
 	} {
 		why = test.why
 		if status, body := get(t, client, url+"/readyz"); status != test.status || body != test.body {

@@ -52,11 +52,8 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 func (s *Server) status(now time.Time) Status {
 	counts := s.options.Counts()
 	st := Status{
-		Now: now, NotReady: []string{}, Gate: s.options.Gate(), Counts: counts,
+		Now: now, NotReady: s.notReady(), Gate: s.options.Gate(), Counts: counts,
 		Tunnels: counts.Tunnels(), Memory: readMemory().among(counts.Tunnels()), Warnings: []Warning{},
-	}
-	if s.options.NotReady != nil {
-		st.NotReady = append(st.NotReady, s.options.NotReady()...)
 	}
 	st.Ready = len(st.NotReady) == 0
 	st.Gate.fill()
