@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // A listener is one address to listen on, as net.Listen wants it.
@@ -33,6 +34,10 @@ func (l *Listen) check(ms *mistakes, p keyPath, file string) {
 					address = filepath.Join(filepath.Dir(file), address)
 				}
 				list[i] = "unix:" + address
+				if err := checkSocketPath(address); err != nil {
+					ms.add(p.key(key), "", "%q: %v", s, err)
+					continue
+				}
 			}
 			this := listener{p.key(key), network, address}
 			for _, other := range all {
@@ -186,6 +191,8 @@ func parseNodeURL(s string) (nodeURL, error) {
 			return n, errors.New("no path of a socket")
 		case hasPath && !strings.HasPrefix(path, "/"):
 			return n, fmt.Errorf("path %q does not begin with a slash", path)
+		case checkSocketPath(socket) != nil:
+			return n, checkSocketPath(socket)
 		case !hasPath && u.RawQuery != "":
 			return n, fmt.Errorf("query %q without a path, want %q", u.RawQuery, socket+":/?"+u.RawQuery)
 		}
@@ -213,6 +220,20 @@ func parseNodeURL(s string) (nodeURL, error) {
 		n.host = name // as DNS has it
 	}
 	return n, checkHost(u)
+}
+
+// maxSocketPath is the size of sun_path of Linux (unix(7)), its final NUL taken off.
+const maxSocketPath = 107 // bytes
+
+// checkSocketPath finds what the system would refuse later.
+func checkSocketPath(path string) error {
+	switch {
+	case len(path) > maxSocketPath:
+		return fmt.Errorf("path of %d bytes, a socket's may have %d", len(path), maxSocketPath)
+	case strings.Contains(path, "\x00") || !utf8.ValidString(path):
+		return fmt.Errorf("path %q is not text", path)
+	}
+	return nil
 }
 
 func isService(label string) bool { return len(label) > 1 && label[0] == '_' }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -20,25 +21,29 @@ func TestParseNodeURL(t *testing.T) {
 			t.Errorf("parseNodeURL(%q) = %+v, %v; want %+v", s, got, err, want)
 		}
 	}
+	tooLong := "/" + strings.Repeat("a", maxSocketPath)
 	for s, want := range map[string]string{
-		"":                          "want a URL",
-		"ws:":                       `no "//" behind the scheme`,
-		"ws://":                     "no host",
-		"ws://:80/":                 "no host",
-		"ws://a b/":                 `invalid character " " in host name`,
-		"ws://a:0/":                 `port "0" is not 1 to 65535`,
-		"ws://a:/":                  `port "" is not 1 to 65535`,
-		"ws://a..b/":                `host "a..b" is neither an address nor a name`,
-		"ws://256.1.1.1.1/%zz":      `invalid URL escape "%zz"`,
-		"ws+unix://":                "no path of a socket",
-		"ws+unix:///":               "no path of a socket",
-		"ws+unix:///a.sock?a=b":     `query "a=b" without a path, want "/a.sock:/?a=b"`,
-		"ws+unix:///a.sock:ws":      `path "ws" does not begin with a slash`,
-		"srv+ws+unix:///a":          `scheme "srv+ws+unix" is not ws, wss, ws+unix or srv+ws`,
-		"srv+ws://_a._tcp.b:5290/":  `port "5290", and SRV records bring their own`,
-		"srv+ws://_a._tcp/":         "host is not of the form _xmpp-websocket._tcp.example1.com",
-		"srv+http://_a._tcp.b/":     `scheme "srv+http" is not ws, wss, ws+unix or srv+ws`,
-		"ws://user@127.0.0.1:5290/": "has a user or password",
+		"":                            "want a URL",
+		"ws:":                         `no "//" behind the scheme`,
+		"ws://":                       "no host",
+		"ws://:80/":                   "no host",
+		"ws://a b/":                   `invalid character " " in host name`,
+		"ws://a:0/":                   `port "0" is not 1 to 65535`,
+		"ws://a:/":                    `port "" is not 1 to 65535`,
+		"ws://a..b/":                  `host "a..b" is neither an address nor a name`,
+		"ws://256.1.1.1.1/%zz":        `invalid URL escape "%zz"`,
+		"ws+unix://":                  "no path of a socket",
+		"ws+unix:///":                 "no path of a socket",
+		"ws+unix:///a.sock?a=b":       `query "a=b" without a path, want "/a.sock:/?a=b"`,
+		"ws+unix:///a%00b":            `path "/a\x00b" is not text`,
+		"ws+unix:///a%ff":             `path "/a\xff" is not text`,
+		"ws+unix://" + tooLong + ":/": "path of 108 bytes, a socket's may have 107",
+		"ws+unix:///a.sock:ws":        `path "ws" does not begin with a slash`,
+		"srv+ws+unix:///a":            `scheme "srv+ws+unix" is not ws, wss, ws+unix or srv+ws`,
+		"srv+ws://_a._tcp.b:5290/":    `port "5290", and SRV records bring their own`,
+		"srv+ws://_a._tcp/":           "host is not of the form _xmpp-websocket._tcp.example1.com",
+		"srv+http://_a._tcp.b/":       `scheme "srv+http" is not ws, wss, ws+unix or srv+ws`,
+		"ws://user@127.0.0.1:5290/":   "has a user or password",
 	} {
 		if _, err := parseNodeURL(s); err == nil || err.Error() != want {
 			t.Errorf("parseNodeURL(%q): %v; want %q", s, err, want)
