@@ -59,6 +59,13 @@ type looksTaken struct {
 
 // startWatcher runs a watcher on events of the test's, inside a bubble.
 func startWatcher(folders folderWatcher) (w *watcher, events chan fsnotify.Event, errs chan error, looks *looksTaken) {
+	w, events, errs, looks = idleWatcher(folders)
+	go w.watchFiles()
+	return w, events, errs, looks
+}
+
+// idleWatcher is one that does not run yet.
+func idleWatcher(folders folderWatcher) (w *watcher, events chan fsnotify.Event, errs chan error, looks *looksTaken) {
 	events, errs, looks = make(chan fsnotify.Event), make(chan error), new(looksTaken)
 	start := time.Now()
 	w = &watcher{
@@ -70,7 +77,6 @@ func startWatcher(folders folderWatcher) (w *watcher, events chan fsnotify.Event
 			looks.list = append(looks.list, look{time.Since(start), len(what.names), what.all, what.again})
 		},
 	}
-	go w.watchFiles()
 	return w, events, errs, looks
 }
 
@@ -155,10 +161,11 @@ func TestWatcherBoundsWhatItGathers(t *testing.T) {
 func TestWatcherWithoutEnoughWatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
-		w, _, _, looks := startWatcher(&fakeFolders{err: errors.New("no space left on device")})
-		w.log = slog.New(slog.NewTextHandler(&log, nil)) // the goroutine has not run yet: nobody reads it
+		w, _, _, looks := idleWatcher(&fakeFolders{err: errors.New("no space left on device")})
+		w.log = slog.New(slog.NewTextHandler(&log, nil))
 		w.add("/d")
 		w.add("/d/e")
+		go w.watchFiles()
 		if n := strings.Count(log.String(), "no space left on device"); n != 1 {
 			t.Errorf("logged %d times, want once: %s", n, log.String())
 		}
