@@ -22,7 +22,7 @@ type acmeKeeper struct {
 	file     [sha256.Size]byte // hash of the cache file as last read
 	anew     acmeReason        // why the certificate is due whatever its dates say; empty: it is not
 	earliest time.Time         // no renewal before, lest a CA that gives what is due at once is asked at once
-	lost     []time.Time       // when orders were made for a certificate that was good and is not in the cache any more
+	early    []time.Time       // when a certificate was last replaced before its time
 	unsaved  []byte            // file that the cache did not take
 	recorded bool              // whether the cache has record
 	seen     acmeSighting
@@ -53,10 +53,9 @@ const (
 	acmePauseMin = time.Second
 	acmePauseMax = 12 * time.Hour
 
-	// acmeLostADay is how often in a day a certificate that we have is ordered
-	// anew because the cache has it no more: an operator deletes it once, a clean-up
-	// job every hour.
-	acmeLostADay = 3
+	// acmeEarlyADay is how often in a day a certificate is replaced before its
+	// time: an operator deletes it once, a clean-up job every hour.
+	acmeEarlyADay = 3
 )
 
 func newACMEKeeper(a *ACME, name string) *acmeKeeper {
@@ -191,13 +190,16 @@ func (k *acmeKeeper) due() time.Duration {
 	if k.cert != nil {
 		// No pause outlives the certificate: while a machine sleeps its
 		// monotonic clock stands still.
-		left := k.cert.Leaf.NotAfter.Sub(now)
-		if k.anew == "" {
-			pause := min(time.Until(k.earliest), left)
-			k.next = acmeLater(acmeRenewAt(k.cert.Leaf, k.a.owner), now.Add(pause))
-		} else if n := len(k.lost); n >= acmeLostADay {
-			pause := min(time.Until(k.lost[n-acmeLostADay].Add(24*time.Hour)), left)
-			k.next = acmeLater(now, now.Add(pause))
+		pause := min(time.Until(k.earliest), k.cert.Leaf.NotAfter.Sub(now))
+		renew := acmeLater(acmeRenewAt(k.cert.Leaf, k.a.owner), now.Add(pause))
+		switch n := len(k.early); {
+		case k.anew == "":
+			k.next = renew
+		case n >= acmeEarlyADay:
+			k.next = acmeLater(now, now.Add(time.Until(k.early[n-acmeEarlyADay].Add(24*time.Hour))))
+			if renew.Before(k.next) { // its time has come meanwhile
+				k.next = renew
+			}
 		}
 	}
 	k.next = acmeLater(k.next, now.Add(k.record.wait(now)))
@@ -217,7 +219,7 @@ func (k *acmeKeeper) accept(issued *acmeIssued) {
 		"issuer", issued.cert.Leaf.Issuer.String(), "not_after", issued.cert.Leaf.NotAfter)
 	k.mu.Lock()
 	if k.cert != nil && k.anew != "" {
-		k.lost = append(k.lost[max(len(k.lost)-acmeLostADay+1, 0):], time.Now())
+		k.early = append(k.early[max(len(k.early)-acmeEarlyADay+1, 0):], time.Now())
 	}
 	k.mu.Unlock()
 	k.install(issued.cert)

@@ -325,8 +325,8 @@ func TestACMEDeletedAgainAndAgain(t *testing.T) {
 					time.Sleep(time.Hour)
 				}
 				synctest.Wait()
-				if n := ca.ordered() - before; n != acmeLostADay {
-					t.Errorf("%s every hour of day %d: %d orders; want %d", what, day+1, n, acmeLostADay)
+				if n := ca.ordered() - before; n != acmeEarlyADay {
+					t.Errorf("%s every hour of day %d: %d orders; want %d", what, day+1, n, acmeEarlyADay)
 				}
 			}
 			if g.cert("chat.example.org") == nil {
@@ -334,6 +334,28 @@ func TestACMEDeletedAgainAndAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// That holds up no renewal: a short-lived certificate is renewed in its time, be
+// its file there or not.
+func TestACMEDeletedAndDue(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		ca.lifetime = 12 * time.Hour
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Hour + acmePoll/2)
+		for hour := range 48 {
+			os.Remove(filepath.Join(dir, "chat.example.org"))
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if left := time.Until(g.cert("chat.example.org").Leaf.NotAfter); left < 5*time.Hour {
+				t.Fatalf("after %d hours %v are left; want it renewed at six hours", hour+1, left)
+			}
+		}
+	})
 }
 
 // A certificate that vanishes and comes back is not ordered anew.
