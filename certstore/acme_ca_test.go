@@ -207,6 +207,16 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request) {
 	}
 }
 
+// refuseOrders has the CA answer every order with a problem.
+func (c *acmeTestCA) refuseOrders(problem acmeTestProblem) {
+	c.refuse = func(path string, _ int) *acmeTestProblem {
+		if path != "/new-order" {
+			return nil
+		}
+		return &problem
+	}
+}
+
 func (c *acmeTestCA) newAccount(w *httptest.ResponseRecorder, key *acmeTestKey, payload []byte) {
 	var req struct {
 		TermsOfServiceAgreed   bool

@@ -78,12 +78,7 @@ func TestACMEOverloaded(t *testing.T) {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			ca := newACMETestCA(t)
-			ca.refuse = func(path string, _ int) *acmeTestProblem {
-				if path != "/new-order" {
-					return nil
-				}
-				return &acmeTestProblem{Type: "serverInternal", Detail: "busy", Status: 503, retryAfter: tt.retryAfter}
-			}
+			ca.refuseOrders(acmeTestProblem{Type: "serverInternal", Detail: "busy", Status: 503, retryAfter: tt.retryAfter})
 			g := newACMETestGate(t, ca, dir, nil)
 			defer g.Close()
 			start := time.Now()

@@ -276,13 +276,7 @@ func TestACMELeaseTakeOverRace(t *testing.T) {
 func TestACMEDeletedFromCache(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		ca := newACMETestCA(t)
-		g := newACMETestGate(t, ca, dir, nil)
-		defer g.Close()
-		g.Start()
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		old := g.cert("chat.example.org")
+		ca, g, old := acmeForAnHour(t, dir)
 		ca.set(func() { ca.down = errors.New("down") })
 		if err := os.Remove(filepath.Join(dir, "chat.example.org")); err != nil {
 			t.Fatal(err)
@@ -418,13 +412,7 @@ func TestACMERecordUnwritten(t *testing.T) {
 func TestACMEPicksUpFiles(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		ca := newACMETestCA(t)
-		g := newACMETestGate(t, ca, dir, nil)
-		defer g.Close()
-		g.Start()
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		old := g.cert("chat.example.org")
+		ca, g, old := acmeForAnHour(t, dir)
 		pair := ca.ca.Issue("chat.example.org")
 		os.WriteFile(filepath.Join(dir, "chat.example.org"), append(pair.KeyPEM(), pair.ChainPEM()...), 0o600)
 		time.Sleep(acmePoll)
@@ -529,13 +517,7 @@ func TestACMEAnotherCA(t *testing.T) {
 func TestACMECacheBroken(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	synctest.Test(t, func(t *testing.T) {
-		ca := newACMETestCA(t)
-		g := newACMETestGate(t, ca, dir, nil)
-		defer g.Close()
-		g.Start()
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		old := g.cert("chat.example.org")
+		ca, g, old := acmeForAnHour(t, dir)
 		if err := os.Rename(dir, dir+".gone"); err != nil {
 			t.Fatal(err)
 		}
@@ -595,13 +577,7 @@ func TestACMECloseWhileCacheHangs(t *testing.T) {
 func TestACMECacheUnmounted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	synctest.Test(t, func(t *testing.T) {
-		ca := newACMETestCA(t)
-		g := newACMETestGate(t, ca, dir, nil)
-		defer g.Close()
-		g.Start()
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		old := g.cert("chat.example.org")
+		ca, g, old := acmeForAnHour(t, dir)
 		if err := errors.Join(os.Rename(dir, dir+".volume"), os.Mkdir(dir, 0o700)); err != nil {
 			t.Fatal(err)
 		}

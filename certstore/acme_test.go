@@ -93,6 +93,19 @@ func newACMETestGate(t *testing.T, ca *acmeTestCA, dir string, edit func(*ACMEOp
 	return g
 }
 
+// acmeForAnHour starts a gate, which has its certificate after an hour at the
+// latest. It is closed with the test.
+func acmeForAnHour(t *testing.T, dir string) (*acmeTestCA, *acmeTestGate, *tls.Certificate) {
+	t.Helper()
+	ca := newACMETestCA(t)
+	g := newACMETestGate(t, ca, dir, nil)
+	t.Cleanup(g.Close)
+	g.Start()
+	time.Sleep(time.Hour)
+	synctest.Wait()
+	return ca, g, g.cert("chat.example.org")
+}
+
 // All names are obtained at start, though no client asks for any.
 func TestACMEObtainsUnasked(t *testing.T) {
 	for _, challenge := range []string{"tls-alpn-01", "http-01"} {

@@ -364,15 +364,10 @@ func TestACMEKeepsReasons(t *testing.T) {
 			t.Errorf("%T has no AuthorizationError", err)
 		}
 
-		ca.refuse = func(path string, _ int) *acmeTestProblem {
-			if path != "/new-order" {
-				return nil
-			}
-			return &acmeTestProblem{Type: "rejectedIdentifier", Detail: "Some names are\nrefused", Status: 400, Subproblems: []acmeTestProblem{
-				{Type: "urn:ietf:params:acme:error:malformed", Detail: "bad label", Identifier: map[string]string{"type": "dns", "value": "chat.example.org"}},
-				{Type: "urn:ietf:params:acme:error:caa", Detail: "forbidden\x1b[31m"},
-			}}
-		}
+		ca.refuseOrders(acmeTestProblem{Type: "rejectedIdentifier", Detail: "Some names are\nrefused", Status: 400, Subproblems: []acmeTestProblem{
+			{Type: "urn:ietf:params:acme:error:malformed", Detail: "bad label", Identifier: map[string]string{"type": "dns", "value": "chat.example.org"}},
+			{Type: "urn:ietf:params:acme:error:caa", Detail: "forbidden\x1b[31m"},
+		}})
 		_, err = g.order(t.Context(), "chat.example.org", "")
 		const refused = `acme: order for "chat.example.org": tls-alpn-01: rejectedIdentifier: Some names are refused (chat.example.org: malformed: bad label; caa: forbidden` + "\uFFFD" + `[31m)`
 		if err == nil || err.Error() != refused {
@@ -396,12 +391,7 @@ func TestACMERateLimited(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newACMETestCA(t)
-		ca.refuse = func(path string, _ int) *acmeTestProblem {
-			if path != "/new-order" {
-				return nil
-			}
-			return &acmeTestProblem{Type: "rateLimited", Detail: "too many certificates (5) already issued", Status: 429, retryAfter: "7200"}
-		}
+		ca.refuseOrders(acmeTestProblem{Type: "rateLimited", Detail: "too many certificates (5) already issued", Status: 429, retryAfter: "7200"})
 		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.HTTP01 = true })
 		g.Start()
 		defer g.Close()

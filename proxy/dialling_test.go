@@ -37,6 +37,12 @@ func whileDialling(t *testing.T, timeout time.Duration) (g *gate, c *xmpptest.Cl
 	return g, c, node
 }
 
+// dialForEver is a dial that somebody has to give up.
+func dialForEver(ctx context.Context, _, _ string) (net.Conn, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 // A drain that begins while a node is dialled ends the tunnel as any other: the
 // client's answer to the Close frame is heard, though nobody read the client.
 func TestDrainWhileDialling(t *testing.T) {
@@ -81,10 +87,7 @@ func TestPipeGoesWhileDialling(t *testing.T) {
 	inFront(t, xmpptest.Config{}, func(o *upstream.Options) {
 		o.Upstreams[0].DialTimeout = time.Hour
 		o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, RouteTo: true}}
-		o.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			<-ctx.Done()
-			return nil, ctx.Err()
-		}
+		o.Dial = dialForEver
 	}, func(g *front) {
 		b := g.tunnel()
 		b.send(b.client, opText, openTag(testName, false))
@@ -193,8 +196,7 @@ func TestDrainWhileRedirectIsFollowed(t *testing.T) {
 				if addr == "192.0.2.1:5290" {
 					return dial(ctx, network, addr)
 				}
-				<-ctx.Done()
-				return nil, ctx.Err()
+				return dialForEver(ctx, network, addr)
 			}
 		}, func(g *front) {
 			b := g.tunnel()

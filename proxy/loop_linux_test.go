@@ -143,10 +143,9 @@ func TestEventOfFormerDescriptor(t *testing.T) {
 	hangs := make(chan struct{})
 	g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/")},
 		Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}},
-		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			close(hangs)
-			<-ctx.Done()
-			return nil, ctx.Err()
+			return dialForEver(ctx, network, addr)
 		}})
 	vhost, err := g.now.Load().Routes.Lookup(testName)
 	if err != nil {
