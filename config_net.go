@@ -191,13 +191,11 @@ func parseNodeURL(s string) (nodeURL, error) {
 			return n, errors.New("no path of a socket")
 		case hasPath && !strings.HasPrefix(path, "/"):
 			return n, fmt.Errorf("path %q does not begin with a slash", path)
-		case checkSocketPath(socket) != nil:
-			return n, checkSocketPath(socket)
 		case !hasPath && u.RawQuery != "":
 			return n, fmt.Errorf("query %q without a path, want %q", u.RawQuery, socket+":/?"+u.RawQuery)
 		}
 		n.hostPort = socket
-		return n, nil
+		return n, checkSocketPath(socket)
 	case n.host == "":
 		return n, errors.New("no host")
 	case isSRV:

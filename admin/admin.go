@@ -152,15 +152,15 @@ func (s *Server) routes() http.Handler {
 const maxReasons = 20
 
 // notReady is never nil.
-func (s *Server) notReady() []string {
-	if s.options.NotReady == nil {
-		return []string{}
+func (s *Server) notReady() (why []string) {
+	if s.options.NotReady != nil {
+		why = s.options.NotReady()
 	}
-	why := s.options.NotReady()
 	if n := len(why) - maxReasons; n > 0 {
 		why = append(why[:maxReasons:maxReasons], fmt.Sprintf("and %d more", n))
 	}
-	return append([]string{}, why...)
+	fill(&why)
+	return why
 }
 
 // serveReady says why the gate is not ready only to those who may know: a
