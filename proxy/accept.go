@@ -10,7 +10,8 @@ import (
 
 // Serve accepts connections from ln until Shutdown, or until ln is closed or
 // breaks for good. It closes ln. A lack of descriptors or memory does not end
-// it: it waits, from 5 ms up to 1 s, and goes on.
+// it: it gives up a connection that waits for its client, waits itself, from 5 ms up
+// to 1 s, and goes on.
 func (s *Server) Serve(ln net.Listener) error {
 	defer ln.Close()
 	s.mu.Lock()
@@ -29,7 +30,7 @@ func (s *Server) Serve(ln net.Listener) error {
 	deferAccept(ln)
 	wait := time.Duration(0)
 	for {
-		s.places.awaitRoom(s.stop)
+		s.door.awaitRoom(s.stop)
 		conn, err := ln.Accept()
 		switch {
 		case err == nil:
@@ -41,6 +42,7 @@ func (s *Server) Serve(ln net.Listener) error {
 			if wait = min(max(2*wait, minAcceptWait), maxAcceptWait); wait == minAcceptWait {
 				s.log.Warn("accept", "addr", ln.Addr().String(), "err", err)
 			}
+			s.door.shed()
 			select {
 			case <-time.After(wait):
 			case <-s.stop:
@@ -70,8 +72,9 @@ func passes(err error) bool {
 }
 
 // admit gives conn a place among the connections and starts its goroutine, or
-// closes it where a limit is reached. It does that before the next accept, so
-// that Shutdown never misses a connection that is on its way.
+// closes it where a limit is reached and the door has nobody to give up for it. It
+// does that before the next accept, so that Shutdown never misses a connection that
+// is on its way.
 func (s *Server) admit(conn net.Conn) {
 	now := s.now.Load()
 	key := keyOf(conn.RemoteAddr())
@@ -79,18 +82,21 @@ func (s *Server) admit(conn net.Conn) {
 	if now.sendsProxyHeader(addrPortOf(conn.RemoteAddr()).Addr()) {
 		perClient = 0 // its clients are counted, once they are known
 	}
+	c := s.newClientConn(conn, now)
 	s.mu.Lock()
 	limit := -1 // none
+	free := now.connections - s.open
 	switch {
 	case s.stopped, s.ended:
 		limit = limitDrain
-	case s.open >= now.connections:
-		limit = limitConnections
 	case perClient > 0 && key.IsValid() && s.clients[key] >= perClient:
 		limit = limitPerClient
+	case !s.door.enter(&c.visit, key, free):
+		if limit = limitHandshakes; free <= 0 {
+			limit = limitConnections
+		}
 	default:
 		s.open++
-		s.early[conn] = phaseSilent
 		if key.IsValid() {
 			s.clients[key]++
 		}
@@ -103,8 +109,6 @@ func (s *Server) admit(conn net.Conn) {
 		return
 	}
 	s.stats.accepted.Add(1)
-	c := &clientConn{server: s, config: now, sock: &sock{conn: conn}, key: key}
-	s.places.arrive()
 	go c.serve()
 }
 
@@ -126,37 +130,10 @@ func (s *Server) uncount(key clientKey) {
 	}
 }
 
-// A phase says what an early connection is about. One that asked for nothing
-// yet must not hold a shutdown up.
-type phase uint8
-
-const (
-	phaseSilent phase = iota // its next words begin something new
-	phaseBusy
-	phaseKept // it had an answer of the pages, and may ask for another
-)
-
-// enter notes the phase of an early connection. It reports false where the
-// connection is to end instead.
-func (s *Server) enter(conn net.Conn, p phase) bool {
+// tunnelBegins is for a connection that is a tunnel from now on.
+func (s *Server) tunnelBegins(t *tunnel) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.early[conn] = p
-	return !(s.stopped && p == phaseSilent || s.draining && p == phaseKept)
-}
-
-// settled takes conn off the list of those that Shutdown closes by itself.
-func (s *Server) settled(conn net.Conn) {
-	s.mu.Lock()
-	delete(s.early, conn)
-	s.mu.Unlock()
-}
-
-// tunnelBegins takes conn off that list, for it is a tunnel now.
-func (s *Server) tunnelBegins(conn net.Conn, t *tunnel) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.early, conn)
 	if t.info.elsewhere == "" {
 		s.tunnels++
 	}

@@ -178,11 +178,7 @@ func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
 	s.pages.drain()
 	s.mu.Lock()
 	s.draining = true
-	for conn, p := range s.early {
-		if p == phaseKept {
-			conn.SetReadDeadline(time.Unix(1, 0))
-		}
-	}
+	s.door.drain()
 	s.endIfIdle()
 	s.mu.Unlock()
 
@@ -198,11 +194,7 @@ func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
 		err = fmt.Errorf("%w: %d of %d connections open after %v; closed them", ErrDrainDeadline, s.Connections(), total, p.Timeout)
 	}
 	s.cancel()
-	s.mu.Lock()
-	for conn := range s.early {
-		conn.Close()
-	}
-	s.mu.Unlock()
+	s.door.closeAll()
 	for _, d := range s.drivers() {
 		d.close()
 	}
@@ -213,7 +205,7 @@ func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
 	return err
 }
 
-// stopAccepting closes the listeners, and keeps out who waits for a place.
+// stopAccepting closes the listeners, and keeps out who waits for a slot.
 func (s *Server) stopAccepting() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -225,12 +217,7 @@ func (s *Server) stopAccepting() {
 	for ln := range s.listeners {
 		ln.Close()
 	}
-	for conn, p := range s.early {
-		if p != phaseBusy {
-			conn.SetReadDeadline(time.Unix(1, 0))
-		}
-	}
-	s.places.close()
+	s.door.stop()
 }
 
 // endIfIdle is called with s.mu held, whenever a connection or a tunnel has
@@ -251,14 +238,4 @@ func (s *Server) endIfIdle() {
 
 // Arriving returns how many connections are on their way from accept to a
 // tunnel or an answer.
-func (s *Server) Arriving() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := 0
-	for _, p := range s.early {
-		if p != phaseKept {
-			n++
-		}
-	}
-	return n
-}
+func (s *Server) Arriving() int { return s.door.arriving() }

@@ -3,9 +3,12 @@ package proxy
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/netip"
 	"time"
+
+	"wssgate/upstream"
 )
 
 const (
@@ -18,21 +21,46 @@ const (
 	alpnACME = "acme-tls/1"
 )
 
+// suites12 are the cipher suites of TLS 1.2: those with AEAD and forward secrecy.
+// Those of TLS 1.3, which has no others, are crypto/tls's own choice.
+var suites12 = []uint16{
+	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+	tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+}
+
+// ticketLife is how long a session can be resumed, and how long a key of tickets is
+// good.
+const ticketLife = 24 * time.Hour
+
+// ticketClock is the time by which crypto/tls dates sessions and the keys of their
+// tickets, and nothing else on a server. It lets both live for seven days, which is
+// a constant there; so this clock runs seven times as fast as others. A session that
+// is resumed keeps its date in TLS 1.2, where a new ticket has the old secret.
+func ticketClock() time.Time {
+	const constant = 7 * 24 * time.Hour // maxSessionTicketLifetime, ticketKeyLifetime
+	return time.Unix(time.Now().Unix()*int64(constant/ticketLife), 0)
+}
+
+// errNameless ends a handshake for a server name without certificate, before
+// anything is computed.
+var errNameless = errors.New("no certificate for the server name")
+
 // tlsConfig is the configuration of every client's connection: crypto/tls's
-// own choice of versions, cipher suites and key exchanges. It outlives all
-// Configurations, and with it the keys of tickets.
+// own choice of versions and key exchanges. It outlives all Configurations, and
+// with it the keys of tickets.
 func (s *Server) tlsConfig() *tls.Config {
 	cfg := &tls.Config{
 		GetCertificate: getCertificate,
 		MinVersion:     tls.VersionTLS12,
+		CipherSuites:   suites12,
 		NextProtos:     []string{alpnHTTP},
+		Time:           ticketClock,
 		// Or the first 128 KiB of a connection go out in small records.
 		DynamicRecordSizingDisabled: true,
 	}
 	// A resumed connection sees no certificate. So a ticket is good for the
 	// server name that it was made for, and only while that has one.
-	nameless := cfg.Clone()
-	nameless.SessionTicketsDisabled = true
 	cfg.WrapSession = func(cs tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
 		session.Extra = append(session.Extra, ticketName(cs.ServerName))
 		return cfg.EncryptTicket(cs, session)
@@ -54,17 +82,21 @@ func (s *Server) tlsConfig() *tls.Config {
 	challenge := &tls.Config{
 		GetCertificate:         s.challengeCertificate,
 		MinVersion:             tls.VersionTLS12,
+		CipherSuites:           suites12,
 		NextProtos:             []string{alpnACME},
 		SessionTicketsDisabled: true,
 	}
 	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		c := patientOf(hello).client
-		c.config = s.now.Load()
+		e := earlyOf(hello)
+		e.client.config = s.now.Load()
 		switch {
 		case s.challenge != nil && len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == alpnACME:
 			return challenge, nil
-		case !c.config.HasCertificate(hello.ServerName):
-			return nameless, nil
+		case !e.client.config.HasCertificate(hello.ServerName):
+			// Else crypto/tls would do the key exchange first, and then ask
+			// for a certificate.
+			e.nameless = true
+			return nil, errNameless
 		}
 		return nil, nil // cfg itself
 	}
@@ -74,26 +106,34 @@ func (s *Server) tlsConfig() *tls.Config {
 // getCertificate notes where there is none: crypto/tls has no error of its own
 // for that.
 func getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	p := patientOf(hello)
-	cert, err := p.client.config.GetCertificate(hello)
-	p.nameless = cert == nil && err == nil
+	e := earlyOf(hello)
+	cert, err := e.client.config.GetCertificate(hello)
+	e.nameless = cert == nil && err == nil
 	return cert, err
 }
 
 // challengeCertificate is getCertificate for a CA. The answer may be on a disk,
-// and a slow one must not keep clients out: the handshake has no place meanwhile.
+// and a slow one must not keep clients out: the handshake has no slot meanwhile.
+// No more of them wait for the disk than there are slots.
 func (s *Server) challengeCertificate(hello *tls.ClientHelloInfo) (cert *tls.Certificate, err error) {
-	p := patientOf(hello)
-	if placeErr := p.pausedFor(func() { cert, err = s.challenge(hello) }); placeErr != nil {
-		return nil, placeErr
+	e := earlyOf(hello)
+	if int(s.challenges.Add(1)) > e.client.config.Handshakes {
+		s.challenges.Add(-1)
+		return nil, errNoPlace
 	}
-	p.nameless = cert == nil && err == nil
+	defer s.challenges.Add(-1)
+	s.door.leaveSlot(&e.client.visit)
+	cert, err = s.challenge(hello)
+	if slotErr := s.door.resume(&e.client.visit, e.deadline); slotErr != nil {
+		return nil, slotErr
+	}
+	e.nameless = cert == nil && err == nil
 	return cert, err
 }
 
-// patientOf returns the connection that a ClientHello came on.
-func patientOf(hello *tls.ClientHelloInfo) *patientConn {
-	return hello.Conn.(*sock).conn.(*patientConn)
+// earlyOf returns the connection that a ClientHello came on.
+func earlyOf(hello *tls.ClientHelloInfo) *earlyConn {
+	return hello.Conn.(*sock).conn.(*earlyConn)
 }
 
 // ticketName is what a session ticket says of the server name it is for.
@@ -104,65 +144,78 @@ func ticketName(serverName string) []byte { return []byte("wssgate name " + serv
 type clientConn struct {
 	server *Server
 	config *configuration // of its accept, and from its ClientHello on of then
-	sock   *sock
+	early  earlyConn
+	visit  visit
+	sock   *sock // on early
 	tls    *tls.Conn
 	key    clientKey
 
 	client, local netip.AddrPort // zero for a unix socket
 
+	upstream *upstream.Conn // dialled for it, while no tunnel has it
+
 	elsewhere string // the URL that a drain sends this client to
+}
+
+func (s *Server) newClientConn(conn net.Conn, config *configuration) *clientConn {
+	c := &clientConn{server: s, config: config, key: keyOf(conn.RemoteAddr())}
+	c.early = earlyConn{Conn: conn, client: c, raw: rawOf(conn)}
+	c.visit.conn = conn
+	c.sock = &sock{conn: &c.early}
+	c.client, c.local = addrPortOf(conn.RemoteAddr()), addrPortOf(conn.LocalAddr())
+	return c
 }
 
 // serve takes the connection from accept to the tunnel.
 func (c *clientConn) serve() {
-	conn := c.sock.conn
-	c.client, c.local = addrPortOf(conn.RemoteAddr()), addrPortOf(conn.LocalAddr())
+	defer c.survive()
 	if kept := c.handshake() && c.request(nil); !kept {
-		c.close(conn)
+		c.close()
+	}
+}
+
+// survive is deferred by the goroutines of a connection. A panic ends the
+// connection, and nothing else.
+func (c *clientConn) survive() {
+	if v := recover(); v != nil {
+		where := PanicRequest
+		if c.early.computing {
+			where = PanicHandshake
+		}
+		c.server.Panicked(where, v, "client", c.client)
+		c.letGo()
+		c.close()
 	}
 }
 
 // close gives the connection up, and its place.
-func (c *clientConn) close(conn net.Conn) {
-	conn.Close()
-	c.server.settled(conn)
+func (c *clientConn) close() {
+	c.early.Close()
+	c.server.door.leave(&c.visit)
 	c.server.left(c.key)
 }
 
 // handshake does TLS. It reports false where there is nothing left but to
 // close the connection: it failed, or was all that a CA wanted.
 func (c *clientConn) handshake() bool {
-	s := c.server
-	deadline := time.Now().Add(c.config.HandshakeTimeout)
-	c.sock.conn.SetDeadline(deadline)
-	if !readable(c.sock.conn) {
-		s.places.silent()
-		if err := waitReadable(c.sock.conn); err != nil {
-			s.stats.handshakes[handshakeSilent].Add(1)
-			c.debug("client said nothing", err)
-			return false
-		}
-		s.places.arrive()
+	s, e := c.server, &c.early
+	e.deadline = time.Now().Add(c.config.HandshakeTimeout)
+	e.SetDeadline(e.deadline)
+	err := c.proxied()
+	if err == nil {
+		err = e.collectHello()
 	}
-	s.enter(c.sock.conn, phaseBusy)
-	if err := c.proxied(); err != nil {
-		s.stats.handshakes[handshakeFailed].Add(1)
-		c.debug("PROXY header", err)
-		return false
+	if err == nil {
+		err = s.door.start(&c.visit, e.deadline)
 	}
-	if err := s.places.start(deadline); err != nil {
-		s.stats.handshakes[handshakeFailure(err, false)].Add(1)
-		c.debug("TLS handshake", err)
-		return false
+	if err == nil {
+		e.computing = true
+		c.tls = tls.Server(c.sock, s.tls)
+		err = c.tls.Handshake()
+		e.computing = false
 	}
-	patient := &patientConn{Conn: c.sock.conn, client: c, places: s.places, deadline: deadline}
-	c.sock.conn = patient
-	c.tls = tls.Server(c.sock, s.tls)
-	err := c.tls.Handshake()
-	c.sock.conn = patient.Conn
-	s.places.finish(!patient.out)
 	if err != nil {
-		s.stats.handshakes[handshakeFailure(err, patient.nameless)].Add(1)
+		s.stats.handshakes[e.failure(err)].Add(1)
 		c.debug("TLS handshake", err)
 		return false
 	}
@@ -178,39 +231,4 @@ func (c *clientConn) handshake() bool {
 
 func (c *clientConn) debug(what string, err error) {
 	c.server.log.Debug(what, "client", c.client, "err", err)
-}
-
-// A patientConn gives the handshake's place back while it waits for the
-// client.
-type patientConn struct {
-	net.Conn
-	client   *clientConn
-	places   *places
-	deadline time.Time
-	out      bool // it did not get its place again
-	nameless bool // there is no certificate for its server name
-}
-
-func (c *patientConn) Read(b []byte) (int, error) {
-	if n, err, ok := readNow(c.Conn, b); ok {
-		return n, err
-	}
-	var n int
-	var err error
-	if placeErr := c.pausedFor(func() { n, err = c.Conn.Read(b) }); placeErr != nil {
-		return 0, placeErr
-	}
-	return n, err
-}
-
-// pausedFor does what takes its time without a place. The error says that the
-// place did not come back.
-func (c *patientConn) pausedFor(wait func()) error {
-	place := c.places.pause(func() { c.Conn.SetReadDeadline(time.Unix(1, 0)) })
-	wait()
-	if err := c.places.resume(place, c.deadline); err != nil {
-		c.out = true
-		return err
-	}
-	return nil
 }

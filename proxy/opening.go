@@ -29,13 +29,27 @@ var blankLine = []byte("\r\n\r\n")
 // already, and answers it. It reports whether the connection lives on: as a
 // tunnel, or with the pages.
 func (c *clientConn) request(read []byte) bool {
-	pooled := heads.Get().(*[2 << 10]byte)
-	defer heads.Put(pooled)
-	c.sock.conn.SetDeadline(time.Now().Add(c.config.RequestTimeout))
-	if !c.server.enter(c.sock.conn, phaseSilent) {
+	door := c.server.door
+	c.early.SetDeadline(time.Now().Add(c.config.RequestTimeout))
+	if door.move(&c.visit, phaseRequest) != nil {
 		return false
 	}
+	if len(read) == 0 { // no buffer before there is something for it
+		var first [1]byte
+		n, err := c.tls.Read(first[:])
+		if n == 0 {
+			c.readFailed(err)
+			return false
+		}
+		read = first[:n]
+	}
+	door.speaks(&c.visit)
+	pooled := heads.Get().(*[2 << 10]byte)
+	defer heads.Put(pooled)
 	buf, end, err := readHead(&requestReader{c: c, read: read}, pooled[:0])
+	if moveErr := door.move(&c.visit, phaseServed); moveErr != nil {
+		err = moveErr
+	}
 	if err != nil {
 		c.readFailed(err)
 		return false
@@ -55,11 +69,11 @@ func (c *clientConn) request(read []byte) bool {
 	return false
 }
 
-// A requestReader reads a client's request, and notes when it begins.
+// A requestReader reads a client's request, and has it pay for what it holds.
 type requestReader struct {
 	c     *clientConn
 	read  []byte // already
-	begun bool
+	total int
 }
 
 func (r *requestReader) Read(b []byte) (n int, err error) {
@@ -69,9 +83,8 @@ func (r *requestReader) Read(b []byte) (n int, err error) {
 	} else {
 		n, err = r.c.tls.Read(b)
 	}
-	if n > 0 && !r.begun {
-		r.begun = true
-		r.c.server.enter(r.c.sock.conn, phaseBusy)
+	if r.total += n; err == nil && r.total > freeBytes {
+		err = r.c.server.door.grows(&r.c.visit, int64(n))
 	}
 	return n, err
 }
@@ -147,7 +160,7 @@ func (c *clientConn) upgrade(head []byte, req *request) (*upstream.Conn, *upstre
 			}
 			began := time.Now()
 			up, dialErr = vhost.Dial(c.server.ctx, c.dialRequest(req))
-			if dialErr == nil {
+			if c.upstream = up; dialErr == nil {
 				c.server.stats.dialled(up.Node, time.Since(began))
 			}
 			return nil, dialErr
@@ -157,14 +170,20 @@ func (c *clientConn) upgrade(head []byte, req *request) (*upstream.Conn, *upstre
 		return nil, nil, c.dialRefusal(dialErr)
 	}
 	if err == nil {
-		c.sock.conn.SetDeadline(time.Now().Add(c.config.RequestTimeout))
+		c.early.SetDeadline(time.Now().Add(c.config.RequestTimeout))
 		_, err = c.tls.Write(answer.Bytes())
 	}
 	if err != nil {
-		letGo(up)
+		c.letGo()
 		return nil, nil, &refusal{err: err} // the client is gone
 	}
 	return up, vhost, nil
+}
+
+// letGo closes the upstream that was dialled for a tunnel which is not to be.
+func (c *clientConn) letGo() {
+	letGo(c.upstream)
+	c.upstream = nil
 }
 
 // letGo closes an upstream that no tunnel got; nil is none.
@@ -274,11 +293,14 @@ func (c *clientConn) refused(req *request, err error) {
 	if r.status == 0 {
 		return
 	}
-	c.sock.conn.SetDeadline(time.Now().Add(lingerTimeout))
+	c.early.SetDeadline(time.Now().Add(lingerTimeout))
 	if _, err := c.tls.Write(r.answer()); err != nil {
 		return
 	}
 	c.tls.CloseWrite()
+	if c.server.door.move(&c.visit, phaseRefused) != nil {
+		return
+	}
 	// A close with unread bytes is a reset, which can overtake the answer.
 	io.Copy(io.Discard, io.LimitReader(c.tls, maxRequestHeader))
 }
@@ -290,8 +312,10 @@ const lingerTimeout = 2 * time.Second
 // here.
 func (c *clientConn) toDriver(req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) bool {
 	s := c.server
-	conn := c.sock.conn
+	conn := c.early.Conn
 	conn.SetDeadline(time.Time{})
+	s.door.leave(&c.visit)
+	c.sock.conn = conn
 	t := newTunnel(c, req, vhost, up, rest)
 	d := s.driver
 	if !hasDescriptor(conn) || up != nil && !hasDescriptor(t.upstream.sock.conn) {
@@ -299,7 +323,7 @@ func (c *clientConn) toDriver(req *request, vhost *upstream.Vhost, up *upstream.
 	}
 	count := s.stats.vhost(vhost)
 	count.open.Add(1)
-	s.tunnelBegins(conn, t)
+	s.tunnelBegins(t)
 	err := d.take(t)
 	if d != driver(s.pumps) && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) {
 		// The event loop wants a second descriptor for a moment. The client
@@ -310,9 +334,10 @@ func (c *clientConn) toDriver(req *request, vhost *upstream.Vhost, up *upstream.
 		count.open.Add(-1)
 		s.tunnelEnds(t)
 		s.log.Warn("tunnel", "client", c.client, "err", err)
-		letGo(up)
+		c.letGo()
 		return false
 	}
+	c.upstream = nil
 	count.opened.Add(1)
 	return true
 }

@@ -73,7 +73,7 @@ func (c *pageConn) Close() (err error) {
 			return
 		}
 		err = c.Conn.Close()
-		c.client.server.left(c.client.key)
+		c.client.close()
 	})
 	return err
 }
@@ -115,10 +115,9 @@ func bodyLength(head []byte) (n int64, ok bool) {
 // head are the first bytes.
 func (c *clientConn) toPages(read []byte, head int) bool {
 	s := c.server
-	conn := c.sock.conn
-	conn.SetDeadline(time.Time{})
-	// First, for nextRequest may have entered it again when take returns.
-	s.settled(conn)
+	c.early.SetDeadline(time.Time{})
+	// First, for nextRequest may have brought it back when take returns.
+	s.door.leave(&c.visit)
 	return s.pages.take(newPageConn(c, read, head))
 }
 
@@ -128,9 +127,9 @@ func (c *clientConn) toPages(read []byte, head int) bool {
 // Configuration of its time; like a ticket, a connection is worth nothing for a
 // name that has lost its certificate.
 func (c *clientConn) nextRequest(read []byte) {
-	conn := c.sock.conn
-	conn.SetDeadline(time.Now().Add(keepTimeout))
-	more := c.server.enter(conn, phaseKept)
+	defer c.survive()
+	c.early.SetDeadline(time.Now().Add(keepTimeout))
+	more := c.server.door.comeBack(&c.visit, c.key) == nil
 	if more && len(read) == 0 {
 		var one [1]byte
 		n, _ := c.tls.Read(one[:])
@@ -141,6 +140,6 @@ func (c *clientConn) nextRequest(read []byte) {
 		c.tls.Close() // which says goodbye
 	}
 	if kept := more && c.request(read); !kept {
-		c.close(conn)
+		c.close()
 	}
 }

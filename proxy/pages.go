@@ -41,16 +41,16 @@ const (
 	keepTimeout = 90 * time.Second
 )
 
-func newPages(log *slog.Logger) *pages {
+func newPages(s *Server) *pages {
 	ctx, drain := context.WithCancel(context.Background())
 	p := &pages{conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{}), drain: drain}
 	p.server = &http.Server{
-		Handler:           http.HandlerFunc(underServerName),
+		Handler:           http.HandlerFunc(s.servePage),
 		ReadHeaderTimeout: 10 * time.Second, // it is there already
 		ReadTimeout:       pageRequestTimeout,
 		WriteTimeout:      pageAnswerTimeout,
 		MaxHeaderBytes:    maxRequestHeader,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, pageConnKey{}, conn)
@@ -107,6 +107,20 @@ func (p *pages) Addr() net.Addr { return &net.TCPAddr{} }
 
 // pageConnKey finds a request's *pageConn in its context.
 type pageConnKey struct{}
+
+// servePage answers a request. A panic is net/http's to end the connection for;
+// but its own line about that is one for scanners.
+func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if v := recover(); v != nil {
+			if v != http.ErrAbortHandler {
+				s.Panicked(PanicPages, v, "client", r.RemoteAddr, "path", r.URL.Path)
+			}
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	underServerName(w, r)
+}
 
 // underServerName completes what net/http knows of a request, and hands it to the
 // Pages of its connection. It refuses one that is for another vhost.

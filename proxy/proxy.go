@@ -8,9 +8,9 @@
 //
 // The way of a connection, and who owns it there:
 //
-//	accept     Serve's goroutine            a place among the connections
-//	hello      the conn's own goroutine     waits for a first byte, without a buffer
-//	handshake  the same                     a place among the handshakes
+//	accept     Serve's goroutine            a place at the door (door.go)
+//	hello      the conn's own goroutine     until the ClientHello is whole (early.go)
+//	handshake  the same                     a slot, while it computes
 //	request    the same                     reads the opening handshake, 16 KiB at most
 //	dial       the same                     the upstream has said 101
 //	tunnel     a driver: the event loop     no goroutine, no buffer while idle
@@ -25,7 +25,8 @@
 //
 // A goroutine closes the connection when it gives up; once driver.take has
 // returned nil the driver does. A request that is no WebSocket upgrade goes to
-// an http.Server, which owns the connection until it has answered (pages.go).
+// an http.Server, which owns the connection until it has answered (pages.go). A panic
+// on the way in ends the connection alone (panic.go).
 package proxy
 
 import (
@@ -110,29 +111,29 @@ type Server struct {
 	tls       *tls.Config
 	now       atomic.Pointer[configuration]
 	pages     *pages
-	places    *places
+	door      *door
 	driver    driver      // for sockets
 	pumps     *goroutines // for connections without a descriptor
 	journal   *journal
 	stats     stats
 
-	ctx       context.Context // ends when Shutdown's deadline passes
-	cancel    context.CancelFunc
-	jobs      sync.WaitGroup // what tunnels wait for: dials, questions
-	stop      chan struct{}  // closed by stopAccepting
-	mu        sync.Mutex
-	stopped   bool          // nothing is accepted any more
-	draining  bool          // Shutdown has begun
-	ended     bool          // idle is closed
-	empty     bool          // emptied is closed
-	orders    []activeDrain // the newest first; never changed in place
-	listeners map[net.Listener]struct{}
-	clients   map[clientKey]int  // connections of each client address, while limited
-	open      int                // connections, from accept to close
-	idle      chan struct{}      // closed by the last connection's end once draining
-	tunnels   int                // those that are not sent elsewhere
-	emptied   chan struct{}      // closed by the last of their ends once draining
-	early     map[net.Conn]phase // connections that are not tunnels yet
+	challenges atomic.Int32    // CAs' that are being answered
+	ctx        context.Context // ends when Shutdown's deadline passes
+	cancel     context.CancelFunc
+	jobs       sync.WaitGroup // what tunnels wait for: dials, questions
+	stop       chan struct{}  // closed by stopAccepting
+	mu         sync.Mutex
+	stopped    bool          // nothing is accepted any more
+	draining   bool          // Shutdown has begun
+	ended      bool          // idle is closed
+	empty      bool          // emptied is closed
+	orders     []activeDrain // the newest first; never changed in place
+	listeners  map[net.Listener]struct{}
+	clients    map[clientKey]int // connections of each client address, while limited
+	open       int               // connections, from accept to close
+	idle       chan struct{}     // closed by the last connection's end once draining
+	tunnels    int               // those that are not sent elsewhere
+	emptied    chan struct{}     // closed by the last of their ends once draining
 }
 
 // A configuration is a Configuration with what is derived from it.
@@ -152,14 +153,13 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		challenge: o.ChallengeCertificate,
 		log:       o.Log,
-		places:    newPlaces(),
+		door:      newDoor(),
 		pumps:     newGoroutines(),
 		stop:      make(chan struct{}),
 		listeners: map[net.Listener]struct{}{},
 		clients:   map[clientKey]int{},
 		idle:      make(chan struct{}),
 		emptied:   make(chan struct{}),
-		early:     map[net.Conn]phase{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if s.log == nil {
@@ -177,7 +177,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.journal = newJournal(s.log)
 	s.Configure(o.Configuration)
-	s.pages = newPages(s.log)
+	s.pages = newPages(s)
 	if !Lends() {
 		s.log.Warn("this build's Go release is not known well enough: an idle connection keeps its TLS buffers")
 	}
@@ -186,7 +186,7 @@ func New(o Options) (*Server, error) {
 
 // Configure has c serve every connection that comes, or says its ClientHello, from
 // now on. Others end under what they began with, and nobody waits: it is one store
-// of one pointer. What all connections share follows it, the places for handshakes
+// of one pointer. What all connections share follows it, the slots for handshakes
 // and the sampling of the log.
 func (s *Server) Configure(c Configuration) {
 	set := c.Settings
@@ -205,7 +205,7 @@ func (s *Server) Configure(c Configuration) {
 		connections: connections,
 		tunnel:      tunnelSettings{backlog: set.ClientBacklog, ping: set.Ping, pong: set.Pong},
 	}})
-	s.places.limit(set.Handshakes)
+	s.door.limit(set.Handshakes)
 	s.journal.sample.Store(int64(set.LogSample))
 }
 

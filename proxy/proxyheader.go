@@ -114,7 +114,7 @@ func (c *clientConn) proxied() error {
 	if !c.config.sendsProxyHeader(c.client.Addr()) {
 		return nil
 	}
-	client, local, err := readProxyHeader(c.sock.conn)
+	client, local, err := readProxyHeader(headerReader{&c.early})
 	if err != nil || !client.IsValid() {
 		return err
 	}
@@ -140,5 +140,6 @@ func (s *Server) rekey(c *clientConn) error {
 	s.uncount(c.key)
 	s.clients[key]++
 	c.key = key
+	s.door.belongs(&c.visit, key)
 	return nil
 }

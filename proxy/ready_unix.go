@@ -3,68 +3,27 @@
 package proxy
 
 import (
-	"io"
 	"net"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// waitReadable waits until conn has something to read, an end or an error
-// included, or until its deadline. It needs no buffer. A connection without a
-// descriptor is readable at once.
-func waitReadable(conn net.Conn) error {
-	rc := rawOf(conn)
-	if rc == nil {
-		return nil
+// readNow reads what the socket has, without waiting; again is true where it has
+// nothing yet. N is 0 at the end, and with an error.
+func readNow(fd uintptr, b []byte) (n int, again bool, err error) {
+	for {
+		switch n, err = unix.Read(int(fd), b); err {
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, true, nil
+		default:
+			return max(n, 0), false, err
+		}
 	}
-	return rc.Read(hasInput)
 }
 
-// readable reports whether waitReadable would return at once.
-func readable(conn net.Conn) bool {
-	rc := rawOf(conn)
-	if rc == nil {
-		return true
-	}
-	ready := false
-	err := rc.Read(func(fd uintptr) bool {
-		ready = hasInput(fd)
-		return true
-	})
-	return ready || err != nil
-}
-
-func hasInput(fd uintptr) bool {
-	var one [1]byte
-	_, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK)
-	return err != unix.EAGAIN && err != unix.EINTR
-}
-
-// readNow reads what conn has without waiting; ok is false where it has
-// nothing, or where it can't tell.
-func readNow(conn net.Conn, b []byte) (n int, err error, ok bool) {
-	rc := rawOf(conn)
-	if rc == nil {
-		return 0, nil, false
-	}
-	if err := rc.Read(func(fd uintptr) bool {
-		n, err = unix.Read(int(fd), b)
-		return true
-	}); err != nil {
-		return 0, err, true
-	}
-	switch {
-	case err == unix.EAGAIN || err == unix.EINTR:
-		return 0, nil, false
-	case err != nil:
-		return 0, err, true
-	case n == 0 && len(b) > 0:
-		return 0, io.EOF, true
-	}
-	return n, nil, true
-}
-
+// rawOf returns the descriptor's access of a connection that has one, else nil.
 func rawOf(conn net.Conn) syscall.RawConn {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {

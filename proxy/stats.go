@@ -31,7 +31,8 @@ type Counts struct {
 
 	Vhosts []VhostCount // those that ever had a tunnel, by name
 	Closed map[string]int64
-	Dials  []DialCount // by upstream and node
+	Dials  []DialCount      // by upstream and node
+	Panics map[string]int64 // by where: mistakes of the program, each of which ended one connection
 
 	// In is from clients, Out is to them. Bytes are those of WebSocket, TLS
 	// taken off. They are up to date but for the turns under way.
@@ -84,12 +85,16 @@ func (s *Server) Counts() Counts {
 		Refusals:    map[int]int64{},
 		GaveUp:      s.stats.refusals[0].Load(),
 		Closed:      map[string]int64{},
+		Panics:      map[string]int64{},
 		Loops:       runtime.GOMAXPROCS(0),
 		Vhosts:      s.stats.vhostCounts(),
 		Dials:       s.stats.dialCounts(),
 	}
 	for i, name := range limitNames {
 		c.Refused[name] = s.stats.refused[i].Load()
+	}
+	for i, name := range panicPlaces {
+		c.Panics[name] = s.stats.panics[i].Load()
 	}
 	for i, k := range handshakeKinds {
 		c.Handshakes = append(c.Handshakes, HandshakeCount{k.result, k.version, s.stats.handshakes[i].Load()})
@@ -123,6 +128,7 @@ type stats struct {
 	handshakes [len(handshakeKinds)]atomic.Int64
 	refusals   [600]atomic.Int64 // by HTTP status; 0: the client was gone
 	closed     [reasonCount]atomic.Int64
+	panics     [len(panicPlaces)]atomic.Int64
 	vhosts     byName[string, *vhostCount]
 	dials      byName[[2]string, *histogram] // by upstream and node
 }
@@ -132,9 +138,13 @@ const (
 	limitConnections = iota
 	limitPerClient
 	limitDrain
+	limitHandshakes
 )
 
-var limitNames = [...]string{limitConnections: "connections", limitPerClient: "per_client", limitDrain: "drain"}
+var limitNames = [...]string{
+	limitConnections: "connections", limitPerClient: "per_client", limitDrain: "drain",
+	limitHandshakes: "handshakes", // too many on their way in, of the same address above all
+}
 
 func (s *stats) refuse(status int) {
 	if status >= 0 && status < len(s.refusals) {
@@ -162,7 +172,7 @@ var handshakeKinds = [...]struct{ result, version string }{
 	handshakeFull13:    {"full", "1.3"},
 	handshakeResumed12: {"resumed", "1.2"},
 	handshakeResumed13: {"resumed", "1.3"},
-	handshakeSilent:    {"silent", ""},       // not a byte came
+	handshakeSilent:    {"silent", ""},       // not a byte came; an end is none
 	handshakeNoPlace:   {"no_place", ""},     // too many at once, for too long
 	handshakeNameless:  {"unknown_name", ""}, // no certificate for the server name
 	handshakeTimeout:   {"timeout", ""},
@@ -186,16 +196,18 @@ func handshakeDone(cs tls.ConnectionState) int {
 	return kind
 }
 
-// handshakeFailure tells which kind of failure an error is.
-func handshakeFailure(err error, nameless bool) int {
+// failure tells which kind of failure an error of a handshake is.
+func (e *earlyConn) failure(err error) int {
 	switch {
-	case nameless:
+	case e.nameless:
 		return handshakeNameless
 	case errors.Is(err, errClosing):
 		return handshakeDrain
+	case !e.heard:
+		return handshakeSilent
 	case errors.Is(err, errNoPlace):
 		return handshakeNoPlace
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, errGivenUp):
 		return handshakeTimeout
 	}
 	return handshakeFailed

@@ -195,7 +195,14 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 	}
 	attempt, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	returned := false
+	defer func() {
+		if !returned { // it panicked
+			e.dropped()
+		}
+	}()
 	conn, rest, err := e.node.connect(attempt, e.address, r)
+	returned = true
 	now := time.Now()
 	if err != nil && isTimeout(err) {
 		err = fmt.Errorf("%w (after %v)", err, roughly(now.Sub(start)))
