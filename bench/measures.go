@@ -18,11 +18,12 @@ func measures() []measure {
 			return trips(ctx, g, n)
 		}})
 	}
-	return append(list,
+	list = append(list,
 		measure{name: "fixed", run: fixed},
 		measure{name: "churn", run: churn},
 		measure{name: "reload", once: true, run: reload},
 	)
+	return append(list, doorMeasures()...)
 }
 
 // idle is what a connection costs that says nothing, before and after it has

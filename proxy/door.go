@@ -64,9 +64,15 @@ type door struct {
 
 const (
 	// roomPerSlot is what may be held by connections on their way in for each slot.
-	// With 16 slots it is 28 MiB: 1,400 handshakes that wait for their client, so
-	// that 1,500 clients with a round trip of 700 ms need not wait for each other.
-	roomPerSlot = 7 << 18 // bytes
+	// With 16 slots it is 24 MiB: 3,000 connections that say nothing, or 1,600
+	// handshakes that wait for their client (1,200 where clients offer a
+	// post-quantum key share), so that 1,500 clients with a round trip of 700 ms
+	// need not wait for each other.
+	roomPerSlot = 3 << 19 // bytes
+
+	// helloCopies is how often crypto/tls has a ClientHello in memory, and what it
+	// derives from it, while it waits for the client.
+	helloCopies = 4
 
 	// comingFactor bounds, for each slot, the connections that are accepted while
 	// all slots are taken. The others wait in the kernel, where they cost least.
@@ -109,8 +115,8 @@ var phases = [...]struct {
 }{
 	phaseHello:     {8 << 10, true, 500 * time.Millisecond},
 	phaseReady:     {8 << 10, false, 0},
-	phaseComputing: {20 << 10, false, 0},
-	phaseAnswered:  {20 << 10, true, 3 * time.Second},
+	phaseComputing: {14 << 10, false, 0}, // and what the ClientHello takes
+	phaseAnswered:  {14 << 10, true, 3 * time.Second},
 	phaseRequest:   {12 << 10, true, 3 * time.Second},
 	phaseServed:    {0, false, 0},
 	phaseKept:      {1, true, 500 * time.Millisecond},
@@ -123,12 +129,21 @@ type visit struct {
 	party   *party
 	phase   phase
 	price   int64
+	hello   int64         // bytes
 	due     time.Time     // stalled: from then on others of its address may have its place
 	place   *list.Element // in party.stalled, party.ready or door.again
 	turn    chan error    // Ready, or wanting its slot again: nil, or why not
 	coming  bool          // counted in door.coming
 	asked   bool          // its client has begun what the connection now waits for
 	givenUp bool
+}
+
+func (v *visit) priceOf(s phase) int64 {
+	price := phases[s].price
+	if s == phaseComputing || s == phaseAnswered {
+		price += helloCopies * v.hello
+	}
+	return price
 }
 
 // A party is the connections of one client address.
@@ -294,8 +309,8 @@ func (d *door) grows(v *visit, bytes int64) error {
 	return nil
 }
 
-// start waits for a slot, until the deadline.
-func (d *door) start(v *visit, deadline time.Time) error {
+// start waits for a slot, until the deadline, for a client whose hello is so long.
+func (d *door) start(v *visit, hello int, deadline time.Time) error {
 	d.mu.Lock()
 	switch {
 	case v.givenUp:
@@ -310,6 +325,7 @@ func (d *door) start(v *visit, deadline time.Time) error {
 		d.coming++
 	}
 	price := v.price
+	v.hello = int64(hello)
 	v.turn = make(chan error, 1)
 	d.unset(v)
 	d.put(v, phaseReady, price, time.Time{})
@@ -332,7 +348,7 @@ func (d *door) leaveSlot(v *visit) {
 	defer d.mu.Unlock()
 	due := v.due
 	d.unset(v)
-	d.put(v, phaseServed, phases[phaseComputing].price, due)
+	d.put(v, phaseServed, v.priceOf(phaseComputing), due)
 	d.dispatch()
 }
 
@@ -484,7 +500,7 @@ func (d *door) set(v *visit, s phase) {
 	if s != phaseAnswered || due.IsZero() {
 		due = time.Now().Add(phases[s].patience)
 	}
-	d.put(v, s, phases[s].price, due)
+	d.put(v, s, v.priceOf(s), due)
 }
 
 // unset takes v out of its phase; put follows, or nothing.
@@ -570,19 +586,19 @@ func (d *door) next() *visit {
 		v := e.Value.(*visit)
 		due := v.due
 		d.unset(v)
-		d.put(v, phaseComputing, phases[phaseComputing].price, due)
+		d.put(v, phaseComputing, v.priceOf(phaseComputing), due)
 		return v
 	}
 	for e := d.turns.Front(); e != nil; e = e.Next() {
 		p := e.Value.(*party)
 		v := p.ready.Front().Value.(*visit)
-		if !d.makeRoom(p, phases[phaseComputing].price-v.price) {
+		if !d.makeRoom(p, v.priceOf(phaseComputing)-v.price) {
 			continue
 		}
 		d.turns.MoveToBack(e)
 		d.unset(v)
 		d.came(v)
-		d.put(v, phaseComputing, phases[phaseComputing].price, time.Time{})
+		d.put(v, phaseComputing, v.priceOf(phaseComputing), time.Time{})
 		return v
 	}
 	d.blocked = d.turns.Len() > 0

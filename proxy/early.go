@@ -203,6 +203,7 @@ func (e *earlyConn) wait() {
 		d.waits(&e.client.visit)
 	case e.computing && !e.paused:
 		e.paused = true
+		dropHand(e.client.tls)
 		d.pause(&e.client.visit)
 	}
 }

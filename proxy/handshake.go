@@ -206,7 +206,7 @@ func (c *clientConn) handshake() bool {
 		err = e.collectHello()
 	}
 	if err == nil {
-		err = s.door.start(&c.visit, e.deadline)
+		err = s.door.start(&c.visit, len(e.got), e.deadline)
 	}
 	if err == nil {
 		e.computing = true

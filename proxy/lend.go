@@ -56,6 +56,17 @@ func lend(c *tls.Conn, b []byte) {
 	*raw = *lent
 }
 
+// dropHand lets go of hand, which during a handshake has the room that the last
+// message took. It is for calls from under c, in a Read of its connection.
+func dropHand(c *tls.Conn) {
+	if !layout.ok {
+		return
+	}
+	if _, hand := layout.buffers(c); hand.Len() == 0 {
+		*hand = bytes.Buffer{}
+	}
+}
+
 // giveBack ends what lend began: c keeps a copy of the part of a record that
 // it holds, mostly nothing, and no reference to the lent buffer that it would
 // read through again. It must not hold plaintext that was not read; reading
