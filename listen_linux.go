@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -18,18 +19,32 @@ import (
 // MPTCP, which Go would ask for, is off: the kernel takes neither filters nor
 // questions about the queue on such a socket, which a hand-over needs.
 func listenConfig(beside bool) *net.ListenConfig {
-	lc := &net.ListenConfig{Control: func(_, address string, c syscall.RawConn) error {
+	lc := &net.ListenConfig{KeepAlive: -1, Control: func(_, address string, c syscall.RawConn) error {
 		return control(c, func(fd int) error {
 			if !beside {
 				if err := isFree(fd, address); err != nil {
 					return err
 				}
 			}
+			if err := keepAlive(fd); err != nil {
+				return err
+			}
 			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 		})
 	}}
 	lc.SetMultipathTCP(false)
 	return lc
+}
+
+// keepAlive gives a listener Go's own keep-alives. A socket that it accepts
+// inherits them; Go would make four system calls for each one instead.
+func keepAlive(fd int) error {
+	return errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15), // seconds
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9),
+	)
 }
 
 // isFree is nil where nobody listens on the address that fd is to be bound to:

@@ -83,6 +83,7 @@ func (s *Server) admit(conn net.Conn) {
 		perClient = 0 // its clients are counted, once they are known
 	}
 	c := s.newClientConn(conn, now)
+	c.visit.begin = func() { go c.serve() }
 	s.mu.Lock()
 	limit := -1 // none
 	free := now.connections - s.open
@@ -109,7 +110,6 @@ func (s *Server) admit(conn net.Conn) {
 		return
 	}
 	s.stats.accepted.Add(1)
-	go c.serve()
 }
 
 // left gives a connection's place back.

@@ -14,11 +14,13 @@ import (
 // the memory of connections that wait for their client (room).
 //
 // A connection is in one phase at a time, and only its own goroutine moves it, but
-// from Ready to Computing, which the door does. A phase is stalled where nothing
-// but the client's next bytes lead out of it:
+// out of Outside and Ready, which the door does. A phase is stalled where a
+// connection may be given up for others; in most of them nothing but the client's
+// next bytes lead out of it:
 //
-//	Hello      stalled  from accept until the ClientHello is whole; crypto/tls has not begun
-//	Ready               it is whole, and waits for a slot
+//	Outside             accepted, but there is no room for it: no goroutine, nothing is read
+//	Hello      stalled  the ClientHello is not whole; crypto/tls has not begun
+//	Ready      stalled  it is whole, and waits for a slot; that may be for its own address's others
 //	Computing           has a slot: crypto/tls works
 //	Answered   stalled  gave its slot back: the client's next record is not whole
 //	Request    stalled  TLS is done; the request is not whole
@@ -38,8 +40,9 @@ import (
 // Those of the same address may do so once it has been stalled for the patience of
 // its phase: an address competes with itself in the order of arrival, so that a
 // crowd behind one address comes in although its members wait for their network.
-// A newcomer that nobody makes place for is refused; a handshake that is ready
-// waits.
+// Meanwhile a newcomer waits outside and a handshake that is ready stays so, until
+// somebody has gone on or its time is over. Where too many are outside, or too many
+// connections are open, a newcomer is refused.
 //
 // Slots are given to the addresses in turn, and to connections that had one before
 // the others.
@@ -55,8 +58,9 @@ type door struct {
 	order     partyOrder // all parties, the first to lose a connection first
 	turns     list.List  // of *party: those that have connections that are Ready
 	again     list.List  // of *visit: had a slot before and want it back
+	outside   list.List  // of *visit, in the order of accept
 	room      chan struct{}
-	blocked   bool // slots are free, but there is no room for who is Ready
+	blocked   bool // there is no room for who is Ready or outside
 	retry     *time.Timer
 	closed    bool // nobody is accepted any more
 	draining  bool // no further request is waited for
@@ -70,6 +74,14 @@ const (
 	// need not wait for each other.
 	roomPerSlot = 3 << 19 // bytes
 
+	// helloShare is the part of the room that ClientHellos may take, in sixteenths:
+	// else those that are Ready could leave none for themselves to go on.
+	helloShare = 12
+	wholeRoom  = 16
+
+	// minPrice is less than what any connection costs that is bounded by room.
+	minPrice = 1 << 10 // bytes
+
 	// helloCopies is how often crypto/tls has a ClientHello in memory, and what it
 	// derives from it, while it waits for the client.
 	helloCopies = 4
@@ -77,6 +89,9 @@ const (
 	// comingFactor bounds, for each slot, the connections that are accepted while
 	// all slots are taken. The others wait in the kernel, where they cost least.
 	comingFactor = 8
+
+	// outsideFactor bounds those outside, for each slot.
+	outsideFactor = 256
 
 	// blockedRetry is how often the door looks whether somebody's patience has
 	// passed, while it is blocked.
@@ -94,6 +109,7 @@ type phase uint8
 
 const (
 	phaseNone phase = iota // not on its way in: a tunnel, or with the pages
+	phaseOutside
 	phaseHello
 	phaseReady
 	phaseComputing
@@ -106,16 +122,17 @@ const (
 
 // What the phases cost was measured: a goroutine, which keeps the stack that it
 // had in crypto/tls, what Go has for a socket, and crypto/tls itself. A Kept
-// connection is bounded by limits.connections alone, as a tunnel is, and so is one
+// connection, or one that is outside, is bounded by limits.connections alone, as a tunnel is, and so is one
 // that is Served.
 var phases = [...]struct {
 	price    int64         // bytes
 	stalled  bool          // waits for its client
 	patience time.Duration // before it makes place for others of its own address
 }{
+	phaseOutside:   {1, false, 0},
 	phaseHello:     {8 << 10, true, 500 * time.Millisecond},
-	phaseReady:     {8 << 10, false, 0},
-	phaseComputing: {14 << 10, false, 0}, // and what the ClientHello takes
+	phaseReady:     {8 << 10, true, time.Hour}, // others of its address wait behind it
+	phaseComputing: {14 << 10, false, 0},       // and what the ClientHello takes
 	phaseAnswered:  {14 << 10, true, 3 * time.Second},
 	phaseRequest:   {12 << 10, true, 3 * time.Second},
 	phaseServed:    {0, false, 0},
@@ -125,13 +142,17 @@ var phases = [...]struct {
 
 // A visit is a connection on its way in. Its fields are the door's.
 type visit struct {
-	conn    net.Conn // its deadline is set to give it up
+	conn    net.Conn  // its deadline is set to give it up
+	begin   func()    // starts its goroutine; called once
+	until   time.Time // when its handshake has to be done
 	party   *party
 	phase   phase
 	price   int64
 	hello   int64         // bytes
 	due     time.Time     // stalled: from then on others of its address may have its place
-	place   *list.Element // in party.stalled, party.ready or door.again
+	place   *list.Element // in party.stalled
+	waiting *list.Element // in party.ready, door.again or door.outside
+	line    *list.List    // which of them
 	turn    chan error    // Ready, or wanting its slot again: nil, or why not
 	coming  bool          // counted in door.coming
 	asked   bool          // its client has begun what the connection now waits for
@@ -193,21 +214,42 @@ func (d *door) awaitRoom(stop <-chan struct{}) {
 
 func (d *door) crowded() bool { return d.coming >= d.slots*comingFactor && !d.blocked }
 
-// enter lets a connection in, as Hello. Free is how many more may be open. It
-// returns false where there is no place for it.
+// enter lets a connection in, or keeps it outside. Free is how many more may be
+// open. It returns false where there is no place for it.
 func (d *door) enter(v *visit, key clientKey, free int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := d.partyOf(key)
-	price := phases[phaseHello].price
-	if free+d.leaving <= 0 && !d.giveUpFor(p, price) || !d.makeRoom(p, price) {
+	switch {
+	case free+d.leaving <= 0 && !d.giveUpFor(p, phases[phaseHello].price, 0):
+		d.forget(p)
+		return false
+	case d.makeRoom(p, phases[phaseHello].price, helloShare):
+		d.join(v, p, phaseHello)
+		d.letIn(v)
+	case d.outside.Len() < d.slots*outsideFactor:
+		d.join(v, p, phaseOutside)
+		v.lineUp(&d.outside)
+		d.dispatch() // which looks again in a while
+	default:
 		d.forget(p)
 		return false
 	}
-	v.coming = true
-	d.coming++
-	d.join(v, p, phaseHello)
 	return true
+}
+
+// begins is called first by a connection's goroutine. The error says that it is to
+// be closed: it was outside for too long.
+func (d *door) begins(v *visit) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case v.givenUp && d.closed:
+		return errClosing
+	case v.givenUp:
+		return errNoPlace
+	}
+	return nil
 }
 
 // comeBack is enter for a connection that the pages kept, which is open already.
@@ -301,7 +343,7 @@ func (d *door) grows(v *visit, bytes int64) error {
 	}
 	s, price, due := v.phase, v.price, v.due
 	d.unset(v)
-	roomy := d.makeRoom(v.party, price+bytes)
+	roomy := d.makeRoom(v.party, price+bytes, helloShare)
 	d.put(v, s, price+bytes, due)
 	if !roomy {
 		return errNoPlace
@@ -309,8 +351,8 @@ func (d *door) grows(v *visit, bytes int64) error {
 	return nil
 }
 
-// start waits for a slot, until the deadline, for a client whose hello is so long.
-func (d *door) start(v *visit, hello int, deadline time.Time) error {
+// start waits for a slot, for a client whose hello is so long.
+func (d *door) start(v *visit, hello int) error {
 	d.mu.Lock()
 	switch {
 	case v.givenUp:
@@ -328,10 +370,10 @@ func (d *door) start(v *visit, hello int, deadline time.Time) error {
 	v.hello = int64(hello)
 	v.turn = make(chan error, 1)
 	d.unset(v)
-	d.put(v, phaseReady, price, time.Time{})
+	d.put(v, phaseReady, price, time.Now().Add(phases[phaseReady].patience))
 	d.dispatch()
 	d.mu.Unlock()
-	return d.awaitTurn(v, deadline)
+	return d.awaitTurn(v)
 }
 
 // pause gives the slot back, while the client is waited for.
@@ -353,7 +395,7 @@ func (d *door) leaveSlot(v *visit) {
 }
 
 // resume follows pause and leaveSlot. On an error the slot is not held.
-func (d *door) resume(v *visit, deadline time.Time) error {
+func (d *door) resume(v *visit) error {
 	d.mu.Lock()
 	if v.givenUp {
 		d.mu.Unlock()
@@ -362,19 +404,19 @@ func (d *door) resume(v *visit, deadline time.Time) error {
 	price, due := v.price, v.due
 	d.unset(v)
 	d.put(v, phaseServed, price, due)
-	v.place = d.again.PushBack(v)
+	v.lineUp(&d.again)
 	d.dispatch()
 	d.mu.Unlock()
-	return d.awaitTurn(v, deadline)
+	return d.awaitTurn(v)
 }
 
-func (d *door) awaitTurn(v *visit, deadline time.Time) error {
+func (d *door) awaitTurn(v *visit) error {
 	select { // most of the time there is a slot at once
 	case err := <-v.turn:
 		return err
 	default:
 	}
-	timer := time.NewTimer(time.Until(deadline))
+	timer := time.NewTimer(time.Until(v.until))
 	defer timer.Stop()
 	select {
 	case err := <-v.turn:
@@ -418,6 +460,8 @@ func (d *door) stop() {
 	d.closed = true
 	for v := range d.visits {
 		switch {
+		case v.phase == phaseOutside:
+			d.giveUp(v)
 		case v.phase == phaseReady:
 			d.unset(v)
 			d.put(v, phaseServed, 0, time.Time{})
@@ -466,7 +510,7 @@ func (d *door) arriving() (n int) {
 func (d *door) shed() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if v := d.first(); v != nil {
+	if v := d.first(0); v != nil {
 		d.giveUp(v)
 	}
 }
@@ -506,35 +550,31 @@ func (d *door) set(v *visit, s phase) {
 // unset takes v out of its phase; put follows, or nothing.
 func (d *door) unset(v *visit) {
 	p := v.party
-	switch {
-	case v.place == nil:
-	case phases[v.phase].stalled:
+	if v.place != nil {
 		p.stalled.Remove(v.place)
 		p.weight -= v.price
 		heap.Fix(&d.order, p.index)
-	case v.phase == phaseReady:
-		p.ready.Remove(v.place)
-		if p.ready.Len() == 0 {
-			d.turns.Remove(p.turn)
-		}
-	default:
-		d.again.Remove(v.place)
+	}
+	if v.waiting != nil {
+		v.line.Remove(v.waiting)
+	}
+	if v.phase == phaseReady && p.ready.Len() == 0 {
+		d.turns.Remove(p.turn)
 	}
 	if v.phase == phaseComputing {
 		d.computing--
 	}
 	d.held -= v.price
-	v.phase, v.price, v.place = phaseNone, 0, nil
+	v.phase, v.price, v.place, v.waiting = phaseNone, 0, nil, nil
 }
+
+func (v *visit) lineUp(line *list.List) { v.line, v.waiting = line, line.PushBack(v) }
 
 func (d *door) put(v *visit, s phase, price int64, due time.Time) {
 	p := v.party
 	v.phase, v.price, v.due = s, price, due
 	d.held += price
-	switch {
-	case s == phaseComputing:
-		d.computing++
-	case phases[s].stalled:
+	if phases[s].stalled {
 		at := p.stalled.Back()
 		for at != nil && at.Value.(*visit).due.After(due) {
 			at = at.Prev()
@@ -546,15 +586,26 @@ func (d *door) put(v *visit, s phase, price int64, due time.Time) {
 		}
 		p.weight += price
 		heap.Fix(&d.order, p.index)
-	case s == phaseReady:
-		v.place = p.ready.PushBack(v)
+	}
+	switch s {
+	case phaseComputing:
+		d.computing++
+	case phaseReady:
+		v.lineUp(&p.ready)
 		if p.ready.Len() == 1 {
 			p.turn = d.turns.PushBack(p)
 		}
 	}
 }
 
-// dispatch gives free slots away.
+// letIn starts the goroutine of a connection that is let in.
+func (d *door) letIn(v *visit) {
+	v.coming = true
+	d.coming++
+	v.begin()
+}
+
+// dispatch gives free slots away, and room.
 func (d *door) dispatch() {
 	d.blocked = false
 	for d.computing < d.slots {
@@ -563,6 +614,15 @@ func (d *door) dispatch() {
 			break
 		}
 		v.turn <- nil
+	}
+	for d.outside.Len() > 0 {
+		v := d.outside.Front().Value.(*visit)
+		if !d.makeRoom(v.party, phases[phaseHello].price, helloShare) {
+			d.blocked = true
+			break
+		}
+		d.set(v, phaseHello)
+		d.letIn(v)
 	}
 	if d.blocked && d.retry == nil && !d.closed {
 		d.retry = time.AfterFunc(blockedRetry, d.look)
@@ -577,6 +637,13 @@ func (d *door) look() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.retry = nil
+	for now := time.Now(); d.outside.Len() > 0; {
+		v := d.outside.Front().Value.(*visit)
+		if now.Before(v.until) {
+			break
+		}
+		d.giveUp(v)
+	}
 	d.dispatch()
 }
 
@@ -592,7 +659,7 @@ func (d *door) next() *visit {
 	for e := d.turns.Front(); e != nil; e = e.Next() {
 		p := e.Value.(*party)
 		v := p.ready.Front().Value.(*visit)
-		if !d.makeRoom(p, v.priceOf(phaseComputing)-v.price) {
+		if !d.makeRoom(p, v.priceOf(phaseComputing)-v.price, wholeRoom) {
 			continue
 		}
 		d.turns.MoveToBack(e)
@@ -606,19 +673,21 @@ func (d *door) next() *visit {
 }
 
 // makeRoom gives up stalled connections until there is room for so many bytes more,
-// for a connection of p. It returns false where there is none.
-func (d *door) makeRoom(p *party, bytes int64) bool {
-	for d.held+bytes > int64(d.slots)*roomPerSlot {
-		if !d.giveUpFor(p, bytes) {
+// for a connection of p, in so much of the room. It returns false where there is
+// none.
+func (d *door) makeRoom(p *party, bytes, sixteenths int64) bool {
+	for d.held+bytes > int64(d.slots)*roomPerSlot/wholeRoom*sixteenths {
+		if !d.giveUpFor(p, bytes, minPrice) {
 			return false
 		}
 	}
 	return true
 }
 
-// giveUpFor gives up one connection for one of p.
-func (d *door) giveUpFor(p *party, price int64) bool {
-	v := d.first()
+// giveUpFor gives up one connection for one of p that has a price. It takes one
+// whose price is at least so high.
+func (d *door) giveUpFor(p *party, price, least int64) bool {
+	v := d.first(least)
 	if v == nil || v.party.weight <= p.weight+price && time.Now().Before(v.due) {
 		return false
 	}
@@ -626,20 +695,32 @@ func (d *door) giveUpFor(p *party, price int64) bool {
 	return true
 }
 
-// first is who is given up first.
-func (d *door) first() *visit {
-	if len(d.order) == 0 || d.order[0].stalled.Len() == 0 {
+// first is who is given up first of those with a price of at least so much.
+func (d *door) first(least int64) *visit {
+	if len(d.order) == 0 {
 		return nil
 	}
-	return d.order[0].stalled.Front().Value.(*visit)
+	for e := d.order[0].stalled.Front(); e != nil; e = e.Next() {
+		if v := e.Value.(*visit); v.price >= least {
+			return v
+		}
+	}
+	return nil
 }
 
 // giveUp takes v off its phase at once. Its goroutine closes it.
 func (d *door) giveUp(v *visit) {
+	was := v.phase
 	d.unset(v)
 	v.givenUp = true
 	d.leaving++
 	v.conn.SetDeadline(longAgo)
+	switch was {
+	case phaseOutside:
+		v.begin()
+	case phaseReady:
+		v.turn <- errGivenUp
+	}
 }
 
 // partyOrder is a heap: the party with most that is stalled first, and of equal

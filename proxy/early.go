@@ -7,7 +7,6 @@ import (
 	"net"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // An earlyConn is a client's socket below crypto/tls, until the connection is a
@@ -26,7 +25,6 @@ type earlyConn struct {
 	net.Conn
 	client    *clientConn
 	raw       syscall.RawConn // nil where the connection has no descriptor
-	deadline  time.Time       // of the handshake
 	got       []byte          // of the records that are collected
 	charged   int             // bytes of got that are paid for
 	whole     []byte          // of got: what crypto/tls has not read yet
@@ -122,7 +120,7 @@ func (e *earlyConn) collectRecord() error {
 		}
 	}
 	if e.paused {
-		if err := e.client.server.door.resume(&e.client.visit, e.deadline); err != nil {
+		if err := e.client.server.door.resume(&e.client.visit); err != nil {
 			return err
 		}
 		e.paused = false

@@ -124,7 +124,7 @@ func (s *Server) challengeCertificate(hello *tls.ClientHelloInfo) (cert *tls.Cer
 	defer s.challenges.Add(-1)
 	s.door.leaveSlot(&e.client.visit)
 	cert, err = s.challenge(hello)
-	if slotErr := s.door.resume(&e.client.visit, e.deadline); slotErr != nil {
+	if slotErr := s.door.resume(&e.client.visit); slotErr != nil {
 		return nil, slotErr
 	}
 	e.nameless = cert == nil && err == nil
@@ -160,7 +160,7 @@ type clientConn struct {
 func (s *Server) newClientConn(conn net.Conn, config *configuration) *clientConn {
 	c := &clientConn{server: s, config: config, key: keyOf(conn.RemoteAddr())}
 	c.early = earlyConn{Conn: conn, client: c, raw: rawOf(conn)}
-	c.visit.conn = conn
+	c.visit.conn, c.visit.until = conn, time.Now().Add(config.HandshakeTimeout)
 	c.sock = &sock{conn: &c.early}
 	c.client, c.local = addrPortOf(conn.RemoteAddr()), addrPortOf(conn.LocalAddr())
 	return c
@@ -199,14 +199,16 @@ func (c *clientConn) close() {
 // close the connection: it failed, or was all that a CA wanted.
 func (c *clientConn) handshake() bool {
 	s, e := c.server, &c.early
-	e.deadline = time.Now().Add(c.config.HandshakeTimeout)
-	e.SetDeadline(e.deadline)
-	err := c.proxied()
+	e.SetDeadline(c.visit.until)
+	err := s.door.begins(&c.visit)
+	if err == nil {
+		err = c.proxied()
+	}
 	if err == nil {
 		err = e.collectHello()
 	}
 	if err == nil {
-		err = s.door.start(&c.visit, len(e.got), e.deadline)
+		err = s.door.start(&c.visit, len(e.got))
 	}
 	if err == nil {
 		e.computing = true

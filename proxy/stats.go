@@ -203,10 +203,10 @@ func (e *earlyConn) failure(err error) int {
 		return handshakeNameless
 	case errors.Is(err, errClosing):
 		return handshakeDrain
-	case !e.heard:
-		return handshakeSilent
 	case errors.Is(err, errNoPlace):
 		return handshakeNoPlace
+	case !e.heard:
+		return handshakeSilent
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, errGivenUp):
 		return handshakeTimeout
 	}
