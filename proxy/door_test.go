@@ -38,7 +38,8 @@ func addressOf(s string) clientKey { return keyOfAddr(netip.MustParseAddr(s)) }
 // A quietConn is a connection of which nobody reads.
 type quietConn struct{ net.Conn }
 
-func (quietConn) SetDeadline(time.Time) error { return nil }
+func (quietConn) SetDeadline(time.Time) error     { return nil }
+func (quietConn) SetReadDeadline(time.Time) error { return nil }
 
 const (
 	stranger = "192.0.2.1"
