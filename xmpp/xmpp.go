@@ -10,6 +10,7 @@
 //
 //   - [OpenReader] reads the client's first start tag and says which stream
 //     error answers a bad one; [NormalDomain] judges its `to`.
+//   - [LaterOpens] finds the client's further start tags, wherever they are.
 //   - [AnswerReader] reads the upstream's first messages until it is clear
 //     whether the stream goes on, was refused, or is redirected to another node.
 //   - [FirstWord] tells from the first bytes of any later message whether it
