@@ -152,6 +152,11 @@ type Upstream struct {
 	// client sent) or "node" (the host of the node's URL). Default: "client".
 	Host string `toml:"host" oneof:"client,node"`
 
+	// XMPP holds clients to a stream's start: the upstream sees nothing before a
+	// good one. False is for bridges that speak something else, and for echo rigs.
+	// Default: true. Reload: new tunnels only.
+	XMPP bool `toml:"xmpp"`
+
 	// Redirects says what becomes of an upstream's see-other-uri: "follow"
 	// dials that node for the client, "rewrite" gives the client that node's
 	// public URL, "off" passes it on as it is. Default: "follow".
@@ -286,6 +291,10 @@ type Limits struct {
 	// one ends the tunnel with Close 1009. Default: 1 MiB.
 	Message Size `toml:"message"`
 
+	// FramesPerSecond bounds the frames of one client, control frames and empty
+	// ones included. Default: 0, framesPerSecond. Reload: new tunnels only.
+	FramesPerSecond int `toml:"frames_per_second"`
+
 	// ClientBacklog bounds what is kept for a client that does not read;
 	// beyond it the client is cut with Close 1008. Default: 1 MiB.
 	ClientBacklog Size `toml:"client_backlog"`
@@ -368,6 +377,7 @@ func (u *Upstream) setDefaults() {
 	u.Resolve = 30 * time.Second
 	u.Host = "client"
 	u.Redirects = "follow"
+	u.XMPP = true
 	u.Health = Health{Interval: 10 * time.Second, Timeout: 5 * time.Second}
 }
 

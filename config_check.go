@@ -40,6 +40,7 @@ func (l *Limits) check(ms *mistakes, p keyPath) {
 	ms.notNegative(p.key("connections"), l.Connections)
 	ms.notNegative(p.key("per_client"), l.PerClient)
 	ms.notNegative(p.key("handshakes"), l.Handshakes)
+	ms.notNegative(p.key("frames_per_second"), l.FramesPerSecond)
 	if l.Message < minMessage {
 		ms.add(p.key("message"), "", "%v is less than the %d bytes that XMPP demands (RFC 6120, section 13.12)", l.Message, minMessage)
 	}

@@ -19,7 +19,7 @@ type Target struct {
 }
 
 // A drainOrder closes the tunnels of a target, spread evenly, and those that
-// come later at once. Drivers hold it until it is taken back.
+// come later at once. Loops hold it until it is taken back.
 type drainOrder struct {
 	target  Target
 	within  time.Duration // from the first close to the last one; 0: all at once
@@ -94,16 +94,12 @@ func (p Pacing) within(n int) time.Duration {
 // they go. A second call of stop does nothing.
 func (s *Server) StartDrain(target Target, p Pacing) (tunnels int, stop func()) {
 	o := &drainOrder{target: target, timeout: p.Timeout}
-	for _, d := range s.drivers() {
-		tunnels += d.count(o)
-	}
+	tunnels = s.loops.count(o)
 	o.within = p.within(tunnels)
 	s.mu.Lock()
 	s.orders = append([]activeDrain{{o, p.Redirect}}, s.orders...)
 	s.mu.Unlock()
-	for _, d := range s.drivers() {
-		d.drain(o)
-	}
+	s.loops.drain(o)
 	return tunnels, func() { s.stopDrain(o) }
 }
 
@@ -111,9 +107,7 @@ func (s *Server) stopDrain(o *drainOrder) {
 	s.mu.Lock()
 	s.orders = slices.DeleteFunc(slices.Clone(s.orders), func(a activeDrain) bool { return a.drainOrder == o })
 	s.mu.Unlock()
-	for _, d := range s.drivers() {
-		d.undrain(o)
-	}
+	s.loops.undrain(o)
 }
 
 type activeDrain struct {
@@ -143,14 +137,6 @@ func (s *Server) turnsAway(vhost *upstream.Vhost, host string) (away bool, elsew
 func (s *Server) TurnsAway(vhost *upstream.Vhost) bool {
 	away, _ := s.turnsAway(vhost, "")
 	return away
-}
-
-// drivers are those that may have tunnels.
-func (s *Server) drivers() []driver {
-	if s.driver == driver(s.pumps) {
-		return []driver{s.pumps}
-	}
-	return []driver{s.driver, s.pumps}
 }
 
 // ErrDrainDeadline is what Shutdown returns where connections were still open
@@ -203,9 +189,7 @@ func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
 		conn.Close()
 	}
 	s.mu.Unlock()
-	for _, d := range s.drivers() {
-		d.close()
-	}
+	s.loops.close()
 	s.jobs.Wait()
 	s.pages.close()
 	<-s.idle

@@ -1,10 +1,13 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -234,6 +237,39 @@ func TestPingBeforeUpstream(t *testing.T) {
 	}
 	if f, err := c.ReadFrame(); err != nil || !bytes.HasPrefix(f.Payload, []byte("<open ")) {
 		t.Errorf("after the start tag: frame %+v, %q, %v; want the server's opening", f.Header, f.Payload, err)
+	}
+}
+
+// What comes in the TLS record of the request, behind a start tag that has to be
+// dialled for, is not forgotten: no event tells of it.
+func TestFramesInTheRecordOfTheRequest(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{Echo: true})
+	g := newGateFor(t, upstream.Options{
+		Upstreams: []upstream.GroupOptions{group("test", up.URL())},
+		Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}},
+	})
+	conn, err := tls.Dial("tcp", g.addr, g.clientConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	long := "<message>" + strings.Repeat("x", 6000) + "</message>" // more than what a request is read into
+	frames := masked(ws.NewTextFrame([]byte(openTag(testName, false))), ws.NewTextFrame([]byte(long)), ws.NewTextFrame([]byte("<last/>")))
+	request := "GET / HTTP/1.1\r\nHost: " + testName + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n"
+	if _, err := conn.Write(append([]byte(request), frames...)); err != nil {
+		t.Fatal(err)
+	}
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	r := bufio.NewReader(conn)
+	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	for _, want := range []string{openTag(testName, false), long, "<last/>"} {
+		f, err := ws.ReadFrame(r)
+		if err != nil || string(f.Payload) != want {
+			t.Fatalf("%.60q, %v; want %.60q", f.Payload, err, want)
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -64,7 +63,7 @@ func newTunnel(c *clientConn, req *request, vhost *upstream.Vhost, up *upstream.
 // is no upstream.
 func upstreamLeg(up *upstream.Conn) leg {
 	if up == nil {
-		return leg{sock: &sock{err: net.ErrClosed}, ended: true, err: io.EOF}
+		return leg{sock: &sock{state: sockClosed, err: net.ErrClosed}}
 	}
 	l := leg{held: up.Rest, scan: scanner{keep: maxKeep}}
 	up.Rest = nil
@@ -79,7 +78,7 @@ func upstreamLeg(up *upstream.Conn) leg {
 	return l
 }
 
-// tunnelDone is each tunnel's onDone. It runs in the driver, so it does not
+// tunnelDone is each tunnel's onDone. It runs in the loop, so it does not
 // wait: the log line goes to the journal.
 func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
 	if t.info.upstream != nil {
@@ -213,7 +212,7 @@ func (j *journal) write(e entry) {
 // level is how loud a tunnel's end is told.
 func (e *entry) level() slog.Level {
 	switch e.why {
-	case reasonSlowClient, reasonBadGateway, reasonUpstreamGone, reasonUpstreamStuck, reasonDialFailed:
+	case reasonSlowClient, reasonFlood, reasonBadGateway, reasonUpstreamGone, reasonUpstreamStuck, reasonDialFailed:
 		return slog.LevelWarn
 	}
 	return slog.LevelInfo

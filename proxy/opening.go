@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -48,7 +47,7 @@ func (c *clientConn) request(read []byte) bool {
 		var up *upstream.Conn
 		var vhost *upstream.Vhost
 		if up, vhost, err = c.upgrade(buf[:end], req); err == nil {
-			return c.toDriver(req, vhost, up, bytes.Clone(buf[end:]))
+			return c.toLoop(req, vhost, up, bytes.Clone(buf[end:]))
 		}
 	}
 	c.refused(req, err)
@@ -286,27 +285,16 @@ func (c *clientConn) refused(req *request, err error) {
 // lingerTimeout is how long a refused client has to take its answer.
 const lingerTimeout = 2 * time.Second
 
-// toDriver makes the two connections a tunnel, which the driver owns from
-// here.
-func (c *clientConn) toDriver(req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) bool {
+// toLoop makes the two connections a tunnel, which a loop owns from here.
+func (c *clientConn) toLoop(req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) bool {
 	s := c.server
 	conn := c.sock.conn
 	conn.SetDeadline(time.Time{})
 	t := newTunnel(c, req, vhost, up, rest)
-	d := s.driver
-	if !hasDescriptor(conn) || up != nil && !hasDescriptor(t.upstream.sock.conn) {
-		d = s.pumps
-	}
 	count := s.stats.vhost(vhost)
 	count.open.Add(1)
 	s.tunnelBegins(conn, t)
-	err := d.take(t)
-	if d != driver(s.pumps) && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) {
-		// The event loop wants a second descriptor for a moment. The client
-		// has its 101 already, so it gets goroutines instead.
-		err = s.pumps.take(t)
-	}
-	if err != nil {
+	if err := s.loops.take(t); err != nil {
 		count.open.Add(-1)
 		s.tunnelEnds(t)
 		s.log.Warn("tunnel", "client", c.client, "err", err)

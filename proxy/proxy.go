@@ -13,7 +13,7 @@
 //	handshake  the same                     a place among the handshakes
 //	request    the same                     reads the opening handshake, 16 KiB at most
 //	dial       the same                     the upstream has said 101
-//	tunnel     a driver: the event loop     no goroutine, no buffer while idle
+//	tunnel     an event loop                no goroutine, no buffer while idle
 //
 // All that may change while the Server runs is one Configuration behind one atomic
 // pointer. A connection takes it twice: at accept, for the places and limits that
@@ -23,15 +23,15 @@
 // its vhost and its settings. A further request on a connection that the pages kept
 // is a new beginning.
 //
-// A goroutine closes the connection when it gives up; once driver.take has
-// returned nil the driver does. A request that is no WebSocket upgrade goes to
+// A goroutine closes the connection when it gives up; once loops.take has
+// returned nil a loop does. A request that is no WebSocket upgrade goes to
 // an http.Server, which owns the connection until it has answered (pages.go).
 package proxy
 
 import (
 	"context"
 	"crypto/tls"
-	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -88,6 +88,10 @@ type Settings struct {
 	Message       int64 // bytes of one message from a client; 0: no limit
 	ClientBacklog int   // bytes that may wait for a client that is slow to read
 
+	// FramesPerSecond is how many frames of a client's are read in a second, twice as
+	// many at once; a client that goes on with more is closed. 0: any number.
+	FramesPerSecond int
+
 	// LogSample writes one of so many lines about finished tunnels, that of the
 	// first one included, and each that is a warning. 0 and 1: every line.
 	LogSample int
@@ -111,8 +115,7 @@ type Server struct {
 	now       atomic.Pointer[configuration]
 	pages     *pages
 	places    *places
-	driver    driver      // for sockets
-	pumps     *goroutines // for connections without a descriptor
+	loops     *loops
 	journal   *journal
 	stats     stats
 
@@ -153,7 +156,6 @@ func New(o Options) (*Server, error) {
 		challenge: o.ChallengeCertificate,
 		log:       o.Log,
 		places:    newPlaces(),
-		pumps:     newGoroutines(),
 		stop:      make(chan struct{}),
 		listeners: map[net.Listener]struct{}{},
 		clients:   map[clientKey]int{},
@@ -166,13 +168,8 @@ func New(o Options) (*Server, error) {
 		s.log = slog.Default()
 	}
 	s.tls = s.tlsConfig()
-	d, err := newDriver()
-	switch {
-	case err == nil:
-		s.driver = d
-	case errors.Is(err, errors.ErrUnsupported):
-		s.driver = s.pumps
-	default:
+	var err error
+	if s.loops, err = newLoops(true, s.turnPanicked); err != nil {
 		return nil, err
 	}
 	s.journal = newJournal(s.log)
@@ -203,7 +200,7 @@ func (s *Server) Configure(c Configuration) {
 	s.now.Store(&configuration{c, &settings{
 		Settings:    set,
 		connections: connections,
-		tunnel:      tunnelSettings{backlog: set.ClientBacklog, ping: set.Ping, pong: set.Pong},
+		tunnel:      tunnelSettings{backlog: set.ClientBacklog, ping: set.Ping, pong: set.Pong, frames: set.FramesPerSecond},
 	}})
 	s.places.limit(set.Handshakes)
 	s.journal.sample.Store(int64(set.LogSample))
@@ -220,6 +217,11 @@ func (s *Server) Connections() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.open
+}
+
+// turnPanicked writes down a panic that ended a tunnel.
+func (s *Server) turnPanicked(cause any, stack []byte) {
+	s.log.Error("panic in a tunnel; it is closed, all others go on", "err", fmt.Sprint(cause), "stack", string(stack))
 }
 
 // WrapUpstream is for upstream.Options.Wrap: it prepares a connection to a

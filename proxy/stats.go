@@ -102,21 +102,14 @@ func (s *Server) Counts() Counts {
 	for why := reasonNone + 1; why < reasonCount; why++ {
 		c.Closed[why.String()] = s.stats.closed[why].Load()
 	}
-	loads := []*load{s.pumps.counted()}
-	if l := s.driver.counted(); l != loads[0] {
-		loads = append(loads, l)
-	}
-	for _, l := range loads {
-		c.BytesIn += l.bytesIn.Load()
-		c.BytesOut += l.bytesOut.Load()
-		c.FramesIn += l.framesIn.Load()
-		c.FramesOut += l.framesOut.Load()
-	}
-	c.Lag = loads[len(loads)-1].lag.durations()
+	l := &s.loops.done
+	c.BytesIn, c.BytesOut = l.bytesIn.Load(), l.bytesOut.Load()
+	c.FramesIn, c.FramesOut = l.framesIn.Load(), l.framesOut.Load()
+	c.Lag = l.lag.durations()
 	return c
 }
 
-// stats are the Server's own counts; drivers have theirs (load).
+// stats are the Server's own counts; loops have theirs (load).
 type stats struct {
 	accepted   atomic.Int64
 	refused    [len(limitNames)]atomic.Int64

@@ -77,6 +77,10 @@ type GroupOptions struct {
 	// node's public URL, "off" leaves it to the client. It is the proxy's to do.
 	Redirects string
 
+	// XMPP says that the nodes speak XMPP and nothing else, so that they are to see
+	// nothing of a client's before a good start of a stream. It is the proxy's to do.
+	XMPP bool
+
 	// Host is "client" (default): the client's Host goes to the node
 	// unchanged; or "node": the host of the node's URL.
 	Host string

@@ -18,6 +18,7 @@ type group struct {
 	proxyProtocol string
 	hostOfNode    bool
 	redirects     string
+	xmpp          bool
 	dialTimeout   time.Duration
 	resolveEvery  time.Duration
 	health        HealthOptions
@@ -65,6 +66,7 @@ func newGroup(where string, o GroupOptions, env *environment, m *mistakes) *grou
 		proxyProtocol: o.ProxyProtocol,
 		hostOfNode:    o.Host == "node",
 		redirects:     cmp.Or(o.Redirects, "follow"),
+		xmpp:          o.XMPP,
 		dialTimeout:   cmp.Or(o.DialTimeout, DefaultDialTimeout),
 		resolveEvery:  cmp.Or(o.ResolveInterval, DefaultResolveInterval),
 		health:        o.Health,

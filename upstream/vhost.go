@@ -138,6 +138,9 @@ func (v *Vhost) PublicURLs(pinned bool) []string {
 	return urls
 }
 
+// XMPP reports whether the vhost's upstream speaks XMPP and nothing else.
+func (v *Vhost) XMPP() bool { return v.group.xmpp }
+
 // Redirects says what is done about redirects of the vhost's upstream:
 // "follow", "rewrite" or "off".
 func (v *Vhost) Redirects() string { return v.group.redirects }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,8 +31,7 @@ type front struct {
 func inFront(t *testing.T, cfg xmpptest.Config, edit func(*upstream.Options), f func(*front)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		g := &front{t: t, node: xmpptest.New(cfg), server: &Server{ctx: t.Context(), pumps: newGoroutines()}}
-		g.server.driver = g.server.pumps
+		g := &front{t: t, node: xmpptest.New(cfg), server: &Server{ctx: t.Context(), loops: newTestLoops(t)}}
 		o := upstream.Options{
 			Upstreams: []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/")},
 			Wrap:      WrapUpstream, Log: slog.New(slog.DiscardHandler),
@@ -41,6 +41,7 @@ func inFront(t *testing.T, cfg xmpptest.Config, edit func(*upstream.Options), f 
 				return gate, nil
 			},
 		}
+		o.Upstreams[0].XMPP = !cfg.Echo
 		if edit != nil {
 			edit(&o)
 		}
@@ -52,7 +53,7 @@ func inFront(t *testing.T, cfg xmpptest.Config, edit func(*upstream.Options), f 
 			t.Fatal(err)
 		}
 		defer func() {
-			g.server.pumps.close()
+			g.server.loops.close()
 			g.server.jobs.Wait()
 			table.Close()
 			g.node.Close()
@@ -73,7 +74,7 @@ func (g *front) tunnel() *bench {
 		}
 	}
 	client, clientGate := net.Pipe()
-	b := &bench{t: g.t, driver: g.server.pumps, client: client, done: make(chan struct{})}
+	b := &bench{t: g.t, loops: g.server.loops, client: client, done: make(chan struct{})}
 	b.tunnel = &tunnel{
 		settings: &tunnelSettings{backlog: 1 << 20},
 		info:     &tunnelInfo{server: g.server, vhost: g.vhost, upstream: up, request: request, serverName: testName, host: testName, path: "/"},
@@ -81,29 +82,16 @@ func (g *front) tunnel() *bench {
 		upstream: upstreamLeg(up),
 		onDone:   func(t *tunnel, _ time.Duration) { t.giveUp(); close(b.done) },
 	}
-	if err := b.driver.take(b.tunnel); err != nil {
+	if err := b.loops.take(b.tunnel); err != nil {
 		g.t.Fatal(err)
 	}
 	return b
 }
 
-// peers are the node's, those that the gate sent for itself or clients'.
-func (g *front) peers(gates bool) (some []*xmpptest.Peer) {
-	synctest.Wait()
-	for _, p := range g.node.Peers() {
-		if own := len(p.Header("User-Agent")) > 0; own == gates {
-			some = append(some, p)
-		}
-	}
-	return some
-}
-
-// questions are how many times the node was asked what it speaks.
-func (g *front) questions() int { return len(g.peers(true)) }
-
 // heard are the frames that clients got through to the node.
 func (g *front) heard() (frames int64) {
-	for _, p := range g.peers(false) {
+	synctest.Wait()
+	for _, p := range g.node.Peers() {
 		frames += p.Count.FramesIn.Load()
 	}
 	return frames
@@ -146,7 +134,7 @@ var badStarts = []struct {
 	after     time.Duration // it takes to be sure
 }{
 	{name: "garbage", frames: words("hello"), condition: "not-well-formed"},
-	{name: "no UTF-8", frames: words("\xff\xfe<\x00"), condition: "unsupported-encoding"},
+	{name: "UTF-16", frames: words("<\x00o\x00"), condition: "unsupported-encoding"},
 	{name: "a stanza", frames: words("<message to='a@b'/>"), condition: "bad-format"},
 	{name: "a stanza in pieces", frames: pieces("<message to='a@b'/>", 5), condition: "bad-format"},
 	{name: "<close/>", frames: words("<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>"), condition: "bad-format"},
@@ -195,8 +183,7 @@ func (b *bench) say(frames []ws.Frame, every time.Duration) {
 }
 
 // Where XMPP is spoken there is no stream without a good start tag, and the node
-// sees nothing of what came in its place. A gate that does not know asks the
-// node once, unless the client shows that it knows itself.
+// sees nothing of what came in its place.
 func TestBadStartWhereXMPPIsSpoken(t *testing.T) {
 	for _, test := range badStarts {
 		t.Run(test.name, func(t *testing.T) {
@@ -205,7 +192,8 @@ func TestBadStartWhereXMPPIsSpoken(t *testing.T) {
 				for range 2 {
 					b := g.tunnel()
 					began := time.Now()
-					go b.say(test.frames, test.every)
+					var said sync.WaitGroup
+					said.Go(func() { b.say(test.frames, test.every) })
 					got, code := b.text()
 					if took := time.Since(began); took != test.after {
 						t.Errorf("it took %v; want %v", took, test.after)
@@ -220,6 +208,7 @@ func TestBadStartWhereXMPPIsSpoken(t *testing.T) {
 					}
 					b.client.Close()
 					<-b.done
+					said.Wait()
 				}
 				pings := int64(0)
 				if test.name == "pings" {
@@ -228,10 +217,6 @@ func TestBadStartWhereXMPPIsSpoken(t *testing.T) {
 				if n := g.heard(); n != pings {
 					t.Errorf("the node got %d frames; want %d", n, pings)
 				}
-				if n := g.questions(); (n == 1) == test.declared {
-					t.Errorf("%d questions", n)
-				}
-				time.Sleep(farewell)
 				synctest.Wait()
 				if n := g.node.Open(); n != 0 {
 					t.Errorf("%d connections to the node stay", n)
@@ -240,9 +225,6 @@ func TestBadStartWhereXMPPIsSpoken(t *testing.T) {
 		})
 	}
 }
-
-// farewell is more than a question's goodbye takes.
-const farewell = 2 * time.Second
 
 // Where something else is spoken everything goes through as it came, and goes on
 // doing so.
@@ -274,182 +256,6 @@ func TestBadStartToAnEcho(t *testing.T) {
 					b.wantReason(reasonClientClose)
 				}
 			})
-		})
-	}
-}
-
-// A client that begins a start tag is held to it whatever the node is, and no
-// question is needed for that.
-func TestBadTagToAnEcho(t *testing.T) {
-	inFront(t, xmpptest.Config{Echo: true}, nil, func(g *front) {
-		for i := range 2 {
-			b := g.tunnel()
-			go b.send(b.client, opText, "<open xmlns='x'/>")
-			got, _ := b.text()
-			wantWords(t, got, "<open ", "<invalid-namespace ", "<close ")
-			if n := g.heard(); i == 0 && n != 0 {
-				t.Errorf("the node got %d frames before it was known", n)
-			}
-			if n := g.questions(); n != i {
-				t.Errorf("%d questions; want %d", n, i)
-			}
-			b = g.tunnel() // from now on it is known
-			go b.send(b.client, opText, "hello")
-			b.wantFrame(b.client, opText, "hello")
-		}
-	})
-}
-
-// A node that does not say is treated like one that speaks something else, and
-// asked once a minute at most.
-func TestBadStartWhereNobodySays(t *testing.T) {
-	mute := xmpptest.Config{Rude: xmpptest.Outburst{When: xmpptest.AtFirstFrame, Then: xmpptest.Silence}}
-	inFront(t, mute, nil, func(g *front) {
-		for i, questions := range []int{1, 1, 2, 2} {
-			b := g.tunnel()
-			began := time.Now()
-			b.send(b.client, opText, "hello")
-			time.Sleep(30 * time.Second) // a question's five included
-			if n := g.heard(); n != int64(i+1) {
-				t.Errorf("client %d: the node got %d frames", i+1, n)
-			}
-			if n := g.questions(); n != questions {
-				t.Errorf("client %d: %d questions; want %d", i+1, n, questions)
-			}
-			time.Sleep(40*time.Second - time.Since(began))
-		}
-		silent := g.tunnel()
-		time.Sleep(time.Hour)
-		go silent.send(silent.client, opPing, "x")
-		silent.wantFrame(silent.client, opPong, "x")
-		if silent.tunnel.greeting != nil {
-			t.Error("an idle tunnel keeps a greeting")
-		}
-	})
-}
-
-// A hundred clients at once are one question.
-func TestOneQuestion(t *testing.T) {
-	for _, cfg := range []xmpptest.Config{{Echo: true}, {}} {
-		inFront(t, cfg, nil, func(g *front) {
-			clients := make([]*bench, 100)
-			for i := range clients {
-				clients[i] = g.tunnel()
-			}
-			for _, b := range clients {
-				go b.send(b.client, opText, "hello")
-			}
-			for _, b := range clients {
-				if cfg.Echo {
-					b.wantFrame(b.client, opText, "hello")
-					continue
-				}
-				got, _ := b.text()
-				wantWords(t, got, "<not-well-formed ")
-			}
-			if n := g.questions(); n != 1 {
-				t.Errorf("%d questions; want 1", n)
-			}
-		})
-	}
-}
-
-// What a client got for an answer tells what the node speaks, so that nobody has
-// to ask; but not where it is what a client sent, or could have chosen.
-func TestNatureByAnswer(t *testing.T) {
-	withID := strings.Replace(openTag(testName, false), " to=", " id='1' to=", 1)
-	for _, test := range []struct {
-		name      string
-		cfg       xmpptest.Config
-		open      []string
-		redirects string
-		want      upstream.Nature
-	}{
-		{"XMPP", xmpptest.Config{}, []string{openTag(testName, false)}, "follow", upstream.XMPP},
-		{"XMPP, redirects off", xmpptest.Config{}, []string{openTag(testName, false)}, "off", upstream.XMPP},
-		{"older draft", xmpptest.Config{}, []string{openTag(testName, true)}, "follow", upstream.XMPP},
-		{"older draft, redirects off", xmpptest.Config{}, []string{openTag(testName, true)}, "off", upstream.XMPP},
-		{"unknown domain", xmpptest.Config{Domains: []string{"x"}, Habits: xmpptest.Tigase()}, []string{openTag(testName, false)}, "follow", upstream.XMPP},
-		{"echo", xmpptest.Config{Echo: true}, []string{openTag(testName, false)}, "follow", upstream.Unknown},
-		{"echo, redirects off", xmpptest.Config{Echo: true}, []string{openTag(testName, true)}, "off", upstream.Unknown},
-		{"echo of an id", xmpptest.Config{Echo: true}, []string{withID}, "follow", upstream.Unknown},
-		{"echo of more", xmpptest.Config{Echo: true}, []string{"<op", "en" + openTag(testName, false)[5:], "<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>"}, "off", upstream.Unknown},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			inFront(t, test.cfg, func(o *upstream.Options) { o.Upstreams[0].Redirects = test.redirects }, func(g *front) {
-				b := g.tunnel()
-				go b.say(words(test.open...), 0)
-				go io.Copy(io.Discard, b.client)
-				time.Sleep(time.Second)
-				if got := b.tunnel.info.upstream.Nature(); got != test.want {
-					t.Errorf("nature %d; want %d", got, test.want)
-				}
-				if n := g.questions(); n != 0 {
-					t.Errorf("%d questions; want none", n)
-				}
-			})
-		})
-	}
-}
-
-// slowToAnswer is an echo or an XMPP server that takes its time.
-func slowToAnswer(echo bool) xmpptest.Config {
-	return xmpptest.Config{Echo: echo, Habits: xmpptest.Habits{ReadPace: xmpptest.Pace{Chunk: 1000, Delay: 100 * time.Millisecond}}}
-}
-
-// A client that says all and leaves at once is delivered whole where it may say
-// what it likes, and not at all where it may not.
-func TestLeavesWhileTheNodeIsAsked(t *testing.T) {
-	for _, closes := range []bool{true, false} {
-		for _, echo := range []bool{true, false} {
-			inFront(t, slowToAnswer(echo), nil, func(g *front) {
-				b := g.tunnel()
-				said := words("hello")
-				if closes {
-					said = append(said, ws.NewCloseFrame([]byte("\x03\xe8")))
-				}
-				go io.Copy(io.Discard, b.client)
-				b.client.Write(masked(said...))
-				time.Sleep(time.Millisecond)
-				if !closes { // as with close_notify in the same segment
-					b.driver.do(b.tunnel, b.tunnel.hungUp)
-				}
-				<-b.done
-				want := int64(0)
-				if echo {
-					want = int64(len(said))
-				}
-				if n := g.heard(); n != want {
-					t.Errorf("echo %t, Close %t: the node got %d frames; want %d", echo, closes, n, want)
-				}
-			})
-		}
-	}
-}
-
-// A drain that comes while the node is asked ends the tunnel as any other; what
-// the client said, and goes on saying, gets through whole, and only where it would
-// have.
-func TestDrainWhileTheNodeIsAsked(t *testing.T) {
-	for _, echo := range []bool{true, false} {
-		inFront(t, slowToAnswer(echo), nil, func(g *front) {
-			b := g.tunnel()
-			said := masked(words("hello", "more")...)
-			b.client.Write(said[:8]) // of the first frame
-			g.server.pumps.drain(&drainOrder{})
-			b.wantClose(b.client, codeAway)
-			b.client.Write(said[8:])
-			time.Sleep(time.Second)
-			b.send(b.client, opClose, "\x03\xe9")
-			b.wantEOF(b.client, time.Minute)
-			b.wantReason(reasonDrain)
-			want := int64(0)
-			if echo {
-				want = 2
-			}
-			if n := g.heard(); n != want {
-				t.Errorf("echo %t: the node got %d frames; want %d", echo, n, want)
-			}
 		})
 	}
 }

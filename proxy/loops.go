@@ -7,14 +7,13 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"wssgate/upstream"
 )
 
-// loops is the driver on Linux: event loops, as many as there is work for.
+// loops are the event loops of a Server, as many as there is work for.
 //
 // One loop costs less CPU for a message than two, as long as it keeps up:
 // events come in larger batches, and one thread wakes instead of two. So there
@@ -26,10 +25,14 @@ import (
 // A tunnel belongs to one loop at any time. It moves between two turns, with
 // its sockets, its timers and whatever waits in it; it does not notice.
 type loops struct {
-	started time.Time // the clock of all tunnels
-	max     int
-	moved   atomic.Int64 // tunnels that changed their loop
-	done    load         // by all of them
+	started     time.Time // the clock of all tunnels
+	max         int
+	newPoller   func() (poller, error)
+	descriptors bool // pollers wait for descriptors
+	panicked    func(cause any, stack []byte)
+	moved       atomic.Int64   // tunnels that changed their loop
+	done        load           // by all of them
+	pumps       sync.WaitGroup // goroutines that pump connections
 
 	mu     sync.Mutex
 	list   []*loop // the first one is never idle while another is not
@@ -44,13 +47,20 @@ const (
 	shedShare = 8                      // it sheds one in so many of its tunnels for each window
 )
 
-// newDriver returns the driver for connections that have a descriptor.
-func newDriver() (driver, error) {
-	d := &loops{started: time.Now(), max: runtime.GOMAXPROCS(0)}
-	if _, err := d.grow(); err != nil {
-		return nil, err
+// newLoops starts the first loop. System says that connections with a descriptor
+// have the system's poller, where there is one; otherwise goroutines pump all of
+// them, and one loop does, for those do not move. Panicked is told of each panic in
+// a turn.
+func newLoops(system bool, panicked func(cause any, stack []byte)) (*loops, error) {
+	d := &loops{started: time.Now(), max: 1, newPoller: newWakePoller, panicked: panicked}
+	if system {
+		d.newPoller, d.max, d.descriptors = newSystemPoller, runtime.GOMAXPROCS(0), true
 	}
-	return d, nil
+	_, err := d.grow()
+	if errors.Is(err, errors.ErrUnsupported) {
+		return newLoops(false, panicked)
+	}
+	return d, err
 }
 
 // grow starts one loop more.
@@ -76,36 +86,71 @@ func (d *loops) all() []*loop {
 	return slices.Clone(d.list)
 }
 
-func (d *loops) take(t *tunnel) error { return d.all()[0].take(t) }
-
-func (d *loops) counted() *load { return &d.done }
-
-// swap and do find t on the loop where it was when its greeting began to dial:
-// a tunnel with a greeting does not move.
-func (d *loops) swap(t *tunnel, up *upstream.Conn) error {
-	next := upstreamLeg(up)
-	fd, err := duplicate(next.sock.conn)
+// take starts t, which a loop owns from here. An error means that none does, and
+// that the caller closes both sockets.
+func (d *loops) take(t *tunnel) error {
+	client, err := d.hold(t.client.sock)
 	if err != nil {
 		return err
 	}
-	l := t.client.sock.os.loop
-	if !l.post(func() { l.swap(t, up, next, fd) }) {
-		unix.Close(fd)
+	upstream, err := d.hold(t.upstream.sock)
+	if err != nil {
+		closeDescriptor(client)
+		return err
+	}
+	l := d.all()[0]
+	if !l.post(func() { l.start(t, client, upstream) }) {
+		closeDescriptor(client)
+		closeDescriptor(upstream)
 		return net.ErrClosed
 	}
 	return nil
 }
 
+// hold returns a second descriptor of a socket, which survives the first; -1 for
+// one that goroutines have to pump: it has no descriptor, or there is none to be
+// had at the moment.
+func (d *loops) hold(s *sock) (int, error) {
+	if !d.descriptors || s.state == sockClosed {
+		return -1, nil
+	}
+	fd, err := duplicate(s.conn)
+	for _, pumped := range []error{errors.ErrUnsupported, syscall.EMFILE, syscall.ENFILE} {
+		if errors.Is(err, pumped) {
+			return -1, nil
+		}
+	}
+	return fd, err
+}
+
+// swap gives t another upstream, once its old one is closed, and begins a turn
+// with tunnel.dialled. An error means that no loop owns up. The loop is where t was
+// when its greeting began to dial: a tunnel with a greeting does not move.
+func (d *loops) swap(t *tunnel, up *upstream.Conn) error {
+	next := upstreamLeg(up)
+	fd, err := d.hold(next.sock)
+	if err != nil {
+		return err
+	}
+	l := t.loop
+	if !l.post(func() { l.swap(t, up, next, fd) }) {
+		closeDescriptor(fd)
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// do begins a turn of t with f, unless t is done. t has a greeting.
 func (d *loops) do(t *tunnel, f func(*turn)) {
-	l := t.client.sock.os.loop
+	l := t.loop
 	l.post(func() {
 		if !t.done {
-			f(l.work)
-			l.after(t)
+			l.turn(t, f)
 		}
 	})
 }
 
+// count tells how many tunnels an order is for.
 func (d *loops) count(o *drainOrder) int {
 	total := 0
 	for _, l := range d.all() {
@@ -117,6 +162,7 @@ func (d *loops) count(o *drainOrder) int {
 	return total
 }
 
+// drain carries an order out, also on tunnels that are taken later, until undrain.
 func (d *loops) drain(o *drainOrder) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -135,7 +181,7 @@ func (d *loops) undrain(o *drainOrder) {
 	}
 }
 
-// close ends the loops in their order. A tunnel that is moving when its new
+// close ends every tunnel at once, and the loops in their order. A tunnel that is moving when its new
 // loop is gone already is closed by the old one.
 func (d *loops) close() {
 	d.mu.Lock()
@@ -144,6 +190,7 @@ func (d *loops) close() {
 	for _, l := range d.all() {
 		l.close()
 	}
+	d.pumps.Wait()
 }
 
 // pressure is what one loop knows of the last window. Only busy is others' to
@@ -197,9 +244,8 @@ func (l *loop) move(t *tunnel) {
 	to := l.pressure.to
 	l.timers.remove(t)
 	for _, leg := range []*leg{&t.client, &t.upstream} {
-		if !leg.sock.closed() {
-			leg.sock.os.watch(false, false, false)
-			l.conns[leg.sock.os.fd] = connEntry{}
+		if leg.sock.state != sockClosed {
+			leg.sock.os.leave()
 		}
 	}
 	if to.post(func() { to.adopt(t) }) {
@@ -212,12 +258,12 @@ func (l *loop) move(t *tunnel) {
 // adopt makes l the owner of a tunnel that is no loop's.
 func (l *loop) adopt(t *tunnel) {
 	for _, leg := range []*leg{&t.client, &t.upstream} {
-		if s := leg.sock; !s.closed() {
-			l.join(t, leg)
-			s.os.watch(s.wantRead, s.wantOut, s.wantEnd)
+		if s := leg.sock; s.state != sockClosed {
+			s.os.join(l.poller, s.os.fd, t, leg)
+			s.os.watch(s.want)
 		}
 	}
+	t.loop = l
 	l.timers.add(t)
-	l.orders.catch(t, l.work)
-	l.after(t)
+	l.turn(t, func(w *turn) { l.orders.catch(t, w) })
 }
