@@ -12,6 +12,7 @@
 //	/nodes.json                     list of URLs         list of URLs
 //	the path of the vhost's BOSH    its BOSH             redirect
 //	/                               a page               redirect
+//	where WebSockets are taken      426                  redirect
 //	others                          404                  redirect
 //
 // Whose document it is, says the TLS server name or Host: a vhost answers for

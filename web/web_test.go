@@ -254,9 +254,10 @@ func TestPlainHosts(t *testing.T) {
 	}
 }
 
-// Under TLS people get a page that names the address, and other paths 404.
+// Under TLS people get a page that names the address. Who asks at a path where
+// WebSockets are taken is told so, and other paths are not there.
 func TestPage(t *testing.T) {
-	s := testSite([]Vhost{{Names: []string{"example1.com"}, Path: "/ws"}})
+	s := testSite([]Vhost{{Names: []string{"example1.com"}, Path: "/ws"}, {Names: []string{"example3.com"}}, {Names: []string{"example4.com"}, Path: "/a%2fb"}})
 	for _, tt := range []struct {
 		method, target string
 		code           int
@@ -265,15 +266,25 @@ func TestPage(t *testing.T) {
 		{"GET", "https://example1.com:5291/", 200, "<code>wss://example1.com:5291/ws</code>"},
 		{"HEAD", "https://example1.com/", 200, ""},
 		{"POST", "https://example1.com/", 405, "GET, HEAD"},
-		{"GET", "https://example1.com/ws", 404, "nothing at this path"},
+		{"GET", "https://example1.com/ws", 426, "takes WebSockets"},
+		{"HEAD", "https://example1.com/ws", 426, ""},
+		{"PUT", "https://example1.com/ws", 405, "GET, HEAD"},
+		{"GET", "https://example1.com/ws/", 404, "nothing at this path"},
+		{"GET", "https://example3.com/xmpp-websocket?a=b", 426, "takes WebSockets"}, // any path is upgraded
+		{"GET", "https://example4.com/a%2fb", 426, "takes WebSockets"},
+		{"GET", "https://example4.com/a/b", 404, "nothing at this path"},
 		{"GET", "https://example2.com/", 404, "no XMPP service"},
 	} {
 		w := get(s, tt.method, tt.target)
 		if w.Code != tt.code || !strings.Contains(w.Body.String(), tt.text) {
 			t.Errorf("%s %s = %d, %q; want %d, %q", tt.method, tt.target, w.Code, w.Body, tt.code, tt.text)
 		}
-		if w.Header().Get("Connection") != "close" {
-			t.Errorf("%s %s: the connection is kept", tt.method, tt.target)
+		connection := "close"
+		if tt.code == http.StatusUpgradeRequired {
+			connection = "Upgrade, close"
+		}
+		if got := w.Header().Get("Connection"); got != connection || (tt.code == http.StatusUpgradeRequired) != (w.Header().Get("Upgrade") == "websocket") {
+			t.Errorf("%s %s: Connection %q, Upgrade %q; want %q", tt.method, tt.target, got, w.Header().Get("Upgrade"), connection)
 		}
 	}
 }
