@@ -16,7 +16,7 @@ var arrows = map[string][]string{
 	"demo":      {"internal/certtest", "internal/xmpptest"}, // it brings a CA and an upstream along
 	"probe":     {},
 	"proxy":     {"upstream", "xmpp"},
-	"upstream":  {},
+	"upstream":  {"xmpp"},
 	"web":       {"xmpp"},
 	"xmpp":      {},
 }

@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"wssgate/certstore"
+	"wssgate/upstream"
 )
 
 // checkCommand is "wssgate check".
@@ -273,14 +274,14 @@ func (c *Config) upstreamWarnings(ctx context.Context, r resolver) []warning {
 			out = append(out, warning{fmt.Sprintf("upstream %q: no vhost uses it", name), ""})
 		}
 		for _, n := range c.Upstream[name].Nodes {
-			loc, err := parseNodeURL(n.URL)
-			if err != nil || loc.tls || loc.unix || loc.srv {
+			loc, err := upstream.ParseNodeURL(n.URL)
+			if err != nil || loc.TLS || loc.Unix != "" || loc.SRV {
 				continue
 			}
 			addrs := []netip.Addr{}
-			if addr, err := netip.ParseAddr(loc.host); err == nil {
+			if addr, err := netip.ParseAddr(loc.Host); err == nil {
 				addrs = append(addrs, addr)
-			} else if addrs, err = r.LookupNetIP(ctx, "ip", loc.host); err != nil {
+			} else if addrs, err = r.LookupNetIP(ctx, "ip", loc.Host); err != nil {
 				out = append(out, warning{fmt.Sprintf("upstream %q: node %q: %v", name, n.Name, err), ""})
 			}
 			if i := slices.IndexFunc(addrs, isPublic); i >= 0 {

@@ -19,7 +19,7 @@ type Node struct {
 	group     *group
 	name      string
 	publicURL string
-	loc       location
+	loc       NodeURL
 	weight    float64
 	drain     bool
 	limits    limits
@@ -116,8 +116,8 @@ func (s *server) follow(t *Table, n *Node) {
 	if s.end == nil {
 		s.ctx, s.end = context.WithCancel(t.ctx)
 		switch literal, ok := n.loc.literal(); {
-		case n.loc.unix != "":
-			s.setFixed("unix", n.loc.unix)
+		case n.loc.Unix != "":
+			s.setFixed("unix", n.loc.Unix)
 		case ok:
 			s.setFixed("tcp", literal.String())
 		default:
@@ -172,7 +172,7 @@ func (v *Vhost) NodeByAddress(address string) *Node {
 		return h == host && (port == "" || p == port)
 	}
 	for _, n := range v.group.nodes {
-		if strings.EqualFold(n.name, address) || n.loc.unix == "" && same(n.loc.hostPort()) {
+		if strings.EqualFold(n.name, address) || n.loc.Unix == "" && same(n.loc.HostPort()) {
 			return n
 		}
 	}
@@ -203,7 +203,7 @@ func (v *Vhost) nodeByHost(host string) *Node {
 		return h == host
 	}
 	for _, n := range v.group.nodes {
-		if n.loc.unix == "" && n.loc.host == host || strings.EqualFold(n.name, host) {
+		if n.loc.Unix == "" && n.loc.Host == host || strings.EqualFold(n.name, host) {
 			found = append(found, n)
 			continue
 		}
