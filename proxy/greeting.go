@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"wssgate/upstream"
@@ -375,8 +374,7 @@ func (t *tunnel) redirected(answer xmpp.Answer) {
 		t.redirectTo(stream, node.PublicURL())
 		return
 	}
-	t.upstream.err = fmt.Errorf("redirect to %q, which is no node of upstream %q with a public_url", answer.SeeOther, vhost.Upstream())
-	t.endStream(reasonRedirect, stream.Close())
+	t.loseRedirect(stream, answer.SeeOther, node)
 }
 
 // redirectTo sends the client to a URL.

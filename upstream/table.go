@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// A group is one upstream of the configuration. It never changes.
+// A group is one upstream of the configuration. It never changes, but for what is
+// noted in lost.
 type group struct {
 	name          string
 	nodes         []*Node
@@ -22,6 +23,7 @@ type group struct {
 	resolveEvery  time.Duration
 	health        HealthOptions
 	env           *environment
+	lost          lostRedirects
 }
 
 // newRoutes checks o and makes routes of it. Its nodes have no server yet.
