@@ -74,7 +74,7 @@ var reasons = [reasonCount]struct {
 	reasonDrain:          {codeAway, "drain", "going away", xmpp.SystemShutdown},
 	reasonBadStream:      {codeNormal, "bad_stream", "", ""},
 	reasonNoStream:       {codeNormal, "no_stream", "", ""},
-	reasonHostUnknown:    {codeNormal, "host_unknown", "", ""},
+	reasonHostUnknown:    {codeNormal, "host_unknown", xmpp.NotTakenHere, ""},
 	reasonRedirect:       {codeNormal, "redirect", "", ""},
 	reasonPanic:          {0, "panic", "", ""},
 	reasonRedirectLost:   {codeGateway, "redirect_lost", "the XMPP server of this account is not reachable here", ""},

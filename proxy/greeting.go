@@ -388,6 +388,9 @@ func (t *tunnel) redirectTo(stream xmpp.Stream, url string) {
 
 // refuseStream answers the client's first words with a stream error.
 func (t *tunnel) refuseStream(why reason, condition xmpp.Condition, text string) {
+	if text == "" {
+		text = reasons[why].text
+	}
 	t.endStream(why, t.reply().Error(condition, text))
 }
 

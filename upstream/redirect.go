@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net"
@@ -149,18 +150,43 @@ func (n *Node) Names() []string {
 	return names
 }
 
-// SharesName reports whether another node of the upstream has that name too: then
-// a redirect to it is no node's.
-func (n *Node) SharesName(name string) bool {
-	return slices.ContainsFunc(n.group.nodes, func(other *Node) bool { return other != n && slices.Contains(other.Names(), name) })
+// A KnownNode is a node, and what a redirect may call it.
+type KnownNode struct {
+	Node   string
+	Names  []string // hosts, with a port where the host alone is another node's, too
+	Shared []string // such hosts
 }
 
-// Nodes are the nodes of an upstream in their configured order.
-func (r *Routes) Nodes(upstream string) []*Node {
-	if g := r.group(upstream); g != nil {
-		return g.nodes
+// NodeNames says what redirects may call the nodes of one upstream, besides what
+// DNS has for them. Of a node that ParseNodeURL refuses that is less.
+func NodeNames(options []NodeOptions) (known []KnownNode) {
+	number := map[string]int{} // of nodes, by host
+	var nodes []*Node
+	for _, o := range options {
+		loc, _ := ParseNodeURL(o.URL)
+		n := &Node{name: cmp.Or(o.Name, loc.HostPort()), loc: loc, publicURL: o.PublicURL}
+		nodes = append(nodes, n)
+		for _, name := range n.Names() {
+			number[name]++
+		}
 	}
-	return nil
+	for _, n := range nodes {
+		k := KnownNode{Node: n.name}
+		for _, name := range n.Names() {
+			if number[name] == 1 {
+				k.Names = append(k.Names, name)
+				continue
+			}
+			k.Shared = append(k.Shared, name)
+			for _, p := range []place{n.urlPlace(), n.publicPlace()} {
+				if hostPort := net.JoinHostPort(p.host, p.port); p.host == name && !slices.Contains(k.Names, hostPort) {
+					k.Names = append(k.Names, hostPort)
+				}
+			}
+		}
+		known = append(known, k)
+	}
+	return known
 }
 
 // A LostRedirect is a redirect of an XMPP server that nobody could follow.
