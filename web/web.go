@@ -45,6 +45,10 @@ type Options struct {
 	// vhost of a server name. Nil: any may.
 	AllowsOrigin func(serverName, origin string) error
 
+	// AllowsDomain returns an error where the vhost of a server name, which may be
+	// none of ours, takes no streams to an XMPP domain. Nil: all take any.
+	AllowsDomain func(serverName, domain string) error
+
 	// TurnsAway reports whether a drain keeps new clients of a server name out;
 	// its BOSH then answers 503. Nil: never.
 	TurnsAway func(serverName string) bool

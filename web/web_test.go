@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -93,6 +94,44 @@ func TestWhichURLs(t *testing.T) {
 		{"http://example6.com", "Not Found"},
 		{"https://example6.com", "Not Found"},
 		{"http://[::1]", "Bad Request"},
+	} {
+		if got := nodes(t, s, tt.base); got != tt.want {
+			t.Errorf("%s/nodes.json = %s; want %s", tt.base, got, tt.want)
+		}
+	}
+}
+
+// A client is told no address of ours where its domain is refused. Of the manual's
+// cluster: the nodes' names take example2.com only, example1.com has the same
+// upstream and is told its own address.
+func TestURLsThatTakeTheDomain(t *testing.T) {
+	both := listed("wss://t1.example1.com:5291/", "wss://t2.example1.com:5291/")
+	domains := map[string]string{"t1.example1.com": "example2.com", "t2.example1.com": "*.example2.com"}
+	s := New(Options{
+		Vhosts: []Vhost{
+			{Names: []string{"t1.example1.com"}, Domains: []string{"example2.com"}, WebSocket: listed("wss://t1.example1.com:5291/")},
+			{Names: []string{"t2.example1.com"}, Domains: []string{"*.example2.com"}, WebSocket: listed("wss://t2.example1.com:5291/")},
+			{Names: []string{"example1.com"}, WebSocket: both},
+			{Names: []string{"example3.com"}, WebSocket: listed("wss://elsewhere.example/", "wss://t1.example1.com:5291/")},
+			{Names: []string{"chat.example2.com"}, Domains: []string{"example2.com"}, WebSocket: both},
+		},
+		HasCertificate: func(string) bool { return true },
+		AllowsDomain: func(serverName, domain string) error {
+			if want, ours := domains[serverName]; ours && want != domain && want != wildcard(domain) {
+				return errors.New("refused")
+			}
+			return nil
+		},
+		Port: 5291,
+	})
+	for _, tt := range []struct{ base, want string }{
+		{"https://example1.com:5291", "wss://example1.com:5291/"},
+		{"https://t1.example1.com:5291", "wss://t1.example1.com:5291/"},
+		{"https://t2.example1.com:5291", "wss://t2.example1.com:5291/"},
+		{"http://example2.com", "wss://t1.example1.com:5291/"},
+		{"http://a.example2.com", "wss://t2.example1.com:5291/"},
+		{"https://chat.example2.com:5291", "wss://t1.example1.com:5291/"},
+		{"https://example3.com", "wss://elsewhere.example/"},
 	} {
 		if got := nodes(t, s, tt.base); got != tt.want {
 			t.Errorf("%s/nodes.json = %s; want %s", tt.base, got, tt.want)
