@@ -380,7 +380,7 @@ func (d *desk) describe() admin.Gate {
 			NextTry: s.NextTry, Failures: s.Failures, Err: s.Err})
 	}
 	for _, u := range g.upstreams.Status() {
-		group := admin.Upstream{Name: u.Name, Balance: u.Balance}
+		group := admin.Upstream{Name: u.Name, Balance: u.Balance, Lost: admin.LostRedirect(u.Lost)}
 		for _, n := range u.Nodes {
 			node := admin.Node{Name: n.Name, URL: n.URL, State: n.State, Tunnels: n.Tunnels, Dialing: n.Dialing, Dials: n.Dials, Failures: n.Failures}
 			for _, a := range n.Addresses {

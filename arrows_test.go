@@ -14,9 +14,9 @@ var arrows = map[string][]string{
 	"admin":     {},
 	"certstore": {},
 	"demo":      {"internal/certtest", "internal/xmpptest"}, // it brings a CA and an upstream along
-	"probe":     {},
+	"probe":     {"xmpp"},
 	"proxy":     {"upstream", "xmpp"},
-	"upstream":  {},
+	"upstream":  {"xmpp"},
 	"web":       {"xmpp"},
 	"xmpp":      {},
 }

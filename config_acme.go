@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/idna"
 
 	"wssgate/certstore"
+	"wssgate/upstream"
 )
 
 func (a *ACME) check(ms *mistakes, p keyPath) {
@@ -45,7 +46,7 @@ func (a *ACME) check(ms *mistakes, p keyPath) {
 		ms.add(p.key("accept_terms"), "read the CA's terms of service, then write accept_terms = true",
 			"is false, and without it no CA issues a certificate")
 	}
-	if err := checkURL(a.CA, "https"); err != nil {
+	if _, err := upstream.ParseURL(a.CA, "https"); err != nil {
 		ms.add(p.key("ca"), "", "%q: %v", a.CA, err)
 	}
 	if a.Cache == "" {

@@ -4,14 +4,16 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"wssgate/upstream"
 )
 
 // The checks go through the Config in the order of its structs. They bring
 // values into their normal form where there is one (names, addresses), fill
 // in what a key refers to by default, and report everything that would make
 // a package refuse its options. Which mistakes a value can have is said where
-// the value is parsed: addresses and URLs in config_net.go, names in
-// config_names.go, files in config_files.go. [acme], upstreams and vhosts have
+// the value is parsed: addresses in config_net.go, names in config_names.go,
+// files in config_files.go, URLs and origins in package upstream. [acme], upstreams and vhosts have
 // files of their own.
 
 func (c *Config) check(ms *mistakes) {
@@ -69,12 +71,18 @@ func (d *Drain) check(ms *mistakes, p keyPath) {
 		if target == "nodes" {
 			continue
 		}
-		ascii, err := publicURL(target, "wss")
-		if err != nil {
-			ms.add(p.key("redirect"), `write "wss://HOST:5291/", or "nodes" for the public URLs of the other nodes`, "%q: %v", target, err)
-		}
-		d.Redirect[i] = ascii
+		d.Redirect[i] = ms.publicURL(p.key("redirect"), `write "wss://HOST:5291/", or "nodes" for the public URLs of the other nodes`, target, "wss")
 	}
+}
+
+// publicURL checks a URL that clients are told, and returns it as they are told it.
+func (ms *mistakes) publicURL(p keyPath, hint, s string, schemes ...string) string {
+	u, err := upstream.ParseURL(s, schemes...)
+	if err != nil {
+		ms.add(p, hint, "%q: %v", s, err)
+		return s
+	}
+	return u.String()
 }
 
 func (ms *mistakes) positive(p keyPath, d time.Duration) {

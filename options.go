@@ -73,11 +73,7 @@ func (c *Config) upstreamOptions(log *slog.Logger) (upstream.Options, error) {
 				Path:     u.Health.Path,
 			},
 		}
-		for _, n := range u.Nodes {
-			g.Nodes = append(g.Nodes, upstream.NodeOptions{
-				URL: n.URL, Name: n.Name, PublicURL: n.PublicURL, Weight: n.Weight, Drain: n.Drain,
-			})
-		}
+		g.Nodes = u.nodeOptions()
 		var err error
 		if g.TLS, err = u.tlsConfig(); err != nil {
 			return o, fmt.Errorf("upstream.%s: %w", name, err)
@@ -98,6 +94,15 @@ func (c *Config) upstreamOptions(log *slog.Logger) (upstream.Options, error) {
 		})
 	}
 	return o, nil
+}
+
+func (u *Upstream) nodeOptions() (nodes []upstream.NodeOptions) {
+	for _, n := range u.Nodes {
+		nodes = append(nodes, upstream.NodeOptions{
+			URL: n.URL, Name: n.Name, PublicURL: n.PublicURL, Weight: n.Weight, Drain: n.Drain,
+		})
+	}
+	return nodes
 }
 
 // tlsConfig is for wss nodes; nil where the file says nothing about them.

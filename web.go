@@ -20,6 +20,13 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 			}
 			return v.AllowsOrigin(origin)
 		},
+		AllowsDomain: func(serverName, domain string) error {
+			v, err := routes.Lookup(serverName)
+			if err != nil {
+				return nil // somebody else's to say
+			}
+			return v.AllowsDomain(domain)
+		},
 		// What is polled for by BOSH is a new request each time, so that a drain
 		// ends sessions too.
 		TurnsAway: func(serverName string) bool {

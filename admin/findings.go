@@ -54,6 +54,7 @@ func judge(st *Status, h *history) []Finding {
 	j.acme(st.ACME)
 	for _, u := range st.Upstreams {
 		j.upstream(u)
+		j.lost(u)
 	}
 	for _, d := range st.Drains {
 		j.warn("stop it under Drain when the work is done", "%s is drained since %s: its clients are turned away", d.Scope, d.Since.UTC().Format(time.DateTime))
@@ -172,6 +173,17 @@ func (j *judgement) upstream(u Upstream) {
 	for _, n := range bad {
 		j.warn("its clients go to the other nodes; look at the XMPP server there",
 			"node %q of upstream %q: %s", n.Name, u.Name, n.trouble())
+	}
+}
+
+// lostRecently is how long a redirect that led nowhere is a finding: clients that
+// belong to that node may be few.
+const lostRecently = time.Hour
+
+func (j *judgement) lost(u Upstream) {
+	if l := u.Lost; l.Count > 0 && j.now.Sub(l.Last) < lostRecently {
+		j.error(l.Do+"; see docs/tigase.md", "upstream %q sent %s where the gate can't go, the last one to %q, %s: their streams ended",
+			u.Name, count(l.Count, "client"), l.Address, l.Why)
 	}
 }
 

@@ -22,6 +22,9 @@ func TestFindings(t *testing.T) {
 		}
 		return []Upstream{u}
 	}
+	lost := func(last time.Time) []Upstream {
+		return []Upstream{{Name: "tigase", Lost: LostRedirect{Address: "ws://t2:5290/", Why: "which is no node of the upstream", Do: "name it", Count: 3, Last: last}}}
+	}
 	for _, test := range []struct {
 		name        string
 		st          Status
@@ -52,6 +55,8 @@ func TestFindings(t *testing.T) {
 		{"one node is out", Status{Gate: Gate{Upstreams: nodes("up", "out")}}, nil, "warn", `node "t2" of upstream "tigase": connection refused`},
 		{"all nodes are out", Status{Gate: Gate{Upstreams: nodes("no address", "out")}}, nil, "error", "has no node that works: connection refused"},
 		{"all nodes drain", Status{Gate: Gate{Upstreams: nodes("draining")}}, nil, "error", "all nodes are draining"},
+		{"a redirect that led nowhere", Status{Gate: Gate{Upstreams: lost(now.Add(-59 * time.Minute))}}, nil, "error", `sent 3 clients where the gate can't go, the last one to "ws://t2:5290/", which is no node`},
+		{"a redirect of long ago", Status{Gate: Gate{Upstreams: lost(now.Add(-time.Hour))}}, nil, "", ""},
 		{"room for more", Status{Counts: Counts{Connections: 89, ConnectionLimit: 100}}, nil, "", ""},
 		{"nearly full", Status{Counts: Counts{Connections: 90, ConnectionLimit: 100}}, nil, "warn", "90 of at most 100 connections"},
 		{"full", Status{Counts: Counts{Connections: 100, ConnectionLimit: 100}}, nil, "error", "100 of at most 100 connections"},

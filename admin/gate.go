@@ -114,6 +114,19 @@ type Upstream struct {
 	Name    string `json:"name"`
 	Balance string `json:"balance"`
 	Nodes   []Node `json:"nodes"`
+
+	// Lost is the last redirect of the XMPP server that led nowhere; zero: none did
+	// since the configuration was read.
+	Lost LostRedirect `json:"lost_redirect"`
+}
+
+// A LostRedirect is one that ended its client's stream.
+type LostRedirect struct {
+	Address string    `json:"address"` // as the server wrote it
+	Why     string    `json:"why"`     // goes on after "to ADDRESS, "
+	Do      string    `json:"do"`      // what to write in the configuration
+	Count   int       `json:"count"`   // of all since the configuration was read
+	Last    time.Time `json:"last"`
 }
 
 // A Node is one XMPP server.

@@ -110,7 +110,7 @@ func (w *Warnings) keep(r slog.Record) {
 	})
 	r.Attrs(func(a slog.Attr) bool {
 		writeAttr(&text, w.prefix, a)
-		if !ofClient || !varying[a.Key] {
+		if a.Key != "count" && (!ofClient || !varying[a.Key]) {
 			writeAttr(&kind, w.prefix, a)
 		}
 		return true

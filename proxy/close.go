@@ -43,6 +43,7 @@ const (
 	reasonNoStream                     // it said none for greetingTimeout
 	reasonHostUnknown                  // its `to` is none of the vhost's domains
 	reasonRedirect                     // it was sent elsewhere
+	reasonRedirectLost                 // its XMPP server sent it to a node that can't be reached
 	reasonDialFailed                   // no upstream took its stream
 	reasonPanic                        // a fault of the gate's own
 	reasonCount
@@ -73,9 +74,10 @@ var reasons = [reasonCount]struct {
 	reasonDrain:          {codeAway, "drain", "going away", xmpp.SystemShutdown},
 	reasonBadStream:      {codeNormal, "bad_stream", "", ""},
 	reasonNoStream:       {codeNormal, "no_stream", "", ""},
-	reasonHostUnknown:    {codeNormal, "host_unknown", "", ""},
+	reasonHostUnknown:    {codeNormal, "host_unknown", xmpp.NotTakenHere, ""},
 	reasonRedirect:       {codeNormal, "redirect", "", ""},
 	reasonPanic:          {0, "panic", "", ""},
+	reasonRedirectLost:   {codeGateway, "redirect_lost", "the XMPP server of this account is not reachable here", ""},
 	reasonDialFailed:     {codeGateway, "dial_failed", "the XMPP server is not reachable", ""},
 }
 

@@ -100,7 +100,7 @@ func FuzzRedirectNeverLeaks(f *testing.F) {
 		if bytes.Contains(d.client.out, []byte("10.1.2.3")) {
 			t.Fatalf("seed %d: the client got %q", seed, d.client.text())
 		}
-		if d.why != reasonRedirect || d.client.closes() != codeNormal {
+		if d.why != reasonRedirectLost || d.client.closes() != codeGateway {
 			t.Errorf("seed %d: ended for %v, Close %d, after %q", seed, d.why, d.client.closes(), d.client.text())
 		}
 		for n := len(want); n > 0 && (strings.TrimSpace(want[n-1]) == "" || strings.HasPrefix(want[n-1], "<open")); n-- {

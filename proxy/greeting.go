@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"wssgate/upstream"
@@ -375,8 +374,7 @@ func (t *tunnel) redirected(answer xmpp.Answer) {
 		t.redirectTo(stream, node.PublicURL())
 		return
 	}
-	t.upstream.err = fmt.Errorf("redirect to %q, which is no node of upstream %q with a public_url", answer.SeeOther, vhost.Upstream())
-	t.endStream(reasonRedirect, stream.Close())
+	t.loseRedirect(stream, answer.SeeOther, node)
 }
 
 // redirectTo sends the client to a URL.
@@ -390,6 +388,9 @@ func (t *tunnel) redirectTo(stream xmpp.Stream, url string) {
 
 // refuseStream answers the client's first words with a stream error.
 func (t *tunnel) refuseStream(why reason, condition xmpp.Condition, text string) {
+	if text == "" {
+		text = reasons[why].text
+	}
 	t.endStream(why, t.reply().Error(condition, text))
 }
 

@@ -162,8 +162,13 @@ func (c *clientConn) handshake() bool {
 	c.sock.conn = patient.Conn
 	s.places.finish(!patient.out)
 	if err != nil {
-		s.stats.handshakes[handshakeFailure(err, patient.nameless)].Add(1)
+		kind := handshakeFailure(err, patient.nameless)
+		if kind == handshakeFailed && !patient.heard {
+			kind = handshakeSilent // an end is no input: a balancer's TCP check
+		}
+		s.stats.handshakes[kind].Add(1)
 		c.debug("TLS handshake", err)
+		c.answerPlainHTTP(err)
 		return false
 	}
 	cs := c.tls.ConnectionState()
@@ -189,17 +194,17 @@ type patientConn struct {
 	deadline time.Time
 	out      bool // it did not get its place again
 	nameless bool // there is no certificate for its server name
+	heard    bool // a byte came
 }
 
-func (c *patientConn) Read(b []byte) (int, error) {
-	if n, err, ok := readNow(c.Conn, b); ok {
-		return n, err
+func (c *patientConn) Read(b []byte) (n int, err error) {
+	n, err, ok := readNow(c.Conn, b)
+	if !ok {
+		if placeErr := c.pausedFor(func() { n, err = c.Conn.Read(b) }); placeErr != nil {
+			return 0, placeErr
+		}
 	}
-	var n int
-	var err error
-	if placeErr := c.pausedFor(func() { n, err = c.Conn.Read(b) }); placeErr != nil {
-		return 0, placeErr
-	}
+	c.heard = c.heard || n > 0
 	return n, err
 }
 

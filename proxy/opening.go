@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gobwas/ws"
-
 	"wssgate/upstream"
 )
 
@@ -46,7 +44,7 @@ func (c *clientConn) request(read []byte) bool {
 	if err == nil {
 		var up *upstream.Conn
 		var vhost *upstream.Vhost
-		if up, vhost, err = c.upgrade(buf[:end], req); err == nil {
+		if up, vhost, err = c.upgrade(req); err == nil {
 			return c.toLoop(req, vhost, up, bytes.Clone(buf[end:]))
 		}
 	}
@@ -128,38 +126,21 @@ func (c *clientConn) readFailed(err error) {
 // the 101. It returns the upstream's side, or a *refusal. There is no upstream
 // yet where the domain in the stream's start tag is to choose it, and never one
 // where the client is only to be sent elsewhere.
-func (c *clientConn) upgrade(head []byte, req *request) (*upstream.Conn, *upstream.Vhost, error) {
+func (c *clientConn) upgrade(req *request) (*upstream.Conn, *upstream.Vhost, error) {
 	vhost, err := c.route(req)
 	if err != nil {
 		return nil, nil, err
 	}
 	var up *upstream.Conn
-	var dialErr error
-	answer := &answerBuffer{Reader: bytes.NewReader(head)}
-	_, err = ws.Upgrader{
-		ReadBufferSize: len(head),
-		// The request was checked already, so that its first choice stands.
-		ProtocolCustom: func([]byte) (string, bool) { return req.subprotocol, true },
-		OnBeforeUpgrade: func() (ws.HandshakeHeader, error) {
-			if vhost.RoutesTo() || c.elsewhere != "" {
-				return nil, nil
-			}
-			began := time.Now()
-			up, dialErr = vhost.Dial(c.server.ctx, c.dialRequest(req))
-			if dialErr == nil {
-				c.server.stats.dialled(up.Node, time.Since(began))
-			}
-			return nil, dialErr
-		},
-	}.Upgrade(answer)
-	if dialErr != nil {
-		return nil, nil, c.dialRefusal(dialErr)
+	if !vhost.RoutesTo() && c.elsewhere == "" {
+		began := time.Now()
+		if up, err = vhost.Dial(c.server.ctx, c.dialRequest(req)); err != nil {
+			return nil, nil, c.dialRefusal(err)
+		}
+		c.server.stats.dialled(up.Node, time.Since(began))
 	}
-	if err == nil {
-		c.sock.conn.SetDeadline(time.Now().Add(c.config.RequestTimeout))
-		_, err = c.tls.Write(answer.Bytes())
-	}
-	if err != nil {
+	c.sock.conn.SetDeadline(time.Now().Add(c.config.RequestTimeout))
+	if _, err := c.tls.Write(req.switchingProtocols()); err != nil {
 		letGo(up)
 		return nil, nil, &refusal{err: err} // the client is gone
 	}
@@ -190,16 +171,6 @@ func (c *clientConn) dialRequest(req *request) *upstream.Request {
 		AcceptLanguage: strings.Clone(req.language),
 	}
 }
-
-// answerBuffer gives ws.Upgrader the request that was read already, and keeps
-// its answer until the caller knows whether it is the right one.
-type answerBuffer struct {
-	*bytes.Reader
-	bytes.Buffer
-}
-
-func (b *answerBuffer) Read(p []byte) (int, error)  { return b.Reader.Read(p) }
-func (b *answerBuffer) Write(p []byte) (int, error) { return b.Buffer.Write(p) }
 
 // route finds the vhost, and holds the request against its rules.
 func (c *clientConn) route(req *request) (*upstream.Vhost, error) {

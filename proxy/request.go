@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"wssgate/upstream"
 )
 
 const (
@@ -211,8 +213,8 @@ func (r *request) parseFields(fields []string) error {
 }
 
 func joinNonEmpty(a, sep, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + sep + b
 }
@@ -246,6 +248,14 @@ func (r *request) check() error {
 		return ref
 	}
 	return nil
+}
+
+// switchingProtocols is the answer that accepts a request (RFC 6455, section
+// 4.2.2).
+func (r *request) switchingProtocols() []byte {
+	return []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Accept: " + upstream.AcceptKey(r.key) + "\r\n" +
+		"Sec-WebSocket-Protocol: " + r.subprotocol + "\r\n\r\n")
 }
 
 // hostIs reports whether a request's Host names the TLS server name (RFC 9110,

@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"net/url"
-	"strings"
 	"time"
 )
 
@@ -179,12 +177,11 @@ type VhostOptions struct {
 	ByDomain map[string]string
 }
 
-// A ConfigError is one mistake in Options. Where it is known, Hint says what
-// to write instead.
+// A ConfigError is one mistake in Options. Package main finds all that a person
+// can make, and says what to write instead; this is for callers.
 type ConfigError struct {
 	Where string // such as `upstream "tigase": node "t1"`
 	What  string
-	Hint  string
 }
 
 func (e *ConfigError) Error() string { return e.Where + ": " + e.What }
@@ -192,24 +189,8 @@ func (e *ConfigError) Error() string { return e.Where + ": " + e.What }
 // mistakes collects every ConfigError of one Options.
 type mistakes []error
 
-func (m *mistakes) add(where, hint, format string, args ...any) {
-	*m = append(*m, &ConfigError{Where: where, What: fmt.Sprintf(format, args...), Hint: hint})
+func (m *mistakes) add(where, format string, args ...any) {
+	*m = append(*m, &ConfigError{Where: where, What: fmt.Sprintf(format, args...)})
 }
 
 func (m mistakes) err() error { return errors.Join(m...) }
-
-// checkPublicURL is true for an absolute ws or wss URL of a host.
-func checkPublicURL(s string) error {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
-		return errors.New("not a URL")
-	case u.Scheme != "ws" && u.Scheme != "wss":
-		return fmt.Errorf("scheme %q is not ws or wss", u.Scheme)
-	case u.Hostname() == "":
-		return errors.New("no host")
-	case u.User != nil || u.Fragment != "" || strings.ContainsAny(s, "'\"<>&"):
-		return errors.New("user, fragment, quotes and angle brackets are not allowed")
-	}
-	return nil
-}

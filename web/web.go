@@ -12,6 +12,7 @@
 //	/nodes.json                     list of URLs         list of URLs
 //	the path of the vhost's BOSH    its BOSH             redirect
 //	/                               a page               redirect
+//	where WebSockets are taken      426                  redirect
 //	others                          404                  redirect
 //
 // Whose document it is, says the TLS server name or Host: a vhost answers for
@@ -43,6 +44,10 @@ type Options struct {
 	// AllowsOrigin returns an error where a browser's Origin may not use the
 	// vhost of a server name. Nil: any may.
 	AllowsOrigin func(serverName, origin string) error
+
+	// AllowsDomain returns an error where the vhost of a server name, which may be
+	// none of ours, takes no streams to an XMPP domain. Nil: all take any.
+	AllowsDomain func(serverName, domain string) error
 
 	// TurnsAway reports whether a drain keeps new clients of a server name out;
 	// its BOSH then answers 503. Nil: never.

@@ -75,6 +75,10 @@ const (
 	UnsupportedEncoding    Condition = "unsupported-encoding"
 )
 
+// NotTakenHere is the text of the gate's own [HostUnknown], which tells it from an
+// XMPP server's.
+const NotTakenHere = "this gate takes no streams to that domain here"
+
 // isName reports whether c looks like a condition's name, and so may be written
 // as one. Each name of RFC 6120 is lower-case letters and hyphens.
 func (c Condition) isName() bool {
