@@ -139,10 +139,16 @@ func (c *clientConn) upgrade(req *request) (*upstream.Conn, *upstream.Vhost, err
 		}
 		c.server.stats.dialled(up.Node, time.Since(began))
 	}
-	c.sock.conn.SetDeadline(time.Now().Add(c.config.RequestTimeout))
-	if _, err := c.tls.Write(req.switchingProtocols()); err != nil {
+	answer, err := req.switchingProtocols()
+	if err == nil {
+		c.sock.conn.SetDeadline(time.Now().Add(c.config.RequestTimeout))
+		if _, err = c.tls.Write(answer); err != nil {
+			err = &refusal{err: err} // the client is gone
+		}
+	}
+	if err != nil {
 		letGo(up)
-		return nil, nil, &refusal{err: err} // the client is gone
+		return nil, nil, err
 	}
 	return up, vhost, nil
 }

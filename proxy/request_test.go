@@ -211,7 +211,11 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 
-		resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(r.switchingProtocols())), h)
+		ours, err := r.switchingProtocols()
+		if err != nil {
+			t.Fatalf("gobwas refuses what we took: %v", err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(ours)), h)
 		if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 			t.Fatalf("net/http reads our answer as %v, %v", resp, err)
 		}
@@ -256,8 +260,9 @@ func (n *recordingNode) Write(b []byte) (int, error) {
 	}
 	n.key = field("Sec-WebSocket-Key")
 	r := &request{key: n.key, subprotocol: field("Sec-WebSocket-Protocol")}
-	n.answer = strings.NewReader(string(r.switchingProtocols()))
-	return len(b), nil
+	answer, err := r.switchingProtocols()
+	n.answer = strings.NewReader(string(answer))
+	return len(b), err
 }
 
 // readHead finds the blank line wherever a read ends.
