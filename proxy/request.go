@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/gobwas/ws"
-
 )
 
 const (

@@ -528,6 +528,7 @@ func TestPanicEndsOneTunnel(t *testing.T) {
 				node.SetReadDeadline(time.Now().Add(time.Minute))
 				go b.send(b.client, opText, "still there")
 				b.wantFrame(b.upstream, opText, "still there")
+				synctest.Wait()
 				b.do(func(*turn) {
 					if panics == 0 || !ended && name != "at the end" || len(b.tunnel.loop.timers) != 1 {
 						t.Errorf("%d panics, ended %t, %d tunnels; want that tunnel ended, and only that one", panics, ended, len(b.tunnel.loop.timers))
