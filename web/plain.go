@@ -12,6 +12,8 @@ func (s *Site) plain(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case !ok:
 		http.Error(w, "400 Bad Request\n\nThe request's Host is not a name.", http.StatusBadRequest)
+	case !s.allowsClient(r, name):
+		forbidden(w)
 	case isDiscovery(r.URL.Path):
 		s.discover(w, r, name, s.byName(name))
 	default:
