@@ -11,13 +11,16 @@ import (
 // imports package main, and what serves connections knows nothing of the
 // configuration.
 var arrows = map[string][]string{
-	"admin":     {},
+	"access":    {},
+	"admin":     {"fair", "sampling"},
 	"certstore": {},
 	"demo":      {"internal/certtest", "internal/xmpptest"}, // it brings a CA and an upstream along
+	"fair":      {},
 	"probe":     {},
-	"proxy":     {"upstream", "xmpp"},
-	"upstream":  {},
-	"web":       {"xmpp"},
+	"proxy":     {"access", "fair", "upstream", "xmpp"},
+	"sampling":  {},
+	"upstream":  {"access"},
+	"web":       {"fair", "sampling", "xmpp"},
 	"xmpp":      {},
 }
 

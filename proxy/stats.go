@@ -31,7 +31,8 @@ type Counts struct {
 
 	Vhosts []VhostCount // those that ever had a tunnel, by name
 	Closed map[string]int64
-	Dials  []DialCount // by upstream and node
+	Panics map[string]int64 // by where they were caught
+	Dials  []DialCount      // by upstream and node
 
 	// In is from clients, Out is to them. Bytes are those of WebSocket, TLS
 	// taken off. They are up to date but for the turns under way.
@@ -84,6 +85,7 @@ func (s *Server) Counts() Counts {
 		Refusals:    map[int]int64{},
 		GaveUp:      s.stats.refusals[0].Load(),
 		Closed:      map[string]int64{},
+		Panics:      map[string]int64{},
 		Loops:       runtime.GOMAXPROCS(0),
 		Vhosts:      s.stats.vhostCounts(),
 		Dials:       s.stats.dialCounts(),
@@ -102,6 +104,9 @@ func (s *Server) Counts() Counts {
 	for why := reasonNone + 1; why < reasonCount; why++ {
 		c.Closed[why.String()] = s.stats.closed[why].Load()
 	}
+	for where, n := range s.stats.panics.all() {
+		c.Panics[where] = n.Load()
+	}
 	l := &s.loops.done
 	c.BytesIn, c.BytesOut = l.bytesIn.Load(), l.bytesOut.Load()
 	c.FramesIn, c.FramesOut = l.framesIn.Load(), l.framesOut.Load()
@@ -118,6 +123,7 @@ type stats struct {
 	closed     [reasonCount]atomic.Int64
 	vhosts     byName[string, *vhostCount]
 	dials      byName[[2]string, *histogram] // by upstream and node
+	panics     byName[string, *atomic.Int64] // by where
 }
 
 // The limits that a connection can meet, as settings call them.
@@ -125,9 +131,10 @@ const (
 	limitConnections = iota
 	limitPerClient
 	limitDrain
+	limitAccess
 )
 
-var limitNames = [...]string{limitConnections: "connections", limitPerClient: "per_client", limitDrain: "drain"}
+var limitNames = [...]string{limitConnections: "connections", limitPerClient: "per_client", limitDrain: "drain", limitAccess: "access"}
 
 func (s *stats) refuse(status int) {
 	if status >= 0 && status < len(s.refusals) {

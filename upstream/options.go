@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"wssgate/access"
 )
 
 // Defaults of a group, used where an option is zero.
@@ -177,6 +179,9 @@ type VhostOptions struct {
 	// name of its group, by that form, and for all others it is Upstream's.
 	RouteTo  bool
 	ByDomain map[string]string
+
+	// Access says which client addresses may come; nil: all.
+	Access *access.Rules
 }
 
 // A ConfigError is one mistake in Options. Where it is known, Hint says what

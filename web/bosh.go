@@ -12,7 +12,7 @@ import (
 	"slices"
 	"time"
 
-	"wssgate/sample"
+	"wssgate/sampling"
 )
 
 const (
@@ -42,7 +42,7 @@ type bosh struct {
 	proxy        *httputil.ReverseProxy
 	places       boshPlaces
 
-	refused, tooMany, noAnswer sample.Line
+	refused, tooMany, noAnswer sampling.Line
 }
 
 // newTransport returns what keeps connections to BOSH servers, so many of them
@@ -131,10 +131,7 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 	control := http.NewResponseController(w)
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	place := b.places.take(r.RemoteAddr, func() {
-		cancel(errGivenUp)
-		control.SetReadDeadline(time.Unix(1, 0))
-	})
+	place := b.places.take(r.RemoteAddr, func() { cancel(errGivenUp) })
 	if place == nil {
 		b.tooMany.Warn(s.log, "bosh: too many requests at once", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName)
 		unavailable(w, tooManyText)
@@ -143,7 +140,9 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 	defer place.leave()
 	control.SetReadDeadline(time.Now().Add(boshBody))
 	r = r.WithContext(ctx)
+	reading := context.AfterFunc(ctx, func() { control.SetReadDeadline(time.Unix(1, 0)) })
 	body, err := place.read(http.MaxBytesReader(w, r.Body, s.options.MaxBody))
+	reading()
 	if err != nil {
 		b.failed(w, r, &bodyError{err}, s.log)
 		return

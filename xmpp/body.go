@@ -31,7 +31,7 @@ func ReadBody(data []byte) (Body, error) {
 	tag := r.buf[r.tag:]
 	start, ok := startTag(string(tag))
 	if ok {
-		_, ok = resolve(start)
+		_, ok = resolve(start, false)
 	}
 	switch {
 	case !ok && hasForeignEntity(tag):

@@ -1,19 +1,38 @@
-package sample
+package sampling
 
 import (
 	"bytes"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) take() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.b.Reset()
+	return b.b.String()
+}
+
 // A thousand occurrences are three lines: the first at once, and one for each
 // minute in which there were more, with their number.
 func TestLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
+		var out buffer
 		log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
 				return slog.Attr{}
@@ -24,10 +43,9 @@ func TestLine(t *testing.T) {
 		wants := func(want string) {
 			t.Helper()
 			synctest.Wait()
-			if got := strings.TrimSpace(out.String()); got != want {
+			if got := strings.TrimSpace(out.take()); got != want {
 				t.Errorf("the log has %q; want %q", got, want)
 			}
-			out.Reset()
 		}
 		for i := range 500 {
 			l.Warn(log, "wrong", "client", i)

@@ -1,6 +1,6 @@
-// Package sample keeps a log readable where strangers can cause lines of it: of
+// Package sampling keeps a log readable where strangers can cause lines of it: of
 // each kind one a minute is written, with how many there were.
-package sample
+package sampling
 
 import (
 	"log/slog"
@@ -37,7 +37,7 @@ func (l *Line) note(write func(string, ...any), msg string, attrs []any) {
 		time.AfterFunc(Every, l.over)
 	} else {
 		l.count++
-		l.last = func(count int) { write(msg, append(attrs[:len(attrs):len(attrs)], "count", count)...) }
+		l.last = func(count int) { write(msg, append(attrs[:len(attrs):len(attrs)], []any{"count", count}...)...) }
 	}
 	l.mu.Unlock()
 	if first {
