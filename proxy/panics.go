@@ -7,6 +7,9 @@ import (
 	"sync/atomic"
 )
 
+// panicPlaces are where panics are caught; each is counted from the start.
+var panicPlaces = []string{"admin", "http", "pages"}
+
 // Panicked writes a panic down, with the stack of the goroutine that calls, and
 // counts it under a word of the program's own. v is what recover returned.
 func (s *Server) Panicked(where string, v any) {

@@ -104,6 +104,9 @@ func (s *Server) Counts() Counts {
 	for why := reasonNone + 1; why < reasonCount; why++ {
 		c.Closed[why.String()] = s.stats.closed[why].Load()
 	}
+	for _, where := range panicPlaces {
+		c.Panics[where] = 0
+	}
 	for where, n := range s.stats.panics.all() {
 		c.Panics[where] = n.Load()
 	}
