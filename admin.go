@@ -107,7 +107,7 @@ func (d *desk) install(g *gate, cfg *Config, l *adminListener) {
 			Gate:     d.describe,
 			Counts:   func() admin.Counts { return adminCounts(g.server.Counts()) },
 			NotReady: d.notReady,
-			Panicked: func(v any) { g.server.Panicked("admin", v) },
+			Panicked: func(v any) { g.server.Panicked(proxy.PanicAdmin, v) },
 			Reload:   d.askReload,
 			Drain:    d.askDrain,
 			Warnings: d.warnings,

@@ -181,7 +181,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 			g.takenOut[target] = func() {} // no client has come yet
 		}
 	}
-	g.plain = newPlainHTTP(g.server.Recover("http", g.acme.handler(g.server.Pages())),
+	g.plain = newPlainHTTP(g.server.Recover(proxy.PanicHTTP, g.acme.handler(g.server.Pages())),
 		&fair.Conns{Max: proxy.DescriptorReserve().HTTP, Refuses: g.server.DeniesPlain}, log, g.failed)
 	desk.install(g, cfg, o.operator)
 	g.accept(o.wss)

@@ -112,6 +112,17 @@ func (s *Server) admit(conn net.Conn) {
 	go c.serve()
 }
 
+// DeniesPlain reports whether a client may not even connect without TLS, and counts
+// it. One that is only not among those allowed may: a CA that looks for an answer to
+// its http-01 challenge is no client.
+func (s *Server) DeniesPlain(client netip.Addr) bool {
+	denies := s.now.Load().Access.Denies(client)
+	if denies {
+		s.stats.refused[limitAccess].Add(1)
+	}
+	return denies
+}
+
 // left gives a connection's place back.
 func (s *Server) left(key clientKey) {
 	s.mu.Lock()

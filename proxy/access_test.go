@@ -184,7 +184,7 @@ func TestPagesPanic(t *testing.T) {
 	if n := g.Counts().Panics["pages"]; n != 1 {
 		t.Errorf("%d panics counted; want 1", n)
 	}
-	if log := g.logs.String(); !strings.Contains(log, `level=ERROR msg=panic where=pages err="at the disco"`) || !strings.Contains(log, "TestPagesPanic") {
+	if log := g.logs.String(); !strings.Contains(log, "level=ERROR msg=panic client=127.0.0.1:") || !strings.Contains(log, `where=pages err="at the disco" stack=`) || !strings.Contains(log, "TestPagesPanic") {
 		t.Error("the log has no line with the panic's stack")
 	}
 	for deadline := time.Now().Add(10 * time.Second); g.Connections() > 1; time.Sleep(time.Millisecond) {

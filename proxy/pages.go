@@ -46,7 +46,7 @@ func newPages(s *Server) *pages {
 	ctx, drain := context.WithCancel(context.Background())
 	p := &pages{conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{}), drain: drain}
 	p.server = &http.Server{
-		Handler:           s.Recover("pages", http.HandlerFunc(underServerName)),
+		Handler:           s.Recover(PanicPages, http.HandlerFunc(underServerName)),
 		ReadHeaderTimeout: 10 * time.Second, // it is there already
 		ReadTimeout:       pageRequestTimeout,
 		WriteTimeout:      pageAnswerTimeout,

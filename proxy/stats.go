@@ -93,6 +93,9 @@ func (s *Server) Counts() Counts {
 	for i, name := range limitNames {
 		c.Refused[name] = s.stats.refused[i].Load()
 	}
+	for i, name := range panicPlaces {
+		c.Panics[name] = s.stats.panics[i].Load()
+	}
 	for i, k := range handshakeKinds {
 		c.Handshakes = append(c.Handshakes, HandshakeCount{k.result, k.version, s.stats.handshakes[i].Load()})
 	}
@@ -103,12 +106,6 @@ func (s *Server) Counts() Counts {
 	}
 	for why := reasonNone + 1; why < reasonCount; why++ {
 		c.Closed[why.String()] = s.stats.closed[why].Load()
-	}
-	for _, where := range panicPlaces {
-		c.Panics[where] = 0
-	}
-	for where, n := range s.stats.panics.all() {
-		c.Panics[where] = n.Load()
 	}
 	l := &s.loops.done
 	c.BytesIn, c.BytesOut = l.bytesIn.Load(), l.bytesOut.Load()
@@ -124,9 +121,9 @@ type stats struct {
 	handshakes [len(handshakeKinds)]atomic.Int64
 	refusals   [600]atomic.Int64 // by HTTP status; 0: the client was gone
 	closed     [reasonCount]atomic.Int64
+	panics     [len(panicPlaces)]atomic.Int64
 	vhosts     byName[string, *vhostCount]
 	dials      byName[[2]string, *histogram] // by upstream and node
-	panics     byName[string, *atomic.Int64] // by where
 }
 
 // The limits that a connection can meet, as settings call them.

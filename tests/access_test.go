@@ -87,7 +87,9 @@ func TestAccess(t *testing.T) {
 	eventually(t, "the changed list is in force", func() bool { return open("127.0.0.2")() && closed("127.0.0.3")() })
 	mark := g.Mark()
 	deny("127.0.0.3\n127.0.0.\n")
-	mark("the bad list is told", func(l gate.Line) bool { return strings.HasPrefix(l.Msg(), "access list") && strings.Contains(l.Str("err"), "line 2") })
+	mark("the bad list is told", func(l gate.Line) bool {
+		return strings.HasPrefix(l.Msg(), "access list") && strings.Contains(l.Str("err"), "line 2")
+	})
 	if open("127.0.0.3")() || closed("127.0.0.2")() {
 		t.Error("a bad list is not without effect")
 	}
