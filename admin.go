@@ -107,11 +107,14 @@ func (d *desk) install(g *gate, cfg *Config, l *adminListener) {
 			Gate:     d.describe,
 			Counts:   func() admin.Counts { return adminCounts(g.server.Counts()) },
 			NotReady: d.notReady,
+			Panicked: func(v any) { g.server.Panicked(proxy.PanicAdmin, v) },
 			Reload:   d.askReload,
 			Drain:    d.askDrain,
 			Warnings: d.warnings,
 			Access:   l.access,
-			Log:      g.log,
+
+			Connections: proxy.DescriptorReserve().Admin,
+			Log:         g.log,
 		})
 	}
 	d.server.SetAccess(l.access)
@@ -375,6 +378,11 @@ func (d *desk) describe() admin.Gate {
 	for _, p := range g.store.Problems() {
 		out.Files = append(out.Files, admin.FileProblem{File: p.File, Err: p.Err.Error(), Since: p.Since, Kept: p.Kept})
 	}
+	for _, f := range cfg.accessFiles {
+		if p, bad := f.problem(); bad {
+			out.AccessFiles = append(out.AccessFiles, p)
+		}
+	}
 	for _, s := range g.acme.status() {
 		out.ACME = append(out.ACME, admin.ACMEName{Name: s.Name, State: string(s.State), NotAfter: s.NotAfter,
 			NextTry: s.NextTry, Failures: s.Failures, Err: s.Err})
@@ -485,7 +493,7 @@ func adminCertificate(e certstore.Entry) admin.Certificate {
 func adminCounts(c proxy.Counts) admin.Counts {
 	out := admin.Counts{
 		Connections: c.Connections, ConnectionLimit: c.Limit, Accepted: c.Accepted, Refused: c.Refused,
-		Refusals: c.Refusals, GaveUp: c.GaveUp, Closed: c.Closed,
+		Refusals: c.Refusals, GaveUp: c.GaveUp, Closed: c.Closed, Panics: c.Panics,
 		BytesIn: c.BytesIn, BytesOut: c.BytesOut, FramesIn: c.FramesIn, FramesOut: c.FramesOut,
 		Lag: admin.Durations(c.Lag), Loops: c.Loops,
 	}

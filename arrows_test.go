@@ -11,13 +11,16 @@ import (
 // imports package main, and what serves connections knows nothing of the
 // configuration.
 var arrows = map[string][]string{
-	"admin":     {},
+	"access":    {},
+	"admin":     {"fair", "sampling"},
 	"certstore": {},
 	"demo":      {"internal/certtest", "internal/xmpptest"}, // it brings a CA and an upstream along
+	"fair":      {},
 	"probe":     {"xmpp"},
-	"proxy":     {"upstream", "xmpp"},
-	"upstream":  {"xmpp"},
-	"web":       {"xmpp"},
+	"proxy":     {"access", "fair", "upstream", "xmpp"},
+	"sampling":  {},
+	"upstream":  {"access", "xmpp"},
+	"web":       {"fair", "sampling", "xmpp"},
 	"xmpp":      {},
 }
 

@@ -263,6 +263,10 @@ func (inv *inventory) warnings(served []servedName) []warning {
 	for _, p := range inv.problems {
 		out = append(out, warning{p.Err.Error(), ""}) // expired ones too
 	}
+	if c := inv.cfg; len(c.Access.Allow) > 0 && len(c.ACME.Names) > 0 && len(c.Listen.HTTP) == 0 {
+		out = append(out, warning{"access.allow: keeps the CA of [acme] out, which comes from anywhere",
+			"open listen.http at port 80: http-01 is answered to all but those in access.deny"})
+	}
 	if len(served) == 0 {
 		out = append(out, warning{"there is no certificate; every client would be refused", ""})
 	}

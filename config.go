@@ -3,6 +3,8 @@ package main
 import (
 	"crypto/sha256"
 	"time"
+
+	"wssgate/access"
 )
 
 // A Config is one configuration file: its defaults, then what the file says,
@@ -24,6 +26,9 @@ type Config struct {
 	// Sum is of the file's content.
 	Sum [sha256.Size]byte `toml:"-"`
 
+	// accessFiles are those that [access] and vhosts name, each once.
+	accessFiles []*accessFile
+
 	// WatchConfig reloads the file by itself when it changes; the files that it
 	// names are read again with it, not watched.
 	// Default: false, which leaves it to SIGHUP. Reload: at once.
@@ -36,6 +41,7 @@ type Config struct {
 	Vhost        []*Vhost             `toml:"vhost"`    // none: every name with a certificate goes to the only upstream
 	Limits       Limits               `toml:"limits"`
 	Timeouts     Timeouts             `toml:"timeouts"`
+	Access       Access               `toml:"access"`
 	Drain        Drain                `toml:"drain"`
 	Log          Log                  `toml:"log"`
 }
@@ -265,6 +271,9 @@ type Vhost struct {
 
 	// Links are added to the discovery documents (XEP-0156). Default: none.
 	Links []*Link `toml:"links"`
+
+	// Access is for this vhost, beside that for the gate.
+	Access Access `toml:"access"`
 }
 
 // A Link is one link of host-meta: a relation and a URL.
@@ -316,6 +325,21 @@ type Timeouts struct {
 	// Pong is how long it then may stay silent before the tunnel is closed.
 	// Default: 20 s.
 	Pong time.Duration `toml:"pong"`
+}
+
+// Access says which client addresses may come; one that is denied may not, allowed
+// or not. An entry is a network, an address, or "file:NAME" for a file with one of
+// these a line, which is read again by itself when it changes.
+// Reload: at once; tunnels go on.
+type Access struct {
+	// Allow, if it has entries, is where clients must come from. Default: none,
+	// from anywhere.
+	Allow []string `toml:"allow"`
+
+	// Deny is where clients may not come from. Default: none.
+	Deny []string `toml:"deny"`
+
+	rules *access.Rules // made of both
 }
 
 // Drain says how tunnels are ended. Reload: the next drain.

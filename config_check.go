@@ -25,6 +25,7 @@ func (c *Config) check(ms *mistakes) {
 	c.ACME.check(ms, root.key("acme"))
 	c.checkUpstreams(ms, root.key("upstream"))
 	c.checkVhosts(ms, root.key("vhost"))
+	c.checkAccess(ms, root)
 	c.Limits.check(ms, root.key("limits"))
 	c.Timeouts.check(ms, root.key("timeouts"))
 	c.Drain.check(ms, root.key("drain"))

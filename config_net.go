@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"wssgate/access"
 	"wssgate/upstream"
 )
 
@@ -66,7 +67,7 @@ func (l *Listen) check(ms *mistakes, p keyPath, file string) {
 		ms.checkFile(p.key("admin_token_file"), l.AdminTokenFile, checkToken)
 	}
 	for i, s := range l.ProxyProtocol {
-		prefix, err := parseNetwork(s)
+		prefix, err := access.ParseNetwork(s)
 		if err != nil {
 			ms.add(p.key("proxy_protocol"), `write "10.0.0.0/8" or "192.0.2.7"`, "%q %v", s, err)
 			continue
@@ -138,19 +139,4 @@ func isLoopback(hostPort string) bool {
 	host, _, _ := net.SplitHostPort(hostPort)
 	addr, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && addr.Unmap().IsLoopback()
-}
-
-// parseNetwork reads a network, or a single address as a network of one.
-func parseNetwork(s string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
-	}
-	prefix, err := netip.ParsePrefix(s)
-	if err != nil {
-		return netip.Prefix{}, errors.New("is not a network")
-	}
-	if prefix != prefix.Masked() {
-		return netip.Prefix{}, fmt.Errorf("has bits behind its length, want %q", prefix.Masked())
-	}
-	return prefix, nil
 }

@@ -90,7 +90,7 @@ func (c *Config) upstreamOptions(log *slog.Logger) (upstream.Options, error) {
 		o.Vhosts = append(o.Vhosts, upstream.VhostOptions{
 			Names: v.Names, Upstream: v.Upstream, Node: v.Node, Fallback: v.Fallback,
 			Path: v.Path, Origins: v.Origins, Domains: v.Domains,
-			RouteTo: v.Route == "to", ByDomain: v.ByDomain,
+			RouteTo: v.Route == "to", ByDomain: v.ByDomain, Access: v.Access.rules,
 		})
 	}
 	return o, nil

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"wssgate/certstore"
+	"wssgate/fair"
 	"wssgate/proxy"
 	"wssgate/upstream"
 	"wssgate/web"
@@ -49,7 +50,8 @@ type gate struct {
 	serving   sync.WaitGroup          // for all else
 	failed    chan error              // a listener broke
 	desk      *desk
-	watch     *configWatch
+	watch     *fileWatch
+	access    *accessWatch
 	sockets   *sockets
 	notify    *notifier
 }
@@ -127,6 +129,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 	g := &gate{cfg: cfg, log: log, level: level, page: how.pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1),
 		takenOut: map[proxy.Target]func(){}, desk: desk, sockets: how.sockets, notify: how.notify}
 	g.watch = newConfigWatch(cfg.File, cfg.Sum, log)
+	g.access = &accessWatch{log: log}
 	defer func() {
 		if err != nil {
 			g.stop()
@@ -178,13 +181,15 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 			g.takenOut[target] = func() {} // no client has come yet
 		}
 	}
-	g.plain = newPlainHTTP(g.acme.handler(g.server.Pages()), log, g.failed)
+	g.plain = newPlainHTTP(g.server.Recover(proxy.PanicHTTP, g.acme.handler(g.server.Pages())),
+		&fair.Conns{Max: proxy.DescriptorReserve().HTTP, Refuses: g.server.DeniesPlain}, log, g.failed)
 	desk.install(g, cfg, o.operator)
 	g.accept(o.wss)
 	g.desk.listens(g.listeners)
 	g.plain.accept(o.http)
 	g.acme.begin(change)
 	g.watch.set(cfg.WatchConfig)
+	g.access.set(cfg.accessFiles)
 	return g, nil
 }
 
@@ -197,6 +202,7 @@ func (g *gate) configuration(cfg *Config, certificates *certstore.View, routes *
 		HasCertificate: certificates.Has,
 		Routes:         routes,
 		Pages:          g.site,
+		Access:         cfg.Access.rules,
 		Settings:       cfg.proxySettings(),
 	}
 }
@@ -404,6 +410,7 @@ func (g *gate) commit(c *change) {
 		g.log.Warn("log.format changes with a restart only")
 	}
 	g.watch.set(cfg.WatchConfig)
+	g.access.set(cfg.accessFiles)
 	g.cfg = cfg
 }
 
@@ -499,6 +506,7 @@ const plainPatience = 5 * time.Second
 func (g *gate) stop() error {
 	var err error
 	g.watch.set(false)
+	g.access.set(nil)
 	if g.acme != nil {
 		g.acme.close() // no order waits for a CA that finds nobody here any more
 	}

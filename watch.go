@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,32 +27,37 @@ const (
 	maxSymlinks = 40 // what Linux follows in one path
 )
 
-// A configWatch tells when the configuration file is another one than was read
-// last. It looks at contents, so that a touch or a copy of the same is no
-// change, and at folders rather than the file, so that a file that is replaced
-// and a symlink that is moved (Kubernetes' ..data) are one. Files that the
-// configuration names are not watched.
+// A fileWatch tells when a file, the configuration's or one with an access list,
+// is another one than was read last. It looks at contents, so that a touch or a
+// copy of the same is no change, and at folders rather than the file, so that a
+// file that is replaced and a symlink that is moved (Kubernetes' ..data) are one.
 //
 // Its methods belong to one goroutine, the gate's.
-type configWatch struct {
-	changed chan struct{} // has an entry when the file is to be read again
-	file    string
+type fileWatch struct {
+	changed chan struct{} // has an entry when a file is to be read again
+	key     string        // of the configuration, for the log
+	files   []string
 	log     *slog.Logger
 	stop    chan struct{} // nil: not watching
 	done    chan struct{}
 
 	mu   sync.Mutex
-	last [sha256.Size]byte // of what was read last
+	last map[string][sha256.Size]byte // by file, of what was read last
 }
 
-// newConfigWatch makes a watch that is off. Read is the sum of what the file held
-// when it was read: it may have changed since.
-func newConfigWatch(file string, read [sha256.Size]byte, log *slog.Logger) *configWatch {
-	return &configWatch{changed: make(chan struct{}, 1), file: file, log: log, last: read}
+// newFileWatch makes a watch that is off. Read are the sums of what the files held
+// when they were read: they may have changed since.
+func newFileWatch(key string, read map[string][sha256.Size]byte, log *slog.Logger) *fileWatch {
+	return &fileWatch{changed: make(chan struct{}, 1), key: key, files: slices.Sorted(maps.Keys(read)), log: log, last: read}
+}
+
+// newConfigWatch is for the configuration file. Files that it names are not watched.
+func newConfigWatch(file string, read [sha256.Size]byte, log *slog.Logger) *fileWatch {
+	return newFileWatch("watch_config", map[string][sha256.Size]byte{file: read}, log)
 }
 
 // set turns the watch on or off.
-func (w *configWatch) set(on bool) {
+func (w *fileWatch) set(on bool) {
 	switch {
 	case on && w.stop == nil:
 		w.stop, w.done = make(chan struct{}), make(chan struct{})
@@ -63,9 +69,9 @@ func (w *configWatch) set(on bool) {
 	}
 }
 
-// reading is called before the file is read for another reason: what is in it
+// reading is called before the files are read for another reason: what is in them
 // now need not be told any more.
-func (w *configWatch) reading() {
+func (w *fileWatch) reading() {
 	w.isNew()
 	select {
 	case <-w.changed:
@@ -73,19 +79,21 @@ func (w *configWatch) reading() {
 	}
 }
 
-// isNew reports whether the file is another one than the last time it was
-// called. A file that cannot be read is one that is empty.
-func (w *configWatch) isNew() bool {
-	data, _ := readRegular(w.file)
-	sum := sha256.Sum256(data)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	was := w.last
-	w.last = sum
-	return was != sum
+// isNew reports whether a file is another one than the last time it was called. A
+// file that cannot be read is one that is empty.
+func (w *fileWatch) isNew() (is bool) {
+	for _, file := range w.files {
+		data, _ := readRegular(file)
+		sum := sha256.Sum256(data)
+		w.mu.Lock()
+		is = is || w.last[file] != sum
+		w.last[file] = sum
+		w.mu.Unlock()
+	}
+	return is
 }
 
-func (w *configWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
+func (w *fileWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
 	defer close(done)
 	var events chan fsnotify.Event // nil where the system has none to give
 	var lost chan error
@@ -94,7 +102,7 @@ func (w *configWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
 		defer notify.Close()
 		events, lost = notify.Events, notify.Errors
 	} else {
-		w.log.Warn("watch_config: looking at the file every "+configPoll.String(), "err", err,
+		w.log.Warn(w.key+": looking at the file every "+configPoll.String(), "err", err,
 			"hint", "is fs.inotify.max_user_instances too low?")
 	}
 	watched := map[string]bool{}
@@ -147,14 +155,19 @@ func (w *configWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
 
 // follow has the folders watched that matter now, and returns them. One that
 // can't be is polled.
-func (w *configWatch) follow(notify *fsnotify.Watcher, watched map[string]bool) map[string]bool {
+func (w *fileWatch) follow(notify *fsnotify.Watcher, watched map[string]bool) map[string]bool {
 	now := map[string]bool{}
-	for _, folder := range foldersOn(w.file) {
-		// Again even where it is watched: it may be another one by that name.
-		if err := notify.Add(folder); err == nil {
-			now[folder] = true
-		} else if !maps.Equal(watched, now) {
-			w.log.Debug("watch_config: cannot watch a folder", "file", folder, "err", err)
+	for _, file := range w.files {
+		for _, folder := range foldersOn(file) {
+			if now[folder] {
+				continue
+			}
+			// Again even where it is watched: it may be another one by that name.
+			if err := notify.Add(folder); err == nil {
+				now[folder] = true
+			} else if !maps.Equal(watched, now) {
+				w.log.Debug(w.key+": cannot watch a folder", "file", folder, "err", err)
+			}
 		}
 	}
 	for folder := range watched {

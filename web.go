@@ -1,9 +1,13 @@
 package main
 
 import (
+	"crypto/tls"
+	"errors"
 	"net"
+	"net/netip"
 	"net/url"
 
+	"wssgate/proxy"
 	"wssgate/upstream"
 	"wssgate/web"
 	"wssgate/xmpp"
@@ -27,16 +31,26 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 			}
 			return v.AllowsDomain(domain)
 		},
+		AllowsClient: func(name string, client netip.Addr) error {
+			if !cfg.Access.rules.Allows(client) {
+				return errors.New("kept out by access.allow or access.deny")
+			}
+			if v, err := routes.Lookup(name); err == nil {
+				return v.AllowsClient(client)
+			}
+			return nil
+		},
 		// What is polled for by BOSH is a new request each time, so that a drain
 		// ends sessions too.
 		TurnsAway: func(serverName string) bool {
 			v, err := routes.Lookup(serverName)
 			return err == nil && g.server.TurnsAway(v)
 		},
-		Port:    port,
-		MaxBody: int64(cfg.Limits.Message),
-		Page:    g.page,
-		Log:     g.log,
+		Port:     port,
+		MaxBody:  int64(cfg.Limits.Message),
+		IdleBOSH: proxy.DescriptorReserve().BOSH,
+		Page:     g.page,
+		Log:      g.log,
 	}
 	if len(cfg.Vhost) == 0 {
 		route, err := routes.Lookup("")
@@ -44,6 +58,15 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 			return o, err
 		}
 		o.Any.WebSocket = publicURLs(&Vhost{}, route)
+	}
+	configs := map[string]*tls.Config{}
+	tlsOf := func(name string) (*tls.Config, error) {
+		if c, ok := configs[name]; ok {
+			return c, nil
+		}
+		c, err := cfg.Upstream[name].tlsConfig()
+		configs[name] = c
+		return c, err
 	}
 	for _, v := range cfg.Vhost {
 		route, err := routes.Lookup(v.Names[0])
@@ -61,8 +84,11 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 			if wv.BOSH, err = url.Parse(v.BOSH); err != nil {
 				return o, err
 			}
-			if wv.TLS, err = cfg.Upstream[v.Upstream].tlsConfig(); err != nil {
+			if wv.TLS, err = tlsOf(v.Upstream); err != nil {
 				return o, err
+			}
+			if len(v.Domains) > 0 {
+				wv.AllowsDomain = route.AllowsDomain
 			}
 		}
 		o.Vhosts = append(o.Vhosts, wv)

@@ -21,6 +21,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,9 +29,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"wssgate/fair"
 )
 
 // Options are what a Server is made from. The functions are called from
@@ -59,9 +63,20 @@ type Options struct {
 	// Warnings are shown on the page; nil: none.
 	Warnings *Warnings
 
+	// Connections bounds those of all listeners together. 0: 64.
+	Connections int
+
+	// Panicked writes a panic down and counts it; v is what recover returned. Nil:
+	// it is written to Log.
+	Panicked func(v any)
+
 	Access Access
 	Log    *slog.Logger // nil: slog.Default()
 }
+
+// maxConns is what Options.Connections is by default: Prometheus, a few probes and
+// a few people.
+const maxConns = 64
 
 // A Server answers the operator, on any number of listeners. Make one with
 // New, end it with Close. All methods may be called at the same time.
@@ -71,6 +86,8 @@ type Server struct {
 	access  atomic.Pointer[Access]
 	handler http.Handler // guarded
 	http    *http.Server
+	conns   fair.Conns
+	guesses guesses
 	history *history
 	stop    context.CancelFunc
 	jobs    sync.WaitGroup
@@ -83,9 +100,11 @@ func New(o Options) *Server {
 		s.log = slog.Default()
 	}
 	s.SetAccess(o.Access)
-	s.handler = s.guard(s.routes())
+	s.conns.Max = cmp.Or(o.Connections, maxConns)
+	s.handler = s.conns.Handler(s.recovered(s.guard(s.routes())))
 	s.http = &http.Server{
 		Handler:           s.handler,
+		ConnContext:       s.conns.ConnContext,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -102,7 +121,7 @@ func New(o Options) *Server {
 // Serve answers on ln until ln is closed or the Server is; it closes ln. Other
 // errors are those of accepting.
 func (s *Server) Serve(ln net.Listener) error {
-	err := s.http.Serve(&boundedListener{Listener: ln})
+	err := s.http.Serve(s.conns.Listen(ln))
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
@@ -119,6 +138,39 @@ func (s *Server) Close() {
 	s.jobs.Wait()
 }
 
+// recovered ends a request that panics, and its connection, and nothing else.
+func (s *Server) recovered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			switch v := recover(); v {
+			case nil:
+			case http.ErrAbortHandler:
+				panic(v)
+			default:
+				s.panicked(v)
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// survive is to be deferred where a panic would end the process: net/http catches
+// those of its own goroutines only.
+func (s *Server) survive() {
+	if v := recover(); v != nil {
+		s.panicked(v)
+	}
+}
+
+func (s *Server) panicked(v any) {
+	if s.options.Panicked != nil {
+		s.options.Panicked(v)
+		return
+	}
+	s.log.Error("panic", "err", v, "stack", string(debug.Stack()))
+}
+
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", servePage)
@@ -129,12 +181,12 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /reload", s.serveReload)
 	mux.HandleFunc("POST /drain", s.serveDrain)
 
-	debug := http.NewServeMux()
-	debug.HandleFunc("GET /debug/pprof/", pprof.Index)
-	debug.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	debug.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	debug.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	debug.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	profiles := http.NewServeMux()
+	profiles.HandleFunc("GET /debug/pprof/", pprof.Index)
+	profiles.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	profiles.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	profiles.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	profiles.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("/debug/pprof/", func(w http.ResponseWriter, r *http.Request) {
 		if !s.access.Load().Debug {
 			http.Error(w, "404 Not Found\n\nSet admin_debug = true and reload.", http.StatusNotFound)
@@ -142,7 +194,7 @@ func (s *Server) routes() http.Handler {
 		}
 		// A profile takes as long as it is asked to.
 		http.NewResponseController(w).SetWriteDeadline(time.Time{})
-		debug.ServeHTTP(w, r)
+		profiles.ServeHTTP(w, r)
 	})
 	return mux
 }

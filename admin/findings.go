@@ -51,6 +51,9 @@ func judge(st *Status, h *history) []Finding {
 			j.warn("mend the file or remove it; it is read again by itself or by a reload", "%s", p.Err)
 		}
 	}
+	for _, p := range st.AccessFiles {
+		j.warn("mend the file; it is read again by itself or by a reload", "%s; what it held before is in force", p.Err)
+	}
 	j.acme(st.ACME)
 	for _, u := range st.Upstreams {
 		j.upstream(u)

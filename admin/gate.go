@@ -17,6 +17,7 @@ type Gate struct {
 	Vhosts       []Vhost       `json:"vhosts"`
 	Certificates []Certificate `json:"certificates"` // those that clients get, ordered by name and key type
 	Files        []FileProblem `json:"file_problems"`
+	AccessFiles  []FileProblem `json:"access_file_problems"` // of access lists
 	ACME         []ACMEName    `json:"acme"`
 	Upstreams    []Upstream    `json:"upstreams"`
 	Reload       Reload        `json:"reload"`
@@ -30,6 +31,7 @@ func (g *Gate) fill() {
 	fill(&g.Vhosts)
 	fill(&g.Certificates)
 	fill(&g.Files)
+	fill(&g.AccessFiles)
 	fill(&g.ACME)
 	fill(&g.Upstreams)
 	fill(&g.Drains)
@@ -88,7 +90,8 @@ type Certificate struct {
 	NotAfter  time.Time `json:"not_after"`
 }
 
-// A FileProblem is a certificate file that can't be used as it is.
+// A FileProblem is a file, of a certificate or an access list, that can't be used as
+// it is.
 type FileProblem struct {
 	File  string    `json:"file"`
 	Err   string    `json:"error"`
@@ -190,6 +193,7 @@ type Counts struct {
 	GaveUp          int64            `json:"gave_up"`  // before their 101
 	Vhosts          []VhostCount     `json:"vhosts"`
 	Closed          map[string]int64 `json:"closed"` // by reason
+	Panics          map[string]int64 `json:"panics"` // by where they were caught
 	Dials           []DialCount      `json:"dials"`
 	BytesIn         int64            `json:"bytes_in"` // from clients
 	BytesOut        int64            `json:"bytes_out"`

@@ -29,6 +29,7 @@ type collector struct{ server *Server }
 // the two alike. Labels have configured names and words of ours, never what a
 // client sent.
 var (
+	mPanics   = desc("panics_total", "Panics that ended one connection or request in place of the gate.", "where")
 	mBuild    = desc("build_info", "Always 1; the labels say what is running.", "version", "revision", "goversion")
 	mReady    = desc("ready", "1 if the gate can take clients, as /readyz says.")
 	mFindings = desc("findings", "What needs somebody, as the page counts it.", "level")
@@ -86,10 +87,14 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	defer c.server.survive() // it has a goroutine of its own
 	e := emitter{ch}
 	st := c.server.status(time.Now())
 	n := st.Counts
 
+	for where, count := range n.Panics {
+		e.counter(mPanics, count, where)
+	}
 	e.gauge(mBuild, 1, st.Version, st.Revision, st.Go)
 	e.gauge(mReady, bit(st.Ready))
 	for _, level := range []string{LevelError, LevelWarn} {

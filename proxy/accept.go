@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
+
+	"wssgate/fair"
 )
 
 // Serve accepts connections from ln until Shutdown, or until ln is closed or
@@ -75,18 +77,20 @@ func passes(err error) bool {
 func (s *Server) admit(conn net.Conn) {
 	now := s.now.Load()
 	key := keyOf(conn.RemoteAddr())
-	perClient := now.PerClient
+	perClient, rules := now.PerClient, now.Access
 	if now.sendsProxyHeader(addrPortOf(conn.RemoteAddr()).Addr()) {
-		perClient = 0 // its clients are counted, once they are known
+		perClient, rules = 0, nil // its clients are judged, once they are known
 	}
 	s.mu.Lock()
 	limit := -1 // none
 	switch {
 	case s.stopped, s.ended:
 		limit = limitDrain
-	case s.open >= now.connections:
+	case !rules.Allows(addrPortOf(conn.RemoteAddr()).Addr()):
+		limit = limitAccess
+	case s.open >= now.connections && !s.kept.giveUp(s.kept.of.Worst()):
 		limit = limitConnections
-	case perClient > 0 && key.IsValid() && s.clients[key] >= perClient:
+	case perClient > 0 && key.IsValid() && s.clients[key] >= perClient && !s.kept.giveUp(s.kept.of.Oldest(key.Addr)):
 		limit = limitPerClient
 	default:
 		s.open++
@@ -106,6 +110,17 @@ func (s *Server) admit(conn net.Conn) {
 	c := &clientConn{server: s, config: now, sock: &sock{conn: conn}, key: key}
 	s.places.arrive()
 	go c.serve()
+}
+
+// DeniesPlain reports whether a client may not even connect without TLS, and counts
+// it. One that is only not among those allowed may: a CA that looks for an answer to
+// its http-01 challenge is no client.
+func (s *Server) DeniesPlain(client netip.Addr) bool {
+	denies := s.now.Load().Access.Denies(client)
+	if denies {
+		s.stats.refused[limitAccess].Add(1)
+	}
+	return denies
 }
 
 // left gives a connection's place back.
@@ -142,6 +157,7 @@ func (s *Server) enter(conn net.Conn, p phase) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.early[conn] = p
+	s.kept.remove(conn)
 	return !(s.stopped && p == phaseSilent || s.draining && p == phaseKept)
 }
 
@@ -149,6 +165,7 @@ func (s *Server) enter(conn net.Conn, p phase) bool {
 func (s *Server) settled(conn net.Conn) {
 	s.mu.Lock()
 	delete(s.early, conn)
+	s.kept.remove(conn)
 	s.mu.Unlock()
 }
 
@@ -180,14 +197,7 @@ type clientKey struct{ netip.Addr }
 
 func keyOf(addr net.Addr) clientKey { return keyOfAddr(addrPortOf(addr).Addr()) }
 
-func keyOfAddr(ip netip.Addr) clientKey {
-	if ip.Is6() {
-		if prefix, err := ip.Prefix(64); err == nil {
-			return clientKey{prefix.Addr()}
-		}
-	}
-	return clientKey{ip}
-}
+func keyOfAddr(ip netip.Addr) clientKey { return clientKey{fair.Owner(ip)} }
 
 // addrPortOf returns the address and port of a TCP address, with an IPv4
 // address in its own form; the zero value for another kind.

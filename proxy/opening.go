@@ -189,6 +189,9 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	if err != nil {
 		return nil, &refusal{status: http.StatusNotFound, text: "There is no XMPP service for this name.", err: err}
 	}
+	if err := vhost.AllowsClient(c.client.Addr()); err != nil {
+		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}
+	}
 	if err := vhost.AllowsPath(req.path); err != nil {
 		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}
 	}

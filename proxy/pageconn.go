@@ -131,13 +131,15 @@ func (c *clientConn) nextRequest(read []byte) {
 	conn := c.sock.conn
 	conn.SetDeadline(time.Now().Add(keepTimeout))
 	more := c.server.enter(conn, phaseKept)
+	c.server.keep(conn, c.key)
 	if more && len(read) == 0 {
 		var one [1]byte
 		n, _ := c.tls.Read(one[:])
 		read, more = one[:n], n > 0
 	}
 	c.config = c.server.now.Load()
-	if more = more && c.config.HasCertificate(c.tls.ConnectionState().ServerName); !more {
+	more = more && c.config.HasCertificate(c.tls.ConnectionState().ServerName) && c.config.Access.Allows(c.client.Addr())
+	if !more {
 		c.tls.Close() // which says goodbye
 	}
 	if kept := more && c.request(read); !kept {

@@ -41,11 +41,12 @@ const (
 	keepTimeout = 90 * time.Second
 )
 
-func newPages(log *slog.Logger) *pages {
+func newPages(s *Server) *pages {
+	log := s.log
 	ctx, drain := context.WithCancel(context.Background())
 	p := &pages{conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{}), drain: drain}
 	p.server = &http.Server{
-		Handler:           http.HandlerFunc(underServerName),
+		Handler:           s.Recover(PanicPages, http.HandlerFunc(underServerName)),
 		ReadHeaderTimeout: 10 * time.Second, // it is there already
 		ReadTimeout:       pageRequestTimeout,
 		WriteTimeout:      pageAnswerTimeout,

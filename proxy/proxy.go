@@ -40,6 +40,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"wssgate/access"
 	"wssgate/upstream"
 )
 
@@ -76,6 +77,9 @@ type Configuration struct {
 	// then sets the deadline for writing itself (http.ResponseController). Each
 	// request's context ends when Shutdown begins. Nil: 404 for everything.
 	Pages http.Handler
+
+	// Access says which client addresses may come; nil: all.
+	Access *access.Rules
 
 	Settings Settings
 }
@@ -136,6 +140,7 @@ type Server struct {
 	tunnels   int                // those that are not sent elsewhere
 	emptied   chan struct{}      // closed by the last of their ends once draining
 	early     map[net.Conn]phase // connections that are not tunnels yet
+	kept      keptConns          // those of them in phaseKept
 }
 
 // A configuration is a Configuration with what is derived from it.
@@ -174,7 +179,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.journal = newJournal(s.log)
 	s.Configure(o.Configuration)
-	s.pages = newPages(s.log)
+	s.pages = newPages(s)
 	if !Lends() {
 		s.log.Warn("this build's Go release is not known well enough: an idle connection keeps its TLS buffers")
 	}

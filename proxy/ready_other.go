@@ -10,4 +10,4 @@ func readable(net.Conn) bool { return true }
 
 func readNow(net.Conn, []byte) (int, error, bool) { return 0, nil, false }
 
-func descriptorLimit() int { return 1 << 30 }
+func openFiles() int { return 1 << 30 }

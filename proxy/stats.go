@@ -31,7 +31,8 @@ type Counts struct {
 
 	Vhosts []VhostCount // those that ever had a tunnel, by name
 	Closed map[string]int64
-	Dials  []DialCount // by upstream and node
+	Panics map[string]int64 // by where they were caught
+	Dials  []DialCount      // by upstream and node
 
 	// In is from clients, Out is to them. Bytes are those of WebSocket, TLS
 	// taken off. They are up to date but for the turns under way.
@@ -84,12 +85,16 @@ func (s *Server) Counts() Counts {
 		Refusals:    map[int]int64{},
 		GaveUp:      s.stats.refusals[0].Load(),
 		Closed:      map[string]int64{},
+		Panics:      map[string]int64{},
 		Loops:       runtime.GOMAXPROCS(0),
 		Vhosts:      s.stats.vhostCounts(),
 		Dials:       s.stats.dialCounts(),
 	}
 	for i, name := range limitNames {
 		c.Refused[name] = s.stats.refused[i].Load()
+	}
+	for i, name := range panicPlaces {
+		c.Panics[name] = s.stats.panics[i].Load()
 	}
 	for i, k := range handshakeKinds {
 		c.Handshakes = append(c.Handshakes, HandshakeCount{k.result, k.version, s.stats.handshakes[i].Load()})
@@ -116,6 +121,7 @@ type stats struct {
 	handshakes [len(handshakeKinds)]atomic.Int64
 	refusals   [600]atomic.Int64 // by HTTP status; 0: the client was gone
 	closed     [reasonCount]atomic.Int64
+	panics     [len(panicPlaces)]atomic.Int64
 	vhosts     byName[string, *vhostCount]
 	dials      byName[[2]string, *histogram] // by upstream and node
 }
@@ -125,9 +131,10 @@ const (
 	limitConnections = iota
 	limitPerClient
 	limitDrain
+	limitAccess
 )
 
-var limitNames = [...]string{limitConnections: "connections", limitPerClient: "per_client", limitDrain: "drain"}
+var limitNames = [...]string{limitConnections: "connections", limitPerClient: "per_client", limitDrain: "drain", limitAccess: "access"}
 
 func (s *stats) refuse(status int) {
 	if status >= 0 && status < len(s.refusals) {

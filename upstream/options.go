@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"wssgate/access"
 )
 
 // Defaults of a group, used where an option is zero.
@@ -175,6 +177,9 @@ type VhostOptions struct {
 	// name of its group, by that form, and for all others it is Upstream's.
 	RouteTo  bool
 	ByDomain map[string]string
+
+	// Access says which client addresses may come; nil: all.
+	Access *access.Rules
 }
 
 // A ConfigError is one mistake in Options. Package main finds all that a person

@@ -223,7 +223,7 @@ func (r *Routes) addVhost(i int, o VhostOptions, m *mistakes) {
 }
 
 func (r *Routes) addByDomain(where string, v *Vhost, o VhostOptions, m *mistakes) {
-	v.routeTo, v.byDomain = o.RouteTo, map[string]*group{}
+	v.routeTo, v.byDomain, v.access = o.RouteTo, map[string]*group{}, o.Access
 	if len(o.ByDomain) > 0 && !o.RouteTo {
 		m.add(where, "by_domain without route = \"to\"")
 	}

@@ -3,8 +3,11 @@ package upstream
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
+
+	"wssgate/access"
 )
 
 // Why a vhost refuses a request.
@@ -12,6 +15,7 @@ var (
 	ErrPath   = errors.New("path is not served")    // 403
 	ErrOrigin = errors.New("origin is not allowed") // 403
 	ErrDomain = errors.New("domain is not served")  // host-unknown
+	ErrClient = errors.New("client is not allowed") // 403
 )
 
 // A Vhost is what is configured for one server name or wildcard. It never
@@ -26,6 +30,7 @@ type Vhost struct {
 	domains  []namePattern
 	routeTo  bool
 	byDomain map[string]*group
+	access   *access.Rules
 }
 
 // A namePattern is a domain in its normal form, or, wild, what follows "*.".
@@ -91,6 +96,16 @@ func (v *Vhost) AllowsOrigin(origin string) error {
 		return nil
 	}
 	return fmt.Errorf("vhost %q: origin %q: %w", v.name, origin, ErrOrigin)
+}
+
+// AllowsClient returns an error that is ErrClient where the vhost's access lists
+// keep an address out. They may change under a Vhost; the zero Addr, of a unix
+// socket, is allowed.
+func (v *Vhost) AllowsClient(client netip.Addr) error {
+	if v.access.Allows(client) {
+		return nil
+	}
+	return fmt.Errorf("vhost %q: client %s: %w", v.name, client, ErrClient)
 }
 
 // AllowsDomain returns an error that is ErrDomain where the vhost has a list

@@ -24,6 +24,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -49,6 +50,11 @@ type Options struct {
 	// none of ours, takes no streams to an XMPP domain. Nil: all take any.
 	AllowsDomain func(serverName, domain string) error
 
+	// AllowsClient returns an error where a client may not use the vhost of a
+	// server name, or of a name that plain HTTP was asked for; it may be of no
+	// vhost. Nil: any client may. Addresses are zero for unix sockets.
+	AllowsClient func(name string, client netip.Addr) error
+
 	// TurnsAway reports whether a drain keeps new clients of a server name out;
 	// its BOSH then answers 503. Nil: never.
 	TurnsAway func(serverName string) bool
@@ -59,6 +65,10 @@ type Options struct {
 
 	// MaxBody bounds the body of a BOSH request, in bytes. 0: 1 MiB.
 	MaxBody int64
+
+	// IdleBOSH is how many connections to BOSH servers may be kept idle, all
+	// vhosts together. 0: 64.
+	IdleBOSH int
 
 	// Page answers what nothing else does under TLS. Nil: a page that says what
 	// this is, and 404.
@@ -79,7 +89,11 @@ type Vhost struct {
 
 	// BOSH is where requests for its path go; nil: nowhere.
 	BOSH *url.URL
-	TLS  *tls.Config // for a BOSH that is https; nil: the system's roots
+	TLS  *tls.Config // for a BOSH that is https; nil: the system's roots. Vhosts with one in common share connections
+
+	// AllowsDomain returns an error where a stream by BOSH may not be opened to an
+	// XMPP domain, in its normal form. Nil: to any.
+	AllowsDomain func(domain string) error
 
 	Links []xmpp.Link // further links of the discovery documents
 }
@@ -92,6 +106,8 @@ type Site struct {
 	domains map[string][]*vhost // by XMPP domain likewise; several may have one
 	any     *vhost              // where no vhost is configured
 	log     *slog.Logger
+
+	transports map[*tls.Config]*http.Transport // to BOSH, by Vhost.TLS
 }
 
 // ServeHTTP answers a request that came under TLS for the server name that its
@@ -108,6 +124,8 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := normal(r.TLS.ServerName)
 	v := s.byName(name)
 	switch {
+	case !s.allowsClient(r, name):
+		forbidden(w)
 	case isDiscovery(r.URL.Path):
 		s.discover(w, r, name, v)
 	case v == nil:
@@ -119,6 +137,18 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.page(w, r, v)
 	}
+}
+
+func (s *Site) allowsClient(r *http.Request, name string) bool {
+	if s.options.AllowsClient == nil {
+		return true
+	}
+	client, _ := netip.ParseAddrPort(r.RemoteAddr)
+	err := s.options.AllowsClient(name, client.Addr())
+	if err != nil {
+		s.log.Debug("request refused", "client", r.RemoteAddr, "host", r.Host, "code", http.StatusForbidden, "err", err)
+	}
+	return err == nil
 }
 
 func notFound(w http.ResponseWriter, text string) {
