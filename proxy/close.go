@@ -45,6 +45,7 @@ const (
 	reasonRedirect                     // it was sent elsewhere
 	reasonDialFailed                   // no upstream took its stream
 	reasonPanic                        // a fault of the gate's own
+	reasonLoginFailures                // too many logins failed from the client's address
 	reasonCount
 )
 
@@ -77,6 +78,7 @@ var reasons = [reasonCount]struct {
 	reasonRedirect:       {codeNormal, "redirect", "", ""},
 	reasonPanic:          {0, "panic", "", ""},
 	reasonDialFailed:     {codeGateway, "dial_failed", "the XMPP server is not reachable", ""},
+	reasonLoginFailures:  {codePolicy, "login_failures", "too many failed logins", xmpp.PolicyViolation},
 }
 
 func (r reason) String() string { return reasons[r].word }

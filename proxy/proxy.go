@@ -96,6 +96,8 @@ type Settings struct {
 	// first one included, and each that is a warning. 0 and 1: every line.
 	LogSample int
 
+	LoginFailures LoginFailures // from one client address; zero: they are not counted
+
 	// ProxyProtocol are the networks whose connections must begin with a PROXY
 	// header, version 1 or 2, which is believed.
 	ProxyProtocol []netip.Prefix
@@ -115,6 +117,7 @@ type Server struct {
 	now       atomic.Pointer[configuration]
 	pages     *pages
 	places    *places
+	guard     *guard
 	loops     *loops
 	journal   *journal
 	stats     stats
@@ -156,6 +159,7 @@ func New(o Options) (*Server, error) {
 		challenge: o.ChallengeCertificate,
 		log:       o.Log,
 		places:    newPlaces(),
+		guard:     newGuard(),
 		stop:      make(chan struct{}),
 		listeners: map[net.Listener]struct{}{},
 		clients:   map[clientKey]int{},
@@ -203,6 +207,7 @@ func (s *Server) Configure(c Configuration) {
 		tunnel:      tunnelSettings{backlog: set.ClientBacklog, ping: set.Ping, pong: set.Pong, frames: set.FramesPerSecond},
 	}})
 	s.places.limit(set.Handshakes)
+	s.guard.configure(set.LoginFailures, time.Now())
 	s.journal.sample.Store(int64(set.LogSample))
 }
 

@@ -116,6 +116,7 @@ func (c *clientConn) proxied() error {
 	}
 	client, local, err := readProxyHeader(c.sock.conn)
 	if err != nil || !client.IsValid() {
+		c.unnamed = true
 		return err
 	}
 	c.client, c.local = client, local
