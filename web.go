@@ -2,7 +2,9 @@ package main
 
 import (
 	"net"
+	"net/http"
 	"net/url"
+	"time"
 
 	"wssgate/upstream"
 	"wssgate/web"
@@ -30,6 +32,9 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 		MaxBody: int64(cfg.Limits.Message),
 		Page:    g.page,
 		Log:     g.log,
+	}
+	if cfg.Limits.LoginFailures != (Rate{}) {
+		o.Logins = boshLogins{g}
 	}
 	if len(cfg.Vhost) == 0 {
 		route, err := routes.Lookup("")
@@ -61,6 +66,14 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 		o.Vhosts = append(o.Vhosts, wv)
 	}
 	return o, nil
+}
+
+// boshLogins asks the server of a gate, which the first Site is older than.
+type boshLogins struct{ *gate }
+
+func (b boshLogins) LoginsRefused(r *http.Request) time.Duration { return b.server.LoginsRefused(r) }
+func (b boshLogins) LoginsEnded(r *http.Request, failed int) (slow, banned time.Duration) {
+	return b.server.LoginsEnded(r, failed)
 }
 
 // publicURLs returns the wss URLs that a vhost's clients are to be told: the

@@ -62,10 +62,11 @@ func newBOSH(target *url.URL, config *tls.Config, log *slog.Logger) *bosh {
 			pr.Out.Header.Del("Upgrade")
 			pr.Out.Header.Del("Connection")
 		},
-		Transport:     b.transport,
-		FlushInterval: -1, // what a server says early is for the client now
-		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ErrorHandler:  func(w http.ResponseWriter, r *http.Request, err error) { b.failed(w, r, err, log) },
+		ModifyResponse: b.judgeLogins,
+		Transport:      b.transport,
+		FlushInterval:  -1, // what a server says early is for the client now
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorHandler:   func(w http.ResponseWriter, r *http.Request, err error) { b.failed(w, r, err, log) },
 	}
 	return b
 }
@@ -87,6 +88,13 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 	if s.options.TurnsAway != nil && s.options.TurnsAway(r.TLS.ServerName) {
 		unavailable(w, "This gate takes no new clients at the moment. Try again in a while.")
 		return
+	}
+	if s.options.Logins != nil {
+		if banned := s.options.Logins.LoginsRefused(r); banned > 0 {
+			loginsRefused(w, banned)
+			return
+		}
+		r = r.WithContext(context.WithValue(r.Context(), loginsKey{}, loginsOf{s.options.Logins, r}))
 	}
 	if r.ContentLength > s.options.MaxBody {
 		tooLarge(w)
@@ -115,7 +123,10 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 	var tooLong *http.MaxBytesError
 	var cut *bodyError
 	var timeout net.Error
+	var refused *refusedError
 	switch {
+	case errors.As(err, &refused):
+		loginsRefused(w, refused.banned)
 	case errors.As(err, &tooLong):
 		tooLarge(w)
 	case errors.As(err, &cut):
