@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"runtime"
@@ -110,6 +111,7 @@ func (d *desk) install(g *gate, cfg *Config, l *adminListener) {
 			Panicked: func(v any) { g.server.Panicked(proxy.PanicAdmin, v) },
 			Reload:   d.askReload,
 			Drain:    d.askDrain,
+			Pardon:   func(client netip.Addr) int { return g.server.Pardon(client) },
 			Warnings: d.warnings,
 			Access:   l.access,
 
@@ -402,6 +404,12 @@ func (d *desk) describe() admin.Gate {
 		}
 		out.Upstreams = append(out.Upstreams, group)
 	}
+	if limit := g.server.LoginLimit(); limit.Count > 0 {
+		out.Logins.Limit = Rate(limit).String()
+	}
+	for _, c := range g.server.Suspects() {
+		out.Logins.Clients = append(out.Logins.Clients, adminSuspect(c))
+	}
 	for _, p := range drains {
 		out.Drains = append(out.Drains, p.describe(vhosts, out.Upstreams))
 	}
@@ -489,11 +497,20 @@ func adminCertificate(e certstore.Entry) admin.Certificate {
 		NotBefore: e.NotBefore, NotAfter: e.NotAfter}
 }
 
+// adminSuspect says a client address in admin's types.
+func adminSuspect(c proxy.Suspect) admin.Suspect {
+	network := c.Network.String()
+	if c.Network.IsSingleIP() {
+		network = c.Network.Addr().String()
+	}
+	return admin.Suspect{Network: network, Failures: c.Failures, Total: c.Total, Last: c.Last, Refused: c.Refused, Until: c.Until}
+}
+
 // adminCounts says the proxy's counts in admin's types.
 func adminCounts(c proxy.Counts) admin.Counts {
 	out := admin.Counts{
 		Connections: c.Connections, ConnectionLimit: c.Limit, Accepted: c.Accepted, Refused: c.Refused,
-		Refusals: c.Refusals, GaveUp: c.GaveUp, Closed: c.Closed, Panics: c.Panics,
+		Refusals: c.Refusals, GaveUp: c.GaveUp, Logins: admin.LoginCounts(c.Logins), Closed: c.Closed, Panics: c.Panics,
 		BytesIn: c.BytesIn, BytesOut: c.BytesOut, FramesIn: c.FramesIn, FramesOut: c.FramesOut,
 		Lag: admin.Durations(c.Lag), Loops: c.Loops,
 	}

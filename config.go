@@ -307,6 +307,12 @@ type Limits struct {
 	// ClientBacklog bounds what is kept for a client that does not read;
 	// beyond it the client is cut with Close 1008. Default: 1 MiB.
 	ClientBacklog Size `toml:"client_backlog"`
+
+	// LoginFailures bounds the logins that may fail from one client address, the
+	// /64 of an IPv6 one: first it is slowed, then refused for the period.
+	// Default: 20 in 10 minutes; 0 turns it off. Reload: at once; counts and
+	// refusals go on.
+	LoginFailures Rate `toml:"login_failures"`
 }
 
 // Timeouts bound every wait for a client. Reload: new connections only.
@@ -377,6 +383,13 @@ type Log struct {
 // A Size is a number of bytes.
 type Size int64
 
+// A Rate is so many of something in each period, in the file "20/10m". The zero
+// value, in the file "" or 0, is none.
+type Rate struct {
+	Count  int
+	Period time.Duration
+}
+
 // The defaults live here and nowhere else. A table that may occur several
 // times has a setDefaults of its own, which the decoder calls for each.
 
@@ -384,7 +397,7 @@ func (c *Config) setDefaults() {
 	c.Listen = Listen{WSS: []string{":5291"}, Admin: "127.0.0.1:9291"}
 	c.Certificates = Certificates{Directory: "certs", Watch: true}
 	c.ACME = ACME{CA: "https://acme-v02.api.letsencrypt.org/directory", Cache: "acme"}
-	c.Limits = Limits{Message: 1 << 20, ClientBacklog: 1 << 20}
+	c.Limits = Limits{Message: 1 << 20, ClientBacklog: 1 << 20, LoginFailures: Rate{20, 10 * time.Minute}}
 	c.Timeouts = Timeouts{
 		Handshake: 10 * time.Second,
 		Request:   10 * time.Second,

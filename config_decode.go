@@ -75,6 +75,9 @@ func (d *decoder) value(p keyPath, value any, v reflect.Value, tag reflect.Struc
 	case Size:
 		d.size(p, value, v)
 		return
+	case Rate:
+		d.rate(p, value, v)
+		return
 	}
 	switch v.Kind() {
 	case reflect.String:

@@ -38,6 +38,7 @@ func (c *Config) proxySettings() proxy.Settings {
 		Ping:             c.Timeouts.Ping,
 		Pong:             c.Timeouts.Pong,
 		LogSample:        c.Log.Sample,
+		LoginFailures:    proxy.LoginFailures(c.Limits.LoginFailures),
 	}
 	for _, network := range c.Listen.ProxyProtocol {
 		s.ProxyProtocol = append(s.ProxyProtocol, netip.MustParsePrefix(network)) // checked when it was loaded

@@ -4,8 +4,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
+	"time"
 
 	"wssgate/proxy"
 	"wssgate/upstream"
@@ -52,6 +54,9 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 		Page:     g.page,
 		Log:      g.log,
 	}
+	if cfg.Limits.LoginFailures != (Rate{}) {
+		o.Logins = boshLogins{g}
+	}
 	if len(cfg.Vhost) == 0 {
 		route, err := routes.Lookup("")
 		if err != nil {
@@ -94,6 +99,14 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 		o.Vhosts = append(o.Vhosts, wv)
 	}
 	return o, nil
+}
+
+// boshLogins asks the server of a gate, which the first Site is older than.
+type boshLogins struct{ *gate }
+
+func (b boshLogins) LoginsRefused(r *http.Request) time.Duration { return b.server.LoginsRefused(r) }
+func (b boshLogins) LoginsEnded(r *http.Request, failed int) (slow, banned time.Duration) {
+	return b.server.LoginsEnded(r, failed)
 }
 
 // publicURLs returns the wss URLs that a vhost's clients are to be told: the

@@ -1,5 +1,5 @@
 // Package admin is the operator's listener: health for probes, metrics for
-// Prometheus, a status page for people, and two commands, reload and drain.
+// Prometheus, a status page for people, and three commands, reload, drain and pardon.
 //
 // It decides nothing about the gate and knows no other package of it. What it
 // shows it asks for through the functions in Options; what it is asked to do
@@ -13,7 +13,7 @@
 //	/status               what the page shows, as JSON (status.go)
 //	/metrics              for Prometheus (metrics.go)
 //	/debug/pprof/         profiles, where Access.Debug is set
-//	POST /reload, /drain  (actions.go)
+//	POST /reload, /drain, /pardon  (actions.go)
 //
 // Whoever can reach it can stop the gate, so every request is held against
 // access.go first: no foreign web page may make one, and where the listener
@@ -29,6 +29,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -59,6 +60,11 @@ type Options struct {
 	// Drain begins or stops a drain. It returns when that is under way, not
 	// when the drain is over. Nil: draining is not supported.
 	Drain func(DrainRequest) error
+
+	// Pardon forgets the failed logins of a client address, or of its /64, or, for
+	// the zero Addr, of all that are known, and returns how many addresses those
+	// were. Nil: pardoning is not supported.
+	Pardon func(client netip.Addr) int
 
 	// Warnings are shown on the page; nil: none.
 	Warnings *Warnings
@@ -180,6 +186,7 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("GET /metrics", s.metrics())
 	mux.HandleFunc("POST /reload", s.serveReload)
 	mux.HandleFunc("POST /drain", s.serveDrain)
+	mux.HandleFunc("POST /pardon", s.servePardon)
 
 	profiles := http.NewServeMux()
 	profiles.HandleFunc("GET /debug/pprof/", pprof.Index)

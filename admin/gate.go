@@ -20,6 +20,7 @@ type Gate struct {
 	AccessFiles  []FileProblem `json:"access_file_problems"` // of access lists
 	ACME         []ACMEName    `json:"acme"`
 	Upstreams    []Upstream    `json:"upstreams"`
+	Logins       Logins        `json:"logins"`
 	Reload       Reload        `json:"reload"`
 	Drain        *Drain        `json:"drain"`  // of the whole gate, which ends it; nil: none
 	Drains       []Drain       `json:"drains"` // of vhosts and nodes, or all vhosts, that were asked for
@@ -34,6 +35,7 @@ func (g *Gate) fill() {
 	fill(&g.AccessFiles)
 	fill(&g.ACME)
 	fill(&g.Upstreams)
+	fill(&g.Logins.Clients)
 	fill(&g.Drains)
 	fill(&g.Reload.Errors)
 	for i := range g.Upstreams {
@@ -152,6 +154,22 @@ var NodeStates = []string{"up", "warming", "draining", "out", "no address"}
 // Works reports whether the node takes streams, or would.
 func (n Node) Works() bool { return n.State == "up" || n.State == "warming" }
 
+// Logins are those that failed.
+type Logins struct {
+	Limit   string    `json:"limit"`   // of the configuration; "": there is none
+	Clients []Suspect `json:"clients"` // addresses with failures that are not forgotten, worst first
+}
+
+// A Suspect is a client address from which logins failed.
+type Suspect struct {
+	Network  string    `json:"network"`  // an IPv4 address, or the /64 of an IPv6 one
+	Failures int       `json:"failures"` // that are not forgotten
+	Total    int       `json:"total"`    // since the first of them
+	Last     time.Time `json:"last"`
+	Refused  bool      `json:"refused"` // until Until
+	Until    time.Time `json:"until"`   // when all of that is forgotten
+}
+
 // Reload is what became of the configuration since the start.
 type Reload struct {
 	At       time.Time `json:"at"` // of the last one; zero: none yet
@@ -191,6 +209,7 @@ type Counts struct {
 	Handshakes      []HandshakeCount `json:"handshakes"`
 	Refusals        map[int]int64    `json:"refusals"` // by HTTP status
 	GaveUp          int64            `json:"gave_up"`  // before their 101
+	Logins          LoginCounts      `json:"logins"`
 	Vhosts          []VhostCount     `json:"vhosts"`
 	Closed          map[string]int64 `json:"closed"` // by reason
 	Panics          map[string]int64 `json:"panics"` // by where they were caught
@@ -201,6 +220,14 @@ type Counts struct {
 	FramesOut       int64            `json:"frames_out"`
 	Lag             Durations        `json:"lag"`   // the event loops' batches
 	Loops           int              `json:"loops"` // how many there can be; 0 counts as 1
+}
+
+// LoginCounts are about failed logins.
+type LoginCounts struct {
+	Failures   int64            `json:"failures"`
+	Refused    map[string]int64 `json:"refused"`     // for them, by what it was
+	Known      int              `json:"known"`       // client addresses with some that are not forgotten
+	RefusedNow int              `json:"refused_now"` // of those
 }
 
 type HandshakeCount struct {

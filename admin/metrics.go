@@ -42,6 +42,10 @@ var (
 	mRefusals        = desc("upgrades_refused_total", "Opening handshakes that got no 101, by HTTP status.", "status")
 	mGaveUp          = desc("upgrades_abandoned_total", "Clients that went away before their 101.")
 
+	mLoginFailures = desc("login_failures_total", "Logins that failed, those that limits.login_failures counts.")
+	mLoginRefused  = desc("login_refused_total", "What was refused because too many logins from its address had failed.", "what")
+	mLoginClients  = desc("login_failure_clients", "Client addresses with failed logins that are not forgotten, by what becomes of them.", "state")
+
 	mTunnels = desc("tunnels", "Tunnels that are open.", "vhost")
 	mOpened  = desc("tunnels_opened_total", "Tunnels that were opened.", "vhost")
 	mClosed  = desc("tunnels_closed_total", "Tunnels that ended, by the reason that the log names.", "reason")
@@ -113,6 +117,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		e.counter(mRefusals, count, strconv.Itoa(status))
 	}
 	e.counter(mGaveUp, n.GaveUp)
+	e.counter(mLoginFailures, n.Logins.Failures)
+	for what, count := range n.Logins.Refused {
+		e.counter(mLoginRefused, count, what)
+	}
+	e.gauge(mLoginClients, float64(n.Logins.Known-n.Logins.RefusedNow), "counted")
+	e.gauge(mLoginClients, float64(n.Logins.RefusedNow), "refused")
 
 	// Configured ones from the start, with zeros: a query that adds something to
 	// a metric that is not there has no result at all.

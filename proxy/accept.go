@@ -195,6 +195,15 @@ func (s *Server) tunnelEnds(t *tunnel) {
 // socket.
 type clientKey struct{ netip.Addr }
 
+// suspect is what a connection's failed logins are counted by. It is invalid where
+// nobody knows whose it is: then all would be one.
+func (c *clientConn) suspect() clientKey {
+	if c.unnamed {
+		return clientKey{}
+	}
+	return c.key
+}
+
 func keyOf(addr net.Addr) clientKey { return keyOfAddr(addrPortOf(addr).Addr()) }
 
 func keyOfAddr(ip netip.Addr) clientKey { return clientKey{fair.Owner(ip)} }

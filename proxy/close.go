@@ -46,6 +46,7 @@ const (
 	reasonRedirectLost                 // its XMPP server sent it to a node that can't be reached
 	reasonDialFailed                   // no upstream took its stream
 	reasonPanic                        // a fault of the gate's own
+	reasonLoginFailures                // too many logins failed from the client's address
 	reasonCount
 )
 
@@ -79,6 +80,7 @@ var reasons = [reasonCount]struct {
 	reasonPanic:          {0, "panic", "", ""},
 	reasonRedirectLost:   {codeGateway, "redirect_lost", "the XMPP server of this account is not reachable here", ""},
 	reasonDialFailed:     {codeGateway, "dial_failed", "the XMPP server is not reachable", ""},
+	reasonLoginFailures:  {codePolicy, "login_failures", "too many failed logins", xmpp.PolicyViolation},
 }
 
 func (r reason) String() string { return reasons[r].word }

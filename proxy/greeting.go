@@ -90,6 +90,7 @@ type streamState struct {
 	opened    bool // the client has got an opening
 	closed    bool // and the end of the stream
 	resumable bool // XEP-0198: the client may come back to it
+	loggedIn  bool // no login is to come any more
 
 	// unanswered is the gate's answer to an opening of the client's that nobody
 	// has answered yet.

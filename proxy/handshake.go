@@ -109,6 +109,7 @@ type clientConn struct {
 	key    clientKey
 
 	client, local netip.AddrPort // zero for a unix socket
+	unnamed       bool           // a balancer's PROXY header does not say whose it is
 
 	elsewhere string // the URL that a drain sends this client to
 }

@@ -18,6 +18,7 @@ import (
 type tunnelInfo struct {
 	client     netip.AddrPort
 	key        clientKey
+	suspect    clientKey // what its failed logins are counted by; invalid: they are not
 	serverName string
 	host, path string
 	vhost      *upstream.Vhost
@@ -38,7 +39,7 @@ func newTunnel(c *clientConn, req *request, vhost *upstream.Vhost, up *upstream.
 	t := &tunnel{
 		settings: &c.config.tunnel,
 		info: &tunnelInfo{
-			client: c.client, key: c.key,
+			client: c.client, key: c.key, suspect: c.suspect(),
 			serverName: serverName, host: serverName, path: "/",
 			vhost: vhost, upstream: up, began: time.Now(),
 			server: c.server, elsewhere: c.elsewhere,
@@ -105,8 +106,9 @@ func (i *tunnelInfo) node() (upstream, node string) {
 	return i.upstream.Node.Upstream(), i.upstream.Node.Name()
 }
 
-// entry is one finished tunnel.
+// entry is one finished tunnel, or something else that a driver has to say.
 type entry struct {
+	say                 func(*slog.Logger) // nil: a tunnel
 	info                *tunnelInfo
 	why                 reason
 	code                uint16
@@ -177,6 +179,10 @@ func (j *journal) writeLines() {
 		j.waiting, j.lost = nil, 0
 		j.mu.Unlock()
 		for _, e := range entries {
+			if e.say != nil {
+				e.say(j.log)
+				continue
+			}
 			j.write(e)
 		}
 		if lost > 0 {

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -128,7 +127,7 @@ func (l *loop) rescue(t *tunnel) {
 	if cause == nil {
 		return
 	}
-	l.group.panicked(cause, debug.Stack())
+	l.group.panicked(cause)
 	now := l.work.now
 	l.work = newTurn()
 	l.work.now = now
@@ -139,7 +138,7 @@ func (l *loop) rescue(t *tunnel) {
 	t.abandon()
 	defer func() {
 		if cause := recover(); cause != nil {
-			l.group.panicked(cause, debug.Stack())
+			l.group.panicked(cause)
 		}
 	}()
 	t.onDone(t, now)
@@ -264,7 +263,7 @@ func (l *loop) drainInbox() {
 func (l *loop) do(f func()) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			l.group.panicked(cause, debug.Stack())
+			l.group.panicked(cause)
 		}
 	}()
 	f()

@@ -28,11 +28,11 @@ type loops struct {
 	started     time.Time // the clock of all tunnels
 	max         int
 	newPoller   func() (poller, error)
-	descriptors bool // pollers wait for descriptors
-	panicked    func(cause any, stack []byte)
-	moved       atomic.Int64   // tunnels that changed their loop
-	done        load           // by all of them
-	pumps       sync.WaitGroup // goroutines that pump connections
+	descriptors bool            // pollers wait for descriptors
+	panicked    func(cause any) // in the goroutine that panicked
+	moved       atomic.Int64    // tunnels that changed their loop
+	done        load            // by all of them
+	pumps       sync.WaitGroup  // goroutines that pump connections
 
 	mu     sync.Mutex
 	list   []*loop // the first one is never idle while another is not
@@ -51,7 +51,7 @@ const (
 // have the system's poller, where there is one; otherwise goroutines pump all of
 // them, and one loop does, for those do not move. Panicked is told of each panic in
 // a turn.
-func newLoops(system bool, panicked func(cause any, stack []byte)) (*loops, error) {
+func newLoops(system bool, panicked func(cause any)) (*loops, error) {
 	d := &loops{started: time.Now(), max: 1, newPoller: newWakePoller, panicked: panicked}
 	if system {
 		d.newPoller, d.max, d.descriptors = newSystemPoller, runtime.GOMAXPROCS(0), true

@@ -185,6 +185,11 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 		return nil, &refusal{status: http.StatusMisdirectedRequest, text: "The request's Host is another than the TLS server name.",
 			err: errors.New("host " + strconv.Quote(req.host) + ", server name " + strconv.Quote(serverName))}
 	}
+	if banned, _ := c.server.guard.state(c.suspect(), time.Now()); banned > 0 {
+		c.server.guard.refused[guardedUpgrade].Add(1)
+		return nil, &refusal{status: http.StatusForbidden, text: "Too many logins from this address failed. Try again later.",
+			header: retryAfter(banned), err: errLogins}
+	}
 	vhost, err := c.config.Routes.Lookup(serverName)
 	if err != nil {
 		return nil, &refusal{status: http.StatusNotFound, text: "There is no XMPP service for this name.", err: err}
@@ -207,6 +212,14 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	return vhost, nil
 }
 
+// errLogins is why a client's address is refused.
+var errLogins = errors.New("too many failed logins")
+
+// retryAfter is a header field in whole seconds, rounded up.
+func retryAfter(d time.Duration) string {
+	return "Retry-After: " + strconv.Itoa(int((d+time.Second-1)/time.Second)) + "\r\n"
+}
+
 // dialRefusal says that no upstream took the stream. What is behind the gate
 // is for the log alone.
 func (c *clientConn) dialRefusal(err error) error {
@@ -215,7 +228,7 @@ func (c *clientConn) dialRefusal(err error) error {
 	if errors.As(err, &de) {
 		r.status = de.Status
 		if de.RetryAfter > 0 {
-			r.header = "Retry-After: " + strconv.Itoa(int((de.RetryAfter+time.Second-1)/time.Second)) + "\r\n"
+			r.header = retryAfter(de.RetryAfter)
 		}
 	}
 	switch r.status {

@@ -10,12 +10,16 @@ import (
 type PanicPlace int
 
 const (
-	PanicPages PanicPlace = iota // a handler of Configuration.Pages
-	PanicHTTP                    // one of plain HTTP
-	PanicAdmin                   // the operator's listener
+	PanicHandshake PanicPlace = iota // TLS of a client
+	PanicRequest                     // a client's request, up to the 101, the dial included
+	PanicTunnel                      // a turn of a tunnel
+	PanicPages                       // a handler of Configuration.Pages
+	PanicHTTP                        // one of plain HTTP
+	PanicAdmin                       // the operator's listener
 )
 
 var panicPlaces = [...]string{
+	PanicHandshake: "handshake", PanicRequest: "request", PanicTunnel: "tunnel",
 	PanicPages: "pages", PanicHTTP: "http", PanicAdmin: "admin",
 }
 

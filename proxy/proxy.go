@@ -31,7 +31,6 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -100,6 +99,8 @@ type Settings struct {
 	// first one included, and each that is a warning. 0 and 1: every line.
 	LogSample int
 
+	LoginFailures LoginFailures // from one client address; zero: they are not counted
+
 	// ProxyProtocol are the networks whose connections must begin with a PROXY
 	// header, version 1 or 2, which is believed.
 	ProxyProtocol []netip.Prefix
@@ -119,6 +120,7 @@ type Server struct {
 	now       atomic.Pointer[configuration]
 	pages     *pages
 	places    *places
+	guard     *guard
 	loops     *loops
 	journal   *journal
 	stats     stats
@@ -161,6 +163,7 @@ func New(o Options) (*Server, error) {
 		challenge: o.ChallengeCertificate,
 		log:       o.Log,
 		places:    newPlaces(),
+		guard:     newGuard(),
 		stop:      make(chan struct{}),
 		listeners: map[net.Listener]struct{}{},
 		clients:   map[clientKey]int{},
@@ -174,7 +177,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.tls = s.tlsConfig()
 	var err error
-	if s.loops, err = newLoops(true, s.turnPanicked); err != nil {
+	if s.loops, err = newLoops(true, func(cause any) { s.Panicked(PanicTunnel, cause) }); err != nil {
 		return nil, err
 	}
 	s.journal = newJournal(s.log)
@@ -208,6 +211,7 @@ func (s *Server) Configure(c Configuration) {
 		tunnel:      tunnelSettings{backlog: set.ClientBacklog, ping: set.Ping, pong: set.Pong, frames: set.FramesPerSecond},
 	}})
 	s.places.limit(set.Handshakes)
+	s.guard.configure(set.LoginFailures, time.Now())
 	s.journal.sample.Store(int64(set.LogSample))
 }
 
@@ -222,11 +226,6 @@ func (s *Server) Connections() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.open
-}
-
-// turnPanicked writes down a panic that ended a tunnel.
-func (s *Server) turnPanicked(cause any, stack []byte) {
-	s.log.Error("panic in a tunnel; it is closed, all others go on", "err", fmt.Sprint(cause), "stack", string(stack))
 }
 
 // WrapUpstream is for upstream.Options.Wrap: it prepares a connection to a

@@ -119,6 +119,7 @@ func (c *clientConn) proxied() error {
 	case err != nil:
 		return err
 	case !client.IsValid(): // the balancer's own
+		c.unnamed = true
 		return c.server.rekey(c)
 	}
 	c.client, c.local = client, local

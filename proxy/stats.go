@@ -29,6 +29,8 @@ type Counts struct {
 	Refusals   map[int]int64 // requests for an upgrade that got no 101, by HTTP status
 	GaveUp     int64         // clients that went away before their 101
 
+	Logins LoginCounts
+
 	Vhosts []VhostCount // those that ever had a tunnel, by name
 	Closed map[string]int64
 	Panics map[string]int64 // by where they were caught
@@ -87,6 +89,7 @@ func (s *Server) Counts() Counts {
 		Closed:      map[string]int64{},
 		Panics:      map[string]int64{},
 		Loops:       runtime.GOMAXPROCS(0),
+		Logins:      s.guard.counts(time.Now()),
 		Vhosts:      s.stats.vhostCounts(),
 		Dials:       s.stats.dialCounts(),
 	}

@@ -31,7 +31,7 @@ type front struct {
 func inFront(t *testing.T, cfg xmpptest.Config, edit func(*upstream.Options), f func(*front)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		g := &front{t: t, node: xmpptest.New(cfg), server: &Server{ctx: t.Context(), loops: newTestLoops(t)}}
+		g := &front{t: t, node: xmpptest.New(cfg), server: &Server{ctx: t.Context(), loops: newTestLoops(t), guard: newGuard()}}
 		o := upstream.Options{
 			Upstreams: []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/")},
 			Wrap:      WrapUpstream, Log: slog.New(slog.DiscardHandler),
@@ -77,7 +77,7 @@ func (g *front) tunnel() *bench {
 	b := &bench{t: g.t, loops: g.server.loops, client: client, done: make(chan struct{})}
 	b.tunnel = &tunnel{
 		settings: &tunnelSettings{backlog: 1 << 20},
-		info:     &tunnelInfo{server: g.server, vhost: g.vhost, upstream: up, request: request, serverName: testName, host: testName, path: "/"},
+		info:     &tunnelInfo{server: g.server, suspect: keyFor("192.0.2.7"), vhost: g.vhost, upstream: up, request: request, serverName: testName, host: testName, path: "/"},
 		client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20, keep: 1}},
 		upstream: upstreamLeg(up),
 		onDone:   func(t *tunnel, _ time.Duration) { t.giveUp(); close(b.done) },

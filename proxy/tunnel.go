@@ -132,6 +132,7 @@ func (t *tunnel) start(w *turn) {
 	if t.stage == stageAwaited && t.strict() {
 		t.greetBy = w.now + greetingTimeout
 	}
+	t.slowLogin(w)
 	t.takeHeld(w, &t.upstream)
 	t.takeHeld(w, &t.client)
 	t.settle(w)
@@ -576,6 +577,9 @@ func (t *tunnel) fromUpstream(p *piece) {
 		word := xmpp.FirstWord(p.payload)
 		t.heardAgain(word, p)
 		t.stream.noticed(word, p.payload)
+		if t.heardLogin(p.payload) {
+			return
+		}
 		t.answering = t.stage == stageAnswer
 	}
 	switch {

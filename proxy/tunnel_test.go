@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime/debug"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,7 +30,7 @@ var testKey = [4]byte{0xa5, 0x5a, 0x01, 0xff}
 // newTestLoops are loops without a poller of the system's, which a fake clock could
 // not wait for.
 func newTestLoops(t testing.TB) *loops {
-	d, err := newLoops(false, func(cause any, stack []byte) { t.Errorf("panic in a turn: %v\n%s", cause, stack) })
+	d, err := newLoops(false, func(cause any) { t.Errorf("panic in a turn: %v\n%s", cause, debug.Stack()) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -505,7 +506,7 @@ func TestPanicEndsOneTunnel(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, tunnelSettings{}, func(b *bench) {
 				panics := 0
-				b.loops.panicked = func(any, []byte) { panics++ }
+				b.loops.panicked = func(any) { panics++ }
 				client, clientGate := net.Pipe()
 				node, nodeGate := net.Pipe()
 				ended := false

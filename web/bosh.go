@@ -79,10 +79,11 @@ func newBOSH(o Vhost, transport *http.Transport, log *slog.Logger) *bosh {
 			pr.Out.Trailer = nil
 			pr.SetXForwarded()
 		},
-		Transport:     transport,
-		FlushInterval: -1, // what a server says early is for the client now
-		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ErrorHandler:  func(w http.ResponseWriter, r *http.Request, err error) { b.failed(w, r, err, log) },
+		ModifyResponse: b.judgeLogins,
+		Transport:      transport,
+		FlushInterval:  -1, // what a server says early is for the client now
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorHandler:   func(w http.ResponseWriter, r *http.Request, err error) { b.failed(w, r, err, log) },
 	}
 	return b
 }
@@ -123,6 +124,13 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 	if s.options.TurnsAway != nil && s.options.TurnsAway(r.TLS.ServerName) {
 		unavailable(w, "This gate takes no new clients at the moment. Try again in a while.")
 		return
+	}
+	if s.options.Logins != nil {
+		if banned := s.options.Logins.LoginsRefused(r); banned > 0 {
+			loginsRefused(w, banned)
+			return
+		}
+		r = r.WithContext(context.WithValue(r.Context(), loginsKey{}, loginsOf{s.options.Logins, r}))
 	}
 	if r.ContentLength > s.options.MaxBody {
 		tooLarge(w)
@@ -173,9 +181,12 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 	var tooLong *http.MaxBytesError
 	var cut *bodyError
 	var timeout net.Error
+	var refused *refusedError
 	switch {
 	case errors.Is(context.Cause(r.Context()), errGivenUp):
 		unavailable(w, tooManyText)
+	case errors.As(err, &refused):
+		loginsRefused(w, refused.banned)
 	case errors.As(err, &tooLong):
 		tooLarge(w)
 	case errors.As(err, &cut):

@@ -28,6 +28,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"wssgate/xmpp"
 )
@@ -59,6 +60,9 @@ type Options struct {
 	// its BOSH then answers 503. Nil: never.
 	TurnsAway func(serverName string) bool
 
+	// Logins judges those that fail over BOSH; nil: nobody does.
+	Logins Logins
+
 	// Port is where clients reach the TLS listener, for URLs in answers to
 	// requests that came another way. 0: 443.
 	Port int
@@ -75,6 +79,18 @@ type Options struct {
 	Page http.Handler
 
 	Log *slog.Logger // nil: slog.Default()
+}
+
+// Logins counts failed logins by client address. A Server of package proxy does.
+type Logins interface {
+	// LoginsRefused says for how long a request is to be refused for them; 0: it
+	// is not.
+	LoginsRefused(r *http.Request) time.Duration
+
+	// LoginsEnded is told how many logins failed in the answer to a request; none
+	// where there is one that did not. The answer then waits for slow; or banned
+	// says for how long that client gets none, this one neither.
+	LoginsEnded(r *http.Request, failed int) (slow, banned time.Duration)
 }
 
 // A Vhost is what is told and done under some names.

@@ -48,7 +48,10 @@ const (
 	nsErrors  = "urn:ietf:params:xml:ns:xmpp-streams" // RFC 6120, section 4.9.2
 	nsClient  = "jabber:client"                       // RFC 6120, section 4.8.2
 	nsSM      = "urn:xmpp:sm:"                        // XEP-0198, a version behind it
+	nsSASL    = "urn:ietf:params:xml:ns:xmpp-sasl"    // RFC 6120, section 6
+	nsIQAuth  = "jabber:iq:auth"                      // XEP-0078
 	nsSASL2   = "urn:xmpp:sasl:2"                     // XEP-0388
+	nsBOSH    = "http://jabber.org/protocol/httpbind" // XEP-0124
 	nsXML     = "http://www.w3.org/XML/1998/namespace"
 	nsXMLNS   = "http://www.w3.org/2000/xmlns/"
 )
