@@ -12,8 +12,10 @@ import (
 // configuration.
 var arrows = map[string][]string{
 	"admin":     {},
-	"certstore": {},
+	"certstore": {"files"},
 	"demo":      {"internal/certtest", "internal/xmpptest"}, // it brings a CA and an upstream along
+	"files":     {},
+	"logqueue":  {},
 	"probe":     {},
 	"proxy":     {"upstream", "xmpp"},
 	"upstream":  {},

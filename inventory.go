@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"slices"
 
 	"wssgate/certstore"
@@ -33,7 +32,7 @@ func takeInventory(file string) (*inventory, error) {
 
 func (c *Config) inventory() (*inventory, error) {
 	quiet := slog.New(slog.DiscardHandler) // what would be logged is in the inventory too
-	store, err := certstore.Open(certstore.Options{Directory: c.certificateDirectory(), Log: quiet})
+	store, err := c.openCertificates(false, quiet)
 	if err != nil {
 		return nil, &ConfigError{c.File, []Mistake{{
 			Key:  "certificates.directory",
@@ -42,10 +41,13 @@ func (c *Config) inventory() (*inventory, error) {
 		}}}
 	}
 	defer store.Close()
+	if hangs := store.Reading(); hangs != nil {
+		return nil, &ConfigError{c.File, []Mistake{{Key: "certificates.directory", Text: hangs.Error(), Hint: "is its mount there?"}}}
+	}
 
 	inv := &inventory{cfg: c}
 	// The cache is made by the gate, with its own rights; not by a look at it.
-	if _, err := os.Stat(c.ACME.Cache); !errors.Is(err, fs.ErrNotExist) && len(c.ACME.Names) > 0 {
+	if _, err := configFiles.Stat(c.ACME.Cache); !errors.Is(err, fs.ErrNotExist) && len(c.ACME.Names) > 0 {
 		options, err := c.acmeOptions(store, quiet)
 		if err != nil {
 			return nil, &ConfigError{c.File, []Mistake{{Text: err.Error()}}}

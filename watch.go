@@ -1,15 +1,17 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"wssgate/files"
 )
 
 const (
@@ -32,12 +34,13 @@ const (
 // and a symlink that is moved (Kubernetes' ..data) are one. Files that the
 // configuration names are not watched.
 //
-// Its methods belong to one goroutine, the gate's.
+// It reads in jobs of configFiles, so that a file system that hangs holds up neither
+// a reload nor the end. set belongs to one goroutine, the gate's; seen is for all.
 type configWatch struct {
 	changed chan struct{} // has an entry when the file is to be read again
 	file    string
 	log     *slog.Logger
-	stop    chan struct{} // nil: not watching
+	stop    context.CancelFunc // nil: not watching
 	done    chan struct{}
 
 	mu   sync.Mutex
@@ -54,44 +57,53 @@ func newConfigWatch(file string, read [sha256.Size]byte, log *slog.Logger) *conf
 func (w *configWatch) set(on bool) {
 	switch {
 	case on && w.stop == nil:
-		w.stop, w.done = make(chan struct{}), make(chan struct{})
-		go w.watchFolders(w.stop, w.done)
+		ctx, cancel := context.WithCancel(context.Background())
+		w.stop, w.done = cancel, make(chan struct{})
+		go w.watchFolders(ctx, w.done)
 	case !on && w.stop != nil:
-		close(w.stop)
+		w.stop()
 		<-w.done
 		w.stop = nil
 	}
 }
 
-// reading is called before the file is read for another reason: what is in it
-// now need not be told any more.
-func (w *configWatch) reading() {
-	w.isNew()
-	select {
-	case <-w.changed:
-	default:
+// seen notes what was read for another reason: that need not be told any more.
+func (w *configWatch) seen(sum [sha256.Size]byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last == sum {
+		select {
+		case <-w.changed:
+		default:
+		}
 	}
+	w.last = sum
 }
 
-// isNew reports whether the file is another one than the last time it was
-// called. A file that cannot be read is one that is empty.
-func (w *configWatch) isNew() bool {
-	data, _ := readRegular(w.file)
+// look tells that the file is another one than was seen last. A file that cannot be
+// read is one that is empty.
+func (w *configWatch) look() {
+	data, _ := configFiles.Read(w.file, maxConfigFile)
 	sum := sha256.Sum256(data)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	was := w.last
+	if w.last == sum {
+		return
+	}
 	w.last = sum
-	return was != sum
+	select {
+	case w.changed <- struct{}{}:
+	default: // told already
+	}
 }
 
-func (w *configWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
+func (w *configWatch) watchFolders(ctx context.Context, done chan<- struct{}) {
 	defer close(done)
 	var events chan fsnotify.Event // nil where the system has none to give
 	var lost chan error
 	notify, err := fsnotify.NewWatcher()
 	if err == nil {
-		defer notify.Close()
+		defer func() { go notify.Close() }() // which waits for an Add that hangs
 		events, lost = notify.Events, notify.Errors
 	} else {
 		w.log.Warn("watch_config: looking at the file every "+configPoll.String(), "err", err,
@@ -99,14 +111,16 @@ func (w *configWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
 	}
 	watched := map[string]bool{}
 	look := func() {
-		if notify != nil {
-			watched = w.follow(notify, watched)
-		}
-		if w.isNew() {
-			select {
-			case w.changed <- struct{}{}:
-			default: // told already
+		now, err := files.Await(ctx, configFiles, func() (map[string]bool, error) {
+			now := watched
+			if notify != nil {
+				now = w.follow(notify, watched)
 			}
+			w.look()
+			return now, nil
+		})
+		if err == nil { // else it was stopped
+			watched = now
 		}
 	}
 	poll := time.NewTicker(configPoll)
@@ -122,7 +136,7 @@ func (w *configWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
 	}
 	for {
 		select {
-		case <-stop:
+		case <-ctx.Done():
 			return
 		case _, ok := <-events:
 			if !ok {
@@ -151,7 +165,7 @@ func (w *configWatch) follow(notify *fsnotify.Watcher, watched map[string]bool) 
 	now := map[string]bool{}
 	for _, folder := range foldersOn(w.file) {
 		// Again even where it is watched: it may be another one by that name.
-		if err := notify.Add(folder); err == nil {
+		if err := configFiles.Call(folder, func() error { return notify.Add(folder) }); err == nil {
 			now[folder] = true
 		} else if !maps.Equal(watched, now) {
 			w.log.Debug("watch_config: cannot watch a folder", "file", folder, "err", err)
@@ -194,7 +208,7 @@ func firstSymlink(path string) (link, target string) {
 		if i < len(path) && path[i] != filepath.Separator {
 			continue
 		}
-		if target, err := os.Readlink(path[:i]); err == nil {
+		if target, err := configFiles.Readlink(path[:i]); err == nil {
 			return path[:i], target
 		}
 	}

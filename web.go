@@ -54,7 +54,7 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 			if wv.BOSH, err = url.Parse(v.BOSH); err != nil {
 				return o, err
 			}
-			if wv.TLS, err = cfg.Upstream[v.Upstream].tlsConfig(); err != nil {
+			if wv.TLS, err = cfg.upstreamTLS(cfg.Upstream[v.Upstream]); err != nil {
 				return o, err
 			}
 		}
