@@ -103,6 +103,31 @@ func TestConfigWatchHangs(t *testing.T) {
 	w.set(false)
 }
 
+// An inventory of what hangs is none.
+func TestInventoryHangs(t *testing.T) {
+	for _, what := range []string{"certs", "acme"} {
+		dir := t.TempDir()
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, "certs"), 0o700), os.Mkdir(filepath.Join(dir, "acme"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			resume := files.Stall(filepath.Join(dir, what))
+			cfg, err := parseConfig(filepath.Join(dir, "config.toml"), []byte(small+"[acme]\nnames = \"a.example.org\"\naccept_terms = true\n"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			was := configFiles
+			configFiles = files.New("configuration", nil)
+			defer func() { configFiles = was }()
+			_, err = cfg.inventory()
+			if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, what)) {
+				t.Errorf("%s: %v", what, err)
+			}
+			resume()
+		})
+	}
+}
+
 // A unix socket whose folder hangs is an error after a while, and what is made too
 // late is closed.
 func TestSocketFolderHangs(t *testing.T) {
