@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"wssgate/access"
 	"wssgate/admin"
+	"wssgate/files"
 )
 
 // checkAccess reads the lists of [access] and of the vhosts, and the files in them.
@@ -56,7 +58,7 @@ func (c *Config) accessList(ms *mistakes, p keyPath, entries []string, allow boo
 		entries[i] = "file:" + name
 		file := c.accessFile(name)
 		file.allow = file.allow || allow
-		if err := file.read(); err != nil {
+		if err := file.take(ms.read(name)); err != nil {
 			ms.add(p, "", "%q: %v", name, err)
 		}
 		sets = append(sets, file.networks)
@@ -92,9 +94,8 @@ type accessFile struct {
 	since time.Time
 }
 
-// read reads the file again. A bad one changes nothing.
-func (f *accessFile) read() error {
-	data, err := readRegular(f.name)
+// take takes what reading the file gave. A bad one changes nothing.
+func (f *accessFile) take(data []byte, err error) error {
 	var list []netip.Prefix
 	if err == nil {
 		if list, err = access.ParseFile(data); err == nil && len(list) == 0 && f.allow {
@@ -123,62 +124,68 @@ func (f *accessFile) problem() (p admin.FileProblem, bad bool) {
 	return admin.FileProblem{File: f.name, Err: fmt.Sprintf("access list %q: %v", f.name, f.err), Since: f.since, Kept: true}, true
 }
 
+// accessPlace is where access lists are, for those who read them while the gate runs.
+var accessPlace = files.New("access lists", nil)
+
 // An accessWatch reads access lists again when their files change. Its methods
 // belong to one goroutine, the gate's.
 type accessWatch struct {
 	log   *slog.Logger
 	watch *fileWatch // nil: there are no files
-	stop  chan struct{}
+	stop  context.CancelFunc
 }
 
 // set has the files of another configuration watched, in place of those before.
-func (w *accessWatch) set(files []*accessFile) {
+func (w *accessWatch) set(lists []*accessFile) {
 	if w.watch != nil {
 		w.watch.set(false)
-		close(w.stop)
+		w.stop()
 		w.watch = nil
 	}
-	if len(files) == 0 {
+	if len(lists) == 0 {
 		return
 	}
 	sums := map[string][sha256.Size]byte{}
-	for _, f := range files {
+	for _, f := range lists {
 		f.mu.Lock()
 		sums[f.name] = f.sum
 		f.mu.Unlock()
 	}
-	w.watch, w.stop = newFileWatch("access", sums, w.log), make(chan struct{})
+	w.watch = newFileWatch("access", accessPlace, sums, w.log)
 	w.watch.set(true)
-	go w.follow(files, w.watch.changed, w.stop)
+	var ctx context.Context
+	ctx, w.stop = context.WithCancel(context.Background())
+	go w.follow(ctx, lists, w.watch.changed)
 }
 
-// follow reads what has changed. It is no goroutine that anybody waits for, so that
-// a file system that hangs keeps up its own lists and nothing else.
-func (w *accessWatch) follow(files []*accessFile, changed <-chan struct{}, stop <-chan struct{}) {
+// follow reads what has changed, in jobs of accessPlace.
+func (w *accessWatch) follow(ctx context.Context, lists []*accessFile, changed <-chan struct{}) {
 	for {
 		select {
 		case <-changed:
-		case <-stop:
+		case <-ctx.Done():
 			return
 		}
-		for _, f := range files {
-			if !f.isNew() {
-				continue
+		files.Await(ctx, accessPlace, func() (struct{}, error) {
+			for _, f := range lists {
+				data, err := accessPlace.Read(f.name, maxConfigFile)
+				if !f.isNew(data) {
+					continue
+				}
+				if err := f.take(data, err); err != nil {
+					w.log.Error("access list: the one before stays in force", "file", f.name, "err", err)
+				} else {
+					w.log.Info("access list read again", "file", f.name)
+				}
 			}
-			if err := f.read(); err != nil {
-				w.log.Error("access list: the one before stays in force", "file", f.name, "err", err)
-			} else {
-				w.log.Info("access list read again", "file", f.name)
-			}
-		}
+			return struct{}{}, nil
+		})
 	}
 }
 
-// isNew reports whether the file holds something else than was read last.
-func (f *accessFile) isNew() bool {
-	data, _ := readRegular(f.name)
-	sum := sha256.Sum256(data)
+// isNew reports whether data is something else than was read last.
+func (f *accessFile) isNew(data []byte) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return sum != f.sum
+	return sha256.Sum256(data) != f.sum
 }

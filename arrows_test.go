@@ -13,9 +13,11 @@ import (
 var arrows = map[string][]string{
 	"access":    {},
 	"admin":     {"fair", "sampling"},
-	"certstore": {},
+	"certstore": {"files"},
 	"demo":      {"internal/certtest", "internal/xmpptest"}, // it brings a CA and an upstream along
 	"fair":      {},
+	"files":     {},
+	"logqueue":  {},
 	"probe":     {"xmpp"},
 	"proxy":     {"access", "fair", "upstream", "xmpp"},
 	"sampling":  {},

@@ -29,6 +29,10 @@ type Config struct {
 	// accessFiles are those that [access] and vhosts name, each once.
 	accessFiles []*accessFile
 
+	// Files are the contents of the files that it names, by their paths, as they
+	// were checked: nobody reads them again.
+	Files map[string][]byte `toml:"-"`
+
 	// WatchConfig reloads the file by itself when it changes; the files that it
 	// names are read again with it, not watched.
 	// Default: false, which leaves it to SIGHUP. Reload: at once.

@@ -91,7 +91,7 @@ func (u *Upstream) checkTLS(ms *mistakes, p keyPath, tls bool) {
 		ms.checkFile(p.key("ca"), u.CA, checkRoots)
 	}
 	if u.ClientCertificate != "" && u.ClientKey != "" {
-		ms.checkFile(p.key("client_certificate"), u.ClientCertificate, keyPairWith(u.ClientKey))
+		ms.checkFile(p.key("client_certificate"), u.ClientCertificate, ms.keyPairWith(u.ClientKey))
 	}
 	if u.ServerName != "" {
 		name, err := domainName(u.ServerName)

@@ -1,16 +1,18 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"wssgate/files"
 )
 
 const (
@@ -32,13 +34,15 @@ const (
 // copy of the same is no change, and at folders rather than the file, so that a
 // file that is replaced and a symlink that is moved (Kubernetes' ..data) are one.
 //
-// Its methods belong to one goroutine, the gate's.
+// It reads in jobs of its Place, so that a file system that hangs holds up neither
+// a reload nor the end. set belongs to one goroutine, the gate's; seen is for all.
 type fileWatch struct {
 	changed chan struct{} // has an entry when a file is to be read again
 	key     string        // of the configuration, for the log
+	place   *files.Place
 	files   []string
 	log     *slog.Logger
-	stop    chan struct{} // nil: not watching
+	stop    context.CancelFunc // nil: not watching
 	done    chan struct{}
 
 	mu   sync.Mutex
@@ -47,59 +51,72 @@ type fileWatch struct {
 
 // newFileWatch makes a watch that is off. Read are the sums of what the files held
 // when they were read: they may have changed since.
-func newFileWatch(key string, read map[string][sha256.Size]byte, log *slog.Logger) *fileWatch {
-	return &fileWatch{changed: make(chan struct{}, 1), key: key, files: slices.Sorted(maps.Keys(read)), log: log, last: read}
+func newFileWatch(key string, place *files.Place, read map[string][sha256.Size]byte, log *slog.Logger) *fileWatch {
+	return &fileWatch{changed: make(chan struct{}, 1), key: key, place: place, files: slices.Sorted(maps.Keys(read)), log: log, last: read}
 }
 
 // newConfigWatch is for the configuration file. Files that it names are not watched.
 func newConfigWatch(file string, read [sha256.Size]byte, log *slog.Logger) *fileWatch {
-	return newFileWatch("watch_config", map[string][sha256.Size]byte{file: read}, log)
+	return newFileWatch("watch_config", configFiles, map[string][sha256.Size]byte{file: read}, log)
 }
 
 // set turns the watch on or off.
 func (w *fileWatch) set(on bool) {
 	switch {
 	case on && w.stop == nil:
-		w.stop, w.done = make(chan struct{}), make(chan struct{})
-		go w.watchFolders(w.stop, w.done)
+		ctx, cancel := context.WithCancel(context.Background())
+		w.stop, w.done = cancel, make(chan struct{})
+		go w.watchFolders(ctx, w.done)
 	case !on && w.stop != nil:
-		close(w.stop)
+		w.stop()
 		<-w.done
 		w.stop = nil
 	}
 }
 
-// reading is called before the files are read for another reason: what is in them
-// now need not be told any more.
-func (w *fileWatch) reading() {
-	w.isNew()
-	select {
-	case <-w.changed:
-	default:
+// seen notes what was read of a file for another reason: that need not be told any
+// more.
+func (w *fileWatch) seen(file string, sum [sha256.Size]byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last[file] == sum {
+		select {
+		case <-w.changed:
+		default:
+		}
 	}
+	w.last[file] = sum
 }
 
-// isNew reports whether a file is another one than the last time it was called. A
-// file that cannot be read is one that is empty.
-func (w *fileWatch) isNew() (is bool) {
+// look tells that a file is another one than was seen last. A file that cannot be
+// read is one that is empty.
+func (w *fileWatch) look() {
 	for _, file := range w.files {
-		data, _ := readRegular(file)
-		sum := sha256.Sum256(data)
-		w.mu.Lock()
-		is = is || w.last[file] != sum
-		w.last[file] = sum
-		w.mu.Unlock()
+		data, _ := w.place.Read(file, maxConfigFile)
+		w.lookAt(file, sha256.Sum256(data))
 	}
-	return is
 }
 
-func (w *fileWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
+func (w *fileWatch) lookAt(file string, sum [sha256.Size]byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last[file] == sum {
+		return
+	}
+	w.last[file] = sum
+	select {
+	case w.changed <- struct{}{}:
+	default: // told already
+	}
+}
+
+func (w *fileWatch) watchFolders(ctx context.Context, done chan<- struct{}) {
 	defer close(done)
 	var events chan fsnotify.Event // nil where the system has none to give
 	var lost chan error
 	notify, err := fsnotify.NewWatcher()
 	if err == nil {
-		defer notify.Close()
+		defer func() { go notify.Close() }() // which waits for an Add that hangs
 		events, lost = notify.Events, notify.Errors
 	} else {
 		w.log.Warn(w.key+": looking at the file every "+configPoll.String(), "err", err,
@@ -107,14 +124,16 @@ func (w *fileWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
 	}
 	watched := map[string]bool{}
 	look := func() {
-		if notify != nil {
-			watched = w.follow(notify, watched)
-		}
-		if w.isNew() {
-			select {
-			case w.changed <- struct{}{}:
-			default: // told already
+		now, err := files.Await(ctx, w.place, func() (map[string]bool, error) {
+			now := watched
+			if notify != nil {
+				now = w.follow(notify, watched)
 			}
+			w.look()
+			return now, nil
+		})
+		if err == nil { // else it was stopped
+			watched = now
 		}
 	}
 	poll := time.NewTicker(configPoll)
@@ -130,7 +149,7 @@ func (w *fileWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
 	}
 	for {
 		select {
-		case <-stop:
+		case <-ctx.Done():
 			return
 		case _, ok := <-events:
 			if !ok {
@@ -158,12 +177,12 @@ func (w *fileWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
 func (w *fileWatch) follow(notify *fsnotify.Watcher, watched map[string]bool) map[string]bool {
 	now := map[string]bool{}
 	for _, file := range w.files {
-		for _, folder := range foldersOn(file) {
+		for _, folder := range foldersOn(w.place, file) {
 			if now[folder] {
 				continue
 			}
 			// Again even where it is watched: it may be another one by that name.
-			if err := notify.Add(folder); err == nil {
+			if err := w.place.Call(folder, func() error { return notify.Add(folder) }); err == nil {
 				now[folder] = true
 			} else if !maps.Equal(watched, now) {
 				w.log.Debug(w.key+": cannot watch a folder", "file", folder, "err", err)
@@ -180,14 +199,14 @@ func (w *fileWatch) follow(notify *fsnotify.Watcher, watched map[string]bool) ma
 
 // foldersOn returns the folders on the way to a file in which a change can make
 // its name mean another file: the file's own, and that of each symlink.
-func foldersOn(file string) []string {
+func foldersOn(place *files.Place, file string) []string {
 	path, err := filepath.Abs(file)
 	if err != nil {
 		return nil
 	}
 	var folders []string
 	for range maxSymlinks {
-		link, target := firstSymlink(path)
+		link, target := firstSymlink(place, path)
 		if link == "" {
 			break
 		}
@@ -202,12 +221,12 @@ func foldersOn(file string) []string {
 
 // firstSymlink returns the shortest beginning of path that is a symlink, and
 // where it leads; "" for none.
-func firstSymlink(path string) (link, target string) {
+func firstSymlink(place *files.Place, path string) (link, target string) {
 	for i := 1; i <= len(path); i++ {
 		if i < len(path) && path[i] != filepath.Separator {
 			continue
 		}
-		if target, err := os.Readlink(path[:i]); err == nil {
+		if target, err := place.Readlink(path[:i]); err == nil {
 			return path[:i], target
 		}
 	}

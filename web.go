@@ -69,7 +69,7 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 		if c, ok := configs[name]; ok {
 			return c, nil
 		}
-		c, err := cfg.Upstream[name].tlsConfig()
+		c, err := cfg.upstreamTLS(cfg.Upstream[name])
 		configs[name] = c
 		return c, err
 	}

@@ -53,6 +53,10 @@ type Options struct {
 	// means that it can. Nil: it always can.
 	NotReady func() []string
 
+	// Alive says why the gate should be ended and started again; nil: it need not.
+	// Nil: it never need.
+	Alive func() error
+
 	// Reload reads the configuration again and returns what was wrong with it,
 	// one mistake a line. Nil: reloading is not supported.
 	Reload func(context.Context) error
@@ -180,7 +184,7 @@ func (s *Server) panicked(v any) {
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", servePage)
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /healthz", s.serveHealth)
 	mux.HandleFunc("GET /readyz", s.serveReady)
 	mux.HandleFunc("GET /status", s.serveStatus)
 	mux.Handle("GET /metrics", s.metrics())
@@ -204,6 +208,18 @@ func (s *Server) routes() http.Handler {
 		profiles.ServeHTTP(w, r)
 	})
 	return mux
+}
+
+// serveHealth says whether the gate's own works still turn, and nothing of what it
+// depends on: to start it again would not help there.
+func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
+	if s.options.Alive != nil {
+		if err := s.options.Alive(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+	}
+	w.Write([]byte("ok\n"))
 }
 
 // maxReasons is how many reasons not to be ready are told: thousands of names may

@@ -213,3 +213,37 @@ func TestPagePolicy(t *testing.T) {
 		}
 	}
 }
+
+// Liveness is what the gate says of itself, with the reason, and asks nothing else.
+func TestHealth(t *testing.T) {
+	var stuck error
+	s := newServer(t, func(o *Options) { o.Alive = func() error { return stuck } })
+	for _, test := range []struct {
+		err  error
+		code int
+		body string
+	}{{nil, 200, "ok\n"}, {errors.New("the main loop has not turned"), 503, "the main loop has not turned\n"}} {
+		stuck = test.err
+		if w := ask(s, loopback, "GET", "http://127.0.0.1/healthz"); w.Code != test.code || w.Body.String() != test.body {
+			t.Errorf("%d %q; want %d %q", w.Code, w.Body, test.code, test.body)
+		}
+	}
+}
+
+// What hangs is found, with its path and since when; a log that is read slowly is
+// not, one that is not read is.
+func TestFindingsOfHangs(t *testing.T) {
+	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	st := &Status{Now: now}
+	st.Hanging = []Hang{{"certificates", "/certs/a.pem", now.Add(-time.Minute)}}
+	st.Log = Log{Lost: 3, Since: now.Add(-time.Second)}
+	found := judge(st, newHistory())
+	if len(found) != 1 || found[0].What != `certificates: "/certs/a.pem" does not answer since 2030-01-02 03:03:05` {
+		t.Errorf("found %+v", found)
+	}
+	st.Log.Since = now.Add(-logHangs)
+	found = judge(st, newHistory())
+	if len(found) != 2 || found[1].What != "the log is not read since 2030-01-02 03:03:55; 3 lines lost since the start" {
+		t.Errorf("found %+v", found)
+	}
+}

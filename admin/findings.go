@@ -54,6 +54,14 @@ func judge(st *Status, h *history) []Finding {
 	for _, p := range st.AccessFiles {
 		j.warn("mend the file; it is read again by itself or by a reload", "%s; what it held before is in force", p.Err)
 	}
+	for _, h := range st.Hanging {
+		j.warn("look at its mount; nothing waits for it, what it held before is still served, and it is taken up when it answers",
+			"%s: %q does not answer since %s", h.What, h.Path, h.Since.UTC().Format(time.DateTime))
+	}
+	if st.Log.hangs(j.now) {
+		j.warn("look at what reads standard error; lines that do not fit into the queue are lost",
+			"the log is not read since %s; %s lost since the start", st.Log.Since.UTC().Format(time.DateTime), count(int(st.Log.Lost), "line"))
+	}
 	j.acme(st.ACME)
 	for _, u := range st.Upstreams {
 		j.upstream(u)

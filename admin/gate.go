@@ -22,6 +22,8 @@ type Gate struct {
 	Upstreams    []Upstream    `json:"upstreams"`
 	Logins       Logins        `json:"logins"`
 	Reload       Reload        `json:"reload"`
+	Hanging      []Hang        `json:"hanging"` // file systems that do not answer
+	Log          Log           `json:"log"`
 	Drain        *Drain        `json:"drain"`  // of the whole gate, which ends it; nil: none
 	Drains       []Drain       `json:"drains"` // of vhosts and nodes, or all vhosts, that were asked for
 }
@@ -37,6 +39,7 @@ func (g *Gate) fill() {
 	fill(&g.Upstreams)
 	fill(&g.Logins.Clients)
 	fill(&g.Drains)
+	fill(&g.Hanging)
 	fill(&g.Reload.Errors)
 	for i := range g.Upstreams {
 		fill(&g.Upstreams[i].Nodes)
@@ -100,6 +103,26 @@ type FileProblem struct {
 	Since time.Time `json:"since"`
 	Kept  bool      `json:"kept"` // what the file held before is still served
 }
+
+// A Hang is a file or folder whose file system does not answer. Nobody waits for it,
+// and it is taken up when it does.
+type Hang struct {
+	What  string    `json:"what"` // what it is there for
+	Path  string    `json:"path"`
+	Since time.Time `json:"since"`
+}
+
+// Log is how the lines of the log get away.
+type Log struct {
+	Lost  int64     `json:"lost"`           // lines that were dropped since the start
+	Since time.Time `json:"since,omitzero"` // when the write began that is under way; zero: none is
+}
+
+// logHangs is how long a write of the log may take before nobody reads it.
+const logHangs = 10 * time.Second
+
+// hangs reports whether nobody reads the log.
+func (l Log) hangs(now time.Time) bool { return !l.Since.IsZero() && now.Sub(l.Since) >= logHangs }
 
 // An ACMEName is a name whose certificate is obtained from a CA.
 type ACMEName struct {

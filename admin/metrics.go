@@ -65,6 +65,8 @@ var (
 	mACMEState     = desc("acme_state", "1 for the state that a name is in.", "name", "state")
 	mACMEFailures  = desc("acme_failures", "Orders that failed since the last that did not.", "name")
 	mACMENext      = desc("acme_next_try_timestamp_seconds", "When a name's certificate is ordered next.", "name")
+	mHanging       = desc("files_hanging", "File systems that do not answer; nothing waits for them.")
+	mLogLost       = desc("log_lines_lost_total", "Lines of the log that were dropped because nobody read it.")
 	mReloadOK      = desc("config_last_reload_successful", "1 if the last reload was taken, or there was none.")
 	mReloadTime    = desc("config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded.")
 	mReloads       = desc("config_reloads_total", "Reloads by result.", "result")
@@ -152,6 +154,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	c.certificates(e, &st)
+	e.gauge(mHanging, float64(len(st.Hanging)))
+	e.counter(mLogLost, st.Log.Lost)
 	e.gauge(mReloadOK, bit(st.Reload.OK))
 	e.gauge(mReloadTime, seconds(st.Reload.LastGood))
 	e.counter(mReloads, st.Reload.Good, "good")

@@ -193,7 +193,6 @@ func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
 	s.jobs.Wait()
 	s.pages.close()
 	<-s.idle
-	s.journal.close()
 	return err
 }
 

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"container/heap"
-	"log/slog"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -328,10 +327,8 @@ func (s *Server) judgeLogin(key clientKey, failed int, client netip.AddrPort, se
 		v := s.guard.failed(key, now)
 		slow, banned = v.slow, v.banned
 		if v.first {
-			s.journal.add(entry{say: func(log *slog.Logger) {
-				// Programs read this line: docs/operations.md has its form.
-				log.Warn("logins refused", "client", client, "network", key.network(), "failures", v.count, "refused_for", v.banned, "server_name", serverName)
-			}})
+			// Programs read this line: docs/operations.md has its form.
+			s.log.Warn("logins refused", "client", client, "network", key.network(), "failures", v.count, "refused_for", v.banned, "server_name", serverName)
 		}
 	}
 	return slow, banned

@@ -53,7 +53,7 @@ type Options struct {
 	// It may read a disk, as no client waits for it. Nil: no CA is answered.
 	ChallengeCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-	Log *slog.Logger // nil: slog.Default()
+	Log *slog.Logger // waits for nobody, for the event loops write to it; nil: slog.Default()
 }
 
 // A Configuration is what connections are served by. All fields but Pages are
@@ -180,7 +180,7 @@ func New(o Options) (*Server, error) {
 	if s.loops, err = newLoops(true, func(cause any) { s.Panicked(PanicTunnel, cause) }); err != nil {
 		return nil, err
 	}
-	s.journal = newJournal(s.log)
+	s.journal = &journal{log: s.log}
 	s.Configure(o.Configuration)
 	s.pages = newPages(s)
 	if !Lends() {
