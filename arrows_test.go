@@ -16,6 +16,7 @@ var arrows = map[string][]string{
 	"certstore": {},
 	"demo":      {"internal/certtest", "internal/xmpptest"}, // it brings a CA and an upstream along
 	"fair":      {},
+	"memory":    {},
 	"probe":     {"xmpp"},
 	"proxy":     {"access", "fair", "upstream", "xmpp"},
 	"sampling":  {},

@@ -18,6 +18,7 @@ import (
 
 	"wssgate/certstore"
 	"wssgate/fair"
+	"wssgate/memory"
 	"wssgate/proxy"
 	"wssgate/upstream"
 	"wssgate/web"
@@ -43,6 +44,7 @@ type gate struct {
 	page      http.Handler // what answers in place of the site's own page; nil: nothing
 	site      *web.Site    // the newest
 	server    *proxy.Server
+	memory    *memory.Guard
 	plain     *plainHTTP
 	listeners map[string]net.Listener // by their address in the configuration
 	takenOut  map[proxy.Target]func() // nodes for which the file said drain = true when it last named them, and what stops their drains
@@ -73,8 +75,7 @@ func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int 
 	// What the standard library has nobody to tell, goes there too.
 	slog.SetDefault(log)
 	slog.SetLogLoggerLevel(slog.LevelDebug)
-	defer keepMemory()()
-	limitMemory(log)
+	defer memory.Keep()()
 	desk := newDesk(warnings)
 	g, err := startGate(cfg, log, level, how, desk)
 	if err != nil {
@@ -175,6 +176,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 	if err != nil {
 		return nil, err
 	}
+	g.guardMemory(cfg)
 	g.acme.install(change, cfg)
 	for target, out := range cfg.nodes() {
 		if out {
@@ -385,6 +387,7 @@ func (g *gate) commit(c *change) {
 	g.upstreams.Commit(c.routes)
 	g.server.Configure(g.configuration(cfg, certificates, c.routes, c.opened.web))
 	before.Close()
+	g.guardMemory(cfg)
 	g.drainNodes(cfg)
 	setLevel(g.level, cfg.Log.Level)
 	g.desk.install(g, cfg, c.opened.operator)
@@ -523,6 +526,7 @@ func (g *gate) stop() error {
 		g.desk.close() // last of the listeners: it shows how the drain goes
 		g.accepting.Wait()
 		g.serving.Wait()
+		g.memory.Close()
 	}
 	if g.site != nil {
 		g.site.Close()
