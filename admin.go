@@ -112,6 +112,7 @@ func (d *desk) install(g *gate, cfg *Config, l *adminListener) {
 		d.server = admin.New(admin.Options{
 			Gate:     d.describe,
 			Counts:   func() admin.Counts { return adminCounts(g.server.Counts()) },
+			Memory:   g.adminMemory,
 			NotReady: d.notReady,
 			Panicked: func(v any) { g.server.Panicked(proxy.PanicAdmin, v) },
 			Alive:    d.alive,

@@ -18,6 +18,7 @@ var arrows = map[string][]string{
 	"fair":      {},
 	"files":     {},
 	"logqueue":  {},
+	"memory":    {},
 	"probe":     {"xmpp"},
 	"proxy":     {"access", "fair", "upstream", "xmpp"},
 	"sampling":  {},

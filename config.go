@@ -317,6 +317,12 @@ type Limits struct {
 	// Default: 20 in 10 minutes; 0 turns it off. Reload: at once; counts and
 	// refusals go on.
 	LoginFailures Rate `toml:"login_failures"`
+
+	// Memory is what the process may use. Above it no new client is let in, and
+	// what takes most is given up. Default: empty (memoryDefault), 80 % of the
+	// cgroup's limit or, where there is none, of the machine's memory; 0 or "off":
+	// no limit. Reload: at once.
+	Memory MemoryLimit `toml:"memory"`
 }
 
 // Timeouts bound every wait for a client. Reload: new connections only.
@@ -394,6 +400,12 @@ type Rate struct {
 	Period time.Duration
 }
 
+// A MemoryLimit is a Size, or memoryDefault, written as an empty string; 0, which
+// may be written "off", is no limit.
+type MemoryLimit int64
+
+const memoryDefault MemoryLimit = -1
+
 // The defaults live here and nowhere else. A table that may occur several
 // times has a setDefaults of its own, which the decoder calls for each.
 
@@ -401,7 +413,7 @@ func (c *Config) setDefaults() {
 	c.Listen = Listen{WSS: []string{":5291"}, Admin: "127.0.0.1:9291"}
 	c.Certificates = Certificates{Directory: "certs", Watch: true}
 	c.ACME = ACME{CA: "https://acme-v02.api.letsencrypt.org/directory", Cache: "acme"}
-	c.Limits = Limits{Message: 1 << 20, ClientBacklog: 1 << 20, LoginFailures: Rate{20, 10 * time.Minute}}
+	c.Limits = Limits{Message: 1 << 20, ClientBacklog: 1 << 20, LoginFailures: Rate{20, 10 * time.Minute}, Memory: memoryDefault}
 	c.Timeouts = Timeouts{
 		Handshake: 10 * time.Second,
 		Request:   10 * time.Second,

@@ -37,6 +37,7 @@ const (
 	minMessage       = 10_000   // bytes; what a server must at least allow for a stanza, RFC 6120, section 13.12
 	minClientBacklog = 16 << 10 // bytes; one TLS record
 	maxBuffer        = 1 << 30  // bytes; one client alone could take that much memory
+	minMemory        = 32 << 20 // bytes; a gate without clients takes half of that
 )
 
 func (l *Limits) check(ms *mistakes, p keyPath) {
@@ -49,6 +50,9 @@ func (l *Limits) check(ms *mistakes, p keyPath) {
 	}
 	if l.ClientBacklog < minClientBacklog {
 		ms.add(p.key("client_backlog"), "", "%v is less than %v, one TLS record", l.ClientBacklog, Size(minClientBacklog))
+	}
+	if l.Memory > 0 && l.Memory < minMemory {
+		ms.add(p.key("memory"), `"" is 80 % of what there is, "off" no limit`, "%v is less than %v, and a gate without clients takes half of that", Size(l.Memory), Size(minMemory))
 	}
 	for key, size := range map[string]Size{"message": l.Message, "client_backlog": l.ClientBacklog} {
 		if size > maxBuffer {

@@ -89,3 +89,18 @@ func TestRateString(t *testing.T) {
 		}
 	}
 }
+
+// limits.memory is a size, none at all, or left to the machine.
+func TestMemoryLimit(t *testing.T) {
+	for written, want := range map[string]MemoryLimit{
+		`""`: memoryDefault, `"off"`: 0, `"0"`: 0, `0`: 0, `"512MiB"`: 512 << 20, `536870912`: 512 << 20,
+	} {
+		cfg, err := parseString(small + "[limits]\nmemory = " + written + "\n")
+		if err != nil || cfg.Limits.Memory != want {
+			t.Errorf("memory = %s is %v, %v; want %d", written, cfg, err, want)
+		}
+	}
+	if cfg, err := parseString(small); err != nil || cfg.Limits.Memory != memoryDefault {
+		t.Errorf("without the key: %v, %v; want the default", cfg, err)
+	}
+}

@@ -21,6 +21,7 @@ import (
 	"wssgate/fair"
 	"wssgate/files"
 	"wssgate/logqueue"
+	"wssgate/memory"
 	"wssgate/proxy"
 	"wssgate/upstream"
 	"wssgate/web"
@@ -57,6 +58,7 @@ type gate struct {
 	page      http.Handler // what answers in place of the site's own page; nil: nothing
 	site      *web.Site    // the newest
 	server    *proxy.Server
+	memory    *memory.Guard
 	plain     *plainHTTP
 	listeners map[string]net.Listener // by their address in the configuration
 	takenOut  map[proxy.Target]func() // nodes for which the file said drain = true when it last named them, and what stops their drains
@@ -96,8 +98,7 @@ func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int 
 	// What the standard library has nobody to tell, goes there too.
 	slog.SetDefault(log)
 	slog.SetLogLoggerLevel(slog.LevelDebug)
-	defer keepMemory()()
-	limitMemory(log)
+	defer memory.Keep()()
 	desk := newDesk(warnings, lines)
 	g, err := awaitGate(ctx, func() (*gate, error) { return startGate(cfg, log, level, how, desk) })
 	if err != nil {
@@ -257,6 +258,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 	if err != nil {
 		return nil, err
 	}
+	g.guardMemory(cfg)
 	g.acme.install(change, cfg)
 	for target, out := range cfg.nodes() {
 		if out {
@@ -523,6 +525,7 @@ func (g *gate) commit(c *change) {
 	g.upstreams.Commit(c.routes)
 	g.server.Configure(g.configuration(cfg, certificates, c.routes, c.opened.web))
 	before.Close()
+	g.guardMemory(cfg)
 	g.drainNodes(cfg)
 	setLevel(g.level, cfg.Log.Level)
 	g.desk.install(g, cfg, c.opened.operator)
@@ -663,6 +666,7 @@ func (g *gate) stop() error {
 		err = g.server.Shutdown(context.Background(), pacing)
 		g.desk.close() // last of the listeners: it shows how the drain goes
 		g.accepting.Wait()
+		g.memory.Close()
 	}
 	g.serving.Wait()
 	if g.site != nil {

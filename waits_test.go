@@ -17,7 +17,7 @@ import (
 var (
 	waitsForNothing = map[string][]string{
 		"os": {
-			"Args", "Exit", "Getenv", "Getpid", "Hostname", "Interrupt", "Stderr", "Stdout", "Unsetenv",
+			"Args", "Exit", "Getenv", "Getpagesize", "Getpid", "Hostname", "Interrupt", "Stderr", "Stdout", "Unsetenv",
 			"ErrDeadlineExceeded", "ErrNotExist", "IsNotExist", "File", "FileInfo", "FileMode", "ModeCharDevice", "NewFile", "NewSyscallError", "SameFile", "Signal", "SyscallError",
 		},
 		"filepath":  {"Abs", "Base", "Clean", "Dir", "Ext", "IsAbs", "Join", "Separator", "Split"},
@@ -32,7 +32,8 @@ var (
 	mayWait = map[string]string{
 		"demo.go":                       "a command for people",
 		"probe.go":                      "a command for people",
-		"memlimit.go os.DirFS":          "the kernel's own files, /proc and /sys",
+		"memory/guard.go os.DirFS":      "the kernel's own files, /proc and /sys",
+		"memory/usage.go os.DirFS":      "the kernel's own files, /proc and /sys",
 		"listen_linux.go os.Open":       "the kernel's own files, /proc",
 		"listen.go net.Dial":            "in a job of socketFiles",
 		"listen.go net.ListenUnix":      "in a job of socketFiles",
@@ -43,7 +44,7 @@ var (
 
 func TestNothingWaitsForFiles(t *testing.T) {
 	used := map[string]bool{}
-	for _, dir := range []string{".", "admin", "certstore", "logqueue", "proxy", "upstream", "web", "xmpp"} {
+	for _, dir := range []string{".", "access", "admin", "certstore", "fair", "logqueue", "memory", "proxy", "sampling", "upstream", "web", "xmpp"} {
 		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil || len(names) == 0 {
 			t.Fatalf("%s: %d files, %v", dir, len(names), err)

@@ -49,6 +49,10 @@ type Options struct {
 	// SampleEvery, and must be cheap.
 	Counts func() Counts
 
+	// Memory returns what the process has. It is called as often. Nil: that is
+	// not known.
+	Memory func() Memory
+
 	// NotReady says why the gate cannot take clients, one reason a line; none
 	// means that it can. Nil: it always can.
 	NotReady func() []string

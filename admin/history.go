@@ -55,7 +55,7 @@ func (s *Server) sample(ctx context.Context) {
 func (s *Server) takeSample() {
 	defer s.survive()
 	counts := s.options.Counts()
-	s.history.add(newSample(time.Now(), counts, readMemory()), counts.Closed)
+	s.history.add(newSample(time.Now(), counts, s.memory()), counts.Closed)
 }
 
 func newSample(at time.Time, c Counts, memory Memory) sample {

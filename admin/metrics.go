@@ -77,6 +77,10 @@ var (
 	mMemory        = desc("memory_bytes", "Memory that the process has from the system.")
 	mMemoryTunnel  = desc("memory_per_tunnel_bytes", "That memory shared out among the tunnels.")
 	mMemoryLimit   = desc("memory_limit_bytes", "What Go's runtime tries to stay below.")
+	mMemoryUsed    = desc("memory_used_bytes", "Memory that counts against limits.memory.")
+	mMemoryMax     = desc("memory_max_bytes", "limits.memory: above it no new client is let in.")
+	mMemoryShort   = desc("memory_short", "1 while new clients are refused for want of memory.")
+	mMemoryShed    = desc("memory_shed_total", "What was ended for want of memory.", "what")
 	allDescriptors []*prometheus.Desc
 )
 
@@ -175,6 +179,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	if st.Memory.Limit > 0 {
 		e.gauge(mMemoryLimit, float64(st.Memory.Limit))
 	}
+	e.gauge(mMemoryUsed, float64(st.Memory.Used))
+	if st.Memory.Max > 0 {
+		e.gauge(mMemoryMax, float64(st.Memory.Max))
+	}
+	e.gauge(mMemoryShort, bit(st.Memory.Short))
+	e.counter(mMemoryShed, int64(st.Memory.ShedTunnels), "tunnel")
+	e.counter(mMemoryShed, int64(st.Memory.ShedRequests), "bosh")
 }
 
 func (c *collector) certificates(e emitter, st *Status) {

@@ -54,7 +54,7 @@ func (s *Server) status(now time.Time) Status {
 	counts := s.options.Counts()
 	st := Status{
 		Now: now, NotReady: s.notReady(), Gate: s.options.Gate(), Counts: counts,
-		Tunnels: counts.Tunnels(), Memory: readMemory().among(counts.Tunnels()), Warnings: []Warning{},
+		Tunnels: counts.Tunnels(), Memory: s.memory().among(counts.Tunnels()), Warnings: []Warning{},
 	}
 	st.Ready = len(st.NotReady) == 0
 	st.Gate.fill()

@@ -88,6 +88,8 @@ func (s *Server) admit(conn net.Conn) {
 		limit = limitDrain
 	case !rules.Allows(addrPortOf(conn.RemoteAddr()).Addr()):
 		limit = limitAccess
+	case s.short.Load():
+		limit = limitMemory
 	case s.open >= now.connections && !s.kept.giveUp(s.kept.of.Worst()):
 		limit = limitConnections
 	case perClient > 0 && key.IsValid() && s.clients[key] >= perClient && !s.kept.giveUp(s.kept.of.Oldest(key.Addr)):

@@ -94,7 +94,11 @@ func (p Pacing) within(n int) time.Duration {
 // they go. A second call of stop does nothing.
 func (s *Server) StartDrain(target Target, p Pacing) (tunnels int, stop func()) {
 	o := &drainOrder{target: target, timeout: p.Timeout}
-	tunnels = s.loops.count(o)
+	s.loops.visit(func(t *tunnel, _ *turn) {
+		if o.matches(t) {
+			tunnels++
+		}
+	})
 	o.within = p.within(tunnels)
 	s.mu.Lock()
 	s.orders = append([]activeDrain{{o, p.Redirect}}, s.orders...)
@@ -115,10 +119,14 @@ type activeDrain struct {
 	redirect func(v *upstream.Vhost, host string) string
 }
 
-// turnsAway reports whether a drain keeps new clients of a vhost out, and the
-// URL where they are to go instead, if there is one; host is what the client
-// named. A node's drain does not: its upstream chooses another node for them.
+// turnsAway reports whether a drain or a shortage of memory keeps new clients of a
+// vhost out, and the URL where they are to go instead, if there is one; host is what
+// the client named. A node's drain does not: its upstream chooses another node for
+// them.
 func (s *Server) turnsAway(vhost *upstream.Vhost, host string) (away bool, elsewhere string) {
+	if s.short.Load() {
+		return true, ""
+	}
 	s.mu.Lock()
 	orders := s.orders
 	s.mu.Unlock()
@@ -133,7 +141,8 @@ func (s *Server) turnsAway(vhost *upstream.Vhost, host string) (away bool, elsew
 	return false, ""
 }
 
-// TurnsAway reports whether a drain keeps new clients of a vhost out.
+// TurnsAway reports whether a drain or a shortage of memory keeps new clients of a
+// vhost out.
 func (s *Server) TurnsAway(vhost *upstream.Vhost) bool {
 	away, _ := s.turnsAway(vhost, "")
 	return away

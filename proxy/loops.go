@@ -150,16 +150,20 @@ func (d *loops) do(t *tunnel, f func(*turn)) {
 	})
 }
 
-// count tells how many tunnels an order is for.
-func (d *loops) count(o *drainOrder) int {
-	total := 0
+// visit calls f for one tunnel after the other, each in a turn of its own, and
+// returns when it has seen all.
+func (d *loops) visit(f func(t *tunnel, w *turn)) {
 	for _, l := range d.all() {
-		n := make(chan int, 1)
-		if l.post(func() { n <- len(o.chosen(l.timers)) }) {
-			total += <-n
+		seen := make(chan struct{})
+		if l.post(func() {
+			defer close(seen)
+			for _, t := range slices.Clone(l.timers) { // a turn may reorder them
+				l.turn(t, func(w *turn) { f(t, w) })
+			}
+		}) {
+			<-seen
 		}
 	}
-	return total
 }
 
 // drain carries an order out, also on tunnels that are taken later, until undrain.

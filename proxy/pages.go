@@ -29,6 +29,9 @@ type pages struct {
 	once   sync.Once
 	done   chan struct{}
 	drain  context.CancelFunc // ends requests that keep their clients waiting
+
+	mu       sync.Mutex
+	requests map[*pageConn]context.CancelFunc // under way
 }
 
 const (
@@ -44,7 +47,8 @@ const (
 func newPages(s *Server) *pages {
 	log := s.log
 	ctx, drain := context.WithCancel(context.Background())
-	p := &pages{conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{}), drain: drain}
+	p := &pages{conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{}), drain: drain,
+		requests: map[*pageConn]context.CancelFunc{}}
 	p.server = &http.Server{
 		Handler:           s.Recover(PanicPages, http.HandlerFunc(underServerName)),
 		ReadHeaderTimeout: 10 * time.Second, // it is there already
@@ -127,5 +131,16 @@ func underServerName(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "421 Misdirected Request\n\nThe request's Host is another than the TLS server name.", http.StatusMisdirectedRequest)
 		return
 	}
-	conn.client.config.Pages.ServeHTTP(w, r)
+	ctx, end := context.WithCancel(r.Context())
+	p := conn.client.server.pages
+	p.mu.Lock()
+	p.requests[conn] = end
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.requests, conn)
+		p.mu.Unlock()
+		end()
+	}()
+	conn.client.config.Pages.ServeHTTP(w, r.WithContext(ctx))
 }

@@ -124,6 +124,8 @@ type Server struct {
 	loops     *loops
 	journal   *journal
 	stats     stats
+	short     atomic.Bool // of memory: nobody new is let in
+	brake     brake       // the same: no backlog grows
 
 	ctx       context.Context // ends when Shutdown's deadline passes
 	cancel    context.CancelFunc
@@ -208,7 +210,7 @@ func (s *Server) Configure(c Configuration) {
 	s.now.Store(&configuration{c, &settings{
 		Settings:    set,
 		connections: connections,
-		tunnel:      tunnelSettings{backlog: set.ClientBacklog, ping: set.Ping, pong: set.Pong, frames: set.FramesPerSecond},
+		tunnel:      tunnelSettings{backlog: set.ClientBacklog, brake: &s.brake, ping: set.Ping, pong: set.Pong, frames: set.FramesPerSecond},
 	}})
 	s.places.limit(set.Handshakes)
 	s.guard.configure(set.LoginFailures, time.Now())

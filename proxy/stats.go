@@ -135,9 +135,10 @@ const (
 	limitPerClient
 	limitDrain
 	limitAccess
+	limitMemory
 )
 
-var limitNames = [...]string{limitConnections: "connections", limitPerClient: "per_client", limitDrain: "drain", limitAccess: "access"}
+var limitNames = [...]string{limitConnections: "connections", limitPerClient: "per_client", limitDrain: "drain", limitAccess: "access", limitMemory: "memory"}
 
 func (s *stats) refuse(status int) {
 	if status >= 0 && status < len(s.refusals) {

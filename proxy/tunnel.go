@@ -118,6 +118,7 @@ type tunnel struct {
 // tunnelSettings are shared by all tunnels that began under one configuration.
 type tunnelSettings struct {
 	backlog    int           // bytes that may wait for a client
+	brake      *brake        // nil: none; see shed.go
 	ping, pong time.Duration // ping 0: off
 	frames     int           // that a client may send in a second; 0: any number
 }
@@ -278,6 +279,9 @@ func (t *tunnel) ping(w *turn) {
 
 // read takes what one leg has, at most once from the kernel, and moves it on.
 func (t *tunnel) read(w *turn, l *leg) {
+	if l == &t.upstream && t.brakes(w) {
+		return
+	}
 	w.budget, l.sock.drained, l.unread = turnBudget, false, false
 	l.sock.records.number = 0
 	frames, reads := l.scan.frames, 0

@@ -140,7 +140,8 @@ func (n *Node) resolve(ctx context.Context, old []endpoint) ([]endpoint, error) 
 	return places, err
 }
 
-// lookup returns the addresses of a name, each once, at least one.
+// lookup returns the addresses of a name, each once, at least one and at most
+// maxPlaces: a name may be the target of one of as many SRV records.
 func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	addrs, err := n.group.env.resolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
@@ -154,7 +155,7 @@ func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	if len(addrs) == 0 {
 		return nil, fmt.Errorf("resolve %q: %w", host, ErrNoAddress)
 	}
-	return addrs, nil
+	return addrs[:min(len(addrs), maxPlaces)], nil
 }
 
 // lookupService returns the places behind SRV records (RFC 2782).

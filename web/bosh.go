@@ -20,7 +20,9 @@ const (
 	// for 60 s, and servers grant no more than 2 minutes by default.
 	boshWait = 5 * time.Minute
 
-	boshBody  = 30 * time.Second // for a request's body
+	boshBody      = 30 * time.Second // for a request's body
+	boshMaxHeader = 64 << 10         // bytes of an answer's header
+
 	boshDial  = 5 * time.Second
 	boshWrite = 30 * time.Second // for a client to take the answer, beside boshWait
 
@@ -62,7 +64,9 @@ func newTransport(config *tls.Config, idle int) *http.Transport {
 		// chosen for a request.
 		IdleConnTimeout:       15 * time.Second,
 		ResponseHeaderTimeout: boshWait,
-		DisableCompression:    true,
+		// By default it would be 10 MiB, for each request.
+		MaxResponseHeaderBytes: boshMaxHeader,
+		DisableCompression:     true,
 	}
 }
 
@@ -194,10 +198,10 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 		log.Debug("bosh: request cut short", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", cut.err)
 		http.Error(w, "400 Bad Request\n\nThe request did not come whole, or not in time.", http.StatusBadRequest)
 	case errors.Is(err, context.Canceled):
-		// The client has gone, or a drain has begun. That client sends the
+		// The client has gone, or a drain has begun, or memory is short. That client sends the
 		// request again, with the same rid, and finds another gate: XEP-0124,
 		// section 14.3, has the server answer it as if it were the first time.
-		unavailable(w, "This gate is being shut down. Try again in a moment.")
+		unavailable(w, "This gate could not keep the request. Try again in a moment.")
 	case errors.As(err, &timeout) && timeout.Timeout():
 		b.noAnswer.Warn(log, "bosh: no answer", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", err)
 		http.Error(w, "504 Gateway Timeout\n\nThe XMPP server did not answer in time.", http.StatusGatewayTimeout)

@@ -164,6 +164,18 @@ func TestBOSHStreams(t *testing.T) {
 	<-ended
 }
 
+// A server whose header does not end is one that does not answer.
+func TestBOSHHeaderLimit(t *testing.T) {
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
+		for i := range 1000 {
+			w.Header().Add("X-Padding", strings.Repeat("x", 1000+i%2))
+		}
+	})
+	if resp, _ := g.do("GET", boshPath, nil); resp.StatusCode != http.StatusBadGateway || resp.Header.Get("X-Padding") != "" {
+		t.Errorf("%s with %d lines; want 502 with none of them", resp.Status, len(resp.Header))
+	}
+}
+
 // A body over the limit is refused, whether its length is declared or not.
 func TestBOSHBodyLimit(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })

@@ -1,4 +1,4 @@
-package main
+package memory
 
 import (
 	"runtime"
@@ -35,7 +35,7 @@ func TestPacerFollowsTheHeap(t *testing.T) {
 	t.Setenv("GOGC", "")
 	defer debug.SetGCPercent(gcPercent(t))
 	live := make([]byte, 64<<20)
-	stop := keepMemory()
+	stop := Keep()
 	if got := gcPercent(t); got != maxPercent {
 		t.Errorf("at the start: %d %%; want %d", got, maxPercent)
 	}
@@ -60,7 +60,7 @@ func TestPacerFollowsTheHeap(t *testing.T) {
 func TestGOGCIsObeyed(t *testing.T) {
 	t.Setenv("GOGC", "77")
 	defer debug.SetGCPercent(debug.SetGCPercent(77))
-	stop := keepMemory()
+	stop := Keep()
 	defer stop()
 	runtime.GC()
 	if got := gcPercent(t); got != 77 {

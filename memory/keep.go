@@ -1,4 +1,4 @@
-package main
+package memory
 
 import (
 	"os"
@@ -35,9 +35,9 @@ const (
 	restShare     = 50
 )
 
-// keepMemory looks after the process's memory until stop is called. GOGC, where
-// it is set, is obeyed: then spare memory is given back, and no more is done.
-func keepMemory() (stop func()) {
+// Keep looks after the process's heap until stop is called. GOGC, where it is
+// set, is obeyed: then spare memory is given back, and no more is done.
+func Keep() (stop func()) {
 	done := make(chan struct{})
 	ended := make(chan struct{})
 	go func() {
