@@ -2,6 +2,7 @@ package acme
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,7 +33,7 @@ func newBinaryGate(t *testing.T, p *pebble, at gateListeners, names ...string) *
 	site := gate.NewSite(t)
 	site.Write(t, "root.pem", p.https.RootPEM())
 	return &binaryGate{
-		testGate: &testGate{t: t, at: at, addr: at.tls.Addr().String()},
+		testGate: &testGate{t: t, at: at, addr: at.tls.Addr().String(), cache: filepath.Join(site.Dir, "acme")},
 		site:     site,
 		upstream: wire.Echo(t).URL,
 		ca:       fmt.Sprintf("ca = %q\nca_root = \"root.pem\"\naccept_terms = true\n", p.Directory),

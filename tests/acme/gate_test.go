@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -186,16 +187,34 @@ func (g *testGate) leaf(name string, root *x509.CertPool) (*x509.Certificate, er
 	return conn.ConnectionState().PeerCertificates[0], nil
 }
 
-// obtains waits until a client is given a certificate that is none of before.
+// obtains waits until a client is given a certificate that is none of before, and
+// until the cache has it: a gate serves a certificate before it saves it, and does
+// not make clients wait for a disk.
 func (g *testGate) obtains(name string, root *x509.CertPool, before ...*x509.Certificate) *x509.Certificate {
+	g.t.Helper()
+	leaf := g.serves(name, root, before...)
+	eventually(g.t, "the file of "+name, func() error {
+		data, err := os.ReadFile(filepath.Join(g.cache, name))
+		if err != nil {
+			return err
+		}
+		saved, err := tls.X509KeyPair(data, data)
+		if err == nil && slices.ContainsFunc(before, saved.Leaf.Equal) {
+			err = errors.New("still the old one")
+		}
+		return err
+	})
+	return leaf
+}
+
+// serves waits until a client is given a certificate that is none of before.
+func (g *testGate) serves(name string, root *x509.CertPool, before ...*x509.Certificate) *x509.Certificate {
 	g.t.Helper()
 	var leaf *x509.Certificate
 	eventually(g.t, "a certificate for "+name, func() (err error) {
 		leaf, err = g.leaf(name, root)
-		for _, old := range before {
-			if err == nil && leaf.Equal(old) {
-				err = errors.New("still the old one")
-			}
+		if err == nil && slices.ContainsFunc(before, leaf.Equal) {
+			err = errors.New("still the old one")
 		}
 		return err
 	})
