@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"wssgate/certstore"
+	"wssgate/tests/internal/gate"
 )
 
 // gateListeners are where one gate listens. The CA looks for all gates of a test
@@ -28,46 +29,22 @@ type gateListeners struct {
 	tls, http net.Listener
 }
 
-// listenGates opens two ports on as many addresses.
-func listenGates(t *testing.T, n int) []gateListeners {
+// listenGates opens two ports on as many addresses. They are such as may be
+// closed and opened again.
+func listenGates(t *testing.T, n int) (all []gateListeners) {
 	t.Helper()
-	for range 20 {
-		if all := tryListenGates(n); all != nil {
-			for _, l := range all {
-				t.Cleanup(func() { l.tls.Close(); l.http.Close() })
-			}
-			return all
-		}
-	}
-	t.Fatalf("found no two ports that are free on %d addresses", n)
-	return nil
-}
-
-// tryListenGates returns nil where a port is taken on one of the addresses.
-func tryListenGates(n int) (all []gateListeners) {
-	var open []net.Listener
+	tlsPort, httpPort := gate.FreePort(t), gate.FreePort(t)
 	listen := func(ip string, port int) net.Listener {
 		ln, err := net.Listen("tcp", net.JoinHostPort(ip, fmt.Sprint(port)))
-		if err == nil {
-			open = append(open, ln)
+		if err != nil {
+			t.Fatal(err)
 		}
+		t.Cleanup(func() { ln.Close() })
 		return ln
 	}
-	tlsPort, httpPort := 0, 0
 	for i := range n {
-		l := gateListeners{IP: fmt.Sprintf("127.0.0.%d", i+1)}
-		if l.tls = listen(l.IP, tlsPort); l.tls != nil {
-			tlsPort = l.tls.Addr().(*net.TCPAddr).Port
-			l.http = listen(l.IP, httpPort)
-		}
-		if l.http == nil {
-			for _, ln := range open {
-				ln.Close()
-			}
-			return nil
-		}
-		httpPort = l.http.Addr().(*net.TCPAddr).Port
-		all = append(all, l)
+		ip := fmt.Sprintf("127.0.0.%d", i+1)
+		all = append(all, gateListeners{ip, listen(ip, tlsPort), listen(ip, httpPort)})
 	}
 	return all
 }
