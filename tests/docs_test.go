@@ -268,6 +268,7 @@ var runBy = map[string]string{
 	"make lint":    ".ci/run",
 	"make image":   "TestImage",
 	"make compare": "TestReadmeCommands",
+	"make soak":    "TestSoak",
 
 	"wssgate check":                               "TestDocumentCommands",
 	"wssgate certs":                               "TestCerts",

@@ -66,7 +66,7 @@ func (h *honest) run(ctx context.Context) {
 		short, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 		err := h.tunnel(short)
 		cancel()
-		if err == nil {
+		if err == nil || h.r.fault != "" {
 			return
 		}
 		if time.Since(began) > patience {
@@ -100,7 +100,7 @@ func (h *honest) tunnel(life context.Context) error {
 	}
 	go t.read()
 	sent := 0
-	for life.Err() == nil && !t.hasEnded() {
+	for sent == 0 || life.Err() == nil && !t.hasEnded() {
 		if !t.mayGoOn() {
 			break
 		}
@@ -124,7 +124,7 @@ func (h *honest) tunnel(life context.Context) error {
 		t.expect(answersTo(sent + 1))
 		h.say(t, sent, "fin")
 	}
-	<-t.ended
+	t.awaitEnd()
 	return t.over(t.err)
 }
 
@@ -201,12 +201,36 @@ func (t *tunnel) hasEnded() bool {
 
 // mayGoOn waits for a place in the window.
 func (t *tunnel) mayGoOn() bool {
+	late := time.NewTimer(t.r.patience)
+	defer late.Stop()
 	select {
 	case t.window <- struct{}{}:
 		return true
 	case <-t.ended:
-		return false
+	case <-late.C:
+		t.tooLate()
 	}
+	return false
+}
+
+// awaitEnd waits for the tunnel's end.
+func (t *tunnel) awaitEnd() {
+	late := time.NewTimer(t.r.patience)
+	defer late.Stop()
+	select {
+	case <-t.ended:
+	case <-late.C:
+		t.tooLate()
+	}
+	<-t.ended
+}
+
+// tooLate gives the tunnel up: an answer, or the end, does not come.
+func (t *tunnel) tooLate() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.r.breach("client %s (%s, node %s) wants answer %d of %d (0: not all is said), or the end, and waits in vain", t.mark, t.c.LocalAddr(), t.node.called(), t.got, t.want)
+	t.c.Conn.Close()
 }
 
 func (t *tunnel) expect(n int) {
@@ -303,7 +327,12 @@ func (t *tunnel) take(text string) bool {
 	t.r.delivered.Add(1)
 	// The first answer to a message frees a place: they come in runs of 2, 1, 2, 1.
 	if w.n%3 != 1 {
-		<-t.window
+		select {
+		case <-t.window:
+		default:
+			t.r.breach("client %s gets answer %d to nothing", t.mark, w.n)
+			return false
+		}
 	}
 	return true
 }

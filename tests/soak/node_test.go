@@ -135,12 +135,15 @@ func (n *node) serve(c *wire.Conn) {
 				return
 			default:
 				mark = words.mark
+				if n.r.fault == up && taken == 0 {
+					taken++ // as if it had come once before
+				}
 				taken++
 				n.r.accepted.Add(1)
 				for copies := 1 + taken%2; copies > 0 && err == nil; copies-- {
 					words.n = given
 					given++
-					err = say(words.String())
+					err = n.answer(words, say)
 				}
 			}
 		}
@@ -148,6 +151,27 @@ func (n *node) serve(c *wire.Conn) {
 			return
 		}
 	}
+}
+
+// answer sends a client an answer, unless the rig has a fault.
+func (n *node) answer(w words, say func(string) error) error {
+	text := w.String()
+	if w.n == 1 { // each tunnel has that one
+		switch n.r.fault {
+		case twice:
+			say(text)
+		case lost:
+			return nil
+		case others:
+			w.mark = strings.Repeat("f", len(w.mark))
+			text = w.String()
+		case torn:
+			text = text[:len(text)-20] + "#" + text[len(text)-19:]
+		case ends:
+			return net.ErrClosed
+		}
+	}
+	return say(text)
 }
 
 // isEnd reports whether an error is the end of a connection, of any kind.

@@ -54,7 +54,10 @@ type rig struct {
 	gate  *process
 	names []string
 	nodes []*node
-	calm  sync.WaitGroup // done when nothing is done to the gate any more
+	fault fault // for TestSoakNotices
+	// How long a client waits for an answer, or for the end.
+	patience time.Duration
+	calm     sync.WaitGroup // done when nothing is done to the gate any more
 
 	ids                                                     atomic.Int64
 	tunnels, finished, excused, refused                     atomic.Int64
@@ -87,12 +90,61 @@ type untidy struct{ testing.TB }
 
 func (untidy) Cleanup(func()) {}
 
+// TestSoak is the soak; make soak runs it for longer.
 func TestSoak(t *testing.T) {
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano() % 1e9)
 	}
 	t.Logf("seed %d, for %v", *seed, *length)
-	r := &rig{tb: t, names: []string{"one.test", "two.test", "three.test"}, issued: map[string]*certtest.Pair{}}
+	r := newRig(t)
+	before, err := r.gate.possessions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	r.run(*length, r.disturbNodes, r.change, r.starve)
+	r.finish(before, time.Since(began).Round(time.Second))
+}
+
+// A rig that notices nothing proves nothing: a world that does what a gate must
+// not do to messages and tunnels is found out.
+func TestSoakNotices(t *testing.T) {
+	for name, want := range map[fault]string{
+		twice:  "wants answer",
+		lost:   "wants answer",
+		others: "wants answer",
+		torn:   "wants answer",
+		ends:   "ended without a reason",
+		up:     " of client ",
+	} {
+		t.Run(string(name), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.fault, r.patience = name, 5*time.Second
+			r.run(time.Second)
+			if all := strings.Join(r.breaches, "\n"); !strings.Contains(all, want) {
+				t.Errorf("%s: noticed %q; want %q in it", name, all, want)
+			}
+		})
+	}
+}
+
+// A fault is what nodes do wrong, as if it were the gate.
+type fault string
+
+const (
+	twice  fault = "an answer comes twice"
+	lost   fault = "an answer is lost"
+	others fault = "an answer is another client's"
+	torn   fault = "a byte of an answer is another one"
+	ends   fault = "a tunnel ends by itself"
+	up     fault = "a message comes to the node twice"
+)
+
+// newRig starts the nodes and the gate.
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{tb: t, patience: patience, names: []string{"one.test", "two.test", "three.test"}, issued: map[string]*certtest.Pair{}}
 	r.site = gate.NewSite(t)
 	for _, name := range r.names {
 		r.certify(name)
@@ -102,20 +154,20 @@ func TestSoak(t *testing.T) {
 		if err := n.start(); err != nil {
 			t.Fatal(err)
 		}
-		defer n.end()
+		t.Cleanup(n.end)
 		r.nodes = append(r.nodes, n)
 	}
 	r.configure(0)
 	r.gate = startProcess(t, r.site.Dir, descriptors)
-	before, err := r.gate.possessions()
-	if err != nil {
-		t.Fatal(err)
-	}
+	return r
+}
 
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), *length)
+// run has the clients and what is done to the gate go on for a while, and then
+// waits until all clients have gone.
+func (r *rig) run(length time.Duration, chaos ...func(context.Context, *rand.Rand)) {
+	ctx, cancel := context.WithTimeout(context.Background(), length)
 	defer cancel()
-	var clients, chaos sync.WaitGroup
+	var clients, doings sync.WaitGroup
 	r.calm.Add(1)
 	for i := range honestClients {
 		h := &honest{r: r, rng: r.rng(i), kind: honestKind(i) % honestKinds}
@@ -127,16 +179,13 @@ func TestSoak(t *testing.T) {
 	for i := range floodClients {
 		clients.Go(func() { r.flood(ctx, r.rng(200+i)) })
 	}
-	for i, do := range []func(context.Context, *rand.Rand){r.disturbNodes, r.change, r.starve} {
-		chaos.Go(func() { do(ctx, r.rng(300+i)) })
+	for i, do := range chaos {
+		doings.Go(func() { do(ctx, r.rng(300+i)) })
 	}
-	chaos.Go(func() { r.watchLife(ctx) })
-	chaos.Wait()
+	doings.Go(func() { r.watchLife(ctx) })
+	doings.Wait()
 	r.calm.Done()
 	clients.Wait()
-	lasted := time.Since(began).Round(time.Second)
-
-	r.finish(before, lasted)
 }
 
 // finish looks at what is left when all have gone, and prints the figures.
