@@ -8,13 +8,15 @@ TESTFLAGS   ?=
 BENCHFLAGS  ?=
 DEMOFLAGS   ?=
 FUZZTIME    ?= 10s
+SOAK        ?= 10m
+SEED        ?= 0
 MODULES     := . $(patsubst %/go.mod,%,$(wildcard tests/go.mod bench/go.mod))
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BIN         := $(CURDIR)/build/bin
 
 # IMAGE names the image, ENGINE the program that builds it.
-.PHONY: help build demo image test race fuzz e2e bench compare lint tools needs clean
+.PHONY: help build demo image test race fuzz e2e soak bench compare lint tools needs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -46,6 +48,9 @@ fuzz: ## every fuzz target for FUZZTIME
 
 e2e: needs ## only the tests that run the built binary
 	cd tests && go test -count=1 $(TESTFLAGS) ./...
+
+soak: ## the built binary in a hostile world for SOAK; every message is followed
+	cd tests && go test -count=1 -v -timeout 0 ./soak -args -for $(SOAK) -seed $(SEED)
 
 bench: ## benchmarks of the packages
 	go test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./...

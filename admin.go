@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"runtime"
@@ -18,6 +19,8 @@ import (
 
 	"wssgate/admin"
 	"wssgate/certstore"
+	"wssgate/files"
+	"wssgate/logqueue"
 	"wssgate/proxy"
 )
 
@@ -29,6 +32,8 @@ type desk struct {
 	asked    chan func() // for the loop; see do
 	drainAll chan struct{}
 
+	lines  *logqueue.Queue // nil in tests
+	turn   atomic.Int64    // when the loop turned last, Unix nanoseconds
 	gate   *gate
 	cfg    atomic.Pointer[Config] // in force
 	server *admin.Server
@@ -43,9 +48,10 @@ type desk struct {
 	over    chan struct{} // closed when the loop takes no more requests
 }
 
-func newDesk(warnings *admin.Warnings) *desk {
+func newDesk(warnings *admin.Warnings, lines *logqueue.Queue) *desk {
 	return &desk{
 		warnings: warnings,
+		lines:    lines,
 		asked:    make(chan func()),
 		drainAll: make(chan struct{}, 1),
 		over:     make(chan struct{}),
@@ -65,11 +71,8 @@ type adminListener struct {
 func (d *desk) open(cfg *Config, sockets *sockets) (*adminListener, error) {
 	l := &adminListener{addr: cfg.Listen.Admin, access: admin.Access{Debug: cfg.Listen.AdminDebug}}
 	if file := cfg.Listen.AdminTokenFile; file != "" {
-		token, err := readRegular(file)
-		if err == nil {
-			err = checkToken(token) // again: it may be empty by now, and would demand none
-		}
-		if err != nil {
+		token := cfg.Files[file]
+		if err := checkToken(token); err != nil { // an empty one would demand none
 			return nil, fmt.Errorf("listen.admin_token_file: %q: %w", file, err)
 		}
 		l.access.Token = strings.TrimSpace(string(token))
@@ -82,7 +85,10 @@ func (d *desk) open(cfg *Config, sockets *sockets) (*adminListener, error) {
 		return nil, fmt.Errorf("listen.admin: %w", err)
 	}
 	if path, isUnix := strings.CutPrefix(l.addr, "unix:"); isUnix && sockets.find("admin", l.addr) == nil {
-		if err := os.Chmod(path, 0o660); err != nil { // for the operator and the operator's group
+		_, err := files.Do(context.Background(), socketFiles, func() (struct{}, error) { // for the operator and the operator's group
+			return struct{}{}, socketFiles.Chmod(path, 0o660)
+		})
+		if err != nil {
 			ln.Close()
 			return nil, fmt.Errorf("listen.admin: %w", err)
 		}
@@ -106,12 +112,18 @@ func (d *desk) install(g *gate, cfg *Config, l *adminListener) {
 		d.server = admin.New(admin.Options{
 			Gate:     d.describe,
 			Counts:   func() admin.Counts { return adminCounts(g.server.Counts()) },
+			Memory:   g.adminMemory,
 			NotReady: d.notReady,
+			Panicked: func(v any) { g.server.Panicked(proxy.PanicAdmin, v) },
+			Alive:    d.alive,
 			Reload:   d.askReload,
 			Drain:    d.askDrain,
+			Pardon:   func(client netip.Addr) int { return g.server.Pardon(client) },
 			Warnings: d.warnings,
 			Access:   l.access,
-			Log:      g.log,
+
+			Connections: proxy.DescriptorReserve().Admin,
+			Log:         g.log,
 		})
 	}
 	d.server.SetAccess(l.access)
@@ -183,7 +195,42 @@ func (d *desk) close() {
 }
 
 // askReload has the loop reload, and waits for the result.
-func (d *desk) askReload(ctx context.Context) error { return d.ask(ctx, d.gate.reload) }
+func (d *desk) askReload(ctx context.Context) error {
+	result := make(chan error, 1)
+	err := d.ask(ctx, func() error {
+		d.gate.reload(func(err error) { result <- err })
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-d.over:
+		return fmt.Errorf("the gate drains: this is %w", admin.ErrConflict)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// turned notes that the loop does.
+func (d *desk) turned() { d.turn.Store(time.Now().UnixNano()) }
+
+// loopPatience is how long the loop may take for a turn: many times what the
+// longest one takes.
+const loopPatience = 30 * time.Second
+
+// alive says that the loop does not turn any more. A drain has a deadline instead.
+func (d *desk) alive() error {
+	d.mu.Lock()
+	draining := d.drain != nil
+	d.mu.Unlock()
+	if since := time.Since(time.Unix(0, d.turn.Load())); !draining && since > loopPatience {
+		return fmt.Errorf("the main loop has not turned for %v", since.Round(time.Second))
+	}
+	return nil
+}
 
 // ask has the loop call f, and waits for its result.
 func (d *desk) ask(ctx context.Context, f func() error) error {
@@ -314,6 +361,9 @@ func (d *desk) notReady() []string {
 		why = append(why, "no listener is open yet")
 	}
 	cfg, store := d.cfg.Load(), d.gate.store
+	if hangs := store.Reading(); hangs != nil {
+		why = append(why, "certificates: "+hangs.Error())
+	}
 	named := false
 	for _, name := range cfg.configuredNames() {
 		named = true
@@ -375,12 +425,17 @@ func (d *desk) describe() admin.Gate {
 	for _, p := range g.store.Problems() {
 		out.Files = append(out.Files, admin.FileProblem{File: p.File, Err: p.Err.Error(), Since: p.Since, Kept: p.Kept})
 	}
+	for _, f := range cfg.accessFiles {
+		if p, bad := f.problem(); bad {
+			out.AccessFiles = append(out.AccessFiles, p)
+		}
+	}
 	for _, s := range g.acme.status() {
 		out.ACME = append(out.ACME, admin.ACMEName{Name: s.Name, State: string(s.State), NotAfter: s.NotAfter,
 			NextTry: s.NextTry, Failures: s.Failures, Err: s.Err})
 	}
 	for _, u := range g.upstreams.Status() {
-		group := admin.Upstream{Name: u.Name, Balance: u.Balance}
+		group := admin.Upstream{Name: u.Name, Balance: u.Balance, Lost: admin.LostRedirect(u.Lost)}
 		for _, n := range u.Nodes {
 			node := admin.Node{Name: n.Name, URL: n.URL, State: n.State, Tunnels: n.Tunnels, Dialing: n.Dialing, Dials: n.Dials, Failures: n.Failures}
 			for _, a := range n.Addresses {
@@ -393,6 +448,18 @@ func (d *desk) describe() admin.Gate {
 			group.Nodes = append(group.Nodes, node)
 		}
 		out.Upstreams = append(out.Upstreams, group)
+	}
+	if limit := g.server.LoginLimit(); limit.Count > 0 {
+		out.Logins.Limit = Rate(limit).String()
+	}
+	for _, c := range g.server.Suspects() {
+		out.Logins.Clients = append(out.Logins.Clients, adminSuspect(c))
+	}
+	for _, h := range files.Hanging() {
+		out.Hanging = append(out.Hanging, admin.Hang{What: h.What, Path: h.Path, Since: h.Since})
+	}
+	if d.lines != nil {
+		out.Log = admin.Log(d.lines.State())
 	}
 	for _, p := range drains {
 		out.Drains = append(out.Drains, p.describe(vhosts, out.Upstreams))
@@ -481,11 +548,20 @@ func adminCertificate(e certstore.Entry) admin.Certificate {
 		NotBefore: e.NotBefore, NotAfter: e.NotAfter}
 }
 
+// adminSuspect says a client address in admin's types.
+func adminSuspect(c proxy.Suspect) admin.Suspect {
+	network := c.Network.String()
+	if c.Network.IsSingleIP() {
+		network = c.Network.Addr().String()
+	}
+	return admin.Suspect{Network: network, Failures: c.Failures, Total: c.Total, Last: c.Last, Refused: c.Refused, Until: c.Until}
+}
+
 // adminCounts says the proxy's counts in admin's types.
 func adminCounts(c proxy.Counts) admin.Counts {
 	out := admin.Counts{
 		Connections: c.Connections, ConnectionLimit: c.Limit, Accepted: c.Accepted, Refused: c.Refused,
-		Refusals: c.Refusals, GaveUp: c.GaveUp, Closed: c.Closed,
+		Refusals: c.Refusals, GaveUp: c.GaveUp, Logins: admin.LoginCounts(c.Logins), Closed: c.Closed, Panics: c.Panics,
 		BytesIn: c.BytesIn, BytesOut: c.BytesOut, FramesIn: c.FramesIn, FramesOut: c.FramesOut,
 		Lag: admin.Durations(c.Lag), Loops: c.Loops,
 	}

@@ -11,13 +11,19 @@ import (
 // imports package main, and what serves connections knows nothing of the
 // configuration.
 var arrows = map[string][]string{
-	"admin":     {},
-	"certstore": {},
+	"access":    {},
+	"admin":     {"fair", "sampling"},
+	"certstore": {"files"},
 	"demo":      {"internal/certtest", "internal/xmpptest"}, // it brings a CA and an upstream along
-	"probe":     {},
-	"proxy":     {"upstream", "xmpp"},
-	"upstream":  {},
-	"web":       {"xmpp"},
+	"fair":      {},
+	"files":     {},
+	"logqueue":  {},
+	"memory":    {},
+	"probe":     {"xmpp"},
+	"proxy":     {"access", "fair", "upstream", "xmpp"},
+	"sampling":  {},
+	"upstream":  {"access", "xmpp"},
+	"web":       {"fair", "sampling", "xmpp"},
 	"xmpp":      {},
 }
 

@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"wssgate/certstore"
+	"wssgate/upstream"
 )
 
 // checkCommand is "wssgate check".
@@ -43,6 +44,7 @@ until then only that name is refused.`)
 		cfg.upstreamWarnings(ctx, net.DefaultResolver),
 	)
 	printServed(stdout, cfg, served, now)
+	printNodes(stdout, cfg)
 	for _, w := range warnings {
 		fmt.Fprintf(stderr, "warning: %s\n", w.text)
 		if w.hint != "" {
@@ -160,6 +162,35 @@ func printServed(w io.Writer, c *Config, served []servedName, now time.Time) {
 	fmt.Fprintln(w)
 }
 
+// printNodes says by which names the nodes of a cluster are known, to those that
+// send clients from one to the other.
+func printNodes(w io.Writer, c *Config) {
+	var rows [][3]string
+	for _, name := range slices.Sorted(maps.Keys(c.Upstream)) {
+		u := c.Upstream[name]
+		if len(u.Nodes) < 2 || u.Redirects == "off" {
+			continue
+		}
+		for _, n := range upstream.NodeNames(u.nodeOptions()) {
+			known := slices.Clone(n.Names)
+			if len(known) == 0 {
+				known = []string{"-"}
+			}
+			rows = append(rows, [3]string{name, n.Node, strings.Join(known, ", ")})
+		}
+	}
+	if len(rows) == 0 {
+		return
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "UPSTREAM\tNODE\tKNOWN IN REDIRECTS AS")
+	for _, r := range rows {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", r[0], cell(r[1]), cell(r[2]))
+	}
+	t.Flush()
+	fmt.Fprintln(w)
+}
+
 // target says where the tunnels of a name end.
 func (c *Config) target(s servedName) string {
 	u := c.Upstream[s.upstream]
@@ -232,6 +263,10 @@ func (inv *inventory) warnings(served []servedName) []warning {
 	for _, p := range inv.problems {
 		out = append(out, warning{p.Err.Error(), ""}) // expired ones too
 	}
+	if c := inv.cfg; len(c.Access.Allow) > 0 && len(c.ACME.Names) > 0 && len(c.Listen.HTTP) == 0 {
+		out = append(out, warning{"access.allow: keeps the CA of [acme] out, which comes from anywhere",
+			"open listen.http at port 80: http-01 is answered to all but those in access.deny"})
+	}
 	if len(served) == 0 {
 		out = append(out, warning{"there is no certificate; every client would be refused", ""})
 	}
@@ -272,15 +307,28 @@ func (c *Config) upstreamWarnings(ctx context.Context, r resolver) []warning {
 		if len(c.Vhost) > 0 && !used[name] {
 			out = append(out, warning{fmt.Sprintf("upstream %q: no vhost uses it", name), ""})
 		}
+		if c.Upstream[name].Redirects != "off" {
+			for _, n := range upstream.NodeNames(c.Upstream[name].nodeOptions()) {
+				for _, shared := range n.Shared {
+					if _, err := netip.ParseAddr(shared); err == nil {
+						continue // several servers of one machine: the port tells
+					}
+					out = append(out, warning{
+						fmt.Sprintf("upstream %q: node %q: the name %q is another node's, too: a redirect to it names neither", name, n.Node, shared),
+						"give each node a name, a URL and a public_url with a host of its own",
+					})
+				}
+			}
+		}
 		for _, n := range c.Upstream[name].Nodes {
-			loc, err := parseNodeURL(n.URL)
-			if err != nil || loc.tls || loc.unix || loc.srv {
+			loc, err := upstream.ParseNodeURL(n.URL)
+			if err != nil || loc.TLS || loc.Unix != "" || loc.SRV {
 				continue
 			}
 			addrs := []netip.Addr{}
-			if addr, err := netip.ParseAddr(loc.host); err == nil {
+			if addr, err := netip.ParseAddr(loc.Host); err == nil {
 				addrs = append(addrs, addr)
-			} else if addrs, err = r.LookupNetIP(ctx, "ip", loc.host); err != nil {
+			} else if addrs, err = r.LookupNetIP(ctx, "ip", loc.Host); err != nil {
 				out = append(out, warning{fmt.Sprintf("upstream %q: node %q: %v", name, n.Name, err), ""})
 			}
 			if i := slices.IndexFunc(addrs, isPublic); i >= 0 {

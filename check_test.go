@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -223,6 +224,48 @@ func TestCheckWarnsAboutPublicNodes(t *testing.T) {
 		if got != test.want {
 			t.Errorf("%s: warning %q, want %q", test.url, got, test.want)
 		}
+	}
+}
+
+// Of a cluster check says what redirects may call each node, and warns of names
+// that are no node's because two have them.
+func TestCheckNamesNodes(t *testing.T) {
+	file := configWithCertificates(t, nil, `[upstream.one]
+nodes = "ws://127.0.0.1:5290/"
+[upstream.passed-on]
+nodes = ["ws://127.0.0.1:1/", "ws://127.0.0.1:2/"]
+redirects = "off"
+[upstream.cluster]
+nodes = [
+  { name = "t1", url = "ws://10.0.0.1:5290/", public_url = "wss://T1.example1.com:5291/" },
+  { name = "t2", url = "ws://10.0.0.1:5291/", public_url = "wss://chat.example1.com:5292/" },
+  { name = "t3", url = "ws://[fd00::1]:5290/", public_url = "wss://Chat.example1.com./" },
+]
+[[vhost]]
+names = ["example1.com"]
+route = "to"
+upstream = "cluster"
+by_domain = { "a.example" = "one", "b.example" = "passed-on" }
+`)
+	status, stdout, stderr := wssgate(t, "check", "-config", file)
+	if status != exitOK {
+		t.Fatalf("status %d, standard error %q", status, stderr)
+	}
+	_, table, _ := strings.Cut(stdout, "KNOWN IN REDIRECTS AS\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var got []string
+	for line := range strings.Lines(table) {
+		got = append(got, strings.Join(strings.Fields(line), " "))
+	}
+	if want := []string{
+		"cluster t1 t1, 10.0.0.1:5290, t1.example1.com",
+		"cluster t2 t2, 10.0.0.1:5291, chat.example1.com:5292",
+		"cluster t3 t3, fd00::1, chat.example1.com:443",
+	}; !slices.Equal(got, want) {
+		t.Errorf("check says %q; want %q", got, want)
+	}
+	if n := strings.Count(stderr, `the name "chat.example1.com" is another node's, too`); n != 2 || strings.Contains(stderr, `name "10.0.0.1"`) {
+		t.Errorf("standard error %q; want a warning for t2 and one for t3", stderr)
 	}
 }
 

@@ -3,6 +3,8 @@ package main
 import (
 	"crypto/sha256"
 	"time"
+
+	"wssgate/access"
 )
 
 // A Config is one configuration file: its defaults, then what the file says,
@@ -24,6 +26,13 @@ type Config struct {
 	// Sum is of the file's content.
 	Sum [sha256.Size]byte `toml:"-"`
 
+	// accessFiles are those that [access] and vhosts name, each once.
+	accessFiles []*accessFile
+
+	// Files are the contents of the files that it names, by their paths, as they
+	// were checked: nobody reads them again.
+	Files map[string][]byte `toml:"-"`
+
 	// WatchConfig reloads the file by itself when it changes; the files that it
 	// names are read again with it, not watched.
 	// Default: false, which leaves it to SIGHUP. Reload: at once.
@@ -36,6 +45,7 @@ type Config struct {
 	Vhost        []*Vhost             `toml:"vhost"`    // none: every name with a certificate goes to the only upstream
 	Limits       Limits               `toml:"limits"`
 	Timeouts     Timeouts             `toml:"timeouts"`
+	Access       Access               `toml:"access"`
 	Drain        Drain                `toml:"drain"`
 	Log          Log                  `toml:"log"`
 }
@@ -152,6 +162,11 @@ type Upstream struct {
 	// client sent) or "node" (the host of the node's URL). Default: "client".
 	Host string `toml:"host" oneof:"client,node"`
 
+	// XMPP holds clients to a stream's start: the upstream sees nothing before a
+	// good one. False is for bridges that speak something else, and for echo rigs.
+	// Default: true. Reload: new tunnels only.
+	XMPP bool `toml:"xmpp"`
+
 	// Redirects says what becomes of an upstream's see-other-uri: "follow"
 	// dials that node for the client, "rewrite" gives the client that node's
 	// public URL, "off" passes it on as it is. Default: "follow".
@@ -260,6 +275,9 @@ type Vhost struct {
 
 	// Links are added to the discovery documents (XEP-0156). Default: none.
 	Links []*Link `toml:"links"`
+
+	// Access is for this vhost, beside that for the gate.
+	Access Access `toml:"access"`
 }
 
 // A Link is one link of host-meta: a relation and a URL.
@@ -286,9 +304,25 @@ type Limits struct {
 	// one ends the tunnel with Close 1009. Default: 1 MiB.
 	Message Size `toml:"message"`
 
+	// FramesPerSecond bounds the frames of one client, control frames and empty
+	// ones included. Default: 0, framesPerSecond. Reload: new tunnels only.
+	FramesPerSecond int `toml:"frames_per_second"`
+
 	// ClientBacklog bounds what is kept for a client that does not read;
 	// beyond it the client is cut with Close 1008. Default: 1 MiB.
 	ClientBacklog Size `toml:"client_backlog"`
+
+	// LoginFailures bounds the logins that may fail from one client address, the
+	// /64 of an IPv6 one: first it is slowed, then refused for the period.
+	// Default: 20 in 10 minutes; 0 turns it off. Reload: at once; counts and
+	// refusals go on.
+	LoginFailures Rate `toml:"login_failures"`
+
+	// Memory is what the process may use. Above it no new client is let in, and
+	// what takes most is given up. Default: empty (memoryDefault), 80 % of the
+	// cgroup's limit or, where there is none, of the machine's memory; 0 or "off":
+	// no limit. Reload: at once.
+	Memory MemoryLimit `toml:"memory"`
 }
 
 // Timeouts bound every wait for a client. Reload: new connections only.
@@ -307,6 +341,21 @@ type Timeouts struct {
 	// Pong is how long it then may stay silent before the tunnel is closed.
 	// Default: 20 s.
 	Pong time.Duration `toml:"pong"`
+}
+
+// Access says which client addresses may come; one that is denied may not, allowed
+// or not. An entry is a network, an address, or "file:NAME" for a file with one of
+// these a line, which is read again by itself when it changes.
+// Reload: at once; tunnels go on.
+type Access struct {
+	// Allow, if it has entries, is where clients must come from. Default: none,
+	// from anywhere.
+	Allow []string `toml:"allow"`
+
+	// Deny is where clients may not come from. Default: none.
+	Deny []string `toml:"deny"`
+
+	rules *access.Rules // made of both
 }
 
 // Drain says how tunnels are ended. Reload: the next drain.
@@ -344,6 +393,19 @@ type Log struct {
 // A Size is a number of bytes.
 type Size int64
 
+// A Rate is so many of something in each period, in the file "20/10m". The zero
+// value, in the file "" or 0, is none.
+type Rate struct {
+	Count  int
+	Period time.Duration
+}
+
+// A MemoryLimit is a Size, or memoryDefault, written as an empty string; 0, which
+// may be written "off", is no limit.
+type MemoryLimit int64
+
+const memoryDefault MemoryLimit = -1
+
 // The defaults live here and nowhere else. A table that may occur several
 // times has a setDefaults of its own, which the decoder calls for each.
 
@@ -351,7 +413,7 @@ func (c *Config) setDefaults() {
 	c.Listen = Listen{WSS: []string{":5291"}, Admin: "127.0.0.1:9291"}
 	c.Certificates = Certificates{Directory: "certs", Watch: true}
 	c.ACME = ACME{CA: "https://acme-v02.api.letsencrypt.org/directory", Cache: "acme"}
-	c.Limits = Limits{Message: 1 << 20, ClientBacklog: 1 << 20}
+	c.Limits = Limits{Message: 1 << 20, ClientBacklog: 1 << 20, LoginFailures: Rate{20, 10 * time.Minute}, Memory: memoryDefault}
 	c.Timeouts = Timeouts{
 		Handshake: 10 * time.Second,
 		Request:   10 * time.Second,
@@ -368,6 +430,7 @@ func (u *Upstream) setDefaults() {
 	u.Resolve = 30 * time.Second
 	u.Host = "client"
 	u.Redirects = "follow"
+	u.XMPP = true
 	u.Health = Health{Interval: 10 * time.Second, Timeout: 5 * time.Second}
 }
 

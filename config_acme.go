@@ -7,13 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 
 	"golang.org/x/net/idna"
 
 	"wssgate/certstore"
+	"wssgate/upstream"
 )
 
 func (a *ACME) check(ms *mistakes, p keyPath) {
@@ -45,7 +45,7 @@ func (a *ACME) check(ms *mistakes, p keyPath) {
 		ms.add(p.key("accept_terms"), "read the CA's terms of service, then write accept_terms = true",
 			"is false, and without it no CA issues a certificate")
 	}
-	if err := checkURL(a.CA, "https"); err != nil {
+	if _, err := upstream.ParseURL(a.CA, "https"); err != nil {
 		ms.add(p.key("ca"), "", "%q: %v", a.CA, err)
 	}
 	if a.Cache == "" {
@@ -69,7 +69,7 @@ func isHostName(name string) bool {
 	return err == nil && host == name
 }
 
-// acmeOptions reads the files that [acme] names. What is obtained goes into
+// acmeOptions are what [acme] says. What is obtained goes into
 // store. It must not be called where ACME is off.
 func (c *Config) acmeOptions(store *certstore.Store, log *slog.Logger) (certstore.ACMEOptions, error) {
 	a := c.ACME
@@ -91,21 +91,14 @@ func (c *Config) acmeOptions(store *certstore.Store, log *slog.Logger) (certstor
 		Remove: func(name string) { store.Remove(certstore.SourceACME, name) },
 	}
 	if a.CARoot != "" {
-		pem, err := os.ReadFile(a.CARoot)
-		if err != nil {
-			return o, fmt.Errorf("acme.ca_root: %w", err)
-		}
 		o.Roots = x509.NewCertPool()
-		if !o.Roots.AppendCertsFromPEM(pem) {
+		if !o.Roots.AppendCertsFromPEM(c.Files[a.CARoot]) {
 			return o, fmt.Errorf("acme.ca_root: no certificate in %q", a.CARoot)
 		}
 	}
 	if a.EABKeyFile != "" {
-		data, err := os.ReadFile(a.EABKeyFile)
-		if err != nil {
-			return o, fmt.Errorf("acme.eab_key_file: %w", err)
-		}
-		if o.EABKey, err = decodeEABKey(data); err != nil {
+		var err error
+		if o.EABKey, err = decodeEABKey(c.Files[a.EABKeyFile]); err != nil {
 			return o, fmt.Errorf("acme.eab_key_file: %q %w", a.EABKeyFile, err)
 		}
 	}

@@ -4,14 +4,16 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"wssgate/upstream"
 )
 
 // The checks go through the Config in the order of its structs. They bring
 // values into their normal form where there is one (names, addresses), fill
 // in what a key refers to by default, and report everything that would make
 // a package refuse its options. Which mistakes a value can have is said where
-// the value is parsed: addresses and URLs in config_net.go, names in
-// config_names.go, files in config_files.go. [acme], upstreams and vhosts have
+// the value is parsed: addresses in config_net.go, names in config_names.go,
+// files in config_files.go, URLs and origins in package upstream. [acme], upstreams and vhosts have
 // files of their own.
 
 func (c *Config) check(ms *mistakes) {
@@ -23,6 +25,7 @@ func (c *Config) check(ms *mistakes) {
 	c.ACME.check(ms, root.key("acme"))
 	c.checkUpstreams(ms, root.key("upstream"))
 	c.checkVhosts(ms, root.key("vhost"))
+	c.checkAccess(ms, root)
 	c.Limits.check(ms, root.key("limits"))
 	c.Timeouts.check(ms, root.key("timeouts"))
 	c.Drain.check(ms, root.key("drain"))
@@ -34,17 +37,22 @@ const (
 	minMessage       = 10_000   // bytes; what a server must at least allow for a stanza, RFC 6120, section 13.12
 	minClientBacklog = 16 << 10 // bytes; one TLS record
 	maxBuffer        = 1 << 30  // bytes; one client alone could take that much memory
+	minMemory        = 32 << 20 // bytes; a gate without clients takes half of that
 )
 
 func (l *Limits) check(ms *mistakes, p keyPath) {
 	ms.notNegative(p.key("connections"), l.Connections)
 	ms.notNegative(p.key("per_client"), l.PerClient)
 	ms.notNegative(p.key("handshakes"), l.Handshakes)
+	ms.notNegative(p.key("frames_per_second"), l.FramesPerSecond)
 	if l.Message < minMessage {
 		ms.add(p.key("message"), "", "%v is less than the %d bytes that XMPP demands (RFC 6120, section 13.12)", l.Message, minMessage)
 	}
 	if l.ClientBacklog < minClientBacklog {
 		ms.add(p.key("client_backlog"), "", "%v is less than %v, one TLS record", l.ClientBacklog, Size(minClientBacklog))
+	}
+	if l.Memory > 0 && l.Memory < minMemory {
+		ms.add(p.key("memory"), `"" is 80 % of what there is, "off" no limit`, "%v is less than %v, and a gate without clients takes half of that", Size(l.Memory), Size(minMemory))
 	}
 	for key, size := range map[string]Size{"message": l.Message, "client_backlog": l.ClientBacklog} {
 		if size > maxBuffer {
@@ -68,12 +76,18 @@ func (d *Drain) check(ms *mistakes, p keyPath) {
 		if target == "nodes" {
 			continue
 		}
-		ascii, err := publicURL(target, "wss")
-		if err != nil {
-			ms.add(p.key("redirect"), `write "wss://HOST:5291/", or "nodes" for the public URLs of the other nodes`, "%q: %v", target, err)
-		}
-		d.Redirect[i] = ascii
+		d.Redirect[i] = ms.publicURL(p.key("redirect"), `write "wss://HOST:5291/", or "nodes" for the public URLs of the other nodes`, target, "wss")
 	}
+}
+
+// publicURL checks a URL that clients are told, and returns it as they are told it.
+func (ms *mistakes) publicURL(p keyPath, hint, s string, schemes ...string) string {
+	u, err := upstream.ParseURL(s, schemes...)
+	if err != nil {
+		ms.add(p, hint, "%q: %v", s, err)
+		return s
+	}
+	return u.String()
 }
 
 func (ms *mistakes) positive(p keyPath, d time.Duration) {

@@ -75,6 +75,19 @@ func (d *decoder) value(p keyPath, value any, v reflect.Value, tag reflect.Struc
 	case Size:
 		d.size(p, value, v)
 		return
+	case Rate:
+		d.rate(p, value, v)
+		return
+	case MemoryLimit:
+		switch value {
+		case "":
+			v.SetInt(int64(memoryDefault))
+		case "off":
+			v.SetInt(0)
+		default:
+			d.size(p, value, v)
+		}
+		return
 	}
 	switch v.Kind() {
 	case reflect.String:

@@ -25,6 +25,7 @@ type Mistake struct {
 	Excerpt string
 
 	where string // as keyPath.where
+	err   error  // what it comes of; mostly nil
 }
 
 // Error returns all mistakes as the command line prints them: each with its
@@ -55,6 +56,9 @@ func (e *ConfigError) Unwrap() []error {
 
 // Error is String.
 func (m Mistake) Error() string { return m.String() }
+
+// Unwrap returns what the mistake comes of.
+func (m Mistake) Unwrap() error { return m.err }
 
 // String returns the mistake in one line, without excerpt and hint.
 func (m Mistake) String() string {
@@ -112,7 +116,8 @@ func dot(parent, child string) string {
 // has been said about it in other words, so those are dropped.
 type mistakes struct {
 	list   []Mistake
-	broken []string // keyPath.where of keys that did not decode
+	broken []string          // keyPath.where of keys that did not decode
+	files  map[string][]byte // what was read, for Config.Files
 }
 
 // add notes a mistake at p.

@@ -6,17 +6,39 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"wssgate/files"
 )
 
-// checkFile reports what check finds in a file that the configuration names.
+// configFiles is where the configuration and the small files that it names are. A
+// gate that runs reads them in its jobs (files.Do).
+var configFiles = files.New("configuration", nil)
+
+// checkFile reports what check finds in a file that the configuration names, and
+// keeps what is in it for Config.Files.
 // Contents are never part of a message: most of these files are secrets.
 func (ms *mistakes) checkFile(p keyPath, file string, check func(data []byte) error) {
-	data, err := readRegular(file)
+	data, err := ms.read(file)
 	if err != nil {
 		ms.add(p, "", "%q: %v", file, err)
 	} else if err := check(data); err != nil {
 		ms.add(p, "", "%q: %v", file, err)
 	}
+}
+
+func (ms *mistakes) read(file string) ([]byte, error) {
+	if data, ok := ms.files[file]; ok {
+		return data, nil
+	}
+	data, err := configFiles.Read(file, maxConfigFile)
+	if err != nil {
+		return nil, cause(err)
+	}
+	if ms.files == nil {
+		ms.files = map[string][]byte{}
+	}
+	ms.files[file] = data
+	return data, nil
 }
 
 func checkRoots(data []byte) error {
@@ -40,9 +62,9 @@ func checkToken(data []byte) error {
 const minToken = 16
 
 // keyPairWith checks a certificate against the key in another file.
-func keyPairWith(keyFile string) func(data []byte) error {
+func (ms *mistakes) keyPairWith(keyFile string) func(data []byte) error {
 	return func(certificate []byte) error {
-		key, err := readRegular(keyFile)
+		key, err := ms.read(keyFile)
 		if err != nil {
 			return fmt.Errorf("key %q: %w", keyFile, err)
 		}

@@ -109,7 +109,7 @@ func starts(t *testing.T, cfg *Config) {
 	for _, u := range cfg.Upstream {
 		u.Health.Interval, u.Resolve = 0, time.Hour // nothing of a fuzzer's is dialled
 		for _, n := range u.Nodes {
-			if loc, err := parseNodeURL(n.URL); err != nil || n.Name == "" || loc.hostPort == "" {
+			if loc, err := upstream.ParseNodeURL(n.URL); err != nil || n.Name == "" || loc.HostPort() == "" {
 				t.Errorf("node %+v: %+v, %v", n, loc, err)
 			}
 		}
@@ -131,6 +131,11 @@ func starts(t *testing.T, cfg *Config) {
 			if err != nil || vhost.Upstream() != v.Upstream && vhost.Name() == name {
 				t.Errorf("route of %q: %v, want upstream %q", name, err, v.Upstream)
 				continue
+			}
+			for _, origin := range v.Origins {
+				if err := vhost.AllowsOrigin(strings.Replace(origin, "*", "x", 1)); err != nil {
+					t.Errorf("origin %q: %v", origin, err)
+				}
 			}
 			for _, domain := range v.Domains {
 				to, err := xmpp.Open{To: strings.Replace(domain, "*", "x", 1)}.Domain()

@@ -2,18 +2,18 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
+
+	"wssgate/files"
 )
 
 // maxConfigFile is far above what ten thousand vhosts need, in bytes; a file
@@ -24,74 +24,43 @@ const maxConfigFile = 16 << 20
 // with the file or in it is a *ConfigError with every mistake.
 //
 // It reads nothing but the file itself and the small files that it names for
-// CAs, client certificates and tokens; certificates are certstore's.
+// CAs, client certificates and tokens; certificates are certstore's. The file may be
+// a pipe (check -config <(…)).
 func loadConfig(file string) (*Config, error) {
-	data, err := readConfig(file)
+	data, err := configFiles.ReadStream(file, maxConfigFile)
 	return parseWhatWasRead(file, data, err)
 }
 
+// startConfig is loadConfig for a gate that starts. Where the file does not come it
+// waits, which the log says, but not longer than ctx.
+func startConfig(ctx context.Context, file string) (*Config, error) {
+	return files.Await(ctx, configFiles, func() (*Config, error) { return loadConfig(file) })
+}
+
 // reloadConfig is loadConfig for a gate that runs, and so waits for nobody: it
-// takes a regular file only.
-func reloadConfig(file string) (*Config, error) {
-	data, err := readRegular(file)
-	return parseWhatWasRead(file, data, err)
+// takes a regular file only, and is an error where that hangs. Read is told what
+// the file's sum is, in any case.
+func reloadConfig(ctx context.Context, file string, read func(sum [sha256.Size]byte)) (*Config, error) {
+	cfg, err := files.Do(ctx, configFiles, func() (*Config, error) {
+		data, err := configFiles.Read(file, maxConfigFile)
+		read(sha256.Sum256(data))
+		return parseWhatWasRead(file, data, err)
+	})
+	if errors.Is(err, files.ErrHangs) {
+		err = &ConfigError{file, []Mistake{{Text: err.Error(), Hint: "is its mount there? it is read again when it is back", err: err}}}
+	}
+	return cfg, err
 }
 
 func parseWhatWasRead(file string, data []byte, err error) (*Config, error) {
 	if err != nil {
-		m := Mistake{Text: err.Error()}
+		m := Mistake{Text: cause(err).Error()}
 		if errors.Is(err, fs.ErrNotExist) {
 			m.Hint = "name the file with -config FILE; config.toml.example has every key"
 		}
 		return nil, &ConfigError{file, []Mistake{m}}
 	}
 	return parseConfig(file, data)
-}
-
-// readConfig reads a file, which may be a pipe (check -config <(…)).
-func readConfig(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, cause(err)
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err == nil && info.IsDir() {
-		return nil, errDirectory
-	}
-	return readBounded(f)
-}
-
-// readRegular reads a regular file. To open a pipe that nobody writes to, or to
-// read from a terminal, would take for ever.
-func readRegular(file string) ([]byte, error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, cause(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, cause(err)
-	case info.IsDir():
-		return nil, errDirectory
-	case !info.Mode().IsRegular():
-		return nil, errors.New("is a pipe or a device, want a file")
-	}
-	return readBounded(f)
-}
-
-var errDirectory = errors.New("is a directory, want a file")
-
-func readBounded(f *os.File) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
-	if err != nil {
-		return nil, cause(err)
-	}
-	if len(data) > maxConfigFile {
-		return nil, fmt.Errorf("is longer than %d MiB", maxConfigFile>>20)
-	}
-	return data, nil
 }
 
 // cause strips operation and file name from an error of package os, where the
@@ -120,6 +89,7 @@ func parseConfig(file string, data []byte) (*Config, error) {
 	d := decoder{mistakes: &ms, base: filepath.Dir(file)}
 	d.decode(tree, cfg)
 	cfg.check(&ms)
+	cfg.Files = ms.files
 	if len(ms.list) > 0 {
 		ms.sort(meta.Keys(), tree)
 		return nil, &ConfigError{file, ms.list}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -357,7 +358,7 @@ func TestUnreadableFile(t *testing.T) {
 		filepath.Join(dir, "none", "a"):   "no such file or directory",
 		filepath.Join(utf16, "in a file"): "not a directory",
 		utf16:                             "is UTF-16, want UTF-8",
-		"/dev/zero":                       "is longer than 16 MiB",
+		"/dev/zero":                       "larger than 16777216 bytes",
 	} {
 		_, err := loadConfig(file)
 		ce, ok := errors.AsType[*ConfigError](err)
@@ -385,7 +386,7 @@ func TestReloadRegularFile(t *testing.T) {
 		dir:                        "is a directory, want a file",
 		filepath.Join(dir, "none"): "no such file or directory",
 	} {
-		_, err := reloadConfig(target)
+		_, err := reloadConfig(t.Context(), target, func([sha256.Size]byte) {})
 		ce, ok := errors.AsType[*ConfigError](err)
 		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != want {
 			t.Errorf("reloadConfig(%q) = %v; want %q", target, err, want)
@@ -396,7 +397,7 @@ func TestReloadRegularFile(t *testing.T) {
 		if err := os.Symlink(target, link); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := reloadConfig(link); (err == nil) != good {
+		if _, err := reloadConfig(t.Context(), link, func([sha256.Size]byte) {}); (err == nil) != good {
 			t.Errorf("a link to %q: %v; want it to be taken: %t", target, err, good)
 		}
 	}

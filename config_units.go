@@ -107,6 +107,67 @@ func parseSize(s string) (Size, error) {
 	return Size(n * unit), nil
 }
 
+func (d *decoder) rate(p keyPath, value any, v reflect.Value) {
+	s, ok := value.(string)
+	if n, isNumber := value.(int64); isNumber && n == 0 {
+		s, ok = "0", true
+	}
+	if !ok {
+		d.wrongType(p, `a rate such as "20/10m"`, value)
+		return
+	}
+	rate, err := parseRate(s)
+	if err != nil {
+		d.undecodable(p, `a rate is a whole number, a slash and a duration: "20/10m"; "" or 0 turns it off`, "%q %v", s, err)
+		return
+	}
+	v.Set(reflect.ValueOf(rate))
+}
+
+// maxRate bounds the number of a rate: far above what any of them is for.
+const maxRate = 1_000_000
+
+// parseRate reads a rate. Its errors complete a sentence that begins with s.
+func parseRate(s string) (Rate, error) {
+	if s == "" || s == "0" {
+		return Rate{}, nil
+	}
+	count, period, ok := strings.Cut(s, "/")
+	if !ok {
+		return Rate{}, errors.New("is not a rate")
+	}
+	n, err := strconv.ParseUint(count, 10, 63)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return Rate{}, errors.New("is not a rate")
+	}
+	every, periodErr := parseDuration(period)
+	switch {
+	case err != nil, n > maxRate:
+		return Rate{}, fmt.Errorf("is more than %d at once", maxRate)
+	case periodErr != nil:
+		return Rate{}, fmt.Errorf("has the period %q, which %w", period, periodErr)
+	case n == 0:
+		return Rate{}, errors.New("allows none at all")
+	case every < time.Second:
+		return Rate{}, errors.New("has a period of less than a second")
+	}
+	return Rate{int(n), every}, nil
+}
+
+// String writes the rate as a file has it.
+func (r Rate) String() string {
+	if r == (Rate{}) {
+		return ""
+	}
+	period := r.Period.String()
+	for _, zero := range []string{"m0s", "h0m"} { // 10m0s is 10m
+		if cut, ok := strings.CutSuffix(period, zero); ok {
+			period = cut + zero[:1]
+		}
+	}
+	return fmt.Sprintf("%d/%s", r.Count, period)
+}
+
 // String writes the size in the largest unit that it is a whole number of.
 func (s Size) String() string {
 	for _, unit := range []string{"GiB", "MiB", "KiB"} {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"wssgate/upstream"
 	"wssgate/xmpp"
 )
 
@@ -37,7 +38,7 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 		if n.isString {
 			key.shown = p.key("nodes").shown
 		}
-		loc, err := parseNodeURL(n.URL)
+		loc, err := upstream.ParseNodeURL(n.URL)
 		if n.URL == "" && !n.isString {
 			ms.add(key, "", "is missing")
 		} else if err != nil {
@@ -47,9 +48,9 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 			}
 			ms.add(key, hint, "%q: %v", n.URL, err)
 		}
-		tls = tls || loc.tls
+		tls = tls || loc.TLS
 		if n.Name == "" {
-			n.Name = loc.hostPort
+			n.Name = loc.HostPort()
 		}
 		for _, other := range u.Nodes[:i] {
 			switch {
@@ -60,11 +61,7 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 			}
 		}
 		if n.PublicURL != "" {
-			ascii, err := publicURL(n.PublicURL, "wss")
-			if err != nil {
-				ms.add(np.key("public_url"), "", "%q: %v", n.PublicURL, err)
-			}
-			n.PublicURL = ascii
+			n.PublicURL = ms.publicURL(np.key("public_url"), "", n.PublicURL, "wss")
 		}
 		if n.Weight < 1 || n.Weight > 1000 {
 			ms.add(np.key("weight"), "drain = true takes a node out", "%d is not 1 to 1000", n.Weight)
@@ -94,7 +91,7 @@ func (u *Upstream) checkTLS(ms *mistakes, p keyPath, tls bool) {
 		ms.checkFile(p.key("ca"), u.CA, checkRoots)
 	}
 	if u.ClientCertificate != "" && u.ClientKey != "" {
-		ms.checkFile(p.key("client_certificate"), u.ClientCertificate, keyPairWith(u.ClientKey))
+		ms.checkFile(p.key("client_certificate"), u.ClientCertificate, ms.keyPairWith(u.ClientKey))
 	}
 	if u.ServerName != "" {
 		name, err := domainName(u.ServerName)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"wssgate/upstream"
 	"wssgate/xmpp"
 )
 
@@ -98,36 +99,28 @@ func (v *Vhost) check(ms *mistakes, p keyPath) {
 		v.Domains[i] = normal
 	}
 	for i, origin := range v.Origins {
-		normal, err := parseOrigin(origin)
+		normal, err := upstream.ParseOrigin(origin)
 		if err != nil {
 			ms.add(p.key("origins"), "", "%q: %v", origin, err)
 		}
-		v.Origins[i] = normal
+		v.Origins[i] = normal.String()
 	}
 	ms.checkPath(p.key("path"), v.Path)
 	if v.BOSH != "" {
-		if err := checkURL(v.BOSH, "http", "https"); err != nil {
+		if u, err := upstream.ParseURL(v.BOSH, "http", "https"); err != nil {
 			ms.add(p.key("bosh"), "", "%q: %v", v.BOSH, err)
-		} else if u, err := parseURL(v.BOSH); err == nil && strings.Trim(u.Path, "/") == "" {
+		} else if strings.Trim(u.Path, "/") == "" {
 			ms.add(p.key("bosh"), `write one, such as "/http-bind"; Tigase takes any`, "%q: no path that clients could ask for", v.BOSH)
 		}
 	}
 	if v.PublicURL != "" {
-		ascii, err := publicURL(v.PublicURL, "wss")
-		if err != nil {
-			ms.add(p.key("public_url"), "", "%q: %v", v.PublicURL, err)
-		}
-		v.PublicURL = ascii
+		v.PublicURL = ms.publicURL(p.key("public_url"), "", v.PublicURL, "wss")
 	}
 	for i, l := range v.Links {
 		lp := p.key("links").item(i, l.Rel)
 		if l.Rel == "" {
 			ms.add(lp.key("rel"), "", "is missing")
 		}
-		ascii, err := publicURL(l.Href, "http", "https", "ws", "wss")
-		if err != nil {
-			ms.add(lp.key("href"), "", "%q: %v", l.Href, err)
-		}
-		l.Href = ascii
+		l.Href = ms.publicURL(lp.key("href"), "", l.Href, "http", "https", "ws", "wss")
 	}
 }

@@ -11,8 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
-
+	"wssgate/fair"
 	"wssgate/web"
 )
 
@@ -21,13 +20,17 @@ import (
 type plainHTTP struct {
 	log       *slog.Logger
 	server    *http.Server
+	conns     *fair.Conns
 	listeners map[string]net.Listener // by their address in the configuration
 	failed    chan<- error
 	serving   sync.WaitGroup
 }
 
-func newPlainHTTP(handler http.Handler, log *slog.Logger, failed chan<- error) *plainHTTP {
-	return &plainHTTP{log: log, server: web.NewPlainServer(handler, log), listeners: map[string]net.Listener{}, failed: failed}
+// newPlainHTTP makes a server around a handler. Its connections are bounded by conns.
+func newPlainHTTP(handler http.Handler, conns *fair.Conns, log *slog.Logger, failed chan<- error) *plainHTTP {
+	server := web.NewPlainServer(conns.Handler(handler), log)
+	server.ConnContext = conns.ConnContext
+	return &plainHTTP{log: log, server: server, conns: conns, listeners: map[string]net.Listener{}, failed: failed}
 }
 
 // accept begins to serve listeners.
@@ -35,7 +38,7 @@ func (p *plainHTTP) accept(opened map[string]net.Listener) {
 	for addr, ln := range opened {
 		p.listeners[addr] = ln
 		p.log.Info("listening", "listener", "http", "addr", ln.Addr().String())
-		p.serving.Go(func() { p.serve(addr, netutil.LimitListener(ln, web.PlainConnections)) })
+		p.serving.Go(func() { p.serve(addr, p.conns.Listen(ln)) })
 	}
 }
 

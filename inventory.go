@@ -1,14 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"slices"
 
 	"wssgate/certstore"
+	"wssgate/files"
 )
 
 // An inventory is what check and certs look at: a configuration with the
@@ -33,7 +34,7 @@ func takeInventory(file string) (*inventory, error) {
 
 func (c *Config) inventory() (*inventory, error) {
 	quiet := slog.New(slog.DiscardHandler) // what would be logged is in the inventory too
-	store, err := certstore.Open(certstore.Options{Directory: c.certificateDirectory(), Log: quiet})
+	store, err := c.openCertificates(false, quiet)
 	if err != nil {
 		return nil, &ConfigError{c.File, []Mistake{{
 			Key:  "certificates.directory",
@@ -45,7 +46,8 @@ func (c *Config) inventory() (*inventory, error) {
 
 	inv := &inventory{cfg: c}
 	// The cache is made by the gate, with its own rights; not by a look at it.
-	if _, err := os.Stat(c.ACME.Cache); !errors.Is(err, fs.ErrNotExist) && len(c.ACME.Names) > 0 {
+	_, err = files.Do(context.Background(), configFiles, func() (fs.FileInfo, error) { return configFiles.Stat(c.ACME.Cache) })
+	if !errors.Is(err, fs.ErrNotExist) && !files.IsHang(err) && len(c.ACME.Names) > 0 {
 		options, err := c.acmeOptions(store, quiet)
 		if err != nil {
 			return nil, &ConfigError{c.File, []Mistake{{Text: err.Error()}}}
@@ -60,6 +62,9 @@ func (c *Config) inventory() (*inventory, error) {
 		for _, name := range c.ACME.Names {
 			inv.acme = append(inv.acme, certstore.ACMEStatus{Name: name, State: certstore.ACMEWaiting})
 		}
+	}
+	if list := files.Hanging(); len(list) > 0 { // half an inventory would be a wrong one
+		return nil, &ConfigError{c.File, []Mistake{{Text: list[0].What + ": " + list[0].Error(), Hint: "is its mount there?"}}}
 	}
 	inv.certificates, inv.problems = slices.Collect(store.Certificates()), store.Problems()
 	return inv, nil

@@ -184,3 +184,22 @@ func TestCertificateListEmpty(t *testing.T) {
 		t.Errorf("todo = %q; want %q", got, want)
 	}
 }
+
+// Who lets only some in must see to it that the CA is answered.
+func TestCheckAllowWithACME(t *testing.T) {
+	for extra, want := range map[string]bool{
+		"[access]\nallow = \"10.0.0.0/8\"\n":                           true,
+		"[access]\ndeny = \"10.0.0.0/8\"\n":                            false,
+		"[access]\nallow = \"10.0.0.0/8\"\n[listen]\nhttp = \":80\"\n": false,
+	} {
+		cfg := withACME(t, "names = \"a.example\"\n"+extra, nil)
+		inv, err := cfg.inventory()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := slices.ContainsFunc(inv.warnings(nil), func(w warning) bool { return strings.Contains(w.text, "access.allow: keeps the CA") })
+		if got != want {
+			t.Errorf("%q: warned %v; want %v", extra, got, want)
+		}
+	}
+}

@@ -8,6 +8,9 @@ import (
 	"os"
 	"slices"
 	"syscall"
+	"time"
+
+	"wssgate/files"
 )
 
 // sockets opens what [listen] names: it takes the sockets that systemd has
@@ -36,7 +39,7 @@ func (s *sockets) listen(key, addr string) (net.Listener, error) {
 		return nil, err
 	}
 	if network == "unix" {
-		return listenUnix(address, s.beside)
+		return s.listenUnix(address)
 	}
 	return s.listenTCP(address)
 }
@@ -58,16 +61,41 @@ func (s *sockets) listenTCP(address string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln, err := listenConfig(s.beside || slices.Contains(s.leaving, port)).Listen(nowhere, "tcp", address)
+	ctx, cancel := context.WithTimeout(context.Background(), listenerPatience)
+	defer cancel()
+	ln, err := listenConfig(s.beside || slices.Contains(s.leaving, port)).Listen(ctx, "tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, &inUse{err}
 	}
 	return ln, err
 }
 
-// nowhere is a context without an end: opening a listener waits for nobody but,
-// where it has a host name, the resolver.
-var nowhere = context.Background()
+// listenerPatience is how long the host name of a listener may take to be resolved.
+// To open a listener waits for nothing else.
+const listenerPatience = 2 * time.Second
+
+// socketFiles is where unix sockets are.
+var socketFiles = files.New("listeners", nil)
+
+// listenUnix is the function of that name in a job of socketFiles. A socket that is
+// made when nobody waits for it any more is closed.
+func (s *sockets) listenUnix(path string) (net.Listener, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ln, err := files.Do(ctx, socketFiles, func() (*unixListener, error) {
+		ln, err := listenUnix(path, s.beside)
+		if err == nil {
+			ln.late = context.AfterFunc(ctx, func() { ln.Close() })
+		}
+		return ln, err
+	})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	ln.late()
+	cancel()
+	return ln, nil
+}
 
 // inUse is the error of an address where somebody listens.
 type inUse struct{ error }
@@ -84,27 +112,33 @@ type unixListener struct {
 	*net.UnixListener
 	path string
 	made fs.FileInfo
+	late func() bool // see sockets.listenUnix
 }
 
 // listenUnix opens a socket. Where somebody answers on one of that name, it
 // takes the name if beside is set: clients then come here, and those who were on
 // their way there stay there.
-func listenUnix(path string, beside bool) (net.Listener, error) {
+func listenUnix(path string, beside bool) (*unixListener, error) {
 	name := path
-	if info, err := os.Stat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
-		conn, err := net.Dial("unix", path)
+	if info, err := socketFiles.Stat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
+		var conn net.Conn
+		err := socketFiles.Call(path, func() (err error) { conn, err = net.Dial("unix", path); return err })
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED): // left over from a process that was killed
-			os.Remove(path)
+			socketFiles.Remove(path)
 		case beside: // somebody listens, be it that no more fit into the queue
 			name = path + ".new"
-			os.Remove(name)
+			socketFiles.Remove(name)
 		}
 		if err == nil {
 			conn.Close()
 		}
 	}
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	var ln *net.UnixListener
+	err := socketFiles.Call(name, func() (err error) {
+		ln, err = net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+		return err
+	})
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, &inUse{err}
 	}
@@ -113,12 +147,12 @@ func listenUnix(path string, beside bool) (net.Listener, error) {
 	}
 	ln.SetUnlinkOnClose(false)
 	u := &unixListener{UnixListener: ln, path: path}
-	if u.made, err = os.Stat(name); err == nil && name != path {
-		err = os.Rename(name, path)
+	if u.made, err = socketFiles.Stat(name); err == nil && name != path {
+		err = socketFiles.Rename(name, path)
 	}
 	if err != nil {
 		ln.Close()
-		os.Remove(name)
+		socketFiles.Remove(name)
 		return nil, err
 	}
 	return u, nil
@@ -129,13 +163,23 @@ func (u *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: u.path, Net:
 
 // isOurs reports whether the name still leads to this socket.
 func (u *unixListener) isOurs() bool {
-	info, err := os.Stat(u.path)
+	ours, _ := files.Do(context.Background(), socketFiles, func() (bool, error) { return u.hasName(), nil })
+	return ours
+}
+
+func (u *unixListener) hasName() bool {
+	info, err := socketFiles.Stat(u.path)
 	return err == nil && os.SameFile(info, u.made)
 }
 
+// Close takes the name away where it is still this socket's, and the file system
+// answers.
 func (u *unixListener) Close() error {
-	if u.isOurs() {
-		os.Remove(u.path)
-	}
+	files.Do(context.Background(), socketFiles, func() (struct{}, error) {
+		if u.hasName() {
+			socketFiles.Remove(u.path)
+		}
+		return struct{}{}, nil
+	})
 	return u.UnixListener.Close()
 }

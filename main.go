@@ -134,9 +134,14 @@ SIGHUP reads configuration and certificates again and drops nobody.`)
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	cfg, err := loadConfig(*file)
+	// Nor must a reader of the log that is gone.
+	signal.Ignore(syscall.SIGPIPE)
+	cfg, err := startConfig(ctx, *file)
+	if ctx.Err() != nil {
+		return exitOK // it was ended while it waited for the file
+	}
 	if err != nil {
-		fmt.Fprintln(stderr, err)
+		printLines(stderr, err.Error())
 		return exitUsage
 	}
 	inherited, err := inheritSockets(os.Getenv, os.Unsetenv)

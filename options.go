@@ -8,10 +8,10 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
-	"os"
 	"runtime"
 	"slices"
 
+	"wssgate/certstore"
 	"wssgate/proxy"
 	"wssgate/upstream"
 )
@@ -21,11 +21,16 @@ import (
 // handshakesPerProcessor is what limits.handshakes = 0 stands for.
 const handshakesPerProcessor = 8
 
+// framesPerSecond is what limits.frames_per_second = 0 stands for. The cheapest
+// frames at that rate cost the gate well under a hundredth of a processor.
+const framesPerSecond = 5000
+
 func (c *Config) proxySettings() proxy.Settings {
 	s := proxy.Settings{
 		Connections:      c.Limits.Connections,
 		PerClient:        c.Limits.PerClient,
 		Handshakes:       c.Limits.Handshakes,
+		FramesPerSecond:  c.Limits.FramesPerSecond,
 		Message:          int64(c.Limits.Message),
 		ClientBacklog:    int(c.Limits.ClientBacklog),
 		HandshakeTimeout: c.Timeouts.Handshake,
@@ -33,9 +38,13 @@ func (c *Config) proxySettings() proxy.Settings {
 		Ping:             c.Timeouts.Ping,
 		Pong:             c.Timeouts.Pong,
 		LogSample:        c.Log.Sample,
+		LoginFailures:    proxy.LoginFailures(c.Limits.LoginFailures),
 	}
 	for _, network := range c.Listen.ProxyProtocol {
 		s.ProxyProtocol = append(s.ProxyProtocol, netip.MustParsePrefix(network)) // checked when it was loaded
+	}
+	if s.FramesPerSecond == 0 {
+		s.FramesPerSecond = framesPerSecond
 	}
 	if s.Handshakes == 0 {
 		s.Handshakes = handshakesPerProcessor * runtime.GOMAXPROCS(0)
@@ -43,7 +52,7 @@ func (c *Config) proxySettings() proxy.Settings {
 	return s
 }
 
-// upstreamOptions reads the files that upstreams name.
+// upstreamOptions waits for nothing: the files that upstreams name were read.
 func (c *Config) upstreamOptions(log *slog.Logger) (upstream.Options, error) {
 	o := upstream.Options{Wrap: proxy.WrapUpstream, Log: log}
 	for name, u := range c.Upstream {
@@ -53,6 +62,7 @@ func (c *Config) upstreamOptions(log *slog.Logger) (upstream.Options, error) {
 			ProxyProtocol:   u.ProxyProtocol,
 			Host:            u.Host,
 			Redirects:       u.Redirects,
+			XMPP:            u.XMPP,
 			DialTimeout:     u.DialTimeout,
 			ResolveInterval: u.Resolve,
 			MaxConnections:  u.MaxConnections,
@@ -64,13 +74,9 @@ func (c *Config) upstreamOptions(log *slog.Logger) (upstream.Options, error) {
 				Path:     u.Health.Path,
 			},
 		}
-		for _, n := range u.Nodes {
-			g.Nodes = append(g.Nodes, upstream.NodeOptions{
-				URL: n.URL, Name: n.Name, PublicURL: n.PublicURL, Weight: n.Weight, Drain: n.Drain,
-			})
-		}
+		g.Nodes = u.nodeOptions()
 		var err error
-		if g.TLS, err = u.tlsConfig(); err != nil {
+		if g.TLS, err = c.upstreamTLS(u); err != nil {
 			return o, fmt.Errorf("upstream.%s: %w", name, err)
 		}
 		o.Upstreams = append(o.Upstreams, g)
@@ -85,30 +91,35 @@ func (c *Config) upstreamOptions(log *slog.Logger) (upstream.Options, error) {
 		o.Vhosts = append(o.Vhosts, upstream.VhostOptions{
 			Names: v.Names, Upstream: v.Upstream, Node: v.Node, Fallback: v.Fallback,
 			Path: v.Path, Origins: v.Origins, Domains: v.Domains,
-			RouteTo: v.Route == "to", ByDomain: v.ByDomain,
+			RouteTo: v.Route == "to", ByDomain: v.ByDomain, Access: v.Access.rules,
 		})
 	}
 	return o, nil
 }
 
-// tlsConfig is for wss nodes; nil where the file says nothing about them.
-func (u *Upstream) tlsConfig() (*tls.Config, error) {
+func (u *Upstream) nodeOptions() (nodes []upstream.NodeOptions) {
+	for _, n := range u.Nodes {
+		nodes = append(nodes, upstream.NodeOptions{
+			URL: n.URL, Name: n.Name, PublicURL: n.PublicURL, Weight: n.Weight, Drain: n.Drain,
+		})
+	}
+	return nodes
+}
+
+// upstreamTLS is for wss nodes; nil where the file says nothing about them.
+func (c *Config) upstreamTLS(u *Upstream) (*tls.Config, error) {
 	if u.CA == "" && u.ServerName == "" && u.ClientCertificate == "" {
 		return nil, nil
 	}
 	cfg := &tls.Config{ServerName: u.ServerName}
 	if u.CA != "" {
-		pem, err := os.ReadFile(u.CA)
-		if err != nil {
-			return nil, err
-		}
 		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+		if !cfg.RootCAs.AppendCertsFromPEM(c.Files[u.CA]) {
 			return nil, fmt.Errorf("ca: no certificate in %q", u.CA)
 		}
 	}
 	if u.ClientCertificate != "" {
-		cert, err := tls.LoadX509KeyPair(u.ClientCertificate, u.ClientKey)
+		cert, err := tls.X509KeyPair(c.Files[u.ClientCertificate], c.Files[u.ClientKey])
 		if err != nil {
 			return nil, fmt.Errorf("client_certificate: %w", err)
 		}
@@ -117,13 +128,28 @@ func (u *Upstream) tlsConfig() (*tls.Config, error) {
 	return cfg, nil
 }
 
-// certificateDirectory is where certificates are read from; "" for nowhere:
-// who has them all from ACME need not make an empty folder.
-func (c *Config) certificateDirectory() string {
-	if len(c.ACME.Names) > 0 {
-		if _, err := os.Stat(c.Certificates.Directory); errors.Is(err, fs.ErrNotExist) {
-			return ""
-		}
+// openCertificates is certstore.Open for c.
+func (c *Config) openCertificates(watch bool, log *slog.Logger) (*certstore.Store, error) {
+	o := certstore.Options{Directory: c.Certificates.Directory, Watch: watch, Log: log}
+	store, err := certstore.Open(o)
+	if c.needsNoDirectory(err) {
+		o.Directory = ""
+		return certstore.Open(o)
 	}
-	return c.Certificates.Directory
+	return store, err
+}
+
+// prepareCertificates is store.Prepare for c.
+func (c *Config) prepareCertificates(store *certstore.Store) (*certstore.Change, error) {
+	change, err := store.Prepare(c.Certificates.Directory, c.Certificates.Watch)
+	if c.needsNoDirectory(err) {
+		return store.Prepare("", false)
+	}
+	return change, err
+}
+
+// needsNoDirectory reports whether an error may be that the certificates' directory
+// is missing: who has them all from ACME need not make an empty folder.
+func (c *Config) needsNoDirectory(err error) bool {
+	return len(c.ACME.Names) > 0 && errors.Is(err, fs.ErrNotExist)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,10 @@ import (
 	"time"
 
 	"wssgate/certstore"
+	"wssgate/fair"
+	"wssgate/files"
+	"wssgate/logqueue"
+	"wssgate/memory"
 	"wssgate/proxy"
 	"wssgate/upstream"
 	"wssgate/web"
@@ -32,6 +37,17 @@ import (
 //	        its time is prepared; then new connections are served by it at once, by
 //	        one store of one pointer (proxy.Server.Configure); what is bad changes nothing
 //	drain   listeners close, tunnels are closed, then everything else ends
+//
+// One goroutine, serve's loop, owns it. The loop never waits for a file system, a
+// CA, DNS or the log: what a reload reads is gathered beside it, by gather, and comes
+// back through gathered; whatever hangs there, the loop goes on to give signs of
+// life, to take requests, and to drain. Each of these waits has a deadline:
+//
+//	a file, a folder          files.Patience for a call; then it goes on without
+//	the name of a listener    listenerPatience
+//	the start, after SIGTERM  startPatience
+//	all that a drain does     drain.timeout and exitPatience, whatever hangs
+//	the log, at the exit      logPatience
 type gate struct {
 	cfg       *Config
 	log       *slog.Logger
@@ -42,6 +58,7 @@ type gate struct {
 	page      http.Handler // what answers in place of the site's own page; nil: nothing
 	site      *web.Site    // the newest
 	server    *proxy.Server
+	memory    *memory.Guard
 	plain     *plainHTTP
 	listeners map[string]net.Listener // by their address in the configuration
 	takenOut  map[proxy.Target]func() // nodes for which the file said drain = true when it last named them, and what stops their drains
@@ -49,9 +66,14 @@ type gate struct {
 	serving   sync.WaitGroup          // for all else
 	failed    chan error              // a listener broke
 	desk      *desk
-	watch     *configWatch
+	watch     *fileWatch
+	access    *accessWatch
 	sockets   *sockets
 	notify    *notifier
+	gathered  chan *gathered  // what a reload that is under way has read
+	reloading []func(error)   // who waits for the reload that is under way; nil: none is
+	next      []func(error)   // who asked for another one meanwhile
+	again     <-chan struct{} // closed when the file that the last reload could not read answers again
 }
 
 // serving is how serve runs a gate, beside what its configuration says.
@@ -67,26 +89,42 @@ type serving struct {
 func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int {
 	defer how.notify.close()
 	level := new(slog.LevelVar)
-	log, warnings := withWarnings(newLogger(stderr, cfg.Log, level))
+	var log *slog.Logger
+	lines := logqueue.New(stderr, logqueue.Size, func(lost int) {
+		log.Warn("the log was not read: lines are lost", "lines", lost)
+	})
+	defer lines.Close(logPatience)
+	log, warnings := withWarnings(newLogger(lines, cfg.Log, level, isTerminal(stderr)))
 	// What the standard library has nobody to tell, goes there too.
 	slog.SetDefault(log)
 	slog.SetLogLoggerLevel(slog.LevelDebug)
-	defer keepMemory()()
-	limitMemory(log)
-	desk := newDesk(warnings)
-	g, err := startGate(cfg, log, level, how, desk)
+	defer memory.Keep()()
+	desk := newDesk(warnings, lines)
+	g, err := awaitGate(ctx, func() (*gate, error) { return startGate(cfg, log, level, how, desk) })
 	if err != nil {
-		printError(stderr, err)
+		printError(lines, err)
 		return exitFailed
+	}
+	if g == nil {
+		log.Warn("ended while it started")
+		return exitOK
 	}
 	status := exitOK
 	g.notify.ready(g.summary())
 	beats, stopBeats := g.notify.beats()
 	defer stopBeats()
+	turns := time.NewTicker(loopTurn)
+	defer turns.Stop()
 	for running := true; running; {
+		desk.turned()
 		select {
+		case <-turns.C:
 		case <-how.reload:
-			g.reload()
+			g.reload(nil)
+		case r := <-g.gathered:
+			g.reloaded(r)
+		case <-g.again:
+			g.reload(nil)
 		case do := <-desk.asked:
 			do()
 		case <-beats:
@@ -94,7 +132,7 @@ func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int 
 		case <-desk.drainAll:
 			running = false
 		case <-g.watch.changed:
-			g.reload()
+			g.reload(nil)
 		case err := <-g.failed:
 			log.Error("listener", "err", err)
 			status, running = exitFailed, false
@@ -102,13 +140,60 @@ func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int 
 			running = false
 		}
 	}
-	if err := g.drain(); errors.Is(err, proxy.ErrDrainDeadline) {
+	patience := g.cfg.Drain.Timeout + exitPatience
+	drained := make(chan error, 1)
+	go func() { drained <- g.drain() }()
+	select {
+	case err = <-drained:
+	case <-time.After(patience):
+		err = fmt.Errorf("%w: not all has ended after %v; ending without it", proxy.ErrDrainDeadline, patience)
+	}
+	if errors.Is(err, proxy.ErrDrainDeadline) {
 		log.Warn("drain", "err", err)
 		status = max(status, exitDrained)
 	} else if status == exitOK {
 		log.Info("drained")
 	}
 	return status
+}
+
+const (
+	startPatience = time.Second            // for a start that SIGTERM comes into
+	exitPatience  = time.Second            // for all that ends beside the drain
+	logPatience   = 700 * time.Millisecond // for lines that wait at the exit
+	loopTurn      = 5 * time.Second        // the loop turns at least so often
+)
+
+// awaitGate waits for the start, but not for long once ctx has ended: then it
+// returns nil, and the start is left to itself.
+func awaitGate(ctx context.Context, start func() (*gate, error)) (*gate, error) {
+	type result struct {
+		g   *gate
+		err error
+	}
+	started := make(chan result, 1)
+	go func() {
+		g, err := start()
+		started <- result{g, err}
+	}()
+	late := make(<-chan time.Time)
+	for done := ctx.Done(); ; {
+		select {
+		case r := <-started:
+			return r.g, r.err
+		case <-done:
+			done, late = nil, time.After(startPatience)
+		case <-late:
+			return nil, nil
+		}
+	}
+}
+
+// printLines prints to standard error, which may be a pipe that nobody empties.
+func printLines(w io.Writer, text string) {
+	lines := logqueue.New(w, logqueue.Size, nil)
+	fmt.Fprintln(lines, text)
+	lines.Close(logPatience)
 }
 
 // printError prints an error for people, with its hint where it has one.
@@ -125,14 +210,15 @@ func printError(w io.Writer, err error) {
 // startGate starts everything, or nothing.
 func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving, desk *desk) (_ *gate, err error) {
 	g := &gate{cfg: cfg, log: log, level: level, page: how.pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1),
-		takenOut: map[proxy.Target]func(){}, desk: desk, sockets: how.sockets, notify: how.notify}
+		takenOut: map[proxy.Target]func(){}, desk: desk, sockets: how.sockets, notify: how.notify, gathered: make(chan *gathered, 1)}
 	g.watch = newConfigWatch(cfg.File, cfg.Sum, log)
+	g.access = &accessWatch{log: log}
 	defer func() {
 		if err != nil {
 			g.stop()
 		}
 	}()
-	g.store, err = certstore.Open(certstore.Options{Directory: cfg.certificateDirectory(), Watch: cfg.Certificates.Watch, Log: log})
+	g.store, err = cfg.openCertificates(cfg.Certificates.Watch, log)
 	if err != nil {
 		return nil, err
 	}
@@ -172,19 +258,22 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 	if err != nil {
 		return nil, err
 	}
+	g.guardMemory(cfg)
 	g.acme.install(change, cfg)
 	for target, out := range cfg.nodes() {
 		if out {
 			g.takenOut[target] = func() {} // no client has come yet
 		}
 	}
-	g.plain = newPlainHTTP(g.acme.handler(g.server.Pages()), log, g.failed)
+	g.plain = newPlainHTTP(g.server.Recover(proxy.PanicHTTP, g.acme.handler(g.server.Pages())),
+		&fair.Conns{Max: proxy.DescriptorReserve().HTTP, Refuses: g.server.DeniesPlain}, log, g.failed)
 	desk.install(g, cfg, o.operator)
 	g.accept(o.wss)
 	g.desk.listens(g.listeners)
 	g.plain.accept(o.http)
 	g.acme.begin(change)
 	g.watch.set(cfg.WatchConfig)
+	g.access.set(cfg.accessFiles)
 	return g, nil
 }
 
@@ -197,6 +286,7 @@ func (g *gate) configuration(cfg *Config, certificates *certstore.View, routes *
 		HasCertificate: certificates.Has,
 		Routes:         routes,
 		Pages:          g.site,
+		Access:         cfg.Access.rules,
 		Settings:       cfg.proxySettings(),
 	}
 }
@@ -305,68 +395,124 @@ func (g *gate) accept(opened map[string]net.Listener) {
 	}
 }
 
-// reload reads the file again and takes it whole or not at all. Tunnels go on.
-func (g *gate) reload() error {
+// reload begins to read the file again, to take it whole or not at all; tunnels go
+// on. Then, which may be nil, is told what came of it. What is asked for while a
+// reload is under way is done after it, once.
+func (g *gate) reload(then func(error)) {
+	if then == nil {
+		then = func(error) {}
+	}
+	if g.reloading != nil {
+		g.next = append(g.next, then)
+		return
+	}
+	g.reloading, g.again = append(g.reloading, then), nil
 	g.notify.reloading()
-	defer func() { g.notify.ready(g.summary()) }()
-	g.watch.reading()
-	cfg, err := reloadConfig(g.cfg.File)
-	var c *change
+	file := g.cfg.File
+	go func() { g.gathered <- g.gather(file) }()
+}
+
+// A gathered is a configuration with what had to be read for it.
+type gathered struct {
+	cfg          *Config
+	certificates *certstore.Change
+	acme         *acmeChange
+	err          error // instead of all else
+}
+
+// gather reads what a reload needs. It runs beside the loop, and so changes nothing
+// of the gate.
+func (g *gate) gather(file string) *gathered {
+	cfg, err := reloadConfig(context.Background(), file, func(sum [sha256.Size]byte) { g.watch.seen(file, sum) })
+	r := &gathered{cfg: cfg}
 	if err == nil {
-		c, err = g.prepare(cfg)
+		r.certificates, err = cfg.prepareCertificates(g.store)
 	}
 	if err == nil {
-		g.commit(c)
+		r.acme, err = g.acme.prepare(cfg)
+	}
+	if err != nil {
+		r.abandon(g)
+		return g.gatherNothing(err)
+	}
+	return r
+}
+
+// gatherNothing reads certificates where nothing else is taken: they are mended
+// apart from the file.
+func (g *gate) gatherNothing(why error) *gathered {
+	if err := g.store.Reload(); err != nil && !files.IsHang(err) {
+		g.log.Error("reload", "err", err)
+	}
+	return &gathered{err: why}
+}
+
+// abandon undoes gather.
+func (r *gathered) abandon(g *gate) {
+	if r.certificates != nil {
+		r.certificates.Abandon()
+	}
+	g.acme.abandon(r.acme)
+}
+
+// reloaded ends a reload with what it has gathered.
+func (g *gate) reloaded(r *gathered) {
+	err := r.err
+	if err == nil {
+		if err = g.take(r); err != nil {
+			go func() { g.gathered <- g.gatherNothing(err) }()
+			return
+		}
+	}
+	if files.IsHang(err) {
+		g.again = configFiles.Back()
 	}
 	g.desk.reloaded(err)
-	if err != nil {
+	if err == nil {
+		g.log.Info("reloaded", "names", g.store.Names(), "problems", len(g.store.Problems()))
+	} else {
 		for _, mistake := range splitError(err) {
 			g.log.Error("reload", "err", mistake)
 		}
 		g.log.Error("reload: nothing was changed")
-		// Certificates are mended apart from the file.
-		if err := g.store.Reload(); err != nil {
-			g.log.Error("reload", "err", err)
-		}
+	}
+	g.notify.ready(g.summary())
+	for _, then := range g.reloading {
+		then(err)
+	}
+	g.reloading = nil
+	next := g.next
+	g.next = nil
+	for _, then := range next {
+		g.reload(then)
+	}
+}
+
+// take does the rest that can fail, and puts what was gathered into force; or
+// nothing of it.
+func (g *gate) take(r *gathered) error {
+	options, err := r.cfg.upstreamOptions(g.log)
+	c := &change{gathered: r}
+	if err == nil {
+		c.routes, err = upstream.Prepare(options)
+	}
+	if err == nil {
+		c.opened, err = g.openListeners(r.cfg, c.routes)
+	}
+	if err != nil {
+		r.abandon(g)
 		return err
 	}
-	g.log.Info("reloaded", "names", g.store.Names(), "problems", len(g.store.Problems()))
+	g.commit(c)
 	return nil
 }
 
 // A change is a configuration that can be put into force without a failure.
+// Nobody sees anything of it before commit.
 type change struct {
-	cfg          *Config
-	routes       *upstream.Routes
-	certificates *certstore.Change
-	acme         *acmeChange
-	opened       *opened
-}
-
-// prepare does all that can fail, or takes its time. Nobody sees anything of it
-// before commit, and where something fails the rest is undone.
-func (g *gate) prepare(cfg *Config) (_ *change, err error) {
-	options, err := cfg.upstreamOptions(g.log)
-	if err != nil {
-		return nil, err
-	}
-	c := &change{cfg: cfg}
-	if c.routes, err = upstream.Prepare(options); err != nil {
-		return nil, err
-	}
-	if c.certificates, err = g.store.Prepare(cfg.certificateDirectory(), cfg.Certificates.Watch); err != nil {
-		return nil, err
-	}
-	if c.acme, err = g.acme.prepare(cfg); err != nil {
-		c.certificates.Abandon()
-		return nil, err
-	}
-	if c.opened, err = g.openListeners(cfg, c.routes); err != nil {
-		c.certificates.Abandon()
-		g.acme.abandon(c.acme)
-		return nil, err
-	}
-	return c, nil
+	*gathered
+	routes *upstream.Routes
+	opened *opened
 }
 
 // commit puts a configuration into force. Clients see none of it before Configure,
@@ -379,6 +525,7 @@ func (g *gate) commit(c *change) {
 	g.upstreams.Commit(c.routes)
 	g.server.Configure(g.configuration(cfg, certificates, c.routes, c.opened.web))
 	before.Close()
+	g.guardMemory(cfg)
 	g.drainNodes(cfg)
 	setLevel(g.level, cfg.Log.Level)
 	g.desk.install(g, cfg, c.opened.operator)
@@ -404,6 +551,7 @@ func (g *gate) commit(c *change) {
 		g.log.Warn("log.format changes with a restart only")
 	}
 	g.watch.set(cfg.WatchConfig)
+	g.access.set(cfg.accessFiles)
 	g.cfg = cfg
 }
 
@@ -499,8 +647,12 @@ const plainPatience = 5 * time.Second
 func (g *gate) stop() error {
 	var err error
 	g.watch.set(false)
+	g.access.set(nil)
+	if g.reloading != nil {
+		go func() { (<-g.gathered).abandon(g) }() // when it has been gathered
+	}
 	if g.acme != nil {
-		g.acme.close() // no order waits for a CA that finds nobody here any more
+		g.serving.Go(g.acme.close) // no order waits for a CA that finds nobody here any more
 	}
 	if g.server != nil {
 		pacing := g.pacing()
@@ -514,8 +666,9 @@ func (g *gate) stop() error {
 		err = g.server.Shutdown(context.Background(), pacing)
 		g.desk.close() // last of the listeners: it shows how the drain goes
 		g.accepting.Wait()
-		g.serving.Wait()
+		g.memory.Close()
 	}
+	g.serving.Wait()
 	if g.site != nil {
 		g.site.Close()
 	}
@@ -537,7 +690,7 @@ func splitError(err error) []error {
 }
 
 // newLogger writes to w as the configuration says.
-func newLogger(w io.Writer, cfg Log, level *slog.LevelVar) *slog.Logger {
+func newLogger(w io.Writer, cfg Log, level *slog.LevelVar, terminal bool) *slog.Logger {
 	setLevel(level, cfg.Level)
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Value.Kind() == slog.KindDuration {
@@ -545,7 +698,7 @@ func newLogger(w io.Writer, cfg Log, level *slog.LevelVar) *slog.Logger {
 		}
 		return a
 	}}
-	if cfg.Format == "json" || cfg.Format == "auto" && !isTerminal(w) {
+	if cfg.Format == "json" || cfg.Format == "auto" && !terminal {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -105,7 +107,7 @@ func (i *inherited) isBoundTo(addr string) bool {
 		if network != "tcp" {
 			return false
 		}
-		wanted, err := net.ResolveTCPAddr("tcp", address)
+		wanted, err := resolveTCP(address)
 		switch {
 		case err != nil || wanted.Port != bound.Port:
 			return false
@@ -117,10 +119,27 @@ func (i *inherited) isBoundTo(addr string) bool {
 	return false
 }
 
+// resolveTCP is net.ResolveTCPAddr, but for a resolver that does not answer.
+func resolveTCP(address string) (*net.TCPAddr, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := netip.ParseAddr(host); err != nil && host != "" {
+		ctx, cancel := context.WithTimeout(context.Background(), listenerPatience)
+		defer cancel()
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		if err != nil {
+			return nil, err
+		}
+		host = found[0].Unmap().String()
+	}
+	return net.ResolveTCPAddr("tcp", net.JoinHostPort(host, port))
+}
+
 // A notifier tells systemd how the service is. Nil tells nobody.
 type notifier struct {
 	conn net.Conn
-	log  *slog.Logger
 	beat time.Duration // between two signs of life; 0: none is wanted
 }
 
@@ -134,7 +153,7 @@ func newNotifier(getenv func(string) string) (*notifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("systemd: NOTIFY_SOCKET: %w", err)
 	}
-	n := &notifier{conn: conn, log: slog.Default()}
+	n := &notifier{conn: conn}
 	if pid := getenv("WATCHDOG_PID"); pid == "" || pid == strconv.Itoa(os.Getpid()) {
 		if usec, err := strconv.ParseInt(getenv("WATCHDOG_USEC"), 10, 64); err == nil && usec > 1 {
 			n.beat = time.Duration(usec) * time.Microsecond / 2
@@ -152,7 +171,7 @@ func (n *notifier) say(lines ...string) {
 	// A socket whose reader hangs must not hang us.
 	n.conn.SetWriteDeadline(time.Now().Add(time.Second))
 	if _, err := n.conn.Write([]byte(strings.Join(lines, "\n"))); err != nil {
-		n.log.Warn("systemd", "err", err)
+		slog.Warn("systemd", "err", err) // the log of the moment, which waits for nobody
 	}
 }
 

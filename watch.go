@@ -1,15 +1,18 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"wssgate/files"
 )
 
 const (
@@ -26,87 +29,111 @@ const (
 	maxSymlinks = 40 // what Linux follows in one path
 )
 
-// A configWatch tells when the configuration file is another one than was read
-// last. It looks at contents, so that a touch or a copy of the same is no
-// change, and at folders rather than the file, so that a file that is replaced
-// and a symlink that is moved (Kubernetes' ..data) are one. Files that the
-// configuration names are not watched.
+// A fileWatch tells when a file, the configuration's or one with an access list,
+// is another one than was read last. It looks at contents, so that a touch or a
+// copy of the same is no change, and at folders rather than the file, so that a
+// file that is replaced and a symlink that is moved (Kubernetes' ..data) are one.
 //
-// Its methods belong to one goroutine, the gate's.
-type configWatch struct {
-	changed chan struct{} // has an entry when the file is to be read again
-	file    string
+// It reads in jobs of its Place, so that a file system that hangs holds up neither
+// a reload nor the end. set belongs to one goroutine, the gate's; seen is for all.
+type fileWatch struct {
+	changed chan struct{} // has an entry when a file is to be read again
+	key     string        // of the configuration, for the log
+	place   *files.Place
+	files   []string
 	log     *slog.Logger
-	stop    chan struct{} // nil: not watching
+	stop    context.CancelFunc // nil: not watching
 	done    chan struct{}
 
 	mu   sync.Mutex
-	last [sha256.Size]byte // of what was read last
+	last map[string][sha256.Size]byte // by file, of what was read last
 }
 
-// newConfigWatch makes a watch that is off. Read is the sum of what the file held
-// when it was read: it may have changed since.
-func newConfigWatch(file string, read [sha256.Size]byte, log *slog.Logger) *configWatch {
-	return &configWatch{changed: make(chan struct{}, 1), file: file, log: log, last: read}
+// newFileWatch makes a watch that is off. Read are the sums of what the files held
+// when they were read: they may have changed since.
+func newFileWatch(key string, place *files.Place, read map[string][sha256.Size]byte, log *slog.Logger) *fileWatch {
+	return &fileWatch{changed: make(chan struct{}, 1), key: key, place: place, files: slices.Sorted(maps.Keys(read)), log: log, last: read}
+}
+
+// newConfigWatch is for the configuration file. Files that it names are not watched.
+func newConfigWatch(file string, read [sha256.Size]byte, log *slog.Logger) *fileWatch {
+	return newFileWatch("watch_config", configFiles, map[string][sha256.Size]byte{file: read}, log)
 }
 
 // set turns the watch on or off.
-func (w *configWatch) set(on bool) {
+func (w *fileWatch) set(on bool) {
 	switch {
 	case on && w.stop == nil:
-		w.stop, w.done = make(chan struct{}), make(chan struct{})
-		go w.watchFolders(w.stop, w.done)
+		ctx, cancel := context.WithCancel(context.Background())
+		w.stop, w.done = cancel, make(chan struct{})
+		go w.watchFolders(ctx, w.done)
 	case !on && w.stop != nil:
-		close(w.stop)
+		w.stop()
 		<-w.done
 		w.stop = nil
 	}
 }
 
-// reading is called before the file is read for another reason: what is in it
-// now need not be told any more.
-func (w *configWatch) reading() {
-	w.isNew()
-	select {
-	case <-w.changed:
-	default:
+// seen notes what was read of a file for another reason: that need not be told any
+// more.
+func (w *fileWatch) seen(file string, sum [sha256.Size]byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last[file] == sum {
+		select {
+		case <-w.changed:
+		default:
+		}
+	}
+	w.last[file] = sum
+}
+
+// look tells that a file is another one than was seen last. A file that cannot be
+// read is one that is empty.
+func (w *fileWatch) look() {
+	for _, file := range w.files {
+		data, _ := w.place.Read(file, maxConfigFile)
+		w.lookAt(file, sha256.Sum256(data))
 	}
 }
 
-// isNew reports whether the file is another one than the last time it was
-// called. A file that cannot be read is one that is empty.
-func (w *configWatch) isNew() bool {
-	data, _ := readRegular(w.file)
-	sum := sha256.Sum256(data)
+func (w *fileWatch) lookAt(file string, sum [sha256.Size]byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	was := w.last
-	w.last = sum
-	return was != sum
+	if w.last[file] == sum {
+		return
+	}
+	w.last[file] = sum
+	select {
+	case w.changed <- struct{}{}:
+	default: // told already
+	}
 }
 
-func (w *configWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
+func (w *fileWatch) watchFolders(ctx context.Context, done chan<- struct{}) {
 	defer close(done)
 	var events chan fsnotify.Event // nil where the system has none to give
 	var lost chan error
 	notify, err := fsnotify.NewWatcher()
 	if err == nil {
-		defer notify.Close()
+		defer func() { go notify.Close() }() // which waits for an Add that hangs
 		events, lost = notify.Events, notify.Errors
 	} else {
-		w.log.Warn("watch_config: looking at the file every "+configPoll.String(), "err", err,
+		w.log.Warn(w.key+": looking at the file every "+configPoll.String(), "err", err,
 			"hint", "is fs.inotify.max_user_instances too low?")
 	}
 	watched := map[string]bool{}
 	look := func() {
-		if notify != nil {
-			watched = w.follow(notify, watched)
-		}
-		if w.isNew() {
-			select {
-			case w.changed <- struct{}{}:
-			default: // told already
+		now, err := files.Await(ctx, w.place, func() (map[string]bool, error) {
+			now := watched
+			if notify != nil {
+				now = w.follow(notify, watched)
 			}
+			w.look()
+			return now, nil
+		})
+		if err == nil { // else it was stopped
+			watched = now
 		}
 	}
 	poll := time.NewTicker(configPoll)
@@ -122,7 +149,7 @@ func (w *configWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
 	}
 	for {
 		select {
-		case <-stop:
+		case <-ctx.Done():
 			return
 		case _, ok := <-events:
 			if !ok {
@@ -147,14 +174,19 @@ func (w *configWatch) watchFolders(stop <-chan struct{}, done chan<- struct{}) {
 
 // follow has the folders watched that matter now, and returns them. One that
 // can't be is polled.
-func (w *configWatch) follow(notify *fsnotify.Watcher, watched map[string]bool) map[string]bool {
+func (w *fileWatch) follow(notify *fsnotify.Watcher, watched map[string]bool) map[string]bool {
 	now := map[string]bool{}
-	for _, folder := range foldersOn(w.file) {
-		// Again even where it is watched: it may be another one by that name.
-		if err := notify.Add(folder); err == nil {
-			now[folder] = true
-		} else if !maps.Equal(watched, now) {
-			w.log.Debug("watch_config: cannot watch a folder", "file", folder, "err", err)
+	for _, file := range w.files {
+		for _, folder := range foldersOn(w.place, file) {
+			if now[folder] {
+				continue
+			}
+			// Again even where it is watched: it may be another one by that name.
+			if err := w.place.Call(folder, func() error { return notify.Add(folder) }); err == nil {
+				now[folder] = true
+			} else if !maps.Equal(watched, now) {
+				w.log.Debug(w.key+": cannot watch a folder", "file", folder, "err", err)
+			}
 		}
 	}
 	for folder := range watched {
@@ -167,14 +199,14 @@ func (w *configWatch) follow(notify *fsnotify.Watcher, watched map[string]bool) 
 
 // foldersOn returns the folders on the way to a file in which a change can make
 // its name mean another file: the file's own, and that of each symlink.
-func foldersOn(file string) []string {
+func foldersOn(place *files.Place, file string) []string {
 	path, err := filepath.Abs(file)
 	if err != nil {
 		return nil
 	}
 	var folders []string
 	for range maxSymlinks {
-		link, target := firstSymlink(path)
+		link, target := firstSymlink(place, path)
 		if link == "" {
 			break
 		}
@@ -189,12 +221,12 @@ func foldersOn(file string) []string {
 
 // firstSymlink returns the shortest beginning of path that is a symlink, and
 // where it leads; "" for none.
-func firstSymlink(path string) (link, target string) {
+func firstSymlink(place *files.Place, path string) (link, target string) {
 	for i := 1; i <= len(path); i++ {
 		if i < len(path) && path[i] != filepath.Separator {
 			continue
 		}
-		if target, err := os.Readlink(path[:i]); err == nil {
+		if target, err := place.Readlink(path[:i]); err == nil {
 			return path[:i], target
 		}
 	}

@@ -1,9 +1,15 @@
 package main
 
 import (
+	"crypto/tls"
+	"errors"
 	"net"
+	"net/http"
+	"net/netip"
 	"net/url"
+	"time"
 
+	"wssgate/proxy"
 	"wssgate/upstream"
 	"wssgate/web"
 	"wssgate/xmpp"
@@ -20,16 +26,36 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 			}
 			return v.AllowsOrigin(origin)
 		},
+		AllowsDomain: func(serverName, domain string) error {
+			v, err := routes.Lookup(serverName)
+			if err != nil {
+				return nil // somebody else's to say
+			}
+			return v.AllowsDomain(domain)
+		},
+		AllowsClient: func(name string, client netip.Addr) error {
+			if !cfg.Access.rules.Allows(client) {
+				return errors.New("kept out by access.allow or access.deny")
+			}
+			if v, err := routes.Lookup(name); err == nil {
+				return v.AllowsClient(client)
+			}
+			return nil
+		},
 		// What is polled for by BOSH is a new request each time, so that a drain
 		// ends sessions too.
 		TurnsAway: func(serverName string) bool {
 			v, err := routes.Lookup(serverName)
 			return err == nil && g.server.TurnsAway(v)
 		},
-		Port:    port,
-		MaxBody: int64(cfg.Limits.Message),
-		Page:    g.page,
-		Log:     g.log,
+		Port:     port,
+		MaxBody:  int64(cfg.Limits.Message),
+		IdleBOSH: proxy.DescriptorReserve().BOSH,
+		Page:     g.page,
+		Log:      g.log,
+	}
+	if cfg.Limits.LoginFailures != (Rate{}) {
+		o.Logins = boshLogins{g}
 	}
 	if len(cfg.Vhost) == 0 {
 		route, err := routes.Lookup("")
@@ -37,6 +63,15 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 			return o, err
 		}
 		o.Any.WebSocket = publicURLs(&Vhost{}, route)
+	}
+	configs := map[string]*tls.Config{}
+	tlsOf := func(name string) (*tls.Config, error) {
+		if c, ok := configs[name]; ok {
+			return c, nil
+		}
+		c, err := cfg.upstreamTLS(cfg.Upstream[name])
+		configs[name] = c
+		return c, err
 	}
 	for _, v := range cfg.Vhost {
 		route, err := routes.Lookup(v.Names[0])
@@ -54,13 +89,24 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 			if wv.BOSH, err = url.Parse(v.BOSH); err != nil {
 				return o, err
 			}
-			if wv.TLS, err = cfg.Upstream[v.Upstream].tlsConfig(); err != nil {
+			if wv.TLS, err = tlsOf(v.Upstream); err != nil {
 				return o, err
+			}
+			if len(v.Domains) > 0 {
+				wv.AllowsDomain = route.AllowsDomain
 			}
 		}
 		o.Vhosts = append(o.Vhosts, wv)
 	}
 	return o, nil
+}
+
+// boshLogins asks the server of a gate, which the first Site is older than.
+type boshLogins struct{ *gate }
+
+func (b boshLogins) LoginsRefused(r *http.Request) time.Duration { return b.server.LoginsRefused(r) }
+func (b boshLogins) LoginsEnded(r *http.Request, failed int) (slow, banned time.Duration) {
+	return b.server.LoginsEnded(r, failed)
 }
 
 // publicURLs returns the wss URLs that a vhost's clients are to be told: the

@@ -66,6 +66,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			http.Error(w, why, status)
 		}
 		bears := a.allows(r)
+		if !bears && r.Header.Get("Authorization") != "" {
+			// Whatever it asks for: the answers of open paths differ too.
+			s.guesses.wrong(r, s.log)
+		}
 		switch {
 		case a.Token == "" && !isLocal(r):
 			refuse(http.StatusForbidden, "403 Forbidden\n\nWithout admin_token_file this is for the machine itself only.")
@@ -73,9 +77,6 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			refuse(http.StatusForbidden, "403 Forbidden\n\nThis request comes from a page of another site. If you followed a link, copy its address instead.")
 		case !bears && !open[r.URL.Path]:
 			h.Set("WWW-Authenticate", `Bearer realm="wssgate"`)
-			if r.Header.Get("Authorization") != "" {
-				s.log.Warn("admin request with a wrong token", "client", r.RemoteAddr, "path", r.URL.Path)
-			}
 			refuse(http.StatusUnauthorized, "401 Unauthorized\n\nSend \"Authorization: Bearer TOKEN\" with the token in admin_token_file.")
 		case !isPlainHost(r.Host) && !(a.Token != "" && (bears || r.URL.Path == "/")):
 			refuse(http.StatusMisdirectedRequest, "421 Misdirected Request\n\nUse an IP address or localhost in place of the name, or send the token.")

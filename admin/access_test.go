@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -24,6 +25,7 @@ func TestForeignPages(t *testing.T) {
 		o.Access.Debug = true
 		o.Reload = func(context.Context) error { called++; return nil }
 		o.Drain = func(DrainRequest) error { called++; return nil }
+		o.Pardon = func(netip.Addr) int { called++; return 1 }
 	})
 	for _, test := range []struct {
 		name, host string
@@ -44,7 +46,7 @@ func TestForeignPages(t *testing.T) {
 		{"a name that begins like an address", "127.0.0.1.evil.test", nil, 421},
 		{"a name that ends like localhost", "evil-localhost", nil, 421},
 	} {
-		requests := map[string]string{"/reload": "POST", "/drain": "POST"}
+		requests := map[string]string{"/reload": "POST", "/drain": "POST", "/pardon?all": "POST"}
 		for _, path := range everyPath {
 			requests[path] = "GET"
 		}
@@ -188,7 +190,7 @@ func TestSetAccess(t *testing.T) {
 func TestMethods(t *testing.T) {
 	s := newServer(t, nil)
 	for _, test := range []struct{ method, path string }{
-		{"OPTIONS", "/reload"}, {"GET", "/reload"}, {"GET", "/drain"}, {"DELETE", "/drain"}, {"POST", "/status"}, {"PUT", "/"},
+		{"OPTIONS", "/reload"}, {"GET", "/reload"}, {"GET", "/drain"}, {"DELETE", "/drain"}, {"GET", "/pardon?all"}, {"POST", "/status"}, {"PUT", "/"},
 	} {
 		if w := ask(s, loopback, test.method, "http://127.0.0.1"+test.path); w.Code != 405 {
 			t.Errorf("%s %s = %d; want 405", test.method, test.path, w.Code)

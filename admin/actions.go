@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 )
@@ -97,6 +98,56 @@ func (s *Server) serveReload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, outcome{OK: true, Result: "reloaded"})
+}
+
+// parsePardon reads the query of POST /pardon: client=ADDRESS, which may be a
+// network as the page lists it, or all.
+func parsePardon(query url.Values) (netip.Addr, error) {
+	if len(query) != 1 || len(query["client"])+len(query["all"]) != 1 {
+		return netip.Addr{}, errors.New("want client=ADDRESS, or all")
+	}
+	if query.Has("all") {
+		if v := query.Get("all"); v != "" && v != "1" && v != "true" {
+			return netip.Addr{}, fmt.Errorf("all %q is not 1", v)
+		}
+		return netip.Addr{}, nil
+	}
+	client := query.Get("client")
+	if network, err := netip.ParsePrefix(client); err == nil {
+		return network.Addr(), nil
+	}
+	addr, err := netip.ParseAddr(client)
+	if err != nil || addr.Zone() != "" {
+		return netip.Addr{}, fmt.Errorf("client %q is not an address", client)
+	}
+	return addr, nil
+}
+
+func (s *Server) servePardon(w http.ResponseWriter, r *http.Request) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	var client netip.Addr
+	if err == nil {
+		client, err = parsePardon(query)
+	}
+	switch {
+	case err != nil:
+		writeJSON(w, http.StatusBadRequest, outcome{Result: err.Error()})
+		return
+	case s.options.Pardon == nil:
+		writeJSON(w, http.StatusNotImplemented, outcome{Result: ErrNotSupported.Error()})
+		return
+	}
+	n := s.options.Pardon(client)
+	scope := "all"
+	if client.IsValid() {
+		scope = client.String()
+	}
+	s.log.Info("pardon", "client", r.RemoteAddr, "scope", scope, "addresses", n)
+	if n == 0 && client.IsValid() {
+		writeJSON(w, http.StatusNotFound, outcome{Result: scope + ": no login from there failed"})
+		return
+	}
+	writeJSON(w, http.StatusOK, outcome{OK: true, Result: fmt.Sprintf("%s: %d pardoned", scope, n)})
 }
 
 func (s *Server) serveDrain(w http.ResponseWriter, r *http.Request) {

@@ -1,5 +1,5 @@
 // Package admin is the operator's listener: health for probes, metrics for
-// Prometheus, a status page for people, and two commands, reload and drain.
+// Prometheus, a status page for people, and three commands, reload, drain and pardon.
 //
 // It decides nothing about the gate and knows no other package of it. What it
 // shows it asks for through the functions in Options; what it is asked to do
@@ -13,7 +13,7 @@
 //	/status               what the page shows, as JSON (status.go)
 //	/metrics              for Prometheus (metrics.go)
 //	/debug/pprof/         profiles, where Access.Debug is set
-//	POST /reload, /drain  (actions.go)
+//	POST /reload, /drain, /pardon  (actions.go)
 //
 // Whoever can reach it can stop the gate, so every request is held against
 // access.go first: no foreign web page may make one, and where the listener
@@ -21,6 +21,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,9 +29,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"wssgate/fair"
 )
 
 // Options are what a Server is made from. The functions are called from
@@ -44,9 +49,17 @@ type Options struct {
 	// SampleEvery, and must be cheap.
 	Counts func() Counts
 
+	// Memory returns what the process has. It is called as often. Nil: that is
+	// not known.
+	Memory func() Memory
+
 	// NotReady says why the gate cannot take clients, one reason a line; none
 	// means that it can. Nil: it always can.
 	NotReady func() []string
+
+	// Alive says why the gate should be ended and started again; nil: it need not.
+	// Nil: it never need.
+	Alive func() error
 
 	// Reload reads the configuration again and returns what was wrong with it,
 	// one mistake a line. Nil: reloading is not supported.
@@ -56,12 +69,28 @@ type Options struct {
 	// when the drain is over. Nil: draining is not supported.
 	Drain func(DrainRequest) error
 
+	// Pardon forgets the failed logins of a client address, or of its /64, or, for
+	// the zero Addr, of all that are known, and returns how many addresses those
+	// were. Nil: pardoning is not supported.
+	Pardon func(client netip.Addr) int
+
 	// Warnings are shown on the page; nil: none.
 	Warnings *Warnings
+
+	// Connections bounds those of all listeners together. 0: 64.
+	Connections int
+
+	// Panicked writes a panic down and counts it; v is what recover returned. Nil:
+	// it is written to Log.
+	Panicked func(v any)
 
 	Access Access
 	Log    *slog.Logger // nil: slog.Default()
 }
+
+// maxConns is what Options.Connections is by default: Prometheus, a few probes and
+// a few people.
+const maxConns = 64
 
 // A Server answers the operator, on any number of listeners. Make one with
 // New, end it with Close. All methods may be called at the same time.
@@ -71,6 +100,8 @@ type Server struct {
 	access  atomic.Pointer[Access]
 	handler http.Handler // guarded
 	http    *http.Server
+	conns   fair.Conns
+	guesses guesses
 	history *history
 	stop    context.CancelFunc
 	jobs    sync.WaitGroup
@@ -83,9 +114,11 @@ func New(o Options) *Server {
 		s.log = slog.Default()
 	}
 	s.SetAccess(o.Access)
-	s.handler = s.guard(s.routes())
+	s.conns.Max = cmp.Or(o.Connections, maxConns)
+	s.handler = s.conns.Handler(s.recovered(s.guard(s.routes())))
 	s.http = &http.Server{
 		Handler:           s.handler,
+		ConnContext:       s.conns.ConnContext,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -102,7 +135,7 @@ func New(o Options) *Server {
 // Serve answers on ln until ln is closed or the Server is; it closes ln. Other
 // errors are those of accepting.
 func (s *Server) Serve(ln net.Listener) error {
-	err := s.http.Serve(&boundedListener{Listener: ln})
+	err := s.http.Serve(s.conns.Listen(ln))
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
@@ -119,22 +152,56 @@ func (s *Server) Close() {
 	s.jobs.Wait()
 }
 
+// recovered ends a request that panics, and its connection, and nothing else.
+func (s *Server) recovered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			switch v := recover(); v {
+			case nil:
+			case http.ErrAbortHandler:
+				panic(v)
+			default:
+				s.panicked(v)
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// survive is to be deferred where a panic would end the process: net/http catches
+// those of its own goroutines only.
+func (s *Server) survive() {
+	if v := recover(); v != nil {
+		s.panicked(v)
+	}
+}
+
+func (s *Server) panicked(v any) {
+	if s.options.Panicked != nil {
+		s.options.Panicked(v)
+		return
+	}
+	s.log.Error("panic", "err", v, "stack", string(debug.Stack()))
+}
+
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", servePage)
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /healthz", s.serveHealth)
 	mux.HandleFunc("GET /readyz", s.serveReady)
 	mux.HandleFunc("GET /status", s.serveStatus)
 	mux.Handle("GET /metrics", s.metrics())
 	mux.HandleFunc("POST /reload", s.serveReload)
 	mux.HandleFunc("POST /drain", s.serveDrain)
+	mux.HandleFunc("POST /pardon", s.servePardon)
 
-	debug := http.NewServeMux()
-	debug.HandleFunc("GET /debug/pprof/", pprof.Index)
-	debug.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	debug.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	debug.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	debug.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	profiles := http.NewServeMux()
+	profiles.HandleFunc("GET /debug/pprof/", pprof.Index)
+	profiles.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	profiles.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	profiles.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	profiles.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("/debug/pprof/", func(w http.ResponseWriter, r *http.Request) {
 		if !s.access.Load().Debug {
 			http.Error(w, "404 Not Found\n\nSet admin_debug = true and reload.", http.StatusNotFound)
@@ -142,9 +209,21 @@ func (s *Server) routes() http.Handler {
 		}
 		// A profile takes as long as it is asked to.
 		http.NewResponseController(w).SetWriteDeadline(time.Time{})
-		debug.ServeHTTP(w, r)
+		profiles.ServeHTTP(w, r)
 	})
 	return mux
+}
+
+// serveHealth says whether the gate's own works still turn, and nothing of what it
+// depends on: to start it again would not help there.
+func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
+	if s.options.Alive != nil {
+		if err := s.options.Alive(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+	}
+	w.Write([]byte("ok\n"))
 }
 
 // maxReasons is how many reasons not to be ready are told: thousands of names may

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -110,6 +111,41 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// POST /pardon says who is pardoned, by an address or as the page lists it; a
+// slip pardons nobody.
+func TestPardon(t *testing.T) {
+	for query, want := range map[string]string{
+		"?client=192.0.2.7": "192.0.2.7", "?client=192.0.2.7/32": "192.0.2.7", "?client=2001:db8::5": "2001:db8::5",
+		"?client=2001%3Adb8%3A%3A%2F64": "2001:db8::", "?all": "invalid IP", "?all=1": "invalid IP",
+	} {
+		var got []string
+		s := newServer(t, func(o *Options) { o.Pardon = func(c netip.Addr) int { got = append(got, c.String()); return 2 } })
+		w := ask(s, loopback, "POST", "http://127.0.0.1/pardon"+query)
+		if w.Code != 200 || len(got) != 1 || got[0] != want || !strings.Contains(w.Body.String(), ": 2 pardoned") {
+			t.Errorf("POST /pardon%s = %d %s, asked %q; want %q", query, w.Code, w.Body, got, want)
+		}
+	}
+	for _, slip := range []string{"", "?client=", "?client=alice", "?client=192.0.2.7&all", "?client=192.0.2.7&client=192.0.2.8", "?all=no", "?everybody",
+		"?client=fe80::1%25eth0", "?client=192.0.2.7:5291", "?%zz", "?a;b"} {
+		s := newServer(t, func(o *Options) {
+			o.Pardon = func(c netip.Addr) int { t.Errorf("POST /pardon%s pardons %v", slip, c); return 1 }
+		})
+		if w := ask(s, loopback, "POST", "http://127.0.0.1/pardon"+slip); w.Code != 400 {
+			t.Errorf("POST /pardon%s = %d; want 400", slip, w.Code)
+		}
+	}
+	s := newServer(t, func(o *Options) { o.Pardon = func(netip.Addr) int { return 0 } })
+	if w := ask(s, loopback, "POST", "http://127.0.0.1/pardon?client=192.0.2.7"); w.Code != 404 {
+		t.Errorf("for an address that nobody knows: %d; want 404", w.Code)
+	}
+	if w := ask(s, loopback, "POST", "http://127.0.0.1/pardon?all"); w.Code != 200 {
+		t.Errorf("for all, where there is none: %d; want 200", w.Code)
+	}
+	if w := ask(newServer(t, nil), loopback, "POST", "http://127.0.0.1/pardon?all"); w.Code != 501 {
+		t.Errorf("without Pardon: %d; want 501", w.Code)
+	}
+}
+
 // A gate with ten thousand vhosts has a status that a page can show: those
 // that need somebody first; ?all has the rest.
 func TestStatusRows(t *testing.T) {
@@ -151,7 +187,7 @@ func TestStatusHasNoNull(t *testing.T) {
 		o.Warnings = NewWarnings(nil)
 	})
 	w := ask(s, loopback, "GET", "http://127.0.0.1/status?history")
-	for _, key := range []string{"times", "busy", "full", "tunnels", "drains", "not_ready", "findings", "listeners", "vhosts", "certificates", "file_problems", "acme", "nodes", "errors", "warnings"} {
+	for _, key := range []string{"times", "busy", "full", "tunnels", "drains", "not_ready", "findings", "listeners", "vhosts", "certificates", "file_problems", "acme", "clients", "nodes", "errors", "warnings"} {
 		if !strings.Contains(w.Body.String(), fmt.Sprintf("%q: []", key)) {
 			t.Errorf("%s is not []:\n%s", key, w.Body)
 		}
@@ -175,5 +211,39 @@ func TestPagePolicy(t *testing.T) {
 		if strings.Contains(body, banned) {
 			t.Errorf("the page has %q", banned)
 		}
+	}
+}
+
+// Liveness is what the gate says of itself, with the reason, and asks nothing else.
+func TestHealth(t *testing.T) {
+	var stuck error
+	s := newServer(t, func(o *Options) { o.Alive = func() error { return stuck } })
+	for _, test := range []struct {
+		err  error
+		code int
+		body string
+	}{{nil, 200, "ok\n"}, {errors.New("the main loop has not turned"), 503, "the main loop has not turned\n"}} {
+		stuck = test.err
+		if w := ask(s, loopback, "GET", "http://127.0.0.1/healthz"); w.Code != test.code || w.Body.String() != test.body {
+			t.Errorf("%d %q; want %d %q", w.Code, w.Body, test.code, test.body)
+		}
+	}
+}
+
+// What hangs is found, with its path and since when; a log that is read slowly is
+// not, one that is not read is.
+func TestFindingsOfHangs(t *testing.T) {
+	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	st := &Status{Now: now}
+	st.Hanging = []Hang{{"certificates", "/certs/a.pem", now.Add(-time.Minute)}}
+	st.Log = Log{Lost: 3, Since: now.Add(-time.Second)}
+	found := judge(st, newHistory())
+	if len(found) != 1 || found[0].What != `certificates: "/certs/a.pem" does not answer since 2030-01-02 03:03:05` {
+		t.Errorf("found %+v", found)
+	}
+	st.Log.Since = now.Add(-logHangs)
+	found = judge(st, newHistory())
+	if len(found) != 2 || found[1].What != "the log is not read since 2030-01-02 03:03:55; 3 lines lost since the start" {
+		t.Errorf("found %+v", found)
 	}
 }

@@ -51,9 +51,21 @@ func judge(st *Status, h *history) []Finding {
 			j.warn("mend the file or remove it; it is read again by itself or by a reload", "%s", p.Err)
 		}
 	}
+	for _, p := range st.AccessFiles {
+		j.warn("mend the file; it is read again by itself or by a reload", "%s; what it held before is in force", p.Err)
+	}
+	for _, h := range st.Hanging {
+		j.warn("look at its mount; nothing waits for it, what it held before is still served, and it is taken up when it answers",
+			"%s: %q does not answer since %s", h.What, h.Path, h.Since.UTC().Format(time.DateTime))
+	}
+	if st.Log.hangs(j.now) {
+		j.warn("look at what reads standard error; lines that do not fit into the queue are lost",
+			"the log is not read since %s; %s lost since the start", st.Log.Since.UTC().Format(time.DateTime), count(int(st.Log.Lost), "line"))
+	}
 	j.acme(st.ACME)
 	for _, u := range st.Upstreams {
 		j.upstream(u)
+		j.lost(u)
 	}
 	for _, d := range st.Drains {
 		j.warn("stop it under Drain when the work is done", "%s is drained since %s: its clients are turned away", d.Scope, d.Since.UTC().Format(time.DateTime))
@@ -175,6 +187,17 @@ func (j *judgement) upstream(u Upstream) {
 	}
 }
 
+// lostRecently is how long a redirect that led nowhere is a finding: clients that
+// belong to that node may be few.
+const lostRecently = time.Hour
+
+func (j *judgement) lost(u Upstream) {
+	if l := u.Lost; l.Count > 0 && j.now.Sub(l.Last) < lostRecently {
+		j.error(l.Do+"; see docs/tigase.md", "upstream %q sent %s where the gate can't go, the last one to %q, %s: their streams ended",
+			u.Name, count(l.Count, "client"), l.Address, l.Why)
+	}
+}
+
 func (n Node) trouble() string {
 	if n.LastError != "" {
 		return n.LastError
@@ -199,10 +222,7 @@ func (j *judgement) capacity(st *Status, h *history) {
 		say("raise limits.connections, and the limit of open files (ulimit -n, LimitNOFILE)",
 			"%d of at most %d connections are open", c.Connections, limit)
 	}
-	if m := st.Memory; m.Limit > 0 && float64(m.Bytes) >= nearlyFull*float64(m.Limit) {
-		j.warn("give the container more memory, or lower limits.connections",
-			"%d MiB of memory are in use, of %d MiB that Go may use", m.Bytes>>20, m.Limit>>20)
-	}
+	j.memory(st.Memory)
 	then, now, ok := h.since(recently)
 	if !ok {
 		return
@@ -215,6 +235,22 @@ func (j *judgement) capacity(st *Status, h *history) {
 	if n := now.noPlace - then.noPlace; n > 0 {
 		j.warn("many clients come back at once: it passes; otherwise raise limits.handshakes or give it more processors",
 			"%s waited too long for their turn in the last %s", count(int(n), "TLS handshake"), minutes(took))
+	}
+}
+
+func (j *judgement) memory(m Memory) {
+	const do = "give the gate more memory and raise limits.memory, or lower limits.connections or limits.client_backlog"
+	switch {
+	case m.Short && m.Since != nil:
+		j.error(do, "memory is short since %s: %d MiB are in use and limits.memory is %d MiB; new clients are refused, and what takes most is shed (%s and %s since the start)",
+			m.Since.UTC().Format(time.DateTime), m.Used>>20, m.Max>>20, count(m.ShedTunnels, "tunnel"), count(m.ShedRequests, "BOSH request"))
+	case m.Until != nil && j.now.Sub(*m.Until) < recently:
+		j.warn(do, "memory was short from %s to %s: new clients were refused, and what took most was shed (%s and %s since the start)",
+			m.Since.UTC().Format(time.DateTime), m.Until.UTC().Format(time.DateTime), count(m.ShedTunnels, "tunnel"), count(m.ShedRequests, "BOSH request"))
+	case m.Limit > 0 && float64(m.Bytes) >= nearlyFull*float64(m.Limit):
+		j.warn(do, "%d MiB of memory are in use, of %d MiB that Go may use", m.Bytes>>20, m.Limit>>20)
+	case m.Max > 0 && float64(m.Used) >= nearlyFull*float64(m.Max):
+		j.warn(do, "%d MiB of memory are in use, and limits.memory is %d MiB: above it new clients are refused", m.Used>>20, m.Max>>20)
 	}
 }
 

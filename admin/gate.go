@@ -17,9 +17,13 @@ type Gate struct {
 	Vhosts       []Vhost       `json:"vhosts"`
 	Certificates []Certificate `json:"certificates"` // those that clients get, ordered by name and key type
 	Files        []FileProblem `json:"file_problems"`
+	AccessFiles  []FileProblem `json:"access_file_problems"` // of access lists
 	ACME         []ACMEName    `json:"acme"`
 	Upstreams    []Upstream    `json:"upstreams"`
+	Logins       Logins        `json:"logins"`
 	Reload       Reload        `json:"reload"`
+	Hanging      []Hang        `json:"hanging"` // file systems that do not answer
+	Log          Log           `json:"log"`
 	Drain        *Drain        `json:"drain"`  // of the whole gate, which ends it; nil: none
 	Drains       []Drain       `json:"drains"` // of vhosts and nodes, or all vhosts, that were asked for
 }
@@ -30,9 +34,12 @@ func (g *Gate) fill() {
 	fill(&g.Vhosts)
 	fill(&g.Certificates)
 	fill(&g.Files)
+	fill(&g.AccessFiles)
 	fill(&g.ACME)
 	fill(&g.Upstreams)
+	fill(&g.Logins.Clients)
 	fill(&g.Drains)
+	fill(&g.Hanging)
 	fill(&g.Reload.Errors)
 	for i := range g.Upstreams {
 		fill(&g.Upstreams[i].Nodes)
@@ -88,13 +95,34 @@ type Certificate struct {
 	NotAfter  time.Time `json:"not_after"`
 }
 
-// A FileProblem is a certificate file that can't be used as it is.
+// A FileProblem is a file, of a certificate or an access list, that can't be used as
+// it is.
 type FileProblem struct {
 	File  string    `json:"file"`
 	Err   string    `json:"error"`
 	Since time.Time `json:"since"`
 	Kept  bool      `json:"kept"` // what the file held before is still served
 }
+
+// A Hang is a file or folder whose file system does not answer. Nobody waits for it,
+// and it is taken up when it does.
+type Hang struct {
+	What  string    `json:"what"` // what it is there for
+	Path  string    `json:"path"`
+	Since time.Time `json:"since"`
+}
+
+// Log is how the lines of the log get away.
+type Log struct {
+	Lost  int64     `json:"lost"`           // lines that were dropped since the start
+	Since time.Time `json:"since,omitzero"` // when the write began that is under way; zero: none is
+}
+
+// logHangs is how long a write of the log may take before nobody reads it.
+const logHangs = 10 * time.Second
+
+// hangs reports whether nobody reads the log.
+func (l Log) hangs(now time.Time) bool { return !l.Since.IsZero() && now.Sub(l.Since) >= logHangs }
 
 // An ACMEName is a name whose certificate is obtained from a CA.
 type ACMEName struct {
@@ -114,6 +142,19 @@ type Upstream struct {
 	Name    string `json:"name"`
 	Balance string `json:"balance"`
 	Nodes   []Node `json:"nodes"`
+
+	// Lost is the last redirect of the XMPP server that led nowhere; zero: none did
+	// since the configuration was read.
+	Lost LostRedirect `json:"lost_redirect"`
+}
+
+// A LostRedirect is one that ended its client's stream.
+type LostRedirect struct {
+	Address string    `json:"address"` // as the server wrote it
+	Why     string    `json:"why"`     // goes on after "to ADDRESS, "
+	Do      string    `json:"do"`      // what to write in the configuration
+	Count   int       `json:"count"`   // of all since the configuration was read
+	Last    time.Time `json:"last"`
 }
 
 // A Node is one XMPP server.
@@ -135,6 +176,22 @@ var NodeStates = []string{"up", "warming", "draining", "out", "no address"}
 
 // Works reports whether the node takes streams, or would.
 func (n Node) Works() bool { return n.State == "up" || n.State == "warming" }
+
+// Logins are those that failed.
+type Logins struct {
+	Limit   string    `json:"limit"`   // of the configuration; "": there is none
+	Clients []Suspect `json:"clients"` // addresses with failures that are not forgotten, worst first
+}
+
+// A Suspect is a client address from which logins failed.
+type Suspect struct {
+	Network  string    `json:"network"`  // an IPv4 address, or the /64 of an IPv6 one
+	Failures int       `json:"failures"` // that are not forgotten
+	Total    int       `json:"total"`    // since the first of them
+	Last     time.Time `json:"last"`
+	Refused  bool      `json:"refused"` // until Until
+	Until    time.Time `json:"until"`   // when all of that is forgotten
+}
 
 // Reload is what became of the configuration since the start.
 type Reload struct {
@@ -175,8 +232,10 @@ type Counts struct {
 	Handshakes      []HandshakeCount `json:"handshakes"`
 	Refusals        map[int]int64    `json:"refusals"` // by HTTP status
 	GaveUp          int64            `json:"gave_up"`  // before their 101
+	Logins          LoginCounts      `json:"logins"`
 	Vhosts          []VhostCount     `json:"vhosts"`
 	Closed          map[string]int64 `json:"closed"` // by reason
+	Panics          map[string]int64 `json:"panics"` // by where they were caught
 	Dials           []DialCount      `json:"dials"`
 	BytesIn         int64            `json:"bytes_in"` // from clients
 	BytesOut        int64            `json:"bytes_out"`
@@ -184,6 +243,14 @@ type Counts struct {
 	FramesOut       int64            `json:"frames_out"`
 	Lag             Durations        `json:"lag"`   // the event loops' batches
 	Loops           int              `json:"loops"` // how many there can be; 0 counts as 1
+}
+
+// LoginCounts are about failed logins.
+type LoginCounts struct {
+	Failures   int64            `json:"failures"`
+	Refused    map[string]int64 `json:"refused"`     // for them, by what it was
+	Known      int              `json:"known"`       // client addresses with some that are not forgotten
+	RefusedNow int              `json:"refused_now"` // of those
 }
 
 type HandshakeCount struct {

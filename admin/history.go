@@ -43,14 +43,19 @@ func (s *Server) sample(ctx context.Context) {
 	ticker := time.NewTicker(SampleEvery)
 	defer ticker.Stop()
 	for {
-		counts := s.options.Counts()
-		s.history.add(newSample(time.Now(), counts, readMemory()), counts.Closed)
+		s.takeSample()
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+func (s *Server) takeSample() {
+	defer s.survive()
+	counts := s.options.Counts()
+	s.history.add(newSample(time.Now(), counts, s.memory()), counts.Closed)
 }
 
 func newSample(at time.Time, c Counts, memory Memory) sample {

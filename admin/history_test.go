@@ -13,6 +13,7 @@ func TestHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		s := newServer(t, func(o *Options) {
+			o.Memory = func() Memory { return Memory{Bytes: 11} }
 			o.Counts = func() Counts {
 				n := int64(time.Since(start) / time.Second)
 				return Counts{
@@ -47,7 +48,7 @@ func TestHistory(t *testing.T) {
 					t.Fatalf("at %d: rates = %v; number %d should be %v", i, got, j, want)
 				}
 			}
-			if h.Tunnels[i] != 7 || h.Connections[i] != 9 || h.Memory[i] <= 0 {
+			if h.Tunnels[i] != 7 || h.Connections[i] != 9 || h.Memory[i] != 11 {
 				t.Fatalf("at %d: tunnels, connections, memory = %d, %d, %d", i, h.Tunnels[i], h.Connections[i], h.Memory[i])
 			}
 		}

@@ -1,29 +1,20 @@
 package admin
 
-import (
-	"math"
-	"runtime/debug"
-	"runtime/metrics"
-)
+import "time"
 
 // Memory is what the process has, in bytes.
 type Memory struct {
-	Bytes     int64 `json:"bytes"`      // from the system and not given back
-	Limit     int64 `json:"limit"`      // of Go's runtime (GOMEMLIMIT); 0: none
+	Bytes     int64 `json:"bytes"`      // that Go's runtime has from the system and did not give back
+	Limit     int64 `json:"limit"`      // of Go's runtime; 0: none
 	PerTunnel int64 `json:"per_tunnel"` // Bytes shared out among the tunnels; 0: no tunnels
-}
 
-func readMemory() Memory {
-	samples := []metrics.Sample{
-		{Name: "/memory/classes/total:bytes"},
-		{Name: "/memory/classes/heap/released:bytes"},
-	}
-	metrics.Read(samples)
-	m := Memory{Bytes: int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())}
-	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
-		m.Limit = limit
-	}
-	return m
+	Used         int64      `json:"used"`          // what counts against Max
+	Max          int64      `json:"max"`           // limits.memory; 0: none
+	Short        bool       `json:"short"`         // new clients are refused
+	Since        *time.Time `json:"since"`         // when that began, the last time; nil: never
+	Until        *time.Time `json:"until"`         // when it was over; nil while it lasts
+	ShedTunnels  int        `json:"shed_tunnels"`  // ended for it, since the start
+	ShedRequests int        `json:"shed_requests"` // of BOSH, likewise
 }
 
 // among shares the memory out among tunnels.
@@ -32,4 +23,11 @@ func (m Memory) among(tunnels int64) Memory {
 		m.PerTunnel = m.Bytes / tunnels
 	}
 	return m
+}
+
+func (s *Server) memory() Memory {
+	if s.options.Memory == nil {
+		return Memory{}
+	}
+	return s.options.Memory()
 }

@@ -29,6 +29,7 @@ type collector struct{ server *Server }
 // the two alike. Labels have configured names and words of ours, never what a
 // client sent.
 var (
+	mPanics   = desc("panics_total", "Panics that ended one connection or request in place of the gate.", "where")
 	mBuild    = desc("build_info", "Always 1; the labels say what is running.", "version", "revision", "goversion")
 	mReady    = desc("ready", "1 if the gate can take clients, as /readyz says.")
 	mFindings = desc("findings", "What needs somebody, as the page counts it.", "level")
@@ -40,6 +41,10 @@ var (
 	mHandshakes      = desc("handshakes_total", "TLS handshakes that ended: full, resumed, or why they failed.", "result", "version")
 	mRefusals        = desc("upgrades_refused_total", "Opening handshakes that got no 101, by HTTP status.", "status")
 	mGaveUp          = desc("upgrades_abandoned_total", "Clients that went away before their 101.")
+
+	mLoginFailures = desc("login_failures_total", "Logins that failed, those that limits.login_failures counts.")
+	mLoginRefused  = desc("login_refused_total", "What was refused because too many logins from its address had failed.", "what")
+	mLoginClients  = desc("login_failure_clients", "Client addresses with failed logins that are not forgotten, by what becomes of them.", "state")
 
 	mTunnels = desc("tunnels", "Tunnels that are open.", "vhost")
 	mOpened  = desc("tunnels_opened_total", "Tunnels that were opened.", "vhost")
@@ -60,6 +65,8 @@ var (
 	mACMEState     = desc("acme_state", "1 for the state that a name is in.", "name", "state")
 	mACMEFailures  = desc("acme_failures", "Orders that failed since the last that did not.", "name")
 	mACMENext      = desc("acme_next_try_timestamp_seconds", "When a name's certificate is ordered next.", "name")
+	mHanging       = desc("files_hanging", "File systems that do not answer; nothing waits for them.")
+	mLogLost       = desc("log_lines_lost_total", "Lines of the log that were dropped because nobody read it.")
 	mReloadOK      = desc("config_last_reload_successful", "1 if the last reload was taken, or there was none.")
 	mReloadTime    = desc("config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded.")
 	mReloads       = desc("config_reloads_total", "Reloads by result.", "result")
@@ -70,6 +77,10 @@ var (
 	mMemory        = desc("memory_bytes", "Memory that the process has from the system.")
 	mMemoryTunnel  = desc("memory_per_tunnel_bytes", "That memory shared out among the tunnels.")
 	mMemoryLimit   = desc("memory_limit_bytes", "What Go's runtime tries to stay below.")
+	mMemoryUsed    = desc("memory_used_bytes", "Memory that counts against limits.memory.")
+	mMemoryMax     = desc("memory_max_bytes", "limits.memory: above it no new client is let in.")
+	mMemoryShort   = desc("memory_short", "1 while new clients are refused for want of memory.")
+	mMemoryShed    = desc("memory_shed_total", "What was ended for want of memory.", "what")
 	allDescriptors []*prometheus.Desc
 )
 
@@ -86,10 +97,14 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	defer c.server.survive() // it has a goroutine of its own
 	e := emitter{ch}
 	st := c.server.status(time.Now())
 	n := st.Counts
 
+	for where, count := range n.Panics {
+		e.counter(mPanics, count, where)
+	}
 	e.gauge(mBuild, 1, st.Version, st.Revision, st.Go)
 	e.gauge(mReady, bit(st.Ready))
 	for _, level := range []string{LevelError, LevelWarn} {
@@ -108,6 +123,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		e.counter(mRefusals, count, strconv.Itoa(status))
 	}
 	e.counter(mGaveUp, n.GaveUp)
+	e.counter(mLoginFailures, n.Logins.Failures)
+	for what, count := range n.Logins.Refused {
+		e.counter(mLoginRefused, count, what)
+	}
+	e.gauge(mLoginClients, float64(n.Logins.Known-n.Logins.RefusedNow), "counted")
+	e.gauge(mLoginClients, float64(n.Logins.RefusedNow), "refused")
 
 	// Configured ones from the start, with zeros: a query that adds something to
 	// a metric that is not there has no result at all.
@@ -137,6 +158,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	c.certificates(e, &st)
+	e.gauge(mHanging, float64(len(st.Hanging)))
+	e.counter(mLogLost, st.Log.Lost)
 	e.gauge(mReloadOK, bit(st.Reload.OK))
 	e.gauge(mReloadTime, seconds(st.Reload.LastGood))
 	e.counter(mReloads, st.Reload.Good, "good")
@@ -156,6 +179,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	if st.Memory.Limit > 0 {
 		e.gauge(mMemoryLimit, float64(st.Memory.Limit))
 	}
+	e.gauge(mMemoryUsed, float64(st.Memory.Used))
+	if st.Memory.Max > 0 {
+		e.gauge(mMemoryMax, float64(st.Memory.Max))
+	}
+	e.gauge(mMemoryShort, bit(st.Memory.Short))
+	e.counter(mMemoryShed, int64(st.Memory.ShedTunnels), "tunnel")
+	e.counter(mMemoryShed, int64(st.Memory.ShedRequests), "bosh")
 }
 
 func (c *collector) certificates(e emitter, st *Status) {

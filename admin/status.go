@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// maxRows bounds the lists of certificates and vhosts in an answer, unless it
+// maxRows bounds the lists of certificates, vhosts and failed logins in an answer, unless it
 // is asked for with "all": a page of ten thousand rows helps nobody.
 const maxRows = 200
 
@@ -29,7 +29,7 @@ type Status struct {
 }
 
 // serveStatus answers with JSON. "?history" adds the last hour, "?all" lists
-// all vhosts and certificates, not just the first that expire.
+// all vhosts, certificates and failed logins, not just the first.
 func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	st := s.status(time.Now())
@@ -45,6 +45,7 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	if !query.Has("all") {
 		st.Certificates = st.Certificates[:min(len(st.Certificates), maxRows)]
 		st.Vhosts = st.Vhosts[:min(len(st.Vhosts), maxRows)]
+		st.Logins.Clients = st.Logins.Clients[:min(len(st.Logins.Clients), maxRows)]
 	}
 	writeJSON(w, http.StatusOK, st)
 }
@@ -53,7 +54,7 @@ func (s *Server) status(now time.Time) Status {
 	counts := s.options.Counts()
 	st := Status{
 		Now: now, NotReady: s.notReady(), Gate: s.options.Gate(), Counts: counts,
-		Tunnels: counts.Tunnels(), Memory: readMemory().among(counts.Tunnels()), Warnings: []Warning{},
+		Tunnels: counts.Tunnels(), Memory: s.memory().among(counts.Tunnels()), Warnings: []Warning{},
 	}
 	st.Ready = len(st.NotReady) == 0
 	st.Gate.fill()

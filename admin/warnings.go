@@ -94,7 +94,7 @@ func (w *Warnings) WithGroup(name string) slog.Handler {
 // client, a name is what the record is about.
 var varying = map[string]bool{
 	"client": true, "duration": true, "host": true, "path": true, "server_name": true, "vhost": true,
-	"bytes_in": true, "bytes_out": true, "frames_in": true, "frames_out": true,
+	"bytes_in": true, "bytes_out": true, "frames_in": true, "frames_out": true, "network": true, "failures": true,
 }
 
 func (w *Warnings) keep(r slog.Record) {
@@ -110,7 +110,7 @@ func (w *Warnings) keep(r slog.Record) {
 	})
 	r.Attrs(func(a slog.Attr) bool {
 		writeAttr(&text, w.prefix, a)
-		if !ofClient || !varying[a.Key] {
+		if a.Key != "count" && (!ofClient || !varying[a.Key]) {
 			writeAttr(&kind, w.prefix, a)
 		}
 		return true

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Warnings and errors are kept in words, whatever level the log itself has,
@@ -81,5 +82,19 @@ func TestWarningsBounded(t *testing.T) {
 	log.Warn("long", "err", strings.Repeat("ü", 1<<20))
 	if got := w.Last()[0]; len(got.Text) > maxWarningText+len("…") || len(got.kind) > maxWarningText+len("…") || !strings.HasSuffix(got.Text, "ü…") {
 		t.Errorf("a long one has %d bytes and ends in %q", len(got.Text), got.Text[len(got.Text)-6:])
+	}
+}
+
+// However many addresses are refused for failed logins, they are one kind, and push
+// nothing else out.
+func TestWarningsOfRefusedLogins(t *testing.T) {
+	w := NewWarnings(slog.DiscardHandler)
+	log := slog.New(w)
+	log.Warn("something else")
+	for i := range 10 * maxWarnings {
+		log.Warn("logins refused", "client", fmt.Sprintf("192.0.2.%d:1", i), "network", fmt.Sprintf("192.0.2.%d/32", i), "failures", i, "refused_for", 10*time.Minute, "server_name", fmt.Sprint("n", i))
+	}
+	if last := w.Last(); len(last) != 2 || last[0].Count != 10*maxWarnings || last[1].Text != "something else" {
+		t.Errorf("%d kinds: %+v; want two", len(last), last)
 	}
 }

@@ -19,7 +19,9 @@ func TestReadmeCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := filepath.Join(t.TempDir(), "wssgate")
-	if out, err := exec.Command("go", "build", "-o", before, "wssgate").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-o", before, "wssgate")
+	build.Env = append(build.Environ(), "CGO_ENABLED=0") // as the rig builds its own
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	dir, ran := "..", 0

@@ -289,6 +289,7 @@ admin = ""
 directory = %q
 [upstream.echo]
 nodes = ["ws://%s/"]
+xmpp = false
 [log]
 level = %q
 `, g.addr, g.bench.path("certs"), g.upstream, *level))

@@ -24,6 +24,9 @@ package certstore
 //
 // A certificate that is in use stays in use until there is a better one.
 //
+// The cache folder may hang: then keepers wait until it is back, each with what it
+// has, and nobody waits for them (acmeCache).
+//
 // The cache folder is the only thing that gates share. It is read again every
 // ACMEOptions.Poll; a lease (acme_lease.go) lets one gate order at a time, and
 // failures are counted there for all of them (acme_record.go).
@@ -96,8 +99,9 @@ type ACMEStatus struct {
 const acmeOrders = 4
 
 // NewACME checks the options, takes what the cache has and installs it. It does
-// not touch the network, nor a cache that is there; Start does. The error holds
-// every mistake found.
+// not touch the network, nor a cache that is there; Start does. What a cache that
+// hangs has is installed after Start, when it is back. The error holds every
+// mistake found.
 func NewACME(opts ACMEOptions) (*ACME, error) {
 	opts.setDefaults()
 	names, errs := acmeNames(opts.Names)
@@ -105,11 +109,12 @@ func NewACME(opts ACMEOptions) (*ACME, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	cache, err := acmeOpenCache(opts.Cache)
+	ctx, cancel := context.WithCancel(context.Background())
+	cache, err := acmeOpenCache(ctx, opts.Cache, opts.Log)
 	if err != nil {
+		cancel()
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	a := &ACME{
 		opts:    opts,
 		cache:   cache,
@@ -141,40 +146,22 @@ func (a *ACME) Start() {
 		return
 	}
 	a.runs = true
-	a.cache.tidy(a.opts.Log)
+	a.wg.Go(func() { a.cache.tidy(a.ctx, a.opts.Log) })
 	for _, k := range *a.names.Load() {
 		a.wg.Go(k.keep)
 	}
 }
 
-// acmeClosePatience is how long Close waits for a cache that hangs.
-const acmeClosePatience = 2 * time.Second
-
 // Close ends all work and returns when every goroutine has ended. An order
 // under way is given up, its lease given back. Certificates that were installed
-// stay where they are. It is fine to call it twice.
-//
-// A system call on a network file system whose server is gone may not return.
-// A drain can't wait for that: what hangs is left to itself after a moment, and
-// installs nothing when it wakes.
+// stay where they are. It is fine to call it twice. A cache that hangs holds it up
+// for no longer than acmeGoodbye.
 func (a *ACME) Close() {
 	a.reload.Lock()
 	defer a.reload.Unlock()
 	a.closed = true
 	a.cancel()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		a.wg.Wait()
-	}()
-	select {
-	case <-ended:
-	case <-time.After(acmeClosePatience):
-		a.opts.Log.Warn("acme: cache hangs; not waited for", "file", a.opts.Cache)
-		for _, k := range *a.names.Load() {
-			k.silence()
-		}
-	}
+	a.wg.Wait()
 	a.http.CloseIdleConnections()
 }
 

@@ -81,7 +81,7 @@ func (a *ACME) register(ctx context.Context) (*acme.Client, error) {
 func (a *ACME) accountKey(ctx context.Context) (crypto.Signer, error) {
 	var seen acmeSighting
 	for {
-		key, err := a.savedAccountKey()
+		key, err := a.savedAccountKey(ctx)
 		if err != autocert.ErrCacheMiss {
 			return key, err
 		}
@@ -104,7 +104,7 @@ func (a *ACME) accountKey(ctx context.Context) (crypto.Signer, error) {
 // makeAccountKey is the part of accountKey that needs the lease.
 func (a *ACME) makeAccountKey(ctx context.Context) (crypto.Signer, error) {
 	// Another gate may have made it before we had the lease.
-	if key, err := a.savedAccountKey(); err != autocert.ErrCacheMiss {
+	if key, err := a.savedAccountKey(ctx); err != autocert.ErrCacheMiss {
 		return key, err
 	}
 	key, err := acmeNewKey()
@@ -115,13 +115,13 @@ func (a *ACME) makeAccountKey(ctx context.Context) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key, a.cache.Put(ctx, acmeAccountFile, file)
+	return key, a.cache.put(ctx, acmeAccountFile, file)
 }
 
 // savedAccountKey returns autocert.ErrCacheMiss, bare, where there is none.
-func (a *ACME) savedAccountKey() (crypto.Signer, error) {
+func (a *ACME) savedAccountKey(ctx context.Context) (crypto.Signer, error) {
 	for _, file := range []string{acmeAccountFile, acmeAccountFileLegacy} {
-		data, err := a.cache.read(file)
+		data, err := a.cache.read(ctx, file)
 		if err == autocert.ErrCacheMiss {
 			continue
 		}

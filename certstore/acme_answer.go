@@ -104,7 +104,7 @@ func (n *acmeAnswers) Get(ctx context.Context, key string) ([]byte, error) {
 	case <-ctx.Done():
 		return nil, autocert.ErrCacheMiss
 	}
-	data, err := n.cache.Get(ctx, key) // DirCache: gives up with ctx, whatever the disk does
+	data, err := n.cache.read(ctx, key) // gives up with ctx, whatever the disk does
 	if err != nil {
 		return nil, autocert.ErrCacheMiss
 	}
@@ -122,11 +122,11 @@ func (n *acmeAnswers) Delete(context.Context, string) error { return errACMERead
 
 // present makes an answer known here and to all gates on the folder. The answer
 // stands in any case; the error says that other gates do not have it.
-func (n *acmeAnswers) present(key string, data []byte) error {
+func (n *acmeAnswers) present(ctx context.Context, key string, data []byte) error {
 	n.mu.Lock()
 	n.own[key] = data
 	n.mu.Unlock()
-	return n.cache.note(key, data)
+	return n.cache.note(ctx, key, data)
 }
 
 // withdraw is the reverse of present.
@@ -134,7 +134,10 @@ func (n *acmeAnswers) withdraw(key string) {
 	n.mu.Lock()
 	delete(n.own, key)
 	n.mu.Unlock()
-	n.cache.Delete(context.Background(), key)
+	// The order may be over by now, with its context.
+	ctx, cancel := context.WithTimeout(context.Background(), acmeGoodbye)
+	defer cancel()
+	n.cache.remove(ctx, key)
 }
 
 // acmeIsAnswer tells whether key is a file name of an answer.

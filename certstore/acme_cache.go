@@ -14,12 +14,13 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/crypto/acme/autocert"
+
+	"wssgate/files"
 )
 
 // Files of the cache folder. The first five are autocert's, names and contents;
@@ -48,122 +49,135 @@ const (
 // swept: longer than any order lasts on any clock.
 const acmeStale = 7 * 24 * time.Hour
 
-// acmeCache is an autocert.DirCache whose writes also survive a power cut, and
-// whose errors say what they are about. It has no state; any number of
-// goroutines and processes may use one folder.
+// acmeCache is the folder, read and written as an autocert.DirCache does, but so
+// that writes also survive a power cut, and errors say what they are about. Any
+// number of goroutines and processes may use one folder. Every call is a job of
+// the folder's place: whoever makes it waits neither longer than its context nor
+// for a folder that hangs (files.ErrHangs).
 type acmeCache struct {
-	autocert.DirCache
+	dir   string
+	place *files.Place
 }
 
-var _ autocert.Cache = acmeCache{}
+// maxACMEFile bounds what is read from one file of the cache, in bytes.
+const maxACMEFile = maxFile
 
 // acmeOpenCache makes the folder where it is missing. What is in one that is
-// there it leaves as it is, for it may be somebody who only looks.
-func acmeOpenCache(dir string) (acmeCache, error) {
-	c := acmeCache{autocert.DirCache(dir)}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return c, fmt.Errorf("acme: cache: %w", err)
+// there it leaves as it is, for it may be somebody who only looks. A folder that
+// hangs is no error: the keepers wait for it.
+func acmeOpenCache(ctx context.Context, dir string, log *slog.Logger) (acmeCache, error) {
+	c := acmeCache{dir, files.New("acme: cache", log)}
+	err := c.do(ctx, func() error {
+		if err := c.place.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		_, err := c.place.ReadDir(dir)
+		return err
+	})
+	if errors.Is(err, files.ErrHangs) {
+		err = nil
 	}
-	if _, err := os.ReadDir(dir); err != nil {
-		return c, fmt.Errorf("acme: cache: %w", err)
+	return c, err
+}
+
+// do is files.Do for a job without a result but its error.
+func (c acmeCache) do(ctx context.Context, job func() error) error {
+	_, err := files.Do(ctx, c.place, func() (struct{}, error) { return struct{}{}, job() })
+	return acmeCacheError(err)
+}
+
+func acmeCacheError(err error) error {
+	if err == nil || err == autocert.ErrCacheMiss {
+		return err
 	}
-	return c, nil
+	return fmt.Errorf("acme: cache: %w", err)
 }
 
 // tidy closes the folder to others, and sweeps what crashed gates left behind.
-func (c acmeCache) tidy(log *slog.Logger) {
-	dir := string(c.DirCache)
-	info, err := os.Stat(dir)
-	if err != nil {
-		return // keepers say what is wrong with it
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		// A volume may belong to somebody else, or its driver may know no modes.
-		if err := os.Chmod(dir, 0o700); err != nil {
-			log.Warn("acme: cache folder is open to others", "file", dir, "mode", info.Mode().String(), "err", err)
+func (c acmeCache) tidy(ctx context.Context, log *slog.Logger) {
+	c.do(ctx, func() error { // of what is wrong the keepers tell
+		info, err := c.place.Stat(c.dir)
+		if err != nil {
+			return err
 		}
-	}
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), acmeTempPrefix) && !strings.HasSuffix(e.Name(), acmeHTTPSuffix) {
-			continue
+		if info.Mode().Perm()&0o077 != 0 {
+			// A volume may belong to somebody else, or its driver may know no modes.
+			if err := c.place.Chmod(c.dir, 0o700); err != nil {
+				log.Warn("acme: cache folder is open to others", "file", c.dir, "mode", info.Mode().String(), "err", err)
+			}
 		}
-		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > acmeStale {
-			os.Remove(c.path(e.Name()))
+		entries, err := c.place.ReadDir(c.dir)
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), acmeTempPrefix) && !strings.HasSuffix(e.Name(), acmeHTTPSuffix) {
+				continue
+			}
+			path := c.path(e.Name())
+			if info, err := c.place.Lstat(path); err == nil && time.Since(info.ModTime()) > acmeStale {
+				c.place.Remove(path)
+			}
 		}
-	}
+		return err
+	})
 }
 
-func (c acmeCache) path(key string) string { return filepath.Join(string(c.DirCache), key) }
+func (c acmeCache) path(key string) string { return filepath.Join(c.dir, key) }
 
 // read returns a file's contents, or autocert.ErrCacheMiss where the folder is
 // there and the file is not. A folder that is gone is another error: nobody
 // deletes certificates that way, but volumes do vanish.
-func (c acmeCache) read(key string) ([]byte, error) {
-	data, err := os.ReadFile(c.path(key))
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Stat(string(c.DirCache)); err != nil {
-			return nil, fmt.Errorf("acme: cache: %w", err)
+func (c acmeCache) read(ctx context.Context, key string) ([]byte, error) {
+	data, err := files.Do(ctx, c.place, func() ([]byte, error) {
+		data, err := c.place.Read(c.path(key), maxACMEFile)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return data, err
+		}
+		if _, err := c.place.Stat(c.dir); err != nil {
+			return nil, err
 		}
 		return nil, autocert.ErrCacheMiss
-	}
-	if err != nil {
-		return nil, fmt.Errorf("acme: cache: %w", err)
-	}
-	return data, nil
+	})
+	return data, acmeCacheError(err)
 }
 
 // emptied returns an error where the folder has nothing in it. A folder that had a
 // certificate is a mount point without its volume then.
-func (c acmeCache) emptied() error {
-	entries, err := os.ReadDir(string(c.DirCache))
-	if err == nil && len(entries) == 0 {
-		err = fmt.Errorf("%q is empty; is its volume mounted?", string(c.DirCache))
-	}
-	if err != nil {
-		return fmt.Errorf("acme: cache: %w", err)
-	}
-	return nil
-}
-
-// Put implements autocert.Cache. The file has mode 0600, and appears whole or
-// not at all, even after a power cut.
-func (c acmeCache) Put(_ context.Context, key string, data []byte) error {
-	if err := c.write(key, data, (*os.File).Sync); err != nil {
-		return fmt.Errorf("acme: cache: %w", err)
-	}
-	// Not every file system can sync a folder; the file is whole in any case.
-	if dir, err := os.Open(string(c.DirCache)); err == nil {
-		dir.Sync()
-		dir.Close()
-	}
-	return nil
-}
-
-// note is Put for what a power cut may take: leases, records, answers.
-func (c acmeCache) note(key string, data []byte) error {
-	if err := c.write(key, data, func(*os.File) error { return nil }); err != nil {
-		return fmt.Errorf("acme: cache: %w", err)
-	}
-	return nil
-}
-
-func (c acmeCache) write(key string, data []byte, sync func(*os.File) error) (err error) {
-	f, err := os.CreateTemp(string(c.DirCache), acmeTempPrefix) // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
+func (c acmeCache) emptied(ctx context.Context) error {
+	return c.do(ctx, func() error {
+		entries, err := c.place.ReadDir(c.dir)
+		if err == nil && len(entries) == 0 {
+			err = fmt.Errorf("%q is empty; is its volume mounted?", c.dir)
 		}
-	}()
-	_, err = f.Write(data)
-	err = errors.Join(err, sync(f), f.Close())
-	if err != nil {
 		return err
-	}
-	return os.Rename(f.Name(), c.path(key))
+	})
+}
+
+// put writes a file of mode 0600, which appears whole or not at all, even after a
+// power cut; not after the end of ctx.
+func (c acmeCache) put(ctx context.Context, key string, data []byte) error {
+	return c.write(ctx, key, data, true)
+}
+
+// note is put for what a power cut may take: leases, records, answers.
+func (c acmeCache) note(ctx context.Context, key string, data []byte) error {
+	return c.write(ctx, key, data, false)
+}
+
+func (c acmeCache) write(ctx context.Context, key string, data []byte, sync bool) error {
+	return c.do(ctx, func() error {
+		// What was held up by a folder that hung must not replace what others wrote.
+		return c.place.Replace(c.path(key), acmeTempPrefix, data, sync, func() bool { return ctx.Err() == nil })
+	})
+}
+
+// remove deletes a file that may be there.
+func (c acmeCache) remove(ctx context.Context, key string) error {
+	return c.do(ctx, func() error {
+		err := c.place.Remove(c.path(key))
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	})
 }
 
 // acmeEncode returns a certificate as autocert keeps it: key first, then the

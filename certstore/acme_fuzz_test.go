@@ -18,7 +18,7 @@ func FuzzACMEIsAnswer(f *testing.F) {
 		if !acmeIsAnswer(key) {
 			return
 		}
-		cache := acmeCache{"/cache"}
+		cache := acmeCache{dir: "/cache"}
 		if got := cache.path(key); filepath.Dir(got) != "/cache" || filepath.Base(got) != key {
 			t.Errorf("acmeIsAnswer(%q) = true, and it is the file %q", key, got)
 		}

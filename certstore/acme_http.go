@@ -19,6 +19,9 @@ const (
 	// a few KiB; acme.Client itself reads an error page without a limit.
 	acmeMaxBody = 1 << 20
 
+	// acmeMaxHeader likewise for its header. The default would be 10 MiB.
+	acmeMaxHeader = 64 << 10
+
 	acmeRetryAfterMax = time.Minute // longest pause between two polls of an order
 
 	acmeRetryMax = 10 * time.Second // longest pause before a request is sent again
@@ -35,8 +38,10 @@ func acmeHTTPClient(opts ACMEOptions) *http.Client {
 			TLSClientConfig:       &tls.Config{RootCAs: opts.Roots},
 			TLSHandshakeTimeout:   10 * time.Second,
 			ResponseHeaderTimeout: acmeRequestTimeout,
-			IdleConnTimeout:       10 * time.Second, // an order is over soon, the next is weeks away
-			ForceAttemptHTTP2:     true,
+
+			MaxResponseHeaderBytes: acmeMaxHeader,
+			IdleConnTimeout:        10 * time.Second, // an order is over soon, the next is weeks away
+			ForceAttemptHTTP2:      true,
 		}
 	}
 	return &http.Client{Transport: acmeTransport{next}, Timeout: acmeRequestTimeout}

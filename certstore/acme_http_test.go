@@ -1,9 +1,11 @@
 package certstore
 
 import (
+	"crypto/x509"
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -183,6 +185,21 @@ func TestACMETermsNotAccepted(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// The header of an answer is bounded as its body is.
+func TestACMEHeaderLimit(t *testing.T) {
+	ca := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Padding", strings.Repeat("x", acmeMaxHeader))
+	}))
+	defer ca.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.Certificate())
+	client := acmeHTTPClient(ACMEOptions{Roots: roots})
+	defer client.CloseIdleConnections()
+	if res, err := client.Get(ca.URL); err == nil || !strings.Contains(err.Error(), "header") {
+		t.Errorf("%v, %v; want an error about the header", res, err)
+	}
+}
 
 // What a CA answers can make the client neither busy, nor late, nor large.
 func TestACMETransport(t *testing.T) {

@@ -72,8 +72,13 @@ func (k *acmeKeeper) keep() {
 		if wait <= 0 {
 			continue
 		}
+		var back <-chan struct{} // of a cache that hangs
+		if k.a.cache.place.Hangs() != nil {
+			back = k.a.cache.place.Back()
+		}
 		select {
 		case <-k.ctx.Done():
+		case <-back:
 		case <-time.After(wait):
 		}
 	}
@@ -136,9 +141,9 @@ func (k *acmeKeeper) look() bool {
 	k.mu.Lock()
 	first := k.cert == nil
 	k.mu.Unlock()
-	data, err := k.a.cache.read(k.name)
+	data, err := k.a.cache.read(k.ctx, k.name)
 	if err == autocert.ErrCacheMiss && !first {
-		if empty := k.a.cache.emptied(); empty != nil {
+		if empty := k.a.cache.emptied(k.ctx); empty != nil {
 			err = empty
 		}
 	}
@@ -247,13 +252,6 @@ func (k *acmeKeeper) retire() {
 	defer k.mu.Unlock()
 	k.retired = true
 	k.a.opts.Remove(k.name)
-}
-
-// silence is for a keeper that may be hanging: no Install follows.
-func (k *acmeKeeper) silence() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.retired = true
 }
 
 // now sets what Status shows of an order under way.

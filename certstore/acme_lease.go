@@ -6,8 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
+
+	"wssgate/files"
 )
 
 // Several gates may share a cache folder, often on a network file system, where
@@ -80,12 +81,12 @@ type acmeLease struct {
 // from a dead owner.
 func (c acmeCache) acquire(ctx context.Context, key, owner string, seen *acmeSighting) (*acmeLease, error) {
 	l := &acmeLease{cache: c, key: key, file: acmeLeaseFile{ID: acmeID(), Owner: owner}, ended: make(chan struct{})}
-	created, err := l.create()
+	created, err := l.create(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("acme: lease: %w", err)
 	}
 	if !created {
-		f, err := c.lease(key)
+		f, err := c.lease(ctx, key)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil // given back this moment: the caller tries again soon
 		}
@@ -106,27 +107,21 @@ func (c acmeCache) acquire(ctx context.Context, key, owner string, seen *acmeSig
 }
 
 // create makes the file, unless there is one.
-func (l *acmeLease) create() (bool, error) {
-	f, err := os.OpenFile(l.cache.path(l.key), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func (l *acmeLease) create(ctx context.Context) (bool, error) {
+	data, path := l.next(), l.cache.path(l.key)
+	// Until it is written others see an empty file: a lease like any other, whose
+	// beat is 0. One that is made when nobody waits for it any more dies, as it
+	// does when its owner is killed.
+	_, err := files.Do(ctx, l.cache.place, func() (struct{}, error) { return struct{}{}, l.cache.place.Create(path, data) })
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	// Until this is written others see an empty file: a lease like any other,
-	// whose beat is 0.
-	_, err = f.Write(l.next())
-	err = errors.Join(err, f.Close())
-	if err != nil {
-		os.Remove(f.Name()) // the disk is full, for example
 	}
 	return err == nil, err
 }
 
 // takeOver replaces the file of a dead owner.
 func (l *acmeLease) takeOver(ctx context.Context) (bool, error) {
-	if err := l.cache.note(l.key, l.next()); err != nil {
+	if err := l.cache.note(ctx, l.key, l.next()); err != nil {
 		return false, err
 	}
 	select {
@@ -135,7 +130,7 @@ func (l *acmeLease) takeOver(ctx context.Context) (bool, error) {
 		return false, ctx.Err()
 	case <-time.After(acmeLeaseSettle):
 	}
-	f, err := l.cache.lease(l.key)
+	f, err := l.cache.lease(ctx, l.key)
 	return err == nil && f.ID == l.file.ID, nil
 }
 
@@ -162,13 +157,13 @@ func (l *acmeLease) beat() {
 			return
 		case <-tick.C:
 		}
-		f, err := l.cache.lease(l.key)
+		f, err := l.cache.lease(l.ctx, l.key)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && f.ID != l.file.ID {
 			l.cancel(errACMELeaseLost)
 			return
 		}
 		if err == nil {
-			err = l.cache.note(l.key, l.next())
+			err = l.cache.note(l.ctx, l.key, l.next())
 		}
 		if err == nil {
 			good = time.Now()
@@ -188,16 +183,21 @@ func (l *acmeLease) release() {
 
 // remove deletes the file if it is still ours.
 func (l *acmeLease) remove() {
-	if f, err := l.cache.lease(l.key); err == nil && f.ID == l.file.ID {
-		os.Remove(l.cache.path(l.key))
+	ctx, cancel := context.WithTimeout(context.Background(), acmeGoodbye)
+	defer cancel()
+	if f, err := l.cache.lease(ctx, l.key); err == nil && f.ID == l.file.ID {
+		l.cache.remove(ctx, l.key)
 	}
 }
 
+// acmeGoodbye is how long what is over may take to clean up behind it.
+const acmeGoodbye = time.Second
+
 // lease reads a lease. A file that is no lease, an empty one for example, is
 // one without an owner.
-func (c acmeCache) lease(key string) (acmeLeaseFile, error) {
+func (c acmeCache) lease(ctx context.Context, key string) (acmeLeaseFile, error) {
 	var f acmeLeaseFile
-	data, err := os.ReadFile(c.path(key))
+	data, err := files.Do(ctx, c.place, func() ([]byte, error) { return c.place.Read(c.path(key), maxACMEFile) })
 	if err != nil {
 		return f, err
 	}

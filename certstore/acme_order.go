@@ -147,7 +147,7 @@ func (a *ACME) prove(ctx context.Context, client *acme.Client, name, challenge, 
 	if err != nil {
 		return err
 	}
-	if err := a.answers.present(key, answer); err != nil {
+	if err := a.answers.present(ctx, key, answer); err != nil {
 		a.opts.Log.Warn("acme: other gates cannot answer this challenge", "server_name", name, "err", err)
 	}
 	defer a.answers.withdraw(key)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/acme/autocert"
+
+	"wssgate/files"
 )
 
 // An acmeRecord is what is remembered of a name beside its certificate: the
@@ -73,7 +75,7 @@ func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 		return mine, nil
 	}
 	var r acmeRecord
-	data, err := k.a.cache.read(k.name + acmeStateSuffix)
+	data, err := k.a.cache.read(k.ctx, k.name+acmeStateSuffix)
 	if err == autocert.ErrCacheMiss {
 		return r, nil
 	}
@@ -142,7 +144,7 @@ func (k *acmeKeeper) remember(r acmeRecord) {
 func (k *acmeKeeper) flush() bool {
 	var err error
 	if k.unsaved != nil {
-		if err = k.a.cache.Put(k.ctx, k.name, k.unsaved); err == nil {
+		if err = k.a.cache.put(k.ctx, k.name, k.unsaved); err == nil {
 			k.unsaved = nil
 		}
 	}
@@ -150,7 +152,7 @@ func (k *acmeKeeper) flush() bool {
 		k.mu.Lock()
 		data := k.record.encode()
 		k.mu.Unlock()
-		if err = k.a.cache.note(k.name+acmeStateSuffix, data); err == nil {
+		if err = k.a.cache.note(k.ctx, k.name+acmeStateSuffix, data); err == nil {
 			k.recorded = true
 		}
 	}
@@ -172,6 +174,9 @@ func (k *acmeKeeper) trust(err error) {
 	k.mu.Lock()
 	k.trouble = text
 	k.mu.Unlock()
+	if errors.Is(err, files.ErrHangs) {
+		return // which is said once, and not for each name
+	}
 	if text != "" && text != k.complain {
 		k.a.opts.Log.Error("acme: cache out of order", "server_name", k.name, "err", err)
 	}

@@ -11,11 +11,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"wssgate/files"
 	"wssgate/internal/certtest"
 )
 
@@ -166,7 +166,7 @@ func TestACMELeaseLost(t *testing.T) {
 		if s := g.one(t); s.State != ACMEElsewhere || s.LeaseOwner != "thief/1/x" || s.Failures != 0 {
 			t.Errorf("status = %+v; want elsewhere, thief/1/x", s)
 		}
-		if f, err := g.cache.lease("chat.example.org+lease"); err != nil || f.ID != "thief" {
+		if f, err := g.cache.lease(t.Context(), "chat.example.org+lease"); err != nil || f.ID != "thief" {
 			t.Errorf("lease = %+v, %v; want the thief's", f, err)
 		}
 		if !strings.Contains(g.log.String(), "lease lost to another gate") {
@@ -387,7 +387,7 @@ func TestACMERecordUnwritten(t *testing.T) {
 	g := newACMETestGate(t, newACMETestCA(t), t.TempDir(), nil)
 	defer g.Close()
 	k := g.keeper("chat.example.org")
-	path := filepath.Join(string(g.cache.DirCache), "chat.example.org+state")
+	path := filepath.Join(g.cache.dir, "chat.example.org+state")
 	if err := os.Mkdir(path, 0o700); err != nil { // no file can be renamed over it
 		t.Fatal(err)
 	}
@@ -543,32 +543,50 @@ func TestACMECacheBroken(t *testing.T) {
 	})
 }
 
-// Close does not wait for a cache that hangs, as on a network file system whose
-// server is gone, and what wakes after it changes nothing.
-func TestACMECloseWhileCacheHangs(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	g := newACMETestGate(t, newACMETestCA(t), dir, nil)
-	pipe := filepath.Join(dir, "chat.example.org")
-	if err := syscall.Mkfifo(pipe, 0o600); err != nil { // to read it is to wait for a writer
-		t.Fatal(err)
-	}
-	g.Start()
-	out, err := os.OpenFile(pipe, os.O_WRONLY, 0) // waits for the reader
-	if err != nil {
-		t.Fatal(err)
-	}
-	os.Remove(pipe) // nobody comes twice
-	g.Close()
-	if !strings.Contains(g.log.String(), "cache hangs") {
-		t.Errorf("the log does not say what is left to itself:\n%s", g.log.String())
-	}
-	pair := certtest.NewCA("root").Issue("chat.example.org")
-	out.Write(append(pair.KeyPEM(), pair.ChainPEM()...))
-	out.Close()
-	g.wg.Wait()
-	if g.installs != 0 {
-		t.Error("a certificate was installed after Close")
+// A cache that hangs, as on a network file system whose server is gone, holds up
+// neither the start nor the end, and what wakes after the end changes nothing.
+func TestACMECacheHangs(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		close bool // while it hangs
+	}{{"until it is back", false}, {"until the end", true}} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			names := func(o *ACMEOptions) { o.Names = []string{"a.example.org", "b.example.org", "c.example.org"} }
+			for _, name := range []string{"a.example.org", "b.example.org", "c.example.org"} {
+				pair := certtest.NewCA("root").IssueSpec(certtest.Spec{Names: []string{name}, NotBefore: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2000, 4, 1, 0, 0, 0, 0, time.UTC)})
+				if err := os.WriteFile(filepath.Join(dir, name), append(pair.KeyPEM(), pair.ChainPEM()...), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			synctest.Test(t, func(t *testing.T) {
+				resume := files.Stall(dir)
+				began := time.Now()
+				g := newACMETestGate(t, newACMETestCA(t), dir, names)
+				g.Start()
+				if took := time.Since(began); took != files.Patience {
+					t.Errorf("the start took %v; want %v, however many names there are", took, files.Patience)
+				}
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				began = time.Now()
+				if test.close {
+					g.Close()
+					if took := time.Since(began); took > acmeGoodbye {
+						t.Errorf("Close took %v", took)
+					}
+				}
+				resume()
+				synctest.Wait()
+				if want := 3; g.installs != want && !test.close || g.installs > 0 && test.close {
+					t.Errorf("%d certificates were installed at once", g.installs)
+				}
+				if n := strings.Count(g.log.String(), "\n"); n != 2 || !strings.Contains(g.log.String(), dir) {
+					t.Errorf("want two lines, that it hangs and that it is back:\n%s", g.log.String())
+				}
+				g.Close()
+			})
+		})
 	}
 }
 

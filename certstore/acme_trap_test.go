@@ -158,7 +158,7 @@ func TestACMEAnswersWhileCacheHangs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := g.answers.present(key, answer); err != nil {
+		if err := g.answers.present(t.Context(), key, answer); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
@@ -527,7 +527,7 @@ func TestACMEChallengeOfFastClock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := g.cache.Put(t.Context(), key, answer); err != nil { // as another gate does
+		if err := g.cache.put(t.Context(), key, answer); err != nil { // as another gate does
 			t.Fatal(err)
 		}
 		for _, ahead := range []time.Duration{-12 * time.Hour, 0, 12 * time.Hour} {
@@ -553,7 +553,7 @@ func TestACMEHTTPHandler(t *testing.T) {
 	ca := newACMETestCA(t)
 	g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.HTTP01 = true })
 	defer g.Close()
-	if err := g.cache.Put(t.Context(), "tok-EN_1+http-01", []byte("tok-EN_1.print")); err != nil {
+	if err := g.cache.put(t.Context(), "tok-EN_1+http-01", []byte("tok-EN_1.print")); err != nil {
 		t.Fatal(err)
 	}
 	os.WriteFile(filepath.Join(dir, "secret"), []byte("secret"), 0o600)
@@ -612,7 +612,7 @@ func TestACMEManagerOnlyReads(t *testing.T) {
 	if err := g.answers.Delete(context.Background(), "chat.example.org"); err == nil {
 		t.Error("Delete succeeded")
 	}
-	if err := g.cache.Put(t.Context(), "chat.example.org", []byte("secret")); err != nil {
+	if err := g.cache.put(t.Context(), "chat.example.org", []byte("secret")); err != nil {
 		t.Fatal(err)
 	}
 	if data, err := g.answers.Get(t.Context(), "chat.example.org"); err != autocert.ErrCacheMiss {

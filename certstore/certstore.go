@@ -8,7 +8,8 @@
 //
 // # States and owners
 //
-//	tree    the directory as last read; only a reload touches it, under scan
+//	tree    the directory as it is read; one job at a time touches it (package files)
+//	harvest what the last job on the tree has left; immutable
 //	table   what handshakes see; immutable, swapped whole, read without a lock
 //	view    has the newest table until the next Change, then stays as it is
 //	cache   the few certificates that are parsed; its lock is held for moments
@@ -20,6 +21,11 @@
 // the chosen one if need be (cache.go), and so waits neither for a
 // disk nor for a reload.
 //
+// A directory may hang. Whoever has it read then waits no longer than files.Patience;
+// the job goes on when the directory is back, and publishes what it finds by itself.
+// Until then the certificates that were read before are served: at the start none,
+// which Reading tells.
+//
 // Tables that the watcher, Reload, Install and Remove make are seen at once. What
 // belongs to a new configuration is prepared as a Change, and then seen by those
 // who take its View with the rest of that configuration (view.go).
@@ -28,6 +34,7 @@
 package certstore
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -35,6 +42,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"wssgate/files"
 )
 
 // Options say where a Store finds certificates. The zero value is a Store
@@ -51,14 +60,11 @@ type Store struct {
 	view  atomic.Pointer[View] // replaced by a Commit only
 	cache cache
 
-	scan    sync.Mutex // held while the directory is read
-	tree    *tree      // nil without a directory
-	watcher *watcher   // nil unless the directory is watched
-	closed  bool
-
-	swap      sync.Mutex // held for moments, after scan where both are
-	read      []*certificate
-	faults    []fault
+	swap      sync.Mutex // held for moments, never while the system is called
+	tree      *tree      // nil without a directory
+	watcher   *watcher   // nil unless the directory is watched
+	closed    bool
+	read      *harvest // of tree, as published last
 	installed map[installedName]*certificate
 	nextDate  int64 // Unix seconds: when the next certificate becomes valid or expires; 0: never
 }
@@ -67,17 +73,18 @@ type installedName struct{ source, name string }
 
 // Open reads the directory once and returns a Store that serves what was good
 // in it. What was not is in Problems; only a directory that cannot be listed
-// is an error.
+// is an error. One that hangs is none: see Reading.
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		log:       o.Log,
+		read:      new(harvest),
 		installed: map[installedName]*certificate{},
 	}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
 	s.view.Store(s.newView(new(table)))
-	c, err := s.Prepare(o.Directory, o.Watch)
+	c, err := s.prepare(o.Directory, o.Watch, true)
 	if err != nil {
 		return nil, err
 	}
@@ -101,38 +108,53 @@ func (s *Store) Has(serverName string) bool { return s.View().Has(serverName) }
 
 // Reload looks at the whole directory, reads what changed, and returns when
 // handshakes see it. Files that are bad are in Problems; the error is for a
-// directory that cannot be listed, and then all certificates stay.
+// directory that cannot be listed or hangs, and then all certificates stay.
 func (s *Store) Reload() error {
-	s.scan.Lock()
-	defer s.scan.Unlock()
-	if s.tree == nil {
+	t, _ := s.inUse()
+	if t == nil {
 		return nil
 	}
-	err := s.tree.scan()
-	s.tree.bad()
-	s.publish(false)
+	err := t.do(context.Background(), t.all, func() { s.publish(t, false) })
 	if err != nil {
-		return fmt.Errorf("certificates: directory %q: %w", s.tree.root, plainError(err))
+		return fmt.Errorf("certificates: directory %q: %w", t.root, plainError(err))
 	}
 	return nil
 }
 
+// inUse returns the tree and its watcher.
+func (s *Store) inUse() (*tree, *watcher) {
+	s.swap.Lock()
+	defer s.swap.Unlock()
+	return s.tree, s.watcher
+}
+
+// Reading says since when the directory hangs where nothing of it was read yet;
+// nil otherwise.
+func (s *Store) Reading() *files.HangError {
+	t, _ := s.inUse()
+	if t == nil || t.done.Load() {
+		return nil
+	}
+	return t.place.Hangs()
+}
+
 // look is what a watcher calls.
-func (s *Store) look(w *watcher, what looking) {
-	s.scan.Lock()
-	defer s.scan.Unlock()
-	if s.watcher != w || s.tree == nil { // closed or replaced meanwhile
-		return
+func (s *Store) look(ctx context.Context, w *watcher, what looking) error {
+	t, now := s.inUse()
+	if now != w || t == nil { // closed or replaced meanwhile
+		return nil
 	}
-	if what.all {
-		s.tree.scan() // a root that cannot be listed becomes a problem
-	} else {
-		s.tree.changed(what.names)
-	}
-	if what.again {
-		s.tree.bad()
-	}
-	s.publish(!what.again)
+	return t.do(ctx, func() error {
+		if what.all {
+			t.scan() // a root that cannot be listed becomes a problem
+		} else {
+			t.changed(what.names)
+		}
+		if what.again {
+			t.bad()
+		}
+		return nil
+	}, func() { s.publish(t, !what.again) })
 }
 
 // Install puts a certificate beside those of the directory; it takes part in
@@ -161,37 +183,42 @@ func (s *Store) Remove(source, name string) {
 
 // Close ends watching. Handshakes are still answered.
 func (s *Store) Close() error {
-	s.scan.Lock()
+	s.swap.Lock()
 	w := s.watcher
 	s.watcher, s.closed = nil, true
 	if s.tree != nil {
-		s.tree.watcher = nil
+		s.tree.watcher.Store(nil)
 	}
-	s.scan.Unlock()
+	s.swap.Unlock()
 	if w == nil {
 		return nil
 	}
 	return w.close()
 }
 
-// publish makes handshakes see the tree where it is not as it was; hasty is as
-// in problems. The caller holds scan.
-func (s *Store) publish(hasty bool) {
-	now := time.Now()
-	var all []*certificate
-	var faults []fault
-	changed := s.tree == nil
-	if s.tree != nil {
-		all, faults, changed = s.tree.collect(now)
-	}
+// publish makes handshakes see the tree where it is the one in use, and not as it
+// was; hasty is as in problems.
+func (s *Store) publish(t *tree, hasty bool) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
-	date := s.nextDate != 0 && now.Unix() >= s.nextDate
+	if s.tree == t {
+		s.publishTree(hasty)
+	}
+}
+
+// publishTree is publish for who holds swap.
+func (s *Store) publishTree(hasty bool) {
+	read := new(harvest)
+	if s.tree != nil {
+		read = s.tree.have.Load()
+	}
+	changed := s.read != read
+	date := s.nextDate != 0 && time.Now().Unix() >= s.nextDate
 	unlogged := slices.ContainsFunc(s.table().problems, func(p Problem) bool { return !p.logged })
 	if !changed && !date && !unlogged {
 		return
 	}
-	s.read, s.faults = all, faults
+	s.read = read
 	s.replaceTable(hasty)
 	if changed {
 		t := s.table()
@@ -201,7 +228,7 @@ func (s *Store) publish(hasty bool) {
 
 // replaceTable swaps the table once. The caller holds swap.
 func (s *Store) replaceTable(hasty bool) {
-	all := slices.Clip(s.read)
+	all := slices.Clip(s.read.all)
 	for _, c := range s.installed {
 		all = append(all, c)
 	}

@@ -3,7 +3,6 @@ package certstore
 import (
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,10 +24,10 @@ func (t *tree) changed(paths map[string]bool) error {
 				t.entry(f, name)
 			case strings.HasPrefix(name, "."):
 				// Kubernetes swaps a link ..data that all others lead through.
-				if isSymlink(path) {
+				if t.isSymlink(path) {
 					relist[f.path] = true
 				}
-			case f.has(filepath.Join(f.path, name)) || isDir(path):
+			case f.has(filepath.Join(f.path, name)) || t.isDir(path):
 				if !relist[f.path] {
 					relist[f.path] = false
 				}
@@ -68,9 +67,9 @@ func (t *tree) at(real string) []*folder {
 // entry reads one name of a folder, which may have become a folder itself.
 func (t *tree) entry(f *folder, name string) {
 	path := filepath.Join(f.path, name)
-	info, err := os.Lstat(path)
+	info, err := t.place.Lstat(path)
 	if err != nil {
-		if isDir(f.path) { // a folder that went away proves nothing about its files
+		if t.isDir(f.path) { // a folder that went away proves nothing about its files
 			f.drop(name)
 		}
 		return
@@ -122,12 +121,12 @@ func (t *tree) bad() {
 	}
 }
 
-func isSymlink(path string) bool {
-	info, err := os.Lstat(path)
+func (t *tree) isSymlink(path string) bool {
+	info, err := t.place.Lstat(path)
 	return err == nil && info.Mode()&fs.ModeSymlink != 0
 }
 
-func isDir(path string) bool {
-	info, err := os.Stat(path)
+func (t *tree) isDir(path string) bool {
+	info, err := t.place.Stat(path)
 	return err == nil && info.IsDir()
 }

@@ -117,7 +117,7 @@ func TestSelfSignedCAIsALeafEverywhere(t *testing.T) {
 	if err := os.Rename(old, filepath.Join(string(d), "new.pem")); err != nil {
 		t.Fatal(err)
 	}
-	s.look(nil, looking{names: map[string]bool{
+	s.look(t.Context(), nil, looking{names: map[string]bool{
 		filepath.Join(string(d), "one"): true, filepath.Join(string(d), "two"): true,
 		old: true, filepath.Join(string(d), "new.pem"): true,
 	}, again: true})
@@ -287,6 +287,7 @@ func TestTargetOfALink(t *testing.T) {
 		d.link(t, link, "live/"+string(rune('0'+i))+".pem")
 	}
 	f := &folder{path: filepath.Join(string(d), "alias"), real: filepath.Join(string(d), "live")}
+	tree := newTree(string(d), nil)
 	var last way
 	for range 2 { // from one way to the next, and from the last to the first
 		for i, link := range links {
@@ -295,7 +296,7 @@ func TestTargetOfALink(t *testing.T) {
 			if real, err := filepath.EvalSymlinks(filepath.Join(f.path, name)); err == nil {
 				want = filepath.Dir(real)
 			}
-			got, err := f.target(name, &last)
+			got, err := tree.target(f, name, &last)
 			if err != nil {
 				got = ""
 			}

@@ -3,15 +3,14 @@ package certstore
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"hash/maphash"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"wssgate/files"
 )
 
 // settled is how long after its last change a file may still change without a
@@ -38,16 +37,16 @@ type stamp struct {
 
 func (s stamp) sum() uint64 { return max(1, maphash.Comparable(seed, s)) }
 
-// files are ordered by name.
-type files []file
+// A fileList is ordered by name.
+type fileList []file
 
-func (fs files) find(name string) (int, bool) {
+func (fs fileList) find(name string) (int, bool) {
 	return slices.BinarySearchFunc(fs, name, func(f file, name string) int { return strings.Compare(f.name, name) })
 }
 
 // get returns nil where there is none of that name. What it returns is good
 // until files are added or dropped.
-func (fs files) get(name string) *file {
+func (fs fileList) get(name string) *file {
 	if i, ok := fs.find(name); ok {
 		return &fs[i]
 	}
@@ -88,9 +87,9 @@ type way struct {
 
 // target returns the folder where the link name in f ends. last is the way of the
 // link before.
-func (f *folder) target(name string, last *way) (string, error) {
+func (t *tree) target(f *folder, name string, last *way) (string, error) {
 	path := filepath.Join(f.path, name)
-	link, err := os.Readlink(path)
+	link, err := t.place.Readlink(path)
 	if err != nil {
 		return "", err
 	}
@@ -103,52 +102,52 @@ func (f *folder) target(name string, last *way) (string, error) {
 		dir = from + string(filepath.Separator) + dir // no Join: ".." is of what a link before it leads to
 	}
 	if dir != last.dir {
-		real, err := last.follow(dir)
+		real, err := last.follow(t.place, dir)
 		if err != nil {
 			return "", err
 		}
 		last.dir, last.real = dir, real
 	}
-	info, err := os.Lstat(filepath.Join(last.real, base))
+	info, err := t.place.Lstat(filepath.Join(last.real, base))
 	if err != nil || info.Mode().IsRegular() {
 		return last.real, err
 	}
-	real, err := filepath.EvalSymlinks(path) // a link to a link
+	real, err := t.place.EvalSymlinks(path) // a link to a link
 	return filepath.Dir(real), err
 }
 
 // follow is filepath.EvalSymlinks for a folder.
-func (w *way) follow(dir string) (string, error) {
+func (w *way) follow(place *files.Place, dir string) (string, error) {
 	if strings.Contains(dir, "..") {
-		return filepath.EvalSymlinks(dir)
+		return place.EvalSymlinks(dir)
 	}
 	above, base := filepath.Split(filepath.Clean(dir))
 	if above != w.above {
-		end, err := filepath.EvalSymlinks(above)
+		end, err := place.EvalSymlinks(above)
 		if err != nil {
 			return "", err
 		}
 		w.above, w.aboveEnd = above, end
 	}
 	real := filepath.Join(w.aboveEnd, base)
-	if info, err := os.Lstat(real); err == nil && info.IsDir() {
+	if info, err := place.Lstat(real); err == nil && info.IsDir() {
 		return real, nil
 	}
-	return filepath.EvalSymlinks(dir)
+	return place.EvalSymlinks(dir)
 }
 
 // hasMoreOf reports whether fullchain.pem has all that the link name leads to. So
 // it is where certbot's cert.pem, chain.pem and fullchain.pem are of one version;
 // to read all three would take twice the time and half as much memory again.
-func (f *folder) hasMoreOf(name string, last *way) bool {
+func (t *tree) hasMoreOf(f *folder, name string, last *way) bool {
 	stem := strings.TrimSuffix(name, ".pem")
 	if stem != "cert" && stem != "chain" {
 		return false
 	}
 	if path := filepath.Join(f.path, "fullchain.pem"); path != last.wholePath {
 		last.wholePath, last.whole = path, ""
-		if link, err := os.Readlink(path); err == nil {
-			if _, err := os.Stat(path); err == nil {
+		if link, err := t.place.Readlink(path); err == nil {
+			if _, err := t.place.Stat(path); err == nil {
 				last.whole = link
 			}
 		}
@@ -156,7 +155,7 @@ func (f *folder) hasMoreOf(name string, last *way) bool {
 	if last.whole == "" {
 		return false
 	}
-	part, err := os.Readlink(filepath.Join(f.path, name))
+	part, err := t.place.Readlink(filepath.Join(f.path, name))
 	dir, base := filepath.Split(part)
 	version, ok := strings.CutPrefix(base, stem)
 	return err == nil && ok && last.whole == dir+"fullchain"+version
@@ -168,21 +167,19 @@ func (t *tree) file(f *folder, name string, last *way) {
 	path := filepath.Join(f.path, name)
 	target := ""
 	if last != nil {
-		if f.hasMoreOf(name, last) {
+		if t.hasMoreOf(f, name, last) {
 			f.drop(name)
 			return
 		}
-		if real, err := f.target(name, last); err == nil {
+		if real, err := t.target(f, name, last); err == nil {
 			target = real
-			if t.watcher != nil {
-				t.watcher.add(target)
-			}
+			t.watch(target)
 		}
 		f.links = true
 	}
-	info, err := os.Stat(path)
+	info, err := t.place.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Lstat(path); err != nil { // not even a link that leads nowhere
+		if _, err := t.place.Lstat(path); err != nil { // not even a link that leads nowhere
 			f.drop(name)
 			return
 		}
@@ -208,10 +205,10 @@ func (t *tree) file(f *folder, name string, last *way) {
 	have.stamp = now.sum()
 	have.young = time.Since(time.Unix(0, max(now.modified, now.changed))) < settled
 	if !info.Mode().IsRegular() {
-		have.set(f, nil, errors.New("is no regular file"))
+		have.set(f, nil, files.ErrNotRegular)
 		return
 	}
-	if err := t.read(path); err != nil {
+	if err := t.place.ReadInto(&t.buf, path, maxFile); err != nil {
 		have.set(f, nil, plainError(err))
 		have.stamp = 0
 		return
@@ -246,21 +243,6 @@ func (t *tree) sameName(name string) string {
 		t.names[name] = name
 	}
 	return name
-}
-
-// read fills t.buf with the file, whatever size it claims to have.
-func (t *tree) read(path string) error {
-	t.buf.Reset()
-	in, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	n, err := t.buf.ReadFrom(io.LimitReader(in, maxFile+1))
-	if err == nil && n > maxFile {
-		err = fmt.Errorf("larger than %d bytes", maxFile)
-	}
-	return err
 }
 
 // plainError drops the path, which every message names once already.

@@ -228,7 +228,7 @@ func TestUnreadableKeepsTheOldOne(t *testing.T) {
 	}
 	reload(t, s) // reading a FIFO would last for ever
 	wantServed(t, s, "example1.com", p)
-	wantProblems(t, s, "is no regular file", "is no regular file")
+	wantProblems(t, s, "is a pipe or a device", "is a pipe or a device")
 
 	if err := os.RemoveAll(string(d)); err != nil {
 		t.Fatal(err)

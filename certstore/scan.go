@@ -2,14 +2,18 @@ package certstore
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io/fs"
-	"os"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unique"
+
+	"wssgate/files"
 )
 
 const (
@@ -18,13 +22,17 @@ const (
 	maxNames   = 64      // of files that many folders have, such as fullchain.pem
 )
 
-// A tree is the directory as it was last read. It is not safe for concurrent
-// use; Store.scan guards it.
+// A tree is the directory as it was last read. It belongs to the job that its
+// place does, but for what is said to be anybody's.
 type tree struct {
-	root     string
-	folders  map[string]*folder // by path
-	limit    int                // of folders
-	full     bool               // there are more than that
+	root     string                  // anybody's
+	place    *files.Place            // anybody's
+	have     atomic.Pointer[harvest] // anybody's: what the last job that came to its end has left
+	done     atomic.Bool             // anybody's: a job has come to its end
+	watcher  atomic.Pointer[watcher] // anybody's: told of each folder before it is listed; may be nil
+	folders  map[string]*folder      // by path
+	limit    int                     // of folders
+	full     bool                    // there are more than that
 	reader   *reader
 	names    map[string]string // see sameName
 	buf      bytes.Buffer
@@ -34,14 +42,13 @@ type tree struct {
 	orphaned bool                 // a folder went away that others were links to: those have to be read now
 	pruned   bool                 // folders went away since the last collect
 	aliases  map[string][]*folder // see at; nil when folders have changed
-	watcher  *watcher             // told of each folder before it is listed; may be nil
 }
 
 // A folder is the unit in which leaves meet their keys.
 type folder struct {
 	path   string
 	real   string // path without symlinks: what has to be watched
-	files  files
+	files  fileList
 	subs   []string       // paths of the folders in it, sorted
 	err    error          // why it could not be listed; the rest is then as it was
 	links  bool           // some file is a link to another folder
@@ -50,17 +57,57 @@ type folder struct {
 	faults []fault
 }
 
-func newTree(root string) *tree {
-	return &tree{root: filepath.Clean(root), folders: map[string]*folder{}, limit: maxFolders, reader: newReader(), names: map[string]string{}}
+// A harvest is what a tree gives. It never changes.
+type harvest struct {
+	all    []*certificate
+	faults []fault
+}
+
+func newTree(root string, log *slog.Logger) *tree {
+	t := &tree{root: filepath.Clean(root), place: files.New("certificates", log), folders: map[string]*folder{}, limit: maxFolders,
+		reader: newReader(), names: map[string]string{}}
+	t.have.Store(new(harvest))
+	return t
+}
+
+// do has the tree's place do a job on it, and puts what the tree gives then where
+// everybody finds it. The job's error comes back; files.Do has the others.
+func (t *tree) do(ctx context.Context, job func() error, then func()) error {
+	_, err := files.Do(ctx, t.place, func() (struct{}, error) {
+		err := job()
+		t.done.Store(true)
+		if all, faults, changed := t.collect(time.Now()); changed {
+			t.have.Store(&harvest{all, faults})
+		}
+		if then != nil {
+			then()
+		}
+		return struct{}{}, err
+	})
+	return err
+}
+
+// watch has a folder watched from now on.
+func (t *tree) watch(path string) {
+	if w := t.watcher.Load(); w != nil {
+		t.place.Call(path, func() error { w.add(path); return nil })
+	}
+}
+
+// all reads what changed anywhere, and what is bad whether it changed or not.
+func (t *tree) all() error {
+	err := t.scan()
+	t.bad()
+	return err
 }
 
 // scan reads what changed anywhere in the tree. It fails only where the root
 // itself cannot be listed; what the tree gives is as before then.
 func (t *tree) scan() error {
-	if t.watcher != nil {
-		t.watcher.begin()
-		defer t.watcher.end()
-		t.watcher.add(filepath.Dir(t.root)) // where the root itself may be replaced
+	if w := t.watcher.Load(); w != nil {
+		w.begin()
+		defer w.end()
+		t.watch(filepath.Dir(t.root)) // where the root itself may be replaced
 	}
 	t.reader.issuers = map[string]unique.Handle[issuer]{}
 	t.full = false
@@ -92,8 +139,8 @@ func (t *tree) prune() {
 	before := len(t.folders)
 	for path, f := range t.folders {
 		if !t.reachable(path) {
-			if t.watcher != nil {
-				t.watcher.forget(f.real)
+			if w := t.watcher.Load(); w != nil {
+				w.forget(f.real)
 			}
 			if len(t.at(f.real)) > 1 {
 				t.orphaned = true
@@ -136,10 +183,8 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 		f.real = real
 		t.aliases = nil
 	}
-	if t.watcher != nil {
-		t.watcher.add(f.real)
-	}
-	entries, err := os.ReadDir(path)
+	t.watch(f.real)
+	entries, err := t.place.ReadDir(path)
 	if err != nil {
 		f.fail(err)
 		return // what it gave stays: a folder that cannot be read proves nothing
@@ -207,7 +252,7 @@ func (t *tree) resolve(path string, link bool) (string, error) {
 	if above := t.folders[filepath.Dir(path)]; above != nil && !link && path != t.root {
 		return filepath.Join(above.real, filepath.Base(path)), nil
 	}
-	return filepath.EvalSymlinks(path)
+	return t.place.EvalSymlinks(path)
 }
 
 func (f *folder) fail(err error) {
@@ -232,7 +277,7 @@ func (t *tree) isFolder(path string, e fs.DirEntry) bool {
 		return false
 	}
 	path = filepath.Join(path, e.Name())
-	info, err := os.Stat(path)
+	info, err := t.place.Stat(path)
 	if err != nil {
 		return t.folders[path] != nil // it says why it can't be listed, and keeps what it gave
 	}

@@ -140,7 +140,7 @@ func (s *Store) Problems() []Problem { return slices.Clone(s.table().problems) }
 // Where hasty is set new ones are not logged yet: the file may be half written.
 func (s *Store) problems(next *table, before []Problem, hasty bool) []Problem {
 	now := time.Now()
-	faults := slices.Clip(s.faults)
+	faults := slices.Clip(s.read.faults)
 	for _, c := range next.untimely(now) {
 		faults = append(faults, fault{c.file(), fmt.Errorf("certificate %s: %w; still served", c.quoted(), c.dateError(now)), true})
 	}

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"wssgate/files"
 	"wssgate/internal/certtest"
 )
 
@@ -22,8 +23,10 @@ func TestHandshakeDoesNotWaitForReload(t *testing.T) {
 	p := ca.Issue("example1.com")
 	d.put(t, "x.pem", p.PEM())
 	s := d.open(t)
-	s.scan.Lock() // as in the middle of a reload
-	defer s.scan.Unlock()
+	resume := files.Stall(string(d)) // in the middle of a reload
+	reloaded := make(chan error)
+	go func() { reloaded <- s.Reload() }()
+	defer func() { resume(); <-reloaded }()
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	wantServed(t, s, "example1.com", p)
@@ -113,13 +116,13 @@ func TestTimeGoesOn(t *testing.T) {
 		wantProblems(t, s, "not valid before ")
 		time.Sleep(61 * time.Minute)
 		answers(next) // both are valid, this one for longer
-		s.look(nil, looking{all: true, again: true})
+		s.look(t.Context(), nil, looking{all: true, again: true})
 		answers(next)
 		wantProblems(t, s)
 		log.Reset()
 		time.Sleep(3 * time.Hour)
 		for range 3 {
-			s.look(nil, looking{all: true, again: true})
+			s.look(t.Context(), nil, looking{all: true, again: true})
 			wantProblems(t, s, "; still served")
 			time.Sleep(time.Minute)
 		}
@@ -137,7 +140,7 @@ func TestTooManyFolders(t *testing.T) {
 	for i := range 6 {
 		d.put(t, fmt.Sprintf("%d/x.pem", i), ca.Issue(fmt.Sprintf("example%d.com", i)).PEM())
 	}
-	tree := newTree(string(d))
+	tree := newTree(string(d), slog.Default())
 	tree.limit = 4
 	if err := tree.scan(); err != nil {
 		t.Fatal(err)

@@ -1,9 +1,13 @@
 package certstore
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"sync/atomic"
+
+	"wssgate/files"
 )
 
 // A View answers handshakes. What the Store learns by itself is seen in it at
@@ -53,16 +57,30 @@ func (v *View) Has(serverName string) bool {
 // is for one Commit or one Abandon; another is prepared after that.
 type Change struct {
 	store   *Store
-	tree    *tree    // nil without a directory
-	watcher *watcher // the one in use, or one that does not run yet
+	tree    *tree       // nil without a directory
+	watcher *watcher    // the one in use, or one that does not run yet
+	late    atomic.Bool // nobody waits for the reading any more
 }
 
 // Prepare reads a directory, which may be the one in use or another, and may be
 // watched from then on or no more. It is an error where it cannot be listed; then,
-// and until Commit, handshakes see what they saw before.
+// and until Commit, handshakes see what they saw before. Another directory that
+// hangs is an error too. Where it is the one in use, its certificates stay as they
+// are until it is back.
 func (s *Store) Prepare(dir string, watch bool) (*Change, error) {
+	return s.prepare(dir, watch, false)
+}
+
+// prepare is Prepare; first says that what hangs is awaited in any case.
+func (s *Store) prepare(dir string, watch, first bool) (*Change, error) {
 	c := &Change{store: s}
-	if err := c.read(dir, watch); err != nil {
+	err := c.read(dir, watch)
+	if errors.Is(err, files.ErrHangs) {
+		if used, _ := s.inUse(); first || c.tree == used {
+			return c, nil
+		}
+	}
+	if err != nil {
 		c.Abandon()
 		return nil, fmt.Errorf("certificates: directory %q: %w", dir, plainError(err))
 	}
@@ -71,30 +89,35 @@ func (s *Store) Prepare(dir string, watch bool) (*Change, error) {
 
 func (c *Change) read(dir string, watch bool) error {
 	s := c.store
-	s.scan.Lock()
-	defer s.scan.Unlock()
+	s.swap.Lock()
+	used, watcher := s.tree, s.watcher
+	watch = watch && dir != "" && !s.closed
+	s.swap.Unlock()
 	if dir != "" {
-		c.tree = newTree(dir)
-		if s.tree != nil && s.tree.root == c.tree.root {
-			c.tree = s.tree // so that what it kept stays
+		c.tree = newTree(dir, s.log)
+		if used != nil && used.root == c.tree.root {
+			c.tree = used // so that what it kept stays
 		}
 	}
-	watch = watch && c.tree != nil && !s.closed
 	switch {
-	case c.tree == s.tree && watch == (s.watcher != nil):
-		c.watcher = s.watcher
+	case c.tree == used && watch == (watcher != nil):
+		c.watcher = watcher
 	case watch:
 		c.watcher = newWatcher(s.log, s.look)
 	}
 	if c.tree == nil {
 		return nil
 	}
-	c.tree.watcher = c.watcher
-	if err := c.tree.scan(); err != nil {
-		return err
+	c.tree.watcher.Store(c.watcher)
+	err := c.tree.do(context.Background(), c.tree.all, func() {
+		if c.late.Load() {
+			s.publish(c.tree, false)
+		}
+	})
+	if errors.Is(err, files.ErrHangs) {
+		c.late.Store(true)
 	}
-	c.tree.bad()
-	return nil
+	return err
 }
 
 // Commit puts the directory into use, and returns the View that has it, with all
@@ -102,21 +125,19 @@ func (c *Change) read(dir string, watch bool) error {
 // empty table in between.
 func (c *Change) Commit() *View {
 	s := c.store
-	s.scan.Lock()
+	s.swap.Lock()
 	old := s.watcher
 	s.tree, s.watcher = c.tree, c.watcher
-	s.swap.Lock()
 	v := s.newView(s.table())
 	s.view.Store(v)
+	s.publishTree(false)
 	s.swap.Unlock()
-	s.publish(false)
-	s.scan.Unlock()
 	if c.watcher != old {
 		if c.watcher != nil {
 			go c.watcher.watchFiles()
 		}
 		if old != nil {
-			old.close() // it may be waiting for scan
+			old.close()
 		}
 	}
 	return v
@@ -126,13 +147,11 @@ func (c *Change) Commit() *View {
 // with the next Reload.
 func (c *Change) Abandon() {
 	s := c.store
-	s.scan.Lock()
-	used := s.watcher
-	if c.tree != nil && c.tree == s.tree {
-		c.tree.watcher = used // it hears of new folders with the next Reload
+	used, watcher := s.inUse()
+	if c.tree != nil && c.tree == used {
+		c.tree.watcher.Store(watcher) // it hears of new folders with the next Reload
 	}
-	s.scan.Unlock()
-	if c.watcher != nil && c.watcher != used {
+	if c.watcher != nil && c.watcher != watcher {
 		go c.watcher.watchFiles() // close waits for its end
 		c.watcher.close()
 	}

@@ -105,7 +105,7 @@ func TestAbandon(t *testing.T) {
 	if _, err := s.Prepare(string(other)+"/missing", true); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Prepare = %v, want that it does not exist", err)
 	}
-	if s.watcher != w || s.tree.watcher != w {
+	if s.watcher != w || s.tree.watcher.Load() != w {
 		t.Error("another watcher is in use")
 	}
 	wantNames(t, "abandoned", s, map[string]bool{"example1.com": true, "example2.com": false})

@@ -1,6 +1,7 @@
 package certstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"wssgate/files"
 )
 
 const (
@@ -40,11 +43,12 @@ const (
 // not files: a file that is replaced takes its watch with it.
 type watcher struct {
 	log    *slog.Logger
-	look   func(*watcher, looking) // reads and publishes; called by watchFiles alone
+	look   func(context.Context, *watcher, looking) error // reads and publishes; called by watchFiles alone
 	events <-chan fsnotify.Event
 	errors <-chan error
 	folder folderWatcher
-	stop   chan struct{}
+	ctx    context.Context // ends with close
+	cancel context.CancelFunc
 	done   chan struct{}
 
 	mu      sync.Mutex // guards what follows; the reload adds, watchFiles reads
@@ -71,14 +75,14 @@ type looking struct {
 // that is nothing.
 //
 // It does nothing by itself before watchFiles is started.
-func newWatcher(log *slog.Logger, look func(*watcher, looking)) *watcher {
+func newWatcher(log *slog.Logger, look func(context.Context, *watcher, looking) error) *watcher {
 	w := &watcher{
 		log:     log,
 		look:    look,
-		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
 		watched: map[string]int{},
 	}
+	w.ctx, w.cancel = context.WithCancel(context.Background())
 	notify, err := fsnotify.NewWatcher()
 	if err != nil {
 		w.fail("", err)
@@ -91,30 +95,35 @@ func newWatcher(log *slog.Logger, look func(*watcher, looking)) *watcher {
 // add watches a folder from now on. It comes before the folder is listed, so
 // that no change falls between the two.
 func (w *watcher) add(path string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	if w.folder == nil {
 		return
 	}
+	w.mu.Lock()
 	_, have := w.watched[path]
 	w.watched[path] = w.round
+	w.mu.Unlock()
 	if have {
 		return
 	}
-	if err := w.folder.Add(path); err != nil {
-		delete(w.watched, path)
-		w.fail(path, err)
+	err := w.folder.Add(path) // without the lock: it may hang
+	if err == nil || errors.Is(err, fsnotify.ErrClosed) {
+		return
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.watched, path)
+	w.fail(path, err)
 }
 
 // forget is for a folder that went away, or may have: another of the same name
 // has to be watched anew.
 func (w *watcher) forget(path string) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if _, have := w.watched[path]; have {
+	_, have := w.watched[path]
+	delete(w.watched, path)
+	w.mu.Unlock()
+	if have {
 		w.folder.Remove(path) // fails where the system has forgotten it already
-		delete(w.watched, path)
 	}
 }
 
@@ -127,13 +136,17 @@ func (w *watcher) begin() {
 }
 
 func (w *watcher) end() {
+	var old []string
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	for path, round := range w.watched {
 		if round != w.round {
-			w.folder.Remove(path)
+			old = append(old, path)
 			delete(w.watched, path)
 		}
+	}
+	w.mu.Unlock()
+	for _, path := range old {
+		w.folder.Remove(path)
 	}
 }
 
@@ -171,6 +184,14 @@ func (w *watcher) watchFiles() {
 	for _, timer := range []*time.Timer{settle, recheck, poll} {
 		defer timer.Stop()
 	}
+	// What hangs is looked at again when it is back, or soon.
+	look := func(what looking) (done bool) {
+		if err := w.look(w.ctx, w, what); errors.Is(err, files.ErrHangs) {
+			poll.Reset(pollUnwatched)
+			return false
+		}
+		return true
+	}
 	gather := func() {
 		if first.IsZero() {
 			first = time.Now()
@@ -179,7 +200,7 @@ func (w *watcher) watchFiles() {
 	}
 	for {
 		select {
-		case <-w.stop:
+		case <-w.ctx.Done():
 			return
 		case ev, ok := <-w.events:
 			if !ok {
@@ -210,15 +231,16 @@ func (w *watcher) watchFiles() {
 			next.all = true
 			gather()
 		case <-settle.C:
-			w.look(w, next)
+			look(next)
 			next, first = looking{}, time.Time{}
 			recheck.Reset(grace)
 		case <-recheck.C:
-			w.look(w, looking{again: true})
+			look(looking{again: true})
 		case <-poll.C:
 			start := time.Now()
-			w.look(w, looking{all: true, again: true})
-			poll.Reset(max(w.pollInterval(), pollShare*time.Since(start)))
+			if look(looking{all: true, again: true}) {
+				poll.Reset(max(w.pollInterval(), pollShare*time.Since(start)))
+			}
 		}
 	}
 }
@@ -229,15 +251,27 @@ func stoppedTimer() *time.Timer {
 	return t
 }
 
-// close returns when watchFiles has ended.
+// closePatience is how long close waits for a system call that hangs.
+const closePatience = time.Second
+
+// close returns when watchFiles has ended, or hangs: then its end is left to
+// itself.
 func (w *watcher) close() error {
-	close(w.stop)
-	<-w.done
-	if w.folder == nil {
-		return nil
-	}
-	if err := w.folder.Close(); err != nil {
-		return fmt.Errorf("certificates: watching: %w", err)
+	w.cancel()
+	ended := make(chan error, 1)
+	go func() {
+		<-w.done
+		if w.folder != nil {
+			ended <- w.folder.Close()
+		}
+		close(ended)
+	}()
+	select {
+	case err := <-ended:
+		if err != nil {
+			return fmt.Errorf("certificates: watching: %w", err)
+		}
+	case <-time.After(closePatience):
 	}
 	return nil
 }

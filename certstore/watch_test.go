@@ -70,13 +70,15 @@ func idleWatcher(folders folderWatcher) (w *watcher, events chan fsnotify.Event,
 	start := time.Now()
 	w = &watcher{
 		log: slog.New(slog.DiscardHandler), folder: folders, events: events, errors: errs,
-		stop: make(chan struct{}), done: make(chan struct{}), watched: map[string]int{},
-		look: func(_ *watcher, what looking) {
+		done: make(chan struct{}), watched: map[string]int{},
+		look: func(_ context.Context, _ *watcher, what looking) error {
 			looks.mu.Lock()
 			defer looks.mu.Unlock()
 			looks.list = append(looks.list, look{time.Since(start), len(what.names), what.all, what.again})
+			return nil
 		},
 	}
+	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w, events, errs, looks
 }
 

@@ -22,6 +22,15 @@ const (
 	alertNoALPN           = tls.AlertError(120)
 )
 
+// either is what concerns the gate, or, where an upstream itself is asked over
+// ws://, the XMPP server.
+func (p *prober) either(gate, server string) string {
+	if p.url.Scheme == "ws" {
+		return server
+	}
+	return gate
+}
+
 func isIP(host string) bool { return net.ParseIP(host) != nil }
 
 // explain puts an error into plain words.
@@ -46,7 +55,9 @@ func (p *prober) explain(ctx context.Context, err error) Problem {
 	case errors.Is(err, context.DeadlineExceeded) || isTimeout(err):
 		return p.timedOut(at)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return Problem{at + " refused the connection", "nothing listens there: is wssgate running, and is this port in listen.wss?"}
+		return Problem{at + " refused the connection", p.either(
+			"nothing listens there: is wssgate running, and is this port in listen.wss?",
+			"nothing listens there: is the XMPP server running, and is this its port for WebSockets?")}
 	case errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH):
 		return Problem{at + " is unreachable from here", "is there a route to it, over IPv6 too?"}
 	case errors.As(err, &record):
@@ -81,9 +92,11 @@ func (p *prober) timedOut(at string) Problem {
 	case p.report.TLS == nil && p.url.Scheme == "wss":
 		problem.Hint = "TCP is open, but nobody speaks TLS there: another kind of server, or one that is overloaded"
 	case p.report.Status == "":
-		problem.Hint = "the gate answers only after its upstream did: is that one well?"
+		problem.Hint = p.either(
+			"the gate answers only after its upstream did: is that one well?",
+			"TCP is open, but nobody answers a WebSocket there: is this the XMPP server's port for them?")
 	default:
-		problem.Hint = "the WebSocket is open, but the XMPP server behind it is silent"
+		problem.Hint = p.either("the WebSocket is open, but the XMPP server behind it is silent", "the WebSocket is open, but no XMPP is spoken on it")
 	}
 	return problem
 }

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -18,6 +19,7 @@ import (
 	"wssgate/internal/certtest"
 	"wssgate/internal/leaktest"
 	"wssgate/internal/xmpptest"
+	"wssgate/xmpp"
 
 	"github.com/gobwas/ws"
 )
@@ -45,6 +47,11 @@ func gate(t *testing.T, cfg xmpptest.Config, config *tls.Config) (addr string) {
 	s.Start(ln)
 	t.Cleanup(func() { s.Close() })
 	return addr
+}
+
+// rude is a server that says these bytes at a moment, and then ends so.
+func rude(when xmpptest.Moment, b []byte, then xmpptest.Ending) xmpptest.Config {
+	return xmpptest.Config{Rude: xmpptest.Outburst{When: when, Bytes: b, Then: then}}
 }
 
 func with(pair *certtest.Pair) *tls.Config {
@@ -142,9 +149,6 @@ func TestFaults(t *testing.T) {
 	future := certtest.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().Add(24 * time.Hour)}
 	leafOnly := with(ca.Intermediate("R1").Issue("example1.com"))
 	leafOnly.Certificates[0].Certificate = leafOnly.Certificates[0].Certificate[:1]
-	rude := func(when xmpptest.Moment, b []byte, then xmpptest.Ending) xmpptest.Config {
-		return xmpptest.Config{Rude: xmpptest.Outburst{When: when, Bytes: b, Then: then}}
-	}
 	silent := rude(xmpptest.AtRequest, nil, xmpptest.Silence)
 	seeOther := xmpptest.Tigase()
 	seeOther.Redirect = func(xmpptest.Open) string { return "ws://t2.example1.com:5290/" }
@@ -291,6 +295,41 @@ func TestConnectFaults(t *testing.T) {
 	r = run(t, "name.invalid:5291", Options{Timeout: 5 * time.Second})
 	if p := r.Steps[0].Problems; len(p) != 1 || !strings.Contains(p[0].Text, `"name.invalid"`) {
 		t.Errorf("problems = %+v", p)
+	}
+}
+
+// Over ws:// it is the XMPP server that is asked, and no hint is about the gate.
+func TestHintsOfAnUpstream(t *testing.T) {
+	direct := func(cfg xmpptest.Config) string { return "ws://" + gate(t, cfg, nil) + "/" }
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	for url, want := range map[string]string{
+		"ws://" + ln.Addr().String() + "/":                                                    "is the XMPP server running",
+		direct(rude(xmpptest.AtRequest, xmpptest.HTTP("502 Bad Gateway", "x"), xmpptest.FIN)): "this is a proxy",
+		direct(rude(xmpptest.AtRequest, xmpptest.HTTP("404 Not Found", "x"), xmpptest.FIN)):   "is the path",
+		direct(rude(xmpptest.AtRequest, xmpptest.HTTP("503 Full", "x"), xmpptest.FIN)):        "the XMPP server takes no more",
+		direct(xmpptest.Config{Domains: []string{"example2.com"}}):                            "the XMPP server does not serve",
+	} {
+		r := run(t, strings.TrimSuffix(strings.TrimPrefix(url, "ws://"), "/"), Options{URL: url, Domain: "example1.com"})
+		last := r.Steps[len(r.Steps)-1]
+		if len(last.Problems) != 1 || !strings.Contains(last.Problems[0].Hint, want) || strings.Contains(last.Problems[0].Hint, "gate") {
+			t.Errorf("%s: %+v; want a hint with %q and nothing about a gate", url, last.Problems, want)
+		}
+	}
+}
+
+// A domain that the gate itself refuses is not the XMPP server's to serve.
+func TestWhoRefusedTheDomain(t *testing.T) {
+	words := "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='example1.com' id='1' version='1.0'/>"
+	refusal := "<stream:error xmlns:stream='http://etherx.jabber.org/streams'><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/><text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>" + xmpp.NotTakenHere + "</text></stream:error>"
+	frames := bytes.Join([][]byte{ws.MustCompileFrame(ws.NewTextFrame([]byte(words))), ws.MustCompileFrame(ws.NewTextFrame([]byte(refusal)))}, nil)
+	r := run(t, gate(t, rude(xmpptest.AtFirstFrame, frames, xmpptest.Silence), good()), Options{})
+	last := r.Steps[len(r.Steps)-1]
+	if len(last.Problems) != 1 || !strings.Contains(last.Problems[0].Hint, "the gate refused") {
+		t.Errorf("%+v; want a hint that the gate refused", last.Problems)
 	}
 }
 

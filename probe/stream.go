@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
+
+	"wssgate/xmpp"
 )
 
 const nsFraming = "urn:ietf:params:xml:ns:xmpp-framing"
@@ -39,7 +41,8 @@ func (p *prober) next() (element, error) {
 		return e, p.streamError(e)
 	case e.XMLName.Local == "close" && e.SeeOther != "":
 		return e, &Problem{fmt.Sprintf("the server redirects to %q", printable([]byte(e.SeeOther))),
-			"few clients follow that; a cluster's nodes want a public_url in [upstream], so that the gate can mend it"}
+			p.either("few clients follow that; a cluster's nodes want a public_url in [upstream], so that the gate can mend it",
+				"this is a cluster; the gate goes there itself if it knows a node by that name, see `wssgate check`")}
 	case e.XMLName.Local == "close":
 		return e, &Problem{"the server ended the stream", ""}
 	}
@@ -63,12 +66,15 @@ func (p *prober) streamError(e element) *Problem {
 	switch condition {
 	case "host-unknown", "host-gone":
 		problem.Hint = fmt.Sprintf("the XMPP server does not serve %q; name one of its domains with -domain", p.Domain)
+		if text == ": "+xmpp.NotTakenHere {
+			problem.Hint = fmt.Sprintf("the gate refused, and did not ask the XMPP server: %q is none of the vhost's domains; name one with -domain", p.Domain)
+		}
 	case "policy-violation", "resource-constraint":
 		problem.Hint = "the XMPP server has a limit that was reached"
 	case "system-shutdown":
 		problem.Hint = "the XMPP server is stopping"
 	case "remote-connection-failed":
-		problem.Hint = "the gate does not reach the XMPP server"
+		problem.Hint = p.either("the gate does not reach the XMPP server", "")
 	}
 	return problem
 }

@@ -47,7 +47,7 @@ func (p *prober) open(_ context.Context, s *Step) error {
 	}
 	p.report.Status = printable([]byte(resp.Status))
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return refused(resp)
+		return p.refused(resp)
 	}
 	s.Facts = append(s.Facts, p.report.Status)
 	h := resp.Header
@@ -74,7 +74,7 @@ func (p *prober) open(_ context.Context, s *Step) error {
 }
 
 // refused explains an answer other than 101.
-func refused(resp *http.Response) *Problem {
+func (p *prober) refused(resp *http.Response) *Problem {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	problem := &Problem{Text: fmt.Sprintf("answered %s to the opening handshake, want 101", printable([]byte(resp.Status)))}
 	if line := firstLine(string(body), resp.Status); line != "" {
@@ -84,21 +84,21 @@ func refused(resp *http.Response) *Problem {
 	case 400:
 		problem.Hint = "Tigase says so where the subprotocol \"xmpp\" is missing; something on the way may have removed a header"
 	case 401, 407:
-		problem.Hint = "something in front of the gate wants a login"
+		problem.Hint = p.either("something in front of the gate wants a login", "the XMPP server, or something in front of it, wants a login")
 	case 403:
-		problem.Hint = "the vhost's origins do not allow ours, or something in front forbids it"
+		problem.Hint = p.either("the vhost's origins do not allow ours, or something in front forbids it", "the XMPP server does not allow our Origin or our address")
 	case 404:
-		problem.Hint = "is the path " + `"/xmpp-websocket"` + ", or does no [[vhost]] name this server name?"
+		problem.Hint = "is the path " + `"/xmpp-websocket"` + p.either(", or does no [[vhost]] name this server name?", "?")
 	case 405, 426, 200:
-		problem.Hint = "a web server answered: the upgrade is not passed on to the gate"
+		problem.Hint = p.either("a web server answered: the upgrade is not passed on to the gate", "a web server answered: WebSockets have another path or port")
 	case 421:
-		problem.Hint = "host and server name belong to different vhosts"
+		problem.Hint = p.either("host and server name belong to different vhosts", "the XMPP server does not know this host")
 	case 429, 503:
-		problem.Hint = "the gate is full, draining, or has no upstream at the moment; see its log"
+		problem.Hint = p.either("the gate is full, draining, or has no upstream at the moment; see its log", "the XMPP server takes no more at the moment; see its log")
 	case 502:
-		problem.Hint = "the gate does not reach the XMPP server; is it running, and is its address right in [upstream]?"
+		problem.Hint = p.either("the gate does not reach the XMPP server; is it running, and is its address right in [upstream]?", "this is a proxy that does not reach the XMPP server")
 	case 504:
-		problem.Hint = "the XMPP server does not answer the gate"
+		problem.Hint = p.either("the XMPP server does not answer the gate", "this is a proxy, and the XMPP server does not answer it")
 	}
 	if to := resp.Header.Get("Location"); to != "" {
 		problem.Hint = "it redirects to " + printable([]byte(to)) + ", which no WebSocket client follows"
@@ -179,7 +179,7 @@ func (p *prober) receive() ([]byte, error) {
 			}
 		case ws.OpPong:
 		case ws.OpClose:
-			return nil, closed(payload)
+			return nil, p.closed(payload)
 		default:
 			message = append(message, payload...)
 			if fragmented = !h.Fin; !fragmented {
@@ -190,7 +190,7 @@ func (p *prober) receive() ([]byte, error) {
 }
 
 // closed explains a Close frame.
-func closed(payload []byte) *Problem {
+func (p *prober) closed(payload []byte) *Problem {
 	if len(payload) < 2 {
 		return &Problem{"the server closed the WebSocket without a status code", ""}
 	}
@@ -203,11 +203,11 @@ func closed(payload []byte) *Problem {
 	case 1001:
 		problem.Hint = "it is going away: a drain is under way"
 	case 1008:
-		problem.Hint = "against the gate's rules: is the domain allowed for this vhost? try -domain"
+		problem.Hint = p.either("against the gate's rules: is the domain allowed for this vhost? try -domain", "against the XMPP server's rules; its log may say which")
 	case 1012:
-		problem.Hint = "the XMPP server behind the gate went away or restarts"
+		problem.Hint = p.either("the XMPP server behind the gate went away or restarts", "the XMPP server restarts")
 	case 1014:
-		problem.Hint = "the XMPP server behind the gate sent something that is no WebSocket"
+		problem.Hint = p.either("the gate can't go on with the XMPP server behind it; its log says why", "")
 	}
 	return problem
 }

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
+
+	"wssgate/fair"
 )
 
 // Serve accepts connections from ln until Shutdown, or until ln is closed or
@@ -78,9 +80,9 @@ func passes(err error) bool {
 func (s *Server) admit(conn net.Conn) {
 	now := s.now.Load()
 	key := keyOf(conn.RemoteAddr())
-	perClient := now.PerClient
+	perClient, rules := now.PerClient, now.Access
 	if now.sendsProxyHeader(addrPortOf(conn.RemoteAddr()).Addr()) {
-		perClient = 0 // its clients are counted, once they are known
+		perClient, rules = 0, nil // its clients are judged, once they are known
 	}
 	c := s.newClientConn(conn, now)
 	c.visit.begin = func() { go c.serve() }
@@ -90,7 +92,12 @@ func (s *Server) admit(conn net.Conn) {
 	switch {
 	case s.stopped, s.ended:
 		limit = limitDrain
-	case perClient > 0 && key.IsValid() && s.clients[key] >= perClient:
+	case !rules.Allows(addrPortOf(conn.RemoteAddr()).Addr()):
+		limit = limitAccess
+	case s.short.Load():
+		limit = limitMemory
+	case perClient > 0 && key.IsValid() && s.clients[key] >= perClient && !s.door.yields(key):
+		limit = limitPerClient
 		limit = limitPerClient
 	case !s.door.enter(&c.visit, key, free):
 		if limit = limitHandshakes; free <= 0 {
@@ -110,6 +117,17 @@ func (s *Server) admit(conn net.Conn) {
 		return
 	}
 	s.stats.accepted.Add(1)
+}
+
+// DeniesPlain reports whether a client may not even connect without TLS, and counts
+// it. One that is only not among those allowed may: a CA that looks for an answer to
+// its http-01 challenge is no client.
+func (s *Server) DeniesPlain(client netip.Addr) bool {
+	denies := s.now.Load().Access.Denies(client)
+	if denies {
+		s.stats.refused[limitAccess].Add(1)
+	}
+	return denies
 }
 
 // left gives a connection's place back.
@@ -155,16 +173,18 @@ func (s *Server) tunnelEnds(t *tunnel) {
 // socket.
 type clientKey struct{ netip.Addr }
 
+// suspect is what a connection's failed logins are counted by. It is invalid where
+// nobody knows whose it is: then all would be one.
+func (c *clientConn) suspect() clientKey {
+	if c.unnamed {
+		return clientKey{}
+	}
+	return c.key
+}
+
 func keyOf(addr net.Addr) clientKey { return keyOfAddr(addrPortOf(addr).Addr()) }
 
-func keyOfAddr(ip netip.Addr) clientKey {
-	if ip.Is6() {
-		if prefix, err := ip.Prefix(64); err == nil {
-			return clientKey{prefix.Addr()}
-		}
-	}
-	return clientKey{ip}
-}
+func keyOfAddr(ip netip.Addr) clientKey { return clientKey{fair.Owner(ip)} }
 
 // addrPortOf returns the address and port of a TCP address, with an IPv4
 // address in its own form; the zero value for another kind.

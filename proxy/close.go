@@ -14,6 +14,7 @@ const (
 	codeNone     = 1005 // no status code; never on the wire
 	codeAbnormal = 1006 // no Close frame; never on the wire
 	codePolicy   = 1008
+	codeNotUTF8  = 1007
 	codeTooBig   = 1009
 	codeRestart  = 1012 // service restart: come back
 	codeGateway  = 1014 // bad gateway
@@ -30,6 +31,8 @@ const (
 	reasonClientGone                   // the client's connection ended without one
 	reasonUpstreamGone                 // the upstream's did
 	reasonClientProtocol               // the client broke RFC 6455
+	reasonNotUTF8                      // the client's text was not UTF-8
+	reasonFlood                        // the client sent more frames than limits.frames_per_second
 	reasonTooBig                       // the client's message was over limits.message
 	reasonBadGateway                   // the upstream broke RFC 6455
 	reasonSlowClient                   // the client took less than limits.client_backlog allows
@@ -40,7 +43,10 @@ const (
 	reasonNoStream                     // it said none for greetingTimeout
 	reasonHostUnknown                  // its `to` is none of the vhost's domains
 	reasonRedirect                     // it was sent elsewhere
+	reasonRedirectLost                 // its XMPP server sent it to a node that can't be reached
 	reasonDialFailed                   // no upstream took its stream
+	reasonPanic                        // a fault of the gate's own
+	reasonLoginFailures                // too many logins failed from the client's address
 	reasonCount
 )
 
@@ -59,6 +65,8 @@ var reasons = [reasonCount]struct {
 	reasonClientGone:     {0, "client_gone", "", ""},
 	reasonUpstreamGone:   {codeRestart, "upstream_gone", "the XMPP server closed the connection", xmpp.RemoteConnectionFailed},
 	reasonClientProtocol: {codeProtocol, "client_protocol", "protocol error", ""},
+	reasonNotUTF8:        {codeNotUTF8, "client_not_utf8", "text is not UTF-8", ""},
+	reasonFlood:          {codePolicy, "flood", "too many frames", xmpp.PolicyViolation},
 	reasonTooBig:         {codeTooBig, "message_too_big", "message too big", xmpp.PolicyViolation},
 	reasonBadGateway:     {codeGateway, "upstream_protocol", "the XMPP server broke the WebSocket protocol", xmpp.RemoteConnectionFailed},
 	reasonSlowClient:     {codePolicy, "slow_client", "too slow", xmpp.PolicyViolation},
@@ -67,9 +75,12 @@ var reasons = [reasonCount]struct {
 	reasonDrain:          {codeAway, "drain", "going away", xmpp.SystemShutdown},
 	reasonBadStream:      {codeNormal, "bad_stream", "", ""},
 	reasonNoStream:       {codeNormal, "no_stream", "", ""},
-	reasonHostUnknown:    {codeNormal, "host_unknown", "", ""},
+	reasonHostUnknown:    {codeNormal, "host_unknown", xmpp.NotTakenHere, ""},
 	reasonRedirect:       {codeNormal, "redirect", "", ""},
+	reasonPanic:          {0, "panic", "", ""},
+	reasonRedirectLost:   {codeGateway, "redirect_lost", "the XMPP server of this account is not reachable here", ""},
 	reasonDialFailed:     {codeGateway, "dial_failed", "the XMPP server is not reachable", ""},
+	reasonLoginFailures:  {codePolicy, "login_failures", "too many failed logins", xmpp.PolicyViolation},
 }
 
 func (r reason) String() string { return reasons[r].word }

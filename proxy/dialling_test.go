@@ -131,7 +131,7 @@ func TestNodeDrainWhilePipeIsDialled(t *testing.T) {
 	}, func(g *front) {
 		b := g.tunnel()
 		b.send(b.client, opText, openTag(testName, false))
-		g.server.pumps.drain(&drainOrder{target: Target{Upstream: "test", Node: "n1"}})
+		g.server.loops.drain(&drainOrder{target: Target{Upstream: "test", Node: "n1"}})
 		close(ready)
 		words, code := b.text()
 		wantWords(t, words, "<open ", "system-shutdown", "<close ")
@@ -144,7 +144,7 @@ func TestNodeDrainWhilePipeIsDialled(t *testing.T) {
 
 // A tunnel that its node sent to another one is none of a drain's of the first.
 func TestRedirectOutOfADrain(t *testing.T) {
-	first := slowToAnswer(false)
+	first := xmpptest.Config{Habits: xmpptest.Habits{ReadPace: xmpptest.Pace{Chunk: 1000, Delay: 100 * time.Millisecond}}}
 	first.Habits.Redirect = func(xmpptest.Open) string { return "ws://192.0.2.2:5290/" }
 	inFront(t, first, func(o *upstream.Options) {
 		o.Upstreams = []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/", "ws://192.0.2.2:5290/")}
@@ -166,7 +166,7 @@ func TestRedirectOutOfADrain(t *testing.T) {
 		b := g.tunnel()
 		go b.send(b.client, opText, openTag(testName, false))
 		time.Sleep(time.Millisecond)
-		g.server.pumps.drain(&drainOrder{target: Target{Upstream: "test", Node: "n1"}, within: time.Hour})
+		g.server.loops.drain(&drainOrder{target: Target{Upstream: "test", Node: "n1"}, within: time.Hour})
 		if h, _, err := b.frame(b.client); err != nil || h.opcode != opText {
 			t.Fatalf("%+v, %v; want the second node's answer", h, err)
 		}
@@ -202,7 +202,7 @@ func TestDrainWhileRedirectIsFollowed(t *testing.T) {
 			b := g.tunnel()
 			b.send(b.client, opText, openTag(testName, legacy))
 			time.Sleep(time.Second)
-			g.server.pumps.drain(&drainOrder{})
+			g.server.loops.drain(&drainOrder{})
 			words, code := b.text()
 			wantWords(t, words, "from='"+testName+"'", "<system-shutdown ", end(legacy))
 			if code != codeAway {

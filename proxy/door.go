@@ -136,7 +136,7 @@ var phases = [...]struct {
 	phaseAnswered:  {14 << 10, true, 3 * time.Second},
 	phaseRequest:   {12 << 10, true, 3 * time.Second},
 	phaseServed:    {0, false, 0},
-	phaseKept:      {1, true, 500 * time.Millisecond},
+	phaseKept:      {1, true, 0}, // it has had its answer
 	phaseRefused:   {12 << 10, true, 0},
 }
 
@@ -513,6 +513,24 @@ func (d *door) shed() {
 	if v := d.first(0); v != nil {
 		d.giveUp(v)
 	}
+}
+
+// yields gives up the connection of an address that has waited longest for a further
+// request, and reports whether there was one.
+func (d *door) yields(key clientKey) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.parties[key]
+	if p == nil {
+		return false
+	}
+	for e := p.stalled.Front(); e != nil; e = e.Next() {
+		if v := e.Value.(*visit); v.phase == phaseKept {
+			d.giveUp(v)
+			return true
+		}
+	}
+	return false
 }
 
 var longAgo = time.Unix(1, 0)

@@ -19,7 +19,7 @@ type Target struct {
 }
 
 // A drainOrder closes the tunnels of a target, spread evenly, and those that
-// come later at once. Drivers hold it until it is taken back.
+// come later at once. Loops hold it until it is taken back.
 type drainOrder struct {
 	target  Target
 	within  time.Duration // from the first close to the last one; 0: all at once
@@ -94,16 +94,16 @@ func (p Pacing) within(n int) time.Duration {
 // they go. A second call of stop does nothing.
 func (s *Server) StartDrain(target Target, p Pacing) (tunnels int, stop func()) {
 	o := &drainOrder{target: target, timeout: p.Timeout}
-	for _, d := range s.drivers() {
-		tunnels += d.count(o)
-	}
+	s.loops.visit(func(t *tunnel, _ *turn) {
+		if o.matches(t) {
+			tunnels++
+		}
+	})
 	o.within = p.within(tunnels)
 	s.mu.Lock()
 	s.orders = append([]activeDrain{{o, p.Redirect}}, s.orders...)
 	s.mu.Unlock()
-	for _, d := range s.drivers() {
-		d.drain(o)
-	}
+	s.loops.drain(o)
 	return tunnels, func() { s.stopDrain(o) }
 }
 
@@ -111,9 +111,7 @@ func (s *Server) stopDrain(o *drainOrder) {
 	s.mu.Lock()
 	s.orders = slices.DeleteFunc(slices.Clone(s.orders), func(a activeDrain) bool { return a.drainOrder == o })
 	s.mu.Unlock()
-	for _, d := range s.drivers() {
-		d.undrain(o)
-	}
+	s.loops.undrain(o)
 }
 
 type activeDrain struct {
@@ -121,10 +119,14 @@ type activeDrain struct {
 	redirect func(v *upstream.Vhost, host string) string
 }
 
-// turnsAway reports whether a drain keeps new clients of a vhost out, and the
-// URL where they are to go instead, if there is one; host is what the client
-// named. A node's drain does not: its upstream chooses another node for them.
+// turnsAway reports whether a drain or a shortage of memory keeps new clients of a
+// vhost out, and the URL where they are to go instead, if there is one; host is what
+// the client named. A node's drain does not: its upstream chooses another node for
+// them.
 func (s *Server) turnsAway(vhost *upstream.Vhost, host string) (away bool, elsewhere string) {
+	if s.short.Load() {
+		return true, ""
+	}
 	s.mu.Lock()
 	orders := s.orders
 	s.mu.Unlock()
@@ -139,18 +141,11 @@ func (s *Server) turnsAway(vhost *upstream.Vhost, host string) (away bool, elsew
 	return false, ""
 }
 
-// TurnsAway reports whether a drain keeps new clients of a vhost out.
+// TurnsAway reports whether a drain or a shortage of memory keeps new clients of a
+// vhost out.
 func (s *Server) TurnsAway(vhost *upstream.Vhost) bool {
 	away, _ := s.turnsAway(vhost, "")
 	return away
-}
-
-// drivers are those that may have tunnels.
-func (s *Server) drivers() []driver {
-	if s.driver == driver(s.pumps) {
-		return []driver{s.pumps}
-	}
-	return []driver{s.driver, s.pumps}
 }
 
 // ErrDrainDeadline is what Shutdown returns where connections were still open
@@ -195,13 +190,10 @@ func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
 	}
 	s.cancel()
 	s.door.closeAll()
-	for _, d := range s.drivers() {
-		d.close()
-	}
+	s.loops.close()
 	s.jobs.Wait()
 	s.pages.close()
 	<-s.idle
-	s.journal.close()
 	return err
 }
 

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"wssgate/upstream"
 )
 
 // Clients that come back exactly one second after they were closed never come
@@ -58,10 +56,10 @@ func TestPacing(t *testing.T) {
 
 // A tunnel may come at any moment of a drain, and be found before it has started.
 func TestDrainWhileTunnelsCome(t *testing.T) {
-	d := newGoroutines()
+	d, vhost := newTestLoops(t), someVhost(t)
 	var drains sync.WaitGroup
 	stop := make(chan struct{})
-	for range 8 { // so that they starve, and get the lock handed over
+	for range 4 {
 		drains.Go(func() {
 			for {
 				select {
@@ -70,16 +68,17 @@ func TestDrainWhileTunnelsCome(t *testing.T) {
 				default:
 					o := &drainOrder{within: time.Hour}
 					d.drain(o)
+					d.visit(func(*tunnel, *turn) {}) // waits for the loop
 					d.undrain(o)
 				}
 			}
 		})
 	}
-	for range 5000 {
+	for range 500 {
 		client, clientGate := net.Pipe()
 		err := d.take(&tunnel{
 			settings: &tunnelSettings{backlog: 1 << 20},
-			info:     &tunnelInfo{vhost: &upstream.Vhost{}},
+			info:     &tunnelInfo{vhost: vhost},
 			client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, keep: 1}},
 			upstream: upstreamLeg(nil),
 			onDone:   func(*tunnel, time.Duration) {},

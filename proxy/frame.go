@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"math/bits"
+	"unicode/utf8"
 )
 
 // Opcodes (RFC 6455, section 11.8).
@@ -143,16 +145,29 @@ func appendFrame(b []byte, opcode byte, payload []byte, key *[4]byte) []byte {
 	start := len(b)
 	b = append(b, payload...)
 	if key != nil {
-		applyMask(b[start:], *key)
+		applyMask(b[start:], *key, 0)
 	}
 	return b
 }
 
-// applyMask masks or unmasks a payload from its first byte (RFC 6455, section 5.3).
-func applyMask(payload []byte, key [4]byte) {
-	for i := range payload {
-		payload[i] ^= key[i&3]
+// applyMask masks or unmasks a part of a payload, which begins with byte at of
+// it (RFC 6455, section 5.3).
+func applyMask(payload []byte, key [4]byte, at int) {
+	wide := wideKey(key, at)
+	for len(payload) >= 8 {
+		binary.LittleEndian.PutUint64(payload, binary.LittleEndian.Uint64(payload)^wide)
+		payload = payload[8:]
 	}
+	for i := range payload {
+		payload[i] ^= byte(wide >> (8 * (i & 7)))
+	}
+}
+
+// wideKey is the key for eight bytes at once, little-endian, from byte at of a
+// payload on.
+func wideKey(key [4]byte, at int) uint64 {
+	k := bits.RotateLeft32(binary.LittleEndian.Uint32(key[:]), -8*(at&3))
+	return uint64(k) | uint64(k)<<32
 }
 
 // A protocolError is a breach of RFC 6455 by the peer whose frames were
@@ -164,120 +179,141 @@ type protocolError struct {
 
 func (e *protocolError) Error() string { return e.reason }
 
-// A scanner follows the frames that one peer sends, by their headers only:
-// payloads of data frames are neither read nor changed. It is a plain value
-// without buffers; what it can't use yet stays with the caller.
+// A scanner follows the frames that one peer sends, and cuts what it sends into
+// pieces. It is a plain value without buffers; what it can't use yet stays with
+// the caller. Payloads are not changed, and of their content only one thing is
+// checked: text is UTF-8.
 type scanner struct {
-	fromClient bool  // frames must be masked; from an upstream they must not be
-	started    bool  // within a fragmented message
-	closed     bool  // a Close frame has gone by: nothing may follow it
-	keep       int   // how much of a message is to be seen at once, if it may matter; 1 to maxKeep
-	limit      int64 // bytes of one message; 0: no limit
-	left       int64 // payload bytes of the current data frame still to come
-	message    int64 // bytes of the current message in the frames before
-	frames     int64 // data frames and control frames seen
+	fromClient bool // frames must be masked; from an upstream they must not be
+	started    bool // within a fragmented message
+	closed     bool // a Close frame has gone by, or an error: nothing may follow it
+	text       utf8Checker
+	opcode     byte    // of the message under way
+	key        [4]byte // masking key of the frame under way
+	keep       uint16  // how much of a message is to be seen at once, if it may matter; 1 to maxKeep
+	limit      int64   // bytes of one message; 0: no limit
+	length     int64   // payload bytes of the frame under way
+	left       int64   // those of them that are still to come
+	message    int64   // payload bytes of the message under way, this frame's included
+	frames     int64   // data frames and control frames seen
 }
 
-// A frameSink takes what a scanner finds, in the order of the wire.
-type frameSink interface {
-	// message takes the first bytes of a message's payload, before they are
-	// forwarded: scanner.keep of them where they may matter, or all that the
-	// first frame has, and perhaps more. They are masked if the frame is.
-	message(h header, head []byte)
-	// forward takes bytes that go on unchanged: the payload of data frames
-	// with their headers, and control frames that control let pass.
-	forward(b []byte)
-	// control takes a whole control frame, header included, and says whether
-	// it goes on.
-	control(h header, frame []byte) (pass bool)
+// A piece is a part of what a peer sent: a whole control frame, or so much of
+// one data frame as is there; the opcode of a further piece of a frame is that of
+// a continuation. Pieces come in the order of the wire, and none
+// spans two frames: what a tunnel decides when it sees how a frame begins holds
+// for all of that frame, and for nothing before it.
+type piece struct {
+	header         // of its frame
+	wire    []byte // as it came
+	payload []byte // the part of wire that is payload; masked if the frame is
+	at      int64  // how much of the frame's payload came before
+	message byte   // opcode of the message; a control frame's own
+	empty   bool   // ends a message that has no payload at all
 }
 
-// atBoundary reports whether all that was forwarded ends with a whole frame,
-// so that a control frame of ours may follow.
+// begins reports whether a message begins with p. Then payload has the first
+// bytes of it: scanner.keep of them where they may matter, or all that the first
+// frame has.
+func (p *piece) begins() bool { return !p.control() && p.opcode != opContinuation }
+
+// unmasked appends the payload to b, in the clear.
+func (p *piece) unmasked(b []byte) []byte {
+	from := len(b)
+	b = append(b, p.payload...)
+	if p.masked {
+		applyMask(b[from:], p.key, int(p.at&3))
+	}
+	return b
+}
+
+// atBoundary reports whether the last piece ends its frame, so that a control
+// frame of ours may follow.
 func (s *scanner) atBoundary() bool { return s.left == 0 }
 
 // betweenMessages reports whether a data frame of ours may follow, too.
 func (s *scanner) betweenMessages() bool { return s.left == 0 && !s.started }
 
 // forget gives up the message that is under way, of which nothing went on.
-func (s *scanner) forget() { s.left, s.started, s.message = 0, false, 0 }
+func (s *scanner) forget() {
+	s.left, s.started, s.message, s.text = 0, false, 0, utf8Checker{}
+}
 
-// scan walks b and hands its frames to sink. It returns how many bytes it used;
-// the rest, at most maxHeld bytes, must stand before the next call's bytes. It
-// keeps back a control frame that is not whole, and a header without the first
-// bytes of its payload: a peer that writes the two apart shall not cost two TLS
-// records, and the sink sees how a message begins.
+// next takes the next piece off b. It returns how many bytes it used; 0 where
+// more are needed: then b, at most maxHeld bytes, must stand before the next
+// call's bytes. It waits for the whole of a control frame, and for the first
+// bytes of a payload behind its header: a peer that writes the two apart shall
+// not cost two TLS records, and the caller sees how a message begins.
 //
-// After an error, or once a Close frame has gone by, it uses up and drops
-// everything. The forwarded runs end at a frame boundary in both cases.
-func (s *scanner) scan(b []byte, sink frameSink) (used int, err error) {
-	run := 0 // start of the run not yet forwarded
-	i := 0
-	flush := func(end int) {
-		if end > run {
-			sink.forward(b[run:end])
+// After an error, or once a Close frame has gone by, it uses up everything; the
+// piece then is empty.
+func (s *scanner) next(b []byte) (p piece, used int, err error) {
+	switch {
+	case s.closed:
+		return piece{}, len(b), nil
+	case s.left > 0:
+		p.header = header{fin: !s.started, opcode: opContinuation, masked: s.fromClient, key: s.key, length: s.length}
+		p.at = s.length - s.left
+		p.wire = b[:min(s.left, int64(len(b)))]
+		p.payload = p.wire
+	default:
+		if p.header, err = parseHeader(b); err == nil && p.size > 0 {
+			err = s.check(p.header)
 		}
-	}
-	for i < len(b) && !s.closed {
-		if s.left > 0 {
-			n := min(s.left, int64(len(b)-i))
-			s.left -= n
-			i += int(n)
-			continue
+		switch {
+		case err != nil:
+			return s.refuse(b, err)
+		case p.size == 0:
+			return piece{}, 0, nil
+		case p.control():
+			return s.control(b, p)
 		}
-		h, err := parseHeader(b[i:])
-		if err == nil && h.size == 0 {
-			break
-		}
-		if err == nil {
-			err = s.check(h)
-		}
-		if err != nil {
-			flush(i)
-			s.closed = true
-			return len(b), err
-		}
-		end := i + h.size
-		if h.control() {
-			if end += int(h.length); end > len(b) {
-				break
-			}
-			s.frames++
-			if h.opcode == opClose {
-				s.closed = true
-				if err := checkClose(h, b[i+h.size:end]); err != nil {
-					flush(i)
-					return len(b), err
-				}
-			}
-			flush(i)
-			run = i
-			if !sink.control(h, b[i:end]) {
-				run = end
-			}
-			i = end
-			continue
-		}
-		if seen := b[end:]; int64(len(seen)) < min(h.length, s.wanted(seen)) {
-			break
+		if seen := int64(len(b) - p.size); seen < min(p.length, s.wanted(b[p.size:])) {
+			return piece{}, 0, nil
 		}
 		s.frames++
-		if h.opcode != opContinuation {
-			sink.message(h, b[end:min(int64(len(b)), int64(end)+h.length)])
-		}
-		s.started = !h.fin
-		s.message += h.length
-		if h.fin {
-			s.message = 0
-		}
-		s.left = h.length
-		i = end
+		s.begin(p.header)
+		p.wire = b[:min(int64(len(b)), int64(p.size)+p.length)]
+		p.payload = p.wire[p.size:]
+		p.empty = p.fin && s.message == 0
 	}
-	flush(i)
-	if s.closed {
-		return len(b), nil
+	p.message = s.opcode
+	s.left -= int64(len(p.payload))
+	if s.opcode == opText && !s.text.check(&p, s.left == 0 && p.fin) {
+		return s.refuse(b, errNotUTF8)
 	}
-	return i, nil
+	return p, len(p.wire), nil
+}
+
+// begin enters a data frame.
+func (s *scanner) begin(h header) {
+	if h.opcode != opContinuation {
+		s.opcode, s.message, s.text = h.opcode, 0, utf8Checker{}
+	}
+	s.key, s.length, s.left, s.started = h.key, h.length, h.length, !h.fin
+	s.message += h.length
+}
+
+// control takes a control frame, once it is whole.
+func (s *scanner) control(b []byte, p piece) (piece, int, error) {
+	end := p.size + int(p.length)
+	if end > len(b) {
+		return piece{}, 0, nil
+	}
+	s.frames++
+	p.wire, p.payload, p.message = b[:end], b[p.size:end], p.opcode
+	if p.opcode == opClose {
+		if err := checkClose(&p); err != nil {
+			return s.refuse(b, err)
+		}
+		s.closed = true
+	}
+	return p, end, nil
+}
+
+func (s *scanner) refuse(b []byte, err error) (piece, int, error) {
+	s.closed = true
+	return piece{}, len(b), err
 }
 
 // wanted is how much of a payload that begins with head is to be there before
@@ -311,29 +347,35 @@ func (s *scanner) check(h header) error {
 		}
 		return &protocolError{codeProtocol, "continuation frame without a message"}
 	}
-	if s.limit > 0 && h.length > s.limit-s.message {
+	before := s.message
+	if h.opcode != opContinuation {
+		before = 0
+	}
+	if s.limit > 0 && h.length > s.limit-before {
 		return &protocolError{codeTooBig, "message over the limit"}
 	}
 	return nil
 }
 
-// checkClose looks at a Close frame's payload: empty, or a status code that
-// may stand on the wire and a reason (RFC 6455, sections 5.5.1 and 7.4).
-func checkClose(h header, payload []byte) error {
-	if len(payload) == 0 {
-		return nil
-	}
-	if len(payload) == 1 {
+// checkClose looks at a Close frame's payload: empty, or a status code that may
+// stand on the wire and a reason in UTF-8 (RFC 6455, sections 5.5.1 and 7.4).
+func checkClose(p *piece) error {
+	var buf [maxControl]byte
+	plain := p.unmasked(buf[:0])
+	switch {
+	case len(plain) == 0:
+	case len(plain) == 1:
 		return &protocolError{codeProtocol, "Close frame with half a status code"}
-	}
-	if code := closeCode(h, payload); !validCode(code) {
+	case !validCode(closeCode(p.header, p.payload)):
 		return &protocolError{codeProtocol, "Close frame with a status code that may not be sent"}
+	case !utf8.Valid(plain[2:]):
+		return errNotUTF8
 	}
 	return nil
 }
 
-// closeCode returns the status code of a Close frame's payload as it came off
-// the wire, 1005 (RFC 6455, section 7.4.1: no status code) where it has none.
+// closeCode returns the status code of a Close frame's payload, masked as it came, 1005 (RFC 6455, section
+// 7.4.1: no status code) where it has none.
 func closeCode(h header, payload []byte) uint16 {
 	if len(payload) < 2 {
 		return codeNone

@@ -2,28 +2,55 @@ package proxy
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
-// record is a frameSink that writes down what it was given. Pings are taken
-// out, so that there is something to take out.
+// record is what a scanner found. Pings are taken out, so that there is something
+// to take out.
 type record struct {
 	forwarded []byte
 	controls  []string
+	text      []byte // payloads of data frames, unmasked
 }
 
-func (r *record) forward(b []byte) { r.forwarded = append(r.forwarded, b...) }
-
-func (r *record) message(h header, head []byte) {
-	r.controls = append(r.controls, fmt.Sprintf("message of %d begins %x", h.length, head[:min(len(head), 1)]))
+func (r *record) take(p *piece) {
+	switch {
+	case p.control():
+		r.controls = append(r.controls, fmt.Sprintf("%x at %d: %x", p.opcode, len(r.forwarded), p.wire))
+		if p.opcode == opPing {
+			return
+		}
+	case p.begins():
+		r.controls = append(r.controls, fmt.Sprintf("message of %d begins %x", p.length, p.payload[:min(len(p.payload), 1)]))
+	}
+	if !p.control() {
+		r.text = p.unmasked(r.text)
+	}
+	r.forwarded = append(r.forwarded, p.wire...)
 }
 
-func (r *record) control(h header, frame []byte) bool {
-	r.controls = append(r.controls, fmt.Sprintf("%x at %d: %x", h.opcode, len(r.forwarded), frame))
-	return h.opcode != opPing
+// scan takes all pieces of b that are whole, and returns what is left.
+func (r *record) scan(s *scanner, b []byte) (rest []byte, err error) {
+	for len(b) > 0 {
+		p, n, err := s.next(b)
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			break
+		}
+		if len(p.wire) > 0 {
+			r.take(&p)
+		}
+		b = b[n:]
+	}
+	return b, nil
 }
 
 // scanAll feeds b to s in pieces of the given sizes, held bytes in front, as a
@@ -35,11 +62,14 @@ func scanAll(s *scanner, b []byte, sizes func() int) (*record, error) {
 		n := min(max(sizes(), 1), len(b))
 		chunk := append(held, b[:n]...)
 		b = b[n:]
-		used, err := s.scan(chunk, r)
+		rest, err := r.scan(s, chunk)
 		if err != nil {
 			return r, err
 		}
-		held = bytes.Clone(chunk[used:])
+		if len(rest) > maxHeld {
+			return r, fmt.Errorf("%d bytes held back", len(rest))
+		}
+		held = bytes.Clone(rest)
 	}
 	return r, nil
 }
@@ -67,6 +97,9 @@ func FuzzScannerSplit(f *testing.F) {
 		} {
 			s := &scanner{fromClient: fromClient, limit: limit, keep: 5}
 			got, err := scanAll(s, b, sizes)
+			if wantErr == errNotUTF8 && err == errNotUTF8 && bytes.HasPrefix(got.forwarded, want.forwarded) {
+				continue // what came before the wrong byte has gone on, if it came alone
+			}
 			// What is kept back for its first byte of payload depends on the
 			// split only at the very end.
 			if !bytes.Equal(got.forwarded, want.forwarded) {
@@ -77,6 +110,9 @@ func FuzzScannerSplit(f *testing.F) {
 			}
 			if fmt.Sprint(err) != fmt.Sprint(wantErr) {
 				t.Errorf("err = %v, want %v", err, wantErr)
+			}
+			if !bytes.Equal(got.text, want.text) {
+				t.Errorf("text %q, want %q", got.text, want.text)
 			}
 			if err == nil && *s != *whole {
 				t.Errorf("scanner is %+v, want %+v", *s, *whole)
@@ -132,20 +168,26 @@ func TestScannerRefuses(t *testing.T) {
 		{"Close with one byte", append(masked(0x88, 0x81), 3), codeProtocol},
 		{"Close with 1005", append(masked(0x88, 0x82), 0x03, 0xED), codeProtocol},
 		{"Close with 999", append(masked(0x88, 0x82), 0x03, 0xE7), codeProtocol},
+		{"Close with a reason that is not UTF-8", append(masked(0x88, 0x83), 3, 0xe8, 0xff), codeNotUTF8},
+		{"text that is not UTF-8", append(masked(0x81, 0x81), 0xc0), codeNotUTF8},
+		{"text that ends in a character", append(masked(0x81, 0x82), 0xe2, 0x82), codeNotUTF8},
+		{"text that ends in a character, in two frames", append(append(masked(0x01, 0x81), 0xe2), append(masked(0x80, 0x81), 0x82)...), codeNotUTF8},
+		{"half a character and an empty end", append(append(masked(0x01, 0x81), 0xe2), masked(0x80, 0x80)...), codeNotUTF8},
+		{"a surrogate", append(masked(0x81, 0x83), 0xed, 0xa0, 0x80), codeNotUTF8},
 		{"over the limit", masked(0x81, 0xFE, 0x04, 0x01), codeTooBig},
 		{"over the limit in two", append(append(masked(0x01, 0xFE, 0x04, 0x00), make([]byte, 1024)...), masked(0x80, 0x81)...), codeTooBig},
 	} {
 		s := &scanner{fromClient: true, limit: 1024, keep: 1}
 		r := &record{}
-		used, err := s.scan(append(bytes.Clone(hello), test.b...), r)
+		_, err := r.scan(s, append(bytes.Clone(hello), test.b...))
 		var pe *protocolError
 		if !errors.As(err, &pe) || pe.code != test.code {
 			t.Errorf("%s: err = %v; want status code %d", test.name, err, test.code)
 		}
-		if !bytes.HasPrefix(r.forwarded, hello) || used != len(hello)+len(test.b) {
-			t.Errorf("%s: forwarded %x, used %d", test.name, r.forwarded, used)
+		if !bytes.HasPrefix(r.forwarded, hello) {
+			t.Errorf("%s: forwarded %x", test.name, r.forwarded)
 		}
-		if more, err := s.scan(hello, r); more != len(hello) || err != nil || s.frames > 3 {
+		if p, n, err := s.next(hello); n != len(hello) || len(p.wire) > 0 || err != nil || s.frames > 3 {
 			t.Errorf("%s: goes on after an error", test.name)
 		}
 	}
@@ -157,8 +199,8 @@ func TestScannerAccepts(t *testing.T) {
 	s := &scanner{limit: 4, keep: 1}
 	r := &record{}
 	b := []byte{0x01, 0x02, 'a', 'b', 0x8A, 0x01, 'p', 0x00, 0x00, 0x80, 0x02, 'c', 'd', 0x82, 0x04, 1, 2, 3, 4}
-	if used, err := s.scan(b, r); used != len(b) || err != nil {
-		t.Fatalf("scan = %d, %v; want %d", used, err, len(b))
+	if rest, err := r.scan(s, b); len(rest) > 0 || err != nil {
+		t.Fatalf("scan left %x, %v", rest, err)
 	}
 	if !bytes.Equal(r.forwarded, b) || s.frames != 5 || !s.betweenMessages() {
 		t.Errorf("forwarded %x, %d frames, %+v", r.forwarded, s.frames, s)
@@ -174,26 +216,78 @@ func BenchmarkScan(b *testing.B) {
 	b.SetBytes(int64(len(frames)))
 	b.ReportAllocs()
 	s := &scanner{fromClient: true, limit: 1 << 20, keep: 1}
-	sink := &countSink{}
 	for b.Loop() {
-		if _, err := s.scan(frames, sink); err != nil {
-			b.Fatal(err)
+		scanAway(b, s, frames)
+	}
+}
+
+func scanAway(t testing.TB, s *scanner, b []byte) {
+	for len(b) > 0 {
+		_, n, err := s.next(b)
+		if err != nil || n == 0 {
+			t.Fatal(n, err)
+		}
+		b = b[n:]
+	}
+}
+
+// Scanning costs no memory, whatever the text.
+func TestScanAllocatesNothing(t *testing.T) {
+	for _, text := range []string{strings.Repeat("a", 300), strings.Repeat("aé€😀", 30)} {
+		frame := appendFrame(nil, opText, []byte(text), &[4]byte{1, 2, 3, 4})
+		s := &scanner{fromClient: true, limit: 1 << 20, keep: 1}
+		if n := testing.AllocsPerRun(100, func() { scanAway(t, s, frame) }); n != 0 {
+			t.Errorf("%v allocations a frame; want 0", n)
 		}
 	}
 }
 
-type countSink struct{ n int }
+// However a text is cut and masked, it is valid exactly if unicode/utf8 says so.
+func FuzzUTF8(f *testing.F) {
+	f.Add([]byte("aé€😀"+strings.Repeat("x", 64)+"ü"), uint64(1), uint32(0x01020304))
+	f.Add([]byte("\xed\xa0\x80"), uint64(2), uint32(0))
+	f.Add([]byte("\xf4\x90\x80\x80"), uint64(3), uint32(7))
+	f.Add(append(bytes.Repeat([]byte("y"), 600), 0xe2, 0x82), uint64(4), uint32(0xffffffff))
+	f.Fuzz(func(t *testing.T, text []byte, seed uint64, mask uint32) {
+		var key [4]byte
+		binary.LittleEndian.PutUint32(key[:], mask)
+		wire := bytes.Clone(text)
+		for i := range wire {
+			wire[i] ^= key[i&3]
+		}
+		rnd := rand.New(rand.NewPCG(seed, 0))
+		var c utf8Checker
+		valid := true
+		for at := 0; valid && (at < len(wire) || at == 0); {
+			n := min(rnd.IntN(100), len(wire)-at)
+			if rnd.IntN(3) == 0 {
+				n = len(wire) - at
+			}
+			p := piece{header: header{masked: true, key: key}, payload: wire[at : at+n], at: int64(at)}
+			at += n
+			valid = c.check(&p, at == len(wire))
+			if len(wire) == 0 {
+				break
+			}
+		}
+		if valid != utf8.Valid(text) {
+			t.Errorf("%q is valid: %v; want %v", text, valid, !valid)
+		}
+	})
+}
 
-func (c *countSink) message(header, []byte)      {}
-func (c *countSink) forward(b []byte)            { c.n += len(b) }
-func (c *countSink) control(header, []byte) bool { return true }
-
-// Scanning costs no memory.
-func TestScanAllocatesNothing(t *testing.T) {
-	frame := appendFrame(nil, opText, make([]byte, 300), &[4]byte{1, 2, 3, 4})
-	s := &scanner{fromClient: true, limit: 1 << 20, keep: 1}
-	sink := &countSink{}
-	if n := testing.AllocsPerRun(100, func() { s.scan(frame, sink) }); n != 0 {
-		t.Errorf("%v allocations a frame; want 0", n)
+func BenchmarkUTF8(b *testing.B) {
+	for name, text := range map[string]string{"ASCII": strings.Repeat("a", 1024), "Cyrillic": strings.Repeat("ы", 512)} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(text)))
+			p := piece{header: header{masked: true, key: [4]byte{1, 2, 3, 4}}, payload: []byte(text)}
+			applyMask(p.payload, p.key, 0)
+			for b.Loop() {
+				var c utf8Checker
+				if !c.check(&p, true) {
+					b.Fatal("not valid")
+				}
+			}
+		})
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"wssgate/upstream"
@@ -38,33 +37,25 @@ const (
 //	             │         └─redirect─┼─┘
 //	             └────────────────────┘
 //
-//	awaited, tag ──▶ asking ──▶ the end, where XMPP is spoken
-//	                        ──▶ over, or still awaited, where it is not
-//
 // In awaited nothing came from the client yet, and the tunnel owns no
-// greeting. In tag its first start tag is not whole yet. In asking it is bad, or
-// late, and the node itself is asked whether it speaks XMPP. In dialling and
-// asking the client is not read. In answer the upstream's frames are held until
-// it is clear that it keeps the stream. Over, frames go through; when the
-// upstream opens the stream again, as after SASL, or ends it, there is another
-// answer to be read.
+// greeting. In tag its first start tag is not whole yet. In dialling the client is
+// not read. In answer the upstream's messages are held until it is clear that it
+// keeps the stream. Over, frames go through; when the upstream opens the stream
+// again, as after SASL, or ends it, there is another answer to be read.
 //
 // The rule is: where XMPP is spoken there is no stream without a good start tag
 // within greetingTimeout of the 101, and the node sees nothing of the client's
-// before. XMPP is spoken where the vhost wants to know `to`, where the client is
-// to be sent elsewhere, and on each node that was heard to (upstream.Nature). As
-// long as that is not known, words are held all the same, and only when they
-// turn out bad is the node asked, which then decides.
+// before. XMPP is spoken by an upstream that says so (upstream.GroupOptions.XMPP),
+// where the vhost wants to know `to`, and where the client is to be sent elsewhere.
 //
-// A node that speaks no XMPP, or does not say, gets everything. The gate reads
-// along, to be able to repair redirects and to speak the client's framing; there
-// a client that begins a start tag is held to it as well.
+// Any other upstream gets everything. The gate reads along, to be able to repair
+// redirects and to speak the client's framing; there a client that begins a start
+// tag is held to it as well.
 type stage uint8
 
 const (
 	stageAwaited stage = iota
 	stageTag
-	stageAsking
 	stageDialling
 	stageAnswer
 	stageOver
@@ -74,23 +65,20 @@ const (
 type greeting struct {
 	frames []byte // the client's, as they came
 	held   bool   // the upstream has not seen them
-	begins []byte // of what is said in them, maxBegins bytes
-	said   payloads
+	said   int    // bytes of payload in them
+	begins []byte // those, the first maxBegins
 	open   xmpp.OpenReader
 	tag    xmpp.Open // once it is whole
 	tagged bool
 
-	answers  []byte // the upstream's frames, held back
-	answered payloads
-	answer   xmpp.AnswerReader
+	answers []byte // the upstream's frames, held back
+	whole   int    // how many bytes of them are whole messages
+	answer  xmpp.AnswerReader
 
 	giveUp context.CancelFunc // of the dial under way
 
 	hops  int
 	again bool // not the first one: the client has an open stream
-
-	why reason // in stageAsking: what it comes to where XMPP is spoken
-	err error
 }
 
 // errNoTag is the error of a client that kept the gate waiting.
@@ -102,7 +90,7 @@ type streamState struct {
 	opened    bool // the client has got an opening
 	closed    bool // and the end of the stream
 	resumable bool // XEP-0198: the client may come back to it
-	telling   bool // the upstream's next message shows what it speaks
+	loggedIn  bool // no login is to come any more
 
 	// unanswered is the gate's answer to an opening of the client's that nobody
 	// has answered yet.
@@ -113,11 +101,11 @@ type streamState struct {
 func (s *streamState) noticed(word xmpp.Word, head []byte) {
 	switch word {
 	case xmpp.OpenWord:
-		s.opened, s.closed, s.unanswered = true, false, nil
-		s.framing = xmpp.OlderDraft
+		framing := xmpp.OlderDraft
 		if bytes.HasPrefix(bytes.TrimLeft(head, " \t\r\n"), []byte("<open")) {
-			s.framing = xmpp.RFC7395
+			framing = xmpp.RFC7395
 		}
+		s.opening(framing)
 	case xmpp.CloseWord, xmpp.ErrorWord:
 		s.closed = true
 	case xmpp.ResumeWord:
@@ -125,8 +113,13 @@ func (s *streamState) noticed(word xmpp.Word, head []byte) {
 	}
 }
 
-// greet takes frames of the client's in the stages before over.
-func (t *tunnel) greet(b []byte) {
+// opening notes that the client gets the upstream's opening.
+func (s *streamState) opening(framing xmpp.Framing) {
+	s.opened, s.closed, s.unanswered, s.framing = true, false, nil, framing
+}
+
+// greet takes a piece of what the client sends in the stages before over.
+func (t *tunnel) greet(p *piece) {
 	if t.greeting == nil {
 		t.greeting = &greeting{held: t.strict()}
 		t.stage = stageTag
@@ -134,100 +127,68 @@ func (t *tunnel) greet(b []byte) {
 	g := t.greeting
 	switch t.stage {
 	case stageTag:
-		g.frames = append(g.frames, b...)
+		g.frames = append(g.frames, p.wire...)
 		if !g.held {
-			t.toUpstream(b)
+			t.toUpstream(p.wire)
 		}
-		err := g.said.feed(b, g.hear)
+		behind, err := g.hear(p)
 		switch {
 		case err != nil:
 			t.noTag(reasonBadStream, err)
 		case g.tagged:
 			t.stream.framing = g.tag.Framing
 			t.stream.unanswered = new(g.tag.Reply())
-			t.goodTag()
+			t.goodTag(behind)
 		case len(g.frames) > maxGreeting:
-			t.noTag(reasonBadStream, &xmpp.StreamError{Condition: xmpp.PolicyViolation, Text: "the start of the stream is too long"})
+			t.noTag(reasonBadStream, errTooLong)
 		case t.greetBy == 0 && (g.held || g.triesToOpen()):
 			t.greetBy = t.client.sock.turn.now + greetingTimeout
 		}
-	case stageAsking, stageDialling:
-		g.frames = append(g.frames, b...)
-	case stageAnswer:
-		if len(g.frames) <= maxGreeting {
-			g.frames = append(g.frames, b...)
+	case stageDialling, stageAnswer:
+		pass, ok := t.vetted(p)
+		if !ok {
+			return
 		}
-		t.toUpstream(b)
+		if t.stage == stageDialling || len(g.frames) <= maxGreeting {
+			g.frames = append(g.frames, pass...)
+		}
+		t.toUpstream(pass)
 	}
 }
 
+// errTooLong is the error of a start tag in more frames than are kept.
+var errTooLong = &xmpp.StreamError{Condition: xmpp.PolicyViolation, Text: "the start of the stream is too long"}
+
 // hear reads on in the start tag. A message is text (RFC 7395, section 3.2), and
-// the first one says something.
-func (g *greeting) hear(opcode byte, payload []byte) (err error) {
+// the first one says something. Once the tag is whole, behind is what the piece has
+// behind it.
+func (g *greeting) hear(p *piece) (behind []byte, err error) {
 	switch {
-	case g.tagged:
-	case opcode != opText:
+	case p.control() || len(p.payload) == 0 && !p.empty:
+	case p.message != opText:
 		err = &xmpp.StreamError{Condition: xmpp.BadFormat, Text: "a binary message"}
-	case len(payload) == 0 && len(g.begins) == 0:
+	case p.empty && len(g.begins) == 0:
 		err = &xmpp.StreamError{Condition: xmpp.NotWellFormed, Text: "an empty message before the stream's start tag"}
 	default:
+		payload := p.unmasked(nil)
 		g.begins = append(g.begins, payload[:min(len(payload), maxBegins-len(g.begins))]...)
 		g.tag, g.tagged, err = g.open.Feed(payload)
+		if g.tagged {
+			behind = payload[g.tag.Len-g.said:]
+		}
+		g.said += len(payload)
 	}
-	return err
+	return behind, err
 }
 
 // noTag is for a client whose first words are no start of a stream, or that has
 // not said them in time.
 func (t *tunnel) noTag(why reason, err error) {
-	g, nature := t.greeting, t.nature()
-	switch {
-	case t.wantsTag(), nature == upstream.XMPP, g != nil && g.triesToOpen():
+	if t.strict() || t.greeting.triesToOpen() {
 		t.refuse(why, err)
-	case nature == upstream.Other, g != nil && !g.held:
-		t.letThrough()
-	default:
-		if g == nil {
-			g = &greeting{held: true}
-			t.greeting = g
-		}
-		g.why, g.err = why, err
-		t.stage, t.greetBy = stageAsking, 0
-		t.info.server.ask(t)
-	}
-}
-
-// answeredFor is a turn that the Server begins: the node was asked.
-func (t *tunnel) answeredFor(w *turn) {
-	t.begin(w)
-	if t.stage == stageAsking {
-		t.heard = w.now // it was not read
-		switch g := t.greeting; {
-		case t.nature() != upstream.XMPP:
-			t.letThrough()
-		case t.why == reasonNone:
-			t.refuse(g.why, g.err)
-		default: // it is on its way out, and the node is to hear nothing of it
-			t.endGreeting()
-			t.upstream.closeSent = true
-			t.answerClose()
-		}
-	}
-	t.settle(w)
-}
-
-// letThrough gives the upstream what was held, a Close frame included, and looks
-// at nothing more. A client that has said nothing yet is awaited on.
-func (t *tunnel) letThrough() {
-	g := t.greeting
-	if g == nil || len(g.frames) == 0 {
-		t.stage, t.greeting, t.greetBy = stageAwaited, nil, 0
 		return
 	}
-	t.endGreeting()
-	if g.held {
-		t.toUpstream(g.frames)
-	}
+	t.endGreeting() // the upstream has seen it all
 }
 
 // refuse ends a stream that has not begun.
@@ -235,12 +196,20 @@ func (t *tunnel) refuse(why reason, err error) {
 	if g := t.greeting; g != nil {
 		t.stream.framing = g.open.Framing()
 	}
-	condition, text := xmpp.UndefinedCondition, ""
-	if se, ok := errors.AsType[*xmpp.StreamError](err); ok {
-		condition, text = se.Condition, se.Text
-	}
 	t.client.err = err
+	condition, text := conditionOf(why, err)
 	t.refuseStream(why, condition, text)
+}
+
+// conditionOf is the stream error for a client that is refused.
+func conditionOf(why reason, err error) (xmpp.Condition, string) {
+	if se, ok := errors.AsType[*xmpp.StreamError](err); ok {
+		return se.Condition, se.Text
+	}
+	if why == reasonHostUnknown {
+		return xmpp.HostUnknown, ""
+	}
+	return xmpp.UndefinedCondition, ""
 }
 
 // triesToOpen reports whether the client's first words are at least the
@@ -255,8 +224,9 @@ func (g *greeting) triesToOpen() bool {
 	return false
 }
 
-// goodTag decides what becomes of a stream, by its start tag.
-func (t *tunnel) goodTag() {
+// goodTag decides what becomes of a stream, by its start tag. Behind is what the
+// client said in the same piece.
+func (t *tunnel) goodTag(behind []byte) {
 	t.greetBy = 0
 	vhost := t.info.vhost
 	tag := &t.greeting.tag
@@ -265,19 +235,23 @@ func (t *tunnel) goodTag() {
 		return
 	}
 	if vhost.ReadsTo() {
-		domain, err := tag.Domain()
-		if err != nil {
-			t.refuse(reasonBadStream, err)
+		if why, err := t.judgeDomain(tag); err != nil {
+			t.refuse(why, err)
 			return
 		}
-		if err := vhost.AllowsDomain(domain); err != nil {
-			t.client.err = err
-			t.refuseStream(reasonHostUnknown, xmpp.HostUnknown, "")
-			return
-		}
-		if vhost.RoutesTo() {
+		routes := vhost.RoutesTo()
+		if routes {
+			domain, _ := tag.Domain()
 			vhost = vhost.ForDomain(domain)
 			t.info.vhost = vhost
+		}
+		t.vetting = &vetting{}
+		frames, ok := t.vet(t.greeting.frames, behind)
+		if !ok {
+			return
+		}
+		t.greeting.frames = frames
+		if routes {
 			t.dial(func(ctx context.Context) (*upstream.Conn, error) { return vhost.Dial(ctx, t.info.request) })
 			return
 		}
@@ -291,43 +265,25 @@ func (t *tunnel) goodTag() {
 // awaitAnswer follows the client's first words to a node, whose answer could be
 // a redirect.
 func (t *tunnel) awaitAnswer() {
-	t.stream.telling = t.greeting.tag.ID == ""
 	if t.info.vhost.Redirects() == "off" {
 		t.endGreeting()
 		return
 	}
 	g := t.greeting
 	t.stage = stageAnswer
-	g.answers, g.answered, g.answer = nil, payloads{}, xmpp.AnswerReader{}
-}
-
-// judgeAnswer learns what the node speaks from its first message after a client's
-// start tag. One with an id, which clients' have not, is no echo.
-func (t *tunnel) judgeAnswer(word xmpp.Word, head []byte) {
-	if !t.stream.telling {
-		return
-	}
-	t.stream.telling = false
-	switch word {
-	case xmpp.OpenWord:
-		if !xmpp.HasID(head) {
-			return
-		}
-	case xmpp.CloseWord, xmpp.ErrorWord:
-	default:
-		return
-	}
-	t.info.upstream.SpeaksXMPP()
+	g.answers, g.whole, g.answer = nil, 0, xmpp.AnswerReader{}
 }
 
 // heardAgain begins another greeting where a later message of the upstream
 // could send the client away. Such a redirect is not followed, for another node
 // would know nothing of the client's login.
-func (t *tunnel) heardAgain(word xmpp.Word) {
+func (t *tunnel) heardAgain(word xmpp.Word, p *piece) {
 	switch word {
 	case xmpp.OpenWord, xmpp.CloseWord, xmpp.ErrorWord:
 	default:
-		return
+		if p.fin || int64(len(p.payload)) >= t.upstream.scan.wanted(p.payload) {
+			return
+		} // the first frame of it is too short to tell
 	}
 	if t.stage != stageOver || t.why != reasonNone || t.info == nil || t.info.vhost.Redirects() == "off" || !t.stream.opened {
 		return
@@ -336,38 +292,61 @@ func (t *tunnel) heardAgain(word xmpp.Word) {
 	t.greeting = &greeting{tagged: true, tag: xmpp.Open{Framing: t.stream.framing}, hops: maxHops, again: true}
 }
 
-// releaseAnswers ends the greeting in stageAnswer; in others it does nothing.
+// releaseAnswers gives the client the answers that are held in stageAnswer; in other
+// stages it does nothing. A message that has not been seen to its end stays: it may
+// yet be a redirect.
 func (t *tunnel) releaseAnswers() {
-	if t.stage == stageAnswer {
-		answers := t.greeting.answers
-		t.endGreeting()
-		t.toClient(answers)
+	if t.stage != stageAnswer {
+		return
 	}
+	g := t.greeting
+	g.noticeOpening(&t.stream)
+	if t.answering && !t.upstream.scan.betweenMessages() {
+		whole := g.answers[:g.whole]
+		g.answers, g.whole, t.greetBy = g.answers[g.whole:], 0, 0
+		g.again = g.again || len(whole) > 0
+		t.toClient(whole)
+		return
+	}
+	t.acceptAnswers()
+}
+
+// noticeOpening notes an opening among the answers whose first frame was too short to
+// tell.
+func (g *greeting) noticeOpening(s *streamState) {
+	if open := g.answer.Feed(nil).Open; !s.opened && open != (xmpp.Open{}) {
+		s.opening(open.Framing)
+	}
+}
+
+// acceptAnswers ends the greeting in stageAnswer: the answers are no redirect.
+func (t *tunnel) acceptAnswers() {
+	answers := t.greeting.answers
+	t.greeting.noticeOpening(&t.stream)
+	t.endGreeting()
+	t.answering = false
+	t.toClient(answers)
 }
 
 func (t *tunnel) endGreeting() {
 	t.stage, t.greeting, t.greetBy, t.info.request = stageOver, nil, 0, nil
 }
 
-// answered takes frames of the upstream's in stageAnswer.
-func (t *tunnel) answered(b []byte) {
+// answered takes a piece of a message of the upstream that began in stageAnswer.
+func (t *tunnel) answered(p *piece) {
 	g := t.greeting
 	if len(g.answers) == 0 {
 		t.greetBy = t.client.sock.turn.now + answerTimeout
 	}
-	g.answers = append(g.answers, b...)
-	var verdict xmpp.Answer
-	g.answered.feed(b, func(_ byte, payload []byte) error {
-		if verdict.Verdict == xmpp.Undecided {
-			verdict = g.answer.Feed(payload)
-		}
-		return nil
-	})
-	switch {
-	case verdict.Verdict == xmpp.Redirected:
-		t.redirected(verdict)
-	case verdict.Verdict != xmpp.Undecided, len(g.answers) > maxGreeting:
-		t.releaseAnswers()
+	g.answers = append(g.answers, p.wire...)
+	if t.upstream.scan.betweenMessages() {
+		g.whole = len(g.answers)
+	}
+	switch answer := g.answer.Feed(p.payload); {
+	case answer.Verdict == xmpp.Redirected:
+		t.redirected(answer)
+	case answer.Verdict != xmpp.Undecided, len(g.answers) > maxGreeting:
+		t.acceptAnswers()
 	}
 }
 
@@ -396,8 +375,7 @@ func (t *tunnel) redirected(answer xmpp.Answer) {
 		t.redirectTo(stream, node.PublicURL())
 		return
 	}
-	t.upstream.err = fmt.Errorf("redirect to %q, which is no node of upstream %q with a public_url", answer.SeeOther, vhost.Upstream())
-	t.endStream(reasonRedirect, stream.Close())
+	t.loseRedirect(stream, answer.SeeOther, node)
 }
 
 // redirectTo sends the client to a URL.
@@ -411,6 +389,9 @@ func (t *tunnel) redirectTo(stream xmpp.Stream, url string) {
 
 // refuseStream answers the client's first words with a stream error.
 func (t *tunnel) refuseStream(why reason, condition xmpp.Condition, text string) {
+	if text == "" {
+		text = reasons[why].text
+	}
 	t.endStream(why, t.reply().Error(condition, text))
 }
 
@@ -432,7 +413,7 @@ func (t *tunnel) reply() xmpp.Stream {
 func (t *tunnel) endStream(why reason, messages [][]byte) {
 	w := t.client.sock.turn
 	t.endGreeting()
-	if t.upstream.scan.betweenMessages() {
+	if t.betweenMessages() {
 		for _, m := range messages {
 			t.toClient(appendFrame(nil, opText, m, nil))
 		}
@@ -459,6 +440,7 @@ func (t *tunnel) giveUp() {
 func (t *tunnel) dialled(w *turn, up *upstream.Conn) {
 	t.begin(w)
 	t.info.upstream = up
+	t.upstream.sock.max = upstreamQueue
 	if t.why != reasonNone { // too late
 		t.endGreeting()
 		t.dropUpstream()
@@ -486,32 +468,20 @@ func (t *tunnel) dialFailed(w *turn, err error) {
 func (t *tunnel) wantsTag() bool { return t.info.vhost.ReadsTo() || t.info.elsewhere != "" }
 
 // strict reports whether the upstream is to see nothing before a good start tag.
-func (t *tunnel) strict() bool { return t.wantsTag() || t.nature() != upstream.Other }
+func (t *tunnel) strict() bool { return t.wantsTag() || t.info.vhost.XMPP() }
 
 // holds reports whether a tunnel that is closing keeps the client's words to
-// itself: they were held before, or would be refused. Nobody is asked any more.
+// itself: they were held before, or would be refused.
 func (t *tunnel) holds() bool {
 	if g := t.greeting; g != nil {
 		return g.held
 	}
-	return t.wantsTag() || t.nature() == upstream.XMPP
-}
-
-// nature is what the tunnel's node speaks. Where there is no node, nobody judges
-// the client's words but the gate.
-func (t *tunnel) nature() upstream.Nature {
-	if t.info.upstream == nil {
-		return upstream.Other
-	}
-	return t.info.upstream.Nature()
+	return t.strict()
 }
 
 // paused reports whether the client is not read, for what it said so far waits
-// for others. In stageAsking that holds while the tunnel ends, too: a node that may
-// hear the client is to hear all of it.
-func (t *tunnel) paused() bool {
-	return t.stage == stageDialling && t.why == reasonNone || t.stage == stageAsking && !t.ignoresClient()
-}
+// for a dial.
+func (t *tunnel) paused() bool { return t.stage == stageDialling && t.why == reasonNone }
 
 // lastWords are what a stream's client is told before a Close frame of ours: a
 // stream error and the stream's end. A stream that can be resumed gets neither
@@ -525,68 +495,6 @@ func (t *tunnel) lastWords(condition xmpp.Condition, text string) [][]byte {
 		return xmpp.Stream{Framing: s.framing, Opened: true}.Error(condition, text)
 	case s.unanswered != nil:
 		return s.unanswered.Error(condition, text)
-	}
-	return nil
-}
-
-// payloads cuts a run of valid frames into the payloads of data frames. Control
-// frames are passed over. It keeps its place between runs.
-type payloads struct {
-	head  []byte // of a header that was cut
-	frame header // the one under way
-	left  int64  // bytes of its payload
-	at    int    // which byte of the key is next
-
-	opcode byte // of the message under way
-	empty  bool // so far
-}
-
-// feed calls f with every payload in b, unmasked, in as many pieces as b has, and
-// once with none for a message that is empty. It stops at the first error.
-func (p *payloads) feed(b []byte, f func(opcode byte, payload []byte) error) error {
-	for len(b) > 0 {
-		if p.left == 0 {
-			had := len(p.head)
-			p.head = append(p.head, b[:min(len(b), maxHeader)]...)
-			h, err := parseHeader(p.head)
-			if err != nil {
-				return err // the scanner would have refused it
-			}
-			if h.size == 0 {
-				return nil
-			}
-			b, p.head = b[h.size-had:], p.head[:0]
-			p.frame, p.left, p.at = h, h.length, 0
-			if h.control() {
-				continue
-			}
-			if h.opcode != opContinuation {
-				p.opcode, p.empty = h.opcode, true
-			}
-			if p.empty = p.empty && h.length == 0; p.empty && h.fin {
-				if err := f(p.opcode, nil); err != nil {
-					return err
-				}
-			}
-			continue
-		}
-		n := int(min(p.left, int64(len(b))))
-		piece := b[:n]
-		b = b[n:]
-		p.left -= int64(n)
-		if p.frame.control() {
-			continue
-		}
-		if p.frame.masked {
-			piece = append([]byte(nil), piece...)
-			for i := range piece {
-				piece[i] ^= p.frame.key[p.at&3]
-				p.at++
-			}
-		}
-		if err := f(p.opcode, piece); err != nil {
-			return err
-		}
 	}
 	return nil
 }

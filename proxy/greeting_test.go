@@ -1,10 +1,13 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -237,6 +240,39 @@ func TestPingBeforeUpstream(t *testing.T) {
 	}
 }
 
+// What comes in the TLS record of the request, behind a start tag that has to be
+// dialled for, is not forgotten: no event tells of it.
+func TestFramesInTheRecordOfTheRequest(t *testing.T) {
+	up := newUpstream(t, xmpptest.Config{Echo: true})
+	g := newGateFor(t, upstream.Options{
+		Upstreams: []upstream.GroupOptions{group("test", up.URL())},
+		Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}},
+	})
+	conn, err := tls.Dial("tcp", g.addr, g.clientConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	long := "<message>" + strings.Repeat("x", 6000) + "</message>" // more than what a request is read into
+	frames := masked(ws.NewTextFrame([]byte(openTag(testName, false))), ws.NewTextFrame([]byte(long)), ws.NewTextFrame([]byte("<last/>")))
+	request := "GET / HTTP/1.1\r\nHost: " + testName + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n"
+	if _, err := conn.Write(append([]byte(request), frames...)); err != nil {
+		t.Fatal(err)
+	}
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	r := bufio.NewReader(conn)
+	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	for _, want := range []string{openTag(testName, false), long, "<last/>"} {
+		f, err := ws.ReadFrame(r)
+		if err != nil || string(f.Payload) != want {
+			t.Fatalf("%.60q, %v; want %.60q", f.Payload, err, want)
+		}
+	}
+}
+
 // hostPort is where a server of xmpptest listens.
 func hostPort(s *xmpptest.Server) string { return s.Addr() }
 
@@ -276,10 +312,13 @@ func TestRedirectFollowed(t *testing.T) {
 
 // A redirect that is not followed names the node's public address, or none.
 func TestRedirectRewritten(t *testing.T) {
-	for _, test := range []struct{ name, mode, public, want string }{
-		{"public", "rewrite", "wss://t2.example1.com:5291/", "see-other-uri='wss://t2.example1.com:5291/'"},
-		{"no public address", "rewrite", "", "<close "},
-		{"not ours", "follow", "", "<close "},
+	for _, test := range []struct {
+		name, mode, public, want string
+		code                     int
+	}{
+		{"public", "rewrite", "wss://t2.example1.com:5291/", "see-other-uri='wss://t2.example1.com:5291/'", codeNormal},
+		{"no public address", "rewrite", "", "<remote-connection-failed ", codeGateway},
+		{"not ours", "follow", "", "<remote-connection-failed ", codeGateway},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			second := newUpstream(t, xmpptest.Config{})
@@ -298,11 +337,38 @@ func TestRedirectRewritten(t *testing.T) {
 			c.Send(openTag(testName, false))
 			words, code := lastWords(t, c)
 			wantWords(t, strings.ReplaceAll(words, `"`, "'"), "<open ", test.want)
-			if strings.Contains(words, inner) || code != 1000 {
-				t.Errorf("the client got %q, Close %d", words, code)
+			if strings.Contains(words, inner) || int(code) != test.code {
+				t.Errorf("the client got %q, Close %d; want %d", words, code, test.code)
 			}
 		})
 	}
+}
+
+// A Tigase names a node by its host name, with the port of its own listener. That
+// is the node whose public_url has that host, and the client never knows.
+func TestRedirectByPublicName(t *testing.T) {
+	framings(t, func(t *testing.T, legacy bool) {
+		second := newUpstream(t, xmpptest.Config{})
+		habits := xmpptest.Tigase()
+		habits.Redirect = func(xmpptest.Open) string {
+			if legacy {
+				return "T2.example1.com"
+			}
+			return "ws://t2.example1.com:5290/"
+		}
+		first := newUpstream(t, xmpptest.Config{Habits: habits})
+		gr := group("test", first.URL(), second.URL())
+		gr.Nodes[0].PublicURL, gr.Nodes[1].PublicURL = "wss://t1.example1.com:5291/", "wss://t2.example1.com:5291/"
+		g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
+			Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Node: "n1"}}})
+		c := g.stream(func(target *xmpptest.Target) { target.Legacy = legacy })
+		if err := c.OpenStream(); err != nil {
+			t.Fatal(err)
+		}
+		if first.Seen() != 1 || second.Seen() != 1 {
+			t.Errorf("%d and %d dials; want one of each node", first.Seen(), second.Seen())
+		}
+	})
 }
 
 // Two nodes that send a stream to each other do not do so for ever.
@@ -476,6 +542,12 @@ func TestDrainTwiceStopOnce(t *testing.T) {
 // A redirect after login is no secret's end either: the client gets the node's
 // public address, in a stream that is opened once.
 func TestRedirectAfterLogin(t *testing.T) {
+	for _, public := range []string{"wss://t2.example1.com:5291/", ""} {
+		t.Run("public "+public, func(t *testing.T) { redirectAfterLogin(t, public) })
+	}
+}
+
+func redirectAfterLogin(t *testing.T, public string) {
 	framings(t, func(t *testing.T, legacy bool) {
 		second := newUpstream(t, xmpptest.Config{})
 		habits := xmpptest.Tigase()
@@ -490,7 +562,7 @@ func TestRedirectAfterLogin(t *testing.T) {
 		}
 		first := newUpstream(t, xmpptest.Config{Habits: habits})
 		gr := group("test", first.URL(), second.URL())
-		gr.Nodes[1].PublicURL = "wss://t2.example1.com:5291/"
+		gr.Nodes[1].PublicURL = public
 		g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
 			Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Node: "n1"}}})
 		c := g.stream(func(target *xmpptest.Target) { target.Legacy = legacy })
@@ -504,10 +576,14 @@ func TestRedirectAfterLogin(t *testing.T) {
 			t.Fatal(err)
 		}
 		words, code := lastWords(t, c)
-		wantWords(t, words, "t2.example1.com:5291")
+		want, wantCode := "t2.example1.com:5291", codeNormal
+		if public == "" {
+			want, wantCode = "<remote-connection-failed ", codeGateway
+		}
+		wantWords(t, words, want)
 		wantWords(t, words, end(legacy))
-		if strings.Contains(words, hostPort(second)) || code != 1000 {
-			t.Errorf("the client got %q, Close %d", words, code)
+		if strings.Contains(words, hostPort(second)) || int(code) != wantCode {
+			t.Errorf("the client got %q, Close %d; want %d", words, code, wantCode)
 		}
 		if n := strings.Count(words, "<open ") + strings.Count(words, "<stream:stream "); n != 1 {
 			t.Errorf("%d openings in %q; want 1", n, words)

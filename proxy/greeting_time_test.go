@@ -6,26 +6,25 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"wssgate/upstream"
 )
 
 // A start tag is due ten seconds after the 101, however busily it comes: a byte
 // a second is no life.
 func TestStartTagIsDue(t *testing.T) {
+	vhost := someVhost(t)
 	for _, slow := range []string{"", "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing'"} {
 		synctest.Test(t, func(t *testing.T) {
 			client, clientGate := net.Pipe()
-			b := &bench{t: t, driver: newGoroutines(), client: client, done: make(chan struct{})}
+			b := &bench{t: t, loops: newTestLoops(t), client: client, done: make(chan struct{})}
 			b.tunnel = &tunnel{
 				settings: &tunnelSettings{backlog: 1 << 20},
-				info:     &tunnelInfo{vhost: &upstream.Vhost{}, elsewhere: "wss://other.example/"}, // to be told once it has spoken
+				info:     &tunnelInfo{vhost: vhost, elsewhere: "wss://other.example/"}, // to be told once it has spoken
 				client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20, keep: 1}},
 				upstream: upstreamLeg(nil),
 				onDone:   func(*tunnel, time.Duration) { close(b.done) },
 			}
 			began := time.Now()
-			if err := b.driver.take(b.tunnel); err != nil {
+			if err := b.loops.take(b.tunnel); err != nil {
 				t.Fatal(err)
 			}
 			wrote := make(chan struct{})
@@ -37,7 +36,7 @@ func TestStartTagIsDue(t *testing.T) {
 						h.opcode = opText
 					}
 					one := []byte{slow[i]}
-					applyMask(one, testKey)
+					applyMask(one, testKey, 0)
 					if _, err := client.Write(append(appendHeader(nil, h), one...)); err != nil {
 						return
 					}
@@ -65,7 +64,7 @@ func TestStartTagIsDue(t *testing.T) {
 				t.Errorf("last words %q; want connection-timeout", words)
 			}
 			client.Close()
-			b.driver.close()
+			b.loops.close()
 			<-b.done
 			<-wrote
 		})
@@ -75,8 +74,9 @@ func TestStartTagIsDue(t *testing.T) {
 // Where no XMPP is spoken, a start tag that is begun is due ten seconds later; a
 // client that says nothing may go on doing so.
 func TestStartTagIsDueOnceBegun(t *testing.T) {
+	vhost := someVhost(t)
 	inBubble(t, tunnelSettings{}, func(b *bench) {
-		b.tunnel.info, b.tunnel.stage = &tunnelInfo{vhost: &upstream.Vhost{}}, stageAwaited
+		b.do(func(*turn) { b.tunnel.info, b.tunnel.stage = &tunnelInfo{vhost: vhost}, stageAwaited })
 		go func() { // what the upstream gets of it
 			buf := make([]byte, 1000)
 			for {
@@ -113,17 +113,18 @@ func TestStartTagIsDueOnceBegun(t *testing.T) {
 // A client that Pings before there is an upstream, and does not take the Pongs, is
 // slow: they may not pile up.
 func TestPingsBeforeUpstreamAreBounded(t *testing.T) {
+	vhost := someVhost(t)
 	synctest.Test(t, func(t *testing.T) {
 		client, clientGate := net.Pipe()
-		b := &bench{t: t, driver: newGoroutines(), client: client, done: make(chan struct{})}
+		b := &bench{t: t, loops: newTestLoops(t), client: client, done: make(chan struct{})}
 		b.tunnel = &tunnel{
 			settings: &tunnelSettings{backlog: 16 << 10},
-			info:     &tunnelInfo{vhost: &upstream.Vhost{}, elsewhere: "wss://other.example/"},
+			info:     &tunnelInfo{vhost: vhost, elsewhere: "wss://other.example/"},
 			client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20, keep: 1}},
 			upstream: upstreamLeg(nil),
 			onDone:   func(*tunnel, time.Duration) { close(b.done) },
 		}
-		if err := b.driver.take(b.tunnel); err != nil {
+		if err := b.loops.take(b.tunnel); err != nil {
 			t.Fatal(err)
 		}
 		ping := appendFrame(nil, opPing, make([]byte, maxControl), &testKey)
@@ -134,6 +135,6 @@ func TestPingsBeforeUpstreamAreBounded(t *testing.T) {
 		}
 		b.wantReason(reasonSlowClient)
 		client.Close()
-		b.driver.close()
+		b.loops.close()
 	})
 }

@@ -151,6 +151,7 @@ type clientConn struct {
 	key    clientKey
 
 	client, local netip.AddrPort // zero for a unix socket
+	unnamed       bool           // a balancer's PROXY header does not say whose it is
 
 	upstream *upstream.Conn // dialled for it, while no tunnel has it
 
@@ -219,6 +220,7 @@ func (c *clientConn) handshake() bool {
 	if err != nil {
 		s.stats.handshakes[e.failure(err)].Add(1)
 		c.debug("TLS handshake", err)
+		c.answerPlainHTTP(err)
 		return false
 	}
 	cs := c.tls.ConnectionState()

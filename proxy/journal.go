@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -19,6 +18,7 @@ import (
 type tunnelInfo struct {
 	client     netip.AddrPort
 	key        clientKey
+	suspect    clientKey // what its failed logins are counted by; invalid: they are not
 	serverName string
 	host, path string
 	vhost      *upstream.Vhost
@@ -39,7 +39,7 @@ func newTunnel(c *clientConn, req *request, vhost *upstream.Vhost, up *upstream.
 	t := &tunnel{
 		settings: &c.config.tunnel,
 		info: &tunnelInfo{
-			client: c.client, key: c.key,
+			client: c.client, key: c.key, suspect: c.suspect(),
 			serverName: serverName, host: serverName, path: "/",
 			vhost: vhost, upstream: up, began: time.Now(),
 			server: c.server, elsewhere: c.elsewhere,
@@ -64,7 +64,7 @@ func newTunnel(c *clientConn, req *request, vhost *upstream.Vhost, up *upstream.
 // is no upstream.
 func upstreamLeg(up *upstream.Conn) leg {
 	if up == nil {
-		return leg{sock: &sock{err: net.ErrClosed}, ended: true, err: io.EOF}
+		return leg{sock: &sock{state: sockClosed, err: net.ErrClosed}}
 	}
 	l := leg{held: up.Rest, scan: scanner{keep: maxKeep}}
 	up.Rest = nil
@@ -79,8 +79,8 @@ func upstreamLeg(up *upstream.Conn) leg {
 	return l
 }
 
-// tunnelDone is each tunnel's onDone. It runs in the driver, so it does not
-// wait: the log line goes to the journal.
+// tunnelDone is each tunnel's onDone. It runs in the loop, so it does not wait:
+// neither does the log.
 func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
 	if t.info.upstream != nil {
 		t.info.upstream.Release()
@@ -88,7 +88,7 @@ func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
 	t.giveUp()
 	s.stats.vhost(t.info.vhost).open.Add(-1)
 	s.stats.closed[t.why].Add(1)
-	s.journal.add(entry{
+	s.journal.write(entry{
 		info: t.info, why: t.why, code: t.code, err: t.lastError(), took: time.Since(t.info.began),
 		bytesIn: t.client.bytes, bytesOut: t.upstream.bytes,
 		framesIn: t.client.scan.frames, framesOut: t.upstream.scan.frames,
@@ -117,76 +117,14 @@ type entry struct {
 	framesIn, framesOut int64
 }
 
-// maxWaiting bounds the lines that wait, each a few hundred bytes: as many as
-// tunnels end at once where the upstream of a large gate does.
-const maxWaiting = 1 << 16
-
-// A journal writes one line for each finished tunnel, in a goroutine of its
-// own: standard error may be a pipe that nobody empties, and the event loop
-// must not wait for it. What comes when maxWaiting lines wait is left out, and
-// said to be.
+// A journal writes one line for each finished tunnel, or for one of so many. It may
+// be used by several goroutines.
 type journal struct {
 	log    *slog.Logger
 	sample atomic.Int64 // one of so many lines is written
-	skip   int64        // lines to leave out before the next one; writeLines' own
-	wake   chan struct{}
-	done   chan struct{}
 
-	mu      sync.Mutex
-	waiting []entry
-	lost    int // that came when there was no room
-	closed  bool
-}
-
-func newJournal(log *slog.Logger) *journal {
-	j := &journal{log: log, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go j.writeLines()
-	return j
-}
-
-func (j *journal) add(e entry) {
-	j.mu.Lock()
-	if len(j.waiting) < maxWaiting {
-		j.waiting = append(j.waiting, e)
-	} else {
-		j.lost++
-	}
-	j.mu.Unlock()
-	select {
-	case j.wake <- struct{}{}:
-	default:
-	}
-}
-
-// close writes what waits, and ends the goroutine.
-func (j *journal) close() {
-	j.mu.Lock()
-	j.closed = true
-	j.mu.Unlock()
-	select {
-	case j.wake <- struct{}{}:
-	default:
-	}
-	<-j.done
-}
-
-func (j *journal) writeLines() {
-	defer close(j.done)
-	for range j.wake {
-		j.mu.Lock()
-		entries, lost, closed := j.waiting, j.lost, j.closed
-		j.waiting, j.lost = nil, 0
-		j.mu.Unlock()
-		for _, e := range entries {
-			j.write(e)
-		}
-		if lost > 0 {
-			j.log.Warn("lines of finished tunnels are lost: the log was not read", "tunnels", lost)
-		}
-		if closed {
-			return
-		}
-	}
+	mu   sync.Mutex
+	skip int64 // lines to leave out before the next one
 }
 
 func (j *journal) write(e entry) {
@@ -213,7 +151,7 @@ func (j *journal) write(e entry) {
 // level is how loud a tunnel's end is told.
 func (e *entry) level() slog.Level {
 	switch e.why {
-	case reasonSlowClient, reasonBadGateway, reasonUpstreamGone, reasonUpstreamStuck, reasonDialFailed:
+	case reasonSlowClient, reasonFlood, reasonBadGateway, reasonUpstreamGone, reasonUpstreamStuck, reasonDialFailed:
 		return slog.LevelWarn
 	}
 	return slog.LevelInfo
@@ -222,6 +160,8 @@ func (e *entry) level() slog.Level {
 // sampled reports whether the next line is one that is written.
 func (j *journal) sampled() bool {
 	n := j.sample.Load()
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	if j.skip = min(j.skip, n-1); j.skip > 0 { // n may be less than it was
 		j.skip--
 		return false

@@ -70,10 +70,11 @@ func dropHand(c *tls.Conn) {
 // giveBack ends what lend began: c keeps a copy of the part of a record that
 // it holds, mostly nothing, and no reference to the lent buffer that it would
 // read through again. It must not hold plaintext that was not read; reading
-// until errAgain sees to that.
-func giveBack(c *tls.Conn) {
+// until errAgain sees to that. It returns how many bytes c keeps of a handshake
+// message that is not whole yet; 0 where that is not known.
+func giveBack(c *tls.Conn) (unfinished int) {
 	if !layout.ok {
-		return
+		return 0
 	}
 	raw, hand := layout.buffers(c)
 	if raw.Len() == 0 {
@@ -84,4 +85,5 @@ func giveBack(c *tls.Conn) {
 	if hand.Len() == 0 {
 		*hand = bytes.Buffer{}
 	}
+	return hand.Len()
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A load is what a driver has done. Others may read it at any time.
+// A load is what the loops have done. Others may read it at any time.
 type load struct {
 	bytesIn, bytesOut   atomic.Int64 // of WebSocket, from and to clients
 	framesIn, framesOut atomic.Int64
@@ -13,7 +13,7 @@ type load struct {
 }
 
 // moved is what went through in a turn, or in a batch of them: plain numbers
-// of the driver's own, so that a frame costs no atomic operation.
+// of the loop's own, so that a frame costs no atomic operation.
 type moved struct {
 	bytesIn, bytesOut   int64
 	framesIn, framesOut int64

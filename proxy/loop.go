@@ -1,147 +1,314 @@
 package proxy
 
 import (
-	"container/heap"
 	"slices"
+	"sync"
 	"time"
 
 	"wssgate/upstream"
 )
 
-// A driver owns tunnels: it waits for their sockets, lends each a turn when
-// something happens, calls expire when it is due, and releases what is done.
+// A loop is an event loop: one goroutine that owns tunnels. It waits for their
+// sockets, lends each a turn when something happens, calls expire when it is due,
+// and forgets what is done. Everything but the inbox and pressure.busy belongs to
+// that goroutine.
 //
-// There are two. The event loop (loop_linux.go) holds thousands of tunnels in
-// one goroutine. The goroutine driver (loop_goroutines.go) spends four
-// goroutines on a tunnel; it serves systems without epoll, and connections
-// without a descriptor, which is what tests with a fake clock have.
-type driver interface {
-	// take starts t; the driver owns it from here. An error means that it does
-	// not, and that the caller closes both sockets.
-	take(t *tunnel) error
-	// swap gives t another upstream, once its old one is closed, and begins a
-	// turn with tunnel.dialled. An error means that the driver does not own up.
-	swap(t *tunnel, up *upstream.Conn) error
-	// do begins a turn of t with f, unless t is done.
-	do(t *tunnel, f func(*turn))
-	// count tells how many tunnels an order is for.
-	count(o *drainOrder) int
-	// drain carries an order out, also on tunnels that are taken later, until
-	// undrain.
-	drain(o *drainOrder)
-	undrain(o *drainOrder)
-	// close ends every tunnel at once and returns when the driver is gone.
+// What it waits with is its poller. On Linux that is epoll; elsewhere, and for
+// connections without a descriptor, which is what tests with a fake clock have, a
+// pump of two goroutines for each connection tells the loop by its inbox.
+//
+// A panic in a turn ends that tunnel, and no other one.
+type loop struct {
+	group    *loops
+	poller   poller
+	work     *turn
+	timers   timers // all tunnels of this loop
+	pressure pressure
+	orders   standing
+	quit     bool
+	done     chan struct{}
+
+	mu    sync.Mutex
+	inbox []func()
+	shut  bool // the loop takes nothing any more
+}
+
+// A poller waits for the sockets of one loop. Its methods but wake are the loop's
+// own.
+type poller interface {
+	// wait waits until something is ready, wake is called, or the timeout is over;
+	// never: without one.
+	wait(timeout time.Duration)
+	// deliver tells of each socket that was ready, and reports whether wake was
+	// called.
+	deliver(tell func(*tunnel, *leg, readiness)) (woken bool)
+	wake()
 	close()
-	// counted is what it has done, also after close.
-	counted() *load
 }
 
-// timerPlace is a tunnel's place among the timers of its loop.
-type timerPlace struct {
-	index int
-	due   time.Duration // what the heap is ordered by; never later than tunnel.due
+// newLoop starts an event loop. It ends with close.
+func newLoop(group *loops) (*loop, error) {
+	p, err := group.newPoller()
+	if err != nil {
+		return nil, err
+	}
+	l := &loop{group: group, poller: p, work: newTurn(), done: make(chan struct{})}
+	l.work.now = l.now()
+	l.pressure.since = l.work.now
+	go l.run()
+	return l, nil
 }
 
-// timers orders the tunnels of a loop by when they want to be looked at. It
-// is lazy: a tunnel whose time moved back keeps its place, and gets the new
-// one when the old one comes up, so that traffic costs no reordering.
-type timers []*tunnel
-
-func (h timers) Len() int           { return len(h) }
-func (h timers) Less(i, j int) bool { return h[i].place.due < h[j].place.due }
-func (h timers) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].place.index, h[j].place.index = i, j
+// run is the loop's goroutine.
+func (l *loop) run() {
+	defer close(l.done)
+	tell := l.tell
+	for now := l.now(); !l.quit; {
+		_, timeout := l.timers.next(now)
+		l.poller.wait(timeout)
+		began := l.now()
+		l.work.now = began
+		if l.poller.deliver(tell) {
+			l.drainInbox() // last: what comes by it may have the descriptor of what has just ended
+		}
+		for {
+			t, _ := l.timers.next(l.work.now)
+			if t == nil {
+				break
+			}
+			l.turn(t, t.expire)
+		}
+		l.work.moved.into(&l.group.done)
+		now = l.now()
+		l.group.done.lag.add(now - began)
+		l.measure(began, now)
+	}
+	for len(l.timers) > 0 {
+		t := l.timers[0]
+		l.turn(t, t.over)
+	}
+	l.work.moved.into(&l.group.done)
+	l.poller.close()
 }
 
-func (h *timers) Push(x any) {
-	t := x.(*tunnel)
-	t.place.index = len(*h)
-	*h = append(*h, t)
-}
+func (l *loop) now() time.Duration { return time.Since(l.group.started) }
 
-func (h *timers) Pop() any {
-	old := *h
-	last := len(old) - 1
-	t := old[last]
-	old[last] = nil
-	*h = old[:last]
-	t.place.index = -1
-	return t
-}
-
-func (h *timers) add(t *tunnel) {
-	t.place.due = t.due
-	heap.Push(h, t)
-}
-
-func (h *timers) remove(t *tunnel) { heap.Remove(h, t.place.index) }
-
-// update is called after each turn of t.
-func (h *timers) update(t *tunnel) {
-	if t.due < t.place.due {
-		t.place.due = t.due
-		heap.Fix(h, t.place.index)
+// tell hands an event to its tunnel.
+func (l *loop) tell(t *tunnel, leg *leg, is readiness) {
+	defer l.rescue(t)
+	t.event(l.work, leg, is)
+	l.after(t)
+	if l.pressure.shed > 0 && t.movable() {
+		l.move(t)
 	}
 }
 
-// next returns a tunnel that is due, or nil and how long there is time.
-func (h *timers) next(now time.Duration) (*tunnel, time.Duration) {
-	for len(*h) > 0 {
-		t := (*h)[0]
-		if t.place.due > now {
-			return nil, t.place.due - now
-		}
-		if t.due <= now {
-			return t, 0
-		}
-		t.place.due = t.due
-		heap.Fix(h, 0)
-	}
-	return nil, never
+// turn lends t a turn for f.
+func (l *loop) turn(t *tunnel, f func(*turn)) {
+	defer l.rescue(t)
+	f(l.work)
+	l.after(t)
 }
 
-// standing are the drain orders that a driver has to carry out.
-type standing []*drainOrder
-
-// has reports whether one of them is for t.
-func (s standing) has(t *tunnel) bool { return s.find(t) != nil }
-
-// find returns the newest that is for t, or nil.
-func (s standing) find(t *tunnel) *drainOrder {
-	for _, o := range slices.Backward(s) {
-		if o.matches(t) {
-			return o
-		}
+// after follows every turn of t.
+func (l *loop) after(t *tunnel) {
+	if !t.done {
+		l.timers.update(t)
+		return
 	}
-	return nil
+	l.timers.remove(t)
+	t.onDone(t, l.work.now)
 }
 
-// catch is for a tunnel that has just come to a loop or to another node. An order
-// that is for it there ends it at once, unless it has its time; a time that it got
-// from an order for where it was is void.
-func (s standing) catch(t *tunnel, w *turn) {
-	switch o := s.find(t); {
-	case t.done:
-	case o == nil:
+// rescue is deferred around a turn of t. A panic ends t, as it stands. What it may
+// have left half done is given up: its turn, and whatever the turn lent.
+func (l *loop) rescue(t *tunnel) {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	l.group.panicked(cause)
+	now := l.work.now
+	l.work = newTurn()
+	l.work.now = now
+	if !l.timers.has(t) {
+		return // it was over already
+	}
+	l.timers.remove(t)
+	t.abandon()
+	defer func() {
+		if cause := recover(); cause != nil {
+			l.group.panicked(cause)
+		}
+	}()
+	t.onDone(t, now)
+}
+
+// start makes the loop the owner of t and of its sockets.
+func (l *loop) start(t *tunnel, client, upstream int) {
+	t.loop = l
+	t.due = never
+	l.timers.add(t)
+	l.turn(t, func(w *turn) {
+		l.own(t, &t.client, client)
+		if t.upstream.sock.state != sockClosed {
+			l.own(t, &t.upstream, upstream)
+		}
+		t.start(w)
+		l.orders.catch(t, w)
+	})
+}
+
+// swap gives t the upstream up, the leg next, whose socket is fd.
+func (l *loop) swap(t *tunnel, up *upstream.Conn, next leg, fd int) {
+	if t.done {
+		closeDescriptor(fd)
+		next.sock.conn.Close()
+		up.Release()
+		return
+	}
+	t.upstream = next
+	l.turn(t, func(w *turn) {
+		l.own(t, &t.upstream, fd)
+		t.dialled(w, up)
+		l.orders.catch(t, w)
+	})
+}
+
+// own begins the second phase of a socket, of which fd is a second descriptor; -1
+// where there is none, and goroutines pump it.
+func (l *loop) own(t *tunnel, leg *leg, fd int) {
+	s := leg.sock
+	if fd < 0 {
+		s.raw = l.group.pump(l, t, leg)
+		return
+	}
+	s.conn.Close() // so that Go's own poller forgets the socket: it would wake up for each event too
+	s.conn = nil
+	s.raw = &s.os
+	s.os.join(l.poller, fd, t, leg)
+}
+
+// drain begins to carry out an order.
+func (l *loop) drain(o *drainOrder) {
+	l.orders = append(l.orders, o)
+	chosen := o.chosen(l.timers)
+	for i, at := range o.moments(len(chosen), l.work.now) {
+		chosen[i].drainAt, chosen[i].patience = at, o.patience()
+	}
+	l.rearm(chosen)
+}
+
+// undrain forgets an order.
+func (l *loop) undrain(o *drainOrder) {
+	l.orders = l.orders.without(o)
+	chosen := slices.DeleteFunc(o.chosen(l.timers), l.orders.has)
+	for _, t := range chosen {
 		t.drainAt = 0
-	case t.drainAt == 0:
-		t.end(w, reasonDrain, w.now+o.patience())
+	}
+	l.rearm(chosen)
+}
+
+// rearm gives tunnels their place among the timers after their times changed.
+func (l *loop) rearm(tunnels []*tunnel) {
+	for _, t := range tunnels {
+		t.due = t.nextDue(l.work.now)
+		l.after(t)
 	}
 }
 
-// without returns the orders but for o.
-func (s standing) without(o *drainOrder) standing {
-	return slices.DeleteFunc(slices.Clone(s), func(x *drainOrder) bool { return x == o })
+// close ends the loop and closes its tunnels. What was posted before is done
+// first.
+func (l *loop) close() {
+	l.mu.Lock()
+	if !l.shut {
+		l.shut = true
+		l.push(func() { l.quit = true })
+	}
+	l.mu.Unlock()
+	<-l.done
 }
 
-// chosen returns those of the tunnels that o is for.
-func (o *drainOrder) chosen(all []*tunnel) []*tunnel {
-	var out []*tunnel
-	for _, t := range all {
-		if o.matches(t) {
-			out = append(out, t)
+// post has f run in the loop's goroutine. It reports false, and drops f, where
+// the loop is closed.
+func (l *loop) post(f func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.shut {
+		l.push(f)
+	}
+	return !l.shut
+}
+
+// push is for post and close; l.mu is held.
+func (l *loop) push(f func()) {
+	l.inbox = append(l.inbox, f)
+	if len(l.inbox) == 1 {
+		l.poller.wake()
+	}
+}
+
+// drainInbox does what was posted.
+func (l *loop) drainInbox() {
+	l.mu.Lock()
+	posted := l.inbox
+	l.inbox = nil
+	l.mu.Unlock()
+	for _, f := range posted {
+		l.do(f)
+	}
+}
+
+// do does one thing that was posted. What concerns one tunnel rescues that itself.
+func (l *loop) do(f func()) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			l.group.panicked(cause)
 		}
-	}
-	return out
+	}()
+	f()
 }
+
+// A wakePoller waits for wake alone.
+type wakePoller struct {
+	woken chan struct{}
+	was   bool
+}
+
+func newWakePoller() (poller, error) { return &wakePoller{woken: make(chan struct{}, 1)}, nil }
+
+func (p *wakePoller) wait(timeout time.Duration) {
+	p.was = false
+	select {
+	case <-p.woken:
+		p.was = true
+		return
+	default:
+	}
+	switch {
+	case timeout <= 0:
+		return
+	case timeout == never:
+		<-p.woken
+		p.was = true
+		return
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case <-p.woken:
+		p.was = true
+	case <-timer.C:
+	}
+}
+
+func (p *wakePoller) deliver(func(*tunnel, *leg, readiness)) (woken bool) { return p.was }
+
+func (p *wakePoller) wake() {
+	select {
+	case p.woken <- struct{}{}:
+	default:
+	}
+}
+
+func (p *wakePoller) close() {}

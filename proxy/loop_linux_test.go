@@ -23,7 +23,7 @@ import (
 func TestIdleTunnelOwnsNoBuffer(t *testing.T) {
 	up := newUpstream(t, xmpptest.Config{Echo: true})
 	g := newGate(t, up.URL())
-	loop := g.driver.(*loops).list[0]
+	loop := g.loops.list[0]
 	c := g.dial()
 	for range 3 {
 		if err := c.WriteFrame(ws.NewTextFrame(make([]byte, 50_000))); err != nil {
@@ -49,7 +49,7 @@ func TestIdleTunnelOwnsNoBuffer(t *testing.T) {
 func TestTunnelsMoveBetweenLoops(t *testing.T) {
 	up := newUpstream(t, xmpptest.Config{Echo: true})
 	g := newGate(t, up.URL())
-	d := g.driver.(*loops)
+	d := g.loops
 	d.max = 2
 	if _, err := d.grow(); err != nil {
 		t.Fatal(err)
@@ -104,7 +104,7 @@ func TestSlowReaderIsAlive(t *testing.T) {
 	c := g.dial()
 	c.Conn.(*tls.Conn).NetConn().(*net.TCPConn).SetReadBuffer(16 << 10)
 	pingPong(t, c)
-	loop := g.driver.(*loops).list[0]
+	loop := g.loops.list[0]
 	set := make(chan error)
 	loop.post(func() {
 		set <- unix.SetsockoptInt(loop.timers[0].client.sock.os.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20)
@@ -165,13 +165,17 @@ func TestEventOfFormerDescriptor(t *testing.T) {
 		upstream: upstreamLeg(nil),
 		onDone:   func(t *tunnel, _ time.Duration) { t.giveUp() },
 	}
-	loop, why := g.driver.(*loops).list[0], make(chan reason)
+	loop, why := g.loops.list[0], make(chan reason)
 	loop.post(func() {
-		if missing := ends[0] + 1 - len(loop.conns); missing > 0 { // somebody had it
-			loop.conns = append(loop.conns, make([]connEntry, missing)...)
+		p := loop.poller.(*epoll)
+		if missing := ends[0] + 1 - len(p.conns); missing > 0 { // somebody had it
+			p.conns = append(p.conns, make([]connEntry, missing)...)
 		}
 		loop.post(func() { loop.start(comes, ends[0], -1) })
-		loop.dispatch([]unix.EpollEvent{{Fd: int32(loop.wake), Events: unix.EPOLLIN}, {Fd: int32(ends[0]), Events: unix.EPOLLRDHUP | unix.EPOLLHUP}})
+		p.ready = copy(p.events, []unix.EpollEvent{{Fd: int32(p.waker), Events: unix.EPOLLIN}, {Fd: int32(ends[0]), Events: unix.EPOLLRDHUP | unix.EPOLLHUP}})
+		if p.deliver(loop.tell) {
+			loop.drainInbox()
+		}
 		why <- comes.why
 	})
 	if got := <-why; got != reasonNone {

@@ -10,10 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
-
-	"github.com/gobwas/ws"
 
 	"wssgate/upstream"
 )
@@ -61,8 +58,8 @@ func (c *clientConn) request(read []byte) bool {
 	if err == nil {
 		var up *upstream.Conn
 		var vhost *upstream.Vhost
-		if up, vhost, err = c.upgrade(buf[:end], req); err == nil {
-			return c.toDriver(req, vhost, up, bytes.Clone(buf[end:]))
+		if up, vhost, err = c.upgrade(req); err == nil {
+			return c.toLoop(req, vhost, up, bytes.Clone(buf[end:]))
 		}
 	}
 	c.refused(req, err)
@@ -142,40 +139,30 @@ func (c *clientConn) readFailed(err error) {
 // the 101. It returns the upstream's side, or a *refusal. There is no upstream
 // yet where the domain in the stream's start tag is to choose it, and never one
 // where the client is only to be sent elsewhere.
-func (c *clientConn) upgrade(head []byte, req *request) (*upstream.Conn, *upstream.Vhost, error) {
+func (c *clientConn) upgrade(req *request) (*upstream.Conn, *upstream.Vhost, error) {
 	vhost, err := c.route(req)
 	if err != nil {
 		return nil, nil, err
 	}
 	var up *upstream.Conn
-	var dialErr error
-	answer := &answerBuffer{Reader: bytes.NewReader(head)}
-	_, err = ws.Upgrader{
-		ReadBufferSize: len(head),
-		// The request was checked already, so that its first choice stands.
-		ProtocolCustom: func([]byte) (string, bool) { return req.subprotocol, true },
-		OnBeforeUpgrade: func() (ws.HandshakeHeader, error) {
-			if vhost.RoutesTo() || c.elsewhere != "" {
-				return nil, nil
-			}
-			began := time.Now()
-			up, dialErr = vhost.Dial(c.server.ctx, c.dialRequest(req))
-			if c.upstream = up; dialErr == nil {
-				c.server.stats.dialled(up.Node, time.Since(began))
-			}
-			return nil, dialErr
-		},
-	}.Upgrade(answer)
-	if dialErr != nil {
-		return nil, nil, c.dialRefusal(dialErr)
+	if !vhost.RoutesTo() && c.elsewhere == "" {
+		began := time.Now()
+		if up, err = vhost.Dial(c.server.ctx, c.dialRequest(req)); err != nil {
+			return nil, nil, c.dialRefusal(err)
+		}
+		c.upstream = up
+		c.server.stats.dialled(up.Node, time.Since(began))
 	}
+	answer, err := req.switchingProtocols()
 	if err == nil {
 		c.early.SetDeadline(time.Now().Add(c.config.RequestTimeout))
-		_, err = c.tls.Write(answer.Bytes())
+		if _, err = c.tls.Write(answer); err != nil {
+			err = &refusal{err: err} // the client is gone
+		}
 	}
 	if err != nil {
 		c.letGo()
-		return nil, nil, &refusal{err: err} // the client is gone
+		return nil, nil, err
 	}
 	return up, vhost, nil
 }
@@ -211,16 +198,6 @@ func (c *clientConn) dialRequest(req *request) *upstream.Request {
 	}
 }
 
-// answerBuffer gives ws.Upgrader the request that was read already, and keeps
-// its answer until the caller knows whether it is the right one.
-type answerBuffer struct {
-	*bytes.Reader
-	bytes.Buffer
-}
-
-func (b *answerBuffer) Read(p []byte) (int, error)  { return b.Reader.Read(p) }
-func (b *answerBuffer) Write(p []byte) (int, error) { return b.Buffer.Write(p) }
-
 // route finds the vhost, and holds the request against its rules.
 func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	serverName := c.tls.ConnectionState().ServerName
@@ -228,9 +205,17 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 		return nil, &refusal{status: http.StatusMisdirectedRequest, text: "The request's Host is another than the TLS server name.",
 			err: errors.New("host " + strconv.Quote(req.host) + ", server name " + strconv.Quote(serverName))}
 	}
+	if banned, _ := c.server.guard.state(c.suspect(), time.Now()); banned > 0 {
+		c.server.guard.refused[guardedUpgrade].Add(1)
+		return nil, &refusal{status: http.StatusForbidden, text: "Too many logins from this address failed. Try again later.",
+			header: retryAfter(banned), err: errLogins}
+	}
 	vhost, err := c.config.Routes.Lookup(serverName)
 	if err != nil {
 		return nil, &refusal{status: http.StatusNotFound, text: "There is no XMPP service for this name.", err: err}
+	}
+	if err := vhost.AllowsClient(c.client.Addr()); err != nil {
+		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}
 	}
 	if err := vhost.AllowsPath(req.path); err != nil {
 		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}
@@ -247,6 +232,14 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	return vhost, nil
 }
 
+// errLogins is why a client's address is refused.
+var errLogins = errors.New("too many failed logins")
+
+// retryAfter is a header field in whole seconds, rounded up.
+func retryAfter(d time.Duration) string {
+	return "Retry-After: " + strconv.Itoa(int((d+time.Second-1)/time.Second)) + "\r\n"
+}
+
 // dialRefusal says that no upstream took the stream. What is behind the gate
 // is for the log alone.
 func (c *clientConn) dialRefusal(err error) error {
@@ -255,7 +248,7 @@ func (c *clientConn) dialRefusal(err error) error {
 	if errors.As(err, &de) {
 		r.status = de.Status
 		if de.RetryAfter > 0 {
-			r.header = "Retry-After: " + strconv.Itoa(int((de.RetryAfter+time.Second-1)/time.Second)) + "\r\n"
+			r.header = retryAfter(de.RetryAfter)
 		}
 	}
 	switch r.status {
@@ -308,29 +301,18 @@ func (c *clientConn) refused(req *request, err error) {
 // lingerTimeout is how long a refused client has to take its answer.
 const lingerTimeout = 2 * time.Second
 
-// toDriver makes the two connections a tunnel, which the driver owns from
-// here.
-func (c *clientConn) toDriver(req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) bool {
+// toLoop makes the two connections a tunnel, which a loop owns from here.
+func (c *clientConn) toLoop(req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) bool {
 	s := c.server
 	conn := c.early.Conn
 	conn.SetDeadline(time.Time{})
 	s.door.leave(&c.visit)
 	c.sock.conn = conn
 	t := newTunnel(c, req, vhost, up, rest)
-	d := s.driver
-	if !hasDescriptor(conn) || up != nil && !hasDescriptor(t.upstream.sock.conn) {
-		d = s.pumps
-	}
 	count := s.stats.vhost(vhost)
 	count.open.Add(1)
 	s.tunnelBegins(t)
-	err := d.take(t)
-	if d != driver(s.pumps) && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) {
-		// The event loop wants a second descriptor for a moment. The client
-		// has its 101 already, so it gets goroutines instead.
-		err = s.pumps.take(t)
-	}
-	if err != nil {
+	if err := s.loops.take(t); err != nil {
 		count.open.Add(-1)
 		s.tunnelEnds(t)
 		s.log.Warn("tunnel", "client", c.client, "err", err)

@@ -22,7 +22,8 @@ type pageConn struct {
 	next   []byte // read already, and behind this request
 	framed bool   // it is known where this request ends
 
-	answered atomic.Bool // set between two requests, when no Read is under way
+	received atomic.Int64 // bytes of this request
+	answered atomic.Bool  // set between two requests, when no Read is under way
 	once     sync.Once
 }
 
@@ -35,6 +36,7 @@ func newPageConn(c *clientConn, read []byte, head int) *pageConn {
 		p.ready, p.next = read[:end], read[end:]
 		p.body -= int64(end - head)
 	}
+	p.received.Store(int64(len(p.ready)))
 	return p
 }
 
@@ -49,10 +51,13 @@ func (c *pageConn) Read(b []byte) (n int, err error) {
 		c.ready = c.ready[n:]
 		return n, nil
 	case !c.framed:
-		return c.Conn.Read(b)
+		n, err = c.Conn.Read(b)
+		c.received.Add(int64(n))
+		return n, err
 	case c.body > 0:
 		n, err = c.Conn.Read(b[:min(int64(len(b)), c.body)])
 		c.body -= int64(n)
+		c.received.Add(int64(n))
 		return n, err
 	case c.answered.Load():
 		return 0, io.EOF
@@ -136,7 +141,8 @@ func (c *clientConn) nextRequest(read []byte) {
 		read, more = one[:n], n > 0
 	}
 	c.config = c.server.now.Load()
-	if more = more && c.config.HasCertificate(c.tls.ConnectionState().ServerName); !more {
+	more = more && c.config.HasCertificate(c.tls.ConnectionState().ServerName) && c.config.Access.Allows(c.client.Addr())
+	if !more {
 		c.tls.Close() // which says goodbye
 	}
 	if kept := more && c.request(read); !kept {

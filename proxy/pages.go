@@ -29,6 +29,9 @@ type pages struct {
 	once   sync.Once
 	done   chan struct{}
 	drain  context.CancelFunc // ends requests that keep their clients waiting
+
+	mu       sync.Mutex
+	requests map[*pageConn]context.CancelFunc // under way
 }
 
 const (
@@ -43,9 +46,10 @@ const (
 
 func newPages(s *Server) *pages {
 	ctx, drain := context.WithCancel(context.Background())
-	p := &pages{conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{}), drain: drain}
+	p := &pages{conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{}), drain: drain,
+		requests: map[*pageConn]context.CancelFunc{}}
 	p.server = &http.Server{
-		Handler:           http.HandlerFunc(s.servePage),
+		Handler:           s.Recover(PanicPages, http.HandlerFunc(underServerName)),
 		ReadHeaderTimeout: 10 * time.Second, // it is there already
 		ReadTimeout:       pageRequestTimeout,
 		WriteTimeout:      pageAnswerTimeout,
@@ -108,20 +112,6 @@ func (p *pages) Addr() net.Addr { return &net.TCPAddr{} }
 // pageConnKey finds a request's *pageConn in its context.
 type pageConnKey struct{}
 
-// servePage answers a request. A panic is net/http's to end the connection for;
-// but its own line about that is one for scanners.
-func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
-	defer func() {
-		if v := recover(); v != nil {
-			if v != http.ErrAbortHandler {
-				s.Panicked(PanicPages, v, "client", r.RemoteAddr, "path", r.URL.Path)
-			}
-			panic(http.ErrAbortHandler)
-		}
-	}()
-	underServerName(w, r)
-}
-
 // underServerName completes what net/http knows of a request, and hands it to the
 // Pages of its connection. It refuses one that is for another vhost.
 func underServerName(w http.ResponseWriter, r *http.Request) {
@@ -140,5 +130,16 @@ func underServerName(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "421 Misdirected Request\n\nThe request's Host is another than the TLS server name.", http.StatusMisdirectedRequest)
 		return
 	}
-	conn.client.config.Pages.ServeHTTP(w, r)
+	ctx, end := context.WithCancel(r.Context())
+	p := conn.client.server.pages
+	p.mu.Lock()
+	p.requests[conn] = end
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.requests, conn)
+		p.mu.Unlock()
+		end()
+	}()
+	conn.client.config.Pages.ServeHTTP(w, r.WithContext(ctx))
 }

@@ -13,7 +13,7 @@
 //	handshake  the same                     a slot, while it computes
 //	request    the same                     reads the opening handshake, 16 KiB at most
 //	dial       the same                     the upstream has said 101
-//	tunnel     a driver: the event loop     no goroutine, no buffer while idle
+//	tunnel     an event loop                no goroutine, no buffer while idle
 //
 // All that may change while the Server runs is one Configuration behind one atomic
 // pointer. A connection takes it twice: at accept, for the places and limits that
@@ -23,8 +23,8 @@
 // its vhost and its settings. A further request on a connection that the pages kept
 // is a new beginning.
 //
-// A goroutine closes the connection when it gives up; once driver.take has
-// returned nil the driver does. A request that is no WebSocket upgrade goes to
+// A goroutine closes the connection when it gives up; once loops.take has
+// returned nil a loop does. A request that is no WebSocket upgrade goes to
 // an http.Server, which owns the connection until it has answered (pages.go). A panic
 // on the way in ends the connection alone (panic.go).
 package proxy
@@ -32,7 +32,6 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -41,6 +40,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"wssgate/access"
 	"wssgate/upstream"
 )
 
@@ -54,7 +54,7 @@ type Options struct {
 	// It may read a disk, as no client waits for it. Nil: no CA is answered.
 	ChallengeCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-	Log *slog.Logger // nil: slog.Default()
+	Log *slog.Logger // waits for nobody, for the event loops write to it; nil: slog.Default()
 }
 
 // A Configuration is what connections are served by. All fields but Pages are
@@ -78,6 +78,9 @@ type Configuration struct {
 	// request's context ends when Shutdown begins. Nil: 404 for everything.
 	Pages http.Handler
 
+	// Access says which client addresses may come; nil: all.
+	Access *access.Rules
+
 	Settings Settings
 }
 
@@ -89,9 +92,15 @@ type Settings struct {
 	Message       int64 // bytes of one message from a client; 0: no limit
 	ClientBacklog int   // bytes that may wait for a client that is slow to read
 
+	// FramesPerSecond is how many frames of a client's are read in a second, twice as
+	// many at once; a client that goes on with more is closed. 0: any number.
+	FramesPerSecond int
+
 	// LogSample writes one of so many lines about finished tunnels, that of the
 	// first one included, and each that is a warning. 0 and 1: every line.
 	LogSample int
+
+	LoginFailures LoginFailures // from one client address; zero: they are not counted
 
 	// ProxyProtocol are the networks whose connections must begin with a PROXY
 	// header, version 1 or 2, which is believed.
@@ -112,10 +121,12 @@ type Server struct {
 	now       atomic.Pointer[configuration]
 	pages     *pages
 	door      *door
-	driver    driver      // for sockets
-	pumps     *goroutines // for connections without a descriptor
+	guard     *guard
+	loops     *loops
 	journal   *journal
 	stats     stats
+	short     atomic.Bool // of memory: nobody new is let in
+	brake     brake       // the same: no backlog grows
 
 	challenges atomic.Int32    // CAs' that are being answered
 	ctx        context.Context // ends when Shutdown's deadline passes
@@ -154,7 +165,7 @@ func New(o Options) (*Server, error) {
 		challenge: o.ChallengeCertificate,
 		log:       o.Log,
 		door:      newDoor(),
-		pumps:     newGoroutines(),
+		guard:     newGuard(),
 		stop:      make(chan struct{}),
 		listeners: map[net.Listener]struct{}{},
 		clients:   map[clientKey]int{},
@@ -166,16 +177,11 @@ func New(o Options) (*Server, error) {
 		s.log = slog.Default()
 	}
 	s.tls = s.tlsConfig()
-	d, err := newDriver()
-	switch {
-	case err == nil:
-		s.driver = d
-	case errors.Is(err, errors.ErrUnsupported):
-		s.driver = s.pumps
-	default:
+	var err error
+	if s.loops, err = newLoops(true, func(cause any) { s.Panicked(PanicTunnel, cause) }); err != nil {
 		return nil, err
 	}
-	s.journal = newJournal(s.log)
+	s.journal = &journal{log: s.log}
 	s.Configure(o.Configuration)
 	s.pages = newPages(s)
 	if !Lends() {
@@ -203,9 +209,10 @@ func (s *Server) Configure(c Configuration) {
 	s.now.Store(&configuration{c, &settings{
 		Settings:    set,
 		connections: connections,
-		tunnel:      tunnelSettings{backlog: set.ClientBacklog, ping: set.Ping, pong: set.Pong},
+		tunnel:      tunnelSettings{backlog: set.ClientBacklog, brake: &s.brake, ping: set.Ping, pong: set.Pong, frames: set.FramesPerSecond},
 	}})
 	s.door.limit(set.Handshakes)
+	s.guard.configure(set.LoginFailures, time.Now())
 	s.journal.sample.Store(int64(set.LogSample))
 }
 

@@ -115,26 +115,39 @@ func (c *clientConn) proxied() error {
 		return nil
 	}
 	client, local, err := readProxyHeader(headerReader{&c.early})
-	if err != nil || !client.IsValid() {
+	switch {
+	case err != nil:
 		return err
+	case !client.IsValid(): // the balancer's own
+		c.unnamed = true
+		return c.server.rekey(c)
 	}
 	c.client, c.local = client, local
 	return c.server.rekey(c)
 }
+
+var (
+	errPerClient = errors.New("limits.per_client reached")
+	errAccess    = errors.New("kept out by access.allow or access.deny")
+)
 
 // sendsProxyHeader reports whether a peer's connections begin with a header.
 func (set *settings) sendsProxyHeader(peer netip.Addr) bool {
 	return slices.ContainsFunc(set.ProxyProtocol, func(p netip.Prefix) bool { return p.Contains(peer) })
 }
 
-var errPerClient = errors.New("limits.per_client reached")
-
-// rekey counts a connection for its client instead of for the balancer.
+// rekey judges a connection by its client's address, and counts it for that, instead
+// of for the balancer.
 func (s *Server) rekey(c *clientConn) error {
 	key := keyOfAddr(c.client.Addr())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.config.PerClient > 0 && s.clients[key] >= c.config.PerClient {
+	if !c.config.Access.Allows(c.client.Addr()) {
+		s.stats.refused[limitAccess].Add(1)
+		return errAccess
+	}
+	if c.config.PerClient > 0 && s.clients[key] >= c.config.PerClient && !s.door.yields(key) {
+		s.stats.refused[limitPerClient].Add(1)
 		return errPerClient
 	}
 	s.uncount(c.key)

@@ -36,13 +36,11 @@ func rawOf(conn net.Conn) syscall.RawConn {
 	return rc
 }
 
-// descriptorLimit is how many connections the process's file descriptors
-// allow: half of them, for a tunnel needs two, less some for everything else.
-func descriptorLimit() int {
-	const others = 64
+// openFiles is how many descriptors the process may have.
+func openFiles() int {
 	var rl unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &rl) != nil {
 		return 1 << 30
 	}
-	return max((int(min(rl.Cur, 1<<30))-others)/2, 1)
+	return int(min(rl.Cur, 1<<30))
 }

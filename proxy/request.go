@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"encoding/base64"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/gobwas/ws"
 )
 
 const (
@@ -211,8 +214,8 @@ func (r *request) parseFields(fields []string) error {
 }
 
 func joinNonEmpty(a, sep, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + sep + b
 }
@@ -246,6 +249,21 @@ func (r *request) check() error {
 		return ref
 	}
 	return nil
+}
+
+// switchingProtocols is the answer that accepts a request (RFC 6455, section 4.2.2).
+// ws.Upgrader writes it. It never sees what the client wrote, which it would read in
+// its own way, but the request as it was understood here, and never a blank line
+// with something behind it. An error is a fault of ours.
+func (r *request) switchingProtocols() ([]byte, error) {
+	canonical := "GET / HTTP/1.1\r\nHost: " + r.host + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + r.key + "\r\nSec-WebSocket-Protocol: " + r.subprotocol + "\r\n\r\n"
+	var answer bytes.Buffer
+	_, err := ws.Upgrader{Protocol: func([]byte) bool { return true }}.Upgrade(struct {
+		io.Reader
+		io.Writer
+	}{strings.NewReader(canonical), &answer})
+	return answer.Bytes(), err
 }
 
 // hostIs reports whether a request's Host names the TLS server name (RFC 9110,

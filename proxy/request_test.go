@@ -3,10 +3,21 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"crypto/tls"
 	"errors"
+	"io"
+	"log/slog"
+	"net"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"wssgate/upstream"
 )
 
 const goodKey = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -45,6 +56,8 @@ func TestParseRequestTakes(t *testing.T) {
 		{"plain", head("GET / HTTP/1.1"), "xmpp"},
 		{"path and query", head("GET /ws/xmpp?x=%41&y HTTP/1.1"), "xmpp"},
 		{"Firefox's Connection", head("GET / HTTP/1.1", "Connection: keep-alive, Upgrade"), "xmpp"},
+		{"two Connection lines", head("GET / HTTP/1.1", "Connection: keep-alive\r\nConnection: Upgrade"), "xmpp"},
+		{"a tab behind the comma", head("GET / HTTP/1.1", "Connection: keep-alive,\tUpgrade"), "xmpp"},
 		{"case", head("GET / HTTP/1.1", "Upgrade: WebSocket", "Connection: upgrade"), "xmpp"},
 		{"several subprotocols", head("GET / HTTP/1.1", "Sec-WebSocket-Protocol: mqtt, xmpp-framing, xmpp"), "xmpp"},
 		{"the draft's subprotocol", head("GET / HTTP/1.1", "Sec-WebSocket-Protocol: xmpp-framing"), "xmpp-framing"},
@@ -127,12 +140,32 @@ func TestHostIs(t *testing.T) {
 	}
 }
 
-// What we accept, net/http reads as the same method, target, host and key.
+// What we accept, net/http reads in the same way, goes on to an upstream whole,
+// and is answered with a 101 that the other end takes.
 func FuzzRequest(f *testing.F) {
 	f.Add([]byte(head("GET / HTTP/1.1")))
 	f.Add([]byte(head("GET /a?b HTTP/1.1", "Host: [::1]:5291", "X-A: b")))
 	f.Add([]byte(head("GET / HTTP/1.10")))
 	f.Add([]byte(head("GET //x%2f HTTP/1.1", "Connection: a,,upgrade", "Cookie: a=b")))
+	f.Add([]byte(head("GET / HTTP/1.1", "Connection: keep-alive\r\nConnection: Upgrade")))
+	f.Add([]byte(head("GET / HTTP/1.1", "Connection: keep-alive,\tUpgrade")))
+	f.Add([]byte(head("GET / HTTP/1.1", "Cookie: a=b\r\nCookie:", "Accept-Language:\r\nAccept-Language: de")))
+	f.Add([]byte(head("GET / HTTP/1.1", "Origin: https://example1.com", "User-Agent: \xff", "Authorization: Basic YTpi")))
+	node := &recordingNode{}
+	table, err := upstream.New(upstream.Options{
+		Upstreams: []upstream.GroupOptions{{Name: "tigase", Nodes: []upstream.NodeOptions{{URL: "ws://127.0.0.1:5290"}}}},
+		Dial:      node.dial, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer table.Close()
+	vhost, err := table.Routes().Lookup("example1.com")
+	if err != nil {
+		f.Fatal(err)
+	}
+	c := &clientConn{tls: tls.Server(node, &tls.Config{})}
+
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, end, err := readHead(bytes.NewReader(b), nil)
 		if err != nil {
@@ -151,7 +184,85 @@ func FuzzRequest(f *testing.F) {
 			t.Errorf("net/http reads %s %q %q %q, we read %s %q %q %q",
 				h.Method, h.RequestURI, h.Host, h.URL.EscapedPath(), r.method, r.target, r.host, r.path)
 		}
+
+		up, err := vhost.Dial(t.Context(), c.dialRequest(r))
+		if err != nil {
+			t.Fatalf("%q can't be forwarded: %v", b[:end], err)
+		}
+		up.Release()
+		forwarded, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(node.written)))
+		if err != nil {
+			t.Fatalf("net/http refuses what we forward, %q: %v", node.written, err)
+		}
+		if forwarded.Method != h.Method || forwarded.RequestURI != h.RequestURI || forwarded.Host != h.Host {
+			t.Errorf("%s %q %q is forwarded as %s %q %q", h.Method, h.RequestURI, h.Host, forwarded.Method, forwarded.RequestURI, forwarded.Host)
+		}
+		for name, sep := range map[string]string{"Origin": "", "User-Agent": "", "Authorization": "", "Cookie": "; ", "Accept-Language": ", "} {
+			var want string
+			for _, v := range h.Header.Values(name) {
+				if sep == "" {
+					want = v // the last
+				} else {
+					want = joinNonEmpty(want, sep, v)
+				}
+			}
+			if got := forwarded.Header.Get(name); got != want {
+				t.Errorf("%s: %q is forwarded as %q", name, want, got)
+			}
+		}
+
+		ours, err := r.switchingProtocols()
+		if err != nil {
+			t.Fatalf("gobwas refuses what we took: %v", err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(ours)), h)
+		if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+			t.Fatalf("net/http reads our answer as %v, %v", resp, err)
+		}
+		// gobwas reads the request that was forwarded, for it is plain, and with
+		// the client's key answers it as we do.
+		plain := bytes.Replace(node.written, []byte(node.key), []byte(r.key), 1)
+		var answer bytes.Buffer
+		u := ws.Upgrader{Protocol: func(p []byte) bool { return string(p) == r.subprotocol }}
+		if _, err := u.Upgrade(struct {
+			io.Reader
+			io.Writer
+		}{bytes.NewReader(plain), &answer}); err != nil {
+			t.Fatalf("gobwas refuses what we forward, %q: %v", plain, err)
+		}
+		theirs, err := http.ReadResponse(bufio.NewReader(&answer), h)
+		if err != nil || !reflect.DeepEqual(resp.Header, theirs.Header) {
+			t.Errorf("we answer with %v, gobwas with %v", resp.Header, theirs.Header)
+		}
 	})
+}
+
+// A recordingNode is an upstream, and each connection to it: it keeps what was
+// written last, and answers it with a 101.
+type recordingNode struct {
+	net.Conn
+	written []byte
+	key     string
+	answer  *strings.Reader
+}
+
+func (n *recordingNode) dial(context.Context, string, string) (net.Conn, error) { return n, nil }
+func (n *recordingNode) Close() error                                           { return nil }
+func (n *recordingNode) SetDeadline(time.Time) error                            { return nil }
+func (n *recordingNode) Read(b []byte) (int, error)                             { return n.answer.Read(b) }
+
+func (n *recordingNode) Write(b []byte) (int, error) {
+	n.written = bytes.Clone(b)
+	field := func(name string) string {
+		_, after, _ := strings.Cut(string(b), "\r\n"+name+": ")
+		value, _, _ := strings.Cut(after, "\r\n")
+		return value
+	}
+	n.key = field("Sec-WebSocket-Key")
+	r := &request{key: n.key, subprotocol: field("Sec-WebSocket-Protocol")}
+	answer, err := r.switchingProtocols()
+	n.answer = strings.NewReader(string(answer))
+	return len(b), err
 }
 
 // readHead finds the blank line wherever a read ends.

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"time"
@@ -10,30 +12,72 @@ import (
 //
 // It lives through two phases. In the first a goroutine does the handshakes,
 // and all calls go to the connection as it was accepted or dialled: they
-// block, and obey deadlines. attach ends that phase for good. In the second a
-// driver owns the socket: Read gives what the kernel has, once a turn, and
-// errAgain where it has nothing more; Write never fails and never blocks, for
-// crypto/tls remembers a failed write for ever. What the kernel does not take
-// waits in out.
+// block, and obey deadlines. A loop ends that phase for good when it sets raw.
+// In the second the loop owns the socket: Read gives what the kernel has, once
+// a turn, and errAgain where it has nothing more; Write never fails and never
+// blocks, for crypto/tls remembers a failed write for ever. What the kernel does
+// not take waits in out.
 //
 // crypto/tls allows this use: an error with Temporary() == true is not kept by
 // tls.Conn.Read, which can be called again and goes on where it was.
+//
+// What can still be done with a socket is its state, and nothing else is. What the
+// loop waits for follows from it, so that a socket that is dead is not waited
+// for, whatever is left in its queue.
 type sock struct {
 	conn net.Conn // first phase only
 	raw  rawConn  // second phase; nil in the first
-	os   osConn   // what raw points to, where an event loop is the driver
+	os   osConn   // what raw points to, where the loop has a poller for descriptors
 	turn *turn    // the turn that is under way, nil between turns
-	out  queue    // bytes that the kernel did not take
 	err  error    // what ended the socket: io.EOF after a FIN; Read repeats it
+	out  queue    // bytes that the kernel did not take
+	max  int      // bytes that out may hold; one more fails the socket
 
-	fin      bool // FIN is to follow what waits, or has
-	drained  bool // this turn: the kernel has nothing more for us
-	wantRead bool // what the driver was last told
-	wantOut  bool
-	wantEnd  bool
+	records recordCounter
+
+	state   sockState
+	fin     finState
+	drained bool     // this turn: the kernel has nothing more for us
+	want    interest // what the loop was last told
 }
 
-// rawConn is a socket that never blocks, as a driver gives it to sock.
+// A sockState says what can be done with a socket. It only moves forward, by end,
+// fail and close:
+//
+//	open ──end──▶ ended ──fail──▶ failed ──close──▶ closed
+//	  └────────────fail─────────────▲
+//
+// close leads to closed from everywhere.
+type sockState uint8
+
+const (
+	sockOpen   sockState = iota
+	sockEnded            // nothing more comes from the peer; it may still be written to
+	sockFailed           // neither: it was reset, or the queue is full. What waited is lost
+	sockClosed           // the descriptor is given back
+)
+
+// A finState says whether FIN was sent.
+type finState uint8
+
+const (
+	finNone   finState = iota
+	finWanted          // behind what waits
+	finSent
+)
+
+// An interest says what a loop waits for on a socket. While a socket is neither
+// failed nor closed, the loop also waits for its failure.
+type interest uint8
+
+const (
+	forFailure interest = 1 << iota // always set while the loop waits for anything
+	forInput
+	forRoom
+	forEnd // the peer's FIN, where forInput is not set
+)
+
+// rawConn is a socket that never blocks, as a loop gives it to sock.
 type rawConn interface {
 	// read returns errAgain where the kernel has nothing, io.EOF after a FIN.
 	read(b []byte) (int, error)
@@ -44,11 +88,15 @@ type rawConn interface {
 	unacknowledged() int
 	// closeWrite sends FIN behind what was written.
 	closeWrite()
-	// watch says what the driver is to wait for: readiness, or the peer's end
-	// while nothing is read.
-	watch(read, write, end bool)
-	close()
+	// watch says what the loop is to wait for; 0: for nothing.
+	watch(interest)
+	// close gives the descriptor back. With reset the peer gets RST, and the
+	// kernel forgets what it still holds for it.
+	close(reset bool)
 }
+
+// errQueueFull fails a socket whose peer takes less than it makes us send.
+var errQueueFull = errors.New("more waits for the peer than may")
 
 // errAgain is what a read or write that would block returns. It is a net.Error
 // whose Temporary is true, the one kind that tls.Conn.Read does not remember.
@@ -61,24 +109,28 @@ func (again) Timeout() bool   { return false }
 func (again) Temporary() bool { return true }
 
 func (s *sock) Read(b []byte) (int, error) {
-	if s.raw == nil {
+	switch {
+	case s.raw == nil:
 		return s.conn.Read(b)
-	}
-	if s.err != nil {
+	case s.state != sockOpen:
 		return 0, s.err
-	}
-	if s.drained || s.turn == nil {
+	case s.drained || s.turn == nil:
 		return 0, errAgain
 	}
 	n, err := s.raw.read(b)
 	s.turn.budget -= n
+	s.records.count(b[:n])
 	// A short read means an empty socket, and the event that tells of more
 	// comes by itself, so the read that would find nothing is left out.
 	if n < len(b) || s.turn.budget <= 0 {
 		s.drained = true
 	}
-	if err != nil && err != errAgain {
-		s.err = err
+	switch err {
+	case nil, errAgain:
+	case io.EOF:
+		s.end(err)
+	default:
+		s.fail(err)
 	}
 	return n, err
 }
@@ -97,16 +149,20 @@ func (s *sock) Write(b []byte) (int, error) {
 
 // send hands bytes to the kernel, behind those that wait already.
 func (s *sock) send(b []byte) {
-	if s.broken() {
+	if s.state >= sockFailed {
 		return
 	}
 	if s.out.size == 0 {
 		n, err := s.raw.write(b)
 		if err != nil && err != errAgain {
-			s.err = err
+			s.fail(err)
 			return
 		}
 		b = b[n:]
+	}
+	if s.max > 0 && len(b) > s.max-s.out.size {
+		s.fail(errQueueFull)
+		return
 	}
 	s.out.add(b)
 }
@@ -114,7 +170,7 @@ func (s *sock) send(b []byte) {
 // flush sends what waits, as far as the kernel takes it, and reports whether
 // it took anything.
 func (s *sock) flush() (progress bool) {
-	for s.out.size > 0 && !s.broken() {
+	for s.out.size > 0 {
 		n, err := s.raw.write(s.out.head())
 		if n > 0 {
 			progress = true
@@ -124,7 +180,7 @@ func (s *sock) flush() (progress bool) {
 			break
 		}
 		if err != nil {
-			s.err = err
+			s.fail(err)
 		}
 	}
 	return progress
@@ -132,38 +188,73 @@ func (s *sock) flush() (progress bool) {
 
 // shutdown asks for FIN behind everything that was written; finish, at the end
 // of a turn, sends it when its time has come.
-func (s *sock) shutdown() { s.fin = true }
+func (s *sock) shutdown() {
+	if s.fin == finNone {
+		s.fin = finWanted
+	}
+}
 
 func (s *sock) finish() {
-	if s.fin && s.out.size == 0 && !s.broken() {
+	if s.fin == finWanted && s.out.size == 0 && s.state < sockFailed {
+		s.fin = finSent
 		s.raw.closeWrite()
 	}
 }
 
-// watch tells the driver what to wait for, where that has changed.
-func (s *sock) watch(read, write, end bool) {
-	if s.closed() || read == s.wantRead && write == s.wantOut && end == s.wantEnd {
-		return
+// end notes that nothing more comes from the peer, or that what comes is of no
+// use.
+func (s *sock) end(err error) {
+	if s.state == sockOpen {
+		s.state, s.err = sockEnded, err
 	}
-	s.wantRead, s.wantOut, s.wantEnd = read, write, end
-	s.raw.watch(read, write, end)
 }
 
-// close closes the socket in its second phase. What waits in out is lost.
-func (s *sock) close() {
-	if s.closed() {
-		return
+// fail gives the socket up. What waits is lost.
+func (s *sock) fail(err error) {
+	if s.state < sockFailed {
+		s.state, s.err, s.out = sockFailed, err, queue{}
 	}
-	s.raw.close()
-	s.err = net.ErrClosed
-	s.out = queue{}
 }
 
-func (s *sock) closed() bool { return s.err == net.ErrClosed }
+// stuck reports whether bytes wait for a peer that has not confirmed them.
+func (s *sock) stuck() bool {
+	return s.out.size > 0 || s.state < sockFailed && s.raw.unacknowledged() > 0
+}
 
-// broken reports whether the socket can't be written to any more. A peer's FIN
-// alone does not break it.
-func (s *sock) broken() bool { return s.err != nil && s.err != io.EOF }
+// pumped reports whether goroutines read and write it.
+func (s *sock) pumped() bool { return s.raw != nil && s.raw != rawConn(&s.os) }
+
+// close gives the descriptor back. What waits in out is lost, and with reset what
+// waits in the kernel as well.
+func (s *sock) close(reset bool) {
+	if s.state == sockClosed {
+		return
+	}
+	s.raw.close(reset)
+	s.state, s.err, s.out, s.want = sockClosed, net.ErrClosed, queue{}, 0
+}
+
+// watch tells the loop what to wait for, where that has changed. read and end
+// say whether the tunnel wants the peer's bytes, or their end alone.
+func (s *sock) watch(read, end bool) {
+	want := interest(0)
+	if s.state < sockFailed {
+		want = forFailure
+		if s.out.size > 0 {
+			want |= forRoom
+		}
+	}
+	if s.state == sockOpen && read {
+		want |= forInput
+	}
+	if s.state == sockOpen && end {
+		want |= forEnd
+	}
+	if want != s.want && s.state != sockClosed {
+		s.want = want
+		s.raw.watch(want)
+	}
+}
 
 // Close closes the connection in the first phase. In the second the tunnel
 // does that, and crypto/tls has no business to.
@@ -241,5 +332,36 @@ func (q *queue) drop(n int) {
 	q.blocks[0] = nil
 	if q.blocks = q.blocks[1:]; len(q.blocks) == 0 {
 		q.blocks = nil
+	}
+}
+
+// A recordCounter counts the TLS records in a stream of them, by their headers
+// (RFC 8446, section 5.1). crypto/tls does not tell how many it read, and those
+// without data are what a client can send most cheaply.
+type recordCounter struct {
+	on     bool
+	have   uint8   // bytes of head that are there
+	head   [5]byte // of a record whose header was cut
+	left   int32   // bytes of the record under way that are still to come
+	number int     // whole records since somebody set it to 0
+}
+
+func (c *recordCounter) count(b []byte) {
+	for c.on && len(b) > 0 {
+		if c.left == 0 {
+			n := copy(c.head[c.have:], b)
+			c.have += uint8(n)
+			b = b[n:]
+			if int(c.have) < len(c.head) {
+				return
+			}
+			c.have, c.left = 0, int32(binary.BigEndian.Uint16(c.head[3:]))
+		}
+		n := min(int32(len(b)), c.left)
+		c.left -= n
+		b = b[n:]
+		if c.left == 0 {
+			c.number++
+		}
 	}
 }

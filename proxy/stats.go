@@ -29,10 +29,12 @@ type Counts struct {
 	Refusals   map[int]int64 // requests for an upgrade that got no 101, by HTTP status
 	GaveUp     int64         // clients that went away before their 101
 
+	Logins LoginCounts
+
 	Vhosts []VhostCount // those that ever had a tunnel, by name
 	Closed map[string]int64
+	Panics map[string]int64 // by where they were caught
 	Dials  []DialCount      // by upstream and node
-	Panics map[string]int64 // by where: mistakes of the program, each of which ended one connection
 
 	// In is from clients, Out is to them. Bytes are those of WebSocket, TLS
 	// taken off. They are up to date but for the turns under way.
@@ -87,6 +89,7 @@ func (s *Server) Counts() Counts {
 		Closed:      map[string]int64{},
 		Panics:      map[string]int64{},
 		Loops:       runtime.GOMAXPROCS(0),
+		Logins:      s.guard.counts(time.Now()),
 		Vhosts:      s.stats.vhostCounts(),
 		Dials:       s.stats.dialCounts(),
 	}
@@ -107,21 +110,14 @@ func (s *Server) Counts() Counts {
 	for why := reasonNone + 1; why < reasonCount; why++ {
 		c.Closed[why.String()] = s.stats.closed[why].Load()
 	}
-	loads := []*load{s.pumps.counted()}
-	if l := s.driver.counted(); l != loads[0] {
-		loads = append(loads, l)
-	}
-	for _, l := range loads {
-		c.BytesIn += l.bytesIn.Load()
-		c.BytesOut += l.bytesOut.Load()
-		c.FramesIn += l.framesIn.Load()
-		c.FramesOut += l.framesOut.Load()
-	}
-	c.Lag = loads[len(loads)-1].lag.durations()
+	l := &s.loops.done
+	c.BytesIn, c.BytesOut = l.bytesIn.Load(), l.bytesOut.Load()
+	c.FramesIn, c.FramesOut = l.framesIn.Load(), l.framesOut.Load()
+	c.Lag = l.lag.durations()
 	return c
 }
 
-// stats are the Server's own counts; drivers have theirs (load).
+// stats are the Server's own counts; loops have theirs (load).
 type stats struct {
 	accepted   atomic.Int64
 	refused    [len(limitNames)]atomic.Int64
@@ -138,11 +134,14 @@ const (
 	limitConnections = iota
 	limitPerClient
 	limitDrain
+	limitAccess
+	limitMemory
 	limitHandshakes
 )
 
 var limitNames = [...]string{
 	limitConnections: "connections", limitPerClient: "per_client", limitDrain: "drain",
+	limitAccess: "access", limitMemory: "memory",
 	limitHandshakes: "handshakes", // too many on their way in, of the same address above all
 }
 

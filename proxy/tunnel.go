@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/rand"
 	"crypto/tls"
@@ -24,6 +23,18 @@ const (
 	breachTimeout = 2 * time.Second
 	// stallTimeout is how long an upstream may take nothing of what it is sent.
 	stallTimeout = 60 * time.Second
+
+	// maxUnfinished bounds a handshake message from a client after the handshake:
+	// only KeyUpdate may come (RFC 8446, section 4.6), a header and one byte.
+	maxUnfinished = 4 + 1 // bytes
+
+	// clientExtra is what may wait for a client beyond its backlog: one turn's worth,
+	// so that the frame under way ends, and the last words.
+	clientExtra = turnBudget + recordMax + joinSize // bytes
+
+	// upstreamQueue bounds what waits for an upstream. Its client is not read
+	// meanwhile, so that this is one turn's worth, and a greeting's frames.
+	upstreamQueue = plainSize + maxGreeting // bytes
 )
 
 // never is a due time that does not come.
@@ -39,11 +50,15 @@ type leg struct {
 	bytes     int64     // received, TLS taken off
 	closeSent bool      // a Close frame went to this leg; nothing follows it
 	closeSeen bool      // a Close frame came from it
-	ended     bool      // no more bytes come from it; err says why
-	err       error
+	unread    bool      // it was not read for a while: tls may hold bytes that no event tells of
+	known     sockState // the state of sock that the tunnel has drawn its conclusions from
+	err       error     // why it ended, or is to, for the log
 }
 
-// A tunnel is a client and its upstream after both have said 101. Its driver
+// open reports whether bytes of this leg may still come.
+func (l *leg) open() bool { return l.sock.state == sockOpen }
+
+// A tunnel is a client and its upstream after both have said 101. Its loop
 // calls start once, then event, expire and end, never two at a time; each call
 // is a turn, and finishes before the next one begins. So nothing in here is
 // locked, and nothing in here waits.
@@ -55,7 +70,7 @@ type leg struct {
 // It is open while why is reasonNone. It is closing from the first Close frame,
 // the first end of a connection, or the first breach of the protocol on, and
 // why stays at what came first. It is done when both ends know all they can
-// be told, or at closeBy; the driver then takes it out and calls onDone.
+// be told, or at closeBy; the loop then takes it out and calls onDone.
 //
 // Who initiates a close decides what is left to do:
 //
@@ -70,13 +85,15 @@ type tunnel struct {
 
 	settings *tunnelSettings
 	info     *tunnelInfo
-	onDone   func(t *tunnel, now time.Duration) // called once by the driver, which then forgets t
+	onDone   func(t *tunnel, now time.Duration) // called once by the loop, which then forgets t
 
 	why         reason
 	code        uint16        // of the first Close frame that went to or came from the client
 	closeWanted bool          // the client is to get a Close frame at the next boundary
 	cut         bool          // the client can't get one: half a frame went before
 	done        bool          // nothing is left to do
+	dead        bool          // the client takes nothing any more, not even its end
+	answering   bool          // the upstream's message under way is held back
 	closeBy     time.Duration // closing ends then at the latest
 	heard       time.Duration // when the client last showed life
 	spoke       time.Duration // when the upstream last sent something
@@ -84,30 +101,39 @@ type tunnel struct {
 	pinged      time.Duration // when our Ping went out that nothing came after; 0: none
 	before      int           // bytes on their way to the client before that Ping
 
+	quota    quota
 	stage    stage
 	stream   streamState
+	vetting  *vetting      // nil: the client may name any domain, or has named none yet
 	greeting *greeting     // in the stages between awaited and over
 	greetBy  time.Duration // when a start tag is due; 0: never
 	drainAt  time.Duration // when a drain closes it; 0: never
 	patience time.Duration // what its client then has to answer
 
 	due   time.Duration // when expire wants to be called, at the latest
-	place timerPlace    // the driver's
+	loop  *loop         // that owns it
+	place timerPlace    // the loop's
 }
 
 // tunnelSettings are shared by all tunnels that began under one configuration.
 type tunnelSettings struct {
 	backlog    int           // bytes that may wait for a client
+	brake      *brake        // nil: none; see shed.go
 	ping, pong time.Duration // ping 0: off
+	frames     int           // that a client may send in a second; 0: any number
 }
 
 // start is the first turn.
 func (t *tunnel) start(w *turn) {
 	t.heard = w.now
+	t.client.sock.max = t.settings.backlog + clientExtra
+	t.client.sock.records.on = t.client.tls != nil
+	t.upstream.sock.max = upstreamQueue
 	t.begin(w)
 	if t.stage == stageAwaited && t.strict() {
 		t.greetBy = w.now + greetingTimeout
 	}
+	t.slowLogin(w)
 	t.takeHeld(w, &t.upstream)
 	t.takeHeld(w, &t.client)
 	t.settle(w)
@@ -121,34 +147,45 @@ func (t *tunnel) takeHeld(w *turn, l *leg) {
 		t.count(w, l, n)
 		t.take(w, l, w.plain[:n])
 	}
-	if !l.ended && !(l == &t.client && t.paused()) {
+	if l.open() && !(l == &t.client && t.rests(w.now)) {
 		t.read(w, l)
 	}
 }
 
+// A readiness is what a loop tells of a socket.
+type readiness uint8
+
+const (
+	inputReady readiness = 1 << iota // or its end
+	roomReady                        // takes more
+	endReady                         // the peer's FIN came, and forEnd was set
+	failed                           // it is dead, in both directions
+)
+
 // event handles the readiness of one leg's socket.
-func (t *tunnel) event(w *turn, l *leg, readable, writable bool) {
+func (t *tunnel) event(w *turn, l *leg, is readiness) {
 	t.begin(w)
-	if writable && l.sock.flush() {
+	if is&roomReady != 0 && l.sock.flush() {
 		if l == &t.client {
 			t.heard = w.now
 		} else if t.stalled != 0 {
 			t.stalled = w.now
 		}
 	}
-	if readable && !l.ended {
-		t.read(w, l)
+	reading := l.sock.want&forInput != 0
+	switch {
+	case reading && l.open() && is&(inputReady|failed) != 0:
+		t.read(w, l) // which finds the failure behind the last bytes
+	case is&failed != 0:
+		l.sock.fail(errFailed)
+	case is&endReady != 0:
+		l.sock.end(io.EOF) // nobody is left to dial for
 	}
 	t.settle(w)
 }
 
-// hungUp handles the end of a client that is not read: nobody is left to dial for.
-func (t *tunnel) hungUp(w *turn) {
-	t.begin(w)
-	t.client.ended, t.client.err = true, io.EOF
-	t.clientEnded(w)
-	t.settle(w)
-}
+// errFailed is a socket's end that its loop told of while it was not read.
+var errFailed = errors.New("connection reset")
 
 // end closes the tunnel for a reason of the gate's own. The first reason stays.
 func (t *tunnel) end(w *turn, why reason, by time.Duration) {
@@ -158,7 +195,31 @@ func (t *tunnel) end(w *turn, why reason, by time.Duration) {
 }
 
 // movable reports whether another loop may take the tunnel over.
-func (t *tunnel) movable() bool { return !t.done && t.greeting == nil }
+func (t *tunnel) movable() bool {
+	return !t.done && t.greeting == nil && !t.client.sock.pumped() && !t.upstream.sock.pumped()
+}
+
+// over is the last turn of a tunnel whose loop ends.
+func (t *tunnel) over(w *turn) {
+	t.done = true
+	t.end(w, reasonDrain, 0)
+}
+
+// abandon closes both ends of a tunnel in which something broke, as they are.
+func (t *tunnel) abandon() {
+	if t.why == reasonNone {
+		t.why = reasonPanic
+	}
+	t.done, t.due = true, never
+	for _, l := range []*leg{&t.client, &t.upstream} {
+		switch s := l.sock; {
+		case s.raw != nil:
+			s.close(true)
+		case s.conn != nil:
+			s.conn.Close()
+		}
+	}
+}
 
 // expire does what is due: a Ping, or the end of somebody's patience.
 func (t *tunnel) expire(w *turn) {
@@ -166,6 +227,7 @@ func (t *tunnel) expire(w *turn) {
 	switch {
 	case t.why != reasonNone:
 		if w.now >= t.closeBy {
+			t.dead = t.client.sock.stuck()
 			t.answerClose()
 			t.done = true
 		}
@@ -177,9 +239,9 @@ func (t *tunnel) expire(w *turn) {
 		t.noTag(reasonNoStream, errNoTag)
 	case t.stalled != 0 && w.now >= t.stalled+stallTimeout:
 		t.endFor(reasonUpstreamStuck, w.now+closeTimeout)
-	case !t.upstream.ended && !t.upstream.scan.atBoundary() && w.now >= t.spoke+stallTimeout:
+	case t.upstream.open() && !t.upstream.scan.atBoundary() && w.now >= t.spoke+stallTimeout:
 		t.endFor(reasonUpstreamStuck, w.now+closeTimeout)
-	case t.settings.ping > 0 && t.upstream.sock.out.size == 0 && !t.paused():
+	case t.settings.ping > 0 && t.upstream.sock.out.size == 0 && !t.rests(w.now):
 		t.ping(w)
 	}
 	t.settle(w)
@@ -205,23 +267,27 @@ func (t *tunnel) ping(w *turn) {
 			return
 		}
 		t.endFor(reasonPong, w.now)
-		t.done = true
+		t.done, t.dead = true, true
 	case t.client.sock.out.size > 0 && silent >= ping+pong:
 		t.endFor(reasonPong, w.now)
-		t.done = true
-	case t.pinged == 0 && t.upstream.scan.atBoundary():
+		t.done, t.dead = true, true
+	case t.pinged == 0 && t.atBoundary():
 		t.pinged, t.before = w.now, t.client.sock.raw.unacknowledged()
-		var frame [2 + len(pingPayload)]byte
-		t.toClient(appendFrame(frame[:0], opPing, pingPayload[:], nil))
+		t.toClient(appendFrame(nil, opPing, pingPayload[:], nil))
 	}
 }
 
 // read takes what one leg has, at most once from the kernel, and moves it on.
 func (t *tunnel) read(w *turn, l *leg) {
-	w.budget, l.sock.drained = turnBudget, false
+	if l == &t.upstream && t.brakes(w) {
+		return
+	}
+	w.budget, l.sock.drained, l.unread = turnBudget, false, false
+	l.sock.records.number = 0
+	frames, reads := l.scan.frames, 0
 	if l.tls != nil {
 		lend(l.tls, w.raw)
-		defer giveBack(l.tls)
+		defer func() { t.afterTLS(w, l, giveBack(l.tls)) }()
 	}
 	for err := error(nil); err == nil; {
 		n := copy(w.plain, l.held)
@@ -233,55 +299,76 @@ func (t *tunnel) read(w *turn, l *leg) {
 			} else {
 				m, err = l.sock.Read(w.plain[n:])
 			}
-			n += m
+			if n += m; m > 0 {
+				reads++
+			}
 		}
 		if n > from {
 			t.count(w, l, n-from)
 			t.take(w, l, w.plain[:n])
-			if l.ended { // dropped for what it sent
+			if l.sock.state == sockClosed { // dropped for what it sent
 				return
 			}
 		}
 		if err != nil && !errors.Is(err, errAgain) {
-			l.ended, l.err = true, err
+			if l.err == nil {
+				l.err = err
+			}
+			l.sock.end(err) // where TLS ended, but not the socket
 		}
 	}
-	if !l.ended {
-		return
-	}
-	l.held = nil
 	if l == &t.client {
-		t.clientEnded(w)
-	} else {
-		t.upstreamEnded(w)
+		t.charge(w, l.scan.frames-frames, l.sock.records.number-reads)
 	}
 }
 
-// take moves bytes of one leg to the other, the held ones in front.
+// afterTLS looks at what crypto/tls kept of a client's bytes.
+func (t *tunnel) afterTLS(w *turn, l *leg, unfinished int) {
+	if l == &t.client && unfinished > maxUnfinished {
+		t.breach(w, l, errHandshakeMessage)
+	}
+}
+
+var errHandshakeMessage = &protocolError{codeProtocol, "a TLS handshake message that is no KeyUpdate"}
+
+// take moves bytes of one leg to the other, the held ones in front, piece by
+// piece.
 func (t *tunnel) take(w *turn, l *leg, b []byte) {
-	var err error
-	var used int
-	frames := l.scan.frames
 	if l == &t.client {
 		t.heard, t.pinged = w.now, 0
-		used, err = l.scan.scan(b, (*fromClient)(t))
 	} else {
 		t.spoke = w.now
-		if t.closeWanted {
-			// Only the frame that is under way is of interest any more.
-			b = b[:min(int64(len(b)), l.scan.left)]
+	}
+	frames := l.scan.frames
+	for len(b) > 0 && l.sock.state != sockClosed {
+		if t.sayClose(); l.sock.state == sockClosed {
+			break
 		}
-		used, err = l.scan.scan(b, (*fromUpstream)(t))
+		p, n, err := l.scan.next(b)
+		if err != nil {
+			t.breach(w, l, err)
+			b = nil
+			break
+		}
+		if n == 0 {
+			break
+		}
+		b = b[n:]
+		switch {
+		case len(p.wire) == 0:
+		case l == &t.client:
+			t.fromClient(&p)
+		default:
+			t.fromUpstream(&p)
+		}
 	}
 	w.moved.add(l == &t.client, 0, l.scan.frames-frames)
-	l.hold(b[used:])
-	if err != nil {
-		t.breach(w, l, err)
-	}
-	if l == &t.upstream {
-		t.checkBacklog(w)
+	if l.sock.state == sockClosed {
+		b = nil
 	}
 	t.sayClose()
+	t.flush(w) // for what was passed on lies in b's buffer
+	l.hold(b)
 }
 
 // count notes bytes that came from a leg.
@@ -308,27 +395,23 @@ func (t *tunnel) breach(w *turn, l *leg, err error) {
 		return
 	}
 	why := reasonClientProtocol
-	var pe *protocolError
-	if errors.As(err, &pe) && pe.code == codeTooBig {
-		why = reasonTooBig
+	if pe, ok := errors.AsType[*protocolError](err); ok {
+		switch pe.code {
+		case codeTooBig:
+			why = reasonTooBig
+		case codeNotUTF8:
+			why = reasonNotUTF8
+		}
 	}
 	t.endFor(why, w.now+breachTimeout)
 }
 
-// checkBacklog cuts a client that does not take what its upstream sends. The
-// frame that is under way may still be finished, for another turn's worth of
-// bytes, so that a Close frame can follow.
+// checkBacklog ends a client that does not take what it is sent, whoever sends it:
+// the upstream, crypto/tls, or the gate. The frame that is under way may still be
+// finished, as long as the queue has room, so that a Close frame can follow.
 func (t *tunnel) checkBacklog(w *turn) {
-	waiting := t.client.sock.out.size
-	if w.to == t.client.sock {
-		waiting += len(w.gathered)
-	}
-	if waiting <= t.settings.backlog {
-		return
-	}
-	t.endFor(reasonSlowClient, w.now+closeTimeout)
-	if t.closeWanted && waiting > t.settings.backlog+turnBudget+recordMax {
-		t.cutOff()
+	if t.client.sock.out.size > t.settings.backlog && t.why == reasonNone {
+		t.endFor(reasonSlowClient, w.now+closeTimeout)
 	}
 }
 
@@ -340,7 +423,9 @@ func (t *tunnel) endFor(why reason, by time.Duration) {
 		}
 		return
 	}
-	t.releaseAnswers()
+	if t.releaseAnswers(); t.stage == stageAnswer {
+		t.endGreeting()
+	}
 	t.why, t.closeBy = why, by
 	t.closeWanted = reasons[why].code != 0
 	t.sayClose()
@@ -349,7 +434,7 @@ func (t *tunnel) endFor(why reason, by time.Duration) {
 // sayClose sends the client the Close frame that it is to get, if the frames
 // before it are whole.
 func (t *tunnel) sayClose() {
-	if !t.closeWanted || !t.upstream.scan.atBoundary() {
+	if !t.closeWanted || !t.atBoundary() {
 		return
 	}
 	t.closeWanted = false
@@ -357,7 +442,7 @@ func (t *tunnel) sayClose() {
 		return
 	}
 	r := reasons[t.why]
-	if t.upstream.scan.betweenMessages() {
+	if t.betweenMessages() {
 		for _, m := range t.lastWords(r.stream, "") {
 			t.toClient(appendFrame(nil, opText, m, nil))
 		}
@@ -368,150 +453,194 @@ func (t *tunnel) sayClose() {
 	if t.why != reasonDrain {
 		t.dropUpstream()
 	}
-	if t.why == reasonClientProtocol || t.why == reasonTooBig {
+	switch {
+	case t.why == reasonClientProtocol, t.why == reasonTooBig, t.why == reasonNotUTF8, t.why == reasonFlood:
 		// Nothing the client says will be understood any more.
-		if t.client.tls != nil {
-			t.client.tls.CloseWrite()
-		}
-		t.client.sock.shutdown()
+		t.finishClient()
+	case t.why != reasonDrain && !t.client.scan.atBoundary():
+		// It may not be able to answer: the rest of its frame goes nowhere.
+		t.finishClient()
+		t.closeBy = min(t.closeBy, t.client.sock.turn.now+breachTimeout)
 	}
 }
+
+// finishClient sends close_notify and FIN behind everything that the client is
+// told.
+func (t *tunnel) finishClient() {
+	t.closeTLS(&t.client)
+	t.client.sock.shutdown()
+}
+
+// closeTLS says the last word of a leg's TLS.
+func (t *tunnel) closeTLS(l *leg) {
+	t.flush(l.sock.turn)
+	if l.tls != nil && l.sock.state < sockFailed {
+		l.tls.CloseWrite()
+	}
+}
+
+// atBoundary reports whether what the client was sent ends with a whole frame. Of a
+// message that is held back it has got nothing.
+func (t *tunnel) atBoundary() bool { return t.answering || t.upstream.scan.atBoundary() }
+
+// betweenMessages reports whether it ends with a whole message.
+func (t *tunnel) betweenMessages() bool { return t.answering || t.upstream.scan.betweenMessages() }
 
 // ignoresClient reports whether what the client sends goes nowhere any more.
 // A drain still delivers what the client sent before it saw the Close frame.
-func (t *tunnel) ignoresClient() bool { return t.upstream.ended || t.upstream.closeSent }
+func (t *tunnel) ignoresClient() bool { return !t.upstream.open() || t.upstream.closeSent }
 
+// toClient sends bytes to the client, behind all that it was sent before. b must
+// stay as it is until flush.
 func (t *tunnel) toClient(b []byte) {
-	if t.client.closeSent {
-		return
+	if !t.client.closeSent {
+		t.client.write(t.client.sock.turn.toClient.add(b))
 	}
-	if t.client.tls != nil {
-		t.client.tls.Write(b) // an error is the socket's, and shows on read
-		return
-	}
-	t.client.sock.Write(b)
 }
 
+// toUpstream is toClient for the other end.
 func (t *tunnel) toUpstream(b []byte) {
-	if t.ignoresClient() {
-		return
+	if !t.ignoresClient() {
+		t.upstream.write(t.upstream.sock.turn.toUpstream.add(b))
 	}
-	if t.upstream.tls != nil {
-		t.upstream.tls.Write(b)
-		return
-	}
-	t.upstream.sock.send(b)
 }
 
-// fromClient is the sink of the client's frames.
-type fromClient tunnel
+// flush sends what the turn has collected for both ends.
+func (t *tunnel) flush(w *turn) {
+	t.client.write(w.toClient.take())
+	t.upstream.write(w.toUpstream.take())
+	w.flush()
+}
 
-func (f *fromClient) message(header, []byte) {}
-
-func (f *fromClient) forward(b []byte) {
-	t := (*tunnel)(f)
+// write is for toClient, toUpstream and flush. An error is the socket's, and
+// known by its state.
+func (l *leg) write(b []byte) {
 	switch {
-	case t.stage == stageOver:
-		t.toUpstream(b)
-	case t.why == reasonNone:
-		t.greet(b)
-	case !t.holds():
-		t.toUpstream(b)
-	}
-}
-
-func (f *fromClient) control(h header, frame []byte) bool {
-	t := (*tunnel)(f)
-	switch h.opcode {
-	case opPing, opPong:
-		switch {
-		case h.opcode == opPong && isOurPong(h, frame[h.size:]):
-			return false
-		case h.opcode == opPing && t.upstream.ended && t.why == reasonNone:
-			// There is no upstream yet, and a Pong is due now (RFC 6455, section 5.5.2).
-			payload := bytes.Clone(frame[h.size:])
-			applyMask(payload, h.key)
-			t.toClient(appendFrame(nil, opPong, payload, nil))
-			t.checkBacklog(t.client.sock.turn)
-			return false
-		case t.stage != stageAwaited || t.upstream.ended:
-			return true
-		}
-		t.toUpstream(frame) // it is no first word
-		return false
-	case opClose:
-		t.client.closeSeen = true
-		if !t.client.closeSent {
-			t.code = closeCode(h, frame[h.size:])
-		}
-		if t.why == reasonNone {
-			t.why, t.closeBy = reasonClientClose, t.upstream.sock.turn.now+closeTimeout
-		}
-		switch {
-		case t.why != reasonClientClose && t.why != reasonUpstreamClose:
-		case t.stage == stageAsking:
-			t.greeting.frames = append(t.greeting.frames, frame...)
-		default:
-			t.toUpstream(frame)
-			t.upstream.closeSent = true
-		}
-		return false
-	}
-	return true
-}
-
-// fromUpstream is the sink of the upstream's frames.
-type fromUpstream tunnel
-
-func (f *fromUpstream) message(_ header, head []byte) {
-	t := (*tunnel)(f)
-	if t.upstream.ended {
-		return
-	}
-	word := xmpp.FirstWord(head)
-	t.heardAgain(word)
-	t.judgeAnswer(word, head)
-	t.stream.noticed(word, head)
-}
-
-func (f *fromUpstream) forward(b []byte) {
-	t := (*tunnel)(f)
-	switch {
-	case t.upstream.ended: // let go for what it said before
-	case t.stage == stageAnswer:
-		t.answered(b)
+	case len(b) == 0 || l.sock.state >= sockFailed:
+	case l.tls != nil:
+		l.tls.Write(b)
 	default:
-		t.toClient(b)
+		l.sock.send(b)
 	}
 }
 
-func (f *fromUpstream) control(h header, frame []byte) bool {
-	if h.opcode != opClose {
-		return true
+// fromClient takes a piece of what the client sends.
+func (t *tunnel) fromClient(p *piece) {
+	switch {
+	case p.opcode == opClose:
+		t.clientCloses(p)
+	case p.opcode == opPong && isOurPong(p.header, p.payload):
+	case p.opcode == opPing && !t.upstream.open() && t.why == reasonNone:
+		// There is no upstream yet, and a Pong is due now (RFC 6455, section 5.5.2).
+		t.toClient(appendFrame(nil, opPong, p.unmasked(nil), nil))
+	case p.control() && t.stage == stageAwaited && t.upstream.open():
+		t.toUpstream(p.wire) // it is no first word
+	case t.why != reasonNone && t.stage != stageOver:
+		if !t.holds() {
+			t.toUpstream(p.wire)
+		}
+	case t.stage != stageOver:
+		t.greet(p)
+	default:
+		t.passOn(p)
 	}
-	t := (*tunnel)(f)
-	if t.upstream.ended {
-		return false
+}
+
+// clientCloses takes the client's Close frame.
+func (t *tunnel) clientCloses(p *piece) {
+	t.client.closeSeen = true
+	if !t.client.closeSent {
+		t.code = closeCode(p.header, p.payload)
 	}
-	t.releaseAnswers()
+	if t.why == reasonNone {
+		t.why, t.closeBy = reasonClientClose, t.client.sock.turn.now+closeTimeout
+	}
+	switch {
+	case t.why != reasonClientClose && t.why != reasonUpstreamClose:
+	case !t.upstream.open():
+		t.answerClose() // for there is nobody else
+	default:
+		if v := t.vetting; v != nil {
+			t.toUpstream(v.kept) // the tag in it never ends
+			v.kept = nil
+		}
+		t.toUpstream(p.wire)
+		t.upstream.closeSent = true
+	}
+}
+
+// fromUpstream takes a piece of what the upstream sends. What happens where a
+// message begins is decided before any of that message goes on, and holds for all
+// of it.
+func (t *tunnel) fromUpstream(p *piece) {
+	if p.opcode == opClose {
+		t.upstreamCloses(p)
+		return
+	}
+	if p.begins() {
+		word := xmpp.FirstWord(p.payload)
+		t.heardAgain(word, p)
+		t.stream.noticed(word, p.payload)
+		if t.heardLogin(p.payload) {
+			return
+		}
+		t.answering = t.stage == stageAnswer
+	}
+	switch {
+	case !t.answering || p.control():
+		t.toClient(p.wire)
+	case t.stage == stageAnswer:
+		t.answered(p)
+	} // or else the rest of what was not released
+}
+
+// upstreamCloses takes the upstream's Close frame.
+func (t *tunnel) upstreamCloses(p *piece) {
+	if t.releaseAnswers(); t.stage == stageAnswer {
+		t.endGreeting()
+	}
 	t.upstream.closeSeen = true
 	if t.why == reasonNone {
 		t.why, t.closeBy = reasonUpstreamClose, t.upstream.sock.turn.now+closeTimeout
-		t.code = closeCode(h, frame[h.size:])
+		t.code = closeCode(p.header, p.payload)
 	}
 	if t.why == reasonClientClose || t.why == reasonUpstreamClose {
-		t.toClient(frame)
+		t.toClient(p.wire)
 		t.client.closeSent = true
 	}
-	return false
 }
 
-// clientEnded is called when no more bytes come from the client. What it sent
-// before is still delivered.
+// notice draws the conclusions from what became of the sockets, once from each
+// state. It reports whether there was something new.
+func (t *tunnel) notice(w *turn) (news bool) {
+	for _, l := range []*leg{&t.client, &t.upstream} {
+		state := l.sock.state
+		if state == l.known || state == sockClosed {
+			continue
+		}
+		l.known, l.held, news = state, nil, true
+		if l.err == nil {
+			l.err = l.sock.err
+		}
+		if l == &t.client {
+			t.clientEnded(w)
+		} else {
+			t.upstreamEnded(w)
+		}
+	}
+	return news
+}
+
+// clientEnded is called when no more bytes come from the client, and again when
+// its socket has failed after that. What it sent before is still delivered.
 func (t *tunnel) clientEnded(w *turn) {
 	if t.why == reasonNone {
 		t.why = reasonClientGone
+		if t.client.sock.err == errQueueFull {
+			t.why = reasonSlowClient
+		}
 	}
+	t.dead = t.dead || t.client.sock.err == errQueueFull
 	t.closeBy = min(cmp.Or(t.closeBy, never), w.now+closeTimeout)
 	t.closeWanted = false
 }
@@ -533,7 +662,7 @@ func (t *tunnel) upstreamEnded(w *turn) {
 
 // answerClose answers the client's Close frame where the upstream did not.
 func (t *tunnel) answerClose() {
-	if t.why == reasonClientClose && !t.client.closeSent && t.upstream.scan.atBoundary() {
+	if t.why == reasonClientClose && !t.client.closeSent && t.atBoundary() {
 		t.toClient(appendFrame(nil, opClose, closePayload(t.code, ""), nil))
 		t.client.closeSent = true
 	}
@@ -548,73 +677,79 @@ func (t *tunnel) cutOff() {
 
 // dropUpstream closes the upstream's socket at once.
 func (t *tunnel) dropUpstream() {
-	if t.upstream.tls != nil && !t.upstream.ended {
-		t.upstream.tls.CloseWrite()
-		t.upstream.sock.turn.flush()
+	if t.upstream.sock.state == sockClosed {
+		return
 	}
-	t.upstream.ended = true
+	t.closeTLS(&t.upstream)
+	t.flush(t.upstream.sock.turn)
 	t.upstream.held = nil
-	t.upstream.sock.close()
+	t.upstream.sock.close(t.why == reasonUpstreamStuck)
 }
 
 // settle ends every turn: it sends what the turn gathered, decides whether the
-// tunnel is done, tells the driver what to wait for, and says when to come
+// tunnel is done, tells the loop what to wait for, and says when to come
 // again.
 func (t *tunnel) settle(w *turn) {
-	w.flush()
 	client, upstream := t.client.sock, t.upstream.sock
-	client.finish()
-	if client.broken() && !t.client.ended {
-		t.client.ended, t.client.err = true, client.err
-		t.clientEnded(w)
+	for {
+		t.flush(w)
+		t.checkBacklog(w)
+		for t.notice(w) {
+			t.flush(w)
+		}
+		t.flush(w)
+		client.finish()
+		if t.why != reasonNone && !t.done {
+			t.done = t.finished()
+		}
+		if t.done {
+			t.farewell(w)
+			return
+		}
+		upstream = t.upstream.sock
+		switch {
+		case upstream.out.size > 0 && t.stalled == 0:
+			t.stalled = w.now
+		case upstream.out.size == 0 && t.stalled != 0:
+			// The client was not read, so its silence counts from now.
+			t.stalled, t.heard = 0, w.now
+		}
+		if !t.client.unread || !t.client.open() || t.rests(w.now) || upstream.out.size > 0 {
+			break
+		}
+		t.read(w, &t.client)
 	}
-	if !t.upstream.ended && upstream.broken() {
-		t.upstream.ended, t.upstream.err = true, upstream.err
-		t.upstreamEnded(w)
-		w.flush()
+	reads := upstream.out.size == 0 && !t.rests(w.now)
+	if !reads && t.client.tls != nil {
+		t.client.unread = true
 	}
-	if t.why != reasonNone && !t.done {
-		t.done = t.finished()
-	}
-	if t.done {
-		t.farewell(w)
-		return
-	}
-
-	switch {
-	case upstream.out.size > 0 && t.stalled == 0:
-		t.stalled = w.now
-	case upstream.out.size == 0 && t.stalled != 0:
-		// The client was not read, so its silence counts from now.
-		t.stalled, t.heard = 0, w.now
-	}
-	client.watch(!t.client.ended && upstream.out.size == 0 && !t.paused(), client.out.size > 0, t.paused() && t.stage == stageDialling)
-	upstream.watch(!t.upstream.ended, upstream.out.size > 0, false)
+	client.watch(reads, t.paused())
+	upstream.watch(true, false)
 	client.turn, upstream.turn = nil, nil
 	t.due = t.nextDue(w.now)
 }
 
 // finished reports whether a closing tunnel has nothing left to wait for.
 func (t *tunnel) finished() bool {
-	delivered := t.upstream.ended || t.upstream.sock.out.size == 0 && t.stage != stageAsking
-	if t.client.ended {
+	delivered := !t.upstream.open() || t.upstream.sock.out.size == 0
+	if !t.client.open() {
 		return delivered
 	}
 	toldAll := t.cut || t.client.closeSent && t.client.closeSeen
 	return toldAll && t.client.sock.out.size == 0 && delivered
 }
 
-// farewell says the last words of TLS and closes both sockets.
+// farewell says the last words of TLS and closes both sockets. A client that is
+// known to be dead is reset, or the kernel would go on to hold what it did not
+// take.
 func (t *tunnel) farewell(w *turn) {
-	if t.client.tls != nil && !t.client.sock.broken() {
-		t.client.tls.CloseWrite()
+	t.closeTLS(&t.client)
+	if t.upstream.sock.state != sockClosed {
+		t.closeTLS(&t.upstream)
 	}
-	if t.upstream.tls != nil && !t.upstream.ended {
-		t.upstream.tls.CloseWrite()
-	}
-	w.flush()
-	t.client.sock.close()
-	t.upstream.sock.close()
+	t.flush(w)
+	t.client.sock.close(t.dead)
+	t.upstream.sock.close(t.why == reasonUpstreamStuck)
 	t.client.sock.turn, t.upstream.sock.turn = nil, nil
 	t.due = never
 }
@@ -633,6 +768,9 @@ func (t *tunnel) nextDue(now time.Duration) time.Duration {
 	}
 	if t.drainAt != 0 {
 		due = min(due, t.drainAt)
+	}
+	if t.quota.until > now {
+		due = min(due, t.quota.until)
 	}
 	if ping := t.settings.ping; ping > 0 {
 		next := t.heard + ping

@@ -2,19 +2,23 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
+	"runtime/debug"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"wssgate/upstream"
 )
 
 // A bench is a tunnel between two ends of pipes, on a fake clock.
 type bench struct {
 	t        *testing.T
-	driver   *goroutines
+	loops    *loops
 	tunnel   *tunnel
 	client   net.Conn // the client's own end
 	upstream net.Conn
@@ -23,6 +27,46 @@ type bench struct {
 
 var testKey = [4]byte{0xa5, 0x5a, 0x01, 0xff}
 
+// newTestLoops are loops without a poller of the system's, which a fake clock could
+// not wait for.
+func newTestLoops(t testing.TB) *loops {
+	d, err := newLoops(false, func(cause any) { t.Errorf("panic in a turn: %v\n%s", cause, debug.Stack()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// do runs f in a turn of the tunnel.
+func (b *bench) do(f func(*turn)) {
+	done := make(chan struct{})
+	b.loops.all()[0].post(func() {
+		defer close(done)
+		f(b.tunnel.loop.work)
+	})
+	<-done
+}
+
+// someVhost is a vhost of an upstream that need not speak XMPP.
+func someVhost(t testing.TB) *upstream.Vhost {
+	return vhostWith(t, upstream.VhostOptions{Names: []string{testName}, Upstream: "test"})
+}
+
+func vhostWith(t testing.TB, vhost upstream.VhostOptions) *upstream.Vhost {
+	t.Helper()
+	table, err := upstream.New(upstream.Options{Vhosts: []upstream.VhostOptions{vhost}, Upstreams: []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/")},
+		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	v, err := table.Routes().Lookup(testName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 // inBubble runs f with a tunnel in a bubble. Pings are off unless set says
 // otherwise.
 func inBubble(t *testing.T, set tunnelSettings, f func(b *bench)) {
@@ -30,7 +74,7 @@ func inBubble(t *testing.T, set tunnelSettings, f func(b *bench)) {
 	synctest.Test(t, func(t *testing.T) {
 		client, clientGate := net.Pipe()
 		upstream, upstreamGate := net.Pipe()
-		b := &bench{t: t, driver: newGoroutines(), client: client, upstream: upstream, done: make(chan struct{})}
+		b := &bench{t: t, loops: newTestLoops(t), client: client, upstream: upstream, done: make(chan struct{})}
 		if set.backlog == 0 {
 			set.backlog = 1 << 20
 		}
@@ -41,13 +85,13 @@ func inBubble(t *testing.T, set tunnelSettings, f func(b *bench)) {
 			onDone:   func(*tunnel, time.Duration) { close(b.done) },
 			stage:    stageOver,
 		}
-		if err := b.driver.take(b.tunnel); err != nil {
+		if err := b.loops.take(b.tunnel); err != nil {
 			t.Fatal(err)
 		}
 		f(b)
 		client.Close()
 		upstream.Close()
-		b.driver.close()
+		b.loops.close()
 		<-b.done
 	})
 }
@@ -69,7 +113,7 @@ func (b *bench) frame(conn net.Conn) (h header, payload []byte, err error) {
 	payload = make([]byte, h.length)
 	_, err = io.ReadFull(conn, payload)
 	if h.masked {
-		applyMask(payload, h.key)
+		applyMask(payload, h.key, 0)
 	}
 	return h, payload, err
 }
@@ -318,7 +362,7 @@ func TestTunnelCloseWaitsForBoundary(t *testing.T) {
 		b.upstream.Write(frame[:500])
 		got := make([]byte, len(frame))
 		io.ReadFull(b.client, got[:500])
-		b.driver.drain(&drainOrder{})
+		b.loops.drain(&drainOrder{})
 		time.Sleep(time.Millisecond)
 		b.upstream.Write(append(bytes.Clone(frame[500:]), frame...))
 		if _, err := io.ReadFull(b.client, got[500:]); err != nil || !bytes.Equal(got, frame) {
@@ -335,7 +379,7 @@ func TestTunnelCloseWaitsForBoundary(t *testing.T) {
 // then a plain end: no Close frame, so that the stream can be resumed.
 func TestTunnelDrainDeliversToUpstream(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
-		b.driver.drain(&drainOrder{})
+		b.loops.drain(&drainOrder{})
 		b.wantClose(b.client, codeAway)
 		b.send(b.client, opText, "on its way")
 		b.wantFrame(b.upstream, opText, "on its way")
@@ -348,7 +392,7 @@ func TestTunnelDrainDeliversToUpstream(t *testing.T) {
 // A tunnel that comes while the driver drains is told at once.
 func TestTunnelTakenWhileDraining(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
-		b.driver.drain(&drainOrder{})
+		b.loops.drain(&drainOrder{})
 		b.wantClose(b.client, codeAway)
 		client, clientGate := net.Pipe()
 		upstream, upstreamGate := net.Pipe()
@@ -361,7 +405,7 @@ func TestTunnelTakenWhileDraining(t *testing.T) {
 			onDone:   func(*tunnel, time.Duration) {},
 			stage:    stageOver,
 		}
-		if err := b.driver.take(late); err != nil {
+		if err := b.loops.take(late); err != nil {
 			t.Fatal(err)
 		}
 		b.wantClose(client, codeAway)
@@ -449,4 +493,49 @@ func TestTunnelUpstreamStopsMidFrame(t *testing.T) {
 		}
 		b.wantReason(reasonUpstreamStuck)
 	})
+}
+
+// A panic in a turn ends that tunnel, wherever in the turn it comes, and no other: the
+// loop goes on, and both sockets are closed.
+func TestPanicEndsOneTunnel(t *testing.T) {
+	for name, inject := range map[string]func(b *bench, other *tunnel){
+		"in an event": func(b *bench, other *tunnel) { other.settings = nil },
+		"in a timer":  func(b *bench, other *tunnel) { other.drainAt, other.due, other.settings = 1, 1, nil },
+		"at the end":  func(b *bench, other *tunnel) { other.onDone = func(*tunnel, time.Duration) { panic("test") } },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, tunnelSettings{}, func(b *bench) {
+				panics := 0
+				b.loops.panicked = func(any) { panics++ }
+				client, clientGate := net.Pipe()
+				node, nodeGate := net.Pipe()
+				ended := false
+				other := &tunnel{
+					settings: &tunnelSettings{backlog: 1 << 20}, stage: stageOver,
+					client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, keep: 1}},
+					upstream: leg{sock: &sock{conn: nodeGate}, scan: scanner{keep: maxKeep}},
+					onDone:   func(*tunnel, time.Duration) { ended = true },
+				}
+				if err := b.loops.take(other); err != nil {
+					t.Fatal(err)
+				}
+				b.do(func(*turn) { inject(b, other) })
+				go func() {
+					client.Write(appendFrame(nil, opText, []byte("x"), &testKey))
+					client.Close()
+				}()
+				go io.Copy(io.Discard, node)
+				client.Read(make([]byte, 1))
+				node.SetReadDeadline(time.Now().Add(time.Minute))
+				go b.send(b.client, opText, "still there")
+				b.wantFrame(b.upstream, opText, "still there")
+				synctest.Wait()
+				b.do(func(*turn) {
+					if panics == 0 || !ended && name != "at the end" || len(b.tunnel.loop.timers) != 1 {
+						t.Errorf("%d panics, ended %t, %d tunnels; want that tunnel ended, and only that one", panics, ended, len(b.tunnel.loop.timers))
+					}
+				})
+			})
+		})
+	}
 }

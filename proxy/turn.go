@@ -2,7 +2,7 @@ package proxy
 
 import "time"
 
-// Sizes of what a driver lends to a tunnel for one turn. A turn reads at most
+// Sizes of what a loop lends to a tunnel for one turn. A turn reads at most
 // turnBudget from the kernel, once; rawSize has room for that behind a record
 // that an earlier turn left unfinished.
 const (
@@ -11,21 +11,26 @@ const (
 	rawSize    = turnBudget + recordMax + 512
 	plainSize  = maxHeld + turnBudget + recordMax
 	gatherSize = 96 << 10
+	joinSize   = 16 << 10 // bytes of one full TLS record
 )
 
-// A turn is the working space of a driver: one for each event loop, lent to
+// A turn is the working space of an event loop, lent to
 // one tunnel for one event. Between turns an idle tunnel owns no buffer.
 type turn struct {
-	now    time.Duration // since the driver's start; read once for each batch of events
+	now    time.Duration // since the loops began; read once for each batch of events
 	budget int           // bytes that this turn may still read
 
 	raw   []byte // ciphertext, lent to the tls.Conn that is read
 	plain []byte // decrypted, or read from a plain socket: what the scanner sees
 
+	clear []byte // a payload of the client's, unmasked
+
+	toClient, toUpstream outlet
+
 	gathered []byte // written to one sock in this turn, not yet sent
 	to       *sock  // which
 
-	moved moved // since the driver last added it to its load
+	moved moved // since the loop last added it to its load
 }
 
 func newTurn() *turn {
@@ -33,7 +38,45 @@ func newTurn() *turn {
 		raw:      make([]byte, rawSize),
 		plain:    make([]byte, plainSize),
 		gathered: make([]byte, 0, gatherSize),
+
+		toClient:   outlet{joined: make([]byte, 0, joinSize)},
+		toUpstream: outlet{joined: make([]byte, 0, joinSize)},
 	}
+}
+
+// An outlet joins what a turn writes to one leg, so that frames that came together
+// go on together: in one TLS record, or one system call. What it was given must
+// not change before it is flushed.
+type outlet struct {
+	run    []byte // not yet written; part of turn.plain, or of joined
+	joined []byte // what did not lie side by side
+}
+
+// add takes the next bytes. It returns what is to be written before them, mostly
+// nothing.
+func (o *outlet) add(b []byte) (first []byte) {
+	switch n := len(o.run); {
+	case len(b) == 0:
+	case n == 0:
+		o.run = b
+	case n < cap(o.run) && &o.run[:n+1][n] == &b[0]:
+		o.run = o.run[:n+len(b)]
+	case n+len(b) > cap(o.joined):
+		first, o.run = o.run, b
+	default:
+		if &o.run[0] != &o.joined[:1][0] {
+			o.run = append(o.joined[:0], o.run...)
+		}
+		o.run = append(o.run, b...)
+	}
+	return first
+}
+
+// take returns all that is to be written.
+func (o *outlet) take() []byte {
+	run := o.run
+	o.run = nil
+	return run
 }
 
 // gather puts bytes for s together with those before them, so that the records

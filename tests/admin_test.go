@@ -176,7 +176,7 @@ func TestDrainSeen(t *testing.T) {
 func TestMetricsOfAGate(t *testing.T) {
 	u := wire.Echo(t)
 	site := gate.NewSite(t, name)
-	g := site.Start(t, fmt.Sprintf("[upstream.xmpp]\nnodes = [{ name = \"n1\", url = %q }]\n", u.URL)+vhosts(name))
+	g := site.Start(t, fmt.Sprintf("[upstream.xmpp]\nnodes = [{ name = \"n1\", url = %q }]\nxmpp = false\n", u.URL)+vhosts(name))
 	o := operate(t, g)
 	// A vhost that nobody has come to is there, for the alert on a gate that
 	// has refused everybody since its start.
@@ -320,7 +320,7 @@ func TestDrainAll(t *testing.T) {
 func TestDrainNode(t *testing.T) {
 	site := gate.NewSite(t, name)
 	a, b := wire.Echo(t), wire.Echo(t)
-	config := fmt.Sprintf("[upstream.xmpp]\nnodes = [{ name = \"a\", url = %q }, { name = \"b\", url = %q }]\n[drain]\npace = 1000\n", a.URL, b.URL)
+	config := fmt.Sprintf("[upstream.xmpp]\nnodes = [{ name = \"a\", url = %q }, { name = \"b\", url = %q }]\nxmpp = false\n[drain]\npace = 1000\n", a.URL, b.URL)
 	g := site.Start(t, config)
 	o := operate(t, g)
 	var clients []*wire.Conn
@@ -470,7 +470,7 @@ func TestDrainNodeTwice(t *testing.T) {
 		site := gate.NewSite(t, name)
 		a, b := wire.Echo(t), wire.Echo(t)
 		config := func(drain bool) string {
-			const text = "[upstream.xmpp]\nnodes = [{ name = \"a\", url = %q, drain = %t }, { name = \"b\", url = %q }]\n[drain]\npace = 1\n"
+			const text = "[upstream.xmpp]\nnodes = [{ name = \"a\", url = %q, drain = %t }, { name = \"b\", url = %q }]\nxmpp = false\n[drain]\npace = 1\n"
 			return fmt.Sprintf(text, a.URL, drain, b.URL)
 		}
 		g := site.Start(t, config(false))

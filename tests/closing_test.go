@@ -264,7 +264,7 @@ func TestSlowUpstream(t *testing.T) {
 // configuration calls them, and counts what went through.
 func TestTunnelLine(t *testing.T) {
 	site := gate.NewSite(t, name)
-	g := site.Start(t, fmt.Sprintf("[upstream.xmpp]\nnodes = [{ name = \"n1\", url = %q }]\n", wire.Echo(t).URL)+vhosts(name))
+	g := site.Start(t, fmt.Sprintf("[upstream.xmpp]\nnodes = [{ name = \"n1\", url = %q }]\nxmpp = false\n", wire.Echo(t).URL)+vhosts(name))
 	client := wire.Dial(t, g.Addr("wss"), site.Client(name))
 	client.SendText("hello")
 	client.WantText("hello")

@@ -99,7 +99,7 @@ func TestFailoverUnderLoad(t *testing.T) {
 		urls = append(urls, nodes[i].URL())
 	}
 	site := gate.NewSite(t, name)
-	g := site.Start(t, fmt.Sprintf("[upstream.echo]\nnodes = [%q, %q, %q]\nhealth.interval = \"0s\"\n", urls[0], urls[1], urls[2]))
+	g := site.Start(t, fmt.Sprintf("[upstream.echo]\nnodes = [%q, %q, %q]\nxmpp = false\nhealth.interval = \"0s\"\n", urls[0], urls[1], urls[2]))
 	dial := func() (*xmpptest.Client, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()

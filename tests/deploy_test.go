@@ -47,6 +47,7 @@ func checked(t *testing.T, config string, names ...string) map[string]any {
 	site := gate.NewSite(t, names...)
 	config = inside(t, site, config, names)
 	site.Write(t, "config.toml", []byte(config))
+	site.Write(t, "deny.txt", []byte("203.0.113.0/24\n")) // as documents call an access list
 	binary, err := gate.Build(false)
 	if err != nil {
 		t.Fatal(err)

@@ -268,6 +268,7 @@ var runBy = map[string]string{
 	"make lint":    ".ci/run",
 	"make image":   "TestImage",
 	"make compare": "TestReadmeCommands",
+	"make soak":    "TestSoak",
 
 	"wssgate check":                               "TestDocumentCommands",
 	"wssgate certs":                               "TestCerts",
@@ -486,7 +487,7 @@ func TestDiscoveryBehindNginx(t *testing.T) {
 	if len(locations) != 1 || config == "" || !strings.HasPrefix(command, "curl ") {
 		t.Fatalf("docs/discovery.md has %d nginx blocks, %q and %q; want a location, a configuration and a request", len(locations), config, command)
 	}
-	plain := "127.0.0.1:" + freePort(t)
+	plain := gate.FreeAddr(t)
 	site := gate.NewSite(t, "chat.example1.com")
 	config = replaceAll(t, config, `":5291"`, `"127.0.0.1:0"`+"\nadmin = \"\"")
 	site.Write(t, "config.toml", []byte(replaceAll(t, config, `127\.0\.0\.1:8280`, plain)+toUpstream("ws://127.0.0.1:5290/")))
@@ -494,7 +495,7 @@ func TestDiscoveryBehindNginx(t *testing.T) {
 	pair := site.CA.Issue("example1.com")
 	site.Write(t, "chain.pem", pair.ChainPEM())
 	site.Write(t, "key.pem", pair.KeyPEM())
-	https := "127.0.0.1:" + freePort(t)
+	https := gate.FreeAddr(t)
 	site.Write(t, "nginx.conf", fmt.Appendf(nil, `events {}
 http {
   server {

@@ -18,7 +18,7 @@ const name = "example1.test"
 
 // toUpstream is the smallest configuration: every name to one node.
 func toUpstream(url string) string {
-	return fmt.Sprintf("[upstream.xmpp]\nnodes = [%q]\n", url)
+	return fmt.Sprintf("[upstream.xmpp]\nnodes = [%q]\nxmpp = false\n", url)
 }
 
 // open starts a gate with one vhost and an upstream that the test plays

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,13 +59,13 @@ func TestImage(t *testing.T) {
 	configure := func(more string) {
 		site.Write(t, "config.toml", fmt.Appendf(nil, `
 [listen]
-wss = "127.0.0.1:%s"
+wss = %q
 admin = ""
 [drain]
 timeout = "10s"
 [upstream.xmpp]
 nodes = [%q]
-%s`, freePort(t), u.URL, more))
+%s`, gate.FreeAddr(t), u.URL, more))
 		// Readable for 65532, as an operator would have to see to.
 		if err := os.Chmod(filepath.Join(site.Dir, "config.toml"), 0o644); err != nil {
 			t.Fatal(err)
@@ -147,17 +146,6 @@ func filesBelow(t *testing.T, dir string) (names []string) {
 		t.Fatal(err)
 	}
 	return names
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
 }
 
 // serveContainer runs the container, carries a message each way, has look look

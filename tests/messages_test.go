@@ -20,6 +20,9 @@ func payload(n int) []byte {
 	b := make([]byte, n)
 	r := rand.NewChaCha8([32]byte{byte(n), byte(n >> 8), byte(n >> 16)})
 	r.Read(b)
+	for i := range b {
+		b[i] &= 0x7f // text is UTF-8
+	}
 	return b
 }
 

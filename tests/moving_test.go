@@ -5,15 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"wssgate/internal/xmpptest"
 	"wssgate/tests/internal/gate"
@@ -47,10 +44,10 @@ func TestMoving(t *testing.T) {
 				t.Fatal("the configuration does not name 127.0.0.1:5290")
 			}
 			config = strings.ReplaceAll(config, "127.0.0.1:5290", server.Addr())
-			addr, _ := c.start(t, config, site, net.JoinHostPort("127.0.0.1", freePort(t)))
+			addr, _ := c.start(t, config, site, gate.FreeAddr(t))
 
 			for _, name := range movingNames {
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), gate.Patience)
 				defer cancel()
 				client, err := xmpptest.Login(ctx, xmpptest.Target{URL: "wss://" + name + ":5291/", Addr: addr, TLS: site.Client(name)})
 				if err != nil {
@@ -103,7 +100,7 @@ func startNginxOn(t *testing.T, site *gate.Site, addr string) func(os.Signal) er
 		" fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n")
 	site.Write(t, "nginx.conf", []byte(head+config))
 	cmd := program(t, "nginx", "nginx", "-p", site.Dir, "-c", filepath.Join(site.Dir, "nginx.conf"), "-e", "stderr")
-	serveOther(t, cmd, addr)
+	gate.StartServer(t, cmd, new(gate.Output), addr)
 	return cmd.Process.Signal
 }
 
@@ -112,7 +109,7 @@ func startHAProxy(t *testing.T, config string, site *gate.Site, addr string) (st
 	config = replaceAll(t, config, `/etc/haproxy/certs/`, filepath.Join(site.Dir, "certs"))
 	site.Write(t, "haproxy.cfg", []byte(config))
 	cmd := program(t, "haproxy", "haproxy", "-db", "-f", filepath.Join(site.Dir, "haproxy.cfg"))
-	serveOther(t, cmd, addr)
+	gate.StartServer(t, cmd, new(gate.Output), addr)
 	return addr, cmd.Process.Signal
 }
 
@@ -135,7 +132,7 @@ func TestReadmeEnds(t *testing.T) {
 				server := listenXMPP(t, xmpptest.Config{Domains: movingNames, Habits: xmpptest.Tigase()})
 				site := gate.NewSite(t, movingNames...)
 				config := strings.ReplaceAll(moving.blocks(c.info)[0].text, "127.0.0.1:5290", server.Addr())
-				addr, signal := c.start(t, config, site, net.JoinHostPort("127.0.0.1", freePort(t)))
+				addr, signal := c.start(t, config, site, gate.FreeAddr(t))
 				name := movingNames[0]
 				client, err := xmpptest.Login(t.Context(), xmpptest.Target{URL: "wss://" + name + ":5291/", Addr: addr, TLS: site.Client(name), Timeout: gate.Patience})
 				if err != nil {
@@ -172,40 +169,4 @@ func replaceAll(t *testing.T, text, pattern, with string) string {
 		t.Fatalf("the configuration has no %q", pattern)
 	}
 	return re.ReplaceAllLiteralString(text, with)
-}
-
-// serveOther runs somebody else's server until the test ends, and returns when
-// it accepts.
-func serveOther(t *testing.T, cmd *exec.Cmd, addr string) {
-	t.Helper()
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		<-ended
-		if t.Failed() {
-			t.Logf("%s:\n%s", cmd, out.String())
-		}
-	})
-	for deadline := time.Now().Add(gate.Patience); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			conn.Close()
-			return
-		}
-		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("%s ended: %v\n%s", cmd, err, out.String())
-		default:
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(fmt.Errorf("%s does not accept: %w", cmd, err))
-		}
-	}
 }

@@ -18,6 +18,7 @@ wanted=(
   certbot:certbot lego:lego
   podman:podman buildah:buildah runc:runc
   systemd-analyze:systemd promtool:prometheus
+  fail2ban-regex:fail2ban
 )
 
 missing=()

@@ -99,6 +99,9 @@ func TestUpgrades(t *testing.T) {
 		{"as a browser does it", wire.Request(name)},
 		{"a port in Host", wire.Request(name+":"+port, "Origin: https://"+name)},
 		{"upper case", wire.Request("EXAMPLE1.TEST", "Origin: https://"+name, "Upgrade: WebSocket", "Connection: keep-alive, UPGRADE")},
+		{"two Connection lines", wire.Request(name, "Connection: keep-alive", "Connection: Upgrade")},
+		{"a tab behind the comma", wire.Request(name, "Connection: keep-alive,\tUpgrade")},
+		{"two Cookie lines, one empty", wire.Request(name, "Cookie: a=b", "Cookie: ")},
 		{"a trailing dot", wire.Request(name+".", "Origin: https://"+name)},
 		{"several subprotocols", wire.Request(name, "Sec-WebSocket-Protocol: mqtt, xmpp")},
 		{"no Origin", wire.Request(name, "Origin:")},
@@ -131,27 +134,47 @@ func TestRequestByteByByte(t *testing.T) {
 	c.WantText("whole")
 }
 
-// Who opens the address in a browser gets a page that says what this is.
+// Who opens the address in a browser gets a page that says what this is. Who asks
+// in this way for the path that clients use is told what it takes.
 func TestPlainGet(t *testing.T) {
 	site := gate.NewSite(t, name)
 	g := site.Start(t, toUpstream(wire.Echo(t).URL))
-	c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
-	resp, body := c.Answer("GET / HTTP/1.1\r\nHost: " + name + "\r\nConnection: close\r\n\r\n")
-	if resp.StatusCode != http.StatusOK || !strings.Contains(body, "XMPP over WebSocket") {
-		t.Errorf("status %s, body %q; want 200 and a text that says what this is", resp.Status, body)
-	}
-	if kind := resp.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/") {
-		t.Errorf("Content-Type %q; want a text", kind)
+	for path, want := range map[string]struct {
+		code int
+		text string
+	}{
+		"/":               {http.StatusOK, "XMPP over WebSocket"},
+		"/xmpp-websocket": {http.StatusUpgradeRequired, "takes WebSockets"},
+	} {
+		c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
+		resp, body := c.Answer("GET " + path + " HTTP/1.1\r\nHost: " + name + "\r\n\r\n")
+		if resp.StatusCode != want.code || !strings.Contains(body, want.text) {
+			t.Errorf("%s: status %s, body %q; want %d and a text that says what this is", path, resp.Status, body, want.code)
+		}
+		if kind := resp.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/") {
+			t.Errorf("%s: Content-Type %q; want a text", path, kind)
+		}
+		if got := resp.Header.Get("Upgrade"); (got == "websocket") != (want.code == http.StatusUpgradeRequired) {
+			t.Errorf("%s: Upgrade %q", path, got)
+		}
 	}
 }
 
-// Who speaks plain HTTP to the port, and who says nothing, is let go.
+// Who speaks plain HTTP to the port is told what it speaks; who says nothing is
+// let go.
 func TestNoTLS(t *testing.T) {
 	site := gate.NewSite(t, name)
 	g := site.Start(t, toUpstream(wire.Echo(t).URL)+"[timeouts]\nhandshake = \"300ms\"\nrequest = \"300ms\"\n")
 	t.Run("plain HTTP", func(t *testing.T) {
+		resp, body := dialPlain(t, g).Answer("GET / HTTP/1.1\r\nHost: " + name + "\r\n\r\n")
+		checkRefusal(t, resp, body, http.StatusBadRequest)
+		if !strings.Contains(body, "wss://") {
+			t.Errorf("body %q; want it to name wss://", body)
+		}
+	})
+	t.Run("neither HTTP nor TLS", func(t *testing.T) {
 		c := dialPlain(t, g)
-		io.WriteString(c.Conn, "GET / HTTP/1.1\r\nHost: "+name+"\r\n\r\n")
+		io.WriteString(c.Conn, "<stream:stream to='"+name+"'>")
 		c.WantGone()
 	})
 	t.Run("silence instead of TLS", func(t *testing.T) { dialPlain(t, g).WantGone() })

@@ -16,7 +16,7 @@ import (
 func TestReloadReplacesAddress(t *testing.T) {
 	upstream := wire.Echo(t)
 	site := gate.NewSite(t, name)
-	addr := freeAddr(t)
+	addr := gate.FreeAddr(t)
 	_, port, _ := net.SplitHostPort(addr)
 	forms := []string{addr, ":" + port}
 	site.ConfigAt(t, forms[0], toUpstream(upstream.URL))

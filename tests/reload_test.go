@@ -65,7 +65,7 @@ func TestReloadAllOrNothing(t *testing.T) {
 		}
 		site.Write(t, "certs2/other.test.pem", site.CA.Issue("other.test").PEM())
 		site.Write(t, "file", nil)
-		second := freeAddr(t)
+		second := gate.FreeAddr(t)
 		listen := fmt.Sprintf("[listen]\nwss = [\"127.0.0.1:0\", %q]\nadmin = \"127.0.0.1:0\"\n", second)
 		nodes := toUpstream(upstream.URL)
 		switch what {
@@ -109,7 +109,7 @@ func TestReloadAllOrNothing(t *testing.T) {
 func TestReloadSamePort(t *testing.T) {
 	upstream := wire.Echo(t)
 	site := gate.NewSite(t, name)
-	_, port, err := net.SplitHostPort(freeAddr(t))
+	_, port, err := net.SplitHostPort(gate.FreeAddr(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ func TestReloadManyTimes(t *testing.T) {
 	needDescriptors(t, 2*busyTunnels+500)
 	upstream := wire.Echo(t)
 	site := gate.NewSite(t, name, "other.test")
-	second := freeAddr(t)
+	second := gate.FreeAddr(t)
 	write := func(i int) (listensTwice bool) {
 		listen, more := `["127.0.0.1:0"]`, ""
 		if i%4 >= 2 {
@@ -156,16 +156,6 @@ func processesIn(t *testing.T, dir string) (n int) {
 		}
 	}
 	return n
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 func openTunnels(t *testing.T, addr string, config *tls.Config) []*wire.Conn {

@@ -26,16 +26,50 @@ func TestRedirectInFrontOfHalfAFrame(t *testing.T) {
 		half := upstream.Bytes(wire.Frame{FIN: true, Op: wire.Text, Payload: payload(20_000)})[:10_000]
 		words := append(text("<open"+framing+"from='"+name+"' id='1' version='1.0'/>"), text("<close"+framing+"see-other-uri='ws://10.9.8.7:5290/'/>")...)
 		upstream.Write(append(words, half...))
-		for range 2 {
+		for range 3 {
 			if f, err := client.Frame(); err != nil || f.Op != wire.Text || !f.FIN {
-				t.Fatalf("got %v, %v; want <open/> and <close/>", f, err)
+				t.Fatalf("got %v, %v; want <open/>, a stream error and <close/>", f, err)
 			}
 		}
-		client.WantClose(1000)
+		client.WantClose(1014)
 		client.Send(wire.CloseFrame(true, 1000, ""))
 		client.WantEnd()
 		wire.WantEOF(t, upstream.R, upstream.Conn)
-		wantReason(t, g, "redirect")
+		wantReason(t, g, "redirect_lost")
+	}
+}
+
+// A redirect in the place of SASL's success, as Tigase has it after login, whose
+// node nobody knows: the client gets a stream error, in its framing and in the
+// stream that it has, and never the inner address.
+func TestRedirectInPlaceOfSuccess(t *testing.T) {
+	for _, tt := range []struct{ open, answer, redirect, end string }{
+		{"<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='" + name + "' version='1.0'/>",
+			"<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='" + name + "' id='1' version='1.0'/>",
+			"<close xmlns='urn:ietf:params:xml:ns:xmpp-framing' see-other-uri='ws://10.9.8.7:5290/'/>",
+			"<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>"},
+		{"<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='" + name + "' version='1.0'>",
+			"<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' from='" + name + "' id='1' version='1.0'>",
+			"<stream:error><see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>10.9.8.7:5290</see-other-host></stream:error>",
+			"</stream:stream>"},
+	} {
+		g, client, upstream := open(t, "")
+		client.SendText(tt.open)
+		upstream.WantText(tt.open)
+		const features = "<stream:features xmlns:stream='http://etherx.jabber.org/streams'/>"
+		upstream.SendText(tt.answer)
+		upstream.SendText(features)
+		client.WantText(tt.answer)
+		client.WantText(features)
+		client.SendText("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='ANONYMOUS'/>")
+		upstream.SendText(tt.redirect)
+		f, err := client.Frame()
+		if err != nil || !strings.HasPrefix(string(f.Payload), "<stream:error ") || !strings.Contains(string(f.Payload), "<remote-connection-failed ") || strings.Contains(string(f.Payload), "10.9.8.7") {
+			t.Fatalf("got %v, %v; want a stream error", f, err)
+		}
+		client.WantText(tt.end)
+		client.WantClose(1014)
+		wantReason(t, g, "redirect_lost")
 	}
 }
 

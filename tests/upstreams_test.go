@@ -72,7 +72,7 @@ func TestUpstreamNextNode(t *testing.T) {
 	refuses := wire.Listen(t, func(conn net.Conn) { conn.Close() })
 	good := wire.Echo(t)
 	site := gate.NewSite(t, name)
-	g := site.Start(t, "[upstream.xmpp]\nnodes = [\""+refuses.URL+"\", \""+good.URL+"\"]\n")
+	g := site.Start(t, "[upstream.xmpp]\nnodes = [\""+refuses.URL+"\", \""+good.URL+"\"]\nxmpp = false\n")
 	for range 5 {
 		c := wire.Dial(t, g.Addr("wss"), site.Client(name))
 		c.SendText("hello")
@@ -115,9 +115,11 @@ func TestUpstreamByServerName(t *testing.T) {
 	g := site.Start(t, fmt.Sprintf(`
 [upstream.one]
 nodes = [%q]
+xmpp = false
 
 [upstream.two]
 nodes = [%q]
+xmpp = false
 
 [[vhost]]
 names = ["example1.test"]

@@ -84,6 +84,7 @@ func TestDiscovery(t *testing.T) {
 	site.Write(t, "config.toml", withHTTP(`
 [upstream.one]
 nodes = ["`+wire.Echo(t).URL+`"]
+xmpp = false
 [upstream.two]
 nodes = [
   { name = "t1", url = "ws://127.0.0.1:1/", public_url = "wss://t1.example2.test:5291/" },

@@ -40,11 +40,6 @@ type address struct {
 	probeFails int       // in a row
 	warmFrom   time.Time // slow start; zero: full share
 
-	nature     Nature
-	otherUntil time.Time // where it is Other
-	asking     []func()  // who waits for the question under way; none: there is none
-	askAfter   time.Time // no question before, for the last one got no answer
-
 	dials    uint64 // since start
 	failed   uint64
 	lastErr  error
@@ -140,9 +135,6 @@ func (a *address) up(now time.Time) (back bool) {
 	back = !a.outUntil.IsZero() || a.probeBad
 	if back && (a.failures > 1 || a.probeBad) { // one failure may be an accident
 		a.warmFrom = now
-	}
-	if back { // perhaps as something else
-		a.nature, a.askAfter = Unknown, time.Time{}
 	}
 	a.failures, a.outUntil, a.trial, a.probeBad, a.probeFails = 0, time.Time{}, false, false, 0
 	return back

@@ -76,7 +76,7 @@ func (a *answer) check(key, subprotocol string) error {
 	if v, _ := a.get("Connection"); !hasToken(v, "upgrade") {
 		return bad("", "with Connection %q, want \"Upgrade\"", v)
 	}
-	if v, n := a.get("Sec-WebSocket-Accept"); n != 1 || v != acceptOf(key) {
+	if v, n := a.get("Sec-WebSocket-Accept"); n != 1 || v != AcceptKey(key) {
 		return bad("", "with Sec-WebSocket-Accept %q, which is not of our key", v)
 	}
 	switch v, n := a.get("Sec-WebSocket-Protocol"); {

@@ -166,7 +166,7 @@ func FuzzAnswer(f *testing.F) {
 			t.Errorf("%q: accepted; net/http reads %s %d", in, resp.Proto, resp.StatusCode)
 		}
 		for name, want := range map[string]string{
-			"Upgrade": "websocket", "Sec-WebSocket-Accept": acceptOf(testKey), "Sec-WebSocket-Protocol": "xmpp",
+			"Upgrade": "websocket", "Sec-WebSocket-Accept": AcceptKey(testKey), "Sec-WebSocket-Protocol": "xmpp",
 		} {
 			if got := resp.Header.Values(name); len(got) != 1 || !strings.EqualFold(got[0], want) {
 				t.Errorf("%q: net/http reads %s %q; want %q", in, name, got, want)

@@ -105,7 +105,7 @@ func headerOf(head, name string) string {
 func good(head string) string {
 	return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Access-Control-Allow-Origin: *\r\n" +
-		"Sec-WebSocket-Accept: " + acceptOf(headerOf(head, "Sec-WebSocket-Key")) + "\r\n" +
+		"Sec-WebSocket-Accept: " + AcceptKey(headerOf(head, "Sec-WebSocket-Key")) + "\r\n" +
 		"Sec-WebSocket-Protocol: " + headerOf(head, "Sec-WebSocket-Protocol") + "\r\n\r\n"
 }
 

@@ -35,7 +35,7 @@ type Request struct {
 // 4.1). Names are spelt as in the RFC: Tigase before 8.1 tells upper from
 // lower case. The result is always longer than the 100 bytes under which
 // Tigase does not even look at it.
-func (r *Request) appendRequest(b []byte, loc *location, hostOfNode bool, key string) ([]byte, error) {
+func (r *Request) appendRequest(b []byte, loc *NodeURL, hostOfNode bool, key string) ([]byte, error) {
 	target, err := r.target(loc.uri)
 	if err != nil {
 		return nil, err

@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-func mustLocation(t *testing.T, url string) *location {
+func mustLocation(t *testing.T, url string) *NodeURL {
 	t.Helper()
-	loc, err := parseLocation(url)
+	loc, err := ParseNodeURL(url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add(`h"; for=1.2.3.4`, "/%0d%0a", "", "\x7f")
 	f.Fuzz(func(t *testing.T, host, uri, origin, cookie string) {
 		r := &Request{Host: host, RequestURI: uri, Origin: origin, Cookie: cookie, Subprotocol: "xmpp"}
-		loc := location{authority: "node"}
+		loc := NodeURL{authority: "node"}
 		b, err := r.appendRequest(nil, &loc, false, testKey)
 		if err != nil {
 			return

@@ -122,8 +122,8 @@ func newKey() string {
 	return base64.StdEncoding.EncodeToString(nonce[:])
 }
 
-// acceptOf is the Sec-WebSocket-Accept that answers key.
-func acceptOf(key string) string {
+// AcceptKey is the Sec-WebSocket-Accept that answers key.
+func AcceptKey(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }

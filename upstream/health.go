@@ -57,9 +57,6 @@ func (s *server) watchHealth(ctx context.Context, a *address) {
 		}
 		wait = every
 		change, again := a.probed(time.Now(), err)
-		if err == nil && n.group.health.Domain != "" {
-			a.learn(XMPP)
-		}
 		if again {
 			wait = min(every, probeAgain)
 		}

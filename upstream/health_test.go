@@ -332,3 +332,13 @@ func TestProbeSendsProxyHeader(t *testing.T) {
 		t.Errorf("the node read %q; want a PROXY header first", got)
 	}
 }
+
+// after101 says raw frames behind its 101 and then listens.
+func after101(raw string) peer {
+	return func(c net.Conn, br *bufio.Reader, head string) {
+		gone := make(chan struct{})
+		go func() { io.Copy(io.Discard, br); close(gone) }()
+		io.WriteString(c, good(head)+raw)
+		<-gone
+	}
+}

@@ -8,138 +8,95 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"unicode"
-
-	"golang.org/x/net/idna"
 )
 
-// A location is a node's URL, taken apart.
-type location struct {
-	url  string // as written
-	tls  bool
-	unix string // path of the socket, or ""
-	srv  bool   // host is a name that has SRV records
-	host string // without brackets; "" for unix
-	port uint16
-	uri  string // request target; "" means the client's own
+// A NodeURL is a node's URL, taken apart.
+type NodeURL struct {
+	TLS  bool
+	Unix string // path of the socket, or ""
+	SRV  bool   // Host is a name that has SRV records
+	Host string // in its normal form, with its last dot if it has one, without brackets; "" for a socket
 
-	// authority is what Host says where the group has host = "node".
-	authority string
+	url       string // as written
+	port      uint16
+	uri       string // request target; "" means the client's own
+	authority string // what Host says where the group has host = "node"
 }
 
-var errNodeScheme = errors.New("scheme is not ws, wss, ws+unix, wss+unix, srv+ws or srv+wss")
-
-// parseLocation reads the URL of a node; see NodeOptions.URL.
-func parseLocation(s string) (location, error) {
-	loc := location{url: s}
-	u, err := url.Parse(s)
+// ParseNodeURL reads the URL of a node; see NodeOptions.URL.
+func ParseNodeURL(s string) (NodeURL, error) {
+	loc := NodeURL{url: s}
+	u, err := parseURL(s)
 	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
 		return loc, err
 	}
-	if u.User != nil {
-		return loc, errors.New("a user or password is not allowed")
-	}
-	if u.Fragment != "" {
-		return loc, errors.New("a fragment is not allowed")
-	}
-	scheme := u.Scheme
-	if rest, ok := strings.CutPrefix(scheme, "srv+"); ok {
-		scheme, loc.srv = rest, true
-	}
+	scheme, isSRV := strings.CutPrefix(u.Scheme, "srv+")
 	scheme, isUnix := strings.CutSuffix(scheme, "+unix")
-	switch {
-	case scheme != "ws" && scheme != "wss", isUnix && loc.srv:
-		return loc, fmt.Errorf("scheme %q: %w", u.Scheme, errNodeScheme)
-	case u.Opaque != "":
-		return loc, errors.New(`"//" is missing behind the scheme`)
+	if scheme != "ws" && scheme != "wss" || isUnix && isSRV {
+		return loc, fmt.Errorf("scheme %q is not ws, wss, ws+unix or srv+ws", u.Scheme)
 	}
-	loc.tls = scheme == "wss"
+	loc.TLS, loc.SRV = scheme == "wss", isSRV
 	if isUnix {
 		return loc.withSocket(u)
 	}
-
-	loc.host = asciiHost(u.Hostname())
-	if loc.host == "" {
-		return loc, errors.New("no host")
+	host, port, err := hostOf(u)
+	if err != nil {
+		return loc, err
 	}
-	loc.authority = strings.Replace(strings.ToLower(u.Host), strings.ToLower(u.Hostname()), loc.host, 1)
+	loc.Host = host
+	if strings.HasSuffix(u.Hostname(), ".") {
+		loc.Host += "." // for the resolver: no search domains
+	}
+	loc.authority = joinHost(loc.Host, port)
 	if u.Path != "" || u.RawQuery != "" {
 		loc.uri = u.RequestURI()
 	}
-	if loc.srv {
+	if loc.SRV {
 		_, _, loc.authority = loc.service()
-		return loc, loc.checkService(u.Port())
+		return loc, loc.checkService(port)
 	}
-	loc.port = 80
-	if loc.tls {
-		loc.port = 443
+	if port == "" {
+		port = defaultPorts[scheme]
 	}
-	if p := u.Port(); p != "" {
-		n, err := strconv.ParseUint(p, 10, 16)
-		if err != nil || n == 0 {
-			return loc, fmt.Errorf("port %q is not 1 to 65535", p)
-		}
-		loc.port = uint16(n)
-	}
-	return loc, nil
-}
-
-// idnaHost maps what a person may write to A-labels.
-var idnaHost = idna.New(idna.MapForLookup(), idna.CheckHyphens(false), idna.StrictDomainName(false), idna.Transitional(false))
-
-// asciiHost is a host in lower case and, where it is an internationalized
-// name, as DNS and the Host header have it.
-func asciiHost(host string) string {
-	host = strings.ToLower(host)
-	if !strings.ContainsFunc(host, func(c rune) bool { return c > unicode.MaxASCII }) {
-		return host
-	}
-	if ascii, err := idnaHost.ToASCII(host); err == nil {
-		return ascii
-	}
-	return host // DNS will say what it thinks of that
+	n, err := strconv.ParseUint(port, 10, 16)
+	loc.port = uint16(n)
+	return loc, err
 }
 
 // withSocket reads ws+unix:///run/prosody.sock:/xmpp-websocket.
-func (loc location) withSocket(u *url.URL) (location, error) {
-	if u.Host != "" {
-		return loc, fmt.Errorf("host %q before the path of a socket; write three slashes", u.Host)
-	}
+func (loc NodeURL) withSocket(u *url.URL) (NodeURL, error) {
 	socket, path, hasPath := strings.Cut(u.Path, ":")
-	if socket == "" || socket == "/" {
+	switch {
+	case u.Host != "":
+		return loc, fmt.Errorf("host %q before the path of a socket, want three slashes", u.Host)
+	case len(socket) < 2:
 		return loc, errors.New("no path of a socket")
+	case hasPath && !strings.HasPrefix(path, "/"):
+		return loc, fmt.Errorf("path %q does not begin with a slash", path)
+	case !hasPath && u.RawQuery != "":
+		return loc, fmt.Errorf("query %q without a path, want %q", u.RawQuery, socket+":/?"+u.RawQuery)
 	}
-	loc.unix, loc.authority = socket, "localhost"
-	if !hasPath && u.RawQuery != "" {
-		return loc, fmt.Errorf("query %q without a path", u.RawQuery)
-	}
+	loc.Unix, loc.authority = socket, "localhost"
 	if hasPath {
-		if !strings.HasPrefix(path, "/") {
-			return loc, fmt.Errorf("path %q does not begin with a slash", path)
-		}
 		loc.uri = (&url.URL{Path: path, RawQuery: u.RawQuery}).RequestURI()
 	}
-	return loc, nil
+	return loc, CheckSocketPath(socket)
 }
 
-func (loc location) checkService(port string) error {
-	if port != "" {
-		return fmt.Errorf("port %q: SRV records bring their own", port)
-	}
+func (loc NodeURL) checkService(port string) error {
 	if service, proto, _ := loc.service(); len(service) < 2 || len(proto) < 2 {
-		return errors.New("host is not of the form _service._proto.name")
+		return errors.New("host is not of the form _xmpp-websocket._tcp.example1.com")
+	}
+	if port != "" {
+		return fmt.Errorf("port %q, and SRV records bring their own", port)
 	}
 	return nil
 }
 
 // service splits "_xmpp-websocket._tcp.example.com" as LookupSRV wants it,
 // underscores kept.
-func (loc location) service() (service, proto, name string) {
-	labels := strings.SplitN(loc.host, ".", 3)
+func (loc NodeURL) service() (service, proto, name string) {
+	labels := strings.SplitN(loc.Host, ".", 3)
 	if len(labels) < 3 || !strings.HasPrefix(labels[0], "_") || !strings.HasPrefix(labels[1], "_") || labels[2] == "" {
 		return "", "", ""
 	}
@@ -147,32 +104,32 @@ func (loc location) service() (service, proto, name string) {
 }
 
 // literal is the IP address that the URL names, if it names one.
-func (loc location) literal() (netip.AddrPort, bool) {
-	addr, err := netip.ParseAddr(loc.host)
+func (loc NodeURL) literal() (netip.AddrPort, bool) {
+	addr, err := netip.ParseAddr(loc.Host)
 	return netip.AddrPortFrom(addr.Unmap(), loc.port), err == nil
 }
 
-// hostPort is the host with its port, always both; the path of a unix socket.
-func (loc location) hostPort() string {
+// HostPort is the host with its port, always both; the path of a unix socket.
+func (loc NodeURL) HostPort() string {
 	switch {
-	case loc.unix != "":
-		return loc.unix
-	case loc.srv:
-		return loc.host
+	case loc.Unix != "":
+		return loc.Unix
+	case loc.SRV:
+		return loc.Host
 	}
-	return net.JoinHostPort(loc.host, strconv.Itoa(int(loc.port)))
+	return net.JoinHostPort(loc.Host, strconv.Itoa(int(loc.port)))
 }
 
 // serverName is what a wss node's certificate must be for. With SRV it is the
 // name that was asked for, not the target's: DNS is not to be believed here
 // (RFC 9525, section 6.1).
-func (loc location) serverName() string {
-	if loc.srv {
+func (loc NodeURL) serverName() string {
+	if loc.SRV {
 		_, _, name := loc.service()
 		return name
 	}
-	if loc.unix != "" {
+	if loc.Unix != "" {
 		return "localhost"
 	}
-	return loc.host
+	return loc.Host
 }

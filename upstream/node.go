@@ -4,11 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"net"
-	"net/netip"
-	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -19,7 +14,7 @@ type Node struct {
 	group     *group
 	name      string
 	publicURL string
-	loc       location
+	loc       NodeURL
 	weight    float64
 	drain     bool
 	limits    limits
@@ -116,8 +111,8 @@ func (s *server) follow(t *Table, n *Node) {
 	if s.end == nil {
 		s.ctx, s.end = context.WithCancel(t.ctx)
 		switch literal, ok := n.loc.literal(); {
-		case n.loc.unix != "":
-			s.setFixed("unix", n.loc.unix)
+		case n.loc.Unix != "":
+			s.setFixed("unix", n.loc.Unix)
 		case ok:
 			s.setFixed("tcp", literal.String())
 		default:
@@ -142,105 +137,6 @@ func (s *server) setFixed(network, addr string) {
 func (s *server) retire() {
 	s.gone.Store(true)
 	s.end()
-}
-
-// NodeByAddress returns the node of v's upstream that an XMPP server means by
-// the host:port, host, or URL of a redirect (see-other-host, see-other-uri):
-// its name, the host and port of its URL, of an SRV target, or one of its
-// resolved addresses. A host without a port is any port's. Nil: not ours.
-func (v *Vhost) NodeByAddress(address string) *Node {
-	if scheme, rest, ok := strings.Cut(address, "://"); ok {
-		address = rest
-		if i := strings.IndexAny(rest, "/?#"); i >= 0 {
-			address = rest[:i]
-		}
-		if host, port := splitHostPort(address); port == "" {
-			switch strings.ToLower(scheme) {
-			case "ws":
-				address = net.JoinHostPort(host, "80")
-			case "wss":
-				address = net.JoinHostPort(host, "443")
-			}
-		}
-	}
-	host, port := splitHostPort(address)
-	if host == "" {
-		return nil
-	}
-	same := func(hostPort string) bool {
-		h, p := splitHostPort(hostPort)
-		return h == host && (port == "" || p == port)
-	}
-	for _, n := range v.group.nodes {
-		if strings.EqualFold(n.name, address) || n.loc.unix == "" && same(n.loc.hostPort()) {
-			return n
-		}
-	}
-	for _, n := range v.group.nodes {
-		places := n.endpoints()
-		i := slices.IndexFunc(places, func(e endpoint) bool { return e.target != "" && same(e.target) })
-		if i >= 0 {
-			at := *n
-			at.place = places[i].target
-			return &at
-		}
-		i = slices.IndexFunc(places, func(e endpoint) bool { return e.network == "tcp" && same(e.addr) })
-		if i >= 0 {
-			at := *n
-			at.place = places[i].addr
-			return &at
-		}
-	}
-	return v.nodeByHost(host)
-}
-
-// nodeByHost is for a redirect with the port of another connector, 5222 say;
-// the host still tells which node is meant. Nil: it doesn't.
-func (v *Vhost) nodeByHost(host string) *Node {
-	var found []*Node
-	isHost := func(hostPort string) bool {
-		h, _ := splitHostPort(hostPort)
-		return h == host
-	}
-	for _, n := range v.group.nodes {
-		if n.loc.unix == "" && n.loc.host == host || strings.EqualFold(n.name, host) {
-			found = append(found, n)
-			continue
-		}
-		var places []string
-		for _, e := range n.endpoints() {
-			switch {
-			case e.target != "" && isHost(e.target):
-				places = append(places, e.target) // once for each of its addresses
-			case e.network == "tcp" && isHost(e.addr):
-				places = append(places, e.addr)
-			}
-		}
-		for _, place := range slices.Compact(places) {
-			at := *n
-			at.place = place
-			found = append(found, &at)
-		}
-	}
-	if len(found) != 1 {
-		return nil
-	}
-	return found[0]
-}
-
-// splitHostPort takes "host", "host:port", "[::1]:port" and "::1"; it makes
-// host comparable.
-func splitHostPort(s string) (host, port string) {
-	host, port, err := net.SplitHostPort(s)
-	if err != nil {
-		host, port = strings.Trim(s, "[]"), ""
-	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return "", ""
-	}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		host = ip.Unmap().String()
-	}
-	return strings.TrimSuffix(strings.ToLower(host), "."), port
 }
 
 // noAddress says why there is no place to go.

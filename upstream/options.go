@@ -8,9 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"net/url"
-	"strings"
 	"time"
+
+	"wssgate/access"
 )
 
 // Defaults of a group, used where an option is zero.
@@ -76,6 +76,10 @@ type GroupOptions struct {
 	// "follow" (default) dials that node, "rewrite" gives the client the
 	// node's public URL, "off" leaves it to the client. It is the proxy's to do.
 	Redirects string
+
+	// XMPP says that the nodes speak XMPP and nothing else, so that they are to see
+	// nothing of a client's before a good start of a stream. It is the proxy's to do.
+	XMPP bool
 
 	// Host is "client" (default): the client's Host goes to the node
 	// unchanged; or "node": the host of the node's URL.
@@ -173,14 +177,16 @@ type VhostOptions struct {
 	// name of its group, by that form, and for all others it is Upstream's.
 	RouteTo  bool
 	ByDomain map[string]string
+
+	// Access says which client addresses may come; nil: all.
+	Access *access.Rules
 }
 
-// A ConfigError is one mistake in Options. Where it is known, Hint says what
-// to write instead.
+// A ConfigError is one mistake in Options. Package main finds all that a person
+// can make, and says what to write instead; this is for callers.
 type ConfigError struct {
 	Where string // such as `upstream "tigase": node "t1"`
 	What  string
-	Hint  string
 }
 
 func (e *ConfigError) Error() string { return e.Where + ": " + e.What }
@@ -188,24 +194,8 @@ func (e *ConfigError) Error() string { return e.Where + ": " + e.What }
 // mistakes collects every ConfigError of one Options.
 type mistakes []error
 
-func (m *mistakes) add(where, hint, format string, args ...any) {
-	*m = append(*m, &ConfigError{Where: where, What: fmt.Sprintf(format, args...), Hint: hint})
+func (m *mistakes) add(where, format string, args ...any) {
+	*m = append(*m, &ConfigError{Where: where, What: fmt.Sprintf(format, args...)})
 }
 
 func (m mistakes) err() error { return errors.Join(m...) }
-
-// checkPublicURL is true for an absolute ws or wss URL of a host.
-func checkPublicURL(s string) error {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
-		return errors.New("not a URL")
-	case u.Scheme != "ws" && u.Scheme != "wss":
-		return fmt.Errorf("scheme %q is not ws or wss", u.Scheme)
-	case u.Hostname() == "":
-		return errors.New("no host")
-	case u.User != nil || u.Fragment != "" || strings.ContainsAny(s, "'\"<>&"):
-		return errors.New("user, fragment, quotes and angle brackets are not allowed")
-	}
-	return nil
-}

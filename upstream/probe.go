@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/gobwas/ws"
+
+	"wssgate/xmpp"
 )
 
 const (
@@ -41,7 +43,11 @@ func (n *Node) probe(ctx context.Context, a *address) error {
 	if h.Path != "" {
 		loc.uri = h.Path
 	}
-	p, err := n.prober(ctx, a, &loc, &Request{Host: asciiHost(h.Domain), RequestURI: "/"})
+	host, err := xmpp.NormalDomain(h.Domain)
+	if err != nil {
+		host = h.Domain
+	}
+	p, err := n.prober(ctx, a, &loc, &Request{Host: host, RequestURI: "/"})
 	if h, ok := errors.AsType[*HandshakeError](err); ok && loc.uri == "" && h.Status >= 400 && h.Status < 500 {
 		return nil // it lives; which path is right, only clients know
 	}
@@ -71,7 +77,7 @@ type prober struct {
 }
 
 // prober dials a for the gate itself and does the opening handshake.
-func (n *Node) prober(ctx context.Context, a *address, loc *location, r *Request) (*prober, error) {
+func (n *Node) prober(ctx context.Context, a *address, loc *NodeURL, r *Request) (*prober, error) {
 	r.Subprotocol, r.UserAgent = "xmpp", probeAgent
 	key := newKey()
 	request, err := r.appendRequest(nil, loc, n.group.hostOfNode, key)

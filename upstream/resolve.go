@@ -111,11 +111,11 @@ func (n *Node) resolve(ctx context.Context, old []endpoint) ([]endpoint, error) 
 	defer cancel()
 	var records []record
 	var err error
-	if n.loc.srv {
+	if n.loc.SRV {
 		records, err = n.lookupService(ctx, old)
 	} else {
 		var addrs []netip.Addr
-		addrs, err = n.lookup(ctx, n.loc.host)
+		addrs, err = n.lookup(ctx, n.loc.Host)
 		for _, a := range addrs {
 			records = append(records, record{netip.AddrPortFrom(a, n.loc.port), "", 0, 1 / float64(len(addrs))})
 		}
@@ -140,7 +140,8 @@ func (n *Node) resolve(ctx context.Context, old []endpoint) ([]endpoint, error) 
 	return places, err
 }
 
-// lookup returns the addresses of a name, each once, at least one.
+// lookup returns the addresses of a name, each once, at least one and at most
+// maxPlaces: a name may be the target of one of as many SRV records.
 func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	addrs, err := n.group.env.resolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
@@ -154,7 +155,7 @@ func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	if len(addrs) == 0 {
 		return nil, fmt.Errorf("resolve %q: %w", host, ErrNoAddress)
 	}
-	return addrs, nil
+	return addrs[:min(len(addrs), maxPlaces)], nil
 }
 
 // lookupService returns the places behind SRV records (RFC 2782).
@@ -162,11 +163,11 @@ func (n *Node) lookupService(ctx context.Context, old []endpoint) ([]record, err
 	service, proto, name := n.loc.service()
 	_, srvs, err := n.group.env.resolver.LookupSRV(ctx, service[1:], proto[1:], name)
 	if err != nil && len(srvs) == 0 {
-		return nil, dnsError(n.loc.host, err)
+		return nil, dnsError(n.loc.Host, err)
 	}
 	srvs = slices.DeleteFunc(slices.Clone(srvs), func(s *net.SRV) bool { return s.Target == "." || s.Port == 0 })
 	if len(srvs) == 0 {
-		return nil, fmt.Errorf("resolve %q: %w: its SRV records name no target", n.loc.host, ErrNoAddress)
+		return nil, fmt.Errorf("resolve %q: %w: its SRV records name no target", n.loc.Host, ErrNoAddress)
 	}
 	if len(srvs) > maxPlaces {
 		srvs = srvs[:maxPlaces]

@@ -360,10 +360,15 @@ func TestPlacesAreLimited(t *testing.T) {
 			many = append(many, netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}).String())
 		}
 		d.set("t", many...)
-		tab, _ := named(t, newCluster(nil), d, GroupOptions{}, NodeOptions{URL: "ws://t/"})
+		tab, v := named(t, newCluster(nil), d, GroupOptions{}, NodeOptions{URL: "ws://t/"})
 		synctest.Wait()
 		if n := len(places(tab)); n != maxPlaces {
 			t.Errorf("%d places, want %d", n, maxPlaces)
+		}
+		// What it takes until then is bounded as well.
+		node := v.group.nodes[0]
+		if addrs, err := node.lookup(t.Context(), "t"); len(addrs) != maxPlaces || err != nil {
+			t.Errorf("%d addresses of one name, %v; want %d", len(addrs), err, maxPlaces)
 		}
 	})
 }

@@ -3,14 +3,14 @@ package upstream
 import (
 	"cmp"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 )
 
-// A group is one upstream of the configuration. It never changes.
+// A group is one upstream of the configuration. It never changes, but for what is
+// noted in lost.
 type group struct {
 	name          string
 	nodes         []*Node
@@ -18,10 +18,12 @@ type group struct {
 	proxyProtocol string
 	hostOfNode    bool
 	redirects     string
+	xmpp          bool
 	dialTimeout   time.Duration
 	resolveEvery  time.Duration
 	health        HealthOptions
 	env           *environment
+	lost          lostRedirects
 }
 
 // newRoutes checks o and makes routes of it. Its nodes have no server yet.
@@ -29,12 +31,12 @@ func newRoutes(o Options) (*Routes, error) {
 	r := &Routes{exact: map[string]*Vhost{}, wild: map[string]*Vhost{}, env: newEnvironment(o)}
 	var m mistakes
 	if len(o.Upstreams) == 0 {
-		m.add("upstream", `write [upstream.tigase] with nodes = ["ws://127.0.0.1:5290/"]`, "none is configured")
+		m.add("upstream", "none is configured")
 	}
 	for _, g := range o.Upstreams {
 		where := fmt.Sprintf("upstream %q", g.Name)
 		if r.group(g.Name) != nil {
-			m.add(where, "", "configured twice")
+			m.add(where, "configured twice")
 		}
 		r.groups = append(r.groups, newGroup(where, g, r.env, &m))
 	}
@@ -42,7 +44,7 @@ func newRoutes(o Options) (*Routes, error) {
 	case len(o.Vhosts) == 0 && len(r.groups) == 1:
 		r.only = &Vhost{name: "*", group: r.groups[0]}
 	case len(o.Vhosts) == 0 && len(r.groups) > 1:
-		m.add("vhost", "write a [[vhost]] with names and upstream", "none is configured, but %d upstreams are", len(r.groups))
+		m.add("vhost", "none is configured, but %d upstreams are", len(r.groups))
 	}
 	for i, v := range o.Vhosts {
 		r.addVhost(i, v, &m)
@@ -65,25 +67,26 @@ func newGroup(where string, o GroupOptions, env *environment, m *mistakes) *grou
 		proxyProtocol: o.ProxyProtocol,
 		hostOfNode:    o.Host == "node",
 		redirects:     cmp.Or(o.Redirects, "follow"),
+		xmpp:          o.XMPP,
 		dialTimeout:   cmp.Or(o.DialTimeout, DefaultDialTimeout),
 		resolveEvery:  cmp.Or(o.ResolveInterval, DefaultResolveInterval),
 		health:        o.Health,
 		env:           env,
 	}
 	if o.Name == "" {
-		m.add("upstream", "", "one has no name")
+		m.add("upstream", "one has no name")
 	}
 	if !slices.Contains([]string{balanceLeast, balanceRandom, balanceHash}, g.balance) {
-		m.add(where, `write "least", "random" or "hash"`, "balance: %q is not known", o.Balance)
+		m.add(where, "balance: %q is not known", o.Balance)
 	}
 	if !slices.Contains([]string{"", proxyV1, proxyV2}, o.ProxyProtocol) {
-		m.add(where, `write "v1" or "v2"`, "proxy_protocol: %q is not known", o.ProxyProtocol)
+		m.add(where, "proxy_protocol: %q is not known", o.ProxyProtocol)
 	}
 	if !slices.Contains([]string{"", "client", "node"}, o.Host) {
-		m.add(where, `write "client" or "node"`, "host: %q is not known", o.Host)
+		m.add(where, "host: %q is not known", o.Host)
 	}
 	if !slices.Contains([]string{"follow", "rewrite", "off"}, g.redirects) {
-		m.add(where, `write "follow", "rewrite" or "off"`, "redirects: %q is not known", o.Redirects)
+		m.add(where, "redirects: %q is not known", o.Redirects)
 	}
 	for _, d := range []struct {
 		key   string
@@ -93,23 +96,23 @@ func newGroup(where string, o GroupOptions, env *environment, m *mistakes) *grou
 		{"health.interval", o.Health.Interval}, {"health.timeout", o.Health.Timeout},
 	} {
 		if d.value < 0 || d.value > 0 && d.value < 10*time.Millisecond {
-			m.add(where, "", "%s: %v is too short", d.key, d.value)
+			m.add(where, "%s: %v is too short", d.key, d.value)
 		}
 	}
 	if g.health.Timeout == 0 {
 		g.health.Timeout = min(DefaultHealthTimeout, cmp.Or(g.health.Interval, DefaultHealthTimeout))
 	}
 	if p := o.Health.Path; p != "" && p[0] != '/' {
-		m.add(where, "", "health.path: %q does not begin with a slash", p)
+		m.add(where, "health.path: %q does not begin with a slash", p)
 	}
 	if len(o.Nodes) == 0 {
-		m.add(where, `write nodes = ["ws://127.0.0.1:5290/"]`, "no nodes")
+		m.add(where, "no nodes")
 	}
 	names := map[string]bool{}
 	for i, no := range o.Nodes {
 		n, ok := newNode(where, i, g, o, no, m)
 		if ok && names[n.name] {
-			m.add(where, "give each node a name of its own", "node %q: configured twice", n.name)
+			m.add(where, "node %q: configured twice", n.name)
 		}
 		names[n.name] = true
 		g.nodes = append(g.nodes, n)
@@ -123,40 +126,36 @@ func newNode(where string, i int, g *group, o GroupOptions, no NodeOptions, m *m
 			connections: cmp.Or(no.MaxConnections, o.MaxConnections),
 			rate:        cmp.Or(no.ConnectRate, o.ConnectRate),
 		}}
-	loc, err := parseLocation(no.URL)
-	n.loc, n.name = loc, cmp.Or(no.Name, loc.hostPort())
+	loc, err := ParseNodeURL(no.URL)
+	n.loc, n.name = loc, cmp.Or(no.Name, loc.HostPort())
 	if err == nil || no.Name != "" {
 		where = fmt.Sprintf("%s: node %q", where, n.name)
 	} else {
 		where = fmt.Sprintf("%s: node %d", where, i+1) // the URL may hold a password
 	}
 	if err != nil {
-		hint := ""
-		if errors.Is(err, errNodeScheme) {
-			hint = `the upstream speaks WebSocket; write "ws://127.0.0.1:5290/"`
-		}
-		m.add(where, hint, "url: %v", err)
+		m.add(where, "url: %v", err)
 		return n, false
 	}
 	if no.PublicURL != "" {
-		if err := checkPublicURL(no.PublicURL); err != nil {
-			m.add(where, `write "wss://" and the name that clients use`, "public_url: %q: %v", no.PublicURL, err)
+		if _, err := ParseURL(no.PublicURL, "wss"); err != nil {
+			m.add(where, "public_url: %q: %v", no.PublicURL, err)
 		}
 	}
 	if no.Weight < 0 || no.Weight > 1000 {
-		m.add(where, "to take a node out, write drain = true", "weight: %d is not 1 to 1000", no.Weight)
+		m.add(where, "weight: %d is not 1 to 1000", no.Weight)
 	}
 	if n.limits.connections < 0 || n.limits.rate < 0 {
-		m.add(where, "", "a limit is negative")
+		m.add(where, "a limit is negative")
 	}
-	if loc.tls {
+	if loc.TLS {
 		n.tls = nodeTLS(o.TLS, loc)
 	}
 	return n, true
 }
 
 // nodeTLS completes the group's TLS configuration for one node.
-func nodeTLS(base *tls.Config, loc location) *tls.Config {
+func nodeTLS(base *tls.Config, loc NodeURL) *tls.Config {
 	c := &tls.Config{}
 	if base != nil {
 		c = base.Clone()
@@ -176,7 +175,7 @@ func (r *Routes) addVhost(i int, o VhostOptions, m *mistakes) {
 	if len(o.Names) > 0 {
 		where = fmt.Sprintf("vhost %q", o.Names[0])
 	} else {
-		m.add(where, "", "no names")
+		m.add(where, "no names")
 	}
 	v := &Vhost{path: o.Path, node: o.Node, fallback: o.Fallback}
 	v.group = r.group(o.Upstream)
@@ -186,23 +185,23 @@ func (r *Routes) addVhost(i int, o VhostOptions, m *mistakes) {
 	switch {
 	case v.group != nil:
 	case o.Upstream == "" && len(r.groups) > 1:
-		m.add(where, "write upstream = and the name of one", "no upstream, but %d are configured", len(r.groups))
+		m.add(where, "no upstream, but %d are configured", len(r.groups))
 	case o.Upstream != "":
-		m.add(where, r.knownGroups(), "upstream %q is not configured", o.Upstream)
+		m.add(where, "upstream %q is not configured", o.Upstream)
 	}
 	if o.Node != "" && v.group != nil && !slices.ContainsFunc(v.group.nodes, func(n *Node) bool { return n.name == o.Node }) {
-		m.add(where, v.group.knownNodes(), "node %q is not one of upstream %q", o.Node, v.group.name)
+		m.add(where, "node %q is not one of upstream %q", o.Node, v.group.name)
 	}
 	if o.Fallback && o.Node == "" {
-		m.add(where, "", "fallback without a node")
+		m.add(where, "fallback without a node")
 	}
 	if o.Path != "" && (o.Path[0] != '/' || strings.ContainsAny(o.Path, "?# ")) {
-		m.add(where, `write one such as "/ws"`, "path: %q is not a path", o.Path)
+		m.add(where, "path: %q is not a path", o.Path)
 	}
 	for _, s := range o.Origins {
-		p, err := parseOriginPattern(s)
+		p, err := ParseOrigin(s)
 		if err != nil {
-			m.add(where, `write one such as "https://chat.example.com"`, "origins: %q: %v", s, err)
+			m.add(where, "origins: %q: %v", s, err)
 		}
 		v.origins = append(v.origins, p)
 	}
@@ -217,38 +216,22 @@ func (r *Routes) addVhost(i int, o VhostOptions, m *mistakes) {
 			table = r.wild
 		}
 		if table[p.name] != nil {
-			m.add(where, "", "name %q: another vhost has it", s)
+			m.add(where, "name %q: another vhost has it", s)
 		}
 		table[p.name] = &named
 	}
 }
 
 func (r *Routes) addByDomain(where string, v *Vhost, o VhostOptions, m *mistakes) {
-	v.routeTo, v.byDomain = o.RouteTo, map[string]*group{}
+	v.routeTo, v.byDomain, v.access = o.RouteTo, map[string]*group{}, o.Access
 	if len(o.ByDomain) > 0 && !o.RouteTo {
-		m.add(where, `write route = "to"`, "by_domain without route = \"to\"")
+		m.add(where, "by_domain without route = \"to\"")
 	}
 	for domain, name := range o.ByDomain {
 		g := r.group(name)
 		if g == nil {
-			m.add(where, r.knownGroups(), "by_domain: upstream %q is not configured", name)
+			m.add(where, "by_domain: upstream %q is not configured", name)
 		}
 		v.byDomain[domain] = g
 	}
-}
-
-func (r *Routes) knownGroups() string {
-	var names []string
-	for _, g := range r.groups {
-		names = append(names, fmt.Sprintf("%q", g.name))
-	}
-	return "configured are " + strings.Join(names, ", ")
-}
-
-func (g *group) knownNodes() string {
-	var names []string
-	for _, n := range g.nodes {
-		names = append(names, fmt.Sprintf("%q", n.name))
-	}
-	return "its nodes are " + strings.Join(names, ", ")
 }

@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -271,6 +273,131 @@ func TestNodeByAddress(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The manual's cluster: Tigase names a node by its host name, which publicly leads
+// to the gate, with the port of its own listener.
+func TestNodeByPublicName(t *testing.T) {
+	node := func(name, url, public string) NodeOptions {
+		return NodeOptions{Name: name, URL: url, PublicURL: public}
+	}
+	for _, c := range []struct {
+		what  string
+		nodes []NodeOptions
+		want  map[string]string // node by address; "" none
+	}{
+		{"a name for each", []NodeOptions{
+			node("t1", "ws://10.0.0.1:5290/", "wss://t1.example1.com:5291/"),
+			node("t2", "ws://10.0.0.2:5290/", "wss://T2.Example1.com.:5291/x"),
+			node("t3", "ws://10.0.0.3:5290/", "wss://bücher.example:5291/"),
+			node("t4", "ws://[2001:db8::4]:5290/", "wss://[2001:db8::f4]:5291/"),
+			node("node 5", "ws+unix:///run/5", "wss://t5.example1.com/"),
+		}, map[string]string{
+			"ws://t2.example1.com:5290/": "t2", "ws://T1.EXAMPLE1.com.:5290/": "t1", "t2.example1.com": "t2", "t2.example1.com:5222": "t2",
+			"wss://t2.example1.com:5291/": "t2", "ws://xn--bcher-kva.example:5290/": "t3", "ws://Bücher.example/": "t3",
+			"ws://[2001:DB8:0::f4]:5290/": "t4", "2001:db8::4": "t4", "Node 5": "node 5", "t5.example1.com": "node 5",
+			"ws://t9.example1.com:5290/": "", "example1.com": "", "ws://x.t2.example1.com:5290/": "",
+		}},
+		{"one name for all, told by the port", []NodeOptions{
+			node("t1", "ws://10.0.0.1:5290/", "wss://chat.example1.com:5291/"),
+			node("t2", "ws://10.0.0.2:5290/", "wss://chat.example1.com:5292/"),
+		}, map[string]string{"ws://chat.example1.com:5290/": "", "chat.example1.com": "", "wss://chat.example1.com:5292/": "t2", "chat.example1.com:05291": "t1", "t2": "t2"}},
+		{"the name of one is the public host of the other", []NodeOptions{
+			node("t2.example1.com", "ws://10.0.0.1:5290/", ""),
+			node("b", "ws://10.0.0.2:5290/", "wss://t2.example1.com:5291/"),
+		}, map[string]string{"ws://t2.example1.com:5290/": "", "t2.example1.com": "", "10.0.0.2": "b", "wss://t2.example1.com:5291/": "b"}},
+		{"the URL of one has the public host of the other", []NodeOptions{
+			node("t1", "ws://t2.example1.com:5290/", "wss://t1.example1.com:5291/"),
+			node("t2", "ws://10.0.0.2:5290/", "wss://t2.example1.com:5291/"),
+		}, map[string]string{"ws://t2.example1.com:5290/": "t1", "t2.example1.com": "", "ws://t2.example1.com:5280/": ""}},
+		{"one server, two paths", []NodeOptions{
+			node("a", "ws://10.0.0.1:5290/a", ""), node("b", "ws://10.0.0.1:5290/b", ""),
+		}, map[string]string{"ws://10.0.0.1:5290/": "", "10.0.0.1": "", "a": "a"}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			o := newCluster(brief).options(GroupOptions{}, c.nodes...)
+			o.Resolver = &fakeDNS{ips: map[string][]string{}}
+			v, err := table(t, o).Routes().Lookup("x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for address, want := range c.want {
+				got := ""
+				if n := v.NodeByAddress(address); n != nil {
+					got = n.Name()
+				}
+				if got != want {
+					t.Errorf("%s: NodeByAddress(%q) = %q; want %q", c.what, address, got, want)
+				}
+			}
+		})
+	}
+}
+
+// A redirect that leads nowhere is a line in the log, once a minute, and says what
+// to write; a reload begins anew.
+func TestLoseRedirect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lines
+		o := newCluster(brief).options(GroupOptions{},
+			NodeOptions{Name: "t1", URL: "ws://10.0.0.1:5290/", PublicURL: "wss://chat.example1.com:5291/"},
+			NodeOptions{Name: "t2", URL: "ws://10.0.0.2:5290/", PublicURL: "wss://chat.example1.com:5292/"})
+		o.Log = slog.New(slog.NewTextHandler(&log, nil))
+		tab := table(t, o)
+		v, _ := tab.Routes().Lookup("x")
+		for range 60 { // one a second
+			v.LoseRedirect("ws://t9.example1.com:5290/", nil)
+			time.Sleep(time.Second)
+		}
+		v.LoseRedirect("ws://[2001:db8::9]:5290/", nil)
+		synctest.Wait()
+		got := log.take()
+		if len(got) != 2 || !strings.Contains(got[0], "count=1 ") || !strings.Contains(got[1], "count=60 ") || !strings.Contains(got[0], "t9.example1.com") {
+			t.Errorf("log of a minute: %q; want two lines, of 1 and of 60", got)
+		}
+		lost := tab.Status()[0].Lost
+		if lost.Count != 61 || !strings.Contains(lost.Do, `name = "2001:db8::9", or public_url = "wss://[2001:db8::9]:5291/"`) {
+			t.Errorf("lost = %+v; want 61, and what to write", lost)
+		}
+		for address, want := range map[string]string{
+			"ws://chat.example1.com:5290/":                         `several nodes are known: "t1", "t2"`,
+			"<" + strings.Repeat("x", 1000):                        "which is no node",
+			"ws://t9.example1.com:5290/" + strings.Repeat("x", 99): "which is no node",
+		} {
+			if err := v.LoseRedirect(address, nil); !strings.Contains(err.Error(), want) || len(err.Error()) > 400 {
+				t.Errorf("LoseRedirect(%.50q) = %v; want %q", address, err, want)
+			}
+		}
+		if err := v.LoseRedirect("ws://10.0.0.2:5290/", v.NodeByAddress("10.0.0.2")); !strings.Contains(err.Error(), `node "t2": it can't be followed`) {
+			t.Errorf("a node without a public URL: %v", err)
+		}
+		routes, err := Prepare(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tab.Commit(routes)
+		if lost := tab.Status()[0].Lost; lost.Count != 0 {
+			t.Errorf("after a reload lost = %+v; want none", lost)
+		}
+	})
+}
+
+// lines keeps what a log writes.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(strings.Lines(l.b.String()))
 }
 
 // A redirect is followed to the node that was named, and to no other.

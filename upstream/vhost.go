@@ -3,9 +3,11 @@ package upstream
 import (
 	"errors"
 	"fmt"
-	"net/url"
+	"net/netip"
 	"slices"
 	"strings"
+
+	"wssgate/access"
 )
 
 // Why a vhost refuses a request.
@@ -13,6 +15,7 @@ var (
 	ErrPath   = errors.New("path is not served")    // 403
 	ErrOrigin = errors.New("origin is not allowed") // 403
 	ErrDomain = errors.New("domain is not served")  // host-unknown
+	ErrClient = errors.New("client is not allowed") // 403
 )
 
 // A Vhost is what is configured for one server name or wildcard. It never
@@ -23,10 +26,11 @@ type Vhost struct {
 	node     string // pinned; or ""
 	fallback bool
 	path     string
-	origins  []originPattern
+	origins  []Origin
 	domains  []namePattern
 	routeTo  bool
 	byDomain map[string]*group
+	access   *access.Rules
 }
 
 // A namePattern is a domain in its normal form, or, wild, what follows "*.".
@@ -88,10 +92,20 @@ func (v *Vhost) AllowsOrigin(origin string) error {
 	if len(v.origins) == 0 || origin == "" {
 		return nil
 	}
-	if o, err := parseOrigin(origin); err == nil && slices.ContainsFunc(v.origins, func(p originPattern) bool { return p.matches(o) }) {
+	if o, err := ParseOrigin(origin); err == nil && slices.ContainsFunc(v.origins, func(p Origin) bool { return p.matches(o) }) {
 		return nil
 	}
 	return fmt.Errorf("vhost %q: origin %q: %w", v.name, origin, ErrOrigin)
+}
+
+// AllowsClient returns an error that is ErrClient where the vhost's access lists
+// keep an address out. They may change under a Vhost; the zero Addr, of a unix
+// socket, is allowed.
+func (v *Vhost) AllowsClient(client netip.Addr) error {
+	if v.access.Allows(client) {
+		return nil
+	}
+	return fmt.Errorf("vhost %q: client %s: %w", v.name, client, ErrClient)
 }
 
 // AllowsDomain returns an error that is ErrDomain where the vhost has a list
@@ -138,54 +152,9 @@ func (v *Vhost) PublicURLs(pinned bool) []string {
 	return urls
 }
 
+// XMPP reports whether the vhost's upstream speaks XMPP and nothing else.
+func (v *Vhost) XMPP() bool { return v.group.xmpp }
+
 // Redirects says what is done about redirects of the vhost's upstream:
 // "follow", "rewrite" or "off".
 func (v *Vhost) Redirects() string { return v.group.redirects }
-
-// An originPattern is an origin, whose host may begin with "*." for one label.
-type originPattern struct {
-	scheme, host, port string
-	wild               bool // host is what follows "*."
-	null               bool // the word "null"
-}
-
-func parseOriginPattern(s string) (originPattern, error) {
-	rest, wild := strings.CutPrefix(s, "https://*.")
-	if wild {
-		rest = "https://" + rest
-	} else if rest, wild = strings.CutPrefix(s, "http://*."); wild {
-		rest = "http://" + rest
-	}
-	p, err := parseOrigin(rest)
-	p.wild = wild
-	return p, err
-}
-
-// parseOrigin reads the serialization of an origin (RFC 6454, section 6.2).
-func parseOrigin(s string) (originPattern, error) {
-	if s == "null" {
-		return originPattern{null: true}, nil
-	}
-	u, err := url.Parse(s)
-	if err != nil || u.Scheme == "" || u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(s, "#") || strings.HasSuffix(s, "?") {
-		return originPattern{}, errors.New("not an origin")
-	}
-	p := originPattern{scheme: u.Scheme, host: strings.ToLower(u.Hostname()), port: u.Port()}
-	if p.port == "" {
-		switch p.scheme {
-		case "https":
-			p.port = "443"
-		case "http":
-			p.port = "80"
-		}
-	}
-	return p, nil
-}
-
-func (p originPattern) matches(o originPattern) bool {
-	host := o.host
-	if p.wild {
-		_, host, _ = strings.Cut(host, ".")
-	}
-	return p.null == o.null && p.scheme == o.scheme && p.host == host && p.port == o.port
-}

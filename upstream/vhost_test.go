@@ -182,33 +182,33 @@ func TestOptionsMistakes(t *testing.T) {
 		{group(func(g *GroupOptions) { g.Nodes = append(g.Nodes, g.Nodes...) }), `upstream "tigase": node "127.0.0.1:5290": configured twice`},
 		{group(func(g *GroupOptions) { g.Nodes[0].Weight = -1 }), `upstream "tigase": node "127.0.0.1:5290": weight: -1 is not 1 to 1000`},
 		{group(func(g *GroupOptions) { g.Nodes[0].ConnectRate = -1 }), `a limit is negative`},
-		{group(func(g *GroupOptions) { g.Nodes[0].PublicURL = "https://x/" }), `public_url: "https://x/": scheme "https" is not ws or wss`},
-		{group(func(g *GroupOptions) { g.Nodes[0].PublicURL = "wss://x/'><" }), `public_url: "wss://x/'><": user`},
+		{group(func(g *GroupOptions) { g.Nodes[0].PublicURL = "https://x/" }), `public_url: "https://x/": scheme "https" is not wss`},
+		{group(func(g *GroupOptions) { g.Nodes[0].PublicURL = "wss://x/'><" }), `public_url: "wss://x/'><": has a quote`},
 		{group(func(g *GroupOptions) { g.Nodes[0].PublicURL = "wss:///" }), `public_url: "wss:///": no host`},
-		{url("http://127.0.0.1:5290/"), `upstream "tigase": node "t1": url: scheme "http": scheme is not ws`},
+		{url("http://127.0.0.1:5290/"), `upstream "tigase": node "t1": url: scheme "http" is not ws`},
 		{url("127.0.0.1:5290"), `upstream "tigase": node "t1": url: `},
-		{url(""), `upstream "tigase": node "t1": url: scheme ""`},
-		{url("ws:127.0.0.1"), `"//" is missing`},
+		{url(""), `upstream "tigase": node "t1": url: want a URL`},
+		{url("ws:127.0.0.1"), `no "//" behind`},
 		{url("ws://"), "no host"},
 		{url("ws://a:0/"), `port "0" is not 1 to 65535`},
 		{url("ws://a:65536/"), `port "65536" is not 1 to 65535`},
-		{url("ws://user:secret@a/"), "a user or password is not allowed"},
-		{group(func(g *GroupOptions) { g.Nodes[0].URL = "ws://user:secret@a/" }), `upstream "tigase": node 1: url: a user or password is not allowed`},
+		{url("ws://user:secret@a/"), "has a user or password"},
+		{group(func(g *GroupOptions) { g.Nodes[0].URL = "ws://user:secret@a/" }), `upstream "tigase": node 1: url: has a user or password`},
 		{group(func(g *GroupOptions) { g.Nodes[0].URL = "ws://user:secret@a:b/" }), `upstream "tigase": node 1: url: invalid port`},
-		{url("ws://a/#x"), "a fragment is not allowed"},
+		{url("ws://a/#x"), "has a fragment"},
 		{url("ws+unix://run/x"), `host "run" before the path`},
 		{url("ws+unix:///"), "no path of a socket"},
 		{url("ws+unix:///run/x:ws"), `path "ws" does not begin with a slash`},
-		{url("srv+ws+unix:///x"), "scheme is not"},
-		{url("srv+ws://example.com/"), "host is not of the form _service._proto.name"},
-		{url("srv+ws://_xmpp-websocket._tcp.example.com:5290/"), `port "5290": SRV records bring their own`},
+		{url("srv+ws+unix:///x"), "is not ws"},
+		{url("srv+ws://example.com/"), "host is not of the form _xmpp-websocket._tcp.example1.com"},
+		{url("srv+ws://_xmpp-websocket._tcp.example.com:5290/"), `port "5290", and SRV records bring their own`},
 		{vhost(VhostOptions{Upstream: "tigase"}), "vhost 1: no names"},
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigsae"}), `vhost "a": upstream "tigsae" is not configured`},
 		{vhost(VhostOptions{Names: []string{"a"}}), `vhost "a": no upstream, but 2 are configured`},
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Node: "t2"}), `vhost "a": node "t2" is not one of upstream "tigase"`},
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Fallback: true}), `vhost "a": fallback without a node`},
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Path: "ws"}), `vhost "a": path: "ws" is not a path`},
-		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Origins: []string{"chat.example"}}), `vhost "a": origins: "chat.example": not an origin`},
+		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Origins: []string{"chat.example"}}), `vhost "a": origins: "chat.example": no "//" behind the scheme`},
 		{vhost(VhostOptions{Names: []string{"a", "a"}, Upstream: "tigase"}), `vhost "a": name "a": another vhost has it`},
 	} {
 		tab, err := New(c.o)
@@ -237,20 +237,20 @@ func TestOptionsMistakes(t *testing.T) {
 func TestLocation(t *testing.T) {
 	for _, c := range []struct {
 		url  string
-		want location
+		want NodeURL
 	}{
-		{"ws://T1.example", location{host: "t1.example", port: 80, authority: "t1.example"}},
-		{"wss://t1.example/ws?a=b", location{tls: true, host: "t1.example", port: 443, authority: "t1.example", uri: "/ws?a=b"}},
-		{"ws://T1.Bücher.example.:5290", location{host: "t1.xn--bcher-kva.example.", port: 5290, authority: "t1.xn--bcher-kva.example.:5290"}},
-		{"srv+ws://_x._tcp.Bücher.example", location{srv: true, host: "_x._tcp.xn--bcher-kva.example", authority: "xn--bcher-kva.example"}},
-		{"ws://[::1]:5290/", location{host: "::1", port: 5290, authority: "[::1]:5290", uri: "/"}},
-		{"ws+unix:///run/p.sock", location{unix: "/run/p.sock", authority: "localhost"}},
-		{"wss+unix:///run/p.sock:/ws?x", location{tls: true, unix: "/run/p.sock", authority: "localhost", uri: "/ws?x"}},
-		{"srv+wss://_x._tcp.example.com/ws", location{tls: true, srv: true, host: "_x._tcp.example.com", authority: "example.com", uri: "/ws"}},
+		{"ws://T1.example", NodeURL{Host: "t1.example", port: 80, authority: "t1.example"}},
+		{"wss://t1.example/ws?a=b", NodeURL{TLS: true, Host: "t1.example", port: 443, authority: "t1.example", uri: "/ws?a=b"}},
+		{"ws://T1.Bücher.example.:5290", NodeURL{Host: "t1.xn--bcher-kva.example.", port: 5290, authority: "t1.xn--bcher-kva.example.:5290"}},
+		{"srv+ws://_x._tcp.Bücher.example", NodeURL{SRV: true, Host: "_x._tcp.xn--bcher-kva.example", authority: "xn--bcher-kva.example"}},
+		{"ws://[::1]:5290/", NodeURL{Host: "::1", port: 5290, authority: "[::1]:5290", uri: "/"}},
+		{"ws+unix:///run/p.sock", NodeURL{Unix: "/run/p.sock", authority: "localhost"}},
+		{"wss+unix:///run/p.sock:/ws?x", NodeURL{TLS: true, Unix: "/run/p.sock", authority: "localhost", uri: "/ws?x"}},
+		{"srv+wss://_x._tcp.example.com/ws", NodeURL{TLS: true, SRV: true, Host: "_x._tcp.example.com", authority: "example.com", uri: "/ws"}},
 	} {
 		c.want.url = c.url
-		if got, err := parseLocation(c.url); err != nil || got != c.want {
-			t.Errorf("parseLocation(%q) = %+v, %v; want %+v", c.url, got, err, c.want)
+		if got, err := ParseNodeURL(c.url); err != nil || got != c.want {
+			t.Errorf("ParseNodeURL(%q) = %+v, %v; want %+v", c.url, got, err, c.want)
 		}
 	}
 }

@@ -1,76 +1,117 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/url"
+	"slices"
 	"time"
+
+	"wssgate/sampling"
 )
 
 const (
-	// boshRequests is how many requests one vhost's BOSH has under way at once:
-	// two for each of a thousand clients. Each costs about 60 KiB here.
-	boshRequests = 2048
-
 	// boshWait bounds how long the XMPP server may hold a request. Clients ask
 	// for 60 s, and servers grant no more than 2 minutes by default.
 	boshWait = 5 * time.Minute
 
+	boshBody      = 30 * time.Second // for a request's body
+	boshMaxHeader = 64 << 10         // bytes of an answer's header
+
 	boshDial  = 5 * time.Second
 	boshWrite = 30 * time.Second // for a client to take the answer, beside boshWait
+
+	// boshIdle is how many idle connections to BOSH servers are kept where
+	// Options do not say.
+	boshIdle = 64
 )
 
 // bosh passes requests for one path to an XMPP server that does BOSH
 // (XEP-0124), as they are: who may ask from where (CORS) is its business.
+//
+// A request has a place among those of its vhost (boshplaces.go). Its body is read
+// whole and held against the vhost's rules (boshrules.go) before the server, or a
+// descriptor for it, is bothered.
 type bosh struct {
-	path      string
-	url       string // scheme and host, for the log
-	proxy     *httputil.ReverseProxy
-	transport *http.Transport
-	places    chan struct{}
+	path         string
+	url          string // scheme and host, for the log
+	allowsDomain func(domain string) error
+	proxy        *httputil.ReverseProxy
+	places       boshPlaces
+
+	refused, tooMany, noAnswer sampling.Line
 }
 
-func newBOSH(target *url.URL, config *tls.Config, log *slog.Logger) *bosh {
-	b := &bosh{path: target.Path, url: target.Scheme + "://" + target.Host, places: make(chan struct{}, boshRequests)}
+// newTransport returns what keeps connections to BOSH servers, so many of them
+// idle at most. Config is for those that are https.
+func newTransport(config *tls.Config, idle int) *http.Transport {
 	if config != nil {
 		config = config.Clone()
 	}
-	b.transport = &http.Transport{
+	return &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: boshDial}).DialContext,
 		TLSClientConfig:     config,
 		TLSHandshakeTimeout: boshDial,
-		MaxIdleConnsPerHost: 64,
+		DisableKeepAlives:   idle == 0,
+		MaxIdleConns:        idle,
+		MaxIdleConnsPerHost: idle,
 		// Short, for a server may close at that moment a connection that is
 		// chosen for a request.
 		IdleConnTimeout:       15 * time.Second,
 		ResponseHeaderTimeout: boshWait,
-		DisableCompression:    true,
+		// By default it would be 10 MiB, for each request.
+		MaxResponseHeaderBytes: boshMaxHeader,
+		DisableCompression:     true,
 	}
+}
+
+func newBOSH(o Vhost, transport *http.Transport, log *slog.Logger) *bosh {
+	target := o.BOSH
+	b := &bosh{path: target.Path, url: target.Scheme + "://" + target.Host, allowsDomain: o.AllowsDomain}
 	b.proxy = &httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.Out.URL.Scheme, pr.Out.URL.Host = target.Scheme, target.Host
 			// The client's Host stays, as with WebSockets: servers find their
 			// own vhost by it.
 			pr.Out.Host = pr.In.Host
+			pr.Out.Header = boshHeader(pr.Out.Header)
+			pr.Out.Trailer = nil
 			pr.SetXForwarded()
-			pr.Out.Header.Del("Upgrade")
-			pr.Out.Header.Del("Connection")
 		},
-		Transport:     b.transport,
-		FlushInterval: -1, // what a server says early is for the client now
-		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ErrorHandler:  func(w http.ResponseWriter, r *http.Request, err error) { b.failed(w, r, err, log) },
+		ModifyResponse: b.judgeLogins,
+		Transport:      transport,
+		FlushInterval:  -1, // what a server says early is for the client now
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorHandler:   func(w http.ResponseWriter, r *http.Request, err error) { b.failed(w, r, err, log) },
 	}
 	return b
 }
 
-func (b *bosh) close() { b.transport.CloseIdleConnections() }
+// boshHeaders go through. All others of the client's stay behind, as with
+// WebSockets: there are a dozen by which proxies tell whose address it is
+// (X-Real-IP, True-Client-IP, CF-Connecting-IP, …), and from a client each is
+// hearsay.
+var boshHeaders = []string{
+	"Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Access-Control-Request-Headers",
+	"Access-Control-Request-Method", "Access-Control-Request-Private-Network", "Authorization", "Cache-Control",
+	"Content-Encoding", "Content-Type", "Cookie", "If-Modified-Since", "If-None-Match", "Origin", "Pragma",
+	"Referer", "User-Agent", "X-Requested-With",
+}
+
+func boshHeader(client http.Header) http.Header {
+	h := http.Header{}
+	for _, name := range boshHeaders {
+		if values := client[name]; len(values) > 0 {
+			h[name] = values
+		}
+	}
+	return h
+}
 
 // serve passes one request on. The connection may be kept for others.
 func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool) {
@@ -79,8 +120,8 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 	}
 	if origin := r.Header.Get("Origin"); origin != "" && s.options.AllowsOrigin != nil {
 		if err := s.options.AllowsOrigin(r.TLS.ServerName, origin); err != nil {
-			s.log.Info("bosh: refused", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "code", http.StatusForbidden, "err", err)
-			http.Error(w, "403 Forbidden\n\nThis is not allowed.", http.StatusForbidden)
+			b.refused.Info(s.log, "bosh: refused", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "code", http.StatusForbidden, "err", err)
+			forbidden(w)
 			return
 		}
 	}
@@ -88,20 +129,49 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 		unavailable(w, "This gate takes no new clients at the moment. Try again in a while.")
 		return
 	}
+	if s.options.Logins != nil {
+		if banned := s.options.Logins.LoginsRefused(r); banned > 0 {
+			loginsRefused(w, banned)
+			return
+		}
+		r = r.WithContext(context.WithValue(r.Context(), loginsKey{}, loginsOf{s.options.Logins, r}))
+	}
 	if r.ContentLength > s.options.MaxBody {
 		tooLarge(w)
 		return
 	}
-	select {
-	case b.places <- struct{}{}:
-		defer func() { <-b.places }()
-	default:
-		s.log.Warn("bosh: too many requests at once", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName)
-		unavailable(w, "Too many clients are here at the moment. Try again in a while.")
+	control := http.NewResponseController(w)
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	place := b.places.take(r.RemoteAddr, func() { cancel(errGivenUp) })
+	if place == nil {
+		b.tooMany.Warn(s.log, "bosh: too many requests at once", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName)
+		unavailable(w, tooManyText)
 		return
 	}
-	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(boshWait + boshWrite))
-	r.Body = clientBody{http.MaxBytesReader(w, r.Body, s.options.MaxBody)}
+	defer place.leave()
+	control.SetReadDeadline(time.Now().Add(boshBody))
+	r = r.WithContext(ctx)
+	reading := context.AfterFunc(ctx, func() { control.SetReadDeadline(time.Unix(1, 0)) })
+	body, err := place.read(http.MaxBytesReader(w, r.Body, s.options.MaxBody))
+	reading()
+	if err != nil {
+		b.failed(w, r, &bodyError{err}, s.log)
+		return
+	}
+	// From now on net/http reads to notice that the client goes, however long the
+	// server takes.
+	control.SetReadDeadline(time.Time{})
+	control.SetWriteDeadline(time.Now().Add(boshWait + boshWrite))
+	if err := b.checkDomain(r, body); err != nil {
+		b.refused.Info(s.log, "bosh: refused", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", err)
+		err.answer(w)
+		return
+	}
+	r.Body, r.ContentLength, r.TransferEncoding, r.Trailer = http.NoBody, int64(len(body)), nil, nil
+	if len(body) > 0 {
+		r.Body = &placedBody{place: place, Reader: bytes.NewReader(body)}
+	}
 	if keep {
 		w.Header().Del("Connection")
 	}
@@ -115,7 +185,12 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 	var tooLong *http.MaxBytesError
 	var cut *bodyError
 	var timeout net.Error
+	var refused *refusedError
 	switch {
+	case errors.Is(context.Cause(r.Context()), errGivenUp):
+		unavailable(w, tooManyText)
+	case errors.As(err, &refused):
+		loginsRefused(w, refused.banned)
 	case errors.As(err, &tooLong):
 		tooLarge(w)
 	case errors.As(err, &cut):
@@ -123,42 +198,65 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 		log.Debug("bosh: request cut short", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", cut.err)
 		http.Error(w, "400 Bad Request\n\nThe request did not come whole, or not in time.", http.StatusBadRequest)
 	case errors.Is(err, context.Canceled):
-		// The client has gone, or a drain has begun. That client sends the
+		// The client has gone, or a drain has begun, or memory is short. That client sends the
 		// request again, with the same rid, and finds another gate: XEP-0124,
 		// section 14.3, has the server answer it as if it were the first time.
-		unavailable(w, "This gate is being shut down. Try again in a moment.")
+		unavailable(w, "This gate could not keep the request. Try again in a moment.")
 	case errors.As(err, &timeout) && timeout.Timeout():
-		log.Warn("bosh: no answer", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", err)
+		b.noAnswer.Warn(log, "bosh: no answer", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", err)
 		http.Error(w, "504 Gateway Timeout\n\nThe XMPP server did not answer in time.", http.StatusGatewayTimeout)
 	default:
-		log.Warn("bosh: no answer", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", err)
+		b.noAnswer.Warn(log, "bosh: no answer", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", err)
 		http.Error(w, "502 Bad Gateway\n\nThe XMPP server is not reachable at the moment.", http.StatusBadGateway)
 	}
 }
 
-// clientBody marks errors of a request's body, which come back out of the
-// transport as if they were the server's.
-type clientBody struct{ io.ReadCloser }
+const tooManyText = "Too many clients are here at the moment. Try again in a while."
 
-func (b clientBody) Read(p []byte) (n int, err error) {
-	n, err = b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
-		err = &bodyError{err}
-	}
-	return n, err
-}
-
+// A bodyError is the client's fault.
 type bodyError struct{ err error }
 
 func (e *bodyError) Error() string { return e.err.Error() }
 func (e *bodyError) Unwrap() error { return e.err }
+
+// A placedBody is a body that was read already. It gives up what it takes of the
+// vhost's share once the server has it.
+type placedBody struct {
+	*bytes.Reader
+	place *boshPlace
+}
+
+func (b *placedBody) Close() error {
+	b.place.dropBody()
+	return nil
+}
 
 func tooLarge(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
 	http.Error(w, "413 Content Too Large\n\nThe request is longer than a message may be.", http.StatusRequestEntityTooLarge)
 }
 
+func forbidden(w http.ResponseWriter) {
+	http.Error(w, "403 Forbidden\n\nThis is not allowed.", http.StatusForbidden)
+}
+
 func unavailable(w http.ResponseWriter, text string) {
 	w.Header().Set("Retry-After", "5")
 	http.Error(w, "503 Service Unavailable\n\n"+text, http.StatusServiceUnavailable)
+}
+
+// transports are one for each TLS configuration of the vhosts' BOSH; nil is one
+// too. Idle is what they may keep together.
+func transports(vhosts []Vhost, idle int) map[*tls.Config]*http.Transport {
+	var configs []*tls.Config
+	for _, v := range vhosts {
+		if v.BOSH != nil && !slices.Contains(configs, v.TLS) {
+			configs = append(configs, v.TLS)
+		}
+	}
+	m := map[*tls.Config]*http.Transport{}
+	for _, c := range configs {
+		m[c] = newTransport(c, idle/len(configs))
+	}
+	return m
 }

@@ -4,14 +4,21 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -157,6 +164,18 @@ func TestBOSHStreams(t *testing.T) {
 	<-ended
 }
 
+// A server whose header does not end is one that does not answer.
+func TestBOSHHeaderLimit(t *testing.T) {
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
+		for i := range 1000 {
+			w.Header().Add("X-Padding", strings.Repeat("x", 1000+i%2))
+		}
+	})
+	if resp, _ := g.do("GET", boshPath, nil); resp.StatusCode != http.StatusBadGateway || resp.Header.Get("X-Padding") != "" {
+		t.Errorf("%s with %d lines; want 502 with none of them", resp.Status, len(resp.Header))
+	}
+}
+
 // A body over the limit is refused, whether its length is declared or not.
 func TestBOSHBodyLimit(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
@@ -209,23 +228,275 @@ func TestBOSHOrigin(t *testing.T) {
 	}
 }
 
-// So many requests wait at once and no more; the others are told to come back.
+// So many requests wait at once and no more. An address that has most of them loses
+// its oldest to one that has fewer; where nobody has more, a newcomer is told to
+// come back.
 func TestBOSHPlaces(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {})
-	b := g.site.byName("example.com").bosh
-	for range cap(b.places) {
-		b.places <- struct{}{}
+	places := &g.site.byName("example.com").bosh.places
+	var gone []int
+	var taken []*boshPlace
+	for i := range boshRequests {
+		p := places.take("192.0.2.1:1", func() { gone = append(gone, i) })
+		if p == nil {
+			t.Fatalf("no place for request %d of %d", i, boshRequests)
+		}
+		taken = append(taken, p)
+	}
+	if p := places.take("192.0.2.1:2", nil); p != nil || len(gone) > 0 {
+		t.Errorf("the address that has all got one more, and lost %v", gone)
+	}
+	for range 2 { // from 127.0.0.1
+		if resp, _ := g.do("POST", boshPath, nil); resp.StatusCode != http.StatusOK {
+			t.Errorf("while another address has all places: %s", resp.Status)
+		}
+	}
+	if !slices.Equal(gone, []int{0}) {
+		t.Errorf("requests %v were given up; want the oldest, of which the place is enough for both", gone)
+	}
+	for _, p := range taken {
+		p.leave()
+	}
+	// One of each address, and nobody is to blame.
+	for i := range boshRequests {
+		places.take(fmt.Sprintf("[2001:db8:%x::1]:1", i), func() { t.Errorf("a request alone of its address was given up") })
 	}
 	resp, _ := g.do("POST", boshPath, nil)
 	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("%s, Retry-After %q; want 503 with one", resp.Status, resp.Header.Get("Retry-After"))
 	}
-	<-b.places
-	if resp, _ := g.do("POST", boshPath, nil); resp.StatusCode != http.StatusOK {
-		t.Errorf("with a place free: %s", resp.Status)
+}
+
+// A request whose place another address gets is answered 503, at the server's or
+// with half of its body.
+func TestBOSHGivenUp(t *testing.T) {
+	waits := make(chan struct{}, 1)
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
+		waits <- struct{}{}
+		<-r.Context().Done()
+	})
+	places := &g.site.byName("example.com").bosh.places
+	for _, body := range []io.Reader{nil, &halfBody{waits: waits}} {
+		taken := make(chan []*boshPlace)
+		go func() {
+			<-waits
+			var list []*boshPlace
+			for range boshRequests - 1 {
+				list = append(list, places.take("127.0.0.1:1", func() {}))
+			}
+			taken <- append(list, places.take("192.0.2.1:1", nil))
+		}()
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "https://example.com"+boshPath, body)
+		r.RemoteAddr = "127.0.0.1:2"
+		w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
+		if half, ok := body.(*halfBody); ok {
+			half.ended = make(chan struct{})
+			w.ended = half.ended
+		}
+		g.site.ServeHTTP(w, r)
+		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || w.Header().Get("Connection") != "close" {
+			t.Errorf("body %v: %d, %v; want 503 with Retry-After", body, w.Code, w.Header())
+		}
+		for _, p := range <-taken {
+			if p == nil {
+				t.Fatal("another address got no place")
+			}
+			p.leave()
+		}
 	}
-	if resp, _ := g.do("POST", boshPath, nil); resp.StatusCode != http.StatusOK {
-		t.Errorf("the place was not given back: %s", resp.Status)
+}
+
+// A halfBody has a beginning, and nothing more until the connection's deadline.
+type halfBody struct {
+	begun bool
+	waits chan<- struct{}
+	ended chan struct{}
+}
+
+func (b *halfBody) Read(p []byte) (int, error) {
+	if !b.begun {
+		b.begun = true
+		return copy(p, "<body"), nil
+	}
+	b.waits <- struct{}{}
+	<-b.ended
+	return 0, os.ErrDeadlineExceeded
+}
+
+// Long bodies take of a share that has a bound, which is fair as well; a body that
+// the server has, or that is short, takes nothing.
+func TestBOSHBodyMemory(t *testing.T) {
+	var p boshPlaces
+	lost := false
+	big := p.take("192.0.2.1:1", func() { lost = true })
+	if !big.grow(boshChunks * boshChunk) {
+		t.Fatal("no memory for the first")
+	}
+	small := p.take("192.0.2.2:1", func() { t.Error("the small one was given up") })
+	if !small.grow(boshChunk-1) || lost {
+		t.Errorf("a short body took of the share; the long one lost: %v", lost)
+	}
+	if more := p.take("192.0.2.1:2", func() {}); more.grow(boshChunk) || lost {
+		t.Error("the address that has all got more")
+	}
+	if !small.grow(2*boshChunk) || !lost || p.chunks.Len() != 2 {
+		t.Errorf("a second address: lost %v, %d chunks taken; want the long one given up, and 2", lost, p.chunks.Len())
+	}
+	(&placedBody{place: small}).Close()
+	if p.chunks.Len() != 0 {
+		t.Errorf("%d chunks are still taken once the server has the body", p.chunks.Len())
+	}
+}
+
+// The server is not asked before a body is whole.
+func TestBOSHBodyFirst(t *testing.T) {
+	var conns atomic.Int64
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %d", body, r.ContentLength)
+	})
+	transport := g.site.transports[nil]
+	dial := transport.DialContext
+	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conns.Add(1)
+		return dial(ctx, network, addr)
+	}
+	half, more := io.Pipe()
+	go func() {
+		more.Write([]byte("<body"))
+		more.Write([]byte("/>")) // the pipe has no buffer: the first part is read
+		if n := conns.Load(); n > 0 {
+			t.Errorf("%d connections to the server before the body was whole", n)
+		}
+		more.Close()
+	}()
+	if resp, body := g.do("POST", boshPath, half); resp.StatusCode != 200 || body != "<body/> 7" {
+		t.Errorf("%s, %q; want the body, with its length", resp.Status, body)
+	}
+}
+
+// Of a client's header fields those go through that a browser's request has; none
+// of those by which a proxy tells whose address it is.
+func TestBOSHHeaders(t *testing.T) {
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
+		for name := range r.Header {
+			fmt.Fprintln(w, name)
+		}
+	})
+	var header []string
+	for _, name := range []string{"X-Real-IP", "True-Client-IP", "X-Client-IP", "X-Cluster-Client-IP", "CF-Connecting-IP", "Fastly-Client-IP",
+		"X-Forwarded", "X-Forwarded-Port", "X-Forwarded-Server", "X-Original-Forwarded-For", "X-Original-Host", "X_Forwarded_For", "X-Ssl-Client-Verify", "Forwarded", "Via"} {
+		header = append(header, name, "192.0.2.1")
+	}
+	_, body := g.do("POST", boshPath, nil, append(header, "Content-Type", "text/xml", "Cookie", "a=b", "Authorization", "Basic eDp5", "Accept-Language", "de")...)
+	got := strings.Fields(body)
+	slices.Sort(got)
+	want := []string{"Accept-Encoding", "Accept-Language", "Authorization", "Content-Length", "Content-Type", "Cookie", "User-Agent",
+		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
+	if !slices.Equal(got, want) {
+		t.Errorf("the server got %q; want %q", got, want)
+	}
+}
+
+// What a vhost's domains are holds for each body, however its start tag is written.
+func TestBOSHDomains(t *testing.T) {
+	var asked int
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { asked++ }, func(o *Options) {
+		o.MaxBody = 20_000
+		o.Vhosts[0].AllowsDomain = func(domain string) error {
+			if domain != "example1.com" {
+				return fmt.Errorf("domain %q", domain)
+			}
+			return nil
+		}
+	})
+	const bad, unknown, improper = "bad-request", "host-unknown", "improper-addressing"
+	for _, test := range []struct{ method, query, body, contentType, want string }{
+		{"POST", "", `<body xmlns='http://jabber.org/protocol/httpbind' to='example1.com' rid='1'/>`, "text/xml; charset=utf-8", ""},
+		{"POST", "?x=y", `<?xml version='1.0'?> <body to="EXAMPLE1.com." rid='1'>`, "text/xml", ""},
+		{"POST", "", `<body rid='2' sid='s'><message to='example2.com'/></body>`, "", ""},
+		{"POST", "", "", "", ""}, {"GET", "", "", "", ""}, {"OPTIONS", "", "", "", ""},
+		{"POST", "", `<body to='example2.com' rid='1'/>`, "", unknown},
+		{"POST", "", `<body to='example2.com' rid='2' sid='s' xmpp:restart='true' xmlns:xmpp='urn:xmpp:xbosh'/>`, "", unknown},
+		{"POST", "", `<b:body xmlns:b='x' to='example2.com' rid='1'/>`, "", unknown},
+		{"POST", "", `<body to='ex&#97;mple2.com' rid='1'/>`, "", unknown},
+		{"PUT", "", `<body to='example2.com' rid='1'/>`, "", "405"},
+		{"GET", "", `<body to='example2.com' rid='1'/>`, "", unknown},
+		{"GET", "?%3Cbody%20to='example2.com'/%3E", "", "", "403"},
+		{"POST", "", `<body rid='1'/>`, "", improper},
+		{"POST", "", `<body to='' rid='1'/>`, "", improper},
+		{"POST", "", `<body sid='s' to='' rid='1'/>`, "", improper},
+		{"POST", "", `<body to='example1.com' to='example2.com'/>`, "", bad},
+		{"POST", "", `<!-- --><body to='example2.com'/>`, "", bad},
+		{"POST", "", `<!DOCTYPE body [<!ENTITY x "example2.com">]><body to='&x;'/>`, "", bad},
+		{"POST", "", `<body sid='s' to='&x;'/>`, "", bad},
+		{"POST", "", `<body to='example2.com'`, "", bad},
+		{"POST", "", `hello`, "", bad},
+		{"POST", "", "<\x00b\x00o\x00d\x00y\x00", "", bad},
+		{"POST", "", `<body sid='s' x='` + strings.Repeat("x", 9000) + `'/>`, "", bad},
+		{"POST", "", `<body sid='s'/>`, "text/xml; charset=utf-7", "415"},
+	} {
+		asked = 0
+		resp, body := g.do(test.method, boshPath+test.query, strings.NewReader(test.body), "Content-Type", test.contentType)
+		if test.want == "" && (asked != 1 || resp.StatusCode != 200) || test.want != "" && asked > 0 {
+			t.Errorf("%s %q %.80q: the server was asked %d times, %s", test.method, test.query, test.body, asked, resp.Status)
+			continue
+		}
+		if want := `condition="` + test.want + `"`; len(test.want) > 3 && (resp.StatusCode != 200 || !strings.Contains(body, want)) {
+			t.Errorf("%s %.80q = %s, %q; want %s", test.method, test.body, resp.Status, body, want)
+		} else if len(test.want) == 3 && strconv.Itoa(resp.StatusCode) != test.want {
+			t.Errorf("%s %q %.80q = %s; want %s", test.method, test.query, test.body, resp.Status, test.want)
+		}
+	}
+	if resp, _ := g.do("POST", boshPath, strings.NewReader("\x1f\x8b"), "Content-Encoding", "gzip"); resp.StatusCode != 415 {
+		t.Errorf("a body in gzip = %s; want 415", resp.Status)
+	}
+}
+
+// A client that may not come gets nothing of a name: neither BOSH nor a page nor a
+// document, and nothing over plain HTTP.
+func TestAllowsClient(t *testing.T) {
+	var asked string
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {}, func(o *Options) {
+		o.AllowsClient = func(name string, client netip.Addr) error {
+			asked = name + " " + client.String()
+			return errors.New("not this one")
+		}
+	})
+	for _, path := range []string{boshPath, "/", "/.well-known/host-meta", "/nothing"} {
+		if resp, _ := g.do("GET", path, nil); resp.StatusCode != 403 || asked != "example.com 127.0.0.1" {
+			t.Errorf("%s = %s, asked for %q; want 403", path, resp.Status, asked)
+		}
+		r := httptest.NewRequest("GET", "http://Example.com:80"+path, nil)
+		r.RemoteAddr = "[2001:db8::1]:7"
+		w := httptest.NewRecorder()
+		if g.site.ServeHTTP(w, r); w.Code != 403 || asked != "example.com 2001:db8::1" {
+			t.Errorf("plain %s = %d, asked for %q; want 403", path, w.Code, asked)
+		}
+	}
+}
+
+// Idle connections to BOSH servers are bounded for all vhosts together.
+func TestBOSHIdle(t *testing.T) {
+	target := &url.URL{Scheme: "http", Host: "127.0.0.1:1", Path: boshPath}
+	one, two := new(tls.Config), new(tls.Config)
+	var vhosts []Vhost
+	for i, config := range []*tls.Config{nil, one, two, nil, one, two} {
+		vhosts = append(vhosts, Vhost{Names: []string{fmt.Sprint(i)}, BOSH: target, TLS: config})
+	}
+	s := New(Options{Vhosts: vhosts, IdleBOSH: 8})
+	sum := 0
+	for _, transport := range s.transports {
+		sum += transport.MaxIdleConns
+	}
+	if len(s.transports) != 3 || sum > 8 || sum == 0 {
+		t.Errorf("%d transports keep %d connections; want 3, at most 8", len(s.transports), sum)
+	}
+	s = New(Options{Vhosts: vhosts, IdleBOSH: 2})
+	for _, transport := range s.transports {
+		if !transport.DisableKeepAlives {
+			t.Error("a transport keeps connections without a bound where there is none for it") // 0 is no bound in net/http
+		}
 	}
 }
 
@@ -275,6 +546,14 @@ func TestBOSHWaits(t *testing.T) {
 type deadlineRecorder struct {
 	*httptest.ResponseRecorder
 	deadline time.Time
+	ended    chan struct{} // closed when nothing may be read any more
+}
+
+func (r *deadlineRecorder) SetReadDeadline(t time.Time) error {
+	if r.ended != nil && !t.IsZero() && t.Before(time.Now()) {
+		close(r.ended)
+	}
+	return nil
 }
 
 func (r *deadlineRecorder) SetWriteDeadline(t time.Time) error {

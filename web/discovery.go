@@ -2,6 +2,7 @@ package web
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
 
 	"wssgate/xmpp"
@@ -59,10 +60,11 @@ func (s *Site) discover(w http.ResponseWriter, r *http.Request, name string, v *
 	}
 }
 
-// discovery adds up what the vhosts have to tell, each thing once.
+// discovery adds up what the vhosts have to tell, each thing once. URLs of ours at
+// which none of the domains would be taken are left out.
 func (s *Site) discovery(r *http.Request, name string, vhosts []*vhost) (d xmpp.Discovery) {
 	for _, v := range vhosts {
-		urls := v.urls()
+		urls := slices.DeleteFunc(slices.Clone(v.urls()), func(u string) bool { return !s.takes(u, v.about(name)) })
 		own := s.own(r, name, v)
 		if len(urls) == 0 && own != "" {
 			path := v.Path
@@ -87,4 +89,23 @@ func (s *Site) discovery(r *http.Request, name string, vhosts []*vhost) (d xmpp.
 		}
 	}
 	return d
+}
+
+// about returns the XMPP domains that a document of v is about, where name was
+// asked for it: that, or all of v's where it is no domain but an address of theirs.
+func (v *vhost) about(name string) []string {
+	if len(v.Domains) == 0 || slices.Contains(v.Domains, name) || slices.Contains(v.Domains, wildcard(name)) {
+		return []string{name}
+	}
+	return v.Domains
+}
+
+// takes reports whether streams to one of the domains, which may be wildcards, are
+// taken at a URL.
+func (s *Site) takes(wss string, domains []string) bool {
+	u, err := url.Parse(wss)
+	if err != nil || s.options.AllowsDomain == nil {
+		return true
+	}
+	return slices.ContainsFunc(domains, func(domain string) bool { return s.options.AllowsDomain(u.Hostname(), domain) == nil })
 }

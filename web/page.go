@@ -6,9 +6,11 @@ import (
 	"net/http"
 )
 
-// page says what this is to people who open the address in a browser.
+// page says what this is to people who open the address in a browser, and to
+// clients that ask whether it is there before they open a WebSocket.
 func (s *Site) page(w http.ResponseWriter, r *http.Request, v *vhost) {
-	if r.URL.Path != "/" {
+	path, get := r.URL.EscapedPath(), r.Method == http.MethodGet || r.Method == http.MethodHead
+	if path != "/" && path != v.Path && (v.Path != "" || !get) {
 		notFound(w, "There is nothing at this path.")
 		return
 	}
@@ -16,6 +18,12 @@ func (s *Site) page(w http.ResponseWriter, r *http.Request, v *vhost) {
 		return
 	}
 	h := w.Header()
+	if path != "/" {
+		h.Set("Upgrade", "websocket") // RFC 9110, section 15.5.22
+		h.Set("Connection", "Upgrade, close")
+		http.Error(w, "426 Upgrade Required\n\nThis address is for XMPP clients: it takes WebSockets with the subprotocol \"xmpp\".", http.StatusUpgradeRequired)
+		return
+	}
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")

@@ -12,6 +12,8 @@ func (s *Site) plain(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case !ok:
 		http.Error(w, "400 Bad Request\n\nThe request's Host is not a name.", http.StatusBadRequest)
+	case !s.allowsClient(r, name):
+		forbidden(w)
 	case isDiscovery(r.URL.Path):
 		s.discover(w, r, name, s.byName(name))
 	default:
@@ -38,15 +40,15 @@ func (s *Site) redirect(w http.ResponseWriter, r *http.Request, name string) {
 
 // A server for plain HTTP has these bounds; there is nothing big or slow in it.
 const (
-	plainHeader      = 5 * time.Second  // for a request's header
-	plainTimeout     = 10 * time.Second // for a request, and again for its answer
-	plainMaxHeader   = 8 << 10          // bytes; net/http adds 4 KiB of its own
-	PlainConnections = 256              // of one listener at once; more wait
+	plainHeader    = 5 * time.Second  // for a request's header
+	plainTimeout   = 10 * time.Second // for a request, and again for its answer
+	plainMaxHeader = 8 << 10          // bytes; net/http adds 4 KiB of its own
 )
 
 // NewPlainServer returns a server for plain HTTP around a handler, which is a
 // Site or something in front of it. A connection serves one request, and
-// nobody holds one for longer than 20 s.
+// nobody holds one for longer than 20 s. How many there may be is for the listener to
+// say.
 func NewPlainServer(handler http.Handler, log *slog.Logger) *http.Server {
 	server := &http.Server{
 		Handler:           handler,

@@ -33,11 +33,15 @@ func New(o Options) *Site {
 	if s.options.MaxBody == 0 {
 		s.options.MaxBody = 1 << 20
 	}
+	if s.options.IdleBOSH == 0 {
+		s.options.IdleBOSH = boshIdle
+	}
+	s.transports = transports(append(o.Vhosts[:len(o.Vhosts):len(o.Vhosts)], o.Any), s.options.IdleBOSH)
 	if len(o.Vhosts) == 0 {
-		s.any = newVhost(o.Any, s.log)
+		s.any = s.newVhost(o.Any)
 	}
 	for _, options := range o.Vhosts {
-		v := newVhost(options, s.log)
+		v := s.newVhost(options)
 		for _, name := range v.Names {
 			s.names[name] = v
 		}
@@ -48,23 +52,18 @@ func New(o Options) *Site {
 	return s
 }
 
-func newVhost(o Vhost, log *slog.Logger) *vhost {
+func (s *Site) newVhost(o Vhost) *vhost {
 	v := &vhost{Vhost: o}
 	if o.BOSH != nil {
-		v.bosh = newBOSH(o.BOSH, o.TLS, log)
+		v.bosh = newBOSH(o, s.transports[o.TLS], s.log)
 	}
 	return v
 }
 
 // Close gives up idle connections to BOSH. Requests are still answered.
 func (s *Site) Close() {
-	if s.any != nil && s.any.bosh != nil {
-		s.any.bosh.close()
-	}
-	for _, v := range s.names {
-		if v.bosh != nil {
-			v.bosh.close()
-		}
+	for _, t := range s.transports {
+		t.CloseIdleConnections()
 	}
 }
 

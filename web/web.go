@@ -12,6 +12,7 @@
 //	/nodes.json                     list of URLs         list of URLs
 //	the path of the vhost's BOSH    its BOSH             redirect
 //	/                               a page               redirect
+//	where WebSockets are taken      426                  redirect
 //	others                          404                  redirect
 //
 // Whose document it is, says the TLS server name or Host: a vhost answers for
@@ -23,9 +24,11 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"wssgate/xmpp"
 )
@@ -44,9 +47,21 @@ type Options struct {
 	// vhost of a server name. Nil: any may.
 	AllowsOrigin func(serverName, origin string) error
 
+	// AllowsDomain returns an error where the vhost of a server name, which may be
+	// none of ours, takes no streams to an XMPP domain. Nil: all take any.
+	AllowsDomain func(serverName, domain string) error
+
+	// AllowsClient returns an error where a client may not use the vhost of a
+	// server name, or of a name that plain HTTP was asked for; it may be of no
+	// vhost. Nil: any client may. Addresses are zero for unix sockets.
+	AllowsClient func(name string, client netip.Addr) error
+
 	// TurnsAway reports whether a drain keeps new clients of a server name out;
 	// its BOSH then answers 503. Nil: never.
 	TurnsAway func(serverName string) bool
+
+	// Logins judges those that fail over BOSH; nil: nobody does.
+	Logins Logins
 
 	// Port is where clients reach the TLS listener, for URLs in answers to
 	// requests that came another way. 0: 443.
@@ -55,11 +70,27 @@ type Options struct {
 	// MaxBody bounds the body of a BOSH request, in bytes. 0: 1 MiB.
 	MaxBody int64
 
+	// IdleBOSH is how many connections to BOSH servers may be kept idle, all
+	// vhosts together. 0: 64.
+	IdleBOSH int
+
 	// Page answers what nothing else does under TLS. Nil: a page that says what
 	// this is, and 404.
 	Page http.Handler
 
 	Log *slog.Logger // nil: slog.Default()
+}
+
+// Logins counts failed logins by client address. A Server of package proxy does.
+type Logins interface {
+	// LoginsRefused says for how long a request is to be refused for them; 0: it
+	// is not.
+	LoginsRefused(r *http.Request) time.Duration
+
+	// LoginsEnded is told how many logins failed in the answer to a request; none
+	// where there is one that did not. The answer then waits for slow; or banned
+	// says for how long that client gets none, this one neither.
+	LoginsEnded(r *http.Request, failed int) (slow, banned time.Duration)
 }
 
 // A Vhost is what is told and done under some names.
@@ -74,7 +105,11 @@ type Vhost struct {
 
 	// BOSH is where requests for its path go; nil: nowhere.
 	BOSH *url.URL
-	TLS  *tls.Config // for a BOSH that is https; nil: the system's roots
+	TLS  *tls.Config // for a BOSH that is https; nil: the system's roots. Vhosts with one in common share connections
+
+	// AllowsDomain returns an error where a stream by BOSH may not be opened to an
+	// XMPP domain, in its normal form. Nil: to any.
+	AllowsDomain func(domain string) error
 
 	Links []xmpp.Link // further links of the discovery documents
 }
@@ -87,6 +122,8 @@ type Site struct {
 	domains map[string][]*vhost // by XMPP domain likewise; several may have one
 	any     *vhost              // where no vhost is configured
 	log     *slog.Logger
+
+	transports map[*tls.Config]*http.Transport // to BOSH, by Vhost.TLS
 }
 
 // ServeHTTP answers a request that came under TLS for the server name that its
@@ -103,6 +140,8 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := normal(r.TLS.ServerName)
 	v := s.byName(name)
 	switch {
+	case !s.allowsClient(r, name):
+		forbidden(w)
 	case isDiscovery(r.URL.Path):
 		s.discover(w, r, name, v)
 	case v == nil:
@@ -114,6 +153,18 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.page(w, r, v)
 	}
+}
+
+func (s *Site) allowsClient(r *http.Request, name string) bool {
+	if s.options.AllowsClient == nil {
+		return true
+	}
+	client, _ := netip.ParseAddrPort(r.RemoteAddr)
+	err := s.options.AllowsClient(name, client.Addr())
+	if err != nil {
+		s.log.Debug("request refused", "client", r.RemoteAddr, "host", r.Host, "code", http.StatusForbidden, "err", err)
+	}
+	return err == nil
 }
 
 func notFound(w http.ResponseWriter, text string) {

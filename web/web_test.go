@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -93,6 +94,44 @@ func TestWhichURLs(t *testing.T) {
 		{"http://example6.com", "Not Found"},
 		{"https://example6.com", "Not Found"},
 		{"http://[::1]", "Bad Request"},
+	} {
+		if got := nodes(t, s, tt.base); got != tt.want {
+			t.Errorf("%s/nodes.json = %s; want %s", tt.base, got, tt.want)
+		}
+	}
+}
+
+// A client is told no address of ours where its domain is refused. Of the manual's
+// cluster: the nodes' names take example2.com only, example1.com has the same
+// upstream and is told its own address.
+func TestURLsThatTakeTheDomain(t *testing.T) {
+	both := listed("wss://t1.example1.com:5291/", "wss://t2.example1.com:5291/")
+	domains := map[string]string{"t1.example1.com": "example2.com", "t2.example1.com": "*.example2.com"}
+	s := New(Options{
+		Vhosts: []Vhost{
+			{Names: []string{"t1.example1.com"}, Domains: []string{"example2.com"}, WebSocket: listed("wss://t1.example1.com:5291/")},
+			{Names: []string{"t2.example1.com"}, Domains: []string{"*.example2.com"}, WebSocket: listed("wss://t2.example1.com:5291/")},
+			{Names: []string{"example1.com"}, WebSocket: both},
+			{Names: []string{"example3.com"}, WebSocket: listed("wss://elsewhere.example/", "wss://t1.example1.com:5291/")},
+			{Names: []string{"chat.example2.com"}, Domains: []string{"example2.com"}, WebSocket: both},
+		},
+		HasCertificate: func(string) bool { return true },
+		AllowsDomain: func(serverName, domain string) error {
+			if want, ours := domains[serverName]; ours && want != domain && want != wildcard(domain) {
+				return errors.New("refused")
+			}
+			return nil
+		},
+		Port: 5291,
+	})
+	for _, tt := range []struct{ base, want string }{
+		{"https://example1.com:5291", "wss://example1.com:5291/"},
+		{"https://t1.example1.com:5291", "wss://t1.example1.com:5291/"},
+		{"https://t2.example1.com:5291", "wss://t2.example1.com:5291/"},
+		{"http://example2.com", "wss://t1.example1.com:5291/"},
+		{"http://a.example2.com", "wss://t2.example1.com:5291/"},
+		{"https://chat.example2.com:5291", "wss://t1.example1.com:5291/"},
+		{"https://example3.com", "wss://elsewhere.example/"},
 	} {
 		if got := nodes(t, s, tt.base); got != tt.want {
 			t.Errorf("%s/nodes.json = %s; want %s", tt.base, got, tt.want)
@@ -254,9 +293,10 @@ func TestPlainHosts(t *testing.T) {
 	}
 }
 
-// Under TLS people get a page that names the address, and other paths 404.
+// Under TLS people get a page that names the address. Who asks at a path where
+// WebSockets are taken is told so, and other paths are not there.
 func TestPage(t *testing.T) {
-	s := testSite([]Vhost{{Names: []string{"example1.com"}, Path: "/ws"}})
+	s := testSite([]Vhost{{Names: []string{"example1.com"}, Path: "/ws"}, {Names: []string{"example3.com"}}, {Names: []string{"example4.com"}, Path: "/a%2fb"}})
 	for _, tt := range []struct {
 		method, target string
 		code           int
@@ -265,15 +305,25 @@ func TestPage(t *testing.T) {
 		{"GET", "https://example1.com:5291/", 200, "<code>wss://example1.com:5291/ws</code>"},
 		{"HEAD", "https://example1.com/", 200, ""},
 		{"POST", "https://example1.com/", 405, "GET, HEAD"},
-		{"GET", "https://example1.com/ws", 404, "nothing at this path"},
+		{"GET", "https://example1.com/ws", 426, "takes WebSockets"},
+		{"HEAD", "https://example1.com/ws", 426, ""},
+		{"PUT", "https://example1.com/ws", 405, "GET, HEAD"},
+		{"GET", "https://example1.com/ws/", 404, "nothing at this path"},
+		{"GET", "https://example3.com/xmpp-websocket?a=b", 426, "takes WebSockets"}, // any path is upgraded
+		{"GET", "https://example4.com/a%2fb", 426, "takes WebSockets"},
+		{"GET", "https://example4.com/a/b", 404, "nothing at this path"},
 		{"GET", "https://example2.com/", 404, "no XMPP service"},
 	} {
 		w := get(s, tt.method, tt.target)
 		if w.Code != tt.code || !strings.Contains(w.Body.String(), tt.text) {
 			t.Errorf("%s %s = %d, %q; want %d, %q", tt.method, tt.target, w.Code, w.Body, tt.code, tt.text)
 		}
-		if w.Header().Get("Connection") != "close" {
-			t.Errorf("%s %s: the connection is kept", tt.method, tt.target)
+		connection := "close"
+		if tt.code == http.StatusUpgradeRequired {
+			connection = "Upgrade, close"
+		}
+		if got := w.Header().Get("Connection"); got != connection || (tt.code == http.StatusUpgradeRequired) != (w.Header().Get("Upgrade") == "websocket") {
+			t.Errorf("%s %s: Connection %q, Upgrade %q; want %q", tt.method, tt.target, got, w.Header().Get("Upgrade"), connection)
 		}
 	}
 }

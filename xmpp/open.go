@@ -53,6 +53,9 @@ type OpenReader struct {
 
 	open Open
 	err  *StreamError
+
+	later bool // for LaterOpens: prefixes may have been declared before
+	other bool // then: the tag is no start tag
 }
 
 // openState says where in the grammar the last byte left us:
@@ -64,7 +67,8 @@ const (
 	inMarkup                      // after '<'
 	inDecl                        // after "<?", up to "?>"
 	inName                        // the start tag's name
-	inTag                         // between attributes, in their names and around '='
+	inTag                         // between attributes and in their names
+	afterEquals                   // after the '=' of an attribute
 	inSingle                      // in a value quoted with '
 	inDouble                      // in a value quoted with "
 	afterValue                    // after the quote that ends a value
@@ -178,16 +182,23 @@ func (r *OpenReader) step(i int) {
 		}
 	case inTag:
 		switch b {
-		case '\'':
-			r.state = inSingle
-		case '"':
-			r.state = inDouble
+		case '=':
+			r.state = afterEquals
 		case '/':
 			r.state = afterSlash
 		case '>':
 			r.state = openDone
-		case '<':
-			r.reject(NotWellFormed, "'<' in a start tag")
+		case '<', '\'', '"':
+			r.reject(NotWellFormed, "no attribute")
+		}
+	case afterEquals:
+		switch {
+		case b == '\'':
+			r.state = inSingle
+		case b == '"':
+			r.state = inDouble
+		case !isSpace(b):
+			r.reject(NotWellFormed, "an attribute without quotes")
 		}
 	case inSingle, inDouble:
 		switch {
@@ -265,16 +276,18 @@ func (r *OpenReader) decode() {
 		r.reject(NotWellFormed, "the stream's start tag is not well-formed")
 		return
 	}
-	space, ok := resolve(start)
+	space, ok := resolve(start, r.later)
 	if !ok {
 		r.reject(NotWellFormed, "the stream's start tag breaks the rules of XML namespaces")
 		return
 	}
 	switch local := start.Name.Local; {
-	case space == nsFraming && local == "open":
+	case local == "open" && (space == nsFraming || space == unknownSpace):
 		r.open.Framing = RFC7395
-	case space == nsStreams && local == "stream":
+	case local == "stream" && (space == nsStreams || space == unknownSpace || r.later && start.Name.Space == "stream"):
 		r.open.Framing = OlderDraft
+	case r.later:
+		r.other = true
 	case local == "open" || local == "stream":
 		r.reject(InvalidNamespace, "neither the framing of RFC 7395 nor a stream")
 		return

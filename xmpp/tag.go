@@ -14,10 +14,15 @@ func startTag(tag string) (xml.StartElement, bool) {
 	return start, ok && err == nil
 }
 
+// unknownSpace stands for a namespace that was declared outside of the tag, if
+// it was. No namespace that can be declared is the same.
+const unknownSpace = "\x00"
+
 // resolve checks what encoding/xml does not: that prefixes are declared and
 // allowed, and that no attribute stands twice (Namespaces in XML 1.0, sections
-// 3, 5 and 6.3). It returns the namespace of the element.
-func resolve(start xml.StartElement) (space string, ok bool) {
+// 3, 5 and 6.3). It returns the namespace of the element. A tag that is inside
+// of others may use what they declared.
+func resolve(start xml.StartElement, inside bool) (space string, ok bool) {
 	spaces := map[string]string{"xml": nsXML} // by prefix; "" is the default
 	for _, a := range start.Attr {
 		prefix, isDecl := "", a.Name.Space == "" && a.Name.Local == "xmlns"
@@ -42,8 +47,14 @@ func resolve(start xml.StartElement) (space string, ok bool) {
 			return "", false
 		}
 		if name.Space != "" && name.Space != "xmlns" {
-			if name.Space, ok = spaces[name.Space]; !ok {
+			declared, ok := spaces[name.Space]
+			switch {
+			case ok:
+				name.Space = declared
+			case !inside:
 				return "", false
+			default:
+				name.Space = unknownSpace + name.Space
 			}
 		}
 		if seen[name] {
@@ -52,6 +63,9 @@ func resolve(start xml.StartElement) (space string, ok bool) {
 		seen[name] = true
 	}
 	space, ok = spaces[start.Name.Space]
+	if !ok && inside {
+		space, ok = unknownSpace, true
+	}
 	return space, (ok || start.Name.Space == "") && !strings.Contains(start.Name.Local, ":")
 }
 

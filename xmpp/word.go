@@ -62,23 +62,6 @@ func FirstWord(head []byte) Word {
 	return OtherWord
 }
 
-// HasID reports whether the first tag of a message has an id, as far as head
-// shows it. In a stream's opening that tells a server's from a client's, and so
-// from an echo (RFC 6120, section 4.7.3).
-func HasID(head []byte) bool {
-	rest := parseHead(head).attrs
-	for {
-		name, _, next, whole := nextAttr(rest)
-		if !whole || name == nil {
-			return false
-		}
-		if string(name) == "id" {
-			return true
-		}
-		rest = next
-	}
-}
-
 // nestedWord finds <enabled/> or <resumed/> inside a <success/>. Text can't
 // feign them, for it holds no '<'.
 func nestedWord(body []byte) Word {

@@ -140,26 +140,3 @@ func BenchmarkFirstWord(b *testing.B) {
 		})
 	}
 }
-
-// An id tells a server's opening from a client's, wherever it stands in the tag,
-// as long as head has it.
-func TestHasID(t *testing.T) {
-	for head, want := range map[string]bool{
-		"<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='a' id='1'/>": true,
-		"<open id=''/>": true,
-		"<?xml version='1.0'?> <stream:stream\n id = \"1\" xmlns='jabber:client'>": true,
-		"<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='a' version='1.0'/>": false,
-		"<open to=' id=' version='1.0'/>":                                          false,
-		"<open x:id='1' identity='1'/>":                                            false,
-		"<open/><a id='1'/>":                                                       false,
-		"<open to='a' id='":                                                        false,
-		"<open":                                                                    false,
-		"<?xml id='1'?>":                                                           false,
-		"":                                                                         false,
-		" id='1'":                                                                  false,
-	} {
-		if got := HasID([]byte(head)); got != want {
-			t.Errorf("HasID(%q) = %t; want %t", head, got, want)
-		}
-	}
-}

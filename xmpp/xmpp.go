@@ -10,6 +10,7 @@
 //
 //   - [OpenReader] reads the client's first start tag and says which stream
 //     error answers a bad one; [NormalDomain] judges its `to`.
+//   - [LaterOpens] finds the client's further start tags, wherever they are.
 //   - [AnswerReader] reads the upstream's first messages until it is clear
 //     whether the stream goes on, was refused, or is redirected to another node.
 //   - [FirstWord] tells from the first bytes of any later message whether it
@@ -47,7 +48,10 @@ const (
 	nsErrors  = "urn:ietf:params:xml:ns:xmpp-streams" // RFC 6120, section 4.9.2
 	nsClient  = "jabber:client"                       // RFC 6120, section 4.8.2
 	nsSM      = "urn:xmpp:sm:"                        // XEP-0198, a version behind it
+	nsSASL    = "urn:ietf:params:xml:ns:xmpp-sasl"    // RFC 6120, section 6
+	nsIQAuth  = "jabber:iq:auth"                      // XEP-0078
 	nsSASL2   = "urn:xmpp:sasl:2"                     // XEP-0388
+	nsBOSH    = "http://jabber.org/protocol/httpbind" // XEP-0124
 	nsXML     = "http://www.w3.org/XML/1998/namespace"
 	nsXMLNS   = "http://www.w3.org/2000/xmlns/"
 )
@@ -73,6 +77,10 @@ const (
 	UndefinedCondition     Condition = "undefined-condition"
 	UnsupportedEncoding    Condition = "unsupported-encoding"
 )
+
+// NotTakenHere is the text of the gate's own [HostUnknown], which tells it from an
+// XMPP server's.
+const NotTakenHere = "this gate takes no streams to that domain here"
 
 // isName reports whether c looks like a condition's name, and so may be written
 // as one. Each name of RFC 6120 is lower-case letters and hyphens.

@@ -37,6 +37,7 @@ type Target struct {
 	Legacy   bool   // the older draft's framing
 	User     string // PLAIN as this user; empty: ANONYMOUS
 	Password string
+	SASL2    bool   // XEP-0388 instead of RFC 6120, for PLAIN
 	Resource string // empty: the server's choice
 
 	// Timeout bounds each step and each read. Default: 10 s; negative: none.
@@ -257,19 +258,28 @@ func describe(e *Element) string {
 	return fmt.Sprintf("got %q", e.Raw)
 }
 
-// Authenticate does SASL: PLAIN where Target has a user, else ANONYMOUS.
+// Authenticate does SASL: PLAIN where Target has a user, else ANONYMOUS. It may be
+// called again after a failure. A stream error is an error that names its
+// condition.
 func (c *Client) Authenticate() error {
 	auth := "<auth" + attr("xmlns", nsSASL) + attr("mechanism", "ANONYMOUS") + "/>"
 	if c.target.User != "" {
 		response := base64.StdEncoding.EncodeToString([]byte("\x00" + c.target.User + "\x00" + c.target.Password))
 		auth = "<auth" + attr("xmlns", nsSASL) + attr("mechanism", "PLAIN") + ">" + response + "</auth>"
+		if c.target.SASL2 {
+			auth = "<authenticate" + attr("xmlns", nsSASL2) + attr("mechanism", "PLAIN") + "><initial-response>" + response + "</initial-response></authenticate>"
+		}
 	}
 	if err := c.Send(auth); err != nil {
 		return err
 	}
 	e, err := c.element()
-	if err == nil && e.Name != "success" {
+	switch {
+	case err != nil:
+	case e.Name == "failure":
 		err = fmt.Errorf("SASL: %s", e.first().Name)
+	case e.Name != "success":
+		err = fmt.Errorf("stream: %s", describe(e))
 	}
 	return err
 }

@@ -60,6 +60,8 @@ type Habits struct {
 	// see-other-uri) or host and port (older framing, see-other-host). Empty:
 	// nowhere. Called for each stream that opens, on the conn's goroutine.
 	Redirect func(Open) string
+	// LoginFailure: the condition of a failed PLAIN. Empty: not-authorized.
+	LoginFailure string
 	// Node: what <enabled/> gives as location (XEP-0198). Empty: nothing.
 	Node string
 

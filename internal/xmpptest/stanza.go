@@ -15,6 +15,7 @@ const (
 	nsErrors  = "urn:ietf:params:xml:ns:xmpp-streams"
 	nsStanzas = "urn:ietf:params:xml:ns:xmpp-stanzas"
 	nsSASL    = "urn:ietf:params:xml:ns:xmpp-sasl"
+	nsSASL2   = "urn:xmpp:sasl:2"
 	nsBind    = "urn:ietf:params:xml:ns:xmpp-bind"
 	nsSession = "urn:ietf:params:xml:ns:xmpp-session"
 	nsSM      = "urn:xmpp:sm:3"

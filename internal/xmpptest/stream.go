@@ -1,6 +1,7 @@
 package xmpptest
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -115,7 +116,7 @@ func (st *stream) redirect(framing int32, other string) {
 // element acts on what comes inside an open stream.
 func (st *stream) element(e *Element) {
 	switch {
-	case e.Space == nsSASL && st.user == "":
+	case (e.Space == nsSASL || e.Space == nsSASL2) && st.user == "":
 		st.sasl(e)
 	case st.user == "":
 		st.fail("not-authorized")
@@ -136,12 +137,18 @@ func (st *stream) element(e *Element) {
 	}
 }
 
-// sasl acts on <auth/> of ANONYMOUS and PLAIN (RFC 4505, RFC 4616).
+// sasl acts on <auth/>, and on <authenticate/> of SASL 2 (XEP-0388), of ANONYMOUS
+// and PLAIN (RFC 4505, RFC 4616). SASL 2 is not offered in the features, for
+// clients that know it would ask for what goes with it.
 func (st *stream) sasl(e *Element) {
 	failure := func(condition string) {
-		st.c.Send("<failure" + attr("xmlns", nsSASL) + "><" + condition + "/></failure>")
+		st.c.Send("<failure" + attr("xmlns", e.Space) + "><" + condition + attr("xmlns", nsSASL) + "/></failure>")
 	}
-	if e.Name != "auth" {
+	response := e.Text
+	switch {
+	case e.Space == nsSASL2 && e.Name == "authenticate":
+		response = e.ChildText("initial-response")
+	case e.Space != nsSASL || e.Name != "auth":
 		failure("malformed-request")
 		return
 	}
@@ -150,14 +157,14 @@ func (st *stream) sasl(e *Element) {
 	case "ANONYMOUS":
 		node = strings.ToLower(rand.Text()[:12])
 	case "PLAIN":
-		raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(e.Text))
+		raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(response))
 		parts := strings.Split(string(raw), "\x00")
 		if err != nil || len(parts) != 3 || parts[1] == "" {
 			failure("malformed-request")
 			return
 		}
 		if want := st.c.s.cfg.Password; want != "" && parts[2] != want {
-			failure("not-authorized")
+			failure(cmp.Or(st.c.s.cfg.LoginFailure, "not-authorized"))
 			return
 		}
 		node = strings.ToLower(bareNode(parts[1]))
@@ -165,7 +172,13 @@ func (st *stream) sasl(e *Element) {
 		failure("invalid-mechanism")
 		return
 	}
-	st.user, st.waiting = node+"@"+st.domain, true
+	st.user = node + "@" + st.domain
+	if e.Space == nsSASL2 { // the stream goes on
+		st.c.Send("<success" + attr("xmlns", nsSASL2) + "><authorization-identifier>" + Escape(st.user) + "</authorization-identifier></success>")
+		st.c.Send(st.features(st.c.framing.Load()))
+		return
+	}
+	st.waiting = true
 	st.c.Send("<success" + attr("xmlns", nsSASL) + "/>")
 }
 

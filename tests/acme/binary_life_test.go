@@ -20,13 +20,11 @@ import (
 	"wssgate/tests/internal/wire"
 )
 
-// start runs the program with a cache folder, "acme" beside the configuration
-// where cache is "".
+// start runs the program with a cache folder, its own where cache is "".
 func (g *binaryGate) start(cache string, names ...string) {
 	g.testGate.t.Helper()
-	if g.cache = cache; cache == "" {
-		g.cache = filepath.Join(g.site.Dir, "acme")
-	} else if g.Gate == nil {
+	if cache != "" {
+		g.cache = cache
 		g.ca = fmt.Sprintf("cache = %q\n", cache) + g.ca
 	}
 	g.config(g.addr, `"`+g.at.http.Addr().String()+`"`, `"`+strings.Join(names, `", "`)+`"`)

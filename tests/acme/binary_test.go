@@ -2,6 +2,7 @@ package acme
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,7 +33,7 @@ func newBinaryGate(t *testing.T, p *pebble, at gateListeners, names ...string) *
 	site := gate.NewSite(t)
 	site.Write(t, "root.pem", p.https.RootPEM())
 	return &binaryGate{
-		testGate: &testGate{t: t, at: at, addr: at.tls.Addr().String()},
+		testGate: &testGate{t: t, at: at, addr: at.tls.Addr().String(), cache: filepath.Join(site.Dir, "acme")},
 		site:     site,
 		upstream: wire.Echo(t).URL,
 		ca:       fmt.Sprintf("ca = %q\nca_root = \"root.pem\"\naccept_terms = true\n", p.Directory),
@@ -43,7 +44,7 @@ func newBinaryGate(t *testing.T, p *pebble, at gateListeners, names ...string) *
 func (g *binaryGate) config(wss, http, names string) {
 	g.testGate.t.Helper()
 	g.site.Write(g.testGate.t, "config.toml", fmt.Appendf(nil,
-		"[listen]\nwss = %q\nhttp = [%s]\nadmin = \"\"\n\n[upstream.xmpp]\nnodes = [%q]\n\n[acme]\nnames = [%s]\n%s", wss, http, g.upstream, names, g.ca))
+		"[listen]\nwss = %q\nhttp = [%s]\nadmin = \"\"\n\n[upstream.xmpp]\nnodes = [%q]\nxmpp = false\n\n[acme]\nnames = [%s]\n%s", wss, http, g.upstream, names, g.ca))
 }
 
 func (g *binaryGate) reload() {

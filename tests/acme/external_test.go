@@ -71,14 +71,14 @@ func TestExternalClients(t *testing.T) {
 				"[certificates]\ndirectory = %q\n[upstream.xmpp]\nnodes = [\"ws://127.0.0.1:9/\"]\n", filepath.Join(home, c.certificates)))
 			g := &testGate{t: t, addr: gate.Start(t, site.Dir).Addr("wss")}
 			roots := p.Root()
-			first := map[string]*x509.Certificate{name: g.obtains(name, roots)}
+			first := map[string]*x509.Certificate{name: g.serves(name, roots)}
 			run(commands[1])
-			first[anyName] = g.obtains(anyName, roots)
+			first[anyName] = g.serves(anyName, roots)
 			for _, renew := range commands[2:] {
 				run(renew + c.atOnce)
 			}
 			for name, before := range first {
-				g.obtains(name, roots, before)
+				g.serves(name, roots, before)
 			}
 		})
 	}

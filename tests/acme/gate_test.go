@@ -13,11 +13,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"wssgate/certstore"
+	"wssgate/tests/internal/gate"
 )
 
 // gateListeners are where one gate listens. The CA looks for all gates of a test
@@ -27,46 +29,22 @@ type gateListeners struct {
 	tls, http net.Listener
 }
 
-// listenGates opens two ports on as many addresses.
-func listenGates(t *testing.T, n int) []gateListeners {
+// listenGates opens two ports on as many addresses. They are such as may be
+// closed and opened again.
+func listenGates(t *testing.T, n int) (all []gateListeners) {
 	t.Helper()
-	for range 20 {
-		if all := tryListenGates(n); all != nil {
-			for _, l := range all {
-				t.Cleanup(func() { l.tls.Close(); l.http.Close() })
-			}
-			return all
-		}
-	}
-	t.Fatalf("found no two ports that are free on %d addresses", n)
-	return nil
-}
-
-// tryListenGates returns nil where a port is taken on one of the addresses.
-func tryListenGates(n int) (all []gateListeners) {
-	var open []net.Listener
+	tlsPort, httpPort := gate.FreePort(t), gate.FreePort(t)
 	listen := func(ip string, port int) net.Listener {
 		ln, err := net.Listen("tcp", net.JoinHostPort(ip, fmt.Sprint(port)))
-		if err == nil {
-			open = append(open, ln)
+		if err != nil {
+			t.Fatal(err)
 		}
+		t.Cleanup(func() { ln.Close() })
 		return ln
 	}
-	tlsPort, httpPort := 0, 0
 	for i := range n {
-		l := gateListeners{IP: fmt.Sprintf("127.0.0.%d", i+1)}
-		if l.tls = listen(l.IP, tlsPort); l.tls != nil {
-			tlsPort = l.tls.Addr().(*net.TCPAddr).Port
-			l.http = listen(l.IP, httpPort)
-		}
-		if l.http == nil {
-			for _, ln := range open {
-				ln.Close()
-			}
-			return nil
-		}
-		httpPort = l.http.Addr().(*net.TCPAddr).Port
-		all = append(all, l)
+		ip := fmt.Sprintf("127.0.0.%d", i+1)
+		all = append(all, gateListeners{ip, listen(ip, tlsPort), listen(ip, httpPort)})
 	}
 	return all
 }
@@ -186,16 +164,34 @@ func (g *testGate) leaf(name string, root *x509.CertPool) (*x509.Certificate, er
 	return conn.ConnectionState().PeerCertificates[0], nil
 }
 
-// obtains waits until a client is given a certificate that is none of before.
+// obtains waits until a client is given a certificate that is none of before, and
+// until the cache has it: a gate serves a certificate before it saves it, and does
+// not make clients wait for a disk.
 func (g *testGate) obtains(name string, root *x509.CertPool, before ...*x509.Certificate) *x509.Certificate {
+	g.t.Helper()
+	leaf := g.serves(name, root, before...)
+	eventually(g.t, "the file of "+name, func() error {
+		data, err := os.ReadFile(filepath.Join(g.cache, name))
+		if err != nil {
+			return err
+		}
+		saved, err := tls.X509KeyPair(data, data)
+		if err == nil && slices.ContainsFunc(before, saved.Leaf.Equal) {
+			err = errors.New("still the old one")
+		}
+		return err
+	})
+	return leaf
+}
+
+// serves waits until a client is given a certificate that is none of before.
+func (g *testGate) serves(name string, root *x509.CertPool, before ...*x509.Certificate) *x509.Certificate {
 	g.t.Helper()
 	var leaf *x509.Certificate
 	eventually(g.t, "a certificate for "+name, func() (err error) {
 		leaf, err = g.leaf(name, root)
-		for _, old := range before {
-			if err == nil && leaf.Equal(old) {
-				err = errors.New("still the old one")
-			}
+		if err == nil && slices.ContainsFunc(before, leaf.Equal) {
+			err = errors.New("still the old one")
 		}
 		return err
 	})

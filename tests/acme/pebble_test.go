@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -109,8 +110,8 @@ type pebble struct {
 	https     *certtest.CA // of Pebble's own listeners
 	addr      string
 	mgmt      string
-	log       logBuffer
-	cmd       *exec.Cmd
+	log       gate.Output
+	server    *gate.Server
 	namesLock sync.Mutex
 	names     map[string]string // name → address
 	dns       string
@@ -139,7 +140,7 @@ func newPebble(t *testing.T, c pebbleConfig) (*pebble, []gateListeners) {
 	listeners := listenGates(t, max(c.Listeners, 1))
 	p.TLSPort = listeners[0].tls.Addr().(*net.TCPAddr).Port
 	p.HTTPPort = listeners[0].http.Addr().(*net.TCPAddr).Port
-	p.addr, p.mgmt = freeAddr(t), freeAddr(t)
+	p.addr, p.mgmt = gate.FreeAddr(t), gate.FreeAddr(t)
 	p.Directory = "https://" + p.addr + "/dir"
 	p.serveDNS()
 	p.env = []string{
@@ -181,17 +182,8 @@ func (p *pebble) start() {
 	}
 	write(t, filepath.Join(p.dir, "pebble.json"), data)
 	cmd := exec.Command(pebbleBinary, "-config", filepath.Join(p.dir, "pebble.json"), "-dnsserver", p.dns)
-	cmd.Env, cmd.Stdout, cmd.Stderr = p.env, &p.log, &p.log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p.cmd = cmd
-	t.Cleanup(func() {
-		p.stop()
-		if t.Failed() {
-			t.Logf("Pebble's log:\n%s", p.log.String())
-		}
-	})
+	cmd.Env = p.env
+	p.server = gate.StartServer(t, cmd, &p.log, p.addr)
 	eventually(t, "Pebble answers", func() error {
 		_, err := p.get("https://" + p.addr + "/dir")
 		return err
@@ -199,11 +191,7 @@ func (p *pebble) start() {
 }
 
 func (p *pebble) stop() {
-	if p.cmd != nil {
-		p.cmd.Process.Kill()
-		p.cmd.Wait()
-		p.cmd = nil
-	}
+	p.server.Stop(syscall.SIGKILL)
 }
 
 // Root returns the root of the certificates that this process issues.
@@ -276,38 +264,9 @@ func (p *pebble) serveDNS() {
 	})
 }
 
-// freeAddr returns an address on loopback that nobody listens on.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 func write(t *testing.T, path string, data []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// logBuffer takes a process's output.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

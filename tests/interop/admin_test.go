@@ -3,6 +3,7 @@ package interop
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"wssgate/admin"
+	"wssgate/internal/xmpptest"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
@@ -139,6 +141,78 @@ upstream = "xmpp"
 	}
 	if text := g.Text(); strings.Contains(text, token) {
 		t.Error("the token is in the log")
+	}
+}
+
+// The page lists the addresses that are refused for failed logins, and pardons one,
+// then all. Behind admin_token_file that wants the token as everything does.
+func TestAdminPardon(t *testing.T) {
+	upstream, err := xmpptest.Listen(xmpptest.Config{Password: "right"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { upstream.Close() })
+	const token = "the-token-of-the-operator"
+	site := gate.NewSite(t, "one.test")
+	site.Write(t, "token", []byte(token+"\n"))
+	site.Write(t, "config.toml", []byte(`[listen]
+wss = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+admin_token_file = "token"
+[upstream.xmpp]
+nodes = [{ name = "n1", url = "`+upstream.URL()+`" }]
+[limits]
+login_failures = "1/10m"
+`))
+	g := gate.Start(t, site.Dir)
+	guess := func(from string) error {
+		c, err := xmpptest.Dial(t.Context(), xmpptest.Target{
+			URL: "wss://one.test/", Addr: g.Addr("wss"), TLS: site.Client("one.test"), User: "alice", Password: "wrong",
+			NetDial: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext,
+		})
+		if err != nil {
+			return err
+		}
+		defer c.Abort()
+		return errors.Join(c.OpenStream(), c.Authenticate())
+	}
+	for _, from := range []string{"127.0.0.2", "127.0.0.3"} {
+		if err := guess(from); err == nil || !strings.Contains(err.Error(), "policy-violation") {
+			t.Fatalf("a guess from %s: %v; want policy-violation", from, err)
+		}
+	}
+	resp, err := http.Post("http://"+g.Addr("admin")+"/pardon?all", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("a pardon without the token: %s; want 401", resp.Status)
+	}
+	got := look(t, nil,
+		lookStep{"page": "a", "open": "http://" + g.Addr("admin") + "/"},
+		lookStep{"page": "a", "login": token},
+		lookStep{"page": "a", "until": "127.0.0.3"},
+		lookStep{"page": "a", "see": true},       // 3
+		lookStep{"page": "a", "press": "Pardon"}, // the one that was refused last
+		lookStep{"page": "a", "until": "127.0.0.3: 1 pardoned"},
+		lookStep{"page": "a", "until": "1 address; 1 refused"},
+		lookStep{"page": "a", "press": "Pardon all"},
+		lookStep{"page": "a", "run": "new Promise((done) => { const timer = setInterval(() => { if (document.querySelector('#logins').hidden) { clearInterval(timer); done(true); } }, 20); })"},
+		lookStep{"page": "a", "see": true}, // 9
+	)
+	for _, want := range []string{"FAILED LOGINS", "2 addresses; 2 refused. After 1 failed login an address is refused for 10m.", "127.0.0.2", "refused for 10 minutes"} {
+		if !strings.Contains(got[3].Text, want) {
+			t.Errorf("there is no %q on the page:\n%s", want, got[3].Text)
+		}
+	}
+	if strings.Contains(got[9].Text, "FAILED LOGINS") {
+		t.Errorf("after all pardons:\n%s", got[9].Text)
+	}
+	for _, from := range []string{"127.0.0.2", "127.0.0.3"} {
+		if err := guess(from); err == nil || !strings.Contains(err.Error(), "policy-violation") {
+			t.Errorf("a guess from %s after the pardon: %v; want it heard", from, err)
+		}
 	}
 }
 

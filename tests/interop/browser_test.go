@@ -58,7 +58,7 @@ type script struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
 	lines  *bufio.Scanner
-	stderr output
+	stderr gate.Output
 }
 
 // runScript starts a script with a headless Chromium that trusts the root. The

@@ -64,6 +64,7 @@ async function useNode() {
   globalThis.WebSocket = recorded(class extends WebSocket {
     constructor(url, protocols) {
       super(url, protocols, { lookup, localAddress: task.from, headers: task.headers });
+      this.on('error', () => {}); // in a browser, one that nobody listens for ends nothing
     }
   }, tell);
 }

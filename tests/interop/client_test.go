@@ -42,6 +42,13 @@ type event struct {
 // logged in. more adds to its task.
 func login(t *testing.T, site *gate.Site, kind, service, jid string, more map[string]any) (c *client, full string) {
 	t.Helper()
+	c = visit(t, site, kind, service, jid, more)
+	return c, c.online()
+}
+
+// visit is login without the wait.
+func visit(t *testing.T, site *gate.Site, kind, service, jid string, more map[string]any) (c *client) {
+	t.Helper()
 	_, domain, _ := strings.Cut(jid, "@")
 	task := map[string]any{"with": kind, "service": service, "jid": jid, "password": passwordOf(domain)}
 	for k, v := range more {
@@ -72,7 +79,7 @@ func login(t *testing.T, site *gate.Site, kind, service, jid string, more map[st
 			t.Logf("%s: %s", c.name, s.stderr.String())
 		}
 	})
-	return c, c.online()
+	return c
 }
 
 // follow reads until the script ends.

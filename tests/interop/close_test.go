@@ -29,7 +29,7 @@ func TestBrowserCloseCodes(t *testing.T) {
 		{code: 1001}, // nothing is sent: the gate is drained
 	}
 	site := gate.NewSite(t, "example1.test")
-	g := site.Start(t, "[upstream.xmpp]\nnodes = [\""+wire.ListenWS(t, endAsTold).URL+"\"]\n")
+	g := site.Start(t, "[upstream.xmpp]\nnodes = [\""+wire.ListenWS(t, endAsTold).URL+"\"]\nxmpp = false\n")
 	_, port, err := net.SplitHostPort(g.Addr("wss"))
 	if err != nil {
 		t.Fatal(err)

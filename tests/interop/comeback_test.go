@@ -100,7 +100,7 @@ host_config:
 func checkComeBack(t *testing.T, server string) {
 	t.Helper()
 	forEachKind(t, server, func(t *testing.T, kind string, p *pair) {
-		g, port := p.start(t, "127.0.0.1:0", "")
+		g, port := p.start(t, gate.FreeAddr(t), "") // the next one comes to it
 		_, otherPort := p.start(t, "127.0.0.1:0", "")
 		friend, friendJID := login(t, p.site, "strophe", service(resumable, otherPort), "alice@"+resumable, nil)
 

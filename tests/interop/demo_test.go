@@ -29,11 +29,11 @@ func startAnonymousProsody(t *testing.T, domains ...string) (url string) {
 	t.Helper()
 	gate.Program(t, "prosody", "prosody")
 	user := unprivileged(t, "prosody")
-	dir, port := user.tempDir(t), freePort(t)
+	dir, port := user.tempDir(t), gate.FreePort(t)
 	config := filepath.Join(dir, "prosody.cfg.lua")
 	user.write(t, config, strings.Replace(prosodyConfig(dir, port, domains), `"internal_hashed"`, `"anonymous"`, 1))
 	addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
-	serve(t, user.command("prosody", "-F", "--config", config), addr)
+	gate.StartServer(t, user.command("prosody", "-F", "--config", config), new(gate.Output), addr)
 	return "ws://" + addr + "/xmpp-websocket"
 }
 

@@ -36,7 +36,7 @@ func runEjabberd(t *testing.T, more string, domains ...string) (url, log string)
 
 	user := unprivileged(t, "ejabberd")
 	dir := user.tempDir(t)
-	port := freePort(t)
+	port := gate.FreePort(t)
 	config := filepath.Join(dir, "ejabberd.yml")
 	user.write(t, config, ejabberdConfig(port, domains)+more)
 	log = filepath.Join(dir, "ejabberd.log")
@@ -56,7 +56,7 @@ func runEjabberd(t *testing.T, more string, domains ...string) (url, log string)
 		"EJABBERD_LOG_PATH="+log,
 		"ERL_CRASH_DUMP_SECONDS=0",
 	)
-	serve(t, cmd, addr).wait(t, registered, 1)
+	gate.StartServer(t, cmd, new(gate.Output), addr, log).Wait(registered)
 	return "ws://" + addr + "/ws", log
 }
 

@@ -24,10 +24,10 @@ func TestOpenSSL(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			site := gate.NewSite(t, "example1.test")
 			site.Write(t, "root.pem", site.CA.RootPEM())
-			g := site.Start(t, "[upstream.xmpp]\nnodes = [\""+wire.Echo(t).URL+"\"]\n")
+			g := site.Start(t, "[upstream.xmpp]\nnodes = [\""+wire.Echo(t).URL+"\"]\nxmpp = false\n")
 			cmd := exec.Command("openssl", "s_client", version, "-brief", "-connect", g.Addr("wss"), "-servername", "example1.test",
 				"-CAfile", filepath.Join(site.Dir, "root.pem"), "-verify_return_error", "-verify_hostname", "example1.test")
-			said := new(output)
+			said := new(gate.Output)
 			cmd.Stderr = said
 			client := pipe(t, cmd)
 			c := wire.NewConn(t, client, true)
@@ -44,7 +44,7 @@ func TestOpenSSL(t *testing.T) {
 					if _, err := io.WriteString(client, "K\n"); err != nil {
 						t.Fatal(err)
 					}
-					said.wait(t, "KEYUPDATE", round+1)
+					said.Wait(t, "KEYUPDATE", round+1, nil)
 				}
 			}
 		})

@@ -37,14 +37,14 @@ func runProsody(t *testing.T, more string, domains ...string) *prosody {
 
 	p := &prosody{user: unprivileged(t, "prosody")}
 	dir := p.user.tempDir(t)
-	port := freePort(t)
+	port := gate.FreePort(t)
 	p.config = filepath.Join(dir, "prosody.cfg.lua")
 	p.user.write(t, p.config, prosodyConfig(dir, port, domains)+more)
 	for _, domain := range domains {
 		p.ctl(t, "register", "alice", domain, passwordOf(domain))
 	}
 	addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
-	serve(t, p.user.command("prosody", "-F", "--config", p.config), addr)
+	gate.StartServer(t, p.user.command("prosody", "-F", "--config", p.config), new(gate.Output), addr)
 	p.url = "ws://" + addr + "/xmpp-websocket"
 	return p
 }
@@ -91,15 +91,3 @@ c2s_require_encryption = true
 }
 
 func passwordOf(domain string) string { return "secret of " + domain }
-
-// freePort returns a port that was free a moment ago, for programs that can't
-// choose one by themselves and tell.
-func freePort(t *testing.T) int {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
-}

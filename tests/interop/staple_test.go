@@ -24,7 +24,7 @@ func TestOpenSSLStaple(t *testing.T) {
 	ca := site.CA.Intermediate("Responder and CA")
 	pair := ca.Issue(name)
 	site.Certify(t, name, pair)
-	g := site.Start(t, "[upstream.xmpp]\nnodes = [\""+wire.Echo(t).URL+"\"]\n")
+	g := site.Start(t, "[upstream.xmpp]\nnodes = [\""+wire.Echo(t).URL+"\"]\nxmpp = false\n")
 
 	said := func() string {
 		out, err := exec.Command("openssl", "s_client", "-status", "-connect", g.Addr("wss"), "-servername", name,

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,7 +31,8 @@ func Build(race bool) (string, error) {
 
 var (
 	raceBinary  = sync.OnceValues(func() (string, error) { return build("wssgate-race", "-race") })
-	plainBinary = sync.OnceValues(func() (string, error) { return build("wssgate") })
+	// As make build does: what ships, and what is in Go's cache already.
+	plainBinary = sync.OnceValues(func() (string, error) { return build("wssgate", "-trimpath") })
 )
 
 func build(name string, flags ...string) (string, error) {
@@ -51,6 +53,9 @@ func build(name string, flags ...string) (string, error) {
 	binary := filepath.Join(dir, name)
 	cmd := exec.Command("go", append(append([]string{"build", "-o", binary}, flags...), ".")...)
 	cmd.Dir = root
+	if !slices.Contains(flags, "-race") {
+		cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%s: %w\n%s", cmd, err, out)
 	}

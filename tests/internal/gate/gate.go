@@ -30,6 +30,9 @@ type Gate struct {
 	changed chan struct{} // closed and replaced with every line and at the end
 	ended   bool
 	status  int
+
+	stderr  io.Closer
+	reading sync.Mutex // held by Deafen
 }
 
 // A Line is one line of standard error. Fields is nil where the line is no
@@ -124,6 +127,7 @@ func Run(tb testing.TB, dir string, args []string, opts ...Option) *Gate {
 	if err := g.cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
+	g.stderr = stderr
 	go g.follow(stderr)
 	tb.Cleanup(g.finish)
 	return g
@@ -133,6 +137,8 @@ func Run(tb testing.TB, dir string, args []string, opts ...Option) *Gate {
 func (g *Gate) follow(stderr io.Reader) {
 	r := bufio.NewReader(stderr)
 	for {
+		g.reading.Lock()
+		g.reading.Unlock()
 		text, err := r.ReadString('\n')
 		if text = strings.TrimRight(text, "\n"); text != "" {
 			line := Line{Text: text}
@@ -185,6 +191,16 @@ func (g *Gate) finish() {
 		g.tb.Logf("standard error of wssgate:\n%s", text)
 	}
 }
+
+// Deafen stops reading the program's standard error, but for a last few lines, until
+// hear is called.
+func (g *Gate) Deafen() (hear func()) {
+	g.reading.Lock()
+	return g.reading.Unlock
+}
+
+// HangUp closes the reading end of the program's standard error.
+func (g *Gate) HangUp() { g.stderr.Close() }
 
 // Signal sends the signal to the program.
 func (g *Gate) Signal(sig syscall.Signal) {

@@ -69,6 +69,14 @@ func (g *Gate) Goroutines() []string {
 	return stacks
 }
 
+// Ended reports whether the program has ended, also where its last lines were not
+// read yet.
+func (g *Gate) Ended() bool {
+	data, err := os.ReadFile(g.proc("stat"))
+	_, state, _ := strings.Cut(string(data), ") ")
+	return err != nil || strings.HasPrefix(state, "Z")
+}
+
 // PID returns the program's process number.
 func (g *Gate) PID() int { return g.cmd.Process.Pid }
 

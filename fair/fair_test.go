@@ -1,0 +1,245 @@
+package fair
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"wssgate/internal/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+func TestOwner(t *testing.T) {
+	for in, want := range map[string]string{
+		"192.0.2.7": "192.0.2.7", "::ffff:192.0.2.7": "192.0.2.7",
+		"2001:db8:1:2:3::4": "2001:db8:1:2::", "fe80::1%eth0": "fe80::",
+	} {
+		if got := Owner(netip.MustParseAddr(in)).String(); got != want {
+			t.Errorf("Owner(%s) = %s; want %s", in, got, want)
+		}
+	}
+	if got := OwnerOf("@"); got.IsValid() {
+		t.Errorf("a unix socket has the owner %s", got)
+	}
+}
+
+// A Set says at each moment what counting again would say.
+func TestSet(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	addr := func() netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(r.IntN(6))}) }
+	var s Set[int]
+	var all []*Entry[int] // in the order in which they came
+	for i := range 4_000 {
+		if r.IntN(100) < 40+20*(i/500%2) && len(all) > 0 {
+			k := r.IntN(len(all))
+			if !s.Remove(all[k]) || s.Remove(all[k]) {
+				t.Fatal("Remove does not say what it did")
+			}
+			all = slices.Delete(all, k, k+1)
+		} else {
+			all = append(all, s.Add(addr(), i))
+		}
+		count, oldest := map[netip.Addr]int{}, map[netip.Addr]*Entry[int]{}
+		most := 0
+		for _, e := range all {
+			count[e.owner.addr]++
+			most = max(most, count[e.owner.addr])
+			if oldest[e.owner.addr] == nil {
+				oldest[e.owner.addr] = e
+			}
+		}
+		a, worst := addr(), s.Worst()
+		if s.Len() != len(all) || s.Most() != most || s.Of(a) != count[a] || s.Oldest(a) != oldest[a] {
+			t.Fatalf("after %d: %d of %d, most %d; want %d of %d, most %d", i, s.Of(a), s.Len(), s.Most(), count[a], len(all), most)
+		}
+		if worst == nil != (len(all) == 0) || worst != nil && (count[worst.owner.addr] != most || oldest[worst.owner.addr] != worst) {
+			t.Fatalf("after %d: the worst is %+v, of one with %d; most is %d", i, worst, count[worst.owner.addr], most)
+		}
+	}
+}
+
+// A pipes is a listener whose clients are pipes.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+func (p *pipes) Close() error   { close(p.closed); return nil }
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+type from struct {
+	net.Conn
+	addr string
+}
+
+func (f from) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(f.addr)) }
+
+// A rig is an http.Server on pipes, with three places.
+type rig struct {
+	t     *testing.T
+	pipes *pipes
+	conns *Conns
+}
+
+func newRig(t *testing.T, handler http.HandlerFunc) *rig {
+	r := &rig{t, &pipes{make(chan net.Conn), make(chan struct{})}, &Conns{Max: 3}}
+	server := &http.Server{Handler: r.conns.Handler(handler), ConnContext: r.conns.ConnContext}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		server.Serve(r.conns.Listen(r.pipes))
+	}()
+	t.Cleanup(func() {
+		server.Close()
+		<-done
+	})
+	return r
+}
+
+func (r *rig) dial(addr string) net.Conn {
+	client, server := net.Pipe()
+	r.t.Cleanup(func() { client.Close() })
+	r.pipes.conns <- from{server, addr}
+	synctest.Wait()
+	return client
+}
+
+func get(c net.Conn, path string) error {
+	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", path); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(c, make([]byte, len("HTTP/1.1 200")))
+	return err
+}
+
+// isOpen reports whether the other side has not closed a connection on which
+// nothing is said.
+func isOpen(c net.Conn) bool {
+	c.SetReadDeadline(time.Now().Add(time.Millisecond))
+	_, err := c.Read(make([]byte, 1))
+	c.SetReadDeadline(time.Time{})
+	return err != io.EOF
+}
+
+// However many connections say nothing, or half of a request, a newcomer who asks is
+// served; the first to go are the oldest of the address that has most.
+func TestConnsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {})
+		alone := r.dial("198.51.100.1:1")
+		var silent []net.Conn
+		for i := range 600 {
+			c := r.dial(fmt.Sprintf("[2001:db8::%x]:1", i+1))
+			io.WriteString(c, "GET / HT")
+			silent = append(silent, c)
+		}
+		honest := r.dial("192.0.2.1:1")
+		if err := get(honest, "/"); err != nil {
+			t.Errorf("a newcomer: %v", err)
+		}
+		if err := get(alone, "/"); err != nil {
+			t.Errorf("the one that came first, alone of its address: %v", err)
+		}
+		open := 0
+		for _, c := range silent {
+			if isOpen(c) {
+				open++
+			}
+		}
+		if open != 1 || !isOpen(silent[599]) {
+			t.Errorf("%d silent ones are open; want the newest", open)
+		}
+	})
+}
+
+// A connection in a handler keeps its place, and newcomers wait for it; one whose
+// handler lets it wait for its own fault does not.
+func TestConnsBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answer := make(chan struct{})
+		r := newRig(t, func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/busy":
+				<-answer
+			case "/fault":
+				While(r.Context(), func() { <-r.Context().Done() })
+			}
+		})
+		results := make(chan error, 3)
+		ask := func(addr, path string) {
+			c := r.dial(addr)
+			go func() { results <- get(c, path) }()
+			synctest.Wait()
+		}
+		ask("192.0.2.1:1", "/busy")
+		ask("192.0.2.1:2", "/busy")
+		ask("192.0.2.1:3", "/fault")
+		if err := get(r.dial("192.0.2.2:1"), "/"); err != nil {
+			t.Errorf("a newcomer: %v", err)
+		}
+		if err := <-results; err == nil {
+			t.Error("the connection that waits for its own fault was answered; want its place given away")
+		}
+		ask("192.0.2.1:3", "/busy") // in the place of the newcomer, which was answered
+		late := r.dial("192.0.2.3:1")
+		got := make(chan error, 1)
+		go func() { got <- get(late, "/") }()
+		synctest.Wait()
+		select {
+		case err := <-got:
+			t.Errorf("served while all places are taken: %v", err)
+		default:
+		}
+		close(answer)
+		if err := <-got; err != nil {
+			t.Errorf("once there was a place: %v", err)
+		}
+		for range 3 {
+			if err := <-results; err != nil {
+				t.Errorf("a busy connection: %v", err)
+			}
+		}
+	})
+}
+
+// What is refused is closed, and takes no place.
+func TestConnsRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {})
+		r.conns.Refuses = func(client netip.Addr) bool { return client == netip.MustParseAddr("192.0.2.1") }
+		for range 5 {
+			if c := r.dial("192.0.2.1:1"); isOpen(c) {
+				t.Error("a client that is refused is let in")
+			}
+		}
+		if err := get(r.dial("192.0.2.2:1"), "/"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// While in no handler of a Conns just waits.
+func TestWhileElsewhere(t *testing.T) {
+	waited := false
+	While(context.Background(), func() { waited = true })
+	if !waited {
+		t.Error("it did not wait")
+	}
+}

@@ -1,0 +1,171 @@
+package files
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// ErrNotRegular is the error of a file that is a pipe, a socket or a device.
+var ErrNotRegular = errors.New("is a pipe or a device, want a file")
+
+// ErrDirectory is the error of a file that is a directory.
+var ErrDirectory = errors.New("is a directory, want a file")
+
+// Call has the job's place know that f may hang at path. It is for calls that have
+// no method here.
+func (p *Place) Call(path string, f func() error) error {
+	p.enter(path)
+	defer p.leave()
+	return f()
+}
+
+func call[T any](p *Place, path string, f func(string) (T, error)) (T, error) {
+	p.enter(path)
+	defer p.leave()
+	return f(path)
+}
+
+// Read returns the contents of a regular file of at most limit bytes. Links are
+// followed. Errors name the path: ErrNotRegular, ErrDirectory, that it is larger
+// than limit, and the system's.
+func (p *Place) Read(path string, limit int64) ([]byte, error) {
+	var b bytes.Buffer
+	err := p.ReadInto(&b, path, limit)
+	return b.Bytes(), err
+}
+
+// ReadInto is Read into a buffer, which it empties first.
+func (p *Place) ReadInto(b *bytes.Buffer, path string, limit int64) error {
+	p.enter(path)
+	defer p.leave()
+	b.Reset()
+	// To open a pipe that nobody writes to would block. What it is, is looked at
+	// when it is open: before that it could still become another file.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir():
+		return &fs.PathError{Op: "read", Path: path, Err: ErrDirectory}
+	case !info.Mode().IsRegular():
+		return &fs.PathError{Op: "read", Path: path, Err: ErrNotRegular}
+	}
+	return readBounded(b, f, limit)
+}
+
+// ReadStream is Read for a file that may be a pipe, and then waits for who writes
+// to it.
+func (p *Place) ReadStream(path string, limit int64) ([]byte, error) {
+	p.enter(path)
+	defer p.leave()
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: ErrDirectory}
+	}
+	var b bytes.Buffer
+	err = readBounded(&b, f, limit)
+	return b.Bytes(), err
+}
+
+// readBounded reads what is there, whatever size it claims to have.
+func readBounded(b *bytes.Buffer, f *os.File, limit int64) error {
+	n, err := b.ReadFrom(io.LimitReader(f, limit+1))
+	if err == nil && n > limit {
+		err = &fs.PathError{Op: "read", Path: f.Name(), Err: fmt.Errorf("larger than %d bytes", limit)}
+	}
+	return err
+}
+
+// These are os's and filepath's.
+
+func (p *Place) ReadDir(path string) ([]fs.DirEntry, error) { return call(p, path, os.ReadDir) }
+func (p *Place) Stat(path string) (fs.FileInfo, error)      { return call(p, path, os.Stat) }
+func (p *Place) Lstat(path string) (fs.FileInfo, error)     { return call(p, path, os.Lstat) }
+func (p *Place) Readlink(path string) (string, error)       { return call(p, path, os.Readlink) }
+func (p *Place) EvalSymlinks(path string) (string, error) {
+	return call(p, path, filepath.EvalSymlinks)
+}
+func (p *Place) MkdirAll(path string, mode fs.FileMode) error {
+	return p.Call(path, func() error { return os.MkdirAll(path, mode) })
+}
+func (p *Place) Chmod(path string, mode fs.FileMode) error {
+	return p.Call(path, func() error { return os.Chmod(path, mode) })
+}
+func (p *Place) Remove(path string) error {
+	return p.Call(path, func() error { return os.Remove(path) })
+}
+func (p *Place) Rename(from, to string) error {
+	return p.Call(to, func() error { return os.Rename(from, to) })
+}
+
+// Create makes a file with these contents and mode 0600. It is an fs.ErrExist where
+// there is one of that name. A file that could not be written is removed again.
+func (p *Place) Create(path string, data []byte) error {
+	return p.Call(path, func() error {
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		return finish(f, data, false)
+	})
+}
+
+// Replace puts a file of mode 0600 in the place of path, whole or not at all. Temp
+// is what the name begins with that the file has before, in the same folder. With
+// sync it is there also after a power cut. The last moment before it is seen is
+// ok's: where that is false the file is left as it was, and nil returned.
+func (p *Place) Replace(path, temp string, data []byte, sync bool, ok func() bool) error {
+	return p.Call(path, func() error {
+		dir := filepath.Dir(path)
+		f, err := os.CreateTemp(dir, temp)
+		if err != nil {
+			return err
+		}
+		if err := finish(f, data, sync); err != nil {
+			return err
+		}
+		if !ok() {
+			return os.Remove(f.Name())
+		}
+		if err := os.Rename(f.Name(), path); err != nil {
+			os.Remove(f.Name())
+			return err
+		}
+		if !sync {
+			return nil
+		}
+		// Not every file system can sync a folder; the file is whole in any case.
+		if d, err := os.Open(dir); err == nil {
+			d.Sync()
+			d.Close()
+		}
+		return nil
+	})
+}
+
+// finish writes a new file and closes it, or removes it.
+func finish(f *os.File, data []byte, sync bool) error {
+	_, err := f.Write(data)
+	if sync {
+		err = errors.Join(err, f.Sync())
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}

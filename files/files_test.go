@@ -1,0 +1,198 @@
+package files
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A lockedBuffer is a log.
+type lockedBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func (b *lockedBuffer) lines() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Split(strings.TrimRight(b.String(), "\n"), "\n")
+}
+
+func newTestPlace() (*Place, *lockedBuffer) {
+	log := new(lockedBuffer)
+	return New("certificates", slog.New(slog.NewTextHandler(log, nil))), log
+}
+
+// Who comes first waits for Patience, everybody after that for nothing, until the
+// call returns; and what was begun goes on.
+func TestHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, log := newTestPlace()
+		resume := Stall("/hang")
+		look := func() error {
+			_, err := Do(t.Context(), p, func() (int, error) { _, err := p.Stat("/hang/x"); return 1, err })
+			return err
+		}
+		began := time.Now()
+		finished := false
+		_, err := Do(t.Context(), p, func() (int, error) {
+			p.Stat("/hang/a")
+			finished = true
+			return 1, nil
+		})
+		var hang *HangError
+		if !errors.As(err, &hang) || hang.Path != "/hang/a" || !hang.Since.Equal(began) || !IsHang(err) {
+			t.Errorf("err = %v; want that /hang/a hangs", err)
+		}
+		if took := time.Since(began); took != Patience {
+			t.Errorf("it took %v; want %v", took, Patience)
+		}
+		for range 1000 {
+			if err := look(); !IsHang(err) {
+				t.Fatalf("err = %v", err)
+			}
+		}
+		if took := time.Since(began); took != Patience {
+			t.Errorf("the others took %v; want nothing", took-Patience)
+		}
+		if list := Hanging(); len(list) != 1 || list[0].What != "certificates" || list[0].Path != "/hang/a" {
+			t.Errorf("hanging: %+v", list)
+		}
+		back := p.Back()
+		time.Sleep(time.Hour)
+		if isClosed(back) || finished {
+			t.Error("it is back")
+		}
+		resume()
+		<-back
+		synctest.Wait()
+		if err := look(); IsHang(err) || !errors.Is(err, fs.ErrNotExist) || !finished || p.Hangs() != nil || len(Hanging()) > 0 {
+			t.Errorf("back: %v, finished %t, %v", err, finished, Hanging())
+		}
+		if lines := log.lines(); len(lines) != 2 || !strings.Contains(lines[0], "does not answer\" file=/hang/a since=") || !strings.Contains(lines[1], "answers again\" file=/hang/a duration=1h0m2s") {
+			t.Errorf("the log has\n%s", strings.Join(lines, "\n"))
+		}
+	})
+}
+
+// A job of many calls, of which none is too slow, is no hang; nor is a long wait
+// for one's turn behind it.
+func TestSlowIsNoHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, log := newTestPlace()
+		slow := func() (int, error) {
+			for range 100 {
+				p.Call("/slow", func() error { time.Sleep(Patience - 1); return nil })
+				time.Sleep(2 * Patience) // computes
+			}
+			return 7, nil
+		}
+		second := make(chan int)
+		go func() {
+			time.Sleep(time.Second)
+			n, err := Do(t.Context(), p, slow)
+			if err != nil {
+				t.Error(err)
+			}
+			second <- n
+		}()
+		if n, err := Do(t.Context(), p, slow); n != 7 || err != nil {
+			t.Errorf("Do = %d, %v", n, err)
+		}
+		if n := <-second; n != 7 {
+			t.Errorf("the second got %d", n)
+		}
+		if log.Len() > 0 {
+			t.Errorf("it logged %s", log.lines())
+		}
+	})
+}
+
+// Contexts end both kinds of waiting, for the turn and for the job; and Await waits
+// for what hangs.
+func TestContexts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, _ := newTestPlace()
+		resume := Stall("/hang")
+		job := func() (int, error) { p.Stat("/hang"); return 3, nil }
+		gone := errors.New("gone")
+		for range 2 { // the first has the job, the second waits for its turn
+			ctx, cancel := context.WithCancelCause(t.Context())
+			began := time.Now()
+			time.AfterFunc(time.Minute, func() { cancel(gone) })
+			if _, err := Await(ctx, p, job); err != gone || time.Since(began) != time.Minute {
+				t.Errorf("Await = %v after %v", err, time.Since(began))
+			}
+			if _, err := Do(ctx, p, job); err != gone {
+				t.Errorf("Do with a context that has ended = %v", err)
+			}
+		}
+		time.AfterFunc(time.Minute, resume)
+		if n, err := Await(t.Context(), p, job); n != 3 || err != nil {
+			t.Errorf("Await = %d, %v", n, err)
+		}
+	})
+}
+
+// What is no regular file is refused without waiting for it, whenever it became that.
+func TestReadRegular(t *testing.T) {
+	dir := t.TempDir()
+	pipe, link, long := filepath.Join(dir, "pipe"), filepath.Join(dir, "link"), filepath.Join(dir, "long")
+	if err := errors.Join(syscall.Mkfifo(pipe, 0o600), os.Symlink(pipe, link), os.WriteFile(long, make([]byte, 11), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	p, _ := newTestPlace()
+	for path, want := range map[string]error{pipe: ErrNotRegular, link: ErrNotRegular, "/dev/zero": ErrNotRegular, dir: ErrDirectory, dir + "/none": fs.ErrNotExist} {
+		if _, err := p.Read(path, 10); !errors.Is(err, want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("Read(%q) = %v; want %v", path, err, want)
+		}
+	}
+	if _, err := p.Read(long, 10); err == nil || !strings.Contains(err.Error(), "larger than 10 bytes") {
+		t.Errorf("a long file: %v", err)
+	}
+	if data, err := p.Read(long, 11); len(data) != 11 || err != nil {
+		t.Errorf("%d bytes, %v; want 11", len(data), err)
+	}
+}
+
+// A file is replaced whole or not at all, and not for somebody who is gone.
+func TestReplace(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x")
+	p, _ := newTestPlace()
+	yes, no := func() bool { return true }, func() bool { return false }
+	for _, test := range []struct {
+		data string
+		ok   func() bool
+		want string
+	}{{"one", yes, "one"}, {"two", no, "one"}, {"three", yes, "three"}} {
+		if err := p.Replace(path, ".tmp-", []byte(test.data), test.data == "one", test.ok); err != nil {
+			t.Fatal(err)
+		}
+		if data, err := os.ReadFile(path); string(data) != test.want || err != nil {
+			t.Errorf("after %q it has %q, %v; want %q", test.data, data, err, test.want)
+		}
+	}
+	if err := p.Create(path, nil); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Create = %v", err)
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
+		t.Errorf("left behind: %v", entries)
+	}
+}

@@ -1,0 +1,178 @@
+// Package logqueue stands between a log and the file, pipe or terminal that it is
+// written to, so that nobody who logs waits for it: a pipe may have a reader that
+// has stopped reading, a disk may be full or hang.
+//
+// # States and owners
+//
+//	lines   wait in the Queue, bounded in bytes; mu guards them
+//	writer  one goroutine, the only one that writes; it may hang in a system call
+//	lost    lines for which there was no room, or that the system did not take
+//
+// Lines that don't fit are dropped, the newest first, for the oldest say how it
+// began. They are counted, and when lines go through again the number is told. Close
+// gives the writer a moment for what waits, and leaves it alone after that: a
+// program can end although its log does not.
+package logqueue
+
+import (
+	"io"
+	"sync"
+	"time"
+)
+
+// Size is how many bytes of lines may wait: as many lines as tunnels end at once
+// when the upstream of a large gate does.
+const Size = 8 << 20
+
+// chunk is how many bytes go out with one write, so that room comes back bit by
+// bit.
+const chunk = 32 << 10
+
+// A Queue is a writer of lines that never waits. Make one with New, end it with
+// Close. All methods are safe for concurrent use.
+type Queue struct {
+	out    io.Writer
+	size   int
+	resume func(lost int)
+	wake   chan struct{}
+	done   chan struct{}
+
+	mu     sync.Mutex
+	chunks [][]byte  // whole lines each; the first is being written while writing is set
+	bytes  int       // in chunks
+	began  time.Time // of the write under way; zero: none is
+	lost   int       // lines that nobody was told of
+	total  int64     // lost since New
+	closed bool
+}
+
+// State is how a Queue does.
+type State struct {
+	Lost  int64     // lines, since the start
+	Since time.Time // when the write began that is under way; zero: none is
+}
+
+// New makes a Queue of at most size bytes and starts its writer. When lines go
+// through again after some were lost, resume is called with their number, by the
+// writer; it may log. Nil: it is told nobody.
+func New(out io.Writer, size int, resume func(lost int)) *Queue {
+	q := &Queue{out: out, size: size, resume: resume, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	go q.writeLines()
+	return q
+}
+
+// Write takes what must be one whole line, or several. It never fails: what there
+// is no room for is counted.
+func (q *Queue) Write(line []byte) (int, error) {
+	q.mu.Lock()
+	if q.closed || q.bytes+len(line) > q.size {
+		q.lose(1)
+	} else {
+		q.add(line)
+	}
+	q.mu.Unlock()
+	q.poke()
+	return len(line), nil
+}
+
+// add puts a line behind the others. The caller holds mu.
+func (q *Queue) add(line []byte) {
+	q.bytes += len(line)
+	// The first chunk may be on its way out.
+	if n := len(q.chunks) - 1; n > 0 && len(q.chunks[n])+len(line) <= chunk {
+		q.chunks[n] = append(q.chunks[n], line...)
+		return
+	}
+	q.chunks = append(q.chunks, append([]byte(nil), line...))
+}
+
+// lose counts lines. The caller holds mu.
+func (q *Queue) lose(lines int) {
+	q.lost += lines
+	q.total += int64(lines)
+}
+
+func (q *Queue) poke() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// State tells how the queue does.
+func (q *Queue) State() State {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return State{q.total, q.began}
+}
+
+// Close has what waits written, but for no longer than patience, and reports
+// whether all was. Lines that come later are lost.
+func (q *Queue) Close(patience time.Duration) bool {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	q.poke()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	select {
+	case <-q.done:
+		return true
+	case <-deadline.C:
+		return false
+	}
+}
+
+func (q *Queue) writeLines() {
+	defer close(q.done)
+	for range q.wake {
+		for q.writeChunk() {
+		}
+		q.mu.Lock()
+		over := q.closed && len(q.chunks) == 0
+		q.mu.Unlock()
+		if over {
+			return
+		}
+	}
+}
+
+// writeChunk writes the first chunk, and reports whether there was one.
+func (q *Queue) writeChunk() bool {
+	q.mu.Lock()
+	if len(q.chunks) == 0 {
+		q.mu.Unlock()
+		return false
+	}
+	first := q.chunks[0]
+	q.began = time.Now()
+	q.mu.Unlock()
+
+	_, err := q.out.Write(first)
+
+	q.mu.Lock()
+	q.chunks[0] = nil
+	q.chunks = q.chunks[1:]
+	q.bytes -= len(first)
+	q.began = time.Time{}
+	lost := 0
+	if err != nil {
+		q.lose(countLines(first))
+	} else if lost = q.lost; lost > 0 {
+		q.lost = 0
+	}
+	q.mu.Unlock()
+	if lost > 0 && q.resume != nil {
+		q.resume(lost)
+	}
+	return true
+}
+
+func countLines(b []byte) (n int) {
+	for _, c := range b {
+		if c == '\n' {
+			n++
+		}
+	}
+	return max(n, 1)
+}

@@ -1,0 +1,317 @@
+package memory
+
+import (
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// Options are what a Guard is made from. Short and Shed are required.
+type Options struct {
+	Limit int64 // limits.memory in bytes; 0: none
+
+	// Short is told how short memory is whenever that changes. It must return at
+	// once.
+	Short func(Shortage)
+
+	// Shed gives up what takes most memory, until about so many bytes are free.
+	// With sockets true the kernel's part of a connection counts too. With atOnce
+	// true it must be free when Shed returns; else clients have ShedPatience to
+	// take what waits for them.
+	Shed func(bytes int64, sockets, atOnce bool) Shed
+
+	// Braked returns how many tunnels have ended by themselves since the start
+	// because memory was Dire. Nil: none.
+	Braked func() int
+
+	Log *slog.Logger
+}
+
+// A Shortage says how short memory is.
+type Shortage int
+
+const (
+	Enough Shortage = iota
+	Short           // nobody new is to be let in
+	Dire            // nothing may grow any more, either: it would before anybody is shed
+)
+
+// A Shed is what was given up.
+type Shed struct {
+	Tunnels  int   // ended for what waited for their clients
+	Requests int   // of BOSH
+	Bytes    int64 // that these held, more or less
+}
+
+// ShedPatience is how long a client may go on taking what waits for it when that
+// is shed. It then learns why it was closed.
+const ShedPatience = time.Second
+
+// How often a Guard looks. Nothing grows faster than growth, so the time until it
+// looks again is what memory would need at that rate to reach the limit.
+const (
+	growth   = 1 << 30 // bytes a second; two processors encrypt less
+	lookMin  = 20 * time.Millisecond
+	lookMax  = time.Second
+	lookOver = 50 * time.Millisecond // while it is above the limit
+)
+
+const (
+	// backShare: memory is enough again when so small a part of the limit is free,
+	// so that not every connection that ends lets one in, which is closed next.
+	backShare = 16
+
+	// calm is how long that must have been so: a flood that goes on is one episode.
+	calm = 5 * time.Second
+
+	// direShare: when so small a part more than the limit is in use, nobody has
+	// time any more. With the default limit a sixth of the cgroup is left then.
+	direShare = 32
+
+	// collectRest: collecting takes no more than one part of so many of the time
+	// while memory comes near to the limit and goes again.
+	collectRest = 20
+)
+
+// State is what a Guard has found.
+type State struct {
+	Used  int64     // bytes, now
+	Limit int64     // bytes; 0: none
+	Short bool      // above the limit, and not yet well below it again
+	Since time.Time // when that began; of the last time where it is over; zero: never
+	Until time.Time // when it was over; zero while it lasts
+	Shed  Shed      // since the start
+}
+
+// A Guard looks at how much memory the process uses. Above the limit it says so,
+// and has the largest consumers shed until it is below again. What is garbage goes
+// first: nobody is sent away before a collection has shown that it must be.
+// Its methods may be called at the same time.
+type Guard struct {
+	options Options
+	measure func() (used int64, sockets bool)
+	collect func() // gives garbage back to the system
+	changed chan struct{}
+	done    chan struct{}
+	ended   chan struct{}
+
+	// run's own
+	told      Shortage
+	collectAt time.Time // no earlier, while memory is not short
+	judgeAt   time.Time // when the effect of the last shedding shows
+	calmAt    time.Time // when the episode is over, if it stays as it is
+	episode   episode
+
+	mu    sync.Mutex
+	state State
+}
+
+// An episode is a time in which memory was short.
+type episode struct {
+	peak   int64
+	shed   Shed
+	atOnce bool  // the last shedding was
+	last   int64 // what was in use then
+	braked int   // of Braked when it began
+}
+
+// Start makes a Guard and starts it. Close ends it.
+func Start(o Options) *Guard {
+	g := newGuard(o)
+	go g.run()
+	return g
+}
+
+func newGuard(o Options) *Guard {
+	return &Guard{
+		options: o, measure: newMeter(os.DirFS("/")).measure, collect: debug.FreeOSMemory,
+		changed: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{}),
+		state: State{Limit: o.Limit},
+	}
+}
+
+// SetLimit changes the limit, in bytes; 0: none.
+func (g *Guard) SetLimit(limit int64) {
+	g.mu.Lock()
+	g.state.Limit = limit
+	g.mu.Unlock()
+	select {
+	case g.changed <- struct{}{}:
+	default: // it is about to look
+	}
+}
+
+// State measures, and tells how things are.
+func (g *Guard) State() State {
+	used, _ := g.measure()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.state
+	s.Used = used
+	s.Shed.Tunnels += g.braked()
+	return s
+}
+
+func (g *Guard) braked() int {
+	if g.options.Braked == nil {
+		return 0
+	}
+	return g.options.Braked()
+}
+
+// Close ends the Guard. Memory stays short where it was.
+func (g *Guard) Close() {
+	close(g.done)
+	<-g.ended
+}
+
+// run is the Guard's goroutine.
+func (g *Guard) run() {
+	defer close(g.ended)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-g.done:
+			return
+		case <-g.changed:
+		case <-timer.C:
+		}
+		timer.Reset(g.look(time.Now()))
+	}
+}
+
+// look does what is to be done now, and says when to look again.
+func (g *Guard) look(now time.Time) time.Duration {
+	used, _ := g.measure()
+	g.mu.Lock()
+	limit, short := g.state.Limit, g.state.Short
+	g.mu.Unlock()
+	if !short {
+		if limit == 0 {
+			return lookMax
+		}
+		if used >= limit && !now.Before(g.collectAt) {
+			took := g.collectWatched(limit)
+			g.collectAt = now.Add(max(lookMax, took*collectRest))
+			used, _ = g.measure()
+		}
+		if used < limit {
+			g.tell(Enough)
+			return pause(limit - used)
+		}
+		g.enter(now, used, limit)
+	}
+	if used > limit-limit/backShare {
+		g.calmAt = now.Add(calm)
+	}
+	if limit == 0 || !now.Before(g.calmAt) {
+		g.leave(now, used, limit)
+		return lookMin
+	}
+	g.episode.peak = max(g.episode.peak, used)
+	dire := isDire(used, limit)
+	if dire {
+		g.tell(Dire)
+	} else if used < limit {
+		g.tell(Short)
+	}
+	// Between two sheddings the first one has to show its effect, unless it gets
+	// worse and worse.
+	worse := dire && (!g.episode.atOnce || used >= g.episode.last+limit/(2*direShare))
+	if used >= limit && (worse || !now.Before(g.judgeAt)) {
+		g.shed(now, limit)
+	}
+	return lookOver
+}
+
+func isDire(used, limit int64) bool { return used >= limit+limit/direShare }
+
+// tell passes a change on.
+func (g *Guard) tell(s Shortage) {
+	if s != g.told {
+		g.told = s
+		g.options.Short(s)
+	}
+}
+
+// collectWatched collects garbage, and has all growth stopped where memory becomes
+// dire meanwhile: a collection may take a second on a busy machine.
+func (g *Guard) collectWatched(limit int64) (took time.Duration) {
+	began := time.Now()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		g.collect()
+	}()
+	look := time.NewTicker(lookMin)
+	defer look.Stop()
+	for {
+		if used, _ := g.measure(); isDire(used, limit) {
+			g.tell(Dire)
+		}
+		select {
+		case <-done:
+			return time.Since(began)
+		case <-look.C:
+		}
+	}
+}
+
+// pause is how long it takes until so many bytes more can be in use.
+func pause(left int64) time.Duration {
+	return min(max(time.Duration(float64(left)/growth*float64(time.Second)), lookMin), lookMax)
+}
+
+// shed has enough given up to be well below the limit, if there is so much.
+func (g *Guard) shed(now time.Time, limit int64) {
+	took := g.collectWatched(limit) // what was shed before is garbage at best
+	used, sockets := g.measure()
+	if used < limit {
+		return
+	}
+	atOnce := isDire(used, limit)
+	out := g.options.Shed(used-(limit-limit/backShare), sockets, atOnce)
+	g.episode.atOnce, g.episode.last = atOnce, used
+	g.episode.shed.add(out)
+	switch {
+	case out.Bytes == 0: // nothing is left to shed, so that collecting is of little use
+		g.judgeAt = now.Add(max(lookMax, took*collectRest))
+	case atOnce:
+		g.judgeAt = now.Add(took + lookOver)
+	default:
+		g.judgeAt = now.Add(took + ShedPatience + lookOver)
+	}
+	g.mu.Lock()
+	g.state.Shed.add(out)
+	g.mu.Unlock()
+}
+
+func (s *Shed) add(more Shed) {
+	s.Tunnels += more.Tunnels
+	s.Requests += more.Requests
+	s.Bytes += more.Bytes
+}
+
+func (g *Guard) enter(now time.Time, used, limit int64) {
+	g.mu.Lock()
+	g.state.Short, g.state.Since, g.state.Until = true, now, time.Time{}
+	g.mu.Unlock()
+	g.episode = episode{peak: used, braked: g.braked()}
+	g.judgeAt = time.Time{}
+	g.tell(max(g.told, Short))
+	g.options.Log.Warn("memory is above limits.memory: new clients are refused, and what takes most is shed", "used", used, "limit", limit,
+		"hint", "give the gate more memory and raise limits.memory, or lower limits.connections or limits.client_backlog")
+}
+
+func (g *Guard) leave(now time.Time, used, limit int64) {
+	g.mu.Lock()
+	g.state.Short, g.state.Until = false, now
+	since := g.state.Since
+	g.mu.Unlock()
+	g.tell(Enough)
+	g.options.Log.Info("memory is well below limits.memory again: new clients are let in", "used", used, "limit", limit, "peak", g.episode.peak,
+		"duration", now.Sub(since), "tunnels", g.episode.shed.Tunnels+g.braked()-g.episode.braked, "requests", g.episode.shed.Requests, "bytes", g.episode.shed.Bytes)
+}

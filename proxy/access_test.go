@@ -1,0 +1,205 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"wssgate/access"
+	"wssgate/internal/xmpptest"
+	"wssgate/upstream"
+)
+
+func denying(networks ...string) (*access.Rules, *access.Networks) {
+	var list []netip.Prefix
+	for _, s := range networks {
+		list = append(list, netip.MustParsePrefix(s))
+	}
+	n := access.NewNetworks(list)
+	return &access.Rules{Deny: []*access.Networks{n}}, n
+}
+
+// What the gate denies is closed before TLS, counted, and let in as soon as the list
+// says otherwise.
+func TestAccessGate(t *testing.T) {
+	rules, list := denying("127.0.0.0/8")
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) { o.Access = rules })
+	conn, err := net.Dial("tcp", g.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if n, err := conn.Read(make([]byte, 1)); n > 0 || errors.Is(err, context.DeadlineExceeded) || err == nil {
+		t.Errorf("read %d bytes, %v; want the connection's end", n, err)
+	}
+	if c := g.Counts(); c.Refused["access"] != 1 || c.Accepted != 0 {
+		t.Errorf("%d refused, %d accepted; want 1 and none", c.Refused["access"], c.Accepted)
+	}
+	list.Replace(nil)
+	g.dial()
+}
+
+// Behind a PROXY header it is the client's address that counts, and the balancer's
+// own connections are judged by the balancer's.
+func TestAccessBehindBalancer(t *testing.T) {
+	rules, list := denying("192.0.2.0/24")
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), echoPages, func(o *Options) {
+		o.Access = rules
+		o.Settings.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	})
+	tries := func(header string) error {
+		conn, err := net.Dial("tcp", g.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		io.WriteString(conn, header)
+		return tls.Client(conn, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool()}).Handshake()
+	}
+	const denied, other, own = "PROXY TCP4 192.0.2.7 192.0.2.1 50000 5291\r\n", "PROXY TCP4 198.51.100.7 192.0.2.1 50000 5291\r\n", "PROXY UNKNOWN\r\n"
+	for header, want := range map[string]bool{denied: false, other: true, own: true} {
+		if err := tries(header); (err == nil) != want {
+			t.Errorf("%q: %v; want it let in: %v", header, err, want)
+		}
+	}
+	if n := g.Counts().Refused["access"]; n != 1 {
+		t.Errorf("%d refused; want 1", n)
+	}
+	list.Replace([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")})
+	for header, want := range map[string]bool{denied: true, own: false} {
+		if err := tries(header); (err == nil) != want {
+			t.Errorf("with the balancer denied, %q: %v; want it let in: %v", header, err, want)
+		}
+	}
+}
+
+// What a vhost denies gets 403, and its other clients their tunnel.
+func TestAccessVhost(t *testing.T) {
+	rules, list := denying("127.0.0.0/8")
+	up := newUpstream(t, xmpptest.Config{Echo: true})
+	g := newGateFor(t, upstream.Options{
+		Upstreams: []upstream.GroupOptions{group("test", up.URL())},
+		Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Access: rules}},
+	})
+	c := g.pageClient(t)
+	c.send(upgradeRequest)
+	c.want(403, "This is not allowed")
+	list.Replace(nil)
+	c = g.pageClient(t)
+	c.send(upgradeRequest)
+	c.wantTunnel()
+}
+
+// A connection that was kept is worth nothing once its client is denied.
+func TestAccessKept(t *testing.T) {
+	rules, list := denying()
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), echoPages, func(o *Options) { o.Access = rules })
+	c := g.pageClient(t)
+	c.send("GET /a HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+	c.want(200, "/a")
+	list.Replace([]netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")})
+	c.send("GET /b HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+	if b, err := c.r.ReadByte(); err == nil {
+		t.Errorf("read %q; want the end of the connection", b)
+	}
+}
+
+// Connections that are kept for a further request make room for newcomers; those
+// that are at work do not.
+func TestKeptMakeRoom(t *testing.T) {
+	for name, limit := range map[string]func(*Settings){
+		"connections": func(s *Settings) { s.Connections = 3 },
+		"per_client":  func(s *Settings) { s.PerClient = 3 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked, answer := make(chan struct{}), make(chan struct{})
+			g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL(), func(o *Options) {
+				limit(&o.Settings)
+				o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/wait" {
+						close(asked)
+						<-answer
+					}
+				})
+			})
+			waits := g.pageClient(t)
+			waits.send("GET /wait HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+			<-asked
+			var kept []*pageClient
+			for range 2 {
+				c := g.pageClient(t)
+				c.send("GET / HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+				c.want(200, "")
+				kept = append(kept, c)
+			}
+			// The answer comes before the connection is noted as kept.
+			for kept := 0; kept < 2; time.Sleep(time.Millisecond) {
+				kept = g.inPhase(phaseKept)
+			}
+			newcomer := g.pageClient(t)
+			kept[0].wantEnd() // with a goodbye of TLS
+			newcomer.send(upgradeRequest)
+			newcomer.wantTunnel()
+			kept[1].send("GET /b HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+			kept[1].want(200, "")
+			close(answer)
+			waits.want(200, "")
+			if n := g.Counts().Refused[name]; n != 0 {
+				t.Errorf("%d connections were refused", n)
+			}
+		})
+	}
+}
+
+// inPhase is how many connections are in a phase of the door.
+func (g *gate) inPhase(s phase) (n int) {
+	g.door.mu.Lock()
+	defer g.door.mu.Unlock()
+	for v := range g.door.visits {
+		if v.phase == s {
+			n++
+		}
+	}
+	return n
+}
+
+// A handler that panics ends its connection and no other; the panic is counted, and
+// its stack is in the log.
+func TestPagesPanic(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+		o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/panic" {
+				panic("at the disco")
+			}
+		})
+	})
+	other := g.pageClient(t)
+	c := g.pageClient(t)
+	c.send("GET /panic HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+	if _, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil {
+		t.Error("an answer; want the connection's end")
+	}
+	other.send("GET / HTTP/1.1\r\nHost: example1.com\r\n\r\n")
+	other.want(200, "")
+	if n := g.Counts().Panics["pages"]; n != 1 {
+		t.Errorf("%d panics counted; want 1", n)
+	}
+	if log := g.logs.String(); !strings.Contains(log, "level=ERROR msg=panic client=127.0.0.1:") || !strings.Contains(log, `where=pages err="at the disco" stack=`) || !strings.Contains(log, "TestPagesPanic") {
+		t.Error("the log has no line with the panic's stack")
+	}
+	for deadline := time.Now().Add(10 * time.Second); g.Connections() > 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections are open; want the other's", g.Connections())
+		}
+	}
+}

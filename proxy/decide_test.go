@@ -1,0 +1,413 @@
+package proxy
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"wssgate/upstream"
+)
+
+// inner is an address that no client may see.
+const inner = "ws://10.1.2.3:5290/x"
+
+// upstreamSays are messages of an upstream that may come in any order.
+var upstreamSays = []string{
+	"<message xmlns='jabber:client'><body>" + strings.Repeat("long ", 400) + "</body></message>",
+	"<iq xmlns='jabber:client' type='result' id='1'/>",
+	"<presence xmlns='jabber:client'/>",
+	"<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>",
+	"<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' id='2' version='1.0'/>",
+	"<stream:features xmlns:stream='http://etherx.jabber.org/streams'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></stream:features>",
+	" ",
+	"",
+}
+
+// upstreamRedirects are its ways to send a client elsewhere.
+var upstreamRedirects = []string{
+	"<close xmlns='urn:ietf:params:xml:ns:xmpp-framing' see-other-uri='" + inner + "'/>",
+	" <close see-other-uri = \"" + inner + "\" xmlns='urn:ietf:params:xml:ns:xmpp-framing' />",
+	"<stream:error xmlns:stream='http://etherx.jabber.org/streams'><see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>10.1.2.3:5290</see-other-host></stream:error><close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>",
+}
+
+// fragments is a message in frames of an upstream, cut at random.
+func fragments(rnd *rand.Rand, text string) (b []byte) {
+	opcode := byte(opText)
+	for n := rnd.IntN(4); n > 0 && len(text) > 0; n-- {
+		part := rnd.IntN(min(len(text), 60) + 1)
+		b = appendHeader(b, header{opcode: opcode, length: int64(part)})
+		b = append(b, text[:part]...)
+		text, opcode = text[part:], opContinuation
+		if rnd.IntN(4) == 0 {
+			b = appendFrame(b, opPing, []byte("p"), nil)
+		}
+	}
+	b = appendHeader(b, header{fin: true, opcode: opcode, length: int64(len(text))})
+	return append(b, text...)
+}
+
+// Whatever an upstream says before it, in whatever frames and cuts, and with
+// whatever pauses: the address of a redirect never reaches the client, and all
+// that was said before does, at once if no redirect can be in it.
+func FuzzRedirectNeverLeaks(f *testing.F) {
+	for seed := range uint64(64) {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		d := newDesk(t, nil)
+		say := func(text string) {
+			b := fragments(rnd, text)
+			for len(b) > 0 {
+				n := len(b)
+				if rnd.IntN(2) == 0 {
+					n = 1 + rnd.IntN(len(b))
+				}
+				if k := len(d.upstream.in); k > 0 && rnd.IntN(2) == 0 { // in one read with what came before
+					d.upstream.in[k-1] = append(bytes.Clone(d.upstream.in[k-1]), b[:n]...)
+				} else {
+					d.upstream.give(bytes.Clone(b[:n]))
+				}
+				b = b[n:]
+				if rnd.IntN(3) == 0 {
+					d.turns()
+				}
+				if rnd.IntN(8) == 0 {
+					d.turns()
+					d.pass(3 * answerTimeout)
+				}
+			}
+		}
+		d.client.give(appendFrame(nil, opText, []byte(openTag(testName, false)), &testKey))
+		d.turns()
+		var want []string
+		if rnd.IntN(4) > 0 {
+			want = append(want, "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' id='1' version='1.0'/>")
+			say(want[0])
+			for range rnd.IntN(6) {
+				want = append(want, upstreamSays[rnd.IntN(len(upstreamSays))])
+				say(want[len(want)-1])
+			}
+		}
+		say(upstreamRedirects[rnd.IntN(len(upstreamRedirects))])
+		for range rnd.IntN(3) {
+			say(upstreamSays[rnd.IntN(len(upstreamSays))])
+		}
+		d.turns()
+		d.pass(10 * answerTimeout)
+		if bytes.Contains(d.client.out, []byte("10.1.2.3")) {
+			t.Fatalf("seed %d: the client got %q", seed, d.client.text())
+		}
+		if d.why != reasonRedirectLost || d.client.closes() != codeGateway {
+			t.Errorf("seed %d: ended for %v, Close %d, after %q", seed, d.why, d.client.closes(), d.client.text())
+		}
+		for n := len(want); n > 0 && (strings.TrimSpace(want[n-1]) == "" || strings.HasPrefix(want[n-1], "<open")); n-- {
+			want = want[:n-1] // an opening and white space behind it may be held, and then the gate speaks for itself
+		}
+		if got := strings.Join(d.client.text(), ""); len(want) > 1 && !strings.HasPrefix(got, strings.Join(want, "")) {
+			t.Errorf("seed %d: the client got %q; want it to begin with %q", seed, got, want)
+		}
+	})
+}
+
+// An ordinary end of the stream, and anything else, is held no longer behind the
+// tail of a stanza than alone.
+func TestNothingIsHeldBehindATail(t *testing.T) {
+	stanza := appendFrame(nil, opText, []byte("<message>"+strings.Repeat("x", 1000)+"</message>"), nil)
+	for _, last := range []string{
+		"<stream:error xmlns:stream='http://etherx.jabber.org/streams'><conflict xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>",
+		"<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>",
+		"<iq/>",
+	} {
+		d := newDesk(t, nil)
+		d.client.give(appendFrame(nil, opText, []byte(openTag(testName, false)), &testKey))
+		d.upstream.give(appendFrame(nil, opText, []byte("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' id='1'/>"), nil))
+		d.turns()
+		d.upstream.give(appendFrame(nil, opText, []byte("<stream:features/>"), nil), stanza[:500])
+		d.turns()
+		d.upstream.give(append(bytes.Clone(stanza[500:]), appendFrame(nil, opText, []byte(last), nil)...))
+		d.turns()
+		if got := d.client.text(); got[len(got)-1] != last {
+			t.Errorf("%q is held: the client got %.60q", last, got)
+		}
+	}
+}
+
+// A Close frame behind the start tag that is to choose the upstream is answered at
+// once: nobody else will.
+func TestCloseWhileDialling(t *testing.T) {
+	for _, stage := range []stage{stageAwaited, stageDialling} {
+		d := newDesk(t, func(tn *tunnel) {
+			tn.upstream = upstreamLeg(nil)
+			tn.stage = stage
+			if stage == stageDialling {
+				tn.greeting = &greeting{held: true}
+			}
+		})
+		d.client.give(appendFrame(appendFrame(nil, opPing, nil, &testKey), opClose, []byte("\x03\xe8"), &testKey))
+		d.event(d.w, &d.tunnel.client, inputReady)
+		if stage == stageDialling { // it is not read before
+			d.begin(d.w)
+			d.read(d.w, &d.tunnel.client)
+			d.settle(d.w)
+		}
+		if code := d.client.closes(); !d.done || code != codeNormal {
+			t.Errorf("stage %d: done %t, Close %d; want an answer at once", stage, d.done, code)
+		}
+	}
+}
+
+// Frames that only pass go on together, and answers of the gate's own too.
+func TestSmallFramesGoTogether(t *testing.T) {
+	var pings []byte
+	for range 1000 {
+		pings = appendFrame(pings, opPing, nil, &testKey)
+	}
+	d := newDesk(t, func(tn *tunnel) { tn.stage = stageOver })
+	d.client.give(pings)
+	d.turns()
+	if !bytes.Equal(d.upstream.out, pings) || d.upstream.writes != 1 {
+		t.Errorf("1000 Pings: %d bytes in %d writes to the upstream; want %d in one", len(d.upstream.out), d.upstream.writes, len(pings))
+	}
+	d = newDesk(t, func(tn *tunnel) { tn.upstream = upstreamLeg(nil) })
+	d.client.give(pings)
+	d.turns()
+	if want := bytes.Repeat([]byte{0x8a, 0}, 1000); !bytes.Equal(d.client.out, want) || d.client.writes != 1 {
+		t.Errorf("1000 Pings before there is an upstream: %d bytes in %d writes; want %d in one", len(d.client.out), d.client.writes, len(want))
+	}
+}
+
+// A client that is reset while bytes wait for it, and for an upstream that takes
+// nothing, is waited for no more.
+func TestDeadClientLeavesThePollSet(t *testing.T) {
+	d := newDesk(t, func(tn *tunnel) { tn.stage = stageOver })
+	d.client.room, d.upstream.room = 0, 0
+	d.upstream.give(appendFrame(nil, opText, make([]byte, 1000), nil))
+	d.client.give(appendFrame(nil, opText, make([]byte, 1000), &testKey))
+	d.turns()
+	if d.client.want != forFailure|forRoom {
+		t.Fatalf("the client is waited for with %b", d.client.want)
+	}
+	d.event(d.w, &d.tunnel.client, failed|roomReady)
+	if d.client.want != 0 || d.why != reasonClientGone || d.tunnel.client.sock.out.size != 0 {
+		t.Errorf("waits for %b, %v, %d bytes kept; want nothing of a dead client", d.client.want, d.why, d.tunnel.client.sock.out.size)
+	}
+	d.upstream.room = -1
+	d.turns()
+	if !d.done {
+		t.Error("the tunnel goes on without its client, though all is delivered")
+	}
+}
+
+// A client that does not answer Pings is reset, so that the kernel keeps nothing of
+// what it did not take.
+func TestDeadClientIsReset(t *testing.T) {
+	d := newDesk(t, func(tn *tunnel) {
+		tn.stage = stageOver
+		tn.settings.ping, tn.settings.pong = 30*time.Second, 20*time.Second
+	})
+	d.pass(51 * time.Second)
+	if !d.done || d.why != reasonPong || !d.client.reset || d.upstream.reset {
+		t.Errorf("done %t, %v, client reset %t, upstream reset %t; want the client reset after 50 s", d.done, d.why, d.client.reset, d.upstream.reset)
+	}
+}
+
+// An upstream that goes while a frame of the client's is under way leaves a client
+// that may not be able to answer. It is not waited for long.
+func TestUpstreamGoesInClientsFrame(t *testing.T) {
+	d := newDesk(t, func(tn *tunnel) { tn.stage = stageOver })
+	d.client.give(appendFrame(nil, opText, make([]byte, 1000), &testKey)[:500])
+	d.turns()
+	d.upstream.fin = true
+	d.turns()
+	if code := d.client.closes(); code != codeRestart {
+		t.Fatalf("Close %d; want 1012", code)
+	}
+	d.pass(breachTimeout)
+	if !d.done {
+		t.Errorf("the client is still waited for after %v", breachTimeout)
+	}
+}
+
+// Whoever fills a queue, it does not grow beyond its bound.
+func TestQueueIsBounded(t *testing.T) {
+	d := newDesk(t, func(tn *tunnel) {
+		tn.stage, tn.settings = stageOver, &tunnelSettings{backlog: 64 << 10}
+	})
+	d.client.room = 0
+	for range 1000 { // as crypto/tls does for KeyUpdates
+		d.begin(d.w)
+		d.tunnel.client.sock.Write(make([]byte, 1<<10))
+		d.settle(d.w)
+		if size := d.tunnel.client.sock.out.size; size > 64<<10+clientExtra {
+			t.Fatalf("%d bytes wait", size)
+		}
+		if d.done {
+			break
+		}
+	}
+	if !d.done || d.why != reasonSlowClient || !d.client.reset {
+		t.Errorf("done %t, %v, reset %t; want a slow client's end", d.done, d.why, d.client.reset)
+	}
+}
+
+// A client that sends more frames than it may is read more slowly, and closed if it
+// goes on; one that keeps to its quota notices nothing.
+func TestFramesPerSecond(t *testing.T) {
+	limit := func(tn *tunnel) {
+		tn.stage, tn.settings = stageOver, &tunnelSettings{backlog: 1 << 20, frames: 100}
+	}
+	frame := appendHeader(nil, header{opcode: opContinuation, masked: true, key: testKey})
+	begin := appendHeader(nil, header{opcode: opText, masked: true, key: testKey})
+
+	d := newDesk(t, limit)
+	d.client.give(begin)
+	for range 60 { // a minute at the full rate
+		d.client.give(bytes.Repeat(frame, 100))
+		d.turns()
+		if d.client.want&forInput == 0 {
+			t.Fatal("a client that keeps to its quota is not read")
+		}
+		d.pass(time.Second)
+	}
+
+	d = newDesk(t, limit)
+	d.client.give(begin)
+	began := d.w.now
+	for !d.done {
+		if d.client.want&forInput != 0 {
+			d.client.give(bytes.Repeat(frame, 50))
+		}
+		d.turns()
+		d.pass(100 * time.Millisecond)
+	}
+	if d.why != reasonFlood || d.client.closes() != codePolicy {
+		t.Errorf("%v, Close %d; want flood, 1008", d.why, d.client.closes())
+	}
+	took := (d.w.now - began).Seconds()
+	if most := (took + quotaBurst + 1) * 100; float64(d.tunnel.client.scan.frames) > most || took < quotaPatience.Seconds() {
+		t.Errorf("%d frames were read in %.1f s; want at most %.0f, and 10 s of patience", d.tunnel.client.scan.frames, took, most)
+	}
+}
+
+// A vhost's domains hold for every start tag that comes, wherever it stands, and in
+// whatever frames and cuts: a forbidden one never reaches the upstream whole, and what
+// may be said does.
+func FuzzDomainsHold(f *testing.F) {
+	vhost := vhostWith(f, upstream.VhostOptions{Names: []string{testName}, Upstream: "test", Domains: []string{testName}})
+	for seed := range uint64(64) {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		const bad = "forbidden.example"
+		good := []string{
+			"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AA==</auth>",
+			"<message to='a@b'><body>" + strings.Repeat("open the stream ", 20) + "</body></message>",
+			"<iq type='set' id='1'><open xmlns='http://jabber.org/protocol/ibb' sid='1' block-size='4096'/></iq>",
+			"<presence/>", " ", openTag(testName, false), openTag(testName, true),
+		}
+		evil := []string{
+			openTag(bad, false), openTag(bad, true), "<presence/>" + openTag(bad, false),
+			"<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>" + openTag(bad, false),
+			"</stream:stream><?xml version='1.0'?>" + openTag(bad, true),
+		}
+		d := newDesk(t, func(tn *tunnel) { tn.info.vhost = vhost })
+		var want string
+		say := func(text string) {
+			b := maskFrames(fragments(rnd, text))
+			for len(b) > 0 {
+				n := 1 + rnd.IntN(len(b))
+				if rnd.IntN(2) == 0 {
+					n = len(b)
+				}
+				d.client.give(bytes.Clone(b[:n]))
+				b = b[n:]
+				if rnd.IntN(2) == 0 {
+					d.turns()
+				}
+			}
+		}
+		first := openTag(testName, rnd.IntN(2) == 0)
+		last := evil[rnd.IntN(len(evil))]
+		switch rnd.IntN(3) {
+		case 0:
+			say(first + last) // in one message
+			want = first
+		default:
+			say(first)
+			want = first
+			for range rnd.IntN(5) {
+				text := good[rnd.IntN(len(good))]
+				say(text)
+				want += text
+			}
+			say(last)
+		}
+		d.turns()
+		got := strings.Join(d.upstream.text(), "")
+		if i := strings.Index(string(unmaskAll(d.upstream.out)), bad); i >= 0 {
+			t.Fatalf("seed %d: the upstream got %q", seed, got)
+		}
+		if len(d.upstream.text()) > 0 && !strings.HasPrefix(got+"half a frame", want) && !strings.HasPrefix(got, want) && !strings.HasPrefix(want+last, strings.TrimSuffix(got, "half a frame")) {
+			t.Errorf("seed %d: the upstream got %q; want it to begin with %q", seed, got, want)
+		}
+		if d.why != reasonHostUnknown || !strings.Contains(strings.Join(d.client.text(), ""), "<host-unknown ") {
+			t.Errorf("seed %d: %v, the client got %q; want host-unknown", seed, d.why, d.client.text())
+		}
+	})
+}
+
+// maskFrames masks whole frames with testKey.
+func maskFrames(b []byte) (out []byte) {
+	for len(b) > 0 {
+		h, _ := parseHeader(b)
+		end := h.size + int(h.length)
+		payload := bytes.Clone(b[h.size:end])
+		h.masked, h.key = true, testKey
+		applyMask(payload, testKey, 0)
+		out = append(appendHeader(out, h), payload...)
+		b = b[end:]
+	}
+	return out
+}
+
+// unmaskAll is the payload of all data frames in b, as far as it is there.
+func unmaskAll(b []byte) (out []byte) {
+	s := scanner{fromClient: true, keep: 1}
+	for len(b) > 0 {
+		p, n, err := s.next(b)
+		if n == 0 || err != nil {
+			break
+		}
+		if !p.control() {
+			out = p.unmasked(out)
+		}
+		b = b[n:]
+	}
+	return out
+}
+
+// Records are counted however they are cut.
+func TestRecordCounter(t *testing.T) {
+	var stream []byte
+	for i := range 100 {
+		n := i * 37 % 300
+		stream = append(stream, 23, 3, 3, byte(n>>8), byte(n))
+		stream = append(stream, make([]byte, n)...)
+	}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 100 {
+		c := recordCounter{on: true}
+		for b := stream; len(b) > 0; {
+			n := 1 + rnd.IntN(min(len(b), 400))
+			c.count(b[:n])
+			b = b[n:]
+		}
+		if c.number != 100 || c.left != 0 || c.have != 0 {
+			t.Fatalf("%+v; want 100 records", c)
+		}
+	}
+}

@@ -1,0 +1,33 @@
+package proxy
+
+// A Reserve is how the descriptors are shared out that are not for clients of the
+// wss listeners. Each share is a bound of its own, so that what one of them takes is
+// never missed by another.
+type Reserve struct {
+	HTTP  int // connections to the plain listeners, all together
+	Admin int // connections to the operator's
+	BOSH  int // connections to BOSH servers that are kept idle; others belong to a client's request
+}
+
+const (
+	ownFiles   = 32 // listeners, event loops, log, certificates, watches, probes
+	minReserve = 64
+	maxReserve = ownFiles + 256 + 64 + 64
+)
+
+// DescriptorReserve returns the shares. What is for wss is the rest: two for each
+// connection, for a tunnel needs two, and so does a BOSH request.
+func DescriptorReserve() Reserve {
+	others := reserve(openFiles()) - ownFiles
+	return Reserve{HTTP: others * 2 / 3, Admin: others / 6, BOSH: others / 6}
+}
+
+// reserve is an eighth of the descriptors, within bounds.
+func reserve(files int) int { return min(max(files/8, minReserve), maxReserve) }
+
+// descriptorLimit is how many connections to the wss listeners the process's file
+// descriptors allow.
+func descriptorLimit() int {
+	files := openFiles()
+	return max((files-reserve(files))/2, 1)
+}

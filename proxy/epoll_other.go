@@ -1,0 +1,21 @@
+//go:build !linux
+
+package proxy
+
+import (
+	"errors"
+	"net"
+)
+
+// osConn has no use without a poller for descriptors.
+type osConn struct{ rawConn }
+
+func (*osConn) join(poller, int, *tunnel, *leg) {}
+
+func (*osConn) leave() {}
+
+func newSystemPoller() (poller, error) { return nil, errors.ErrUnsupported }
+
+func duplicate(net.Conn) (int, error) { return -1, errors.ErrUnsupported }
+
+func closeDescriptor(int) {}

@@ -1,0 +1,407 @@
+package proxy
+
+import (
+	"container/heap"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"wssgate/xmpp"
+)
+
+// LoginFailures say how many logins from one client address may fail: so many
+// at once, and no more than that in each period. The zero value is no limit.
+type LoginFailures struct {
+	Count  int
+	Period time.Duration
+}
+
+func (l LoginFailures) on() bool { return l.Count > 0 && l.Period > 0 }
+
+// each is how long it takes until one failure is forgotten.
+func (l LoginFailures) each() time.Duration { return max(l.Period/time.Duration(max(l.Count, 1)), 1) }
+
+const (
+	// maxGuarded bounds the addresses that a guard remembers, each about 150
+	// bytes. Whoever has more than that at hand is stopped by none of it.
+	maxGuarded = 4096
+
+	// maxSlow bounds what a slowed client waits after a failure.
+	maxSlow = 10 * time.Second
+)
+
+// A guard counts failed logins by client address, for the XMPP server behind
+// the gate sees one address only: the gate's.
+//
+// What it keeps of an address is the moment at which its failures are
+// forgotten: each one moves that by Period/Count, and once it is a whole Period
+// away, the address is refused until then. So an address that is let in again
+// begins anew. From half of Count on, each failure costs a wait, which doubles.
+//
+// Nothing but time takes failures back. If a login did that succeeds, whoever
+// has one account could guess on for ever.
+//
+// The addresses are a heap, the one that is forgotten next on top. Where there
+// is no more room that one goes: it is the least bad, however many addresses a
+// stranger comes from. Its methods may be called at the same time.
+type guard struct {
+	failures atomic.Int64                   // that counted
+	refused  [len(guardedWays)]atomic.Int64 // by guardedWays
+
+	mu    sync.Mutex
+	limit LoginFailures
+	known map[clientKey]*suspect
+	heap  suspects
+	bans  int // of those in the heap, how many are refused
+}
+
+// What a guard refuses, as metrics call it.
+const (
+	guardedTunnel = iota // ended
+	guardedUpgrade
+	guardedBOSH
+)
+
+var guardedWays = [...]string{guardedTunnel: "tunnel", guardedUpgrade: "upgrade", guardedBOSH: "bosh"}
+
+// A suspect is an address with failures.
+type suspect struct {
+	key    clientKey
+	clear  time.Time // when they are all forgotten
+	slow   time.Time // until when its new tunnels wait
+	last   time.Time // the last failure
+	total  int       // failures since it is known
+	banned bool      // refused until clear
+	index  int       // in the heap
+}
+
+func newGuard() *guard { return &guard{known: map[clientKey]*suspect{}} }
+
+// configure changes the limit. Counts go on; a refusal stays as long as it was
+// said to be. No limit forgets everything.
+func (g *guard) configure(limit LoginFailures, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	before := g.limit
+	g.limit = limit
+	switch {
+	case !limit.on():
+		g.forgetAll()
+	case before.on() && before != limit:
+		for _, s := range g.heap {
+			if left := s.clear.Sub(now); !s.banned && left > 0 {
+				failures := float64(left) / float64(before.each())
+				s.clear = now.Add(time.Duration(failures * float64(limit.each())))
+			}
+		}
+		heap.Init(&g.heap)
+	}
+}
+
+// A verdict is what follows a failure.
+type verdict struct {
+	slow   time.Duration // the client is to wait so long
+	banned time.Duration // its address is refused for so long
+	first  bool          // since just now
+	count  int           // failures that are not forgotten
+}
+
+// failed counts a failure.
+func (g *guard) failed(key clientKey, now time.Time) verdict {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.limit.on() || !key.IsValid() {
+		return verdict{}
+	}
+	g.failures.Add(1)
+	g.forget(now)
+	s, each := g.known[key], g.limit.each()
+	switch {
+	case s != nil && s.banned: // it has nothing to lose until then
+		s.last = now
+		s.total++
+		return verdict{banned: s.clear.Sub(now), count: g.limit.Count}
+	case s == nil:
+		if len(g.heap) >= maxGuarded {
+			if now.Add(each).Before(g.heap[0].clear) {
+				return verdict{} // all others are worse
+			}
+			g.drop(g.heap[0])
+		}
+		s = &suspect{key: key, clear: now}
+		g.known[key] = s
+		heap.Push(&g.heap, s)
+	}
+	s.last = now
+	s.total++
+	s.clear = s.clear.Add(each)
+	v := verdict{count: s.count(now, each)}
+	if v.count >= g.limit.Count {
+		s.banned, s.clear = true, now.Add(g.limit.Period)
+		g.bans++
+		v.banned, v.first = g.limit.Period, true
+	} else if over := v.count - (g.limit.Count+1)/2; over > 0 {
+		v.slow = min(time.Second<<min(over-1, 10), maxSlow)
+		s.slow = now.Add(v.slow)
+	}
+	heap.Fix(&g.heap, s.index)
+	return v
+}
+
+// count is how many of its failures are not forgotten.
+func (s *suspect) count(now time.Time, each time.Duration) int {
+	left := max(s.clear.Sub(now), 0)
+	return int((left + each - 1) / each)
+}
+
+// state says how long an address is refused, and how long its new tunnels wait.
+func (g *guard) state(key clientKey, now time.Time) (banned, slow time.Duration) {
+	if !key.IsValid() {
+		return 0, 0
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.known[key]
+	switch {
+	case s == nil || !s.clear.After(now):
+		return 0, 0
+	case s.banned:
+		return s.clear.Sub(now), 0
+	}
+	return 0, max(s.slow.Sub(now), 0)
+}
+
+// pardon forgets an address, or all that are known where the key is zero. It
+// reports how many those were.
+func (g *guard) pardon(key clientKey) (n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !key.IsValid() {
+		n = len(g.heap)
+		g.forgetAll()
+	} else if s := g.known[key]; s != nil {
+		g.drop(s)
+		n = 1
+	}
+	return n
+}
+
+// forget drops those whose time is over; mu is held.
+func (g *guard) forget(now time.Time) {
+	for len(g.heap) > 0 && !g.heap[0].clear.After(now) {
+		g.drop(g.heap[0])
+	}
+}
+
+// drop forgets one; mu is held.
+func (g *guard) drop(s *suspect) {
+	heap.Remove(&g.heap, s.index)
+	delete(g.known, s.key)
+	if s.banned {
+		g.bans--
+	}
+}
+
+func (g *guard) forgetAll() {
+	clear(g.known)
+	g.heap, g.bans = nil, 0
+}
+
+// LoginCounts are what the Server has seen of failed logins.
+type LoginCounts struct {
+	Failures   int64            // that counted, since the start
+	Refused    map[string]int64 // for them, since the start: tunnels, requests for an upgrade, BOSH requests
+	Known      int              // client addresses with failures that are not forgotten
+	RefusedNow int              // of those, addresses that are refused now
+}
+
+func (g *guard) counts(now time.Time) LoginCounts {
+	c := LoginCounts{Failures: g.failures.Load(), Refused: map[string]int64{}}
+	for i, way := range guardedWays {
+		c.Refused[way] = g.refused[i].Load()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.forget(now)
+	c.Known, c.RefusedNow = len(g.heap), g.bans
+	return c
+}
+
+// A Suspect is a client address from which logins failed.
+type Suspect struct {
+	Network  netip.Prefix // an IPv4 address, or the /64 of an IPv6 one
+	Failures int          // that are not forgotten yet
+	Total    int          // since it is known
+	Last     time.Time    // the last one
+	Refused  bool         // until Until
+	Until    time.Time    // when all of that is forgotten
+}
+
+// list returns those that are known, the worst first.
+func (g *guard) list(now time.Time) []Suspect {
+	g.mu.Lock()
+	g.forget(now)
+	out := make([]Suspect, 0, len(g.heap))
+	for _, s := range g.heap {
+		out = append(out, Suspect{
+			Network: s.key.network(), Failures: min(s.count(now, g.limit.each()), g.limit.Count), Total: s.total,
+			Last: s.last, Refused: s.banned, Until: s.clear,
+		})
+	}
+	g.mu.Unlock()
+	slices.SortFunc(out, func(a, b Suspect) int {
+		switch {
+		case a.Refused != b.Refused && a.Refused:
+			return -1
+		case a.Refused != b.Refused:
+			return 1
+		}
+		return b.Until.Compare(a.Until)
+	})
+	return out
+}
+
+// network is what the key stands for.
+func (k clientKey) network() netip.Prefix {
+	bits := 32
+	if k.Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(k.Addr, bits)
+}
+
+// heardLogin follows how logins on a tunnel end, in the first bytes of a
+// message of the upstream's. A login that ends while its address is refused ends
+// the tunnel before its client hears how, and heardLogin reports that: who
+// guesses learns nothing then, on however many tunnels.
+func (t *tunnel) heardLogin(head []byte) (refused bool) {
+	if t.stream.loggedIn || t.why != reasonNone || t.info == nil || !t.info.suspect.IsValid() || !t.info.vhost.XMPP() {
+		return false
+	}
+	var r xmpp.LoginReader
+	r.Feed(head)
+	r.End()
+	t.stream.loggedIn = r.In
+	if r.Failed == 0 && !r.Succeeded {
+		return false
+	}
+	s, now := t.info.server, t.client.sock.turn.now
+	slow, banned := s.judgeLogin(t.info.suspect, r.Failed, t.info.client, t.info.serverName)
+	switch {
+	case banned > 0:
+		s.guard.refused[guardedTunnel].Add(1)
+		t.endFor(reasonLoginFailures, now+closeTimeout)
+		return true
+	case slow > 0:
+		t.rest(now + slow)
+	}
+	return false
+}
+
+// slowLogin has a new tunnel wait for what its address did on others: it is not
+// read, but for what came with its request.
+func (t *tunnel) slowLogin(w *turn) {
+	if t.info == nil || !t.info.suspect.IsValid() || t.info.elsewhere != "" {
+		return
+	}
+	if _, slow := t.info.server.guard.state(t.info.suspect, time.Now()); slow > 0 {
+		t.rest(w.now + slow)
+		if t.greetBy != 0 {
+			t.greetBy += slow
+		}
+	}
+}
+
+// judgeLogin counts failed logins, and says what is to follow: how long the
+// client is to wait, or how long its address is refused.
+func (s *Server) judgeLogin(key clientKey, failed int, client netip.AddrPort, serverName string) (slow, banned time.Duration) {
+	now := time.Now()
+	if failed == 0 {
+		banned, _ = s.guard.state(key, now)
+		return 0, banned
+	}
+	for range failed {
+		v := s.guard.failed(key, now)
+		slow, banned = v.slow, v.banned
+		if v.first {
+			// Programs read this line: docs/operations.md has its form.
+			s.log.Warn("logins refused", "client", client, "network", key.network(), "failures", v.count, "refused_for", v.banned, "server_name", serverName)
+		}
+	}
+	return slow, banned
+}
+
+// LoginsRefused says for how long a request that the Pages answer is to be
+// refused, because too many logins from its client's address failed; 0: it is
+// not.
+func (s *Server) LoginsRefused(r *http.Request) time.Duration {
+	_, key := whose(r)
+	banned, _ := s.guard.state(key, time.Now())
+	if banned > 0 {
+		s.guard.refused[guardedBOSH].Add(1)
+	}
+	return banned
+}
+
+// LoginsEnded counts logins that failed, and perhaps one that did not, in the
+// answer to a request that the Pages answer. The answer is to wait for slow; or
+// banned says for how long that client gets none, this one neither.
+func (s *Server) LoginsEnded(r *http.Request, failed int) (slow, banned time.Duration) {
+	client, key := whose(r)
+	slow, banned = s.judgeLogin(key, failed, client, r.TLS.ServerName)
+	if banned > 0 {
+		s.guard.refused[guardedBOSH].Add(1)
+	}
+	return slow, banned
+}
+
+// whose is whose request it is; its key is invalid where nobody knows.
+func whose(r *http.Request) (netip.AddrPort, clientKey) {
+	conn, ok := r.Context().Value(pageConnKey{}).(*pageConn)
+	if !ok {
+		return netip.AddrPort{}, clientKey{}
+	}
+	return conn.client.client, conn.client.suspect()
+}
+
+// Suspects returns the client addresses from which logins failed, the worst
+// first.
+func (s *Server) Suspects() []Suspect { return s.guard.list(time.Now()) }
+
+// LoginLimit is the limit in force.
+func (s *Server) LoginLimit() LoginFailures { return s.now.Load().LoginFailures }
+
+// Pardon forgets the failed logins of a client address, or of its /64, and
+// lets it in again; the zero Addr is all that are known. It reports how many
+// addresses those were.
+func (s *Server) Pardon(client netip.Addr) int {
+	if !client.IsValid() {
+		return s.guard.pardon(clientKey{})
+	}
+	return s.guard.pardon(keyOfAddr(client.Unmap()))
+}
+
+// suspects is a heap, the one that is forgotten next on top.
+type suspects []*suspect
+
+func (h suspects) Len() int           { return len(h) }
+func (h suspects) Less(i, j int) bool { return h[i].clear.Before(h[j].clear) }
+func (h suspects) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+func (h *suspects) Push(x any) {
+	s := x.(*suspect)
+	s.index = len(*h)
+	*h = append(*h, s)
+}
+func (h *suspects) Pop() any {
+	old := *h
+	s := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return s
+}

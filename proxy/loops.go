@@ -1,0 +1,273 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"wssgate/upstream"
+)
+
+// loops are the event loops of a Server, as many as there is work for.
+//
+// One loop costs less CPU for a message than two, as long as it keeps up:
+// events come in larger batches, and one thread wakes instead of two. So there
+// is one at first, and all tunnels are its. A loop that is busy for nearly all
+// of a window hands some of its tunnels, those that just had an event, to one
+// that is not; when there is little to do again, they go back to the first.
+// There are at most as many loops as processors.
+//
+// A tunnel belongs to one loop at any time. It moves between two turns, with
+// its sockets, its timers and whatever waits in it; it does not notice.
+type loops struct {
+	started     time.Time // the clock of all tunnels
+	max         int
+	newPoller   func() (poller, error)
+	descriptors bool            // pollers wait for descriptors
+	panicked    func(cause any) // in the goroutine that panicked
+	moved       atomic.Int64    // tunnels that changed their loop
+	done        load            // by all of them
+	pumps       sync.WaitGroup  // goroutines that pump connections
+
+	mu     sync.Mutex
+	list   []*loop // the first one is never idle while another is not
+	orders standing
+	closed bool
+}
+
+const (
+	window    = 100 * time.Millisecond // that a loop's load is measured over
+	saturated = window * 85 / 100      // busy for so much of a window: it sheds
+	calm      = window * 40 / 100      // busy for so little, both together: one is enough
+	shedShare = 8                      // it sheds one in so many of its tunnels for each window
+)
+
+// newLoops starts the first loop. System says that connections with a descriptor
+// have the system's poller, where there is one; otherwise goroutines pump all of
+// them, and one loop does, for those do not move. Panicked is told of each panic in
+// a turn.
+func newLoops(system bool, panicked func(cause any)) (*loops, error) {
+	d := &loops{started: time.Now(), max: 1, newPoller: newWakePoller, panicked: panicked}
+	if system {
+		d.newPoller, d.max, d.descriptors = newSystemPoller, runtime.GOMAXPROCS(0), true
+	}
+	_, err := d.grow()
+	if errors.Is(err, errors.ErrUnsupported) {
+		return newLoops(false, panicked)
+	}
+	return d, err
+}
+
+// grow starts one loop more.
+func (d *loops) grow() (*loop, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || len(d.list) == d.max {
+		return nil, errors.New("no further loop")
+	}
+	l, err := newLoop(d)
+	if err == nil {
+		orders := slices.Clone(d.orders)
+		l.post(func() { l.orders = orders })
+		d.list = append(d.list, l)
+	}
+	return l, err
+}
+
+// all returns the loops there are now.
+func (d *loops) all() []*loop {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.list)
+}
+
+// take starts t, which a loop owns from here. An error means that none does, and
+// that the caller closes both sockets.
+func (d *loops) take(t *tunnel) error {
+	client, err := d.hold(t.client.sock)
+	if err != nil {
+		return err
+	}
+	upstream, err := d.hold(t.upstream.sock)
+	if err != nil {
+		closeDescriptor(client)
+		return err
+	}
+	l := d.all()[0]
+	if !l.post(func() { l.start(t, client, upstream) }) {
+		closeDescriptor(client)
+		closeDescriptor(upstream)
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// hold returns a second descriptor of a socket, which survives the first; -1 for
+// one that goroutines have to pump: it has no descriptor, or there is none to be
+// had at the moment.
+func (d *loops) hold(s *sock) (int, error) {
+	if !d.descriptors || s.state == sockClosed {
+		return -1, nil
+	}
+	fd, err := duplicate(s.conn)
+	for _, pumped := range []error{errors.ErrUnsupported, syscall.EMFILE, syscall.ENFILE} {
+		if errors.Is(err, pumped) {
+			return -1, nil
+		}
+	}
+	return fd, err
+}
+
+// swap gives t another upstream, once its old one is closed, and begins a turn
+// with tunnel.dialled. An error means that no loop owns up. The loop is where t was
+// when its greeting began to dial: a tunnel with a greeting does not move.
+func (d *loops) swap(t *tunnel, up *upstream.Conn) error {
+	next := upstreamLeg(up)
+	fd, err := d.hold(next.sock)
+	if err != nil {
+		return err
+	}
+	l := t.loop
+	if !l.post(func() { l.swap(t, up, next, fd) }) {
+		closeDescriptor(fd)
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// do begins a turn of t with f, unless t is done. t has a greeting.
+func (d *loops) do(t *tunnel, f func(*turn)) {
+	l := t.loop
+	l.post(func() {
+		if !t.done {
+			l.turn(t, f)
+		}
+	})
+}
+
+// visit calls f for one tunnel after the other, each in a turn of its own, and
+// returns when it has seen all.
+func (d *loops) visit(f func(t *tunnel, w *turn)) {
+	for _, l := range d.all() {
+		seen := make(chan struct{})
+		if l.post(func() {
+			defer close(seen)
+			for _, t := range slices.Clone(l.timers) { // a turn may reorder them
+				l.turn(t, func(w *turn) { f(t, w) })
+			}
+		}) {
+			<-seen
+		}
+	}
+}
+
+// drain carries an order out, also on tunnels that are taken later, until undrain.
+func (d *loops) drain(o *drainOrder) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.orders = append(d.orders, o)
+	for _, l := range d.list {
+		l.post(func() { l.drain(o) })
+	}
+}
+
+func (d *loops) undrain(o *drainOrder) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.orders = d.orders.without(o)
+	for _, l := range d.list {
+		l.post(func() { l.undrain(o) })
+	}
+}
+
+// close ends every tunnel at once, and the loops in their order. A tunnel that is moving when its new
+// loop is gone already is closed by the old one.
+func (d *loops) close() {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	for _, l := range d.all() {
+		l.close()
+	}
+	d.pumps.Wait()
+}
+
+// pressure is what one loop knows of the last window. Only busy is others' to
+// read.
+type pressure struct {
+	busy   atomic.Int64 // nanoseconds outside epoll_wait, since the start
+	since  time.Duration
+	before []int64 // every loop's busy when the window began
+	shed   int     // tunnels still to be moved
+	to     *loop
+}
+
+// measure is called by l after each batch of events, which took from began
+// until now. At the end of a window it decides whether tunnels are to move.
+func (l *loop) measure(began, now time.Duration) {
+	l.pressure.busy.Add(int64(now - began))
+	if now-l.pressure.since < window {
+		return
+	}
+	list := l.group.all()
+	busy := make([]time.Duration, len(list))
+	for i, other := range list {
+		total := other.pressure.busy.Load()
+		if i < len(l.pressure.before) {
+			busy[i] = time.Duration(total-l.pressure.before[i]) * window / (now - l.pressure.since)
+			l.pressure.before[i] = total
+		} else {
+			l.pressure.before = append(l.pressure.before, total)
+		}
+	}
+	l.pressure.since = now
+	l.pressure.shed, l.pressure.to = 0, nil
+	me := slices.Index(list, l)
+	share := max(len(l.timers)/shedShare, 1)
+	switch {
+	case me > 0 && busy[0]+busy[me] < calm:
+		l.pressure.shed, l.pressure.to = share, list[0]
+	case busy[me] >= saturated && len(l.timers) > 1:
+		calmest := slices.Index(busy, slices.Min(busy))
+		if busy[calmest] < saturated/2 {
+			l.pressure.shed, l.pressure.to = share, list[calmest]
+		} else if more, err := l.group.grow(); err == nil {
+			l.pressure.shed, l.pressure.to = share, more
+		}
+	}
+}
+
+// move hands t to the loop that l sheds to; t had an event just now.
+func (l *loop) move(t *tunnel) {
+	l.pressure.shed--
+	to := l.pressure.to
+	l.timers.remove(t)
+	for _, leg := range []*leg{&t.client, &t.upstream} {
+		if leg.sock.state != sockClosed {
+			leg.sock.os.leave()
+		}
+	}
+	if to.post(func() { to.adopt(t) }) {
+		l.group.moved.Add(1)
+		return
+	}
+	l.adopt(t) // the other is closed; so will we be
+}
+
+// adopt makes l the owner of a tunnel that is no loop's.
+func (l *loop) adopt(t *tunnel) {
+	for _, leg := range []*leg{&t.client, &t.upstream} {
+		if s := leg.sock; s.state != sockClosed {
+			s.os.join(l.poller, s.os.fd, t, leg)
+			s.os.watch(s.want)
+		}
+	}
+	t.loop = l
+	l.timers.add(t)
+	l.turn(t, func(w *turn) { l.orders.catch(t, w) })
+}

@@ -1,0 +1,38 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// answerPlainHTTP answers a client whose handshake failed because it speaks HTTP
+// without TLS, and only that one.
+func (c *clientConn) answerPlainHTTP(handshake error) {
+	record, ok := errors.AsType[tls.RecordHeaderError](handshake)
+	if !ok || record.Conn == nil || !beginsRequest(string(record.RecordHeader[:])) {
+		return
+	}
+	conn := c.sock.conn
+	conn.SetDeadline(time.Now().Add(lingerTimeout))
+	r := refuse(http.StatusBadRequest, "This port speaks TLS. Write https:// or wss:// instead of http:// or ws://.")
+	if _, err := conn.Write(r.answer()); err != nil {
+		return
+	}
+	// A close with unread bytes is a reset, which can overtake the answer.
+	io.Copy(io.Discard, io.LimitReader(conn, maxRequestHeader))
+}
+
+// beginsRequest reports whether the first bytes are those of an HTTP/1 request
+// line: a method in upper case and a blank, or the beginning of a longer one.
+func beginsRequest(first string) bool {
+	for _, method := range []string{"GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "CONNECT ", "OPTIONS ", "TRACE ", "PATCH "} {
+		if strings.HasPrefix(first, method) || strings.HasPrefix(method, first) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,191 @@
+package proxy
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+// A pumpedConn is the rawConn of a connection that no poller can wait for: two
+// goroutines read and write it, and tell the loop by its inbox what there is.
+//
+// The tunnel's side of it, which is the methods of rawConn, is called by the loop.
+type pumpedConn struct {
+	loop   *loop
+	tunnel *tunnel
+	leg    *leg
+	conn   net.Conn
+
+	mu      sync.Mutex
+	changed sync.Cond // of any of these
+	in      []byte    // read, not yet taken by the tunnel
+	inErr   error     // follows in
+	out     []byte    // being written; empty: the next write is welcome
+	outErr  error
+	want    interest
+	told    bool // the inbox has word of this connection
+	closed  bool
+}
+
+// pump makes goroutines read and write a connection for l, until its close.
+func (d *loops) pump(l *loop, t *tunnel, leg *leg) *pumpedConn {
+	c := &pumpedConn{loop: l, tunnel: t, leg: leg, conn: leg.sock.conn}
+	c.changed.L = &c.mu
+	d.pumps.Add(2)
+	go c.readFrom()
+	go c.writeTo()
+	return c
+}
+
+// ready is what the loop waits for, and has come; c.mu is held.
+func (c *pumpedConn) ready() (is readiness) {
+	if c.want&forInput != 0 && (len(c.in) > 0 || c.inErr != nil) {
+		is |= inputReady
+	}
+	if c.want&forRoom != 0 && len(c.out) == 0 {
+		is |= roomReady
+	}
+	if c.want&forEnd != 0 && c.inErr != nil {
+		is |= endReady
+	}
+	if c.want&forFailure != 0 && c.outErr != nil {
+		is |= failed
+	}
+	return is
+}
+
+// tell has the loop look at the connection, if there is reason to; c.mu is held.
+func (c *pumpedConn) tell() {
+	if !c.told && c.ready() != 0 {
+		c.told = c.loop.post(c.look)
+	}
+}
+
+// look is that look.
+func (c *pumpedConn) look() {
+	c.mu.Lock()
+	c.told = false
+	is := c.ready()
+	c.mu.Unlock()
+	if is != 0 && !c.tunnel.done {
+		c.loop.tell(c.tunnel, c.leg, is)
+	}
+	c.mu.Lock()
+	c.tell()
+	c.mu.Unlock()
+}
+
+func (c *pumpedConn) read(b []byte) (n int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.in) == 0 {
+		if c.inErr != nil {
+			return 0, c.inErr
+		}
+		return 0, errAgain
+	}
+	n = copy(b, c.in)
+	c.in = c.in[n:]
+	c.changed.Broadcast()
+	return n, nil
+}
+
+func (c *pumpedConn) write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.outErr != nil:
+		return 0, c.outErr
+	case len(c.out) > 0:
+		return 0, errAgain
+	}
+	n := min(len(b), blockSize)
+	c.out = append(c.out, b[:n]...)
+	c.changed.Broadcast()
+	if n < len(b) {
+		return n, errAgain
+	}
+	return n, nil
+}
+
+func (c *pumpedConn) unacknowledged() int { return 0 }
+
+// closeWrite does nothing where the connection can't be closed by halves, or
+// something is still being written: the tunnel's deadline closes it.
+func (c *pumpedConn) closeWrite() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if half, ok := c.conn.(interface{ CloseWrite() error }); ok && len(c.out) == 0 {
+		half.CloseWrite()
+	}
+}
+
+func (c *pumpedConn) watch(want interest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.want = want
+	c.tell()
+}
+
+// close lets what is being written go out, for at most closeTimeout, unless the
+// peer is to be reset.
+func (c *pumpedConn) close(reset bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed, c.want = true, 0
+	c.conn.SetReadDeadline(time.Unix(1, 0))
+	c.conn.SetWriteDeadline(time.Now().Add(closeTimeout))
+	if reset {
+		if tcp, ok := c.conn.(*net.TCPConn); ok {
+			tcp.SetLinger(0)
+		}
+		c.conn.Close()
+	}
+	c.changed.Broadcast()
+}
+
+// readFrom reads ahead of the tunnel by one buffer.
+func (c *pumpedConn) readFrom() {
+	defer c.loop.group.pumps.Done()
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := c.conn.Read(buf)
+		c.mu.Lock()
+		c.in, c.inErr = buf[:n], err
+		c.tell()
+		for len(c.in) > 0 && !c.closed {
+			c.changed.Wait()
+		}
+		over := c.closed || err != nil
+		c.mu.Unlock()
+		if over {
+			return
+		}
+	}
+}
+
+// writeTo writes what the tunnel hands over, and closes the connection at the
+// end.
+func (c *pumpedConn) writeTo() {
+	defer c.loop.group.pumps.Done()
+	defer c.conn.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		for len(c.out) == 0 && !c.closed {
+			c.changed.Wait()
+		}
+		if len(c.out) == 0 {
+			return
+		}
+		b := c.out
+		c.mu.Unlock()
+		_, err := c.conn.Write(b)
+		c.mu.Lock()
+		c.out, c.outErr = c.out[:0], err
+		c.tell()
+		if err != nil && c.closed {
+			return
+		}
+	}
+}

@@ -1,0 +1,69 @@
+package proxy
+
+import "time"
+
+const (
+	// quotaBurst is how many seconds' worth of frames a client may send at once.
+	quotaBurst = 2
+
+	// quotaPatience is how long a client may go on with more than its quota. Until
+	// then it is only read more slowly: a peer that fills its socket in good faith
+	// is slowed down by that.
+	quotaPatience = 10 * time.Second
+
+	// idleRecordCost is what a TLS record without data costs, in frames: a KeyUpdate
+	// takes two derivations of keys here, and next to nothing there.
+	idleRecordCost = 16
+)
+
+// A quota is a token bucket for what one client sends (limits.frames_per_second).
+// All frames count, for the cheapest ones to send are the ones that carry nothing:
+// empty fragments, Pings, and records without data.
+//
+// A client that has used up its quota is not read until it has earned what it
+// took. The time of that is also how others slow a client down.
+type quota struct {
+	spent float64       // frames, not yet earned back
+	at    time.Duration // as of then
+	over  time.Duration // since when it is above its quota; 0: it is not
+	until time.Duration // the client is not read before
+}
+
+// charge takes what a client sent in one turn off its quota.
+func (t *tunnel) charge(w *turn, frames int64, idleRecords int) {
+	rate := float64(t.settings.frames)
+	if rate == 0 {
+		return
+	}
+	q := &t.quota
+	q.spent = max(q.spent-rate*(w.now-q.at).Seconds(), 0) + float64(frames) + float64(idleRecordCost*max(idleRecords, 0))
+	q.at = w.now
+	excess := q.spent - quotaBurst*rate
+	switch {
+	case excess <= 0:
+		if q.spent < rate {
+			q.over = 0
+		}
+		return
+	case q.over == 0:
+		q.over = max(w.now, 1)
+	}
+	wait := time.Duration(excess / rate * float64(time.Second))
+	if w.now+wait >= q.over+quotaPatience {
+		wait = breachTimeout
+		t.endFor(reasonFlood, w.now+wait)
+	}
+	t.rest(w.now + wait)
+}
+
+// rest keeps the client from being read until then. It is not silent meanwhile.
+func (t *tunnel) rest(until time.Duration) {
+	t.quota.until = max(t.quota.until, until)
+	t.heard, t.pinged = max(t.heard, until), 0
+}
+
+// rests reports whether the client is not read now, whatever it sends. One that is
+// told goodbye is read, for its answer, unless it gets it for what it sends.
+func (t *tunnel) rests(now time.Duration) bool {
+	return t.paused() || t.quota.until > now && (t.why == reasonNone || t.why == reasonFlood)
+}

@@ -1,0 +1,15 @@
+package proxy
+
+import (
+	"wssgate/upstream"
+	"wssgate/xmpp"
+)
+
+// loseRedirect ends a stream that its XMPP server sent to an address that leads
+// nowhere: node is nil, or can't be dialled any more and has no public URL. The
+// client is told that something is wrong, unlike with an ordinary end, and not the
+// address, which is an inner one.
+func (t *tunnel) loseRedirect(stream xmpp.Stream, address string, node *upstream.Node) {
+	t.upstream.err = t.info.vhost.LoseRedirect(address, node)
+	t.endStream(reasonRedirectLost, stream.Error(xmpp.RemoteConnectionFailed, reasons[reasonRedirectLost].text))
+}

@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"container/heap"
+	"slices"
+	"time"
+)
+
+// timerPlace is a tunnel's place among the timers of its loop.
+type timerPlace struct {
+	index int
+	due   time.Duration // what the heap is ordered by; never later than tunnel.due
+}
+
+// timers orders the tunnels of a loop by when they want to be looked at. It
+// is lazy: a tunnel whose time moved back keeps its place, and gets the new
+// one when the old one comes up, so that traffic costs no reordering.
+type timers []*tunnel
+
+func (h timers) Len() int           { return len(h) }
+func (h timers) Less(i, j int) bool { return h[i].place.due < h[j].place.due }
+func (h timers) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].place.index, h[j].place.index = i, j
+}
+
+func (h *timers) Push(x any) {
+	t := x.(*tunnel)
+	t.place.index = len(*h)
+	*h = append(*h, t)
+}
+
+func (h *timers) Pop() any {
+	old := *h
+	last := len(old) - 1
+	t := old[last]
+	old[last] = nil
+	*h = old[:last]
+	t.place.index = -1
+	return t
+}
+
+func (h *timers) add(t *tunnel) {
+	t.place.due = t.due
+	heap.Push(h, t)
+}
+
+func (h *timers) remove(t *tunnel) { heap.Remove(h, t.place.index) }
+
+// has reports whether t is among them.
+func (h timers) has(t *tunnel) bool {
+	return t.place.index < len(h) && t.place.index >= 0 && h[t.place.index] == t
+}
+
+// update is called after each turn of t.
+func (h *timers) update(t *tunnel) {
+	if t.due < t.place.due {
+		t.place.due = t.due
+		heap.Fix(h, t.place.index)
+	}
+}
+
+// next returns a tunnel that is due, or nil and how long there is time.
+func (h *timers) next(now time.Duration) (*tunnel, time.Duration) {
+	for len(*h) > 0 {
+		t := (*h)[0]
+		if t.place.due > now {
+			return nil, t.place.due - now
+		}
+		if t.due <= now {
+			return t, 0
+		}
+		t.place.due = t.due
+		heap.Fix(h, 0)
+	}
+	return nil, never
+}
+
+// standing are the drain orders that a loop has to carry out.
+type standing []*drainOrder
+
+// has reports whether one of them is for t.
+func (s standing) has(t *tunnel) bool { return s.find(t) != nil }
+
+// find returns the newest that is for t, or nil.
+func (s standing) find(t *tunnel) *drainOrder {
+	for _, o := range slices.Backward(s) {
+		if o.matches(t) {
+			return o
+		}
+	}
+	return nil
+}
+
+// catch is for a tunnel that has just come to a loop or to another node. An order
+// that is for it there ends it at once, unless it has its time; a time that it got
+// from an order for where it was is void.
+func (s standing) catch(t *tunnel, w *turn) {
+	switch o := s.find(t); {
+	case t.done:
+	case o == nil:
+		t.drainAt = 0
+	case t.drainAt == 0:
+		t.end(w, reasonDrain, w.now+o.patience())
+	}
+}
+
+// without returns the orders but for o.
+func (s standing) without(o *drainOrder) standing {
+	return slices.DeleteFunc(slices.Clone(s), func(x *drainOrder) bool { return x == o })
+}
+
+// chosen returns those of the tunnels that o is for.
+func (o *drainOrder) chosen(all []*tunnel) []*tunnel {
+	var out []*tunnel
+	for _, t := range all {
+		if o.matches(t) {
+			out = append(out, t)
+		}
+	}
+	return out
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"wssgate/files"
+)
+
+// A start that hangs is left to itself a moment after its context ends, and not
+// before.
+func TestAwaitGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		hang := make(chan struct{})
+		began := time.Now()
+		g, err := awaitGate(ctx, func() (*gate, error) { <-hang; return nil, nil })
+		if took := time.Since(began); g != nil || err != nil || took != time.Hour+startPatience {
+			t.Errorf("awaitGate = %v, %v after %v", g, err, took)
+		}
+		close(hang)
+		began, bad := time.Now(), errors.New("bad")
+		if _, err := awaitGate(ctx, func() (*gate, error) { time.Sleep(startPatience / 2); return nil, bad }); err != bad || time.Since(began) != startPatience/2 {
+			t.Errorf("a start that ends after its context: %v after %v", err, time.Since(began))
+		}
+	})
+}
+
+// The gate lives as long as its loop turns; a drain has a deadline of its own.
+func TestAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(nil, nil)
+		d.turned()
+		time.Sleep(loopPatience)
+		if err := d.alive(); err != nil {
+			t.Errorf("after %v: %v", loopPatience, err)
+		}
+		time.Sleep(time.Second)
+		if err := d.alive(); err == nil || !strings.Contains(err.Error(), "has not turned for 31s") {
+			t.Errorf("after 31 s: %v", err)
+		}
+		d.leaves(0, time.Hour)
+		if err := d.alive(); err != nil {
+			t.Errorf("in a drain: %v", err)
+		}
+	})
+}
+
+// A configuration that hangs, or a file that it names, makes a reload fail after a
+// while, by name, and a start wait.
+func TestConfigHangs(t *testing.T) {
+	dir := t.TempDir()
+	config := filepath.Join(dir, "config.toml")
+	for name, data := range map[string]string{
+		"config.toml": small + "[listen]\nadmin_token_file = \"token\"\n", "token": "0123456789abcdef\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unseen := func([sha256.Size]byte) {}
+	for _, file := range []string{"config.toml", "token"} {
+		path := filepath.Join(dir, file)
+		t.Run(file, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				was := configFiles
+				configFiles = files.New("configuration", nil) // one of the bubble's
+				defer func() { configFiles = was }()
+				resume := files.Stall(path)
+				began := time.Now()
+				_, err := reloadConfig(t.Context(), config, unseen)
+				ce, ok := errors.AsType[*ConfigError](err)
+				if !ok || !files.IsHang(err) || !strings.Contains(ce.Error(), path) || time.Since(began) != files.Patience {
+					t.Errorf("reload = %v after %v", err, time.Since(began))
+				}
+				time.AfterFunc(time.Hour, resume)
+				if cfg, err := startConfig(t.Context(), config); err != nil || string(cfg.Files[filepath.Join(dir, "token")]) != "0123456789abcdef\n" {
+					t.Errorf("start = %v", err)
+				}
+				if _, err := reloadConfig(t.Context(), config, unseen); err != nil {
+					t.Errorf("reload when it is back = %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A watch of a file that hangs can be turned off all the same.
+func TestConfigWatchHangs(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.toml")
+	defer files.Stall(file)()
+	w := newConfigWatch(file, sha256.Sum256(nil), nil)
+	w.set(true)
+	w.set(false)
+}
+
+// An inventory of what hangs is none.
+func TestInventoryHangs(t *testing.T) {
+	for _, what := range []string{"certs", "acme"} {
+		dir := t.TempDir()
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, "certs"), 0o700), os.Mkdir(filepath.Join(dir, "acme"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			resume := files.Stall(filepath.Join(dir, what))
+			cfg, err := parseConfig(filepath.Join(dir, "config.toml"), []byte(small+"[acme]\nnames = \"a.example.org\"\naccept_terms = true\n"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			was := configFiles
+			configFiles = files.New("configuration", nil)
+			defer func() { configFiles = was }()
+			_, err = cfg.inventory()
+			if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, what)) {
+				t.Errorf("%s: %v", what, err)
+			}
+			resume()
+		})
+	}
+}
+
+// A unix socket whose folder hangs is an error after a while, and what is made too
+// late is closed.
+func TestSocketFolderHangs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	resume := files.Stall(path)
+	ln, err := new(sockets).listen("wss", "unix:"+path)
+	if ln != nil || !files.IsHang(err) {
+		t.Errorf("listen = %v, %v", ln, err)
+	}
+	resume()
+	deadline := time.Now().Add(time.Minute)
+	for { // until the one that came too late is closed
+		ln, err := new(sockets).listen("wss", "unix:"+path)
+		if err == nil {
+			ln.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// DNS that says nothing holds a listener with a name up for a moment.
+func TestListenerNameHangs(t *testing.T) {
+	was := net.DefaultResolver
+	defer func() { net.DefaultResolver = was }()
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := new(sockets).listen("wss", "gate.hangs.test:0")
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("it listens")
+		}
+	case <-time.After(time.Minute):
+		t.Error("it waits")
+	}
+}

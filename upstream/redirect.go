@@ -1,0 +1,273 @@
+package upstream
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"wssgate/xmpp"
+)
+
+// An XMPP server in a cluster names the node that it means in a redirect by the
+// host name that it has for itself, with the scheme and port of a connector of
+// its own. Publicly that name often leads to the gate. So a node is known by host
+// and port of its URL, of its SRV targets, of the addresses behind it, and of its
+// public_url; and where none of these is the place, by the host alone or the
+// node's name in the configuration. What two nodes share names neither of them.
+
+// NodeByAddress returns the node of v's upstream that an XMPP server means by
+// the host:port, host, or URL of a redirect (see-other-host, see-other-uri). A
+// host without a port is any port's. Nil: none is known by it, or several are.
+func (v *Vhost) NodeByAddress(address string) *Node {
+	found := v.nodesByAddress(address)
+	if len(found) != 1 {
+		return nil
+	}
+	return found[0]
+}
+
+func (v *Vhost) nodesByAddress(address string) (found []*Node) {
+	nodes := v.group.nodes
+	to, err := xmpp.ParseTarget(address)
+	if err != nil { // a name of the configuration may be any text
+		for _, n := range nodes {
+			if strings.EqualFold(n.name, address) {
+				found = append(found, n)
+			}
+		}
+		return found
+	}
+	want := targetPlace(to)
+	whole := func(is func(*Node) bool) func(*Node) []*Node {
+		return func(n *Node) []*Node {
+			if is(n) {
+				return []*Node{n}
+			}
+			return nil
+		}
+	}
+	ways := []func(*Node) []*Node{
+		whole(func(n *Node) bool { return n.urlPlace() == want }),
+		func(n *Node) []*Node { return n.behind(want) },
+		whole(func(n *Node) bool { return n.publicPlace() == want }),
+	}
+	if want.port == "" {
+		ways = nil
+	}
+	byHost := func(n *Node) []*Node {
+		if slices.Contains(n.Names(), want.host) {
+			return []*Node{n}
+		}
+		return n.behind(place{host: want.host})
+	}
+	for _, way := range append(ways, byHost) {
+		for _, n := range nodes {
+			found = append(found, way(n)...)
+		}
+		if len(found) > 0 {
+			return found
+		}
+	}
+	return nil
+}
+
+// A place is a host in the form in which hosts are compared, and a port in
+// decimal; "" is any port.
+type place struct{ host, port string }
+
+func targetPlace(t xmpp.Target) place {
+	host := strings.Trim(t.Host, "[]")
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.Unmap().String()
+	}
+	return place{host, strings.TrimPrefix(strings.TrimPrefix(t.Address(""), t.Host), ":")}
+}
+
+// placeOf is the place of a host:port of ours.
+func placeOf(hostPort string) place {
+	t, err := xmpp.ParseTarget(hostPort)
+	if err != nil {
+		return place{}
+	}
+	return targetPlace(t)
+}
+
+func (n *Node) urlPlace() place {
+	if n.loc.Unix != "" || n.loc.SRV {
+		return place{}
+	}
+	return placeOf(n.loc.HostPort())
+}
+
+func (n *Node) publicPlace() place { return placeOf(n.publicURL) }
+
+// behind returns n at those places that DNS has for it: SRV targets, once for all
+// of their addresses, and addresses.
+func (n *Node) behind(want place) (found []*Node) {
+	is := func(hostPort string) bool {
+		p := placeOf(hostPort)
+		return p == want || want.port == "" && p.host == want.host
+	}
+	var places []string
+	for _, e := range n.endpoints() {
+		switch {
+		case e.target != "" && is(e.target):
+			places = append(places, e.target)
+		case e.network == "tcp" && is(e.addr):
+			places = append(places, e.addr)
+		}
+	}
+	slices.Sort(places)
+	for _, p := range slices.Compact(places) {
+		at := *n
+		at.place = p
+		found = append(found, &at)
+	}
+	return found
+}
+
+// Names are the hosts by which a redirect may name the node, besides what DNS has
+// for it: its name in the configuration, the hosts of its URL and of its
+// public_url.
+func (n *Node) Names() []string {
+	own := placeOf(n.name).host
+	if own == "" {
+		own = n.name
+	}
+	var names []string
+	for _, name := range []string{own, n.urlPlace().host, n.publicPlace().host} {
+		if name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// A KnownNode is a node, and what a redirect may call it.
+type KnownNode struct {
+	Node   string
+	Names  []string // hosts, with a port where the host alone is another node's, too
+	Shared []string // such hosts
+}
+
+// NodeNames says what redirects may call the nodes of one upstream, besides what
+// DNS has for them. Of a node that ParseNodeURL refuses that is less.
+func NodeNames(options []NodeOptions) (known []KnownNode) {
+	number := map[string]int{} // of nodes, by host
+	var nodes []*Node
+	for _, o := range options {
+		loc, _ := ParseNodeURL(o.URL)
+		n := &Node{name: cmp.Or(o.Name, loc.HostPort()), loc: loc, publicURL: o.PublicURL}
+		nodes = append(nodes, n)
+		for _, name := range n.Names() {
+			number[name]++
+		}
+	}
+	for _, n := range nodes {
+		k := KnownNode{Node: n.name}
+		for _, name := range n.Names() {
+			if number[name] == 1 {
+				k.Names = append(k.Names, name)
+				continue
+			}
+			k.Shared = append(k.Shared, name)
+			for _, p := range []place{n.urlPlace(), n.publicPlace()} {
+				if hostPort := net.JoinHostPort(p.host, p.port); p.host == name && !slices.Contains(k.Names, hostPort) {
+					k.Names = append(k.Names, hostPort)
+				}
+			}
+		}
+		known = append(known, k)
+	}
+	return known
+}
+
+// A LostRedirect is a redirect of an XMPP server that nobody could follow.
+type LostRedirect struct {
+	Address string // as the server wrote it, cut off where it is long
+	Why     string // goes on after "to ADDRESS, "
+	Do      string // what to write in the configuration
+	Count   int    // of all since the configuration was read
+	Last    time.Time
+}
+
+// lostRedirects are those of a group.
+type lostRedirects struct {
+	mu     sync.Mutex // never held across I/O
+	last   LostRedirect
+	said   time.Time // when the log had one
+	unsaid int       // since then
+}
+
+func (l *lostRedirects) lastOne() LostRedirect {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
+}
+
+const (
+	sayLostEvery = time.Minute
+	maxLostText  = 200 // bytes of an address
+)
+
+// LoseRedirect notes that a redirect to address ended the client's stream: no node
+// is known by it, or node, which can't be dialled any more, has no public URL. The
+// log has one such line a minute. The error is for the tunnel's own line.
+func (v *Vhost) LoseRedirect(address string, node *Node) error {
+	if len(address) > maxLostText {
+		address = strings.ToValidUTF8(address[:maxLostText], "") + "…"
+	}
+	now := time.Now()
+	lost := LostRedirect{Address: address, Last: now}
+	switch several := v.nodesByAddress(address); {
+	case node != nil:
+		lost.Why = fmt.Sprintf("which is node %q: it can't be followed any more, and the node has no public_url", node.name)
+		lost.Do = fmt.Sprintf("give node %q of upstream %q a public_url", node.name, v.group.name)
+	case len(several) > 1:
+		var names []string
+		for _, n := range several {
+			names = append(names, fmt.Sprintf("%q", n.name))
+		}
+		lost.Why = "by which several nodes are known: " + strings.Join(slices.Compact(names), ", ")
+		lost.Do = fmt.Sprintf("give each node of upstream %q a name, a URL and a public_url of its own; wssgate check lists them", v.group.name)
+	default:
+		lost.Why = "which is no node of the upstream"
+		lost.Do = fmt.Sprintf("give the node of upstream %q that is meant %s", v.group.name, nameFor(address))
+	}
+	l := &v.group.lost
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lost.Count = l.last.Count + 1
+	l.last = lost
+	l.unsaid++
+	if l.said.IsZero() || now.Sub(l.said) >= sayLostEvery {
+		go sayLost(v.group.env.log, v.group.name, lost, l.unsaid)
+		l.said, l.unsaid = now, 0
+	}
+	return lost.err()
+}
+
+func (l LostRedirect) err() error { return fmt.Errorf("redirect to %q, %s", l.Address, l.Why) }
+
+// sayLost has a goroutine of its own, for an event loop does not wait for the log.
+func sayLost(log *slog.Logger, upstream string, lost LostRedirect, count int) {
+	log.Warn("clients lost: the XMPP server sends them where the gate can't go", "upstream", upstream,
+		"err", lost.err(), "count", count, "hint", lost.Do)
+}
+
+// nameFor is what makes a node known by an address.
+func nameFor(address string) string {
+	host := placeOf(address).host
+	if host == "" {
+		return "its own name"
+	}
+	public := url.URL{Scheme: "wss", Host: net.JoinHostPort(host, "5291"), Path: "/"}
+	return fmt.Sprintf("name = %q, or public_url = %q", host, public.String())
+}

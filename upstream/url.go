@@ -1,0 +1,192 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"wssgate/xmpp"
+)
+
+// The URLs of a configuration are read here and nowhere else: nodes' by
+// [ParseNodeURL], those that clients are told by [ParseURL], browsers' origins
+// by [ParseOrigin]. All errors follow a colon and the URL.
+
+// ParseURL reads an absolute URL of one of the schemes. Its host comes back in
+// its normal form, for not every client knows how to get there from "Bücher".
+// It may be written into XML, and so has none of the characters that would need
+// escaping there.
+func ParseURL(s string, schemes ...string) (*url.URL, error) {
+	u, err := parseURL(s)
+	switch {
+	case err != nil:
+		return nil, err
+	case !slices.Contains(schemes, u.Scheme):
+		return nil, fmt.Errorf("scheme %q is not %s", u.Scheme, strings.Join(schemes, " or "))
+	case strings.ContainsAny(s, `'"<>&`):
+		return nil, errors.New("has a quote, an ampersand or an angle bracket")
+	}
+	host, port, err := hostOf(u)
+	if err != nil {
+		return nil, err
+	}
+	u.Host = joinHost(host, port)
+	return u, noZone(host)
+}
+
+// noZone refuses what means nothing on another machine (RFC 4007, section 6).
+func noZone(host string) error {
+	if strings.Contains(host, "%") {
+		return fmt.Errorf("host %q has a zone", host)
+	}
+	return nil
+}
+
+// parseURL is url.Parse for URLs that are dialled or handed out: nobody's
+// password, and no place inside a document.
+func parseURL(s string) (*url.URL, error) {
+	if s == "" {
+		return nil, errors.New("want a URL")
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		if ue, ok := errors.AsType[*url.Error](err); ok {
+			err = ue.Err
+		}
+		return nil, err
+	}
+	switch {
+	case u.User != nil:
+		return nil, errors.New("has a user or password")
+	case strings.Contains(s, "#"):
+		return nil, errors.New(`has a fragment, "#"`)
+	case u.Opaque != "" || !strings.Contains(s, "://"):
+		return nil, errors.New(`no "//" behind the scheme`)
+	}
+	return u, nil
+}
+
+// hostOf returns the host of a URL in its normal form, without brackets, and its
+// port in decimal, "" where there is none.
+func hostOf(u *url.URL) (host, port string, err error) {
+	host, port = u.Hostname(), u.Port()
+	if host == "" {
+		return "", "", errors.New("no host")
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		host = addr.String()
+	} else if host, err = xmpp.NormalDomain(host); err != nil {
+		return "", "", fmt.Errorf("host %q is neither an address nor a name", u.Hostname())
+	}
+	if port != "" || strings.HasSuffix(u.Host, ":") {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 {
+			return "", "", fmt.Errorf("port %q is not 1 to 65535", port)
+		}
+		port = strconv.FormatUint(n, 10)
+	}
+	return host, port, nil
+}
+
+// joinHost is the host of a URL as hostOf took it apart.
+func joinHost(host, port string) string {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	if port != "" {
+		host += ":" + port
+	}
+	return host
+}
+
+// maxSocketPath is the size of sun_path of Linux (unix(7)), its final NUL taken off.
+const maxSocketPath = 107 // bytes
+
+// CheckSocketPath finds what the system would refuse later.
+func CheckSocketPath(path string) error {
+	switch {
+	case len(path) > maxSocketPath:
+		return fmt.Errorf("path of %d bytes, a socket's may have %d", len(path), maxSocketPath)
+	case strings.Contains(path, "\x00") || !utf8.ValidString(path):
+		return fmt.Errorf("path %q is not text", path)
+	}
+	return nil
+}
+
+// An Origin is what a browser says about the page that asks (RFC 6454, section
+// 6.2), or in a configuration a pattern for it.
+type Origin struct {
+	scheme, host, port string // port "" is the scheme's own
+	wild               bool   // host is what follows "*."
+	null               bool   // the word "null"
+}
+
+// ParseOrigin reads an origin: scheme, host and, where it is not the scheme's
+// own, port; or "null". "*." may stand for the first label of the host. Apps have
+// schemes of their own, whose host is any word, or missing as in "file://".
+func ParseOrigin(s string) (Origin, error) {
+	if s == "null" {
+		return Origin{null: true}, nil
+	}
+	u, err := parseURL(s)
+	if err != nil {
+		return Origin{}, err
+	}
+	if u.Path != "" || u.RawQuery != "" || u.ForceQuery {
+		return Origin{}, errors.New("an origin has no path, not even a slash")
+	}
+	o := Origin{scheme: u.Scheme}
+	u.Host, o.wild = strings.CutPrefix(u.Host, "*.")
+	switch u.Scheme {
+	case "http", "https", "ws", "wss":
+		o.host, o.port, err = hostOf(u)
+	default:
+		o.host, o.port, err = appHost(u)
+	}
+	if o.port == defaultPorts[u.Scheme] {
+		o.port = ""
+	}
+	if err == nil {
+		err = noZone(o.host)
+	}
+	return o, err
+}
+
+var defaultPorts = map[string]string{"http": "80", "ws": "80", "https": "443", "wss": "443"}
+
+// appHost is hostOf for schemes that are not the web's: the host is no name of
+// the DNS.
+func appHost(u *url.URL) (host, port string, err error) {
+	if host, port, err := hostOf(u); err == nil {
+		return host, port, nil
+	}
+	if strings.ContainsFunc(u.Host, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`*:[]@%'"<>&\`, r) }) {
+		return "", "", fmt.Errorf("host %q is not one", u.Host)
+	}
+	return strings.ToLower(u.Host), "", nil
+}
+
+// String is the origin as browsers write it.
+func (o Origin) String() string {
+	switch {
+	case o.null:
+		return "null"
+	case o.wild:
+		return o.scheme + "://*." + joinHost(o.host, o.port)
+	}
+	return o.scheme + "://" + joinHost(o.host, o.port)
+}
+
+// matches reports whether a browser's origin is one that o stands for.
+func (o Origin) matches(origin Origin) bool {
+	if o.wild {
+		_, origin.host, _ = strings.Cut(origin.host, ".")
+		origin.wild = true
+	}
+	return o == origin
+}

@@ -1,0 +1,152 @@
+package upstream
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParseNodeURLRefuses(t *testing.T) {
+	tooLong := "/" + strings.Repeat("a", maxSocketPath)
+	for s, want := range map[string]string{
+		"":                            "want a URL",
+		"ws:":                         `no "//" behind the scheme`,
+		"ws://":                       "no host",
+		"ws://:80/":                   "no host",
+		"ws://a b/":                   `invalid character " " in host name`,
+		"ws://a:0/":                   `port "0" is not 1 to 65535`,
+		"ws://a:/":                    `port "" is not 1 to 65535`,
+		"ws://a..b/":                  `host "a..b" is neither an address nor a name`,
+		"ws://256.1.1.1.1/%zz":        `invalid URL escape "%zz"`,
+		"ws+unix://":                  "no path of a socket",
+		"ws+unix:///":                 "no path of a socket",
+		"ws+unix:///a.sock?a=b":       `query "a=b" without a path, want "/a.sock:/?a=b"`,
+		"ws+unix:///a%00b":            `path "/a\x00b" is not text`,
+		"ws+unix:///a%ff":             `path "/a\xff" is not text`,
+		"ws+unix://" + tooLong + ":/": "path of 108 bytes, a socket's may have 107",
+		"ws+unix:///a.sock:ws":        `path "ws" does not begin with a slash`,
+		"srv+ws+unix:///a":            `scheme "srv+ws+unix" is not ws, wss, ws+unix or srv+ws`,
+		"srv+ws://_a._tcp.b:5290/":    `port "5290", and SRV records bring their own`,
+		"srv+ws://_a._tcp/":           "host is not of the form _xmpp-websocket._tcp.example1.com",
+		"srv+http://_a._tcp.b/":       `scheme "srv+http" is not ws, wss, ws+unix or srv+ws`,
+		"ws://user@127.0.0.1:5290/":   "has a user or password",
+	} {
+		if _, err := ParseNodeURL(s); err == nil || err.Error() != want {
+			t.Errorf("ParseNodeURL(%q): %v; want %q", s, err, want)
+		}
+	}
+}
+
+func TestParseOrigin(t *testing.T) {
+	for s, want := range map[string]string{
+		"https://a.example":            "https://a.example",
+		"https://A.example:443":        "https://a.example",
+		"http://a.example:80":          "http://a.example",
+		"http://a.example:443":         "http://a.example:443",
+		"https://*.a.example":          "https://*.a.example",
+		"https://[::1]:8443":           "https://[::1]:8443",
+		"https://[0::0:1]":             "https://[::1]",
+		"https://*.Bücher.example:443": "https://*.xn--bcher-kva.example",
+		"capacitor://localhost":        "capacitor://localhost", // apps have schemes of their own
+		"null":                         "null",
+		"file://":                      "file://", // Electron, Cordova
+		"App://.":                      "app://.",
+		"app://-":                      "app://-",
+		"app://*.Local":                "app://*.local",
+		"ws://a.example:080":           "ws://a.example",
+		"https://a.example.":           "https://a.example",
+		"HTTPS://a.example:8443":       "https://a.example:8443",
+	} {
+		if got, err := ParseOrigin(s); err != nil || got.String() != want {
+			t.Errorf("ParseOrigin(%q) = %q, %v; want %q", s, got, err, want)
+		}
+	}
+	for _, s := range []string{
+		"", "*", "a.example", "https://", "https://a.example/", "https://a.example?", "https://u@a.example", "https://a.example#",
+		"https://a.*.example", "https://a.example:99999", "https://*.*.example", "https:a.example",
+		"file:///", "file:", "http://", "https://*.", "app://a b", "app://a*", "app://[", "://a",
+	} {
+		if got, err := ParseOrigin(s); err == nil {
+			t.Errorf("ParseOrigin(%q) = %q, want an error", s, got)
+		}
+	}
+}
+
+// Each browser's way to write an origin is the configured one's, and no other is.
+func TestOriginMatches(t *testing.T) {
+	for _, c := range []struct {
+		pattern, origin string
+		want            bool
+	}{
+		{"https://a.example", "https://a.example", true},
+		{"https://a.example:443", "https://a.example", true},
+		{"https://*.Bücher.example", "https://www.xn--bcher-kva.example", true},
+		{"file://", "file://", true},
+		{"file://", "null", false},
+		{"app://*.local", "app://x.local", true},
+		{"https://*.a.example", "https://a.example", false},
+		{"https://*.a.example", "https://x.y.a.example", false},
+		{"https://*.a.example", "https://*.a.example", false},
+		{"https://a.example", "https://*.a.example", false},
+		{"https://a.example", "http://a.example", false},
+	} {
+		p, err := ParseOrigin(c.pattern)
+		o, err2 := ParseOrigin(c.origin)
+		if err != nil || err2 != nil || p.matches(o) != c.want {
+			t.Errorf("%q matches %q: %v, %v, %v; want %v", c.pattern, c.origin, p.matches(o), err, err2, c.want)
+		}
+	}
+}
+
+// A URL that clients are sent to may end up inside XML.
+func TestParseURL(t *testing.T) {
+	for _, s := range []string{"wss://a.example/", "wss://a.example:5291/ws?x=1", "wss://[2001:db8::1]/"} {
+		if _, err := ParseURL(s, "wss"); err != nil {
+			t.Errorf("ParseURL(%q): %v", s, err)
+		}
+	}
+	for _, s := range []string{"", "a.example", "ws://a.example/", "wss:///", "wss://a.example/?a&b", "wss://a.example/'", "wss://a.example/<", "wss://u:p@a.example/", "wss://a.example/#a"} {
+		if _, err := ParseURL(s, "wss"); err == nil {
+			t.Errorf("ParseURL(%q): no error", s)
+		}
+	}
+}
+
+// The normal form of a URL and of an origin is a fixed point, and dialling goes
+// where the URL says.
+func FuzzURLs(f *testing.F) {
+	for _, s := range []string{
+		"ws://127.0.0.1:5290/", "wss://[2001:db8::1%25eth0]:443/a?b", "ws://Bücher.example.:080", "srv+wss://_x._tcp.Example.com/ws",
+		"ws+unix:///run/a.sock:/ws?x", "wss+unix:///a%20b", "https://*.Bücher.example:443", "file://", "app://.", "null", "ws://0x7f.1/", "ws://a。b/",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if o, err := ParseOrigin(s); err == nil {
+			again, err := ParseOrigin(o.String())
+			if err != nil || again != o || again.String() != o.String() {
+				t.Errorf("origin %q is %q, and that is %q, %v", s, o, again, err)
+			}
+		}
+		if u, err := ParseURL(s, "ws", "wss"); err == nil {
+			again, err := ParseURL(u.String(), "ws", "wss")
+			if err != nil || again.String() != u.String() {
+				t.Errorf("URL %q is %q, and that is %q, %v", s, u, again, err)
+			}
+			n, err := ParseNodeURL(s)
+			if err != nil {
+				t.Fatalf("ParseNodeURL(%q): %v; want what ParseURL takes", s, err)
+			}
+			host, port, _ := hostOf(u)
+			if strings.TrimSuffix(n.Host, ".") != host || port != "" && n.HostPort() != joinNode(n.Host, port) || n.TLS != (u.Scheme == "wss") {
+				t.Errorf("%q: a node at %q, and a URL of %q", s, n.HostPort(), u)
+			}
+		}
+	})
+}
+
+func joinNode(host, port string) string {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return host + ":" + port
+}

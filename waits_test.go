@@ -1,0 +1,98 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What is in the way of serving waits for no disk: files are the business of package
+// files. So there is a list of what may be used of the packages that can reach a file
+// system, which wait for none; and of the few places that may do more, and why.
+var (
+	waitsForNothing = map[string][]string{
+		"os": {
+			"Args", "Exit", "Getenv", "Getpagesize", "Getpid", "Hostname", "Interrupt", "Stderr", "Stdout", "Unsetenv",
+			"ErrDeadlineExceeded", "ErrNotExist", "IsNotExist", "File", "FileInfo", "FileMode", "ModeCharDevice", "NewFile", "NewSyscallError", "SameFile", "Signal", "SyscallError",
+		},
+		"filepath":  {"Abs", "Base", "Clean", "Dir", "Ext", "IsAbs", "Join", "Separator", "Split"},
+		"ioutil":    {},
+		"exec":      {},
+		"tls.Load":  {},
+		"net.Look":  {}, // the resolver without a context, and so without a deadline
+		"net.Res":   {"Resolver"},
+		"net.Dial":  {"Dialer"},
+		"net.Liste": {"ListenConfig", "Listener"},
+	}
+	mayWait = map[string]string{
+		"demo.go":                       "a command for people",
+		"probe.go":                      "a command for people",
+		"memory/guard.go os.DirFS":      "the kernel's own files, /proc and /sys",
+		"memory/usage.go os.DirFS":      "the kernel's own files, /proc and /sys",
+		"listen_linux.go os.Open":       "the kernel's own files, /proc",
+		"listen.go net.Dial":            "in a job of socketFiles",
+		"listen.go net.ListenUnix":      "in a job of socketFiles",
+		"systemd.go net.Dial":           "a datagram socket of systemd's, at the start",
+		"systemd.go net.ResolveTCPAddr": "of an address, not a name",
+	}
+)
+
+func TestNothingWaitsForFiles(t *testing.T) {
+	used := map[string]bool{}
+	for _, dir := range []string{".", "access", "admin", "certstore", "fair", "logqueue", "memory", "proxy", "sampling", "upstream", "web", "xmpp"} {
+		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		if err != nil || len(names) == 0 {
+			t.Fatalf("%s: %d files, %v", dir, len(names), err)
+		}
+		for _, name := range names {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			set := token.NewFileSet()
+			file, err := parser.ParseFile(set, name, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				sel, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				pkg, ok := sel.X.(*ast.Ident)
+				if !ok || pkg.Obj != nil || !mightWait(pkg.Name, sel.Sel.Name) {
+					return true
+				}
+				call := pkg.Name + "." + sel.Sel.Name
+				for _, place := range []string{name, name + " " + call} {
+					if mayWait[place] != "" {
+						used[place] = true
+						return true
+					}
+				}
+				t.Errorf("%s: %s may wait for a disk or for DNS; use package files, or a context", set.Position(sel.Pos()), call)
+				return true
+			})
+		}
+	}
+	for place := range maps.Keys(mayWait) {
+		if !used[place] {
+			t.Errorf("mayWait: %q does not do so any more", place)
+		}
+	}
+}
+
+// mightWait reports whether a package's name is none of those that wait for nothing.
+func mightWait(pkg, name string) bool {
+	for rule, allowed := range waitsForNothing {
+		of, prefix, _ := strings.Cut(rule, ".")
+		if of == pkg && strings.HasPrefix(name, prefix) {
+			return !slices.Contains(allowed, name)
+		}
+	}
+	return false
+}

@@ -1,0 +1,125 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"wssgate/xmpp"
+)
+
+// maxLoginAnswer is how much of an answer of BOSH is looked at before any of it
+// goes on, where the server says how long it is. What comes behind that, or in
+// pieces, is looked at as it passes.
+const maxLoginAnswer = 16 << 10 // bytes
+
+// loginsKey finds a request's loginsOf in its context.
+type loginsKey struct{}
+
+// loginsOf is who judges the logins of a client's request.
+type loginsOf struct {
+	logins  Logins
+	request *http.Request // the client's
+}
+
+// A refusedError stands for an answer that its client does not get.
+type refusedError struct{ banned time.Duration }
+
+func (e *refusedError) Error() string { return "too many failed logins" }
+
+// judgeLogins looks for the end of a login in the answer to a request.
+func (b *bosh) judgeLogins(resp *http.Response) error {
+	of, ok := resp.Request.Context().Value(loginsKey{}).(loginsOf)
+	if !ok || resp.Body == nil || resp.Body == http.NoBody || resp.ContentLength == 0 {
+		return nil
+	}
+	body := &loginBody{ReadCloser: resp.Body, of: of, ctx: resp.Request.Context()}
+	var head bytes.Buffer
+	var err error
+	if n := resp.ContentLength; n > 0 {
+		_, err = io.CopyN(&head, resp.Body, min(n, maxLoginAnswer))
+	} else {
+		var n int
+		first := make([]byte, 4<<10)
+		n, err = resp.Body.Read(first)
+		head.Write(first[:n])
+	}
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case err != nil:
+		return err
+	}
+	banned, err := body.judge(head.Bytes())
+	switch {
+	case err != nil:
+		return err
+	case banned > 0:
+		return &refusedError{banned}
+	}
+	body.first = head.Bytes()
+	resp.Body = body
+	return nil
+}
+
+// A loginBody is an answer's body that is looked at as it is read.
+type loginBody struct {
+	io.ReadCloser
+	of     loginsOf
+	ctx    context.Context
+	first  []byte // read, and looked at
+	reader xmpp.LoginReader
+	failed int // that the judge knows of
+	ended  bool
+}
+
+func (l *loginBody) Read(p []byte) (n int, err error) {
+	if len(l.first) > 0 {
+		n = copy(p, l.first)
+		l.first = l.first[n:]
+		return n, nil
+	}
+	n, err = l.ReadCloser.Read(p)
+	if banned, judged := l.judge(p[:n]); judged != nil || banned > 0 {
+		// The answer's head has gone: the connection ends in the middle of it.
+		return 0, &refusedError{banned}
+	}
+	return n, err
+}
+
+// judge looks at more of the body, and waits where its client is slowed.
+func (l *loginBody) judge(b []byte) (banned time.Duration, err error) {
+	if l.ended {
+		return 0, nil
+	}
+	l.reader.Feed(b)
+	failed := l.reader.Failed - l.failed
+	if failed == 0 && !l.reader.Succeeded {
+		return 0, nil
+	}
+	l.failed, l.ended = l.reader.Failed, l.reader.In
+	slow, banned := l.of.logins.LoginsEnded(l.of.request, failed)
+	if banned > 0 || slow == 0 {
+		return banned, nil
+	}
+	wait := time.NewTimer(slow)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		return 0, nil
+	case <-l.ctx.Done():
+		return 0, l.ctx.Err()
+	}
+}
+
+// loginsRefused is the answer to a client whose address is refused. BOSH clients
+// read 403 as policy-violation (XEP-0124, section 17.1).
+func loginsRefused(w http.ResponseWriter, banned time.Duration) {
+	seconds := int((banned + time.Second - 1) / time.Second)
+	w.Header().Set("Retry-After", strconv.Itoa(seconds))
+	http.Error(w, fmt.Sprintf("403 Forbidden\n\nToo many logins from this address failed. Try again in %d seconds.", seconds), http.StatusForbidden)
+}

@@ -1,0 +1,104 @@
+package web
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A judge notes what it is told, and says what it is made to say.
+type judge struct {
+	told         []int
+	slow, banned time.Duration // what an answer gets
+	refused      time.Duration // what a request gets
+}
+
+func (j *judge) LoginsRefused(*http.Request) time.Duration { return j.refused }
+func (j *judge) LoginsEnded(_ *http.Request, failed int) (slow, banned time.Duration) {
+	j.told = append(j.told, failed)
+	return j.slow, j.banned
+}
+
+func judged(j *judge) func(*Options) { return func(o *Options) { o.Logins = j } }
+
+const (
+	boshFailure = `<body xmlns='http://jabber.org/protocol/httpbind'><failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure></body>`
+	boshSuccess = `<body xmlns='http://jabber.org/protocol/httpbind'><success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></body>`
+)
+
+// Failed logins in answers are counted, whole or in pieces, and the answers go
+// through as they are; messages with the same text in them are not.
+func TestBOSHLogins(t *testing.T) {
+	long := "<body xmlns='http://jabber.org/protocol/httpbind'><challenge>" + strings.Repeat("x", 100_000) + "</challenge>" + strings.TrimPrefix(boshFailure, "<body xmlns='http://jabber.org/protocol/httpbind'>")
+	for _, test := range []struct {
+		name, body string
+		piece      int // 0: with a Content-Length
+		told       int // how often
+	}{
+		{"a failure", boshFailure, 0, 1},
+		{"a failure in pieces", boshFailure, 10, 1},
+		{"behind much else", long, 0, 1},
+		{"behind much else, in pieces", long, 5000, 1},
+		{"success", boshSuccess, 0, 1},
+		{"nothing", `<body xmlns='http://jabber.org/protocol/httpbind'/>`, 0, 0},
+		{"empty", ``, 0, 0},
+		{"no XMPP", `failure`, 0, 0},
+		{"in a message", strings.NewReplacer("<failure", "<message><failure", "</failure>", "</failure></message>").Replace(boshFailure), 0, 0},
+	} {
+		j := &judge{}
+		g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
+			for rest := test.body; rest != ""; {
+				n := len(rest)
+				if test.piece > 0 {
+					n = min(n, test.piece)
+				}
+				io.WriteString(w, rest[:n])
+				rest = rest[n:]
+				if test.piece > 0 {
+					w.(http.Flusher).Flush()
+				}
+			}
+		}, judged(j))
+		if resp, body := g.do("POST", boshPath, strings.NewReader("<body/>")); resp.StatusCode != 200 || body != test.body {
+			t.Errorf("%s: %s, %d bytes; want 200 and %d", test.name, resp.Status, len(body), len(test.body))
+		}
+		if len(j.told) != test.told {
+			t.Errorf("%s: the judge was told %v; want it told %d times", test.name, j.told, test.told)
+		}
+	}
+}
+
+// An answer with the end of a login does not reach an address that is refused, and
+// neither does one of its requests the server.
+func TestBOSHLoginsRefused(t *testing.T) {
+	asked := 0
+	for _, answer := range []string{boshFailure, boshSuccess} {
+		j := &judge{banned: 90*time.Second + 1}
+		g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { asked++; io.WriteString(w, answer) }, judged(j))
+		for i := range 2 {
+			resp, body := g.do("POST", boshPath, strings.NewReader("<body/>"))
+			if resp.StatusCode != http.StatusForbidden || resp.Header.Get("Retry-After") != "91" || strings.Contains(body, "<body") {
+				t.Errorf("request %d: %s, Retry-After %q, %q; want 403", i, resp.Status, resp.Header.Get("Retry-After"), body)
+			}
+			j.refused = j.banned
+		}
+	}
+	if asked != 2 {
+		t.Errorf("the server got %d requests; want the first of each two", asked)
+	}
+}
+
+// A client that is slowed waits for its answer.
+func TestBOSHLoginsSlow(t *testing.T) {
+	j := &judge{slow: 50 * time.Millisecond}
+	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, boshFailure) }, judged(j))
+	began := time.Now()
+	if resp, body := g.do("POST", boshPath, strings.NewReader("<body/>")); resp.StatusCode != 200 || body != boshFailure {
+		t.Errorf("%s %q; want the answer", resp.Status, body)
+	}
+	if took := time.Since(began); took < j.slow {
+		t.Errorf("the answer came after %v; want at least %v", took, j.slow)
+	}
+}

@@ -1,0 +1,73 @@
+package xmpp
+
+import (
+	"encoding/xml"
+	"errors"
+	"strings"
+	"testing"
+)
+
+func TestReadBody(t *testing.T) {
+	for _, test := range []struct {
+		in   string
+		want Body
+		cond Condition
+	}{
+		{`<body to='a.example' sid='s'/>`, Body{"a.example", true, "s"}, ""},
+		{`<?xml version='1.0'?><body to='' rid='1'>`, Body{"", true, ""}, ""},
+		{`<body x:to='a' xmlns:x='y'><message to='b'/></body>`, Body{}, ""},
+		{`<body to='a' to='b'/>`, Body{}, NotWellFormed},
+		{`<body x:to='a'/>`, Body{}, NotWellFormed},
+		{`<body to='&x;'/>`, Body{}, RestrictedXML},
+		{`<!DOCTYPE body><body/>`, Body{}, RestrictedXML},
+		{"\xff\xfe<\x00", Body{}, UnsupportedEncoding},
+		{`<body to='a'`, Body{}, NotWellFormed},
+		{``, Body{}, NotWellFormed},
+		{`<body x='` + strings.Repeat("x", MaxOpen), Body{}, PolicyViolation},
+	} {
+		got, err := ReadBody([]byte(test.in))
+		var se *StreamError
+		errors.As(err, &se)
+		if got != test.want || (err == nil) != (test.cond == "") || se != nil && se.Condition != test.cond {
+			t.Errorf("ReadBody(%.60q) = %+v, %v; want %+v, %q", test.in, got, err, test.want, test.cond)
+		}
+	}
+}
+
+// What ReadBody takes, encoding/xml reads as the same first element's attributes,
+// and nothing stands before it.
+func FuzzReadBody(f *testing.F) {
+	for _, s := range []string{`<body to='a' sid='s'/>`, `<?xml version='1.0'?> <b:body xmlns:b='x' to="&#97;"/>`, `<body to='a' b:to='c' xmlns:b='d'>`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got, err := ReadBody(data)
+		if err != nil {
+			return
+		}
+		d := xml.NewDecoder(strings.NewReader(string(data)))
+		for {
+			token, err := d.RawToken()
+			if err != nil {
+				t.Fatalf("ReadBody(%q) = %+v; encoding/xml: %v", data, got, err)
+			}
+			start, ok := token.(xml.StartElement)
+			if !ok {
+				continue
+			}
+			var want Body
+			for _, a := range start.Attr {
+				if a.Name.Space == "" && a.Name.Local == "to" {
+					want.To, want.HasTo = a.Value, true
+				}
+				if a.Name.Space == "" && a.Name.Local == "sid" {
+					want.SID = a.Value
+				}
+			}
+			if got != want {
+				t.Fatalf("ReadBody(%q) = %+v; want %+v", data, got, want)
+			}
+			return
+		}
+	})
+}

@@ -1,0 +1,172 @@
+package xmpp
+
+import (
+	"strings"
+	"testing"
+)
+
+const (
+	failed   = `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>`
+	aborted  = `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><aborted/></failure>`
+	succeeds = `<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>dj0=</success>`
+	notAuth  = `<error code='401' type='auth'><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>`
+)
+
+func failedWith(condition string) string {
+	return `<failure xmlns="urn:ietf:params:xml:ns:xmpp-sasl"><` + condition + `/></failure>`
+}
+
+func inBody(s string) string {
+	return `<body xmlns='http://jabber.org/protocol/httpbind' sid="a" xmlns:stream='http://etherx.jabber.org/streams'>` + s + `</body>`
+}
+
+// What a server sends, and what that says about logins.
+var logins = []struct {
+	name          string
+	in            string
+	failed        int
+	succeeded, is bool
+}{
+	// As servers write them.
+	{"Prosody", `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/><text>Unable to authorize you with the authentication credentials you've sent.</text></failure>`, 1, false, false},
+	{"ejabberd", `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/><text xml:lang='en'>Invalid username or password</text></failure>`, 1, false, false},
+	{"Tigase", `<failure xmlns="urn:ietf:params:xml:ns:xmpp-sasl"><not-authorized/></failure>`, 1, false, false},
+	{"SASL 2", `<failure xmlns='urn:xmpp:sasl:2'><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/><text>no</text></failure>`, 1, false, false},
+	{"text before the condition", `<failure xmlns='urn:xmpp:sasl:2'><text>no</text><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></failure>`, 1, false, false},
+	{"a prefix", `<s:failure xmlns:s='urn:ietf:params:xml:ns:xmpp-sasl'><s:not-authorized/></s:failure>`, 1, false, false},
+	{"white space", " \n<failure\n xmlns = 'urn:ietf:params:xml:ns:xmpp-sasl' >\n <not-authorized /> </failure >\n", 1, false, false},
+	{"an XML declaration in front", `<?xml version='1.0'?>` + failed, 1, false, false},
+	{"success", succeeds, 0, true, true},
+	{"success, SASL 2", `<success xmlns='urn:xmpp:sasl:2'><authorization-identifier>a@b</authorization-identifier></success>`, 0, true, true},
+	{"features", features, 0, false, false},
+	{"challenge", `<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>cj1h</challenge>`, 0, false, false},
+
+	// Conditions.
+	{"account-disabled", failedWith("account-disabled"), 1, false, false},
+	{"a condition of the server's own", failedWith("bad-auth"), 1, false, false},
+	{"no condition", `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'></failure>`, 1, false, false},
+	{"an empty one", `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>`, 1, false, false},
+	{"only text", `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><text>no</text></failure>`, 1, false, false},
+	{"aborted", aborted, 0, false, false},
+	{"credentials-expired", failedWith("credentials-expired"), 0, false, false},
+	{"encryption-required", failedWith("encryption-required"), 0, false, false},
+	{"incorrect-encoding", failedWith("incorrect-encoding"), 0, false, false},
+	{"invalid-authzid", failedWith("invalid-authzid"), 0, false, false},
+	{"invalid-mechanism", failedWith("invalid-mechanism"), 0, false, false},
+	{"malformed-request", failedWith("malformed-request"), 0, false, false},
+	{"mechanism-too-weak", failedWith("mechanism-too-weak"), 0, false, false},
+	{"temporary-auth-failure", failedWith("temporary-auth-failure"), 0, false, false},
+
+	// Several, and behind others.
+	{"two in a message", failed + failed, 2, false, false},
+	{"one of two", aborted + failed, 1, false, false},
+	{"behind a stanza", `<iq type='result' id='1'><query xmlns='jabber:iq:register'><username/></query></iq>` + failed, 1, false, false},
+	{"behind features", features + failed, 1, false, false},
+	{"failure, then success", failed + succeeds, 1, true, true},
+	{"success, then failure", succeeds + failed, 0, true, true},
+	{"older draft", `<?xml version='1.0'?>` + tigaseStream + features + failed, 1, false, false},
+	{"older draft, the end", failed + `</stream:stream>`, 1, false, false},
+	{"BOSH", inBody(failed), 1, false, false},
+	{"BOSH, features in front", inBody(features + failed + failed), 2, false, false},
+	{"BOSH, success", inBody(succeeds), 0, true, true},
+	{"BOSH, nothing", `<body xmlns='http://jabber.org/protocol/httpbind'/>`, 0, false, false},
+	{"BOSH, an apostrophe and a bracket in a value", `<body authid="a>b'c" xmlns='http://jabber.org/protocol/httpbind'>` + failed + `</body>`, 1, false, false},
+
+	// jabber:iq:auth.
+	{"iq auth", `<iq type='error' id='2'>` + notAuth, 1, false, false},
+	{"iq auth, with the question", `<iq type='error' id='2'><query xmlns='jabber:iq:auth'><username>a</username></query>` + notAuth, 1, false, false},
+	{"iq auth, something else", `<iq type='error' id='2'><error code='406'><not-acceptable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>`, 0, false, false},
+	{"iq auth over BOSH", inBody(`<iq type='error' id='2'><query xmlns='jabber:iq:auth'/>` + notAuth), 1, false, false},
+	{"another iq over BOSH", inBody(`<iq type='error' id='2'><pubsub xmlns='http://jabber.org/protocol/pubsub'/>` + notAuth), 0, false, false},
+
+	// What is none of the server's own words.
+	{"inside a message", `<message><body>hi</body>` + failed + `</message>` + failed, 0, false, true},
+	{"inside a presence", `<presence>` + failed + `</presence>`, 0, false, true},
+	{"inside an iq", `<iq type='result'>` + failed + `</iq>`, 0, false, false},
+	{"inside a request", `<iq type='set'>` + failed + `</iq>`, 0, false, true},
+	{"BOSH, inside an iq", inBody(`<iq type='result'>` + failed + `</iq>`), 0, false, false},
+	{"in CDATA", inBody(`<iq type='result'><x><![CDATA[ > </x></iq>` + failed + ` ]] ]>]]></x></iq>`), 0, false, false},
+	{"in CDATA of the server's own", inBody(`<challenge><![CDATA[` + failed + `]]></challenge>`), 0, false, false},
+	{"in a comment", `<!-- ` + failed + ` -->`, 0, false, false},
+	{"in a value", `<iq type='result' id="` + failed + `"/>`, 0, false, false},
+	{"escaped", `<challenge>&lt;failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></challenge>`, 0, false, false},
+	{"another namespace", `<failure xmlns='urn:xmpp:sm:3'><not-authorized/></failure>`, 0, false, false},
+	{"an end tag", `</failure>`, 0, false, false},
+	{"text", `failure`, 0, false, false},
+	{"nothing", ``, 0, false, false},
+}
+
+// Whatever a message is cut into, it says the same.
+func TestLoginReader(t *testing.T) {
+	for _, tt := range logins {
+		for _, size := range []int{len(tt.in) + 1, 1, 2, 3, 7, 50} {
+			var r LoginReader
+			for rest := tt.in; rest != ""; {
+				n := min(size, len(rest))
+				r.Feed([]byte(rest[:n]))
+				rest = rest[n:]
+			}
+			r.End()
+			if r.Failed != tt.failed || r.Succeeded != tt.succeeded || r.In != tt.is {
+				t.Errorf("%s, in pieces of %d: failed %d, succeeded %t, in %t; want %d, %t, %t",
+					tt.name, size, r.Failed, r.Succeeded, r.In, tt.failed, tt.succeeded, tt.is)
+			}
+		}
+	}
+}
+
+// A failure of which only the beginning is there counts; a tag without end costs
+// a bounded piece of memory.
+func TestLoginReaderCut(t *testing.T) {
+	for _, s := range []string{`<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>`, `<failure xmlns='urn:ietf:par`, `<failure `} {
+		var r LoginReader
+		r.Feed([]byte(s))
+		if r.End(); r.Failed != 1 {
+			t.Errorf("%s: failed %d, want 1", s, r.Failed)
+		}
+	}
+	var r LoginReader
+	r.Feed([]byte("<failure x='"))
+	for range 100 {
+		r.Feed([]byte(strings.Repeat("x", 1000)))
+	}
+	if cap(r.cut) > 2*maxLoginTag {
+		t.Errorf("%d bytes are kept of a tag, want at most %d", cap(r.cut), maxLoginTag)
+	}
+}
+
+// A message that is whole costs no memory.
+func TestLoginReaderAllocates(t *testing.T) {
+	message := []byte(features + failed)
+	if n := testing.AllocsPerRun(100, func() {
+		var r LoginReader
+		r.Feed(message)
+		r.End()
+	}); n != 0 {
+		t.Errorf("%v allocations, want none", n)
+	}
+}
+
+// However the bytes are cut, the answer is the same, and nothing panics.
+func FuzzLoginReader(f *testing.F) {
+	for _, tt := range logins {
+		f.Add(tt.in, uint8(3))
+	}
+	f.Fuzz(func(t *testing.T, in string, size uint8) {
+		if len(in) > maxLoginTag {
+			return // a longer tag is cut where a piece ends
+		}
+		var whole, pieces LoginReader
+		whole.Feed([]byte(in))
+		whole.End()
+		for rest := in; rest != ""; {
+			n := min(int(size)+1, len(rest))
+			pieces.Feed([]byte(rest[:n]))
+			rest = rest[n:]
+		}
+		pieces.End()
+		if whole.Failed != pieces.Failed || whole.In != pieces.In || whole.Succeeded != pieces.Succeeded {
+			t.Errorf("%q: whole %d %t, in pieces of %d: %d %t", in, whole.Failed, whole.In, size+1, pieces.Failed, pieces.In)
+		}
+	})
+}
