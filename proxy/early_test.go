@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -156,28 +157,29 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 func TestPanics(t *testing.T) {
 	for _, test := range []struct {
 		name, where string
-		edit        func(*Options, *bool)
+		edit        func(*Options, *atomic.Bool)
 		dials       bool
 	}{
-		{"HasCertificate", "handshake", func(o *Options, on *bool) {
+		{"HasCertificate", "handshake", func(o *Options, on *atomic.Bool) {
 			has := o.HasCertificate
-			o.HasCertificate = func(name string) bool { panicIf(*on); return has(name) }
+			o.HasCertificate = func(name string) bool { panicIf(on.Load()); return has(name) }
 		}, false},
-		{"GetCertificate", "handshake", func(o *Options, on *bool) {
+		{"GetCertificate", "handshake", func(o *Options, on *atomic.Bool) {
 			get := o.GetCertificate
-			o.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { panicIf(*on); return get(h) }
+			o.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { panicIf(on.Load()); return get(h) }
 		}, false},
 		{"dial", "request", nil, true},
-		{"pages", "pages", func(o *Options, on *bool) {
-			o.Pages = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { panicIf(*on) })
+		{"pages", "pages", func(o *Options, on *atomic.Bool) {
+			o.Pages = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { panicIf(on.Load()) })
 		}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			on := true
+			var on atomic.Bool
+			on.Store(true)
 			routing := upstream.Options{Upstreams: []upstream.GroupOptions{group("test", newUpstream(t, xmpptest.Config{}).URL())}}
 			if test.dials {
 				routing.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
-					panicIf(on)
+					panicIf(on.Load())
 					return new(net.Dialer).DialContext(ctx, network, addr)
 				}
 			}
@@ -204,7 +206,7 @@ func TestPanics(t *testing.T) {
 			if log := g.logs.String(); strings.Count(log, "level=ERROR msg=panic") != 1 || !strings.Contains(log, "panicIf") {
 				t.Error("no line with the stack, or more than one")
 			}
-			on = false
+			on.Store(false)
 			g.dial()
 		})
 	}

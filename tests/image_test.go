@@ -65,6 +65,7 @@ admin = ""
 timeout = "10s"
 [upstream.xmpp]
 nodes = [%q]
+xmpp = false
 %s`, gate.FreeAddr(t), u.URL, more))
 		// Readable for 65532, as an operator would have to see to.
 		if err := os.Chmod(filepath.Join(site.Dir, "config.toml"), 0o644); err != nil {
