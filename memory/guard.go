@@ -194,7 +194,7 @@ func (g *Guard) look(now time.Time) time.Duration {
 			return lookMax
 		}
 		if used >= limit && !now.Before(g.collectAt) {
-			took := g.collectWatched(limit)
+			took := g.watched(limit, g.collect)
 			g.collectAt = now.Add(max(lookMax, took*collectRest))
 			used, _ = g.measure()
 		}
@@ -237,14 +237,14 @@ func (g *Guard) tell(s Shortage) {
 	}
 }
 
-// collectWatched collects garbage, and has all growth stopped where memory becomes
-// dire meanwhile: a collection may take a second on a busy machine.
-func (g *Guard) collectWatched(limit int64) (took time.Duration) {
+// watched does something that may take a second on a busy machine, and has all
+// growth stopped where memory becomes dire meanwhile.
+func (g *Guard) watched(limit int64, do func()) (took time.Duration) {
 	began := time.Now()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		g.collect()
+		do()
 	}()
 	look := time.NewTicker(lookMin)
 	defer look.Stop()
@@ -267,13 +267,14 @@ func pause(left int64) time.Duration {
 
 // shed has enough given up to be well below the limit, if there is so much.
 func (g *Guard) shed(now time.Time, limit int64) {
-	took := g.collectWatched(limit) // what was shed before is garbage at best
+	took := g.watched(limit, g.collect) // what was shed before is garbage at best
 	used, sockets := g.measure()
 	if used < limit {
 		return
 	}
 	atOnce := isDire(used, limit)
-	out := g.options.Shed(used-(limit-limit/backShare), sockets, atOnce)
+	var out Shed
+	g.watched(limit, func() { out = g.options.Shed(used-(limit-limit/backShare), sockets, atOnce) })
 	g.episode.atOnce, g.episode.last = atOnce, used
 	g.episode.shed.add(out)
 	switch {

@@ -19,10 +19,11 @@ import (
 	"wssgate/tests/internal/wire"
 )
 
-// limitMemory reloads the gate with limits.memory.
+// limitMemory reloads the gate with limits.memory. The configuration ends with
+// [limits].
 func limitMemory(t *testing.T, site *gate.Site, o *operator, config, size string) {
 	t.Helper()
-	site.Config(t, fmt.Sprintf("%s\n[limits]\nmemory = %q\n", config, size))
+	site.Config(t, fmt.Sprintf("%smemory = %q\n", config, size))
 	o.want("POST", "/reload", 200)
 }
 
@@ -40,7 +41,7 @@ func TestMemoryShort(t *testing.T) {
 	}))
 	defer bosh.Close()
 	site := gate.NewSite(t, name)
-	config := toUpstream(wire.Echo(t).URL) + fmt.Sprintf("[[vhost]]\nnames = [%q]\nbosh = \"%s/http-bind\"\n", name, bosh.URL)
+	config := toUpstream(wire.Echo(t).URL) + fmt.Sprintf("[[vhost]]\nnames = [%q]\nbosh = \"%s/http-bind\"\n[limits]\n", name, bosh.URL)
 	g := site.Start(t, config)
 	o := operate(t, g)
 	post := func(body string) string {
@@ -155,8 +156,8 @@ const (
 	slowReceives = 4 << 10 // bytes of a slow client's receive buffer, or the kernel would take it all
 )
 
-// Hundreds of clients that read nothing, each of which its upstream floods with a
-// MiB and more, don't get the gate above limits.memory for longer than it takes to
+// Hundreds of clients that read nothing, each of which its upstream floods with as
+// much as may wait for it, many times the limit together, don't get the gate above limits.memory for longer than it takes to
 // notice: the largest backlogs are shed. Who reads what it is sent is not touched.
 func TestMemoryFlood(t *testing.T) {
 	needDescriptors(t, 2*slowReaders+500)
@@ -181,7 +182,7 @@ func TestMemoryFlood(t *testing.T) {
 		}
 	})
 	site := gate.NewSite(t, name)
-	config := toUpstream(upstream.URL)
+	config := toUpstream(upstream.URL) + "[limits]\nclient_backlog = \"16MiB\"\n"
 	g := site.Start(t, config, gate.Plain())
 	o := operate(t, g)
 
