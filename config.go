@@ -296,7 +296,8 @@ type Limits struct {
 	// Default: 0, no bound.
 	PerClient int `toml:"per_client"`
 
-	// Handshakes bounds TLS handshakes under way at once; more wait in order.
+	// Handshakes bounds TLS handshakes that compute at once; more wait, the addresses
+	// in turn.
 	// Default: 0, 8 for each processor.
 	Handshakes int `toml:"handshakes"`
 
