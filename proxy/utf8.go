@@ -86,12 +86,18 @@ func (c *utf8Checker) chunk(b []byte) bool {
 func (c *utf8Checker) step(b byte) bool {
 	if c.need > 0 {
 		ok := c.lo <= b && b <= c.hi
-		c.need, c.lo, c.hi = c.need-1, 0x80, 0xbf
+		if c.need--; c.need > 0 {
+			c.lo, c.hi = 0x80, 0xbf
+		} else {
+			*c = utf8Checker{}
+		}
 		return ok
+	}
+	if b < 0x80 {
+		return true
 	}
 	c.lo, c.hi = 0x80, 0xbf
 	switch {
-	case b < 0x80:
 	case b < 0xc2:
 		return false
 	case b < 0xe0:
