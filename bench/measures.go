@@ -23,7 +23,8 @@ func measures() []measure {
 		measure{name: "churn", run: churn},
 		measure{name: "reload", once: true, run: reload},
 	)
-	return append(list, doorMeasures()...)
+	list = append(list, doorMeasures()...)
+	return append(list, costMeasures()...)
 }
 
 // idle is what a connection costs that says nothing, before and after it has

@@ -6,6 +6,7 @@ import (
 	"crypto/sha1"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -43,11 +44,20 @@ func appendFrame(b []byte, opcode byte, payload []byte, mask bool) []byte {
 	return append(b, payload...)
 }
 
-// readFrame reads a frame into buf, which it may replace.
+// readFrame reads a frame into buf, which it may replace. It is a whole message.
 func readFrame(br *bufio.Reader, buf []byte) (opcode byte, payload []byte, err error) {
+	opcode, fin, payload, err := readFragment(br, buf)
+	if err == nil && !fin {
+		err = errors.New("frame that is not a whole message")
+	}
+	return opcode, payload, err
+}
+
+// readFragment is readFrame for any frame.
+func readFragment(br *bufio.Reader, buf []byte) (opcode byte, fin bool, payload []byte, err error) {
 	var head [14]byte
 	if _, err := io.ReadFull(br, head[:2]); err != nil {
-		return 0, buf, err
+		return 0, false, buf, err
 	}
 	length, more := int64(head[1]&0x7f), 0
 	switch length {
@@ -62,7 +72,7 @@ func readFrame(br *bufio.Reader, buf []byte) (opcode byte, payload []byte, err e
 		size += 4
 	}
 	if _, err := io.ReadFull(br, head[2:2+size]); err != nil {
-		return 0, buf, err
+		return 0, false, buf, err
 	}
 	switch more {
 	case 2:
@@ -71,17 +81,17 @@ func readFrame(br *bufio.Reader, buf []byte) (opcode byte, payload []byte, err e
 		length = int64(binary.BigEndian.Uint64(head[2:]))
 	}
 	if masked && [4]byte(head[2+more:]) != [4]byte{} {
-		return 0, buf, fmt.Errorf("frame with masking key %x, want zeros", head[2+more:6+more])
+		return 0, false, buf, fmt.Errorf("frame with masking key %x, want zeros", head[2+more:6+more])
 	}
-	if length < 0 || length > maxPayload || head[0]&0x80 == 0 {
-		return 0, buf, fmt.Errorf("frame that begins with %x", head[:2+size])
+	if length < 0 || length > maxPayload {
+		return 0, false, buf, fmt.Errorf("frame that begins with %x", head[:2+size])
 	}
 	if int64(cap(buf)) < length {
 		buf = make([]byte, length)
 	}
 	buf = buf[:length]
 	_, err = io.ReadFull(br, buf)
-	return head[0] & 0x0f, buf, err
+	return head[0] & 0x0f, head[0]&0x80 != 0, buf, err
 }
 
 // message is a frame of a client with a payload of size bytes.
@@ -139,12 +149,13 @@ func echo(conn net.Conn) {
 		"Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n", base64.StdEncoding.EncodeToString(sum[:]))
 	var in, out []byte
 	for {
-		opcode, payload, err := readFrame(br, in)
+		opcode, fin, payload, err := readFragment(br, in)
 		if err != nil {
 			return
 		}
-		switch opcode {
-		case opText, opClose, opPing:
+		switch {
+		case !fin: // a stranger's; nobody waits for an answer
+		case opcode == opText, opcode == opClose, opcode == opPing:
 			if opcode == opPing {
 				opcode = opPong
 			}

@@ -14,6 +14,10 @@ const (
 	// idleRecordCost is what a TLS record without data costs, in frames: a KeyUpdate
 	// takes two derivations of keys here, and next to nothing there.
 	idleRecordCost = 16
+
+	// idleBudget is how much is read at once of a client that sent such records: 75 of
+	// them, which hold others up for less than a millisecond.
+	idleBudget = 2 << 10 // bytes
 )
 
 // A quota is a token bucket for what one client sends (limits.frames_per_second).
@@ -27,15 +31,17 @@ type quota struct {
 	at    time.Duration // as of then
 	over  time.Duration // since when it is above its quota; 0: it is not
 	until time.Duration // the client is not read before
+	idle  bool          // records without data came last
 }
 
 // charge takes what a client sent in one turn off its quota.
 func (t *tunnel) charge(w *turn, frames int64, idleRecords int) {
+	q := &t.quota
+	q.idle = idleRecords > 0
 	rate := float64(t.settings.frames)
 	if rate == 0 {
 		return
 	}
-	q := &t.quota
 	q.spent = max(q.spent-rate*(w.now-q.at).Seconds(), 0) + float64(frames) + float64(idleRecordCost*max(idleRecords, 0))
 	q.at = w.now
 	excess := q.spent - quotaBurst*rate

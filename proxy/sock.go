@@ -117,6 +117,7 @@ func (s *sock) Read(b []byte) (int, error) {
 	case s.drained || s.turn == nil:
 		return 0, errAgain
 	}
+	b = b[:min(len(b), s.turn.budget)]
 	n, err := s.raw.read(b)
 	s.turn.budget -= n
 	s.records.count(b[:n])

@@ -283,6 +283,9 @@ func (t *tunnel) read(w *turn, l *leg) {
 		return
 	}
 	w.budget, l.sock.drained, l.unread = turnBudget, false, false
+	if l == &t.client && t.quota.idle {
+		w.budget = idleBudget
+	}
 	l.sock.records.number = 0
 	frames, reads := l.scan.frames, 0
 	if l.tls != nil {

@@ -3,20 +3,14 @@ package soak
 import (
 	"bytes"
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/binary"
-	"encoding/hex"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"strings"
 	"time"
 
+	"wssgate/internal/tlstest"
 	"wssgate/tests/internal/wire"
 )
 
@@ -186,8 +180,7 @@ var floods = []func(*rig, *rand.Rand){
 }
 
 // keyUpdates sends KeyUpdates that ask for one in return (RFC 8446, section
-// 4.6.3), and reads nothing. crypto/tls sends none, so the records behind its
-// handshake are made here.
+// 4.6.3), and reads nothing.
 func (r *rig) keyUpdates(rng *rand.Rand, n int) error {
 	raw, err := net.Dial("tcp", r.gate.addr("wss"))
 	if err != nil {
@@ -202,23 +195,12 @@ func (r *rig) keyUpdates(rng *rand.Rand, n int) error {
 	if conn.Handshake() != nil {
 		return nil // no place, perhaps
 	}
-	if suite := conn.ConnectionState().CipherSuite; suite != tls.TLS_AES_128_GCM_SHA256 {
-		return fmt.Errorf("cipher suite %s", tls.CipherSuiteName(suite))
-	}
-	w := &recordWriter{w: raw}
-	for line := range strings.Lines(keys.String()) {
-		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "CLIENT_TRAFFIC_SECRET_0" {
-			if w.secret, err = hex.DecodeString(fields[2]); err != nil {
-				return err
-			}
-		}
-	}
-	if err := w.rekey(); err != nil {
+	w, err := tlstest.NewWriter(raw, conn.ConnectionState(), keys.Bytes())
+	if err != nil {
 		return err
 	}
-	const applicationData, handshake = 23, 22
 	c := wire.NewConn(untidy{r.tb}, conn, true)
-	if w.write(applicationData, []byte(wire.Request(r.names[0]))) != nil {
+	if _, err := w.Write([]byte(wire.Request(r.names[0]))); err != nil {
 		return nil
 	}
 	if _, err := c.R.ReadString('\n'); err != nil { // the 101, or no place
@@ -226,65 +208,15 @@ func (r *rig) keyUpdates(rng *rand.Rand, n int) error {
 	}
 	ping := c.Bytes(wire.Frame{FIN: true, Op: wire.Ping})
 	for i := range n {
-		if w.write(handshake, []byte{24, 0, 0, 1, 1}) != nil {
+		if w.KeyUpdate(true) != nil {
 			return nil // it had enough
 		}
-		if w.secret, err = expand(w.secret, "traffic upd", sha256.Size); err != nil {
-			return err
-		}
-		if err := w.rekey(); err != nil {
-			return err
-		}
-		if i%16 == 0 && w.write(applicationData, ping) != nil {
-			return nil
+		if i%16 == 0 {
+			if _, err := w.Write(ping); err != nil {
+				return nil
+			}
 		}
 	}
 	r.updates.Add(int64(n))
 	return nil
-}
-
-// A recordWriter protects records as RFC 8446, section 5.2, has it, with
-// TLS_AES_128_GCM_SHA256.
-type recordWriter struct {
-	w      io.Writer
-	secret []byte
-	aead   cipher.AEAD
-	iv     []byte
-	seq    uint64
-}
-
-func (w *recordWriter) rekey() error {
-	key, err := expand(w.secret, "key", 16)
-	if err != nil {
-		return err
-	}
-	if w.iv, err = expand(w.secret, "iv", 12); err != nil {
-		return err
-	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return err
-	}
-	w.aead, err = cipher.NewGCM(block)
-	w.seq = 0
-	return err
-}
-
-func (w *recordWriter) write(kind byte, content []byte) error {
-	nonce := bytes.Clone(w.iv)
-	for i, b := range binary.BigEndian.AppendUint64(nil, w.seq) {
-		nonce[4+i] ^= b
-	}
-	w.seq++
-	inner := append(bytes.Clone(content), kind)
-	head := binary.BigEndian.AppendUint16([]byte{23, 3, 3}, uint16(len(inner)+w.aead.Overhead()))
-	_, err := w.w.Write(w.aead.Seal(head, nonce, inner, head))
-	return err
-}
-
-// expand is HKDF-Expand-Label without a context.
-func expand(secret []byte, label string, n int) ([]byte, error) {
-	label = "tls13 " + label
-	info := append(binary.BigEndian.AppendUint16(nil, uint16(n)), byte(len(label)))
-	return hkdf.Expand(sha256.New, secret, string(append(append(info, label...), 0)), n)
 }
