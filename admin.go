@@ -49,7 +49,7 @@ type desk struct {
 }
 
 func newDesk(warnings *admin.Warnings, lines *logqueue.Queue) *desk {
-	return &desk{
+	d := &desk{
 		warnings: warnings,
 		lines:    lines,
 		asked:    make(chan func()),
@@ -57,6 +57,8 @@ func newDesk(warnings *admin.Warnings, lines *logqueue.Queue) *desk {
 		over:     make(chan struct{}),
 		reload:   admin.Reload{OK: true, LastGood: time.Now()},
 	}
+	d.turned() // the listener may answer before the loop begins
+	return d
 }
 
 // An adminListener is opened before anything is changed, and installed when

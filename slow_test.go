@@ -39,6 +39,9 @@ func TestAwaitGate(t *testing.T) {
 func TestAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(nil, nil)
+		if err := d.alive(); err != nil {
+			t.Errorf("before the first turn: %v", err)
+		}
 		d.turned()
 		time.Sleep(loopPatience)
 		if err := d.alive(); err != nil {

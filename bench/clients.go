@@ -216,6 +216,9 @@ func (c *crowd) closedLoop(frame []byte, length time.Duration) (int, error) {
 		cl.conn.Write(frame) // an error shows in the reader
 	}
 	time.Sleep(length)
+	for n := 0; run.done.Load() == 0 && n < 600; n++ { // a minute more, where the machine has other things to do
+		time.Sleep(100 * time.Millisecond)
+	}
 	for _, cl := range c.clients {
 		cl.again.Store(nil)
 	}

@@ -38,7 +38,6 @@ func TestMessageSizes(t *testing.T) {
 		{"TLS 1.3", 0},
 		{"TLS 1.2 AES-GCM", tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
 		{"TLS 1.2 ChaCha20", tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256},
-		{"TLS 1.2 CBC", tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA},
 	} {
 		config := site.Client(name)
 		if tt.cipher != 0 {
