@@ -141,10 +141,10 @@ func TestKeptMakeRoom(t *testing.T) {
 				c.send("GET / HTTP/1.1\r\nHost: example1.com\r\n\r\n")
 				c.want(200, "")
 				kept = append(kept, c)
-			}
-			// The answer comes before the connection is noted as kept.
-			for kept := 0; kept < 2; time.Sleep(time.Millisecond) {
-				kept = g.inPhase(phaseKept)
+				// The answer comes before the connection is noted as kept.
+				for g.inPhase(phaseKept) < len(kept) {
+					time.Sleep(time.Millisecond)
+				}
 			}
 			newcomer := g.pageClient(t)
 			kept[0].wantEnd() // with a goodbye of TLS

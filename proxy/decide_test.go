@@ -55,9 +55,10 @@ func FuzzRedirectNeverLeaks(f *testing.F) {
 	for seed := range uint64(64) {
 		f.Add(seed)
 	}
+	vhost := xmppVhost(f)
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		d := newDesk(t, nil)
+		d := newDesk(t, func(tn *tunnel) { tn.info.vhost = vhost })
 		say := func(text string) {
 			b := fragments(rnd, text)
 			for len(b) > 0 {
@@ -80,8 +81,49 @@ func FuzzRedirectNeverLeaks(f *testing.F) {
 				}
 			}
 		}
-		d.client.give(appendFrame(nil, opText, []byte(openTag(testName, false)), &testKey))
-		d.turns()
+		open := func() {
+			d.client.give(appendFrame(nil, opText, []byte(openTag(testName, false)), &testKey))
+			d.turns()
+		}
+		redirect := upstreamRedirects[rnd.IntN(len(upstreamRedirects))]
+		if rnd.IntN(3) == 0 { // in ways in which no client would notice an end of its stream
+			opened := rnd.IntN(3) > 0
+			if opened {
+				open()
+			}
+			for range rnd.IntN(4) {
+				say(upstreamSays[rnd.IntN(len(upstreamSays))])
+			}
+			if rnd.IntN(3) == 0 {
+				d.client.give(appendFrame(nil, opClose, []byte("\x03\xe8"), &testKey))
+				d.turns()
+			}
+			before := upstreamSays[rnd.IntN(len(upstreamSays))]
+			cut := rnd.IntN(len(redirect))
+			switch rnd.IntN(3) {
+			case 0:
+				say(before + redirect) // in one message
+			case 1:
+				say(redirect[:cut]) // in two
+				if rnd.IntN(2) == 0 {
+					d.turns()
+					d.pass(2 * answerTimeout)
+				}
+				say(redirect[cut:] + before)
+			default:
+				say(redirect)
+			}
+			d.turns()
+			if !opened {
+				open()
+			}
+			d.pass(2 * closeTimeout)
+			if bytes.Contains(d.client.out, []byte("10.1.2.3")) {
+				t.Fatalf("seed %d: the client got %q", seed, d.client.text())
+			}
+			return
+		}
+		open()
 		var want []string
 		if rnd.IntN(4) > 0 {
 			want = append(want, "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' id='1' version='1.0'/>")
@@ -91,7 +133,7 @@ func FuzzRedirectNeverLeaks(f *testing.F) {
 				say(want[len(want)-1])
 			}
 		}
-		say(upstreamRedirects[rnd.IntN(len(upstreamRedirects))])
+		say(redirect)
 		for range rnd.IntN(3) {
 			say(upstreamSays[rnd.IntN(len(upstreamSays))])
 		}
@@ -217,17 +259,26 @@ func TestDeadClientIsReset(t *testing.T) {
 // An upstream that goes while a frame of the client's is under way leaves a client
 // that may not be able to answer. It is not waited for long.
 func TestUpstreamGoesInClientsFrame(t *testing.T) {
-	d := newDesk(t, func(tn *tunnel) { tn.stage = stageOver })
-	d.client.give(appendFrame(nil, opText, make([]byte, 1000), &testKey)[:500])
-	d.turns()
-	d.upstream.fin = true
-	d.turns()
-	if code := d.client.closes(); code != codeRestart {
-		t.Fatalf("Close %d; want 1012", code)
-	}
-	d.pass(breachTimeout)
-	if !d.done {
-		t.Errorf("the client is still waited for after %v", breachTimeout)
+	for _, part := range []int{1, 5, 500} {
+		for _, closes := range []bool{false, true} {
+			d := newDesk(t, func(tn *tunnel) { tn.stage = stageOver })
+			d.client.give(appendFrame(nil, opText, make([]byte, 1000), &testKey)[:part])
+			d.turns()
+			code := uint16(codeRestart)
+			if closes {
+				code = codeNormal
+				d.upstream.give(appendFrame(nil, opClose, []byte("\x03\xe8"), nil))
+			}
+			d.upstream.fin = true
+			d.turns()
+			if got := d.client.closes(); got != code {
+				t.Fatalf("%d bytes: Close %d; want %d", part, got, code)
+			}
+			d.pass(breachTimeout)
+			if !d.done {
+				t.Errorf("%d bytes, Close %t: the client is still waited for after %v", part, closes, breachTimeout)
+			}
+		}
 	}
 }
 
@@ -358,6 +409,40 @@ func FuzzDomainsHold(f *testing.F) {
 			t.Errorf("seed %d: %v, the client got %q; want host-unknown", seed, d.why, d.client.text())
 		}
 	})
+}
+
+// What is kept of a start tag that does not end is bounded, whoever adds to it, and so
+// is the time that it may take.
+func TestUnfinishedTagIsBounded(t *testing.T) {
+	vhost := vhostWith(t, upstream.VhostOptions{Names: []string{testName}, Upstream: "test", Domains: []string{testName}})
+	masked100 := bytes.Repeat([]byte{'x'}, 100)
+	applyMask(masked100, testKey, 0)
+	for name, more := range map[string][]byte{
+		"Pings behind a whole frame": appendFrame(nil, opPing, make([]byte, maxControl), &testKey),
+		"Pongs behind a whole frame": appendFrame(nil, opPong, make([]byte, maxControl), &testKey),
+		"more of the tag":            append(appendHeader(nil, header{opcode: opContinuation, masked: true, key: testKey, length: 100}), masked100...),
+		"nothing":                    nil,
+	} {
+		d := newDesk(t, func(tn *tunnel) { tn.info.vhost = vhost })
+		d.client.give(appendFrame(nil, opText, []byte(openTag(testName, false)), &testKey))
+		d.upstream.give(appendFrame(nil, opText, []byte("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' id='1'/>"), nil), appendFrame(nil, opText, []byte("<stream:features/>"), nil))
+		d.turns()
+		tag := []byte("<open xmlns='urn")
+		applyMask(tag, testKey, 0)
+		d.client.give(append(appendHeader(nil, header{opcode: opText, masked: true, key: testKey, length: int64(len(tag))}), tag...))
+		for n := 0; n < 10_000 && !d.done; n++ {
+			d.client.give(bytes.Clone(more))
+			d.turns()
+			if v := d.vetting; v != nil && len(v.kept) > maxGreeting+1000 {
+				t.Fatalf("%s: %d bytes are kept", name, len(v.kept))
+			}
+			d.pass(10 * time.Millisecond)
+		}
+		d.pass(time.Minute)
+		if !d.done || d.why != reasonNoStream && d.why != reasonBadStream {
+			t.Errorf("%s: done %t, %v; want an end", name, d.done, d.why)
+		}
+	}
 }
 
 // maskFrames masks whole frames with testKey.

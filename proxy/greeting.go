@@ -78,7 +78,7 @@ type greeting struct {
 	giveUp context.CancelFunc // of the dial under way
 
 	hops  int
-	again bool // not the first one: the client has an open stream
+	again bool // the client has got some of the answers: an opening
 }
 
 // errNoTag is the error of a client that kept the gate waiting.
@@ -274,24 +274,6 @@ func (t *tunnel) awaitAnswer() {
 	g.answers, g.whole, g.answer = nil, 0, xmpp.AnswerReader{}
 }
 
-// heardAgain begins another greeting where a later message of the upstream
-// could send the client away. Such a redirect is not followed, for another node
-// would know nothing of the client's login.
-func (t *tunnel) heardAgain(word xmpp.Word, p *piece) {
-	switch word {
-	case xmpp.OpenWord, xmpp.CloseWord, xmpp.ErrorWord:
-	default:
-		if p.fin || int64(len(p.payload)) >= t.upstream.scan.wanted(p.payload) {
-			return
-		} // the first frame of it is too short to tell
-	}
-	if t.stage != stageOver || t.why != reasonNone || t.info == nil || t.info.vhost.Redirects() == "off" || !t.stream.opened {
-		return
-	}
-	t.stage = stageAnswer
-	t.greeting = &greeting{tagged: true, tag: xmpp.Open{Framing: t.stream.framing}, hops: maxHops, again: true}
-}
-
 // releaseAnswers gives the client the answers that are held in stageAnswer; in other
 // stages it does nothing. A message that has not been seen to its end stays: it may
 // yet be a redirect.
@@ -300,6 +282,10 @@ func (t *tunnel) releaseAnswers() {
 		return
 	}
 	g := t.greeting
+	if t.ends.Held() > 0 {
+		t.greetBy = 0
+		return
+	}
 	g.noticeOpening(&t.stream)
 	if t.answering && !t.upstream.scan.betweenMessages() {
 		whole := g.answers[:g.whole]
@@ -344,38 +330,87 @@ func (t *tunnel) answered(p *piece) {
 	}
 	switch answer := g.answer.Feed(p.payload); {
 	case answer.Verdict == xmpp.Redirected:
-		t.redirected(answer)
+		t.sentElsewhere(p, answer.SeeOther)
+	case t.ends.Held() > 0: // the rest will tell
 	case answer.Verdict != xmpp.Undecided, len(g.answers) > maxGreeting:
 		t.acceptAnswers()
 	}
 }
 
-// redirected repairs a redirect: the address in it is an inner one. The stream
-// goes to that node if it is one of ours, or its client to the node's public
-// address, or nowhere.
-func (t *tunnel) redirected(answer xmpp.Answer) {
-	g, vhost := t.greeting, t.info.vhost
-	node := vhost.NodeByAddress(answer.SeeOther)
-	follow := vhost.Redirects() == "follow" && node != nil && t.info.request != nil && g.hops < maxHops && len(g.frames) <= maxGreeting
-	if !g.again { // what the node said stays here
+// sentElsewhere repairs a redirect, which a piece of the upstream's completes: the
+// address in it is an inner one, and the client gets nothing of it. The stream goes to
+// that node if it is one of ours and the client has got nothing of this one, or its
+// client to the node's public address, or nowhere.
+func (t *tunnel) sentElsewhere(p *piece, to string) {
+	g, vhost, w := t.greeting, t.info.vhost, t.client.sock.turn
+	boundary, between := t.clientBefore(p)
+	node := vhost.NodeByAddress(to)
+	fresh := t.stage == stageAnswer && t.answering && !g.again
+	stream := xmpp.Stream{Framing: t.stream.framing, Opened: t.stream.opened}
+	switch {
+	case fresh: // what the node said stays here
+		stream = g.answer.Feed(p.payload).Stream(g.tag.Framing)
 		t.stream = streamState{framing: g.tag.Framing, unanswered: new(g.tag.Reply())}
+	case t.stage == stageTag:
+		stream.Framing = g.open.Framing()
 	}
+	t.pend = nil
 	t.dropUpstream()
-	t.upstream.scan.forget()
-	if follow {
+	t.ends = xmpp.Redirects{}
+	if t.upstream.scan.left = 0; between {
+		t.upstream.scan.forget()
+	}
+	switch {
+	case t.why != reasonNone: // it ends already
+		if t.answerClose(); !t.client.closeSent {
+			t.cutOff()
+		}
+	case !boundary: // half a frame went before
+		t.upstream.err = vhost.LoseRedirect(to, node)
+		t.cutOff()
+		t.endFor(reasonRedirectLost, w.now+closeTimeout)
+	case fresh && vhost.Redirects() == "follow" && node != nil && t.info.request != nil && g.hops < maxHops && len(g.frames) <= maxGreeting:
 		g.hops++
 		t.info.upstream.Release()
 		t.info.upstream = nil
 		t.dial(func(ctx context.Context) (*upstream.Conn, error) { return vhost.DialNode(ctx, node, t.info.request) })
-		return
-	}
-	stream := answer.Stream(g.tag.Framing)
-	stream.Opened = g.again && answer.Open == xmpp.Open{}
-	if node != nil && node.PublicURL() != "" {
+	case node != nil && node.PublicURL() != "":
 		t.redirectTo(stream, node.PublicURL())
-		return
+	default:
+		t.loseRedirect(stream, to, node)
 	}
-	t.loseRedirect(stream, answer.SeeOther, node)
+}
+
+// clientBefore says where the client was before a piece of the upstream's: behind a
+// whole frame, and behind a whole message.
+func (t *tunnel) clientBefore(p *piece) (boundary, between bool) {
+	switch {
+	case t.answering:
+		return true, true
+	case len(t.pend) > 0:
+		return t.pendWhole, t.pendBetween
+	}
+	return p.at == 0, p.begins()
+}
+
+// giveClient passes a piece of the upstream's on, but for what may be the beginning of
+// a redirect.
+func (t *tunnel) giveClient(p *piece) {
+	held := t.ends.Held()
+	switch {
+	case held == 0:
+		t.toClient(t.pend)
+		t.toClient(p.wire)
+		t.pend = nil
+	case len(t.pend) > 0:
+		t.pend = append(t.pend, p.wire...)
+	case p.at == 0:
+		t.pend, t.pendWhole, t.pendBetween = bytes.Clone(p.wire), true, p.begins()
+	default:
+		tail := len(p.wire) - min(held, len(p.payload))
+		t.toClient(p.wire[:tail])
+		t.pend, t.pendWhole, t.pendBetween = bytes.Clone(p.wire[tail:]), false, false
+	}
 }
 
 // redirectTo sends the client to a URL.

@@ -102,7 +102,13 @@ func (t *tunnel) backlog(sockets bool) int64 {
 			n += l.sock.raw.unacknowledged()
 		}
 	}
-	return int64(n)
+	if g := t.greeting; g != nil {
+		n += len(g.frames) + len(g.answers)
+	}
+	if v := t.vetting; v != nil {
+		n += len(v.kept)
+	}
+	return int64(n + len(t.pend))
 }
 
 // shed ends the tunnel for what waits for its client, which has patience to take

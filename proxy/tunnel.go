@@ -94,6 +94,8 @@ type tunnel struct {
 	done        bool          // nothing is left to do
 	dead        bool          // the client takes nothing any more, not even its end
 	answering   bool          // the upstream's message under way is held back
+	pendWhole   bool          // pend begins with a frame
+	pendBetween bool          // and with a message
 	closeBy     time.Duration // closing ends then at the latest
 	heard       time.Duration // when the client last showed life
 	spoke       time.Duration // when the upstream last sent something
@@ -101,6 +103,8 @@ type tunnel struct {
 	pinged      time.Duration // when our Ping went out that nothing came after; 0: none
 	before      int           // bytes on their way to the client before that Ping
 
+	pend     []byte         // the upstream's, from the beginning of what may be a redirect on
+	ends     xmpp.Redirects // follows what the upstream says
 	quota    quota
 	stage    stage
 	stream   streamState
@@ -235,6 +239,8 @@ func (t *tunnel) expire(w *turn) {
 		t.endFor(reasonDrain, w.now+t.patience)
 	case t.greetBy != 0 && w.now >= t.greetBy && t.stage == stageAnswer:
 		t.releaseAnswers()
+	case t.greetBy != 0 && w.now >= t.greetBy && t.stage == stageOver:
+		t.refuseAgain(reasonNoStream, t.openedStream(), errNoTag)
 	case t.greetBy != 0 && w.now >= t.greetBy:
 		t.noTag(reasonNoStream, errNoTag)
 	case t.stalled != 0 && w.now >= t.stalled+stallTimeout:
@@ -456,12 +462,20 @@ func (t *tunnel) sayClose() {
 	if t.why != reasonDrain {
 		t.dropUpstream()
 	}
-	switch {
-	case t.why == reasonClientProtocol, t.why == reasonTooBig, t.why == reasonNotUTF8, t.why == reasonFlood:
+	switch t.why {
+	case reasonClientProtocol, reasonTooBig, reasonNotUTF8, reasonFlood:
 		// Nothing the client says will be understood any more.
 		t.finishClient()
-	case t.why != reasonDrain && !t.client.scan.atBoundary():
-		// It may not be able to answer: the rest of its frame goes nowhere.
+	}
+	t.hurryClient()
+}
+
+// hurryClient is for a client that was told the end when its upstream was gone, or is
+// now. One that is in the middle of a frame may not be able to answer: the rest goes
+// nowhere.
+func (t *tunnel) hurryClient() {
+	mid := !t.client.scan.atBoundary() || len(t.client.held) > 0
+	if mid && t.client.closeSent && !t.client.closeSeen && t.upstream.sock.state == sockClosed {
 		t.finishClient()
 		t.closeBy = min(t.closeBy, t.client.sock.turn.now+breachTimeout)
 	}
@@ -484,10 +498,20 @@ func (t *tunnel) closeTLS(l *leg) {
 
 // atBoundary reports whether what the client was sent ends with a whole frame. Of a
 // message that is held back it has got nothing.
-func (t *tunnel) atBoundary() bool { return t.answering || t.upstream.scan.atBoundary() }
+func (t *tunnel) atBoundary() bool {
+	if len(t.pend) > 0 {
+		return t.pendWhole
+	}
+	return t.answering || t.upstream.scan.atBoundary()
+}
 
 // betweenMessages reports whether it ends with a whole message.
-func (t *tunnel) betweenMessages() bool { return t.answering || t.upstream.scan.betweenMessages() }
+func (t *tunnel) betweenMessages() bool {
+	if len(t.pend) > 0 {
+		return t.pendBetween
+	}
+	return t.answering || t.upstream.scan.betweenMessages()
+}
 
 // ignoresClient reports whether what the client sends goes nowhere any more.
 // A drain still delivers what the client sent before it saw the Close frame.
@@ -582,19 +606,52 @@ func (t *tunnel) fromUpstream(p *piece) {
 	}
 	if p.begins() {
 		word := xmpp.FirstWord(p.payload)
-		t.heardAgain(word, p)
 		t.stream.noticed(word, p.payload)
 		if t.heardLogin(p.payload) {
 			return
 		}
 		t.answering = t.stage == stageAnswer
+		if t.stream.framing == xmpp.RFC7395 {
+			t.ends.Message()
+		}
+	}
+	if !p.control() && t.info != nil && t.info.vhost.Redirects() != "off" {
+		switch to, found, err := t.ends.Feed(p.payload); {
+		case err != nil:
+			t.endless(err)
+			return
+		case found:
+			t.sentElsewhere(p, to)
+			return
+		}
+		if !t.info.vhost.XMPP() && t.upstream.scan.betweenMessages() {
+			t.ends = xmpp.Redirects{} // what looks like half a tag may be a whole message
+		}
 	}
 	switch {
-	case !t.answering || p.control():
+	case p.control() && len(t.pend) > 0 && !t.pendWhole:
+		t.pend = append(t.pend, p.wire...) // for it may not stand in a frame
+	case p.control():
 		t.toClient(p.wire)
+	case !t.answering:
+		t.giveClient(p)
 	case t.stage == stageAnswer:
 		t.answered(p)
 	} // or else the rest of what was not released
+}
+
+// endless ends a tunnel whose upstream begins an end of the stream that does not end.
+// Nothing of it goes on.
+func (t *tunnel) endless(err error) {
+	t.upstream.err = err
+	if t.stage == stageAnswer {
+		t.endGreeting()
+	}
+	t.endFor(reasonBadGateway, t.upstream.sock.turn.now+closeTimeout)
+	t.dropUpstream()
+	if !t.client.closeSent {
+		t.cutOff()
+	}
 }
 
 // upstreamCloses takes the upstream's Close frame.
@@ -661,6 +718,7 @@ func (t *tunnel) upstreamEnded(w *turn) {
 		t.cutOff()
 	}
 	t.dropUpstream()
+	t.hurryClient()
 }
 
 // answerClose answers the client's Close frame where the upstream did not.

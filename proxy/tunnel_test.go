@@ -52,9 +52,21 @@ func someVhost(t testing.TB) *upstream.Vhost {
 	return vhostWith(t, upstream.VhostOptions{Names: []string{testName}, Upstream: "test"})
 }
 
+// xmppVhost is one of an upstream that speaks XMPP.
+func xmppVhost(t testing.TB) *upstream.Vhost {
+	g := group("test", "ws://192.0.2.1:5290/")
+	g.XMPP = true
+	return vhostOf(t, g, upstream.VhostOptions{Names: []string{testName}, Upstream: "test"})
+}
+
 func vhostWith(t testing.TB, vhost upstream.VhostOptions) *upstream.Vhost {
 	t.Helper()
-	table, err := upstream.New(upstream.Options{Vhosts: []upstream.VhostOptions{vhost}, Upstreams: []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/")},
+	return vhostOf(t, group("test", "ws://192.0.2.1:5290/"), vhost)
+}
+
+func vhostOf(t testing.TB, g upstream.GroupOptions, vhost upstream.VhostOptions) *upstream.Vhost {
+	t.Helper()
+	table, err := upstream.New(upstream.Options{Vhosts: []upstream.VhostOptions{vhost}, Upstreams: []upstream.GroupOptions{g},
 		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed }})
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import "wssgate/xmpp"
 type vetting struct {
 	opens xmpp.LaterOpens
 	kept  []byte // frames, from the first byte of a tag on that is not whole yet
+	whole bool   // kept begins with a frame
 }
 
 // vet takes bytes of the client's, and the payload in them in the clear. It returns
@@ -19,7 +20,7 @@ func (t *tunnel) vet(wire, payload []byte) (pass []byte, ok bool) {
 		n, open, found, err := v.opens.Feed(rest)
 		switch {
 		case err != nil:
-			t.refuseAgain(reasonBadStream, xmpp.Stream{Framing: t.stream.framing, Opened: t.stream.opened}, err)
+			t.refuseAgain(reasonBadStream, t.openedStream(), err)
 			return nil, false
 		case found:
 			if why, err := t.judgeDomain(&open); err != nil {
@@ -34,21 +35,45 @@ func (t *tunnel) vet(wire, payload []byte) (pass []byte, ok bool) {
 	case held == 0 && len(v.kept) == 0:
 		return wire, true
 	case held > len(payload), held == len(payload) && len(v.kept) > 0: // it began before these
-		v.kept = append(v.kept, wire...)
-	default:
-		pass = append(v.kept, wire[:len(wire)-held]...)
-		v.kept = append([]byte(nil), wire[len(wire)-held:]...)
+		return nil, t.keep(wire)
 	}
-	if len(v.kept) > maxGreeting {
-		t.refuseAgain(reasonBadStream, xmpp.Stream{Framing: t.stream.framing, Opened: t.stream.opened}, errTooLong)
-		return nil, false
+	if held == len(payload) && len(wire)-held <= maxHeader {
+		held = len(wire) // it begins with its frame: what comes between may pass
 	}
-	return pass, true
+	pass = append(v.kept, wire[:len(wire)-held]...)
+	v.kept, v.whole = nil, held == len(wire)
+	return pass, t.keep(wire[len(wire)-held:])
+}
+
+// keep adds to what is kept. It reports false where that is too much, and the client
+// was refused for it.
+func (t *tunnel) keep(wire []byte) bool {
+	v := t.vetting
+	v.kept = append(v.kept, wire...)
+	switch {
+	case len(v.kept) > maxGreeting:
+		t.refuseAgain(reasonBadStream, t.openedStream(), errTooLong)
+		return false
+	case t.stage != stageOver:
+	case len(v.kept) == 0:
+		t.greetBy = 0
+	case t.greetBy == 0: // the rest is due as a first tag is
+		t.greetBy = t.client.sock.turn.now + greetingTimeout
+	}
+	return true
+}
+
+// openedStream is the stream that the client has.
+func (t *tunnel) openedStream() xmpp.Stream {
+	return xmpp.Stream{Framing: t.stream.framing, Opened: t.stream.opened}
 }
 
 // passOn gives the upstream a piece of what the client sends behind its first start
 // tag.
 func (t *tunnel) passOn(p *piece) {
+	if t.ignoresClient() {
+		return
+	}
 	if pass, ok := t.vetted(p); ok {
 		t.toUpstream(pass)
 	}
@@ -59,9 +84,8 @@ func (t *tunnel) vetted(p *piece) (pass []byte, ok bool) {
 	switch v := t.vetting; {
 	case v == nil:
 		return p.wire, true
-	case p.control() && len(v.kept) > 0: // it may be in the middle of a frame
-		v.kept = append(v.kept, p.wire...)
-		return nil, true
+	case p.control() && len(v.kept) > 0 && !v.whole: // it may not stand in a frame
+		return nil, t.keep(p.wire)
 	case p.control():
 		return p.wire, true
 	}
@@ -81,7 +105,7 @@ func (t *tunnel) judgeDomain(open *xmpp.Open) (reason, error) {
 
 // refuseAgain ends a stream for a later start tag.
 func (t *tunnel) refuseAgain(why reason, s xmpp.Stream, err error) {
-	t.client.err = err
+	t.client.err, t.vetting.kept = err, nil
 	condition, text := conditionOf(why, err)
 	t.endStream(why, s.Error(condition, text))
 }
