@@ -74,6 +74,14 @@ var actions = []action{
 			return conn.Close()
 		})
 	}},
+	{"a whole handshake and a request that is answered with 400", 500, 2, func(g *gate, n int) error {
+		return g.nonsense(n, g.tlsConfig())
+	}},
+	{"the same with a resumed TLS session", 500, 2, func(g *gate, n int) error {
+		config := g.tlsConfig()
+		config.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+		return g.nonsense(n, config)
+	}},
 }
 
 // costs are the CPU of the gate and of the rig's own process, for each action.
@@ -265,6 +273,32 @@ func (g *gate) knock(n int, says []byte) error {
 		_, err = conn.Write(says)
 		time.Sleep(time.Millisecond) // or it has come and gone in one
 		return err
+	})
+}
+
+// nonsense connects so many times, one after the other, and says what no gate hands
+// to its upstream. With a session cache, all but the first have to be resumed.
+func (g *gate) nonsense(n int, config *tls.Config) error {
+	came := 0
+	return times(n, func() error {
+		conn, err := tls.Dial("tcp", g.addr, config)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		if resumed := conn.ConnectionState().DidResume; resumed != (config.ClientSessionCache != nil && came > 0) {
+			return fmt.Errorf("session %d: resumed is %v", came, resumed)
+		}
+		came++
+		if _, err := io.WriteString(conn, "nonsense\r\n\r\n"); err != nil {
+			return err
+		}
+		answer, err := io.ReadAll(conn) // it may end with a reset
+		if !bytes.Contains(answer, []byte(" 400 ")) {
+			return fmt.Errorf("nonsense is answered with %q, %w", answer, err)
+		}
+		return nil
 	})
 }
 

@@ -309,15 +309,19 @@ events { worker_connections 19900; }
 http {
   access_log off;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+  ssl_protocols TLSv1.3;
+  ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
   server {
-    listen %s ssl backlog=4096;
-    server_name %s;
-    ssl_certificate %s;
-    ssl_certificate_key %s;
-    ssl_protocols TLSv1.3;
-    ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;
+    listen %[1]s ssl backlog=4096 default_server;
+    ssl_reject_handshake on;
+  }
+  server {
+    listen %[1]s ssl;
+    server_name %[2]s;
+    ssl_certificate %[3]s;
+    ssl_certificate_key %[4]s;
     location / {
-      proxy_pass http://%s;
+      proxy_pass http://%[5]s;
       proxy_http_version 1.1;
       proxy_set_header Host $host;
       proxy_set_header Upgrade $http_upgrade;
@@ -346,7 +350,7 @@ defaults
   timeout server 1h
   timeout tunnel 1h
 frontend wss
-  bind %s ssl crt %s ssl-min-ver TLSv1.3
+  bind %s ssl crt %s strict-sni ssl-min-ver TLSv1.3
   default_backend echo
 backend echo
   server echo %s
