@@ -98,7 +98,6 @@ func (s *Server) admit(conn net.Conn) {
 		limit = limitMemory
 	case perClient > 0 && key.IsValid() && s.clients[key] >= perClient && !s.door.yields(key):
 		limit = limitPerClient
-		limit = limitPerClient
 	case !s.door.enter(&c.visit, key, free):
 		if limit = limitHandshakes; free <= 0 {
 			limit = limitConnections

@@ -25,7 +25,7 @@ import (
 //	Answered   stalled  gave its slot back: the client's next record is not whole
 //	Request    stalled  TLS is done; the request is not whole
 //	Served              it is whole: dialled for, answered, and then a tunnel or given to the pages
-//	Kept       stalled  the pages answered; there may be another request
+//	Kept                the pages answered; there may be another request
 //	Refused    stalled  has its answer, and may take it
 //
 // Each phase has a price: about what such a connection takes of this process's
@@ -41,8 +41,9 @@ import (
 // its phase: an address competes with itself in the order of arrival, so that a
 // crowd behind one address comes in although its members wait for their network.
 // Meanwhile a newcomer waits outside and a handshake that is ready stays so, until
-// somebody has gone on or its time is over. Where too many are outside, or too many
-// connections are open, a newcomer is refused.
+// somebody has gone on or its time is over. Where too many connections are open and
+// nobody is to be given up, the one that is Kept for longest makes place. A newcomer
+// for which there is none, or when too many are outside, is refused.
 //
 // Slots are given to the addresses in turn, and to connections that had one before
 // the others.
@@ -59,6 +60,7 @@ type door struct {
 	turns     list.List  // of *party: those that have connections that are Ready
 	again     list.List  // of *visit: had a slot before and want it back
 	outside   list.List  // of *visit, in the order of accept
+	kept      list.List  // of *visit, the one that is Kept for longest first
 	room      chan struct{}
 	blocked   bool // there is no room for who is Ready or outside
 	retry     *time.Timer
@@ -78,9 +80,6 @@ const (
 	// else those that are Ready could leave none for themselves to go on.
 	helloShare = 12
 	wholeRoom  = 16
-
-	// minPrice is less than what any connection costs that is bounded by room.
-	minPrice = 1 << 10 // bytes
 
 	// helloCopies is how often crypto/tls has a ClientHello in memory, and what it
 	// derives from it, while it waits for the client.
@@ -129,14 +128,14 @@ var phases = [...]struct {
 	stalled  bool          // waits for its client
 	patience time.Duration // before it makes place for others of its own address
 }{
-	phaseOutside:   {1, false, 0},
+	phaseOutside:   {0, false, 0},
 	phaseHello:     {8 << 10, true, 500 * time.Millisecond},
 	phaseReady:     {8 << 10, true, time.Hour}, // others of its address wait behind it
 	phaseComputing: {14 << 10, false, 0},       // and what the ClientHello takes
 	phaseAnswered:  {14 << 10, true, 3 * time.Second},
 	phaseRequest:   {12 << 10, true, 3 * time.Second},
 	phaseServed:    {0, false, 0},
-	phaseKept:      {1, true, 0}, // it has had its answer
+	phaseKept:      {0, false, 0},
 	phaseRefused:   {12 << 10, true, 0},
 }
 
@@ -151,7 +150,7 @@ type visit struct {
 	hello   int64         // bytes
 	due     time.Time     // stalled: from then on others of its address may have its place
 	place   *list.Element // in party.stalled
-	waiting *list.Element // in party.ready, door.again or door.outside
+	waiting *list.Element // in party.ready, door.again, door.outside or door.kept
 	line    *list.List    // which of them
 	turn    chan error    // Ready, or wanting its slot again: nil, or why not
 	coming  bool          // counted in door.coming
@@ -221,7 +220,7 @@ func (d *door) enter(v *visit, key clientKey, free int) bool {
 	defer d.mu.Unlock()
 	p := d.partyOf(key)
 	switch {
-	case free+d.leaving <= 0 && !d.giveUpFor(p, phases[phaseHello].price, 0):
+	case free+d.leaving <= 0 && !d.giveUpFor(p, phases[phaseHello].price) && !d.giveUpKept():
 		d.forget(p)
 		return false
 	case d.makeRoom(p, phases[phaseHello].price, helloShare):
@@ -466,7 +465,7 @@ func (d *door) stop() {
 			d.unset(v)
 			d.put(v, phaseServed, 0, time.Time{})
 			v.turn <- errClosing
-		case phases[v.phase].stalled && !v.asked && v.phase != phaseAnswered:
+		case (phases[v.phase].stalled && v.phase != phaseAnswered || v.phase == phaseKept) && !v.asked:
 			v.conn.SetReadDeadline(longAgo)
 		}
 	}
@@ -505,13 +504,15 @@ func (d *door) arriving() (n int) {
 	return n
 }
 
-// shed gives up one stalled connection, where there is one, because the process
-// can open no more descriptors.
+// shed gives up one connection that can be, because the process can open no more
+// descriptors.
 func (d *door) shed() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if v := d.first(0); v != nil {
+	if v := d.first(); v != nil {
 		d.giveUp(v)
+	} else {
+		d.giveUpKept()
 	}
 }
 
@@ -520,12 +521,8 @@ func (d *door) shed() {
 func (d *door) yields(key clientKey) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	p := d.parties[key]
-	if p == nil {
-		return false
-	}
-	for e := p.stalled.Front(); e != nil; e = e.Next() {
-		if v := e.Value.(*visit); v.phase == phaseKept {
+	for e := d.kept.Front(); e != nil; e = e.Next() {
+		if v := e.Value.(*visit); v.party.key == key {
 			d.giveUp(v)
 			return true
 		}
@@ -608,6 +605,8 @@ func (d *door) put(v *visit, s phase, price int64, due time.Time) {
 	switch s {
 	case phaseComputing:
 		d.computing++
+	case phaseKept:
+		v.lineUp(&d.kept)
 	case phaseReady:
 		v.lineUp(&p.ready)
 		if p.ready.Len() == 1 {
@@ -695,17 +694,16 @@ func (d *door) next() *visit {
 // none.
 func (d *door) makeRoom(p *party, bytes, sixteenths int64) bool {
 	for d.held+bytes > int64(d.slots)*roomPerSlot/wholeRoom*sixteenths {
-		if !d.giveUpFor(p, bytes, minPrice) {
+		if !d.giveUpFor(p, bytes) {
 			return false
 		}
 	}
 	return true
 }
 
-// giveUpFor gives up one connection for one of p that has a price. It takes one
-// whose price is at least so high.
-func (d *door) giveUpFor(p *party, price, least int64) bool {
-	v := d.first(least)
+// giveUpFor gives up one stalled connection for one of p that has a price.
+func (d *door) giveUpFor(p *party, price int64) bool {
+	v := d.first()
 	if v == nil || v.party.weight <= p.weight+price && time.Now().Before(v.due) {
 		return false
 	}
@@ -713,17 +711,21 @@ func (d *door) giveUpFor(p *party, price, least int64) bool {
 	return true
 }
 
-// first is who is given up first of those with a price of at least so much.
-func (d *door) first(least int64) *visit {
-	if len(d.order) == 0 {
+// giveUpKept gives up the connection that is Kept for longest.
+func (d *door) giveUpKept() bool {
+	e := d.kept.Front()
+	if e != nil {
+		d.giveUp(e.Value.(*visit))
+	}
+	return e != nil
+}
+
+// first is who is given up first.
+func (d *door) first() *visit {
+	if len(d.order) == 0 || d.order[0].stalled.Len() == 0 {
 		return nil
 	}
-	for e := d.order[0].stalled.Front(); e != nil; e = e.Next() {
-		if v := e.Value.(*visit); v.price >= least {
-			return v
-		}
-	}
-	return nil
+	return d.order[0].stalled.Front().Value.(*visit)
 }
 
 // giveUp takes v off its phase at once. Its goroutine closes it.

@@ -312,6 +312,48 @@ func TestDoorFull(t *testing.T) {
 	})
 }
 
+// A connection that the pages kept makes place where no more may be open and nobody
+// else does, the longest kept one first. It is not given up for room, for it takes
+// none; and one of an address makes place for another one of that address.
+func TestDoorKept(t *testing.T) {
+	atDoor(t, 1, func(d *doorway) {
+		keep := func(from string) *visit {
+			v := &visit{conn: quietConn{}}
+			if err := d.comeBack(v, addressOf(from)); err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+		kept := []*visit{keep(stranger), keep(honest), keep(honest), keep(stranger)}
+		var stalled []*visit
+		for d.held+(22<<10) < roomPerSlot*helloShare/wholeRoom {
+			stalled = append(stalled, d.stalled(1, stranger)...)
+		}
+		time.Sleep(time.Second)
+		stalled = append(stalled, d.answered(stranger))
+		if countGivenUp(kept) > 0 {
+			t.Error("one was given up for room")
+		}
+		for _, v := range stalled {
+			d.leave(v)
+		}
+		young := d.stalled(1, honest)
+		if d.come(honest, 0) == nil || !kept[0].givenUp || countGivenUp(kept) != 1 || young[0].givenUp {
+			t.Errorf("%d kept ones were given up for a connection; want the first", countGivenUp(kept))
+		}
+		if !d.yields(addressOf(stranger)) || !kept[3].givenUp || d.yields(addressOf(stranger)) {
+			t.Error("the address does not yield its one kept connection, or more")
+		}
+		d.shed()
+		d.shed()
+		d.shed()
+		d.shed()
+		if countGivenUp(kept) != 4 {
+			t.Errorf("%d kept ones are given up for want of descriptors; want all", countGivenUp(kept))
+		}
+	})
+}
+
 // The bytes of what is not whole are paid for.
 func TestDoorBytes(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
