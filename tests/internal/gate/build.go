@@ -30,7 +30,7 @@ func Build(race bool) (string, error) {
 }
 
 var (
-	raceBinary  = sync.OnceValues(func() (string, error) { return build("wssgate-race", "-race") })
+	raceBinary = sync.OnceValues(func() (string, error) { return build("wssgate-race", "-race") })
 	// As make build does: what ships, and what is in Go's cache already.
 	plainBinary = sync.OnceValues(func() (string, error) { return build("wssgate", "-trimpath") })
 )
