@@ -12,8 +12,7 @@ import (
 // A doorway is a door in a bubble, with visitors.
 type doorway struct {
 	*door
-	t     *testing.T
-	conns []net.Conn
+	t *testing.T
 }
 
 func atDoor(t *testing.T, slots int, f func(*doorway)) {

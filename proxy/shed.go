@@ -63,9 +63,7 @@ func (s *Server) Shed(bytes int64, sockets bool, patience time.Duration) (tunnel
 			held = append(held, n)
 		}
 	})
-	for _, n := range s.pages.weights() {
-		held = append(held, n)
-	}
+	held = append(held, s.pages.weights()...)
 	least := leastToShed(held, bytes, floor)
 	s.loops.visit(func(t *tunnel, w *turn) {
 		if n := t.backlog(sockets); n >= least && freed < bytes {

@@ -106,7 +106,7 @@ func TestShedLargestFirst(t *testing.T) {
 			t.Errorf("%d tunnels were shed at once; want one", tunnels)
 		}
 		synctest.Wait()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if all[0].wantReason(reasonSlowClient); open() != 1 {
 			t.Errorf("%d tunnels are open; want the one that is hardly behind", open())

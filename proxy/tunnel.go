@@ -751,7 +751,8 @@ func (t *tunnel) dropUpstream() {
 // tunnel is done, tells the loop what to wait for, and says when to come
 // again.
 func (t *tunnel) settle(w *turn) {
-	client, upstream := t.client.sock, t.upstream.sock
+	client := t.client.sock
+	var upstream *sock
 	for {
 		t.flush(w)
 		t.checkBacklog(w)

@@ -96,7 +96,6 @@ func TestCertificatesHang(t *testing.T) {
 	wire.DialTLS(t, g.Addr("wss"), site.Client("example2.test"))
 
 	m.Hang()
-	next = g.Mark()
 	g.Signal(syscall.SIGHUP)
 	g.Signal(syscall.SIGTERM)
 	client.WantClose(1001)

@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
@@ -73,8 +74,8 @@ func TestGuessingBOSHProsody(t *testing.T) {
 	site := gate.NewSite(t, domain)
 	g := site.Start(t, fmt.Sprintf("[upstream.prosody]\nnodes = [%q]\n\n[[vhost]]\nnames = [%q]\nbosh = %q\n\n[limits]\nlogin_failures = \"3/10m\"\n",
 		url, domain, bosh.Replace(url)))
-	transport := &http.Transport{TLSClientConfig: site.Client(domain), DialTLS: func(network, addr string) (net.Conn, error) {
-		return tls.Dial("tcp", g.Addr("wss"), site.Client(domain))
+	transport := &http.Transport{TLSClientConfig: site.Client(domain), DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&tls.Dialer{Config: site.Client(domain)}).DialContext(ctx, "tcp", g.Addr("wss"))
 	}}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, Timeout: patience}

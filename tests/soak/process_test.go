@@ -86,14 +86,19 @@ func startProcess(tb testing.TB, dir string, descriptors int) *process {
 	return p
 }
 
+// awaitReading waits while standard error is not to be read.
+func (p *process) awaitReading() {
+	p.reading.Lock()
+	defer p.reading.Unlock()
+}
+
 // read reads standard error, line by line, then waits for the process.
 func (p *process) read(r io.ReadCloser) {
 	defer close(p.ended)
 	defer r.Close()
 	lines := bufio.NewReader(r)
 	for {
-		p.reading.Lock()
-		p.reading.Unlock()
+		p.awaitReading()
 		line, err := lines.ReadString('\n')
 		if line = strings.TrimSuffix(line, "\n"); line != "" {
 			p.take(line)

@@ -133,12 +133,17 @@ func Run(tb testing.TB, dir string, args []string, opts ...Option) *Gate {
 	return g
 }
 
+// awaitReading waits while standard error is not to be read.
+func (g *Gate) awaitReading() {
+	g.reading.Lock()
+	defer g.reading.Unlock()
+}
+
 // follow collects standard error, then the exit status.
 func (g *Gate) follow(stderr io.Reader) {
 	r := bufio.NewReader(stderr)
 	for {
-		g.reading.Lock()
-		g.reading.Unlock()
+		g.awaitReading()
 		text, err := r.ReadString('\n')
 		if text = strings.TrimRight(text, "\n"); text != "" {
 			line := Line{Text: text}
