@@ -293,6 +293,7 @@ var runBy = map[string]string{
 
 	"cd bench":                                    "TestReadmeCommands",
 	"go run . -run 'trips|fixed' -rounds 5":       "TestReadmeCommands",
+	"go run . -run 'door|cost|flood'":             "TestReadmeCommands",
 	"go run . -gates wssgate,before=/tmp/wssgate": "TestReadmeCommands",
 	"go run ./certs -n 10000":                     "TestReadmeCommands",
 	"go run ./certs -layout certbot":              "TestReadmeCommands",
