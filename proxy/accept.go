@@ -129,11 +129,14 @@ func (s *Server) DeniesPlain(client netip.Addr) bool {
 	return denies
 }
 
-// left gives a connection's place back.
-func (s *Server) left(key clientKey) {
+// left gives a connection's place back; admitted is what admits said of it.
+func (s *Server) left(key clientKey, admitted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open--
+	if admitted {
+		s.admitted--
+	}
 	s.uncount(key)
 	s.endIfIdle()
 }
@@ -145,26 +148,6 @@ func (s *Server) uncount(key clientKey) {
 			delete(s.clients, key)
 		}
 	}
-}
-
-// tunnelBegins is for a connection that is a tunnel from now on.
-func (s *Server) tunnelBegins(t *tunnel) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if t.info.elsewhere == "" {
-		s.tunnels++
-	}
-}
-
-// tunnelEnds is for a tunnel that has begun.
-func (s *Server) tunnelEnds(t *tunnel) {
-	if t.info.elsewhere != "" {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.tunnels--
-	s.endIfIdle()
 }
 
 // A clientKey is what limits.per_client counts by: an IPv4 address, or the /64

@@ -119,33 +119,46 @@ type activeDrain struct {
 	redirect func(v *upstream.Vhost, host string) string
 }
 
-// turnsAway reports whether a drain or a shortage of memory keeps new clients of a
-// vhost out, and the URL where they are to go instead, if there is one; host is what
-// the client named. A node's drain does not: its upstream chooses another node for
-// them.
-func (s *Server) turnsAway(vhost *upstream.Vhost, host string) (away bool, elsewhere string) {
+// admits reports whether a new client of a vhost is let in: no drain and no shortage
+// of memory turns it away. Where one does, elsewhere is the URL that it is to be sent
+// to, if there is one; host is what the client named. A node's drain turns nobody
+// away: its upstream chooses another node for them.
+//
+// Who is let in counts from here until left, without a gap in which Shutdown could
+// take the last client for gone.
+func (s *Server) admits(vhost *upstream.Vhost, host string) (admitted bool, elsewhere string) {
 	if s.short.Load() {
-		return true, ""
+		return false, ""
 	}
 	s.mu.Lock()
-	orders := s.orders
-	s.mu.Unlock()
-	for _, a := range orders {
-		if a.target == (Target{}) || a.target.Vhost == vhost.Name() {
-			if a.redirect != nil {
-				return true, a.redirect(vhost, host)
-			}
-			return true, ""
-		}
+	a := s.turnedAway(vhost)
+	if a == nil {
+		s.admitted++
 	}
-	return false, ""
+	s.mu.Unlock()
+	if a != nil && a.redirect != nil {
+		elsewhere = a.redirect(vhost, host)
+	}
+	return a == nil, elsewhere
 }
 
 // TurnsAway reports whether a drain or a shortage of memory keeps new clients of a
 // vhost out.
 func (s *Server) TurnsAway(vhost *upstream.Vhost) bool {
-	away, _ := s.turnsAway(vhost, "")
-	return away
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.short.Load() || s.turnedAway(vhost) != nil
+}
+
+// turnedAway returns the drain that keeps new clients of a vhost out, nil where there
+// is none; s.mu is held.
+func (s *Server) turnedAway(vhost *upstream.Vhost) *activeDrain {
+	for i, a := range s.orders {
+		if a.target == (Target{}) || a.target.Vhost == vhost.Name() {
+			return &s.orders[i]
+		}
+	}
+	return nil
 }
 
 // ErrDrainDeadline is what Shutdown returns where connections were still open
@@ -218,7 +231,7 @@ func (s *Server) endIfIdle() {
 	if !s.draining {
 		return
 	}
-	if s.tunnels == 0 && !s.empty {
+	if s.admitted == 0 && !s.empty {
 		s.empty = true
 		close(s.emptied)
 	}

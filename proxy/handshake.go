@@ -155,7 +155,8 @@ type clientConn struct {
 
 	upstream *upstream.Conn // dialled for it, while no tunnel has it
 
-	elsewhere string // the URL that a drain sends this client to
+	admitted  bool   // no drain turned it away
+	elsewhere string // the URL that one sends it to
 }
 
 func (s *Server) newClientConn(conn net.Conn, config *configuration) *clientConn {
@@ -193,7 +194,7 @@ func (c *clientConn) survive() {
 func (c *clientConn) close() {
 	c.early.Close()
 	c.server.door.leave(&c.visit)
-	c.server.left(c.key)
+	c.server.left(c.key, c.admitted)
 }
 
 // handshake does TLS. It reports false where there is nothing left but to

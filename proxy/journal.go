@@ -93,8 +93,7 @@ func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
 		bytesIn: t.client.bytes, bytesOut: t.upstream.bytes,
 		framesIn: t.client.scan.frames, framesOut: t.upstream.scan.frames,
 	})
-	s.tunnelEnds(t)
-	s.left(t.info.key)
+	s.left(t.info.key, t.info.elsewhere == "")
 }
 
 // node is the names of the node that the stream was on last, and of its

@@ -223,12 +223,11 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	if err := vhost.AllowsOrigin(req.origin); err != nil {
 		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}
 	}
-	away, elsewhere := c.server.turnsAway(vhost, req.host)
-	if away && elsewhere == "" {
+	c.admitted, c.elsewhere = c.server.admits(vhost, req.host)
+	if !c.admitted && c.elsewhere == "" {
 		return nil, &refusal{status: http.StatusServiceUnavailable, text: "This gate takes no new clients at the moment. Try again in a while.",
 			header: "Retry-After: 5\r\n", err: errClosing}
 	}
-	c.elsewhere = elsewhere
 	return vhost, nil
 }
 
@@ -311,10 +310,8 @@ func (c *clientConn) toLoop(req *request, vhost *upstream.Vhost, up *upstream.Co
 	t := newTunnel(c, req, vhost, up, rest)
 	count := s.stats.vhost(vhost)
 	count.open.Add(1)
-	s.tunnelBegins(t)
 	if err := s.loops.take(t); err != nil {
 		count.open.Add(-1)
-		s.tunnelEnds(t)
 		s.log.Warn("tunnel", "client", c.client, "err", err)
 		c.letGo()
 		return false

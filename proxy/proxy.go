@@ -143,7 +143,7 @@ type Server struct {
 	clients    map[clientKey]int // connections of each client address, while limited
 	open       int               // connections, from accept to close
 	idle       chan struct{}     // closed by the last connection's end once draining
-	tunnels    int               // those that are not sent elsewhere
+	admitted   int               // of open: clients that no drain turned away, from that judgement on
 	emptied    chan struct{}     // closed by the last of their ends once draining
 }
 
