@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"sync"
@@ -23,75 +24,98 @@ func doorMeasures() []measure {
 	half := func(g *gate) stranger { return g.stalled(wholeHello()[:6]) }
 	whole := func(g *gate) stranger { return g.stalled(wholeHello()) }
 	silent := func(g *gate) stranger { return g.stalled(nil) }
+	bodiless := func(g *gate) stranger { return g.bodiless }
+	const away = 100 * time.Millisecond
 	return []measure{
-		{name: "door-half-1", run: beside("600 half ClientHellos of one address", 600, 0, 1, half)},
-		{name: "door-half-50", run: beside("600 half ClientHellos of 50 addresses", 600, 0, 50, half)},
-		{name: "door-hellos-1", run: beside("150 silent ClientHellos a second of one address", 0, 150, 1, whole)},
-		{name: "door-hellos-50", run: beside("150 silent ClientHellos a second of 50 addresses", 0, 150, 50, whole)},
-		{name: "door-silent-1", run: beside("2,000 silent connections of one address", 2000, 0, 1, silent)},
-		{name: "door-silent-50", run: beside("2,000 silent connections of 50 addresses", 2000, 0, 50, silent)},
+		{name: "door-half-1", run: strangers{"600 half ClientHellos of one address", 600, 0, 1, half, 0}.beside},
+		{name: "door-half-50", run: strangers{"600 half ClientHellos of 50 addresses", 600, 0, 50, half, 0}.beside},
+		{name: "door-half-1250", run: strangers{"2,500 half ClientHellos of 1,250 addresses", 2500, 0, 1250, half, away}.beside},
+		{name: "door-hellos-1", run: strangers{"150 silent ClientHellos a second of one address", 0, 150, 1, whole, 0}.beside},
+		{name: "door-hellos-50", run: strangers{"150 silent ClientHellos a second of 50 addresses", 0, 150, 50, whole, 0}.beside},
+		{name: "door-silent-1", run: strangers{"2,000 silent connections of one address", 2000, 0, 1, silent, 0}.beside},
+		{name: "door-silent-50", run: strangers{"2,000 silent connections of 50 addresses", 2000, 0, 50, silent, 0}.beside},
+		{name: "door-files", files: 256, run: strangers{"40 half ClientHellos a second of 50 addresses, with ulimit -n 256", 0, 40, 50, half, away}.beside},
+		{name: "door-bodies", run: strangers{"200 requests without their body a second of 50 addresses", 0, 200, 50, bodiless, 0}.beside},
 		{name: "door-far", run: func(ctx context.Context, g *gate) ([]figure, error) {
 			return atOnce(ctx, g, clients(1500), 700*time.Millisecond)
+		}},
+		{name: "door-farther", run: func(ctx context.Context, g *gate) ([]figure, error) {
+			return atOnce(ctx, g, clients(3000), 2*time.Second)
 		}},
 		{name: "door-near", run: func(ctx context.Context, g *gate) ([]figure, error) { return atOnce(ctx, g, clients(2000), 0) }},
 	}
 }
 
-// beside measures honest clients of one more address, one after the other, while
-// strangers are there: so many at any time, who come back when they are thrown out,
-// or so many who come each second.
-func beside(what string, always, perSecond, addresses int, kind func(*gate) stranger) func(context.Context, *gate) ([]figure, error) {
-	return func(ctx context.Context, g *gate) ([]figure, error) {
-		ctx, stop := context.WithCancel(ctx)
-		var there sync.WaitGroup
-		defer there.Wait()
-		defer stop()
-		from := func(i int) net.IP { return net.IPv4(127, 0, 1, byte(1+i%addresses)) }
-		be, before := kind(g), 3*time.Second
-		if always = clients(always); perSecond == 0 {
-			for i := range always {
-				there.Go(func() {
-					for ctx.Err() == nil {
-						if err := be(ctx, from(i)); err != nil {
-							time.Sleep(10 * time.Millisecond)
-						}
-					}
-				})
-			}
-		} else {
-			before = 12 * time.Second // until a patience of 10 s shows
-			there.Go(func() {
-				tick := time.NewTicker(time.Second / time.Duration(perSecond))
-				defer tick.Stop()
-				for i := 0; ctx.Err() == nil; i++ {
-					<-tick.C
-					there.Go(func() { be(ctx, from(i)) })
-				}
-			})
-		}
-		honest := 100
-		if *quick {
-			before, honest = 200*time.Millisecond, 3
-		}
-		time.Sleep(before)
-		var took []time.Duration
-		failed := 0
-		for until := time.Now().Add(15 * time.Second); len(took) < honest && time.Now().Before(until); {
-			began := time.Now()
-			if err := g.visit(ctx, 0); err != nil {
-				failed++
-			}
-			took = append(took, time.Since(began))
-			time.Sleep(30 * time.Millisecond)
-		}
-		peak, err := g.peak()
-		return []figure{
-			{"beside " + what + ": from connect to 101, p50, ms", micros(percentile(took, 0.5)) / 1000, 0},
-			{"the slowest, beside " + what + ", ms", micros(slices.Max(took)) / 1000, 0},
-			{"failed of 100, beside " + what, float64(failed*100) / float64(len(took)), 0},
-			{"peak memory, beside " + what + ", MB", float64(peak) / 1e6, 0},
-		}, err
+// Strangers are so many at any time, who come back when they are thrown out, or so
+// many who come each second.
+type strangers struct {
+	what      string
+	always    int
+	perSecond int
+	addresses int
+	kind      func(*gate) stranger
+	away      time.Duration // how far the honest clients beside them are
+}
+
+// beside measures honest clients of one more address, one after the other.
+func (s strangers) beside(ctx context.Context, g *gate) ([]figure, error) {
+	strangersCtx, stop := context.WithCancel(ctx)
+	var there sync.WaitGroup
+	defer there.Wait()
+	defer stop()
+	before, honest := s.come(strangersCtx, g, &there), 100
+	if *quick {
+		before, honest = 200*time.Millisecond, 3
 	}
+	time.Sleep(before)
+	var took []time.Duration
+	failed := 0
+	for until := time.Now().Add(20 * time.Second); len(took) < honest && time.Now().Before(until); {
+		began := time.Now()
+		if err := g.visit(ctx, s.away); err != nil {
+			failed++
+		}
+		took = append(took, time.Since(began))
+		time.Sleep(30 * time.Millisecond)
+	}
+	peak, err := g.peak()
+	what := s.what
+	if s.away > 0 {
+		what += fmt.Sprintf(", %v of round trip", s.away)
+	}
+	return []figure{
+		{"beside " + what + ": from connect to 101, p50, ms", micros(percentile(took, 0.5)) / 1000, 0},
+		{"the slowest, beside " + what + ", ms", micros(slices.Max(took)) / 1000, 0},
+		{"failed of 100, beside " + what, float64(failed*100) / float64(len(took)), 0},
+		{"peak memory, beside " + what + ", MB", float64(peak) / 1e6, 0},
+	}, err
+}
+
+// come starts the strangers, and returns after what time they show what they can do.
+func (s strangers) come(ctx context.Context, g *gate, there *sync.WaitGroup) time.Duration {
+	from := func(i int) net.IP { i %= s.addresses; return net.IPv4(127, 1, byte(i/250), byte(1+i%250)) }
+	be := s.kind(g)
+	for i := range clients(s.always) {
+		there.Go(func() {
+			for ctx.Err() == nil {
+				if err := be(ctx, from(i)); err != nil {
+					time.Sleep(10 * time.Millisecond)
+				}
+			}
+		})
+	}
+	if s.perSecond == 0 {
+		return 3 * time.Second
+	}
+	there.Go(func() {
+		tick := time.NewTicker(time.Second / time.Duration(s.perSecond))
+		defer tick.Stop()
+		for i := 0; ctx.Err() == nil; i++ {
+			<-tick.C
+			there.Go(func() { be(ctx, from(i)) })
+		}
+	})
+	return 12 * time.Second // until a patience of 10 s shows
 }
 
 // atOnce has n clients come at the same time, from so far away; none has a second
@@ -176,6 +200,20 @@ func (g *gate) stalled(says []byte) stranger {
 		}
 		return nil
 	}
+}
+
+// bodiless is a stranger whose request says that a body follows, which never does.
+func (g *gate) bodiless(ctx context.Context, from net.IP) error {
+	raw, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: from}}).DialContext(ctx, "tcp", g.addr)
+	if err != nil {
+		return err
+	}
+	defer raw.Close()
+	defer context.AfterFunc(ctx, func() { raw.Close() })()
+	conn := tls.Client(raw, g.tlsConfig())
+	fmt.Fprintf(conn, "POST /http-bind HTTP/1.1\r\nHost: %s\r\nContent-Length: 1000\r\n\r\n", serverName)
+	io.Copy(io.Discard, conn)
+	return nil
 }
 
 // wholeHello is a client's first flight.

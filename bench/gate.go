@@ -131,17 +131,19 @@ type gate struct {
 	dir      string
 	addr     string // where clients connect
 	upstream string // host:port
+	files    int
 	cmd      *exec.Cmd
 	echo     *exec.Cmd
 }
 
-// start starts a gate and its upstream, and waits until it accepts.
-func (b *benchRun) start(k kind) (*gate, error) {
+// start starts a gate, which may have so many files open (0: no limit), and its
+// upstream, and waits until it accepts.
+func (b *benchRun) start(k kind, files int) (*gate, error) {
 	dir, err := os.MkdirTemp(b.dir, k.name+"-")
 	if err != nil {
 		return nil, err
 	}
-	g := &gate{kind: k, bench: b, dir: dir}
+	g := &gate{kind: k, bench: b, dir: dir, files: files}
 	if err := g.startUpstream(); err != nil {
 		return nil, err
 	}
@@ -193,6 +195,9 @@ func (g *gate) startGate() error {
 		return err
 	}
 	defer log.Close()
+	if g.files > 0 {
+		args = append([]string{"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$@"`, g.files), "sh"}, args...)
+	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = g.dir, log, log
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=2")

@@ -107,7 +107,7 @@ func bench() error {
 
 // measure starts a gate of kind k for m, and ends it.
 func (b *benchRun) measure(k kind, m measure) ([]figure, error) {
-	g, err := b.start(k)
+	g, err := b.start(k, m.files)
 	if err != nil {
 		return nil, err
 	}
@@ -131,9 +131,10 @@ func (b *benchRun) measure(k kind, m measure) ([]figure, error) {
 
 // A measure is one experiment with one fresh gate.
 type measure struct {
-	name string
-	once bool // one round tells all
-	run  func(ctx context.Context, g *gate) ([]figure, error)
+	name  string
+	once  bool // one round tells all
+	files int  // descriptors that the gate may have; 0: what the machine gives
+	run   func(ctx context.Context, g *gate) ([]figure, error)
 }
 
 // A figure is one line of the table.

@@ -88,7 +88,6 @@ func (s *Server) admit(conn net.Conn) {
 	c.visit.begin = func() { go c.serve() }
 	s.mu.Lock()
 	limit := -1 // none
-	free := now.connections - s.open
 	switch {
 	case s.stopped, s.ended:
 		limit = limitDrain
@@ -98,14 +97,16 @@ func (s *Server) admit(conn net.Conn) {
 		limit = limitMemory
 	case perClient > 0 && key.IsValid() && s.clients[key] >= perClient && !s.door.yields(key):
 		limit = limitPerClient
-	case !s.door.enter(&c.visit, key, free):
-		if limit = limitHandshakes; free <= 0 {
-			limit = limitConnections
-		}
 	default:
-		s.open++
-		if key.IsValid() {
-			s.clients[key]++
+		switch s.door.enter(&c.visit, key) {
+		case errFull:
+			limit = limitConnections
+		case errNoPlace:
+			limit = limitHandshakes
+		default:
+			if key.IsValid() {
+				s.clients[key]++
+			}
 		}
 	}
 	s.mu.Unlock()
@@ -133,11 +134,11 @@ func (s *Server) DeniesPlain(client netip.Addr) bool {
 func (s *Server) left(key clientKey, admitted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.open--
 	if admitted {
 		s.admitted--
 	}
 	s.uncount(key)
+	s.door.gone()
 	s.endIfIdle()
 }
 

@@ -496,3 +496,23 @@ func TestRecordCounter(t *testing.T) {
 		}
 	}
 }
+
+// A client that reads slowly, but reads, is alive: the Ping behind a message that is
+// still in the kernel's buffer is not held against it. One that reads nothing is gone.
+func TestSlowReaderIsAlive(t *testing.T) {
+	d := newDesk(t, func(t *tunnel) {
+		t.settings = &tunnelSettings{backlog: 1 << 20, ping: time.Second, pong: 2 * time.Second}
+	})
+	d.client.unread = 300 << 10
+	for d.client.unread > 10<<10 {
+		d.client.unread -= 10 << 10
+		d.pass(time.Second)
+		if d.done {
+			t.Fatalf("cut off with %d bytes left: %v", d.client.unread, d.why)
+		}
+	}
+	d.pass(5 * time.Second)
+	if !d.done || d.why != reasonPong {
+		t.Errorf("done %t, %v; want a client that reads nothing more to be gone", d.done, d.why)
+	}
+}

@@ -10,22 +10,25 @@ import (
 )
 
 // A door has all connections that are not tunnels yet, and decides which of them
-// go on. It bounds two things: how many handshakes compute at once (slots), and
-// the memory of connections that wait for their client (room).
+// go on. It bounds three things: how many connections are open, tunnels included; how
+// many handshakes compute at once (slots); and the memory of connections that wait for
+// their client (room).
 //
 // A connection is in one phase at a time, and only its own goroutine moves it, but
-// out of Outside and Ready, which the door does. A phase is stalled where a
-// connection may be given up for others; in most of them nothing but the client's
-// next bytes lead out of it:
+// out of Outside and Ready, which the door does. In a phase that is stalled a
+// connection may be given up for others, for nothing but the client's next bytes
+// lead out of it:
 //
-//	Outside             accepted, but there is no room for it: no goroutine, nothing is read
+//	Outside             accepted, but there is no place for it: no goroutine, nothing is read
 //	Hello      stalled  the ClientHello is not whole; crypto/tls has not begun
-//	Ready      stalled  it is whole, and waits for a slot; that may be for its own address's others
+//	Ready               it is whole, and waits for a slot
 //	Computing           has a slot: crypto/tls works
 //	Answered   stalled  gave its slot back: the client's next record is not whole
 //	Request    stalled  TLS is done; the request is not whole
-//	Served              it is whole: dialled for, answered, and then a tunnel or given to the pages
-//	Kept                the pages answered; there may be another request
+//	Served              it is whole: dialled for, answered, and then a tunnel
+//	Body       stalled  the pages have the request; its body is not whole
+//	Pages               they have it, and it is whole
+//	Kept                they answered; there may be another request
 //	Refused    stalled  has its answer, and may take it
 //
 // Each phase has a price: about what such a connection takes of this process's
@@ -34,22 +37,31 @@ import (
 // into a buffer that grows with the bytes that are there, crypto/tls gets whole
 // records only, and a slot is held while computing alone.
 //
-// Where room or connections run short, one stalled connection is given up for
-// each newcomer: of the address that has most of them stalled (by price), the one
-// that has been for longest. Newcomers of another address need not wait for that.
-// Those of the same address may do so once it has been stalled for the patience of
-// its phase: an address competes with itself in the order of arrival, so that a
-// crowd behind one address comes in although its members wait for their network.
-// Meanwhile a newcomer waits outside and a handshake that is ready stays so, until
-// somebody has gone on or its time is over. Where too many connections are open and
-// nobody is to be given up, the one that is Kept for longest makes place. A newcomer
-// for which there is none, or when too many are outside, is refused.
+// Where room or connections run short, one connection is given up for each newcomer.
+// That is one of the address that has most of them stalled or Ready, if it has at
+// least two more than the newcomer's: the one whose patience ends first. Whoever else
+// is stalled has the patience of its phase, which no other address and no price can
+// take from it; after that any newcomer may have its place. So strangers with many
+// connections an address are in nobody's way, strangers with one each make newcomers
+// wait for no longer than a patience, and a crowd behind one address comes in
+// although its members wait for their network. Meanwhile a newcomer waits outside and
+// a handshake that is ready stays so. Where too many connections are open and nobody
+// is to be given up, the one that is Kept for longest makes place. A newcomer is
+// refused where nobody is stalled who could make place for it, or too many are
+// outside.
+//
+// Time that a connection is outside or Ready is not its client's: the handshake's
+// timeout begins anew when it is let in, and when it has its first slot.
 //
 // Slots are given to the addresses in turn, and to connections that had one before
 // the others.
+//
+// What is given up and for whom is in eviction.go.
 type door struct {
 	mu        sync.Mutex
 	slots     int
+	limit     int   // connections
+	open      int   // connections, from enter to gone
 	computing int   // slots that are taken
 	held      int64 // bytes: the prices of all
 	coming    int   // accepted, neither waiting for their client nor ever computing
@@ -57,6 +69,7 @@ type door struct {
 	visits    map[*visit]struct{}
 	parties   map[clientKey]*party
 	order     partyOrder // all parties, the first to lose a connection first
+	stalled   dueHeap    // of all parties
 	turns     list.List  // of *party: those that have connections that are Ready
 	again     list.List  // of *visit: had a slot before and want it back
 	outside   list.List  // of *visit, in the order of accept
@@ -92,13 +105,15 @@ const (
 	// outsideFactor bounds those outside, for each slot.
 	outsideFactor = 256
 
-	// blockedRetry is how often the door looks whether somebody's patience has
-	// passed, while it is blocked.
-	blockedRetry = 100 * time.Millisecond
+	// The door looks again whether somebody's patience has passed, while it is
+	// blocked, when the next one does: within these bounds.
+	minBlockedRetry = 5 * time.Millisecond
+	maxBlockedRetry = 100 * time.Millisecond
 )
 
 var (
 	errNoPlace = errors.New("no place for a handshake in time")
+	errFull    = errors.New("limits.connections reached")
 	errClosing = errors.New("shutting down")
 	errGivenUp = errors.New("given up: others need its place")
 )
@@ -115,41 +130,49 @@ const (
 	phaseAnswered
 	phaseRequest
 	phaseServed
+	phaseBody
+	phasePages
 	phaseKept
 	phaseRefused
 )
 
 // What the phases cost was measured: a goroutine, which keeps the stack that it
-// had in crypto/tls, what Go has for a socket, and crypto/tls itself. A Kept
-// connection, or one that is outside, is bounded by limits.connections alone, as a tunnel is, and so is one
-// that is Served.
+// had in crypto/tls, what Go has for a socket, and crypto/tls or net/http. A
+// connection that is Outside, Served, Kept or with the pages is bounded by
+// limits.connections alone, as a tunnel is.
+//
+// The patience of Hello is more than the time after which a client with a round trip
+// of 300 ms sends again what was lost.
 var phases = [...]struct {
 	price    int64         // bytes
 	stalled  bool          // waits for its client
-	patience time.Duration // before it makes place for others of its own address
+	patience time.Duration // before anybody may have its place
 }{
 	phaseOutside:   {0, false, 0},
-	phaseHello:     {8 << 10, true, 500 * time.Millisecond},
-	phaseReady:     {8 << 10, true, time.Hour}, // others of its address wait behind it
-	phaseComputing: {14 << 10, false, 0},       // and what the ClientHello takes
+	phaseHello:     {8 << 10, true, 1500 * time.Millisecond},
+	phaseReady:     {8 << 10, false, 0},
+	phaseComputing: {14 << 10, false, 0}, // and what the ClientHello takes
 	phaseAnswered:  {14 << 10, true, 3 * time.Second},
 	phaseRequest:   {12 << 10, true, 3 * time.Second},
 	phaseServed:    {0, false, 0},
+	phaseBody:      {36 << 10, true, 3 * time.Second},
+	phasePages:     {0, false, 0},
 	phaseKept:      {0, false, 0},
 	phaseRefused:   {12 << 10, true, 0},
 }
 
 // A visit is a connection on its way in. Its fields are the door's.
 type visit struct {
-	conn    net.Conn  // its deadline is set to give it up
-	begin   func()    // starts its goroutine; called once
-	until   time.Time // when its handshake has to be done
+	conn    net.Conn      // its deadline is set to give it up
+	begin   func()        // starts its goroutine; called once
+	timeout time.Duration // of its handshake
+	until   time.Time     // when that, or what it waits for before it, has to be done
 	party   *party
 	phase   phase
 	price   int64
 	hello   int64         // bytes
-	due     time.Time     // stalled: from then on others of its address may have its place
-	place   *list.Element // in party.stalled
+	due     time.Time     // stalled: from then on others may have its place
+	places  [2]int        // stalled: in party.stalled and door.stalled
 	waiting *list.Element // in party.ready, door.again, door.outside or door.kept
 	line    *list.List    // which of them
 	turn    chan error    // Ready, or wanting its slot again: nil, or why not
@@ -166,26 +189,15 @@ func (v *visit) priceOf(s phase) int64 {
 	return price
 }
 
-// A party is the connections of one client address.
-type party struct {
-	key     clientKey
-	visits  int
-	weight  int64     // the prices of those that are stalled
-	stalled list.List // of *visit, by due
-	ready   list.List // of *visit
-	turn    *list.Element
-	index   int // in door.order
-}
-
 func newDoor() *door {
-	return &door{slots: 1, visits: map[*visit]struct{}{}, parties: map[clientKey]*party{}}
+	return &door{slots: 1, limit: 1, stalled: dueHeap{of: inDoor}, visits: map[*visit]struct{}{}, parties: map[clientKey]*party{}}
 }
 
-// limit sets how many may compute at once.
-func (d *door) limit(slots int) {
+// configure sets how many connections may be open, and how many compute at once.
+func (d *door) configure(connections, slots int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.slots = max(slots, 1)
+	d.limit, d.slots = connections, max(slots, 1)
 	d.dispatch()
 }
 
@@ -213,28 +225,49 @@ func (d *door) awaitRoom(stop <-chan struct{}) {
 
 func (d *door) crowded() bool { return d.coming >= d.slots*comingFactor && !d.blocked }
 
-// enter lets a connection in, or keeps it outside. Free is how many more may be
-// open. It returns false where there is no place for it.
-func (d *door) enter(v *visit, key clientKey, free int) bool {
+// enter lets a connection in, or keeps it outside. The error says that there is no
+// place for it: errFull or errNoPlace. Otherwise it is open until gone is called.
+func (d *door) enter(v *visit, key clientKey) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := d.partyOf(key)
 	switch {
-	case free+d.leaving <= 0 && !d.giveUpFor(p, phases[phaseHello].price) && !d.giveUpKept():
-		d.forget(p)
-		return false
-	case d.makeRoom(p, phases[phaseHello].price, helloShare):
+	case d.makePlace(p):
+		d.open++
 		d.join(v, p, phaseHello)
 		d.letIn(v)
-	case d.outside.Len() < d.slots*outsideFactor:
+	case d.open-d.leaving >= d.limit+len(d.stalled.visits):
+		// Who is outside has a descriptor that one who is stalled does not need yet.
+		d.forget(p)
+		return errFull
+	case d.outside.Len() >= d.slots*outsideFactor:
+		d.forget(p)
+		return errNoPlace
+	default:
+		d.open++
 		d.join(v, p, phaseOutside)
+		v.until = time.Now().Add(v.timeout)
 		v.lineUp(&d.outside)
 		d.dispatch() // which looks again in a while
-	default:
-		d.forget(p)
-		return false
 	}
-	return true
+	return nil
+}
+
+// gone is called when a connection that entered is closed, whatever it became. It
+// returns how many are open.
+func (d *door) gone() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open--
+	d.dispatch()
+	return d.open
+}
+
+// connections is how many are open.
+func (d *door) connections() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.open
 }
 
 // begins is called first by a connection's goroutine. The error says that it is to
@@ -248,17 +281,6 @@ func (d *door) begins(v *visit) error {
 	case v.givenUp:
 		return errNoPlace
 	}
-	return nil
-}
-
-// comeBack is enter for a connection that the pages kept, which is open already.
-func (d *door) comeBack(v *visit, key clientKey) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed || d.draining {
-		return errClosing
-	}
-	d.join(v, d.partyOf(key), phaseKept)
 	return nil
 }
 
@@ -310,15 +332,17 @@ func (d *door) speaks(v *visit) {
 }
 
 // move puts a connection into another phase. The error says that it is to be
-// closed.
+// closed: it was given up, or the server shuts down, or there is no room for it.
 func (d *door) move(v *visit, s phase) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
 	case v.givenUp:
 		return errGivenUp
-	case s == phaseRequest && d.closed:
+	case (s == phaseRequest || s == phaseKept) && d.closed, s == phaseKept && d.draining:
 		return errClosing
+	case s == phaseBody && !d.makeRoom(v.party, phases[s].price, wholeRoom):
+		return errNoPlace
 	}
 	if s == phaseRequest || s == phaseKept {
 		v.asked = false
@@ -368,11 +392,13 @@ func (d *door) start(v *visit, hello int) error {
 	price := v.price
 	v.hello = int64(hello)
 	v.turn = make(chan error, 1)
+	v.until = time.Now().Add(v.timeout)
 	d.unset(v)
-	d.put(v, phaseReady, price, time.Now().Add(phases[phaseReady].patience))
+	d.put(v, phaseReady, price, time.Time{})
+	until := v.until
 	d.dispatch()
 	d.mu.Unlock()
-	return d.awaitTurn(v)
+	return d.awaitTurn(v, until)
 }
 
 // pause gives the slot back, while the client is waited for.
@@ -404,18 +430,19 @@ func (d *door) resume(v *visit) error {
 	d.unset(v)
 	d.put(v, phaseServed, price, due)
 	v.lineUp(&d.again)
+	until := v.until
 	d.dispatch()
 	d.mu.Unlock()
-	return d.awaitTurn(v)
+	return d.awaitTurn(v, until)
 }
 
-func (d *door) awaitTurn(v *visit) error {
+func (d *door) awaitTurn(v *visit, until time.Time) error {
 	select { // most of the time there is a slot at once
 	case err := <-v.turn:
 		return err
 	default:
 	}
-	timer := time.NewTimer(time.Until(v.until))
+	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
 	select {
 	case err := <-v.turn:
@@ -497,7 +524,9 @@ func (d *door) arriving() (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for v := range d.visits {
-		if v.phase != phaseKept {
+		switch v.phase {
+		case phaseKept, phaseBody, phasePages:
+		default:
 			n++
 		}
 	}
@@ -509,7 +538,7 @@ func (d *door) arriving() (n int) {
 func (d *door) shed() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if v := d.first(); v != nil {
+	if v := d.most(); v != nil {
 		d.giveUp(v)
 	} else {
 		d.giveUpKept()
@@ -534,23 +563,6 @@ var longAgo = time.Unix(1, 0)
 
 // What follows is called with d.mu held.
 
-func (d *door) partyOf(key clientKey) *party {
-	p := d.parties[key]
-	if p == nil {
-		p = &party{key: key}
-		d.parties[key] = p
-		heap.Push(&d.order, p)
-	}
-	return p
-}
-
-func (d *door) forget(p *party) {
-	if p.visits == 0 {
-		heap.Remove(&d.order, p.index)
-		delete(d.parties, p.key)
-	}
-}
-
 // set moves v to a phase, at that phase's price.
 func (d *door) set(v *visit, s phase) {
 	d.unset(v)
@@ -565,10 +577,13 @@ func (d *door) set(v *visit, s phase) {
 // unset takes v out of its phase; put follows, or nothing.
 func (d *door) unset(v *visit) {
 	p := v.party
-	if v.place != nil {
-		p.stalled.Remove(v.place)
-		p.weight -= v.price
-		heap.Fix(&d.order, p.index)
+	if v.countsForParty() {
+		p.shares -= v.shares()
+		defer heap.Fix(&d.order, p.index)
+	}
+	if phases[v.phase].stalled {
+		heap.Remove(&p.stalled, v.places[inParty])
+		heap.Remove(&d.stalled, v.places[inDoor])
 	}
 	if v.waiting != nil {
 		v.line.Remove(v.waiting)
@@ -580,7 +595,7 @@ func (d *door) unset(v *visit) {
 		d.computing--
 	}
 	d.held -= v.price
-	v.phase, v.price, v.place, v.waiting = phaseNone, 0, nil, nil
+	v.phase, v.price, v.waiting = phaseNone, 0, nil
 }
 
 func (v *visit) lineUp(line *list.List) { v.line, v.waiting = line, line.PushBack(v) }
@@ -590,16 +605,11 @@ func (d *door) put(v *visit, s phase, price int64, due time.Time) {
 	v.phase, v.price, v.due = s, price, due
 	d.held += price
 	if phases[s].stalled {
-		at := p.stalled.Back()
-		for at != nil && at.Value.(*visit).due.After(due) {
-			at = at.Prev()
-		}
-		if at == nil {
-			v.place = p.stalled.PushFront(v)
-		} else {
-			v.place = p.stalled.InsertAfter(v, at)
-		}
-		p.weight += price
+		heap.Push(&p.stalled, v)
+		heap.Push(&d.stalled, v)
+	}
+	if v.countsForParty() {
+		p.shares += v.shares()
 		heap.Fix(&d.order, p.index)
 	}
 	switch s {
@@ -617,6 +627,7 @@ func (d *door) put(v *visit, s phase, price int64, due time.Time) {
 
 // letIn starts the goroutine of a connection that is let in.
 func (d *door) letIn(v *visit) {
+	v.until = time.Now().Add(v.timeout)
 	v.coming = true
 	d.coming++
 	v.begin()
@@ -634,7 +645,7 @@ func (d *door) dispatch() {
 	}
 	for d.outside.Len() > 0 {
 		v := d.outside.Front().Value.(*visit)
-		if !d.makeRoom(v.party, phases[phaseHello].price, helloShare) {
+		if !d.makePlace(v.party) {
 			d.blocked = true
 			break
 		}
@@ -642,7 +653,11 @@ func (d *door) dispatch() {
 		d.letIn(v)
 	}
 	if d.blocked && d.retry == nil && !d.closed {
-		d.retry = time.AfterFunc(blockedRetry, d.look)
+		wait := maxBlockedRetry
+		if v := d.stalled.first(); v != nil {
+			wait = min(max(time.Until(v.due), minBlockedRetry), maxBlockedRetry)
+		}
+		d.retry = time.AfterFunc(wait, d.look)
 	}
 	if d.room != nil && !d.crowded() {
 		close(d.room)
@@ -682,96 +697,10 @@ func (d *door) next() *visit {
 		d.turns.MoveToBack(e)
 		d.unset(v)
 		d.came(v)
+		v.until = time.Now().Add(v.timeout)
 		d.put(v, phaseComputing, v.priceOf(phaseComputing), time.Time{})
 		return v
 	}
 	d.blocked = d.turns.Len() > 0
 	return nil
-}
-
-// makeRoom gives up stalled connections until there is room for so many bytes more,
-// for a connection of p, in so much of the room. It returns false where there is
-// none.
-func (d *door) makeRoom(p *party, bytes, sixteenths int64) bool {
-	for d.held+bytes > int64(d.slots)*roomPerSlot/wholeRoom*sixteenths {
-		if !d.giveUpFor(p, bytes) {
-			return false
-		}
-	}
-	return true
-}
-
-// giveUpFor gives up one stalled connection for one of p that has a price.
-func (d *door) giveUpFor(p *party, price int64) bool {
-	v := d.first()
-	if v == nil || v.party.weight <= p.weight+price && time.Now().Before(v.due) {
-		return false
-	}
-	d.giveUp(v)
-	return true
-}
-
-// giveUpKept gives up the connection that is Kept for longest.
-func (d *door) giveUpKept() bool {
-	e := d.kept.Front()
-	if e != nil {
-		d.giveUp(e.Value.(*visit))
-	}
-	return e != nil
-}
-
-// first is who is given up first.
-func (d *door) first() *visit {
-	if len(d.order) == 0 || d.order[0].stalled.Len() == 0 {
-		return nil
-	}
-	return d.order[0].stalled.Front().Value.(*visit)
-}
-
-// giveUp takes v off its phase at once. Its goroutine closes it.
-func (d *door) giveUp(v *visit) {
-	was := v.phase
-	d.unset(v)
-	v.givenUp = true
-	d.leaving++
-	v.conn.SetDeadline(longAgo)
-	switch was {
-	case phaseOutside:
-		v.begin()
-	case phaseReady:
-		v.turn <- errGivenUp
-	}
-}
-
-// partyOrder is a heap: the party with most that is stalled first, and of equal
-// ones that whose first connection is due first.
-type partyOrder []*party
-
-func (o partyOrder) Len() int { return len(o) }
-
-func (o partyOrder) Less(i, j int) bool {
-	a, b := o[i], o[j]
-	if a.weight != b.weight || a.stalled.Len() == 0 || b.stalled.Len() == 0 {
-		return a.weight > b.weight
-	}
-	return a.stalled.Front().Value.(*visit).due.Before(b.stalled.Front().Value.(*visit).due)
-}
-
-func (o partyOrder) Swap(i, j int) {
-	o[i], o[j] = o[j], o[i]
-	o[i].index, o[j].index = i, j
-}
-
-func (o *partyOrder) Push(x any) {
-	p := x.(*party)
-	p.index = len(*o)
-	*o = append(*o, p)
-}
-
-func (o *partyOrder) Pop() any {
-	last := len(*o) - 1
-	p := (*o)[last]
-	(*o)[last] = nil
-	*o = (*o)[:last]
-	return p
 }

@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,7 +20,7 @@ type doorway struct {
 func atDoor(t *testing.T, slots int, f func(*doorway)) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &doorway{door: newDoor(), t: t}
-		d.limit(slots)
+		d.configure(1<<20, slots)
 		f(d)
 		d.door.mu.Lock()
 		all := d.visits
@@ -26,7 +28,7 @@ func atDoor(t *testing.T, slots int, f func(*doorway)) {
 		for v := range all {
 			d.leave(v)
 		}
-		if d.held != 0 || d.computing != 0 || d.coming != 0 || d.leaving != 0 || len(d.parties) != 0 || len(d.order) != 0 || d.turns.Len() != 0 || d.again.Len() != 0 {
+		if d.held != 0 || d.computing != 0 || d.coming != 0 || d.leaving != 0 || len(d.parties) != 0 || len(d.order) != 0 || d.door.stalled.Len() != 0 || d.turns.Len() != 0 || d.again.Len() != 0 {
 			t.Errorf("when all have left: %+v", d.door)
 		}
 	})
@@ -46,9 +48,9 @@ const (
 )
 
 // come is a connection's accept; nil where the door has no place.
-func (d *doorway) come(from string, free int) *visit {
-	v := &visit{conn: quietConn{}, begin: func() {}, until: time.Now().Add(time.Hour)}
-	if !d.enter(v, addressOf(from), free) {
+func (d *doorway) come(from string) *visit {
+	v := &visit{conn: quietConn{}, begin: func() {}, timeout: time.Hour}
+	if d.enter(v, addressOf(from)) != nil {
 		return nil
 	}
 	return v
@@ -56,7 +58,7 @@ func (d *doorway) come(from string, free int) *visit {
 
 // answered is a connection whose client has had the gate's part of the handshake.
 func (d *doorway) answered(from string) *visit {
-	v := d.come(from, 1)
+	v := d.come(from)
 	if err := d.start(v, 1500); err != nil {
 		d.t.Fatal(err)
 	}
@@ -64,16 +66,25 @@ func (d *doorway) answered(from string) *visit {
 	return v
 }
 
+// phaseOf is v's phase, which the door's timer may change.
+func (d *doorway) phaseOf(v *visit) phase {
+	d.door.mu.Lock()
+	defer d.door.mu.Unlock()
+	return v.phase
+}
+
 func (d *doorway) stalled(n int, from string) (all []*visit) {
 	for range n {
-		v := d.come(from, 1)
+		v := d.come(from)
 		d.waits(v)
 		all = append(all, v)
 	}
 	return all
 }
 
-func countGivenUp(all []*visit) (n int) {
+func (d *doorway) countGivenUp(all []*visit) (n int) {
+	d.door.mu.Lock()
+	defer d.door.mu.Unlock()
 	for _, v := range all {
 		if v.givenUp {
 			n++
@@ -86,7 +97,7 @@ func countGivenUp(all []*visit) (n int) {
 // others begin.
 func TestDoorOrder(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
-		first, second, third := d.come(stranger, 1), d.come(stranger, 1), d.come(stranger, 1)
+		first, second, third := d.come(stranger), d.come(stranger), d.come(stranger)
 		if err := d.start(first, 300); err != nil {
 			t.Fatal(err)
 		}
@@ -132,9 +143,9 @@ func TestDoorTurns(t *testing.T) {
 			synctest.Wait()
 		}
 		for range 10 {
-			begin(d.come(stranger, 1))
+			begin(d.come(stranger))
 		}
-		late := d.come(honest, 1)
+		late := d.come(honest)
 		begin(late)
 		for i := 1; ; i++ {
 			v := <-got
@@ -178,10 +189,10 @@ func TestDoorGivesUp(t *testing.T) {
 				for range 2 { // the one that is left may be less than another's price
 					all = append(all, stall(d, stranger))
 				}
-				if n := countGivenUp(all[:len(all)-2]); n > 3 || countGivenUp(all[len(all)-2:]) > 0 {
+				if n := d.countGivenUp(all[:len(all)-2]); n > 3 || d.countGivenUp(all[len(all)-2:]) > 0 {
 					t.Errorf("%d were given up for two others; want the oldest", n)
 				}
-				before := countGivenUp(all)
+				before := d.countGivenUp(all)
 				for range 10 {
 					v := d.answered(honest)
 					d.resume(v)
@@ -192,7 +203,7 @@ func TestDoorGivesUp(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if n := countGivenUp(all) - before; n > 20 {
+				if n := d.countGivenUp(all) - before; n > 20 {
 					t.Errorf("%d strangers were given up for ten others", n)
 				}
 			})
@@ -208,7 +219,7 @@ func TestDoorCrowdOfOneAddress(t *testing.T) {
 		n := 3 * roomPerSlot / (14 << 10)
 		errs := make(chan error, n)
 		for range n {
-			v := &visit{conn: quietConn{}, until: time.Now().Add(10 * time.Second)}
+			v := &visit{conn: quietConn{}, timeout: 10 * time.Second}
 			serve := func() {
 				err := d.begins(v)
 				if err == nil {
@@ -223,7 +234,7 @@ func TestDoorCrowdOfOneAddress(t *testing.T) {
 				errs <- err
 			}
 			v.begin = func() { go serve() }
-			if !d.enter(v, addressOf(stranger), 1000) {
+			if d.enter(v, addressOf(stranger)) != nil {
 				t.Fatal("there was no place")
 			}
 			synctest.Wait()
@@ -245,14 +256,14 @@ func TestDoorOutside(t *testing.T) {
 		d.stalled(2, stranger)
 		began := make(chan error, 3)
 		outside := func() {
-			v := &visit{conn: quietConn{}, until: time.Now().Add(2 * time.Second)}
+			v := &visit{conn: quietConn{}, timeout: 2 * time.Second}
 			v.begin = func() {
 				go func() {
 					began <- d.begins(v)
 					d.leave(v)
 				}()
 			}
-			if !d.enter(v, addressOf(stranger), 1000) || len(began) > 0 {
+			if d.enter(v, addressOf(stranger)) != nil || len(began) > 0 {
 				t.Error("it is not outside")
 			}
 			synctest.Wait()
@@ -268,7 +279,7 @@ func TestDoorOutside(t *testing.T) {
 			t.Errorf("err = %v; want errNoPlace", err)
 		}
 		outside()
-		if v := d.come(honest, 1000); v == nil || v.phase != phaseHello {
+		if v := d.come(honest); v == nil || d.phaseOf(v) != phaseHello {
 			t.Error("another address's client waits outside as well")
 		}
 		d.stop()
@@ -279,34 +290,177 @@ func TestDoorOutside(t *testing.T) {
 }
 
 // Where no more connections may be open, another address's client takes the place
-// of one that is stalled at once, and one of the same address after a moment; a
-// tunnel's or a served one's place nobody takes.
+// of one of several that are stalled at once, and one of the same address waits
+// outside until the patience of the first has ended; a tunnel's or a served one's place
+// nobody takes.
 func TestDoorFull(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
-		served := d.come(stranger, 1)
+		served := d.come(stranger)
 		d.move(served, phaseServed)
-		if d.come(honest, 0) != nil {
+		d.configure(1, 1)
+		if d.come(honest) != nil {
 			t.Error("there was a place although nobody was stalled")
 		}
+		d.configure(4, 1)
 		all := d.stalled(3, stranger)
-		if d.come(stranger, 0) != nil {
-			t.Error("a place was made at once for another one of the same address")
+		patient := d.come(stranger)
+		if patient == nil || d.phaseOf(patient) != phaseOutside || d.countGivenUp(all) > 0 {
+			t.Error("another one of the same address does not wait outside")
 		}
-		if d.come(honest, 0) == nil || countGivenUp(all) != 1 {
-			t.Errorf("%d were given up for another address's client; want one", countGivenUp(all))
+		if v := d.come(honest); v == nil || d.phaseOf(v) != phaseHello || d.countGivenUp(all) != 1 {
+			t.Errorf("%d were given up for another address's client; want one", d.countGivenUp(all))
 		}
-		time.Sleep(phases[phaseHello].patience)
-		if d.come(stranger, -1) == nil || countGivenUp(all) != 2 {
-			t.Errorf("%d were given up after a moment; want two", countGivenUp(all))
+		if len(d.visits) != 6 {
+			t.Errorf("%d are at the door; want the served one, three, one outside and another", len(d.visits))
+		}
+		time.Sleep(phases[phaseHello].patience + maxBlockedRetry)
+		if d.phaseOf(patient) != phaseHello || d.countGivenUp(all) != 2 {
+			t.Errorf("%d were given up after a moment; want two", d.countGivenUp(all))
 		}
 		if err := d.move(all[0], phaseServed); !errors.Is(err, errGivenUp) {
 			t.Errorf("who was given up goes on: %v", err)
 		}
-		d.shed()
-		d.shed()
-		d.shed()
-		if countGivenUp(all) != 3 || served.givenUp {
+		for range 3 {
+			d.shed()
+		}
+		if d.countGivenUp(all) != 3 || served.givenUp {
 			t.Error("not all stalled ones were shed, or another one was")
+		}
+	})
+}
+
+// No more are outside than there are connections that could make place for them.
+func TestDoorFullOutside(t *testing.T) {
+	atDoor(t, 1, func(d *doorway) {
+		d.configure(5, 1)
+		d.move(d.come(honest), phaseServed)
+		d.stalled(4, stranger)
+		outside := 0
+		for d.come(stranger) != nil {
+			if outside++; outside > 4 {
+				break
+			}
+		}
+		if outside != 4 {
+			t.Errorf("%d are outside; want 4", outside)
+		}
+	})
+}
+
+// Who counts as one is never given up for others before his patience ends, whatever he
+// costs and however many come: not a client that has its answer and is 100 ms away,
+// beside strangers with two half ClientHellos each, or with one each.
+func TestDoorCountsNotPrices(t *testing.T) {
+	for _, each := range []int{1, 2} {
+		atDoor(t, 1, func(d *doorway) {
+			from := func(i int) string { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}).String() }
+			next := 0
+			flood := func(n int) {
+				for range n {
+					if v := d.come(from(next / each)); v != nil && d.phaseOf(v) == phaseHello {
+						d.waits(v)
+					}
+					next++
+				}
+			}
+			flood(2 * roomPerSlot / (8 << 10))
+			for range 20 {
+				var v *visit
+				for v = d.come(honest); d.phaseOf(v) == phaseOutside; {
+					time.Sleep(maxBlockedRetry)
+				}
+				if err := d.start(v, 1500); err != nil {
+					t.Fatal(err)
+				}
+				d.pause(v)
+				flood(100)
+				time.Sleep(100 * time.Millisecond)
+				flood(100)
+				if err := d.resume(v); err != nil {
+					t.Fatalf("strangers with %d each: %v", each, err)
+				}
+				if err := d.move(v, phaseRequest); err != nil {
+					t.Fatal(err)
+				}
+				flood(100)
+				if err := d.move(v, phaseServed); err != nil {
+					t.Fatal(err)
+				}
+				d.leave(v)
+			}
+		})
+	}
+}
+
+// Who has been stalled for too long makes place for anybody, although another address
+// has more that are not.
+func TestDoorOverdueMakesPlace(t *testing.T) {
+	atDoor(t, 1, func(d *doorway) {
+		d.configure(4, 1)
+		old := d.stalled(1, stranger)[0]
+		time.Sleep(phases[phaseHello].patience)
+		crowd := d.stalled(3, honest)
+		if v := d.come(honest); v == nil || d.phaseOf(v) != phaseHello || !old.givenUp || d.countGivenUp(crowd) > 0 {
+			t.Error("it was not the overdue one that made place")
+		}
+	})
+}
+
+// The time for a handshake begins when the connection is let in, and again with its
+// slot: what it waited for before that was not its client.
+func TestDoorTimeoutBeginsAnew(t *testing.T) {
+	atDoor(t, 1, func(d *doorway) {
+		v := &visit{conn: quietConn{}, begin: func() {}, timeout: 2 * time.Second}
+		d.configure(1, 1)
+		first := d.stalled(1, stranger)[0]
+		if err := d.enter(v, addressOf(stranger)); err != nil || d.phaseOf(v) != phaseOutside {
+			t.Fatal(err, v.phase)
+		}
+		time.Sleep(time.Second)
+		d.leave(first)
+		d.gone()
+		if left := time.Until(v.until); d.phaseOf(v) != phaseHello || left != 2*time.Second {
+			t.Errorf("let in, it has %v; want 2s", left)
+		}
+		time.Sleep(time.Second)
+		if err := d.start(v, 300); err != nil {
+			t.Fatal(err)
+		}
+		if left := time.Until(v.until); left != 2*time.Second {
+			t.Errorf("with a slot, it has %v; want 2s", left)
+		}
+	})
+}
+
+// A request whose body does not come is stalled like one that is not whole itself, and
+// pays for what net/http holds for it.
+func TestDoorBody(t *testing.T) {
+	atDoor(t, 1, func(d *doorway) {
+		var all []*visit
+		for range 100 {
+			v := d.come(stranger)
+			v.conn, _ = net.Pipe()
+			d.start(v, 300)
+			d.move(v, phaseRequest)
+			d.move(v, phaseServed)
+			if d.move(v, phaseBody) != nil {
+				d.leave(v)
+				continue
+			}
+			all = append(all, v)
+		}
+		if d.held > roomPerSlot || len(all) < 20 {
+			t.Errorf("%d take %d bytes; want at most %d", len(all), d.held, roomPerSlot)
+		}
+		if v := d.come(honest); v == nil || d.phaseOf(v) != phaseHello || d.countGivenUp(all) == 0 {
+			t.Fatal("none was given up for another address's client")
+		}
+		out := all[slices.IndexFunc(all, func(v *visit) bool { return v.givenUp })]
+		if err := d.move(out, phasePages); !errors.Is(err, errGivenUp) {
+			t.Errorf("err = %v; want errGivenUp", err)
+		}
+		if _, err := out.conn.Read(make([]byte, 1)); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("its connection: %v; want it closed", err)
 		}
 	})
 }
@@ -317,8 +471,8 @@ func TestDoorFull(t *testing.T) {
 func TestDoorKept(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		keep := func(from string) *visit {
-			v := &visit{conn: quietConn{}}
-			if err := d.comeBack(v, addressOf(from)); err != nil {
+			v := d.come(from)
+			if err := d.move(v, phaseKept); err != nil {
 				t.Fatal(err)
 			}
 			return v
@@ -328,27 +482,27 @@ func TestDoorKept(t *testing.T) {
 		for d.held+(22<<10) < roomPerSlot*helloShare/wholeRoom {
 			stalled = append(stalled, d.stalled(1, stranger)...)
 		}
-		time.Sleep(time.Second)
 		stalled = append(stalled, d.answered(stranger))
-		if countGivenUp(kept) > 0 {
+		if d.countGivenUp(kept) > 0 {
 			t.Error("one was given up for room")
 		}
 		for _, v := range stalled {
 			d.leave(v)
+			d.gone()
 		}
 		young := d.stalled(1, honest)
-		if d.come(honest, 0) == nil || !kept[0].givenUp || countGivenUp(kept) != 1 || young[0].givenUp {
-			t.Errorf("%d kept ones were given up for a connection; want the first", countGivenUp(kept))
+		d.configure(5, 1)
+		if d.come(honest) == nil || !kept[0].givenUp || d.countGivenUp(kept) != 1 || young[0].givenUp {
+			t.Errorf("%d kept ones were given up for a connection; want the first", d.countGivenUp(kept))
 		}
 		if !d.yields(addressOf(stranger)) || !kept[3].givenUp || d.yields(addressOf(stranger)) {
 			t.Error("the address does not yield its one kept connection, or more")
 		}
-		d.shed()
-		d.shed()
-		d.shed()
-		d.shed()
-		if countGivenUp(kept) != 4 {
-			t.Errorf("%d kept ones are given up for want of descriptors; want all", countGivenUp(kept))
+		for range 4 {
+			d.shed()
+		}
+		if d.countGivenUp(kept) != 4 {
+			t.Errorf("%d kept ones are given up for want of descriptors; want all", d.countGivenUp(kept))
 		}
 	})
 }
@@ -364,7 +518,7 @@ func TestDoorBytes(t *testing.T) {
 		if err == nil || d.held > roomPerSlot+(32<<10) {
 			t.Errorf("%d bytes are held, %v; want at most %d and an error", d.held, err, roomPerSlot)
 		}
-		if d.come(honest, 1) == nil {
+		if d.come(honest) == nil {
 			t.Error("no place for another address's client")
 		}
 	})
@@ -390,14 +544,14 @@ func TestDoorTrickle(t *testing.T) {
 // server shuts down; who has begun to ask for something may go on.
 func TestDoorDeadlineAndStop(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
-		begun, late := d.come(stranger, 1), d.come(stranger, 1)
+		begun, late := d.come(stranger), d.come(stranger)
 		d.start(begun, 300)
-		late.until = time.Now().Add(3 * time.Second)
+		late.timeout = 3 * time.Second
 		if err := d.start(late, 300); !errors.Is(err, errNoPlace) {
 			t.Errorf("err = %v; want errNoPlace", err)
 		}
 		d.leave(late)
-		silent, asking, ready := d.come(stranger, 1), d.come(stranger, 1), d.come(stranger, 1)
+		silent, asking, ready := d.come(stranger), d.come(stranger), d.come(stranger)
 		d.speaks(asking)
 		for _, v := range []*visit{begun, silent, asking, ready} {
 			v.conn, _ = net.Pipe()
@@ -443,7 +597,7 @@ func TestNewcomersWaitOutside(t *testing.T) {
 					return
 				default:
 				}
-				all = append(all, d.come(stranger, 1))
+				all = append(all, d.come(stranger))
 			}
 		}()
 		expect := func(want int, why string) {

@@ -176,9 +176,7 @@ func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
 
-	s.mu.Lock()
-	total := s.open
-	s.mu.Unlock()
+	total := s.Connections()
 	if p.Redirect == nil {
 		s.stopAccepting()
 	}
@@ -235,7 +233,7 @@ func (s *Server) endIfIdle() {
 		s.empty = true
 		close(s.emptied)
 	}
-	if s.open == 0 && !s.ended {
+	if s.door.connections() == 0 && !s.ended {
 		s.ended = true
 		close(s.idle)
 	}

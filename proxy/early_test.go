@@ -114,6 +114,12 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 		{"half a request", func(conn net.Conn) { overTLS(conn, "GET / HTTP/1.1\r\nHost: "+testName+"\r\n") }},
 		{"half a record", func(conn net.Conn) { conn.Write(append(bytes.Clone(hello), 22, 3, 3, 0x40, 0)) }},
 		{"a page", func(conn net.Conn) { overTLS(conn, "GET / HTTP/1.1\r\nHost: "+testName+"\r\n\r\n") }},
+		{"a request without its body", func(conn net.Conn) {
+			overTLS(conn, "POST / HTTP/1.1\r\nHost: "+testName+"\r\nContent-Length: 10\r\n\r\nhalf")
+		}},
+		{"a request without its chunks", func(conn net.Conn) {
+			overTLS(conn, "POST / HTTP/1.1\r\nHost: "+testName+"\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n")
+		}},
 		{"silence behind a PROXY header", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -235,6 +241,7 @@ func inTLS(t *testing.T, f func(t *testing.T, handshake func(*tls.Config) (tls.C
 	cert := certtest.NewCA("tls test").Issue(testName).TLS()
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{door: newDoor(), log: slog.New(slog.DiscardHandler), clients: map[clientKey]int{}}
+		s.door.configure(100, 1)
 		s.now.Store(&configuration{Configuration{
 			GetCertificate: only(cert), HasCertificate: func(name string) bool { return name == testName },
 		}, &settings{Settings: Settings{HandshakeTimeout: time.Minute}}})
@@ -251,7 +258,7 @@ func inTLS(t *testing.T, f func(t *testing.T, handshake func(*tls.Config) (tls.C
 					c.close()
 				}()
 			}
-			s.door.enter(&c.visit, c.key, 1)
+			s.door.enter(&c.visit, c.key)
 			conn := tls.Client(client, config)
 			_, err := conn.Read(make([]byte, 1))
 			return conn.ConnectionState(), err

@@ -15,6 +15,7 @@ type fakeSocket struct {
 	room   int      // bytes that writes take; negative: all
 	out    []byte
 	writes int
+	unread int // bytes that the kernel holds for the peer
 	want   interest
 	closed bool
 	reset  bool
@@ -48,7 +49,7 @@ func (s *fakeSocket) write(b []byte) (int, error) {
 	return n, nil
 }
 
-func (s *fakeSocket) unacknowledged() int   { return 0 }
+func (s *fakeSocket) unacknowledged() int   { return s.unread }
 func (s *fakeSocket) closeWrite()           {}
 func (s *fakeSocket) watch(want interest)   { s.want = want }
 func (s *fakeSocket) close(reset bool)      { s.closed, s.reset, s.want = true, reset, 0 }

@@ -162,7 +162,7 @@ type clientConn struct {
 func (s *Server) newClientConn(conn net.Conn, config *configuration) *clientConn {
 	c := &clientConn{server: s, config: config, key: keyOf(conn.RemoteAddr())}
 	c.early = earlyConn{Conn: conn, client: c, raw: rawOf(conn)}
-	c.visit.conn, c.visit.until = conn, time.Now().Add(config.HandshakeTimeout)
+	c.visit.conn, c.visit.timeout = conn, config.HandshakeTimeout
 	c.sock = &sock{conn: &c.early}
 	c.client, c.local = addrPortOf(conn.RemoteAddr()), addrPortOf(conn.LocalAddr())
 	return c
@@ -213,6 +213,7 @@ func (c *clientConn) handshake() bool {
 		err = s.door.start(&c.visit, len(e.got))
 	}
 	if err == nil {
+		e.SetDeadline(c.visit.until) // anew; nobody gives up who has a slot
 		e.computing = true
 		c.tls = tls.Server(c.sock, s.tls)
 		err = c.tls.Handshake()

@@ -3,9 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"testing"
@@ -91,49 +89,6 @@ func TestTunnelsMoveBetweenLoops(t *testing.T) {
 	shedding.Wait()
 	if d.moved.Load() == 0 {
 		t.Error("no tunnel has moved")
-	}
-}
-
-// A client that reads slowly, but reads, is alive: the Ping behind a message
-// that is still in the kernel's buffer is not held against it.
-func TestSlowReaderIsAlive(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Echo: true})
-	g := newGate(t, up.URL(), func(o *Options) {
-		o.Settings.Ping, o.Settings.Pong = 100*time.Millisecond, 1200*time.Millisecond
-	})
-	c := g.dial()
-	c.Conn.(*tls.Conn).NetConn().(*net.TCPConn).SetReadBuffer(16 << 10)
-	pingPong(t, c)
-	loop := g.loops.list[0]
-	set := make(chan error)
-	loop.post(func() {
-		set <- unix.SetsockoptInt(loop.timers[0].client.sock.os.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20)
-	})
-	if err := <-set; err != nil {
-		t.Fatal(err)
-	}
-	message := bytes.Repeat([]byte("x"), 300<<10)
-	if err := c.WriteFrame(ws.NewTextFrame(message)); err != nil {
-		t.Fatal(err)
-	}
-	want := appendFrame(nil, opText, message, nil)
-	got := make([]byte, len(want))
-	for n := 0; n < len(got); { // three seconds in all
-		m, err := io.ReadFull(c.Reader, got[n:min(n+8<<10, len(got))])
-		if err != nil {
-			t.Fatalf("cut off after %d bytes: %v", n+m, err)
-		}
-		n += m
-		time.Sleep(80 * time.Millisecond)
-	}
-	if !bytes.Equal(got, want) {
-		t.Error("the message is not what was sent")
-	}
-	if err := c.Send("still here"); err != nil {
-		t.Fatal(err)
-	}
-	if m, err := c.Recv(); err != nil || m != "still here" { // answers the Ping on the way
-		t.Errorf("%q, %v; want the tunnel to live on", m, err)
 	}
 }
 

@@ -121,9 +121,12 @@ func bodyLength(head []byte) (n int64, ok bool) {
 func (c *clientConn) toPages(read []byte, head int) bool {
 	s := c.server
 	c.early.SetDeadline(time.Time{})
-	// First, for nextRequest may have brought it back when take returns.
-	s.door.leave(&c.visit)
-	return s.pages.take(newPageConn(c, read, head))
+	p := newPageConn(c, read, head)
+	where := phasePages
+	if p.body > 0 || !p.framed {
+		where = phaseBody
+	}
+	return s.door.move(&c.visit, where) == nil && s.pages.take(p)
 }
 
 // nextRequest waits for another request on a connection that the pages kept,
@@ -134,7 +137,7 @@ func (c *clientConn) toPages(read []byte, head int) bool {
 func (c *clientConn) nextRequest(read []byte) {
 	defer c.survive()
 	c.early.SetDeadline(time.Now().Add(keepTimeout))
-	more := c.server.door.comeBack(&c.visit, c.key) == nil
+	more := c.server.door.move(&c.visit, phaseKept) == nil
 	if more && len(read) == 0 {
 		var one [1]byte
 		n, _ := c.tls.Read(one[:])

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -130,6 +131,13 @@ func underServerName(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "421 Misdirected Request\n\nThe request's Host is another than the TLS server name.", http.StatusMisdirectedRequest)
 		return
 	}
+	if r.Body == http.NoBody {
+		conn.client.whole()
+	} else {
+		// A Pages that wants a body gives its client more time.
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerTimeout))
+		r.Body = &awaitedBody{r.Body, conn.client}
+	}
 	ctx, end := context.WithCancel(r.Context())
 	p := conn.client.server.pages
 	p.mu.Lock()
@@ -143,3 +151,20 @@ func underServerName(w http.ResponseWriter, r *http.Request) {
 	}()
 	conn.client.config.Pages.ServeHTTP(w, r.WithContext(ctx))
 }
+
+// An awaitedBody is a request's body, which a client may never send. Until it is whole
+// the connection is one that is stalled.
+type awaitedBody struct {
+	io.ReadCloser
+	client *clientConn
+}
+
+func (b *awaitedBody) Read(p []byte) (n int, err error) {
+	if n, err = b.ReadCloser.Read(p); err == io.EOF {
+		b.client.whole()
+	}
+	return n, err
+}
+
+// whole notes that the pages have all of a request.
+func (c *clientConn) whole() { c.server.door.move(&c.visit, phasePages) }

@@ -74,7 +74,8 @@ type Configuration struct {
 
 	// Pages answers what is no WebSocket upgrade: HTTP/1.1 under the TLS server
 	// name, which Host agrees with. A handler may keep its client waiting: it
-	// then sets the deadline for writing itself (http.ResponseController). Each
+	// then sets the deadline for writing itself (http.ResponseController), and that
+	// for reading where it wants a body: else a client has 2 s for one. Each
 	// request's context ends when Shutdown begins. Nil: 404 for everything.
 	Pages http.Handler
 
@@ -141,9 +142,8 @@ type Server struct {
 	orders     []activeDrain // the newest first; never changed in place
 	listeners  map[net.Listener]struct{}
 	clients    map[clientKey]int // connections of each client address, while limited
-	open       int               // connections, from accept to close
 	idle       chan struct{}     // closed by the last connection's end once draining
-	admitted   int               // of open: clients that no drain turned away, from that judgement on
+	admitted   int               // open connections of clients that no drain turned away, from that judgement on
 	emptied    chan struct{}     // closed by the last of their ends once draining
 }
 
@@ -211,7 +211,7 @@ func (s *Server) Configure(c Configuration) {
 		connections: connections,
 		tunnel:      tunnelSettings{backlog: set.ClientBacklog, brake: &s.brake, ping: set.Ping, pong: set.Pong, frames: set.FramesPerSecond},
 	}})
-	s.door.limit(set.Handshakes)
+	s.door.configure(connections, set.Handshakes)
 	s.guard.configure(set.LoginFailures, time.Now())
 	s.journal.sample.Store(int64(set.LogSample))
 }
@@ -223,11 +223,7 @@ func (s *Server) Pages() http.Handler {
 }
 
 // Connections returns how many connections are open, tunnels included.
-func (s *Server) Connections() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.open
-}
+func (s *Server) Connections() int { return s.door.connections() }
 
 // WrapUpstream is for upstream.Options.Wrap: it prepares a connection to a
 // node, so that the event loop can drive it later, below TLS if need be.
