@@ -115,6 +115,9 @@ func (s *streamState) noticed(word xmpp.Word, head []byte) {
 
 // opening notes that the client gets the upstream's opening.
 func (s *streamState) opening(framing xmpp.Framing) {
+	if s.closed { // another stream, on which another login may come
+		s.loggedIn = false
+	}
 	s.opened, s.closed, s.unanswered, s.framing = true, false, nil, framing
 }
 

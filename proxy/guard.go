@@ -293,6 +293,7 @@ func (t *tunnel) heardLogin(head []byte) (refused bool) {
 	switch {
 	case banned > 0:
 		s.guard.refused[guardedTunnel].Add(1)
+		t.answering = true // nothing of this message goes on, what is still to come of it included
 		t.endFor(reasonLoginFailures, now+closeTimeout)
 		return true
 	case slow > 0:
