@@ -87,10 +87,11 @@ var errNoTag = &xmpp.StreamError{Condition: xmpp.ConnectionTimeout, Text: "no st
 // streamState is what a tunnel knows of the XMPP stream on it.
 type streamState struct {
 	framing   xmpp.Framing
-	opened    bool // the client has got an opening
-	closed    bool // and the end of the stream
-	resumable bool // XEP-0198: the client may come back to it
-	loggedIn  bool // no login is to come any more
+	opened    bool              // the client has got an opening
+	closed    bool              // and the end of the stream
+	resumable bool              // XEP-0198: the client may come back to it
+	loggedIn  bool              // no login is to come any more
+	login     *xmpp.LoginReader // reads the upstream's message under way; nil: there is none, or nobody wants to know
 
 	// unanswered is the gate's answer to an opening of the client's that nobody
 	// has answered yet.

@@ -54,6 +54,10 @@ func (r *LoginReader) Feed(b []byte) {
 	}
 }
 
+// Failing reports whether a <failure/> is under way of which the condition is still to
+// come.
+func (r *LoginReader) Failing() bool { return r.failure }
+
 // End says that there is no more. A <failure/> that was cut counts: most are
 // wrong passwords.
 func (r *LoginReader) End() {
