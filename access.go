@@ -97,6 +97,7 @@ type accessFile struct {
 // take takes what reading the file gave. A bad one changes nothing.
 func (f *accessFile) take(data []byte, err error) error {
 	var list []netip.Prefix
+	sum := contentSum(data, err)
 	if err == nil {
 		if list, err = access.ParseFile(data); err == nil && len(list) == 0 && f.allow {
 			err = errors.New("has no network, so that nobody would be allowed")
@@ -104,7 +105,7 @@ func (f *accessFile) take(data []byte, err error) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.sum = sha256.Sum256(data)
+	f.sum = sum
 	if err != nil && f.err == nil {
 		f.since = time.Now()
 	}
@@ -169,7 +170,7 @@ func (w *accessWatch) follow(ctx context.Context, lists []*accessFile, changed <
 		files.Await(ctx, accessPlace, func() (struct{}, error) {
 			for _, f := range lists {
 				data, err := accessPlace.Read(f.name, maxConfigFile)
-				if !f.isNew(data) {
+				if !f.isNew(contentSum(data, err)) {
 					continue
 				}
 				if err := f.take(data, err); err != nil {
@@ -183,9 +184,9 @@ func (w *accessWatch) follow(ctx context.Context, lists []*accessFile, changed <
 	}
 }
 
-// isNew reports whether data is something else than was read last.
-func (f *accessFile) isNew(data []byte) bool {
+// isNew reports whether the sum is of something else than was read last.
+func (f *accessFile) isNew(sum [sha256.Size]byte) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return sha256.Sum256(data) != f.sum
+	return sum != f.sum
 }

@@ -43,7 +43,7 @@ func startConfig(ctx context.Context, file string) (*Config, error) {
 func reloadConfig(ctx context.Context, file string, read func(sum [sha256.Size]byte)) (*Config, error) {
 	cfg, err := files.Do(ctx, configFiles, func() (*Config, error) {
 		data, err := configFiles.Read(file, maxConfigFile)
-		read(sha256.Sum256(data))
+		read(contentSum(data, err))
 		return parseWhatWasRead(file, data, err)
 	})
 	if errors.Is(err, files.ErrHangs) {

@@ -88,13 +88,20 @@ func (w *fileWatch) seen(file string, sum [sha256.Size]byte) {
 	w.last[file] = sum
 }
 
-// look tells that a file is another one than was seen last. A file that cannot be
-// read is one that is empty.
+// look tells that a file is another one than was seen last.
 func (w *fileWatch) look() {
 	for _, file := range w.files {
-		data, _ := w.place.Read(file, maxConfigFile)
-		w.lookAt(file, sha256.Sum256(data))
+		w.lookAt(file, contentSum(w.place.Read(file, maxConfigFile)))
 	}
+}
+
+// contentSum is the sum of what reading a file gave. All that can't be read have one,
+// which is not that of an empty file.
+func contentSum(data []byte, err error) [sha256.Size]byte {
+	if err != nil {
+		return [sha256.Size]byte{}
+	}
+	return sha256.Sum256(data)
 }
 
 func (w *fileWatch) lookAt(file string, sum [sha256.Size]byte) {

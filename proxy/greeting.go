@@ -87,10 +87,11 @@ var errNoTag = &xmpp.StreamError{Condition: xmpp.ConnectionTimeout, Text: "no st
 // streamState is what a tunnel knows of the XMPP stream on it.
 type streamState struct {
 	framing   xmpp.Framing
-	opened    bool // the client has got an opening
-	closed    bool // and the end of the stream
-	resumable bool // XEP-0198: the client may come back to it
-	loggedIn  bool // no login is to come any more
+	opened    bool              // the client has got an opening
+	closed    bool              // and the end of the stream
+	resumable bool              // XEP-0198: the client may come back to it
+	loggedIn  bool              // no login is to come any more
+	login     *xmpp.LoginReader // reads the upstream's message under way; nil: there is none, or nobody wants to know
 
 	// unanswered is the gate's answer to an opening of the client's that nobody
 	// has answered yet.
@@ -115,6 +116,9 @@ func (s *streamState) noticed(word xmpp.Word, head []byte) {
 
 // opening notes that the client gets the upstream's opening.
 func (s *streamState) opening(framing xmpp.Framing) {
+	if s.closed { // another stream, on which another login may come
+		s.loggedIn = false
+	}
 	s.opened, s.closed, s.unanswered, s.framing = true, false, nil, framing
 }
 

@@ -273,32 +273,61 @@ func (k clientKey) network() netip.Prefix {
 	return netip.PrefixFrom(k.Addr, bits)
 }
 
-// heardLogin follows how logins on a tunnel end, in the first bytes of a
-// message of the upstream's. A login that ends while its address is refused ends
-// the tunnel before its client hears how, and heardLogin reports that: who
-// guesses learns nothing then, on however many tunnels.
-func (t *tunnel) heardLogin(head []byte) (refused bool) {
-	if t.stream.loggedIn || t.why != reasonNone || t.info == nil || !t.info.suspect.IsValid() || !t.info.vhost.XMPP() {
+// heardLogin follows how logins on a tunnel end, in a piece of a message of the
+// upstream's. A login that ends while its address is refused ends the tunnel before
+// its client hears how, and heardLogin reports that: who guesses learns nothing then,
+// on however many tunnels.
+func (t *tunnel) heardLogin(p *piece) (refused bool) {
+	if t.stream.loggedIn || p.control() || t.why != reasonNone || t.info == nil || !t.info.suspect.IsValid() || !t.info.vhost.XMPP() {
 		return false
 	}
-	var r xmpp.LoginReader
-	r.Feed(head)
-	r.End()
+	if p.begins() {
+		t.stream.login = new(xmpp.LoginReader)
+	}
+	r := t.stream.login
+	if r == nil {
+		return false
+	}
+	before := r.Failed
+	if r.Feed(p.payload); t.upstream.scan.betweenMessages() || r.Failing() {
+		r.End()
+	}
+	if r.In || t.upstream.scan.betweenMessages() {
+		t.stream.login = nil
+	}
 	t.stream.loggedIn = r.In
-	if r.Failed == 0 && !r.Succeeded {
+	failed := r.Failed - before
+	if failed == 0 && !r.Succeeded {
 		return false
 	}
 	s, now := t.info.server, t.client.sock.turn.now
-	slow, banned := s.judgeLogin(t.info.suspect, r.Failed, t.info.client, t.info.serverName)
+	slow, banned := s.judgeLogin(t.info.suspect, failed, t.info.client, t.info.serverName)
 	switch {
 	case banned > 0:
 		s.guard.refused[guardedTunnel].Add(1)
-		t.endFor(reasonLoginFailures, now+closeTimeout)
+		t.withhold(p)
+		if t.endFor(reasonLoginFailures, now+closeTimeout); t.closeWanted { // something else is half said
+			t.cutOff()
+		}
 		return true
 	case slow > 0:
 		t.rest(now + slow)
 	}
 	return false
+}
+
+// withhold keeps a piece, and what is still to come of its message, from the client. A
+// client that has got a part of the message gets no more at all, not even a Close frame.
+func (t *tunnel) withhold(p *piece) {
+	switch boundary, between := t.clientBefore(p); {
+	case t.stage == stageAnswer && t.answering:
+		t.greeting.answers = t.greeting.answers[:t.greeting.whole]
+	case boundary && between:
+		t.pend, t.answering = nil, true
+	default:
+		t.client.closeSent = true
+		t.cutOff()
+	}
 }
 
 // slowLogin has a new tunnel wait for what its address did on others: it is not

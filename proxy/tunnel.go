@@ -607,9 +607,11 @@ func (t *tunnel) fromUpstream(p *piece) {
 	if p.begins() {
 		word := xmpp.FirstWord(p.payload)
 		t.stream.noticed(word, p.payload)
-		if t.heardLogin(p.payload) {
-			return
-		}
+	}
+	if t.heardLogin(p) {
+		return
+	}
+	if p.begins() {
 		t.answering = t.stage == stageAnswer
 		if t.stream.framing == xmpp.RFC7395 {
 			t.ends.Message()

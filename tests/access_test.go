@@ -96,6 +96,20 @@ func TestAccess(t *testing.T) {
 	if text := fetch(t, "http://"+g.Addr("admin")+"/status"); !strings.Contains(text, `deny.txt\": line 2: \"127.0.0.\" is not a network; what it held before is in force`) {
 		t.Errorf("no finding about the bad list in %.600s", text)
 	}
+	// A list that has gone is not an empty one, and the other way round.
+	mark = g.Mark()
+	if err := os.Remove(filepath.Join(site.Dir, "deny.txt")); err != nil {
+		t.Fatal(err)
+	}
+	mark("the list that has gone is told", func(l gate.Line) bool { return strings.HasPrefix(l.Msg(), "access list") && l.Str("err") != "" })
+	if open("127.0.0.3")() {
+		t.Error("a list that has gone is not without effect")
+	}
+	deny("")
+	eventually(t, "the empty list is in force", open("127.0.0.3"))
+	if text := fetch(t, "http://"+g.Addr("admin")+"/status"); strings.Contains(text, "what it held before is in force") {
+		t.Errorf("a finding about a good list in %.600s", text)
+	}
 	metrics := fetch(t, "http://"+g.Addr("admin")+"/metrics")
 	if strings.Contains(metrics, `wssgate_connections_refused_total{limit="access"} 0`) || !strings.Contains(metrics, `limit="access"`) {
 		t.Error("what the lists keep out is not counted")

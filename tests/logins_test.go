@@ -277,6 +277,18 @@ func TestGuessingReload(t *testing.T) {
 	}
 }
 
+// fragments are a message in frames of n bytes.
+func fragments(s string, n int) (all []wire.Frame) {
+	for at := 0; at < len(s); at += n {
+		f := wire.Frame{Op: wire.Continuation, FIN: at+n >= len(s), Payload: []byte(s[at:min(at+n, len(s))])}
+		if at == 0 {
+			f.Op = wire.Text
+		}
+		all = append(all, f)
+	}
+	return all
+}
+
 // What an upstream says is looked at wherever it stands, and no more than that is
 // taken for a failure.
 func TestGuessingWords(t *testing.T) {
@@ -291,13 +303,21 @@ func TestGuessingWords(t *testing.T) {
 		frames []wire.Frame
 		failed float64
 	}{
-		"two in a message":  {[]wire.Frame{text(wrong + wrong)}, 2},
-		"behind a stanza":   {[]wire.Frame{text(result + wrong)}, 1},
-		"in two fragments":  {[]wire.Frame{{Op: wire.Text, Payload: []byte(wrong[:60])}, {FIN: true, Op: wire.Continuation, Payload: []byte(wrong[60:])}}, 1},
-		"after success":     {[]wire.Frame{text(success), text(wrong)}, 0},
-		"in a message":      {[]wire.Frame{text(`<message>` + wrong + `</message>`), text(wrong)}, 0},
-		"the server's pain": {[]wire.Frame{text(strings.Replace(wrong, "not-authorized", "temporary-auth-failure", 1))}, 0},
-		"jabber:iq:auth":    {[]wire.Frame{text(`<iq type='error' id='1'><error code='401' type='auth'><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>`)}, 1},
+		"two in a message":       {[]wire.Frame{text(wrong + wrong)}, 2},
+		"behind a stanza":        {[]wire.Frame{text(result + wrong)}, 1},
+		"in two fragments":       {[]wire.Frame{{Op: wire.Text, Payload: []byte(wrong[:60])}, {FIN: true, Op: wire.Continuation, Payload: []byte(wrong[60:])}}, 1},
+		"in many fragments":      {fragments(wrong, 7), 1},
+		"behind a padded stanza": {[]wire.Frame{text("<iq type='result'>" + strings.Repeat("<a>b</a>", 40_000) + "</iq>" + wrong)}, 1},
+		"jabber:iq:auth, padded": {[]wire.Frame{text("<iq type='error' id='1'><query xmlns='jabber:iq:auth'><resource>" + strings.Repeat("x", 300_000) +
+			"</resource></query><error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>")}, 1},
+		"fragments of success": {append(fragments(success, 7), text(wrong)), 0},
+		"after success":        {[]wire.Frame{text(success), text(wrong)}, 0},
+		"behind an error":      {[]wire.Frame{text("<message type='error'><error/></message>"), text("<presence type='error'><error/></presence>"), text(wrong)}, 1},
+		"of another stream":    {[]wire.Frame{text(success), text("<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>"), text(open), text(wrong)}, 1},
+		"after a restart":      {[]wire.Frame{text(success), text(open), text(wrong)}, 0},
+		"in a message":         {[]wire.Frame{text(`<message>` + wrong + `</message>`), text(wrong)}, 0},
+		"the server's pain":    {[]wire.Frame{text(strings.Replace(wrong, "not-authorized", "temporary-auth-failure", 1))}, 0},
+		"jabber:iq:auth":       {[]wire.Frame{text(`<iq type='error' id='1'><error code='401' type='auth'><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>`)}, 1},
 	} {
 		u, conns := wire.Chan(t)
 		site, g := guarded(t, u.URL, "40/10m", false, "")
@@ -321,6 +341,72 @@ func TestGuessingWords(t *testing.T) {
 		if got := operate(t, g).metric("wssgate_login_failures_total"); got != test.failed {
 			t.Errorf("%s: %v failures; want %v", what, got, test.failed)
 		}
+	}
+}
+
+// The answer that a refused address does not get is one of which nothing goes on,
+// however it comes.
+func TestGuessingWithheldWhole(t *testing.T) {
+	u, conns := wire.Chan(t)
+	site, g := guarded(t, u.URL, "1/10m", false, "")
+	open := fmt.Sprintf("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='%s' version='1.0'/>", name)
+	begin := func() (client, upstream *wire.Conn) {
+		client = wire.Dial(t, g.Addr("wss"), site.Client(name))
+		upstream = wire.Take(t, conns)
+		client.SendText(open)
+		upstream.WantText(open)
+		upstream.SendText("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' id='1' version='1.0'/>")
+		upstream.SendText("<stream:features xmlns:stream='http://etherx.jabber.org/streams'/>")
+		for _, want := range []string{"<open ", "<stream:features "} {
+			if f, err := client.Frame(); err != nil || !strings.HasPrefix(string(f.Payload), want) {
+				t.Fatalf("got %v, %v; want %s", f, err, want)
+			}
+		}
+		return client, upstream
+	}
+	success := []byte("<success xmlns='urn:xmpp:sasl:2'><additional-data>" + strings.Repeat("x", 3000) + "</additional-data></success>")
+	frame := wire.Frame{FIN: true, Op: wire.Text, Payload: success}
+	ways := map[string][][]byte{
+		"two writes":    {frame.Append(nil)[:400], frame.Append(nil)[400:]},
+		"two fragments": {wire.Frame{Op: wire.Text, Payload: success[:400]}.Append(nil), wire.Frame{FIN: true, Op: wire.Continuation, Payload: success[400:]}.Append(nil)},
+	}
+	// Half a message has gone: its client gets no more of it, and the connection's end.
+	small := wire.Frame{Op: wire.Text, Payload: success[:12]}.Append(nil)
+	half, halfUpstream := begin()
+	if _, err := halfUpstream.Write(small); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := half.Frame(); err != nil || string(f.Payload) != "<success xml" {
+		t.Fatalf("got %v, %v; want the first fragment", f, err)
+	}
+	type pair struct{ client, upstream *wire.Conn }
+	pairs := map[string]pair{}
+	for way := range ways {
+		client, upstream := begin()
+		pairs[way] = pair{client, upstream}
+	}
+	_, bad := begin()
+	bad.SendText("<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>")
+	g.WaitLine("the address is refused", func(l gate.Line) bool { return l.Msg() == "logins refused" })
+	halfUpstream.Write(wire.Frame{FIN: true, Op: wire.Continuation, Payload: success[12:]}.Append(nil))
+	if f, err := half.Frame(); err == nil {
+		t.Errorf("behind half of the message: got %v; want the end", f)
+	}
+	for way, writes := range ways {
+		p := pairs[way]
+		if _, err := p.upstream.Write(writes[0]); err != nil {
+			t.Fatal(err)
+		}
+		f, err := p.client.Frame()
+		if err != nil || !strings.Contains(string(f.Payload), "<policy-violation ") {
+			t.Errorf("%s: got %v, %v; want policy-violation", way, f, err)
+			continue
+		}
+		p.upstream.Write(writes[1]) // nobody may be there any more
+		if f, err := p.client.Frame(); err != nil || !strings.HasPrefix(string(f.Payload), "<close ") {
+			t.Errorf("%s: got %v, %v; want the stream's end", way, f, err)
+		}
+		p.client.WantClose(1008)
 	}
 }
 

@@ -80,6 +80,10 @@ func newBOSH(o Vhost, transport *http.Transport, log *slog.Logger) *bosh {
 			// own vhost by it.
 			pr.Out.Host = pr.In.Host
 			pr.Out.Header = boshHeader(pr.Out.Header)
+			if pr.In.Context().Value(loginsKey{}) != nil { // answers are read here, too
+				pr.Out.Header.Set("Accept-Encoding", "identity")
+				pr.Out.Header.Del("Accept-Charset")
+			}
 			pr.Out.Trailer = nil
 			pr.SetXForwarded()
 		},

@@ -102,3 +102,20 @@ func TestBOSHLoginsSlow(t *testing.T) {
 		t.Errorf("the answer came after %v; want at least %v", took, j.slow)
 	}
 }
+
+// Where answers are read, the server is asked to write them so that they can be: a
+// client that may ask for a coding would not be counted.
+func TestBOSHLoginsCoding(t *testing.T) {
+	for _, read := range []bool{true, false} {
+		var got http.Header
+		edits := []func(*Options){}
+		if read {
+			edits = append(edits, judged(&judge{}))
+		}
+		g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { got = r.Header }, edits...)
+		g.do("POST", boshPath, strings.NewReader("<body/>"), "Accept-Encoding", "gzip", "Accept-Charset", "utf-16")
+		if want := []string{"gzip", "identity"}[map[bool]int{true: 1}[read]]; got.Get("Accept-Encoding") != want || (got.Get("Accept-Charset") == "") != read {
+			t.Errorf("answers are read: %t; the server got Accept-Encoding %q, Accept-Charset %q", read, got.Get("Accept-Encoding"), got.Get("Accept-Charset"))
+		}
+	}
+}

@@ -1,5 +1,10 @@
 package xmpp
 
+import (
+	"bytes"
+	"encoding/xml"
+)
+
 // A Body is what the start tag of a BOSH body says (XEP-0124, section 6), as far
 // as the gate wants to know. The attributes are as they were sent, entities
 // replaced.
@@ -9,10 +14,13 @@ type Body struct {
 	SID   string // empty where the body begins a session
 }
 
-// ReadBody reads the start tag of a BOSH body. What follows it is not looked at. It
-// is as strict as [OpenReader], and its errors are the same, but for the name and
-// namespace of the element, which are the server's business: a server may know no
-// better, and so go by the `to` of any.
+// ReadBody reads the start tag of a BOSH body. It is as strict as [OpenReader], and
+// its errors are the same, but for the name and namespace of the element, which are
+// the server's business: a server may know no better, and so go by the `to` of any.
+//
+// For that reason nothing may follow the element, either. Tigase takes each element
+// of a request's body for a body, and sees tags in comments and CDATA sections. The
+// element's end may be missing.
 func ReadBody(data []byte) (Body, error) {
 	r := OpenReader{buf: data[:min(len(data), MaxOpen)]}
 	for i := 0; i < len(r.buf) && r.state < openDone; i++ {
@@ -49,5 +57,66 @@ func ReadBody(data []byte) (Body, error) {
 			b.SID = a.Value
 		}
 	}
-	return b, nil
+	return b, checkRest(data, len(r.buf))
+}
+
+// checkRest looks at what follows a body's start tag, which ends at from: no more
+// than that element's content, well-formed, without comments and processing
+// instructions (RFC 6120, section 11.1).
+func checkRest(data []byte, from int) error {
+	d := xml.NewDecoder(bytes.NewReader(data))
+	for depth, begin := 0, int64(0); ; begin = d.InputOffset() {
+		token, err := d.Token()
+		switch {
+		case err == nil:
+		case isTruncated(err) && (depth > 0 || int(begin) == len(data)):
+			return nil
+		default:
+			return &StreamError{NotWellFormed, "the body is not well-formed"}
+		}
+		end := d.InputOffset()
+		switch token := token.(type) {
+		case xml.StartElement:
+			if depth == 0 && end > int64(from) {
+				return &StreamError{NotWellFormed, "something follows the body"}
+			}
+			depth++
+		case xml.EndElement:
+			depth--
+		case xml.CharData:
+			raw := data[begin:end]
+			switch {
+			case depth == 0 && len(bytes.Trim(token, " \t\r\n")) > 0:
+				return &StreamError{NotWellFormed, "something follows the body"}
+			case bytes.HasPrefix(raw, []byte("<![CDATA[")) && endsInside(token, depth):
+				return &StreamError{RestrictedXML, "end tags in a CDATA section"}
+			}
+		default: // the XML declaration was looked at
+			if end > int64(from) {
+				return &StreamError{RestrictedXML, "comments and processing instructions are not allowed"}
+			}
+		}
+	}
+}
+
+// endsInside reports whether a reader that sees tags in a CDATA section would take
+// the element that is depth levels up for ended in it.
+func endsInside(text []byte, depth int) bool {
+	for {
+		_, after, found := bytes.Cut(text, []byte{'<'})
+		if !found {
+			return false
+		}
+		text = after
+		tag, _, _ := bytes.Cut(after, []byte{'>'})
+		switch {
+		case bytes.HasPrefix(tag, []byte{'/'}):
+			depth--
+		case !bytes.Contains(tag, []byte{'/'}):
+			depth++
+		}
+		if depth <= 0 {
+			return true
+		}
+	}
 }

@@ -23,6 +23,17 @@ func TestReadBody(t *testing.T) {
 		{"\xff\xfe<\x00", Body{}, UnsupportedEncoding},
 		{`<body to='a'`, Body{}, NotWellFormed},
 		{``, Body{}, NotWellFormed},
+		{"<body to='a' sid='s'><message><body>x</body><y><![CDATA[<b>]]></y></message></body> \r\n", Body{"a", true, "s"}, ""},
+		{`<body to='a'><message xmlns:x='y'><x:body to='b'>&amp;ü</x:body>`, Body{"a", true, ""}, ""},
+		{`<body sid='s'/><body to='b' rid='1'/>`, Body{SID: "s"}, NotWellFormed},
+		{`<body sid='s'></body> <message to='b'/>`, Body{SID: "s"}, NotWellFormed},
+		{`<body sid='s'/><body to='b'`, Body{SID: "s"}, NotWellFormed},
+		{`<body sid='s'/>x`, Body{SID: "s"}, NotWellFormed},
+		{`<body sid='s'></b><body to='b'/></body>`, Body{SID: "s"}, NotWellFormed},
+		{`<body sid='s'><!-- </body><body to='b'/> --></body>`, Body{SID: "s"}, RestrictedXML},
+		{`<body sid='s'/><?x <body to='b'/>?>`, Body{SID: "s"}, RestrictedXML},
+		{`<body sid='s'><![CDATA[</body><body to='b'/>]]></body>`, Body{SID: "s"}, RestrictedXML},
+		{`<body sid='s'><x><![CDATA[<br/></x></body><body to='b'/>]]></x></body>`, Body{SID: "s"}, RestrictedXML},
 		{`<body x='` + strings.Repeat("x", MaxOpen), Body{}, PolicyViolation},
 	} {
 		got, err := ReadBody([]byte(test.in))

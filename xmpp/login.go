@@ -20,7 +20,8 @@ type LoginReader struct {
 	// Succeeded is true after <success/>.
 	Succeeded bool
 	// In is true once it is clear that somebody is logged in, by <success/>
-	// or by a stanza that only those get. What follows is not looked at.
+	// or by a stanza that only those get. What follows is not looked at. An
+	// error proves nothing: servers answer stanzas with it before the login too.
 	In bool
 
 	depth   int     // of elements that are open
@@ -52,6 +53,10 @@ func (r *LoginReader) Feed(b []byte) {
 		}
 	}
 }
+
+// Failing reports whether a <failure/> is under way of which the condition is still to
+// come.
+func (r *LoginReader) Failing() bool { return r.failure }
 
 // End says that there is no more. A <failure/> that was cut counts: most are
 // wrong passwords.
@@ -183,7 +188,7 @@ func (r *LoginReader) word(h head, local string, empty bool) {
 			r.Succeeded, r.In = true, true
 		}
 	case "iq":
-		switch h.attr("type") {
+		switch kind, _ := h.attr("type"); kind {
 		case "error":
 			// Each answer of BOSH may be one to somebody who is logged in, and
 			// to those such an error says other things. There the answer must
@@ -193,7 +198,9 @@ func (r *LoginReader) word(h head, local string, empty bool) {
 			r.In = true
 		}
 	case "message", "presence":
-		r.In = true
+		if kind, whole := h.attr("type"); whole && kind != "error" {
+			r.In = true
+		}
 	}
 }
 
@@ -217,16 +224,17 @@ func condition(local string) bool {
 	return true
 }
 
-// attr returns the value of the attribute, or "".
-func (h head) attr(want string) string {
+// attr returns the value of the attribute, or "". Whole is false where the tag is
+// cut before that is known.
+func (h head) attr(want string) (value string, whole bool) {
 	rest := h.attrs
 	for {
 		name, value, next, whole := nextAttr(rest)
 		if !whole || name == nil {
-			return ""
+			return "", whole
 		}
 		if string(name) == want {
-			return string(value)
+			return string(value), true
 		}
 		rest = next
 	}

@@ -81,6 +81,10 @@ var logins = []struct {
 
 	// What is none of the server's own words.
 	{"inside a message", `<message><body>hi</body>` + failed + `</message>` + failed, 0, false, true},
+	{"behind an error", `<message type='error' from="example1.com"><error/></message>` + failed, 1, false, false},
+	{"behind another error", `<presence from='a@b' type="error"><error/></presence>` + failed, 1, false, false},
+	{"inside an error", `<message type='error'>` + failed + `</message>`, 0, false, false},
+	{"BOSH, behind an error", inBody(`<message type='error'/>` + failed), 1, false, false},
 	{"inside a presence", `<presence>` + failed + `</presence>`, 0, false, true},
 	{"inside an iq", `<iq type='result'>` + failed + `</iq>`, 0, false, false},
 	{"inside a request", `<iq type='set'>` + failed + `</iq>`, 0, false, true},
