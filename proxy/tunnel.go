@@ -436,7 +436,7 @@ func (t *tunnel) endFor(why reason, by time.Duration) {
 		t.endGreeting()
 	}
 	t.why, t.closeBy = why, by
-	t.closeWanted = reasons[why].code != 0
+	t.closeWanted = reasons[why].code != 0 && !t.cut
 	t.sayClose()
 }
 
