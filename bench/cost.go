@@ -44,9 +44,6 @@ var actions = []action{
 	{"an empty continuation frame", 8000, 20, func(g *gate, n int) error {
 		return g.rude(func(c *rudeConn) error { return errors.Join(c.begin(), c.frames(opContinuation, n), c.pings(1)) })
 	}},
-	{"a byte of a frame, in a TLS record of its own", 8000, 1, func(g *gate, n int) error {
-		return g.rude(func(c *rudeConn) error { return errors.Join(c.bytes(n), c.pings(1)) })
-	}},
 	{"a TLS KeyUpdate", 400, 40, func(g *gate, n int) error {
 		return g.rude(func(c *rudeConn) error { return errors.Join(c.updates(n), c.pings(1)) })
 	}},
@@ -248,26 +245,6 @@ func (c *rudeConn) pings(n int) (err error) {
 		}
 	}
 	return nil
-}
-
-// bytes sends a message of so many bytes, its header included, one to a record and many
-// records to a write.
-func (c *rudeConn) bytes(n int) error {
-	const header = 2 + 2 + 4
-	message := make([]byte, n)
-	copy(message, []byte{0x80 | opText, 0x80 | 126, byte((n - header) >> 8), byte(n - header)})
-	for i := header; i < n; i++ {
-		message[i] = 'x' // the key is zeros
-	}
-	gathered := bufio.NewWriterSize(c.raw, 16<<10)
-	c.w.To(gathered)
-	defer c.w.To(c.raw)
-	for i := range message {
-		if _, err := c.w.Write(message[i : i+1]); err != nil {
-			return err
-		}
-	}
-	return gathered.Flush()
 }
 
 // updates sends so many KeyUpdates that ask for nothing. crypto/tls takes 16 in a row.

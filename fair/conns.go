@@ -59,7 +59,7 @@ const (
 
 // crowd is how many of so many places one address may have before it makes place at
 // once: a few people behind one address.
-func crowd(places int) int { return max(places/8, min(places/2, 2)) }
+func crowd(places int) int { return max(places/8, min(places/2, 2), 1) }
 
 func (c *Conns) mayBeOutside() int { return max(c.Max/outsideShare, 1) }
 func (c *Conns) inside() int       { return c.Max - c.mayBeOutside() }

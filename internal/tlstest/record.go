@@ -50,9 +50,6 @@ func NewWriter(raw io.Writer, state tls.ConnectionState, keys []byte) (*Writer, 
 	return w, w.rekey()
 }
 
-// To has the records that follow written to another place.
-func (w *Writer) To(raw io.Writer) { w.w = raw }
-
 // Write writes data in one record.
 func (w *Writer) Write(data []byte) (int, error) {
 	const applicationData = 23
