@@ -305,8 +305,8 @@ type Limits struct {
 	// one ends the tunnel with Close 1009. Default: 1 MiB.
 	Message Size `toml:"message"`
 
-	// FramesPerSecond bounds the frames of one client, control frames and empty
-	// ones included. Default: 0, framesPerSecond. Reload: new tunnels only.
+	// FramesPerSecond bounds the frames of one client, control frames, empty
+	// ones and small TLS records included. Default: 0, framesPerSecond. Reload: new tunnels only.
 	FramesPerSecond int `toml:"frames_per_second"`
 
 	// ClientBacklog bounds what is kept for a client that does not read;

@@ -29,7 +29,7 @@ type plainHTTP struct {
 // newPlainHTTP makes a server around a handler. Its connections are bounded by conns.
 func newPlainHTTP(handler http.Handler, conns *fair.Conns, log *slog.Logger, failed chan<- error) *plainHTTP {
 	server := web.NewPlainServer(conns.Handler(handler), log)
-	server.ConnContext = conns.ConnContext
+	server.ConnContext, server.ConnState = conns.ConnContext, conns.ConnState
 	return &plainHTTP{log: log, server: server, conns: conns, listeners: map[string]net.Listener{}, failed: failed}
 }
 

@@ -15,6 +15,9 @@ import (
 	"wssgate/xmpp"
 )
 
+// maxBOSHRequests bounds what BOSH takes, which costs much more than tunnels: 1 GiB.
+const maxBOSHRequests = 16 << 10
+
 // webOptions says what is answered to requests that are no WebSocket upgrades, but
 // for HasCertificate. Port is where clients reach the TLS listener.
 func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.Options, error) {
@@ -51,8 +54,10 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 		Port:     port,
 		MaxBody:  int64(cfg.Limits.Message),
 		IdleBOSH: proxy.DescriptorReserve().BOSH,
-		Page:     g.page,
-		Log:      g.log,
+		// A client has two connections, and a request on one of them.
+		BOSHRequests: min(max(proxy.ConnectionLimit(cfg.Limits.Connections)/2, 1), maxBOSHRequests),
+		Page:         g.page,
+		Log:          g.log,
 	}
 	if cfg.Limits.LoginFailures != (Rate{}) {
 		o.Logins = boshLogins{g}

@@ -119,6 +119,7 @@ func New(o Options) *Server {
 	s.http = &http.Server{
 		Handler:           s.handler,
 		ConnContext:       s.conns.ConnContext,
+		ConnState:         s.conns.ConnState,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,

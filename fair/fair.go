@@ -6,9 +6,12 @@
 package fair
 
 import (
+	"container/heap"
 	"container/list"
+	"math"
 	"net"
 	"net/netip"
+	"time"
 )
 
 // Owner is who an address is counted as: an IPv4 address, or the /64 of an IPv6
@@ -35,26 +38,31 @@ func OwnerOf(hostport string) netip.Addr {
 
 func ownerOfConn(conn net.Conn) netip.Addr { return OwnerOf(conn.RemoteAddr().String()) }
 
-// A Set holds values by their owners. Each method takes constant time, however
-// many there are. The zero value is empty; the caller sees to it that one
-// goroutine at a time uses it.
+// A Set holds values by their owners. Its methods take a time that grows with the
+// logarithm of how many owners there are. The zero value is empty; the caller sees to
+// it that one goroutine at a time uses it.
 type Set[V any] struct {
 	owners map[netip.Addr]*owner
-	levels []*list.List // levels[n-1]: the owners of n values, who has been there longest first
-	n      int
+	order  order
+	all    list.List // of *Entry, the oldest first
+	added  uint64    // values, ever
 }
 
 type owner struct {
 	addr   netip.Addr
-	values list.List     // of *Entry, the oldest first
-	at     *list.Element // in its level
+	values list.List // of *Entry, the oldest first
+	oldest uint64    // its Entry's age
+	index  int       // in the order
 }
 
 // An Entry is one value's place in a Set.
 type Entry[V any] struct {
 	Value V
 	owner *owner
+	age   uint64 // the set had so many before it
+	since time.Time
 	at    *list.Element // nil: it is not in the set any more
+	inAll *list.Element
 }
 
 // Add puts a value in.
@@ -64,14 +72,15 @@ func (s *Set[V]) Add(addr netip.Addr, v V) *Entry[V] {
 		if s.owners == nil {
 			s.owners = map[netip.Addr]*owner{}
 		}
-		o = &owner{addr: addr}
+		o = &owner{addr: addr, oldest: s.added}
 		s.owners[addr] = o
+		heap.Push(&s.order, o)
 	}
-	e := &Entry[V]{Value: v, owner: o}
-	s.leaveLevel(o)
+	e := &Entry[V]{Value: v, owner: o, age: s.added, since: time.Now()}
 	e.at = o.values.PushBack(e)
-	s.enterLevel(o)
-	s.n++
+	heap.Fix(&s.order, o.index)
+	e.inAll = s.all.PushBack(e)
+	s.added++
 	return e
 }
 
@@ -81,16 +90,21 @@ func (s *Set[V]) Remove(e *Entry[V]) bool {
 		return false
 	}
 	o := e.owner
-	s.leaveLevel(o)
 	o.values.Remove(e.at)
-	e.at = nil
-	s.enterLevel(o)
-	s.n--
+	s.all.Remove(e.inAll)
+	e.at, e.inAll = nil, nil
+	if first := o.values.Front(); first != nil {
+		o.oldest = first.Value.(*Entry[V]).age
+		heap.Fix(&s.order, o.index)
+	} else {
+		heap.Remove(&s.order, o.index)
+		delete(s.owners, o.addr)
+	}
 	return true
 }
 
 // Len is how many values there are.
-func (s *Set[V]) Len() int { return s.n }
+func (s *Set[V]) Len() int { return s.all.Len() }
 
 // Of is how many an owner has.
 func (s *Set[V]) Of(addr netip.Addr) int {
@@ -101,44 +115,76 @@ func (s *Set[V]) Of(addr netip.Addr) int {
 }
 
 // Most is how many the owner has that has most.
-func (s *Set[V]) Most() int { return len(s.levels) }
+func (s *Set[V]) Most() int {
+	if len(s.order) == 0 {
+		return 0
+	}
+	return s.order[0].values.Len()
+}
 
-// Worst returns the oldest value of the owner that has most, nil where there is
-// none.
+// Worst returns the oldest value of the owner that has most, nil where there is none.
+// Among several owners with as many it is the oldest value of all theirs.
 func (s *Set[V]) Worst() *Entry[V] {
-	if len(s.levels) == 0 {
+	if len(s.order) == 0 {
 		return nil
 	}
-	return s.levels[len(s.levels)-1].Front().Value.(*owner).values.Front().Value.(*Entry[V])
+	return s.order[0].values.Front().Value.(*Entry[V])
 }
 
-// Oldest returns the oldest value of an owner, nil where it has none.
-func (s *Set[V]) Oldest(addr netip.Addr) *Entry[V] {
-	o := s.owners[addr]
-	if o == nil {
-		return nil
-	}
-	return o.values.Front().Value.(*Entry[V])
-}
+// Never is the patience of who waits for something that takes its time.
+const Never = time.Duration(math.MaxInt64)
 
-func (s *Set[V]) leaveLevel(o *owner) {
-	if n := o.values.Len(); n > 0 {
-		s.levels[n-1].Remove(o.at)
-	}
-}
-
-func (s *Set[V]) enterLevel(o *owner) {
-	n := o.values.Len()
+// GivesWay returns the value that makes place for one more of an owner; nil: nobody has
+// to. It is Worst, where its owner has more than this one would then have, and more than
+// a crowd; or once it has been in the set for patience. Where nobody has more than a
+// crowd, it may also be the oldest of all, after its patience.
+//
+// So who takes many places competes with himself, and where nobody does, nobody loses
+// his place before he could have used it.
+func (s *Set[V]) GivesWay(addr netip.Addr, crowd int, patience time.Duration) *Entry[V] {
+	e := s.Worst()
 	switch {
-	case n == 0:
-		delete(s.owners, o.addr)
-	case n > len(s.levels):
-		s.levels = append(s.levels, list.New())
-		fallthrough
-	default:
-		o.at = s.levels[n-1].PushBack(o)
+	case e == nil:
+		return nil
+	case s.Most() > max(s.Of(addr)+1, crowd) || time.Since(e.since) >= patience:
+		return e
 	}
-	for len(s.levels) > 0 && s.levels[len(s.levels)-1].Len() == 0 {
-		s.levels = s.levels[:len(s.levels)-1]
+	if oldest := s.oldest(); s.Most() <= crowd && time.Since(oldest.since) >= patience {
+		return oldest
 	}
+	return nil
+}
+
+// oldest is the oldest value of all, where there is one.
+func (s *Set[V]) oldest() *Entry[V] { return s.all.Front().Value.(*Entry[V]) }
+
+// order is a heap, the owner of Worst first.
+type order []*owner
+
+func (o order) Len() int { return len(o) }
+
+func (o order) Less(i, j int) bool {
+	a, b := o[i], o[j]
+	if n, m := a.values.Len(), b.values.Len(); n != m {
+		return n > m
+	}
+	return a.oldest < b.oldest
+}
+
+func (o order) Swap(i, j int) {
+	o[i], o[j] = o[j], o[i]
+	o[i].index, o[j].index = i, j
+}
+
+func (o *order) Push(x any) {
+	x.(*owner).index = len(*o)
+	*o = append(*o, x.(*owner))
+}
+
+func (o *order) Pop() any {
+	last := len(*o) - 1
+	x := (*o)[last]
+	(*o)[last] = nil
+	*o = (*o)[:last]
+	return x
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,21 +49,25 @@ func TestSet(t *testing.T) {
 		} else {
 			all = append(all, s.Add(addr(), i))
 		}
-		count, oldest := map[netip.Addr]int{}, map[netip.Addr]*Entry[int]{}
+		count := map[netip.Addr]int{}
 		most := 0
 		for _, e := range all {
 			count[e.owner.addr]++
 			most = max(most, count[e.owner.addr])
-			if oldest[e.owner.addr] == nil {
-				oldest[e.owner.addr] = e
-			}
 		}
 		a, worst := addr(), s.Worst()
-		if s.Len() != len(all) || s.Most() != most || s.Of(a) != count[a] || s.Oldest(a) != oldest[a] {
+		var first *Entry[int]
+		for _, e := range all {
+			if count[e.owner.addr] == most {
+				first = e
+				break
+			}
+		}
+		if s.Len() != len(all) || s.Most() != most || s.Of(a) != count[a] {
 			t.Fatalf("after %d: %d of %d, most %d; want %d of %d, most %d", i, s.Of(a), s.Len(), s.Most(), count[a], len(all), most)
 		}
-		if worst == nil != (len(all) == 0) || worst != nil && (count[worst.owner.addr] != most || oldest[worst.owner.addr] != worst) {
-			t.Fatalf("after %d: the worst is %+v, of one with %d; most is %d", i, worst, count[worst.owner.addr], most)
+		if worst != first {
+			t.Fatalf("after %d: the worst is %+v; want %+v, of one with %d", i, worst, first, most)
 		}
 	}
 }
@@ -71,6 +76,7 @@ func TestSet(t *testing.T) {
 type pipes struct {
 	conns  chan net.Conn
 	closed chan struct{}
+	once   sync.Once
 }
 
 func (p *pipes) Accept() (net.Conn, error) {
@@ -81,7 +87,7 @@ func (p *pipes) Accept() (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 }
-func (p *pipes) Close() error   { close(p.closed); return nil }
+func (p *pipes) Close() error   { p.once.Do(func() { close(p.closed) }); return nil }
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
 type from struct {
@@ -91,16 +97,18 @@ type from struct {
 
 func (f from) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(f.addr)) }
 
-// A rig is an http.Server on pipes, with three places.
+// A rig is an http.Server on pipes, with three places, and one outside.
 type rig struct {
-	t     *testing.T
-	pipes *pipes
-	conns *Conns
+	t      *testing.T
+	pipes  *pipes
+	conns  *Conns
+	server *http.Server
 }
 
 func newRig(t *testing.T, handler http.HandlerFunc) *rig {
-	r := &rig{t, &pipes{make(chan net.Conn), make(chan struct{})}, &Conns{Max: 3}}
-	server := &http.Server{Handler: r.conns.Handler(handler), ConnContext: r.conns.ConnContext}
+	r := &rig{t: t, pipes: &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}, conns: &Conns{Max: 4}}
+	server := &http.Server{Handler: r.conns.Handler(handler), ConnContext: r.conns.ConnContext, ConnState: r.conns.ConnState}
+	r.server = server
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -126,6 +134,9 @@ func get(c net.Conn, path string) error {
 		return err
 	}
 	_, err := io.ReadFull(c, make([]byte, len("HTTP/1.1 200")))
+	if err == nil {
+		io.Copy(io.Discard, c)
+	}
 	return err
 }
 
@@ -138,8 +149,9 @@ func isOpen(c net.Conn) bool {
 	return err != io.EOF
 }
 
-// However many connections say nothing, or half of a request, a newcomer who asks is
-// served; the first to go are the oldest of the address that has most.
+// However many connections of one address say nothing, or half of a request, a newcomer
+// who asks is served at once. Of theirs those that came first go on, until one of
+// another address comes.
 func TestConnsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {})
@@ -147,24 +159,110 @@ func TestConnsSilent(t *testing.T) {
 		var silent []net.Conn
 		for i := range 600 {
 			c := r.dial(fmt.Sprintf("[2001:db8::%x]:1", i+1))
-			io.WriteString(c, "GET / HT")
+			if i < 3 {
+				go io.WriteString(c, "GET / HT")
+			}
 			silent = append(silent, c)
 		}
-		honest := r.dial("192.0.2.1:1")
-		if err := get(honest, "/"); err != nil {
+		open := func() (list []int) {
+			for i, c := range silent {
+				if isOpen(c) {
+					list = append(list, i)
+				}
+			}
+			return list
+		}
+		if got := open(); !slices.Equal(got, []int{0, 1, 2}) {
+			t.Errorf("%d are open; want the first, two inside and one outside", got)
+		}
+		start := time.Now()
+		if err := get(r.dial("192.0.2.1:1"), "/"); err != nil {
 			t.Errorf("a newcomer: %v", err)
 		}
 		if err := get(alone, "/"); err != nil {
 			t.Errorf("the one that came first, alone of its address: %v", err)
 		}
-		open := 0
-		for _, c := range silent {
-			if isOpen(c) {
-				open++
-			}
+		if took := time.Since(start); took != 0 {
+			t.Errorf("they waited %v", took)
 		}
-		if open != 1 || !isOpen(silent[599]) {
-			t.Errorf("%d silent ones are open; want the newest", open)
+		if got := open(); !slices.Equal(got, []int{1, 2}) {
+			t.Errorf("%d are open; want the second, and the third in the place of who was served", got)
+		}
+	})
+}
+
+// Where strangers have an address each and come again when they are thrown out, each has
+// its patience, and whoever needs some time for his request is served in his turn.
+func TestConnsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {})
+		ctx, stop := context.WithCancel(t.Context())
+		var strangers sync.WaitGroup
+		for i := range 20 {
+			strangers.Go(func() {
+				for ctx.Err() == nil {
+					client, server := net.Pipe()
+					end := context.AfterFunc(ctx, func() { client.Close() })
+					select {
+					case r.pipes.conns <- from{server, fmt.Sprintf("198.51.100.%d:1", i+1)}:
+						client.Read(make([]byte, 1))
+					case <-ctx.Done():
+					}
+					end()
+					client.Close()
+				}
+			})
+		}
+		synctest.Wait()
+		for range 5 {
+			start := time.Now()
+			client, server := net.Pipe()
+			r.pipes.conns <- from{server, "192.0.2.1:1"}
+			time.Sleep(hurry - time.Millisecond)
+			if err := get(client, "/"); err != nil {
+				t.Errorf("a slow client: %v", err)
+			}
+			if took := time.Since(start); took > 10*patience {
+				t.Errorf("it took %v", took)
+			}
+			client.Close()
+		}
+		stop()
+		strangers.Wait()
+	})
+}
+
+// A newcomer for whom nobody has to make place is kept until somebody does.
+func TestConnsOutside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {})
+		for i := range 3 {
+			r.dial(fmt.Sprintf("198.51.100.%d:1", i+1))
+		}
+		start := time.Now()
+		first := r.dial("192.0.2.1:1")
+		if !isOpen(first) {
+			t.Fatal("it is closed instead of kept outside")
+		}
+		if err := get(first, "/"); err != nil || time.Since(start) != patience {
+			t.Errorf("%v after %v; want an answer after %v", err, time.Since(start), patience)
+		}
+	})
+}
+
+// Closing a listener closes who is outside of it, and who waits for that.
+func TestConnsCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {})
+		var conns []net.Conn
+		for i := range 5 {
+			conns = append(conns, r.dial(fmt.Sprintf("198.51.100.%d:1", i+1)))
+		}
+		r.server.Close()
+		for i, c := range conns {
+			if isOpen(c) {
+				t.Errorf("connection %d is open", i)
+			}
 		}
 	})
 }
@@ -216,6 +314,40 @@ func TestConnsBusy(t *testing.T) {
 				t.Errorf("a busy connection: %v", err)
 			}
 		}
+	})
+}
+
+// A few connections of one address keep their places for as long as those of others
+// that have one each, and keep nobody from being served meanwhile.
+func TestGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) }
+		var s Set[string]
+		want := func(who int, want string) {
+			t.Helper()
+			got := "nobody"
+			if e := s.GivesWay(addr(who), 3, time.Second); e != nil {
+				got = e.Value
+			}
+			if got != want {
+				t.Errorf("for address %d, %s gives way; want %s", who, got, want)
+			}
+		}
+		want(1, "nobody")
+		s.Add(addr(1), "a stranger")
+		time.Sleep(time.Second / 2)
+		for range 3 {
+			s.Add(addr(2), "one of a few")
+		}
+		want(3, "nobody")
+		time.Sleep(time.Second / 2)
+		want(3, "a stranger")
+		want(2, "a stranger")
+		s.Add(addr(2), "one of many")
+		want(3, "one of a few")
+		want(2, "nobody") // of its own, so soon
+		time.Sleep(time.Second / 2)
+		want(2, "one of a few")
 	})
 }
 

@@ -516,3 +516,74 @@ func TestSlowReaderIsAlive(t *testing.T) {
 		t.Errorf("done %t, %v; want a client that reads nothing more to be gone", d.done, d.why)
 	}
 }
+
+// A client whose frames come in more records than they need pays for the records, but
+// only for those with little in them. One that writes a header and its payload apart is
+// far from its quota, and so is one that sends much.
+func TestShareCost(t *testing.T) {
+	for _, test := range []struct {
+		what  string
+		sent  share
+		cost  int64
+		small bool
+	}{
+		{"frames, a thousand to a record", share{frames: 1000, bytes: 6000, data: 1}, 1000, false},
+		{"a stanza in one record", share{frames: 1, bytes: 150, data: 1}, 1, false},
+		{"a stanza in two records", share{frames: 1, bytes: 150, data: 2}, 2, false},
+		{"the payload of an earlier header", share{bytes: 150, data: 1}, 1, false},
+		{"an upload in full records", share{frames: 1, bytes: 64 << 10, data: 4}, 1, false},
+		{"an upload in records of 512 bytes", share{bytes: 64 << 10, data: 128}, 0, false},
+		{"a turn of single bytes", share{frames: 14, bytes: 2800, data: 2800}, 2790, true},
+		{"the same in a smaller piece", share{frames: 0, bytes: 89, data: 89}, 89, true},
+		{"KeyUpdates", share{idle: 3}, 3 * idleRecordCost, true},
+		{"half a record", share{idle: -1}, 0, false},
+	} {
+		if cost, small := test.sent.cost(), test.sent.small(); cost != test.cost || small != test.small {
+			t.Errorf("%s: %d, %t; want %d, %t", test.what, cost, small, test.cost, test.small)
+		}
+	}
+}
+
+// A client that is reset while its upstream takes nothing ends at once, whatever waits
+// for either; one that only ended is still heard.
+func TestResetBesideStuckUpstream(t *testing.T) {
+	stuck := func() *desk {
+		d := newDesk(t, func(tn *tunnel) { tn.stage = stageOver })
+		d.client.room, d.upstream.room = 0, 0
+		d.upstream.give(appendFrame(nil, opText, []byte("to a client that does not read"), nil))
+		d.turns()
+		return d
+	}
+	frame := appendFrame(nil, opText, []byte("to an upstream that does not read"), &testKey)
+
+	for _, is := range []readiness{failed, failed | roomReady, failed | inputReady | roomReady} {
+		d := stuck()
+		d.client.give(frame)
+		d.turns()
+		if d.client.want&forInput != 0 || d.client.want&forFailure == 0 {
+			t.Fatalf("the client is waited for with %b", d.client.want)
+		}
+		d.client.broken = errFailed // for writes as well
+		d.event(d.w, &d.tunnel.client, is)
+		if !d.done || !d.client.closed || !d.upstream.closed || d.why != reasonClientGone {
+			t.Errorf("after a reset (%b): done %t, closed %t and %t, %v", is, d.done, d.client.closed, d.upstream.closed, d.why)
+		}
+	}
+
+	d := stuck()
+	d.client.give(frame)
+	d.client.fin = true
+	d.event(d.w, &d.tunnel.client, inputReady)
+	d.upstream.room = -1
+	d.turns()
+	if !d.done || len(d.upstream.out) != len(frame) {
+		t.Errorf("%d bytes of what came before the end were delivered; want %d", len(d.upstream.out), len(frame))
+	}
+
+	d = stuck() // an upstream that is reset, behind a client that takes nothing
+	d.upstream.broken = errFailed
+	d.event(d.w, &d.tunnel.upstream, failed)
+	if !d.upstream.closed {
+		t.Error("the upstream's descriptor is kept after its reset")
+	}
+}

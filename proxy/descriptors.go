@@ -31,3 +31,12 @@ func descriptorLimit() int {
 	files := openFiles()
 	return max((files-reserve(files))/2, 1)
 }
+
+// ConnectionLimit is how many connections to the wss listeners there may be: as many as
+// is wanted, if the descriptors allow that; 0: as many as they allow.
+func ConnectionLimit(wanted int) int {
+	if allowed := descriptorLimit(); wanted <= 0 || wanted > allowed {
+		return allowed
+	}
+	return wanted
+}

@@ -30,6 +30,8 @@ type earlyConn struct {
 	whole     []byte          // of got: what crypto/tls has not read yet
 	last      bool            // nothing may follow whole: it is no ClientHello
 	heard     bool            // the client has said something
+	records   int             // of the request under way
+	bytes     int             // in them
 	computing bool            // crypto/tls does the handshake
 	paused    bool            // the slot was given back
 	nameless  bool            // there is no certificate for the server name
@@ -47,9 +49,18 @@ const (
 
 	// freeBytes is how much the price of a phase has room for.
 	freeBytes = 4 << 10
+
+	// maxRecords is how many TLS records a request may come in, beside one for each
+	// recordShare bytes. A client that writes each piece of each header field apart
+	// needs a hundred; one that sends byte by byte, or KeyUpdates, would have us
+	// compute for little of its own.
+	maxRecords = 512
 )
 
-var errLongHello = errors.New("ClientHello over 16 KiB")
+var (
+	errLongHello   = errors.New("ClientHello over 16 KiB")
+	errManyRecords = errors.New("request in too many TLS records")
+)
 
 // collectHello reads the client's first records until its ClientHello is whole.
 // What can't be one is left to crypto/tls, which knows the alert for it.
@@ -111,10 +122,15 @@ func (e *earlyConn) Read(b []byte) (int, error) {
 }
 
 func (e *earlyConn) collectRecord() error {
+	if err := e.afterTLS(); err != nil {
+		return err
+	}
 	if err := e.collect(recordHeader); err != nil {
 		return err
 	}
-	if n := int(binary.BigEndian.Uint16(e.got[3:])); n <= maxRecord { // else crypto/tls refuses the header
+	n := int(binary.BigEndian.Uint16(e.got[3:]))
+	e.bytes += n
+	if n <= maxRecord { // else crypto/tls refuses the header
 		if err := e.collect(recordHeader + n); err != nil {
 			return err
 		}
@@ -126,6 +142,22 @@ func (e *earlyConn) collectRecord() error {
 		e.paused = false
 	}
 	e.whole = e.got
+	return nil
+}
+
+// afterTLS looks, between two records, at what a client makes of TLS after the
+// handshake.
+func (e *earlyConn) afterTLS() error {
+	if e.computing || e.client.tls == nil {
+		return nil
+	}
+	e.records++
+	switch {
+	case unfinished(e.client.tls) > maxUnfinished:
+		return errHandshakeMessage
+	case e.records > maxRecords+e.bytes/recordShare:
+		return errManyRecords
+	}
 	return nil
 }
 

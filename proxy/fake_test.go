@@ -12,6 +12,7 @@ import (
 type fakeSocket struct {
 	in     [][]byte // what each read gives
 	fin    bool     // behind in
+	broken error    // what writes, and reads behind in, give
 	room   int      // bytes that writes take; negative: all
 	out    []byte
 	writes int
@@ -29,6 +30,8 @@ func (s *fakeSocket) read(b []byte) (int, error) {
 			s.in = s.in[1:]
 		}
 		return n, nil
+	case s.broken != nil:
+		return 0, s.broken
 	case s.fin:
 		return 0, io.EOF
 	}
@@ -36,6 +39,9 @@ func (s *fakeSocket) read(b []byte) (int, error) {
 }
 
 func (s *fakeSocket) write(b []byte) (int, error) {
+	if s.broken != nil {
+		return 0, s.broken
+	}
 	n := len(b)
 	if s.room >= 0 {
 		n = min(n, s.room)

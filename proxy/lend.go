@@ -67,14 +67,24 @@ func dropHand(c *tls.Conn) {
 	}
 }
 
+// unfinished is how many bytes c keeps of a handshake message that is not whole yet; 0
+// where that is not known. Like dropHand, it is for calls from under c, and for those of
+// who alone uses c.
+func unfinished(c *tls.Conn) int {
+	if !layout.ok {
+		return 0
+	}
+	_, hand := layout.buffers(c)
+	return hand.Len()
+}
+
 // giveBack ends what lend began: c keeps a copy of the part of a record that
 // it holds, mostly nothing, and no reference to the lent buffer that it would
 // read through again. It must not hold plaintext that was not read; reading
-// until errAgain sees to that. It returns how many bytes c keeps of a handshake
-// message that is not whole yet; 0 where that is not known.
-func giveBack(c *tls.Conn) (unfinished int) {
+// until errAgain sees to that.
+func giveBack(c *tls.Conn) {
 	if !layout.ok {
-		return 0
+		return
 	}
 	raw, hand := layout.buffers(c)
 	if raw.Len() == 0 {
@@ -85,5 +95,4 @@ func giveBack(c *tls.Conn) (unfinished int) {
 	if hand.Len() == 0 {
 		*hand = bytes.Buffer{}
 	}
-	return hand.Len()
 }

@@ -28,6 +28,7 @@ var blankLine = []byte("\r\n\r\n")
 func (c *clientConn) request(read []byte) bool {
 	door := c.server.door
 	c.early.SetDeadline(time.Now().Add(c.config.RequestTimeout))
+	c.early.records, c.early.bytes = 0, 0
 	if door.move(&c.visit, phaseRequest) != nil {
 		return false
 	}

@@ -196,12 +196,10 @@ func New(o Options) (*Server, error) {
 // and the sampling of the log.
 func (s *Server) Configure(c Configuration) {
 	set := c.Settings
-	connections := descriptorLimit()
+	connections := ConnectionLimit(set.Connections)
 	if set.Connections > connections {
 		s.log.Warn("limits.connections is more than the file descriptors allow", "connections", set.Connections, "allowed", connections,
 			"hint", "raise the limit of open files: ulimit -n, LimitNOFILE=")
-	} else if set.Connections > 0 {
-		connections = set.Connections
 	}
 	if c.Pages == nil {
 		c.Pages = http.NotFoundHandler()

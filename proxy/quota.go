@@ -15,14 +15,25 @@ const (
 	// takes two derivations of keys here, and next to nothing there.
 	idleRecordCost = 16
 
-	// idleBudget is how much is read at once of a client that sent such records: 75 of
-	// them, which hold others up for less than a millisecond.
-	idleBudget = 2 << 10 // bytes
+	// recordShare is how much data pays for a TLS record that it comes in. A record
+	// takes a microsecond or two here, however little is in it.
+	recordShare = 256 // bytes
+
+	// smallRecords is from how many records with little in them on, in one turn, a
+	// client is read in smaller pieces.
+	smallRecords = 16
+
+	// smallBudget is how much is read at once of a client that sent such records, or
+	// some without data: 75 of those, which hold others up for less than a millisecond.
+	smallBudget = 2 << 10 // bytes
 )
 
 // A quota is a token bucket for what one client sends (limits.frames_per_second).
 // All frames count, for the cheapest ones to send are the ones that carry nothing:
-// empty fragments, Pings, and records without data.
+// empty fragments, Pings, and records without data. Where a client has its data in more
+// records than frames, those that recordShare does not pay for count instead: a frame
+// that comes byte by byte counts as often, and one whose header has a record of its own,
+// as some libraries write it, as two.
 //
 // A client that has used up its quota is not read until it has earned what it
 // took. The time of that is also how others slow a client down.
@@ -31,18 +42,36 @@ type quota struct {
 	at    time.Duration // as of then
 	over  time.Duration // since when it is above its quota; 0: it is not
 	until time.Duration // the client is not read before
-	idle  bool          // records without data came last
+	small bool          // many records with little or no data came last
+}
+
+// A share is what a client sent in one turn.
+type share struct {
+	frames int64
+	bytes  int64 // without TLS
+	data   int64 // TLS records with data
+	idle   int64 // TLS records without
+}
+
+// cost is what a share takes of a quota, in frames.
+func (s share) cost() int64 {
+	return max(s.frames, s.data-s.bytes/recordShare) + idleRecordCost*max(s.idle, 0)
+}
+
+// small reports whether reading so much as this at once would take long.
+func (s share) small() bool {
+	return s.idle > 0 || s.data-s.bytes/recordShare > 2*s.frames+smallRecords
 }
 
 // charge takes what a client sent in one turn off its quota.
-func (t *tunnel) charge(w *turn, frames int64, idleRecords int) {
+func (t *tunnel) charge(w *turn, sent share) {
 	q := &t.quota
-	q.idle = idleRecords > 0
+	q.small = sent.small()
 	rate := float64(t.settings.frames)
 	if rate == 0 {
 		return
 	}
-	q.spent = max(q.spent-rate*(w.now-q.at).Seconds(), 0) + float64(frames) + float64(idleRecordCost*max(idleRecords, 0))
+	q.spent = max(q.spent-rate*(w.now-q.at).Seconds(), 0) + float64(sent.cost())
 	q.at = w.now
 	excess := q.spent - quotaBurst*rate
 	switch {

@@ -93,6 +93,7 @@ type tunnel struct {
 	cut         bool          // the client can't get one: half a frame went before
 	done        bool          // nothing is left to do
 	dead        bool          // the client takes nothing any more, not even its end
+	aborted     bool          // the client was reset while the upstream was behind
 	answering   bool          // the upstream's message under way is held back
 	pendWhole   bool          // pend begins with a frame
 	pendBetween bool          // and with a message
@@ -289,14 +290,14 @@ func (t *tunnel) read(w *turn, l *leg) {
 		return
 	}
 	w.budget, l.sock.drained, l.unread = turnBudget, false, false
-	if l == &t.client && t.quota.idle {
-		w.budget = idleBudget
+	if l == &t.client && t.quota.small {
+		w.budget = smallBudget
 	}
 	l.sock.records.number = 0
-	frames, reads := l.scan.frames, 0
+	frames, sent := l.scan.frames, share{}
 	if l.tls != nil {
 		lend(l.tls, w.raw)
-		defer func() { t.afterTLS(w, l, giveBack(l.tls)) }()
+		defer t.afterTLS(w, l)
 	}
 	for err := error(nil); err == nil; {
 		n := copy(w.plain, l.held)
@@ -308,11 +309,12 @@ func (t *tunnel) read(w *turn, l *leg) {
 			} else {
 				m, err = l.sock.Read(w.plain[n:])
 			}
-			if n += m; m > 0 {
-				reads++
+			if n += m; m > 0 && l.tls != nil {
+				sent.data++ // a Read gives what one record has
 			}
 		}
 		if n > from {
+			sent.bytes += int64(n - from)
 			t.count(w, l, n-from)
 			t.take(w, l, w.plain[:n])
 			if l.sock.state == sockClosed { // dropped for what it sent
@@ -327,13 +329,15 @@ func (t *tunnel) read(w *turn, l *leg) {
 		}
 	}
 	if l == &t.client {
-		t.charge(w, l.scan.frames-frames, l.sock.records.number-reads)
+		sent.frames, sent.idle = l.scan.frames-frames, int64(l.sock.records.number)-sent.data
+		t.charge(w, sent)
 	}
 }
 
-// afterTLS looks at what crypto/tls kept of a client's bytes.
-func (t *tunnel) afterTLS(w *turn, l *leg, unfinished int) {
-	if l == &t.client && unfinished > maxUnfinished {
+// afterTLS ends a turn's reading, and looks at what crypto/tls kept of a client's bytes.
+func (t *tunnel) afterTLS(w *turn, l *leg) {
+	giveBack(l.tls)
+	if l == &t.client && unfinished(l.tls) > maxUnfinished {
 		t.breach(w, l, errHandshakeMessage)
 	}
 }
@@ -680,6 +684,9 @@ func (t *tunnel) notice(w *turn) (news bool) {
 		if state == l.known || state == sockClosed {
 			continue
 		}
+		if l == &t.client && l.known == sockOpen && state == sockFailed {
+			t.aborted = t.stalled != 0
+		}
 		l.known, l.held, news = state, nil, true
 		if l.err == nil {
 			l.err = l.sock.err
@@ -793,8 +800,13 @@ func (t *tunnel) settle(w *turn) {
 	t.due = t.nextDue(w.now)
 }
 
-// finished reports whether a closing tunnel has nothing left to wait for.
+// finished reports whether a closing tunnel has nothing left to wait for. What a client
+// sent before it ended is still delivered; but of one that was reset while it was not
+// read, because its upstream was behind, the rest is lost anyhow.
 func (t *tunnel) finished() bool {
+	if t.aborted {
+		return true
+	}
 	delivered := !t.upstream.open() || t.upstream.sock.out.size == 0
 	if !t.client.open() {
 		return delivered

@@ -20,7 +20,7 @@ const (
 	// for 60 s, and servers grant no more than 2 minutes by default.
 	boshWait = 5 * time.Minute
 
-	boshBody      = 30 * time.Second // for a request's body
+	boshBody      = 30 * time.Second // for a request's body, where nobody wants its place
 	boshMaxHeader = 64 << 10         // bytes of an answer's header
 
 	boshDial  = 5 * time.Second
@@ -34,7 +34,7 @@ const (
 // bosh passes requests for one path to an XMPP server that does BOSH
 // (XEP-0124), as they are: who may ask from where (CORS) is its business.
 //
-// A request has a place among those of its vhost (boshplaces.go). Its body is read
+// A request has a place among those of its Site (boshplaces.go). Its body is read
 // whole and held against the vhost's rules (boshrules.go) before the server, or a
 // descriptor for it, is bothered.
 type bosh struct {
@@ -42,7 +42,7 @@ type bosh struct {
 	url          string // scheme and host, for the log
 	allowsDomain func(domain string) error
 	proxy        *httputil.ReverseProxy
-	places       boshPlaces
+	places       *boshPlaces
 
 	refused, tooMany, noAnswer sampling.Line
 }
@@ -70,9 +70,9 @@ func newTransport(config *tls.Config, idle int) *http.Transport {
 	}
 }
 
-func newBOSH(o Vhost, transport *http.Transport, log *slog.Logger) *bosh {
+func newBOSH(o Vhost, places *boshPlaces, transport *http.Transport, log *slog.Logger) *bosh {
 	target := o.BOSH
-	b := &bosh{path: target.Path, url: target.Scheme + "://" + target.Host, allowsDomain: o.AllowsDomain}
+	b := &bosh{places: places, path: target.Path, url: target.Scheme + "://" + target.Host, allowsDomain: o.AllowsDomain}
 	b.proxy = &httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.Out.URL.Scheme, pr.Out.URL.Host = target.Scheme, target.Host
@@ -224,7 +224,7 @@ func (e *bodyError) Error() string { return e.err.Error() }
 func (e *bodyError) Unwrap() error { return e.err }
 
 // A placedBody is a body that was read already. It gives up what it takes of the
-// vhost's share once the server has it.
+// Site's share once the server has it.
 type placedBody struct {
 	*bytes.Reader
 	place *boshPlace

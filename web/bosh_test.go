@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 )
 
@@ -233,7 +234,7 @@ func TestBOSHOrigin(t *testing.T) {
 // come back.
 func TestBOSHPlaces(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {})
-	places := &g.site.byName("example.com").bosh.places
+	places := g.site.places
 	var gone []int
 	var taken []*boshPlace
 	for i := range boshRequests {
@@ -241,6 +242,7 @@ func TestBOSHPlaces(t *testing.T) {
 		if p == nil {
 			t.Fatalf("no place for request %d of %d", i, boshRequests)
 		}
+		p.whole()
 		taken = append(taken, p)
 	}
 	if p := places.take("192.0.2.1:2", nil); p != nil || len(gone) > 0 {
@@ -259,12 +261,52 @@ func TestBOSHPlaces(t *testing.T) {
 	}
 	// One of each address, and nobody is to blame.
 	for i := range boshRequests {
-		places.take(fmt.Sprintf("[2001:db8:%x::1]:1", i), func() { t.Errorf("a request alone of its address was given up") })
+		places.take(fmt.Sprintf("[2001:db8:%x::1]:1", i), func() { t.Errorf("a request alone of its address was given up") }).whole()
 	}
 	resp, _ := g.do("POST", boshPath, nil)
 	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("%s, Retry-After %q; want 503 with one", resp.Status, resp.Header.Get("Retry-After"))
 	}
+}
+
+// A body that trickles makes place for others once it has had its time, in whatever it
+// takes a place of, but not before; where nobody wants it, it keeps it.
+func TestBOSHTrickles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &boshPlaces{most: 16}
+		lost := 0
+		address := func(i int) string { return fmt.Sprintf("192.0.2.%d:1", i) }
+		var all []*boshPlace
+		for i := range p.most {
+			all = append(all, p.take(address(i), func() { lost++ }))
+		}
+		if more := p.take(address(100), nil); more != nil || lost > 0 {
+			t.Errorf("a newcomer got a place at once, from %d whose body might come", lost)
+		}
+		all[0].whole()
+		time.Sleep(bodyPatience)
+		for i := range p.most - 1 {
+			if p.take(address(100+i), func() {}) == nil || lost != i+1 {
+				t.Fatalf("newcomer %d: %d bodies made place", i, lost)
+			}
+		}
+		if more := p.take(address(200), nil); more != nil {
+			t.Error("a request that waits for its server made place")
+		}
+
+		// Likewise the memory of bodies.
+		p, lost = &boshPlaces{most: 16}, 0
+		if !p.take(address(1), func() { lost++ }).grow(boshChunks/2*boshChunk) || !p.take(address(2), func() { lost++ }).grow(boshChunks/2*boshChunk) {
+			t.Fatal("no memory")
+		}
+		long := p.take(address(3), func() { t.Error("the newcomer was given up") })
+		time.Sleep(bodyPatience)
+		quick := p.take(address(4), func() { t.Error("the one that came at last was given up") })
+		if !quick.grow(boshChunks/2*boshChunk) || lost != 1 {
+			t.Errorf("%d long bodies that trickle made place; want 1", lost)
+		}
+		long.leave()
+	})
 }
 
 // A request whose place another address gets is answered 503, at the server's or
@@ -275,14 +317,16 @@ func TestBOSHGivenUp(t *testing.T) {
 		waits <- struct{}{}
 		<-r.Context().Done()
 	})
-	places := &g.site.byName("example.com").bosh.places
+	places := g.site.places
 	for _, body := range []io.Reader{nil, &halfBody{waits: waits}} {
 		taken := make(chan []*boshPlace)
 		go func() {
 			<-waits
 			var list []*boshPlace
 			for range boshRequests - 1 {
-				list = append(list, places.take("127.0.0.1:1", func() {}))
+				p := places.take("127.0.0.1:1", func() {})
+				p.whole()
+				list = append(list, p)
 			}
 			taken <- append(list, places.take("192.0.2.1:1", nil))
 		}()
@@ -326,7 +370,7 @@ func (b *halfBody) Read(p []byte) (int, error) {
 // Long bodies take of a share that has a bound, which is fair as well; a body that
 // the server has, or that is short, takes nothing.
 func TestBOSHBodyMemory(t *testing.T) {
-	var p boshPlaces
+	p := boshPlaces{most: 4}
 	lost := false
 	big := p.take("192.0.2.1:1", func() { lost = true })
 	if !big.grow(boshChunks * boshChunk) {

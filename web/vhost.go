@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"log/slog"
 	"net"
 	"net/http"
@@ -36,6 +37,7 @@ func New(o Options) *Site {
 	if s.options.IdleBOSH == 0 {
 		s.options.IdleBOSH = boshIdle
 	}
+	s.places = &boshPlaces{most: cmp.Or(o.BOSHRequests, boshRequests)}
 	s.transports = transports(append(o.Vhosts[:len(o.Vhosts):len(o.Vhosts)], o.Any), s.options.IdleBOSH)
 	if len(o.Vhosts) == 0 {
 		s.any = s.newVhost(o.Any)
@@ -55,7 +57,7 @@ func New(o Options) *Site {
 func (s *Site) newVhost(o Vhost) *vhost {
 	v := &vhost{Vhost: o}
 	if o.BOSH != nil {
-		v.bosh = newBOSH(o, s.transports[o.TLS], s.log)
+		v.bosh = newBOSH(o, s.places, s.transports[o.TLS], s.log)
 	}
 	return v
 }

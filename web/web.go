@@ -74,6 +74,10 @@ type Options struct {
 	// vhosts together. 0: 64.
 	IdleBOSH int
 
+	// BOSHRequests is how many requests of BOSH are under way at once, of all vhosts
+	// together. 0: 2048.
+	BOSHRequests int
+
 	// Page answers what nothing else does under TLS. Nil: a page that says what
 	// this is, and 404.
 	Page http.Handler
@@ -123,6 +127,7 @@ type Site struct {
 	any     *vhost              // where no vhost is configured
 	log     *slog.Logger
 
+	places     *boshPlaces                     // of all vhosts' BOSH
 	transports map[*tls.Config]*http.Transport // to BOSH, by Vhost.TLS
 }
 

@@ -56,15 +56,21 @@ func (w *Writer) Write(data []byte) (int, error) {
 	return len(data), w.record(applicationData, data)
 }
 
+// Handshake writes data in one record of handshake messages.
+func (w *Writer) Handshake(data []byte) error {
+	const handshake = 22
+	return w.record(handshake, data)
+}
+
 // KeyUpdate updates the client's key, and asks the server to do the same or not (RFC
 // 8446, section 4.6.3).
 func (w *Writer) KeyUpdate(request bool) error {
-	const handshake, keyUpdate = 22, 24
+	const keyUpdate = 24
 	message := []byte{keyUpdate, 0, 0, 1, 0}
 	if request {
 		message[4] = 1
 	}
-	if err := w.record(handshake, message); err != nil {
+	if err := w.Handshake(message); err != nil {
 		return err
 	}
 	var err error
