@@ -84,7 +84,8 @@ func total(d Durations) (n uint64) {
 // Each way in which a handshake can end is counted as that.
 func TestCountsOfHandshakes(t *testing.T) {
 	up := newUpstream(t, xmpptest.Config{})
-	g := newGate(t, up.URL(), func(o *Options) { o.Settings.HandshakeTimeout = 50 * time.Millisecond })
+	var conf Configuration
+	g := newGate(t, up.URL(), func(o *Options) { conf = o.Configuration })
 	dial := func(send []byte) {
 		conn, err := net.Dial("tcp", g.addr)
 		if err != nil {
@@ -129,6 +130,10 @@ func TestCountsOfHandshakes(t *testing.T) {
 	} {
 		before := g.Counts()
 		want := handshakesOf(before, test.result, test.version) + 1
+		if conf.Settings.HandshakeTimeout = time.Minute; test.result == "silent" || test.result == "timeout" {
+			conf.Settings.HandshakeTimeout = 50 * time.Millisecond
+		}
+		g.Configure(conf)
 		test.do()
 		after := g.eventually(test.result, func(c Counts) bool { return handshakesOf(c, test.result, test.version) == want })
 		for i, h := range after.Handshakes {
