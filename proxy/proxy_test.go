@@ -65,7 +65,7 @@ func newGateFor(t testing.TB, routing upstream.Options, edit ...func(*Options)) 
 		Routes:         table.Routes(),
 		Settings: Settings{
 			Handshakes: 16, Message: 1 << 20, ClientBacklog: 1 << 20,
-			HandshakeTimeout: 5 * time.Second, RequestTimeout: 5 * time.Second,
+			HandshakeTimeout: time.Minute, RequestTimeout: time.Minute,
 			Ping: 30 * time.Second, Pong: 20 * time.Second,
 		},
 	}}
