@@ -29,7 +29,7 @@ type earlyConn struct {
 	charged   int             // bytes of got that are paid for
 	whole     []byte          // of got: what crypto/tls has not read yet
 	last      bool            // nothing may follow whole: it is no ClientHello
-	heard     bool            // the client has said something
+	heard     bool            // the client has said something, behind a PROXY header where there is one
 	records   int             // of the request under way
 	bytes     int             // in them
 	computing bool            // crypto/tls does the handshake

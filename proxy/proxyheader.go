@@ -120,10 +120,14 @@ func (c *clientConn) proxied() error {
 		return err
 	case !client.IsValid(): // the balancer's own
 		c.unnamed = true
-		return c.server.rekey(c)
+	default:
+		c.client, c.local = client, local
 	}
-	c.client, c.local = client, local
-	return c.server.rekey(c)
+	if err := c.server.rekey(c); err != nil {
+		return err
+	}
+	c.early.heard = false // that was the balancer
+	return nil
 }
 
 var (

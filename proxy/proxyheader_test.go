@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -157,4 +158,39 @@ func frontWith(t *testing.T, addr, header string) string {
 		}
 	}()
 	return ln.Addr().String()
+}
+
+// What counts as heard is behind the header: a balancer's check has nothing there.
+func TestCountsBehindProxyHeader(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+		o.Settings.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	})
+	local := string(proxyV2Signature) + "\x20\x00\x00\x00"
+	named := string(proxyV2Signature) + "\x21\x11\x00\x0c\xc0\x00\x02\x07\xc0\x00\x02\x01\xc3\x50\x14\xab"
+	for _, c := range []struct{ what, send, result string }{
+		{"nothing", "", "silent"},
+		{"v2 LOCAL", local, "silent"},
+		{"v2", named, "silent"},
+		{"v1", "PROXY TCP4 192.0.2.7 192.0.2.1 50000 5291\r\n", "silent"},
+		{"v1 UNKNOWN", "PROXY UNKNOWN\r\n", "silent"},
+		{"half a v1", "PROXY TCP4 192.0.2.7 192", "failed"},
+		{"half a v2", named[:20], "failed"},
+		{"no header", "GET / HTTP/1.1\r\n\r\n", "failed"},
+		{"v2 LOCAL and a byte", local + "\x16", "failed"},
+		{"v1 and a byte", "PROXY UNKNOWN\r\n\x16", "failed"},
+	} {
+		before := g.Counts()
+		conn, err := net.Dial("tcp", g.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, c.send)
+		conn.Close()
+		after := g.eventually(c.what, func(now Counts) bool {
+			return handshakesOf(now, "silent", "")+handshakesOf(now, "failed", "") > handshakesOf(before, "silent", "")+handshakesOf(before, "failed", "")
+		})
+		if handshakesOf(after, c.result, "") != handshakesOf(before, c.result, "")+1 {
+			t.Errorf("%s: not counted as %s", c.what, c.result)
+		}
+	}
 }
