@@ -118,7 +118,7 @@ func (ms *mistakes) checkPath(p keyPath, s string) {
 	case s == "":
 	case s[0] != '/':
 		ms.add(p, "", "%q does not begin with a slash", s)
-	case strings.ContainsAny(s, "?# \t\r\n"):
+	case strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == '?' || c == '#' }):
 		ms.add(p, "", "%q has a character that no path has", s)
 	case strings.Contains(s, "//"), path.Clean(s) != s && path.Clean(s)+"/" != s:
 		ms.add(p, "", "%q is not the shortest way to write it, which is %q", s, path.Clean(s))

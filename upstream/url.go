@@ -68,7 +68,26 @@ func parseURL(s string) (*url.URL, error) {
 	case u.Opaque != "" || !strings.Contains(s, "://"):
 		return nil, errors.New(`no "//" behind the scheme`)
 	}
+	if u.RawPath != "" {
+		u.RawPath = escaped(u.RawPath)
+	}
+	u.RawQuery = escaped(u.RawQuery)
 	return u, nil
+}
+
+// escaped replaces what a URL can't hold in its path and query, and nothing else.
+// net/url would write a path anew for one such byte, with '&' for "%26" and '/' for
+// "%2F", and leaves queries as they are, white space included.
+func escaped(s string) string {
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		if c <= ' ' || c >= 0x7f || strings.IndexByte("\"<>\\^`{|}", c) >= 0 {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }
 
 // hostOf returns the host of a URL in its normal form, without brackets, and its

@@ -111,12 +111,44 @@ func TestParseURL(t *testing.T) {
 	}
 }
 
+// A URL is written as it was, but for what it can't hold: whoever reads the normal
+// form reads the same, and a request with its target is one.
+func TestURLKeepsEscapes(t *testing.T) {
+	for s, want := range map[string]string{
+		"wss://A.example/%26é":           "wss://a.example/%26%C3%A9",
+		"wss://a.example/%2F x?%26 é":    "wss://a.example/%2F%20x?%26%20%C3%A9",
+		"wss://a.example/a%20b":          "wss://a.example/a%20b",
+		"wss://a.example/{%2f}?a|b&c=%7": "",
+		"wss://a.example/{%2f}?a|b":      "wss://a.example/%7B%2f%7D?a%7Cb",
+	} {
+		u, err := ParseURL(s, "wss")
+		if want == "" {
+			if err == nil {
+				t.Errorf("ParseURL(%q) = %q; want an error", s, u)
+			}
+			continue
+		}
+		if err != nil || u.String() != want {
+			t.Errorf("ParseURL(%q) = %q, %v; want %q", s, u, err, want)
+		}
+		if _, err := ParseURL(want, "wss"); err != nil {
+			t.Errorf("ParseURL(%q): %v", want, err)
+		}
+		loc, err := ParseNodeURL(s)
+		request, err2 := (&Request{Host: "a.example"}).appendRequest(nil, &loc, false, "key")
+		if target := strings.TrimPrefix(want, "wss://a.example"); err != nil || err2 != nil || !strings.HasPrefix(string(request), "GET "+target+" HTTP/1.1\r\n") {
+			t.Errorf("%q: %v, %v, %q; want target %q", s, err, err2, request, target)
+		}
+	}
+}
+
 // The normal form of a URL and of an origin is a fixed point, and dialling goes
 // where the URL says.
 func FuzzURLs(f *testing.F) {
 	for _, s := range []string{
 		"ws://127.0.0.1:5290/", "wss://[2001:db8::1%25eth0]:443/a?b", "ws://Bücher.example.:080", "srv+wss://_x._tcp.Example.com/ws",
 		"ws+unix:///run/a.sock:/ws?x", "wss+unix:///a%20b", "https://*.Bücher.example:443", "file://", "app://.", "null", "ws://0x7f.1/", "ws://a。b/",
+		"wss://a.example/%26é", "wss://a.example/%2F x?%26 é", "ws://a/{%2f}?<",
 	} {
 		f.Add(s)
 	}
@@ -137,6 +169,9 @@ func FuzzURLs(f *testing.F) {
 				t.Fatalf("ParseNodeURL(%q): %v; want what ParseURL takes", s, err)
 			}
 			host, port, _ := hostOf(u)
+			if strings.ContainsFunc(n.uri, func(c rune) bool { return c <= ' ' || c >= 0x7f }) || n.uri != "" && n.uri != u.RequestURI() {
+				t.Errorf("%q: request target %q; want %q", s, n.uri, u.RequestURI())
+			}
 			if strings.TrimSuffix(n.Host, ".") != host || port != "" && n.HostPort() != joinNode(n.Host, port) || n.TLS != (u.Scheme == "wss") {
 				t.Errorf("%q: a node at %q, and a URL of %q", s, n.HostPort(), u)
 			}
