@@ -143,8 +143,8 @@ type Upstream struct {
 	Balance string `json:"balance"`
 	Nodes   []Node `json:"nodes"`
 
-	// Lost is the last redirect of the XMPP server that led nowhere; zero: none did
-	// since the configuration was read.
+	// Lost is the last redirect of the XMPP server that led nowhere; zero: none did,
+	// or the configuration knows the way now.
 	Lost LostRedirect `json:"lost_redirect"`
 }
 
@@ -152,8 +152,8 @@ type Upstream struct {
 type LostRedirect struct {
 	Address string    `json:"address"` // as the server wrote it
 	Why     string    `json:"why"`     // goes on after "to ADDRESS, "
-	Do      string    `json:"do"`      // what to write in the configuration
-	Count   int       `json:"count"`   // of all since the configuration was read
+	Do      string    `json:"do"`      // what to write in the configuration, or to look at
+	Count   int       `json:"count"`   // of all since the start
 	Last    time.Time `json:"last"`
 }
 

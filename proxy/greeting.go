@@ -25,9 +25,6 @@ const (
 	// maxBegins is how much of the client's first words tells what they are
 	// meant to be, white space in front included.
 	maxBegins = 64 // bytes
-
-	// maxHops bounds the redirects that are followed for one stream.
-	maxHops = 3
 )
 
 // stage is how far the beginning of a tunnel has come:
@@ -77,7 +74,7 @@ type greeting struct {
 
 	giveUp context.CancelFunc // of the dial under way
 
-	hops  int
+	trail upstream.Trail
 	again bool // the client has got some of the answers: an opening
 }
 
@@ -351,8 +348,13 @@ func (t *tunnel) sentElsewhere(p *piece, to string) {
 	node := vhost.NodeByAddress(to)
 	fresh := t.stage == stageAnswer && t.answering && !g.again
 	stream := xmpp.Stream{Framing: t.stream.framing, Opened: t.stream.opened}
+	var trail upstream.Trail
 	switch {
 	case fresh: // what the node said stays here
+		if t.info.upstream != nil {
+			g.trail.Add(t.info.upstream)
+		}
+		trail = g.trail
 		stream = g.answer.Feed(p.payload).Stream(g.tag.Framing)
 		t.stream = streamState{framing: g.tag.Framing, unanswered: new(g.tag.Reply())}
 	case t.stage == stageTag:
@@ -370,18 +372,19 @@ func (t *tunnel) sentElsewhere(p *piece, to string) {
 			t.cutOff()
 		}
 	case !boundary: // half a frame went before
-		t.upstream.err = vhost.LoseRedirect(to, node)
+		t.upstream.err = vhost.LoseRedirect(to, node, trail)
 		t.cutOff()
 		t.endFor(reasonRedirectLost, w.now+closeTimeout)
-	case fresh && vhost.Redirects() == "follow" && node != nil && t.info.request != nil && g.hops < maxHops && len(g.frames) <= maxGreeting:
-		g.hops++
+	case node != nil && fresh && trail.Ends(node):
+		t.loseRedirect(stream, to, node, trail)
+	case fresh && vhost.Redirects() == "follow" && node != nil && t.info.request != nil && len(g.frames) <= maxGreeting:
 		t.info.upstream.Release()
 		t.info.upstream = nil
 		t.dial(func(ctx context.Context) (*upstream.Conn, error) { return vhost.DialNode(ctx, node, t.info.request) })
 	case node != nil && node.PublicURL() != "":
 		t.redirectTo(stream, node.PublicURL())
 	default:
-		t.loseRedirect(stream, to, node)
+		t.loseRedirect(stream, to, node, trail)
 	}
 }
 

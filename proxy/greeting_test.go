@@ -376,23 +376,60 @@ func TestRedirectByPublicName(t *testing.T) {
 	})
 }
 
-// Two nodes that send a stream to each other do not do so for ever.
-func TestRedirectLoop(t *testing.T) {
-	var urls [2]string
-	var nodes [2]*xmpptest.Server
-	for i := range nodes {
-		habits := xmpptest.Tigase()
-		habits.Redirect = func(xmpptest.Open) string { return urls[1-i] }
-		nodes[i] = newUpstream(t, xmpptest.Config{Habits: habits})
-		urls[i] = nodes[i].URL()
-	}
-	g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", urls[0], urls[1])}})
-	c := g.stream(nil)
-	c.Send(openTag(testName, false))
-	words, _ := lastWords(t, c)
-	wantWords(t, words, "<close ")
-	if n := nodes[0].Seen() + nodes[1].Seen(); n != maxHops+1 {
-		t.Errorf("%d dials; want %d", n, maxHops+1)
+// Nodes that send a stream from one to the other end it: no node is asked twice, no
+// more than four are, and the client is not sent back to where it came from.
+func TestRedirectCircle(t *testing.T) {
+	for _, c := range []struct {
+		what, mode   string
+		nodes, dials int
+		circle       bool
+		why          string
+	}{
+		{"a node to itself", "follow", 1, 1, true, "in a circle"},
+		{"a node to itself", "rewrite", 1, 1, true, "in a circle"},
+		{"two nodes", "follow", 2, 2, true, "in a circle"},
+		{"three nodes", "follow", 3, 3, true, "in a circle"},
+		{"a chain", "follow", 6, 4, false, "sent on 3 times before"},
+	} {
+		framings(t, func(t *testing.T, legacy bool) {
+			var urls []string
+			var nodes []*xmpptest.Server
+			for i := range c.nodes {
+				habits := xmpptest.Tigase()
+				habits.Redirect = func(xmpptest.Open) string {
+					if next := i + 1; next < c.nodes || c.circle {
+						return strings.TrimSuffix(strings.TrimPrefix(urls[next%c.nodes], "ws://"), "/")
+					}
+					return ""
+				}
+				nodes = append(nodes, newUpstream(t, xmpptest.Config{Habits: habits}))
+				urls = append(urls, nodes[i].URL())
+			}
+			gr := group("test", urls...)
+			gr.Redirects = c.mode
+			for i := range gr.Nodes {
+				gr.Nodes[i].PublicURL = fmt.Sprintf("wss://t%d.example1.com:5291/", i+1)
+			}
+			g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
+				Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Node: "n1"}}})
+			client := g.stream(func(target *xmpptest.Target) { target.Legacy = legacy })
+			client.Send(openTag(testName, legacy))
+			words, code := lastWords(t, client)
+			wantWords(t, words, "remote-connection-failed", end(legacy))
+			if code != 1014 || strings.Contains(words, "see-other") || strings.Contains(words, "t1.example1.com") {
+				t.Errorf("%s, %s: told %q, Close %d; want 1014 and no address", c.what, c.mode, words, code)
+			}
+			dials := 0
+			for _, n := range nodes {
+				dials += n.Seen()
+			}
+			if dials != c.dials {
+				t.Errorf("%s, %s: %d dials; want %d", c.what, c.mode, dials, c.dials)
+			}
+			if lost := g.table.Status()[0].Lost; lost.Count != 1 || !strings.Contains(lost.Why, c.why) {
+				t.Errorf("%s, %s: lost %+v; want %q", c.what, c.mode, lost, c.why)
+			}
+		})
 	}
 }
 

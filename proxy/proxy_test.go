@@ -30,6 +30,8 @@ type gate struct {
 	ca   *certtest.CA
 	addr string
 	logs *logLines
+
+	table *upstream.Table
 }
 
 // newGate starts a gate before the upstream at url. It is shut down at the
@@ -59,6 +61,7 @@ func newGateFor(t testing.TB, routing upstream.Options, edit ...func(*Options)) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	g.table = table
 	o := Options{Log: log, Configuration: Configuration{
 		GetCertificate: only(cert),
 		HasCertificate: func(name string) bool { return name == testName },

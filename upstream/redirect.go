@@ -25,16 +25,18 @@ import (
 // NodeByAddress returns the node of v's upstream that an XMPP server means by
 // the host:port, host, or URL of a redirect (see-other-host, see-other-uri). A
 // host without a port is any port's. Nil: none is known by it, or several are.
-func (v *Vhost) NodeByAddress(address string) *Node {
-	found := v.nodesByAddress(address)
+func (v *Vhost) NodeByAddress(address string) *Node { return v.group.nodeByAddress(address) }
+
+func (g *group) nodeByAddress(address string) *Node {
+	found := g.nodesByAddress(address)
 	if len(found) != 1 {
 		return nil
 	}
 	return found[0]
 }
 
-func (v *Vhost) nodesByAddress(address string) (found []*Node) {
-	nodes := v.group.nodes
+func (g *group) nodesByAddress(address string) (found []*Node) {
+	nodes := g.nodes
 	to, err := xmpp.ParseTarget(address)
 	if err != nil { // a name of the configuration may be any text
 		for _, n := range nodes {
@@ -189,27 +191,51 @@ func NodeNames(options []NodeOptions) (known []KnownNode) {
 	return known
 }
 
+// A Trail is where a stream has been, from one redirect to the next. The zero value
+// is empty.
+type Trail []*address
+
+// maxHops bounds the redirects that are followed for one stream.
+const maxHops = 3
+
+// Add notes that the stream was with a node.
+func (t *Trail) Add(c *Conn) { *t = append(*t, c.address) }
+
+// Ends reports whether the stream goes on to a node no more: it has been there, or at
+// too many others. A node with several places was visited once all of them were.
+func (t Trail) Ends(n *Node) bool { return t.has(n) || len(t) > maxHops }
+
+func (t Trail) has(n *Node) bool {
+	places := n.endpoints()
+	return len(places) > 0 && !slices.ContainsFunc(places, func(e endpoint) bool { return !slices.Contains(t, e.address) })
+}
+
 // A LostRedirect is a redirect of an XMPP server that nobody could follow.
 type LostRedirect struct {
 	Address string // as the server wrote it, cut off where it is long
 	Why     string // goes on after "to ADDRESS, "
-	Do      string // what to write in the configuration
-	Count   int    // of all since the configuration was read
+	Do      string // what to write in the configuration, or to look at
+	Count   int    // of all since the start
 	Last    time.Time
 }
 
-// lostRedirects are those of a group.
+// lostRedirects are those of all groups of one name, over reloads.
 type lostRedirects struct {
-	mu     sync.Mutex // never held across I/O
-	last   LostRedirect
-	said   time.Time // when the log had one
-	unsaid int       // since then
+	mu      sync.Mutex // never held across I/O
+	last    LostRedirect
+	unknown bool      // the last one was: no node was known by its address
+	said    time.Time // when the log had one
+	unsaid  int       // since then
 }
 
-func (l *lostRedirects) lastOne() LostRedirect {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.last
+// lostNow is the last one, unless the configuration of now would know the way.
+func (g *group) lostNow() LostRedirect {
+	g.lost.mu.Lock()
+	defer g.lost.mu.Unlock()
+	if g.lost.unknown && g.nodeByAddress(g.lost.last.Address) != nil {
+		return LostRedirect{}
+	}
+	return g.lost.last
 }
 
 const (
@@ -218,37 +244,24 @@ const (
 )
 
 // LoseRedirect notes that a redirect to address ended the client's stream: no node
-// is known by it, or node, which can't be dialled any more, has no public URL. The
-// log has one such line a minute. The error is for the tunnel's own line.
-func (v *Vhost) LoseRedirect(address string, node *Node) error {
+// is known by it, or the stream could not go to node, nor its client. Trail is where
+// the stream has been. The log has one such line a minute. The error is for the
+// tunnel's own line.
+func (v *Vhost) LoseRedirect(address string, node *Node, trail Trail) error {
 	if len(address) > maxLostText {
 		address = strings.ToValidUTF8(address[:maxLostText], "") + "…"
 	}
-	now := time.Now()
+	now, g := time.Now(), v.group
 	lost := LostRedirect{Address: address, Last: now}
-	switch several := v.nodesByAddress(address); {
-	case node != nil:
-		lost.Why = fmt.Sprintf("which is node %q: it can't be followed any more, and the node has no public_url", node.name)
-		lost.Do = fmt.Sprintf("give node %q of upstream %q a public_url", node.name, v.group.name)
-	case len(several) > 1:
-		var names []string
-		for _, n := range several {
-			names = append(names, fmt.Sprintf("%q", n.name))
-		}
-		lost.Why = "by which several nodes are known: " + strings.Join(slices.Compact(names), ", ")
-		lost.Do = fmt.Sprintf("give each node of upstream %q a name, a URL and a public_url of its own; wssgate check lists them", v.group.name)
-	default:
-		lost.Why = "which is no node of the upstream"
-		lost.Do = fmt.Sprintf("give the node of upstream %q that is meant %s", v.group.name, nameFor(address))
-	}
-	l := &v.group.lost
+	lost.Why, lost.Do = g.explainLost(address, node, trail)
+	l := g.lost
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lost.Count = l.last.Count + 1
-	l.last = lost
+	l.last, l.unknown = lost, node == nil
 	l.unsaid++
 	if l.said.IsZero() || now.Sub(l.said) >= sayLostEvery {
-		go sayLost(v.group.env.log, v.group.name, lost, l.unsaid)
+		go sayLost(g.env.log, g.name, lost, l.unsaid)
 		l.said, l.unsaid = now, 0
 	}
 	return lost.err()
@@ -262,12 +275,62 @@ func sayLost(log *slog.Logger, upstream string, lost LostRedirect, count int) {
 		"err", lost.err(), "count", count, "hint", lost.Do)
 }
 
-// nameFor is what makes a node known by an address.
-func nameFor(address string) string {
-	host := placeOf(address).host
-	if host == "" {
-		return "its own name"
+// explainLost says why a redirect is lost, and what mends that.
+func (g *group) explainLost(address string, node *Node, trail Trail) (why, do string) {
+	settings := "look at the cluster's settings in the XMPP servers: "
+	switch several := g.nodesByAddress(address); {
+	case node != nil && trail.has(node):
+		return fmt.Sprintf("which is node %q: the stream has been there, so that the nodes send it in a circle", node.name),
+			settings + "the nodes do not agree whose the client is"
+	case node != nil && trail.Ends(node):
+		return fmt.Sprintf("which is node %q: the stream was sent on %d times before", node.name, len(trail)-1),
+			settings + "the nodes do not agree whose the client is"
+	case node != nil && node.publicURL != "":
+		return fmt.Sprintf("which is node %q: it stands in the middle of a message, of which the client has a part", node.name),
+			settings + "a redirect is a message of its own"
+	case node != nil:
+		return fmt.Sprintf("which is node %q: it can't be followed any more, and the node has no public_url", node.name),
+			fmt.Sprintf("give node %q of upstream %q a public_url", node.name, g.name)
+	case len(several) > 1:
+		var names []string
+		for _, n := range several {
+			names = append(names, fmt.Sprintf("%q", n.name))
+		}
+		return "by which several nodes are known: " + strings.Join(slices.Compact(names), ", "),
+			fmt.Sprintf("give each node of upstream %q a name, a URL and a public_url of its own; wssgate check lists them", g.name)
 	}
-	public := url.URL{Scheme: "wss", Host: net.JoinHostPort(host, "5291"), Path: "/"}
-	return fmt.Sprintf("name = %q, or public_url = %q", host, public.String())
+	for _, other := range g.all {
+		if n := other.nodeByAddress(address); n != nil && other != g {
+			return fmt.Sprintf("which is no node of the upstream, but node %q of upstream %q", n.name, other.name),
+				fmt.Sprintf("add that node to upstream %q as well: %s", g.name, nodeLine(n.name, n.loc.url, n.publicURL))
+		}
+	}
+	to, err := xmpp.ParseTarget(address)
+	if err != nil || to.Host == "" {
+		return "which is neither a host nor a ws or wss URL",
+			settings + "a node there has to go by a host name or an address"
+	}
+	host := targetPlace(to).host
+	return "which is no node of the upstream",
+		fmt.Sprintf("add a node to upstream %q, with the address by which the gate reaches it in url: %s; or, if a node that is there is meant, give that name = %q",
+			g.name, nodeLine(host, urlFor(to, host), ""), host)
+}
+
+// nodeLine is how the configuration writes a node.
+func nodeLine(name, url, publicURL string) string {
+	line := fmt.Sprintf("{ name = %q, url = %q", name, url)
+	if publicURL != "" {
+		line += fmt.Sprintf(", public_url = %q", publicURL)
+	}
+	return line + " }"
+}
+
+// urlFor is a URL for the node that a redirect means. A see-other-host has the port of
+// another service.
+func urlFor(to xmpp.Target, host string) string {
+	u := url.URL{Scheme: to.Scheme, Host: joinHost(host, to.Port), Path: "/"}
+	if to.Scheme == "" {
+		u.Scheme, u.Host = "ws", joinHost(host, "5290")
+	}
+	return u.String()
 }

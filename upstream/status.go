@@ -16,7 +16,7 @@ type GroupStatus struct {
 	Name    string
 	Balance string
 	Nodes   []NodeStatus
-	Lost    LostRedirect // the last one; zero: none was lost
+	Lost    LostRedirect // the last one; zero: none was, or the configuration was mended
 }
 
 // A NodeStatus is one node as it is now. Its numbers are the sums of its
@@ -54,7 +54,7 @@ func (t *Table) Status() []GroupStatus {
 	var out []GroupStatus
 	now := time.Now()
 	for _, g := range t.routes.Load().groups {
-		gs := GroupStatus{Name: g.name, Balance: g.balance, Lost: g.lost.lastOne()}
+		gs := GroupStatus{Name: g.name, Balance: g.balance, Lost: g.lostNow()}
 		for _, n := range g.nodes {
 			gs.Nodes = append(gs.Nodes, n.status(now))
 		}

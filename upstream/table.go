@@ -10,7 +10,7 @@ import (
 )
 
 // A group is one upstream of the configuration. It never changes, but for what is
-// noted in lost.
+// noted in lost, which outlives it.
 type group struct {
 	name          string
 	nodes         []*Node
@@ -23,7 +23,8 @@ type group struct {
 	resolveEvery  time.Duration
 	health        HealthOptions
 	env           *environment
-	lost          lostRedirects
+	all           []*group // of its configuration
+	lost          *lostRedirects
 }
 
 // newRoutes checks o and makes routes of it. Its nodes have no server yet.
@@ -39,6 +40,9 @@ func newRoutes(o Options) (*Routes, error) {
 			m.add(where, "configured twice")
 		}
 		r.groups = append(r.groups, newGroup(where, g, r.env, &m))
+	}
+	for _, g := range r.groups {
+		g.all = r.groups
 	}
 	switch {
 	case len(o.Vhosts) == 0 && len(r.groups) == 1:
@@ -72,6 +76,7 @@ func newGroup(where string, o GroupOptions, env *environment, m *mistakes) *grou
 		resolveEvery:  cmp.Or(o.ResolveInterval, DefaultResolveInterval),
 		health:        o.Health,
 		env:           env,
+		lost:          &lostRedirects{},
 	}
 	if o.Name == "" {
 		m.add("upstream", "one has no name")

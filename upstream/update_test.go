@@ -15,6 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 	"weak"
+
+	"wssgate/xmpp"
 )
 
 // A node that stays keeps its tunnels, its health and its addresses; one that
@@ -334,50 +336,134 @@ func TestNodeByPublicName(t *testing.T) {
 	}
 }
 
-// A redirect that leads nowhere is a line in the log, once a minute, and says what
-// to write; a reload begins anew.
+// A redirect that leads nowhere is a line in the log, once a minute, over reloads too.
 func TestLoseRedirect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lines
 		o := newCluster(brief).options(GroupOptions{},
-			NodeOptions{Name: "t1", URL: "ws://10.0.0.1:5290/", PublicURL: "wss://chat.example1.com:5291/"},
-			NodeOptions{Name: "t2", URL: "ws://10.0.0.2:5290/", PublicURL: "wss://chat.example1.com:5292/"})
+			NodeOptions{Name: "t1", URL: "ws://10.0.0.1:5290/", PublicURL: "wss://chat.example1.com:5291/"})
 		o.Log = slog.New(slog.NewTextHandler(&log, nil))
 		tab := table(t, o)
+		reload := func() (*Vhost, LostRedirect) {
+			routes, err := Prepare(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tab.Commit(routes)
+			v, _ := routes.Lookup("x")
+			return v, tab.Status()[0].Lost
+		}
 		v, _ := tab.Routes().Lookup("x")
 		for range 60 { // one a second
-			v.LoseRedirect("ws://t9.example1.com:5290/", nil)
+			v.LoseRedirect("ws://t9.example1.com:5290/", nil, nil)
 			time.Sleep(time.Second)
+			v, _ = reload()
 		}
-		v.LoseRedirect("ws://[2001:db8::9]:5290/", nil)
+		old := v
+		v, lost := reload()
+		if lost.Count != 60 || lost.Address != "ws://t9.example1.com:5290/" {
+			t.Errorf("after a reload lost = %+v; want the last of 60", lost)
+		}
+		old.LoseRedirect("ws://t8.example1.com:5290/", nil, nil) // a client that began before
+		v.LoseRedirect("ws://t9.example1.com:5290/", nil, nil)
 		synctest.Wait()
 		got := log.take()
 		if len(got) != 2 || !strings.Contains(got[0], "count=1 ") || !strings.Contains(got[1], "count=60 ") || !strings.Contains(got[0], "t9.example1.com") {
 			t.Errorf("log of a minute: %q; want two lines, of 1 and of 60", got)
 		}
-		lost := tab.Status()[0].Lost
-		if lost.Count != 61 || !strings.Contains(lost.Do, `name = "2001:db8::9", or public_url = "wss://[2001:db8::9]:5291/"`) {
-			t.Errorf("lost = %+v; want 61, and what to write", lost)
+		o.Upstreams[0].Nodes = append(o.Upstreams[0].Nodes, NodeOptions{Name: "t2", URL: "ws://10.0.0.2:5290/", PublicURL: "wss://t9.example1.com:5291/"})
+		if v, lost = reload(); lost.Count != 0 {
+			t.Errorf("once the node is known lost = %+v; want none", lost)
 		}
-		for address, want := range map[string]string{
-			"ws://chat.example1.com:5290/":                         `several nodes are known: "t1", "t2"`,
-			"<" + strings.Repeat("x", 1000):                        "which is no node",
-			"ws://t9.example1.com:5290/" + strings.Repeat("x", 99): "which is no node",
+		v.LoseRedirect("ws://t8.example1.com:5290/", nil, nil)
+		if lost := tab.Status()[0].Lost; lost.Count != 63 {
+			t.Errorf("of another node lost = %+v; want all 63", lost)
+		}
+	})
+}
+
+// What is said of a lost redirect can be done, and makes no inner address public.
+func TestLoseRedirectAdvice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newCluster(brief).options(GroupOptions{},
+			NodeOptions{Name: "t1", URL: "ws://10.0.0.1:5290/", PublicURL: "wss://chat.example1.com:5291/"},
+			NodeOptions{Name: "t2", URL: "ws://10.0.0.2:5290/", PublicURL: "wss://chat.example1.com:5292/"},
+			NodeOptions{Name: "t3", URL: "ws://10.0.0.3:5290/"})
+		o.Upstreams = append(o.Upstreams, GroupOptions{Name: "other", Nodes: []NodeOptions{{Name: "t4", URL: "ws://10.0.0.4:5290/x", PublicURL: "wss://t4.example1.com/"}}})
+		o.Vhosts = []VhostOptions{{Names: []string{"x"}, Upstream: "tigase"}}
+		tab := table(t, o)
+		v, _ := tab.Routes().Lookup("x")
+		for _, c := range []struct{ address, why, do string }{
+			{"ws://t9.example1.com:5290/", "which is no node", `add a node to upstream "tigase", with the address by which the gate reaches it in url: { name = "t9.example1.com", url = "ws://t9.example1.com:5290/" }; or, if a node that is there is meant, give that name = "t9.example1.com"`},
+			{" T9.example1.com:5222\n", "which is no node", `{ name = "t9.example1.com", url = "ws://t9.example1.com:5290/" }`},
+			{"wss://t9.example1.com/ws", "which is no node", `{ name = "t9.example1.com", url = "wss://t9.example1.com/" }`},
+			{"ws://10.0.0.9:5290/", "which is no node", `{ name = "10.0.0.9", url = "ws://10.0.0.9:5290/" }`},
+			{"2001:DB8::9", "which is no node", `{ name = "2001:db8::9", url = "ws://[2001:db8::9]:5290/" }`},
+			{"ws://t4.example1.com:5290/", `which is no node of the upstream, but node "t4" of upstream "other"`, `add that node to upstream "tigase" as well: { name = "t4", url = "ws://10.0.0.4:5290/x", public_url = "wss://t4.example1.com/" }`},
+			{"10.0.0.4", `but node "t4" of upstream "other"`, `{ name = "t4", `},
+			{"ws://chat.example1.com:5290/", `several nodes are known: "t1", "t2"`, "a URL and a public_url of its own"},
+			{"http://t9.example1.com/", "neither a host nor a ws or wss URL", "settings in the XMPP servers"},
+			{"ws://u@t9.example1.com/", "neither a host nor a ws or wss URL", "settings in the XMPP servers"},
+			{"t9.example1.com:http", "neither a host nor a ws or wss URL", "settings in the XMPP servers"},
+			{"<" + strings.Repeat("x", 1000), "neither a host nor a ws or wss URL", "settings in the XMPP servers"},
+			{"ws://t9.example1.com:5290/" + strings.Repeat("x", 999), "which is no node", `url = "ws://t9.example1.com:5290/" }`},
+			{"ws://10.0.0.3:5290/", `node "t3": it can't be followed any more`, `give node "t3" of upstream "tigase" a public_url`},
+			{"ws://10.0.0.1:5290/", `node "t1": it stands in the middle of a message`, "settings in the XMPP servers"},
 		} {
-			if err := v.LoseRedirect(address, nil); !strings.Contains(err.Error(), want) || len(err.Error()) > 400 {
-				t.Errorf("LoseRedirect(%.50q) = %v; want %q", address, err, want)
+			err := v.LoseRedirect(c.address, v.NodeByAddress(c.address), nil)
+			lost := tab.Status()[0].Lost
+			if !strings.Contains(err.Error(), c.why) || !strings.Contains(lost.Do, c.do) || len(err.Error()) > 400 {
+				t.Errorf("%.50q: %v\n%s\nwant %q,\n%s", c.address, err, lost.Do, c.why, c.do)
+			}
+			if addr, err := netip.ParseAddr(placeOf(c.address).host); err == nil && strings.Contains(lost.Do, "public_url = \"wss://"+addr.String()) {
+				t.Errorf("%q: %s; want no inner address for clients", c.address, lost.Do)
+			}
+			if lost.Why != "" && !strings.HasPrefix(lost.Why, "which") && !strings.HasPrefix(lost.Why, "by which") {
+				t.Errorf("%q: %s", c.address, lost.Why)
 			}
 		}
-		if err := v.LoseRedirect("ws://10.0.0.2:5290/", v.NodeByAddress("10.0.0.2")); !strings.Contains(err.Error(), `node "t2": it can't be followed`) {
-			t.Errorf("a node without a public URL: %v", err)
+		// A node with the name from the advice is known.
+		for _, address := range []string{"ws://t9.example1.com:5290/", "ws://10.0.0.9:5290/", "2001:DB8::9", "10.0.0.9:5222"} {
+			to, _ := xmpp.ParseTarget(address)
+			n := &Node{name: targetPlace(to).host}
+			g := &group{nodes: []*Node{{name: "t1", server: newServer(n, false)}, n}}
+			if n.server = newServer(n, false); g.nodeByAddress(address) != n {
+				t.Errorf("a node with name = %q is not known by %q", n.name, address)
+			}
 		}
-		routes, err := Prepare(o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		tab.Commit(routes)
-		if lost := tab.Status()[0].Lost; lost.Count != 0 {
-			t.Errorf("after a reload lost = %+v; want none", lost)
+	})
+}
+
+// A node with several places was visited once all of them were, and each of them is a
+// place to go by itself.
+func TestTrail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newCluster(brief, at1, at3, "10.0.0.4:5290").options(GroupOptions{},
+			NodeOptions{Name: "t1", URL: "ws://10.0.0.1:5290/"}, NodeOptions{Name: "t3", URL: "ws://t3.example1.com:5290/"})
+		o.Resolver = &fakeDNS{ips: map[string][]string{"t3.example1.com": {"10.0.0.3", "10.0.0.4"}}}
+		v, _ := table(t, o).Routes().Lookup("x")
+		synctest.Wait()
+		var trail Trail
+		for _, step := range []struct {
+			to   string
+			ends map[string]bool
+		}{
+			{"10.0.0.3", map[string]bool{"10.0.0.3": true, "10.0.0.4": false, "t3": false, "t1": false}},
+			{"10.0.0.4", map[string]bool{"10.0.0.3": true, "10.0.0.4": true, "t3": true, "t1": false}},
+			{"t1", map[string]bool{"10.0.0.1": true}},
+		} {
+			c, err := v.DialNode(t.Context(), v.NodeByAddress(step.to), request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			trail.Add(c)
+			c.Conn.Close()
+			c.Release()
+			for to, want := range step.ends {
+				if got := trail.Ends(v.NodeByAddress(to)); got != want {
+					t.Errorf("behind %s, %s: Ends = %v; want %v", step.to, to, got, want)
+				}
+			}
 		}
 	})
 }

@@ -126,6 +126,13 @@ func (t *Table) Commit(r *Routes) {
 		}
 	}
 	t.servers = keep
+	if before := t.routes.Load(); before != nil {
+		for _, g := range r.groups {
+			if old := before.group(g.name); old != nil {
+				g.lost = old.lost
+			}
+		}
+	}
 	for n := range r.nodes() {
 		n.server.follow(t, n)
 	}

@@ -16,9 +16,10 @@ type Target struct {
 	Port   string // decimal, without leading zeros, or "" where none was named
 }
 
-// ParseTarget reads either form. A path is passed over: a node is known by its
+// ParseTarget reads either form, white space around it left out. A path is passed over: a node is known by its
 // address. Another scheme, a user or a fragment are refused.
 func ParseTarget(s string) (Target, error) {
+	s = strings.TrimSpace(s)
 	rest := s
 	var t Target
 	if strings.Contains(s, "://") {

@@ -1,0 +1,114 @@
+package tests
+
+import (
+	"context"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"wssgate/internal/xmpptest"
+	"wssgate/tests/internal/gate"
+)
+
+// redirecting starts an XMPP server of the manual's cluster, which sends streams on to
+// where that says, "" for nowhere.
+func redirecting(t *testing.T, to func(legacy bool) string) *xmpptest.Server {
+	t.Helper()
+	habits := xmpptest.Tigase()
+	habits.Redirect = func(o xmpptest.Open) string { return to(o.Legacy) }
+	return listenXMPP(t, xmpptest.Config{Domains: []string{"example2.com"}, Habits: habits})
+}
+
+// A gate beside each node, as docs/tigase.md writes it: a client of the other node's is
+// sent to the gate there, and is served.
+func TestGateBesideEachNode(t *testing.T) {
+	var config string
+	for _, f := range document(t, "docs/tigase.md").blocks("toml") {
+		if strings.Contains(f.text, `redirects = "rewrite"`) {
+			config = f.text
+		}
+	}
+	if config == "" {
+		t.Fatal("docs/tigase.md shows no gate beside each node")
+	}
+	const t1, t2 = "t1.example1.com", "t2.example1.com"
+	first := redirecting(t, func(legacy bool) string {
+		if legacy {
+			return t2 + ":5222"
+		}
+		return "ws://" + t2 + ":5290/"
+	})
+	second := redirecting(t, func(bool) string { return "" })
+	start := func(config string, node *xmpptest.Server) (*gate.Site, *gate.Gate) {
+		config = strings.Replace(config, `url = "ws://127.0.0.1:5290/"`, `url = "`+node.URL()+`"`, 1)
+		// Nobody is to go there, so that it need not be reached.
+		config = regexp.MustCompile(` url = "wss://[^"]*"`).ReplaceAllString(config, ` url = "wss://127.0.0.1:1/"`)
+		site := gate.NewSite(t, t1, t2)
+		return site, site.Start(t, config)
+	}
+	site1, gate1 := start(config, first)
+	site2, gate2 := start(strings.NewReplacer("t1", "t2", "t2", "t1").Replace(config), second)
+	for _, legacy := range []bool{false, true} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		target := xmpptest.Target{URL: "wss://" + t1 + ":5291/", Addr: gate1.Addr("wss"), TLS: site1.Client(t1), Domain: "example2.com", Legacy: legacy}
+		_, err := xmpptest.Login(ctx, target)
+		if err == nil || !strings.Contains(err.Error(), t2+":5291") || strings.Contains(err.Error(), ":52"+"90") || strings.Contains(err.Error(), ":5222") {
+			t.Errorf("legacy %v: %v; want to be sent to t2's public address", legacy, err)
+		}
+		target.URL, target.Addr, target.TLS = "wss://"+t2+":5291/", gate2.Addr("wss"), site2.Client(t2)
+		c, err := xmpptest.Login(ctx, target)
+		if err != nil {
+			t.Fatalf("legacy %v: at t2: %v", legacy, err)
+		}
+		c.Abort()
+	}
+}
+
+// What the log advises where a node is not configured mends it: the line that it shows,
+// with the node's address, is all that is missing.
+func TestLostRedirectAdvice(t *testing.T) {
+	second := redirecting(t, func(bool) string { return "" })
+	first := redirecting(t, func(bool) string { return "ws://t2.example1.com:5290/" })
+	site := gate.NewSite(t, name)
+	config := func(more string) string {
+		return "[upstream.tigase]\nhealth.interval = \"0s\"\nnodes = [\n{ name = \"t1\", url = \"" + first.URL() + "\" },\n" + more + "]\n[[vhost]]\nnames = [\"" + name + "\"]\nnode = \"t1\"\n"
+	}
+	g := site.Start(t, config(""))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	target := xmpptest.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name), Domain: "example2.com"}
+	if _, err := xmpptest.Login(ctx, target); err == nil || !strings.Contains(err.Error(), "remote-connection-failed") {
+		t.Errorf("an unknown node: %v; want remote-connection-failed", err)
+	}
+	hint := g.WaitLine("a lost redirect", func(l gate.Line) bool { return strings.HasPrefix(l.Msg(), "clients lost") }).Str("hint")
+	advice := regexp.MustCompile(`\{ name = "t2.example1.com", url = "([^"]*)" \}`).FindStringSubmatch(hint)
+	if advice == nil {
+		t.Fatalf("hint %q shows no node", hint)
+	}
+	o := operate(t, g)
+	st := o.status()
+	if st.Upstreams[0].Lost.Count != 1 || len(st.Findings) != 1 || !strings.Contains(st.Findings[0].Do, advice[0]) {
+		t.Errorf("status has %+v; want one lost redirect, and the line to write", st)
+	}
+	wait := g.Mark()
+	g.Signal(syscall.SIGHUP) // a reload that changes nothing
+	wait("reloaded", func(l gate.Line) bool { return l.Msg() == "reloaded" })
+	if st := o.status(); st.Upstreams[0].Lost.Count != 1 || len(st.Findings) != 1 {
+		t.Errorf("after a reload status has %+v; want the lost redirect", st)
+	}
+	wait = g.Mark()
+	site.Config(t, config(strings.Replace(advice[0], advice[1], second.URL(), 1)+","))
+	g.Signal(syscall.SIGHUP)
+	wait("reloaded", func(l gate.Line) bool { return l.Msg() == "reloaded" })
+	if st := o.status(); st.Upstreams[0].Lost.Count != 0 || len(st.Findings) != 0 {
+		t.Errorf("with that line status has %+v; want no lost redirect", st)
+	}
+	c, err := xmpptest.Login(ctx, target)
+	if err != nil {
+		t.Fatalf("with that line: %v", err)
+	}
+	c.Abort()
+}
