@@ -19,7 +19,7 @@ var arrows = map[string][]string{
 	"files":     {},
 	"logqueue":  {},
 	"memory":    {},
-	"probe":     {"xmpp"},
+	"probe":     {"access", "upstream", "xmpp"},
 	"proxy":     {"access", "fair", "upstream", "xmpp"},
 	"sampling":  {},
 	"upstream":  {"access", "xmpp"},

@@ -61,7 +61,7 @@ func (p *prober) explain(ctx context.Context, err error) Problem {
 	case errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH):
 		return Problem{at + " is unreachable from here", "is there a route to it, over IPv6 too?"}
 	case errors.As(err, &record):
-		problem := Problem{"the answer is not TLS", "does the port speak plain ws://? then probe ws://" + p.url.Host + p.url.RequestURI()}
+		problem := Problem{"the answer is not TLS", p.tryOther()}
 		if strings.HasPrefix(string(record.RecordHeader[:]), "HTTP") {
 			problem.Text = "the answer is plain HTTP, not TLS"
 		}
@@ -69,7 +69,16 @@ func (p *prober) explain(ctx context.Context, err error) Problem {
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		return p.alerted(remote.Err)
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
-		return Problem{at + " closed the connection without a word", "its log may say why; a limit on connections or handshakes does this"}
+		problem := Problem{at + " closed the connection without a word", "its log may say why; a limit on connections or handshakes does this"}
+		switch {
+		case p.url.Scheme == "wss" && p.report.TLS == nil:
+			problem.Hint += "; " + p.tryOther()
+		case p.url.Scheme == "ws" && p.report.Status == "":
+			other := *p.url
+			other.Scheme = "wss"
+			problem.Hint += "; does the port speak TLS? then probe " + other.String()
+		}
+		return problem
 	case errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
 		return Problem{at + " reset the connection", "its log may say why"}
 	}
@@ -90,7 +99,7 @@ func (p *prober) timedOut(at string) Problem {
 	case p.conn == nil:
 		problem.Hint = "a firewall that drops packets does this"
 	case p.report.TLS == nil && p.url.Scheme == "wss":
-		problem.Hint = "TCP is open, but nobody speaks TLS there: another kind of server, or one that is overloaded"
+		problem.Hint = "TCP is open, but nobody speaks TLS there: another kind of server, or one that is overloaded; " + p.tryOther()
 	case p.report.Status == "":
 		problem.Hint = p.either(
 			"the gate answers only after its upstream did: is that one well?",

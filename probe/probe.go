@@ -85,6 +85,7 @@ type prober struct {
 
 	conn net.Conn
 	br   *bufio.Reader
+	more []byte // of the last message: elements that were not looked at
 }
 
 // Run probes, calls each (where not nil) as soon as a step is done, and
@@ -228,7 +229,6 @@ func (p *prober) connect(ctx context.Context, s *Step) error {
 		}
 	}
 	p.conn = conn
-	p.br = bufio.NewReader(conn)
 	p.report.Address = conn.RemoteAddr().String()
 	s.Facts = append(s.Facts, p.report.Address)
 	return nil
@@ -266,7 +266,6 @@ func (p *prober) handshake(ctx context.Context, s *Step) error {
 		return err
 	}
 	p.conn = conn
-	p.br = bufio.NewReader(conn)
 	state := conn.ConnectionState()
 	p.report.TLS = &TLS{
 		Protocol: tls.VersionName(state.Version),

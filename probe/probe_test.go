@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -8,17 +9,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"wssgate/internal/certtest"
 	"wssgate/internal/leaktest"
 	"wssgate/internal/xmpptest"
+	"wssgate/upstream"
 	"wssgate/xmpp"
 
 	"github.com/gobwas/ws"
@@ -193,9 +197,9 @@ func TestFaults(t *testing.T) {
 		{"silence instead of 101", silent, good(), 300 * time.Millisecond,
 			"connect tls certificate websocket!", "within 300ms", "upstream"},
 		{"garbage instead of 101", rude(xmpptest.AtRequest, xmpptest.Garbage, xmpptest.FIN), good(), 0,
-			"connect tls certificate websocket!", "no HTTP", "another service"},
+			"connect tls certificate websocket!", "to the opening handshake, want HTTP/1.1", "another service"},
 		{"half of a 101", rude(xmpptest.AtRequest, xmpptest.HalfUpgrade, xmpptest.FIN), good(), 0,
-			"connect tls certificate websocket!", "broken or cut short", ""},
+			"connect tls certificate websocket!", "of an opening handshake, then: unexpected EOF", "log"},
 		{"404", rude(xmpptest.AtRequest, xmpptest.HTTP("404 Not Found", "<html><h1>\nno such path\n</h1>"), xmpptest.FIN), good(), 0,
 			"connect tls certificate websocket!", "answered 404 Not Found to the opening handshake, want 101: no such path", "path"},
 		{"502", rude(xmpptest.AtRequest, xmpptest.HTTP("502 Bad Gateway", "502 Bad Gateway\n\n\x1b[31mupstream\n"), xmpptest.FIN), good(), 0,
@@ -205,13 +209,13 @@ func TestFaults(t *testing.T) {
 		{"Tigase's 400", rude(xmpptest.AtRequest, xmpptest.BadRequest, xmpptest.FIN), good(), 0,
 			"connect tls certificate websocket!", "answered 400 Bad request", "subprotocol"},
 		{"wrong accept key", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"), xmpptest.FIN), good(), 0,
-			"connect tls certificate websocket!", "does not fit our key", "cache"},
+			"connect tls certificate websocket!", "which is not of our key", "cache"},
 		{"no Upgrade in the 101", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nConnection: keep-alive\r\n\r\n"), xmpptest.FIN), good(), 0,
-			"connect tls certificate websocket!", `101 with Upgrade "" and Connection "keep-alive"`, "headers"},
-		{"extension", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"), xmpptest.FIN), good(), 0,
-			"connect tls certificate websocket!", `extension "permessage-deflate"`, ""},
+			"connect tls certificate websocket!", `101 with Upgrade ""`, "headers"},
+		{"a folded line in the 101", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade, x\r\n Sec-WebSocket-Accept: x\r\n\r\n"), xmpptest.FIN), good(), 0,
+			"connect tls certificate websocket!", `bad header`, "headers"},
 		{"no subprotocol", xmpptest.Config{Habits: xmpptest.Habits{NoSubprotocol: true}}, good(), 0,
-			"connect tls certificate websocket!", `no subprotocol agreed on, want "xmpp"`, "browsers"},
+			"connect tls certificate websocket!", `without a subprotocol, want "xmpp"`, "XMPP"},
 		{"unknown domain", xmpptest.Config{Domains: []string{"example2.com"}}, good(), 0,
 			"connect tls certificate websocket stream features!", "stream error host-unknown", "-domain"},
 		{"cluster redirect", xmpptest.Config{Habits: seeOther}, good(), 0,
@@ -331,6 +335,143 @@ func TestWhoRefusedTheDomain(t *testing.T) {
 	if len(last.Problems) != 1 || !strings.Contains(last.Problems[0].Hint, "the gate refused") {
 		t.Errorf("%+v; want a hint that the gate refused", last.Problems)
 	}
+}
+
+// A redirect that the gate lost is named, whichever way it is told.
+func TestLostRedirect(t *testing.T) {
+	words := "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='example1.com' id='1' version='1.0'/>"
+	told := xmpp.Stream{Opened: true}.Error(xmpp.RemoteConnectionFailed, xmpp.NotReachableHere)
+	frame := func(text string) []byte { return ws.MustCompileFrame(ws.NewTextFrame([]byte(text))) }
+	for what, frames := range map[string][]byte{
+		"three messages": bytes.Join([][]byte{frame(words), frame(string(told[0])), frame(string(told[1]))}, nil),
+		"one message":    frame(words + string(told[0]) + "\n" + string(told[1])),
+		"a Close frame":  append(frame(words), ws.MustCompileFrame(ws.NewCloseFrame(ws.NewCloseFrameBody(1014, xmpp.NotReachableHere)))...),
+	} {
+		r := run(t, gate(t, rude(xmpptest.AtFirstFrame, frames, xmpptest.Silence), good()), Options{Timeout: 5 * time.Second})
+		last := r.Steps[len(r.Steps)-1]
+		if len(last.Problems) != 1 || !strings.Contains(last.Problems[0].Hint, "a node that the gate does not know") {
+			t.Errorf("%s: %+v; want a hint of the redirect", what, last.Problems)
+		}
+	}
+}
+
+// Features in the message of the opening are not waited for.
+func TestElementsInOneMessage(t *testing.T) {
+	words := "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='example1.com' id='1' version='1.0'/> " +
+		"<stream:features xmlns:stream='http://etherx.jabber.org/streams'><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>\n"
+	r := run(t, gate(t, rude(xmpptest.AtFirstFrame, ws.MustCompileFrame(ws.NewTextFrame([]byte(words))), xmpptest.Silence), good()), Options{Timeout: 5 * time.Second})
+	if !r.OK || !slices.Equal(r.Mechanisms, []string{"PLAIN"}) {
+		t.Errorf("%+v; want all well", r)
+	}
+}
+
+// A port that speaks the other of ws and wss is named.
+func TestOtherScheme(t *testing.T) {
+	html := httptest.NewTLSServer(http.NotFoundHandler()) // answers as servers in Go do
+	defer html.Close()
+	nginx := xmpptest.HTTP("400 Bad Request", "<html><center>The plain HTTP request was sent to HTTPS port</center></html>")
+	ours := xmpptest.HTTP("400 Bad Request", "400 Bad Request\n\nThis port speaks TLS. Write https:// or wss://")
+	for what, c := range map[string]struct{ url, addr string }{
+		"ws to Go":              {"ws://example1.com:5290/x", html.Listener.Addr().String()},
+		"ws to nginx":           {"ws://example1.com:5290/x", gate(t, rude(xmpptest.AtRequest, nginx, xmpptest.FIN), nil)},
+		"ws to the gate":        {"ws://example1.com:5290/x", gate(t, rude(xmpptest.AtRequest, ours, xmpptest.FIN), nil)},
+		"ws to an alert":        {"ws://example1.com:5290/x", gate(t, rude(xmpptest.AtRequest, []byte("\x15\x03\x01\x00\x02\x02\x46"), xmpptest.FIN), nil)},
+		"ws to a FIN":           {"ws://example1.com:5290/x", gate(t, rude(xmpptest.AtRequest, nil, xmpptest.FIN), nil)},
+		"wss to an XMPP server": {"wss://example1.com:5290/x", gate(t, xmpptest.Config{Habits: xmpptest.Tigase()}, nil)},
+		"wss to HTTP":           {"wss://example1.com:5290/x", gate(t, rude(xmpptest.AtAccept, xmpptest.BadRequest, xmpptest.FIN), nil)},
+		"wss to a FIN":          {"wss://example1.com:5290/x", gate(t, rude(xmpptest.AtAccept, nil, xmpptest.FIN), nil)},
+	} {
+		r := run(t, c.addr, Options{URL: c.url, Timeout: 300 * time.Millisecond})
+		want := "probe wss://example1.com:5290/x"
+		if strings.HasPrefix(what, "wss") {
+			want = "probe ws://example1.com:5290/x"
+		}
+		last := r.Steps[len(r.Steps)-1]
+		if len(last.Problems) != 1 || !strings.Contains(last.Problems[0].Hint, want) {
+			t.Errorf("%s: %s, %+v; want %q", what, last.Name, last.Problems, want)
+		}
+	}
+}
+
+// What the probe says of a 101 is what a tunnel says.
+func TestSameVerdict(t *testing.T) {
+	const head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: KEY\r\nSec-WebSocket-Protocol: xmpp\r\n"
+	edit := func(old, new string) string { return strings.Replace(head, old, new, 1) + "\r\n" }
+	for what, answer := range map[string]string{
+		"Tigase's":             head + "\r\n",
+		"two Connection lines": edit("Connection: Upgrade", "Connection: keep-alive\r\nConnection: Upgrade"),
+		"a list":               edit("Connection: Upgrade", "Connection: keep-alive,\tupgrade"),
+		"another reason":       edit("Switching Protocols", "Web Socket"),
+		"no reason":            edit(" Switching Protocols", ""),
+		"a body of none":       edit("Upgrade:", "Content-Length: 0\r\nUpgrade:"),
+		"a frame behind it":    head + "\r\n\x89\x00",
+		"two Upgrades":         edit("Upgrade:", "Upgrade: websocket\r\nUpgrade:"),
+		"two keys":             edit("Upgrade:", "Sec-WebSocket-Accept: KEY\r\nUpgrade:"),
+		"two subprotocols":     edit("xmpp", "xmpp\r\nSec-WebSocket-Protocol: xmpp"),
+		"HTTP/1.0":             edit("HTTP/1.1", "HTTP/1.0"),
+		"bare LF":              strings.ReplaceAll(head, "\r\n", "\n") + "\n",
+		"one bare LF":          edit("websocket\r\n", "websocket\n"),
+		"a folded line":        edit("Upgrade: websocket", "Upgrade:\r\n websocket"),
+		"a blank in a name":    edit("Upgrade:", "Upgrade :"),
+		"upper-case":           edit("Protocol: xmpp", "Protocol: XMPP"),
+		"extensions":           edit("Upgrade:", "Sec-WebSocket-Extensions: \r\nUpgrade:"),
+		"chunks":               edit("Upgrade:", "Transfer-Encoding: chunked\r\nUpgrade:"),
+		"100 first":            "HTTP/1.1 100 Continue\r\n\r\n" + head + "\r\n",
+		"200":                  "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		"17 KiB":               edit("Upgrade:", "X: "+strings.Repeat("x", 17<<10)+"\r\nUpgrade:"),
+	} {
+		addr := answering(t, answer)
+		table, err := upstream.New(upstream.Options{Upstreams: []upstream.GroupOptions{{Name: "u", Nodes: []upstream.NodeOptions{{URL: "ws://" + addr + "/"}}}},
+			Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := table.Routes().Lookup("example1.com")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, tunnel := v.Dial(t.Context(), &upstream.Request{Host: "example1.com", RequestURI: "/", Subprotocol: "xmpp"})
+		if tunnel == nil {
+			conn.Conn.Close()
+			conn.Release()
+		}
+		table.Close()
+		r := run(t, addr, Options{URL: "ws://" + addr + "/", Domain: "example1.com", Timeout: 5 * time.Second})
+		if step := r.Steps[1]; step.OK() != (tunnel == nil) {
+			t.Errorf("%s: the probe says %+v, a tunnel %v", what, step.Problems, tunnel)
+		}
+	}
+}
+
+// answering is a server that says the same to each request, with the right key.
+func answering(t *testing.T, answer string) (addr string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer conn.Close()
+				req, err := http.ReadRequest(bufio.NewReader(conn))
+				if err != nil {
+					return
+				}
+				io.WriteString(conn, strings.ReplaceAll(answer, "KEY", upstream.AcceptKey(req.Header.Get("Sec-WebSocket-Key"))))
+			})
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		conns.Wait()
+	})
+	return ln.Addr().String()
 }
 
 // An IP address is no server name, and the gate wants one.

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"context"
 	"encoding/xml"
 	"fmt"
@@ -25,17 +26,22 @@ type element struct {
 }
 
 // next reads an element; a stream error, the stream's end and a redirect are
-// Problems.
+// Problems. A message may have several.
 func (p *prober) next() (element, error) {
 	var e element
-	message, err := p.receive()
-	if err != nil {
-		return e, err
+	if len(bytes.TrimSpace(p.more)) == 0 {
+		message, err := p.receive()
+		if err != nil {
+			return e, err
+		}
+		p.more = message
 	}
-	if err := xml.Unmarshal(message, &e); err != nil {
-		return e, &Problem{fmt.Sprintf("the server sent %q, which is no XML element", printable(message)),
+	d := xml.NewDecoder(bytes.NewReader(p.more))
+	if err := d.Decode(&e); err != nil {
+		return e, &Problem{fmt.Sprintf("the server sent %q, which is no XML element", printable(p.more)),
 			"is this an XMPP server that speaks RFC 7395?"}
 	}
+	p.more = p.more[d.InputOffset():]
 	switch {
 	case e.XMLName.Local == "error":
 		return e, p.streamError(e)
@@ -48,6 +54,9 @@ func (p *prober) next() (element, error) {
 	}
 	return e, nil
 }
+
+// lostHint is for a redirect of the XMPP server that the gate could not follow.
+const lostHint = "the XMPP server sent the stream to a node that the gate does not know, or in a circle: the gate's log and its page say where to, and what to write"
 
 // streamError explains a stream error (RFC 6120, section 4.9.3).
 func (p *prober) streamError(e element) *Problem {
@@ -75,6 +84,9 @@ func (p *prober) streamError(e element) *Problem {
 		problem.Hint = "the XMPP server is stopping"
 	case "remote-connection-failed":
 		problem.Hint = p.either("the gate does not reach the XMPP server", "")
+		if text == ": "+xmpp.NotReachableHere {
+			problem.Hint = lostHint
+		}
 	}
 	return problem
 }

@@ -1,18 +1,21 @@
 package probe
 
 import (
+	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/sha1"
-	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"unicode"
 
 	"github.com/gobwas/ws"
+
+	"wssgate/upstream"
+	"wssgate/xmpp"
 )
 
 const (
@@ -21,66 +24,95 @@ const (
 )
 
 // open does the opening handshake. The header names are spelled as in the RFC
-// and all goes in one write, for Tigase's sake.
+// and all goes in one write, for Tigase's sake. What comes back is read as a tunnel's
+// upstream is.
 func (p *prober) open(_ context.Context, s *Step) error {
-	var nonce [16]byte
-	rand.Read(nonce[:]) // never fails
-	key := base64.StdEncoding.EncodeToString(nonce[:])
+	key := upstream.NewKey()
 	scheme := map[string]string{"wss": "https", "ws": "http"}[p.url.Scheme]
 	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
 		"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n"+
 		"Origin: %s://%s\r\nUser-Agent: wssgate-probe\r\n\r\n",
 		p.url.RequestURI(), p.url.Host, key, scheme, p.url.Host)
-	if _, err := io.WriteString(p.conn, request); err != nil {
-		return err
+	heard := &hearing{Conn: p.conn}
+	rest, err := upstream.OpeningHandshake(heard, []byte(request), key, "xmpp")
+	line, _, _ := strings.Cut(string(heard.got), "\r\n")
+	if _, status, isHTTP := strings.Cut(line, " "); isHTTP && strings.HasPrefix(line, "HTTP/") {
+		p.report.Status = printable([]byte(status))
 	}
-	if head, err := p.br.Peek(5); err != nil && len(head) == 0 {
-		return err
-	} else if string(head) != "HTTP/" {
-		return &Problem{fmt.Sprintf("answered %q to the opening handshake, which is no HTTP", printable(head)), "is this another service's port?"}
+	if err != nil {
+		return p.noUpgrade(err, heard)
 	}
-	resp, err := http.ReadResponse(p.br, &http.Request{Method: http.MethodGet})
-	if err != nil && !isTimeout(err) {
-		return &Problem{fmt.Sprintf("the answer to the opening handshake is broken or cut short: %s", printable([]byte(err.Error()))), "the server's log may say why"}
-	} else if err != nil {
-		return err
-	}
-	p.report.Status = printable([]byte(resp.Status))
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return p.refused(resp)
-	}
-	s.Facts = append(s.Facts, p.report.Status)
-	h := resp.Header
-	if !strings.EqualFold(h.Get("Upgrade"), "websocket") || !strings.EqualFold(h.Get("Connection"), "Upgrade") {
-		return &Problem{fmt.Sprintf("101 with Upgrade %q and Connection %q, want \"websocket\" and \"Upgrade\"", printable([]byte(h.Get("Upgrade"))), printable([]byte(h.Get("Connection")))),
-			"something on the way may have changed the headers"}
-	}
-	if extensions := h.Get("Sec-WebSocket-Extensions"); extensions != "" {
-		return &Problem{fmt.Sprintf("extension %q, which was not offered", printable([]byte(extensions))), ""}
-	}
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	if got := h.Get("Sec-WebSocket-Accept"); got != base64.StdEncoding.EncodeToString(sum[:]) {
-		return &Problem{fmt.Sprintf("Sec-WebSocket-Accept is %q, which does not fit our key", printable([]byte(got))), "a cache between here and there?"}
-	}
-	p.report.Subprotocol = printable([]byte(h.Get("Sec-WebSocket-Protocol")))
-	switch p.report.Subprotocol {
-	case "xmpp":
-		s.Facts[0] += ", subprotocol xmpp"
-		return nil
-	case "":
-		return &Problem{"no subprotocol agreed on, want \"xmpp\"", "browsers fail such a connection; is there an XMPP server at this path?"}
-	}
-	return &Problem{fmt.Sprintf("subprotocol %q, which was not offered; want \"xmpp\"", p.report.Subprotocol), ""}
+	p.report.Subprotocol = "xmpp"
+	s.Facts = append(s.Facts, p.report.Status+", subprotocol xmpp")
+	p.br = bufio.NewReader(io.MultiReader(bytes.NewReader(rest), p.conn))
+	return nil
 }
 
-// refused explains an answer other than 101.
-func (p *prober) refused(resp *http.Response) *Problem {
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	problem := &Problem{Text: fmt.Sprintf("answered %s to the opening handshake, want 101", printable([]byte(resp.Status)))}
-	if line := firstLine(string(body), resp.Status); line != "" {
+// A hearing keeps what is read.
+type hearing struct {
+	net.Conn
+	got []byte
+}
+
+func (h *hearing) Read(b []byte) (int, error) {
+	n, err := h.Conn.Read(b)
+	h.got = append(h.got, b[:n]...)
+	return n, err
+}
+
+// noUpgrade says why there was no 101, or not the one that was asked for.
+func (p *prober) noUpgrade(err error, heard *hearing) error {
+	h, ok := errors.AsType[*upstream.HandshakeError](err)
+	switch {
+	case !ok:
+		return err
+	case h.Status != 0 && h.Status != http.StatusSwitchingProtocols:
+		return p.refused(h, heard)
+	case len(heard.got) > 0 && (heard.got[0] == 0x15 || heard.got[0] == 0x16):
+		return &Problem{"the answer is TLS, not HTTP", p.tryOther()}
+	case len(heard.got) == 0 && h.Err == nil:
+		return io.EOF
+	case len(heard.got) == 0, h.Err != nil && isTimeout(h.Err):
+		return err
+	}
+	hint := h.Hint
+	switch {
+	case !strings.HasPrefix("HTTP/", string(heard.got[:min(len(heard.got), 5)])):
+		hint = "is this another service's port?"
+	case hint == "" && h.Status != 0:
+		hint = "something on the way may have changed the headers, or a cache answered"
+	case hint == "":
+		hint = "the server's log may say why"
+	}
+	return &Problem{printable([]byte(h.Error())), hint}
+}
+
+// tryOther is the hint that the port may speak the other scheme.
+func (p *prober) tryOther() string {
+	other := *p.url
+	if p.url.Scheme == "ws" {
+		other.Scheme = "wss"
+		return "the port speaks TLS: probe " + other.String()
+	}
+	other.Scheme = "ws"
+	return "does the port speak plain ws://? then probe " + other.String()
+}
+
+// refused explains an answer other than 101. How it was read says what it is; its body
+// is for people.
+func (p *prober) refused(h *upstream.HandshakeError, heard *hearing) *Problem {
+	var body []byte
+	var location string
+	answer := bufio.NewReader(io.MultiReader(bytes.NewReader(heard.got), p.conn))
+	if resp, err := http.ReadResponse(answer, &http.Request{Method: http.MethodGet}); err == nil {
+		body, _ = io.ReadAll(io.LimitReader(resp.Body, maxBody))
+		location = resp.Header.Get("Location")
+	}
+	problem := &Problem{Text: printable([]byte(h.Error()))}
+	if line := firstLine(string(body), p.report.Status); line != "" {
 		problem.Text += ": " + line
 	}
-	switch resp.StatusCode {
+	switch h.Status {
 	case 400:
 		problem.Hint = "Tigase says so where the subprotocol \"xmpp\" is missing; something on the way may have removed a header"
 	case 401, 407:
@@ -100,10 +132,19 @@ func (p *prober) refused(resp *http.Response) *Problem {
 	case 504:
 		problem.Hint = p.either("the XMPP server does not answer the gate", "this is a proxy, and the XMPP server does not answer it")
 	}
-	if to := resp.Header.Get("Location"); to != "" {
-		problem.Hint = "it redirects to " + printable([]byte(to)) + ", which no WebSocket client follows"
+	if p.url.Scheme == "ws" && h.Status == 400 && speaksTLS(body) {
+		problem.Hint = p.tryOther()
+	}
+	if location != "" {
+		problem.Hint = "it redirects to " + printable([]byte(location)) + ", which no WebSocket client follows"
 	}
 	return problem
+}
+
+// speaksTLS reports whether a refusal says that the port wants TLS, as the gate's does,
+// nginx's, and that of servers in Go.
+func speaksTLS(body []byte) bool {
+	return bytes.Contains(body, []byte("TLS")) || bytes.Contains(body, []byte("HTTPS"))
 }
 
 // firstLine returns the first line of a body that says something besides the
@@ -208,6 +249,9 @@ func (p *prober) closed(payload []byte) *Problem {
 		problem.Hint = p.either("the XMPP server behind the gate went away or restarts", "the XMPP server restarts")
 	case 1014:
 		problem.Hint = p.either("the gate can't go on with the XMPP server behind it; its log says why", "")
+		if reason == xmpp.NotReachableHere {
+			problem.Hint = lostHint
+		}
 	}
 	return problem
 }

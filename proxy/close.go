@@ -78,7 +78,7 @@ var reasons = [reasonCount]struct {
 	reasonHostUnknown:    {codeNormal, "host_unknown", xmpp.NotTakenHere, ""},
 	reasonRedirect:       {codeNormal, "redirect", "", ""},
 	reasonPanic:          {0, "panic", "", ""},
-	reasonRedirectLost:   {codeGateway, "redirect_lost", "the XMPP server of this account is not reachable here", ""},
+	reasonRedirectLost:   {codeGateway, "redirect_lost", xmpp.NotReachableHere, ""},
 	reasonDialFailed:     {codeGateway, "dial_failed", "the XMPP server is not reachable", ""},
 	reasonLoginFailures:  {codePolicy, "login_failures", "too many failed logins", xmpp.PolicyViolation},
 }

@@ -42,7 +42,7 @@ func (c *scripted) Read(b []byte) (int, error) {
 }
 
 func answerTo(pieces ...string) ([]byte, error) {
-	return openingHandshake(&scripted{pieces: pieces, err: io.EOF}, []byte("GET"), testKey, "xmpp")
+	return OpeningHandshake(&scripted{pieces: pieces, err: io.EOF}, []byte("GET"), testKey, "xmpp")
 }
 
 func edit(old, new string) string { return strings.Replace(good101, old, new, 1) }

@@ -33,7 +33,7 @@ var errRequest = errors.New("request can't be forwarded")
 // connect dials a and does everything up to the node's 101. The conn is the
 // caller's; there is none after an error.
 func (n *Node) connect(ctx context.Context, a *address, r *Request) (net.Conn, []byte, error) {
-	key := newKey()
+	key := NewKey()
 	request, err := r.appendRequest(make([]byte, 0, 1<<10), &n.loc, n.group.hostOfNode, key)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", errRequest, err)
@@ -103,7 +103,7 @@ func (n *Node) open(ctx context.Context, conn net.Conn, header, request []byte, 
 		}
 		conn = c
 	}
-	rest, err = openingHandshake(conn, append(header, request...), key, subprotocol)
+	rest, err = OpeningHandshake(conn, append(header, request...), key, subprotocol)
 	if e, ok := errors.AsType[*HandshakeError](err); ok && isAlert(e.Err) {
 		// TLS 1.3 judges our certificate after our half of its handshake is over.
 		err = tlsError(n, e.Err)

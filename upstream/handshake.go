@@ -41,10 +41,11 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 // an answer without a subprotocol, it writes a request over 4 KiB in pieces,
 // and can't write a PROXY header with it.
 
-// openingHandshake writes request, which already holds key, and reads the
+// OpeningHandshake writes request, which already holds key, and reads the
 // answer. It returns the bytes that followed the 101: they belong to the
-// tunnel. The caller sets deadlines, and closes the conn after an error.
-func openingHandshake(conn net.Conn, request []byte, key, subprotocol string) (rest []byte, err error) {
+// tunnel. The error is a *HandshakeError. The caller sets deadlines, and closes the
+// conn after an error.
+func OpeningHandshake(conn net.Conn, request []byte, key, subprotocol string) (rest []byte, err error) {
 	if _, err := conn.Write(request); err != nil {
 		return nil, &HandshakeError{What: "write the opening handshake", Err: bare(err)}
 	}
@@ -115,8 +116,8 @@ func notHTTP(got []byte) error {
 	return e
 }
 
-// newKey makes a Sec-WebSocket-Key: 16 random bytes in base64.
-func newKey() string {
+// NewKey makes a Sec-WebSocket-Key: 16 random bytes in base64.
+func NewKey() string {
 	var nonce [16]byte
 	rand.Read(nonce[:])
 	return base64.StdEncoding.EncodeToString(nonce[:])

@@ -79,7 +79,7 @@ type prober struct {
 // prober dials a for the gate itself and does the opening handshake.
 func (n *Node) prober(ctx context.Context, a *address, loc *NodeURL, r *Request) (*prober, error) {
 	r.Subprotocol, r.UserAgent = "xmpp", probeAgent
-	key := newKey()
+	key := NewKey()
 	request, err := r.appendRequest(nil, loc, n.group.hostOfNode, key)
 	if err != nil {
 		return nil, err

@@ -136,6 +136,25 @@ func (v *Vhost) ForDomain(domain string) *Vhost {
 	return v
 }
 
+// TakesNew returns an error that is ErrDrained where no node takes new streams of v's,
+// to an XMPP domain where v routes by that.
+func (v *Vhost) TakesNew(domain string) error {
+	if v.routeTo {
+		v = v.ForDomain(domain)
+	}
+	for _, n := range v.group.nodes {
+		if !n.Leaving() && (v.node == "" || v.node == n.name || v.fallback) {
+			return nil
+		}
+	}
+	return fmt.Errorf("vhost %q: upstream %q: %w", v.name, v.group.name, ErrDrained)
+}
+
+// NodeLeaves reports whether the node that v pins is to have no streams any more.
+func (v *Vhost) NodeLeaves() bool {
+	return v.node != "" && slices.ContainsFunc(v.group.nodes, func(n *Node) bool { return n.name == v.node && n.Leaving() })
+}
+
 // Nodes is how many nodes the vhost's upstream has.
 func (v *Vhost) Nodes() int { return len(v.group.nodes) }
 

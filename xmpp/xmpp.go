@@ -82,6 +82,10 @@ const (
 // XMPP server's.
 const NotTakenHere = "this gate takes no streams to that domain here"
 
+// NotReachableHere is the text of the gate's [RemoteConnectionFailed] where the XMPP
+// server sent a stream to a node to which it could not go.
+const NotReachableHere = "the XMPP server of this account is not reachable here"
+
 // isName reports whether c looks like a condition's name, and so may be written
 // as one. Each name of RFC 6120 is lower-case letters and hyphens.
 func (c Condition) isName() bool {
