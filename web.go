@@ -29,12 +29,12 @@ func (g *gate) webOptions(cfg *Config, routes *upstream.Routes, port int) (web.O
 			}
 			return v.AllowsOrigin(origin)
 		},
-		AllowsDomain: func(serverName, domain string) error {
+		TakesStream: func(serverName, path, domain string) error {
 			v, err := routes.Lookup(serverName)
 			if err != nil {
-				return nil // somebody else's to say
+				return err
 			}
-			return v.AllowsDomain(domain)
+			return errors.Join(v.AllowsPath(path), v.AllowsDomain(domain), v.TakesNew(domain))
 		},
 		AllowsClient: func(name string, client netip.Addr) error {
 			if !cfg.Access.rules.Allows(client) {
@@ -116,15 +116,21 @@ func (b boshLogins) LoginsEnded(r *http.Request, failed int) (slow, banned time.
 
 // publicURLs returns the wss URLs that a vhost's clients are to be told: the
 // one of the file, or those of the nodes that take new streams. None: the
-// gate's own.
-func publicURLs(v *Vhost, route *upstream.Vhost) func() []string {
+// gate's own, unless those are all.
+func publicURLs(v *Vhost, route *upstream.Vhost) func() ([]string, bool) {
 	switch {
 	case v.PublicURL != "":
-		return func() []string { return []string{v.PublicURL} }
+		return func() ([]string, bool) {
+			if v.Route != "to" && route.TakesNew("") != nil {
+				return nil, true
+			}
+			return []string{v.PublicURL}, true
+		}
 	case v.Route == "to":
 		return nil // it leads to several upstreams, and only the gate knows which
 	}
-	return func() []string { return route.PublicURLs(true) }
+	// The gate's own name for a node that is drained is that node's as well.
+	return func() ([]string, bool) { return route.PublicURLs(true), route.NodeLeaves() }
 }
 
 // publicPort returns the port of the wss listener that URLs name: 443 where one

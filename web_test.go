@@ -81,7 +81,7 @@ func TestPublicURLs(t *testing.T) {
 		for i, v := range o.Vhosts {
 			var got []string
 			if v.WebSocket != nil {
-				got = v.WebSocket()
+				got, _ = v.WebSocket()
 			}
 			if !slices.Equal(got, want[i]) {
 				t.Errorf("%s, %s: %q; want %q", when, v.Names, got, want[i])

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -179,6 +180,71 @@ nodes = [
 	wants("wss://t2.example.test/")
 	o.want("POST", "/drain?node=xmpp/t1&stop", 200)
 	wants("wss://t1.example.test/", "wss://t2.example.test/")
+}
+
+// Discovery lists what this client can use now, whatever keeps it from an address.
+func TestDiscoveryListsWhatIsOpen(t *testing.T) {
+	const t1, t2 = "wss://t1.example2.test:5291/", "wss://t2.example2.test:5291/"
+	for _, c := range []struct {
+		what, more, drain string
+		want              []string
+	}{
+		{"all", "", "", []string{t1, t2}},
+		{"another path", `path = "/ws"`, "", []string{t1, "wss://t2.example2.test:PORT/ws"}},
+		{"the path", `path = "/"`, "", []string{t1, t2}},
+		{"another domain", `domains = ["example3.test"]`, "", []string{t1}},
+		{"a client that is kept out", `access.deny = ["127.0.0.0/8"]`, "", []string{t1}},
+		{"another client that is kept out", `access.deny = ["192.0.2.0/24"]`, "", []string{t1, t2}},
+		{"a drained node", "", "node=xmpp/t2", []string{t1}},
+		{"a drained node that another stands in for", "fallback = true", "node=xmpp/t2", []string{t1}},
+		{"a drained vhost", "", "vhost=t2.example2.test", []string{t1}},
+		{"all drained", "", "all", nil},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			site := gate.NewSite(t, name, "t1.example2.test", "t2.example2.test")
+			more := c.more
+			if !strings.Contains(more, "domains") {
+				more += "\ndomains = [\"example2.test\"]"
+			}
+			site.Write(t, "config.toml", bytes.Replace(withHTTP(`
+[upstream.xmpp]
+nodes = [{ name = "t1", url = "ws://127.0.0.1:1/", public_url = "`+t1+`" }, { name = "t2", url = "ws://127.0.0.1:2/", public_url = "`+t2+`" }]
+health.interval = "0s"
+[[vhost]]
+names   = ["t1.example2.test"]
+node    = "t1"
+domains = ["example2.test"]
+[[vhost]]
+names    = ["t2.example2.test"]
+node     = "t2"
+`+more+"\n[[vhost]]\nnames = [\"chat.example2.test\"]\ndomains = [\"example2.test\"]\n"), []byte(`admin = ""`), []byte(`admin = "127.0.0.1:0"`), 1))
+			g := gate.Start(t, site.Dir)
+			b := newBrowser(t, site, g)
+			if c.drain != "" {
+				operate(t, g).want("POST", "/drain?"+c.drain, 202)
+			}
+			if c.want == nil {
+				resp, body := b.get("http://example2.test/nodes.json")
+				if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+					t.Errorf("nodes.json = %s, %q; want 503 for the moment", resp.Status, body)
+				}
+				return
+			}
+			_, port, _ := net.SplitHostPort(g.Addr("wss"))
+			got := b.nodes("http://example2.test")
+			for i, url := range got {
+				got[i] = strings.Replace(url, ":"+port+"/", ":PORT/", 1)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("nodes.json = %q; want %q", got, c.want)
+			}
+			for _, path := range []string{"/.well-known/host-meta", "/.well-known/host-meta.json"} {
+				if _, body := b.get("http://example2.test" + path); strings.Contains(body, t2) != slices.Contains(c.want, t2) || !strings.Contains(body, t1) {
+					t.Errorf("%s = %s; want %q", path, body, c.want)
+				}
+			}
+		})
+	}
 }
 
 // The address that discovery names is one where a WebSocket opens.

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 	"slices"
@@ -41,7 +42,12 @@ func (s *Site) discover(w http.ResponseWriter, r *http.Request, name string, v *
 		vhosts = s.byDomain(name)
 	}
 	d := s.discovery(r, name, vhosts)
-	if len(d.WebSocket)+len(d.Links) == 0 {
+	switch {
+	case len(d.WebSocket)+len(d.Links) > 0:
+	case len(vhosts) > 0 && s.named(r, name, vhosts):
+		unavailable(w, "No new clients are taken for this name at the moment. Try again in a while.")
+		return
+	default:
 		notFound(w, "There is no XMPP service for this name.")
 		return
 	}
@@ -60,26 +66,18 @@ func (s *Site) discover(w http.ResponseWriter, r *http.Request, name string, v *
 	}
 }
 
-// discovery adds up what the vhosts have to tell, each thing once. URLs of ours at
-// which none of the domains would be taken are left out.
+// discovery adds up what the vhosts have to tell, each thing once: what the client can
+// use now.
 func (s *Site) discovery(r *http.Request, name string, vhosts []*vhost) (d xmpp.Discovery) {
 	for _, v := range vhosts {
-		urls := slices.DeleteFunc(slices.Clone(v.urls()), func(u string) bool { return !s.takes(u, v.about(name)) })
-		own := s.own(r, name, v)
-		if len(urls) == 0 && own != "" {
-			path := v.Path
-			if path == "" {
-				path = "/"
-			}
-			urls = []string{"wss://" + own + path}
-		}
-		for _, u := range urls {
+		about := v.about(name)
+		for _, u := range s.urlsOf(r, name, v, about) {
 			if !slices.Contains(d.WebSocket, u) {
 				d.WebSocket = append(d.WebSocket, u)
 			}
 		}
 		links := v.Links
-		if v.bosh != nil && own != "" {
+		if own := s.own(r, name, v); v.bosh != nil && own != "" && s.takesBOSH(r, own, v, about) {
 			links = append([]xmpp.Link{{Rel: xmpp.RelBOSH, Href: "https://" + own + v.bosh.path}}, links...)
 		}
 		for _, l := range links {
@@ -91,6 +89,26 @@ func (s *Site) discovery(r *http.Request, name string, vhosts []*vhost) (d xmpp.
 	return d
 }
 
+// named reports whether there is an address to tell at other times.
+func (s *Site) named(r *http.Request, name string, vhosts []*vhost) bool {
+	return slices.ContainsFunc(vhosts, func(v *vhost) bool { return len(v.urls()) > 0 || s.own(r, name, v) != "" })
+}
+
+// urlsOf are the URLs of a vhost at which the client's streams to one of the domains
+// are taken: of those that it has, or else the gate's own.
+func (s *Site) urlsOf(r *http.Request, name string, v *vhost, domains []string) (urls []string) {
+	all := false
+	if v.WebSocket != nil {
+		urls, all = v.WebSocket()
+	}
+	refused := func(u string) bool { return !s.takes(r, u, domains) }
+	urls = slices.DeleteFunc(slices.Clone(urls), refused)
+	if own := s.own(r, name, v); len(urls) == 0 && !all && own != "" {
+		urls = slices.DeleteFunc([]string{"wss://" + own + cmp.Or(v.Path, "/")}, refused)
+	}
+	return urls
+}
+
 // about returns the XMPP domains that a document of v is about, where name was
 // asked for it: that, or all of v's where it is no domain but an address of theirs.
 func (v *vhost) about(name string) []string {
@@ -100,12 +118,27 @@ func (v *vhost) about(name string) []string {
 	return v.Domains
 }
 
-// takes reports whether streams to one of the domains, which may be wildcards, are
-// taken at a URL.
-func (s *Site) takes(wss string, domains []string) bool {
+// takes reports whether a client's streams to one of the domains, which may be
+// wildcards, are taken at a URL now. It is so at an address of somebody else's.
+func (s *Site) takes(r *http.Request, wss string, domains []string) bool {
 	u, err := url.Parse(wss)
-	if err != nil || s.options.AllowsDomain == nil {
+	if err != nil || s.byName(u.Hostname()) == nil {
 		return true
 	}
-	return slices.ContainsFunc(domains, func(domain string) bool { return s.options.AllowsDomain(u.Hostname(), domain) == nil })
+	return s.lets(r, u.Hostname()) && slices.ContainsFunc(domains, func(domain string) bool {
+		return s.options.TakesStream == nil || s.options.TakesStream(normal(u.Hostname()), cmp.Or(u.EscapedPath(), "/"), domain) == nil
+	})
+}
+
+// takesBOSH is takes for the BOSH of a vhost.
+func (s *Site) takesBOSH(r *http.Request, own string, v *vhost, domains []string) bool {
+	host, _ := hostName(own)
+	return s.lets(r, host) && slices.ContainsFunc(domains, func(domain string) bool {
+		return v.AllowsDomain == nil || v.AllowsDomain(domain) == nil
+	})
+}
+
+// lets reports whether a client may come to a name of ours now.
+func (s *Site) lets(r *http.Request, name string) bool {
+	return s.options.HasCertificate(name) && s.keepsOut(r, name) == nil && (s.options.TurnsAway == nil || !s.options.TurnsAway(name))
 }

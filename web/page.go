@@ -28,7 +28,13 @@ func (s *Site) page(w http.ResponseWriter, r *http.Request, v *vhost) {
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	io.WriteString(w, pageHead)
-	for _, u := range s.discovery(r, normal(r.TLS.ServerName), []*vhost{v}).WebSocket {
+	urls := s.discovery(r, normal(r.TLS.ServerName), []*vhost{v}).WebSocket
+	if len(urls) == 0 {
+		io.WriteString(w, "<p>It takes no new clients at the moment.</p>\n")
+	} else {
+		io.WriteString(w, "<p>Give it to your client as</p>\n")
+	}
+	for _, u := range urls {
 		io.WriteString(w, "<p><code>"+html.EscapeString(u)+"</code></p>\n")
 	}
 	io.WriteString(w, pageTail)
@@ -45,7 +51,7 @@ body { font: 1rem/1.5 system-ui, sans-serif; max-width: 36rem; margin: 15vh auto
 code { font-size: 1.1em }
 </style>
 <h1>XMPP over WebSocket</h1>
-<p>This address is for XMPP clients, not for browsing. Give it to your client as</p>
+<p>This address is for XMPP clients, not for browsing.</p>
 `
 
 const pageTail = `<p>Nothing is wrong if you see this page: the gate is up.</p>

@@ -22,7 +22,8 @@ func (v *vhost) urls() []string {
 	if v.WebSocket == nil {
 		return nil
 	}
-	return v.WebSocket()
+	urls, _ := v.WebSocket()
+	return urls
 }
 
 // New makes a Site.
@@ -30,6 +31,9 @@ func New(o Options) *Site {
 	s := &Site{options: o, names: map[string]*vhost{}, domains: map[string][]*vhost{}, log: o.Log}
 	if s.log == nil {
 		s.log = slog.Default()
+	}
+	if s.options.HasCertificate == nil {
+		s.options.HasCertificate = func(string) bool { return true }
 	}
 	if s.options.MaxBody == 0 {
 		s.options.MaxBody = 1 << 20
@@ -101,29 +105,33 @@ func wildcard(name string) string {
 
 // authority is a name with the port of the TLS listener.
 func (s *Site) authority(name string) string {
-	if s.options.Port == 0 || s.options.Port == 443 {
+	return withPort(name, strconv.Itoa(cmp.Or(s.options.Port, 443)))
+}
+
+func withPort(name, port string) string {
+	if port == "443" {
 		return name
 	}
-	return net.JoinHostPort(name, strconv.Itoa(s.options.Port))
+	return net.JoinHostPort(name, port)
 }
 
 // own returns where the gate itself serves a vhost, as a client may be told who
 // asked under name: host and perhaps port; empty where nobody can say.
 func (s *Site) own(r *http.Request, name string, v *vhost) string {
 	covers := v == s.any || slices.Contains(v.Names, name) || slices.Contains(v.Names, wildcard(name))
-	if covers && r.TLS != nil {
+	authority := s.authority
+	if _, port, err := net.SplitHostPort(r.Host); r.TLS != nil && err == nil && port != "" {
 		// What worked for this request works again, behind a port mapping too.
-		if _, port, err := net.SplitHostPort(r.Host); err == nil && port != "" && port != "443" {
-			return net.JoinHostPort(name, port)
-		}
+		authority = func(name string) string { return withPort(name, port) }
+	} else if r.TLS != nil && covers {
 		return name
 	}
 	if covers {
-		return s.authority(name)
+		return authority(name)
 	}
 	for _, other := range v.Names {
 		if !strings.HasPrefix(other, "*.") {
-			return s.authority(other)
+			return authority(other)
 		}
 	}
 	// Names are wildcards all: only what is configured helps.

@@ -40,16 +40,17 @@ type Options struct {
 	Vhosts []Vhost
 	Any    Vhost
 
-	// HasCertificate reports whether a server name can be reached under TLS.
+	// HasCertificate reports whether a server name can be reached under TLS. Nil: all
+	// can.
 	HasCertificate func(serverName string) bool
 
 	// AllowsOrigin returns an error where a browser's Origin may not use the
 	// vhost of a server name. Nil: any may.
 	AllowsOrigin func(serverName, origin string) error
 
-	// AllowsDomain returns an error where the vhost of a server name, which may be
-	// none of ours, takes no streams to an XMPP domain. Nil: all take any.
-	AllowsDomain func(serverName, domain string) error
+	// TakesStream returns an error where the vhost of a server name takes no streams
+	// to an XMPP domain at a path now. Nil: all take any.
+	TakesStream func(serverName, path, domain string) error
 
 	// AllowsClient returns an error where a client may not use the vhost of a
 	// server name, or of a name that plain HTTP was asked for; it may be of no
@@ -102,9 +103,10 @@ type Vhost struct {
 	Names   []string // TLS server names in their normal form, exact or "*."
 	Domains []string // XMPP domains likewise, which discovery answers for too
 
-	// WebSocket returns the wss URLs to list now. Nil, or none: the URL that the
-	// request was made at, or would be on the TLS listener, with Path.
-	WebSocket func() []string
+	// WebSocket returns the wss URLs to list now. Nil, or none unless that is all:
+	// the URL that the request was made at, or would be on the TLS listener, with
+	// Path. Of those at our names only what the client can use now is listed.
+	WebSocket func() (urls []string, all bool)
 	Path      string // empty: "/"
 
 	// BOSH is where requests for its path go; nil: nowhere.
@@ -160,12 +162,17 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *Site) allowsClient(r *http.Request, name string) bool {
+// keepsOut returns an error where the client may not use the vhost of a name.
+func (s *Site) keepsOut(r *http.Request, name string) error {
 	if s.options.AllowsClient == nil {
-		return true
+		return nil
 	}
 	client, _ := netip.ParseAddrPort(r.RemoteAddr)
-	err := s.options.AllowsClient(name, client.Addr())
+	return s.options.AllowsClient(name, client.Addr())
+}
+
+func (s *Site) allowsClient(r *http.Request, name string) bool {
+	err := s.keepsOut(r, name)
 	if err != nil {
 		s.log.Debug("request refused", "client", r.RemoteAddr, "host", r.Host, "code", http.StatusForbidden, "err", err)
 	}

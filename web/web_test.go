@@ -20,15 +20,17 @@ func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // testSite has certificates for all names that are listed, and nothing behind.
 func testSite(vhosts []Vhost, certificates ...string) *Site {
-	return New(Options{
-		Vhosts:         vhosts,
-		HasCertificate: func(name string) bool { return slices.Contains(certificates, normal(name)) },
-		Port:           5291,
-	})
+	o := Options{Vhosts: vhosts, Port: 5291}
+	if certificates != nil {
+		o.HasCertificate = func(name string) bool { return slices.Contains(certificates, normal(name)) }
+	}
+	return New(o)
 }
 
 // listed is a Vhost's WebSocket.
-func listed(urls ...string) func() []string { return func() []string { return urls } }
+func listed(urls ...string) func() ([]string, bool) {
+	return func() ([]string, bool) { return urls, false }
+}
 
 // get asks a site under TLS where target is an https URL, and else without. A
 // server name is what Host says.
@@ -68,7 +70,7 @@ func TestWhichURLs(t *testing.T) {
 		{Names: []string{"example3.com"}, WebSocket: listed("wss://a.example3.com/", "wss://b.example3.com/")},
 		{Names: []string{"*.example4.com"}, Domains: []string{"example4.com"}},
 		{Names: []string{"*.example5.com"}, Domains: []string{"example5.com"}, WebSocket: listed("wss://www.example5.com/x")},
-	}, "example1.com", "example2.com")
+	}, "example1.com", "example2.com", "chat.example1.com", "t1.example2.com", "t2.example2.com", "www.example4.com", "www.example5.com")
 	for _, tt := range []struct{ base, want string }{
 		{"https://example1.com", "wss://example1.com/ws"},
 		{"https://EXAMPLE1.com", "wss://example1.com/ws"},
@@ -83,6 +85,8 @@ func TestWhichURLs(t *testing.T) {
 
 		{"http://example2.com", "wss://t1.example2.com:5291/ wss://t2.example2.com:5291/t2"},
 		{"https://example2.com", "wss://t1.example2.com:5291/ wss://t2.example2.com:5291/t2"},
+		{"https://example2.com:8443", "wss://t1.example2.com:8443/ wss://t2.example2.com:8443/t2"},
+		{"https://example2.com:443", "wss://t1.example2.com/ wss://t2.example2.com/t2"},
 		{"http://conference.example2.com", "wss://t1.example2.com:5291/"},
 		{"http://t2.example2.com", "wss://t2.example2.com:5291/t2"},
 
@@ -116,7 +120,7 @@ func TestURLsThatTakeTheDomain(t *testing.T) {
 			{Names: []string{"chat.example2.com"}, Domains: []string{"example2.com"}, WebSocket: both},
 		},
 		HasCertificate: func(string) bool { return true },
-		AllowsDomain: func(serverName, domain string) error {
+		TakesStream: func(serverName, _, domain string) error {
 			if want, ours := domains[serverName]; ours && want != domain && want != wildcard(domain) {
 				return errors.New("refused")
 			}
