@@ -611,6 +611,9 @@ func (t *tunnel) fromUpstream(p *piece) {
 	if p.begins() {
 		word := xmpp.FirstWord(p.payload)
 		t.stream.noticed(word, p.payload)
+		if (word == xmpp.EnabledWord || word == xmpp.ResumeWord) && t.repairs() {
+			xmpp.HideLocation(p.payload)
+		}
 	}
 	if t.heardLogin(p) {
 		return
@@ -621,7 +624,7 @@ func (t *tunnel) fromUpstream(p *piece) {
 			t.ends.Message()
 		}
 	}
-	if !p.control() && t.info != nil && t.info.vhost.Redirects() != "off" {
+	if !p.control() && t.repairs() {
 		switch to, found, err := t.ends.Feed(p.payload); {
 		case err != nil:
 			t.endless(err)
@@ -671,10 +674,17 @@ func (t *tunnel) upstreamCloses(p *piece) {
 		t.code = closeCode(p.header, p.payload)
 	}
 	if t.why == reasonClientClose || t.why == reasonUpstreamClose {
-		t.toClient(p.wire)
+		wire := p.wire
+		if len(p.payload) > 2 && t.repairs() && t.info.vhost.HoldsAddress(string(p.payload[2:])) {
+			wire = appendFrame(nil, opClose, p.payload[:2], nil)
+		}
+		t.toClient(wire)
 		t.client.closeSent = true
 	}
 }
+
+// repairs reports whether inner addresses are kept from the client.
+func (t *tunnel) repairs() bool { return t.info != nil && t.info.vhost.Redirects() != "off" }
 
 // notice draws the conclusions from what became of the sockets, once from each
 // state. It reports whether there was something new.

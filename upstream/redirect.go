@@ -152,6 +152,27 @@ func (n *Node) Names() []string {
 	return names
 }
 
+// HoldsAddress reports whether a text that was meant for people has the address of a
+// node of v's upstream in it, or any WebSocket URL.
+func (v *Vhost) HoldsAddress(text string) bool {
+	text = strings.ToLower(text)
+	if strings.Contains(text, "ws://") || strings.Contains(text, "wss://") {
+		return true
+	}
+	for _, n := range v.group.nodes {
+		hosts := []string{n.urlPlace().host, n.loc.Unix}
+		for _, e := range n.endpoints() {
+			hosts = append(hosts, placeOf(e.addr).host, placeOf(e.target).host)
+		}
+		for _, host := range hosts {
+			if host != "" && host != n.publicPlace().host && strings.Contains(text, strings.ToLower(host)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // A KnownNode is a node, and what a redirect may call it.
 type KnownNode struct {
 	Node   string

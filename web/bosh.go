@@ -87,7 +87,7 @@ func newBOSH(o Vhost, places *boshPlaces, transport *http.Transport, log *slog.L
 			pr.Out.Trailer = nil
 			pr.SetXForwarded()
 		},
-		ModifyResponse: b.judgeLogins,
+		ModifyResponse: b.answered,
 		Transport:      transport,
 		FlushInterval:  -1, // what a server says early is for the client now
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -99,9 +99,9 @@ func newBOSH(o Vhost, places *boshPlaces, transport *http.Transport, log *slog.L
 // boshHeaders go through. All others of the client's stay behind, as with
 // WebSockets: there are a dozen by which proxies tell whose address it is
 // (X-Real-IP, True-Client-IP, CF-Connecting-IP, …), and from a client each is
-// hearsay.
+// hearsay. Without Accept-Encoding answers are such as the gate can read.
 var boshHeaders = []string{
-	"Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Access-Control-Request-Headers",
+	"Accept", "Accept-Charset", "Accept-Language", "Access-Control-Request-Headers",
 	"Access-Control-Request-Method", "Access-Control-Request-Private-Network", "Authorization", "Cache-Control",
 	"Content-Encoding", "Content-Type", "Cookie", "If-Modified-Since", "If-None-Match", "Origin", "Pragma",
 	"Referer", "User-Agent", "X-Requested-With",
@@ -115,6 +115,14 @@ func boshHeader(client http.Header) http.Header {
 		}
 	}
 	return h
+}
+
+// answered looks at the answer to a request before its client gets any of it.
+func (b *bosh) answered(resp *http.Response) error {
+	if err := hideRedirect(resp); err != nil {
+		return err
+	}
+	return b.judgeLogins(resp)
 }
 
 // serve passes one request on. The connection may be kept for others.

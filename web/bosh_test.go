@@ -435,7 +435,7 @@ func TestBOSHHeaders(t *testing.T) {
 	_, body := g.do("POST", boshPath, nil, append(header, "Content-Type", "text/xml", "Cookie", "a=b", "Authorization", "Basic eDp5", "Accept-Language", "de")...)
 	got := strings.Fields(body)
 	slices.Sort(got)
-	want := []string{"Accept-Encoding", "Accept-Language", "Authorization", "Content-Length", "Content-Type", "Cookie", "User-Agent",
+	want := []string{"Accept-Language", "Authorization", "Content-Length", "Content-Type", "Cookie", "User-Agent",
 		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
 	if !slices.Equal(got, want) {
 		t.Errorf("the server got %q; want %q", got, want)
@@ -642,5 +642,53 @@ func TestBOSHWhileDraining(t *testing.T) {
 	draining = "example.com"
 	if resp, _ := g.do("POST", boshPath, nil); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("%s, %v; want 503 with Retry-After", resp.Status, resp.Header)
+	}
+}
+
+// The inner address of a server that sends its client elsewhere stays behind, however
+// the answer is cut; other answers are as they were.
+func TestBOSHRedirect(t *testing.T) {
+	const inner = "t2.inner:5280"
+	body := func(attrs, inside string) string {
+		return "<body xmlns='http://jabber.org/protocol/httpbind' " + attrs + ">" + inside + "</body>"
+	}
+	lost := body("type='terminate' condition='see-other-uri'", "<uri>http://"+inner+"/http-bind</uri>")
+	failed := func(condition string) string {
+		return body("type='terminate' condition='remote-stream-error' xmlns:stream='http://etherx.jabber.org/streams'",
+			"<stream:error><"+condition+" xmlns='urn:ietf:params:xml:ns:xmpp-streams'>"+inner+"</"+condition+"></stream:error>")
+	}
+	for _, c := range []struct {
+		what, answer string
+		cut          int
+		hidden       bool
+	}{
+		{"see-other-uri", lost, 0, true},
+		{"see-other-uri, declared", "<?xml version='1.0'?>\n" + lost, 0, true},
+		{"see-other-uri, escaped", strings.Replace(lost, "'see-other-uri'", "\"see&#45;other-uri\"", 1), 0, true},
+		{"see-other-uri, cut in its name", lost, 3, true},
+		{"see-other-uri, cut in its condition", lost, 90, true},
+		{"see-other-host", failed("see-other-host"), 0, true},
+		{"see-other-host, cut", failed("see-other-host"), 190, true},
+		{"another stream error", failed("policy-violation"), 0, false},
+		{"a message with the words", body("", "<message><body>see-other-uri "+inner+"</body></message>"), 0, false},
+		{"another condition", body("type='terminate' condition='item-not-found'", inner), 0, false},
+		{"no XML", "see-other-uri " + inner, 5, false},
+		{"nothing", "", 0, false},
+	} {
+		g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/xml; charset=utf-8")
+			if c.cut > 0 {
+				io.WriteString(w, c.answer[:c.cut])
+				w.(http.Flusher).Flush()
+			}
+			io.WriteString(w, c.answer[c.cut:])
+		})
+		resp, got := g.do("POST", "/http-bind", strings.NewReader("<body xmlns='http://jabber.org/protocol/httpbind' sid='a' rid='1'/>"), "Accept-Encoding", "gzip")
+		switch {
+		case resp.StatusCode != 200 || c.hidden && (strings.Contains(got, inner) || !strings.Contains(got, `condition="remote-connection-failed"`)):
+			t.Errorf("%s: %s, %q; want the end of the session without an address", c.what, resp.Status, got)
+		case !c.hidden && got != c.answer:
+			t.Errorf("%s: %q; want %q", c.what, got, c.answer)
+		}
 	}
 }

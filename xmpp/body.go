@@ -12,6 +12,8 @@ type Body struct {
 	To    string
 	HasTo bool
 	SID   string // empty where the body begins a session
+
+	Condition string // of the server's, where it ends the session
 }
 
 // ReadBody reads the start tag of a BOSH body. It is as strict as [OpenReader], and
@@ -55,6 +57,8 @@ func ReadBody(data []byte) (Body, error) {
 			b.To, b.HasTo = a.Value, true
 		case a.Name.Local == "sid":
 			b.SID = a.Value
+		case a.Name.Local == "condition":
+			b.Condition = a.Value
 		}
 	}
 	return b, checkRest(data, len(r.buf))

@@ -13,8 +13,8 @@ func TestReadBody(t *testing.T) {
 		want Body
 		cond Condition
 	}{
-		{`<body to='a.example' sid='s'/>`, Body{"a.example", true, "s"}, ""},
-		{`<?xml version='1.0'?><body to='' rid='1'>`, Body{"", true, ""}, ""},
+		{`<body to='a.example' sid='s'/>`, Body{To: "a.example", HasTo: true, SID: "s"}, ""},
+		{`<?xml version='1.0'?><body to='' rid='1'>`, Body{To: "", HasTo: true, SID: ""}, ""},
 		{`<body x:to='a' xmlns:x='y'><message to='b'/></body>`, Body{}, ""},
 		{`<body to='a' to='b'/>`, Body{}, NotWellFormed},
 		{`<body x:to='a'/>`, Body{}, NotWellFormed},

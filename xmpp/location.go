@@ -1,0 +1,33 @@
+package xmpp
+
+import "bytes"
+
+// HideLocation blanks the location of each <enabled/> in a payload (XEP-0198, section
+// 5): where the client had better come back to, as the server's own network calls that
+// place. The attribute becomes white space, so that the payload keeps its length. One
+// that the payload cuts short stays.
+func HideLocation(payload []byte) {
+	for b := payload; ; b = b[1:] {
+		i := bytes.IndexByte(b, '<')
+		if i < 0 {
+			return
+		}
+		b = b[i:]
+		h := parseHead(b)
+		if string(h.local) != "enabled" || h.end || !h.mayBe(nsSM) {
+			continue
+		}
+		for rest := h.attrs; ; {
+			name, _, next, whole := nextAttr(rest)
+			if !whole || name == nil {
+				break
+			}
+			if string(name) == "location" {
+				for i := range rest[:len(rest)-len(next)] {
+					rest[i] = ' '
+				}
+			}
+			rest = next
+		}
+	}
+}
