@@ -10,6 +10,7 @@ import (
 
 	"wssgate/internal/xmpptest"
 	"wssgate/tests/internal/gate"
+	"wssgate/tests/internal/wire"
 )
 
 // redirecting starts an XMPP server of the manual's cluster, which sends streams on to
@@ -111,4 +112,40 @@ func TestLostRedirectAdvice(t *testing.T) {
 		t.Fatalf("with that line: %v", err)
 	}
 	c.Abort()
+}
+
+// What names an inner address beside a redirect stays behind: the location of a stream
+// that can be resumed, and the reason in a Close frame.
+func TestInnerAddressBesideRedirects(t *testing.T) {
+	up, conns := wire.Chan(t)
+	site := gate.NewSite(t, name)
+	g := site.Start(t, "[upstream.tigase]\nnodes = [\""+up.URL+"\"]\nhealth.interval = \"0s\"\n")
+	for reason, want := range map[string]string{
+		"moved to ws://10.1.2.3:5290/":      "",
+		"127.0.0.1 is going down":           "",
+		"see you":                           "see you",
+		"":                                  "",
+		"the wssgate cluster has no secret": "the wssgate cluster has no secret",
+	} {
+		client := wire.Dial(t, g.Addr("wss"), site.Client(name))
+		open := framings[0].open(name)
+		client.SendText(open)
+		server := wire.Take(t, conns)
+		server.WantText(open)
+		for _, words := range []string{
+			"<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='" + name + "' id='1' version='1.0'/>",
+			"<stream:features xmlns:stream='http://etherx.jabber.org/streams'/>",
+			"<enabled xmlns='urn:xmpp:sm:3' id='a' location='10.1.2.3:5290' resume='true'/>",
+		} {
+			server.SendText(words)
+			client.WantText(strings.Replace(words, " location='10.1.2.3:5290'", strings.Repeat(" ", len(" location='10.1.2.3:5290'")), 1))
+		}
+		server.Send(wire.CloseFrame(false, 1001, reason))
+		f, err := client.Frame()
+		if err != nil || f.Op != wire.Close || string(f.Payload[min(2, len(f.Payload)):]) != want {
+			t.Errorf("reason %q: got %v, %v; want %q", reason, f, err, want)
+		}
+		client.Close()
+		server.Close()
+	}
 }
