@@ -80,10 +80,8 @@ func newBOSH(o Vhost, places *boshPlaces, transport *http.Transport, log *slog.L
 			// own vhost by it.
 			pr.Out.Host = pr.In.Host
 			pr.Out.Header = boshHeader(pr.Out.Header)
-			if pr.In.Context().Value(loginsKey{}) != nil { // answers are read here, too
-				pr.Out.Header.Set("Accept-Encoding", "identity")
-				pr.Out.Header.Del("Accept-Charset")
-			}
+			pr.Out.Header.Set("Accept-Encoding", "identity") // for answers are read
+			pr.Out.Header.Del("Accept-Charset")
 			pr.Out.Trailer = nil
 			pr.SetXForwarded()
 		},
@@ -99,7 +97,7 @@ func newBOSH(o Vhost, places *boshPlaces, transport *http.Transport, log *slog.L
 // boshHeaders go through. All others of the client's stay behind, as with
 // WebSockets: there are a dozen by which proxies tell whose address it is
 // (X-Real-IP, True-Client-IP, CF-Connecting-IP, …), and from a client each is
-// hearsay. Without Accept-Encoding answers are such as the gate can read.
+// hearsay.
 var boshHeaders = []string{
 	"Accept", "Accept-Charset", "Accept-Language", "Access-Control-Request-Headers",
 	"Access-Control-Request-Method", "Access-Control-Request-Private-Network", "Authorization", "Cache-Control",
