@@ -47,6 +47,8 @@ import (
 
 	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
+
+	"wssgate/files"
 )
 
 // ACME keeps a certificate for each configured name. Make one with NewACME. All
@@ -99,9 +101,9 @@ type ACMEStatus struct {
 const acmeOrders = 4
 
 // NewACME checks the options, takes what the cache has and installs it. It does
-// not touch the network, nor a cache that is there; Start does. What a cache that
-// hangs has is installed after Start, when it is back. The error holds every
-// mistake found.
+// not touch the network, nor a cache that is there; Start does. It waits for a
+// cache that hangs or is slow as PrepareNames does. The error holds every mistake
+// found.
 func NewACME(opts ACMEOptions) (*ACME, error) {
 	opts.setDefaults()
 	names, errs := acmeNames(opts.Names)
@@ -113,6 +115,7 @@ func NewACME(opts ACMEOptions) (*ACME, error) {
 	cache, err := acmeOpenCache(ctx, opts.Cache, opts.Log)
 	if err != nil {
 		cancel()
+		cache.place.Leave()
 		return nil, err
 	}
 	a := &ACME{
@@ -133,7 +136,10 @@ func NewACME(opts ACMEOptions) (*ACME, error) {
 		HostPolicy: a.allow,
 	}
 	a.names.Store(new(map[string]*acmeKeeper))
-	a.set(names)
+	if err := a.SetNames(names); err != nil {
+		a.Close()
+		return nil, err
+	}
 	return a, nil
 }
 
@@ -159,50 +165,111 @@ func (a *ACME) Start() {
 func (a *ACME) Close() {
 	a.reload.Lock()
 	defer a.reload.Unlock()
+	if !a.closed {
+		defer a.cache.place.Leave()
+	}
 	a.closed = true
 	a.cancel()
 	a.wg.Wait()
 	a.http.CloseIdleConnections()
 }
 
-// SetNames replaces the configured names. What the cache has for a new name is
-// installed before SetNames returns; a name that is gone is removed, its order
-// given up, its files left in the cache. Names that stay notice nothing. Where
-// one name is refused, the error says why and nothing changes.
-func (a *ACME) SetNames(names []string) error {
-	normal, errs := acmeNames(names)
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	a.reload.Lock()
-	defer a.reload.Unlock()
-	if !a.closed {
-		a.set(normal)
-	}
-	return nil
+// An ACMENames is a set of names whose new ones were looked up in the cache. Nobody
+// sees anything of it before Commit; it is for one Commit or one Abandon.
+type ACMENames struct {
+	a     *ACME
+	names []string
+	fresh map[string]*acmeKeeper
 }
 
-// set is SetNames for names in their normal form, with reload held.
-func (a *ACME) set(names []string) {
-	old, now := *a.names.Load(), map[string]*acmeKeeper{}
-	var fresh []*acmeKeeper
-	for _, name := range names {
-		if k := old[name]; k != nil {
-			now[name] = k
+// PrepareNames looks what the cache has for names that are new. It waits for that no
+// longer than files.Patience in all: what comes later is installed when it comes. Where one name is
+// refused, the error says why.
+func (a *ACME) PrepareNames(names []string) (*ACMENames, error) {
+	normal, errs := acmeNames(names)
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	n := &ACMENames{a, normal, map[string]*acmeKeeper{}}
+	a.reload.Lock()
+	old := *a.names.Load()
+	for _, name := range normal {
+		if old[name] == nil && !a.closed {
+			k := newACMEKeeper(a, name)
+			n.fresh[name] = k
+			a.wg.Go(k.lookFirst)
+		}
+	}
+	a.reload.Unlock()
+	n.await()
+	return n, nil
+}
+
+// await waits until the fresh names were looked up, or have had their time.
+func (n *ACMENames) await() {
+	began, late := time.Now(), time.NewTimer(files.Patience)
+	defer late.Stop()
+	for _, name := range n.names {
+		k := n.fresh[name]
+		if k == nil {
 			continue
 		}
-		k := newACMEKeeper(a, name)
-		k.look()
-		k.due()
-		now[name] = k
-		fresh = append(fresh, k)
+		select {
+		case <-k.first:
+		case <-late.C:
+			looked := make(chan struct{})
+			n.a.wg.Go(func() {
+				defer close(looked)
+				for _, k := range n.fresh {
+					<-k.first
+				}
+			})
+			n.a.cache.place.GoneOnWithout(n.a.cache.path(name), began, looked)
+			return
+		}
+	}
+}
+
+// Abandon gives the names up.
+func (n *ACMENames) Abandon() {
+	for _, k := range n.fresh {
+		k.cancel()
+	}
+}
+
+// Commit replaces the configured names, and waits for nothing. What the cache has
+// for a new name is installed; a name that is gone is removed, its order given up,
+// its files left in the cache. Names that stay notice nothing.
+func (n *ACMENames) Commit() {
+	a := n.a
+	a.reload.Lock()
+	defer a.reload.Unlock()
+	if a.closed {
+		return
+	}
+	old, now := *a.names.Load(), map[string]*acmeKeeper{}
+	for _, name := range n.names {
+		k := old[name]
+		if k == nil {
+			k = n.fresh[name]
+		}
+		if k != nil { // else it was taken away since
+			now[name] = k
+		}
 	}
 	a.names.Store(&now)
+	for name, k := range n.fresh {
+		if now[name] == k {
+			k.show()
+		}
+	}
 	// Not before: the CA's challenge is answered for names of that set only,
 	// and may come at once.
 	if a.runs {
-		for _, k := range fresh {
-			a.wg.Go(k.keep)
+		for name, k := range n.fresh {
+			if now[name] == k {
+				a.wg.Go(k.keep)
+			}
 		}
 	}
 	for name, k := range old {
@@ -210,6 +277,15 @@ func (a *ACME) set(names []string) {
 			k.retire()
 		}
 	}
+}
+
+// SetNames is PrepareNames and Commit.
+func (a *ACME) SetNames(names []string) error {
+	n, err := a.PrepareNames(names)
+	if err == nil {
+		n.Commit()
+	}
+	return err
 }
 
 // Status tells how each configured name is doing, in the order of names. It

@@ -66,7 +66,7 @@ const maxACMEFile = maxFile
 // there it leaves as it is, for it may be somebody who only looks. A folder that
 // hangs is no error: the keepers wait for it.
 func acmeOpenCache(ctx context.Context, dir string, log *slog.Logger) (acmeCache, error) {
-	c := acmeCache{dir, files.New("acme: cache", log)}
+	c := acmeCache{dir, files.At("acme: cache", dir, log)}
 	err := c.do(ctx, func() error {
 		if err := c.place.MkdirAll(dir, 0o700); err != nil {
 			return err

@@ -11,13 +11,14 @@ import (
 )
 
 // An acmeKeeper looks after one name: it reads the cache again and again, and
-// orders when the certificate that it finds there is due. look runs before keep
-// or inside it, so what has no lock belongs to whichever runs.
+// orders when the certificate that it finds there is due. What has no lock belongs
+// to lookFirst, and to keep after that.
 type acmeKeeper struct {
 	a      *ACME
 	name   string
 	ctx    context.Context // ends when the name is no longer configured, or with Close
 	cancel context.CancelFunc
+	first  chan struct{} // closed when the cache was looked at for the first time
 
 	file     [sha256.Size]byte // hash of the cache file as last read
 	anew     acmeReason        // why the certificate is due whatever its dates say; empty: it is not
@@ -29,6 +30,7 @@ type acmeKeeper struct {
 	complain string // last complaint about the cache, to log each once
 
 	mu      sync.Mutex // guards what follows; never held across disk or network
+	hidden  bool       // no longer than until Commit: nothing is installed
 	retired bool
 	cert    *tls.Certificate // installed; nil: none
 	record  acmeRecord
@@ -59,14 +61,32 @@ const (
 )
 
 func newACMEKeeper(a *ACME, name string) *acmeKeeper {
-	k := &acmeKeeper{a: a, name: name, recorded: true}
+	k := &acmeKeeper{a: a, name: name, recorded: true, hidden: true, first: make(chan struct{})}
 	k.ctx, k.cancel = context.WithCancel(a.ctx)
 	return k
+}
+
+// lookFirst looks at the cache for the first time. It ends with the keeper's context.
+func (k *acmeKeeper) lookFirst() {
+	defer close(k.first)
+	k.look()
+	k.due()
+}
+
+// show installs what is known and what comes.
+func (k *acmeKeeper) show() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.hidden = false
+	if k.cert != nil && !k.retired {
+		k.a.opts.Install(k.name, k.cert)
+	}
 }
 
 // keep is the keeper's goroutine.
 func (k *acmeKeeper) keep() {
 	defer k.cancel()
+	<-k.first
 	for k.ctx.Err() == nil {
 		wait := k.turn()
 		if wait <= 0 {
@@ -242,7 +262,9 @@ func (k *acmeKeeper) install(cert *tls.Certificate) {
 		return
 	}
 	k.cert = cert
-	k.a.opts.Install(k.name, cert)
+	if !k.hidden {
+		k.a.opts.Install(k.name, cert)
+	}
 }
 
 // retire ends the keeper without waiting for it. No Install follows.

@@ -867,3 +867,73 @@ func TestACMEDueAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// A cache that answers slowly holds up a start for files.Patience in all, however
+// many names there are, and a Commit for nothing; the rest is installed when it is
+// read. The same where it hangs.
+func TestACMESlowCache(t *testing.T) {
+	for _, each := range []time.Duration{30 * time.Millisecond, time.Hour} {
+		dir := t.TempDir()
+		var names, more []string
+		for i := range 80 {
+			name := fmt.Sprintf("n%d.example.org", i)
+			cert := ca.Issue(name)
+			if err := os.WriteFile(filepath.Join(dir, name), append(cert.KeyPEM(), cert.ChainPEM()...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if more = append(more, name); i%2 == 0 {
+				names = append(names, name)
+			}
+		}
+		synctest.Test(t, func(t *testing.T) {
+			end := files.Delay(filepath.Join(dir, "n"), each)
+			began := time.Now()
+			lasts := func(what string, most time.Duration) {
+				t.Helper()
+				if took := time.Since(began); took > most {
+					t.Errorf("%v: %s took %v; want at most %v", each, what, took, most)
+				}
+				began = time.Now()
+			}
+			g := newACMETestGate(t, newACMETestCA(t), dir, func(o *ACMEOptions) { o.Names = names })
+			defer g.Close()
+			g.Start()
+			lasts("the start", files.Patience)
+			if each < time.Second && (g.installs == 0 || g.installs == len(names)) {
+				t.Errorf("%d of %d names are installed", g.installs, len(names))
+			}
+			if list := files.Hanging(); len(list) != 1 || list[0].What != "acme: cache" {
+				t.Errorf("hanging: %+v", list)
+			}
+			n, err := g.PrepareNames(more)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lasts("the preparation", files.Patience)
+			if g.cert("n1.example.org") != nil {
+				t.Error("a name is served before it is configured")
+			}
+			n.Commit()
+			lasts("the commit", 0)
+			end()
+			time.Sleep(2 * time.Hour)
+			synctest.Wait()
+			for _, name := range more {
+				if g.cert(name) == nil {
+					t.Errorf("%v: no certificate for %s", each, name)
+				}
+			}
+			if list := files.Hanging(); len(list) != 0 {
+				t.Errorf("hanging: %+v", list)
+			}
+			// What is given up is never installed.
+			if n, err = g.PrepareNames([]string{"other.example.org"}); err != nil {
+				t.Fatal(err)
+			}
+			n.Abandon()
+			began = time.Now()
+			g.Close()
+			lasts("the end", 0)
+		})
+	}
+}

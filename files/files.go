@@ -12,17 +12,25 @@
 //
 //	free ──Do──► busy ──a call takes longer than Patience──► hangs
 //	  ▲           │ ▲                                           │
-//	  └──job ends─┘ └────────────────the call ends──────────────┘
+//	  ├──job ends─┤ └────────────────the call ends──────────────┘
+//	  │           └──its calls take longer than JobPatience──► slow
+//	  └───────────────────────job ends───────────────────────────┘
 //
 // A Place has one job at a time, which runs in a goroutine of its own. What the
 // job touches belongs to the job, also when nobody waits for it any more: when its
 // file system is back it goes on where it was, and its end is its own to tell.
 // Others wait for their turn while the job makes progress. Once it hangs they are
 // told so at once, by a *HangError with the path and the time; thus a Place that
-// hangs costs one goroutine and one thread, however many want something of it. A
-// slow file system does not hang: each call has Patience of its own.
+// hangs costs one goroutine and one thread, however many want something of it. The
+// same where the job is slow: all of its calls together have JobPatience. What a job
+// has done until then it can leave in parts (DoInParts), so that whoever goes on
+// without it goes on with those.
 //
 // Hangs and their ends are logged once each, and Hanging lists them, for people.
+//
+// Places of paths that come and go with a configuration are made with At, and given
+// up with Leave. There is one for a path, so that a path that hangs costs one thread
+// however often it is tried.
 //
 // # Rules for files
 //
@@ -48,28 +56,42 @@ import (
 // a line in the log: the job goes on.
 const Patience = 2 * time.Second
 
+// JobPatience is how long all calls of a job together may take before its Place
+// counts as slow. What the job computes in between does not count.
+const JobPatience = 5 * time.Second
+
 // A Place is a part of the file system that hangs as a whole: a directory with
 // what is below it. All methods are safe for concurrent use, but those that call
 // the system are for the Place's job. Outside a job they work too, for programs
 // that may wait; nobody notices then that they hang.
 type Place struct {
 	what string // for the log
+	at   key    // in places; zero: it is not there
 	log  func() *slog.Logger
 	turn chan struct{} // has an entry while there is a job
 
+	users int // guarded by places.mu
+
+	// still is held while the job's parts are taken: no call ends then. It comes
+	// before mu.
+	still sync.Mutex
+
 	mu    sync.Mutex
+	part  func()        // of the job; may be nil
 	watch *time.Timer   // calls check; nil: there is no job
 	path  string        // of the call under way; empty: none
 	began time.Time     // of the call
+	since time.Time     // when the job began, or its last hang ended
+	spent time.Duration // in calls since then
 	last  HangError     // of the call that hangs or hung last
-	hangs chan struct{} // closed while the call hangs; another one after that
+	hangs chan struct{} // closed while the call hangs, or the job is slow; another one after that
 	back  chan struct{} // closed while it does not; another one while it does
 }
 
 // New makes a Place. What is what the log calls it, such as "certificates". A nil
 // log is slog.Default() of the time.
 func New(what string, log *slog.Logger) *Place {
-	p := &Place{what: what, log: slog.Default, turn: make(chan struct{}, 1), hangs: make(chan struct{}), back: make(chan struct{})}
+	p := &Place{what: what, log: slog.Default, users: 1, turn: make(chan struct{}, 1), hangs: make(chan struct{}), back: make(chan struct{})}
 	if log != nil {
 		p.log = func() *slog.Logger { return log }
 	}
@@ -77,10 +99,62 @@ func New(what string, log *slog.Logger) *Place {
 	return p
 }
 
-// A HangError says that a file system does not answer. It is an ErrHangs.
+// places are those that At made.
+var places struct {
+	mu  sync.Mutex
+	all map[key]*Place
+}
+
+type key struct{ what, path string }
+
+// At is New for what is at a path. Those who ask for the same share one Place, and
+// each gives it up with Leave. Log is the first one's.
+func At(what, path string, log *slog.Logger) *Place {
+	places.mu.Lock()
+	defer places.mu.Unlock()
+	k := key{what, path}
+	p := places.all[k]
+	if p == nil {
+		p = New(what, log)
+		p.at, p.users = k, 0
+		if places.all == nil {
+			places.all = map[key]*Place{}
+		}
+		places.all[k] = p
+	}
+	p.users++
+	return p
+}
+
+// Leave gives up what At returned. One that nobody uses is not in Hanging; it is
+// forgotten when its job has ended.
+func (p *Place) Leave() {
+	places.mu.Lock()
+	defer places.mu.Unlock()
+	p.users--
+	p.forget()
+}
+
+// forget drops a Place that nobody uses and that has no job. The caller holds
+// places.mu.
+func (p *Place) forget() {
+	if p.users <= 0 && len(p.turn) == 0 && places.all[p.at] == p {
+		delete(places.all, p.at)
+	}
+}
+
+func (p *Place) used() bool {
+	places.mu.Lock()
+	defer places.mu.Unlock()
+	return p.users > 0
+}
+
+// A HangError says that a file system does not answer, or too slowly. It is an
+// ErrHangs.
 type HangError struct {
 	Path  string
 	Since time.Time
+	Slow  bool // it answers, but not soon enough to wait for all of it
 }
 
 // ErrHangs is what every *HangError is, for errors.Is.
@@ -90,27 +164,38 @@ var ErrHangs = errors.New("the file system does not answer")
 func IsHang(err error) bool { return errors.Is(err, ErrHangs) }
 
 func (e *HangError) Error() string {
-	return fmt.Sprintf("%q: the file system does not answer since %s", e.Path, e.Since.UTC().Format(time.RFC3339))
+	what := "does not answer"
+	if e.Slow {
+		what = "is slow, and not all is read,"
+	}
+	return fmt.Sprintf("%q: the file system %s since %s", e.Path, what, e.Since.UTC().Format(time.RFC3339))
 }
 
 // Is makes it an ErrHangs.
 func (e *HangError) Is(target error) bool { return target == ErrHangs }
 
-// Do has the place do a job, and returns its results. Where the place hangs, in
-// this job or in one before it, the error is a *HangError; where ctx ends first, it
-// is ctx's cause. In both cases the job may not have begun, or may still be under
-// way: it shares nothing with the caller but its results and what has a lock.
+// Do has the place do a job, and returns its results. Where the place hangs or is
+// slow, in this job or in one before it, the error is a *HangError; where ctx ends
+// first, it is ctx's cause. In both cases the job may not have begun, or may still be
+// under way: it shares nothing with the caller but its results and what has a lock.
 func Do[T any](ctx context.Context, p *Place, job func() (T, error)) (T, error) {
-	return do(ctx, p, false, job)
+	return do(ctx, p, false, job, nil)
+}
+
+// DoInParts is Do for a job of many calls. Where it hangs or is slow, part is called
+// before Do returns. The job stands still while part runs, which therefore may use all
+// that is the job's; it must call no method of the Place.
+func DoInParts[T any](ctx context.Context, p *Place, job func() (T, error), part func()) (T, error) {
+	return do(ctx, p, false, job, part)
 }
 
 // Await is Do for somebody who has nothing else to do: it waits also for a place
 // that hangs, until ctx ends.
 func Await[T any](ctx context.Context, p *Place, job func() (T, error)) (T, error) {
-	return do(ctx, p, true, job)
+	return do(ctx, p, true, job, nil)
 }
 
-func do[T any](ctx context.Context, p *Place, await bool, job func() (T, error)) (T, error) {
+func do[T any](ctx context.Context, p *Place, await bool, job func() (T, error), part func()) (T, error) {
 	type result struct {
 		value T
 		err   error
@@ -119,7 +204,7 @@ func do[T any](ctx context.Context, p *Place, await bool, job func() (T, error))
 	if err := p.take(ctx, await); err != nil {
 		return none, err
 	}
-	hangs := p.begin()
+	hangs := p.begin(part)
 	if await {
 		hangs = nil
 	}
@@ -161,10 +246,11 @@ func (p *Place) take(ctx context.Context, await bool) error {
 }
 
 // begin and end stand around a job. The channel that begin returns is closed when
-// the job hangs.
-func (p *Place) begin() (hangs <-chan struct{}) {
+// the job hangs or is slow.
+func (p *Place) begin(part func()) (hangs <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.part, p.since, p.spent = part, time.Now(), 0
 	p.watch = time.AfterFunc(Patience, p.check)
 	return p.hangs
 }
@@ -172,36 +258,86 @@ func (p *Place) begin() (hangs <-chan struct{}) {
 func (p *Place) end() {
 	p.mu.Lock()
 	p.watch.Stop()
-	p.watch = nil
+	p.watch, p.part = nil, nil
+	tell := p.answers()
 	p.mu.Unlock()
+	tell()
+	places.mu.Lock()
+	defer places.mu.Unlock()
 	<-p.turn
+	p.forget()
 }
 
-// check looks whether the call under way has had its time.
+// check looks whether the call under way, or the job, has had its time.
 func (p *Place) check() {
+	p.still.Lock()
+	defer p.still.Unlock()
 	p.mu.Lock()
 	if p.watch == nil || isClosed(p.hangs) { // the job has ended, or it is known
 		p.mu.Unlock()
 		return
 	}
 	left := Patience
+	slow := false
 	if p.path != "" {
-		left -= time.Since(p.began)
+		took := time.Since(p.began)
+		left = min(Patience-took, JobPatience-p.spent-took)
+		slow = took < Patience
 	}
 	if left > 0 {
 		p.watch.Reset(left)
 		p.mu.Unlock()
 		return
 	}
-	p.last = HangError{p.path, p.began}
+	p.giveUp(slow)
+}
+
+// giveUp has those who wait go on with what there is. The caller holds still and mu,
+// of which it releases mu; the job stands still, for it is in a call, or calls this.
+func (p *Place) giveUp(slow bool) {
+	p.last = HangError{p.path, p.began, slow}
+	if slow {
+		p.last.Since = p.since
+	}
+	part := p.part
+	p.mu.Unlock()
+	if part != nil {
+		part()
+	}
+	p.mu.Lock()
 	p.back = make(chan struct{})
 	note(p, true)
 	close(p.hangs)
 	last := p.last
 	p.mu.Unlock()
 	log := p.log()
+	if slow {
+		log.Warn(p.what+": the file system is slow", "file", last.Path, "since", last.Since,
+			"hint", "it goes on without what is not read yet, and takes it up when it is")
+		return
+	}
 	log.Warn(p.what+": the file system does not answer", "file", last.Path, "since", last.Since,
 		"hint", "is its mount there? or is it a pipe that nobody writes to? it is taken up again when it answers")
+}
+
+// answers notes that the place neither hangs nor is slow any more, if it was. The
+// caller holds mu, and calls tell without it.
+func (p *Place) answers() (tell func()) {
+	if !isClosed(p.hangs) {
+		return func() {}
+	}
+	last := p.last
+	p.hangs = make(chan struct{})
+	note(p, false)
+	close(p.back)
+	return func() {
+		text := ": the file system answers again"
+		if last.Slow {
+			text = ": all is read"
+		}
+		log := p.log()
+		log.Info(p.what+text, "file", last.Path, "duration", time.Since(last.Since).Round(time.Millisecond))
+	}
 }
 
 // enter and leave stand around each call.
@@ -213,45 +349,64 @@ func (p *Place) enter(path string) {
 }
 
 func (p *Place) leave() {
+	p.still.Lock()
+	defer p.still.Unlock()
 	p.mu.Lock()
+	p.spent += time.Since(p.began)
+	hung := isClosed(p.hangs)
+	if p.watch != nil && !hung && p.spent >= JobPatience {
+		p.giveUp(true)
+		p.mu.Lock()
+		hung = true
+	}
 	p.path = ""
-	hung, last := isClosed(p.hangs), p.last
-	if hung {
-		p.hangs = make(chan struct{})
-		note(p, false)
-		close(p.back)
+	tell := func() {}
+	if hung && !p.last.Slow {
+		tell = p.answers()
+		p.since, p.spent = time.Now(), 0
 		p.watch.Reset(Patience)
 	}
 	p.mu.Unlock()
-	if hung {
-		log := p.log()
-		log.Info(p.what+": the file system answers again", "file", last.Path, "duration", time.Since(last.Since).Round(time.Millisecond))
-	}
+	tell()
 }
 
-// Back returns a channel that is closed when the place does not hang: at once, or
-// when it is back.
+// Beside does a job of another place in a job of this one, which waits for it as Do
+// does. The time counts as this job's.
+func Beside[T any](p, other *Place, path string, job func() (T, error)) (T, error) {
+	began := time.Now()
+	v, err := Do(context.Background(), other, job)
+	p.mu.Lock()
+	p.path, p.began = path, began
+	p.mu.Unlock()
+	p.leave()
+	return v, err
+}
+
+// Back returns a channel that is closed when the place neither hangs nor is slow: at
+// once, or when it is back.
 func (p *Place) Back() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.back
 }
 
-// Hangs returns what the place hangs at; nil where it does not.
+// Hangs returns what the place hangs at or is slow with; nil where it is not.
 func (p *Place) Hangs() *HangError {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !isClosed(p.hangs) {
 		return nil
 	}
-	return &HangError{p.last.Path, p.last.Since}
+	last := p.last
+	return &last
 }
 
 // lastHang is for somebody who saw the place hang. It may be back by now.
 func (p *Place) lastHang() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return &HangError{p.last.Path, p.last.Since}
+	last := p.last
+	return &last
 }
 
 func isClosed(c <-chan struct{}) bool {
@@ -266,6 +421,12 @@ func isClosed(c <-chan struct{}) bool {
 var hanging struct {
 	mu     sync.Mutex
 	places []*Place // in the order in which they began to
+	late   []*lateness
+}
+
+type lateness struct {
+	place *Place
+	HangError
 }
 
 func note(p *Place, hangs bool) {
@@ -277,21 +438,49 @@ func note(p *Place, hangs bool) {
 	}
 }
 
+// GoneOnWithout is for many jobs that are slow together: the caller has waited for
+// them long enough. It says so, and lists the place until done. A place that hangs
+// has said so already.
+func (p *Place) GoneOnWithout(path string, since time.Time, done <-chan struct{}) {
+	if p.Hangs() != nil {
+		return
+	}
+	l := &lateness{p, HangError{path, since, true}}
+	hanging.mu.Lock()
+	hanging.late = append(hanging.late, l)
+	hanging.mu.Unlock()
+	log := p.log()
+	log.Warn(p.what+": the file system is slow", "file", path, "since", since,
+		"hint", "it goes on without what is not read yet, and takes it up when it is")
+	go func() {
+		<-done
+		hanging.mu.Lock()
+		hanging.late = slices.DeleteFunc(hanging.late, func(o *lateness) bool { return o == l })
+		hanging.mu.Unlock()
+		log.Info(p.what+": all is read", "file", path, "duration", time.Since(since).Round(time.Millisecond))
+	}()
+}
+
 // A Hang is a Place of this process that hangs.
 type Hang struct {
 	What string // as given to New
 	HangError
 }
 
-// Hanging lists the places of the process that hang now, the one that has for
-// longest first.
+// Hanging lists the places of the process that hang or are slow now, and that
+// somebody uses, the one that has for longest first.
 func Hanging() (list []Hang) {
 	hanging.mu.Lock()
-	places := slices.Clone(hanging.places)
+	places, late := slices.Clone(hanging.places), slices.Clone(hanging.late)
 	hanging.mu.Unlock()
 	for _, p := range places {
-		if e := p.Hangs(); e != nil {
+		if e := p.Hangs(); e != nil && p.used() {
 			list = append(list, Hang{p.what, *e})
+		}
+	}
+	for _, l := range late {
+		if l.place.used() {
+			list = append(list, Hang{l.place.what, l.HangError})
 		}
 	}
 	return list
@@ -302,14 +491,19 @@ var stalls atomic.Pointer[[]stall]
 
 type stall struct {
 	prefix string
-	over   chan struct{}
+	delay  time.Duration
+	over   chan struct{} // nil: it is a delay
 }
 
 func waitForStalls(path string) {
 	if list := stalls.Load(); list != nil {
 		for _, s := range *list {
-			if strings.HasPrefix(path, s.prefix) {
+			switch {
+			case !strings.HasPrefix(path, s.prefix):
+			case s.over != nil:
 				<-s.over
+			default:
+				time.Sleep(s.delay)
 			}
 		}
 	}
@@ -318,7 +512,21 @@ func waitForStalls(path string) {
 // Stall makes all calls for paths that begin with prefix hang until resume is
 // called. It is for tests of what uses this package.
 func Stall(prefix string) (resume func()) {
-	s := stall{prefix, make(chan struct{})}
+	over := make(chan struct{})
+	end := addStall(stall{prefix: prefix, over: over})
+	return sync.OnceFunc(func() {
+		end()
+		close(over)
+	})
+}
+
+// Delay makes all calls for paths that begin with prefix take this long until end
+// is called. It is for tests as well.
+func Delay(prefix string, each time.Duration) (end func()) {
+	return addStall(stall{prefix: prefix, delay: each})
+}
+
+func addStall(s stall) (end func()) {
 	change := func(f func([]stall) []stall) {
 		for {
 			old := stalls.Load()
@@ -332,8 +540,7 @@ func Stall(prefix string) (resume func()) {
 		}
 	}
 	change(func(list []stall) []stall { return append(list, s) })
-	return sync.OnceFunc(func() {
+	return func() {
 		change(func(list []stall) []stall { return slices.DeleteFunc(list, func(o stall) bool { return o == s }) })
-		close(s.over)
-	})
+	}
 }

@@ -91,14 +91,14 @@ func TestHang(t *testing.T) {
 	})
 }
 
-// A job of many calls, of which none is too slow, is no hang; nor is a long wait
-// for one's turn behind it.
+// A job of many calls, of which none is too slow, and not all of them together, is no
+// hang, however long it computes; nor is a long wait for one's turn behind it.
 func TestSlowIsNoHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, log := newTestPlace()
 		slow := func() (int, error) {
-			for range 100 {
-				p.Call("/slow", func() error { time.Sleep(Patience - 1); return nil })
+			for range 50 {
+				p.Call("/slow", func() error { time.Sleep(JobPatience / 51); return nil })
 				time.Sleep(2 * Patience) // computes
 			}
 			return 7, nil
@@ -120,6 +120,85 @@ func TestSlowIsNoHang(t *testing.T) {
 		}
 		if log.Len() > 0 {
 			t.Errorf("it logged %s", log.lines())
+		}
+	})
+}
+
+// A job whose calls take too long together is gone on without, with what it has; it
+// is slow until its end, and what hangs is gone on without in the same way.
+func TestSlowJob(t *testing.T) {
+	for _, each := range []time.Duration{150 * time.Millisecond, Patience - 1, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			p, log := newTestPlace()
+			began, calls, parts := time.Now(), 0, []int{}
+			_, err := DoInParts(t.Context(), p, func() (int, error) {
+				for range 40 {
+					p.Call("/slow", func() error { time.Sleep(each); return nil })
+					calls++
+				}
+				return 7, nil
+			}, func() { parts = append(parts, calls) })
+			hang, ok := errors.AsType[*HangError](err)
+			if !ok || hang.Slow != (each < Patience) {
+				t.Errorf("err = %v", err)
+			}
+			want := JobPatience
+			if each > Patience {
+				want = Patience
+			}
+			if took := time.Since(began); took < want || took >= want+each && took != want {
+				t.Errorf("it took %v; want %v", took, want)
+			}
+			if len(parts) != 1 || parts[0] != int(min(want, JobPatience)/each) && parts[0] != int(want/each) {
+				t.Errorf("parts: %v", parts)
+			}
+			if len(Hanging()) != 1 {
+				t.Errorf("hanging: %+v", Hanging())
+			}
+			if _, err := Do(t.Context(), p, func() (int, error) { return 0, nil }); !IsHang(err) {
+				t.Errorf("the next: %v", err)
+			}
+			time.Sleep(40 * each)
+			if each < Patience {
+				if lines := log.lines(); calls != 40 || len(Hanging()) > 0 || len(lines) != 2 || !strings.Contains(lines[0], "is slow") || !strings.Contains(lines[1], "all is read") {
+					t.Errorf("%d calls; the log has\n%s", calls, strings.Join(lines, "\n"))
+				}
+			}
+		})
+	}
+}
+
+// Those who ask for what is at one path share its place while it hangs, so that it
+// costs one goroutine; when nobody uses it, it is in no list.
+func TestAt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		resume := Stall("/hang")
+		look := func() *Place {
+			p := At("certificates", "/hang", slog.New(slog.DiscardHandler))
+			if _, err := Do(t.Context(), p, func() (int, error) { _, err := p.Stat("/hang/x"); return 0, err }); !IsHang(err) {
+				t.Errorf("err = %v", err)
+			}
+			return p
+		}
+		first := look()
+		if len(Hanging()) != 1 {
+			t.Errorf("hanging: %+v", Hanging())
+		}
+		first.Leave()
+		if list := Hanging(); len(list) > 0 {
+			t.Errorf("hanging, and nobody uses it: %+v", list)
+		}
+		for range 10 {
+			if p := look(); p != first {
+				t.Fatal("it is another one")
+			} else {
+				p.Leave()
+			}
+		}
+		resume()
+		synctest.Wait()
+		if n := len(places.all); n > 0 {
+			t.Errorf("%d places are left", n)
 		}
 	})
 }
