@@ -458,10 +458,14 @@ func (d *desk) describe() admin.Gate {
 		out.Logins.Clients = append(out.Logins.Clients, adminSuspect(c))
 	}
 	for _, h := range files.Hanging() {
-		out.Hanging = append(out.Hanging, admin.Hang{What: h.What, Path: h.Path, Since: h.Since})
+		out.Hanging = append(out.Hanging, admin.Hang{What: h.What, Path: h.Path, Since: h.Since, Slow: h.Slow})
 	}
 	if d.lines != nil {
-		out.Log = admin.Log(d.lines.State())
+		s := d.lines.State()
+		out.Log = admin.Log{Lost: s.Lost, Since: s.Since, Failing: s.Failed}
+		if s.Err != nil {
+			out.Log.Err = s.Err.Error()
+		}
 	}
 	for _, p := range drains {
 		out.Drains = append(out.Drains, p.describe(vhosts, out.Upstreams))

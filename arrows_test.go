@@ -19,10 +19,10 @@ var arrows = map[string][]string{
 	"files":     {},
 	"logqueue":  {},
 	"memory":    {},
-	"probe":     {"access", "upstream", "xmpp"},
-	"proxy":     {"access", "fair", "upstream", "xmpp"},
+	"probe":     {"access", "files", "upstream", "xmpp"},
+	"proxy":     {"access", "fair", "files", "upstream", "xmpp"},
 	"sampling":  {},
-	"upstream":  {"access", "xmpp"},
+	"upstream":  {"access", "files", "xmpp"},
 	"web":       {"fair", "sampling", "xmpp"},
 	"xmpp":      {},
 }

@@ -235,7 +235,7 @@ func TestHealth(t *testing.T) {
 func TestFindingsOfHangs(t *testing.T) {
 	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	st := &Status{Now: now}
-	st.Hanging = []Hang{{"certificates", "/certs/a.pem", now.Add(-time.Minute)}}
+	st.Hanging = []Hang{{"certificates", "/certs/a.pem", now.Add(-time.Minute), false}}
 	st.Log = Log{Lost: 3, Since: now.Add(-time.Second)}
 	found := judge(st, newHistory())
 	if len(found) != 1 || found[0].What != `certificates: "/certs/a.pem" does not answer since 2030-01-02 03:03:05` {
@@ -244,6 +244,13 @@ func TestFindingsOfHangs(t *testing.T) {
 	st.Log.Since = now.Add(-logHangs)
 	found = judge(st, newHistory())
 	if len(found) != 2 || found[1].What != "the log is not read since 2030-01-02 03:03:55; 3 lines lost since the start" {
+		t.Errorf("found %+v", found)
+	}
+	st.Hanging[0].Slow = true
+	st.Log = Log{Lost: 3, Err: "no space left on device", Failing: now.Add(-time.Minute)}
+	found = judge(st, newHistory())
+	if len(found) != 2 || found[0].What != `certificates: "/certs/a.pem" is slow, and not all is read, since 2030-01-02 03:03:05` ||
+		found[1].What != "the log cannot be written since 2030-01-02 03:03:05: no space left on device; 3 lines lost since the start" {
 		t.Errorf("found %+v", found)
 	}
 }

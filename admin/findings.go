@@ -56,9 +56,13 @@ func judge(st *Status, h *history) []Finding {
 	}
 	for _, h := range st.Hanging {
 		j.warn("look at its mount; nothing waits for it, what it held before is still served, and it is taken up when it answers",
-			"%s: %q does not answer since %s", h.What, h.Path, h.Since.UTC().Format(time.DateTime))
+			"%s: %q %s since %s", h.What, h.Path, h.does(), h.Since.UTC().Format(time.DateTime))
 	}
-	if st.Log.hangs(j.now) {
+	switch {
+	case st.Log.Err != "":
+		j.warn("look at where standard error goes, such as its disk",
+			"the log cannot be written since %s: %s; %s lost since the start", st.Log.Failing.UTC().Format(time.DateTime), st.Log.Err, count(int(st.Log.Lost), "line"))
+	case st.Log.hangs(j.now):
 		j.warn("look at what reads standard error; lines that do not fit into the queue are lost",
 			"the log is not read since %s; %s lost since the start", st.Log.Since.UTC().Format(time.DateTime), count(int(st.Log.Lost), "line"))
 	}

@@ -110,12 +110,22 @@ type Hang struct {
 	What  string    `json:"what"` // what it is there for
 	Path  string    `json:"path"`
 	Since time.Time `json:"since"`
+	Slow  bool      `json:"slow,omitempty"` // it answers, but not all is read yet
+}
+
+func (h Hang) does() string {
+	if h.Slow {
+		return "is slow, and not all is read,"
+	}
+	return "does not answer"
 }
 
 // Log is how the lines of the log get away.
 type Log struct {
-	Lost  int64     `json:"lost"`           // lines that were dropped since the start
-	Since time.Time `json:"since,omitzero"` // when the write began that is under way; zero: none is
+	Lost    int64     `json:"lost"`             // lines that were dropped since the start
+	Since   time.Time `json:"since,omitzero"`   // when the write began that is under way; zero: none is
+	Err     string    `json:"error,omitempty"`  // why the last write failed; empty: it did not
+	Failing time.Time `json:"failing,omitzero"` // since when all writes have failed
 }
 
 // logHangs is how long a write of the log may take before nobody reads it.

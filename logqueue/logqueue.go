@@ -43,13 +43,17 @@ type Queue struct {
 	began  time.Time // of the write under way; zero: none is
 	lost   int       // lines that nobody was told of
 	total  int64     // lost since New
+	err    error     // of the last write
+	failed time.Time // when the first of the writes failed that have failed since; zero: the last did not
 	closed bool
 }
 
 // State is how a Queue does.
 type State struct {
-	Lost  int64     // lines, since the start
-	Since time.Time // when the write began that is under way; zero: none is
+	Lost   int64     // lines, since the start
+	Since  time.Time // when the write began that is under way; zero: none is
+	Err    error     // of the last write; nil: it was taken
+	Failed time.Time // since when all have failed; zero: the last was taken
 }
 
 // New makes a Queue of at most size bytes and starts its writer. When lines go
@@ -103,7 +107,7 @@ func (q *Queue) poke() {
 func (q *Queue) State() State {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return State{q.total, q.began}
+	return State{q.total, q.began, q.err, q.failed}
 }
 
 // Close has what waits written, but for no longer than patience, and reports
@@ -148,7 +152,7 @@ func (q *Queue) writeChunk() bool {
 	q.began = time.Now()
 	q.mu.Unlock()
 
-	_, err := q.out.Write(first)
+	n, err := q.out.Write(first)
 
 	q.mu.Lock()
 	q.chunks[0] = nil
@@ -156,10 +160,14 @@ func (q *Queue) writeChunk() bool {
 	q.bytes -= len(first)
 	q.began = time.Time{}
 	lost := 0
-	if err != nil {
-		q.lose(countLines(first))
-	} else if lost = q.lost; lost > 0 {
-		q.lost = 0
+	if q.err = err; err != nil {
+		q.lose(countLines(first[n:]))
+		if q.failed.IsZero() {
+			q.failed = time.Now()
+		}
+	} else {
+		q.failed = time.Time{}
+		lost, q.lost = q.lost, 0
 	}
 	q.mu.Unlock()
 	if lost > 0 && q.resume != nil {

@@ -107,11 +107,21 @@ func TestDiskFull(t *testing.T) {
 		q.Write([]byte("one\n"))
 		q.Write([]byte("two\nthree\n"))
 		synctest.Wait()
+		since := time.Now()
+		time.Sleep(time.Minute)
+		q.Write([]byte("three and a half\n"))
+		synctest.Wait()
+		if s := q.State(); s.Lost != 4 || s.Err != r.fails || !s.Failed.Equal(since) {
+			t.Errorf("state %+v; want 4 lost, and since %v", s, since)
+		}
 		r.set(nil, nil)
 		q.Write([]byte("four\n"))
 		synctest.Wait()
+		if s := q.State(); s.Lost != 4 || s.Err != nil || !s.Failed.IsZero() {
+			t.Errorf("state %+v; want that it works", s)
+		}
 		q.Close(time.Second)
-		if got := r.text.String(); got != "four\nlost 3\n" {
+		if got := r.text.String(); got != "four\nlost 4\n" {
 			t.Errorf("it wrote %q", got)
 		}
 	})

@@ -1,10 +1,14 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
+
+	"wssgate/files"
 )
 
 // limits of each address; zero: none.
@@ -24,9 +28,10 @@ const (
 // An address is one place to dial. It lives as long as DNS or the
 // configuration names it, and through reloads; tunnels may outlive it.
 type address struct {
-	network string // "tcp" or "unix"
-	addr    string // IP:port, or a path
-	target  string // host:port of the SRV target, or ""
+	network string       // "tcp" or "unix"
+	addr    string       // IP:port, or a path
+	target  string       // host:port of the SRV target, or ""
+	place   *files.Place // of a path; nil for others
 
 	mu       sync.Mutex // never held across I/O
 	tunnels  int
@@ -53,6 +58,40 @@ func newAddress(network, addr, target string, late bool) *address {
 		a.warmFrom = time.Now()
 	}
 	return a
+}
+
+// dial makes the bare connection. To connect to a path is a call that may hang, as
+// one that opens a file: there is one at a time, and while it hangs others fail.
+func (a *address) dial(ctx context.Context, env *environment) (net.Conn, error) {
+	if a.place == nil {
+		return env.dial(ctx, a.network, a.addr)
+	}
+	wanted, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type dialled struct {
+		net.Conn
+		late func() bool // closes Conn with wanted, unless it is called
+	}
+	d, err := files.Do(ctx, a.place, func() (d dialled, err error) {
+		if err = ctx.Err(); err != nil {
+			return d, err
+		}
+		err = a.place.Call(a.addr, func() (err error) {
+			d.Conn, err = env.dial(ctx, a.network, a.addr)
+			return err
+		})
+		if err == nil {
+			d.late = context.AfterFunc(wanted, func() { d.Conn.Close() })
+		}
+		return d, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !d.late() {
+		return nil, context.Cause(ctx)
+	}
+	return d.Conn, nil
 }
 
 // standing is what balance needs to know about an address.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"wssgate/files"
 )
 
 // A Node is one entry of an upstream's nodes. It never changes; compare nodes
@@ -129,7 +131,12 @@ func (s *server) follow(t *Table, n *Node) {
 
 // setFixed is for a node that needs no DNS.
 func (s *server) setFixed(network, addr string) {
-	s.places.Store(&[]endpoint{{address: newAddress(network, addr, "", s.late), share: 1}})
+	a := newAddress(network, addr, "", s.late)
+	if network == "unix" {
+		g := s.node.Load().group
+		a.place = files.At(fmt.Sprintf("upstream %q", g.name), addr, g.env.log)
+	}
+	s.places.Store(&[]endpoint{{address: a, share: 1}})
 	close(s.answered)
 }
 
@@ -137,6 +144,11 @@ func (s *server) setFixed(network, addr string) {
 func (s *server) retire() {
 	s.gone.Store(true)
 	s.end()
+	for _, e := range *s.places.Load() {
+		if e.place != nil {
+			e.place.Leave()
+		}
+	}
 }
 
 // noAddress says why there is no place to go.

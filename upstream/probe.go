@@ -84,7 +84,7 @@ func (n *Node) prober(ctx context.Context, a *address, loc *NodeURL, r *Request)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := n.group.env.dial(ctx, a.network, a.addr)
+	raw, err := a.dial(ctx, n.group.env)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", a.addr, bare(err))
 	}

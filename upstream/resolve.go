@@ -143,7 +143,7 @@ func (n *Node) resolve(ctx context.Context, old []endpoint) ([]endpoint, error) 
 // lookup returns the addresses of a name, each once, at least one and at most
 // maxPlaces: a name may be the target of one of as many SRV records.
 func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
-	addrs, err := n.group.env.resolver.LookupNetIP(ctx, "ip", host)
+	addrs, err := untilEnd(ctx, func() ([]netip.Addr, error) { return n.group.env.resolver.LookupNetIP(ctx, "ip", host) })
 	if err != nil {
 		return nil, dnsError(host, err)
 	}
@@ -158,10 +158,34 @@ func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	return addrs[:min(len(addrs), maxPlaces)], nil
 }
 
+// untilEnd is what ask returns, or ctx's error when that ends first: net's resolver
+// waits for the answer to a question for SRV records until a timeout of its own.
+func untilEnd[T any](ctx context.Context, ask func() (T, error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		value, err := ask()
+		answered <- answer{value, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.value, a.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}
+
 // lookupService returns the places behind SRV records (RFC 2782).
 func (n *Node) lookupService(ctx context.Context, old []endpoint) ([]record, error) {
 	service, proto, name := n.loc.service()
-	_, srvs, err := n.group.env.resolver.LookupSRV(ctx, service[1:], proto[1:], name)
+	srvs, err := untilEnd(ctx, func() ([]*net.SRV, error) {
+		_, srvs, err := n.group.env.resolver.LookupSRV(ctx, service[1:], proto[1:], name)
+		return srvs, err
+	})
 	if err != nil && len(srvs) == 0 {
 		return nil, dnsError(n.loc.Host, err)
 	}

@@ -171,6 +171,11 @@ func (r *Routes) nodes() iter.Seq[*Node] {
 // Close ends resolvers and probes and waits for them. Tunnels go on.
 func (t *Table) Close() error {
 	t.mu.Lock()
+	if !t.closed {
+		for _, s := range t.servers {
+			s.retire()
+		}
+	}
 	t.closed = true
 	t.end()
 	t.mu.Unlock()
