@@ -188,6 +188,7 @@ func (s *Store) Close() error {
 	s.watcher, s.closed = nil, true
 	if s.tree != nil {
 		s.tree.watcher.Store(nil)
+		s.tree.leave()
 	}
 	s.swap.Unlock()
 	if w == nil {

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"wssgate/files"
 )
 
 // changed reads again what the events named by paths may have been about, and
@@ -13,6 +15,7 @@ import (
 // are watched; the tree's own may lead there by links.
 func (t *tree) changed(paths map[string]bool) error {
 	relist := map[string]bool{} // by folder; true: and all below it
+	t.leads = map[string]*files.Place{}
 	for path := range paths {
 		if path == t.root || path == t.folders[t.root].real {
 			return t.scan()
@@ -20,6 +23,8 @@ func (t *tree) changed(paths map[string]bool) error {
 		dir, name := filepath.Split(path)
 		for _, f := range t.at(filepath.Clean(dir)) {
 			switch {
+			case f.place != t.place:
+				relist[f.path] = true
 			case isWanted(name):
 				t.entry(f, name)
 			case strings.HasPrefix(name, "."):
@@ -66,6 +71,10 @@ func (t *tree) at(real string) []*folder {
 
 // entry reads one name of a folder, which may have become a folder itself.
 func (t *tree) entry(f *folder, name string) {
+	if f.place != t.place {
+		t.list(f.path, false)
+		return
+	}
 	path := filepath.Join(f.path, name)
 	info, err := t.place.Lstat(path)
 	if err != nil {
@@ -111,7 +120,7 @@ func (t *tree) linked(paths map[string]bool) {
 // bad reads again what could not be used.
 func (t *tree) bad() {
 	for _, f := range t.folders {
-		if f.err != nil {
+		if f.err != nil || len(f.faults) > 0 && f.place != t.place {
 			t.list(f.path, false)
 			continue
 		}
@@ -127,6 +136,6 @@ func (t *tree) isSymlink(path string) bool {
 }
 
 func (t *tree) isDir(path string) bool {
-	info, err := t.place.Stat(path)
+	info, err := in(t, t.where(path), path, func(p *files.Place) (fs.FileInfo, error) { return p.Stat(path) })
 	return err == nil && info.IsDir()
 }

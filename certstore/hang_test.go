@@ -2,7 +2,12 @@ package certstore
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,8 +89,8 @@ func TestDirectoryHangs(t *testing.T) {
 	})
 }
 
-// A file that hangs in the middle of a directory is named, and others are served
-// when it is back.
+// A file that hangs in the middle of a directory is named, and those before it are
+// served; the others when it is back.
 func TestFileHangs(t *testing.T) {
 	d := newDir(t)
 	d.put(t, "a.pem", ca.Issue("example1.com").PEM())
@@ -101,12 +106,161 @@ func TestFileHangs(t *testing.T) {
 		if len(list) != 1 || list[0].Path != string(d)+"/b.pem" || time.Since(list[0].Since) != files.Patience {
 			t.Errorf("hanging: %+v", list)
 		}
+		wantNames(t, "while it hangs", s, map[string]bool{"example1.com": true, "example2.com": false})
 		resume()
 		synctest.Wait()
 		wantNames(t, "back", s, map[string]bool{"example1.com": true, "example2.com": true})
 		if list := files.Hanging(); len(list) > 0 {
 			t.Errorf("hanging: %+v", list)
 		}
+	})
+}
+
+// Links to another file system that hangs, of files and of folders, and what is mounted
+// in the directory, keep away what is there and nothing else, at the start and later;
+// what they led to before stays, and is read again when it is back.
+func TestOtherMountHangs(t *testing.T) {
+	d, other := newDir(t), newDir(t)
+	inside := string(d) + "/k-mount"
+	defer func() { mounted = mountPoints }()
+	mounted = func() map[string]bool { return map[string]bool{"/": true, string(other): true, inside: true} }
+	names := map[string]bool{}
+	for i, file := range []string{"a.pem", "c.pem", "x/z.pem", "k-mount/k.pem"} {
+		name := fmt.Sprintf("here%d.example.org", i)
+		d.put(t, file, ca.Issue(name).PEM())
+		names[name] = true
+	}
+	for i, file := range []string{"b.pem", "sub/y.pem"} {
+		name := fmt.Sprintf("there%d.example.org", i)
+		other.put(t, file, ca.Issue(name).PEM())
+		names[name] = true
+	}
+	for from, to := range map[string]string{"b.pem": "/b.pem", "j": "/sub", "hop": ""} {
+		if err := os.Symlink(string(other)+to, string(d)+"/"+from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.put(t, "l/x", nil)
+	if err := os.Symlink("../hop/b.pem", string(d)+"/l/b.pem"); err != nil { // by a link in the directory
+		t.Fatal(err)
+	}
+	away := map[string]bool{}
+	for name, there := range names {
+		away[name] = there && strings.HasPrefix(name, "here") && name != "here3.example.org"
+	}
+	synctest.Test(t, func(t *testing.T) {
+		resumes := []func(){files.Stall(string(other)), files.Stall(inside)}
+		began := time.Now()
+		s, err := Open(Options{Directory: string(d), Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if took := time.Since(began); took > files.JobPatience {
+			t.Errorf("the start took %v", took)
+		}
+		wantNames(t, "at the start", s, away)
+		if list := files.Hanging(); len(list) != 2 || !strings.HasPrefix(list[0].Path+list[1].Path, string(d)) && !strings.HasPrefix(list[1].Path, string(d)) {
+			t.Errorf("hanging: %+v", list)
+		}
+		for range 3 {
+			began = time.Now()
+			if err := s.Reload(); err != nil || time.Since(began) != 0 {
+				t.Errorf("a reload took %v: %v", time.Since(began), err)
+			}
+		}
+		d.put(t, "new.pem", ca.Issue("new.example.org").PEM())
+		away["new.example.org"], names["new.example.org"] = true, true
+		if err := s.Reload(); err != nil {
+			t.Error(err)
+		}
+		wantNames(t, "a new one", s, away)
+		for _, resume := range resumes {
+			resume()
+		}
+		synctest.Wait()
+		wantNames(t, "back", s, names)
+
+		resumes = []func(){files.Stall(string(other)), files.Stall(inside)}
+		for range 3 {
+			if err := s.Reload(); err != nil {
+				t.Error(err)
+			}
+		}
+		wantNames(t, "later", s, names)
+		hangs := func(p Problem) bool { return files.IsHang(p.Err) }
+		if !slices.ContainsFunc(s.Problems(), hangs) {
+			t.Error("no problem is known")
+		}
+		for _, resume := range resumes {
+			resume()
+		}
+		synctest.Wait()
+		if p := s.Problems(); slices.ContainsFunc(p, hangs) || len(files.Hanging()) > 0 {
+			t.Errorf("in the end: %+v, %+v", p, files.Hanging())
+		}
+	})
+}
+
+// A directory of which each call takes its time is read in part at the start, after
+// files.JobPatience, and whole a while later.
+func TestSlowDirectory(t *testing.T) {
+	d := newDir(t)
+	for i := range 40 {
+		d.put(t, fmt.Sprintf("n%02d.pem", i), ca.Issue(fmt.Sprintf("n%d.example.org", i)).PEM())
+	}
+	synctest.Test(t, func(t *testing.T) {
+		end := files.Delay(string(d), 150*time.Millisecond)
+		defer end()
+		began := time.Now()
+		s, err := Open(Options{Directory: string(d), Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if took := time.Since(began); took > files.JobPatience+time.Second {
+			t.Errorf("the start took %v", took)
+		}
+		if n := s.Names(); n == 0 || n >= 40 {
+			t.Errorf("%d of 40 names after %v", n, files.JobPatience)
+		}
+		if list := files.Hanging(); len(list) != 1 || !list[0].Slow || s.Reading() == nil {
+			t.Errorf("hanging: %+v, reading: %v", list, s.Reading())
+		}
+		time.Sleep(time.Minute)
+		if n := s.Names(); n != 40 || s.Reading() != nil || len(files.Hanging()) > 0 {
+			t.Errorf("%d of 40 names after a minute", n)
+		}
+	})
+}
+
+// A reload that names a directory that hangs fails each time, and leaves nothing
+// behind.
+func TestFailedPreparesLeaveNothing(t *testing.T) {
+	d, other := newDir(t), newDir(t)
+	d.put(t, "a.pem", ca.Issue("example1.com").PEM())
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(Options{Directory: string(d), Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		resume := files.Stall(string(other))
+		before := runtime.NumGoroutine()
+		for range 20 {
+			if _, err := s.Prepare(string(other), false); !files.IsHang(err) {
+				t.Errorf("err = %v", err)
+			}
+		}
+		if n := runtime.NumGoroutine() - before; n > 2 {
+			t.Errorf("%d goroutines more", n)
+		}
+		if list := files.Hanging(); len(list) > 0 {
+			t.Errorf("hanging, and nobody uses it: %+v", list)
+		}
+		resume()
+		synctest.Wait()
+		wantNames(t, "as before", s, map[string]bool{"example1.com": true})
 	})
 }
 

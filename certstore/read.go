@@ -165,6 +165,20 @@ func (t *tree) hasMoreOf(f *folder, name string, last *way) bool {
 // link.
 func (t *tree) file(f *folder, name string, last *way) {
 	path := filepath.Join(f.path, name)
+	place := f.place
+	if last != nil && place == t.place && len(t.points) > 0 {
+		if link, err := t.place.Readlink(path); err == nil {
+			if !filepath.IsAbs(link) {
+				link = filepath.Join(f.real, link)
+			}
+			place = t.where(filepath.Dir(link))
+		}
+	}
+	if place != t.place {
+		f.links = f.links || last != nil
+		t.fileElsewhere(f, name, place)
+		return
+	}
 	target := ""
 	if last != nil {
 		if t.hasMoreOf(f, name, last) {
@@ -184,26 +198,15 @@ func (t *tree) file(f *folder, name string, last *way) {
 			return
 		}
 	}
-	i, known := f.files.find(name)
-	if !known {
-		f.files = slices.Insert(f.files, i, file{name: t.sameName(name)})
-		f.dirty = true
-	}
-	have := &f.files[i]
-	if target != "" && target != have.target {
-		have.target = target
-	}
+	have := t.known(f, name, target)
 	if err != nil {
 		have.set(f, nil, plainError(err))
 		have.stamp = 0
 		return
 	}
-	now := stampOf(info)
-	if now.sum() == have.stamp && !have.young {
+	if !have.isNew(info) {
 		return
 	}
-	have.stamp = now.sum()
-	have.young = time.Since(time.Unix(0, max(now.modified, now.changed))) < settled
 	if !info.Mode().IsRegular() {
 		have.set(f, nil, files.ErrNotRegular)
 		return
@@ -213,16 +216,77 @@ func (t *tree) file(f *folder, name string, last *way) {
 		have.stamp = 0
 		return
 	}
-	sum := maphash.Bytes(seed, t.buf.Bytes())
+	t.take(f, have, t.buf.Bytes())
+}
+
+// fileElsewhere is file for what is in another Place. One that hangs is an error of
+// the file, and what it held before stays.
+func (t *tree) fileElsewhere(f *folder, name string, place *files.Place) {
+	var known file
+	if have := f.files.get(name); have != nil {
+		known = *have
+	}
+	s, err := t.sightOf(place, filepath.Join(f.path, name), known)
+	if err == nil && s.gone {
+		f.drop(name)
+		return
+	}
+	have := t.known(f, name, s.target)
+	switch {
+	case err != nil:
+		have.set(f, nil, err)
+		have.stamp = 0
+	case s.info == nil:
+		have.set(f, nil, s.err)
+		have.stamp = 0
+	case !have.isNew(s.info):
+	case s.err != nil:
+		have.set(f, nil, s.err)
+		if s.info.Mode().IsRegular() {
+			have.stamp = 0
+		}
+	default:
+		t.take(f, have, s.data)
+	}
+}
+
+// known returns the file of a name, which is a new one if need be.
+func (t *tree) known(f *folder, name, target string) *file {
+	i, known := f.files.find(name)
+	if !known {
+		f.files = slices.Insert(f.files, i, file{name: t.sameName(name)})
+		f.dirty = true
+	}
+	have := &f.files[i]
+	if target != "" && target != have.target {
+		have.target = target
+	}
+	return have
+}
+
+// isNew notes the stamp of a file, and reports whether it has to be read.
+func (have *file) isNew(info fs.FileInfo) bool {
+	now := stampOf(info)
+	if now.sum() == have.stamp && !have.young {
+		return false
+	}
+	have.stamp = now.sum()
+	have.young = time.Since(time.Unix(0, max(now.modified, now.changed))) < settled
+	return true
+}
+
+// take takes the bytes of a file, which it does not keep.
+func (t *tree) take(f *folder, have *file, data []byte) {
+	sum := maphash.Bytes(seed, data)
 	if sum == have.sum && have.parts != nil {
 		return
 	}
 	have.sum = sum
-	if strings.EqualFold(filepath.Ext(name), ".ocsp") {
-		have.set(f, []part{ocspPart(bytes.Clone(t.buf.Bytes()))}, nil)
+	if strings.EqualFold(filepath.Ext(have.name), ".ocsp") {
+		have.set(f, []part{ocspPart(bytes.Clone(data))}, nil)
 		return
 	}
-	parts, err := t.reader.parse(f.path, have.name, t.buf.Bytes())
+	parts, err := t.reader.parse(f.path, have.name, data)
 	have.set(f, parts, err)
 }
 

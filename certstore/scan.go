@@ -2,13 +2,16 @@ package certstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unique"
@@ -42,12 +45,28 @@ type tree struct {
 	orphaned bool                 // a folder went away that others were links to: those have to be read now
 	pruned   bool                 // folders went away since the last collect
 	aliases  map[string][]*folder // see at; nil when folders have changed
+
+	// See elsewhere.go.
+	log      *slog.Logger
+	ctx      context.Context // anybody's: ends with leave
+	cancel   context.CancelFunc
+	again    func(job func() error)  // anybody's: has a job done later, and its results published
+	realRoot string                  // root without links
+	mount    string                  // that root is in
+	points   map[string]bool         // mount points
+	leads    map[string]*files.Place // by path; of this scan
+	mu       sync.Mutex
+	others   map[string]*files.Place // anybody's, with mu: by mount point
+	left     bool                    // anybody's, with mu
+	awaited  map[*files.Place]bool
 }
 
 // A folder is the unit in which leaves meet their keys.
 type folder struct {
 	path   string
 	real   string // path without symlinks: what has to be watched
+	place  *files.Place
+	busy   bool // it is being listed
 	files  fileList
 	subs   []string       // paths of the folders in it, sorted
 	err    error          // why it could not be listed; the rest is then as it was
@@ -64,27 +83,45 @@ type harvest struct {
 }
 
 func newTree(root string, log *slog.Logger) *tree {
-	t := &tree{root: filepath.Clean(root), place: files.New("certificates", log), folders: map[string]*folder{}, limit: maxFolders,
-		reader: newReader(), names: map[string]string{}}
+	root = filepath.Clean(root)
+	t := &tree{root: root, place: files.At("certificates", root, log), folders: map[string]*folder{}, limit: maxFolders,
+		reader: newReader(), names: map[string]string{}, log: log, others: map[string]*files.Place{}, awaited: map[*files.Place]bool{}}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.have.Store(new(harvest))
 	return t
 }
 
 // do has the tree's place do a job on it, and puts what the tree gives then where
-// everybody finds it. The job's error comes back; files.Do has the others.
+// everybody finds it; where the job hangs or is slow, what the tree gives until there.
+// Then, which may be nil, comes after both. The job's error comes back; files.Do has the
+// others.
 func (t *tree) do(ctx context.Context, job func() error, then func()) error {
-	_, err := files.Do(ctx, t.place, func() (struct{}, error) {
-		err := job()
-		t.done.Store(true)
+	whole, part := t.job(job, then)
+	_, err := files.DoInParts(ctx, t.place, whole, part)
+	return err
+}
+
+// doLater is do for whom nobody waits.
+func (t *tree) doLater(job func() error, then func()) {
+	whole, _ := t.job(job, then)
+	files.Await(t.ctx, t.place, whole)
+}
+
+func (t *tree) job(job func() error, then func()) (whole func() (struct{}, error), part func()) {
+	part = func() {
 		if all, faults, changed := t.collect(time.Now()); changed {
 			t.have.Store(&harvest{all, faults})
 		}
 		if then != nil {
 			then()
 		}
+	}
+	return func() (struct{}, error) {
+		err := job()
+		t.done.Store(true)
+		part()
 		return struct{}{}, err
-	})
-	return err
+	}, part
 }
 
 // watch has a folder watched from now on.
@@ -111,6 +148,7 @@ func (t *tree) scan() error {
 	}
 	t.reader.issuers = map[string]unique.Handle[issuer]{}
 	t.full = false
+	t.mapOut()
 	t.list(t.root, true)
 	t.orphaned = false // all were read just now
 	return t.folders[t.root].err
@@ -179,12 +217,16 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 		t.folders[path] = f
 		t.aliases = nil
 	}
-	if real, err := t.resolve(path, link); err == nil && real != f.real {
+	if f.place = t.place; path != t.root && len(t.points) > 0 {
+		f.place = t.where(path)
+	}
+	f.busy = true
+	defer func() { f.busy = false }()
+	real, entries, err := t.entries(f, link)
+	if real != "" && real != f.real {
 		f.real = real
 		t.aliases = nil
 	}
-	t.watch(f.real)
-	entries, err := t.place.ReadDir(path)
 	if err != nil {
 		f.fail(err)
 		return // what it gave stays: a folder that cannot be read proves nothing
@@ -246,6 +288,33 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	}
 }
 
+// entries has a folder watched, and lists it. Real is where it is without symlinks;
+// empty: that is not known.
+func (t *tree) entries(f *folder, link bool) (real string, entries []fs.DirEntry, err error) {
+	if f.place == t.place {
+		if real, err = t.resolve(f.path, link); err != nil {
+			real = ""
+		}
+		t.watch(cmp.Or(real, f.real))
+		entries, err = t.place.ReadDir(f.path)
+		return real, entries, err
+	}
+	type listing struct {
+		real    string
+		entries []fs.DirEntry
+	}
+	w := t.watcher.Load()
+	path := f.path
+	l, err := in(t, f.place, path, func(p *files.Place) (l listing, err error) {
+		if l.real, err = p.EvalSymlinks(path); err == nil && w != nil {
+			p.Call(l.real, func() error { w.add(l.real); return nil })
+		}
+		l.entries, err = p.ReadDir(path)
+		return l, err
+	})
+	return l.real, l.entries, err
+}
+
 // resolve returns the path of a folder without symlinks. Only where its last
 // part is a link does that take more than the folder above.
 func (t *tree) resolve(path string, link bool) (string, error) {
@@ -277,7 +346,10 @@ func (t *tree) isFolder(path string, e fs.DirEntry) bool {
 		return false
 	}
 	path = filepath.Join(path, e.Name())
-	info, err := t.place.Stat(path)
+	info, err := in(t, t.where(path), path, func(p *files.Place) (fs.FileInfo, error) { return p.Stat(path) })
+	if errors.Is(err, files.ErrHangs) {
+		return true // it says that it can't be listed
+	}
 	if err != nil {
 		return t.folders[path] != nil // it says why it can't be listed, and keeps what it gave
 	}
@@ -305,6 +377,9 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 			f.pair(now)
 			changed = changed || f.dirty || !sameSet(before, f.out)
 			f.dirty = false
+			if f.busy { // what seems to be missing may be there
+				f.faults, f.dirty = nil, true
+			}
 		}
 		n += len(f.out)
 	}

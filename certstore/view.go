@@ -65,7 +65,7 @@ type Change struct {
 // Prepare reads a directory, which may be the one in use or another, and may be
 // watched from then on or no more. It is an error where it cannot be listed; then,
 // and until Commit, handshakes see what they saw before. Another directory that
-// hangs is an error too. Where it is the one in use, its certificates stay as they
+// hangs is an error too; of one that is slow there is what was read until then. Where it is the one in use, its certificates stay as they
 // are until it is back.
 func (s *Store) Prepare(dir string, watch bool) (*Change, error) {
 	return s.prepare(dir, watch, false)
@@ -75,8 +75,8 @@ func (s *Store) Prepare(dir string, watch bool) (*Change, error) {
 func (s *Store) prepare(dir string, watch, first bool) (*Change, error) {
 	c := &Change{store: s}
 	err := c.read(dir, watch)
-	if errors.Is(err, files.ErrHangs) {
-		if used, _ := s.inUse(); first || c.tree == used {
+	if hang, ok := errors.AsType[*files.HangError](err); ok {
+		if used, _ := s.inUse(); first || c.tree == used || hang.Slow {
 			return c, nil
 		}
 	}
@@ -96,7 +96,11 @@ func (c *Change) read(dir string, watch bool) error {
 	if dir != "" {
 		c.tree = newTree(dir, s.log)
 		if used != nil && used.root == c.tree.root {
+			c.tree.leave()
 			c.tree = used // so that what it kept stays
+		} else {
+			tree := c.tree
+			tree.again = func(job func() error) { tree.doLater(job, func() { s.publish(tree, false) }) }
 		}
 	}
 	switch {
@@ -127,6 +131,9 @@ func (c *Change) Commit() *View {
 	s := c.store
 	s.swap.Lock()
 	old := s.watcher
+	if s.tree != c.tree {
+		s.tree.leave()
+	}
 	s.tree, s.watcher = c.tree, c.watcher
 	v := s.newView(s.table())
 	s.view.Store(v)
@@ -150,6 +157,8 @@ func (c *Change) Abandon() {
 	used, watcher := s.inUse()
 	if c.tree != nil && c.tree == used {
 		c.tree.watcher.Store(watcher) // it hears of new folders with the next Reload
+	} else {
+		c.tree.leave()
 	}
 	if c.watcher != nil && c.watcher != watcher {
 		go c.watcher.watchFiles() // close waits for its end

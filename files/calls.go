@@ -31,6 +31,13 @@ func call[T any](p *Place, path string, f func(string) (T, error)) (T, error) {
 	return f(path)
 }
 
+// callOnLink is call for a function that does not follow the link that path may be.
+func callOnLink[T any](p *Place, path string, f func(string) (T, error)) (T, error) {
+	p.enterAs(path, false)
+	defer p.leave()
+	return f(path)
+}
+
 // Read returns the contents of a regular file of at most limit bytes. Links are
 // followed. Errors name the path: ErrNotRegular, ErrDirectory, that it is larger
 // than limit, and the system's.
@@ -95,8 +102,8 @@ func readBounded(b *bytes.Buffer, f *os.File, limit int64) error {
 
 func (p *Place) ReadDir(path string) ([]fs.DirEntry, error) { return call(p, path, os.ReadDir) }
 func (p *Place) Stat(path string) (fs.FileInfo, error)      { return call(p, path, os.Stat) }
-func (p *Place) Lstat(path string) (fs.FileInfo, error)     { return call(p, path, os.Lstat) }
-func (p *Place) Readlink(path string) (string, error)       { return call(p, path, os.Readlink) }
+func (p *Place) Lstat(path string) (fs.FileInfo, error)     { return callOnLink(p, path, os.Lstat) }
+func (p *Place) Readlink(path string) (string, error)       { return callOnLink(p, path, os.Readlink) }
 func (p *Place) EvalSymlinks(path string) (string, error) {
 	return call(p, path, filepath.EvalSymlinks)
 }

@@ -44,6 +44,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -341,11 +342,14 @@ func (p *Place) answers() (tell func()) {
 }
 
 // enter and leave stand around each call.
-func (p *Place) enter(path string) {
+func (p *Place) enter(path string) { p.enterAs(path, true) }
+
+// enterAs is enter; follow says whether the call follows a link.
+func (p *Place) enterAs(path string, follow bool) {
 	p.mu.Lock()
 	p.path, p.began = path, time.Now()
 	p.mu.Unlock()
-	waitForStalls(path)
+	waitForStalls(path, follow)
 }
 
 func (p *Place) leave() {
@@ -495,11 +499,21 @@ type stall struct {
 	over   chan struct{} // nil: it is a delay
 }
 
-func waitForStalls(path string) {
+// waitForStalls waits where a path leads, but for its last part if that is a link and
+// not to be followed.
+func waitForStalls(path string, follow bool) {
 	if list := stalls.Load(); list != nil {
+		real, err := filepath.EvalSymlinks(path)
+		if !follow {
+			real, err = filepath.EvalSymlinks(filepath.Dir(path))
+			real = filepath.Join(real, filepath.Base(path))
+		}
+		if err != nil {
+			real = path
+		}
 		for _, s := range *list {
 			switch {
-			case !strings.HasPrefix(path, s.prefix):
+			case !strings.HasPrefix(path, s.prefix) && !strings.HasPrefix(real, s.prefix):
 			case s.over != nil:
 				<-s.over
 			default:

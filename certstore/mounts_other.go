@@ -1,0 +1,5 @@
+//go:build !linux
+
+package certstore
+
+func mountPoints() map[string]bool { return nil }
