@@ -86,9 +86,9 @@ func (d *desk) open(cfg *Config, sockets *sockets) (*adminListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen.admin: %w", err)
 	}
-	if path, isUnix := strings.CutPrefix(l.addr, "unix:"); isUnix && sockets.find("admin", l.addr) == nil {
-		_, err := files.Do(context.Background(), socketFiles, func() (struct{}, error) { // for the operator and the operator's group
-			return struct{}{}, socketFiles.Chmod(path, 0o660)
+	if u, isUnix := ln.(*unixListener); isUnix {
+		_, err := files.Do(context.Background(), u.place, func() (struct{}, error) { // for the operator and the operator's group
+			return struct{}{}, u.place.Chmod(u.path, 0o660)
 		})
 		if err != nil {
 			ln.Close()

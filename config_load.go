@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
@@ -31,10 +32,36 @@ func loadConfig(file string) (*Config, error) {
 	return parseWhatWasRead(file, data, err)
 }
 
-// startConfig is loadConfig for a gate that starts. Where the file does not come it
-// waits, which the log says, but not longer than ctx.
+// startFilesPatience is how long a gate that starts waits for the configuration and
+// the files that it names: long enough for a pipe whose writer has to ask somebody,
+// and short enough for whoever starts it to notice and to try again.
+const startFilesPatience = 20 * time.Second
+
+// errNotRead is the error of a start that does not wait any longer.
+var errNotRead = errors.New("not read in time")
+
+type notReadError struct{ error }
+
+func (e *notReadError) Unwrap() error { return e.error }
+func (*notReadError) HintText() string {
+	return "is its mount there? or is it a pipe that nobody writes to? start it again when it answers"
+}
+
+// startConfig is loadConfig for a gate that starts. Where a file does not come it
+// waits, which the log says, but neither longer than ctx nor than startFilesPatience:
+// then it is an errNotRead. Without all of its files a gate does not begin: an access
+// list that is missing would let everybody in, a token anybody to the page.
 func startConfig(ctx context.Context, file string) (*Config, error) {
-	return files.Await(ctx, configFiles, func() (*Config, error) { return loadConfig(file) })
+	ctx, cancel := context.WithTimeoutCause(ctx, startFilesPatience, errNotRead)
+	defer cancel()
+	cfg, err := files.Await(ctx, configFiles, func() (*Config, error) { return loadConfig(file) })
+	if errors.Is(err, errNotRead) {
+		if hang := configFiles.Hangs(); hang != nil {
+			err = fmt.Errorf("configuration: %w: %w", err, hang)
+		}
+		err = &notReadError{err}
+	}
+	return cfg, err
 }
 
 // reloadConfig is loadConfig for a gate that runs, and so waits for nobody: it

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"net"
 	"slices"
 	"time"
@@ -39,9 +40,11 @@ func (g *gate) handOver(patience time.Duration) {
 			}
 		}
 	}
+	looking, cancel := context.WithTimeout(context.Background(), removalPatience)
+	defer cancel()
 	for _, ln := range own { // what is done to a socket of systemd's, the next process would have too
 		u, isUnix := ln.(*unixListener)
-		if isUnix && !u.isOurs() || !isUnix && isShared(ln, all) {
+		if isUnix && !u.isOurs(looking) || !isUnix && isShared(ln, all) {
 			shared = append(shared, ln)
 		}
 	}

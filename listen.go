@@ -3,10 +3,15 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
 	"net"
+	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,6 +30,7 @@ import (
 type sockets struct {
 	beside    bool // another process may listen there: it is about to leave
 	inherited []*inherited
+	hosts     hosts    // that are known
 	leaving   []string // ports of TCP listeners of this process that those opened next replace
 }
 
@@ -57,43 +63,124 @@ func (s *sockets) replace(leaving []net.Listener) {
 }
 
 func (s *sockets) listenTCP(address string) (net.Listener, error) {
-	_, port, err := net.SplitHostPort(address)
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), listenerPatience)
-	defer cancel()
-	ln, err := listenConfig(s.beside || slices.Contains(s.leaving, port)).Listen(ctx, "tcp", address)
+	if host, err = s.hosts.address(host); err != nil {
+		return nil, err
+	}
+	// Of an address, which waits for nothing.
+	ln, err := listenConfig(s.beside || slices.Contains(s.leaving, port)).Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, &inUse{err}
 	}
 	return ln, err
 }
 
-// listenerPatience is how long the host name of a listener may take to be resolved.
+// listenerPatience is how long the host names of listeners may take to be resolved.
 // To open a listener waits for nothing else.
 const listenerPatience = 2 * time.Second
 
-// socketFiles is where unix sockets are.
-var socketFiles = files.New("listeners", nil)
+// hosts are the addresses of listeners' host names. They are looked up before the
+// listeners are opened, all at once, and not by the loop.
+type hosts map[string]hostAddress
 
-// listenUnix is the function of that name in a job of socketFiles. A socket that is
-// made when nobody waits for it any more is closed.
+type hostAddress struct {
+	addr string
+	err  error
+}
+
+// lookUpHosts asks for the names in l, for no longer than listenerPatience.
+func lookUpHosts(l *Listen) hosts {
+	ctx, cancel := context.WithTimeout(context.Background(), listenerPatience)
+	defer cancel()
+	found := hosts{}
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	for _, addr := range slices.Concat(l.WSS, l.HTTP, []string{l.Admin}) {
+		network, address, err := listenAddress(addr)
+		if err != nil || network != "tcp" {
+			continue
+		}
+		host, _, _ := net.SplitHostPort(address)
+		if isAddress(host) || host == "localhost" {
+			continue
+		}
+		asking.Go(func() {
+			a := lookUpHost(ctx, host)
+			mu.Lock()
+			defer mu.Unlock()
+			found[host] = a
+		})
+	}
+	asking.Wait()
+	return found
+}
+
+func lookUpHost(ctx context.Context, host string) hostAddress {
+	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return hostAddress{err: err}
+	}
+	i := max(0, slices.IndexFunc(found, func(a netip.Addr) bool { return a.Unmap().Is4() })) // as package net prefers
+	return hostAddress{addr: found[i].Unmap().String()}
+}
+
+// isAddress reports whether a host needs no look-up.
+func isAddress(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil || host == ""
+}
+
+// address returns what to listen on for a host.
+func (h hosts) address(host string) (string, error) {
+	switch {
+	case isAddress(host):
+		return host, nil
+	case host == "localhost": // plainHost; RFC 6761, section 6.3
+		return "127.0.0.1", nil
+	}
+	a, ok := h[host]
+	if !ok {
+		return "", fmt.Errorf("resolve %q: not looked up", host)
+	}
+	return a.addr, a.err
+}
+
+// know adds to what is known. A name that is not found any more is known by its last
+// address.
+func (s *sockets) know(more hosts) {
+	known := maps.Clone(s.hosts)
+	if known == nil {
+		known = hosts{}
+	}
+	for host, a := range more {
+		if a.err == nil || known[host].addr == "" {
+			known[host] = a
+		}
+	}
+	s.hosts = known
+}
+
+// listenUnix is the function of that name in a job of the place of the socket's
+// folder. A socket that is made when nobody waits for it any more is closed.
 func (s *sockets) listenUnix(path string) (net.Listener, error) {
+	place := files.At("listeners", filepath.Dir(path), nil)
 	ctx, cancel := context.WithCancel(context.Background())
-	ln, err := files.Do(ctx, socketFiles, func() (*unixListener, error) {
-		ln, err := listenUnix(path, s.beside)
+	defer cancel()
+	ln, err := files.Do(ctx, place, func() (*unixListener, error) {
+		ln, err := listenUnix(place, path, s.beside)
 		if err == nil {
 			ln.late = context.AfterFunc(ctx, func() { ln.Close() })
 		}
 		return ln, err
 	})
 	if err != nil {
-		cancel()
+		place.Leave()
 		return nil, err
 	}
 	ln.late()
-	cancel()
 	return ln, nil
 }
 
@@ -110,32 +197,35 @@ func (*inUse) HintText() string {
 // taken it.
 type unixListener struct {
 	*net.UnixListener
-	path string
-	made fs.FileInfo
-	late func() bool // see sockets.listenUnix
+	path  string
+	place *files.Place
+	made  fs.FileInfo
+	late  func() bool // see sockets.listenUnix
+	close sync.Once
 }
 
 // listenUnix opens a socket. Where somebody answers on one of that name, it
 // takes the name if beside is set: clients then come here, and those who were on
 // their way there stay there.
-func listenUnix(path string, beside bool) (*unixListener, error) {
+// It is for a job of place.
+func listenUnix(place *files.Place, path string, beside bool) (*unixListener, error) {
 	name := path
-	if info, err := socketFiles.Stat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
+	if info, err := place.Stat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
 		var conn net.Conn
-		err := socketFiles.Call(path, func() (err error) { conn, err = net.Dial("unix", path); return err })
+		err := place.Call(path, func() (err error) { conn, err = net.Dial("unix", path); return err })
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED): // left over from a process that was killed
-			socketFiles.Remove(path)
+			place.Remove(path)
 		case beside: // somebody listens, be it that no more fit into the queue
 			name = path + ".new"
-			socketFiles.Remove(name)
+			place.Remove(name)
 		}
 		if err == nil {
 			conn.Close()
 		}
 	}
 	var ln *net.UnixListener
-	err := socketFiles.Call(name, func() (err error) {
+	err := place.Call(name, func() (err error) {
 		ln, err = net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
 		return err
 	})
@@ -146,13 +236,13 @@ func listenUnix(path string, beside bool) (*unixListener, error) {
 		return nil, err
 	}
 	ln.SetUnlinkOnClose(false)
-	u := &unixListener{UnixListener: ln, path: path}
-	if u.made, err = socketFiles.Stat(name); err == nil && name != path {
-		err = socketFiles.Rename(name, path)
+	u := &unixListener{UnixListener: ln, path: path, place: place}
+	if u.made, err = place.Stat(name); err == nil && name != path {
+		err = place.Rename(name, path)
 	}
 	if err != nil {
 		ln.Close()
-		socketFiles.Remove(name)
+		place.Remove(name)
 		return nil, err
 	}
 	return u, nil
@@ -161,25 +251,51 @@ func listenUnix(path string, beside bool) (*unixListener, error) {
 // Addr returns the name that clients know.
 func (u *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: u.path, Net: "unix"} }
 
-// isOurs reports whether the name still leads to this socket.
-func (u *unixListener) isOurs() bool {
-	ours, _ := files.Do(context.Background(), socketFiles, func() (bool, error) { return u.hasName(), nil })
-	return ours
+// isOurs reports whether the name still leads to this socket, or may do so: ctx bounds
+// how long that is looked at.
+func (u *unixListener) isOurs(ctx context.Context) bool {
+	ours, err := files.Do(ctx, u.place, func() (bool, error) { return u.hasName(), nil })
+	return ours || err != nil
 }
 
 func (u *unixListener) hasName() bool {
-	info, err := socketFiles.Stat(u.path)
+	info, err := u.place.Stat(u.path)
 	return err == nil && os.SameFile(info, u.made)
 }
 
-// Close takes the name away where it is still this socket's, and the file system
-// answers.
+// removals are names of sockets that are being taken away.
+var removals sync.WaitGroup
+
+// removalPatience is how long the end of the program waits for removals. A name that
+// stays is taken away by the next start.
+const removalPatience = 300 * time.Millisecond
+
+// awaitRemovals returns when no name is being taken away, or after removalPatience.
+func awaitRemovals() {
+	done := make(chan struct{})
+	go func() {
+		removals.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(removalPatience):
+	}
+}
+
+// Close waits for no file system: the name is taken away beside it, where it is still
+// this socket's.
 func (u *unixListener) Close() error {
-	files.Do(context.Background(), socketFiles, func() (struct{}, error) {
-		if u.hasName() {
-			socketFiles.Remove(u.path)
-		}
-		return struct{}{}, nil
+	u.close.Do(func() {
+		removals.Go(func() {
+			defer u.place.Leave()
+			files.Await(context.Background(), u.place, func() (struct{}, error) {
+				if u.hasName() {
+					u.place.Remove(u.path)
+				}
+				return struct{}{}, nil
+			})
+		})
 	})
 	return u.UnixListener.Close()
 }

@@ -140,7 +140,7 @@ func TestListenUnixBeside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if first.(*unixListener).isOurs() || !second.(*unixListener).isOurs() {
+	if first.(*unixListener).isOurs(t.Context()) || !second.(*unixListener).isOurs(t.Context()) {
 		t.Error("the name did not go over")
 	}
 	first.Close()

@@ -13,10 +13,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Exit statuses.
@@ -50,6 +52,10 @@ func main() {
 }
 
 // run is main without the process around it.
+//
+// Standard output and error may be pipes that nobody empties. Errors and the log go
+// through one queue, so that nobody waits for that; what a command prints is read at
+// its reader's pace. In either case the first signal ends the program.
 func run(args []string, stdout, stderr io.Writer) int {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
@@ -57,8 +63,32 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go endOnSignal(ctx, signals, cancel, func() { os.Exit(exitFailed) })
-	return dispatch(ctx, args, stdout, stderr)
+	lines := newLineQueue(stderr)
+	ended := make(chan int, 1)
+	go func() {
+		status := dispatch(ctx, args, stdout, lines)
+		lines.CloseUntil(ctx.Done(), logPatience)
+		ended <- status
+	}()
+	select {
+	case status := <-ended:
+		return status
+	case <-ctx.Done():
+	}
+	for {
+		select {
+		case status := <-ended:
+			return status
+		case <-time.After(endPatience):
+			if !lines.serving.Load() { // serve has deadlines of its own
+				return exitFailed
+			}
+		}
+	}
 }
+
+// endPatience is how long a command may go on after a signal, but for one that drains.
+const endPatience = time.Second
 
 // endOnSignal cancels at the first signal and kills at the second. It returns
 // when neither can come any more.
@@ -136,12 +166,20 @@ SIGHUP reads configuration and certificates again and drops nobody.`)
 	defer signal.Stop(reload)
 	// Nor must a reader of the log that is gone.
 	signal.Ignore(syscall.SIGPIPE)
+	lines := queueOf(stderr)
+	stderr = lines
+	// What the configuration says of the log is not known yet.
+	slog.SetDefault(newLogger(lines, Log{Level: "info", Format: "auto"}, new(slog.LevelVar), lines.terminal))
+	slog.SetLogLoggerLevel(slog.LevelDebug)
 	cfg, err := startConfig(ctx, *file)
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return exitOK // it was ended while it waited for the file
-	}
-	if err != nil {
-		printLines(stderr, err.Error())
+	case errors.Is(err, errNotRead):
+		printError(stderr, err)
+		return exitFailed
+	case err != nil:
+		fmt.Fprintln(stderr, err)
 		return exitUsage
 	}
 	inherited, err := inheritSockets(os.Getenv, os.Unsetenv)

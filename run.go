@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"wssgate/certstore"
@@ -44,7 +45,8 @@ import (
 // life, to take requests, and to drain. Each of these waits has a deadline:
 //
 //	a file, a folder          files.Patience for a call; then it goes on without
-//	the name of a listener    listenerPatience
+//	the names of listeners    listenerPatience, beside the loop
+//	the configuration         startFilesPatience, then the program ends
 //	the start, after SIGTERM  startPatience
 //	all that a drain does     drain.timeout and exitPatience, whatever hangs
 //	the log, at the exit      logPatience
@@ -89,20 +91,19 @@ type serving struct {
 func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int {
 	defer how.notify.close()
 	level := new(slog.LevelVar)
-	var log *slog.Logger
-	lines := logqueue.New(stderr, logqueue.Size, func(lost int) {
-		log.Warn("the log was not read: lines are lost", "lines", lost)
-	})
+	lines := queueOf(stderr)
+	lines.serving.Store(true)
 	defer lines.Close(logPatience)
-	log, warnings := withWarnings(newLogger(lines, cfg.Log, level, isTerminal(stderr)))
+	log, warnings := withWarnings(newLogger(lines, cfg.Log, level, lines.terminal))
 	// What the standard library has nobody to tell, goes there too.
 	slog.SetDefault(log)
 	slog.SetLogLoggerLevel(slog.LevelDebug)
 	defer memory.Keep()()
-	desk := newDesk(warnings, lines)
+	desk := newDesk(warnings, lines.Queue)
 	g, err := awaitGate(ctx, func() (*gate, error) { return startGate(cfg, log, level, how, desk) })
 	if err != nil {
 		printError(lines, err)
+		awaitRemovals()
 		return exitFailed
 	}
 	if g == nil {
@@ -145,6 +146,7 @@ func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int 
 	go func() { drained <- g.drain() }()
 	select {
 	case err = <-drained:
+		awaitRemovals()
 	case <-time.After(patience):
 		err = fmt.Errorf("%w: not all has ended after %v; ending without it", proxy.ErrDrainDeadline, patience)
 	}
@@ -189,11 +191,26 @@ func awaitGate(ctx context.Context, start func() (*gate, error)) (*gate, error) 
 	}
 }
 
-// printLines prints to standard error, which may be a pipe that nobody empties.
-func printLines(w io.Writer, text string) {
-	lines := logqueue.New(w, logqueue.Size, nil)
-	fmt.Fprintln(lines, text)
-	lines.Close(logPatience)
+// A lineQueue is standard error, which may be a pipe that nobody empties: all of the
+// program writes to it through one queue.
+type lineQueue struct {
+	*logqueue.Queue
+	terminal bool
+	serving  atomic.Bool // serve has it
+}
+
+func newLineQueue(stderr io.Writer) *lineQueue {
+	return &lineQueue{terminal: isTerminal(stderr), Queue: logqueue.New(stderr, logqueue.Size, func(lost int) {
+		slog.Warn("the log was not read: lines are lost", "lines", lost)
+	})}
+}
+
+// queueOf is the queue that a command was given for its standard error.
+func queueOf(stderr io.Writer) *lineQueue {
+	if q, ok := stderr.(*lineQueue); ok {
+		return q
+	}
+	return newLineQueue(stderr)
 }
 
 // printError prints an error for people, with its hint where it has one.
@@ -241,6 +258,7 @@ func startGate(cfg *Config, log *slog.Logger, level *slog.LevelVar, how serving,
 		}
 	}()
 	routes := g.upstreams.Routes()
+	g.sockets.know(lookUpHosts(&cfg.Listen))
 	o, err := g.openListeners(cfg, routes)
 	if err != nil {
 		return nil, err
@@ -417,6 +435,7 @@ type gathered struct {
 	cfg          *Config
 	certificates *certstore.Change
 	acme         *acmeChange
+	hosts        hosts // of listeners
 	err          error // instead of all else
 }
 
@@ -430,6 +449,9 @@ func (g *gate) gather(file string) *gathered {
 	}
 	if err == nil {
 		r.acme, err = g.acme.prepare(cfg)
+	}
+	if err == nil {
+		r.hosts = lookUpHosts(&cfg.Listen)
 	}
 	if err != nil {
 		r.abandon(g)
@@ -464,9 +486,7 @@ func (g *gate) reloaded(r *gathered) {
 			return
 		}
 	}
-	if files.IsHang(err) {
-		g.again = configFiles.Back()
-	}
+	g.again = files.BackFrom(err)
 	g.desk.reloaded(err)
 	if err == nil {
 		g.log.Info("reloaded", "names", g.store.Names(), "problems", len(g.store.Problems()))
@@ -497,6 +517,7 @@ func (g *gate) take(r *gathered) error {
 		c.routes, err = upstream.Prepare(options)
 	}
 	if err == nil {
+		g.sockets.know(r.hosts)
 		c.opened, err = g.openListeners(r.cfg, c.routes)
 	}
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -85,7 +86,11 @@ func TestConfigHangs(t *testing.T) {
 				if !ok || !files.IsHang(err) || !strings.Contains(ce.Error(), path) || time.Since(began) != files.Patience {
 					t.Errorf("reload = %v after %v", err, time.Since(began))
 				}
-				time.AfterFunc(time.Hour, resume)
+				began = time.Now()
+				if _, err := startConfig(t.Context(), config); !errors.Is(err, errNotRead) || !strings.Contains(err.Error(), path) || time.Since(began) != startFilesPatience {
+					t.Errorf("start = %v after %v", err, time.Since(began))
+				}
+				time.AfterFunc(startFilesPatience/2, resume)
 				if cfg, err := startConfig(t.Context(), config); err != nil || string(cfg.Files[filepath.Join(dir, "token")]) != "0123456789abcdef\n" {
 					t.Errorf("start = %v", err)
 				}
@@ -155,25 +160,59 @@ func TestSocketFolderHangs(t *testing.T) {
 	}
 }
 
-// DNS that says nothing holds a listener with a name up for a moment.
-func TestListenerNameHangs(t *testing.T) {
+// DNS that says nothing holds the names of listeners up for a moment, all together.
+func TestListenerNamesHang(t *testing.T) {
 	was := net.DefaultResolver
 	defer func() { net.DefaultResolver = was }()
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		<-ctx.Done()
-		return nil, ctx.Err()
-	}}
-	ended := make(chan error, 1)
-	go func() {
-		_, err := new(sockets).listen("wss", "gate.hangs.test:0")
-		ended <- err
-	}()
-	select {
-	case err := <-ended:
-		if err == nil {
+	synctest.Test(t, func(t *testing.T) {
+		net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}
+		l := &Listen{WSS: []string{"127.0.0.1:0"}, Admin: "admin.hangs.test:0"}
+		for i := range 6 {
+			l.WSS = append(l.WSS, fmt.Sprintf("gate%d.hangs.test:0", i))
+		}
+		began := time.Now()
+		found := lookUpHosts(l)
+		if took := time.Since(began); took > listenerPatience || len(found) != 7 {
+			t.Errorf("%d hosts after %v", len(found), took)
+		}
+		s := new(sockets)
+		s.know(hosts{"gate0.hangs.test": {addr: "127.0.0.1"}})
+		s.know(found)
+		if _, err := s.listen("wss", "gate1.hangs.test:0"); err == nil {
 			t.Error("it listens")
 		}
-	case <-time.After(time.Minute):
-		t.Error("it waits")
+		if a, err := s.hosts.address("gate0.hangs.test"); a != "127.0.0.1" || err != nil {
+			t.Errorf("what was known is %q, %v", a, err)
+		}
+		if time.Since(began) > listenerPatience {
+			t.Error("to listen waits for DNS")
+		}
+	})
+}
+
+// To close a socket whose folder hangs waits for nothing; nor does the question whose
+// it is, for longer than its context.
+func TestSocketClosesWhileFolderHangs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	ln, err := new(sockets).listen("wss", "unix:"+path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resume := files.Stall(path)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if !ln.(*unixListener).isOurs(ctx) {
+		t.Error("it is not ours")
+	}
+	if err := errors.Join(ln.Close()); err != nil { // it would hang
+		t.Error(err)
+	}
+	resume()
+	removals.Wait()
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("the socket is left: %v", err)
 	}
 }

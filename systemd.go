@@ -1,12 +1,10 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -70,7 +68,7 @@ func inheritSockets(getenv func(string) string, unsetenv func(string) error) ([]
 func (s *sockets) find(key, addr string) *inherited {
 	for _, i := range s.inherited {
 		other := slices.Contains([]string{"wss", "http", "admin"}, i.name) && i.name != key
-		if !other && i.isBoundTo(addr) {
+		if !other && i.isBoundTo(addr, s.hosts) {
 			return i
 		}
 	}
@@ -95,7 +93,7 @@ func (s *sockets) unused(l *Listen) error {
 	return errors.Join(errs...)
 }
 
-func (i *inherited) isBoundTo(addr string) bool {
+func (i *inherited) isBoundTo(addr string, known hosts) bool {
 	network, address, err := listenAddress(addr)
 	if err != nil {
 		return false
@@ -107,7 +105,7 @@ func (i *inherited) isBoundTo(addr string) bool {
 		if network != "tcp" {
 			return false
 		}
-		wanted, err := resolveTCP(address)
+		wanted, err := resolveTCP(address, known)
 		switch {
 		case err != nil || wanted.Port != bound.Port:
 			return false
@@ -119,20 +117,14 @@ func (i *inherited) isBoundTo(addr string) bool {
 	return false
 }
 
-// resolveTCP is net.ResolveTCPAddr, but for a resolver that does not answer.
-func resolveTCP(address string) (*net.TCPAddr, error) {
+// resolveTCP is net.ResolveTCPAddr for hosts that are known.
+func resolveTCP(address string, known hosts) (*net.TCPAddr, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := netip.ParseAddr(host); err != nil && host != "" {
-		ctx, cancel := context.WithTimeout(context.Background(), listenerPatience)
-		defer cancel()
-		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		if err != nil {
-			return nil, err
-		}
-		host = found[0].Unmap().String()
+	if host, err = known.address(host); err != nil {
+		return nil, err
 	}
 	return net.ResolveTCPAddr("tcp", net.JoinHostPort(host, port))
 }

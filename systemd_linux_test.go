@@ -31,12 +31,14 @@ func TestInheritedIsBoundTo(t *testing.T) {
 		{tcp("127.0.0.1:5291"), "127.0.0.2:5291", false},
 		{tcp("[::]:5291"), "127.0.0.1:5291", false},
 		{tcp("[::1]:5291"), "[::1]:5291", true},
+		{tcp("127.0.0.1:5291"), "gate.test:5291", true},
+		{tcp("127.0.0.1:5291"), "other.test:5291", false},
 		{tcp("[::]:5291"), "unix:/run/wss", false},
 		{&net.UnixAddr{Name: "/run/wss", Net: "unix"}, "unix:/run/wss", true},
 		{&net.UnixAddr{Name: "/run/wss", Net: "unix"}, "unix:/run/other", false},
 		{&net.UnixAddr{Name: "/run/wss", Net: "unix"}, ":5291", false},
 	} {
-		if got := (&inherited{addr: test.bound}).isBoundTo(test.addr); got != test.want {
+		if got := (&inherited{addr: test.bound}).isBoundTo(test.addr, hosts{"gate.test": {addr: "127.0.0.1"}}); got != test.want {
 			t.Errorf("isBoundTo(%q) = %v for a socket on %v; want %v", test.addr, got, test.bound, test.want)
 		}
 	}

@@ -156,6 +156,16 @@ type HangError struct {
 	Path  string
 	Since time.Time
 	Slow  bool // it answers, but not soon enough to wait for all of it
+	place *Place
+}
+
+// BackFrom returns a channel that is closed when the place of a HangError, which err
+// is or has in it, is back. Nil: err is none.
+func BackFrom(err error) <-chan struct{} {
+	if hang, ok := errors.AsType[*HangError](err); ok && hang.place != nil {
+		return hang.place.Back()
+	}
+	return nil
 }
 
 // ErrHangs is what every *HangError is, for errors.Is.
@@ -296,7 +306,7 @@ func (p *Place) check() {
 // giveUp has those who wait go on with what there is. The caller holds still and mu,
 // of which it releases mu; the job stands still, for it is in a call, or calls this.
 func (p *Place) giveUp(slow bool) {
-	p.last = HangError{p.path, p.began, slow}
+	p.last = HangError{p.path, p.began, slow, p}
 	if slow {
 		p.last.Since = p.since
 	}
@@ -449,7 +459,7 @@ func (p *Place) GoneOnWithout(path string, since time.Time, done <-chan struct{}
 	if p.Hangs() != nil {
 		return
 	}
-	l := &lateness{p, HangError{path, since, true}}
+	l := &lateness{p, HangError{path, since, true, p}}
 	hanging.mu.Lock()
 	hanging.late = append(hanging.late, l)
 	hanging.mu.Unlock()
