@@ -67,7 +67,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ended := make(chan int, 1)
 	go func() {
 		status := dispatch(ctx, args, stdout, lines)
-		lines.CloseUntil(ctx.Done(), logPatience)
+		if !lines.served.Load() { // it has closed them itself
+			lines.CloseUntil(ctx.Done(), logPatience)
+		}
 		ended <- status
 	}()
 	select {
@@ -168,6 +170,12 @@ SIGHUP reads configuration and certificates again and drops nobody.`)
 	signal.Ignore(syscall.SIGPIPE)
 	lines := queueOf(stderr)
 	stderr = lines
+	defer func() {
+		if !lines.serving.Load() { // serve closes it
+			lines.Close(logPatience)
+		}
+		lines.served.Store(true)
+	}()
 	// What the configuration says of the log is not known yet.
 	slog.SetDefault(newLogger(lines, Log{Level: "info", Format: "auto"}, new(slog.LevelVar), lines.terminal))
 	slog.SetLogLoggerLevel(slog.LevelDebug)

@@ -197,6 +197,7 @@ type lineQueue struct {
 	*logqueue.Queue
 	terminal bool
 	serving  atomic.Bool // serve has it
+	served   atomic.Bool // it is closed
 }
 
 func newLineQueue(stderr io.Writer) *lineQueue {

@@ -111,7 +111,7 @@ func (q *Queue) State() State {
 }
 
 // Close has what waits written, but for no longer than patience, and reports
-// whether all was. Lines that come later are lost. A second Close waits for nothing.
+// whether all was. Lines that come later are lost.
 func (q *Queue) Close(patience time.Duration) bool {
 	now := make(chan struct{})
 	close(now)
@@ -122,18 +122,13 @@ func (q *Queue) Close(patience time.Duration) bool {
 // patience after that.
 func (q *Queue) CloseUntil(hurry <-chan struct{}, patience time.Duration) bool {
 	q.mu.Lock()
-	again := q.closed
 	q.closed = true
 	q.mu.Unlock()
 	q.poke()
-	if again {
-		patience = 0
-	} else {
-		select {
-		case <-q.done:
-			return true
-		case <-hurry:
-		}
+	select {
+	case <-q.done:
+		return true
+	case <-hurry:
 	}
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
