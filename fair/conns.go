@@ -22,7 +22,7 @@ import (
 // A newcomer for whom nobody makes place waits outside: it is accepted, and the server
 // does not know of it. Of those the one goes in next whose address has fewest inside,
 // and among such the first that came. Where there is no more room outside either, the
-// address that has most there loses its last; else all others wait in the kernel.
+// address that has most there loses its first; else all others wait in the kernel.
 //
 //	server.ConnContext = conns.ConnContext
 //	server.ConnState   = conns.ConnState
@@ -157,7 +157,7 @@ func (c *Conns) enter(newcomer *conn) bool {
 	}
 	c.outside = append(c.outside, newcomer)
 	c.dispatch()
-	for c.crowded() && !c.closeLast() {
+	for c.crowded() && !c.closeFirst() {
 		if c.room == nil {
 			c.room = make(chan struct{})
 			c.dispatch() // in a hurry now
@@ -220,21 +220,23 @@ func (c *Conns) patience() time.Duration {
 
 func (c *Conns) crowded() bool { return len(c.outside) > c.mayBeOutside() }
 
-// closeLast closes the last connection of the address that has most outside, and
-// reports whether there is one with more than a crowd.
-func (c *Conns) closeLast() bool {
+// closeFirst closes the first connection of the address that has most outside, and
+// reports whether there is one with more than a crowd. Not the last: who has just come
+// is the likeliest to want something.
+func (c *Conns) closeFirst() bool {
 	count := map[netip.Addr]int{}
-	var last *conn
+	var most netip.Addr
 	for _, conn := range c.outside {
-		if count[conn.owner]++; last == nil || count[conn.owner] >= count[last.owner] {
-			last = conn
+		if count[conn.owner]++; count[conn.owner] >= count[most] {
+			most = conn.owner
 		}
 	}
-	if last == nil || count[last.owner] <= crowd(c.mayBeOutside()) {
+	if count[most] <= crowd(c.mayBeOutside()) {
 		return false
 	}
-	c.outside = slices.DeleteFunc(c.outside, func(conn *conn) bool { return conn == last })
-	last.Conn.Close()
+	first := slices.IndexFunc(c.outside, func(conn *conn) bool { return conn.owner == most })
+	c.outside[first].Conn.Close()
+	c.outside = slices.Delete(c.outside, first, first+1)
 	return true
 }
 

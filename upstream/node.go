@@ -144,6 +144,11 @@ func (s *server) setFixed(network, addr string) {
 func (s *server) retire() {
 	s.gone.Store(true)
 	s.end()
+	s.leavePlaces()
+}
+
+// leavePlaces gives up what is kept to dial paths with.
+func (s *server) leavePlaces() {
 	for _, e := range *s.places.Load() {
 		if e.place != nil {
 			e.place.Leave()

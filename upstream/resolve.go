@@ -158,8 +158,9 @@ func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	return addrs[:min(len(addrs), maxPlaces)], nil
 }
 
-// untilEnd is what ask returns, or ctx's error when that ends first: net's resolver
-// waits for the answer to a question for SRV records until a timeout of its own.
+// untilEnd is what ask returns. Where that does not come a moment after ctx has ended,
+// it is ctx's error: net's resolver waits for SRV records until a timeout of its own,
+// but says itself what took too long where it can.
 func untilEnd[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 	type answer struct {
 		value T
@@ -174,10 +175,18 @@ func untilEnd[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 	case a := <-answered:
 		return a.value, a.err
 	case <-ctx.Done():
+	}
+	select {
+	case a := <-answered:
+		return a.value, a.err
+	case <-time.After(answerMoment):
 		var none T
 		return none, ctx.Err()
 	}
 }
+
+// answerMoment is how long an answer to a question that was given up is waited for.
+const answerMoment = 20 * time.Millisecond
 
 // lookupService returns the places behind SRV records (RFC 2782).
 func (n *Node) lookupService(ctx context.Context, old []endpoint) ([]record, error) {

@@ -173,7 +173,9 @@ func (t *Table) Close() error {
 	t.mu.Lock()
 	if !t.closed {
 		for _, s := range t.servers {
-			s.retire()
+			if !s.gone.Load() {
+				s.leavePlaces()
+			}
 		}
 	}
 	t.closed = true
