@@ -59,7 +59,7 @@ access.deny = "file:."
 		t.Fatal("no mistake was found")
 	}
 	for _, want := range []string{
-		`access.allow: "10.0.0.1/8" has bits behind its length, want "10.0.0.0/8"`,
+		`access.allow: "10.0.0.1/8" has bits set beyond its prefix length; write "10.0.0.0/8"`,
 		`access.allow: "` + filepath.Join(dir, "empty.txt") + `": has no network, so that nobody would be allowed`,
 		`access.deny: "example.com" is not a network`,
 		`access.deny: "file:" has no name of a file`,

@@ -21,16 +21,16 @@ func (a *ACME) check(ms *mistakes, p keyPath) {
 		normal, err := serverName(name)
 		switch {
 		case err != nil:
-			ms.add(p.key("names"), "", "%q %v", name, err)
+			ms.add(p.key("names"), nameHint(name, serverName), "%q %v", name, err)
 		case strings.HasPrefix(normal, "*."):
-			ms.add(p.key("names"), "let another ACME client obtain it and write it into certificates.directory",
-				"%q is a wildcard, which a CA grants for a DNS challenge only", name)
+			ms.add(p.key("names"), "let another ACME client write it into certificates.directory",
+				"%q is a wildcard, which a CA issues for dns-01 only", name)
 		case !strings.Contains(normal, "."):
-			ms.add(p.key("names"), "", "%q has one label only, and no CA knows whose it is", name)
+			ms.add(p.key("names"), "", "%q has a single label; a public CA issues for full domain names only", name)
 		case !isHostName(normal):
-			ms.add(p.key("names"), "", "%q is no name of a host", name)
+			ms.add(p.key("names"), "", "%q is not a host name", name)
 		case slices.Contains(a.Names[:i], normal):
-			ms.add(p.key("names"), "", "%q stands there twice", name)
+			ms.add(p.key("names"), "", "%q is listed twice", name)
 		}
 		a.Names[i] = normal
 	}
@@ -43,7 +43,7 @@ func (a *ACME) check(ms *mistakes, p keyPath) {
 	}
 	if !a.AcceptTerms {
 		ms.add(p.key("accept_terms"), "read the CA's terms of service, then write accept_terms = true",
-			"is false, and without it no CA issues a certificate")
+			"is false; a CA issues certificates only to those who accept its terms")
 	}
 	if _, err := upstream.ParseURL(a.CA, "https"); err != nil {
 		ms.add(p.key("ca"), "", "%q: %v", a.CA, err)

@@ -46,13 +46,13 @@ func (l *Limits) check(ms *mistakes, p keyPath) {
 	ms.notNegative(p.key("handshakes"), l.Handshakes)
 	ms.notNegative(p.key("frames_per_second"), l.FramesPerSecond)
 	if l.Message < minMessage {
-		ms.add(p.key("message"), "", "%v is less than the %d bytes that XMPP demands (RFC 6120, section 13.12)", l.Message, minMessage)
+		ms.add(p.key("message"), "", "%v is less than the %d bytes that XMPP requires (RFC 6120, section 13.12)", l.Message, minMessage)
 	}
 	if l.ClientBacklog < minClientBacklog {
 		ms.add(p.key("client_backlog"), "", "%v is less than %v, one TLS record", l.ClientBacklog, Size(minClientBacklog))
 	}
 	if l.Memory > 0 && l.Memory < minMemory {
-		ms.add(p.key("memory"), `"" is 80 % of what there is, "off" no limit`, "%v is less than %v, and a gate without clients takes half of that", Size(l.Memory), Size(minMemory))
+		ms.add(p.key("memory"), `"" is 80 % of the memory available, "off" is no limit`, "%v is less than %v; a gate without clients uses half of that", Size(l.Memory), Size(minMemory))
 	}
 	for key, size := range map[string]Size{"message": l.Message, "client_backlog": l.ClientBacklog} {
 		if size > maxBuffer {
@@ -84,6 +84,7 @@ func (d *Drain) check(ms *mistakes, p keyPath) {
 func (ms *mistakes) publicURL(p keyPath, hint, s string, schemes ...string) string {
 	u, err := upstream.ParseURL(s, schemes...)
 	if err != nil {
+		hint = orElse(hint, urlHint(s, schemes[len(schemes)-1], func(s string) error { _, err := upstream.ParseURL(s, schemes...); return err }))
 		ms.add(p, hint, "%q: %v", s, err)
 		return s
 	}
@@ -92,7 +93,7 @@ func (ms *mistakes) publicURL(p keyPath, hint, s string, schemes ...string) stri
 
 func (ms *mistakes) positive(p keyPath, d time.Duration) {
 	if d <= 0 {
-		ms.add(p, "", "is 0, want more: every wait has an end")
+		ms.add(p, "", "is 0, but this timeout can't be turned off")
 	}
 }
 
@@ -106,9 +107,9 @@ func (ms *mistakes) notNegative(p keyPath, n int) {
 func (ms *mistakes) eitherBoth(p keyPath, key1, value1, key2, value2 string) {
 	switch {
 	case value1 != "" && value2 == "":
-		ms.add(p.key(key2), "", "is missing, and %s is set", key1)
+		ms.add(p.key(key2), "", "is required, because %s is set", key1)
 	case value1 == "" && value2 != "":
-		ms.add(p.key(key1), "", "is missing, and %s is set", key2)
+		ms.add(p.key(key1), "", "is required, because %s is set", key2)
 	}
 }
 
@@ -119,9 +120,9 @@ func (ms *mistakes) checkPath(p keyPath, s string) {
 	case s[0] != '/':
 		ms.add(p, "", "%q does not begin with a slash", s)
 	case strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == '?' || c == '#' }):
-		ms.add(p, "", "%q has a character that no path has", s)
+		ms.add(p, "", "%q has a character that is not allowed in a path", s)
 	case strings.Contains(s, "//"), path.Clean(s) != s && path.Clean(s)+"/" != s:
-		ms.add(p, "", "%q is not the shortest way to write it, which is %q", s, path.Clean(s))
+		ms.add(p, "", "%q is not in its shortest form, %q", s, path.Clean(s))
 	}
 }
 

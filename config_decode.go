@@ -56,10 +56,13 @@ func (d *decoder) fields(p keyPath, t map[string]any, s reflect.Value) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(t)) {
 		if _, ok := fieldFor(s.Type(), key); !ok {
+			if d.full() {
+				return
+			}
 			d.list = append(d.list, Mistake{
 				Key:   p.shown,
 				Text:  fmt.Sprintf("unknown key %q", key),
-				Hint:  guessKey(s.Type(), key),
+				Hint:  orElse(includeHint(key), guessKey(s.Type(), key)),
 				where: p.key(key).where,
 			})
 		}
@@ -96,7 +99,7 @@ func (d *decoder) value(p keyPath, value any, v reflect.Value, tag reflect.Struc
 		} else if allowed, ok := tag.Lookup("oneof"); ok && !slices.Contains(strings.Split(allowed, ","), s) {
 			values := strings.FieldsFunc(allowed, func(r rune) bool { return r == ',' })
 			d.undecodable(p, didYouMean(s, values), "%q is not %s", s, quotedOr(values))
-		} else {
+		} else if !d.unexpanded(p, s) {
 			v.SetString(s)
 		}
 	case reflect.Bool:
@@ -188,6 +191,9 @@ func (d *decoder) slice(p keyPath, value any, v reflect.Value) {
 				d.wrongType(p, "a string or a list of strings", item)
 				continue
 			}
+			if d.unexpanded(p, s) {
+				continue
+			}
 			v.Set(reflect.Append(v, reflect.ValueOf(s)))
 			continue
 		}
@@ -199,6 +205,7 @@ func (d *decoder) slice(p keyPath, value any, v reflect.Value) {
 			d.fields(p.item(i, label(item)), item, element.Elem())
 		case string:
 			if isShort {
+				d.unexpanded(p, item)
 				short.fromString(item)
 			} else {
 				d.wrongType(p.item(i, ""), "a table", item)
@@ -228,7 +235,7 @@ func label(t map[string]any) string {
 }
 
 func (d *decoder) wrongType(p keyPath, want string, value any) {
-	d.undecodable(p, typeHint(p, want, value), "%s, want %s", describe(value), want)
+	d.undecodable(p, typeHint(p, want, value), "%s, not %s", describe(value), want)
 }
 
 // describe says what the file has in place of something else.
@@ -270,7 +277,7 @@ func typeHint(p keyPath, want string, value any) string {
 	case want == "a table" && isTables:
 		return fmt.Sprintf("write [%s], with one bracket", p.shown)
 	case want == "a string" && isTable && strings.HasPrefix(name, "vhost.by_domain"):
-		return `a domain with dots stands in quotes: "example2.com" = "other"`
+		return `quote a domain that has dots: "example2.com" = "other"`
 	}
 	return ""
 }

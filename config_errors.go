@@ -118,11 +118,22 @@ type mistakes struct {
 	list   []Mistake
 	broken []string          // keyPath.where of keys that did not decode
 	files  map[string][]byte // what was read, for Config.Files
+	more   bool              // some were left out
+}
+
+// maxMistakes is how many mistakes of one file are reported: more are of one kind,
+// or the file is no configuration, and each costs a look at all keys for its hint.
+const maxMistakes = 100
+
+// full reports whether the next mistake is left out, and notes that there is one.
+func (ms *mistakes) full() bool {
+	ms.more = ms.more || len(ms.list) >= maxMistakes
+	return ms.more
 }
 
 // add notes a mistake at p.
 func (ms *mistakes) add(p keyPath, hint, format string, args ...any) {
-	if !ms.isBroken(p) {
+	if !ms.isBroken(p) && !ms.full() {
 		ms.list = append(ms.list, Mistake{Key: p.shown, Text: fmt.Sprintf(format, args...), Hint: hint, where: p.where})
 	}
 }
@@ -130,7 +141,9 @@ func (ms *mistakes) add(p keyPath, hint, format string, args ...any) {
 // undecodable notes a mistake at p, and that p has no value.
 func (ms *mistakes) undecodable(p keyPath, hint, format string, args ...any) {
 	ms.add(p, hint, format, args...)
-	ms.broken = append(ms.broken, p.where)
+	if !ms.more {
+		ms.broken = append(ms.broken, p.where)
+	}
 }
 
 // isBroken reports whether p, a part of p, or what p is a part of did not

@@ -50,7 +50,7 @@ func checkRoots(data []byte) error {
 
 func checkToken(data []byte) error {
 	if token := strings.TrimSpace(string(data)); len(token) < minToken {
-		return fmt.Errorf("has a token of %d bytes, want at least %d", len(token), minToken)
+		return fmt.Errorf("has a token of %d bytes; at least %d are required", len(token), minToken)
 	} else if strings.ContainsAny(token, " \t\r\n") {
 		return errors.New("has more than one word")
 	}

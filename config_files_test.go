@@ -38,9 +38,9 @@ func TestNamedFiles(t *testing.T) {
 			"upstream.a.client_certificate: " + inDir("a.pem") + ": key " + inDir("b.key") + ": private key does not match public key"},
 		{wss + "client_certificate = \"a.pem\"\nclient_key = \"none\"\n",
 			"upstream.a.client_certificate: " + inDir("a.pem") + ": key " + inDir("none") + ": no such file or directory"},
-		{wss + "client_key = \"a.key\"\n", "upstream.a.client_certificate: is missing, and client_key is set"},
+		{wss + "client_key = \"a.key\"\n", "upstream.a.client_certificate: is required, because client_key is set"},
 		{small + "[listen]\nadmin = \":9291\"\nadmin_token_file = \"token\"\n", ""},
-		{small + "[listen]\nadmin_token_file = \"short\"\n", "listen.admin_token_file: " + inDir("short") + ": has a token of 6 bytes, want at least 16"},
+		{small + "[listen]\nadmin_token_file = \"short\"\n", "listen.admin_token_file: " + inDir("short") + ": has a token of 6 bytes; at least 16 are required"},
 		{small + "[listen]\nadmin_token_file = \"two words\"\n", "listen.admin_token_file: " + inDir("two words") + ": has more than one word"},
 	} {
 		cfg, err := parseConfig(filepath.Join(dir, "config.toml"), []byte(test.data))

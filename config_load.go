@@ -119,6 +119,9 @@ func parseConfig(file string, data []byte) (*Config, error) {
 	cfg.Files = ms.files
 	if len(ms.list) > 0 {
 		ms.sort(meta.Keys(), tree)
+		if ms.more {
+			ms.list = append(ms.list, Mistake{Text: fmt.Sprintf("there are more mistakes; %d are listed", maxMistakes)})
+		}
 		return nil, &ConfigError{file, ms.list}
 	}
 	return cfg, nil
@@ -128,7 +131,7 @@ func parseConfig(file string, data []byte) (*Config, error) {
 // too, but takes UTF-16 for a syntax error.
 func notText(data []byte) (Mistake, bool) {
 	if bytes.HasPrefix(data, []byte{0xff, 0xfe}) || bytes.HasPrefix(data, []byte{0xfe, 0xff}) {
-		return Mistake{Text: "is UTF-16, want UTF-8"}, true
+		return Mistake{Text: "is UTF-16; UTF-8 is required"}, true
 	}
 	if utf8.Valid(data) {
 		return Mistake{}, false
@@ -157,6 +160,8 @@ func syntaxMistake(data string, err error) Mistake {
 	}
 	m := Mistake{Text: lowerFirst(strings.TrimRight(pe.Message, "."))}
 	m.Key, m.Excerpt = place(data, pe.Position.Start, pe.Position.Len)
+	line := m.Excerpt[:strings.LastIndexByte(m.Excerpt, '\n')]
+	m.Hint = syntaxHint(data, line[strings.LastIndex(line, " | ")+len(" | "):])
 	return m
 }
 

@@ -42,7 +42,7 @@ func (l *Listen) check(ms *mistakes, p keyPath, file string) {
 			this := listener{p.key(key), network, address}
 			for _, other := range all {
 				if other.collides(this) {
-					ms.add(this.key, "", "%q is taken by %s already", s, other.key.shown)
+					ms.add(this.key, "", "%q is already used by %s", s, other.key.shown)
 					break
 				}
 			}
@@ -50,7 +50,7 @@ func (l *Listen) check(ms *mistakes, p keyPath, file string) {
 		}
 	}
 	if len(l.WSS) == 0 {
-		ms.add(p.key("wss"), `write wss = ":5291"`, "there is none, want at least one")
+		ms.add(p.key("wss"), `write wss = ":5291"`, "at least one is required")
 	}
 	addresses("wss", l.WSS)
 	addresses("http", l.HTTP)
@@ -60,7 +60,7 @@ func (l *Listen) check(ms *mistakes, p keyPath, file string) {
 		l.Admin = admin[0]
 		if network, address, err := listenAddress(l.Admin); err == nil && network == "tcp" && !isLoopback(address) && l.AdminTokenFile == "" {
 			ms.add(p.key("admin"), "name a file with a token in admin_token_file, or listen on 127.0.0.1",
-				"%q can be reached from outside, and there is no token", l.Admin)
+				"%q is reachable from other machines, and no token is set", l.Admin)
 		}
 	}
 	if l.AdminTokenFile != "" {
@@ -84,12 +84,12 @@ func listenAddress(s string) (network, address string, err error) {
 			return "", "", errors.New("has no path")
 		}
 		if socket[0] == '@' { // net would take it for an abstract one, which anybody may connect to
-			return "", "", errors.New("begins with \"@\", want the path of a file")
+			return "", "", errors.New("begins with \"@\"; the path of a file is required")
 		}
 		return "unix", socket, nil
 	}
 	if strings.Contains(s, "://") {
-		return "", "", errors.New("is a URL, want an address")
+		return "", "", errors.New("is a URL, not an address")
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
@@ -97,7 +97,7 @@ func listenAddress(s string) (network, address string, err error) {
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		return "", "", fmt.Errorf("has port %q, want a number up to 65535", port)
+		return "", "", fmt.Errorf("has port %q, which is not a number up to 65535", port)
 	}
 	if _, err := netip.ParseAddr(host); err != nil && host != "" {
 		if host, err = domainName(host); err != nil {

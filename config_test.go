@@ -65,33 +65,33 @@ func TestMistakes(t *testing.T) {
 	vhost := small + "[[vhost]]\nnames = \"example1.com\"\n"
 	for _, test := range []struct{ name, data, want, hint string }{
 		{"admin from outside", small + "[listen]\nadmin = \":9291\"\n",
-			`listen.admin: ":9291" can be reached from outside, and there is no token`, "name a file with a token in admin_token_file, or listen on 127.0.0.1"},
+			`listen.admin: ":9291" is reachable from other machines, and no token is set`, "name a file with a token in admin_token_file, or listen on 127.0.0.1"},
 		{"admin on the port of wss", small + "[listen]\nwss = \":9291\"\n",
-			`listen.admin: "127.0.0.1:9291" is taken by listen.wss already`, ""},
+			`listen.admin: "127.0.0.1:9291" is already used by listen.wss`, ""},
 		{"http on the port of wss", small + "[listen]\nhttp = \"[::]:5291\"\n",
-			`listen.http: "[::]:5291" is taken by listen.wss already`, ""},
+			`listen.http: "[::]:5291" is already used by listen.wss`, ""},
 		{"token file missing", small + "[listen]\nadmin_token_file = \"no-such\"\n",
 			`listen.admin_token_file: "no-such": no such file or directory`, ""},
 		{"a network with host bits", small + "[listen]\nproxy_protocol = \"10.1.2.3/8\"\n",
-			`listen.proxy_protocol: "10.1.2.3/8" has bits behind its length, want "10.0.0.0/8"`, `write "10.0.0.0/8" or "192.0.2.7"`},
+			`listen.proxy_protocol: "10.1.2.3/8" has bits set beyond its prefix length; write "10.0.0.0/8"`, `write "10.0.0.0/8" or "192.0.2.7"`},
 		{"no network", small + "[listen]\nproxy_protocol = \"lan\"\n",
 			`listen.proxy_protocol: "lan" is not a network`, `write "10.0.0.0/8" or "192.0.2.7"`},
 		{"ACME without consent", small + "[acme]\nnames = \"example1.com\"\n",
-			`acme.accept_terms: is false, and without it no CA issues a certificate`, "read the CA's terms of service, then write accept_terms = true"},
+			`acme.accept_terms: is false; a CA issues certificates only to those who accept its terms`, "read the CA's terms of service, then write accept_terms = true"},
 		{"ACME for a wildcard", small + "[acme]\naccept_terms = true\nnames = \"*.example1.com\"\n",
-			`acme.names: "*.example1.com" is a wildcard, which a CA grants for a DNS challenge only`, "let another ACME client obtain it and write it into certificates.directory"},
+			`acme.names: "*.example1.com" is a wildcard, which a CA issues for dns-01 only`, "let another ACME client write it into certificates.directory"},
 		{"ACME for one label", small + "[acme]\naccept_terms = true\nnames = \"localhost\"\n",
-			`acme.names: "localhost" has one label only, and no CA knows whose it is`, ""},
+			`acme.names: "localhost" has a single label; a public CA issues for full domain names only`, ""},
 		{"ACME for no host", small + "[acme]\naccept_terms = true\nnames = \"a_b.example\"\n",
-			`acme.names: "a_b.example" is no name of a host`, ""},
+			`acme.names: "a_b.example" is not a host name`, ""},
 		{"ACME with a key that is none", small + "[acme]\naccept_terms = true\nnames = \"a.example\"\neab_key_id = \"1\"\neab_key_file = \"config.toml.example\"\n",
 			`acme.eab_key_file: "config.toml.example": is not base64url`, ""},
 		{"ACME name twice", small + "[acme]\naccept_terms = true\nnames = [\"example1.com\", \"EXAMPLE1.com\"]\n",
-			`acme.names: "EXAMPLE1.com" stands there twice`, ""},
+			`acme.names: "EXAMPLE1.com" is listed twice`, ""},
 		{"ACME over http", small + "[acme]\naccept_terms = true\nnames = \"example1.com\"\nca = \"http://127.0.0.1/dir\"\n",
 			`acme.ca: "http://127.0.0.1/dir": scheme "http" is not https`, ""},
 		{"half an account binding", small + "[acme]\neab_key_id = \"1\"\n",
-			`acme.eab_key_file: is missing, and eab_key_id is set`, ""},
+			`acme.eab_key_file: is required, because eab_key_id is set`, ""},
 		{"no mail address", small + "[acme]\nemail = \"me\"\n", `acme.email: "me" is not a mail address`, ""},
 		{"balance", small + "balance = \"leest\"\n",
 			`upstream.tigase.balance: "leest" is not "least", "random" or "hash"`, `did you mean "least"?`},
@@ -100,12 +100,12 @@ func TestMistakes(t *testing.T) {
 		{"weight", "[upstream.t]\nnodes = [{ url = \"ws://127.0.0.1/\", weight = 0 }]\n",
 			`upstream.t.nodes #1.weight: 0 is not 1 to 1000`, "drain = true takes a node out"},
 		{"public URL", "[upstream.t]\nnodes = [{ url = \"ws://127.0.0.1/\", public_url = \"ws://t1.example1.com/\" }]\n",
-			`upstream.t.nodes #1.public_url: "ws://t1.example1.com/": scheme "ws" is not wss`, ""},
+			`upstream.t.nodes #1.public_url: "ws://t1.example1.com/": scheme "ws" is not wss`, `write "wss://t1.example1.com/"`},
 		{"probe without end", small + "health = { timeout = 0 }\n",
-			`upstream.tigase.health.timeout: is 0, want more: every wait has an end`, ""},
+			`upstream.tigase.health.timeout: is 0, but this timeout can't be turned off`, ""},
 		{"probed domain", small + "health = { domain = \"a b\" }\n",
 			`upstream.tigase.health.domain: domain "a b": ' ' can't be in a domain`, ""},
-		{"fallback without node", vhost + "fallback = true\n", `vhost "example1.com".fallback: is for a vhost with a node`, ""},
+		{"fallback without node", vhost + "fallback = true\n", `vhost "example1.com".fallback: requires node`, ""},
 		{"domain", vhost + "domains = \"ex ample\"\n",
 			`vhost "example1.com".domains: domain "ex ample": ' ' can't be in a domain`, ""},
 		{"domain that no stream can name", vhost + "domains = \"*.-a.example1.com\"\n",
@@ -113,23 +113,63 @@ func TestMistakes(t *testing.T) {
 		{"wildcard in by_domain", vhost + "route = \"to\"\nby_domain = { \"*.example2.com\" = \"tigase\" }\n",
 			`vhost "example1.com".by_domain."*.example2.com": domain "*.example2.com": '*' can't be in a domain`, ""},
 		{"by_domain twice", vhost + "route = \"to\"\nby_domain = { \"Example2.com\" = \"tigase\", \"example2.com\" = \"tigase\" }\n",
-			`vhost "example1.com".by_domain."Example2.com": "example2.com" stands there twice`, ""},
+			`vhost "example1.com".by_domain."Example2.com": "example2.com" is listed twice`, ""},
 		{"by_domain without route", vhost + "by_domain = { \"example2.com\" = \"tigase\" }\n",
-			`vhost "example1.com".by_domain: is for route = "to"`, `write route = "to" as well`},
+			`vhost "example1.com".by_domain: requires route = "to"`, `add route = "to"`},
 		{"by_domain to nowhere", vhost + "route = \"to\"\nby_domain = { \"example2.com\" = \"other\" }\n",
 			`vhost "example1.com".by_domain."example2.com": there is no upstream "other"`, `there is "tigase"`},
 		{"by_domain without quotes", vhost + "route = \"to\"\nby_domain = { example2.com = \"tigase\" }\n",
-			`vhost "example1.com".by_domain.example2: is a table, want a string`, `a domain with dots stands in quotes: "example2.com" = "other"`},
-		{"bosh", vhost + "bosh = \"127.0.0.1\"\n", `vhost "example1.com".bosh: "127.0.0.1": no "//" behind the scheme`, ""},
-		{"bosh without a path", vhost + "bosh = \"http://127.0.0.1:5280/\"\n", `vhost "example1.com".bosh: "http://127.0.0.1:5280/": no path that clients could ask for`, `write one, such as "/http-bind"; Tigase takes any`},
-		{"public URL of a vhost", vhost + "public_url = \"https://example1.com/\"\n", `vhost "example1.com".public_url: "https://example1.com/": scheme "https" is not wss`, ""},
+			`vhost "example1.com".by_domain.example2: is a table, not a string`, `quote a domain that has dots: "example2.com" = "other"`},
+		{"bosh", vhost + "bosh = \"127.0.0.1\"\n", `vhost "example1.com".bosh: "127.0.0.1": has no scheme`, `write "http://127.0.0.1"`},
+		{"bosh without a path", vhost + "bosh = \"http://127.0.0.1:5280/\"\n", `vhost "example1.com".bosh: "http://127.0.0.1:5280/": has no path for clients to request`, `write one, such as "/http-bind"; Tigase accepts any`},
+		{"public URL of a vhost", vhost + "public_url = \"https://example1.com/\"\n", `vhost "example1.com".public_url: "https://example1.com/": scheme "https" is not wss`, `write "wss://example1.com/"`},
 		{"link", vhost + "links = [{ href = \"https://example1.com/\" }]\n", `vhost "example1.com".links #1.rel: is missing`, ""},
-		{"link that is no URL", vhost + "links = [{ rel = \"a\" }]\n", `vhost "example1.com".links "a".href: "": want a URL`, ""},
+		{"link that is no URL", vhost + "links = [{ rel = \"a\" }]\n", `vhost "example1.com".links "a".href: "": a URL is required`, ""},
 		{"link that is a string", vhost + "links = \"https://example1.com/\"\n",
-			`vhost "example1.com".links #1: "https://example1.com/" is a string, want a table`, ""},
+			`vhost "example1.com".links #1: "https://example1.com/" is a string, not a table`, ""},
 		{"pace", small + "[drain]\npace = -1\n", `drain.pace: -1 is negative`, ""},
 		{"redirect", small + "[drain]\nredirect = [\"nodes\", \"ws://b.example1.com/\"]\n",
 			`drain.redirect: "ws://b.example1.com/": scheme "ws" is not wss`, `write "wss://HOST:5291/", or "nodes" for the public URLs of the other nodes`},
+		{"every origin", vhost + "origins = \"*\"\n",
+			`vhost "example1.com".origins: "*": has no scheme`, "leave origins out: pages of every origin are then let in"},
+		{"origin without a scheme", vhost + "origins = \"chat.example.com:8443\"\n",
+			`vhost "example1.com".origins: "chat.example.com:8443": has no scheme`, `write "https://chat.example.com:8443"`},
+		{"a variable", "[upstream.t]\nnodes = [\"${NODE}\"]\n",
+			`upstream.t.nodes: "${NODE}": "${NODE}" is not expanded`, "write the value itself; a template is filled in before wssgate reads the file"},
+		{"a variable without braces", small + "[certificates]\ndirectory = \"$HOME/certs\"\n",
+			`certificates.directory: "$HOME/certs": "$HOME" is not expanded`, "write the value itself; a template is filled in before wssgate reads the file"},
+		{"a template", vhost + "domains = \"{{ .Domain }}\"\n",
+			`vhost "example1.com".domains: "{{ .Domain }}": "{{ .Domain }}" is not expanded`, "write the value itself; a template is filled in before wssgate reads the file"},
+		{"a home", small + "[certificates]\ndirectory = \"~/certs\"\n",
+			`certificates.directory: "~/certs": "~" is not expanded`, `write the whole path, such as "/etc/wssgate/certs"`},
+		{"a home in an access list", small + "[access]\ndeny = \"file:~/deny.txt\"\n",
+			`access.deny: "file:~/deny.txt": "~" is not expanded`, `write the whole path, such as "/etc/wssgate/certs"`},
+		{"include", "include = \"b.toml\"\n" + small, `unknown key "include"`, "no other file is included: write everything into this one"},
+		{"the same node twice", "[upstream.t]\nnodes = [\"ws://127.0.0.1:5290/\", \"ws://127.0.0.1:5290/\"]\n",
+			`upstream.t.nodes: "ws://127.0.0.1:5290/" is the URL of another node`, "write each node once; weight gives it a larger share"},
+		{"two paths of one port", "[upstream.t]\nnodes = [\"ws://127.0.0.1:5290/a\", \"ws://127.0.0.1:5290/b\"]\n",
+			`upstream.t.nodes: "ws://127.0.0.1:5290/b" has the host and port of another node`, `give each a name: { name = "a", url = "ws://127.0.0.1:5290/b" }`},
+		{"name with a port", small + "[[vhost]]\nnames = \"a.example:5291\"\n",
+			`vhost "a.example:5291".names: "a.example:5291" has a character that is not allowed in a DNS name`, `a name has no scheme, port or path: write "a.example"`},
+		{"name that is a URL", small + "[acme]\naccept_terms = true\nnames = \"https://a.example/\"\n",
+			`acme.names: "https://a.example/" has a character that is not allowed in a DNS name`, `a name has no scheme, port or path: write "a.example"`},
+		{"bosh without a scheme", vhost + "bosh = \"127.0.0.1:5280/x\"\n",
+			`vhost "example1.com".bosh: "127.0.0.1:5280/x": has no scheme`, `write "http://127.0.0.1:5280/x"`},
+		{"a node for clients on TCP", "[upstream.t]\nnodes = [\"tcp://127.0.0.1:5222\"]\n",
+			`upstream.t.nodes: "tcp://127.0.0.1:5222": scheme "tcp" is not ws, wss, ws+unix or srv+ws`, `the upstream speaks WebSocket, on a port of its own; write "ws://127.0.0.1:5290/"`},
+		{"IPv6 without brackets", "[upstream.t]\nnodes = [\"ws://::1:5290/\"]\n",
+			`upstream.t.nodes: "ws://::1:5290/": an IPv6 address has brackets, as in "[2001:db8::1]:5290"`, ""},
+		{"IPv6 without brackets and port", small + "[drain]\nredirect = \"wss://2001:db8::1/\"\n",
+			`drain.redirect: "wss://2001:db8::1/": an IPv6 address has brackets, as in "[2001:db8::1]:5290"`, `write "wss://HOST:5291/", or "nodes" for the public URLs of the other nodes`},
+		{"YAML", "listen:\n  wss: \":5291\"\n", `line 1, column 7: expected '.' or '=', but got ':' instead`,
+			`this looks like YAML, and the file is TOML: write [listen], and below it wss = ":5291"; config.toml.example has every key`},
+		{"YAML's list", "- a\n", `line 1, column 3: expected '.' or '=', but got 'a' instead`,
+			`this looks like YAML, and the file is TOML: write [listen], and below it wss = ":5291"; config.toml.example has every key`},
+		{"JSON", "{\n \"listen\": {}\n}\n", `line 1, column 1: expected '.' or '=', but got '{' instead`,
+			`this looks like JSON, and the file is TOML: write [listen], and below it wss = ":5291"; config.toml.example has every key`},
+		{"list without brackets", "[upstream.t]\nnodes = 'a', 'b'\n", `line 2, column 12: expected a top-level item to end with a newline, comment, or EOF, but got ',' instead`,
+			`a list stands in brackets: nodes = ['a', 'b']`},
+		{"string without quotes", small + "[log]\nlevel = debug\n", `line 4, column 9: expected value but found "debug" instead`, `a string stands in quotes: level = "debug"`},
 		{"sample", small + "[log]\nsample = -2\n", `log.sample: -2 is negative`, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -169,11 +209,11 @@ wss = ["5291", ":1", "0.0.0.0:1"]
   hint: did you mean "watch_config"?
 config.toml: limits.message: "1M" is not a size
   hint: a size is a whole number and a unit: "512B", "64KiB", "1MiB", or bytes without a unit
-config.toml: limits.connections: "many" is a string, want a whole number
-config.toml: vhost "example1.com".names: "a b" has a character that no DNS name has
+config.toml: limits.connections: "many" is a string, not a whole number
+config.toml: vhost "example1.com".names: "a b" has a character that is not allowed in a DNS name
 config.toml: vhost "example1.com".upstream: there is no upstream "tigsae"
   hint: did you mean "tigase"?
-config.toml: vhost "EXAMPLE1.com.".names: "EXAMPLE1.com." is a name of vhost "example1.com" too
+config.toml: vhost "EXAMPLE1.com.".names: "EXAMPLE1.com." is also a name of vhost "example1.com"
   hint: a server name belongs to one vhost
 config.toml: vhost "EXAMPLE1.com.": unknown key "nod"
   hint: did you mean "node"?
@@ -186,7 +226,7 @@ config.toml: upstream.tigase.dial_timeout: 5 has no unit
   hint: write "5s" for seconds
 config.toml: listen.wss: "5291" is not of the form HOST:PORT
   hint: write ":5291", "127.0.0.1:5291", "[::1]:5291" or "unix:/path/to/socket"
-config.toml: listen.wss: "0.0.0.0:1" is taken by listen.wss already`
+config.toml: listen.wss: "0.0.0.0:1" is already used by listen.wss`
 	for range 20 { // maps have another order each time
 		_, err := parseConfig("config.toml", []byte(data))
 		if err == nil || err.Error() != want {
@@ -357,7 +397,7 @@ func TestUnreadableFile(t *testing.T) {
 		dir:                               "is a directory, want a file",
 		filepath.Join(dir, "none", "a"):   "no such file or directory",
 		filepath.Join(utf16, "in a file"): "not a directory",
-		utf16:                             "is UTF-16, want UTF-8",
+		utf16:                             "is UTF-16; UTF-8 is required",
 		"/dev/zero":                       "larger than 16777216 bytes",
 	} {
 		_, err := loadConfig(file)
@@ -440,7 +480,7 @@ func TestZeroAndNegative(t *testing.T) {
 		}
 	}
 	for _, key := range []string{"timeouts.handshake", "timeouts.request", "timeouts.pong", "upstream.tigase.dial_timeout", "upstream.tigase.resolve", "upstream.tigase.health.timeout"} {
-		one(key+" = 0\n"+small, key+": is 0, want more: every wait has an end")
+		one(key+" = 0\n"+small, key+": is 0, but this timeout can't be turned off")
 	}
 	for _, key := range []string{
 		"limits.connections", "limits.per_client", "limits.handshakes", "drain.pace", "log.sample",

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"wssgate/upstream"
@@ -16,7 +16,7 @@ const minWait = 10 * time.Millisecond
 
 func (c *Config) checkUpstreams(ms *mistakes, p keyPath) {
 	if len(c.Upstream) == 0 {
-		ms.add(p, `write [upstream.tigase], and below it nodes = ["ws://127.0.0.1:5290/"]`, "there is none, want at least one")
+		ms.add(p, `write [upstream.tigase], and below it nodes = ["ws://127.0.0.1:5290/"]`, "at least one is required")
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Upstream)) {
 		up := p.named(name)
@@ -29,7 +29,7 @@ func (c *Config) checkUpstreams(ms *mistakes, p keyPath) {
 
 func (u *Upstream) check(ms *mistakes, p keyPath) {
 	if len(u.Nodes) == 0 {
-		ms.add(p.key("nodes"), `write nodes = ["ws://127.0.0.1:5290/"]`, "there is none, want at least one")
+		ms.add(p.key("nodes"), `write nodes = ["ws://127.0.0.1:5290/"]`, "at least one is required")
 	}
 	tls := false
 	for i, n := range u.Nodes {
@@ -42,11 +42,7 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 		if n.URL == "" && !n.isString {
 			ms.add(key, "", "is missing")
 		} else if err != nil {
-			hint := ""
-			if strings.HasPrefix(n.URL, "http") || !strings.Contains(n.URL, "://") {
-				hint = `the upstream speaks WebSocket; write "ws://127.0.0.1:5290/"`
-			}
-			ms.add(key, hint, "%q: %v", n.URL, err)
+			ms.add(key, nodeHint(n.URL), "%q: %v", n.URL, err)
 		}
 		tls = tls || loc.TLS
 		if n.Name == "" {
@@ -54,10 +50,12 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 		}
 		for _, other := range u.Nodes[:i] {
 			switch {
+			case other.URL == n.URL:
+				ms.add(key, "write each node once; weight gives it a larger share", "%q is the URL of another node", n.URL)
+			case other.Name == n.Name && n.isString:
+				ms.add(key, fmt.Sprintf(`give each a name: { name = "a", url = %q }`, n.URL), "%q has the host and port of another node", n.URL)
 			case other.Name == n.Name && n.Name != "":
 				ms.add(np.key("name"), "each node of an upstream has a name of its own", "%q is the name of another node", n.Name)
-			case other.URL == n.URL:
-				ms.add(key, "", "%q is the URL of another node", n.URL)
 			}
 		}
 		if n.PublicURL != "" {
@@ -84,7 +82,7 @@ func (u *Upstream) checkTLS(ms *mistakes, p keyPath, tls bool) {
 		"ca": u.CA, "server_name": u.ServerName, "client_certificate": u.ClientCertificate, "client_key": u.ClientKey,
 	} {
 		if value != "" && !tls {
-			ms.add(p.key(key), "", "is for wss nodes, and there is none")
+			ms.add(p.key(key), "", "applies to wss nodes only, and no node is one")
 		}
 	}
 	if u.CA != "" {
@@ -96,7 +94,7 @@ func (u *Upstream) checkTLS(ms *mistakes, p keyPath, tls bool) {
 	if u.ServerName != "" {
 		name, err := domainName(u.ServerName)
 		if err != nil {
-			ms.add(p.key("server_name"), "", "%q %v", u.ServerName, err)
+			ms.add(p.key("server_name"), nameHint(u.ServerName, domainName), "%q %v", u.ServerName, err)
 		}
 		u.ServerName = name
 	}
@@ -111,7 +109,7 @@ func (h *Health) check(ms *mistakes, p keyPath) {
 	ms.checkPath(p.key("path"), h.Path)
 	if h.Domain != "" {
 		if _, err := xmpp.NormalDomain(h.Domain); err != nil {
-			ms.add(p.key("domain"), "", "%v", err)
+			ms.add(p.key("domain"), nameHint(h.Domain, xmpp.NormalDomain), "%v", err)
 		}
 	}
 }

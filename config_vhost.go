@@ -12,22 +12,22 @@ import (
 func (c *Config) checkVhosts(ms *mistakes, p keyPath) {
 	if len(c.Vhost) == 0 && len(c.Upstream) > 1 {
 		ms.add(p, "write a [[vhost]] for each, with names and upstream",
-			"there is none, and %d upstreams to choose from", len(c.Upstream))
+			"at least one is required, because there are %d upstreams", len(c.Upstream))
 	}
 	owner := map[string]keyPath{} // of a server name
 	for i, v := range c.Vhost {
 		vp := p.item(i, first(v.Names))
 		if len(v.Names) == 0 {
-			ms.add(vp.key("names"), `write names = ["example1.com"]`, "there is none, want at least one")
+			ms.add(vp.key("names"), `write names = ["example1.com"]`, "at least one is required")
 		}
 		for j, name := range v.Names {
 			normal, err := serverName(name)
 			if err != nil {
-				ms.add(vp.key("names"), "", "%q %v", name, err)
+				ms.add(vp.key("names"), nameHint(name, serverName), "%q %v", name, err)
 			} else if other, ok := owner[normal]; ok && other == vp {
-				ms.add(vp.key("names"), "", "%q stands there twice", name)
+				ms.add(vp.key("names"), "", "%q is listed twice", name)
 			} else if ok {
-				ms.add(vp.key("names"), "a server name belongs to one vhost", "%q is a name of %s too", name, other.shown)
+				ms.add(vp.key("names"), "a server name belongs to one vhost", "%q is also a name of %s", name, other.shown)
 			} else {
 				owner[normal] = vp
 			}
@@ -50,7 +50,7 @@ func (c *Config) checkTargets(ms *mistakes, p keyPath, v *Vhost) {
 		}
 	}
 	if v.Upstream == "" && len(names) > 1 {
-		ms.add(p.key("upstream"), "", "is missing, and there is a choice of %s", quotedOr(names))
+		ms.add(p.key("upstream"), "", "is required, because there are several upstreams: %s", quotedOr(names))
 	} else {
 		exists(p.key("upstream"), v.Upstream)
 	}
@@ -63,17 +63,17 @@ func (c *Config) checkTargets(ms *mistakes, p keyPath, v *Vhost) {
 		exists(dp, v.ByDomain[domain])
 		if normal != domain && err == nil {
 			if _, twice := v.ByDomain[normal]; twice {
-				ms.add(dp, "", "%q stands there twice", normal)
+				ms.add(dp, "", "%q is listed twice", normal)
 			}
 			v.ByDomain[normal] = v.ByDomain[domain]
 			delete(v.ByDomain, domain)
 		}
 	}
 	if len(v.ByDomain) > 0 && v.Route != "to" {
-		ms.add(p.key("by_domain"), `write route = "to" as well`, `is for route = "to"`)
+		ms.add(p.key("by_domain"), `add route = "to"`, `requires route = "to"`)
 	}
 	if v.Fallback && v.Node == "" {
-		ms.add(p.key("fallback"), "", "is for a vhost with a node")
+		ms.add(p.key("fallback"), "", "requires node")
 	}
 	if u := c.Upstream[v.Upstream]; u != nil && v.Node != "" {
 		var nodes []string
@@ -94,23 +94,23 @@ func (v *Vhost) check(ms *mistakes, p keyPath) {
 	for i, domain := range v.Domains {
 		normal, err := domainPattern(domain)
 		if err != nil {
-			ms.add(p.key("domains"), "", "%v", err)
+			ms.add(p.key("domains"), nameHint(domain, domainPattern), "%v", err)
 		}
 		v.Domains[i] = normal
 	}
 	for i, origin := range v.Origins {
 		normal, err := upstream.ParseOrigin(origin)
 		if err != nil {
-			ms.add(p.key("origins"), "", "%q: %v", origin, err)
+			ms.add(p.key("origins"), originHint(origin), "%q: %v", origin, err)
 		}
 		v.Origins[i] = normal.String()
 	}
 	ms.checkPath(p.key("path"), v.Path)
 	if v.BOSH != "" {
 		if u, err := upstream.ParseURL(v.BOSH, "http", "https"); err != nil {
-			ms.add(p.key("bosh"), "", "%q: %v", v.BOSH, err)
+			ms.add(p.key("bosh"), urlHint(v.BOSH, "http", func(s string) error { _, err := upstream.ParseURL(s, "http"); return err }), "%q: %v", v.BOSH, err)
 		} else if strings.Trim(u.Path, "/") == "" {
-			ms.add(p.key("bosh"), `write one, such as "/http-bind"; Tigase takes any`, "%q: no path that clients could ask for", v.BOSH)
+			ms.add(p.key("bosh"), `write one, such as "/http-bind"; Tigase accepts any`, "%q: has no path for clients to request", v.BOSH)
 		}
 	}
 	if v.PublicURL != "" {

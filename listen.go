@@ -72,8 +72,11 @@ func (s *sockets) listenTCP(address string) (net.Listener, error) {
 	}
 	// Of an address, which waits for nothing.
 	ln, err := listenConfig(s.beside || slices.Contains(s.leaving, port)).Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
-	if errors.Is(err, syscall.EADDRINUSE) {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, &inUse{err}
+	case errors.Is(err, syscall.EACCES):
+		return nil, &lowPort{err}
 	}
 	return ln, err
 }
@@ -191,6 +194,15 @@ func (e *inUse) Unwrap() error { return e.error }
 
 func (*inUse) HintText() string {
 	return "end what listens there; to take over from a wssgate without refusing anyone, start this one with -beside, then end the other"
+}
+
+// lowPort is the error of a port that only root may open.
+type lowPort struct{ error }
+
+func (e *lowPort) Unwrap() error { return e.error }
+
+func (*lowPort) HintText() string {
+	return "ports below 1024 need CAP_NET_BIND_SERVICE: AmbientCapabilities= in the unit, setcap cap_net_bind_service=+ep on the program, or a port forward to a higher one"
 }
 
 // A unixListener owns the name of its socket only until another process has

@@ -31,7 +31,7 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 		prefix = netip.PrefixFrom(addr.Unmap(), prefix.Bits()-96)
 	}
 	if prefix != prefix.Masked() {
-		return netip.Prefix{}, fmt.Errorf("has bits behind its length, want %q", prefix.Masked())
+		return netip.Prefix{}, fmt.Errorf("has bits set beyond its prefix length; write %q", prefix.Masked())
 	}
 	return prefix, nil
 }

@@ -89,7 +89,7 @@ func TestParseFile(t *testing.T) {
 	}
 	for _, test := range []struct{ file, want string }{
 		{"10.0.0.0/8\nfoo", `line 2: "foo" is not a network`},
-		{"10.0.0.1/8", `line 1: "10.0.0.1/8" has bits behind its length, want "10.0.0.0/8"`},
+		{"10.0.0.1/8", `line 1: "10.0.0.1/8" has bits set beyond its prefix length; write "10.0.0.0/8"`},
 		{"10.0.0.0/8 192.0.2.0/24", `is not a network`},
 		{"fe80::1%eth0", "is not a network"},
 		{"deny 10.0.0.0/8", "is not a network"},

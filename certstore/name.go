@@ -17,12 +17,12 @@ const (
 )
 
 var (
-	errNameEmpty  = errors.New("empty")
+	errNameEmpty  = errors.New("is empty")
 	errNameLong   = errors.New("longer than 253 bytes")
 	errLabelEmpty = errors.New("has an empty label")
 	errLabelLong  = errors.New("has a label longer than 63 bytes")
-	errNameByte   = errors.New("has a character that no DNS name has")
-	errNameIDNA   = errors.New("is no valid internationalized name")
+	errNameByte   = errors.New("has a character that is not allowed in a DNS name")
+	errNameIDNA   = errors.New("is not a valid internationalized name")
 	errNameIP     = errors.New("is an IP address, not a name")
 	errWildcard   = errors.New("has a wildcard that is not the whole leftmost label")
 )

@@ -227,7 +227,7 @@ func TestAccessMistakes(t *testing.T) {
 	if status := g.Wait(); status != 2 {
 		t.Errorf("exit status %d; want 2", status)
 	}
-	for _, want := range []string{`"10.1.0.0/8" has bits behind its length, want "10.0.0.0/8"`, `line 2: "nonsense" is not a network`, `missing.txt": no such file`} {
+	for _, want := range []string{`"10.1.0.0/8" has bits set beyond its prefix length; write "10.0.0.0/8"`, `line 2: "nonsense" is not a network`, `missing.txt": no such file`} {
 		if !strings.Contains(g.Text(), want) {
 			t.Errorf("check does not say %q:\n%s", want, g.Text())
 		}

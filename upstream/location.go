@@ -68,13 +68,13 @@ func (loc NodeURL) withSocket(u *url.URL) (NodeURL, error) {
 	socket, path, hasPath := strings.Cut(u.Path, ":")
 	switch {
 	case u.Host != "":
-		return loc, fmt.Errorf("host %q before the path of a socket, want three slashes", u.Host)
+		return loc, fmt.Errorf("has host %q before the path of the socket; three slashes are required", u.Host)
 	case len(socket) < 2:
-		return loc, errors.New("no path of a socket")
+		return loc, errors.New("has no path of a socket")
 	case hasPath && !strings.HasPrefix(path, "/"):
 		return loc, fmt.Errorf("path %q does not begin with a slash", path)
 	case !hasPath && u.RawQuery != "":
-		return loc, fmt.Errorf("query %q without a path, want %q", u.RawQuery, socket+":/?"+u.RawQuery)
+		return loc, fmt.Errorf("has query %q without a path; write %q", u.RawQuery, socket+":/?"+u.RawQuery)
 	}
 	loc.Unix, loc.authority = socket, "localhost"
 	if hasPath {
@@ -88,7 +88,7 @@ func (loc NodeURL) checkService(port string) error {
 		return errors.New("host is not of the form _xmpp-websocket._tcp.example1.com")
 	}
 	if port != "" {
-		return fmt.Errorf("port %q, and SRV records bring their own", port)
+		return fmt.Errorf("has port %q, but SRV records contain the port", port)
 	}
 	return nil
 }

@@ -51,7 +51,11 @@ func noZone(host string) error {
 // password, and no place inside a document.
 func parseURL(s string) (*url.URL, error) {
 	if s == "" {
-		return nil, errors.New("want a URL")
+		return nil, errors.New("a URL is required")
+	}
+	scheme, _, ok := strings.Cut(s, ":")
+	if _, known := defaultPorts[scheme]; !strings.Contains(s, "://") && !(ok && known) {
+		return nil, errors.New("has no scheme")
 	}
 	u, err := url.Parse(s)
 	if err != nil {
@@ -66,7 +70,7 @@ func parseURL(s string) (*url.URL, error) {
 	case strings.Contains(s, "#"):
 		return nil, errors.New(`has a fragment, "#"`)
 	case u.Opaque != "" || !strings.Contains(s, "://"):
-		return nil, errors.New(`no "//" behind the scheme`)
+		return nil, errors.New(`has no "//" after the scheme`)
 	}
 	if u.RawPath != "" {
 		u.RawPath = escaped(u.RawPath)
@@ -95,7 +99,10 @@ func escaped(s string) string {
 func hostOf(u *url.URL) (host, port string, err error) {
 	host, port = u.Hostname(), u.Port()
 	if host == "" {
-		return "", "", errors.New("no host")
+		return "", "", errors.New("has no host")
+	}
+	if strings.Contains(host, ":") && u.Host[0] != '[' {
+		return "", "", errors.New(`an IPv6 address has brackets, as in "[2001:db8::1]:5290"`)
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		host = addr.String()
@@ -185,7 +192,7 @@ func appHost(u *url.URL) (host, port string, err error) {
 		return host, port, nil
 	}
 	if strings.ContainsFunc(u.Host, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`*:[]@%'"<>&\`, r) }) {
-		return "", "", fmt.Errorf("host %q is not one", u.Host)
+		return "", "", fmt.Errorf("host %q is not a host", u.Host)
 	}
 	return strings.ToLower(u.Host), "", nil
 }
