@@ -74,7 +74,7 @@ func checkRest(data []byte, from int) error {
 		switch {
 		case err == nil:
 		case isTruncated(err) && (depth > 0 || int(begin) == len(data)):
-			return nil
+			return checkCut(data[begin:])
 		default:
 			return &StreamError{NotWellFormed, "the body is not well-formed"}
 		}
@@ -101,6 +101,18 @@ func checkRest(data []byte, from int) error {
 			}
 		}
 	}
+}
+
+// checkCut looks at markup that has no end, which encoding/xml does not give: another
+// reader could find tags in a comment, say.
+func checkCut(rest []byte) error {
+	switch {
+	case bytes.HasPrefix(rest, []byte("<!")), bytes.HasPrefix(rest, []byte("<?")):
+		return &StreamError{RestrictedXML, "comments and processing instructions are not allowed"}
+	case len(rest) > 0 && bytes.IndexByte(rest[1:], '<') >= 0:
+		return &StreamError{NotWellFormed, "the body is not well-formed"}
+	}
+	return nil
 }
 
 // endsInside reports whether a reader that sees tags in a CDATA section would take

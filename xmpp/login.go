@@ -3,7 +3,8 @@ package xmpp
 import "bytes"
 
 // maxLoginTag bounds what a [LoginReader] keeps of a tag that is cut. What
-// tells a tag's meaning stands at its beginning.
+// tells a tag's meaning stands at its beginning, unless the client saw to it that
+// it does not.
 const maxLoginTag = 1 << 10 // bytes
 
 // A LoginReader finds out how logins end in what a server sends: SASL (RFC
@@ -31,6 +32,7 @@ type LoginReader struct {
 	iqError bool    // within an <iq type='error'/>
 	refused bool    // within one that may answer a login
 	cut     []byte  // a tag that is not whole yet
+	slash   bool    // the last byte of cut, kept or not, is "/"
 	quote   byte    // within an attribute's value
 	ends    []byte  // what ends the CDATA section or comment that is passed over
 	last    [2]byte // the bytes before, while that is looked for
@@ -65,7 +67,7 @@ func (r *LoginReader) End() {
 		return
 	}
 	if len(r.cut) > 0 && r.ends == nil {
-		r.tag(r.cut)
+		r.tag(r.cut, false)
 		r.cut = nil
 	}
 	if r.failure {
@@ -86,12 +88,15 @@ func (r *LoginReader) readTag(b []byte) (rest []byte) {
 		case c == '\'' || c == '"':
 			r.quote = c
 		case c == '>':
-			whole := b[:i+1]
+			whole, empty := b[:i+1], r.slash
+			if i > 0 {
+				empty = b[i-1] == '/'
+			}
 			if len(r.cut) > 0 {
 				r.keep(whole)
 				whole = r.cut
 			}
-			r.tag(whole)
+			r.tag(whole, empty)
 			r.cut = r.cut[:0]
 			return b[i+1:]
 		case c == '[' && r.begins(b[:i+1], "<![CDATA["):
@@ -103,6 +108,7 @@ func (r *LoginReader) readTag(b []byte) (rest []byte) {
 		}
 	}
 	r.keep(b)
+	r.slash = b[len(b)-1] == '/'
 	return nil
 }
 
@@ -129,7 +135,7 @@ func (r *LoginReader) skip(b []byte) (rest []byte) {
 }
 
 // tag acts on one tag, from its "<" to its ">" or to where it was cut.
-func (r *LoginReader) tag(tag []byte) {
+func (r *LoginReader) tag(tag []byte, empty bool) {
 	if len(tag) > 1 && (tag[1] == '?' || tag[1] == '!') {
 		return
 	}
@@ -148,7 +154,6 @@ func (r *LoginReader) tag(tag []byte) {
 		}
 		return
 	}
-	empty := bytes.HasSuffix(tag, []byte("/>"))
 	inside := r.depth - r.around
 	switch local := string(h.local); {
 	case inside == 0 && r.depth == 0 && (local == "stream" && h.mayBe(nsStreams) || local == "body" && h.mayBe(nsBOSH)):
@@ -188,13 +193,16 @@ func (r *LoginReader) word(h head, local string, empty bool) {
 			r.Succeeded, r.In = true, true
 		}
 	case "iq":
-		switch kind, _ := h.attr("type"); kind {
-		case "error":
+		switch kind, whole := h.attr("type"); {
+		case kind == "error", !whole:
+			// The client chooses the id, and with a long one cuts the tag before
+			// its type. What such an iq has inside tells an error, too.
+			//
 			// Each answer of BOSH may be one to somebody who is logged in, and
 			// to those such an error says other things. There the answer must
 			// have the question in it.
 			r.iqError, r.refused = !empty, !empty && !r.bosh
-		case "get", "set":
+		case kind == "get", kind == "set":
 			r.In = true
 		}
 	case "message", "presence":

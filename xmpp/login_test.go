@@ -12,6 +12,9 @@ const (
 	notAuth  = `<error code='401' type='auth'><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>`
 )
 
+// padding is what a client can make of an id, which the server repeats.
+var padding = strings.Repeat("/>x", maxLoginTag)
+
 func failedWith(condition string) string {
 	return `<failure xmlns="urn:ietf:params:xml:ns:xmpp-sasl"><` + condition + `/></failure>`
 }
@@ -75,6 +78,11 @@ var logins = []struct {
 	// jabber:iq:auth.
 	{"iq auth", `<iq type='error' id='2'>` + notAuth, 1, false, false},
 	{"iq auth, with the question", `<iq type='error' id='2'><query xmlns='jabber:iq:auth'><username>a</username></query>` + notAuth, 1, false, false},
+	{"iq auth, a padded id", `<iq id='` + padding + `' type='error'>` + notAuth, 1, false, false},
+	{"iq auth, a padded id that does not end", `<iq type='error' id='` + padding + `'>` + notAuth, 1, false, false},
+	{"iq auth over BOSH, a padded id", inBody(`<iq id="` + padding + `" type="error"><query xmlns='jabber:iq:auth' x='` + padding + `'/>` + notAuth), 1, false, false},
+	{"a padded answer that is no error", `<iq id='` + padding + `' type='result'><query xmlns='jabber:iq:auth'><username/></query></iq>`, 0, false, false},
+	{"BOSH, behind a padded answer", inBody(`<iq id='` + padding + `' type='result'/>` + failed), 1, false, false},
 	{"iq auth, something else", `<iq type='error' id='2'><error code='406'><not-acceptable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>`, 0, false, false},
 	{"iq auth over BOSH", inBody(`<iq type='error' id='2'><query xmlns='jabber:iq:auth'/>` + notAuth), 1, false, false},
 	{"another iq over BOSH", inBody(`<iq type='error' id='2'><pubsub xmlns='http://jabber.org/protocol/pubsub'/>` + notAuth), 0, false, false},
@@ -82,6 +90,7 @@ var logins = []struct {
 	// What is none of the server's own words.
 	{"inside a message", `<message><body>hi</body>` + failed + `</message>` + failed, 0, false, true},
 	{"behind an error", `<message type='error' from="example1.com"><error/></message>` + failed, 1, false, false},
+	{"behind a padded error", `<message id='` + padding + `' type='error'/>` + failed, 1, false, false},
 	{"behind another error", `<presence from='a@b' type="error"><error/></presence>` + failed, 1, false, false},
 	{"inside an error", `<message type='error'>` + failed + `</message>`, 0, false, false},
 	{"BOSH, behind an error", inBody(`<message type='error'/>` + failed), 1, false, false},
