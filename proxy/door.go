@@ -5,6 +5,7 @@ import (
 	"container/list"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -50,6 +51,13 @@ import (
 // refused where nobody is stalled who could make place for it, or too many are
 // outside.
 //
+// Of those outside the address with fewest inside comes in first; where too many are
+// outside, the address that has most loses its last, for an address with fewer, or for
+// the descriptor of a client that is served.
+//
+// A client that has sent more than the price of its phase has room for waits for room,
+// stalled as it is: it is not turned away because others are silent.
+//
 // Time that a connection is outside or Ready is not its client's: the handshake's
 // timeout begins anew when it is let in, and when it has its first slot.
 //
@@ -68,11 +76,15 @@ type door struct {
 	leaving   int   // given up; their goroutines have not ended yet
 	visits    map[*visit]struct{}
 	parties   map[clientKey]*party
-	order     partyOrder // all parties, the first to lose a connection first
+	order     *partyHeap // all parties, the first to lose a connection first
+	entry     *partyHeap // those with connections outside, the first to come in first
+	queues    *partyHeap // the same, the first to lose one of those first
 	stalled   dueHeap    // of all parties
 	turns     list.List  // of *party: those that have connections that are Ready
 	again     list.List  // of *visit: had a slot before and want it back
-	outside   list.List  // of *visit, in the order of accept
+	growing   list.List  // of *visit: stalled, and wait for room for what their clients have sent
+	outside   int        // connections
+	served    int        // those that are Served or with the pages
 	kept      list.List  // of *visit, the one that is Kept for longest first
 	room      chan struct{}
 	blocked   bool // there is no room for who is Ready or outside
@@ -173,12 +185,20 @@ type visit struct {
 	hello   int64         // bytes
 	due     time.Time     // stalled: from then on others may have its place
 	places  [2]int        // stalled: in party.stalled and door.stalled
-	waiting *list.Element // in party.ready, door.again, door.outside or door.kept
+	waiting *list.Element // in party.ready, party.outside, door.again, door.growing or door.kept
 	line    *list.List    // which of them
-	turn    chan error    // Ready, or wanting its slot again: nil, or why not
+	want    want          // growing: what it waits for
+	turn    chan error    // Ready, or wanting its slot again, or growing: nil, or why not
 	coming  bool          // counted in door.coming
 	asked   bool          // its client has begun what the connection now waits for
 	givenUp bool
+}
+
+// A want is the phase and the price that a connection would have.
+type want struct {
+	phase phase
+	price int64
+	share int64 // of the room, in sixteenths
 }
 
 func (v *visit) priceOf(s phase) int64 {
@@ -190,7 +210,10 @@ func (v *visit) priceOf(s phase) int64 {
 }
 
 func newDoor() *door {
-	return &door{slots: 1, limit: 1, stalled: dueHeap{of: inDoor}, visits: map[*visit]struct{}{}, parties: map[clientKey]*party{}}
+	return &door{
+		slots: 1, limit: 1, stalled: dueHeap{of: inDoor}, visits: map[*visit]struct{}{}, parties: map[clientKey]*party{},
+		order: &partyHeap{of: 0, before: loses}, entry: &partyHeap{of: 1, before: comesIn}, queues: &partyHeap{of: 2, before: hasMore},
+	}
 }
 
 // configure sets how many connections may be open, and how many compute at once.
@@ -236,18 +259,17 @@ func (d *door) enter(v *visit, key clientKey) error {
 		d.open++
 		d.join(v, p, phaseHello)
 		d.letIn(v)
-	case d.open-d.leaving >= d.limit+len(d.stalled.visits):
-		// Who is outside has a descriptor that one who is stalled does not need yet.
+	case d.wantsFiles(1) && !d.closeOutside(p):
+		// Who is outside has a descriptor that one on his way in does not need yet.
 		d.forget(p)
 		return errFull
-	case d.outside.Len() >= d.slots*outsideFactor:
+	case d.outside >= d.slots*outsideFactor && !d.closeOutside(p):
 		d.forget(p)
 		return errNoPlace
 	default:
 		d.open++
-		d.join(v, p, phaseOutside)
 		v.until = time.Now().Add(v.timeout)
-		v.lineUp(&d.outside)
+		d.join(v, p, phaseOutside)
 		d.dispatch() // which looks again in a while
 	}
 	return nil
@@ -332,7 +354,7 @@ func (d *door) speaks(v *visit) {
 }
 
 // move puts a connection into another phase. The error says that it is to be
-// closed: it was given up, or the server shuts down, or there is no room for it.
+// closed: it was given up, or the server shuts down.
 func (d *door) move(v *visit, s phase) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -341,37 +363,72 @@ func (d *door) move(v *visit, s phase) error {
 		return errGivenUp
 	case (s == phaseRequest || s == phaseKept) && d.closed, s == phaseKept && d.draining:
 		return errClosing
-	case s == phaseBody && !d.makeRoom(v.party, phases[s].price, wholeRoom):
-		return errNoPlace
 	}
 	if s == phaseRequest || s == phaseKept {
 		v.asked = false
 	}
 	d.set(v, s)
+	for (s == phaseServed || s == phasePages) && d.wantsFiles(0) && d.closeOutside(nil) {
+	}
 	d.dispatch()
 	return nil
 }
 
-// grows adds bytes that a connection has read to its price. The error says that it
-// is to be closed, as there is no room for them. It does nothing where the
-// connection is not on its way in.
+// moveToBody is move to Body, from a phase that is stalled: it waits for room. The
+// error is errNoPlace where there was none in time.
+func (d *door) moveToBody(v *visit) error {
+	d.mu.Lock()
+	return d.grow(v, want{phaseBody, phases[phaseBody].price, wholeRoom})
+}
+
+// grows adds bytes that a connection has read to its price, and waits for the room for
+// them. The error says that it is to be closed: errNoPlace where there was none in
+// time. It does nothing where the connection is not on its way in.
 func (d *door) grows(v *visit, bytes int64) error {
 	d.mu.Lock()
+	share := int64(helloShare)
+	if v.phase == phaseRequest {
+		share = wholeRoom
+	}
+	return d.grow(v, want{v.phase, v.price + bytes, share})
+}
+
+// shrinks takes bytes off a connection's price that grows added, unless another phase
+// did that.
+func (d *door) shrinks(v *visit, bytes int64) {
+	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch {
-	case v.givenUp:
-		return errGivenUp
-	case v.party == nil:
-		return nil
+	least := v.priceOf(v.phase)
+	if v.givenUp || v.party == nil || v.price <= least {
+		return
 	}
 	s, price, due := v.phase, v.price, v.due
 	d.unset(v)
-	roomy := d.makeRoom(v.party, price+bytes, helloShare)
-	d.put(v, s, price+bytes, due)
-	if !roomy {
+	d.put(v, s, max(price-bytes, least), due)
+	d.dispatch()
+}
+
+// grow is called with d.mu held, which it gives back. While a connection waits here
+// it is stalled as before, so that it may be given up for others.
+func (d *door) grow(v *visit, w want) error {
+	switch {
+	case v.givenUp:
+		d.mu.Unlock()
+		return errGivenUp
+	case v.party == nil || d.fulfil(v, w):
+		d.mu.Unlock()
+		return nil
+	case !phases[v.phase].stalled: // who computes does not wait with its slot
+		d.mu.Unlock()
 		return errNoPlace
 	}
-	return nil
+	v.want = w
+	v.turn = make(chan error, 1)
+	v.lineUp(&d.growing)
+	d.dispatch()
+	until := time.Now().Add(v.timeout)
+	d.mu.Unlock()
+	return d.awaitTurn(v, until)
 }
 
 // start waits for a slot, for a client whose hello is so long.
@@ -515,6 +572,9 @@ func (d *door) closeAll() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for v := range d.visits {
+		if v.grows() {
+			d.giveUp(v) // it waits for nothing that the connection's end ends
+		}
 		v.conn.Close()
 	}
 }
@@ -579,7 +639,6 @@ func (d *door) unset(v *visit) {
 	p := v.party
 	if v.countsForParty() {
 		p.shares -= v.shares()
-		defer heap.Fix(&d.order, p.index)
 	}
 	if phases[v.phase].stalled {
 		heap.Remove(&p.stalled, v.places[inParty])
@@ -588,15 +647,29 @@ func (d *door) unset(v *visit) {
 	if v.waiting != nil {
 		v.line.Remove(v.waiting)
 	}
-	if v.phase == phaseReady && p.ready.Len() == 0 {
-		d.turns.Remove(p.turn)
-	}
-	if v.phase == phaseComputing {
+	switch v.phase {
+	case phaseOutside:
+		d.outside--
+		if p.outside.Len() == 0 {
+			heap.Remove(d.entry, p.places[d.entry.of])
+			heap.Remove(d.queues, p.places[d.queues.of])
+		}
+	case phaseReady:
+		if p.ready.Len() == 0 {
+			d.turns.Remove(p.turn)
+		}
+	case phaseComputing:
 		d.computing--
+	case phaseServed, phasePages:
+		d.served--
 	}
 	d.held -= v.price
 	v.phase, v.price, v.waiting = phaseNone, 0, nil
+	d.reorder(p)
 }
+
+// grows reports whether v waits for room.
+func (v *visit) grows() bool { return v.waiting != nil && phases[v.phase].stalled }
 
 func (v *visit) lineUp(line *list.List) { v.line, v.waiting = line, line.PushBack(v) }
 
@@ -610,11 +683,19 @@ func (d *door) put(v *visit, s phase, price int64, due time.Time) {
 	}
 	if v.countsForParty() {
 		p.shares += v.shares()
-		heap.Fix(&d.order, p.index)
 	}
 	switch s {
+	case phaseOutside:
+		d.outside++
+		v.lineUp(&p.outside)
+		if p.outside.Len() == 1 {
+			heap.Push(d.entry, p)
+			heap.Push(d.queues, p)
+		}
 	case phaseComputing:
 		d.computing++
+	case phaseServed, phasePages:
+		d.served++
 	case phaseKept:
 		v.lineUp(&d.kept)
 	case phaseReady:
@@ -623,6 +704,31 @@ func (d *door) put(v *visit, s phase, price int64, due time.Time) {
 			p.turn = d.turns.PushBack(p)
 		}
 	}
+	d.reorder(p)
+}
+
+// fulfil gives v what it wants, and reports whether there is room for that.
+func (d *door) fulfil(v *visit, w want) bool {
+	s, price, due := v.phase, v.price, v.due
+	if !d.mayMakeRoom(v.party, w.price-price, w.share) {
+		return false
+	}
+	line := v.line
+	waits := v.waiting != nil
+	d.unset(v) // for it makes no place for itself
+	roomy := d.makeRoom(v.party, w.price, w.share)
+	switch {
+	case !roomy:
+		d.put(v, s, price, due)
+		if waits {
+			v.lineUp(line)
+		}
+	case w.phase != s:
+		d.put(v, w.phase, w.price, time.Now().Add(phases[w.phase].patience))
+	default:
+		d.put(v, s, w.price, due)
+	}
+	return roomy
 }
 
 // letIn starts the goroutine of a connection that is let in.
@@ -633,9 +739,16 @@ func (d *door) letIn(v *visit) {
 	v.begin()
 }
 
-// dispatch gives free slots away, and room.
+// dispatch gives room and free slots away, to those first who are further on.
 func (d *door) dispatch() {
 	d.blocked = false
+	for e := d.growing.Front(); e != nil; {
+		v := e.Value.(*visit)
+		if e = e.Next(); d.fulfil(v, v.want) {
+			v.turn <- nil
+			e = d.growing.Front() // another one may have been given up
+		}
+	}
 	for d.computing < d.slots {
 		v := d.next()
 		if v == nil {
@@ -643,16 +756,17 @@ func (d *door) dispatch() {
 		}
 		v.turn <- nil
 	}
-	for d.outside.Len() > 0 {
-		v := d.outside.Front().Value.(*visit)
-		if !d.makePlace(v.party) {
+	for d.outside > 0 {
+		p := d.entry.parties[0]
+		if !d.makePlace(p) {
 			d.blocked = true
 			break
 		}
+		v := p.outside.Front().Value.(*visit)
 		d.set(v, phaseHello)
 		d.letIn(v)
 	}
-	if d.blocked && d.retry == nil && !d.closed {
+	if (d.blocked || d.growing.Len() > 0) && d.retry == nil && !d.closed {
 		wait := maxBlockedRetry
 		if v := d.stalled.first(); v != nil {
 			wait = min(max(time.Until(v.due), minBlockedRetry), maxBlockedRetry)
@@ -669,12 +783,11 @@ func (d *door) look() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.retry = nil
-	for now := time.Now(); d.outside.Len() > 0; {
-		v := d.outside.Front().Value.(*visit)
-		if now.Before(v.until) {
-			break
+	now := time.Now()
+	for _, p := range slices.Clone(d.entry.parties) {
+		for e := p.outside.Front(); e != nil && !now.Before(e.Value.(*visit).until); e = p.outside.Front() {
+			d.giveUp(e.Value.(*visit))
 		}
-		d.giveUp(v)
 	}
 	d.dispatch()
 }

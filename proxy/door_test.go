@@ -28,7 +28,7 @@ func atDoor(t *testing.T, slots int, f func(*doorway)) {
 		for v := range all {
 			d.leave(v)
 		}
-		if d.held != 0 || d.computing != 0 || d.coming != 0 || d.leaving != 0 || len(d.parties) != 0 || len(d.order) != 0 || d.door.stalled.Len() != 0 || d.turns.Len() != 0 || d.again.Len() != 0 {
+		if d.held != 0 || d.computing != 0 || d.coming != 0 || d.leaving != 0 || len(d.parties) != 0 || len(d.order.parties) != 0 || len(d.entry.parties) != 0 || len(d.queues.parties) != 0 || d.outside != 0 || d.served != 0 || d.door.stalled.Len() != 0 || d.turns.Len() != 0 || d.again.Len() != 0 {
 			t.Errorf("when all have left: %+v", d.door)
 		}
 	})
@@ -443,7 +443,7 @@ func TestDoorBody(t *testing.T) {
 			d.start(v, 300)
 			d.move(v, phaseRequest)
 			d.move(v, phaseServed)
-			if d.move(v, phaseBody) != nil {
+			if d.held+phases[phaseBody].price > roomPerSlot || d.moveToBody(v) != nil {
 				d.leave(v)
 				continue
 			}
@@ -618,5 +618,148 @@ func TestNewcomersWaitOutside(t *testing.T) {
 		expect(2*comingFactor+3, "one has gone")
 		close(stop)
 		synctest.Wait()
+	})
+}
+
+// Where too many are outside, another address's client takes the place of one of those
+// that have most, and comes in first when somebody's patience ends, whoever came before.
+func TestDoorOutsideByAddress(t *testing.T) {
+	atDoor(t, 1, func(d *doorway) {
+		d.configure(4, 1)
+		others := []string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"}
+		var inside, outside []*visit
+		for _, from := range others {
+			inside = append(inside, d.stalled(1, from)...)
+		}
+		for _, from := range others {
+			outside = append(outside, d.come(from))
+		}
+		if d.come(others[0]) != nil {
+			t.Error("a third one of an address that has two has a place")
+		}
+		newcomer := d.come(honest)
+		if newcomer == nil || d.phaseOf(newcomer) != phaseOutside || d.countGivenUp(outside) != 1 || d.countGivenUp(inside) != 0 {
+			t.Fatalf("%d of those outside were given up for another address's client; want one", d.countGivenUp(outside))
+		}
+		d.door.mu.Lock()
+		for i, v := range inside { // one after the other
+			v.due = time.Now().Add(time.Duration(1+i) * time.Second)
+		}
+		d.door.mu.Unlock()
+		time.Sleep(time.Second + maxBlockedRetry)
+		if d.phaseOf(newcomer) != phaseHello || d.countGivenUp(inside) != 1 {
+			t.Error("others came in before the address that has nobody inside")
+		}
+	})
+}
+
+// A client that is served needs a second descriptor: if those outside have too many,
+// the last of the address that has most is closed.
+func TestDoorServedTakesFile(t *testing.T) {
+	for _, s := range []phase{phaseServed, phasePages} {
+		atDoor(t, 1, func(d *doorway) {
+			d.configure(3, 1)
+			inside := d.stalled(3, stranger)
+			outside := []*visit{d.come(stranger), d.come(stranger), d.come(stranger)}
+			for i, v := range inside {
+				d.move(v, s)
+				d.move(v, s)
+				if n := d.countGivenUp(outside); n != 1+i {
+					t.Errorf("phase %d: beside %d that are served %d of those outside were closed; want %d", s, 1+i, n, 1+i)
+				}
+			}
+			if outside[0].givenUp && !outside[1].givenUp {
+				t.Error("the first was closed before the last")
+			}
+		})
+	}
+}
+
+// A client whose request or body is long waits for room until others' patience ends,
+// and is not turned away; meanwhile it may be given up itself, and a shutdown ends it.
+func TestDoorGrowsLater(t *testing.T) {
+	for what, grow := range map[string]func(*doorway, *visit) error{
+		"request": func(d *doorway, v *visit) error { return d.grows(v, 8<<10) },
+		"body":    func(d *doorway, v *visit) error { return d.moveToBody(v) },
+	} {
+		crowd := func(d *doorway) (v *visit, result chan error) {
+			v = d.come(honest)
+			d.start(v, 300)
+			d.move(v, phaseRequest)
+			d.door.mu.Lock()
+			d.held += roomPerSlot // of addresses with one connection each
+			d.door.mu.Unlock()
+			result = make(chan error, 1)
+			go func() { result <- grow(d, v) }()
+			synctest.Wait()
+			if len(result) > 0 {
+				t.Fatalf("%s: %v at once; want it to wait", what, <-result)
+			}
+			return v, result
+		}
+		empty := func(d *doorway) {
+			d.door.mu.Lock()
+			d.held -= roomPerSlot
+			d.door.mu.Unlock()
+		}
+		atDoor(t, 1, func(d *doorway) {
+			v, result := crowd(d)
+			empty(d)
+			time.Sleep(2 * maxBlockedRetry)
+			if err := <-result; err != nil || d.door.held != v.price || v.price <= phases[phaseRequest].price {
+				t.Errorf("%s: %v, with a price of %d of %d; want it to go on", what, err, v.price, d.door.held)
+			}
+		})
+		atDoor(t, 1, func(d *doorway) {
+			v, result := crowd(d)
+			v.conn, _ = net.Pipe()
+			time.Sleep(phases[phaseRequest].patience)
+			if d.come(stranger) == nil {
+				t.Errorf("%s: nothing makes place for another address's client", what)
+			}
+			if err := <-result; !errors.Is(err, errGivenUp) {
+				t.Errorf("%s: err = %v; want errGivenUp", what, err)
+			}
+			empty(d)
+		})
+		atDoor(t, 1, func(d *doorway) {
+			v, result := crowd(d)
+			v.conn, _ = net.Pipe()
+			d.closeAll()
+			synctest.Wait()
+			if err := <-result; !errors.Is(err, errGivenUp) {
+				t.Errorf("%s: err = %v; want errGivenUp", what, err)
+			}
+			empty(d)
+		})
+	}
+}
+
+// What a record takes is given back once crypto/tls has it: a long body makes nobody
+// one of those who have most.
+func TestDoorRecordsOfBody(t *testing.T) {
+	atDoor(t, 1, func(d *doorway) {
+		client, server := net.Pipe()
+		e := &earlyConn{Conn: server, client: &clientConn{server: &Server{door: d.door}}}
+		v := &e.client.visit
+		*v = visit{conn: server, begin: func() {}, timeout: time.Hour}
+		d.enter(v, addressOf(honest))
+		d.start(v, 300)
+		d.move(v, phaseRequest)
+		if err := d.moveToBody(v); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			defer client.Close()
+			for range 64 {
+				client.Write(append([]byte{23, 3, 3, 0x40, 0}, make([]byte, 16<<10)...))
+			}
+		}()
+		if n, err := io.Copy(io.Discard, struct{ io.Reader }{e}); n != 64*(16<<10+recordHeader) || err != nil {
+			t.Errorf("read %d bytes, %v", n, err)
+		}
+		if price := v.price; price != phases[phaseBody].price {
+			t.Errorf("after 64 records it costs %d bytes; want %d", price, phases[phaseBody].price)
+		}
 	})
 }

@@ -116,7 +116,10 @@ func (e *earlyConn) Read(b []byte) (int, error) {
 	}
 	n := copy(b, e.whole)
 	if e.whole = e.whole[n:]; len(e.whole) == 0 {
-		e.got, e.whole = nil, nil
+		if e.charged > freeBytes {
+			e.client.server.door.shrinks(&e.client.visit, int64(e.charged-freeBytes))
+		}
+		e.got, e.whole, e.charged = nil, nil, 0
 	}
 	return n, nil
 }

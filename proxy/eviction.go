@@ -14,7 +14,8 @@ type party struct {
 	stalled dueHeap   // of them
 	ready   list.List // of *visit
 	turn    *list.Element
-	index   int // in door.order
+	outside list.List // of *visit, in the order of accept
+	places  [3]int    // in door.order, door.entry and door.queues, where it is in them
 }
 
 // sharePrice is what a connection may cost and count as one. It is more than that of
@@ -35,21 +36,53 @@ func (d *door) partyOf(key clientKey) *party {
 	if p == nil {
 		p = &party{key: key, stalled: dueHeap{of: inParty}}
 		d.parties[key] = p
-		heap.Push(&d.order, p)
+		heap.Push(d.order, p)
 	}
 	return p
 }
 
 func (d *door) forget(p *party) {
 	if p.visits == 0 {
-		heap.Remove(&d.order, p.index)
+		heap.Remove(d.order, p.places[d.order.of])
 		delete(d.parties, p.key)
+	}
+}
+
+// reorder follows a change of what p has.
+func (d *door) reorder(p *party) {
+	heap.Fix(d.order, p.places[d.order.of])
+	if p.outside.Len() > 0 {
+		heap.Fix(d.entry, p.places[d.entry.of])
+		heap.Fix(d.queues, p.places[d.queues.of])
 	}
 }
 
 // full reports whether no more connections may be open. Those outside are not open
 // in that sense, and those that end will not be for long.
-func (d *door) full() bool { return d.open-d.outside.Len()-d.leaving >= d.limit }
+func (d *door) full() bool { return d.open-d.outside-d.leaving >= d.limit }
+
+// wantsFiles reports whether there are no descriptors for so many connections more.
+// Each connection has one, and tunnels and those that are Served or with the pages
+// need a second one.
+func (d *door) wantsFiles(more int) bool {
+	second := d.open - len(d.visits) + d.served - d.again.Len()
+	return d.open-d.leaving+second+more > 2*d.limit
+}
+
+// closeOutside closes the last connection that is outside of the address that has
+// most, if it has at least two more than p, and reports whether there was one. Nil is
+// for nobody's sake. Those that are stalled count as well.
+func (d *door) closeOutside(p *party) bool {
+	if len(d.queues.parties) == 0 {
+		return false
+	}
+	q := d.queues.parties[0]
+	if p != nil && q.all() <= p.all()+1 {
+		return false
+	}
+	d.giveUp(q.outside.Back().Value.(*visit))
+	return true
+}
 
 // makePlace gives up connections until there is a place for one more of p. It returns
 // false where there is none.
@@ -70,24 +103,37 @@ func (d *door) makeRoom(p *party, bytes, sixteenths int64) bool {
 	return true
 }
 
+// mayMakeRoom reports whether makeRoom would give up anybody, or need not.
+func (d *door) mayMakeRoom(p *party, bytes, sixteenths int64) bool {
+	return d.held+bytes <= int64(d.slots)*roomPerSlot/wholeRoom*sixteenths || d.givesWay(p) != nil
+}
+
 // giveUpFor gives up one connection for one of p.
 func (d *door) giveUpFor(p *party) bool {
-	v := d.most()
-	if v == nil || v.party.shares <= p.shares+1 {
-		if v = d.stalled.first(); v == nil || time.Now().Before(v.due) {
-			return false
-		}
+	v := d.givesWay(p)
+	if v != nil {
+		d.giveUp(v)
 	}
-	d.giveUp(v)
-	return true
+	return v != nil
+}
+
+// givesWay is who is given up for one of p, nil where nobody is.
+func (d *door) givesWay(p *party) *visit {
+	if v := d.most(); v != nil && v.party.shares > p.shares+1 {
+		return v
+	}
+	if v := d.stalled.first(); v != nil && !time.Now().Before(v.due) {
+		return v
+	}
+	return nil
 }
 
 // most is who is given up first of the party with most shares.
 func (d *door) most() *visit {
-	if len(d.order) == 0 {
+	if len(d.order.parties) == 0 {
 		return nil
 	}
-	p := d.order[0]
+	p := d.order.parties[0]
 	if v := p.stalled.first(); v != nil {
 		return v
 	}
@@ -108,7 +154,7 @@ func (d *door) giveUpKept() bool {
 
 // giveUp takes v off its phase at once. Its goroutine closes it.
 func (d *door) giveUp(v *visit) {
-	was := v.phase
+	was, waits := v.phase, v.phase == phaseReady || v.grows()
 	d.unset(v)
 	v.givenUp = true
 	d.leaving++
@@ -118,10 +164,10 @@ func (d *door) giveUp(v *visit) {
 	default:
 		v.conn.SetDeadline(longAgo)
 	}
-	switch was {
-	case phaseOutside:
+	switch {
+	case was == phaseOutside:
 		v.begin()
-	case phaseReady:
+	case waits:
 		v.turn <- errGivenUp
 	}
 }
@@ -168,35 +214,55 @@ func (h *dueHeap) Pop() any {
 	return v
 }
 
-// partyOrder is a heap: the party with most shares first, and of equal ones that
-// whose first connection is due first.
-type partyOrder []*party
+// A partyHeap has parties, the first by its order first.
+type partyHeap struct {
+	of      int // its place in party.places
+	before  func(a, b *party) bool
+	parties []*party
+}
 
-func (o partyOrder) Len() int { return len(o) }
+// all is what counts where too many are outside.
+func (p *party) all() int { return p.shares + p.outside.Len() }
 
-func (o partyOrder) Less(i, j int) bool {
-	a, b := o[i], o[j]
+// loses is the order of those who lose a connection: the party with most shares
+// first, and of equal ones that whose first connection is due first.
+func loses(a, b *party) bool {
 	if a.shares != b.shares || a.stalled.Len() == 0 || b.stalled.Len() == 0 {
 		return a.shares > b.shares
 	}
 	return a.stalled.first().due.Before(b.stalled.first().due)
 }
 
-func (o partyOrder) Swap(i, j int) {
-	o[i], o[j] = o[j], o[i]
-	o[i].index, o[j].index = i, j
+// comesIn is the order of those outside: the party with fewest shares first, and of
+// equal ones that which waits for longest.
+func comesIn(a, b *party) bool {
+	if a.shares != b.shares {
+		return a.shares < b.shares
+	}
+	return a.outside.Front().Value.(*visit).until.Before(b.outside.Front().Value.(*visit).until)
 }
 
-func (o *partyOrder) Push(x any) {
+// hasMore is the order of those outside where there are too many of them.
+func hasMore(a, b *party) bool { return a.all() > b.all() }
+
+func (h *partyHeap) Len() int           { return len(h.parties) }
+func (h *partyHeap) Less(i, j int) bool { return h.before(h.parties[i], h.parties[j]) }
+
+func (h *partyHeap) Swap(i, j int) {
+	h.parties[i], h.parties[j] = h.parties[j], h.parties[i]
+	h.parties[i].places[h.of], h.parties[j].places[h.of] = i, j
+}
+
+func (h *partyHeap) Push(x any) {
 	p := x.(*party)
-	p.index = len(*o)
-	*o = append(*o, p)
+	p.places[h.of] = len(h.parties)
+	h.parties = append(h.parties, p)
 }
 
-func (o *partyOrder) Pop() any {
-	last := len(*o) - 1
-	p := (*o)[last]
-	(*o)[last] = nil
-	*o = (*o)[:last]
+func (h *partyHeap) Pop() any {
+	last := len(h.parties) - 1
+	p := h.parties[last]
+	h.parties[last] = nil
+	h.parties = h.parties[:last]
 	return p
 }

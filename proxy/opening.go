@@ -45,6 +45,14 @@ func (c *clientConn) request(read []byte) bool {
 	pooled := heads.Get().(*[2 << 10]byte)
 	defer heads.Put(pooled)
 	buf, end, err := readHead(&requestReader{c: c, read: read}, pooled[:0])
+	var req *request
+	var parseErr error
+	if err == nil {
+		req, parseErr = parseRequest(buf[:end])
+		if parseErr == nil && !req.upgrade {
+			return c.toPages(bytes.Clone(buf), end)
+		}
+	}
 	if moveErr := door.move(&c.visit, phaseServed); moveErr != nil {
 		err = moveErr
 	}
@@ -52,11 +60,7 @@ func (c *clientConn) request(read []byte) bool {
 		c.readFailed(err)
 		return false
 	}
-	req, err := parseRequest(buf[:end])
-	if err == nil && !req.upgrade {
-		return c.toPages(bytes.Clone(buf), end)
-	}
-	if err == nil {
+	if err = parseErr; err == nil {
 		var up *upstream.Conn
 		var vhost *upstream.Vhost
 		if up, vhost, err = c.upgrade(req); err == nil {
@@ -131,6 +135,9 @@ func (c *clientConn) readFailed(err error) {
 		c.refused(nil, &refusal{status: http.StatusBadRequest, text: "The request ends its lines with LF instead of CRLF.", err: err})
 	case errors.Is(err, errNotAtOnce):
 		c.refused(nil, &refusal{status: http.StatusRequestTimeout, text: "The request did not come in time.", err: err})
+	case errors.Is(err, errNoPlace):
+		c.refused(nil, &refusal{status: http.StatusServiceUnavailable, text: "Too many clients are here at the moment. Try again in a while.",
+			header: "Retry-After: 5\r\n", err: err})
 	default:
 		c.debug("request", err)
 	}

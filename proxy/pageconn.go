@@ -122,11 +122,17 @@ func (c *clientConn) toPages(read []byte, head int) bool {
 	s := c.server
 	c.early.SetDeadline(time.Time{})
 	p := newPageConn(c, read, head)
-	where := phasePages
+	var err error
 	if p.body > 0 || !p.framed {
-		where = phaseBody
+		err = s.door.moveToBody(&c.visit)
+	} else {
+		err = s.door.move(&c.visit, phasePages)
 	}
-	return s.door.move(&c.visit, where) == nil && s.pages.take(p)
+	if err != nil {
+		c.readFailed(err)
+		return false
+	}
+	return s.pages.take(p)
 }
 
 // nextRequest waits for another request on a connection that the pages kept,
