@@ -763,3 +763,34 @@ func TestDoorRecordsOfBody(t *testing.T) {
 		}
 	})
 }
+
+// Whatever an honest client does, it counts as one: beside strangers with one connection
+// an address none of its connections is given up before its patience ends.
+func TestDoorBodyCountsAsOne(t *testing.T) {
+	atDoor(t, 1, func(d *doorway) {
+		hello := d.come("198.51.100.2")
+		body := d.come(honest)
+		d.start(body, 2<<10)
+		d.move(body, phaseRequest)
+		if err := d.moveToBody(body); err != nil {
+			t.Fatal(err)
+		}
+		d.grows(body, maxRecord-freeBytes)
+		d.grows(hello, maxHello-freeBytes)
+		for _, v := range []*visit{hello, body} {
+			if v.shares() != 1 {
+				t.Errorf("phase %d counts as %d; want 1", v.phase, v.shares())
+			}
+		}
+		for d.come(addressIn(len(d.visits))) != nil && len(d.visits) < 400 {
+			if hello.givenUp || body.givenUp {
+				t.Fatalf("one was given up for the %dth stranger", len(d.visits))
+			}
+		}
+	})
+}
+
+// addressIn is one of a network of strangers.
+func addressIn(i int) string {
+	return netip.AddrFrom4([4]byte{192, 0, 2 + byte(i>>8), byte(i)}).String()
+}

@@ -19,9 +19,9 @@ type party struct {
 }
 
 // sharePrice is what a connection may cost and count as one. It is more than that of
-// any client's that means well, so that who is further in his handshake counts no
-// more than who has just come.
-const sharePrice = 32 << 10 // bytes
+// any client's that means well, whose body and a record of it are awaited included, so
+// that who is further on counts no more than who has just come.
+const sharePrice = 64 << 10 // bytes
 
 // shares is what a connection counts among those of its address.
 func (v *visit) shares() int { return 1 + int(v.price/sharePrice) }
