@@ -57,6 +57,12 @@ func (c *Config) accessList(ms *mistakes, p keyPath, entries []string, allow boo
 		}
 		entries[i] = "file:" + name
 		file := c.accessFile(name)
+		if file.folder == "" {
+			file.folder = filepath.Dir(name)
+			if real, err := configFiles.EvalSymlinks(name); err == nil {
+				file.folder = filepath.Dir(real)
+			}
+		}
 		file.allow = file.allow || allow
 		if err := file.take(ms.read(name)); err != nil {
 			ms.add(p, "", "%q: %v", name, err)
@@ -85,6 +91,7 @@ func (c *Config) accessFile(name string) *accessFile {
 // force.
 type accessFile struct {
 	name     string
+	folder   string // that it was in when it was read first, links followed
 	networks *access.Networks
 	allow    bool // an empty one would let nobody in, and is a mistake
 
@@ -125,58 +132,74 @@ func (f *accessFile) problem() (p admin.FileProblem, bad bool) {
 	return admin.FileProblem{File: f.name, Err: fmt.Sprintf("access list %q: %v", f.name, f.err), Since: f.since, Kept: true}, true
 }
 
-// accessPlace is where access lists are, for those who read them while the gate runs.
-var accessPlace = files.New("access lists", nil)
-
 // An accessWatch reads access lists again when their files change. Its methods
 // belong to one goroutine, the gate's.
+//
+// Lists that really are in different folders have different Places: one that hangs
+// keeps no other away.
 type accessWatch struct {
+	log     *slog.Logger
+	folders []*accessFolder
+}
+
+// An accessFolder is the lists in one folder.
+type accessFolder struct {
+	place *files.Place
+	lists []*accessFile
+	watch *fileWatch
 	log   *slog.Logger
-	watch *fileWatch // nil: there are no files
 	stop  context.CancelFunc
 }
 
 // set has the files of another configuration watched, in place of those before.
 func (w *accessWatch) set(lists []*accessFile) {
-	if w.watch != nil {
-		w.watch.set(false)
-		w.stop()
-		w.watch = nil
+	for _, f := range w.folders {
+		f.watch.set(false)
+		f.stop()
+		f.place.Leave()
 	}
-	if len(lists) == 0 {
-		return
-	}
-	sums := map[string][sha256.Size]byte{}
+	w.folders = nil
+	byFolder := map[string][]*accessFile{}
 	for _, f := range lists {
-		f.mu.Lock()
-		sums[f.name] = f.sum
-		f.mu.Unlock()
+		byFolder[f.folder] = append(byFolder[f.folder], f)
 	}
-	w.watch = newFileWatch("access", accessPlace, sums, w.log)
-	w.watch.set(true)
-	var ctx context.Context
-	ctx, w.stop = context.WithCancel(context.Background())
-	go w.follow(ctx, lists, w.watch.changed)
+	for folder, lists := range byFolder {
+		sums := map[string][sha256.Size]byte{}
+		for _, f := range lists {
+			f.mu.Lock()
+			sums[f.name] = f.sum
+			f.mu.Unlock()
+		}
+		place := files.At("access lists", folder, nil)
+		f := &accessFolder{place: place, lists: lists, watch: newFileWatch("access", place, sums, w.log), log: w.log}
+		f.watch.set(true)
+		var ctx context.Context
+		ctx, f.stop = context.WithCancel(context.Background())
+		go f.follow(ctx)
+		w.folders = append(w.folders, f)
+	}
 }
 
-// follow reads what has changed, in jobs of accessPlace.
-func (w *accessWatch) follow(ctx context.Context, lists []*accessFile, changed <-chan struct{}) {
+// follow reads what has changed, in jobs of the folder's place.
+func (d *accessFolder) follow(ctx context.Context) {
 	for {
 		select {
-		case <-changed:
+		case <-d.watch.changed:
 		case <-ctx.Done():
 			return
 		}
-		files.Await(ctx, accessPlace, func() (struct{}, error) {
-			for _, f := range lists {
-				data, err := accessPlace.Read(f.name, maxConfigFile)
-				if !f.isNew(contentSum(data, err)) {
+		files.Await(ctx, d.place, func() (struct{}, error) {
+			for _, f := range d.lists {
+				data, err := d.place.Read(f.name, maxConfigFile)
+				sum := contentSum(data, err)
+				d.watch.note(f.name, sum)
+				if !f.isNew(sum) {
 					continue
 				}
 				if err := f.take(data, err); err != nil {
-					w.log.Error("access list: the one before stays in force", "file", f.name, "err", err)
+					d.log.Error("access list: the one before stays in force", "file", f.name, "err", err)
 				} else {
-					w.log.Info("access list read again", "file", f.name)
+					d.log.Info("access list read again", "file", f.name)
 				}
 			}
 			return struct{}{}, nil

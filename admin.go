@@ -86,15 +86,6 @@ func (d *desk) open(cfg *Config, sockets *sockets) (*adminListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen.admin: %w", err)
 	}
-	if u, isUnix := ln.(*unixListener); isUnix {
-		_, err := files.Do(context.Background(), u.place, func() (struct{}, error) { // for the operator and the operator's group
-			return struct{}{}, u.place.Chmod(u.path, 0o660)
-		})
-		if err != nil {
-			ln.Close()
-			return nil, fmt.Errorf("listen.admin: %w", err)
-		}
-	}
 	l.ln = ln
 	return l, nil
 }

@@ -67,8 +67,19 @@ func startConfig(ctx context.Context, file string) (*Config, error) {
 // reloadConfig is loadConfig for a gate that runs, and so waits for nobody: it
 // takes a regular file only, and is an error where that hangs. Read is told what
 // the file's sum is, in any case.
-func reloadConfig(ctx context.Context, file string, read func(sum [sha256.Size]byte)) (*Config, error) {
-	cfg, err := files.Do(ctx, configFiles, func() (*Config, error) {
+//
+// Patient says that it was read before, which was given up: nobody waits for it now, so
+// it is given all the time that a start has. A disk that is too slow would else be
+// given up again and again.
+func reloadConfig(ctx context.Context, file string, patient bool, read func(sum [sha256.Size]byte)) (*Config, error) {
+	do := files.Do[*Config]
+	if patient {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, startFilesPatience)
+		defer cancel()
+		do = files.AwaitUntil[*Config]
+	}
+	cfg, err := do(ctx, configFiles, func() (*Config, error) {
 		data, err := configFiles.Read(file, maxConfigFile)
 		read(contentSum(data, err))
 		return parseWhatWasRead(file, data, err)

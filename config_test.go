@@ -426,7 +426,7 @@ func TestReloadRegularFile(t *testing.T) {
 		dir:                        "is a directory, want a file",
 		filepath.Join(dir, "none"): "no such file or directory",
 	} {
-		_, err := reloadConfig(t.Context(), target, func([sha256.Size]byte) {})
+		_, err := reloadConfig(t.Context(), target, false, func([sha256.Size]byte) {})
 		ce, ok := errors.AsType[*ConfigError](err)
 		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != want {
 			t.Errorf("reloadConfig(%q) = %v; want %q", target, err, want)
@@ -437,7 +437,7 @@ func TestReloadRegularFile(t *testing.T) {
 		if err := os.Symlink(target, link); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := reloadConfig(t.Context(), link, func([sha256.Size]byte) {}); (err == nil) != good {
+		if _, err := reloadConfig(t.Context(), link, false, func([sha256.Size]byte) {}); (err == nil) != good {
 			t.Errorf("a link to %q: %v; want it to be taken: %t", target, err, good)
 		}
 	}

@@ -30,8 +30,9 @@ import (
 type sockets struct {
 	beside    bool // another process may listen there: it is about to leave
 	inherited []*inherited
-	hosts     hosts    // that are known
-	leaving   []string // ports of TCP listeners of this process that those opened next replace
+	hosts     hosts                             // that are known
+	ready     map[listenerAddress]*unixListener // opened already, for listen
+	leaving   []string                          // ports of TCP listeners of this process that those opened next replace
 }
 
 // listen opens one address of the configuration. Key is where it stands there:
@@ -45,7 +46,14 @@ func (s *sockets) listen(key, addr string) (net.Listener, error) {
 		return nil, err
 	}
 	if network == "unix" {
-		return s.listenUnix(address)
+		if ln := s.ready[listenerAddress{key, addr}]; ln != nil {
+			return ln, nil
+		}
+		ln, err := s.listenUnix(key, address)
+		if err != nil {
+			return nil, err // of the interface's type
+		}
+		return ln, nil
 	}
 	return s.listenTCP(address)
 }
@@ -168,12 +176,18 @@ func (s *sockets) know(more hosts) {
 
 // listenUnix is the function of that name in a job of the place of the socket's
 // folder. A socket that is made when nobody waits for it any more is closed.
-func (s *sockets) listenUnix(path string) (net.Listener, error) {
+func (s *sockets) listenUnix(key, path string) (*unixListener, error) {
 	place := files.At("listeners", filepath.Dir(path), nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ln, err := files.Do(ctx, place, func() (*unixListener, error) {
 		ln, err := listenUnix(place, path, s.beside)
+		if err == nil && key == "admin" { // for the operator and the operator's group
+			if err = place.Chmod(path, 0o660); err != nil {
+				ln.Close()
+				return nil, err
+			}
+		}
 		if err == nil {
 			ln.late = context.AfterFunc(ctx, func() { ln.Close() })
 		}
@@ -185,6 +199,33 @@ func (s *sockets) listenUnix(path string) (net.Listener, error) {
 	}
 	ln.late()
 	return ln, nil
+}
+
+// openUnix opens the unix sockets of l that are neither open nor systemd's, all of them
+// or none. It is for a goroutine beside the gate's, which meanwhile changes nothing of s.
+func (s *sockets) openUnix(l *Listen, open map[listenerAddress]bool) (_ map[listenerAddress]*unixListener, err error) {
+	opened := map[listenerAddress]*unixListener{}
+	defer func() {
+		if err != nil {
+			for _, ln := range opened {
+				ln.Close()
+			}
+		}
+	}()
+	for key, addrs := range map[string][]string{"wss": l.WSS, "http": l.HTTP, "admin": {l.Admin}} {
+		for _, addr := range addrs {
+			at := listenerAddress{key, addr}
+			network, path, err := listenAddress(addr)
+			if err != nil || network != "unix" || open[at] || opened[at] != nil || s.find(key, addr) != nil {
+				continue
+			}
+			if opened[at], err = s.listenUnix(key, path); err != nil {
+				delete(opened, at)
+				return nil, fmt.Errorf("listen.%s: %w", key, err)
+			}
+		}
+	}
+	return opened, nil
 }
 
 // inUse is the error of an address where somebody listens.
@@ -282,8 +323,9 @@ var removals sync.WaitGroup
 // stays is taken away by the next start.
 const removalPatience = 300 * time.Millisecond
 
-// awaitRemovals returns when no name is being taken away, or after removalPatience.
-func awaitRemovals() {
+// awaitRemovals returns when no name is being taken away, or after removalPatience, or
+// after most where that is less.
+func awaitRemovals(most time.Duration) {
 	done := make(chan struct{})
 	go func() {
 		removals.Wait()
@@ -291,7 +333,7 @@ func awaitRemovals() {
 	}()
 	select {
 	case <-done:
-	case <-time.After(removalPatience):
+	case <-time.After(min(removalPatience, most)):
 	}
 }
 

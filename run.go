@@ -103,7 +103,7 @@ func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int 
 	g, err := awaitGate(ctx, func() (*gate, error) { return startGate(cfg, log, level, how, desk) })
 	if err != nil {
 		printError(lines, err)
-		awaitRemovals()
+		awaitRemovals(removalPatience)
 		return exitFailed
 	}
 	if g == nil {
@@ -111,6 +111,8 @@ func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int 
 		return exitOK
 	}
 	status := exitOK
+	var ended atomic.Pointer[time.Time] // when ctx did
+	defer context.AfterFunc(ctx, func() { ended.Store(new(time.Now())) })()
 	g.notify.ready(g.summary())
 	beats, stopBeats := g.notify.beats()
 	defer stopBeats()
@@ -125,7 +127,7 @@ func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int 
 		case r := <-g.gathered:
 			g.reloaded(r)
 		case <-g.again:
-			g.reload(nil)
+			g.reloadWith(nil, true)
 		case do := <-desk.asked:
 			do()
 		case <-beats:
@@ -142,12 +144,16 @@ func serve(ctx context.Context, cfg *Config, how serving, stderr io.Writer) int 
 		}
 	}
 	patience := g.cfg.Drain.Timeout + exitPatience
+	deadline := time.Now().Add(patience)
+	if at := ended.Load(); at != nil { // the loop may have been in the middle of a change
+		deadline = at.Add(patience)
+	}
 	drained := make(chan error, 1)
 	go func() { drained <- g.drain() }()
 	select {
 	case err = <-drained:
-		awaitRemovals()
-	case <-time.After(patience):
+		awaitRemovals(time.Until(deadline))
+	case <-time.After(time.Until(deadline)):
 		err = fmt.Errorf("%w: not all has ended after %v; ending without it", proxy.ErrDrainDeadline, patience)
 	}
 	if errors.Is(err, proxy.ErrDrainDeadline) {
@@ -417,7 +423,10 @@ func (g *gate) accept(opened map[string]net.Listener) {
 // reload begins to read the file again, to take it whole or not at all; tunnels go
 // on. Then, which may be nil, is told what came of it. What is asked for while a
 // reload is under way is done after it, once.
-func (g *gate) reload(then func(error)) {
+func (g *gate) reload(then func(error)) { g.reloadWith(then, false) }
+
+// reloadWith is reload; patient is reloadConfig's.
+func (g *gate) reloadWith(then func(error), patient bool) {
 	if then == nil {
 		then = func(error) {}
 	}
@@ -427,8 +436,23 @@ func (g *gate) reload(then func(error)) {
 	}
 	g.reloading, g.again = append(g.reloading, then), nil
 	g.notify.reloading()
-	file := g.cfg.File
-	go func() { g.gathered <- g.gather(file) }()
+	file, open := g.cfg.File, g.addresses()
+	go func() { g.gathered <- g.gather(file, open, patient) }()
+}
+
+// A place for a listener in the configuration.
+type listenerAddress struct{ key, addr string }
+
+// addresses are those where the gate listens.
+func (g *gate) addresses() map[listenerAddress]bool {
+	open := map[listenerAddress]bool{{"admin", g.desk.addr}: true}
+	for addr := range g.listeners {
+		open[listenerAddress{"wss", addr}] = true
+	}
+	for addr := range g.plain.listeners {
+		open[listenerAddress{"http", addr}] = true
+	}
+	return open
 }
 
 // A gathered is a configuration with what had to be read for it.
@@ -436,14 +460,16 @@ type gathered struct {
 	cfg          *Config
 	certificates *certstore.Change
 	acme         *acmeChange
-	hosts        hosts // of listeners
-	err          error // instead of all else
+	hosts        hosts                             // of listeners
+	unix         map[listenerAddress]*unixListener // that are new
+	err          error                             // instead of all else
 }
 
 // gather reads what a reload needs. It runs beside the loop, and so changes nothing
 // of the gate.
-func (g *gate) gather(file string) *gathered {
-	cfg, err := reloadConfig(context.Background(), file, func(sum [sha256.Size]byte) { g.watch.seen(file, sum) })
+// Open are the addresses where it listens already; patient see reloadConfig.
+func (g *gate) gather(file string, open map[listenerAddress]bool, patient bool) *gathered {
+	cfg, err := reloadConfig(context.Background(), file, patient, func(sum [sha256.Size]byte) { g.watch.seen(file, sum) })
 	r := &gathered{cfg: cfg}
 	if err == nil {
 		r.certificates, err = cfg.prepareCertificates(g.store)
@@ -453,6 +479,7 @@ func (g *gate) gather(file string) *gathered {
 	}
 	if err == nil {
 		r.hosts = lookUpHosts(&cfg.Listen)
+		r.unix, err = g.sockets.openUnix(&cfg.Listen, open)
 	}
 	if err != nil {
 		r.abandon(g)
@@ -476,6 +503,9 @@ func (r *gathered) abandon(g *gate) {
 		r.certificates.Abandon()
 	}
 	g.acme.abandon(r.acme)
+	for _, ln := range r.unix {
+		ln.Close()
+	}
 }
 
 // reloaded ends a reload with what it has gathered.
@@ -487,7 +517,7 @@ func (g *gate) reloaded(r *gathered) {
 			return
 		}
 	}
-	g.again = files.BackFrom(err)
+	g.again = files.FreeAfter(err)
 	g.desk.reloaded(err)
 	if err == nil {
 		g.log.Info("reloaded", "names", g.store.Names(), "problems", len(g.store.Problems()))
@@ -519,10 +549,12 @@ func (g *gate) take(r *gathered) error {
 	}
 	if err == nil {
 		g.sockets.know(r.hosts)
+		g.sockets.ready = r.unix
 		c.opened, err = g.openListeners(r.cfg, c.routes)
 	}
+	g.sockets.ready = nil
 	if err != nil {
-		r.abandon(g)
+		r.abandon(g) // closes twice what was opened from ready, which does no harm
 		return err
 	}
 	g.commit(c)

@@ -81,7 +81,7 @@ func TestConfigHangs(t *testing.T) {
 				defer func() { configFiles = was }()
 				resume := files.Stall(path)
 				began := time.Now()
-				_, err := reloadConfig(t.Context(), config, unseen)
+				_, err := reloadConfig(t.Context(), config, false, unseen)
 				ce, ok := errors.AsType[*ConfigError](err)
 				if !ok || !files.IsHang(err) || !strings.Contains(ce.Error(), path) || time.Since(began) != files.Patience {
 					t.Errorf("reload = %v after %v", err, time.Since(began))
@@ -94,10 +94,50 @@ func TestConfigHangs(t *testing.T) {
 				if cfg, err := startConfig(t.Context(), config); err != nil || string(cfg.Files[filepath.Join(dir, "token")]) != "0123456789abcdef\n" {
 					t.Errorf("start = %v", err)
 				}
-				if _, err := reloadConfig(t.Context(), config, unseen); err != nil {
+				if _, err := reloadConfig(t.Context(), config, false, unseen); err != nil {
 					t.Errorf("reload when it is back = %v", err)
 				}
 			})
+		})
+	}
+}
+
+// A configuration that is slower than a reload waits for is read to its end by the
+// reload after that, for which nobody waits; it begins when the place is free.
+func TestSlowConfigIsTaken(t *testing.T) {
+	dir := t.TempDir()
+	config := filepath.Join(dir, "config.toml")
+	var lists []string
+	for i := range 12 {
+		name := fmt.Sprintf("%d.txt", i)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("192.0.2.0/24\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		lists = append(lists, fmt.Sprintf("%q", "file:"+name))
+	}
+	if err := os.WriteFile(config, []byte(small+"[access]\ndeny = ["+strings.Join(lists, ", ")+"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	unseen := func([sha256.Size]byte) {}
+	for _, each := range []time.Duration{300 * time.Millisecond, 700 * time.Millisecond, files.Patience + time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			was := configFiles
+			configFiles = files.New("configuration", nil)
+			defer func() { configFiles = was }()
+			end := files.Delay(filepath.Join(dir, "1"), each) // 1.txt, 10.txt, 11.txt; two calls each
+			if each < time.Second {
+				end()
+				end = files.Delay(dir, each)
+			}
+			_, err := reloadConfig(t.Context(), config, false, unseen)
+			if !files.IsHang(err) {
+				t.Fatalf("%v a call: reload = %v; want that it hangs", each, err)
+			}
+			<-files.FreeAfter(err)
+			if _, err := reloadConfig(t.Context(), config, true, unseen); err != nil {
+				t.Errorf("%v a call: the second reload = %v", each, err)
+			}
+			end()
 		})
 	}
 }
@@ -133,6 +173,33 @@ func TestInventoryHangs(t *testing.T) {
 			}
 			resume()
 		})
+	}
+}
+
+// Sockets that a reload adds are opened beside the loop, all of them or none; the loop
+// takes what was opened.
+func TestSocketsOpenedBeside(t *testing.T) {
+	dir := t.TempDir()
+	wss, page := "unix:"+filepath.Join(dir, "wss"), "unix:"+filepath.Join(dir, "admin")
+	s := new(sockets)
+	l := &Listen{WSS: []string{wss, "127.0.0.1:0"}, Admin: page}
+	opened, err := s.openUnix(l, map[listenerAddress]bool{})
+	if err != nil || len(opened) != 2 {
+		t.Fatalf("openUnix = %v, %v; want two", opened, err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "admin")); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("the page's socket: %v, %v; want mode 0660", info, err)
+	}
+	s.ready = opened
+	defer files.Stall(dir)() // listen makes no call
+	for at, want := range opened {
+		if ln, err := s.listen(at.key, at.addr); ln != want || err != nil {
+			t.Errorf("listen(%v) = %v, %v", at, ln, err)
+		}
+		want.UnixListener.Close()
+	}
+	if more, err := s.openUnix(l, map[listenerAddress]bool{{"wss", wss}: true, {"admin", page}: true}); err != nil || len(more) != 0 {
+		t.Errorf("openUnix = %v, %v where all are open", more, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,8 +10,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"wssgate/files"
 )
 
 // What systemd and a service say to each other: sockets that it has opened for
@@ -129,11 +133,25 @@ func resolveTCP(address string, known hosts) (*net.TCPAddr, error) {
 	return net.ResolveTCPAddr("tcp", net.JoinHostPort(host, port))
 }
 
-// A notifier tells systemd how the service is. Nil tells nobody.
+// A notifier tells systemd how the service is. Nil tells nobody. Whoever says something
+// does not wait: one goroutine sends, in a job of the socket's place, so that a systemd
+// that does not read is a finding as a file system is.
 type notifier struct {
-	conn net.Conn
-	beat time.Duration // between two signs of life; 0: none is wanted
+	conn  net.Conn
+	beat  time.Duration // between two signs of life; 0: none is wanted
+	place *files.Place  // of the socket
+	path  string        // of the socket
+	wake  chan struct{} // pending has something, or it is closed
+	done  chan struct{}
+
+	mu      sync.Mutex
+	pending []string // what waits to be sent, the oldest first
+	closed  bool
 }
+
+// maxPending is how many messages wait while systemd does not read; the oldest go
+// first, for the newest say how it is.
+const maxPending = 16
 
 // newNotifier returns nil where nobody wants to know. Getenv is os.Getenv.
 func newNotifier(getenv func(string) string) (*notifier, error) {
@@ -145,25 +163,63 @@ func newNotifier(getenv func(string) string) (*notifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("systemd: NOTIFY_SOCKET: %w", err)
 	}
-	n := &notifier{conn: conn}
+	n := &notifier{conn: conn, place: files.New("systemd", nil), path: address, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	if pid := getenv("WATCHDOG_PID"); pid == "" || pid == strconv.Itoa(os.Getpid()) {
 		if usec, err := strconv.ParseInt(getenv("WATCHDOG_USEC"), 10, 64); err == nil && usec > 1 {
 			n.beat = time.Duration(usec) * time.Microsecond / 2
 		}
 	}
+	go n.send()
 	return n, nil
 }
 
-// say sends assignments, one of a line. That nobody hears them is no reason to
+// say has assignments sent, one of a line. That nobody hears them is no reason to
 // stop.
 func (n *notifier) say(lines ...string) {
 	if n == nil {
 		return
 	}
-	// A socket whose reader hangs must not hang us.
-	n.conn.SetWriteDeadline(time.Now().Add(time.Second))
-	if _, err := n.conn.Write([]byte(strings.Join(lines, "\n"))); err != nil {
-		slog.Warn("systemd", "err", err) // the log of the moment, which waits for nobody
+	n.mu.Lock()
+	n.pending = append(n.pending, strings.Join(lines, "\n"))
+	n.pending = n.pending[max(0, len(n.pending)-maxPending):]
+	n.mu.Unlock()
+	n.poke()
+}
+
+func (n *notifier) poke() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// send sends what waits until there is nothing more and the notifier is closed.
+func (n *notifier) send() {
+	defer close(n.done)
+	for range n.wake {
+		for {
+			n.mu.Lock()
+			if len(n.pending) == 0 {
+				closed := n.closed
+				n.mu.Unlock()
+				if closed {
+					return
+				}
+				break
+			}
+			message := n.pending[0]
+			n.pending = n.pending[1:]
+			n.mu.Unlock()
+			_, err := files.Await(context.Background(), n.place, func() (struct{}, error) {
+				return struct{}{}, n.place.Call(n.path, func() error {
+					_, err := n.conn.Write([]byte(message))
+					return err
+				})
+			})
+			if err != nil && !errors.Is(err, net.ErrClosed) {
+				slog.Warn("systemd", "err", err) // the log of the moment, which waits for nobody
+			}
+		}
 	}
 }
 
@@ -180,7 +236,18 @@ func (n *notifier) stopping(status string, takes time.Duration) {
 	n.say("STOPPING=1", "STATUS="+oneLine(status), "EXTEND_TIMEOUT_USEC="+strconv.FormatInt(takes.Microseconds(), 10))
 }
 
-func (n *notifier) alive() { n.say("WATCHDOG=1") }
+// alive gives a sign of life, where nothing else waits to be sent.
+func (n *notifier) alive() {
+	if n == nil {
+		return
+	}
+	n.mu.Lock()
+	idle := len(n.pending) == 0
+	n.mu.Unlock()
+	if idle {
+		n.say("WATCHDOG=1")
+	}
+}
 
 // beats returns a channel that has an entry whenever a sign of life is due.
 func (n *notifier) beats() (c <-chan time.Time, stop func()) {
@@ -213,10 +280,22 @@ func (n *notifier) keepAlive() (stop func()) {
 	}
 }
 
+// notifyPatience is how long close waits for what is not sent yet.
+const notifyPatience = 100 * time.Millisecond
+
 func (n *notifier) close() {
-	if n != nil {
-		n.conn.Close()
+	if n == nil {
+		return
 	}
+	n.mu.Lock()
+	n.closed = true
+	n.mu.Unlock()
+	n.poke()
+	select {
+	case <-n.done:
+	case <-time.After(notifyPatience):
+	}
+	n.conn.Close()
 }
 
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }

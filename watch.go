@@ -88,6 +88,13 @@ func (w *fileWatch) seen(file string, sum [sha256.Size]byte) {
 	w.last[file] = sum
 }
 
+// note is seen of one file of several: what was told of the others stays.
+func (w *fileWatch) note(file string, sum [sha256.Size]byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last[file] = sum
+}
+
 // look tells that a file is another one than was seen last.
 func (w *fileWatch) look() {
 	for _, file := range w.files {

@@ -87,6 +87,7 @@ type Place struct {
 	last  HangError     // of the call that hangs or hung last
 	hangs chan struct{} // closed while the call hangs, or the job is slow; another one after that
 	back  chan struct{} // closed while it does not; another one while it does
+	free  chan struct{} // closed while there is no job; another one for each
 }
 
 // New makes a Place. What is what the log calls it, such as "certificates". A nil
@@ -97,6 +98,7 @@ func New(what string, log *slog.Logger) *Place {
 		p.log = func() *slog.Logger { return log }
 	}
 	close(p.back)
+	p.free = p.back
 	return p
 }
 
@@ -159,13 +161,17 @@ type HangError struct {
 	place *Place
 }
 
-// BackFrom returns a channel that is closed when the place of a HangError, which err
-// is or has in it, is back. Nil: err is none.
-func BackFrom(err error) <-chan struct{} {
-	if hang, ok := errors.AsType[*HangError](err); ok && hang.place != nil {
-		return hang.place.Back()
+// FreeAfter returns a channel that is closed when the place of a HangError, which err is
+// or has in it, has done the job that hung or was slow: a job that comes then does not
+// wait for it. Nil: err is none.
+func FreeAfter(err error) <-chan struct{} {
+	hang, ok := errors.AsType[*HangError](err)
+	if !ok || hang.place == nil {
+		return nil
 	}
-	return nil
+	hang.place.mu.Lock()
+	defer hang.place.mu.Unlock()
+	return hang.place.free
 }
 
 // ErrHangs is what every *HangError is, for errors.Is.
@@ -204,6 +210,22 @@ func DoInParts[T any](ctx context.Context, p *Place, job func() (T, error), part
 // that hangs, until ctx ends.
 func Await[T any](ctx context.Context, p *Place, job func() (T, error)) (T, error) {
 	return do(ctx, p, true, job, nil)
+}
+
+// AwaitUntil is Await; where ctx ends first, the error is a *HangError.
+func AwaitUntil[T any](ctx context.Context, p *Place, job func() (T, error)) (T, error) {
+	began := time.Now()
+	v, err := Await(ctx, p, job)
+	if err == nil || ctx.Err() == nil || !errors.Is(err, context.Cause(ctx)) {
+		return v, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	late := HangError{p.path, began, true, p}
+	if isClosed(p.hangs) {
+		late = p.last
+	}
+	return v, &late
 }
 
 func do[T any](ctx context.Context, p *Place, await bool, job func() (T, error), part func()) (T, error) {
@@ -261,7 +283,7 @@ func (p *Place) take(ctx context.Context, await bool) error {
 func (p *Place) begin(part func()) (hangs <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.part, p.since, p.spent = part, time.Now(), 0
+	p.part, p.since, p.spent, p.free = part, time.Now(), 0, make(chan struct{})
 	p.watch = time.AfterFunc(Patience, p.check)
 	return p.hangs
 }
@@ -271,11 +293,13 @@ func (p *Place) end() {
 	p.watch.Stop()
 	p.watch, p.part = nil, nil
 	tell := p.answers()
+	free := p.free
 	p.mu.Unlock()
 	tell()
 	places.mu.Lock()
 	defer places.mu.Unlock()
 	<-p.turn
+	close(free)
 	p.forget()
 }
 

@@ -33,6 +33,7 @@ type Mount struct {
 
 	mu    sync.Mutex // held while a request is taken and answered
 	hangs bool
+	delay time.Duration // before each answer
 	ended bool
 	nodes []string       // paths below show, by node number less 1
 	ids   map[string]int // the reverse
@@ -75,6 +76,13 @@ func (m *Mount) Hang() { m.set(true) }
 
 // Resume ends Hang.
 func (m *Mount) Resume() { m.set(false) }
+
+// Delay has each answer take so long from now on; there are several for one call.
+func (m *Mount) Delay(each time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.delay = each
+}
 
 func (m *Mount) set(hangs bool) {
 	m.mu.Lock()
@@ -138,6 +146,7 @@ func (m *Mount) serve() {
 			continue
 		}
 		if n, err := unix.Read(m.fd, buf); err == nil {
+			time.Sleep(m.delay)
 			m.answer(buf[:n])
 		}
 		m.mu.Unlock()
