@@ -20,7 +20,7 @@ import (
 func TestNotifySocketIsNotRead(t *testing.T) {
 	u := wire.Echo(t)
 	site := gate.NewSite(t, name)
-	site.Config(t, toUpstream(u.URL))
+	site.Config(t, toUpstream(u.URL)+"[drain]\ntimeout = \"1s\"\n")
 	path := filepath.Join(t.TempDir(), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
