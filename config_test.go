@@ -39,7 +39,7 @@ func TestBadFiles(t *testing.T) {
 				t.Fatalf("first line is %q, want \"# want: config.toml: …\"", firstLine)
 			}
 			var stdout, stderr strings.Builder
-			status := dispatch(t.Context(), []string{"check", "-config", file}, &stdout, &stderr)
+			status := dispatch(t.Context(), []string{"check", "-offline", "-config", file}, &stdout, &stderr)
 			if status != exitUsage {
 				t.Errorf("exit status = %d, want %d", status, exitUsage)
 			}

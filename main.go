@@ -40,7 +40,7 @@ type command struct {
 
 var commands = []command{
 	{"serve", "[-config FILE] [-beside]", "serve until SIGTERM; SIGHUP reloads", serveCommand},
-	{"check", "[-config FILE]", "read everything, print what is served", checkCommand},
+	{"check", "[-config FILE] [-offline]", "print what is served, try each node", checkCommand},
 	{"certs", "[-json] [-within 14d]", "list certificates and when they expire", certsCommand},
 	{"probe", "URL [-domain D]", "go a client's way, say how each step went", probeCommand},
 	{"demo", "[-upstream URL]", "try it here and now, without a network", demoCommand},
