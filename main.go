@@ -135,7 +135,7 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 
 func usage() string {
 	var b strings.Builder
-	b.WriteString("wssgate is the TLS front door for XMPP over WebSocket.\n\n")
+	b.WriteString("wssgate terminates TLS for XMPP over WebSocket.\n\n")
 	for _, c := range commands {
 		fmt.Fprintf(&b, "  wssgate %-27s  %s\n", c.name+" "+c.flags, c.summary)
 	}
