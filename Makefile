@@ -16,7 +16,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BIN         := $(CURDIR)/build/bin
 
 # IMAGE names the image, ENGINE the program that builds it.
-.PHONY: help build demo image test race fuzz e2e soak bench compare lint tools needs clean
+.PHONY: help build demo image test race fuzz e2e soak bench compare notices lint tools needs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -57,6 +57,9 @@ bench: ## benchmarks of the packages
 
 compare: ## whole gates side by side: this one, nginx, HAProxy; see bench/README.md
 	cd bench && go run . $(BENCHFLAGS)
+
+notices: ## THIRD-PARTY-NOTICES, after a change of go.mod
+	deploy/notices.sh > THIRD-PARTY-NOTICES
 
 lint: tools ## gofmt, go vet, staticcheck, govulncheck
 	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "not gofmt'ed: $$files"; exit 1; }

@@ -14,14 +14,16 @@ import (
 
 // certsCommand is "wssgate certs".
 func certsCommand(_ context.Context, args []string, stdout, stderr io.Writer) int {
-	f := newFlags("certs", "[-config FILE] [-json] [-within DURATION]", `Lists every name that a certificate is for, with file, issuer, expiry, key type
-and state, and why the certificate is chosen or which one is chosen instead.
+	f := newFlags("certs", "[-config FILE] [-json] [-within DURATION]", `Lists the names of every certificate with file, issuer, expiry, key type and
+state, and the reason why the certificate is chosen or another one is. What needs
+attention goes to standard error, one line each.
 
 Exit status: 0; 1 if a chosen certificate has expired; 2 for a mistake in the
-configuration. With -within it is an alarm: 1 also if one expires within DURATION,
-a file can't be used, or a name of a vhost or of ACME has no certificate:
+configuration. With -within, also 1 if one expires within DURATION, a file can't
+be used, or a name of a vhost or of ACME has no certificate:
 
-  wssgate certs -within 14d || mail -s "certificates" you@example1.com`)
+  out=$(wssgate certs -within 14d 2>&1 >/dev/null) ||
+    echo "$out" | mail -s "certificates" you@example1.com`)
 	file := f.String("config", "config.toml", "the configuration `FILE`")
 	asJSON := f.Bool("json", false, "print JSON")
 	var within time.Duration
@@ -69,13 +71,13 @@ func (l certificateList) expiring(now time.Time, within time.Duration) (lines []
 	return lines
 }
 
-// bad lists what else somebody has to see to.
+// bad lists what else needs attention.
 func (l certificateList) bad() (lines []string) {
 	for _, p := range l.Problems {
 		lines = append(lines, p.Error)
 	}
 	if len(l.Certificates)+len(l.Missing)+len(l.ACME) == 0 {
-		lines = append(lines, "there is no certificate; every client is refused")
+		lines = append(lines, "no certificate is available; every client is refused")
 	}
 	for _, name := range l.Missing {
 		lines = append(lines, fmt.Sprintf("no certificate for server name %q; its clients are refused", name))
@@ -143,15 +145,10 @@ func (l certificateList) print(w io.Writer, now time.Time) error {
 		if e.Chosen {
 			why = "chosen: " + e.Why
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.Name, cell(source(e)), e.Issuer, expiry(e, now), e.KeyType, e.State, cell(why))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cell(e.Name), cell(source(e)), cell(e.Issuer), expiry(e, now), e.KeyType, e.State, cell(why))
 	}
 	if err := t.Flush(); err != nil {
 		return err
-	}
-	for _, p := range l.Problems {
-		if _, err := fmt.Fprintf(w, "problem: %s\n", p.Error); err != nil {
-			return err
-		}
 	}
 	for _, a := range l.ACME {
 		line := fmt.Sprintf("acme: %s: %s", a.Name, a.State)

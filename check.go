@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"math"
 	"net"
@@ -21,13 +22,16 @@ import (
 
 // checkCommand is "wssgate check".
 func checkCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	f := newFlags("check", "[-config FILE]", `Reads the configuration and the certificates and prints what would be served:
-each name, its certificate, and the upstream behind it. Nothing listens and no
-upstream is asked; host names of upstreams are looked up.
+	f := newFlags("check", "[-config FILE] [-offline]", `Reads the configuration and the certificates and prints what would be served:
+each name, its certificate and its upstream. It opens no listener. It connects to
+every node of every upstream once, as a health probe does; -offline leaves that
+and DNS out.
 
-Exit status: 0 if wssgate would start, warnings or not; 2 if it would not. A
-name without a certificate is a warning: its certificate may come later, and
-until then only that name is refused.`)
+Exit status: 0 if wssgate would start, with or without warnings; 2 if it would
+not. A name without a certificate is a warning, because its certificate may come
+later; until then only that name is refused. A node that does not work is a
+warning, too.`)
+	offline := f.Bool("offline", false, "connect to nothing, and look no name up")
 	file := f.String("config", "config.toml", "the configuration `FILE`")
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status
@@ -39,10 +43,14 @@ until then only that name is refused.`)
 	}
 	cfg, now := inv.cfg, time.Now()
 	served := cfg.served(inv.certificates)
-	warnings := slices.Concat(
-		inv.warnings(served),
-		cfg.upstreamWarnings(ctx, net.DefaultResolver),
-	)
+	var names resolver
+	if !*offline {
+		names = net.DefaultResolver
+	}
+	warnings := slices.Concat(inv.warnings(served), cfg.upstreamWarnings(ctx, names))
+	if !*offline {
+		warnings = append(warnings, cfg.tryNodes(ctx)...)
+	}
 	printServed(stdout, cfg, served, now)
 	printNodes(stdout, cfg)
 	for _, w := range warnings {
@@ -152,10 +160,10 @@ func printServed(w io.Writer, c *Config, served []servedName, now time.Time) {
 	fmt.Fprintln(t, "NAME\tCERTIFICATE\tISSUER\tEXPIRES\tKEY\tUPSTREAM")
 	for _, s := range served {
 		if len(s.certificates) == 0 {
-			fmt.Fprintf(t, "%s\tno certificate\t-\t-\t-\t%s\n", s.name, c.target(s))
+			fmt.Fprintf(t, "%s\tno certificate\t-\t-\t-\t%s\n", cell(s.name), c.target(s))
 		}
 		for _, e := range s.certificates {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.name, cell(source(e)), e.Issuer, expiry(e, now), e.KeyType, c.target(s))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", cell(s.name), cell(source(e)), cell(e.Issuer), expiry(e, now), e.KeyType, c.target(s))
 		}
 	}
 	t.Flush()
@@ -213,11 +221,19 @@ func source(e certstore.Entry) string {
 	return e.File
 }
 
+// maxCell is the width of a cell, in characters: one long name must not push the
+// other columns off the screen.
+const maxCell = 72
+
 // cell is what a table has for a text that somebody else chose, such as the name of
-// a file: quoted where it would break the row.
+// a file: quoted where it would break the row, its middle left out where it is long.
 func cell(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return strconv.Quote(s)
+		s = strconv.Quote(s)
+	}
+	if r := []rune(s); len(r) > maxCell {
+		const tail = maxCell / 2
+		s = string(r[:maxCell-tail-1]) + "…" + string(r[len(r)-tail:])
 	}
 	return s
 }
@@ -255,7 +271,8 @@ func plural(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// A warning is what keeps wssgate from nothing, and an operator should know.
+// A warning is something that an operator should know and that does not keep wssgate
+// from starting.
 type warning struct{ text, hint string }
 
 func (inv *inventory) warnings(served []servedName) []warning {
@@ -264,20 +281,40 @@ func (inv *inventory) warnings(served []servedName) []warning {
 		out = append(out, warning{p.Err.Error(), ""}) // expired ones too
 	}
 	if c := inv.cfg; len(c.Access.Allow) > 0 && len(c.ACME.Names) > 0 && len(c.Listen.HTTP) == 0 {
-		out = append(out, warning{"access.allow: keeps the CA of [acme] out, which comes from anywhere",
-			"open listen.http at port 80: http-01 is answered to all but those in access.deny"})
+		out = append(out, warning{"access.allow: excludes the CA of [acme], which may connect from any address",
+			"open listen.http on port 80, where http-01 is answered to every address outside access.deny"})
 	}
 	if len(served) == 0 {
-		out = append(out, warning{"there is no certificate; every client would be refused", ""})
+		out = append(out, warning{"no certificate is available; every client would be refused", ""})
 	}
 	for _, s := range served {
 		switch {
 		case len(s.certificates) > 0:
 		case slices.Contains(inv.cfg.ACME.Names, s.name):
-			out = append(out, warning{fmt.Sprintf("no certificate yet for server name %q; it is to come from the CA", s.name), ""})
+			out = append(out, warning{fmt.Sprintf("no certificate yet for server name %q; waiting for ACME", s.name), ""})
 		default:
 			out = append(out, warning{fmt.Sprintf("no certificate for server name %q; its clients are refused", s.name), ""})
 		}
+	}
+	return out
+}
+
+// nodePatience bounds the probes of one check, which run at the same time.
+const nodePatience = 3 * time.Second
+
+// tryNodes reports the nodes that can't be used now. A gate would start without them.
+func (c *Config) tryNodes(ctx context.Context) (out []warning) {
+	o, err := c.upstreamOptions(slog.New(slog.DiscardHandler))
+	if err != nil {
+		return []warning{{err.Error(), ""}}
+	}
+	failed, err := upstream.TryNodes(ctx, o, nodePatience)
+	if err != nil {
+		return []warning{{err.Error(), ""}}
+	}
+	for _, n := range failed {
+		text := strings.ReplaceAll(n.Err.Error(), "\n", "; ")
+		out = append(out, warning{fmt.Sprintf("upstream %q: node %q: %s", n.Upstream, n.URL, text), n.Hint})
 	}
 	return out
 }
@@ -291,7 +328,7 @@ type resolver interface {
 const resolvePatience = 2 * time.Second
 
 // upstreamWarnings looks for servers that anyone could reach without TLS, and
-// for what the file has and nobody uses.
+// for what the file has and nobody uses. With r nil it looks no name up.
 func (c *Config) upstreamWarnings(ctx context.Context, r resolver) []warning {
 	ctx, cancel := context.WithTimeout(ctx, resolvePatience)
 	defer cancel()
@@ -314,7 +351,7 @@ func (c *Config) upstreamWarnings(ctx context.Context, r resolver) []warning {
 						continue // several servers of one machine: the port tells
 					}
 					out = append(out, warning{
-						fmt.Sprintf("upstream %q: node %q: the name %q is another node's, too: a redirect to it names neither", name, n.Node, shared),
+						fmt.Sprintf("upstream %q: node %q: another node also has the name %q; a redirect to it is ambiguous", name, n.Node, shared),
 						"give each node a name, a URL and a public_url with a host of its own",
 					})
 				}
@@ -328,13 +365,13 @@ func (c *Config) upstreamWarnings(ctx context.Context, r resolver) []warning {
 			addrs := []netip.Addr{}
 			if addr, err := netip.ParseAddr(loc.Host); err == nil {
 				addrs = append(addrs, addr)
-			} else if addrs, err = r.LookupNetIP(ctx, "ip", loc.Host); err != nil {
-				out = append(out, warning{fmt.Sprintf("upstream %q: node %q: %v", name, n.Name, err), ""})
+			} else if r != nil {
+				addrs, _ = r.LookupNetIP(ctx, "ip", loc.Host) // tryNodes reports the error
 			}
 			if i := slices.IndexFunc(addrs, isPublic); i >= 0 {
 				out = append(out, warning{
 					fmt.Sprintf("upstream %q: node %q: address %s is public, and ws:// has no TLS", name, n.Name, addrs[i]),
-					"nobody but wssgate may reach that port: bind it to loopback, or put it behind a firewall",
+					"let only wssgate reach that port: bind it to loopback, or put it behind a firewall",
 				})
 			}
 		}
@@ -342,7 +379,7 @@ func (c *Config) upstreamWarnings(ctx context.Context, r resolver) []warning {
 	if c.Limits.ClientBacklog < c.Limits.Message {
 		out = append(out, warning{
 			fmt.Sprintf("limits.client_backlog: %v is less than limits.message, %v", c.Limits.ClientBacklog, c.Limits.Message),
-			"one long message can cut a client that reads slowly",
+			"one long message can disconnect a client that reads slowly",
 		})
 	}
 	return out

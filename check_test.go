@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -83,7 +86,7 @@ upstream = "tigase"
 names = "*.example4.com"
 upstream = "cluster"
 `)
-	status, stdout, stderr := wssgate(t, "check", "-config", file)
+	status, stdout, stderr := wssgate(t, "check", "-offline", "-config", file)
 	if status != exitOK {
 		t.Fatalf("exit status = %d, standard error %q; want 0", status, stderr)
 	}
@@ -122,7 +125,7 @@ func TestCheckShowsEachKeyType(t *testing.T) {
 		"old.pem":   testCA.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: now.Add(24 * time.Hour)}).PEM(),
 		"rsa.pem":   testCA.IssueSpec(certtest.Spec{Names: []string{"*." + "com"}, RSA: true}).PEM(),
 	}, "[[vhost]]\nnames = \"example1.com\"\n")
-	_, stdout, _ := wssgate(t, "check", "-config", file)
+	_, stdout, _ := wssgate(t, "check", "-offline", "-config", file)
 	if n := strings.Count(stdout, "\nexample1.com "); n != 2 {
 		t.Errorf("%d rows for example1.com, want one for ECDSA and one for RSA:\n%s", n, stdout)
 	}
@@ -138,7 +141,7 @@ func TestCheckWarnsAboutCertificates(t *testing.T) {
 		"expired.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotBefore: past.Add(-time.Hour), NotAfter: past}).PEM(),
 		"junk.pem":    []byte("junk"),
 	})
-	status, stdout, stderr := wssgate(t, "check", "-config", file)
+	status, stdout, stderr := wssgate(t, "check", "-offline", "-config", file)
 	if status != exitOK {
 		t.Errorf("exit status = %d, want 0", status)
 	}
@@ -159,8 +162,8 @@ func TestCheckWarnsAboutCertificates(t *testing.T) {
 }
 
 func TestCheckWithoutCertificates(t *testing.T) {
-	status, _, stderr := wssgate(t, "check", "-config", configWithCertificates(t, nil))
-	if want := "warning: there is no certificate; every client would be refused\n"; status != exitOK || stderr != want {
+	status, _, stderr := wssgate(t, "check", "-offline", "-config", configWithCertificates(t, nil))
+	if want := "warning: no certificate is available; every client would be refused\n"; status != exitOK || stderr != want {
 		t.Errorf("status %d, standard error %q; want 0, %q", status, stderr, want)
 	}
 }
@@ -207,7 +210,7 @@ func TestCheckWarnsAboutPublicNodes(t *testing.T) {
 		{"ws://outside.example:5290/", `upstream "a": node "outside.example:5290": address 9.9.9.9 is public, and ws:// has no TLS`},
 		{"wss://outside.example:5290/", ""},
 		{"ws+unix:///run/xmpp.sock", ""},
-		{"ws://unknown.example/", `upstream "a": node "unknown.example:80": no such host`},
+		{"ws://unknown.example/", ""}, // tryNodes says so
 	} {
 		cfg, err := parseString("[upstream.a]\nnodes = \"" + test.url + "\"\n")
 		if err != nil {
@@ -247,7 +250,7 @@ route = "to"
 upstream = "cluster"
 by_domain = { "a.example" = "one", "b.example" = "passed-on" }
 `)
-	status, stdout, stderr := wssgate(t, "check", "-config", file)
+	status, stdout, stderr := wssgate(t, "check", "-offline", "-config", file)
 	if status != exitOK {
 		t.Fatalf("status %d, standard error %q", status, stderr)
 	}
@@ -264,7 +267,7 @@ by_domain = { "a.example" = "one", "b.example" = "passed-on" }
 	}; !slices.Equal(got, want) {
 		t.Errorf("check says %q; want %q", got, want)
 	}
-	if n := strings.Count(stderr, `the name "chat.example1.com" is another node's, too`); n != 2 || strings.Contains(stderr, `name "10.0.0.1"`) {
+	if n := strings.Count(stderr, `another node also has the name "chat.example1.com"`); n != 2 || strings.Contains(stderr, `name "10.0.0.1"`) {
 		t.Errorf("standard error %q; want a warning for t2 and one for t3", stderr)
 	}
 }
@@ -376,6 +379,56 @@ func TestCertsJSON(t *testing.T) {
 			if file, _ := p["file"].(string); !strings.HasSuffix(file, "junk.pem") || p["error"] == "" {
 				t.Errorf("problem = %v", p)
 			}
+		}
+	}
+}
+
+// check connects to every node and says which of them do not work; that changes no
+// exit status. -offline connects to nothing.
+func TestCheckTriesNodes(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := closed.Addr().String()
+	closed.Close()
+	up := httptest.NewServer(http.NotFoundHandler())
+	defer up.Close()
+	file := configWithCertificates(t, nil)
+	text := `[upstream.t]
+nodes = ["ws://` + down + `/", "ws://` + up.Listener.Addr().String() + `/other",
+  { url = "ws://` + down + `/2", name = "drained", drain = true }, "ws+unix:///nowhere/a.sock"]
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	status, _, stderr := wssgate(t, "check", "-config", file)
+	for _, want := range []string{
+		`warning: upstream "t": node "ws://` + down + `/": dial ` + down + `: connection refused`,
+		`warning: upstream "t": node "ws://` + up.Listener.Addr().String() + `/other": answered 404 Not Found to the opening handshake, want 101`,
+		`warning: upstream "t": node "ws+unix:///nowhere/a.sock": dial /nowhere/a.sock: no such file or directory`,
+	} {
+		if !strings.Contains(stderr, want+"\n") {
+			t.Errorf("check does not say\n%s\nbut\n%s", want, stderr)
+		}
+	}
+	if status != exitOK || strings.Contains(stderr, "drained") || strings.Contains(stderr, "/2") {
+		t.Errorf("status %d; want 0, and no word of the drained node:\n%s", status, stderr)
+	}
+	if _, _, stderr := wssgate(t, "check", "-offline", "-config", file); strings.Contains(stderr, "node") {
+		t.Errorf("check -offline says\n%s", stderr)
+	}
+}
+
+// A name of 248 bytes leaves the other columns on the screen.
+func TestLongNamesInTables(t *testing.T) {
+	label := strings.Repeat("a", 61)
+	long := strings.Join([]string{label, label, label, label}, ".")
+	file := configWithCertificates(t, map[string][]byte{"a.pem": testCA.IssueSpec(certtest.Spec{Names: []string{long}}).PEM()})
+	for _, command := range [][]string{{"certs", "-config", file}, {"check", "-offline", "-config", file}} {
+		_, out, _ := wssgate(t, command...)
+		if strings.Contains(out, long) || !strings.Contains(out, "…"+long[len(long)-maxCell/2:]) {
+			t.Errorf("%s prints %s", command[0], out)
 		}
 	}
 }

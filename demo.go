@@ -16,8 +16,8 @@ import (
 func demoCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f := newFlags("demo", "[-listen ADDR] [-upstream URL] [-dir DIR]",
 		`Serves https://example1.localhost:5291/ and https://example2.localhost:5291/ on
-loopback, with certificates of a CA of its own, in front of a small XMPP server
-of its own. Needs nothing and no network. Prints what to try.`)
+loopback, with its own CA and its own small XMPP server. Runs offline with no setup.
+Prints what to try.`)
 	addr := f.String("listen", "127.0.0.1:5291", "the gate's `ADDR`ess; port 0 takes any")
 	upstreamURL := f.String("upstream", "", "forward to a real XMPP server, such as ws://127.0.0.1:5280/xmpp-websocket (`URL`)")
 	dir := f.String("dir", "", "keep CA, certificates and configuration in `DIR` (default: a temporary one)")

@@ -99,7 +99,7 @@ func TestInventoryMakesNoCache(t *testing.T) {
 		got = append(got, w.text)
 	}
 	want := []string{
-		`no certificate yet for server name "a.example"; it is to come from the CA`,
+		`no certificate yet for server name "a.example"; waiting for ACME`,
 		`no certificate for server name "b.example"; its clients are refused`,
 	}
 	if !slices.Equal(got, want) {
@@ -180,7 +180,7 @@ http = ":80"
 
 // No certificate at all is something to see to as well.
 func TestCertificateListEmpty(t *testing.T) {
-	if got, want := (certificateList{}).bad(), []string{"there is no certificate; every client is refused"}; !slices.Equal(got, want) {
+	if got, want := (certificateList{}).bad(), []string{"no certificate is available; every client is refused"}; !slices.Equal(got, want) {
 		t.Errorf("todo = %q; want %q", got, want)
 	}
 }
@@ -197,7 +197,7 @@ func TestCheckAllowWithACME(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := slices.ContainsFunc(inv.warnings(nil), func(w warning) bool { return strings.Contains(w.text, "access.allow: keeps the CA") })
+		got := slices.ContainsFunc(inv.warnings(nil), func(w warning) bool { return strings.Contains(w.text, "access.allow: excludes the CA") })
 		if got != want {
 			t.Errorf("%q: warned %v; want %v", extra, got, want)
 		}

@@ -1,4 +1,4 @@
-// Command wssgate is the TLS front door for XMPP over WebSocket. It stands in
+// Command wssgate terminates TLS for XMPP over WebSocket. It stands in
 // front of a server that speaks plain ws://, picks the certificate of every
 // vhost by TLS server name, and forwards the decrypted WebSocket frames.
 //
@@ -40,10 +40,10 @@ type command struct {
 
 var commands = []command{
 	{"serve", "[-config FILE] [-beside]", "serve until SIGTERM; SIGHUP reloads", serveCommand},
-	{"check", "[-config FILE]", "read everything, print what is served", checkCommand},
+	{"check", "[-config FILE] [-offline]", "print what is served, try each node", checkCommand},
 	{"certs", "[-json] [-within 14d]", "list certificates and when they expire", certsCommand},
-	{"probe", "URL [-domain D]", "go a client's way, say how each step went", probeCommand},
-	{"demo", "[-upstream URL]", "try it here and now, without a network", demoCommand},
+	{"probe", "URL [-domain D]", "connect like a client, report each step", probeCommand},
+	{"demo", "[-upstream URL]", "try it on loopback, with no setup", demoCommand},
 	{"version", "", "print the version", versionCommand},
 }
 
@@ -135,13 +135,13 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 
 func usage() string {
 	var b strings.Builder
-	b.WriteString("wssgate is the TLS front door for XMPP over WebSocket.\n\n")
+	b.WriteString("wssgate terminates TLS for XMPP over WebSocket.\n\n")
 	for _, c := range commands {
 		fmt.Fprintf(&b, "  wssgate %-27s  %s\n", c.name+" "+c.flags, c.summary)
 	}
 	b.WriteString(`
-Each command has -h. FILE is config.toml where -config is left out. To serve
-example1.com before a Tigase on this machine, with the certificate and key in
+Each command has -h. FILE is config.toml by default. To serve example1.com in
+front of a Tigase on this machine, with the certificate and key in
 certs/example1.com.pem:
 
   printf '[upstream.tigase]\nnodes = "ws://127.0.0.1:5290/"\n' > config.toml
@@ -156,8 +156,8 @@ drain's deadline passed.
 // serveCommand is "wssgate serve".
 func serveCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f := newFlags("serve", "[-config FILE] [-beside]", `Serves until SIGTERM or SIGINT, then drains; a second one ends at once.
-SIGHUP reads configuration and certificates again and drops nobody.`)
-	beside := f.Bool("beside", false, "start beside a wssgate that listens on the same addresses and is to be ended then")
+SIGHUP reloads configuration and certificates without disconnecting anyone.`)
+	beside := f.Bool("beside", false, "start while another wssgate listens on the same addresses; end that one afterwards")
 	file := f.String("config", "config.toml", "the configuration `FILE`")
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status

@@ -17,9 +17,9 @@ import (
 // probeCommand is "wssgate probe": exit status 0 only if all is well.
 func probeCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f := newFlags("probe", "URL [-domain D] [-ca FILE] [-connect HOST:PORT] [-timeout D] [-json]",
-		`Goes the way of an XMPP client, says how each step went and how long it took:
-TCP, TLS, certificate, opening handshake, stream, features. Logs in to nothing.
-Exit status: 0 all is well, 1 something is not, 2 usage.
+		`Connects as an XMPP client does and reports each step and its duration: TCP, TLS,
+certificate, opening handshake, stream, features. It does not log in.
+Exit status: 0 all steps succeeded, 1 one failed, 2 usage.
 
   wssgate probe wss://example1.com:5291/
   wssgate probe wss://t2.example1.com:5291/ -domain example2.com

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Builds the container image with whichever of podman, buildah and docker is
 # there, or the one that ENGINE names. IMAGE is its name. Nothing is fetched:
-# the image has the binary, and this machine's roots of public CAs.
+# the image has the binary, the licences, and this machine's roots of public CAs.
 #
 # STORAGE_DRIVER=vfs and the like are podman's and buildah's own variables.
 set -euo pipefail
@@ -19,8 +19,9 @@ if [[ ! -r $roots ]]; then
   exit 1
 fi
 cp "$roots" "$context/ca-certificates.crt"
+cp LICENSE THIRD-PARTY-NOTICES "$context/"
 chmod 755 "$context/wssgate"
-chmod 644 "$context/ca-certificates.crt"
+chmod 644 "$context"/{ca-certificates.crt,LICENSE,THIRD-PARTY-NOTICES}
 
 for engine in ${ENGINE:-podman buildah docker} ""; do
   [[ -n $engine ]] && command -v "$engine" >/dev/null && break

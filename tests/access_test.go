@@ -223,7 +223,7 @@ func TestAccessMistakes(t *testing.T) {
 	site := gate.NewSite(t, name)
 	site.Write(t, "deny.txt", []byte("192.0.2.0/24\nnonsense\n"))
 	site.Config(t, toUpstream("ws://127.0.0.1:1/")+"[access]\nallow = \"10.1.0.0/8\"\ndeny = [\"file:deny.txt\", \"file:missing.txt\"]\n")
-	g := gate.Run(t, site.Dir, []string{"check", "-config", filepath.Join(site.Dir, "config.toml")})
+	g := gate.Run(t, site.Dir, []string{"check", "-offline", "-config", filepath.Join(site.Dir, "config.toml")})
 	if status := g.Wait(); status != 2 {
 		t.Errorf("exit status %d; want 2", status)
 	}

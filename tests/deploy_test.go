@@ -52,7 +52,7 @@ func checked(t *testing.T, config string, names ...string) map[string]any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(binary, "check", "-config", "config.toml")
+	cmd := exec.Command(binary, "check", "-offline", "-config", "config.toml")
 	cmd.Dir = site.Dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("wssgate check: %v\n%s\nof\n%s", err, out, config)

@@ -49,7 +49,7 @@ func TestImage(t *testing.T) {
 		t.Errorf("the image is %q; want %q", got, want)
 	}
 	content := strings.TrimSpace(succeed(t, podman("image", "mount", image)))
-	if got, want := filesBelow(t, content), []string{"etc/ssl/certs/ca-certificates.crt", "wssgate"}; !slices.Equal(got, want) {
+	if got, want := filesBelow(t, content), []string{"etc/ssl/certs/ca-certificates.crt", "licenses/LICENSE", "licenses/THIRD-PARTY-NOTICES", "wssgate"}; !slices.Equal(got, want) {
 		t.Errorf("the image has the files %q; want %q", got, want)
 	}
 

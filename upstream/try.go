@@ -1,0 +1,77 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"wssgate/files"
+)
+
+// A NodeError says why a node can't be used now.
+type NodeError struct {
+	Upstream string
+	URL      string // as configured
+	Err      error  // of each of its addresses
+	Hint     string // what the operator may look at, or ""
+}
+
+// TryNodes probes every address of every node once, all at the same time, and
+// returns what failed, in the order of o. Nodes with Drain set are left out. No probe
+// takes longer than patience, whatever Health says. The error is that of [Prepare].
+func TryNodes(ctx context.Context, o Options, patience time.Duration) ([]NodeError, error) {
+	r, err := Prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for _, g := range r.groups {
+		g.health.Timeout = patience
+	}
+	var nodes []*Node
+	for n := range r.nodes() {
+		if !n.drain {
+			nodes = append(nodes, n)
+		}
+	}
+	failed := make([]error, len(nodes))
+	var wg sync.WaitGroup
+	for i, n := range nodes {
+		wg.Go(func() { failed[i] = n.try(ctx) })
+	}
+	wg.Wait()
+	var list []NodeError
+	for i, err := range failed {
+		if err != nil {
+			list = append(list, NodeError{nodes[i].group.name, nodes[i].loc.url, err, hintOf(err)})
+		}
+	}
+	return list, nil
+}
+
+// try probes all addresses of a node that no Table has.
+func (n *Node) try(ctx context.Context) error {
+	n.server = newServer(n, false)
+	var places []endpoint
+	var err error
+	switch literal, ok := n.loc.literal(); {
+	case n.loc.Unix != "":
+		a := newAddress("unix", n.loc.Unix, "", false)
+		a.place = files.At(fmt.Sprintf("upstream %q", n.group.name), a.addr, n.group.env.log)
+		places = []endpoint{{address: a}}
+	case ok:
+		places = []endpoint{{address: newAddress("tcp", literal.String(), "", false)}}
+	default:
+		places, err = n.resolve(ctx, nil)
+	}
+	errs := make([]error, len(places), len(places)+1)
+	var wg sync.WaitGroup
+	for i, e := range places {
+		wg.Go(func() { errs[i] = n.probe(ctx, e.address) })
+	}
+	wg.Wait()
+	return errors.Join(append(errs, err)...)
+}
