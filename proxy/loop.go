@@ -210,10 +210,11 @@ func (l *loop) undrain(o *drainOrder) {
 	l.rearm(chosen)
 }
 
-// rearm gives tunnels their place among the timers after their times changed.
+// rearm gives tunnels their place among the timers after their times changed. What was
+// due already, and has not had its turn yet, stays due.
 func (l *loop) rearm(tunnels []*tunnel) {
 	for _, t := range tunnels {
-		t.due = t.nextDue(l.work.now)
+		t.due = min(t.due, t.nextDue(l.work.now))
 		l.after(t)
 	}
 }
