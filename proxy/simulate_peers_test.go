@@ -391,7 +391,11 @@ func (c *simClient) hungUp(reset bool) {
 }
 
 func (c *simClient) got(opcode byte, payload []byte) {
-	c.w.trace("%s: got %d %.60q, %d bytes", c.name, opcode, payload, len(payload))
+	shown := payload
+	if !bytes.Contains(payload, []byte("id='of ")) { // the gate's own opening, with a random id
+		shown, _, _ = bytes.Cut(payload, []byte(" id="))
+	}
+	c.w.trace("%s: got %d %.60q, %d bytes", c.name, opcode, shown, len(payload))
 	switch opcode {
 	case opPing:
 		if !c.mute && !c.closeSent {
