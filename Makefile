@@ -10,13 +10,14 @@ DEMOFLAGS   ?=
 FUZZTIME    ?= 10s
 SOAK        ?= 10m
 SEED        ?= 0
+SEEDS       ?= 10000
 MODULES     := . $(patsubst %/go.mod,%,$(wildcard tests/go.mod bench/go.mod))
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BIN         := $(CURDIR)/build/bin
 
 # IMAGE names the image, ENGINE the program that builds it.
-.PHONY: help build demo image test race fuzz e2e soak bench compare notices lint tools needs clean
+.PHONY: help build demo image test race fuzz simulate e2e soak bench compare notices lint tools needs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -45,6 +46,9 @@ fuzz: ## every fuzz target for FUZZTIME
 	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
 	  done; \
 	done
+
+simulate: ## SEEDS worlds of bad luck around the event loop; with SEED one of them, and its trace
+	go test -count=1 -timeout 30m -v ./proxy -run '^TestSimulation$$' -args -seeds $(SEEDS) -seed $(SEED)
 
 e2e: needs ## only the tests that run the built binary
 	cd tests && go test -count=1 -timeout 30m $(TESTFLAGS) ./...

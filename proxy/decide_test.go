@@ -3,11 +3,13 @@ package proxy
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"wssgate/upstream"
+	"wssgate/xmpp"
 )
 
 // inner is an address that no client may see.
@@ -152,6 +154,55 @@ func FuzzRedirectNeverLeaks(f *testing.F) {
 			t.Errorf("seed %d: the client got %q; want it to begin with %q", seed, got, want)
 		}
 	})
+}
+
+// A redirect in the last frame of a message whose first frames went on leaves the client
+// within that message: it gets a Close frame, and no message of the gate's.
+func TestRedirectInTheLastFrame(t *testing.T) {
+	d := newDesk(t, func(tn *tunnel) { tn.stage, tn.stream.framing, tn.stream.opened = stageOver, xmpp.RFC7395, true })
+	d.upstream.give(appendHeader(nil, header{opcode: opText, length: 10}), []byte("<presence>"))
+	d.upstream.give(appendFrame(nil, opContinuation, []byte("</presence>"+upstreamRedirects[0]), nil))
+	d.turns()
+	if d.why != reasonRedirectLost || d.client.closes() != codeGateway {
+		t.Errorf("ended for %v, Close %d; want a lost redirect, 1014", d.why, d.client.closes())
+	}
+	if got := d.client.text(); !slices.Equal(got, []string{"<presence>"}) {
+		t.Errorf("the client got %q; want nothing behind the first frame", got)
+	}
+}
+
+// A client that has closed gets no Close frame into the half frame that it got before a
+// redirect.
+func TestRedirectBehindHalfAFrameWhileClosing(t *testing.T) {
+	d := newDesk(t, func(tn *tunnel) { tn.stage, tn.stream.opened = stageOver, true })
+	said := "<presence>" + strings.Repeat("x", 100) + "</presence>" + upstreamRedirects[0]
+	frame := appendFrame(nil, opText, []byte(said), nil)
+	d.upstream.give(frame[:50])
+	d.turns()
+	d.client.give(appendFrame(nil, opClose, []byte("\x03\xe8"), &testKey))
+	d.turns()
+	d.upstream.give(frame[50:])
+	d.turns()
+	d.pass(2 * closeTimeout)
+	if !d.done || !bytes.HasPrefix(frame, d.client.out) {
+		t.Errorf("done %t, the client got %q; want a part of the frame and nothing else", d.done, d.client.out)
+	}
+}
+
+// A drain that is taken back at the moment at which a client is to be read again does not
+// make the loop forget that.
+func TestRearmKeepsWhatIsDue(t *testing.T) {
+	d := newDesk(t, func(tn *tunnel) { tn.stage = stageOver })
+	d.begin(d.w)
+	d.rest(d.w.now + time.Second)
+	d.settle(d.w)
+	l := &loop{work: d.w}
+	l.timers.add(d.tunnel)
+	d.w.now += time.Second
+	l.rearm([]*tunnel{d.tunnel})
+	if due, _ := l.timers.next(d.w.now); due != d.tunnel {
+		t.Errorf("the client is read again at %v; want it now, %v", d.tunnel.due, d.w.now)
+	}
 }
 
 // An ordinary end of the stream, and anything else, is held no longer behind the

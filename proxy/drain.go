@@ -46,20 +46,20 @@ func (o *drainOrder) matches(t *tunnel) bool {
 // moments gives each of n tunnels its time: even slots in random order, and a
 // random moment in each slot, so that clients that come back after a fixed time
 // come back as evenly as they went. None is 0.
-func (o *drainOrder) moments(n int, now time.Duration) []time.Duration {
-	at := spread(n, o.within)
+func (o *drainOrder) moments(n int, now time.Duration, random *rand.Rand) []time.Duration {
+	at := spread(n, o.within, random)
 	for i := range at {
 		at[i] = max(now+at[i], 1)
 	}
-	rand.Shuffle(n, func(i, j int) { at[i], at[j] = at[j], at[i] })
+	random.Shuffle(n, func(i, j int) { at[i], at[j] = at[j], at[i] })
 	return at
 }
 
 // spread returns n moments between 0 and within, in order.
-func spread(n int, within time.Duration) []time.Duration {
+func spread(n int, within time.Duration, random *rand.Rand) []time.Duration {
 	at := make([]time.Duration, n)
 	for i := range at {
-		at[i] = time.Duration((float64(i) + rand.Float64()) * float64(within) / float64(n))
+		at[i] = time.Duration((float64(i) + random.Float64()) * float64(within) / float64(n))
 	}
 	return at
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -13,7 +14,7 @@ import (
 func TestDrainMakesNoStorm(t *testing.T) {
 	const clients, within = 100_000, 60 * time.Second
 	order := &drainOrder{within: within}
-	moments := order.moments(clients, time.Hour)
+	moments := order.moments(clients, time.Hour, rand.New(rand.NewPCG(1, 1)))
 	slices.Sort(moments)
 	if first, last := moments[0]-time.Hour, moments[clients-1]-time.Hour; first < 0 || last > within {
 		t.Fatalf("closes from %v to %v; want 0 to %v", first, last, within)

@@ -143,13 +143,13 @@ type osConn struct {
 	watched bool // it is in the epoll instance
 }
 
-// join enters a socket into a poller's table.
-func (c *osConn) join(p poller, fd int, t *tunnel, leg *leg) {
-	c.poller, c.fd = p.(*epoll), fd
-	if missing := fd + 1 - len(c.poller.conns); missing > 0 {
+// join enters the socket into a poller's table.
+func (c *osConn) join(p poller, t *tunnel, leg *leg) {
+	c.poller = p.(*epoll)
+	if missing := c.fd + 1 - len(c.poller.conns); missing > 0 {
 		c.poller.conns = append(c.poller.conns, make([]connEntry, missing)...)
 	}
-	c.poller.conns[fd] = connEntry{t, leg}
+	c.poller.conns[c.fd] = connEntry{t, leg}
 }
 
 // leave takes it out again.

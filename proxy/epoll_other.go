@@ -8,9 +8,12 @@ import (
 )
 
 // osConn has no use without a poller for descriptors.
-type osConn struct{ rawConn }
+type osConn struct {
+	rawConn
+	fd int
+}
 
-func (*osConn) join(poller, int, *tunnel, *leg) {}
+func (*osConn) join(poller, *tunnel, *leg) {}
 
 func (*osConn) leave() {}
 

@@ -234,9 +234,11 @@ func (s *scanner) atBoundary() bool { return s.left == 0 }
 // betweenMessages reports whether a data frame of ours may follow, too.
 func (s *scanner) betweenMessages() bool { return s.left == 0 && !s.started }
 
-// forget gives up the message that is under way, of which nothing went on.
-func (s *scanner) forget() {
-	s.left, s.started, s.message, s.text = 0, false, 0, utf8Checker{}
+// forget gives up the frame that is under way, of which nothing went on: the rest of
+// its message will not come, whatever the frame said of that. With whole true the same
+// is true of the message, and then it is as if that had never begun.
+func (s *scanner) forget(whole bool) {
+	s.left, s.started, s.message, s.text = 0, !whole, 0, utf8Checker{}
 }
 
 // next takes the next piece off b. It returns how many bytes it used; 0 where

@@ -363,18 +363,18 @@ func (t *tunnel) sentElsewhere(p *piece, to string) {
 	t.pend = nil
 	t.dropUpstream()
 	t.ends = xmpp.Redirects{}
-	if t.upstream.scan.left = 0; between {
-		t.upstream.scan.forget()
-	}
+	t.upstream.scan.forget(between)
 	switch {
+	case !boundary: // half a frame went before
+		if t.why == reasonNone {
+			t.upstream.err = vhost.LoseRedirect(to, node, trail)
+		}
+		t.cutOff()
+		t.endFor(reasonRedirectLost, w.now+closeTimeout)
 	case t.why != reasonNone: // it ends already
 		if t.answerClose(); !t.client.closeSent {
 			t.cutOff()
 		}
-	case !boundary: // half a frame went before
-		t.upstream.err = vhost.LoseRedirect(to, node, trail)
-		t.cutOff()
-		t.endFor(reasonRedirectLost, w.now+closeTimeout)
 	case node != nil && fresh && trail.Ends(node):
 		t.loseRedirect(stream, to, node, trail)
 	case fresh && vhost.Redirects() == "follow" && node != nil && t.info.request != nil && len(g.frames) <= maxGreeting:

@@ -176,7 +176,7 @@ func (l *loop) swap(t *tunnel, up *upstream.Conn, next leg, fd int) {
 }
 
 // own begins the second phase of a socket, of which fd is a second descriptor; -1
-// where there is none, and goroutines pump it.
+// where there is none, and the group's pump has it.
 func (l *loop) own(t *tunnel, leg *leg, fd int) {
 	s := leg.sock
 	if fd < 0 {
@@ -185,15 +185,16 @@ func (l *loop) own(t *tunnel, leg *leg, fd int) {
 	}
 	s.conn.Close() // so that Go's own poller forgets the socket: it would wake up for each event too
 	s.conn = nil
+	s.os.fd = fd
 	s.raw = &s.os
-	s.os.join(l.poller, fd, t, leg)
+	s.os.join(l.poller, t, leg)
 }
 
 // drain begins to carry out an order.
 func (l *loop) drain(o *drainOrder) {
 	l.orders = append(l.orders, o)
 	chosen := o.chosen(l.timers)
-	for i, at := range o.moments(len(chosen), l.work.now) {
+	for i, at := range o.moments(len(chosen), l.work.now, l.group.random) {
 		chosen[i].drainAt, chosen[i].patience = at, o.patience()
 	}
 	l.rearm(chosen)
@@ -209,10 +210,11 @@ func (l *loop) undrain(o *drainOrder) {
 	l.rearm(chosen)
 }
 
-// rearm gives tunnels their place among the timers after their times changed.
+// rearm gives tunnels their place among the timers after their times changed. What was
+// due already, and has not had its turn yet, stays due.
 func (l *loop) rearm(tunnels []*tunnel) {
 	for _, t := range tunnels {
-		t.due = t.nextDue(l.work.now)
+		t.due = min(t.due, t.nextDue(l.work.now))
 		l.after(t)
 	}
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net"
 	"runtime"
 	"slices"
@@ -30,9 +31,13 @@ type loops struct {
 	newPoller   func() (poller, error)
 	descriptors bool            // pollers wait for descriptors
 	panicked    func(cause any) // in the goroutine that panicked
+	random      *rand.Rand      // for all loops at once
 	moved       atomic.Int64    // tunnels that changed their loop
 	done        load            // by all of them
 	pumps       sync.WaitGroup  // goroutines that pump connections
+
+	// pump gives a leg without a descriptor the rawConn that l is told of it by.
+	pump func(l *loop, t *tunnel, leg *leg) rawConn
 
 	mu     sync.Mutex
 	list   []*loop // the first one is never idle while another is not
@@ -52,7 +57,7 @@ const (
 // them, and one loop does, for those do not move. Panicked is told of each panic in
 // a turn.
 func newLoops(system bool, panicked func(cause any)) (*loops, error) {
-	d := &loops{started: time.Now(), max: 1, newPoller: newWakePoller, panicked: panicked}
+	d := &loops{started: time.Now(), max: 1, newPoller: newWakePoller, panicked: panicked, random: rand.New(systemRandom{}), pump: pump}
 	if system {
 		d.newPoller, d.max, d.descriptors = newSystemPoller, runtime.GOMAXPROCS(0), true
 	}
@@ -62,6 +67,11 @@ func newLoops(system bool, panicked func(cause any)) (*loops, error) {
 	}
 	return d, err
 }
+
+// systemRandom is math/rand/v2's own source, which several goroutines may use.
+type systemRandom struct{}
+
+func (systemRandom) Uint64() uint64 { return rand.Uint64() }
 
 // grow starts one loop more.
 func (d *loops) grow() (*loop, error) {
@@ -249,7 +259,7 @@ func (l *loop) move(t *tunnel) {
 	l.timers.remove(t)
 	for _, leg := range []*leg{&t.client, &t.upstream} {
 		if leg.sock.state != sockClosed {
-			leg.sock.os.leave()
+			leg.sock.raw.(polled).leave()
 		}
 	}
 	if to.post(func() { to.adopt(t) }) {
@@ -263,8 +273,8 @@ func (l *loop) move(t *tunnel) {
 func (l *loop) adopt(t *tunnel) {
 	for _, leg := range []*leg{&t.client, &t.upstream} {
 		if s := leg.sock; s.state != sockClosed {
-			s.os.join(l.poller, s.os.fd, t, leg)
-			s.os.watch(s.want)
+			s.raw.(polled).join(l.poller, t, leg)
+			s.raw.watch(s.want)
 		}
 	}
 	t.loop = l

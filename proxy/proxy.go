@@ -133,6 +133,7 @@ type Server struct {
 	ctx        context.Context // ends when Shutdown's deadline passes
 	cancel     context.CancelFunc
 	jobs       sync.WaitGroup // what tunnels wait for: dials, questions
+	job        func(f func()) // runs f as one of them, in a goroutine of its own
 	stop       chan struct{}  // closed by stopAccepting
 	mu         sync.Mutex
 	stopped    bool          // nothing is accepted any more
@@ -161,6 +162,11 @@ type settings struct {
 
 // New makes a Server and starts its event loop, which Shutdown ends.
 func New(o Options) (*Server, error) {
+	return newServer(o, func(panicked func(cause any)) (*loops, error) { return newLoops(true, panicked) })
+}
+
+// newServer is New with loops of the caller's.
+func newServer(o Options, start func(panicked func(cause any)) (*loops, error)) (*Server, error) {
 	s := &Server{
 		challenge: o.ChallengeCertificate,
 		log:       o.Log,
@@ -172,13 +178,14 @@ func New(o Options) (*Server, error) {
 		idle:      make(chan struct{}),
 		emptied:   make(chan struct{}),
 	}
+	s.job = s.jobs.Go
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if s.log == nil {
 		s.log = slog.Default()
 	}
 	s.tls = s.tlsConfig()
 	var err error
-	if s.loops, err = newLoops(true, func(cause any) { s.Panicked(PanicTunnel, cause) }); err != nil {
+	if s.loops, err = start(func(cause any) { s.Panicked(PanicTunnel, cause) }); err != nil {
 		return nil, err
 	}
 	s.journal = &journal{log: s.log}

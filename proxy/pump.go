@@ -28,10 +28,10 @@ type pumpedConn struct {
 }
 
 // pump makes goroutines read and write a connection for l, until its close.
-func (d *loops) pump(l *loop, t *tunnel, leg *leg) *pumpedConn {
+func pump(l *loop, t *tunnel, leg *leg) rawConn {
 	c := &pumpedConn{loop: l, tunnel: t, leg: leg, conn: leg.sock.conn}
 	c.changed.L = &c.mu
-	d.pumps.Add(2)
+	l.group.pumps.Add(2)
 	go c.readFrom()
 	go c.writeTo()
 	return c

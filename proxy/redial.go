@@ -12,7 +12,7 @@ import (
 func (s *Server) redial(t *tunnel, dial func(context.Context) (*upstream.Conn, error)) {
 	ctx, giveUp := context.WithCancel(s.ctx)
 	t.greeting.giveUp = giveUp
-	s.jobs.Go(func() {
+	s.job(func() {
 		defer giveUp()
 		began := time.Now()
 		up, err := dial(ctx)

@@ -95,6 +95,14 @@ type rawConn interface {
 	close(reset bool)
 }
 
+// A polled socket is a rawConn that a loop's poller waits for, so that the loop can
+// hand it to another one.
+type polled interface {
+	rawConn
+	join(p poller, t *tunnel, leg *leg) // watch says what for
+	leave()
+}
+
 // errQueueFull fails a socket whose peer takes less than it makes us send.
 var errQueueFull = errors.New("more waits for the peer than may")
 
@@ -222,8 +230,11 @@ func (s *sock) stuck() bool {
 	return s.out.size > 0 || s.state < sockFailed && s.raw.unacknowledged() > 0
 }
 
-// pumped reports whether goroutines read and write it.
-func (s *sock) pumped() bool { return s.raw != nil && s.raw != rawConn(&s.os) }
+// movable reports whether another loop may take the socket over.
+func (s *sock) movable() bool {
+	_, can := s.raw.(polled)
+	return can || s.raw == nil
+}
 
 // close gives the descriptor back. What waits in out is lost, and with reset what
 // waits in the kernel as well.

@@ -32,6 +32,7 @@ func inFront(t *testing.T, cfg xmpptest.Config, edit func(*upstream.Options), f 
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		g := &front{t: t, node: xmpptest.New(cfg), server: &Server{ctx: t.Context(), loops: newTestLoops(t), guard: newGuard()}}
+		g.server.job = g.server.jobs.Go
 		o := upstream.Options{
 			Upstreams: []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/")},
 			Wrap:      WrapUpstream, Log: slog.New(slog.DiscardHandler),

@@ -201,7 +201,7 @@ func (t *tunnel) end(w *turn, why reason, by time.Duration) {
 
 // movable reports whether another loop may take the tunnel over.
 func (t *tunnel) movable() bool {
-	return !t.done && t.greeting == nil && !t.client.sock.pumped() && !t.upstream.sock.pumped()
+	return !t.done && t.greeting == nil && t.client.sock.movable() && t.upstream.sock.movable()
 }
 
 // over is the last turn of a tunnel whose loop ends.

@@ -104,7 +104,7 @@ func (c *cluster) options(g GroupOptions, nodes ...NodeOptions) Options {
 	g.Name, g.Nodes = "tigase", nodes
 	var mu sync.Mutex
 	seeded := rand.New(rand.NewPCG(1, 2))
-	return Options{Upstreams: []GroupOptions{g}, Dial: c.dial, Log: slog.New(slog.DiscardHandler), randFloat: func() float64 {
+	return Options{Upstreams: []GroupOptions{g}, Dial: c.dial, Log: slog.New(slog.DiscardHandler), Random: func() float64 {
 		mu.Lock()
 		defer mu.Unlock()
 		return seeded.Float64()

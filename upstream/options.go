@@ -48,8 +48,8 @@ type Options struct {
 	// Log gets changes of health and of DNS answers. Default: slog.Default().
 	Log *slog.Logger
 
-	// randFloat is [0,1) for tests that count. Default: math/rand/v2.
-	randFloat func() float64
+	// Random draws from [0,1), for several goroutines at once. Default: math/rand/v2.
+	Random func() float64
 }
 
 // A Resolver is what *net.Resolver does.

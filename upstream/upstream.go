@@ -186,7 +186,7 @@ func (t *Table) Close() error {
 }
 
 func newEnvironment(o Options) *environment {
-	e := &environment{wrap: o.Wrap, resolver: o.Resolver, dial: o.Dial, log: o.Log, random: o.randFloat}
+	e := &environment{wrap: o.Wrap, resolver: o.Resolver, dial: o.Dial, log: o.Log, random: o.Random}
 	if e.resolver == nil {
 		e.resolver = net.DefaultResolver
 	}
