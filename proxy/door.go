@@ -42,7 +42,8 @@ import (
 // That is one of the address that has most of them stalled or Ready, if it has at
 // least two more than the newcomer's: the one whose patience ends first. Whoever else
 // is stalled has the patience of its phase, which no other address and no price can
-// take from it; after that any newcomer may have its place. So strangers with many
+// take from it; after that any newcomer may have its place. That patience shrinks for
+// others the more addresses wait outside. So strangers with many
 // connections an address are in nobody's way, strangers with one each make newcomers
 // wait for no longer than a patience, and a crowd behind one address comes in
 // although its members wait for their network. Meanwhile a newcomer waits outside and
@@ -769,7 +770,7 @@ func (d *door) dispatch() {
 	if (d.blocked || d.growing.Len() > 0) && d.retry == nil && !d.closed {
 		wait := maxBlockedRetry
 		if v := d.stalled.first(); v != nil {
-			wait = min(max(time.Until(v.due), minBlockedRetry), maxBlockedRetry)
+			wait = min(max(time.Until(d.dueFor(v, nil)), minBlockedRetry), maxBlockedRetry)
 		}
 		d.retry = time.AfterFunc(wait, d.look)
 	}

@@ -643,10 +643,10 @@ func TestDoorOutsideByAddress(t *testing.T) {
 		}
 		d.door.mu.Lock()
 		for i, v := range inside { // one after the other
-			v.due = time.Now().Add(time.Duration(1+i) * time.Second)
+			v.due = time.Now().Add(phases[phaseHello].patience + time.Duration(i)*time.Second)
 		}
 		d.door.mu.Unlock()
-		time.Sleep(time.Second + maxBlockedRetry)
+		time.Sleep(phases[phaseHello].patience/4 + maxBlockedRetry)
 		if d.phaseOf(newcomer) != phaseHello || d.countGivenUp(inside) != 1 {
 			t.Error("others came in before the address that has nobody inside")
 		}
@@ -793,4 +793,37 @@ func TestDoorBodyCountsAsOne(t *testing.T) {
 // addressIn is one of a network of strangers.
 func addressIn(i int) string {
 	return netip.AddrFrom4([4]byte{192, 0, 2 + byte(i>>8), byte(i)}).String()
+}
+
+// Patience shrinks while many addresses wait outside, but not within an address.
+func TestDoorPatienceShrinks(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		atDoor(t, 1, func(d *doorway) {
+			const places = 8
+			from := func(i int) string {
+				if own {
+					return honest
+				}
+				return netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}).String()
+			}
+			d.configure(places, 1)
+			var stalled []*visit
+			for i := range places {
+				stalled = append(stalled, d.answered(from(i)))
+			}
+			for i := range places {
+				if v := d.come(from(places + i)); d.phaseOf(v) != phaseOutside {
+					t.Fatal("it is not outside")
+				}
+			}
+			time.Sleep(phases[phaseAnswered].patience/4 + maxBlockedRetry)
+			if n := d.countGivenUp(stalled); (n > 0) == own {
+				t.Errorf("with one address %t: %d were given up after a quarter of the patience", own, n)
+			}
+			time.Sleep(phases[phaseAnswered].patience)
+			if d.countGivenUp(stalled) == 0 || d.outside > 0 {
+				t.Errorf("with one address %t: %d are still outside in the end", own, d.outside)
+			}
+		})
+	}
 }

@@ -122,10 +122,25 @@ func (d *door) givesWay(p *party) *visit {
 	if v := d.most(); v != nil && v.party.shares > p.shares+1 {
 		return v
 	}
-	if v := d.stalled.first(); v != nil && !time.Now().Before(v.due) {
+	if v := d.stalled.first(); v != nil && !time.Now().Before(d.dueFor(v, p)) {
 		return v
 	}
 	return nil
+}
+
+// dueFor is when v may be given up for one of p; nil is any other address. The more
+// addresses wait outside, the less patience is there: a quarter is left when they are
+// half as many as are stalled. An address competes with itself at full patience, or a
+// crowd behind it would throw out whoever is far away.
+func (d *door) dueFor(v *visit, p *party) time.Time {
+	if v.party == p {
+		return v.due
+	}
+	const least = 4
+	patience := phases[v.phase].patience
+	waiting, stalled := len(d.entry.parties), len(d.stalled.visits)
+	left := max(patience/least, patience-patience*3/2*time.Duration(waiting)/time.Duration(stalled))
+	return v.due.Add(left - patience)
 }
 
 // most is who is given up first of the party with most shares.
