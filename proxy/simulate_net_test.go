@@ -192,6 +192,8 @@ func (s *simSocket) close(reset bool) {
 		s.w.fail("%s: closed twice", s.name)
 	}
 	s.leave()
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
 	s.shut(reset)
 }
 
@@ -211,6 +213,8 @@ func (s *simSocket) shut(reset bool) {
 }
 
 func (s *simSocket) join(p poller, t *tunnel, l *leg) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
 	s.poller, s.tunnel, s.leg = p.(*simPoller), t, l
 	if s.fd = slices.Index(s.poller.conns, nil); s.fd < 0 { // the lowest one that is free, as in a kernel
 		s.fd = len(s.poller.conns)
@@ -447,6 +451,7 @@ func (p *simPoller) run(b simBatch) {
 		p.woken = false
 		p.mu.Unlock()
 	}
+	p.w.meet()
 	p.resume <- b
 	<-p.parked
 	p.w.settle()
