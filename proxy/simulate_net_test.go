@@ -369,10 +369,6 @@ func (p *simPoller) deliver(tell func(*tunnel, *leg, readiness)) (woken bool) {
 			continue
 		}
 		before, fresh := s.looks(), s.ready()&e.is
-		other := &s.tunnel.upstream
-		if s.leg == other {
-			other = &s.tunnel.client
-		}
 		s.reads, s.readBytes = 0, 0
 		p.w.trace("event %s: %s", s.name, e.is)
 		tell(s.tunnel, s.leg, e.is)
