@@ -123,10 +123,9 @@ type simWorld struct {
 	pollers []*simPoller
 	clients []*simClient
 	links   []*simLink
-	faults  bool // there are still some
-	drained bool // a node was, at some time: there may be none to dial
-	slow    int  // steps in which turns take long
-	stop    func()
+	faults  bool     // there are still some
+	drained bool     // a node was, at some time: there may be none to dial
+	slow    int      // steps in which turns take long
 	stops   []func() // of drains
 	orders  standing // of all loops, at the last check
 	short   bool     // memory is, or was: tunnels may be given up for it
