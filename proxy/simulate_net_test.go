@@ -192,6 +192,8 @@ func (s *simSocket) close(reset bool) {
 		s.w.fail("%s: closed twice", s.name)
 	}
 	s.leave()
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
 	s.shut(reset)
 }
 
@@ -211,6 +213,8 @@ func (s *simSocket) shut(reset bool) {
 }
 
 func (s *simSocket) join(p poller, t *tunnel, l *leg) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
 	s.poller, s.tunnel, s.leg = p.(*simPoller), t, l
 	if s.fd = slices.Index(s.poller.conns, nil); s.fd < 0 { // the lowest one that is free, as in a kernel
 		s.fd = len(s.poller.conns)
@@ -365,10 +369,6 @@ func (p *simPoller) deliver(tell func(*tunnel, *leg, readiness)) (woken bool) {
 			continue
 		}
 		before, fresh := s.looks(), s.ready()&e.is
-		other := &s.tunnel.upstream
-		if s.leg == other {
-			other = &s.tunnel.client
-		}
 		s.reads, s.readBytes = 0, 0
 		p.w.trace("event %s: %s", s.name, e.is)
 		tell(s.tunnel, s.leg, e.is)
@@ -447,6 +447,7 @@ func (p *simPoller) run(b simBatch) {
 		p.woken = false
 		p.mu.Unlock()
 	}
+	p.w.meet()
 	p.resume <- b
 	<-p.parked
 	p.w.settle()

@@ -198,9 +198,6 @@ func (c *simClient) begins(t *tunnel) {
 	if t.info.elsewhere != "" {
 		c.allow(reasonRedirect, reasonNoStream, reasonBadStream)
 	}
-	if t.info.upstream != nil {
-		c.links[len(c.links)-1].taken = true
-	}
 }
 
 // send gives bytes to the network.
@@ -501,7 +498,6 @@ type simLink struct {
 
 	sent   []simMessage
 	queue  []simMessage // to be said
-	taken  bool         // a tunnel has it
 	pings  int
 	over   bool // it says nothing more
 	hurt   bool // what was sent to it may be lost: it was reset, or does not read
