@@ -274,6 +274,9 @@ var runBy = map[string]string{
 	"make compare": "TestReadmeCommands",
 	"make soak":    "TestSoak",
 
+	"make simulate SEEDS=10000": "TestMakeSimulate", // with fewer
+	"make simulate SEED=4711":   "TestMakeSimulate",
+
 	"wssgate check":                               "TestDocumentCommands",
 	"wssgate certs":                               "TestCerts",
 	"wssgate version":                             "TestScript",
@@ -438,6 +441,21 @@ func TestMake(t *testing.T) {
 	for _, want := range []string{"https://example1.localhost:", `"msg":"drained"`} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("make demo prints\n%s\nwant %s in it", log.String(), want)
+		}
+	}
+}
+
+// make simulate runs as many seeds as it is told, and shows what happens in one.
+func TestMakeSimulate(t *testing.T) {
+	root, err := gate.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for argument, want := range map[string]string{"SEEDS=10": "ok", "SEED=4711": "4711"} {
+		simulate := exec.Command("make", "simulate", argument)
+		simulate.Dir = root
+		if out := succeed(t, simulate); !strings.Contains(out, want) {
+			t.Errorf("make simulate %s prints\n%s\nwant %q in it", argument, out, want)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,23 +31,35 @@ type gateListeners struct {
 }
 
 // listenGates opens two ports on as many addresses. They are such as may be
-// closed and opened again.
-func listenGates(t *testing.T, n int) (all []gateListeners) {
+// closed and opened again. A port that was free may be another's a moment later, or on
+// another address; then there are others.
+func listenGates(t *testing.T, n int) []gateListeners {
 	t.Helper()
-	tlsPort, httpPort := gate.FreePort(t), gate.FreePort(t)
-	listen := func(ip string, port int) net.Listener {
-		ln, err := net.Listen("tcp", net.JoinHostPort(ip, fmt.Sprint(port)))
-		if err != nil {
+	for {
+		all, err := tryListenGates(t, n)
+		switch {
+		case err == nil:
+			return all
+		case !errors.Is(err, syscall.EADDRINUSE):
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { ln.Close() })
-		return ln
 	}
+}
+
+func tryListenGates(t *testing.T, n int) (all []gateListeners, err error) {
+	t.Helper()
+	ports := []int{gate.FreePort(t), gate.FreePort(t)}
 	for i := range n {
-		ip := fmt.Sprintf("127.0.0.%d", i+1)
-		all = append(all, gateListeners{ip, listen(ip, tlsPort), listen(ip, httpPort)})
+		at := gateListeners{IP: fmt.Sprintf("127.0.0.%d", i+1)}
+		for k, ln := range []*net.Listener{&at.tls, &at.http} {
+			if *ln, err = net.Listen("tcp", net.JoinHostPort(at.IP, fmt.Sprint(ports[k]))); err != nil {
+				return nil, err
+			}
+			t.Cleanup(func() { (*ln).Close() })
+		}
+		all = append(all, at)
 	}
-	return all
+	return all, nil
 }
 
 // A testGate is what the tests look at from outside: TLS and plain HTTP at an
