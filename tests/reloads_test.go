@@ -102,10 +102,14 @@ func TestReloadManyTimes(t *testing.T) {
 	eventually(t, "sockets and goroutines are as many as before", func() bool {
 		return sockets(g) == before.sockets && goroutines(t, g) <= before.goroutines+2
 	})
-	after := measure(t, g)
+	// Memory is given back in intervals, which are longer where that takes longer.
+	after, most := measure(t, g), before.memory+4<<20
+	for deadline := time.Now().Add(2 * time.Minute); after.memory > most && time.Now().Before(deadline); {
+		after = measure(t, g)
+	}
 	t.Logf("figure: %d reloads, %d tunnels with %d messages; besides %s", reloads, busyTunnels, messages, came)
 	t.Logf("figure: before %+v, after %+v", before, after)
-	if after.memory > before.memory+4<<20 {
+	if after.memory > most {
 		t.Errorf("private memory grew from %d KiB to %d KiB", before.memory>>10, after.memory>>10)
 	}
 	if n := processesIn(t, site.Dir); n != 1 {
