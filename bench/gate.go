@@ -343,10 +343,14 @@ http {
 
 func haproxyConfig(binary string) func(g *gate) ([]string, error) {
 	return func(g *gate) ([]string, error) {
+		connections := 9900
+		if g.files > 0 {
+			connections = g.files/2 - 40 // or it does not start
+		}
 		file, err := g.write("haproxy.cfg", fmt.Sprintf(`
 global
   nbthread 2
-  maxconn 9900
+  maxconn %d
   ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256
 defaults
   mode http
@@ -359,7 +363,7 @@ frontend wss
   default_backend echo
 backend echo
   server echo %s
-`, g.addr, g.bench.path("certs/one.pem"), g.upstream))
+`, connections, g.addr, g.bench.path("certs/one.pem"), g.upstream))
 		return []string{binary, "-W", "-f", file}, err
 	}
 }
