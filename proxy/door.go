@@ -77,16 +77,16 @@ type door struct {
 	leaving   int   // given up; their goroutines have not ended yet
 	visits    map[*visit]struct{}
 	parties   map[clientKey]*party
-	order     *partyHeap // all parties, the first to lose a connection first
-	entry     *partyHeap // those with connections outside, the first to come in first
-	queues    *partyHeap // the same, the first to lose one of those first
-	stalled   dueHeap    // of all parties
-	turns     list.List  // of *party: those that have connections that are Ready
-	again     list.List  // of *visit: had a slot before and want it back
-	growing   list.List  // of *visit: stalled, and wait for room for what their clients have sent
-	outside   int        // connections
-	served    int        // those that are Served or with the pages
-	kept      list.List  // of *visit, the one that is Kept for longest first
+	order     ranking[party] // all parties, the first to lose a connection first
+	entry     ranking[party] // those with connections outside, the first to come in first
+	queues    ranking[party] // the same, the first to lose one of those first
+	stalled   ranking[visit] // of all parties
+	turns     list.List      // of *party: those that have connections that are Ready
+	again     list.List      // of *visit: had a slot before and want it back
+	growing   list.List      // of *visit: stalled, and wait for room for what their clients have sent
+	outside   int            // connections
+	served    int            // those that are Served or with the pages
+	kept      list.List      // of *visit, the one that is Kept for longest first
 	room      chan struct{}
 	blocked   bool // there is no room for who is Ready or outside
 	retry     *time.Timer
@@ -185,7 +185,8 @@ type visit struct {
 	price   int64
 	hello   int64         // bytes
 	due     time.Time     // stalled: from then on others may have its place
-	places  [2]int        // stalled: in party.stalled and door.stalled
+	inParty int           // stalled: where it is in party.stalled
+	inDoor  int           // the same in door.stalled
 	waiting *list.Element // in party.ready, party.outside, door.again, door.growing or door.kept
 	line    *list.List    // which of them
 	want    want          // growing: what it waits for
@@ -212,8 +213,13 @@ func (v *visit) priceOf(s phase) int64 {
 
 func newDoor() *door {
 	return &door{
-		slots: 1, limit: 1, stalled: dueHeap{of: inDoor}, visits: map[*visit]struct{}{}, parties: map[clientKey]*party{},
-		order: &partyHeap{of: 0, before: loses}, entry: &partyHeap{of: 1, before: comesIn}, queues: &partyHeap{of: 2, before: hasMore},
+		slots: 1, limit: 1,
+		visits:  map[*visit]struct{}{},
+		parties: map[clientKey]*party{},
+		order:   ranking[party]{before: loses, place: func(p *party) *int { return &p.inOrder }},
+		entry:   ranking[party]{before: comesIn, place: func(p *party) *int { return &p.inEntry }},
+		queues:  ranking[party]{before: hasMore, place: func(p *party) *int { return &p.inQueues }},
+		stalled: ranking[visit]{before: endsFirst, place: func(v *visit) *int { return &v.inDoor }},
 	}
 }
 
@@ -642,8 +648,8 @@ func (d *door) unset(v *visit) {
 		p.shares -= v.shares()
 	}
 	if phases[v.phase].stalled {
-		heap.Remove(&p.stalled, v.places[inParty])
-		heap.Remove(&d.stalled, v.places[inDoor])
+		heap.Remove(&p.stalled, v.inParty)
+		heap.Remove(&d.stalled, v.inDoor)
 	}
 	if v.waiting != nil {
 		v.line.Remove(v.waiting)
@@ -652,8 +658,8 @@ func (d *door) unset(v *visit) {
 	case phaseOutside:
 		d.outside--
 		if p.outside.Len() == 0 {
-			heap.Remove(d.entry, p.places[d.entry.of])
-			heap.Remove(d.queues, p.places[d.queues.of])
+			heap.Remove(&d.entry, p.inEntry)
+			heap.Remove(&d.queues, p.inQueues)
 		}
 	case phaseReady:
 		if p.ready.Len() == 0 {
@@ -674,6 +680,13 @@ func (v *visit) grows() bool { return v.waiting != nil && phases[v.phase].stalle
 
 func (v *visit) lineUp(line *list.List) { v.line, v.waiting = line, line.PushBack(v) }
 
+func visitsIn(line *list.List) (all []*visit) {
+	for e := line.Front(); e != nil; e = e.Next() {
+		all = append(all, e.Value.(*visit))
+	}
+	return all
+}
+
 func (d *door) put(v *visit, s phase, price int64, due time.Time) {
 	p := v.party
 	v.phase, v.price, v.due = s, price, due
@@ -690,8 +703,8 @@ func (d *door) put(v *visit, s phase, price int64, due time.Time) {
 		d.outside++
 		v.lineUp(&p.outside)
 		if p.outside.Len() == 1 {
-			heap.Push(d.entry, p)
-			heap.Push(d.queues, p)
+			heap.Push(&d.entry, p)
+			heap.Push(&d.queues, p)
 		}
 	case phaseComputing:
 		d.computing++
@@ -714,16 +727,17 @@ func (d *door) fulfil(v *visit, w want) bool {
 	if !d.mayMakeRoom(v.party, w.price-price, w.share) {
 		return false
 	}
-	line := v.line
-	waits := v.waiting != nil
-	d.unset(v) // for it makes no place for itself
+	waiting := v.waiting
+	v.waiting = nil // it keeps its place in the line
+	d.unset(v)      // for it makes no place for itself
 	roomy := d.makeRoom(v.party, w.price, w.share)
+	if roomy && waiting != nil {
+		v.line.Remove(waiting)
+	}
 	switch {
 	case !roomy:
 		d.put(v, s, price, due)
-		if waits {
-			v.lineUp(line)
-		}
+		v.waiting = waiting
 	case w.phase != s:
 		d.put(v, w.phase, w.price, time.Now().Add(phases[w.phase].patience))
 	default:
@@ -743,11 +757,9 @@ func (d *door) letIn(v *visit) {
 // dispatch gives room and free slots away, to those first who are further on.
 func (d *door) dispatch() {
 	d.blocked = false
-	for e := d.growing.Front(); e != nil; {
-		v := e.Value.(*visit)
-		if e = e.Next(); d.fulfil(v, v.want) {
+	for _, v := range visitsIn(&d.growing) {
+		if v.grows() && d.fulfil(v, v.want) { // it may have been given up for one before it
 			v.turn <- nil
-			e = d.growing.Front() // another one may have been given up
 		}
 	}
 	for d.computing < d.slots {
@@ -758,7 +770,7 @@ func (d *door) dispatch() {
 		v.turn <- nil
 	}
 	for d.outside > 0 {
-		p := d.entry.parties[0]
+		p := d.entry.first()
 		if !d.makePlace(p) {
 			d.blocked = true
 			break
@@ -785,7 +797,7 @@ func (d *door) look() {
 	defer d.mu.Unlock()
 	d.retry = nil
 	now := time.Now()
-	for _, p := range slices.Clone(d.entry.parties) {
+	for _, p := range slices.Clone(d.entry.all) {
 		for e := p.outside.Front(); e != nil && !now.Before(e.Value.(*visit).until); e = p.outside.Front() {
 			d.giveUp(e.Value.(*visit))
 		}

@@ -28,7 +28,7 @@ func atDoor(t *testing.T, slots int, f func(*doorway)) {
 		for v := range all {
 			d.leave(v)
 		}
-		if d.held != 0 || d.computing != 0 || d.coming != 0 || d.leaving != 0 || len(d.parties) != 0 || len(d.order.parties) != 0 || len(d.entry.parties) != 0 || len(d.queues.parties) != 0 || d.outside != 0 || d.served != 0 || d.door.stalled.Len() != 0 || d.turns.Len() != 0 || d.again.Len() != 0 {
+		if d.held != 0 || d.computing != 0 || d.coming != 0 || d.leaving != 0 || len(d.parties) != 0 || d.order.Len() != 0 || d.entry.Len() != 0 || d.queues.Len() != 0 || d.outside != 0 || d.served != 0 || d.door.stalled.Len() != 0 || d.turns.Len() != 0 || d.again.Len() != 0 {
 			t.Errorf("when all have left: %+v", d.door)
 		}
 	})
@@ -41,6 +41,7 @@ type quietConn struct{ net.Conn }
 
 func (quietConn) SetDeadline(time.Time) error     { return nil }
 func (quietConn) SetReadDeadline(time.Time) error { return nil }
+func (quietConn) Close() error                    { return nil }
 
 const (
 	stranger = "192.0.2.1"
@@ -733,6 +734,78 @@ func TestDoorGrowsLater(t *testing.T) {
 			empty(d)
 		})
 	}
+}
+
+// Many that wait for room, each of whom others may have the place of: one is given up
+// for another, never one for itself, and who waits for longest comes first.
+func TestDoorManyGrow(t *testing.T) {
+	for what, grow := range map[string]func(*doorway, *visit) error{
+		"hello":   func(d *doorway, v *visit) error { return d.grows(v, maxHello-freeBytes) },
+		"request": func(d *doorway, v *visit) error { d.move(v, phaseRequest); return d.grows(v, 16<<10) },
+		"body":    func(d *doorway, v *visit) error { d.move(v, phaseRequest); return d.moveToBody(v) },
+	} {
+		atDoor(t, 1, func(d *doorway) {
+			var all []*visit
+			for v := d.come(addressIn(0)); v != nil && v.phase == phaseHello; v = d.come(addressIn(len(all))) {
+				all = append(all, v)
+			}
+			results := make([]chan error, len(all))
+			for i, v := range all {
+				results[i] = make(chan error, 1)
+				go func() { results[i] <- grow(d, v) }()
+				synctest.Wait()
+			}
+			time.Sleep(10 * time.Second)
+			served, givenUp := 0, 0
+			for i := range all {
+				select {
+				case err := <-results[i]:
+					switch {
+					case err == nil:
+						served++
+					case errors.Is(err, errGivenUp):
+						givenUp++
+					default:
+						t.Errorf("%s: %d: %v", what, i, err)
+					}
+				default:
+					t.Errorf("%s: %d waits although others' patience has ended", what, i)
+				}
+			}
+			if served == 0 || givenUp == 0 {
+				t.Errorf("%s: %d are served and %d given up; want some of both", what, served, givenUp)
+			}
+		})
+	}
+}
+
+// Who is given up for another that waits for room, in vain, stays given up.
+func TestDoorGrowsInVain(t *testing.T) {
+	atDoor(t, 1, func(d *doorway) {
+		var all []*visit
+		results := make(chan error, 2)
+		for i := range 2 {
+			v := d.come(addressIn(i))
+			all = append(all, v)
+			d.door.mu.Lock()
+			d.held += roomPerSlot / 2 // of handshakes that wait for a slot
+			d.door.mu.Unlock()
+		}
+		for _, v := range all {
+			go func() { results <- d.grows(v, 16<<10) }()
+		}
+		time.Sleep(phases[phaseHello].patience + maxBlockedRetry)
+		if n := d.countGivenUp(all); n != 1 || d.door.stalled.Len() != 1 {
+			t.Errorf("%d are given up and %d stalled; want one each", n, d.door.stalled.Len())
+		}
+		d.door.mu.Lock()
+		d.held -= 2 * (roomPerSlot / 2)
+		d.door.mu.Unlock()
+		time.Sleep(maxBlockedRetry)
+		if a, b := <-results, <-results; (a == nil) == (b == nil) {
+			t.Errorf("%v and %v; want one to be served", a, b)
+		}
+	})
 }
 
 // What a record takes is given back once crypto/tls has it: a long body makes nobody

@@ -10,12 +10,13 @@ import (
 type party struct {
 	key     clientKey
 	visits  int
-	shares  int       // of those that are stalled or Ready
-	stalled dueHeap   // of them
+	shares  int // of those that are stalled or Ready
+	stalled ranking[visit]
 	ready   list.List // of *visit
 	turn    *list.Element
 	outside list.List // of *visit, in the order of accept
-	places  [3]int    // in door.order, door.entry and door.queues, where it is in them
+
+	inOrder, inEntry, inQueues int // where it is in the door's rankings
 }
 
 // sharePrice is what a connection may cost and count as one. It is more than that of
@@ -34,26 +35,26 @@ func (v *visit) countsForParty() bool { return phases[v.phase].stalled || v.phas
 func (d *door) partyOf(key clientKey) *party {
 	p := d.parties[key]
 	if p == nil {
-		p = &party{key: key, stalled: dueHeap{of: inParty}}
+		p = &party{key: key, stalled: ranking[visit]{before: endsFirst, place: func(v *visit) *int { return &v.inParty }}}
 		d.parties[key] = p
-		heap.Push(d.order, p)
+		heap.Push(&d.order, p)
 	}
 	return p
 }
 
 func (d *door) forget(p *party) {
 	if p.visits == 0 {
-		heap.Remove(d.order, p.places[d.order.of])
+		heap.Remove(&d.order, p.inOrder)
 		delete(d.parties, p.key)
 	}
 }
 
 // reorder follows a change of what p has.
 func (d *door) reorder(p *party) {
-	heap.Fix(d.order, p.places[d.order.of])
+	heap.Fix(&d.order, p.inOrder)
 	if p.outside.Len() > 0 {
-		heap.Fix(d.entry, p.places[d.entry.of])
-		heap.Fix(d.queues, p.places[d.queues.of])
+		heap.Fix(&d.entry, p.inEntry)
+		heap.Fix(&d.queues, p.inQueues)
 	}
 }
 
@@ -73,10 +74,10 @@ func (d *door) wantsFiles(more int) bool {
 // most, if it has at least two more than p, and reports whether there was one. Nil is
 // for nobody's sake. Those that are stalled count as well.
 func (d *door) closeOutside(p *party) bool {
-	if len(d.queues.parties) == 0 {
+	if d.queues.Len() == 0 {
 		return false
 	}
-	q := d.queues.parties[0]
+	q := d.queues.first()
 	if p != nil && q.all() <= p.all()+1 {
 		return false
 	}
@@ -138,17 +139,17 @@ func (d *door) dueFor(v *visit, p *party) time.Time {
 	}
 	const least = 4
 	patience := phases[v.phase].patience
-	waiting, stalled := len(d.entry.parties), len(d.stalled.visits)
+	waiting, stalled := d.entry.Len(), d.stalled.Len()
 	left := max(patience/least, patience-patience*3/2*time.Duration(waiting)/time.Duration(stalled))
 	return v.due.Add(left - patience)
 }
 
 // most is who is given up first of the party with most shares.
 func (d *door) most() *visit {
-	if len(d.order.parties) == 0 {
+	if d.order.Len() == 0 {
 		return nil
 	}
-	p := d.order.parties[0]
+	p := d.order.first()
 	if v := p.stalled.first(); v != nil {
 		return v
 	}
@@ -187,55 +188,6 @@ func (d *door) giveUp(v *visit) {
 	}
 }
 
-// A dueHeap has stalled connections, the one whose patience ends first first. A
-// connection is in two: its party's and the door's.
-type dueHeap struct {
-	of     int // which of the two
-	visits []*visit
-}
-
-const (
-	inParty = iota
-	inDoor
-)
-
-// first is nil where there is none.
-func (h *dueHeap) first() *visit {
-	if len(h.visits) == 0 {
-		return nil
-	}
-	return h.visits[0]
-}
-
-func (h *dueHeap) Len() int           { return len(h.visits) }
-func (h *dueHeap) Less(i, j int) bool { return h.visits[i].due.Before(h.visits[j].due) }
-
-func (h *dueHeap) Swap(i, j int) {
-	h.visits[i], h.visits[j] = h.visits[j], h.visits[i]
-	h.visits[i].places[h.of], h.visits[j].places[h.of] = i, j
-}
-
-func (h *dueHeap) Push(x any) {
-	v := x.(*visit)
-	v.places[h.of] = len(h.visits)
-	h.visits = append(h.visits, v)
-}
-
-func (h *dueHeap) Pop() any {
-	last := len(h.visits) - 1
-	v := h.visits[last]
-	h.visits[last] = nil
-	h.visits = h.visits[:last]
-	return v
-}
-
-// A partyHeap has parties, the first by its order first.
-type partyHeap struct {
-	of      int // its place in party.places
-	before  func(a, b *party) bool
-	parties []*party
-}
-
 // all is what counts where too many are outside.
 func (p *party) all() int { return p.shares + p.outside.Len() }
 
@@ -260,24 +212,43 @@ func comesIn(a, b *party) bool {
 // hasMore is the order of those outside where there are too many of them.
 func hasMore(a, b *party) bool { return a.all() > b.all() }
 
-func (h *partyHeap) Len() int           { return len(h.parties) }
-func (h *partyHeap) Less(i, j int) bool { return h.before(h.parties[i], h.parties[j]) }
+// endsFirst is the order of those that are stalled: the one whose patience ends first.
+func endsFirst(a, b *visit) bool { return a.due.Before(b.due) }
 
-func (h *partyHeap) Swap(i, j int) {
-	h.parties[i], h.parties[j] = h.parties[j], h.parties[i]
-	h.parties[i].places[h.of], h.parties[j].places[h.of] = i, j
+// A ranking is a [heap] of pointers, the first by its order first. Each member knows
+// where in it it is, so that it can be removed and moved.
+type ranking[T any] struct {
+	all    []*T
+	before func(a, b *T) bool
+	place  func(*T) *int // where a member has its index in all
 }
 
-func (h *partyHeap) Push(x any) {
-	p := x.(*party)
-	p.places[h.of] = len(h.parties)
-	h.parties = append(h.parties, p)
+// first is nil where there is none.
+func (r *ranking[T]) first() *T {
+	if len(r.all) == 0 {
+		return nil
+	}
+	return r.all[0]
 }
 
-func (h *partyHeap) Pop() any {
-	last := len(h.parties) - 1
-	p := h.parties[last]
-	h.parties[last] = nil
-	h.parties = h.parties[:last]
-	return p
+func (r *ranking[T]) Len() int           { return len(r.all) }
+func (r *ranking[T]) Less(i, j int) bool { return r.before(r.all[i], r.all[j]) }
+
+func (r *ranking[T]) Swap(i, j int) {
+	r.all[i], r.all[j] = r.all[j], r.all[i]
+	*r.place(r.all[i]), *r.place(r.all[j]) = i, j
+}
+
+func (r *ranking[T]) Push(x any) {
+	v := x.(*T)
+	*r.place(v) = len(r.all)
+	r.all = append(r.all, v)
+}
+
+func (r *ranking[T]) Pop() any {
+	last := len(r.all) - 1
+	v := r.all[last]
+	r.all[last] = nil
+	r.all = r.all[:last]
+	return v
 }
