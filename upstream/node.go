@@ -112,12 +112,7 @@ func (s *server) follow(t *Table, n *Node) {
 	defer s.mu.Unlock()
 	if s.end == nil {
 		s.ctx, s.end = context.WithCancel(t.ctx)
-		switch literal, ok := n.loc.literal(); {
-		case n.loc.Unix != "":
-			s.setFixed("unix", n.loc.Unix)
-		case ok:
-			s.setFixed("tcp", literal.String())
-		default:
+		if !s.setFixed(n) {
 			t.jobs.Go(func() { s.watchNames(s.ctx, t) })
 		}
 	}
@@ -129,15 +124,21 @@ func (s *server) follow(t *Table, n *Node) {
 	s.syncProbes(t)
 }
 
-// setFixed is for a node that needs no DNS.
-func (s *server) setFixed(network, addr string) {
-	a := newAddress(network, addr, "", s.late)
-	if network == "unix" {
-		g := s.node.Load().group
-		a.place = files.At(fmt.Sprintf("upstream %q", g.name), addr, g.env.log)
+// setFixed sets the place of a node that needs no DNS, and reports whether n is one.
+func (s *server) setFixed(n *Node) bool {
+	var a *address
+	switch literal, ok := n.loc.literal(); {
+	case n.loc.Unix != "":
+		a = newAddress("unix", n.loc.Unix, "", s.late)
+		a.place = files.At(fmt.Sprintf("upstream %q", n.group.name), n.loc.Unix, n.group.env.log)
+	case ok:
+		a = newAddress("tcp", literal.String(), "", s.late)
+	default:
+		return false
 	}
 	s.places.Store(&[]endpoint{{address: a, share: 1}})
 	close(s.answered)
+	return true
 }
 
 // retire ends the server's jobs; its tunnels go on. The caller holds t.mu.

@@ -3,11 +3,8 @@ package upstream
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
-
-	"wssgate/files"
 )
 
 // A NodeError says why a node can't be used now.
@@ -55,16 +52,12 @@ func TryNodes(ctx context.Context, o Options, patience time.Duration) ([]NodeErr
 // try probes all addresses of a node that no Table has.
 func (n *Node) try(ctx context.Context) error {
 	n.server = newServer(n, false)
+	defer n.server.leavePlaces()
 	var places []endpoint
 	var err error
-	switch literal, ok := n.loc.literal(); {
-	case n.loc.Unix != "":
-		a := newAddress("unix", n.loc.Unix, "", false)
-		a.place = files.At(fmt.Sprintf("upstream %q", n.group.name), a.addr, n.group.env.log)
-		places = []endpoint{{address: a}}
-	case ok:
-		places = []endpoint{{address: newAddress("tcp", literal.String(), "", false)}}
-	default:
+	if n.server.setFixed(n) {
+		places = *n.server.places.Load()
+	} else {
 		places, err = n.resolve(ctx, nil)
 	}
 	errs := make([]error, len(places), len(places)+1)
