@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"wssgate/certstore"
+	"wssgate/config"
 )
 
 // certsCommand is "wssgate certs".
@@ -29,7 +30,7 @@ be used, or a name of a vhost or of ACME has no certificate:
 	var within time.Duration
 	alarm := false
 	f.Func("within", "`DURATION` such as 14d or 36h", func(s string) (err error) {
-		within, err = parseDuration(s)
+		within, err = config.ParseDuration(s)
 		alarm = true
 		return err
 	})
@@ -120,9 +121,9 @@ func newCertificateList(inv *inventory) certificateList {
 	for _, p := range inv.problems {
 		list.Problems = append(list.Problems, certificateProblem{p.File, p.Err.Error(), p.Kept})
 	}
-	for _, s := range inv.cfg.served(inv.certificates) {
-		if len(s.certificates) == 0 && !slices.Contains(inv.cfg.ACME.Names, s.name) {
-			list.Missing = append(list.Missing, s.name)
+	for _, s := range inv.cfg.Served(inv.certificates) {
+		if len(s.Certificates) == 0 && !slices.Contains(inv.cfg.ACME.Names, s.Name) {
+			list.Missing = append(list.Missing, s.Name)
 		}
 	}
 	for _, s := range inv.acme {

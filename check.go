@@ -17,6 +17,7 @@ import (
 	"unicode"
 
 	"wssgate/certstore"
+	"wssgate/config"
 	"wssgate/upstream"
 )
 
@@ -42,14 +43,14 @@ warning, too.`)
 		return exitUsage
 	}
 	cfg, now := inv.cfg, time.Now()
-	served := cfg.served(inv.certificates)
+	served := cfg.Served(inv.certificates)
 	var names resolver
 	if !*offline {
 		names = net.DefaultResolver
 	}
-	warnings := slices.Concat(inv.warnings(served), cfg.upstreamWarnings(ctx, names))
+	warnings := slices.Concat(inv.warnings(served), upstreamWarnings(ctx, cfg, names))
 	if !*offline {
-		warnings = append(warnings, cfg.tryNodes(ctx)...)
+		warnings = append(warnings, tryNodes(ctx, cfg)...)
 	}
 	printServed(stdout, cfg, served, now)
 	printNodes(stdout, cfg)
@@ -63,89 +64,7 @@ warning, too.`)
 	return exitOK
 }
 
-// A servedName is a server name with what answers for it.
-type servedName struct {
-	name         string
-	certificates []certstore.Entry // one for each key type; none: refused
-	vhost        *Vhost            // nil where upstream is "": no vhost has the name
-	upstream     string
-}
-
-// served lists what the vhosts name, in the order of the file, then what
-// certificates are for and the vhosts do not name.
-func (c *Config) served(entries []certstore.Entry) []servedName {
-	chosen := map[string][]certstore.Entry{}
-	var names []string // of certificates, ordered as entries
-	for _, e := range entries {
-		if chosen[e.Name] == nil {
-			names = append(names, e.Name)
-		}
-		chosen[e.Name] = append(chosen[e.Name], e)
-	}
-	certificates := func(name string) []certstore.Entry {
-		var out []certstore.Entry
-		for _, n := range []string{name, wildcardFor(name)} {
-			for _, e := range chosen[n] {
-				if e.Chosen && !slices.ContainsFunc(out, func(o certstore.Entry) bool { return keyFamily(o) == keyFamily(e) }) {
-					out = append(out, e)
-				}
-			}
-		}
-		return out
-	}
-
-	var list []servedName
-	vhosts := map[string]*Vhost{}
-	for _, v := range c.Vhost {
-		for _, name := range v.Names {
-			vhosts[name] = v
-		}
-	}
-	covered := map[string]bool{} // wildcards of vhosts for which exact names have certificates
-	for _, name := range names {
-		if vhosts[name] == nil && vhosts[wildcardFor(name)] != nil {
-			covered[wildcardFor(name)] = true
-		}
-	}
-	for _, v := range c.Vhost {
-		for _, name := range v.Names {
-			own := certificates(name)
-			if len(own) > 0 || !covered[name] {
-				list = append(list, servedName{name, own, v, v.Upstream})
-			}
-		}
-	}
-	for _, name := range names {
-		if vhosts[name] != nil {
-			continue
-		}
-		s := servedName{name: name, certificates: certificates(name)}
-		if v := vhosts[wildcardFor(name)]; v != nil {
-			s.vhost, s.upstream = v, v.Upstream
-		} else if len(c.Vhost) == 0 {
-			s.upstream = slices.Collect(maps.Keys(c.Upstream))[0]
-		}
-		list = append(list, s)
-	}
-	return list
-}
-
-// keyFamily is "ECDSA", "RSA" or "Ed25519": a name has one of each.
-func keyFamily(e certstore.Entry) string {
-	family, _, _ := strings.Cut(e.KeyType, " ")
-	return family
-}
-
-// wildcardFor is the wildcard that an exact name falls under.
-func wildcardFor(name string) string {
-	_, rest, ok := strings.Cut(name, ".")
-	if !ok || strings.HasPrefix(name, "*.") {
-		return ""
-	}
-	return "*." + rest
-}
-
-func printServed(w io.Writer, c *Config, served []servedName, now time.Time) {
+func printServed(w io.Writer, c *config.Config, served []config.ServedName, now time.Time) {
 	for _, address := range c.Listen.WSS {
 		fmt.Fprintf(w, "wss on %s\n", address)
 	}
@@ -159,11 +78,11 @@ func printServed(w io.Writer, c *Config, served []servedName, now time.Time) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "NAME\tCERTIFICATE\tISSUER\tEXPIRES\tKEY\tUPSTREAM")
 	for _, s := range served {
-		if len(s.certificates) == 0 {
-			fmt.Fprintf(t, "%s\tno certificate\t-\t-\t-\t%s\n", cell(s.name), c.target(s))
+		if len(s.Certificates) == 0 {
+			fmt.Fprintf(t, "%s\tno certificate\t-\t-\t-\t%s\n", cell(s.Name), c.Target(s))
 		}
-		for _, e := range s.certificates {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", cell(s.name), cell(source(e)), cell(e.Issuer), expiry(e, now), e.KeyType, c.target(s))
+		for _, e := range s.Certificates {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", cell(s.Name), cell(source(e)), cell(e.Issuer), expiry(e, now), e.KeyType, c.Target(s))
 		}
 	}
 	t.Flush()
@@ -172,14 +91,14 @@ func printServed(w io.Writer, c *Config, served []servedName, now time.Time) {
 
 // printNodes says by which names the nodes of a cluster are known, to those that
 // send clients from one to the other.
-func printNodes(w io.Writer, c *Config) {
+func printNodes(w io.Writer, c *config.Config) {
 	var rows [][3]string
 	for _, name := range slices.Sorted(maps.Keys(c.Upstream)) {
 		u := c.Upstream[name]
 		if len(u.Nodes) < 2 || u.Redirects == "off" {
 			continue
 		}
-		for _, n := range upstream.NodeNames(u.nodeOptions()) {
+		for _, n := range upstream.NodeNames(u.NodeOptions()) {
 			known := slices.Clone(n.Names)
 			if len(known) == 0 {
 				known = []string{"-"}
@@ -197,21 +116,6 @@ func printNodes(w io.Writer, c *Config) {
 	}
 	t.Flush()
 	fmt.Fprintln(w)
-}
-
-// target says where the tunnels of a name end.
-func (c *Config) target(s servedName) string {
-	u := c.Upstream[s.upstream]
-	if u == nil {
-		return "none: no vhost has this name"
-	}
-	var urls []string
-	for _, n := range u.Nodes {
-		if s.vhost == nil || s.vhost.Node == "" || s.vhost.Node == n.Name || s.vhost.Fallback {
-			urls = append(urls, n.URL)
-		}
-	}
-	return s.upstream + ": " + strings.Join(urls, ", ")
 }
 
 func source(e certstore.Entry) string {
@@ -275,7 +179,7 @@ func plural(n int, noun string) string {
 // from starting.
 type warning struct{ text, hint string }
 
-func (inv *inventory) warnings(served []servedName) []warning {
+func (inv *inventory) warnings(served []config.ServedName) []warning {
 	var out []warning
 	for _, p := range inv.problems {
 		out = append(out, warning{p.Err.Error(), ""}) // expired ones too
@@ -289,11 +193,11 @@ func (inv *inventory) warnings(served []servedName) []warning {
 	}
 	for _, s := range served {
 		switch {
-		case len(s.certificates) > 0:
-		case slices.Contains(inv.cfg.ACME.Names, s.name):
-			out = append(out, warning{fmt.Sprintf("no certificate yet for server name %q; waiting for ACME", s.name), ""})
+		case len(s.Certificates) > 0:
+		case slices.Contains(inv.cfg.ACME.Names, s.Name):
+			out = append(out, warning{fmt.Sprintf("no certificate yet for server name %q; waiting for ACME", s.Name), ""})
 		default:
-			out = append(out, warning{fmt.Sprintf("no certificate for server name %q; its clients are refused", s.name), ""})
+			out = append(out, warning{fmt.Sprintf("no certificate for server name %q; its clients are refused", s.Name), ""})
 		}
 	}
 	return out
@@ -303,8 +207,8 @@ func (inv *inventory) warnings(served []servedName) []warning {
 const nodePatience = 3 * time.Second
 
 // tryNodes reports the nodes that can't be used now. A gate would start without them.
-func (c *Config) tryNodes(ctx context.Context) (out []warning) {
-	o, err := c.upstreamOptions(slog.New(slog.DiscardHandler))
+func tryNodes(ctx context.Context, c *config.Config) (out []warning) {
+	o, err := c.UpstreamOptions(slog.New(slog.DiscardHandler))
 	if err != nil {
 		return []warning{{err.Error(), ""}}
 	}
@@ -329,7 +233,7 @@ const resolvePatience = 2 * time.Second
 
 // upstreamWarnings looks for servers that anyone could reach without TLS, and
 // for what the file has and nobody uses. With r nil it looks no name up.
-func (c *Config) upstreamWarnings(ctx context.Context, r resolver) []warning {
+func upstreamWarnings(ctx context.Context, c *config.Config, r resolver) []warning {
 	ctx, cancel := context.WithTimeout(ctx, resolvePatience)
 	defer cancel()
 	used := map[string]bool{}
@@ -345,7 +249,7 @@ func (c *Config) upstreamWarnings(ctx context.Context, r resolver) []warning {
 			out = append(out, warning{fmt.Sprintf("upstream %q: no vhost uses it", name), ""})
 		}
 		if c.Upstream[name].Redirects != "off" {
-			for _, n := range upstream.NodeNames(c.Upstream[name].nodeOptions()) {
+			for _, n := range upstream.NodeNames(c.Upstream[name].NodeOptions()) {
 				for _, shared := range n.Shared {
 					if _, err := netip.ParseAddr(shared); err == nil {
 						continue // several servers of one machine: the port tells

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"wssgate/config"
 	"wssgate/internal/certtest"
 )
 
@@ -40,7 +41,7 @@ func configWithCertificates(t *testing.T, files map[string][]byte, extra ...stri
 	for name, data := range files {
 		write(filepath.Join("certs", name), data)
 	}
-	write("config.toml", []byte(small+strings.Join(extra, "")))
+	write("config.toml", []byte(smallest+strings.Join(extra, "")))
 	return filepath.Join(dir, "config.toml")
 }
 
@@ -212,13 +213,13 @@ func TestCheckWarnsAboutPublicNodes(t *testing.T) {
 		{"ws+unix:///run/xmpp.sock", ""},
 		{"ws://unknown.example/", ""}, // tryNodes says so
 	} {
-		cfg, err := parseString("[upstream.a]\nnodes = \"" + test.url + "\"\n")
+		cfg, err := parseSmall("[upstream.a]\nnodes = \"" + test.url + "\"\n")
 		if err != nil {
 			t.Errorf("%s: %v", test.url, err)
 			continue
 		}
 		var got string
-		for _, w := range cfg.upstreamWarnings(t.Context(), fakeResolver{
+		for _, w := range upstreamWarnings(t.Context(), cfg, fakeResolver{
 			"inside.example":  {netip.MustParseAddr("10.0.0.1")},
 			"outside.example": {netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("9.9.9.9")},
 		}) {
@@ -273,7 +274,7 @@ by_domain = { "a.example" = "one", "b.example" = "passed-on" }
 }
 
 func TestCheckWarnsAboutTheRest(t *testing.T) {
-	cfg, err := parseString(small + `
+	cfg, err := parseSmall(smallest + `
 [upstream.unused]
 nodes = "ws://127.0.0.1/"
 [upstream.by_domain]
@@ -290,7 +291,7 @@ client_backlog = "64KiB"
 		t.Fatal(err)
 	}
 	var got []string
-	for _, w := range cfg.upstreamWarnings(t.Context(), fakeResolver{}) {
+	for _, w := range upstreamWarnings(t.Context(), cfg, fakeResolver{}) {
 		got = append(got, w.text)
 	}
 	want := []string{`upstream "unused": no vhost uses it`, `limits.client_backlog: 64KiB is less than limits.message, 1MiB`}
@@ -431,4 +432,54 @@ func TestLongNamesInTables(t *testing.T) {
 			t.Errorf("%s prints %s", command[0], out)
 		}
 	}
+}
+
+// Each file of testdata/bad has one mistake, named in its first line. "check" and
+// "serve" end with status 2 for that one and for no other.
+func TestBadFiles(t *testing.T) {
+	t.Chdir("config") // what the files name is relative to it
+	files, err := filepath.Glob("testdata/bad/*.toml")
+	if err != nil || len(files) < 50 {
+		t.Fatalf("%d files in testdata/bad, err %v; want 50 or more", len(files), err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		firstLine, _, _ := strings.Cut(string(data), "\n")
+		want, ok := strings.CutPrefix(firstLine, "# want: config.toml: ")
+		if !ok {
+			t.Fatalf("first line of %s is %q, want \"# want: config.toml: …\"", file, firstLine)
+		}
+		for _, command := range [][]string{{"check", "-offline"}, {"serve"}} {
+			t.Run(command[0]+" "+filepath.Base(file), func(t *testing.T) {
+				var stdout, stderr strings.Builder
+				if status := dispatch(t.Context(), append(command, "-config", file), &stdout, &stderr); status != exitUsage {
+					t.Errorf("exit status = %d, want %d", status, exitUsage)
+				}
+				if stdout.Len() > 0 {
+					t.Errorf("standard output has %q, want nothing", &stdout)
+				}
+				var mistakes []string
+				for line := range strings.Lines(stderr.String()) {
+					if !strings.HasPrefix(line, " ") { // neither hint nor excerpt
+						mistakes = append(mistakes, strings.TrimSuffix(line, "\n"))
+					}
+				}
+				if want := []string{file + ": " + want}; !slices.Equal(mistakes, want) {
+					t.Errorf("mistakes:\n%q\nwant:\n%q", mistakes, want)
+				}
+			})
+		}
+	}
+}
+
+// smallest is a configuration with what none can do without.
+const smallest = `[upstream.tigase]
+nodes = ["ws://127.0.0.1:5290/"]
+`
+
+func parseSmall(data string) (*config.Config, error) {
+	return config.Parse("config.toml", []byte(data))
 }

@@ -9,7 +9,10 @@ import (
 	"os"
 	"syscall"
 
+	"wssgate/config"
 	"wssgate/demo"
+	"wssgate/gate"
+	"wssgate/listen"
 )
 
 // demoCommand is "wssgate demo": the gate, and all that it needs around it.
@@ -24,7 +27,7 @@ Prints what to try.`)
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status
 	}
-	listen, err := freeAddress(*addr)
+	listenAddr, err := freeAddress(*addr)
 	if err != nil {
 		fmt.Fprintf(stderr, "wssgate demo: -listen: %v\n", err)
 		if errors.Is(err, syscall.EADDRINUSE) {
@@ -33,19 +36,19 @@ Prints what to try.`)
 		}
 		return exitUsage
 	}
-	d, err := demo.Start(demo.Options{Listen: listen, Upstream: *upstreamURL, Dir: *dir})
+	d, err := demo.Start(demo.Options{Listen: listenAddr, Upstream: *upstreamURL, Dir: *dir})
 	if err != nil {
 		fmt.Fprintf(stderr, "wssgate demo: %v\n", err)
 		return exitFailed
 	}
 	defer d.Close()
-	cfg, err := loadConfig(d.Config)
+	cfg, err := config.Load(d.Config)
 	if err != nil { // what can be wrong in it is the -upstream
 		fmt.Fprintln(stderr, err)
 		return exitUsage
 	}
 	fmt.Fprintln(stdout, d.Guide(os.Args[0]))
-	return serve(ctx, cfg, serving{pages: demo.Page(), sockets: new(sockets)}, stderr)
+	return gate.Serve(ctx, cfg, gate.Serving{Pages: demo.Page(), Sockets: new(listen.Sockets)}, stderr)
 }
 
 // freeAddress returns addr with the port that the kernel gave for port 0, or

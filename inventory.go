@@ -9,13 +9,14 @@ import (
 	"slices"
 
 	"wssgate/certstore"
+	"wssgate/config"
 	"wssgate/files"
 )
 
 // An inventory is what check and certs look at: a configuration with the
 // certificates that serve would begin with.
 type inventory struct {
-	cfg          *Config
+	cfg          *config.Config
 	certificates []certstore.Entry
 	problems     []certstore.Problem
 	acme         []certstore.ACMEStatus // names to obtain; empty where ACME is off
@@ -23,20 +24,20 @@ type inventory struct {
 
 // takeInventory reads a configuration, its certificates and its ACME cache.
 // It asks no CA and leaves nothing open. What would keep serve from starting
-// is a *ConfigError.
+// is a *Error.
 func takeInventory(file string) (*inventory, error) {
-	cfg, err := loadConfig(file)
+	cfg, err := config.Load(file)
 	if err != nil {
 		return nil, err
 	}
-	return cfg.inventory()
+	return inventoryOf(cfg)
 }
 
-func (c *Config) inventory() (*inventory, error) {
+func inventoryOf(c *config.Config) (*inventory, error) {
 	quiet := slog.New(slog.DiscardHandler) // what would be logged is in the inventory too
-	store, err := c.openCertificates(false, quiet)
+	store, err := c.OpenCertificates(false, quiet)
 	if err != nil {
-		return nil, &ConfigError{c.File, []Mistake{{
+		return nil, &config.Error{File: c.File, Mistakes: []config.Mistake{{
 			Key:  "certificates.directory",
 			Text: fmt.Sprintf("%q: %v", c.Certificates.Directory, rootCause(err)),
 			Hint: "make the folder, or name another one; relative names are relative to the configuration",
@@ -46,15 +47,15 @@ func (c *Config) inventory() (*inventory, error) {
 
 	inv := &inventory{cfg: c}
 	// The cache is made by the gate, with its own rights; not by a look at it.
-	_, err = files.Do(context.Background(), configFiles, func() (fs.FileInfo, error) { return configFiles.Stat(c.ACME.Cache) })
+	_, err = files.Do(context.Background(), config.Place, func() (fs.FileInfo, error) { return config.Place.Stat(c.ACME.Cache) })
 	if !errors.Is(err, fs.ErrNotExist) && !files.IsHang(err) && len(c.ACME.Names) > 0 {
-		options, err := c.acmeOptions(store, quiet)
+		options, err := c.ACMEOptions(store, quiet)
 		if err != nil {
-			return nil, &ConfigError{c.File, []Mistake{{Text: err.Error()}}}
+			return nil, &config.Error{File: c.File, Mistakes: []config.Mistake{{Text: err.Error()}}}
 		}
 		acme, err := certstore.NewACME(options) // not started: only its cache is read
 		if err != nil {
-			return nil, &ConfigError{c.File, []Mistake{{Key: "acme", Text: err.Error()}}}
+			return nil, &config.Error{File: c.File, Mistakes: []config.Mistake{{Key: "acme", Text: err.Error()}}}
 		}
 		defer acme.Close()
 		inv.acme = acme.Status()
@@ -64,7 +65,7 @@ func (c *Config) inventory() (*inventory, error) {
 		}
 	}
 	if list := files.Hanging(); len(list) > 0 { // half an inventory would be a wrong one
-		return nil, &ConfigError{c.File, []Mistake{{Text: list[0].What + ": " + list[0].Error(), Hint: "is its mount there?"}}}
+		return nil, &config.Error{File: c.File, Mistakes: []config.Mistake{{Text: list[0].What + ": " + list[0].Error(), Hint: "is its mount there?"}}}
 	}
 	inv.certificates, inv.problems = slices.Collect(store.Certificates()), store.Problems()
 	return inv, nil

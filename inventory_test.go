@@ -2,29 +2,33 @@ package main
 
 import (
 	"encoding/base64"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"wssgate/certstore"
+	"wssgate/config"
+	"wssgate/files"
 )
 
 // A cache that cannot be looked at is not one that is still to be made.
 func TestInventoryUnreadableCache(t *testing.T) {
 	cfg := withACME(t, "names = \"a.example\"\n", nil)
 	cfg.ACME.Cache = filepath.Join(cfg.File, "acme") // below a file: ENOTDIR even for root
-	if inv, err := cfg.inventory(); err == nil || !strings.Contains(err.Error(), "acme") {
+	if inv, err := inventoryOf(cfg); err == nil || !strings.Contains(err.Error(), "acme") {
 		t.Errorf("inventory = %+v, %v; want what is wrong with the cache", inv, err)
 	}
 }
 
 // withACME is a configuration whose names come from a CA, in a folder of its
 // own with the files given.
-func withACME(t *testing.T, acme string, files map[string][]byte) *Config {
+func withACME(t *testing.T, acme string, files map[string][]byte) *config.Config {
 	t.Helper()
 	file := configWithCertificates(t, nil, "[acme]\naccept_terms = true\n"+acme)
 	for name, data := range files {
@@ -40,7 +44,7 @@ func withACME(t *testing.T, acme string, files map[string][]byte) *Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := parseConfig(file, data)
+	cfg, err := config.Parse(file, data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,15 +58,15 @@ func TestInventoryReadsACMECache(t *testing.T) {
 	cfg := withACME(t, "names = [\"a.example\", \"b.example\"]\n", map[string][]byte{
 		"acme/a.example": append(pair.KeyPEMClassic(), pair.ChainPEM()...), // as autocert has it
 	})
-	inv, err := cfg.inventory()
+	inv, err := inventoryOf(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(inv.certificates) != 1 || inv.certificates[0].Name != "a.example" || inv.certificates[0].Source != certstore.SourceACME {
 		t.Errorf("certificates = %+v; want one for a.example from ACME", inv.certificates)
 	}
-	served := cfg.served(inv.certificates)
-	if len(served) != 1 || source(served[0].certificates[0]) != "acme" {
+	served := cfg.Served(inv.certificates)
+	if len(served) != 1 || source(served[0].Certificates[0]) != "acme" {
 		t.Errorf("served = %+v; want a.example from acme", served)
 	}
 	var out strings.Builder
@@ -83,8 +87,8 @@ func TestInventoryReadsACMECache(t *testing.T) {
 // A look at a gate that never ran leaves its folder as it was.
 func TestInventoryMakesNoCache(t *testing.T) {
 	cfg := withACME(t, "names = \"a.example\"\n", nil)
-	cfg.Vhost = []*Vhost{{Names: []string{"a.example", "b.example"}, Upstream: "tigase"}}
-	inv, err := cfg.inventory()
+	cfg.Vhost = []*config.Vhost{{Names: []string{"a.example", "b.example"}, Upstream: "tigase"}}
+	inv, err := inventoryOf(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +99,7 @@ func TestInventoryMakesNoCache(t *testing.T) {
 		t.Errorf("acme = %+v; want one name that waits", inv.acme)
 	}
 	var got []string
-	for _, w := range inv.warnings(cfg.served(inv.certificates)) {
+	for _, w := range inv.warnings(cfg.Served(inv.certificates)) {
 		got = append(got, w.text)
 	}
 	want := []string{
@@ -121,7 +125,7 @@ func TestInventoryTouchesNoCache(t *testing.T) {
 	if err := os.Chmod(cfg.ACME.Cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cfg.inventory(); err != nil {
+	if _, err := inventoryOf(cfg); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(cfg.ACME.Cache); err != nil || info.Mode().Perm() != 0o755 {
@@ -155,7 +159,7 @@ http = ":80"
 		t.Fatal(err)
 	}
 	defer store.Close()
-	o, err := cfg.acmeOptions(store, quiet)
+	o, err := cfg.ACMEOptions(store, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +197,7 @@ func TestCheckAllowWithACME(t *testing.T) {
 		"[access]\nallow = \"10.0.0.0/8\"\n[listen]\nhttp = \":80\"\n": false,
 	} {
 		cfg := withACME(t, "names = \"a.example\"\n"+extra, nil)
-		inv, err := cfg.inventory()
+		inv, err := inventoryOf(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -201,5 +205,30 @@ func TestCheckAllowWithACME(t *testing.T) {
 		if got != want {
 			t.Errorf("%q: warned %v; want %v", extra, got, want)
 		}
+	}
+}
+
+// An inventory of what hangs is none.
+func TestInventoryHangs(t *testing.T) {
+	for _, what := range []string{"certs", "acme"} {
+		dir := t.TempDir()
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, "certs"), 0o700), os.Mkdir(filepath.Join(dir, "acme"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			resume := files.Stall(filepath.Join(dir, what))
+			cfg, err := config.Parse(filepath.Join(dir, "config.toml"), []byte(smallest+"[acme]\nnames = \"a.example.org\"\naccept_terms = true\n"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			was := config.Place
+			config.Place = files.New("configuration", nil)
+			defer func() { config.Place = was }()
+			_, err = inventoryOf(cfg)
+			if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, what)) {
+				t.Errorf("%s: %v", what, err)
+			}
+			resume()
+		})
 	}
 }

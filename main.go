@@ -2,12 +2,12 @@
 // front of a server that speaks plain ws://, picks the certificate of every
 // vhost by TLS server name, and forwards the decrypted WebSocket frames.
 //
-// This package reads the command line and the configuration, and puts the
-// other packages together: main.go, config*.go, run.go, and one file for each
-// of the smaller commands.
+// This package is the command line: main.go has "serve", and each other command has a
+// file. What a configuration says is package config's, what runs is package gate's.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -19,14 +19,18 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"wssgate/config"
+	"wssgate/gate"
+	"wssgate/listen"
+	"wssgate/systemd"
 )
 
-// Exit statuses.
+// Exit statuses. "serve" has more (gate.Serve).
 const (
-	exitOK      = 0 // done; for serve: drained
-	exitFailed  = 1 // could not do it
-	exitUsage   = 2 // a mistake on the command line or in the configuration
-	exitDrained = 3 // the drain's deadline passed with tunnels still open
+	exitOK     = 0 // done
+	exitFailed = 1 // could not do it
+	exitUsage  = 2 // a mistake on the command line or in the configuration
 )
 
 // A command is one word behind "wssgate". Its context ends with the first
@@ -63,12 +67,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go endOnSignal(ctx, signals, cancel, func() { os.Exit(exitFailed) })
-	lines := newLineQueue(stderr)
+	lines := gate.NewLineQueue(stderr)
 	ended := make(chan int, 1)
 	go func() {
 		status := dispatch(ctx, args, stdout, lines)
-		if !lines.served.Load() { // it has closed them itself
-			lines.CloseUntil(ctx.Done(), logPatience)
+		if !lines.Served.Load() { // it has closed them itself
+			lines.CloseUntil(ctx.Done(), gate.LogPatience)
 		}
 		ended <- status
 	}()
@@ -82,7 +86,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		case status := <-ended:
 			return status
 		case <-time.After(endPatience):
-			if !lines.serving.Load() { // serve has deadlines of its own
+			if !lines.Serving.Load() { // serve has deadlines of its own
 				return exitFailed
 			}
 		}
@@ -129,7 +133,7 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		}
 		names = append(names, c.name)
 	}
-	fmt.Fprintf(stderr, "wssgate: unknown command %q\n  hint: %s\n", name, orElse(didYouMean(name, names), `"wssgate help" lists them`))
+	fmt.Fprintf(stderr, "wssgate: unknown command %q\n  hint: %s\n", name, cmp.Or(config.DidYouMean(name, names), `"wssgate help" lists them`))
 	return exitUsage
 }
 
@@ -168,40 +172,40 @@ SIGHUP reloads configuration and certificates without disconnecting anyone.`)
 	defer signal.Stop(reload)
 	// Nor must a reader of the log that is gone.
 	signal.Ignore(syscall.SIGPIPE)
-	lines := queueOf(stderr)
+	lines := gate.QueueOf(stderr)
 	stderr = lines
 	defer func() {
-		if !lines.serving.Load() { // serve closes it
-			lines.Close(logPatience)
+		if !lines.Serving.Load() { // serve closes it
+			lines.Close(gate.LogPatience)
 		}
-		lines.served.Store(true)
+		lines.Served.Store(true)
 	}()
 	// What the configuration says of the log is not known yet.
-	slog.SetDefault(newLogger(lines, Log{Level: "info", Format: "auto"}, new(slog.LevelVar), lines.terminal))
+	slog.SetDefault(gate.NewLogger(lines, config.Log{Level: "info", Format: "auto"}, new(slog.LevelVar), lines.Terminal))
 	slog.SetLogLoggerLevel(slog.LevelDebug)
-	cfg, err := startConfig(ctx, *file)
+	cfg, err := config.LoadAtStart(ctx, *file)
 	switch {
 	case ctx.Err() != nil:
 		return exitOK // it was ended while it waited for the file
-	case errors.Is(err, errNotRead):
-		printError(stderr, err)
+	case errors.Is(err, config.ErrNotRead):
+		gate.PrintError(stderr, err)
 		return exitFailed
 	case err != nil:
 		fmt.Fprintln(stderr, err)
 		return exitUsage
 	}
-	inherited, err := inheritSockets(os.Getenv, os.Unsetenv)
+	inherited, err := listen.Inherit(os.Getenv, os.Unsetenv)
 	if err != nil {
-		printError(stderr, err)
+		gate.PrintError(stderr, err)
 		return exitFailed
 	}
-	notify, err := newNotifier(os.Getenv)
+	notify, err := systemd.New(os.Getenv)
 	if err != nil {
-		printError(stderr, err)
+		gate.PrintError(stderr, err)
 		return exitFailed
 	}
-	how := serving{reload: reload, sockets: &sockets{beside: *beside, inherited: inherited}, notify: notify}
-	return serve(ctx, cfg, how, stderr)
+	how := gate.Serving{Reload: reload, Sockets: &listen.Sockets{Beside: *beside, Inherited: inherited}, Notify: notify}
+	return gate.Serve(ctx, cfg, how, stderr)
 }
 
 // flags are the flags of one command; their usage is what -h prints.
@@ -246,7 +250,7 @@ func (f *flags) guess(err error) string {
 		if _, name, ok := strings.Cut(err.Error(), "not defined: -"); ok {
 			var names []string
 			f.VisitAll(func(fl *flag.Flag) { names = append(names, fl.Name) })
-			if name := closest(name, names); name != "" {
+			if name := config.Closest(name, names); name != "" {
 				return fmt.Sprintf("did you mean -%s?", name)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"wssgate/config"
 	"wssgate/internal/leaktest"
 )
 
@@ -92,7 +93,7 @@ func TestUsageExample(t *testing.T) {
 		t.Fatal("usage has no printf")
 	}
 	format, _, _ := strings.Cut(rest, "'")
-	if _, err := parseConfig("config.toml", []byte(strings.ReplaceAll(format, `\n`, "\n"))); err != nil {
+	if _, err := config.Parse("config.toml", []byte(strings.ReplaceAll(format, `\n`, "\n"))); err != nil {
 		t.Error(err)
 	}
 }

@@ -31,28 +31,28 @@ var (
 		"env.dial":  {}, // upstream's net.Dialer
 	}
 	mayWait = map[string]string{
-		"demo.go":                               "a command for people",
-		"probe.go":                              "a command for people",
-		"listen_linux.go net.ListenConfig":      "for TCP, with a context",
-		"listen_other.go net.ListenConfig":      "for TCP, with a context",
-		"upstream/connect.go net.Dialer":        "is env.dial",
-		"upstream/address.go env.dial":          "in a job of the path's place; TCP with a context",
-		"web/bosh.go net.Dialer":                "TCP, with a deadline",
-		"certstore/acme_http.go net.Dialer":     "TCP, with a deadline, for the CA",
-		"memory/guard.go os.DirFS":              "the kernel's own files, /proc and /sys",
-		"memory/usage.go os.DirFS":              "the kernel's own files, /proc and /sys",
-		"certstore/mounts_linux.go os.ReadFile": "the kernel's own files, /proc",
-		"listen_linux.go os.Open":               "the kernel's own files, /proc",
-		"listen.go net.Dial":                    "in a job of socketFiles",
-		"listen.go net.ListenUnix":              "in a job of socketFiles",
-		"systemd.go net.Dial":                   "a datagram socket of systemd's, at the start",
-		"systemd.go net.ResolveTCPAddr":         "of an address, not a name",
+		"demo.go":  "a command for people",
+		"probe.go": "a command for people",
+		"listen/listen_linux.go net.ListenConfig": "for TCP, with a context",
+		"listen/listen_other.go net.ListenConfig": "for TCP, with a context",
+		"upstream/connect.go net.Dialer":          "is env.dial",
+		"upstream/address.go env.dial":            "in a job of the path's place; TCP with a context",
+		"web/bosh.go net.Dialer":                  "TCP, with a deadline",
+		"certstore/acme_http.go net.Dialer":       "TCP, with a deadline, for the CA",
+		"memory/guard.go os.DirFS":                "the kernel's own files, /proc and /sys",
+		"memory/usage.go os.DirFS":                "the kernel's own files, /proc and /sys",
+		"certstore/mounts_linux.go os.ReadFile":   "the kernel's own files, /proc",
+		"listen/listen_linux.go os.Open":          "the kernel's own files, /proc",
+		"listen/listen.go net.Dial":               "in a job of the folder's place",
+		"listen/listen.go net.ListenUnix":         "in a job of the folder's place",
+		"systemd/systemd.go net.Dial":             "a datagram socket of systemd's, at the start",
+		"listen/inherited.go net.ResolveTCPAddr":  "of an address, not a name",
 	}
 )
 
 func TestNothingWaitsForFiles(t *testing.T) {
 	used := map[string]bool{}
-	for _, dir := range []string{".", "access", "admin", "certstore", "fair", "logqueue", "memory", "proxy", "sampling", "upstream", "web", "xmpp"} {
+	for _, dir := range []string{".", "access", "admin", "certstore", "config", "fair", "gate", "listen", "logqueue", "memory", "proxy", "sampling", "systemd", "upstream", "web", "xmpp"} {
 		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil || len(names) == 0 {
 			t.Fatalf("%s: %d files, %v", dir, len(names), err)

@@ -4,7 +4,7 @@
 // It asks others for everything that is not the connection itself: which
 // certificate answers (a function for tls.Config), which upstream takes the
 // stream (package upstream), what the XMPP in the frames means (package xmpp).
-// It reads no files and knows no configuration; run.go hands it Options.
+// It reads no files and knows no configuration; package gate hands it Options.
 //
 // The way of a connection, and who owns it there:
 //

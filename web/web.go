@@ -3,7 +3,7 @@
 // the address in a browser, and on plain HTTP a redirect to https.
 //
 // It has no listeners. A [Site] is the handler of requests that came under TLS, and
-// of the others; package proxy and run.go serve them. It reads no files, and asks
+// of the others; packages proxy and gate serve them. It reads no files, and asks
 // others which names have a certificate.
 //
 //	path                            under TLS            plain

@@ -63,7 +63,7 @@ func tryListenGates(t *testing.T, n int) (all []gateListeners, err error) {
 }
 
 // A testGate is what the tests look at from outside: TLS and plain HTTP at an
-// address, and the cache folder. It stands on certstore as run.go does; what is
+// address, and the cache folder. It stands on certstore as package gate does; what is
 // behind TLS is an echo instead of a proxy.
 type testGate struct {
 	t     *testing.T

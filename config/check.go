@@ -1,0 +1,135 @@
+package config
+
+import (
+	"cmp"
+	"path"
+	"strings"
+	"time"
+
+	"wssgate/upstream"
+)
+
+// The checks go through the Config in the order of its structs. They bring
+// values into their normal form where there is one (names, addresses), fill
+// in what a key refers to by default, and report everything that would make
+// a package refuse its options. Which mistakes a value can have is said where
+// the value is parsed: addresses in package listen, names in names.go, files in
+// files.go, URLs and origins in package upstream. [acme], upstreams and vhosts have
+// files of their own.
+
+func (c *Config) check(ms *mistakes) {
+	root := keyPath{}
+	c.Listen.check(ms, root.key("listen"), c.File)
+	if c.Certificates.Directory == "" {
+		ms.add(root.key("certificates").key("directory"), "", "is empty")
+	}
+	c.ACME.check(ms, root.key("acme"))
+	c.checkUpstreams(ms, root.key("upstream"))
+	c.checkVhosts(ms, root.key("vhost"))
+	c.checkAccess(ms, root)
+	c.Limits.check(ms, root.key("limits"))
+	c.Timeouts.check(ms, root.key("timeouts"))
+	c.Drain.check(ms, root.key("drain"))
+	ms.notNegative(root.key("log").key("sample"), c.Log.Sample)
+}
+
+// Bounds below which no real stream works.
+const (
+	minMessage       = 10_000   // bytes; what a server must at least allow for a stanza, RFC 6120, section 13.12
+	minClientBacklog = 16 << 10 // bytes; one TLS record
+	maxBuffer        = 1 << 30  // bytes; one client alone could take that much memory
+	minMemory        = 32 << 20 // bytes; a gate without clients takes half of that
+)
+
+func (l *Limits) check(ms *mistakes, p keyPath) {
+	ms.notNegative(p.key("connections"), l.Connections)
+	ms.notNegative(p.key("per_client"), l.PerClient)
+	ms.notNegative(p.key("handshakes"), l.Handshakes)
+	ms.notNegative(p.key("frames_per_second"), l.FramesPerSecond)
+	if l.Message < minMessage {
+		ms.add(p.key("message"), "", "%v is less than the %d bytes that XMPP requires (RFC 6120, section 13.12)", l.Message, minMessage)
+	}
+	if l.ClientBacklog < minClientBacklog {
+		ms.add(p.key("client_backlog"), "", "%v is less than %v, one TLS record", l.ClientBacklog, Size(minClientBacklog))
+	}
+	if l.Memory > 0 && l.Memory < minMemory {
+		ms.add(p.key("memory"), `"" is 80 % of the memory available, "off" is no limit`, "%v is less than %v; a gate without clients uses half of that", Size(l.Memory), Size(minMemory))
+	}
+	for key, size := range map[string]Size{"message": l.Message, "client_backlog": l.ClientBacklog} {
+		if size > maxBuffer {
+			ms.add(p.key(key), "", "%v is more than %v", size, Size(maxBuffer))
+		}
+	}
+}
+
+func (t *Timeouts) check(ms *mistakes, p keyPath) {
+	ms.positive(p.key("handshake"), t.Handshake)
+	ms.positive(p.key("request"), t.Request)
+	ms.positive(p.key("pong"), t.Pong)
+	if t.Ping != 0 && t.Ping < time.Second {
+		ms.add(p.key("ping"), "", "%v is less than a second", t.Ping)
+	}
+}
+
+func (d *Drain) check(ms *mistakes, p keyPath) {
+	ms.notNegative(p.key("pace"), d.Pace)
+	for i, target := range d.Redirect {
+		if target == "nodes" {
+			continue
+		}
+		d.Redirect[i] = ms.publicURL(p.key("redirect"), `write "wss://HOST:5291/", or "nodes" for the public URLs of the other nodes`, target, "wss")
+	}
+}
+
+// publicURL checks a URL that clients are told, and returns it as they are told it.
+func (ms *mistakes) publicURL(p keyPath, hint, s string, schemes ...string) string {
+	u, err := upstream.ParseURL(s, schemes...)
+	if err != nil {
+		hint = cmp.Or(hint, urlHint(s, schemes[len(schemes)-1], func(s string) error { _, err := upstream.ParseURL(s, schemes...); return err }))
+		ms.add(p, hint, "%q: %v", s, err)
+		return s
+	}
+	return u.String()
+}
+
+func (ms *mistakes) positive(p keyPath, d time.Duration) {
+	if d <= 0 {
+		ms.add(p, "", "is 0, but this timeout can't be turned off")
+	}
+}
+
+func (ms *mistakes) notNegative(p keyPath, n int) {
+	if n < 0 {
+		ms.add(p, "", "%d is negative", n)
+	}
+}
+
+// eitherBoth demands both of two keys or neither.
+func (ms *mistakes) eitherBoth(p keyPath, key1, value1, key2, value2 string) {
+	switch {
+	case value1 != "" && value2 == "":
+		ms.add(p.key(key2), "", "is required, because %s is set", key1)
+	case value1 == "" && value2 != "":
+		ms.add(p.key(key1), "", "is required, because %s is set", key2)
+	}
+}
+
+// checkPath checks the path of a URL that may be empty.
+func (ms *mistakes) checkPath(p keyPath, s string) {
+	switch {
+	case s == "":
+	case s[0] != '/':
+		ms.add(p, "", "%q does not begin with a slash", s)
+	case strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == '?' || c == '#' }):
+		ms.add(p, "", "%q has a character that is not allowed in a path", s)
+	case strings.Contains(s, "//"), path.Clean(s) != s && path.Clean(s)+"/" != s:
+		ms.add(p, "", "%q is not in its shortest form, %q", s, path.Clean(s))
+	}
+}
+
+func first(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[0]
+}

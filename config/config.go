@@ -1,0 +1,451 @@
+// Package config reads config.toml: it makes a checked [Config] of it, or lists all
+// that is wrong with it at once, each mistake with its place and, where one is known,
+// a hint. It also says what each other package gets of a Config (options.go), which
+// names would be served by what (served.go), and when a file has changed (watch.go).
+//
+// Only gate and the commands know a Config; no package knows another's part of it.
+package config
+
+import (
+	"crypto/sha256"
+	"time"
+
+	"wssgate/access"
+)
+
+// A Config is one configuration file: its defaults, then what the file says,
+// then checked. What Load returns is complete and consistent: every
+// value has passed its checks, every upstream and node that is named exists,
+// and every file name is resolved against the folder of the file.
+//
+// A Config is not changed after Load returned it; a reload makes a new
+// one.
+//
+// Durations are strings such as "500ms" or "10s", sizes strings such as
+// "64KiB" or a plain number of bytes, and where a list of strings is wanted,
+// a single string will do. config.toml.example has every key, and a test
+// keeps that file and these structs alike.
+type Config struct {
+	// File is the name that Load was given.
+	File string `toml:"-"`
+
+	// Sum is of the file's content.
+	Sum [sha256.Size]byte `toml:"-"`
+
+	// AccessFiles are those that [access] and vhosts name, each once.
+	AccessFiles []*AccessFile `toml:"-"`
+
+	// Files are the contents of the files that it names, by their paths, as they
+	// were checked: nobody reads them again.
+	Files map[string][]byte `toml:"-"`
+
+	// WatchConfig reloads the file by itself when it changes; the files that it
+	// names are read again with it, not watched.
+	// Default: false, which leaves it to SIGHUP. Reload: at once.
+	WatchConfig bool `toml:"watch_config"`
+
+	Listen       Listen               `toml:"listen"`
+	Certificates Certificates         `toml:"certificates"`
+	ACME         ACME                 `toml:"acme"`
+	Upstream     map[string]*Upstream `toml:"upstream"` // by name; at least one
+	Vhost        []*Vhost             `toml:"vhost"`    // none: every name with a certificate goes to the only upstream
+	Limits       Limits               `toml:"limits"`
+	Timeouts     Timeouts             `toml:"timeouts"`
+	Access       Access               `toml:"access"`
+	Drain        Drain                `toml:"drain"`
+	Log          Log                  `toml:"log"`
+}
+
+// Listen says where the gate listens. An address is "HOST:PORT", ":PORT" for
+// every address of the machine, or "unix:/path/to/socket".
+// Reload: new listeners are opened, gone ones closed, the others kept.
+type Listen struct {
+	// WSS are the addresses of the TLS listeners. Default: ":5291". At least one.
+	WSS []string `toml:"wss"`
+
+	// HTTP are the addresses that speak plain HTTP: for ACME's http-01
+	// challenge, discovery documents and redirects to https. Default: none.
+	HTTP []string `toml:"http"`
+
+	// Admin is the operator's address: health, metrics, status page.
+	// Default: "127.0.0.1:9291"; empty turns it off.
+	Admin string `toml:"admin"`
+
+	// AdminDebug adds /debug/pprof to the admin listener. Default: false.
+	AdminDebug bool `toml:"admin_debug"`
+
+	// AdminTokenFile is a file with the token that a request to the admin
+	// listener must bear. Default: none, which is allowed only where Admin is
+	// a loopback address or a unix socket. Reload: read again.
+	AdminTokenFile string `toml:"admin_token_file" file:"path"`
+
+	// ProxyProtocol are the client networks that must send a PROXY header, v1
+	// or v2, and are believed. Default: none. Reload: new connections only.
+	ProxyProtocol []string `toml:"proxy_protocol"`
+}
+
+// Certificates says where certificates come from. Reload: read again.
+type Certificates struct {
+	// Directory is searched for certificates and keys in PEM, folders below
+	// it included. Default: "certs".
+	Directory string `toml:"directory" file:"path"`
+
+	// Watch reloads certificates by itself when their files change.
+	// Default: true. False leaves it to SIGHUP.
+	Watch bool `toml:"watch"`
+}
+
+// ACME says which certificates are obtained from a CA (RFC 8555).
+// Reload: at once; the account stays with its cache and CA.
+type ACME struct {
+	// Names are the server names to obtain a certificate for.
+	// Default: none, which turns ACME off.
+	Names []string `toml:"names"`
+
+	// Email is the contact of the account. Default: none.
+	Email string `toml:"email"`
+
+	// CA is the URL of the CA's directory. Default: Let's Encrypt.
+	CA string `toml:"ca"`
+
+	// CARoot is a PEM file with the root that the CA's own server is verified
+	// with. Default: the system's roots.
+	CARoot string `toml:"ca_root" file:"path"`
+
+	// Cache is the folder for the account's key, certificates and their keys.
+	// It must be writable. Default: "acme".
+	Cache string `toml:"cache" file:"path"`
+
+	// AcceptTerms says that you accept the CA's terms of service; nothing is
+	// ordered without. Default: false.
+	AcceptTerms bool `toml:"accept_terms"`
+
+	// EABKeyID and EABKeyFile bind the account to one that the CA already
+	// knows (RFC 8555, section 7.3.4). The file holds the HMAC key in
+	// base64url. Default: none; both or neither.
+	EABKeyID   string `toml:"eab_key_id"`
+	EABKeyFile string `toml:"eab_key_file" file:"path"`
+}
+
+// An Upstream is a group of XMPP servers that serve the same domains.
+// Reload: new tunnels only, unless a field says more.
+type Upstream struct {
+	// Nodes are the servers, each a URL or a table. At least one.
+	Nodes []*Node `toml:"nodes"`
+
+	// Balance says which node a stream gets: "least" (the less loaded of two
+	// random ones), "random" or "hash" (of the client's address).
+	// Default: "least".
+	Balance string `toml:"balance" oneof:"least,random,hash"`
+
+	// ProxyProtocol tells the upstream the client's address in a PROXY
+	// header: "v1" or "v2". Default: none.
+	ProxyProtocol string `toml:"proxy_protocol" oneof:",v1,v2"`
+
+	// DialTimeout bounds the whole way to an upstream that has answered 101:
+	// resolving, connecting and the opening handshake, on all nodes tried.
+	// Default: 5 s.
+	DialTimeout time.Duration `toml:"dial_timeout"`
+
+	// Resolve is how often DNS names of nodes are resolved again; a failed
+	// dial does so as well. Default: 30 s.
+	Resolve time.Duration `toml:"resolve"`
+
+	// CA is a PEM file with the roots that wss nodes are verified with.
+	// Default: the system's roots.
+	CA string `toml:"ca" file:"path"`
+
+	// ServerName is asked for, and verified, in place of the host of a wss
+	// node's URL. Default: that host.
+	ServerName string `toml:"server_name"`
+
+	// ClientCertificate and ClientKey are PEM files that the gate shows to
+	// wss nodes. Default: none; both or neither.
+	ClientCertificate string `toml:"client_certificate" file:"path"`
+	ClientKey         string `toml:"client_key" file:"path"`
+
+	// Host is the Host header that the upstream sees: "client" (what the
+	// client sent) or "node" (the host of the node's URL). Default: "client".
+	Host string `toml:"host" oneof:"client,node"`
+
+	// XMPP holds clients to a stream's start: the upstream sees nothing before a
+	// good one. False is for bridges that speak something else, and for echo rigs.
+	// Default: true. Reload: new tunnels only.
+	XMPP bool `toml:"xmpp"`
+
+	// Redirects says what becomes of an upstream's see-other-uri: "follow"
+	// dials that node for the client, "rewrite" gives the client that node's
+	// public URL, "off" passes it on as it is. Default: "follow".
+	Redirects string `toml:"redirects" oneof:"follow,rewrite,off"`
+
+	// MaxConnections bounds the tunnels to one node. Default: 0, no bound.
+	MaxConnections int `toml:"max_connections"`
+
+	// ConnectionsPerSecond bounds the new connections to one node; more wait
+	// within DialTimeout. Default: 0, no bound.
+	ConnectionsPerSecond int `toml:"connections_per_second"`
+
+	// Health says how nodes are probed. Reload: at once.
+	Health Health `toml:"health"`
+}
+
+// A Node is one XMPP server of an upstream. In the file it is a URL, or a
+// table where more than the URL is to be said.
+type Node struct {
+	// Name is what vhosts and logs call the node; unique in its upstream.
+	// Default: the host and port of URL, or the socket's path.
+	Name string `toml:"name"`
+
+	// URL is where the node speaks WebSocket: ws://, wss://, for a socket
+	// ws+unix:///path/to/socket:/path, for SRV records
+	// srv+ws://_service._tcp.name. Without a path it gets the client's own.
+	URL string `toml:"url"`
+
+	// PublicURL is the wss URL under which clients reach this node.
+	// Default: none.
+	PublicURL string `toml:"public_url"`
+
+	// Weight is the node's share of streams beside the other nodes'.
+	// Default: 1; at least 1, at most 1000.
+	Weight int `toml:"weight"`
+
+	// Drain takes the node out: no new streams, and those that it has are
+	// closed at the pace of the drain. Default: false. Reload: at once.
+	Drain bool `toml:"drain"`
+
+	isString bool // the file has a URL, not a table
+}
+
+// Health is the active probe of each node: a real opening handshake.
+type Health struct {
+	// Interval is how often a node is probed. Default: 10 s; 0 turns it off.
+	Interval time.Duration `toml:"interval"`
+
+	// Timeout bounds one probe. Default: 5 s.
+	Timeout time.Duration `toml:"timeout"`
+
+	// Path is what the probe asks for.
+	// Default: the path of the node's URL.
+	Path string `toml:"path"`
+
+	// Domain, if set, is named in a stream open that must be answered with
+	// stream features. Default: none, the opening handshake is enough.
+	Domain string `toml:"domain"`
+}
+
+// A Vhost says what becomes of clients of certain server names.
+// Reload: new connections only.
+type Vhost struct {
+	// Names are the server names, exact or "*." for one label. At least one,
+	// each in one vhost only.
+	Names []string `toml:"names"`
+
+	// Upstream names the upstream. Default: the only one.
+	Upstream string `toml:"upstream"`
+
+	// Node pins one node of the upstream by its name. Default: none.
+	Node string `toml:"node"`
+
+	// Fallback lets any other node serve while the pinned one is down.
+	// Default: false, which answers 503.
+	Fallback bool `toml:"fallback"`
+
+	// Domains are the XMPP domains allowed in `to`, exact or "*.".
+	// Default: any.
+	Domains []string `toml:"domains"`
+
+	// Origins are the values of a browser's Origin header that are let in,
+	// such as "https://chat.example.com" or "https://*.example.com".
+	// Default: any. A client that sends no Origin is no browser and is let in.
+	Origins []string `toml:"origins"`
+
+	// Path is the only path that is upgraded. Default: any.
+	Path string `toml:"path"`
+
+	// Route says what chooses the upstream: "name" (the server name) or "to"
+	// (the domain in the client's stream open, see ByDomain). Default: "name".
+	Route string `toml:"route" oneof:"name,to"`
+
+	// ByDomain names the upstream of a domain, where Route is "to"; Upstream
+	// serves all others. Default: none.
+	ByDomain map[string]string `toml:"by_domain"`
+
+	// BOSH is the http or https URL that requests for its path are passed to.
+	// Default: none.
+	BOSH string `toml:"bosh"`
+
+	// PublicURL is the wss URL that the discovery documents name. Default: the
+	// public URLs of the upstream's nodes; without them, the vhost's own, from
+	// the request's host, the listener's port and Path.
+	PublicURL string `toml:"public_url"`
+
+	// Links are added to the discovery documents (XEP-0156). Default: none.
+	Links []*Link `toml:"links"`
+
+	// Access is for this vhost, beside that for the gate.
+	Access Access `toml:"access"`
+}
+
+// A Link is one link of host-meta: a relation and a URL.
+type Link struct {
+	Rel  string `toml:"rel"`
+	Href string `toml:"href"`
+}
+
+// Limits bound what clients can take. Reload: new connections only.
+type Limits struct {
+	// Connections bounds client connections in all.
+	// Default: 0, as many as file descriptors allow.
+	Connections int `toml:"connections"`
+
+	// PerClient bounds connections from one client address.
+	// Default: 0, no bound.
+	PerClient int `toml:"per_client"`
+
+	// Handshakes bounds TLS handshakes that compute at once; more wait, the addresses
+	// in turn.
+	// Default: 0, 8 for each processor.
+	Handshakes int `toml:"handshakes"`
+
+	// Message bounds a client's message, all its frames added up. A longer
+	// one ends the tunnel with Close 1009. Default: 1 MiB.
+	Message Size `toml:"message"`
+
+	// FramesPerSecond bounds the frames of one client, control frames, empty
+	// ones and small TLS records included. Default: 0, framesPerSecond. Reload: new tunnels only.
+	FramesPerSecond int `toml:"frames_per_second"`
+
+	// ClientBacklog bounds what is kept for a client that does not read;
+	// beyond it the client is cut with Close 1008. Default: 1 MiB.
+	ClientBacklog Size `toml:"client_backlog"`
+
+	// LoginFailures bounds the logins that may fail from one client address, the
+	// /64 of an IPv6 one: first it is slowed, then refused for the period.
+	// Default: 20 in 10 minutes; 0 turns it off. Reload: at once; counts and
+	// refusals go on.
+	LoginFailures Rate `toml:"login_failures"`
+
+	// Memory is what the process may use. Above it no new client is let in, and
+	// what takes most is given up. Default: empty (MemoryDefault), 80 % of the
+	// cgroup's limit or, where there is none, of the machine's memory; 0 or "off":
+	// no limit. Reload: at once.
+	Memory MemoryLimit `toml:"memory"`
+}
+
+// Timeouts bound every wait for a client. Reload: new connections only.
+type Timeouts struct {
+	// Handshake bounds the TLS handshake. Default: 10 s.
+	Handshake time.Duration `toml:"handshake"`
+
+	// Request bounds the wait for the whole opening handshake of the client.
+	// Default: 10 s.
+	Request time.Duration `toml:"request"`
+
+	// Ping is how long a client may be silent before it gets a Ping.
+	// Default: 30 s; 0 turns it off.
+	Ping time.Duration `toml:"ping"`
+
+	// Pong is how long it then may stay silent before the tunnel is closed.
+	// Default: 20 s.
+	Pong time.Duration `toml:"pong"`
+}
+
+// Access says which client addresses may come; one that is denied may not, allowed
+// or not. An entry is a network, an address, or "file:NAME" for a file with one of
+// these a line, which is read again by itself when it changes.
+// Reload: at once; tunnels go on.
+type Access struct {
+	// Allow, if it has entries, is where clients must come from. Default: none,
+	// from anywhere.
+	Allow []string `toml:"allow"`
+
+	// Deny is where clients may not come from. Default: none.
+	Deny []string `toml:"deny"`
+
+	Rules *access.Rules `toml:"-"` // made of both
+}
+
+// Drain says how tunnels are ended. Reload: the next drain.
+type Drain struct {
+	// Timeout is how long a drain may last before what is left is closed.
+	// Default: 30 s; 0 closes at once.
+	Timeout time.Duration `toml:"timeout"`
+
+	// Pace is how many tunnels are closed in a second.
+	// Default: 0, all within half of Timeout.
+	Pace int `toml:"pace"`
+
+	// Redirect is where clients that come during a drain are sent: wss URLs,
+	// or "nodes" for the public URLs of the other nodes.
+	// Default: none, they get 503.
+	Redirect []string `toml:"redirect"`
+}
+
+// Log says what is written to standard error. Reload: at once, but for Format.
+type Log struct {
+	// Level is the least level written: "debug", "info", "warn" or "error".
+	// Default: "info".
+	Level string `toml:"level" oneof:"debug,info,warn,error"`
+
+	// Format is "text", "json", or "auto": text on a terminal, else json.
+	// Default: "auto". Reload: a restart changes it.
+	Format string `toml:"format" oneof:"auto,text,json"`
+
+	// Sample writes one of so many lines about finished streams; warnings are
+	// always written.
+	// Default: 0, every one.
+	Sample int `toml:"sample"`
+}
+
+// A Size is a number of bytes.
+type Size int64
+
+// A Rate is so many of something in each period, in the file "20/10m". The zero
+// value, in the file "" or 0, is none.
+type Rate struct {
+	Count  int
+	Period time.Duration
+}
+
+// A MemoryLimit is a Size, or MemoryDefault, written as an empty string; 0, which
+// may be written "off", is no limit.
+type MemoryLimit int64
+
+// MemoryDefault is the default of limits.memory, a part of what there is.
+const MemoryDefault MemoryLimit = -1
+
+// The defaults live here and nowhere else. A table that may occur several
+// times has a setDefaults of its own, which the decoder calls for each.
+
+func (c *Config) setDefaults() {
+	c.Listen = Listen{WSS: []string{":5291"}, Admin: "127.0.0.1:9291"}
+	c.Certificates = Certificates{Directory: "certs", Watch: true}
+	c.ACME = ACME{CA: "https://acme-v02.api.letsencrypt.org/directory", Cache: "acme"}
+	c.Limits = Limits{Message: 1 << 20, ClientBacklog: 1 << 20, LoginFailures: Rate{20, 10 * time.Minute}, Memory: MemoryDefault}
+	c.Timeouts = Timeouts{
+		Handshake: 10 * time.Second,
+		Request:   10 * time.Second,
+		Ping:      30 * time.Second,
+		Pong:      20 * time.Second,
+	}
+	c.Drain = Drain{Timeout: 30 * time.Second}
+	c.Log = Log{Level: "info", Format: "auto"}
+}
+
+func (u *Upstream) setDefaults() {
+	u.Balance = "least"
+	u.DialTimeout = 5 * time.Second
+	u.Resolve = 30 * time.Second
+	u.Host = "client"
+	u.Redirects = "follow"
+	u.XMPP = true
+	u.Health = Health{Interval: 10 * time.Second, Timeout: 5 * time.Second}
+}
+
+func (n *Node) setDefaults() { n.Weight = 1 }
+
+func (n *Node) fromString(url string) { n.URL, n.isString = url, true }
+
+func (v *Vhost) setDefaults() { v.Route = "name" }
+
+func (l *Link) setDefaults() {}

@@ -1,0 +1,202 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// An Error holds every mistake of one file, in the file's order.
+type Error struct {
+	File     string
+	Mistakes []Mistake // at least one
+}
+
+// A Mistake is one thing that is wrong in a configuration file.
+type Mistake struct {
+	Key  string // path of the key, or "line 3, column 7"; empty: the file itself
+	Text string // what is wrong, with which value, why
+	Hint string // what to do, or empty
+
+	// Excerpt is the place in the file with a caret below it; only for what
+	// is not TOML at all, for later mistakes have no line.
+	Excerpt string
+
+	where string // as keyPath.where
+	err   error  // what it comes of; mostly nil
+}
+
+// Error returns all mistakes as the command line prints them: each with its
+// hint on a line of its own, without a line end behind the last.
+func (e *Error) Error() string {
+	lines := make([]string, 0, len(e.Mistakes))
+	for _, m := range e.Mistakes {
+		lines = append(lines, e.File+": "+m.String())
+		if m.Excerpt != "" {
+			lines = append(lines, m.Excerpt)
+		}
+		if m.Hint != "" {
+			lines = append(lines, "  hint: "+m.Hint)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap returns each mistake as an error of its own, without its hint: a log
+// has one line for each.
+func (e *Error) Unwrap() []error {
+	list := make([]error, len(e.Mistakes))
+	for i, m := range e.Mistakes {
+		list[i] = fmt.Errorf("%s: %w", e.File, m)
+	}
+	return list
+}
+
+// Error is String.
+func (m Mistake) Error() string { return m.String() }
+
+// Unwrap returns what the mistake comes of.
+func (m Mistake) Unwrap() error { return m.err }
+
+// String returns the mistake in one line, without excerpt and hint.
+func (m Mistake) String() string {
+	if m.Key == "" {
+		return m.Text
+	}
+	return m.Key + ": " + m.Text
+}
+
+// A keyPath names a key of the file.
+type keyPath struct {
+	// shown is for people. What occurs several times goes by its name:
+	// `vhost "example1.com".upstream`.
+	shown string
+
+	// where is for sorting, with numbers: "vhost#0.upstream".
+	where string
+
+	// pattern is the path with "*" for names: "upstream.*.nodes".
+	pattern string
+}
+
+// key is the path of a key in the table p.
+func (p keyPath) key(name string) keyPath {
+	quoted := toml.Key{name}.String()
+	return keyPath{dot(p.shown, quoted), dot(p.where, quoted), dot(p.pattern, name)}
+}
+
+// named is the path of a table in p that the operator gave its name.
+func (p keyPath) named(name string) keyPath {
+	n := p.key(name)
+	n.pattern = p.pattern + ".*"
+	return n
+}
+
+// item is the path of element i of the list p. It goes by its name, or by its
+// number from 1 where it has none.
+func (p keyPath) item(i int, name string) keyPath {
+	label := fmt.Sprintf("#%d", i+1)
+	if name != "" {
+		label = fmt.Sprintf("%q", name)
+	}
+	return keyPath{p.shown + " " + label, fmt.Sprintf("%s#%d", p.where, i), p.pattern}
+}
+
+func dot(parent, child string) string {
+	if parent == "" {
+		return child
+	}
+	return parent + "." + child
+}
+
+// Mistakes are gathered in two rounds: the decoder's, then the checks'. A
+// check that meets a key which could not be decoded would only repeat what
+// has been said about it in other words, so those are dropped.
+type mistakes struct {
+	list   []Mistake
+	broken []string          // keyPath.where of keys that did not decode
+	files  map[string][]byte // what was read, for Config.Files
+	more   bool              // some were left out
+}
+
+// maxMistakes is how many mistakes of one file are reported: more are of one kind,
+// or the file is no configuration, and each costs a look at all keys for its hint.
+const maxMistakes = 100
+
+// full reports whether the next mistake is left out, and notes that there is one.
+func (ms *mistakes) full() bool {
+	ms.more = ms.more || len(ms.list) >= maxMistakes
+	return ms.more
+}
+
+// add notes a mistake at p.
+func (ms *mistakes) add(p keyPath, hint, format string, args ...any) {
+	if !ms.isBroken(p) && !ms.full() {
+		ms.list = append(ms.list, Mistake{Key: p.shown, Text: fmt.Sprintf(format, args...), Hint: hint, where: p.where})
+	}
+}
+
+// undecodable notes a mistake at p, and that p has no value.
+func (ms *mistakes) undecodable(p keyPath, hint, format string, args ...any) {
+	ms.add(p, hint, format, args...)
+	if !ms.more {
+		ms.broken = append(ms.broken, p.where)
+	}
+}
+
+// isBroken reports whether p, a part of p, or what p is a part of did not
+// decode.
+func (ms *mistakes) isBroken(p keyPath) bool {
+	return slices.ContainsFunc(ms.broken, func(b string) bool { return within(b, p.where) || within(p.where, b) })
+}
+
+// within reports whether the path inner is outer or a part of it.
+func within(inner, outer string) bool {
+	rest, ok := strings.CutPrefix(inner, outer)
+	return ok && (rest == "" || outer == "" || rest[0] == '.' || rest[0] == '#')
+}
+
+// sort puts the mistakes into the order of the file. A key that is missing
+// from the file goes with the table that it is missing from.
+func (ms *mistakes) sort(keys []toml.Key, tree map[string]any) {
+	order := map[string]int{}
+	seen := map[string]int{} // arrays of tables: how many of their tables so far
+	for i, key := range keys {
+		where := numbered(key, tree, seen)
+		if _, ok := order[where]; !ok {
+			order[where] = i
+		}
+	}
+	position := func(m Mistake) int {
+		for where := m.where; where != ""; {
+			if i, ok := order[where]; ok {
+				return i
+			}
+			where = where[:max(strings.LastIndexAny(where, ".#"), 0)]
+		}
+		return len(order)
+	}
+	slices.SortStableFunc(ms.list, func(a, b Mistake) int { return position(a) - position(b) })
+}
+
+// numbered turns a key as the library lists it into a keyPath.where. The library
+// lists an array of tables once for each of its tables, without a number.
+func numbered(key toml.Key, tree any, seen map[string]int) string {
+	where := ""
+	for n := range key {
+		where = dot(where, key[n:n+1].String())
+		table, _ := tree.(map[string]any)
+		tree = table[key[n]]
+		if tables, ok := tree.([]map[string]any); ok {
+			if n == len(key)-1 {
+				seen[where]++
+			}
+			i := max(seen[where]-1, 0)
+			where = fmt.Sprintf("%s#%d", where, i)
+			tree = tables[min(i, len(tables)-1)]
+		}
+	}
+	return where
+}

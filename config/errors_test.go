@@ -1,0 +1,31 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// A file of nothing but mistakes, unknown keys or values, is refused with the first
+// of them: each costs a search for its hint, and a live gate reads the file too.
+func TestMistakesAreBounded(t *testing.T) {
+	var keys, nodes strings.Builder
+	for i := range 20_000 {
+		fmt.Fprintf(&keys, "conections%d = 1\n", i)
+		fmt.Fprintf(&nodes, "  { name = %d, url = \"ws://127.0.0.1:%d/\" },\n", i, i%60_000+1)
+	}
+	for name, data := range map[string]string{
+		"keys":   small + keys.String(),
+		"values": "[upstream.t]\nnodes = [\n" + nodes.String() + "]\n",
+	} {
+		_, err := parseString(data)
+		ce, ok := errors.AsType[*Error](err)
+		if !ok || len(ce.Mistakes) != maxMistakes+1 {
+			t.Fatalf("%s: %.200v; want %d mistakes and a word about the others", name, err, maxMistakes)
+		}
+		if last := ce.Mistakes[maxMistakes]; last.String() != "there are more mistakes; 100 are listed" {
+			t.Errorf("%s: the last one is %q", name, last)
+		}
+	}
+}

@@ -1,0 +1,77 @@
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strings"
+
+	"wssgate/files"
+)
+
+// Place is where the configuration and the small files that it names are. A
+// gate that runs reads them in its jobs (files.Do).
+var Place = files.New("configuration", nil)
+
+// checkFile reports what check finds in a file that the configuration names, and
+// keeps what is in it for Config.Files.
+// Contents are never part of a message: most of these files are secrets.
+func (ms *mistakes) checkFile(p keyPath, file string, check func(data []byte) error) {
+	data, err := ms.read(file)
+	if err != nil {
+		ms.add(p, "", "%q: %v", file, err)
+	} else if err := check(data); err != nil {
+		ms.add(p, "", "%q: %v", file, err)
+	}
+}
+
+func (ms *mistakes) read(file string) ([]byte, error) {
+	if data, ok := ms.files[file]; ok {
+		return data, nil
+	}
+	data, err := Place.Read(file, MaxFile)
+	if err != nil {
+		return nil, cause(err)
+	}
+	if ms.files == nil {
+		ms.files = map[string][]byte{}
+	}
+	ms.files[file] = data
+	return data, nil
+}
+
+func checkRoots(data []byte) error {
+	if !x509.NewCertPool().AppendCertsFromPEM(data) {
+		return errors.New("has no certificate in PEM")
+	}
+	return nil
+}
+
+// CheckToken says what is wrong with the content of a file with a token.
+func CheckToken(data []byte) error {
+	if token := strings.TrimSpace(string(data)); len(token) < minToken {
+		return fmt.Errorf("has a token of %d bytes; at least %d are required", len(token), minToken)
+	} else if strings.ContainsAny(token, " \t\r\n") {
+		return errors.New("has more than one word")
+	}
+	return nil
+}
+
+// minToken is the least length of a token in bytes: 16 random bytes in hex
+// are twice that.
+const minToken = 16
+
+// keyPairWith checks a certificate against the key in another file.
+func (ms *mistakes) keyPairWith(keyFile string) func(data []byte) error {
+	return func(certificate []byte) error {
+		key, err := ms.read(keyFile)
+		if err != nil {
+			return fmt.Errorf("key %q: %w", keyFile, err)
+		}
+		if _, err := tls.X509KeyPair(certificate, key); err != nil {
+			return fmt.Errorf("key %q: %s", keyFile, strings.TrimPrefix(err.Error(), "tls: "))
+		}
+		return nil
+	}
+}

@@ -1,0 +1,118 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"regexp"
+	"strings"
+
+	"wssgate/upstream"
+)
+
+// yamlLine is a line of YAML, jsonStart the beginning of JSON, bareList a list
+// without its brackets.
+var (
+	yamlLine  = regexp.MustCompile(`^\s*(-\s|---|[\w.-]+\s*:(\s|$))`)
+	jsonStart = regexp.MustCompile(`^\s*\{`)
+	bareList  = regexp.MustCompile(`^\s*([\w.-]+)\s*=\s*((?:"[^"]*"|'[^']*')(?:\s*,\s*(?:"[^"]*"|'[^']*'))+)`)
+	bareWord  = regexp.MustCompile(`^\s*([\w.-]+)\s*=\s*([A-Za-z~/:*$][^"'#\[\]{},\s]*)\s*(#|$)`)
+)
+
+// syntaxHint knows what is mistaken for TOML. Line is the one with the error.
+func syntaxHint(data, line string) string {
+	const example = `; config.toml.example has every key`
+	if list := bareList.FindStringSubmatch(line); list != nil {
+		return fmt.Sprintf("a list stands in brackets: %s = [%s]", list[1], list[2])
+	}
+	if word := bareWord.FindStringSubmatch(line); word != nil && word[2] != "true" && word[2] != "false" {
+		return fmt.Sprintf("a string stands in quotes: %s = %q", word[1], word[2])
+	}
+	if jsonStart.MatchString(data) {
+		return `this looks like JSON, and the file is TOML: write [listen], and below it wss = ":5291"` + example
+	}
+	if yamlLine.MatchString(line) {
+		return `this looks like YAML, and the file is TOML: write [listen], and below it wss = ":5291"` + example
+	}
+	return ""
+}
+
+// A variable is what a shell or a template would have replaced.
+var variable = regexp.MustCompile(`\$\{[^}]*\}|\$\([^)]*\)|\{\{[^}]*\}\}|^\$\w+(/|$)`)
+
+// unexpanded reports whether a value waits for a shell: nothing in the file is expanded.
+func (d *decoder) unexpanded(p keyPath, s string) bool {
+	path := s
+	for _, scheme := range []string{"file:", "unix:"} {
+		path = strings.TrimPrefix(path, scheme)
+	}
+	if path == "~" || strings.HasPrefix(path, "~/") {
+		d.undecodable(p, `write the whole path, such as "/etc/wssgate/certs"`, `%q: "~" is not expanded`, s)
+		return true
+	}
+	if v := variable.FindString(path); v != "" {
+		d.undecodable(p, "write the value itself; a template is filled in before wssgate reads the file", "%q: %q is not expanded", s, strings.TrimSuffix(v, "/"))
+		return true
+	}
+	return false
+}
+
+// includeHint is the hint for keys by which other programs read a further file.
+func includeHint(key string) string {
+	switch strings.ToLower(key) {
+	case "include", "includes", "import", "imports", "conf_d":
+		return "no other file is included: write everything into this one"
+	}
+	return ""
+}
+
+// urlHint completes a URL without a scheme, or with one of another protocol.
+func urlHint(s, scheme string, parse func(string) error) string {
+	_, rest, hasScheme := strings.Cut(s, "://")
+	if !hasScheme {
+		rest = strings.TrimPrefix(s, "//")
+	}
+	if whole := scheme + "://" + rest; parse(whole) == nil {
+		return fmt.Sprintf("write %q", whole)
+	}
+	return ""
+}
+
+// nodeHint is the hint for the URL of a node that can't be read.
+func nodeHint(s string) string {
+	scheme, _, hasScheme := strings.Cut(s, "://")
+	switch {
+	case hasScheme && strings.Contains("ws wss ws+unix wss+unix srv+ws srv+wss", scheme):
+		return ""
+	case scheme == "tcp" || scheme == "xmpp" || strings.HasSuffix(s, ":5222"):
+		return `the upstream speaks WebSocket, on a port of its own; write "ws://127.0.0.1:5290/"`
+	case strings.HasPrefix(scheme, "unix"):
+		return `write "ws+unix:///run/prosody.sock:/xmpp-websocket": socket, colon, path`
+	}
+	return `the upstream speaks WebSocket; write "ws://127.0.0.1:5290/"`
+}
+
+func originHint(s string) string {
+	if s == "*" {
+		return "leave origins out: pages of every origin are then let in"
+	}
+	return urlHint(s, "https", func(s string) error { _, err := upstream.ParseOrigin(s); return err })
+}
+
+// nameHint takes scheme, port and path off what is meant to be a name.
+func nameHint(s string, normal func(string) (string, error)) string {
+	name := s
+	if _, rest, ok := strings.Cut(name, "://"); ok {
+		name = rest
+	}
+	name, _, _ = strings.Cut(name, "/")
+	if host, _, err := net.SplitHostPort(name); err == nil {
+		name = host
+	}
+	if name == s {
+		return ""
+	}
+	if _, err := normal(name); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("a name has no scheme, port or path: write %q", name)
+}

@@ -1,0 +1,211 @@
+package config
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/BurntSushi/toml"
+
+	"wssgate/files"
+)
+
+// MaxFile is far above what ten thousand vhosts need, in bytes; a file
+// that is longer, such as a device, is a mistake.
+const MaxFile = 16 << 20
+
+// Load reads, decodes and checks a configuration file. What is wrong
+// with the file or in it is a *Error with every mistake.
+//
+// It reads nothing but the file itself and the small files that it names for
+// CAs, client certificates and tokens; certificates are certstore's. The file may be
+// a pipe (check -config <(…)).
+func Load(file string) (*Config, error) {
+	data, err := Place.ReadStream(file, MaxFile)
+	return parseWhatWasRead(file, data, err)
+}
+
+// startFilesPatience is how long a gate that starts waits for the configuration and
+// the files that it names: long enough for a pipe whose writer has to ask somebody,
+// and short enough for whoever starts it to notice and to try again.
+const startFilesPatience = 20 * time.Second
+
+// ErrNotRead is the error of a start that does not wait any longer.
+var ErrNotRead = errors.New("not read in time")
+
+type notReadError struct{ error }
+
+func (e *notReadError) Unwrap() error { return e.error }
+func (*notReadError) HintText() string {
+	return "is its mount there? or is it a pipe that nobody writes to? start it again when it answers"
+}
+
+// LoadAtStart is Load for a gate that starts. Where a file does not come it
+// waits, which the log says, but neither longer than ctx nor than startFilesPatience:
+// then it is an ErrNotRead. Without all of its files a gate does not begin: an access
+// list that is missing would let everybody in, a token anybody to the page.
+func LoadAtStart(ctx context.Context, file string) (*Config, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, startFilesPatience, ErrNotRead)
+	defer cancel()
+	cfg, err := files.Await(ctx, Place, func() (*Config, error) { return Load(file) })
+	if errors.Is(err, ErrNotRead) {
+		if hang := Place.Hangs(); hang != nil {
+			err = fmt.Errorf("configuration: %w: %w", err, hang)
+		}
+		err = &notReadError{err}
+	}
+	return cfg, err
+}
+
+// Reload is Load for a gate that runs, and so waits for nobody: it
+// takes a regular file only, and is an error where that hangs. Read is told what
+// the file's sum is, in any case.
+//
+// Patient says that it was read before, which was given up: nobody waits for it now, so
+// it is given all the time that a start has. A disk that is too slow would else be
+// given up again and again.
+func Reload(ctx context.Context, file string, patient bool, read func(sum [sha256.Size]byte)) (*Config, error) {
+	do := files.Do[*Config]
+	if patient {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, startFilesPatience)
+		defer cancel()
+		do = files.AwaitUntil[*Config]
+	}
+	cfg, err := do(ctx, Place, func() (*Config, error) {
+		data, err := Place.Read(file, MaxFile)
+		read(Sum(data, err))
+		return parseWhatWasRead(file, data, err)
+	})
+	if errors.Is(err, files.ErrHangs) {
+		err = &Error{file, []Mistake{{Text: err.Error(), Hint: "is its mount there? it is read again when it is back", err: err}}}
+	}
+	return cfg, err
+}
+
+func parseWhatWasRead(file string, data []byte, err error) (*Config, error) {
+	if err != nil {
+		m := Mistake{Text: cause(err).Error()}
+		if errors.Is(err, fs.ErrNotExist) {
+			m.Hint = "name the file with -config FILE; config.toml.example has every key"
+		}
+		return nil, &Error{file, []Mistake{m}}
+	}
+	return Parse(file, data)
+}
+
+// cause strips operation and file name from an error of package os, where the
+// message around it names the file already.
+func cause(err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return pe.Err
+	}
+	return err
+}
+
+// Parse is Load for data already read; file names it in messages
+// and is what relative paths in it are relative to.
+func Parse(file string, data []byte) (*Config, error) {
+	if m, ok := notText(data); ok {
+		return nil, &Error{file, []Mistake{m}}
+	}
+	var tree map[string]any
+	meta, err := toml.Decode(string(data), &tree)
+	if err != nil {
+		return nil, &Error{file, []Mistake{syntaxMistake(string(data), err)}}
+	}
+
+	var ms mistakes
+	cfg := &Config{File: file, Sum: sha256.Sum256(data)}
+	d := decoder{mistakes: &ms, base: filepath.Dir(file)}
+	d.decode(tree, cfg)
+	cfg.check(&ms)
+	cfg.Files = ms.files
+	if len(ms.list) > 0 {
+		ms.sort(meta.Keys(), tree)
+		if ms.more {
+			ms.list = append(ms.list, Mistake{Text: fmt.Sprintf("there are more mistakes; %d are listed", maxMistakes)})
+		}
+		return nil, &Error{file, ms.list}
+	}
+	return cfg, nil
+}
+
+// notText finds the first byte that is not UTF-8. The library would say so
+// too, but takes UTF-16 for a syntax error.
+func notText(data []byte) (Mistake, bool) {
+	if bytes.HasPrefix(data, []byte{0xff, 0xfe}) || bytes.HasPrefix(data, []byte{0xfe, 0xff}) {
+		return Mistake{Text: "is UTF-16; UTF-8 is required"}, true
+	}
+	if utf8.Valid(data) {
+		return Mistake{}, false
+	}
+	line := 1
+	for rest := data; ; {
+		r, n := utf8.DecodeRune(rest)
+		if r == utf8.RuneError && n == 1 {
+			return Mistake{
+				Key:  fmt.Sprintf("line %d", line),
+				Text: fmt.Sprintf("is not UTF-8: byte 0x%02x", rest[0]),
+			}, true
+		}
+		if r == '\n' {
+			line++
+		}
+		rest = rest[n:]
+	}
+}
+
+// syntaxMistake says where data stops being TOML, with a caret.
+func syntaxMistake(data string, err error) Mistake {
+	pe, ok := errors.AsType[toml.ParseError](err)
+	if !ok {
+		return Mistake{Text: err.Error()}
+	}
+	m := Mistake{Text: lowerFirst(strings.TrimRight(pe.Message, "."))}
+	m.Key, m.Excerpt = place(data, pe.Position.Start, pe.Position.Len)
+	line := m.Excerpt[:strings.LastIndexByte(m.Excerpt, '\n')]
+	m.Hint = syntaxHint(data, line[strings.LastIndex(line, " | ")+len(" | "):])
+	return m
+}
+
+// place names the place of n bytes in data by line and column, and shows it
+// with a caret below it and up to two lines above. The library would do both,
+// but is a line off where the place is a line's end or its beginning.
+func place(data string, start, n int) (name, excerpt string) {
+	data = strings.TrimPrefix(data, "\ufeff") // the library does not count it
+	start = min(max(start, 0), len(data))     // for some it says -1
+	lines := strings.Split(data, "\n")
+	line := strings.Count(data[:start], "\n")
+	before := data[strings.LastIndexByte(data[:start], '\n')+1 : start]
+	rest := lines[line][len(before):]
+	marked := rest[:min(n, len(rest))] // empty at the line's end
+
+	var b strings.Builder
+	for i := max(line-2, 0); i <= line; i++ {
+		fmt.Fprintf(&b, "%7d | %s\n", i+1, strings.TrimSuffix(lines[i], "\r"))
+	}
+	b.WriteString(strings.Repeat(" ", len("1234567 | ")))
+	for _, r := range before { // a tab stays one, and so the caret below its place
+		if r != '\t' {
+			r = ' '
+		}
+		b.WriteRune(r)
+	}
+	b.WriteString(strings.Repeat("^", max(utf8.RuneCountInString(marked), 1)))
+	return fmt.Sprintf("line %d, column %d", line+1, utf8.RuneCountInString(before)+1), b.String()
+}
+
+func lowerFirst(s string) string {
+	if s == "" || strings.HasPrefix(s, "TOML") {
+		return s
+	}
+	return strings.ToLower(s[:1]) + s[1:]
+}

@@ -1,0 +1,106 @@
+package config
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"wssgate/certstore"
+)
+
+// A ServedName is a server name with what answers for it.
+type ServedName struct {
+	Name         string
+	Certificates []certstore.Entry // one for each key type; none: refused
+	vhost        *Vhost            // nil where upstream is "": no vhost has the name
+	upstream     string
+}
+
+// Served lists what the vhosts name, in the order of the file, then what
+// certificates are for and the vhosts do not name.
+func (c *Config) Served(entries []certstore.Entry) []ServedName {
+	chosen := map[string][]certstore.Entry{}
+	var names []string // of certificates, ordered as entries
+	for _, e := range entries {
+		if chosen[e.Name] == nil {
+			names = append(names, e.Name)
+		}
+		chosen[e.Name] = append(chosen[e.Name], e)
+	}
+	certificates := func(name string) []certstore.Entry {
+		var out []certstore.Entry
+		for _, n := range []string{name, WildcardFor(name)} {
+			for _, e := range chosen[n] {
+				if e.Chosen && !slices.ContainsFunc(out, func(o certstore.Entry) bool { return keyFamily(o) == keyFamily(e) }) {
+					out = append(out, e)
+				}
+			}
+		}
+		return out
+	}
+
+	var list []ServedName
+	vhosts := map[string]*Vhost{}
+	for _, v := range c.Vhost {
+		for _, name := range v.Names {
+			vhosts[name] = v
+		}
+	}
+	covered := map[string]bool{} // wildcards of vhosts for which exact names have certificates
+	for _, name := range names {
+		if vhosts[name] == nil && vhosts[WildcardFor(name)] != nil {
+			covered[WildcardFor(name)] = true
+		}
+	}
+	for _, v := range c.Vhost {
+		for _, name := range v.Names {
+			own := certificates(name)
+			if len(own) > 0 || !covered[name] {
+				list = append(list, ServedName{name, own, v, v.Upstream})
+			}
+		}
+	}
+	for _, name := range names {
+		if vhosts[name] != nil {
+			continue
+		}
+		s := ServedName{Name: name, Certificates: certificates(name)}
+		if v := vhosts[WildcardFor(name)]; v != nil {
+			s.vhost, s.upstream = v, v.Upstream
+		} else if len(c.Vhost) == 0 {
+			s.upstream = slices.Collect(maps.Keys(c.Upstream))[0]
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// keyFamily is "ECDSA", "RSA" or "Ed25519": a name has one of each.
+func keyFamily(e certstore.Entry) string {
+	family, _, _ := strings.Cut(e.KeyType, " ")
+	return family
+}
+
+// WildcardFor is the wildcard that an exact name falls under.
+func WildcardFor(name string) string {
+	_, rest, ok := strings.Cut(name, ".")
+	if !ok || strings.HasPrefix(name, "*.") {
+		return ""
+	}
+	return "*." + rest
+}
+
+// Target says where the tunnels of a name end.
+func (c *Config) Target(s ServedName) string {
+	u := c.Upstream[s.upstream]
+	if u == nil {
+		return "none: no vhost has this name"
+	}
+	var urls []string
+	for _, n := range u.Nodes {
+		if s.vhost == nil || s.vhost.Node == "" || s.vhost.Node == n.Name || s.vhost.Fallback {
+			urls = append(urls, n.URL)
+		}
+	}
+	return s.upstream + ": " + strings.Join(urls, ", ")
+}

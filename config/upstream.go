@@ -1,0 +1,122 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"wssgate/upstream"
+	"wssgate/xmpp"
+)
+
+// minWait is the least of an upstream's durations: package upstream refuses
+// less, for no real server could answer in it.
+const minWait = 10 * time.Millisecond
+
+func (c *Config) checkUpstreams(ms *mistakes, p keyPath) {
+	if len(c.Upstream) == 0 {
+		ms.add(p, `write [upstream.tigase], and below it nodes = ["ws://127.0.0.1:5290/"]`, "at least one is required")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Upstream)) {
+		up := p.named(name)
+		if name == "" {
+			ms.add(up, "", "the name is empty")
+		}
+		c.Upstream[name].check(ms, up)
+	}
+}
+
+func (u *Upstream) check(ms *mistakes, p keyPath) {
+	if len(u.Nodes) == 0 {
+		ms.add(p.key("nodes"), `write nodes = ["ws://127.0.0.1:5290/"]`, "at least one is required")
+	}
+	tls := false
+	for i, n := range u.Nodes {
+		np := p.key("nodes").item(i, n.Name)
+		key := np.key("url")
+		if n.isString {
+			key.shown = p.key("nodes").shown
+		}
+		loc, err := upstream.ParseNodeURL(n.URL)
+		if n.URL == "" && !n.isString {
+			ms.add(key, "", "is missing")
+		} else if err != nil {
+			ms.add(key, nodeHint(n.URL), "%q: %v", n.URL, err)
+		}
+		tls = tls || loc.TLS
+		if n.Name == "" {
+			n.Name = loc.HostPort()
+		}
+		for _, other := range u.Nodes[:i] {
+			switch {
+			case other.URL == n.URL:
+				ms.add(key, "write each node once; weight gives it a larger share", "%q is the URL of another node", n.URL)
+			case other.Name == n.Name && n.isString:
+				ms.add(key, fmt.Sprintf(`give each a name: { name = "a", url = %q }`, n.URL), "%q has the host and port of another node", n.URL)
+			case other.Name == n.Name && n.Name != "":
+				ms.add(np.key("name"), "each node of an upstream has a name of its own", "%q is the name of another node", n.Name)
+			}
+		}
+		if n.PublicURL != "" {
+			n.PublicURL = ms.publicURL(np.key("public_url"), "", n.PublicURL, "wss")
+		}
+		if n.Weight < 1 || n.Weight > 1000 {
+			ms.add(np.key("weight"), "drain = true takes a node out", "%d is not 1 to 1000", n.Weight)
+		}
+	}
+	ms.positive(p.key("dial_timeout"), u.DialTimeout)
+	ms.notShort(p.key("dial_timeout"), u.DialTimeout)
+	ms.positive(p.key("resolve"), u.Resolve)
+	ms.notShort(p.key("resolve"), u.Resolve)
+	ms.notNegative(p.key("max_connections"), u.MaxConnections)
+	ms.notNegative(p.key("connections_per_second"), u.ConnectionsPerSecond)
+	u.checkTLS(ms, p, tls)
+	u.Health.check(ms, p.key("health"))
+}
+
+// checkTLS checks what is for wss nodes only.
+func (u *Upstream) checkTLS(ms *mistakes, p keyPath, tls bool) {
+	ms.eitherBoth(p, "client_certificate", u.ClientCertificate, "client_key", u.ClientKey)
+	for key, value := range map[string]string{
+		"ca": u.CA, "server_name": u.ServerName, "client_certificate": u.ClientCertificate, "client_key": u.ClientKey,
+	} {
+		if value != "" && !tls {
+			ms.add(p.key(key), "", "applies to wss nodes only, and no node is one")
+		}
+	}
+	if u.CA != "" {
+		ms.checkFile(p.key("ca"), u.CA, checkRoots)
+	}
+	if u.ClientCertificate != "" && u.ClientKey != "" {
+		ms.checkFile(p.key("client_certificate"), u.ClientCertificate, ms.keyPairWith(u.ClientKey))
+	}
+	if u.ServerName != "" {
+		name, err := domainName(u.ServerName)
+		if err != nil {
+			ms.add(p.key("server_name"), nameHint(u.ServerName, domainName), "%q %v", u.ServerName, err)
+		}
+		u.ServerName = name
+	}
+}
+
+func (h *Health) check(ms *mistakes, p keyPath) {
+	if h.Interval > 0 { // else probes are off
+		ms.positive(p.key("timeout"), h.Timeout)
+	}
+	ms.notShort(p.key("interval"), h.Interval)
+	ms.notShort(p.key("timeout"), h.Timeout)
+	ms.checkPath(p.key("path"), h.Path)
+	if h.Domain != "" {
+		if _, err := xmpp.NormalDomain(h.Domain); err != nil {
+			ms.add(p.key("domain"), nameHint(h.Domain, xmpp.NormalDomain), "%v", err)
+		}
+	}
+}
+
+// notShort is for durations of which 0 is judged elsewhere.
+func (ms *mistakes) notShort(p keyPath, d time.Duration) {
+	if d > 0 && d < minWait {
+		ms.add(p, "", "%v is less than %v", d, minWait)
+	}
+}

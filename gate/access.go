@@ -1,0 +1,94 @@
+package gate
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+
+	"wssgate/admin"
+	"wssgate/config"
+	"wssgate/files"
+)
+
+// An accessWatch reads access lists again when their files change. Its methods
+// belong to one goroutine, the gate's.
+//
+// Lists that really are in different folders have different Places: one that hangs
+// keeps no other away.
+type accessWatch struct {
+	log     *slog.Logger
+	folders []*accessFolder
+}
+
+// An accessFolder is the lists in one folder.
+type accessFolder struct {
+	place *files.Place
+	lists []*config.AccessFile
+	watch *config.Watch
+	log   *slog.Logger
+	stop  context.CancelFunc
+}
+
+// set has the files of another configuration watched, in place of those before.
+func (w *accessWatch) set(lists []*config.AccessFile) {
+	for _, f := range w.folders {
+		f.watch.Set(false)
+		f.stop()
+		f.place.Leave()
+	}
+	w.folders = nil
+	byFolder := map[string][]*config.AccessFile{}
+	for _, f := range lists {
+		byFolder[f.Folder] = append(byFolder[f.Folder], f)
+	}
+	for folder, lists := range byFolder {
+		sums := map[string][sha256.Size]byte{}
+		for _, f := range lists {
+			sums[f.Name] = f.LastSum()
+		}
+		place := files.At("access lists", folder, nil)
+		f := &accessFolder{place: place, lists: lists, watch: config.NewFileWatch("access", place, sums, w.log), log: w.log}
+		f.watch.Set(true)
+		var ctx context.Context
+		ctx, f.stop = context.WithCancel(context.Background())
+		go f.follow(ctx)
+		w.folders = append(w.folders, f)
+	}
+}
+
+// follow reads what has changed, in jobs of the folder's place.
+func (d *accessFolder) follow(ctx context.Context) {
+	for {
+		select {
+		case <-d.watch.Changed:
+		case <-ctx.Done():
+			return
+		}
+		files.Await(ctx, d.place, func() (struct{}, error) {
+			for _, f := range d.lists {
+				data, err := d.place.Read(f.Name, config.MaxFile)
+				sum := config.Sum(data, err)
+				d.watch.Note(f.Name, sum)
+				if !f.IsNew(sum) {
+					continue
+				}
+				if err := f.Take(data, err); err != nil {
+					d.log.Error("access list: the one before stays in force", "file", f.Name, "err", err)
+				} else {
+					d.log.Info("access list read again", "file", f.Name)
+				}
+			}
+			return struct{}{}, nil
+		})
+	}
+}
+
+// accessProblem is what the page shows of a file that is bad.
+func accessProblem(f *config.AccessFile) (p admin.FileProblem, bad bool) {
+	since, err := f.Problem()
+	if err == nil {
+		return p, false
+	}
+	return admin.FileProblem{File: f.Name, Err: fmt.Sprintf("access list %q: %v", f.Name, err), Since: since, Kept: true}, true
+}

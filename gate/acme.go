@@ -1,0 +1,192 @@
+package gate
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net/http"
+	"reflect"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"wssgate/certstore"
+	"wssgate/config"
+)
+
+// An obtainer is the gate's ACME: off, or on with what the configuration says.
+// Its handlers may be called at any time; install, begin and close come from
+// one goroutine, prepare from one at a time.
+type obtainer struct {
+	store *certstore.Store
+	log   *slog.Logger
+	on    atomic.Pointer[acmeRun] // nil: off
+}
+
+// An acmeRun is an ACME that has been started, and what it was made from.
+type acmeRun struct {
+	acme *certstore.ACME
+	cfg  config.ACME
+	http bool // http-01 has a listener
+}
+
+func newObtainer(store *certstore.Store, log *slog.Logger) *obtainer {
+	return &obtainer{store: store, log: log}
+}
+
+// An acmeChange is what prepare made, for install and then begin, or for abandon.
+type acmeChange struct {
+	next  *acmeRun             // nil: the file leaves things as they are, but for the names, or turns ACME off
+	names *certstore.ACMENames // for what runs now; nil: nothing runs
+	last  *acmeRun             // what next replaces, for begin to end; nil: nothing
+	serve func(name string, cert *tls.Certificate)
+
+	mu     sync.Mutex
+	cached map[string]*tls.Certificate // what next found, and nobody sees before install; nil after that
+}
+
+// prepare makes what cfg demands beside what runs now. It reads the cache, for as
+// long as that may take; nothing is ordered yet, and no certificate served. With an
+// error the change is to be abandoned.
+func (o *obtainer) prepare(cfg *config.Config) (*acmeChange, error) {
+	p := &acmeChange{cached: map[string]*tls.Certificate{}}
+	now := o.on.Load()
+	switch {
+	case len(cfg.ACME.Names) == 0 && now == nil:
+		return p, nil
+	case len(cfg.ACME.Names) == 0 || !now.fits(cfg):
+		if now == nil {
+			break
+		}
+		var err error
+		// Of names that stay the old certificates are served until there are better ones.
+		p.names, err = now.acme.PrepareNames(slices.DeleteFunc(slices.Clone(now.cfg.Names), func(name string) bool {
+			return !slices.Contains(cfg.ACME.Names, name)
+		}))
+		if err != nil || len(cfg.ACME.Names) == 0 {
+			return p, err
+		}
+	default:
+		var err error
+		p.names, err = now.acme.PrepareNames(cfg.ACME.Names)
+		return p, err
+	}
+	options, err := cfg.ACMEOptions(o.store, o.log)
+	if err != nil {
+		return p, err
+	}
+	p.serve = options.Install
+	options.Install = p.install
+	acme, err := certstore.NewACME(options)
+	if err != nil {
+		return p, err
+	}
+	p.next = &acmeRun{acme, cfg.ACME, options.HTTP01}
+	return p, nil
+}
+
+// install is the Install of next.
+func (p *acmeChange) install(name string, cert *tls.Certificate) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cached != nil {
+		p.cached[name] = cert
+	} else {
+		p.serve(name, cert)
+	}
+}
+
+// show installs what next has found, and what it will find.
+func (p *acmeChange) show() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name, cert := range p.cached {
+		p.serve(name, cert)
+	}
+	p.cached = nil
+}
+
+// fits reports whether cfg wants nothing of an ACME but perhaps other names.
+func (r *acmeRun) fits(cfg *config.Config) bool {
+	if r == nil {
+		return false
+	}
+	old, wanted := r.cfg, cfg.ACME
+	old.Names, wanted.Names = nil, nil
+	return reflect.DeepEqual(old, wanted) && r.http == (len(cfg.Listen.HTTP) > 0)
+}
+
+// abandon undoes prepare; p may be nil.
+func (o *obtainer) abandon(p *acmeChange) {
+	if p != nil && p.names != nil {
+		p.names.Abandon()
+	}
+	if p != nil && p.next != nil {
+		p.next.acme.Close()
+	}
+}
+
+// install puts in force what prepare made for cfg, but for orders: the certificates
+// of new names that the cache has are served, those of names that are gone are not
+// any more. It waits for no file.
+func (o *obtainer) install(p *acmeChange, cfg *config.Config) {
+	now := o.on.Load()
+	if p.names != nil {
+		p.names.Commit()
+	}
+	if p.next != nil || len(cfg.ACME.Names) == 0 {
+		p.last = now
+		p.show()
+		o.on.Store(p.next)
+		return
+	}
+	o.on.Store(&acmeRun{now.acme, cfg.ACME, now.http})
+}
+
+// begin orders what is missing, and ends what does so no more. Listeners are open
+// by now, for the CA comes back to them.
+//
+// It does not wait: an order that is given up gives its lease back in the cache.
+func (o *obtainer) begin(p *acmeChange) {
+	go func() {
+		if p.last != nil {
+			p.last.acme.Close()
+		}
+		if p.next != nil {
+			p.next.acme.Start()
+		}
+	}()
+}
+
+// close gives up what is being ordered.
+func (o *obtainer) close() {
+	if now := o.on.Load(); now != nil {
+		now.acme.Close()
+	}
+}
+
+// challengeCertificate is for proxy.Options.
+func (o *obtainer) challengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if now := o.on.Load(); now != nil {
+		return now.acme.ChallengeCertificate(hello)
+	}
+	return nil, nil
+}
+
+// status is how each name is doing; none while ACME is off.
+func (o *obtainer) status() []certstore.ACMEStatus {
+	if now := o.on.Load(); now != nil {
+		return now.acme.Status()
+	}
+	return nil
+}
+
+// handler answers http-01 while ACME is on, and hands on all else.
+func (o *obtainer) handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if now := o.on.Load(); now != nil {
+			now.acme.HTTPHandler(next).ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,599 @@
+package gate
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"wssgate/admin"
+	"wssgate/certstore"
+	"wssgate/config"
+	"wssgate/files"
+	"wssgate/listen"
+	"wssgate/logqueue"
+	"wssgate/proxy"
+)
+
+// A desk is where the operator sits: the admin listener, what it is told of
+// the gate, and what it asks the gate for. The gate's own goroutine (serve's
+// loop) does what is asked for, so that it never does two such things at once.
+type desk struct {
+	warnings *admin.Warnings
+	asked    chan func() // for the loop; see do
+	drainAll chan struct{}
+
+	lines  *logqueue.Queue // nil in tests
+	turn   atomic.Int64    // when the loop turned last, Unix nanoseconds
+	gate   *gate
+	cfg    atomic.Pointer[config.Config] // in force
+	server *admin.Server
+	ln     net.Listener // nil: off; the loop's
+	addr   string       // of ln, as configured
+
+	mu      sync.Mutex
+	serving []string // addresses of the listeners
+	reload  admin.Reload
+	drain   *admin.Drain
+	drains  []partialDrain
+	over    chan struct{} // closed when the loop takes no more requests
+}
+
+func newDesk(warnings *admin.Warnings, lines *logqueue.Queue) *desk {
+	d := &desk{
+		warnings: warnings,
+		lines:    lines,
+		asked:    make(chan func()),
+		drainAll: make(chan struct{}, 1),
+		over:     make(chan struct{}),
+		reload:   admin.Reload{OK: true, LastGood: time.Now()},
+	}
+	d.turned() // the listener may answer before the loop begins
+	return d
+}
+
+// An adminListener is opened before anything is changed, and installed when
+// nothing can fail any more.
+type adminListener struct {
+	addr   string
+	ln     net.Listener // nil: the one that is there stays, or there is none
+	access admin.Access
+}
+
+// open opens what cfg asks for, unless it is open.
+func (d *desk) open(cfg *config.Config, sockets *listen.Sockets) (*adminListener, error) {
+	l := &adminListener{addr: cfg.Listen.Admin, access: admin.Access{Debug: cfg.Listen.AdminDebug}}
+	if file := cfg.Listen.AdminTokenFile; file != "" {
+		token := cfg.Files[file]
+		if err := config.CheckToken(token); err != nil { // an empty one would demand none
+			return nil, fmt.Errorf("listen.admin_token_file: %q: %w", file, err)
+		}
+		l.access.Token = strings.TrimSpace(string(token))
+	}
+	if l.addr == "" || l.addr == d.addr {
+		return l, nil
+	}
+	ln, err := sockets.Open("admin", l.addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen.admin: %w", err)
+	}
+	l.ln = ln
+	return l, nil
+}
+
+func (l *adminListener) close() {
+	if l.ln != nil {
+		l.ln.Close()
+	}
+}
+
+// install puts cfg and its listener into force. Nothing can fail any more.
+func (d *desk) install(g *gate, cfg *config.Config, l *adminListener) {
+	d.cfg.Store(cfg)
+	d.forget(cfg)
+	if d.server == nil {
+		d.gate = g
+		d.server = admin.New(admin.Options{
+			Gate:     d.describe,
+			Counts:   func() admin.Counts { return adminCounts(g.server.Counts()) },
+			Memory:   g.adminMemory,
+			NotReady: d.notReady,
+			Panicked: func(v any) { g.server.Panicked(proxy.PanicAdmin, v) },
+			Alive:    d.alive,
+			Reload:   d.askReload,
+			Drain:    d.askDrain,
+			Pardon:   func(client netip.Addr) int { return g.server.Pardon(client) },
+			Warnings: d.warnings,
+			Access:   l.access,
+
+			Connections: proxy.DescriptorReserve().Admin,
+			Log:         g.log,
+		})
+	}
+	d.server.SetAccess(l.access)
+	if l.addr == d.addr {
+		return
+	}
+	if d.ln != nil {
+		g.log.Info("not listening any more", "listener", "admin", "addr", d.ln.Addr().String())
+		d.ln.Close()
+	}
+	d.addr, d.ln = l.addr, l.ln
+	if ln := l.ln; ln != nil {
+		g.log.Info("listening", "listener", "admin", "addr", ln.Addr().String())
+		g.serving.Go(func() {
+			if err := d.server.Serve(ln); err != nil {
+				g.log.Error("listener", "listener", "admin", "err", err)
+			}
+		})
+	}
+}
+
+// listens notes where clients connect. It ends the wait of /readyz.
+func (d *desk) listens(listeners map[string]net.Listener) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.serving = nil
+	for _, ln := range listeners {
+		d.serving = append(d.serving, ln.Addr().String())
+	}
+	slices.Sort(d.serving)
+}
+
+// reloaded notes what became of a reload.
+func (d *desk) reloaded(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reload.At, d.reload.OK, d.reload.Errors = time.Now(), err == nil, nil
+	if err != nil {
+		d.reload.Bad++
+		d.reload.Errors = strings.Split(err.Error(), "\n")
+		return
+	}
+	d.reload.Good++
+	d.reload.LastGood = d.reload.At
+}
+
+// lastReload reports whether the last reload was taken.
+func (d *desk) lastReload() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.reload.OK
+}
+
+// leaves notes that the gate drains, before it does: from now on it is not
+// ready, and takes no requests.
+func (d *desk) leaves(connections int, timeout time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	d.drain = &admin.Drain{Scope: "all", Since: now, Deadline: now.Add(timeout), Total: connections}
+	close(d.over)
+}
+
+// close ends the listener. The desk may never have been opened.
+func (d *desk) close() {
+	if d.server != nil {
+		d.server.Close()
+	}
+}
+
+// askReload has the loop reload, and waits for the result.
+func (d *desk) askReload(ctx context.Context) error {
+	result := make(chan error, 1)
+	err := d.ask(ctx, func() error {
+		d.gate.reload(func(err error) { result <- err })
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-d.over:
+		return fmt.Errorf("the gate drains: this is %w", admin.ErrConflict)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// turned notes that the loop does.
+func (d *desk) turned() { d.turn.Store(time.Now().UnixNano()) }
+
+// loopPatience is how long the loop may take for a turn: many times what the
+// longest one takes.
+const loopPatience = 30 * time.Second
+
+// alive says that the loop does not turn any more. A drain has a deadline instead.
+func (d *desk) alive() error {
+	d.mu.Lock()
+	draining := d.drain != nil
+	d.mu.Unlock()
+	if since := time.Since(time.Unix(0, d.turn.Load())); !draining && since > loopPatience {
+		return fmt.Errorf("the main loop has not turned for %v", since.Round(time.Second))
+	}
+	return nil
+}
+
+// ask has the loop call f, and waits for its result.
+func (d *desk) ask(ctx context.Context, f func() error) error {
+	result := make(chan error, 1)
+	select {
+	case d.asked <- func() { result <- f() }:
+		return <-result
+	case <-d.over:
+		return fmt.Errorf("the gate drains: this is %w", admin.ErrConflict)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// askDrain begins a drain of the whole gate, as SIGTERM does, or begins or
+// stops one of a vhost, a node or all vhosts.
+func (d *desk) askDrain(r admin.DrainRequest) error {
+	if name, err := config.ServerName(r.Vhost); err == nil { // it may be as it stands in the file
+		r.Vhost = name
+	}
+	if r.All || r.Vhost != "" || r.Node != "" {
+		return d.ask(context.Background(), func() error { return d.drainSome(r) })
+	}
+	if r.Stop {
+		return fmt.Errorf("a drain of the whole gate ends it (?all does not): to stop that is %w", admin.ErrConflict)
+	}
+	select {
+	case d.drainAll <- struct{}{}:
+	default: // it was asked for before
+	}
+	return nil
+}
+
+// A partialDrain is one of a vhost, a node or all vhosts that the operator asked
+// for. It outlives reloads, but for what a reload takes away.
+type partialDrain struct {
+	target proxy.Target // zero: all vhosts
+	since  time.Time
+	total  int    // tunnels when it began
+	stop   func() // ends it
+}
+
+// drainSome begins or stops the drain of a vhost, a node or all vhosts. It is
+// called in the loop.
+func (d *desk) drainSome(r admin.DrainRequest) error {
+	g, target := d.gate, proxy.Target{Vhost: r.Vhost, Upstream: r.Upstream, Node: r.Node}
+	if !has(g.cfg, target) {
+		return fmt.Errorf("%s: %w", r.Scope(), admin.ErrUnknown)
+	}
+	i := slices.IndexFunc(d.drains, func(p partialDrain) bool { return p.target == target })
+	if r.Stop && i < 0 {
+		return fmt.Errorf("%s is not drained: to stop that is %w", r.Scope(), admin.ErrConflict)
+	}
+	drains, before := slices.Clone(d.drains), func() {}
+	if i >= 0 {
+		before = drains[i].stop
+		drains = slices.Delete(drains, i, i+1)
+	}
+	if !r.Stop {
+		drains = append(drains, partialDrain{target: target, since: time.Now()})
+	}
+	d.setDrains(drains)
+	if r.Node != "" { // the upstream must not choose it for those who come back
+		g.upstreams.Drain(r.Upstream, r.Node, !r.Stop)
+	}
+	if r.Stop {
+		before()
+		g.log.Info("drain stopped", "scope", r.Scope())
+		return nil
+	}
+	drains = slices.Clone(drains)
+	now := &drains[len(drains)-1]
+	now.total, now.stop = g.server.StartDrain(target, g.pacing())
+	before() // now, for nobody gets in between the two
+	d.setDrains(drains)
+	g.log.Info("drain", "scope", r.Scope(), "tunnels", now.total)
+	return nil
+}
+
+// setDrains replaces the list, which others read.
+func (d *desk) setDrains(drains []partialDrain) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.drains = drains
+}
+
+// forget drops drains of what cfg no longer has.
+func (d *desk) forget(cfg *config.Config) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.drains = slices.DeleteFunc(slices.Clone(d.drains), func(p partialDrain) bool {
+		gone := !has(cfg, p.target)
+		if gone {
+			p.stop()
+			d.gate.upstreams.Drain(p.target.Upstream, p.target.Node, false)
+		}
+		return gone
+	})
+}
+
+// has reports whether a vhost or node is configured. Of all vhosts it is true.
+func has(c *config.Config, t proxy.Target) bool {
+	if t == (proxy.Target{}) {
+		return true
+	}
+	if t.Vhost != "" {
+		return t.Vhost == "*" && len(c.Vhost) == 0 ||
+			slices.ContainsFunc(c.Vhost, func(v *config.Vhost) bool { return slices.Contains(v.Names, t.Vhost) })
+	}
+	u := c.Upstream[t.Upstream]
+	return u != nil && slices.ContainsFunc(u.Nodes, func(n *config.Node) bool { return n.Name == t.Node })
+}
+
+// notReady says why the gate can't take clients.
+func (d *desk) notReady() []string {
+	d.mu.Lock()
+	draining, listening := d.drain != nil, len(d.serving) > 0
+	away := slices.ContainsFunc(d.drains, func(p partialDrain) bool { return p.target == proxy.Target{} })
+	d.mu.Unlock()
+	var why []string
+	if draining {
+		why = append(why, "the gate drains")
+	}
+	if away {
+		why = append(why, "all vhosts are drained")
+	}
+	if !listening {
+		why = append(why, "no listener is open yet")
+	}
+	cfg, store := d.cfg.Load(), d.gate.store
+	if hangs := store.Reading(); hangs != nil {
+		why = append(why, "certificates: "+hangs.Error())
+	}
+	named := false
+	for _, name := range configuredNames(cfg) {
+		named = true
+		if !store.Has(name) {
+			why = append(why, fmt.Sprintf("no certificate for %q", name))
+		}
+	}
+	if !named && store.Empty() {
+		why = append(why, fmt.Sprintf("no certificate in %q", cfg.Certificates.Directory))
+	}
+	return why
+}
+
+// configuredNames are the names that the file says must have a certificate.
+func configuredNames(c *config.Config) []string {
+	names := slices.Clone(c.ACME.Names)
+	for _, v := range c.Vhost {
+		for _, name := range v.Names {
+			if !strings.HasPrefix(name, "*.") && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// describe is the gate as the page shows it.
+func (d *desk) describe() admin.Gate {
+	cfg, g := d.cfg.Load(), d.gate
+	out := admin.Gate{
+		Go: runtime.Version(), Started: processStart, Config: cfg.File,
+	}
+	out.Host, _ = os.Hostname()
+	out.Version, out.Revision = buildOf(debug.ReadBuildInfo())
+	d.mu.Lock()
+	out.Listeners = slices.Clone(d.serving)
+	out.Reload = d.reload
+	if d.drain != nil {
+		drain := *d.drain
+		drain.Left = g.server.Connections()
+		out.Drain = &drain
+	}
+	drains := d.drains
+	d.mu.Unlock()
+
+	// There may be ten thousand; only the vhosts want to know all of them.
+	out.Certificates = make([]admin.Certificate, 0, g.store.Names())
+	var entries []certstore.Entry
+	for e := range g.store.Certificates() {
+		if e.Chosen {
+			out.Certificates = append(out.Certificates, adminCertificate(e))
+		}
+		if len(cfg.Vhost) > 0 {
+			entries = append(entries, e)
+		}
+	}
+	vhosts := g.server.Counts().Vhosts
+	out.Vhosts = adminVhosts(cfg, entries, vhosts)
+	for _, p := range g.store.Problems() {
+		out.Files = append(out.Files, admin.FileProblem{File: p.File, Err: p.Err.Error(), Since: p.Since, Kept: p.Kept})
+	}
+	for _, f := range cfg.AccessFiles {
+		if p, bad := accessProblem(f); bad {
+			out.AccessFiles = append(out.AccessFiles, p)
+		}
+	}
+	for _, s := range g.acme.status() {
+		out.ACME = append(out.ACME, admin.ACMEName{Name: s.Name, State: string(s.State), NotAfter: s.NotAfter,
+			NextTry: s.NextTry, Failures: s.Failures, Err: s.Err})
+	}
+	for _, u := range g.upstreams.Status() {
+		group := admin.Upstream{Name: u.Name, Balance: u.Balance, Lost: admin.LostRedirect(u.Lost)}
+		for _, n := range u.Nodes {
+			node := admin.Node{Name: n.Name, URL: n.URL, State: n.State, Tunnels: n.Tunnels, Dialing: n.Dialing, Dials: n.Dials, Failures: n.Failures}
+			for _, a := range n.Addresses {
+				if a.LastFail.After(node.LastFail) {
+					node.LastFail, node.LastError = a.LastFail, a.LastError
+				}
+				node.LastDial = max(node.LastDial, a.LastDial)
+			}
+			node.LastError = cmp.Or(n.DNSError, node.LastError)
+			group.Nodes = append(group.Nodes, node)
+		}
+		out.Upstreams = append(out.Upstreams, group)
+	}
+	if limit := g.server.LoginLimit(); limit.Count > 0 {
+		out.Logins.Limit = config.Rate(limit).String()
+	}
+	for _, c := range g.server.Suspects() {
+		out.Logins.Clients = append(out.Logins.Clients, adminSuspect(c))
+	}
+	for _, h := range files.Hanging() {
+		out.Hanging = append(out.Hanging, admin.Hang{What: h.What, Path: h.Path, Since: h.Since, Slow: h.Slow})
+	}
+	if d.lines != nil {
+		s := d.lines.State()
+		out.Log = admin.Log{Lost: s.Lost, Since: s.Since, Failing: s.Failed}
+		if s.Err != nil {
+			out.Log.Err = s.Err.Error()
+		}
+	}
+	for _, p := range drains {
+		out.Drains = append(out.Drains, p.describe(vhosts, out.Upstreams))
+	}
+	return out
+}
+
+// describe tells how far a drain has come.
+func (p partialDrain) describe(vhosts []proxy.VhostCount, upstreams []admin.Upstream) admin.Drain {
+	r := admin.DrainRequest{All: p.target == proxy.Target{}, Vhost: p.target.Vhost, Upstream: p.target.Upstream, Node: p.target.Node}
+	out := admin.Drain{Scope: r.Scope(), Since: p.since, Total: p.total}
+	if r.All {
+		out.Query = "all"
+		for _, v := range vhosts {
+			out.Left += int(v.Open)
+		}
+		return out
+	}
+	if r.Vhost != "" {
+		out.Query = url.Values{"vhost": {r.Vhost}}.Encode()
+		for _, v := range vhosts {
+			if v.Name == r.Vhost {
+				out.Left = int(v.Open)
+			}
+		}
+		return out
+	}
+	out.Query = url.Values{"node": {r.Upstream + "/" + r.Node}}.Encode()
+	for _, u := range upstreams {
+		for _, n := range u.Nodes {
+			if u.Name == r.Upstream && n.Name == r.Node {
+				out.Left = n.Tunnels
+			}
+		}
+	}
+	return out
+}
+
+// adminVhosts lists the configured names in the order of the file, each with
+// the certificate that ends first of those that its clients get, and then
+// vhosts that are gone while their tunnels go on.
+func adminVhosts(c *config.Config, entries []certstore.Entry, counts []proxy.VhostCount) []admin.Vhost {
+	var list []admin.Vhost
+	index := map[string]int{}
+	add := func(v admin.Vhost) {
+		index[v.Name] = len(list)
+		list = append(list, v)
+	}
+	for _, v := range c.Vhost {
+		for _, name := range v.Names {
+			add(admin.Vhost{Name: name, Upstream: v.Upstream, Node: v.Node})
+		}
+	}
+	if len(c.Vhost) == 0 {
+		for name := range c.Upstream { // the only one
+			add(admin.Vhost{Name: "*", Upstream: name})
+		}
+	}
+	for _, s := range c.Served(entries) {
+		i, ok := index[s.Name]
+		if !ok {
+			if i, ok = index[config.WildcardFor(s.Name)]; !ok {
+				continue
+			}
+		}
+		for _, e := range s.Certificates {
+			if v := &list[i]; v.Certificate == nil || e.NotAfter.Before(v.Certificate.NotAfter) {
+				v.Certificate = new(adminCertificate(e))
+			}
+		}
+	}
+	for _, n := range counts {
+		i, ok := index[n.Name]
+		switch {
+		case ok:
+			list[i].Tunnels, list[i].Opened = n.Open, n.Opened
+		case n.Open > 0:
+			add(admin.Vhost{Name: n.Name, Gone: true, Tunnels: n.Open, Opened: n.Opened})
+		}
+	}
+	return list
+}
+
+func adminCertificate(e certstore.Entry) admin.Certificate {
+	return admin.Certificate{Name: e.Name, Source: e.Source, File: e.File, Issuer: e.Issuer, KeyType: e.KeyType,
+		NotBefore: e.NotBefore, NotAfter: e.NotAfter}
+}
+
+// adminSuspect says a client address in admin's types.
+func adminSuspect(c proxy.Suspect) admin.Suspect {
+	network := c.Network.String()
+	if c.Network.IsSingleIP() {
+		network = c.Network.Addr().String()
+	}
+	return admin.Suspect{Network: network, Failures: c.Failures, Total: c.Total, Last: c.Last, Refused: c.Refused, Until: c.Until}
+}
+
+// adminCounts says the proxy's counts in admin's types.
+func adminCounts(c proxy.Counts) admin.Counts {
+	out := admin.Counts{
+		Connections: c.Connections, ConnectionLimit: c.Limit, Accepted: c.Accepted, Refused: c.Refused,
+		Refusals: c.Refusals, GaveUp: c.GaveUp, Logins: admin.LoginCounts(c.Logins), Closed: c.Closed, Panics: c.Panics,
+		BytesIn: c.BytesIn, BytesOut: c.BytesOut, FramesIn: c.FramesIn, FramesOut: c.FramesOut,
+		Lag: admin.Durations(c.Lag), Loops: c.Loops,
+	}
+	for _, h := range c.Handshakes {
+		out.Handshakes = append(out.Handshakes, admin.HandshakeCount(h))
+	}
+	for _, v := range c.Vhosts {
+		out.Vhosts = append(out.Vhosts, admin.VhostCount(v))
+	}
+	for _, d := range c.Dials {
+		out.Dials = append(out.Dials, admin.DialCount{Upstream: d.Upstream, Node: d.Node, Took: admin.Durations(d.Took)})
+	}
+	return out
+}
+
+// processStart is when the program began, near enough.
+var processStart = time.Now()
+
+// buildOf is the version and the commit of a build, as far as they are known.
+func buildOf(info *debug.BuildInfo, _ bool) (version, revision string) {
+	if info == nil {
+		return "(devel)", ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			revision = s.Value[:min(12, len(s.Value))]
+		}
+	}
+	return cmp.Or(info.Main.Version, "(devel)"), revision
+}
+
+// withWarnings puts the ring of warnings in front of a log.
+func withWarnings(log *slog.Logger) (*slog.Logger, *admin.Warnings) {
+	w := admin.NewWarnings(log.Handler())
+	return slog.New(w), w
+}

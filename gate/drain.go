@@ -1,0 +1,131 @@
+package gate
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"time"
+
+	"wssgate/config"
+	"wssgate/proxy"
+	"wssgate/upstream"
+	"wssgate/xmpp"
+)
+
+// drainNodes begins to drain the nodes that cfg takes out, and no more those
+// that it takes in again. A node that cfg does not name goes on as it was: its
+// drain comes to its end, but must not wait for the node's return.
+func (g *gate) drainNodes(cfg *config.Config) {
+	for target, out := range nodesOf(cfg) {
+		switch stop, was := g.takenOut[target]; {
+		case out && !was:
+			tunnels, stop := g.server.StartDrain(target, proxy.Pacing{Timeout: cfg.Drain.Timeout, Pace: cfg.Drain.Pace})
+			g.takenOut[target] = stop
+			g.log.Info("drain", "upstream", target.Upstream, "node", target.Node, "tunnels", tunnels)
+		case !out && was:
+			stop()
+			delete(g.takenOut, target)
+			g.log.Info("drain stopped", "upstream", target.Upstream, "node", target.Node)
+		}
+	}
+}
+
+// nodesOf yields all nodes, and whether the configuration takes them out.
+func nodesOf(c *config.Config) iter.Seq2[proxy.Target, bool] {
+	return func(yield func(proxy.Target, bool) bool) {
+		for name, u := range c.Upstream {
+			for _, n := range u.Nodes {
+				if !yield(proxy.Target{Upstream: name, Node: n.Name}, n.Drain) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// drain lets clients go, and then ends everything.
+func (g *gate) drain() error {
+	g.desk.leaves(g.server.Connections(), g.cfg.Drain.Timeout)
+	g.log.Info("drain", "connections", g.server.Connections(), "timeout", g.cfg.Drain.Timeout)
+	g.notify.Stopping(fmt.Sprintf("drains %d connections", g.server.Connections()), g.cfg.Drain.Timeout+stopPatience)
+	defer g.notify.KeepAlive()()
+	return g.stop()
+}
+
+// stopPatience is what all may take that a drain does besides draining.
+const stopPatience = plainPatience + settlePatience
+
+// pacing is what the configuration says of drains.
+func (g *gate) pacing() proxy.Pacing {
+	p := proxy.Pacing{Timeout: g.cfg.Drain.Timeout, Pace: g.cfg.Drain.Pace}
+	if redirect := g.cfg.Drain.Redirect; len(redirect) > 0 {
+		p.Redirect = func(v *upstream.Vhost, host string) string { return elsewhere(redirect, v, host) }
+	}
+	return p
+}
+
+// elsewhere chooses where a client of a vhost goes during a drain: to one of
+// the URLs of drain.redirect, or, for "nodes", to the public one of a node, but
+// for that which led it here: it would come back at once, again and again.
+func elsewhere(redirect []string, vhost *upstream.Vhost, host string) string {
+	here, _ := xmpp.ParseTarget("wss://" + host)
+	var urls []string
+	for _, url := range redirect {
+		if url != "nodes" {
+			urls = append(urls, url)
+			continue
+		}
+		for _, public := range vhost.PublicURLs(false) {
+			if there, err := xmpp.ParseTarget(public); err == nil && there.Address("") != here.Address("") {
+				urls = append(urls, public)
+			}
+		}
+	}
+	if len(urls) == 0 {
+		return ""
+	}
+	return urls[rand.IntN(len(urls))]
+}
+
+// plainPatience is how long a drain waits for answers to plain requests.
+const plainPatience = 5 * time.Second
+
+// stop ends everything that was started, in the order in which a connection
+// needs it.
+func (g *gate) stop() error {
+	var err error
+	g.watch.Set(false)
+	g.access.set(nil)
+	if g.reloading != nil {
+		go func() { (<-g.gathered).abandon(g) }() // when it has been gathered
+	}
+	if g.acme != nil {
+		g.serving.Go(g.acme.close) // no order waits for a CA that finds nobody here any more
+	}
+	if g.server != nil {
+		pacing := g.pacing()
+		if pacing.Redirect == nil { // else who comes now is to be sent elsewhere
+			began := time.Now()
+			g.handOver(min(settlePatience, pacing.Timeout/2))
+			pacing.Timeout = max(0, pacing.Timeout-time.Since(began))
+		}
+		g.serving.Go(func() { g.plain.shutdown(min(pacing.Timeout, plainPatience)) })
+		// A context of its own: the one that SIGTERM ended is of no use.
+		err = g.server.Shutdown(context.Background(), pacing)
+		g.desk.close() // last of the listeners: it shows how the drain goes
+		g.accepting.Wait()
+		g.memory.Close()
+	}
+	g.serving.Wait()
+	if g.site != nil {
+		g.site.Close()
+	}
+	if g.upstreams != nil {
+		g.upstreams.Close()
+	}
+	if g.store != nil {
+		g.store.Close()
+	}
+	return err
+}

@@ -1,0 +1,297 @@
+// Package gate puts the other packages together: it starts what a configuration
+// describes, reloads it, and drains it.
+//
+//	gate.go       what a gate owns, and its loop
+//	reload.go     how a new configuration is read beside the loop and put into force
+//	listeners.go  which listeners are opened, kept and closed
+//	drain.go      how nodes and the whole gate are drained; the order of the end
+//	handover.go   how another process takes over without refusing anyone
+//	admin.go      what the operator's listener shows and does
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"wssgate/certstore"
+	"wssgate/config"
+	"wssgate/fair"
+	"wssgate/listen"
+	"wssgate/memory"
+	"wssgate/proxy"
+	"wssgate/systemd"
+	"wssgate/upstream"
+	"wssgate/web"
+)
+
+// A gate is one running wssgate: everything that a configuration describes,
+// put together.
+//
+//	start   certificates and routes are read, then listeners are opened, then
+//	        connections are accepted; a mistake in any of it starts nothing
+//	reload  the file is read and checked as a whole, and all that can fail or takes
+//	        its time is prepared; then new connections are served by it at once, by
+//	        one store of one pointer (proxy.Server.Configure); what is bad changes nothing
+//	drain   listeners close, tunnels are closed, then everything else ends
+//
+// One goroutine, serve's loop, owns it. The loop never waits for a file system, a
+// CA, DNS or the log: what a reload reads is gathered beside it, by gather, and comes
+// back through gathered; whatever hangs there, the loop goes on to give signs of
+// life, to take requests, and to drain. Each of these waits has a deadline:
+//
+//	a file, a folder          files.Patience for a call; then it goes on without
+//	the names of listeners    listenerPatience, beside the loop
+//	the configuration         startFilesPatience, then the program ends
+//	the start, after SIGTERM  startPatience
+//	all that a drain does     drain.timeout and exitPatience, whatever hangs
+//	the log, at the exit      LogPatience
+type gate struct {
+	cfg       *config.Config
+	log       *slog.Logger
+	level     *slog.LevelVar
+	store     *certstore.Store
+	upstreams *upstream.Table
+	acme      *obtainer
+	page      http.Handler // what answers in place of the site's own page; nil: nothing
+	site      *web.Site    // the newest
+	server    *proxy.Server
+	memory    *memory.Guard
+	plain     *plainHTTP
+	listeners map[string]net.Listener // by their address in the configuration
+	takenOut  map[proxy.Target]func() // nodes for which the file said drain = true when it last named them, and what stops their drains
+	accepting sync.WaitGroup          // for wss
+	serving   sync.WaitGroup          // for all else
+	failed    chan error              // a listener broke
+	desk      *desk
+	watch     *config.Watch
+	access    *accessWatch
+	sockets   *listen.Sockets
+	notify    *systemd.Notifier
+	gathered  chan *gathered  // what a reload that is under way has read
+	reloading []func(error)   // who waits for the reload that is under way; nil: none is
+	next      []func(error)   // who asked for another one meanwhile
+	again     <-chan struct{} // closed when the file that the last reload could not read answers again
+}
+
+// Serving is how serve runs a gate, beside what its configuration says.
+type Serving struct {
+	Reload  <-chan os.Signal // reads the file again
+	Pages   http.Handler     // answers requests that are no WebSocket upgrades; nil: the site's own
+	Sockets *listen.Sockets
+	Notify  *systemd.Notifier // closed by serve; nil: nobody wants to know
+}
+
+// Serve runs the gate that cfg describes until ctx ends, then drains it, and
+// returns the exit status.
+func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Writer) int {
+	defer how.Notify.Close()
+	level := new(slog.LevelVar)
+	lines := QueueOf(stderr)
+	lines.Serving.Store(true)
+	defer lines.Close(LogPatience)
+	log, warnings := withWarnings(NewLogger(lines, cfg.Log, level, lines.Terminal))
+	// What the standard library has nobody to tell, goes there too.
+	slog.SetDefault(log)
+	slog.SetLogLoggerLevel(slog.LevelDebug)
+	defer memory.Keep()()
+	desk := newDesk(warnings, lines.Queue)
+	g, err := awaitGate(ctx, func() (*gate, error) { return start(cfg, log, level, how, desk) })
+	if err != nil {
+		PrintError(lines, err)
+		listen.AwaitRemovals(listen.RemovalPatience)
+		return statusFailed
+	}
+	if g == nil {
+		log.Warn("ended while it started")
+		return statusOK
+	}
+	status := statusOK
+	var ended atomic.Pointer[time.Time] // when ctx did
+	defer context.AfterFunc(ctx, func() { ended.Store(new(time.Now())) })()
+	g.notify.Ready(g.summary())
+	beats, stopBeats := g.notify.Beats()
+	defer stopBeats()
+	turns := time.NewTicker(loopTurn)
+	defer turns.Stop()
+	for running := true; running; {
+		desk.turned()
+		select {
+		case <-turns.C:
+		case <-how.Reload:
+			g.reload(nil)
+		case r := <-g.gathered:
+			g.reloaded(r)
+		case <-g.again:
+			g.reloadWith(nil, true)
+		case do := <-desk.asked:
+			do()
+		case <-beats:
+			g.notify.Alive()
+		case <-desk.drainAll:
+			running = false
+		case <-g.watch.Changed:
+			g.reload(nil)
+		case err := <-g.failed:
+			log.Error("listener", "err", err)
+			status, running = statusFailed, false
+		case <-ctx.Done():
+			running = false
+		}
+	}
+	patience := g.cfg.Drain.Timeout + exitPatience
+	deadline := time.Now().Add(patience)
+	if at := ended.Load(); at != nil { // the loop may have been in the middle of a change
+		deadline = at.Add(patience)
+	}
+	drained := make(chan error, 1)
+	go func() { drained <- g.drain() }()
+	select {
+	case err = <-drained:
+		listen.AwaitRemovals(time.Until(deadline))
+	case <-time.After(time.Until(deadline)):
+		err = fmt.Errorf("%w: not all has ended after %v; ending without it", proxy.ErrDrainDeadline, patience)
+	}
+	if errors.Is(err, proxy.ErrDrainDeadline) {
+		log.Warn("drain", "err", err)
+		status = max(status, statusDrained)
+	} else if status == statusOK {
+		log.Info("drained")
+	}
+	return status
+}
+
+const (
+	startPatience = time.Second            // for a start that SIGTERM comes into
+	exitPatience  = time.Second            // for all that ends beside the drain
+	LogPatience   = 700 * time.Millisecond // for lines that wait at the exit
+	loopTurn      = 5 * time.Second        // the loop turns at least so often
+)
+
+// awaitGate waits for the start, but not for long once ctx has ended: then it
+// returns nil, and the start is left to itself.
+func awaitGate(ctx context.Context, start func() (*gate, error)) (*gate, error) {
+	type result struct {
+		g   *gate
+		err error
+	}
+	started := make(chan result, 1)
+	go func() {
+		g, err := start()
+		started <- result{g, err}
+	}()
+	late := make(<-chan time.Time)
+	for done := ctx.Done(); ; {
+		select {
+		case r := <-started:
+			return r.g, r.err
+		case <-done:
+			done, late = nil, time.After(startPatience)
+		case <-late:
+			return nil, nil
+		}
+	}
+}
+
+// startGate starts everything, or nothing.
+func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Serving, desk *desk) (_ *gate, err error) {
+	g := &gate{cfg: cfg, log: log, level: level, page: how.Pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1),
+		takenOut: map[proxy.Target]func(){}, desk: desk, sockets: how.Sockets, notify: how.Notify, gathered: make(chan *gathered, 1)}
+	g.watch = config.NewWatch(cfg.File, cfg.Sum, log)
+	g.access = &accessWatch{log: log}
+	defer func() {
+		if err != nil {
+			g.stop()
+		}
+	}()
+	g.store, err = cfg.OpenCertificates(cfg.Certificates.Watch, log)
+	if err != nil {
+		return nil, err
+	}
+	debug.FreeOSMemory() // reading thousands of certificates leaves megabytes behind
+	options, err := cfg.UpstreamOptions(log)
+	if err != nil {
+		return nil, err
+	}
+	if g.upstreams, err = upstream.New(options); err != nil {
+		return nil, err
+	}
+	g.acme = newObtainer(g.store, log)
+	change, err := g.acme.prepare(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			g.acme.abandon(change)
+		}
+	}()
+	routes := g.upstreams.Routes()
+	g.sockets.Know(listen.LookUpHosts(cfg.Listen.Addresses()))
+	o, err := g.openListeners(cfg, routes)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			o.close()
+		}
+	}()
+	g.server, err = proxy.New(proxy.Options{
+		Configuration:        g.configuration(cfg, g.store.View(), routes, o.web),
+		ChallengeCertificate: g.acme.challengeCertificate,
+		Log:                  log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	g.guardMemory(cfg)
+	g.acme.install(change, cfg)
+	for target, out := range nodesOf(cfg) {
+		if out {
+			g.takenOut[target] = func() {} // no client has come yet
+		}
+	}
+	g.plain = newPlainHTTP(g.server.Recover(proxy.PanicHTTP, g.acme.handler(g.server.Pages())),
+		&fair.Conns{Max: proxy.DescriptorReserve().HTTP, Refuses: g.server.DeniesPlain}, log, g.failed)
+	desk.install(g, cfg, o.operator)
+	g.accept(o.wss)
+	g.desk.listens(g.listeners)
+	g.plain.accept(o.http)
+	g.acme.begin(change)
+	g.watch.Set(cfg.WatchConfig)
+	g.access.set(cfg.AccessFiles)
+	return g, nil
+}
+
+// configuration is what the server goes by. The Site in it becomes the gate's.
+func (g *gate) configuration(cfg *config.Config, certificates *certstore.View, routes *upstream.Routes, pages web.Options) proxy.Configuration {
+	pages.HasCertificate = certificates.Has
+	g.site = web.New(pages)
+	return proxy.Configuration{
+		GetCertificate: certificates.GetCertificate,
+		HasCertificate: certificates.Has,
+		Routes:         routes,
+		Pages:          g.site,
+		Access:         cfg.Access.Rules,
+		Settings:       proxySettings(cfg),
+	}
+}
+
+// summary is the gate in a line.
+func (g *gate) summary() string {
+	s := fmt.Sprintf("serves %d names", g.store.Names())
+	if !g.desk.lastReload() {
+		s += "; the last reload changed nothing, see the log"
+	}
+	return s
+}

@@ -1,0 +1,76 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"wssgate/fair"
+	"wssgate/web"
+)
+
+// plainHTTP are the listeners of listen.http. All its methods but those of its
+// handler are called from one goroutine.
+type plainHTTP struct {
+	log       *slog.Logger
+	server    *http.Server
+	conns     *fair.Conns
+	listeners map[string]net.Listener // by their address in the configuration
+	failed    chan<- error
+	serving   sync.WaitGroup
+}
+
+// newPlainHTTP makes a server around a handler. Its connections are bounded by conns.
+func newPlainHTTP(handler http.Handler, conns *fair.Conns, log *slog.Logger, failed chan<- error) *plainHTTP {
+	server := web.NewPlainServer(conns.Handler(handler), log)
+	server.ConnContext, server.ConnState = conns.ConnContext, conns.ConnState
+	return &plainHTTP{log: log, server: server, conns: conns, listeners: map[string]net.Listener{}, failed: failed}
+}
+
+// accept begins to serve listeners.
+func (p *plainHTTP) accept(opened map[string]net.Listener) {
+	for addr, ln := range opened {
+		p.listeners[addr] = ln
+		p.log.Info("listening", "listener", "http", "addr", ln.Addr().String())
+		p.serving.Go(func() { p.serve(addr, p.conns.Listen(ln)) })
+	}
+}
+
+// leave ends those listeners that addrs has no more.
+func (p *plainHTTP) leave(addrs []string) {
+	for addr, ln := range p.listeners {
+		if !slices.Contains(addrs, addr) {
+			ln.Close()
+			delete(p.listeners, addr)
+			p.log.Info("not listening any more", "listener", "http", "addr", ln.Addr().String())
+		}
+	}
+}
+
+func (p *plainHTTP) serve(addr string, ln net.Listener) {
+	err := p.server.Serve(ln)
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return // as we wanted
+	}
+	select {
+	case p.failed <- fmt.Errorf("listener %q: %w", addr, err):
+	default: // the first one is enough
+	}
+}
+
+// shutdown closes the listeners, and the connections once they are answered or
+// patience is over. It may be called once.
+func (p *plainHTTP) shutdown(patience time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := p.server.Shutdown(ctx); err != nil {
+		p.server.Close()
+	}
+	p.serving.Wait()
+}

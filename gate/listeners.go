@@ -1,0 +1,128 @@
+package gate
+
+import (
+	"fmt"
+	"net"
+	"slices"
+
+	"wssgate/config"
+	"wssgate/listen"
+	"wssgate/upstream"
+	"wssgate/web"
+)
+
+// opened are listeners that nobody accepts from yet.
+type opened struct {
+	wss, http map[string]net.Listener // by their address in the configuration
+	operator  *adminListener
+	web       web.Options // what answers name the port of a listener; HasCertificate is missing
+}
+
+func (o *opened) close() {
+	for _, m := range []map[string]net.Listener{o.wss, o.http} {
+		for _, ln := range m {
+			ln.Close()
+		}
+	}
+	if o.operator != nil {
+		o.operator.close()
+	}
+}
+
+// openListeners opens those of cfg that are not open yet, all of them or none.
+func (g *gate) openListeners(cfg *config.Config, routes *upstream.Routes) (_ *opened, err error) {
+	o := &opened{}
+	defer func() {
+		if err != nil {
+			o.close()
+		}
+	}()
+	g.sockets.Replace(g.leaving(cfg))
+	if o.wss, err = g.open("wss", cfg.Listen.WSS, g.listeners); err != nil {
+		return nil, err
+	}
+	var have map[string]net.Listener
+	if g.plain != nil {
+		have = g.plain.listeners
+	}
+	if o.http, err = g.open("http", cfg.Listen.HTTP, have); err != nil {
+		return nil, err
+	}
+	if o.operator, err = g.desk.open(cfg, g.sockets); err != nil {
+		return nil, err
+	}
+	if g.server == nil { // the first time
+		if err = g.sockets.Unused(cfg.Listen.Addresses()); err != nil {
+			return nil, err
+		}
+	}
+	o.web, err = g.webOptions(cfg, routes, publicPort(cfg.Listen.WSS, g.listeners, o.wss))
+	return o, err
+}
+
+// leaving returns the listeners that cfg has no more, but for systemd's, which stay
+// open.
+func (g *gate) leaving(cfg *config.Config) (gone []net.Listener) {
+	look := func(key string, listeners map[string]net.Listener, addrs []string) {
+		for addr, ln := range listeners {
+			if !slices.Contains(addrs, addr) && g.sockets.Find(key, addr) == nil {
+				gone = append(gone, ln)
+			}
+		}
+	}
+	look("wss", g.listeners, cfg.Listen.WSS)
+	if g.plain != nil {
+		look("http", g.plain.listeners, cfg.Listen.HTTP)
+	}
+	if g.desk.ln != nil {
+		look("admin", map[string]net.Listener{g.desk.addr: g.desk.ln}, []string{cfg.Listen.Admin})
+	}
+	return gone
+}
+
+// open opens the listeners of one key that are not open yet, all of them or none.
+func (g *gate) open(key string, addrs []string, have map[string]net.Listener) (map[string]net.Listener, error) {
+	opened := map[string]net.Listener{}
+	for _, addr := range addrs {
+		if have[addr] != nil || opened[addr] != nil {
+			continue
+		}
+		ln, err := g.sockets.Open(key, addr)
+		if err != nil {
+			for _, ln := range opened {
+				ln.Close()
+			}
+			return nil, fmt.Errorf("listen.%s: %w", key, err)
+		}
+		opened[addr] = ln
+	}
+	return opened, nil
+}
+
+// accept begins to serve listeners.
+func (g *gate) accept(opened map[string]net.Listener) {
+	for addr, ln := range opened {
+		g.listeners[addr] = ln
+		g.log.Info("listening", "listener", "wss", "addr", ln.Addr().String())
+		g.accepting.Go(func() {
+			if err := g.server.Serve(ln); err != nil {
+				select {
+				case g.failed <- fmt.Errorf("listener %q: %w", addr, err):
+				default: // the first one is enough
+				}
+			}
+		})
+	}
+}
+
+// addresses are those where the gate listens.
+func (g *gate) addresses() map[listen.Address]bool {
+	open := map[listen.Address]bool{{Key: "admin", Addr: g.desk.addr}: true}
+	for addr := range g.listeners {
+		open[listen.Address{Key: "wss", Addr: addr}] = true
+	}
+	for addr := range g.plain.listeners {
+		open[listen.Address{Key: "http", Addr: addr}] = true
+	}
+	return open
+}

@@ -1,0 +1,88 @@
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync/atomic"
+
+	"wssgate/config"
+	"wssgate/logqueue"
+)
+
+// A LineQueue is standard error, which may be a pipe that nobody empties: all of the
+// program writes to it through one queue.
+type LineQueue struct {
+	*logqueue.Queue
+	Terminal bool
+	Serving  atomic.Bool // serve has it
+	Served   atomic.Bool // it is closed
+}
+
+// NewLineQueue makes the queue of standard error. It is closed by its owner.
+func NewLineQueue(stderr io.Writer) *LineQueue {
+	return &LineQueue{Terminal: isTerminal(stderr), Queue: logqueue.New(stderr, logqueue.Size, func(lost int) {
+		slog.Warn("the log was not read: lines are lost", "lines", lost)
+	})}
+}
+
+// QueueOf is the queue that a command was given for its standard error.
+func QueueOf(stderr io.Writer) *LineQueue {
+	if q, ok := stderr.(*LineQueue); ok {
+		return q
+	}
+	return NewLineQueue(stderr)
+}
+
+// PrintError prints an error for people, with its hint where it has one.
+func PrintError(w io.Writer, err error) {
+	fmt.Fprintf(w, "wssgate: %v\n", err)
+	if hinted, ok := errors.AsType[interface {
+		error
+		HintText() string
+	}](err); ok {
+		fmt.Fprintf(w, "  hint: %s\n", hinted.HintText())
+	}
+}
+
+// splitError takes joined errors apart: one line of the log for each mistake.
+func splitError(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// NewLogger writes to w as the configuration says.
+func NewLogger(w io.Writer, cfg config.Log, level *slog.LevelVar, terminal bool) *slog.Logger {
+	setLevel(level, cfg.Level)
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration {
+			a.Value = slog.StringValue(a.Value.Duration().String()) // JSON would have nanoseconds
+		}
+		return a
+	}}
+	if cfg.Format == "json" || cfg.Format == "auto" && !terminal {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// setLevel takes one of the words that Load has checked.
+func setLevel(level *slog.LevelVar, word string) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(word)); err == nil {
+		level.Set(l)
+	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,187 @@
+package gate
+
+import (
+	"context"
+	"crypto/sha256"
+	"slices"
+
+	"wssgate/certstore"
+	"wssgate/config"
+	"wssgate/files"
+	"wssgate/listen"
+	"wssgate/upstream"
+)
+
+// reload begins to read the file again, to take it whole or not at all; tunnels go
+// on. Then, which may be nil, is told what came of it. What is asked for while a
+// reload is under way is done after it, once.
+func (g *gate) reload(then func(error)) { g.reloadWith(then, false) }
+
+// reloadWith is reload; patient is Reload's.
+func (g *gate) reloadWith(then func(error), patient bool) {
+	if then == nil {
+		then = func(error) {}
+	}
+	if g.reloading != nil {
+		g.next = append(g.next, then)
+		return
+	}
+	g.reloading, g.again = append(g.reloading, then), nil
+	g.notify.Reloading()
+	file, open := g.cfg.File, g.addresses()
+	go func() { g.gathered <- g.gather(file, open, patient) }()
+}
+
+// A gathered is a configuration with what had to be read for it.
+type gathered struct {
+	cfg          *config.Config
+	certificates *certstore.Change
+	acme         *acmeChange
+	hosts        listen.Hosts                            // of listeners
+	unix         map[listen.Address]*listen.UnixListener // that are new
+	err          error                                   // instead of all else
+}
+
+// gather reads what a reload needs. It runs beside the loop, and so changes nothing
+// of the gate.
+// Open are the addresses where it listens already; patient see Reload.
+func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) *gathered {
+	cfg, err := config.Reload(context.Background(), file, patient, func(sum [sha256.Size]byte) { g.watch.Seen(file, sum) })
+	r := &gathered{cfg: cfg}
+	if err == nil {
+		r.certificates, err = cfg.PrepareCertificates(g.store)
+	}
+	if err == nil {
+		r.acme, err = g.acme.prepare(cfg)
+	}
+	if err == nil {
+		r.hosts = listen.LookUpHosts(cfg.Listen.Addresses())
+		r.unix, err = g.sockets.OpenUnix(cfg.Listen.Addresses(), open)
+	}
+	if err != nil {
+		r.abandon(g)
+		return g.gatherNothing(err)
+	}
+	return r
+}
+
+// gatherNothing reads certificates where nothing else is taken: they are mended
+// apart from the file.
+func (g *gate) gatherNothing(why error) *gathered {
+	if err := g.store.Reload(); err != nil && !files.IsHang(err) {
+		g.log.Error("reload", "err", err)
+	}
+	return &gathered{err: why}
+}
+
+// abandon undoes gather.
+func (r *gathered) abandon(g *gate) {
+	if r.certificates != nil {
+		r.certificates.Abandon()
+	}
+	g.acme.abandon(r.acme)
+	for _, ln := range r.unix {
+		ln.Close()
+	}
+}
+
+// reloaded ends a reload with what it has gathered.
+func (g *gate) reloaded(r *gathered) {
+	err := r.err
+	if err == nil {
+		if err = g.take(r); err != nil {
+			go func() { g.gathered <- g.gatherNothing(err) }()
+			return
+		}
+	}
+	g.again = files.FreeAfter(err)
+	g.desk.reloaded(err)
+	if err == nil {
+		g.log.Info("reloaded", "names", g.store.Names(), "problems", len(g.store.Problems()))
+	} else {
+		for _, mistake := range splitError(err) {
+			g.log.Error("reload", "err", mistake)
+		}
+		g.log.Error("reload: nothing was changed")
+	}
+	g.notify.Ready(g.summary())
+	for _, then := range g.reloading {
+		then(err)
+	}
+	g.reloading = nil
+	next := g.next
+	g.next = nil
+	for _, then := range next {
+		g.reload(then)
+	}
+}
+
+// take does the rest that can fail, and puts what was gathered into force; or
+// nothing of it.
+func (g *gate) take(r *gathered) error {
+	options, err := r.cfg.UpstreamOptions(g.log)
+	c := &change{gathered: r}
+	if err == nil {
+		c.routes, err = upstream.Prepare(options)
+	}
+	if err == nil {
+		g.sockets.Know(r.hosts)
+		g.sockets.Ready = r.unix
+		c.opened, err = g.openListeners(r.cfg, c.routes)
+	}
+	g.sockets.Ready = nil
+	if err != nil {
+		r.abandon(g) // closes twice what was opened from ready, which does no harm
+		return err
+	}
+	g.commit(c)
+	return nil
+}
+
+// A change is a configuration that can be put into force without a failure.
+// Nobody sees anything of it before commit.
+type change struct {
+	*gathered
+	routes *upstream.Routes
+	opened *opened
+}
+
+// commit puts a configuration into force. Clients see none of it before Configure,
+// and then all of it: what they could see until then comes in a View, Routes and a
+// Site that nobody has yet. What follows is no client's.
+func (g *gate) commit(c *change) {
+	cfg, before := c.cfg, g.site
+	certificates := c.certificates.Commit()
+	g.acme.install(c.acme, cfg) // into certificates
+	g.upstreams.Commit(c.routes)
+	g.server.Configure(g.configuration(cfg, certificates, c.routes, c.opened.web))
+	before.Close()
+	g.guardMemory(cfg)
+	g.drainNodes(cfg)
+	setLevel(g.level, cfg.Log.Level)
+	g.desk.install(g, cfg, c.opened.operator)
+	g.accept(c.opened.wss)
+	g.plain.accept(c.opened.http)
+	g.handOn(g.leaving(cfg))
+	for addr, ln := range g.listeners {
+		if !slices.Contains(cfg.Listen.WSS, addr) {
+			ln.Close()
+			delete(g.listeners, addr)
+			g.log.Info("not listening any more", "listener", "wss", "addr", ln.Addr().String())
+		}
+	}
+	g.desk.listens(g.listeners)
+	g.plain.leave(cfg.Listen.HTTP)
+	g.acme.begin(c.acme)
+	if err := g.sockets.Unused(cfg.Listen.Addresses()); err != nil {
+		for _, err := range splitError(err) {
+			g.log.Warn("clients of a socket wait until a reload takes it again", "err", err)
+		}
+	}
+	if cfg.Log.Format != g.cfg.Log.Format {
+		g.log.Warn("log.format changes with a restart only")
+	}
+	g.watch.Set(cfg.WatchConfig)
+	g.access.set(cfg.AccessFiles)
+	g.cfg = cfg
+}

@@ -1,0 +1,152 @@
+package gate
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"wssgate/config"
+	"wssgate/proxy"
+	"wssgate/upstream"
+	"wssgate/web"
+	"wssgate/xmpp"
+)
+
+// maxBOSHRequests bounds what BOSH takes, which costs much more than tunnels: 1 GiB.
+const maxBOSHRequests = 16 << 10
+
+// webOptions says what is answered to requests that are no WebSocket upgrades, but
+// for HasCertificate. Port is where clients reach the TLS listener.
+func (g *gate) webOptions(cfg *config.Config, routes *upstream.Routes, port int) (web.Options, error) {
+	o := web.Options{
+		AllowsOrigin: func(serverName, origin string) error {
+			v, err := routes.Lookup(serverName)
+			if err != nil {
+				return err
+			}
+			return v.AllowsOrigin(origin)
+		},
+		TakesStream: func(serverName, path, domain string) error {
+			v, err := routes.Lookup(serverName)
+			if err != nil {
+				return err
+			}
+			return errors.Join(v.AllowsPath(path), v.AllowsDomain(domain), v.TakesNew(domain))
+		},
+		AllowsClient: func(name string, client netip.Addr) error {
+			if !cfg.Access.Rules.Allows(client) {
+				return errors.New("kept out by access.allow or access.deny")
+			}
+			if v, err := routes.Lookup(name); err == nil {
+				return v.AllowsClient(client)
+			}
+			return nil
+		},
+		// What is polled for by BOSH is a new request each time, so that a drain
+		// ends sessions too.
+		TurnsAway: func(serverName string) bool {
+			v, err := routes.Lookup(serverName)
+			return err == nil && g.server.TurnsAway(v)
+		},
+		Port:     port,
+		MaxBody:  int64(cfg.Limits.Message),
+		IdleBOSH: proxy.DescriptorReserve().BOSH,
+		// A client has two connections, and a request on one of them.
+		BOSHRequests: min(max(proxy.ConnectionLimit(cfg.Limits.Connections)/2, 1), maxBOSHRequests),
+		Page:         g.page,
+		Log:          g.log,
+	}
+	if cfg.Limits.LoginFailures != (config.Rate{}) {
+		o.Logins = boshLogins{g}
+	}
+	if len(cfg.Vhost) == 0 {
+		route, err := routes.Lookup("")
+		if err != nil {
+			return o, err
+		}
+		o.Any.WebSocket = publicURLs(&config.Vhost{}, route)
+	}
+	configs := map[string]*tls.Config{}
+	tlsOf := func(name string) (*tls.Config, error) {
+		if c, ok := configs[name]; ok {
+			return c, nil
+		}
+		c, err := cfg.UpstreamTLS(cfg.Upstream[name])
+		configs[name] = c
+		return c, err
+	}
+	for _, v := range cfg.Vhost {
+		route, err := routes.Lookup(v.Names[0])
+		if err != nil {
+			return o, err
+		}
+		wv := web.Vhost{Names: v.Names, Domains: v.Domains, WebSocket: publicURLs(v, route), Path: v.Path}
+		for domain := range v.ByDomain {
+			wv.Domains = append(wv.Domains[:len(wv.Domains):len(wv.Domains)], domain)
+		}
+		for _, l := range v.Links {
+			wv.Links = append(wv.Links, xmpp.Link{Rel: l.Rel, Href: l.Href})
+		}
+		if v.BOSH != "" {
+			if wv.BOSH, err = url.Parse(v.BOSH); err != nil {
+				return o, err
+			}
+			if wv.TLS, err = tlsOf(v.Upstream); err != nil {
+				return o, err
+			}
+			if len(v.Domains) > 0 {
+				wv.AllowsDomain = route.AllowsDomain
+			}
+		}
+		o.Vhosts = append(o.Vhosts, wv)
+	}
+	return o, nil
+}
+
+// boshLogins asks the server of a gate, which the first Site is older than.
+type boshLogins struct{ *gate }
+
+func (b boshLogins) LoginsRefused(r *http.Request) time.Duration { return b.server.LoginsRefused(r) }
+func (b boshLogins) LoginsEnded(r *http.Request, failed int) (slow, banned time.Duration) {
+	return b.server.LoginsEnded(r, failed)
+}
+
+// publicURLs returns the wss URLs that a vhost's clients are to be told: the
+// one of the file, or those of the nodes that take new streams. None: the
+// gate's own, unless those are all.
+func publicURLs(v *config.Vhost, route *upstream.Vhost) func() ([]string, bool) {
+	switch {
+	case v.PublicURL != "":
+		return func() ([]string, bool) {
+			if v.Route != "to" && route.TakesNew("") != nil {
+				return nil, true
+			}
+			return []string{v.PublicURL}, true
+		}
+	case v.Route == "to":
+		return nil // it leads to several upstreams, and only the gate knows which
+	}
+	// The gate's own name for a node that is drained is that node's as well.
+	return func() ([]string, bool) { return route.PublicURLs(true), route.NodeLeaves() }
+}
+
+// publicPort returns the port of the wss listener that URLs name: 443 where one
+// has it, else the first one's in the order of the configuration. 0: all are
+// unix sockets, and what is in front of them has the port.
+func publicPort(addrs []string, listeners ...map[string]net.Listener) int {
+	port := 0
+	for _, addr := range addrs {
+		for _, m := range listeners {
+			if ln := m[addr]; ln != nil {
+				if tcp, ok := ln.Addr().(*net.TCPAddr); ok && (port == 0 || tcp.Port == 443) {
+					port = tcp.Port
+				}
+			}
+		}
+	}
+	return port
+}

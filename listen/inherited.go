@@ -1,0 +1,124 @@
+package listen
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// firstInherited is the descriptor of the first socket.
+const firstInherited = 3
+
+// An Inherited socket is systemd's, which keeps it open whatever becomes of us:
+// clients then wait in its queue for the next process. It stays open here too,
+// so that a reload may give it up and take it again.
+type Inherited struct {
+	file *os.File
+	name string // FileDescriptorName=, by default the name of the socket unit
+	addr net.Addr
+}
+
+// Inherit returns the sockets that were passed to this process, and
+// removes the variables that told of them. getenv and unsetenv are os's.
+func Inherit(getenv func(string) string, unsetenv func(string) error) ([]*Inherited, error) {
+	pid, count, names := getenv("LISTEN_PID"), getenv("LISTEN_FDS"), strings.Split(getenv("LISTEN_FDNAMES"), ":")
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"} {
+		unsetenv(name)
+	}
+	if count == "" || pid != strconv.Itoa(os.Getpid()) {
+		return nil, nil // none, or for another process
+	}
+	n, err := strconv.Atoi(count)
+	if err != nil || n < 0 || n > 1000 {
+		return nil, fmt.Errorf("systemd: LISTEN_FDS is %q, want a number", count)
+	}
+	var all []*Inherited
+	for i := range n {
+		fd := firstInherited + i
+		syscall.CloseOnExec(fd)
+		s := &Inherited{file: os.NewFile(uintptr(fd), "socket "+strconv.Itoa(fd))}
+		if i < len(names) {
+			s.name = names[i]
+		}
+		ln, err := net.FileListener(s.file)
+		if err != nil {
+			return nil, fmt.Errorf("systemd: socket %d, %q: not one to listen on: %w", fd, s.name, err)
+		}
+		s.addr = ln.Addr()
+		ln.Close() // a duplicate
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// Find returns the inherited socket that is bound to an address of the
+// configuration. One that is called "wss", "http" or "admin" is for that key of
+// [listen] only. Nil: there is none.
+func (s *Sockets) Find(key, addr string) *Inherited {
+	for _, i := range s.Inherited {
+		other := slices.Contains([]string{"wss", "http", "admin"}, i.name) && i.name != key
+		if !other && i.isBoundTo(addr, s.hosts) {
+			return i
+		}
+	}
+	return nil
+}
+
+// Unused is the error for inherited sockets that a configuration has no use for:
+// their clients would wait for ever.
+func (s *Sockets) Unused(configured map[string][]string) error {
+	used := map[*Inherited]bool{}
+	for key, addrs := range configured {
+		for _, addr := range addrs {
+			used[s.Find(key, addr)] = true
+		}
+	}
+	var errs []error
+	for _, i := range s.Inherited {
+		if !used[i] {
+			errs = append(errs, fmt.Errorf("systemd: socket %q, %q: no address of [listen] in the configuration is it", i.name, i.addr))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (i *Inherited) isBoundTo(addr string, known Hosts) bool {
+	network, address, err := ParseAddress(addr)
+	if err != nil {
+		return false
+	}
+	switch bound := i.addr.(type) {
+	case *net.UnixAddr:
+		return network == "unix" && bound.Name == address
+	case *net.TCPAddr:
+		if network != "tcp" {
+			return false
+		}
+		wanted, err := resolveTCP(address, known)
+		switch {
+		case err != nil || wanted.Port != bound.Port:
+			return false
+		case wanted.IP == nil: // every address of the machine
+			return bound.IP.IsUnspecified()
+		}
+		return wanted.IP.Equal(bound.IP)
+	}
+	return false
+}
+
+// resolveTCP is net.ResolveTCPAddr for hosts that are known.
+func resolveTCP(address string, known Hosts) (*net.TCPAddr, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if host, err = known.address(host); err != nil {
+		return nil, err
+	}
+	return net.ResolveTCPAddr("tcp", net.JoinHostPort(host, port))
+}

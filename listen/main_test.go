@@ -1,0 +1,9 @@
+package listen
+
+import (
+	"testing"
+
+	"wssgate/internal/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }

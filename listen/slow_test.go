@@ -1,0 +1,123 @@
+package listen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"wssgate/files"
+)
+
+// A unix socket whose folder hangs is an error after a while, and what is made too
+// late is closed.
+func TestSocketFolderHangs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	resume := files.Stall(path)
+	ln, err := new(Sockets).Open("wss", "unix:"+path)
+	if ln != nil || !files.IsHang(err) {
+		t.Errorf("listen = %v, %v", ln, err)
+	}
+	resume()
+	deadline := time.Now().Add(time.Minute)
+	for { // until the one that came too late is closed
+		ln, err := new(Sockets).Open("wss", "unix:"+path)
+		if err == nil {
+			ln.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// DNS that says nothing holds the names of listeners up for a moment: all are asked for
+// at once, and to listen asks nobody.
+func TestListenerNamesHang(t *testing.T) {
+	was := net.DefaultResolver
+	defer func() { net.DefaultResolver = was }()
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	addresses := map[string][]string{"wss": {"127.0.0.1:0"}, "admin": {"admin.hangs.test:0"}}
+	for i := range 6 {
+		addresses["wss"] = append(addresses["wss"], fmt.Sprintf("gate%d.hangs.test:0", i))
+	}
+	found := LookUpHosts(addresses) // would not end
+	if len(found) != 7 {
+		t.Errorf("%d hosts", len(found))
+	}
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		t.Error("DNS is asked")
+		return nil, errors.New("deaf")
+	}}
+	s := new(Sockets)
+	s.Know(Hosts{"gate0.hangs.test": {addr: "127.0.0.1"}})
+	s.Know(found)
+	if _, err := s.Open("wss", "gate1.hangs.test:0"); err == nil {
+		t.Error("it listens")
+	}
+	ln, err := s.Open("wss", "gate0.hangs.test:0") // by what was known
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+}
+
+// To close a socket whose folder hangs waits for nothing; nor does the question whose
+// it is, for longer than its context.
+func TestSocketClosesWhileFolderHangs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	ln, err := new(Sockets).Open("wss", "unix:"+path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resume := files.Stall(path)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if !ln.(*UnixListener).IsOurs(ctx) {
+		t.Error("it is not ours")
+	}
+	if err := errors.Join(ln.Close()); err != nil { // it would hang
+		t.Error(err)
+	}
+	resume()
+	removals.Wait()
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("the socket is left: %v", err)
+	}
+}
+
+// Sockets that a reload adds are opened beside the loop, all of them or none; the loop
+// takes what was opened.
+func TestSocketsOpenedBeside(t *testing.T) {
+	dir := t.TempDir()
+	wss, page := "unix:"+filepath.Join(dir, "wss"), "unix:"+filepath.Join(dir, "admin")
+	s := new(Sockets)
+	configured := map[string][]string{"wss": {wss, "127.0.0.1:0"}, "admin": {page}}
+	opened, err := s.OpenUnix(configured, map[Address]bool{})
+	if err != nil || len(opened) != 2 {
+		t.Fatalf("openUnix = %v, %v; want two", opened, err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "admin")); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("the page's socket: %v, %v; want mode 0660", info, err)
+	}
+	s.Ready = opened
+	defer files.Stall(dir)() // listen makes no call
+	for at, want := range opened {
+		if ln, err := s.Open(at.Key, at.Addr); ln != want || err != nil {
+			t.Errorf("listen(%v) = %v, %v", at, ln, err)
+		}
+		want.UnixListener.Close()
+	}
+	if more, err := s.OpenUnix(configured, map[Address]bool{{"wss", wss}: true, {"admin", page}: true}); err != nil || len(more) != 0 {
+		t.Errorf("openUnix = %v, %v where all are open", more, err)
+	}
+}

@@ -1,0 +1,9 @@
+package systemd
+
+import (
+	"testing"
+
+	"wssgate/internal/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }

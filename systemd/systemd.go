@@ -1,0 +1,191 @@
+// Package systemd tells systemd how the service is (sd_notify(3)): that it is ready,
+// reloads, drains, and is alive. Where nobody asked for that it does nothing.
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"wssgate/files"
+)
+
+// What systemd and a service say to each other: sockets that it has opened for
+// us (sd_listen_fds(3)), and how we are (sd_notify(3)). Both are a few
+// environment variables and datagrams, and mean nothing elsewhere.
+
+// A Notifier tells systemd how the service is. Nil tells nobody. Whoever says something
+// does not wait: one goroutine sends, in a job of the socket's place, so that a systemd
+// that does not read is a finding as a file system is.
+type Notifier struct {
+	conn  net.Conn
+	beat  time.Duration // between two signs of life; 0: none is wanted
+	place *files.Place  // of the socket
+	path  string        // of the socket
+	wake  chan struct{} // pending has something, or it is closed
+	done  chan struct{}
+
+	mu      sync.Mutex
+	pending []string // what waits to be sent, the oldest first
+	closed  bool
+}
+
+// maxPending is how many messages wait while systemd does not read; the oldest go
+// first, for the newest say how it is.
+const maxPending = 16
+
+// New returns nil where nobody wants to know. Getenv is os.Getenv.
+func New(getenv func(string) string) (*Notifier, error) {
+	address := getenv("NOTIFY_SOCKET")
+	if !strings.HasPrefix(address, "/") && !strings.HasPrefix(address, "@") {
+		return nil, nil // none, or, in a virtual machine, vsock
+	}
+	conn, err := net.Dial("unixgram", address)
+	if err != nil {
+		return nil, fmt.Errorf("systemd: NOTIFY_SOCKET: %w", err)
+	}
+	n := &Notifier{conn: conn, place: files.New("systemd", nil), path: address, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	if pid := getenv("WATCHDOG_PID"); pid == "" || pid == strconv.Itoa(os.Getpid()) {
+		if usec, err := strconv.ParseInt(getenv("WATCHDOG_USEC"), 10, 64); err == nil && usec > 1 {
+			n.beat = time.Duration(usec) * time.Microsecond / 2
+		}
+	}
+	go n.send()
+	return n, nil
+}
+
+// say has assignments sent, one of a line. That nobody hears them is no reason to
+// stop.
+func (n *Notifier) say(lines ...string) {
+	if n == nil {
+		return
+	}
+	n.mu.Lock()
+	n.pending = append(n.pending, strings.Join(lines, "\n"))
+	n.pending = n.pending[max(0, len(n.pending)-maxPending):]
+	n.mu.Unlock()
+	n.poke()
+}
+
+func (n *Notifier) poke() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// send sends what waits until there is nothing more and the notifier is closed.
+func (n *Notifier) send() {
+	defer close(n.done)
+	for range n.wake {
+		for {
+			n.mu.Lock()
+			if len(n.pending) == 0 {
+				closed := n.closed
+				n.mu.Unlock()
+				if closed {
+					return
+				}
+				break
+			}
+			message := n.pending[0]
+			n.pending = n.pending[1:]
+			n.mu.Unlock()
+			_, err := files.Await(context.Background(), n.place, func() (struct{}, error) {
+				return struct{}{}, n.place.Call(n.path, func() error {
+					_, err := n.conn.Write([]byte(message))
+					return err
+				})
+			})
+			if err != nil && !errors.Is(err, net.ErrClosed) {
+				slog.Warn("systemd", "err", err) // the log of the moment, which waits for nobody
+			}
+		}
+	}
+}
+
+// Ready says that the service is ready, after a start or a reload.
+func (n *Notifier) Ready(status string) { n.say("READY=1", "STATUS="+oneLine(status)) }
+
+// Reloading must be followed by ready. The time tells systemd that it is an
+// answer to its signal, not to an earlier one (Type=notify-reload).
+func (n *Notifier) Reloading() {
+	n.say("RELOADING=1", "MONOTONIC_USEC="+strconv.FormatInt(monotonic().Microseconds(), 10))
+}
+
+// Stopping asks for the time that the drain may take beside TimeoutStopSec=.
+func (n *Notifier) Stopping(status string, takes time.Duration) {
+	n.say("STOPPING=1", "STATUS="+oneLine(status), "EXTEND_TIMEOUT_USEC="+strconv.FormatInt(takes.Microseconds(), 10))
+}
+
+// Alive gives a sign of life, where nothing else waits to be sent.
+func (n *Notifier) Alive() {
+	if n == nil {
+		return
+	}
+	n.mu.Lock()
+	idle := len(n.pending) == 0
+	n.mu.Unlock()
+	if idle {
+		n.say("WATCHDOG=1")
+	}
+}
+
+// Beats returns a channel that has an entry whenever a sign of life is due.
+func (n *Notifier) Beats() (c <-chan time.Time, stop func()) {
+	if n == nil || n.beat == 0 {
+		return nil, func() {}
+	}
+	t := time.NewTicker(n.beat)
+	return t.C, t.Stop
+}
+
+// KeepAlive gives signs of life until stop is called.
+func (n *Notifier) KeepAlive() (stop func()) {
+	beats, stopBeats := n.Beats()
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-beats:
+				n.Alive()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		stopBeats()
+		close(done)
+		<-ended
+	}
+}
+
+// notifyPatience is how long close waits for what is not sent yet.
+const notifyPatience = 100 * time.Millisecond
+
+// Close sends what waits, for no longer than notifyPatience.
+func (n *Notifier) Close() {
+	if n == nil {
+		return
+	}
+	n.mu.Lock()
+	n.closed = true
+	n.mu.Unlock()
+	n.poke()
+	select {
+	case <-n.done:
+	case <-time.After(notifyPatience):
+	}
+	n.conn.Close()
+}
+
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
