@@ -13,6 +13,11 @@ type Body struct {
 	HasTo bool
 	SID   string // empty where the body begins a session
 
+	// IQAuth counts the logins of the jabber:iq:auth of old (XEP-0078) that the
+	// body asks for: elements of that namespace in its stanzas, whatever the type of
+	// the stanza, which servers do not look at. Only ReadBody counts them.
+	IQAuth int
+
 	Condition string // of the server's, where it ends the session
 }
 
@@ -24,6 +29,28 @@ type Body struct {
 // of a request's body for a body, and sees tags in comments and CDATA sections. The
 // element's end may be missing.
 func ReadBody(data []byte) (Body, error) {
+	b, n, err := readBodyStart(data)
+	if err != nil {
+		return Body{}, err
+	}
+	b.IQAuth, err = checkRest(data, n)
+	return b, err
+}
+
+// ReadBodyStart is ReadBody without a look at what follows the start tag.
+func ReadBodyStart(data []byte) (Body, error) {
+	b, _, err := readBodyStart(data)
+	return b, err
+}
+
+// MayAskIQAuth reports whether a body may have an IQAuth. It is false only where no
+// XML in UTF-8 without a document type declaration can, and much cheaper than ReadBody.
+func MayAskIQAuth(data []byte) bool {
+	return bytes.Contains(data, []byte(nsIQAuth)) || bytes.Contains(data, []byte("&#"))
+}
+
+// readBodyStart returns where the start tag ends, too.
+func readBodyStart(data []byte) (b Body, end int, err error) {
 	r := OpenReader{buf: data[:min(len(data), MaxOpen)]}
 	for i := 0; i < len(r.buf) && r.state < openDone; i++ {
 		if r.step(i); r.state == openDone {
@@ -32,11 +59,11 @@ func ReadBody(data []byte) (Body, error) {
 	}
 	switch {
 	case r.err != nil:
-		return Body{}, r.err
+		return Body{}, 0, r.err
 	case r.state < openDone && len(data) > MaxOpen:
-		return Body{}, &StreamError{PolicyViolation, "the body's start tag is too long"}
+		return Body{}, 0, &StreamError{PolicyViolation, "the body's start tag is too long"}
 	case r.state < openDone:
-		return Body{}, &StreamError{NotWellFormed, "the body's start tag has no end"}
+		return Body{}, 0, &StreamError{NotWellFormed, "the body's start tag has no end"}
 	}
 	tag := r.buf[r.tag:]
 	start, ok := startTag(string(tag))
@@ -45,11 +72,10 @@ func ReadBody(data []byte) (Body, error) {
 	}
 	switch {
 	case !ok && hasForeignEntity(tag):
-		return Body{}, &StreamError{RestrictedXML, "only the five predefined entities are allowed"}
+		return Body{}, 0, &StreamError{RestrictedXML, "only the five predefined entities are allowed"}
 	case !ok:
-		return Body{}, &StreamError{NotWellFormed, "the body's start tag is not well-formed"}
+		return Body{}, 0, &StreamError{NotWellFormed, "the body's start tag is not well-formed"}
 	}
-	var b Body
 	for _, a := range start.Attr {
 		switch {
 		case a.Name.Space != "":
@@ -61,28 +87,31 @@ func ReadBody(data []byte) (Body, error) {
 			b.Condition = a.Value
 		}
 	}
-	return b, checkRest(data, len(r.buf))
+	return b, len(r.buf), nil
 }
 
 // checkRest looks at what follows a body's start tag, which ends at from: no more
 // than that element's content, well-formed, without comments and processing
-// instructions (RFC 6120, section 11.1).
-func checkRest(data []byte, from int) error {
+// instructions (RFC 6120, section 11.1). It counts the logins of jabber:iq:auth.
+func checkRest(data []byte, from int) (iqAuth int, err error) {
 	d := xml.NewDecoder(bytes.NewReader(data))
 	for depth, begin := 0, int64(0); ; begin = d.InputOffset() {
 		token, err := d.Token()
 		switch {
 		case err == nil:
 		case isTruncated(err) && (depth > 0 || int(begin) == len(data)):
-			return checkCut(data[begin:])
+			return iqAuth, checkCut(data[begin:])
 		default:
-			return &StreamError{NotWellFormed, "the body is not well-formed"}
+			return 0, &StreamError{NotWellFormed, "the body is not well-formed"}
 		}
 		end := d.InputOffset()
 		switch token := token.(type) {
 		case xml.StartElement:
 			if depth == 0 && end > int64(from) {
-				return &StreamError{NotWellFormed, "something follows the body"}
+				return 0, &StreamError{NotWellFormed, "something follows the body"}
+			}
+			if depth == 2 && token.Name.Space == nsIQAuth {
+				iqAuth++
 			}
 			depth++
 		case xml.EndElement:
@@ -91,13 +120,13 @@ func checkRest(data []byte, from int) error {
 			raw := data[begin:end]
 			switch {
 			case depth == 0 && len(bytes.Trim(token, " \t\r\n")) > 0:
-				return &StreamError{NotWellFormed, "something follows the body"}
+				return 0, &StreamError{NotWellFormed, "something follows the body"}
 			case bytes.HasPrefix(raw, []byte("<![CDATA[")) && endsInside(token, depth):
-				return &StreamError{RestrictedXML, "end tags in a CDATA section"}
+				return 0, &StreamError{RestrictedXML, "end tags in a CDATA section"}
 			}
 		default: // the XML declaration was looked at
 			if end > int64(from) {
-				return &StreamError{RestrictedXML, "comments and processing instructions are not allowed"}
+				return 0, &StreamError{RestrictedXML, "comments and processing instructions are not allowed"}
 			}
 		}
 	}

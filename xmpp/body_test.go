@@ -38,6 +38,11 @@ func TestReadBody(t *testing.T) {
 		{`<body sid='s'/><?x <body to='b'/>?>`, Body{SID: "s"}, RestrictedXML},
 		{`<body sid='s'><![CDATA[</body><body to='b'/>]]></body>`, Body{SID: "s"}, RestrictedXML},
 		{`<body sid='s'><x><![CDATA[<br/></x></body><body to='b'/>]]></x></body>`, Body{SID: "s"}, RestrictedXML},
+		{`<body sid='s'><iq type='set'><query xmlns='jabber:iq:auth'><username/></query></iq></body>`, Body{SID: "s", IQAuth: 1}, ""},
+		{`<body sid='s'><iq/><iq type='get'><query xmlns='jabber&#x3a;iq:&#97;uth'/></iq><iq xmlns:a='jabber:iq:auth'><a:query/>`, Body{SID: "s", IQAuth: 2}, ""},
+		{`<body sid='s' xmlns:a='jabber:iq:auth'><x><a:query/></x></body>`, Body{SID: "s", IQAuth: 1}, ""},
+		{`<body sid='s'><iq><query xmlns='http://jabber.org/protocol/disco#info'><feature var='jabber:iq:auth'/></query></iq></body>`, Body{SID: "s"}, ""},
+		{`<body sid='s'><message><x xmlns='y'><query xmlns='jabber:iq:auth'/></x><body>jabber:iq:auth</body></message></body>`, Body{SID: "s"}, ""},
 		{`<body x='` + strings.Repeat("x", MaxOpen), Body{}, PolicyViolation},
 	} {
 		got, err := ReadBody([]byte(test.in))
@@ -49,16 +54,47 @@ func TestReadBody(t *testing.T) {
 	}
 }
 
+// ReadBodyStart says the same, but for what follows the start tag.
+func TestReadBodyStart(t *testing.T) {
+	for _, test := range []struct {
+		in   string
+		want Body
+		cond Condition
+	}{
+		{`<?xml version='1.0'?> <body sid='s&amp;' to='t'><iq><query xmlns='jabber:iq:auth'/></iq></body>`, Body{SID: "s&", To: "t", HasTo: true}, ""},
+		{`<body sid='s'/><!-- <`, Body{SID: "s"}, ""},
+		{`<body sid='s' sid='t'/>`, Body{}, NotWellFormed},
+		{`<body sid='s'`, Body{}, NotWellFormed},
+		{`<!DOCTYPE body><body/>`, Body{}, RestrictedXML},
+		{"\xff\xfe<\x00", Body{}, UnsupportedEncoding},
+	} {
+		got, err := ReadBodyStart([]byte(test.in))
+		var se *StreamError
+		errors.As(err, &se)
+		if got != test.want || (err == nil) != (test.cond == "") || se != nil && se.Condition != test.cond {
+			t.Errorf("ReadBodyStart(%q) = %+v, %v; want %+v, %q", test.in, got, err, test.want, test.cond)
+		}
+	}
+}
+
 // What ReadBody takes, encoding/xml reads as the same first element's attributes,
-// and nothing stands before it.
+// and nothing stands before it. Where MayAskIQAuth says no, there is no such question.
 func FuzzReadBody(f *testing.F) {
-	for _, s := range []string{`<body to='a' sid='s'/>`, `<?xml version='1.0'?> <b:body xmlns:b='x' to="&#97;"/>`, `<body to='a' b:to='c' xmlns:b='d'>`} {
+	for _, s := range []string{`<body to='a' sid='s'/>`, `<?xml version='1.0'?> <b:body xmlns:b='x' to="&#97;"/>`, `<body to='a' b:to='c' xmlns:b='d'>`,
+		`<body sid='s'><iq><query xmlns='jabber&#x3A;iq:auth'/></iq></body>`, `<body><a:iq xmlns:a='jabber:iq:auth'><a:b/></a:iq>`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		got, err := ReadBody(data)
 		if err != nil {
 			return
+		}
+		if got.IQAuth > 0 && !MayAskIQAuth(data) {
+			t.Fatalf("ReadBody(%q) = %+v; MayAskIQAuth says no", data, got)
+		}
+		got.IQAuth = 0
+		if start, err := ReadBodyStart(data); err != nil || start != got {
+			t.Fatalf("ReadBodyStart(%q) = %+v, %v; want %+v", data, start, err, got)
 		}
 		d := xml.NewDecoder(strings.NewReader(string(data)))
 		for {

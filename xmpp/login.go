@@ -25,12 +25,17 @@ type LoginReader struct {
 	// error proves nothing: servers answer stanzas with it before the login too.
 	In bool
 
+	// Asked takes one of the logins of jabber:iq:auth that the session of a BOSH
+	// answer has asked for and had no refusal for, and reports whether there was one.
+	// It is called for an error that may be that refusal. Nil: there are none.
+	Asked func() bool
+
 	depth   int     // of elements that are open
 	around  int     // of those, what is around the server's words: <stream:stream>, BOSH's <body>
 	failure bool    // within a <failure/> of which the condition is still to come
 	bosh    bool    // what is around is <body>
 	iqError bool    // within an <iq type='error'/>
-	refused bool    // within one that may answer a login
+	refused bool    // within one that answers a login, as far as it can tell
 	cut     []byte  // a tag that is not whole yet
 	slash   bool    // the last byte of cut, kept or not, is "/"
 	quote   byte    // within an attribute's value
@@ -168,9 +173,11 @@ func (r *LoginReader) tag(tag []byte, empty bool) {
 		}
 	case inside == 1 && r.iqError && local == "query" && h.mayBe(nsIQAuth):
 		r.refused = true
-	case inside == 2 && r.refused && local == "not-authorized":
-		r.refused = false
-		r.Failed++
+	case inside == 2 && r.iqError && local == "not-authorized":
+		if asked := r.Asked != nil && r.Asked(); asked || r.refused {
+			r.Failed++
+		}
+		r.iqError, r.refused = false, false
 	}
 	if !empty {
 		r.depth++
@@ -200,7 +207,8 @@ func (r *LoginReader) word(h head, local string, empty bool) {
 			//
 			// Each answer of BOSH may be one to somebody who is logged in, and
 			// to those such an error says other things. There the answer must
-			// have the question in it.
+			// have the question in it, or the session have asked. Ids can't tell:
+			// the client may give several of its questions the same one.
 			r.iqError, r.refused = !empty, !empty && !r.bosh
 		case kind == "get", kind == "set":
 			r.In = true

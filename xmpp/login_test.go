@@ -128,6 +128,59 @@ func TestLoginReader(t *testing.T) {
 	}
 }
 
+// Over BOSH an error without the question in it is a failure as often as the session
+// has asked. One with the question takes one of those, too, and other answers none.
+func TestLoginReaderAsked(t *testing.T) {
+	const (
+		refused = `<iq type='error' id='2'>` + notAuth
+		whole   = `<iq type='error' id='2'><query xmlns='jabber:iq:auth'/>` + notAuth
+		other   = `<iq type='error' id='2'><error code='406'><not-acceptable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>`
+		fields  = `<iq type='result' id='2'><query xmlns='jabber:iq:auth'><not-authorized/></query></iq>`
+	)
+	padded := `<iq id='` + padding + `' type='error'>` + notAuth
+	for _, tt := range []struct {
+		name                string
+		in                  string
+		asked, failed, left int
+	}{
+		{"a refusal", inBody(refused), 1, 1, 0},
+		{"with a padded id", inBody(padded), 1, 1, 0},
+		{"nobody asked", inBody(refused + padded), 0, 0, 0},
+		{"more than were asked for", inBody(refused + padded + refused), 2, 2, 0},
+		{"with the question", inBody(whole), 1, 1, 0},
+		{"with the question, and nobody asked", inBody(whole), 0, 1, 0},
+		{"one condition after the other", inBody(strings.Replace(refused, "</error>", "<not-authorized/></error>", 1)), 2, 1, 1},
+		{"another error", inBody(other), 1, 0, 1},
+		{"a result", inBody(`<iq type='result' id='2'/>` + fields), 1, 0, 1},
+		{"behind a result", inBody(`<iq type='result' id='2'/>` + refused), 1, 1, 0},
+		{"behind another error", inBody(other + refused), 1, 1, 0},
+		{"behind a message that is an error", inBody(`<message type='error' id='2'/>` + refused), 1, 1, 0},
+		{"after the login", inBody(`<presence/>` + refused), 1, 0, 1},
+		{"SASL", inBody(failed), 1, 1, 1},
+		{"inside a message", inBody(`<message type='error'>` + refused + `</message>`), 1, 0, 1},
+	} {
+		for _, size := range []int{len(tt.in), 1, 7} {
+			left := tt.asked
+			r := LoginReader{Asked: func() bool {
+				if left == 0 {
+					return false
+				}
+				left--
+				return true
+			}}
+			for rest := tt.in; rest != ""; {
+				n := min(size, len(rest))
+				r.Feed([]byte(rest[:n]))
+				rest = rest[n:]
+			}
+			r.End()
+			if r.Failed != tt.failed || left != tt.left {
+				t.Errorf("%s, in pieces of %d: failed %d, %d left; want %d, %d", tt.name, size, r.Failed, left, tt.failed, tt.left)
+			}
+		}
+	}
+}
+
 // A failure of which only the beginning is there counts; a tag without end costs
 // a bounded piece of memory.
 func TestLoginReaderCut(t *testing.T) {
@@ -160,7 +213,8 @@ func TestLoginReaderAllocates(t *testing.T) {
 	}
 }
 
-// However the bytes are cut, the answer is the same, and nothing panics.
+// However the bytes are cut, the answer is the same, and nothing panics. What a session
+// has asked for adds failures, one for each that it takes at most, and takes none away.
 func FuzzLoginReader(f *testing.F) {
 	for _, tt := range logins {
 		f.Add(tt.in, uint8(3))
@@ -169,7 +223,7 @@ func FuzzLoginReader(f *testing.F) {
 		if len(in) > maxLoginTag {
 			return // a longer tag is cut where a piece ends
 		}
-		var whole, pieces LoginReader
+		var whole, pieces, asked LoginReader
 		whole.Feed([]byte(in))
 		whole.End()
 		for rest := in; rest != ""; {
@@ -180,6 +234,13 @@ func FuzzLoginReader(f *testing.F) {
 		pieces.End()
 		if whole.Failed != pieces.Failed || whole.In != pieces.In || whole.Succeeded != pieces.Succeeded {
 			t.Errorf("%q: whole %d %t, in pieces of %d: %d %t", in, whole.Failed, whole.In, size+1, pieces.Failed, pieces.In)
+		}
+		taken := 0
+		asked.Asked = func() bool { taken++; return true }
+		asked.Feed([]byte(in))
+		asked.End()
+		if asked.Failed < whole.Failed || asked.Failed > whole.Failed+taken || asked.In != whole.In {
+			t.Errorf("%q: failed %d, in %t; where %d were asked for %d, %t", in, whole.Failed, whole.In, taken, asked.Failed, asked.In)
 		}
 	})
 }
