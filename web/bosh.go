@@ -139,12 +139,14 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 		unavailable(w, "This gate takes no new clients at the moment. Try again in a while.")
 		return
 	}
+	var of *loginsOf
 	if s.options.Logins != nil {
 		if banned := s.options.Logins.LoginsRefused(r); banned > 0 {
 			loginsRefused(w, banned)
 			return
 		}
-		r = r.WithContext(context.WithValue(r.Context(), loginsKey{}, loginsOf{s.options.Logins, r}))
+		of = &loginsOf{logins: s.options.Logins, request: r, asked: s.asked}
+		r = r.WithContext(context.WithValue(r.Context(), loginsKey{}, of))
 	}
 	if r.ContentLength > s.options.MaxBody {
 		tooLarge(w)
@@ -173,7 +175,7 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 	// server takes.
 	control.SetReadDeadline(time.Time{})
 	control.SetWriteDeadline(time.Now().Add(boshWait + boshWrite))
-	if err := b.checkDomain(r, body); err != nil {
+	if err := b.check(r, body, of); err != nil {
 		b.refused.Info(s.log, "bosh: refused", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", err)
 		err.answer(w)
 		return

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"wssgate/fair"
 	"wssgate/xmpp"
 )
 
@@ -25,6 +26,20 @@ type loginsKey struct{}
 type loginsOf struct {
 	logins  Logins
 	request *http.Request // the client's
+	asked   *askedLogins
+	sid     string // empty: there is no session yet
+}
+
+// session notes which session the request is of.
+func (of *loginsOf) session(sid string) {
+	of.sid = sid
+	of.asked.touch(sid)
+}
+
+// asks notes that the request asks for so many logins of jabber:iq:auth, and reports
+// whether there was room for that.
+func (of *loginsOf) asks(n int) bool {
+	return of.asked.add(of.sid, fair.OwnerOf(of.request.RemoteAddr), n)
 }
 
 // A refusedError stands for an answer that its client does not get.
@@ -34,11 +49,12 @@ func (e *refusedError) Error() string { return "too many failed logins" }
 
 // judgeLogins looks for the end of a login in the answer to a request.
 func (b *bosh) judgeLogins(resp *http.Response) error {
-	of, ok := resp.Request.Context().Value(loginsKey{}).(loginsOf)
+	of, ok := resp.Request.Context().Value(loginsKey{}).(*loginsOf)
 	if !ok || resp.Body == nil || resp.Body == http.NoBody || resp.ContentLength == 0 {
 		return nil
 	}
 	body := &loginBody{ReadCloser: resp.Body, of: of, ctx: resp.Request.Context()}
+	body.reader.Asked = func() bool { return of.asked.take(of.sid) }
 	var head bytes.Buffer
 	var err error
 	if n := resp.ContentLength; n > 0 {
@@ -69,7 +85,7 @@ func (b *bosh) judgeLogins(resp *http.Response) error {
 // A loginBody is an answer's body that is looked at as it is read.
 type loginBody struct {
 	io.ReadCloser
-	of     loginsOf
+	of     *loginsOf
 	ctx    context.Context
 	first  []byte // read, and looked at
 	reader xmpp.LoginReader
@@ -97,6 +113,9 @@ func (l *loginBody) judge(b []byte) (banned time.Duration, err error) {
 		return 0, nil
 	}
 	l.reader.Feed(b)
+	if l.reader.In {
+		l.of.asked.drop(l.of.sid)
+	}
 	failed := l.reader.Failed - l.failed
 	if failed == 0 && !l.reader.Succeeded {
 		return 0, nil

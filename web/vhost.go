@@ -41,6 +41,7 @@ func New(o Options) *Site {
 	if s.options.IdleBOSH == 0 {
 		s.options.IdleBOSH = boshIdle
 	}
+	s.asked = newAskedLogins()
 	s.places = &boshPlaces{most: cmp.Or(o.BOSHRequests, boshRequests)}
 	s.transports = transports(append(o.Vhosts[:len(o.Vhosts):len(o.Vhosts)], o.Any), s.options.IdleBOSH)
 	if len(o.Vhosts) == 0 {

@@ -129,6 +129,7 @@ type Site struct {
 	any     *vhost              // where no vhost is configured
 	log     *slog.Logger
 
+	asked      *askedLogins                    // by all vhosts' BOSH
 	places     *boshPlaces                     // of all vhosts' BOSH
 	transports map[*tls.Config]*http.Transport // to BOSH, by Vhost.TLS
 }
