@@ -218,7 +218,11 @@ func TestBOSHIQAuthUnread(t *testing.T) {
 		{"a document type", "POST", "", "<!DOCTYPE a [<!ENTITY a 'jabber:iq:auth'>]>" + whole, nil, "bad-request"},
 		{"UTF-16", "POST", "", "\xfe\xff" + strings.Join(strings.Split(whole, ""), "\x00"), nil, "bad-request"},
 		{"an encoding", "POST", "", "<?xml version='1.0' encoding='utf-7'?>" + whole, nil, "bad-request"},
-		{"no XML", "POST", "", "hello", nil, "bad-request"},
+		{"no XML", "POST", "", "hello", nil, ""},
+		{"no XML, coded", "POST", "", "hello", []string{"Content-Encoding", "x"}, "bad-request"},
+		{"no UTF-8", "POST", "", "hello\xff", nil, "bad-request"},
+		{"a tag without an end", "POST", "", "hello <", nil, "bad-request"},
+		{"big-endian UTF-16 of no tag", "POST", "", "\x00h\x00i", nil, "bad-request"},
 		{"in a query", "GET", "?%3Cbody%20sid='a'/%3E", "", nil, "403"},
 		{"in a query that is none", "GET", "?%3Cbody%20sid='a'/%3E%", "", nil, "403"},
 	} {

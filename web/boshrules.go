@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"wssgate/xmpp"
 )
@@ -68,7 +69,7 @@ func (b *bosh) check(r *http.Request, body []byte, of *loginsOf) *boshRefusal {
 			return &boshRefusal{status: http.StatusForbidden, err: errors.New("query in a " + r.Method)}
 		}
 	}
-	if len(bytes.TrimSpace(body)) == 0 {
+	if len(bytes.TrimSpace(body)) == 0 || !strict && isNoXML(r, body) {
 		return nil
 	}
 	if encoding := r.Header.Get("Content-Encoding"); strict && encoding != "" && !strings.EqualFold(encoding, "identity") {
@@ -116,4 +117,10 @@ func (b *bosh) check(r *http.Request, body []byte, of *loginsOf) *boshRefusal {
 		return &boshRefusal{status: http.StatusServiceUnavailable, err: errors.New("too many sessions with open logins")}
 	}
 	return nil
+}
+
+// isNoXML reports whether a body can't be XML, whatever a server takes it for: it is
+// text, and no tag begins in it. In UTF-16 a tag would have a zero byte.
+func isNoXML(r *http.Request, body []byte) bool {
+	return r.Header.Get("Content-Encoding") == "" && utf8.Valid(body) && !bytes.ContainsAny(body, "<\x00")
 }
