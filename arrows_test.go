@@ -11,17 +11,18 @@ import (
 // package main know the configuration; nobody imports package main.
 var arrows = map[string][]string{
 	"access":    {},
-	"admin":     {"fair", "sampling"},
+	"admin":     {"fair", "human", "sampling"},
 	"certstore": {"files"},
 	"config":    {"access", "certstore", "files", "listen", "upstream", "xmpp"},
 	"demo":      {"internal/certtest", "internal/xmpptest"}, // it brings a CA and an upstream along
 	"fair":      {},
 	"files":     {},
-	"gate":      {"access", "admin", "certstore", "config", "fair", "files", "listen", "logqueue", "memory", "proxy", "sampling", "systemd", "upstream", "web", "xmpp"},
+	"gate":      {"access", "admin", "certstore", "config", "fair", "files", "human", "listen", "logqueue", "memory", "proxy", "sampling", "systemd", "upstream", "web", "xmpp"},
+	"human":     {},
 	"listen":    {"files"},
 	"logqueue":  {},
 	"memory":    {},
-	"probe":     {"access", "files", "upstream", "xmpp"},
+	"probe":     {"access", "files", "human", "upstream", "xmpp"},
 	"proxy":     {"access", "fair", "files", "upstream", "xmpp"},
 	"sampling":  {},
 	"systemd":   {"files"},

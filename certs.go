@@ -11,6 +11,7 @@ import (
 
 	"wssgate/certstore"
 	"wssgate/config"
+	"wssgate/human"
 )
 
 // certsCommand is "wssgate certs".
@@ -146,7 +147,7 @@ func (l certificateList) print(w io.Writer, now time.Time) error {
 		if e.Chosen {
 			why = "chosen: " + e.Why
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cell(e.Name), cell(source(e)), cell(e.Issuer), expiry(e, now), e.KeyType, e.State, cell(why))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", human.Cell(e.Name), human.Cell(source(e)), human.Cell(e.Issuer), expiry(e, now), e.KeyType, e.State, human.Cell(why))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -154,7 +155,7 @@ func (l certificateList) print(w io.Writer, now time.Time) error {
 	for _, a := range l.ACME {
 		line := fmt.Sprintf("acme: %s: %s", a.Name, a.State)
 		if a.Error != "" {
-			line += fmt.Sprintf(", %s, next try %s: %s", plural(a.Failures, "failure"), a.NextTry.Local().Format(time.DateTime), a.Error)
+			line += fmt.Sprintf(", %s, next try %s: %s", human.Count(a.Failures, "failure"), a.NextTry.Local().Format(time.DateTime), a.Error)
 		}
 		if _, err := fmt.Fprintln(w, line); err != nil {
 			return err

@@ -8,16 +8,14 @@ import (
 	"maps"
 	"math"
 	"net"
-	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"wssgate/certstore"
 	"wssgate/config"
+	"wssgate/human"
 	"wssgate/upstream"
 )
 
@@ -44,23 +42,23 @@ warning, too.`)
 	}
 	cfg, now := inv.cfg, time.Now()
 	served := cfg.Served(inv.certificates)
-	var names resolver
+	var names config.Resolver
 	if !*offline {
 		names = net.DefaultResolver
 	}
-	warnings := slices.Concat(inv.warnings(served), upstreamWarnings(ctx, cfg, names))
+	warnings := slices.Concat(inv.warnings(served), cfg.Warnings(ctx, names))
 	if !*offline {
 		warnings = append(warnings, tryNodes(ctx, cfg)...)
 	}
 	printServed(stdout, cfg, served, now)
 	printNodes(stdout, cfg)
 	for _, w := range warnings {
-		fmt.Fprintf(stderr, "warning: %s\n", w.text)
-		if w.hint != "" {
-			fmt.Fprintf(stderr, "  hint: %s\n", w.hint)
+		fmt.Fprintf(stderr, "warning: %s\n", w.Text)
+		if w.Hint != "" {
+			fmt.Fprintf(stderr, "  hint: %s\n", w.Hint)
 		}
 	}
-	fmt.Fprintf(stdout, "%s: ok, %s\n", cfg.File, plural(len(warnings), "warning"))
+	fmt.Fprintf(stdout, "%s: ok, %s\n", cfg.File, human.Count(len(warnings), "warning"))
 	return exitOK
 }
 
@@ -79,10 +77,10 @@ func printServed(w io.Writer, c *config.Config, served []config.ServedName, now 
 	fmt.Fprintln(t, "NAME\tCERTIFICATE\tISSUER\tEXPIRES\tKEY\tUPSTREAM")
 	for _, s := range served {
 		if len(s.Certificates) == 0 {
-			fmt.Fprintf(t, "%s\tno certificate\t-\t-\t-\t%s\n", cell(s.Name), c.Target(s))
+			fmt.Fprintf(t, "%s\tno certificate\t-\t-\t-\t%s\n", human.Cell(s.Name), c.Target(s))
 		}
 		for _, e := range s.Certificates {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", cell(s.Name), cell(source(e)), cell(e.Issuer), expiry(e, now), e.KeyType, c.Target(s))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", human.Cell(s.Name), human.Cell(source(e)), human.Cell(e.Issuer), expiry(e, now), e.KeyType, c.Target(s))
 		}
 	}
 	t.Flush()
@@ -112,7 +110,7 @@ func printNodes(w io.Writer, c *config.Config) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "UPSTREAM\tNODE\tKNOWN IN REDIRECTS AS")
 	for _, r := range rows {
-		fmt.Fprintf(t, "%s\t%s\t%s\n", r[0], cell(r[1]), cell(r[2]))
+		fmt.Fprintf(t, "%s\t%s\t%s\n", r[0], human.Cell(r[1]), human.Cell(r[2]))
 	}
 	t.Flush()
 	fmt.Fprintln(w)
@@ -125,23 +123,6 @@ func source(e certstore.Entry) string {
 	return e.File
 }
 
-// maxCell is the width of a cell, in characters: one long name must not push the
-// other columns off the screen.
-const maxCell = 72
-
-// cell is what a table has for a text that somebody else chose, such as the name of
-// a file: quoted where it would break the row, its middle left out where it is long.
-func cell(s string) string {
-	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		s = strconv.Quote(s)
-	}
-	if r := []rune(s); len(r) > maxCell {
-		const tail = maxCell / 2
-		s = string(r[:maxCell-tail-1]) + "…" + string(r[len(r)-tail:])
-	}
-	return s
-}
-
 // expiry says when a certificate expires, and how far that is.
 func expiry(e certstore.Entry, now time.Time) string {
 	date := e.NotAfter.Format(time.DateOnly)
@@ -149,55 +130,33 @@ func expiry(e certstore.Entry, now time.Time) string {
 	case now.Before(e.NotBefore):
 		return "valid from " + e.NotBefore.Format(time.DateOnly)
 	case left <= 0:
-		return fmt.Sprintf("%s, %s ago", date, roughly(-left))
+		return fmt.Sprintf("%s, %s ago", date, human.Duration(-left))
 	case left == math.MaxInt64: // centuries, as where "no end" was meant (RFC 5280, section 4.1.2.5)
 		return date
 	default:
-		return fmt.Sprintf("%s, in %s", date, roughly(left))
+		return fmt.Sprintf("%s, in %s", date, human.Duration(left))
 	}
 }
 
-// roughly is a distance of time for people: days, or hours below two days.
-func roughly(d time.Duration) string {
-	if d < 48*time.Hour {
-		return plural(int(d.Hours()), "hour")
-	}
-	return plural(int(d.Hours()/24), "day")
-}
-
-func plural(n int, noun string) string {
-	switch n {
-	case 0:
-		return "no " + noun + "s"
-	case 1:
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
-// A warning is something that an operator should know and that does not keep wssgate
-// from starting.
-type warning struct{ text, hint string }
-
-func (inv *inventory) warnings(served []config.ServedName) []warning {
-	var out []warning
+func (inv *inventory) warnings(served []config.ServedName) []config.Warning {
+	var out []config.Warning
 	for _, p := range inv.problems {
-		out = append(out, warning{p.Err.Error(), ""}) // expired ones too
+		out = append(out, config.Warning{Text: p.Err.Error()}) // expired ones too
 	}
 	if c := inv.cfg; len(c.Access.Allow) > 0 && len(c.ACME.Names) > 0 && len(c.Listen.HTTP) == 0 {
-		out = append(out, warning{"access.allow: excludes the CA of [acme], which may connect from any address",
-			"open listen.http on port 80, where http-01 is answered to every address outside access.deny"})
+		out = append(out, config.Warning{Text: "access.allow: excludes the CA of [acme], which may connect from any address",
+			Hint: "open listen.http on port 80, where http-01 is answered to every address outside access.deny"})
 	}
 	if len(served) == 0 {
-		out = append(out, warning{"no certificate is available; every client would be refused", ""})
+		out = append(out, config.Warning{Text: "no certificate is available; every client would be refused"})
 	}
 	for _, s := range served {
 		switch {
 		case len(s.Certificates) > 0:
 		case slices.Contains(inv.cfg.ACME.Names, s.Name):
-			out = append(out, warning{fmt.Sprintf("no certificate yet for server name %q; waiting for ACME", s.Name), ""})
+			out = append(out, config.Warning{Text: fmt.Sprintf("no certificate yet for server name %q; waiting for ACME", s.Name)})
 		default:
-			out = append(out, warning{fmt.Sprintf("no certificate for server name %q; its clients are refused", s.Name), ""})
+			out = append(out, config.Warning{Text: fmt.Sprintf("no certificate for server name %q; its clients are refused", s.Name)})
 		}
 	}
 	return out
@@ -207,93 +166,18 @@ func (inv *inventory) warnings(served []config.ServedName) []warning {
 const nodePatience = 3 * time.Second
 
 // tryNodes reports the nodes that can't be used now. A gate would start without them.
-func tryNodes(ctx context.Context, c *config.Config) (out []warning) {
+func tryNodes(ctx context.Context, c *config.Config) (out []config.Warning) {
 	o, err := c.UpstreamOptions(slog.New(slog.DiscardHandler))
 	if err != nil {
-		return []warning{{err.Error(), ""}}
+		return []config.Warning{{Text: err.Error()}}
 	}
 	failed, err := upstream.TryNodes(ctx, o, nodePatience)
 	if err != nil {
-		return []warning{{err.Error(), ""}}
+		return []config.Warning{{Text: err.Error()}}
 	}
 	for _, n := range failed {
 		text := strings.ReplaceAll(n.Err.Error(), "\n", "; ")
-		out = append(out, warning{fmt.Sprintf("upstream %q: node %q: %s", n.Upstream, n.URL, text), n.Hint})
+		out = append(out, config.Warning{Text: fmt.Sprintf("upstream %q: node %q: %s", n.Upstream, n.URL, text), Hint: n.Hint})
 	}
 	return out
-}
-
-// A resolver is the part of *net.Resolver that check needs.
-type resolver interface {
-	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
-}
-
-// resolvePatience bounds all look-ups of one check.
-const resolvePatience = 2 * time.Second
-
-// upstreamWarnings looks for servers that anyone could reach without TLS, and
-// for what the file has and nobody uses. With r nil it looks no name up.
-func upstreamWarnings(ctx context.Context, c *config.Config, r resolver) []warning {
-	ctx, cancel := context.WithTimeout(ctx, resolvePatience)
-	defer cancel()
-	used := map[string]bool{}
-	for _, v := range c.Vhost {
-		used[v.Upstream] = true
-		for _, name := range v.ByDomain {
-			used[name] = true
-		}
-	}
-	var out []warning
-	for _, name := range slices.Sorted(maps.Keys(c.Upstream)) {
-		if len(c.Vhost) > 0 && !used[name] {
-			out = append(out, warning{fmt.Sprintf("upstream %q: no vhost uses it", name), ""})
-		}
-		if c.Upstream[name].Redirects != "off" {
-			for _, n := range upstream.NodeNames(c.Upstream[name].NodeOptions()) {
-				for _, shared := range n.Shared {
-					if _, err := netip.ParseAddr(shared); err == nil {
-						continue // several servers of one machine: the port tells
-					}
-					out = append(out, warning{
-						fmt.Sprintf("upstream %q: node %q: another node also has the name %q; a redirect to it is ambiguous", name, n.Node, shared),
-						"give each node a name, a URL and a public_url with a host of its own",
-					})
-				}
-			}
-		}
-		for _, n := range c.Upstream[name].Nodes {
-			loc, err := upstream.ParseNodeURL(n.URL)
-			if err != nil || loc.TLS || loc.Unix != "" || loc.SRV {
-				continue
-			}
-			addrs := []netip.Addr{}
-			if addr, err := netip.ParseAddr(loc.Host); err == nil {
-				addrs = append(addrs, addr)
-			} else if r != nil {
-				addrs, _ = r.LookupNetIP(ctx, "ip", loc.Host) // tryNodes reports the error
-			}
-			if i := slices.IndexFunc(addrs, isPublic); i >= 0 {
-				out = append(out, warning{
-					fmt.Sprintf("upstream %q: node %q: address %s is public, and ws:// has no TLS", name, n.Name, addrs[i]),
-					"let only wssgate reach that port: bind it to loopback, or put it behind a firewall",
-				})
-			}
-		}
-	}
-	if c.Limits.ClientBacklog < c.Limits.Message {
-		out = append(out, warning{
-			fmt.Sprintf("limits.client_backlog: %v is less than limits.message, %v", c.Limits.ClientBacklog, c.Limits.Message),
-			"one long message can disconnect a client that reads slowly",
-		})
-	}
-	return out
-}
-
-// sharedSpace is what carriers use inside their networks (RFC 6598).
-var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
-
-// isPublic reports whether an address can be one of the open internet.
-func isPublic(addr netip.Addr) bool {
-	addr = addr.Unmap()
-	return addr.IsGlobalUnicast() && !addr.IsPrivate() && !sharedSpace.Contains(addr)
 }

@@ -100,7 +100,7 @@ func TestInventoryMakesNoCache(t *testing.T) {
 	}
 	var got []string
 	for _, w := range inv.warnings(cfg.Served(inv.certificates)) {
-		got = append(got, w.text)
+		got = append(got, w.Text)
 	}
 	want := []string{
 		`no certificate yet for server name "a.example"; waiting for ACME`,
@@ -201,7 +201,7 @@ func TestCheckAllowWithACME(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := slices.ContainsFunc(inv.warnings(nil), func(w warning) bool { return strings.Contains(w.text, "access.allow: excludes the CA") })
+		got := slices.ContainsFunc(inv.warnings(nil), func(w config.Warning) bool { return strings.Contains(w.Text, "access.allow: excludes the CA") })
 		if got != want {
 			t.Errorf("%q: warned %v; want %v", extra, got, want)
 		}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"wssgate/human"
 )
 
 // Levels of a Finding.
@@ -61,10 +63,10 @@ func judge(st *Status, h *history) []Finding {
 	switch {
 	case st.Log.Err != "":
 		j.warn("look at where standard error goes, such as its disk",
-			"the log cannot be written since %s: %s; %s lost since the start", st.Log.Failing.UTC().Format(time.DateTime), st.Log.Err, count(int(st.Log.Lost), "line"))
+			"the log cannot be written since %s: %s; %s lost since the start", st.Log.Failing.UTC().Format(time.DateTime), st.Log.Err, human.Count(int(st.Log.Lost), "line"))
 	case st.Log.hangs(j.now):
 		j.warn("look at what reads standard error; lines that do not fit into the queue are lost",
-			"the log is not read since %s; %s lost since the start", st.Log.Since.UTC().Format(time.DateTime), count(int(st.Log.Lost), "line"))
+			"the log is not read since %s; %s lost since the start", st.Log.Since.UTC().Format(time.DateTime), human.Count(int(st.Log.Lost), "line"))
 	}
 	j.acme(st.ACME)
 	for _, u := range st.Upstreams {
@@ -120,7 +122,7 @@ func (j *judgement) reload(r Reload) {
 			}
 		}
 		j.error("mend what is listed under Reload, then reload again",
-			"the last reload changed nothing: %s", count(n, "error"))
+			"the last reload changed nothing: %s", human.Count(n, "error"))
 	}
 }
 
@@ -141,13 +143,13 @@ func (j *judgement) certificates(certificates []Certificate) {
 		}
 		switch {
 		case left <= 0:
-			j.error(do, "the certificate of %q expired %s ago", c.Name, days(-left))
+			j.error(do, "the certificate of %q expired %s ago", c.Name, human.Duration(-left))
 		case j.now.Before(c.NotBefore):
 			j.error(do, "the certificate of %q is not valid before %s", c.Name, c.NotBefore.UTC().Format(time.DateTime))
 		case left < min(certificateError, life/12):
-			j.error(do, "the certificate of %q expires in %s", c.Name, days(left))
+			j.error(do, "the certificate of %q expires in %s", c.Name, human.Duration(left))
 		case left < min(certificateWarn, life/6):
-			j.warn(do, "the certificate of %q expires in %s", c.Name, days(left))
+			j.warn(do, "the certificate of %q expires in %s", c.Name, human.Duration(left))
 		}
 	}
 }
@@ -159,7 +161,7 @@ func (j *judgement) acme(names []ACMEName) {
 		case n.State == "expired":
 			j.error(do, "ACME could not renew the certificate of %q: %s", n.Name, n.Err)
 		case n.Failures > 0 && n.NotAfter.IsZero():
-			j.error(do, "ACME has no certificate for %q after %s: %s", n.Name, count(n.Failures, "attempt"), n.Err)
+			j.error(do, "ACME has no certificate for %q after %s: %s", n.Name, human.Count(n.Failures, "attempt"), n.Err)
 		case n.Failures > 0:
 			j.warn(do, "ACME could not renew the certificate of %q yet: %s", n.Name, n.Err)
 		}
@@ -198,7 +200,7 @@ const lostRecently = time.Hour
 func (j *judgement) lost(u Upstream) {
 	if l := u.Lost; l.Count > 0 && j.now.Sub(l.Last) < lostRecently {
 		j.error(l.Do+"; see docs/tigase.md", "upstream %q sent %s where the gate can't go, the last one to %q, %s: their streams ended",
-			u.Name, count(l.Count, "client"), l.Address, l.Why)
+			u.Name, human.Count(l.Count, "client"), l.Address, l.Why)
 	}
 }
 
@@ -238,7 +240,7 @@ func (j *judgement) capacity(st *Status, h *history) {
 	}
 	if n := now.noPlace - then.noPlace; n > 0 {
 		j.warn("many clients come back at once: it passes; otherwise raise limits.handshakes or give it more processors",
-			"%s waited too long for their turn in the last %s", count(int(n), "TLS handshake"), minutes(took))
+			"%s waited too long for their turn in the last %s", human.Count(int(n), "TLS handshake"), minutes(took))
 	}
 }
 
@@ -247,10 +249,10 @@ func (j *judgement) memory(m Memory) {
 	switch {
 	case m.Short && m.Since != nil:
 		j.error(do, "memory is short since %s: %d MiB are in use and limits.memory is %d MiB; new clients are refused, and what takes most is shed (%s and %s since the start)",
-			m.Since.UTC().Format(time.DateTime), m.Used>>20, m.Max>>20, count(m.ShedTunnels, "tunnel"), count(m.ShedRequests, "BOSH request"))
+			m.Since.UTC().Format(time.DateTime), m.Used>>20, m.Max>>20, human.Count(m.ShedTunnels, "tunnel"), human.Count(m.ShedRequests, "BOSH request"))
 	case m.Until != nil && j.now.Sub(*m.Until) < recently:
 		j.warn(do, "memory was short from %s to %s: new clients were refused, and what took most was shed (%s and %s since the start)",
-			m.Since.UTC().Format(time.DateTime), m.Until.UTC().Format(time.DateTime), count(m.ShedTunnels, "tunnel"), count(m.ShedRequests, "BOSH request"))
+			m.Since.UTC().Format(time.DateTime), m.Until.UTC().Format(time.DateTime), human.Count(m.ShedTunnels, "tunnel"), human.Count(m.ShedRequests, "BOSH request"))
 	case m.Limit > 0 && float64(m.Bytes) >= nearlyFull*float64(m.Limit):
 		j.warn(do, "%d MiB of memory are in use, of %d MiB that Go may use", m.Bytes>>20, m.Limit>>20)
 	case m.Max > 0 && float64(m.Used) >= nearlyFull*float64(m.Max):
@@ -258,25 +260,6 @@ func (j *judgement) memory(m Memory) {
 	}
 }
 
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
 func minutes(d time.Duration) string {
-	return count(max(int(d.Round(time.Minute)/time.Minute), 1), "minute")
-}
-
-// days says a duration as a person would.
-func days(d time.Duration) string {
-	switch {
-	case d >= 48*time.Hour:
-		return count(int(d/(24*time.Hour)), "day")
-	case d >= 2*time.Hour:
-		return count(int(d/time.Hour), "hour")
-	default:
-		return count(max(int(d/time.Minute), 0), "minute")
-	}
+	return human.Count(max(int(d.Round(time.Minute)/time.Minute), 1), "minute")
 }

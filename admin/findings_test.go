@@ -64,7 +64,7 @@ func TestFindings(t *testing.T) {
 		{"room for memory", Status{Memory: Memory{Used: 89 << 20, Max: 100 << 20}}, nil, "", ""},
 		{"memory is nearly full", Status{Memory: Memory{Used: 95 << 20, Max: 100 << 20}}, nil, "warn", "95 MiB of memory are in use, and limits.memory is 100 MiB"},
 		{"memory is short", Status{Memory: Memory{Used: 101 << 20, Max: 100 << 20, Short: true, Since: &now, ShedTunnels: 1}}, nil, "error",
-			"memory is short since 2027-03-14 03:00:00: 101 MiB are in use and limits.memory is 100 MiB; new clients are refused, and what takes most is shed (1 tunnel and 0 BOSH requests since the start)"},
+			"memory is short since 2027-03-14 03:00:00: 101 MiB are in use and limits.memory is 100 MiB; new clients are refused, and what takes most is shed (1 tunnel and no BOSH requests since the start)"},
 		{"memory was short", Status{Memory: Memory{Max: 100 << 20, Since: new(now.Add(-time.Hour)), Until: new(now.Add(-time.Minute))}}, nil, "warn", "memory was short from 2027-03-14 02:00:00 to 2027-03-14 02:59:00"},
 		{"memory was short long ago", Status{Memory: Memory{Max: 100 << 20, Since: &now, Until: new(now.Add(-time.Hour))}}, nil, "", ""},
 		{"a busy loop", Status{}, &sample{busy: 255 * time.Second}, "warn", "busy 85 %"},

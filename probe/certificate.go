@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"wssgate/human"
 )
 
 // soon is when an expiry is worth a note. ACME clients renew a 90-day
@@ -63,7 +65,7 @@ func (c *Certificate) facts() []string {
 	}
 	when := "valid until " + c.NotAfter.Format(time.DateOnly)
 	if c.DaysLeft >= 0 {
-		when += fmt.Sprintf(", %s left", days(time.Until(c.NotAfter)))
+		when += fmt.Sprintf(", %s left", human.Duration(time.Until(c.NotAfter)))
 	}
 	return []string{
 		strings.Join(names, ", ") + " (" + c.Key + ")",
@@ -96,17 +98,6 @@ func keyType(cert *x509.Certificate) string {
 	return cert.PublicKeyAlgorithm.String()
 }
 
-// days says a duration as people do for certificates.
-func days(d time.Duration) string {
-	switch n := int(d.Hours() / 24); {
-	case n == 1:
-		return "1 day"
-	case n > 1:
-		return fmt.Sprintf("%d days", n)
-	}
-	return fmt.Sprintf("%d hours", int(d.Hours()))
-}
-
 // verify returns all that is wrong with a chain: name, dates and trust by
 // themselves, where crypto/x509 stops at the first.
 func verify(chain []*x509.Certificate, host string, roots *x509.CertPool, now time.Time) []Problem {
@@ -130,7 +121,7 @@ func verify(chain []*x509.Certificate, host string, roots *x509.CertPool, now ti
 	case now.After(leaf.NotAfter):
 		at = leaf.NotAfter.Add(-time.Second)
 		problems = append(problems, Problem{
-			Text: fmt.Sprintf("certificate expired %s, %s ago", leaf.NotAfter.Format(time.DateOnly), days(now.Sub(leaf.NotAfter))),
+			Text: fmt.Sprintf("certificate expired %s, %s ago", leaf.NotAfter.Format(time.DateOnly), human.Duration(now.Sub(leaf.NotAfter))),
 			Hint: "renew it; if that was done, the server still has the old one: reload it",
 		})
 	case now.Before(leaf.NotBefore):

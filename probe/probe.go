@@ -19,6 +19,8 @@ import (
 	"strings"
 	"time"
 
+	"wssgate/human"
+
 	"golang.org/x/net/idna"
 )
 
@@ -289,7 +291,7 @@ func (p *prober) certificate(_ context.Context, s *Step) error {
 	s.Facts = p.report.Certificate.facts()
 	s.Problems = append(s.Problems, verify(chain, p.url.Hostname(), p.RootCAs, time.Now())...)
 	if left := time.Until(chain[0].NotAfter); left > 0 && left < soon {
-		s.Notes = append(s.Notes, fmt.Sprintf("expires in %s: renew it now", days(left)))
+		s.Notes = append(s.Notes, fmt.Sprintf("expires in %s: renew it now", human.Duration(left)))
 	}
 	return nil
 }
