@@ -3,10 +3,12 @@ package fair
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -357,15 +359,41 @@ func (c *Conns) ConnState(nc net.Conn, state http.ConnState) {
 	}
 }
 
-// Handler is next. From its beginning until the answer is sent, a connection keeps its
-// place.
+// maxBody is how much of a request's body is awaited, in bytes.
+const maxBody = 64 << 10
+
+// Handler is next, for requests that are there to the end of their bodies: before that
+// a connection is idle. From then on until the answer is sent it keeps its place. Next
+// gets no body.
 func (c *Conns) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status := 0
+		if r.ContentLength != 0 {
+			status = discard(r.Body)
+		}
 		if conn, ok := r.Context().Value(connKey{}).(*conn); ok {
 			c.busy(conn, true)
 		}
+		if status != 0 {
+			w.Header().Set("Connection", "close")
+			http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // net/http would wait for the rest
+			http.Error(w, strconv.Itoa(status)+" "+http.StatusText(status), status)
+			return
+		}
+		r.Body = http.NoBody
 		next.ServeHTTP(w, r)
 	})
+}
+
+// discard reads a body to its end. Else it returns the status of the answer.
+func discard(body io.Reader) (status int) {
+	switch n, err := io.Copy(io.Discard, io.LimitReader(body, maxBody+1)); {
+	case err != nil:
+		return http.StatusRequestTimeout
+	case n > maxBody:
+		return http.StatusRequestEntityTooLarge
+	}
+	return 0
 }
 
 // While calls wait in a handler, during which the connection of the request's

@@ -1,6 +1,7 @@
 package fair
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -313,6 +315,47 @@ func TestConnsBusy(t *testing.T) {
 			if err := <-results; err != nil {
 				t.Errorf("a busy connection: %v", err)
 			}
+		}
+	})
+}
+
+// A request whose body does not come keeps nobody out, whatever it asks for. One that is
+// there is answered, and its connection goes on; a long one is not waited for.
+func TestConnsBodies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(w http.ResponseWriter, r *http.Request) {})
+		for i, head := range []string{"GET / HTTP/1.1\r\nContent-Length: 9", "POST / HTTP/1.1\r\nContent-Length: 9", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked"} {
+			c := r.dial(fmt.Sprintf("192.0.2.1:%d", i+1))
+			go io.WriteString(c, head+"\r\nHost: x\r\n\r\n1")
+		}
+		synctest.Wait()
+		start := time.Now()
+		if err := get(r.dial("192.0.2.2:1"), "/"); err != nil || time.Since(start) != 0 {
+			t.Errorf("a newcomer: %v after %v; want it served at once", err, time.Since(start))
+		}
+		c := r.dial("192.0.2.3:1")
+		answers := bufio.NewReader(c)
+		for _, test := range []struct {
+			head, body string
+			want       int
+		}{
+			{"Content-Length: 3", "abc", 200},
+			{"Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n", 200},
+			{fmt.Sprintf("Content-Length: %d", maxBody), strings.Repeat("a", maxBody), 200},
+			{"Content-Length: 1000000", strings.Repeat("a", maxBody+1), 413},
+		} {
+			go io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\n"+test.head+"\r\n\r\n"+test.body)
+			resp, err := http.ReadResponse(answers, nil)
+			if err != nil {
+				t.Fatalf("%s: %v", test.head, err)
+			}
+			io.Copy(io.Discard, resp.Body)
+			if resp.StatusCode != test.want || resp.Close != (test.want != 200) {
+				t.Errorf("%s: %d, closes %t; want %d", test.head, resp.StatusCode, resp.Close, test.want)
+			}
+		}
+		if _, err := answers.ReadByte(); err != io.EOF {
+			t.Errorf("after 413: %v; want the end", err)
 		}
 	})
 }
