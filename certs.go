@@ -15,7 +15,7 @@ import (
 )
 
 // certsCommand is "wssgate certs".
-func certsCommand(_ context.Context, args []string, stdout, stderr io.Writer) int {
+func certsCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f := newFlags("certs", "[-config FILE] [-json] [-within DURATION]", `Lists the names of every certificate with file, issuer, expiry, key type and
 state, and the reason why the certificate is chosen or another one is. What needs
 attention goes to standard error, one line each.
@@ -38,10 +38,9 @@ be used, or a name of a vhost or of ACME has no certificate:
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status
 	}
-	inv, err := takeInventory(*file)
+	inv, err := takeInventory(ctx, *file)
 	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitUsage
+		return printConfigError(stderr, err)
 	}
 	list, now := newCertificateList(inv), time.Now()
 	if *asJSON {

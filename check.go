@@ -16,6 +16,7 @@ import (
 	"wssgate/certstore"
 	"wssgate/config"
 	"wssgate/human"
+	"wssgate/listen"
 	"wssgate/upstream"
 )
 
@@ -35,10 +36,9 @@ warning, too.`)
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status
 	}
-	inv, err := takeInventory(*file)
+	inv, err := takeInventory(ctx, *file)
 	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return exitUsage
+		return printConfigError(stderr, err)
 	}
 	cfg, now := inv.cfg, time.Now()
 	served := cfg.Served(inv.certificates)
@@ -48,6 +48,9 @@ warning, too.`)
 	}
 	warnings := slices.Concat(inv.warnings(served), cfg.Warnings(ctx, names))
 	if !*offline {
+		for _, err := range listen.LookUpHosts(cfg.Listen.Addresses()).Errors() {
+			warnings = append(warnings, config.Warning{Text: "listen: " + err.Error(), Hint: "wssgate does not start without that address"})
+		}
 		warnings = append(warnings, tryNodes(ctx, cfg)...)
 	}
 	printServed(stdout, cfg, served, now)

@@ -42,10 +42,9 @@ Prints what to try.`)
 		return exitFailed
 	}
 	defer d.Close()
-	cfg, err := config.Load(d.Config)
+	cfg, err := config.Load(ctx, d.Config)
 	if err != nil { // what can be wrong in it is the -upstream
-		fmt.Fprintln(stderr, err)
-		return exitUsage
+		return printConfigError(stderr, err)
 	}
 	fmt.Fprintln(stdout, d.Guide(os.Args[0]))
 	return gate.Serve(ctx, cfg, gate.Serving{Pages: demo.Page(), Sockets: new(listen.Sockets)}, stderr)

@@ -24,9 +24,9 @@ type inventory struct {
 
 // takeInventory reads a configuration, its certificates and its ACME cache.
 // It asks no CA and leaves nothing open. What would keep serve from starting
-// is a *Error.
-func takeInventory(file string) (*inventory, error) {
-	cfg, err := config.Load(file)
+// is a *config.Error, or a config.ErrNotRead.
+func takeInventory(ctx context.Context, file string) (*inventory, error) {
+	cfg, err := config.Load(ctx, file)
 	if err != nil {
 		return nil, err
 	}

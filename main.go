@@ -183,16 +183,12 @@ SIGHUP reloads configuration and certificates without disconnecting anyone.`)
 	// What the configuration says of the log is not known yet.
 	slog.SetDefault(gate.NewLogger(lines, config.Log{Level: "info", Format: "auto"}, new(slog.LevelVar), lines.Terminal))
 	slog.SetLogLoggerLevel(slog.LevelDebug)
-	cfg, err := config.LoadAtStart(ctx, *file)
+	cfg, err := config.Load(ctx, *file)
 	switch {
 	case ctx.Err() != nil:
 		return exitOK // it was ended while it waited for the file
-	case errors.Is(err, config.ErrNotRead):
-		gate.PrintError(stderr, err)
-		return exitFailed
 	case err != nil:
-		fmt.Fprintln(stderr, err)
-		return exitUsage
+		return printConfigError(stderr, err)
 	}
 	inherited, err := listen.Inherit(os.Getenv, os.Unsetenv)
 	if err != nil {
@@ -200,12 +196,21 @@ SIGHUP reloads configuration and certificates without disconnecting anyone.`)
 		return exitFailed
 	}
 	notify, err := systemd.New(os.Getenv)
-	if err != nil {
-		gate.PrintError(stderr, err)
-		return exitFailed
+	if err != nil { // no reason not to serve
+		slog.Warn("systemd", "err", err)
 	}
 	how := gate.Serving{Reload: reload, Sockets: &listen.Sockets{Beside: *beside, Inherited: inherited}, Notify: notify}
 	return gate.Serve(ctx, cfg, how, stderr)
+}
+
+// printConfigError says why a configuration can't be used, and returns the exit status.
+func printConfigError(stderr io.Writer, err error) int {
+	if errors.Is(err, config.ErrNotRead) {
+		gate.PrintError(stderr, err)
+		return exitFailed
+	}
+	fmt.Fprintln(stderr, err) // it names the file
+	return exitUsage
 }
 
 // flags are the flags of one command; their usage is what -h prints.

@@ -4,13 +4,15 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
+	"wssgate/config"
+	"wssgate/files"
 	"wssgate/probe"
 )
 
@@ -49,7 +51,13 @@ Exit status: 0 all steps succeeded, 1 one failed, 2 usage.
 	}
 	opts := probe.Options{URL: urls[0], Domain: *domain, Connect: *connect, Timeout: *timeout}
 	if *caFile != "" {
-		pem, err := os.ReadFile(*caFile)
+		place := files.New("probe", nil)
+		ctx, cancel := context.WithTimeout(ctx, *timeout)
+		pem, err := files.Await(ctx, place, func() ([]byte, error) { return place.ReadStream(*caFile, config.MaxFile) })
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%q: not read within %v", *caFile, *timeout)
+		}
 		if err != nil {
 			return usage(fmt.Sprintf("-ca: %v", err))
 		}

@@ -31,8 +31,7 @@ var (
 		"env.dial":  {}, // upstream's net.Dialer
 	}
 	mayWait = map[string]string{
-		"demo.go":  "a command for people",
-		"probe.go": "a command for people",
+		"demo.go": "a command for people",
 		"listen/listen_linux.go net.ListenConfig": "for TCP, with a context",
 		"listen/listen_other.go net.ListenConfig": "for TCP, with a context",
 		"upstream/connect.go net.Dialer":          "is env.dial",

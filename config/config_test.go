@@ -361,7 +361,7 @@ func TestUnreadableFile(t *testing.T) {
 		utf16:                             "is UTF-16; UTF-8 is required",
 		"/dev/zero":                       "larger than 16777216 bytes",
 	} {
-		_, err := Load(file)
+		_, err := Load(t.Context(), file)
 		ce, ok := errors.AsType[*Error](err)
 		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != want {
 			t.Errorf("loadConfig(%q) = %v; want %q", file, err, want)

@@ -73,7 +73,7 @@ func uncommented(t *testing.T) []byte {
 // The example is a file to start from: as it stands it is the smallest useful
 // configuration, on the version that it comes with.
 func TestExampleLoadsAsItStands(t *testing.T) {
-	cfg, err := Load(exampleFile)
+	cfg, err := Load(t.Context(), exampleFile)
 	if err != nil {
 		t.Fatal(err)
 	}

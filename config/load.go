@@ -21,23 +21,12 @@ import (
 // that is longer, such as a device, is a mistake.
 const MaxFile = 16 << 20
 
-// Load reads, decodes and checks a configuration file. What is wrong
-// with the file or in it is a *Error with every mistake.
-//
-// It reads nothing but the file itself and the small files that it names for
-// CAs, client certificates and tokens; certificates are certstore's. The file may be
-// a pipe (check -config <(…)).
-func Load(file string) (*Config, error) {
-	data, err := Place.ReadStream(file, MaxFile)
-	return parseWhatWasRead(file, data, err)
-}
-
-// startFilesPatience is how long a gate that starts waits for the configuration and
+// startFilesPatience is how long a start, or a command, waits for the configuration and
 // the files that it names: long enough for a pipe whose writer has to ask somebody,
 // and short enough for whoever starts it to notice and to try again.
 const startFilesPatience = 20 * time.Second
 
-// ErrNotRead is the error of a start that does not wait any longer.
+// ErrNotRead is the error of a Load that does not wait any longer.
 var ErrNotRead = errors.New("not read in time")
 
 type notReadError struct{ error }
@@ -47,14 +36,24 @@ func (*notReadError) HintText() string {
 	return "is its mount there? or is it a pipe that nobody writes to? start it again when it answers"
 }
 
-// LoadAtStart is Load for a gate that starts. Where a file does not come it
-// waits, which the log says, but neither longer than ctx nor than startFilesPatience:
-// then it is an ErrNotRead. Without all of its files a gate does not begin: an access
-// list that is missing would let everybody in, a token anybody to the page.
-func LoadAtStart(ctx context.Context, file string) (*Config, error) {
+// Load reads, decodes and checks a configuration file. What is wrong with the file or
+// in it is an *Error with every mistake.
+//
+// It reads nothing but the file itself and the small files that it names for
+// CAs, client certificates, tokens and access lists; certificates are certstore's. The
+// file may be a pipe (check -config <(…)).
+//
+// Where a file does not come Load waits, which the log says, but neither longer than ctx
+// nor than startFilesPatience: then it is an ErrNotRead. Without all of its files a gate
+// does not begin: an access list that is missing would let everybody in, a token anybody
+// to the page.
+func Load(ctx context.Context, file string) (*Config, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startFilesPatience, ErrNotRead)
 	defer cancel()
-	cfg, err := files.Await(ctx, Place, func() (*Config, error) { return Load(file) })
+	cfg, err := files.Await(ctx, Place, func() (*Config, error) {
+		data, err := Place.ReadStream(file, MaxFile)
+		return parseWhatWasRead(file, data, err)
+	})
 	if errors.Is(err, ErrNotRead) {
 		if hang := Place.Hangs(); hang != nil {
 			err = fmt.Errorf("configuration: %w: %w", err, hang)

@@ -42,11 +42,11 @@ func TestConfigHangs(t *testing.T) {
 					t.Errorf("reload = %v after %v", err, time.Since(began))
 				}
 				began = time.Now()
-				if _, err := LoadAtStart(t.Context(), file0); !errors.Is(err, ErrNotRead) || !strings.Contains(err.Error(), path) || time.Since(began) != startFilesPatience {
+				if _, err := Load(t.Context(), file0); !errors.Is(err, ErrNotRead) || !strings.Contains(err.Error(), path) || time.Since(began) != startFilesPatience {
 					t.Errorf("start = %v after %v", err, time.Since(began))
 				}
 				time.AfterFunc(startFilesPatience/2, resume)
-				if cfg, err := LoadAtStart(t.Context(), file0); err != nil || string(cfg.Files[filepath.Join(dir, "token")]) != "0123456789abcdef\n" {
+				if cfg, err := Load(t.Context(), file0); err != nil || string(cfg.Files[filepath.Join(dir, "token")]) != "0123456789abcdef\n" {
 					t.Errorf("start = %v", err)
 				}
 				if _, err := Reload(t.Context(), file0, false, unseen); err != nil {

@@ -145,7 +145,7 @@ func TestConfigWatchChangedBefore(t *testing.T) {
 	if err := os.WriteFile(file, []byte("watch_config = true\n[upstream.a]\nnodes = \"ws://127.0.0.1:1/\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := Load(file)
+	cfg, err := Load(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}

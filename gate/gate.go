@@ -107,7 +107,9 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 	desk := newDesk(warnings, lines.Queue)
 	g, err := awaitGate(ctx, func() (*gate, error) { return start(cfg, log, level, how, desk) })
 	if err != nil {
-		PrintError(lines, err)
+		for _, err := range splitError(err) {
+			PrintError(lines, err)
+		}
 		listen.AwaitRemovals(listen.RemovalPatience)
 		return statusFailed
 	}
@@ -132,7 +134,7 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 		case r := <-g.gathered:
 			g.reloaded(r)
 		case <-g.again:
-			g.reloadWith(nil, true)
+			g.beginReload([]func(error){}, true)
 		case do := <-desk.asked:
 			do()
 		case <-beats:

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -29,7 +30,8 @@ func (o *opened) close() {
 	}
 }
 
-// openListeners opens those of cfg that are not open yet, all of them or none.
+// openListeners opens those of cfg that are not open yet, all of them or none. Its error
+// has all that can't be opened.
 func (g *gate) openListeners(cfg *config.Config, routes *upstream.Routes) (_ *opened, err error) {
 	o := &opened{}
 	defer func() {
@@ -38,17 +40,15 @@ func (g *gate) openListeners(cfg *config.Config, routes *upstream.Routes) (_ *op
 		}
 	}()
 	g.sockets.Replace(g.leaving(cfg))
-	if o.wss, err = g.open("wss", cfg.Listen.WSS, g.listeners); err != nil {
-		return nil, err
-	}
 	var have map[string]net.Listener
 	if g.plain != nil {
 		have = g.plain.listeners
 	}
-	if o.http, err = g.open("http", cfg.Listen.HTTP, have); err != nil {
-		return nil, err
-	}
-	if o.operator, err = g.desk.open(cfg, g.sockets); err != nil {
+	var errs [3]error
+	o.wss, errs[0] = g.open("wss", cfg.Listen.WSS, g.listeners)
+	o.http, errs[1] = g.open("http", cfg.Listen.HTTP, have)
+	o.operator, errs[2] = g.desk.open(cfg, g.sockets)
+	if err = errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
 	if g.server == nil { // the first time
@@ -80,23 +80,22 @@ func (g *gate) leaving(cfg *config.Config) (gone []net.Listener) {
 	return gone
 }
 
-// open opens the listeners of one key that are not open yet, all of them or none.
+// open opens the listeners of one key that are not open yet, those that can be.
 func (g *gate) open(key string, addrs []string, have map[string]net.Listener) (map[string]net.Listener, error) {
 	opened := map[string]net.Listener{}
+	var errs []error
 	for _, addr := range addrs {
 		if have[addr] != nil || opened[addr] != nil {
 			continue
 		}
 		ln, err := g.sockets.Open(key, addr)
 		if err != nil {
-			for _, ln := range opened {
-				ln.Close()
-			}
-			return nil, fmt.Errorf("listen.%s: %w", key, err)
+			errs = append(errs, fmt.Errorf("listen.%s: %w", key, err))
+			continue
 		}
 		opened[addr] = ln
 	}
-	return opened, nil
+	return opened, errors.Join(errs...)
 }
 
 // accept begins to serve listeners.

@@ -49,10 +49,15 @@ func PrintError(w io.Writer, err error) {
 
 // splitError takes joined errors apart: one line of the log for each mistake.
 func splitError(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
 	}
-	return []error{err}
+	var all []error
+	for _, err := range joined.Unwrap() {
+		all = append(all, splitError(err)...)
+	}
+	return all
 }
 
 // NewLogger writes to w as the configuration says.

@@ -15,10 +15,7 @@ import (
 // reload begins to read the file again, to take it whole or not at all; tunnels go
 // on. Then, which may be nil, is told what came of it. What is asked for while a
 // reload is under way is done after it, once.
-func (g *gate) reload(then func(error)) { g.reloadWith(then, false) }
-
-// reloadWith is reload; patient is Reload's.
-func (g *gate) reloadWith(then func(error), patient bool) {
+func (g *gate) reload(then func(error)) {
 	if then == nil {
 		then = func(error) {}
 	}
@@ -26,7 +23,12 @@ func (g *gate) reloadWith(then func(error), patient bool) {
 		g.next = append(g.next, then)
 		return
 	}
-	g.reloading, g.again = append(g.reloading, then), nil
+	g.beginReload([]func(error){then}, false)
+}
+
+// beginReload begins a reload for those who asked; patient is config.Reload's.
+func (g *gate) beginReload(asked []func(error), patient bool) {
+	g.reloading, g.again = asked, nil
 	g.notify.Reloading()
 	file, open := g.cfg.File, g.addresses()
 	go func() { g.gathered <- g.gather(file, open, patient) }()
@@ -44,7 +46,7 @@ type gathered struct {
 
 // gather reads what a reload needs. It runs beside the loop, and so changes nothing
 // of the gate.
-// Open are the addresses where it listens already; patient see Reload.
+// Open are the addresses where it listens already; patient is config.Reload's.
 func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) *gathered {
 	cfg, err := config.Reload(context.Background(), file, patient, func(sum [sha256.Size]byte) { g.watch.Seen(file, sum) })
 	r := &gathered{cfg: cfg}
@@ -105,14 +107,13 @@ func (g *gate) reloaded(r *gathered) {
 		g.log.Error("reload: nothing was changed")
 	}
 	g.notify.Ready(g.summary())
-	for _, then := range g.reloading {
+	asked, next := g.reloading, g.next
+	g.reloading, g.next = nil, nil
+	for _, then := range asked {
 		then(err)
 	}
-	g.reloading = nil
-	next := g.next
-	g.next = nil
-	for _, then := range next {
-		g.reload(then)
+	if next != nil {
+		g.beginReload(next, false)
 	}
 }
 
@@ -126,12 +127,15 @@ func (g *gate) take(r *gathered) error {
 	}
 	if err == nil {
 		g.sockets.Know(r.hosts)
+		for _, err := range r.hosts.Errors() {
+			g.log.Warn("listen: a name was not found; its last address stays", "err", err)
+		}
 		g.sockets.Ready = r.unix
 		c.opened, err = g.openListeners(r.cfg, c.routes)
 	}
 	g.sockets.Ready = nil
 	if err != nil {
-		r.abandon(g) // closes twice what was opened from ready, which does no harm
+		r.abandon(g)
 		return err
 	}
 	g.commit(c)

@@ -37,7 +37,7 @@ type Sockets struct {
 	Beside    bool // another process may listen there: it is about to leave
 	Inherited []*Inherited
 	hosts     Hosts                     // that are known
-	Ready     map[Address]*UnixListener // opened already, for listen
+	Ready     map[Address]*UnixListener // opened already; Open takes them out
 	leaving   []string                  // ports of TCP listeners of this process that those opened next replace
 }
 
@@ -53,6 +53,7 @@ func (s *Sockets) Open(key, addr string) (net.Listener, error) {
 	}
 	if network == "unix" {
 		if ln := s.Ready[Address{key, addr}]; ln != nil {
+			delete(s.Ready, Address{key, addr})
 			return ln, nil
 		}
 		ln, err := s.listenUnix(key, address)
@@ -138,7 +139,7 @@ func LookUpHosts(addresses map[string][]string) Hosts {
 func lookUpHost(ctx context.Context, host string) hostAddress {
 	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return hostAddress{err: err}
+		return hostAddress{err: fmt.Errorf("host name %q: %w", host, err)}
 	}
 	i := max(0, slices.IndexFunc(found, func(a netip.Addr) bool { return a.Unmap().Is4() })) // as package net prefers
 	return hostAddress{addr: found[i].Unmap().String()}
@@ -160,7 +161,7 @@ func (h Hosts) address(host string) (string, error) {
 	}
 	a, ok := h[host]
 	if !ok {
-		return "", fmt.Errorf("resolve %q: not looked up", host)
+		return "", fmt.Errorf("host name %q: not looked up", host)
 	}
 	return a.addr, a.err
 }
@@ -178,6 +179,17 @@ func (s *Sockets) Know(more Hosts) {
 		}
 	}
 	s.hosts = known
+}
+
+// Errors are those of names that were not found, in the order of the names. Each says
+// which name it is.
+func (h Hosts) Errors() (errs []error) {
+	for _, host := range slices.Sorted(maps.Keys(h)) {
+		if err := h[host].err; err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
 }
 
 // listenUnix is the function of that name in a job of the place of the socket's

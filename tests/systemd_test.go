@@ -3,6 +3,7 @@ package tests
 import (
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -193,5 +194,49 @@ func TestUnits(t *testing.T) {
 	}
 	if out, err := program(t, "systemd-analyze", "systemd", args...).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+}
+
+// A gate serves although systemd can't be told.
+func TestNobodyToNotify(t *testing.T) {
+	site := gate.NewSite(t, name)
+	g := site.Start(t, toUpstream("ws://127.0.0.1:9/"), gate.Env("NOTIFY_SOCKET="+filepath.Join(t.TempDir(), "none")))
+	g.WaitLine("that systemd is not told", func(l gate.Line) bool { return l.Msg() == "systemd" })
+	if !accepts(g) {
+		t.Error("it does not listen")
+	}
+}
+
+// All listeners that can't be opened are named at once, by a start and by a reload, which
+// then changes nothing; check warns of names that are not found.
+func TestListenersNotFound(t *testing.T) {
+	site := gate.NewSite(t, name)
+	config := "[listen]\nwss = [\"127.0.0.1:0\", \"a.invalid:0\", \"b.invalid:0\"]\nhttp = \"c.invalid:0\"\nadmin = \"\"\n" + toUpstream("ws://127.0.0.1:9/")
+	site.Write(t, "bad.toml", []byte(config))
+	binary, err := gate.Build(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for command, status := range map[string]int{"serve": 1, "check": 0} {
+		cmd := exec.Command(binary, command, "-config", "bad.toml")
+		cmd.Dir = site.Dir
+		out, _ := cmd.CombinedOutput()
+		if cmd.ProcessState.ExitCode() != status {
+			t.Errorf("%s: status %d; want %d", command, cmd.ProcessState.ExitCode(), status)
+		}
+		for _, host := range []string{"a.invalid", "b.invalid", "c.invalid"} {
+			if !strings.Contains(string(out), "host name \""+host+"\": ") {
+				t.Errorf("%s does not name %q:\n%s", command, host, out)
+			}
+		}
+	}
+	g := site.Start(t, toUpstream("ws://127.0.0.1:9/"))
+	site.Write(t, "config.toml", []byte(config))
+	g.Signal(syscall.SIGHUP)
+	for _, host := range []string{"a.invalid", "b.invalid", "c.invalid"} {
+		g.WaitLine(host, func(l gate.Line) bool { return l.Msg() == "reload" && strings.Contains(l.Str("err"), host) })
+	}
+	if !accepts(g) {
+		t.Error("it does not listen any more")
 	}
 }
