@@ -34,11 +34,11 @@ func (e *Error) Error() string {
 	lines := make([]string, 0, len(e.Mistakes))
 	for _, m := range e.Mistakes {
 		lines = append(lines, e.File+": "+m.String())
-		if m.Excerpt != "" {
+		if m.Excerpt != "" && len(m.Excerpt) < maxExcerpt {
 			lines = append(lines, m.Excerpt)
 		}
 		if m.Hint != "" {
-			lines = append(lines, "  hint: "+m.Hint)
+			lines = append(lines, "  hint: "+shorten(m.Hint))
 		}
 	}
 	return strings.Join(lines, "\n")
@@ -63,9 +63,25 @@ func (m Mistake) Unwrap() error { return m.err }
 // String returns the mistake in one line, without excerpt and hint.
 func (m Mistake) String() string {
 	if m.Key == "" {
-		return m.Text
+		return shorten(m.Text)
 	}
-	return m.Key + ": " + m.Text
+	return shorten(m.Key) + ": " + shorten(m.Text)
+}
+
+const (
+	maxWords   = 500     // characters of a key, a text or a hint
+	maxExcerpt = 4 << 10 // bytes
+)
+
+// shorten leaves the middle of a long text out: a file may have a key of megabytes.
+func shorten(s string) string {
+	if len(s) <= maxWords {
+		return s
+	}
+	if r := []rune(s); len(r) > maxWords {
+		return string(r[:maxWords/2]) + "…" + string(r[len(r)-maxWords/2+1:])
+	}
+	return s
 }
 
 // A keyPath names a key of the file.

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -136,14 +137,19 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 				target.Addr = frontWith(t, g.addr, "PROXY TCP4 192.0.2.8 198.51.100.1 49152 5291\r\n")
 			}
 			dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}, Timeout: 10 * time.Second}
+			var strangers sync.WaitGroup
+			defer strangers.Wait()
+			said := make(chan struct{}, 30)
 			for range 30 {
 				conn, err := dialer.Dial("tcp", g.addr)
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(10 * time.Second))
-				be(conn)
+				strangers.Go(func() { be(conn); said <- struct{}{} })
+			}
+			for range 9 { // those who are inside; the others wait for them
+				<-said
 			}
 			for range 5 {
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
