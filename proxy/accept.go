@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
-
-	"wssgate/fair"
 )
 
 // Serve accepts connections from ln until Shutdown, or until ln is closed or
@@ -129,45 +127,6 @@ func (s *Server) DeniesPlain(client netip.Addr) bool {
 	}
 	return denies
 }
-
-// left gives a connection's place back; admitted is what admits said of it.
-func (s *Server) left(key clientKey, admitted bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if admitted {
-		s.admitted--
-	}
-	s.uncount(key)
-	s.door.gone()
-	s.endIfIdle()
-}
-
-// uncount takes a connection off its client's; s.mu is held.
-func (s *Server) uncount(key clientKey) {
-	if key.IsValid() {
-		if s.clients[key]--; s.clients[key] <= 0 {
-			delete(s.clients, key)
-		}
-	}
-}
-
-// A clientKey is what limits.per_client counts by: an IPv4 address, or the /64
-// of an IPv6 one, which is what one customer gets. It is invalid for a unix
-// socket.
-type clientKey struct{ netip.Addr }
-
-// suspect is what a connection's failed logins are counted by. It is invalid where
-// nobody knows whose it is: then all would be one.
-func (c *clientConn) suspect() clientKey {
-	if c.unnamed {
-		return clientKey{}
-	}
-	return c.key
-}
-
-func keyOf(addr net.Addr) clientKey { return keyOfAddr(addrPortOf(addr).Addr()) }
-
-func keyOfAddr(ip netip.Addr) clientKey { return clientKey{fair.Owner(ip)} }
 
 // addrPortOf returns the address and port of a TCP address, with an IPv4
 // address in its own form; the zero value for another kind.

@@ -54,8 +54,8 @@ type guard struct {
 	mu    sync.Mutex
 	limit LoginFailures
 	known map[clientKey]*suspect
-	heap  suspects
-	bans  int // of those in the heap, how many are refused
+	heap  ranking[suspect] // the one that is forgotten next first
+	bans  int              // of those in the heap, how many are refused
 }
 
 // What a guard refuses, as metrics call it.
@@ -78,7 +78,12 @@ type suspect struct {
 	index  int       // in the heap
 }
 
-func newGuard() *guard { return &guard{known: map[clientKey]*suspect{}} }
+func newGuard() *guard {
+	return &guard{known: map[clientKey]*suspect{}, heap: ranking[suspect]{
+		before: func(a, b *suspect) bool { return a.clear.Before(b.clear) },
+		place:  func(s *suspect) *int { return &s.index },
+	}}
+}
 
 // configure changes the limit. Counts go on; a refusal stays as long as it was
 // said to be. No limit forgets everything.
@@ -91,7 +96,7 @@ func (g *guard) configure(limit LoginFailures, now time.Time) {
 	case !limit.on():
 		g.forgetAll()
 	case before.on() && before != limit:
-		for _, s := range g.heap {
+		for _, s := range g.heap.all {
 			if left := s.clear.Sub(now); !s.banned && left > 0 {
 				failures := float64(left) / float64(before.each())
 				s.clear = now.Add(time.Duration(failures * float64(limit.each())))
@@ -125,11 +130,11 @@ func (g *guard) failed(key clientKey, now time.Time) verdict {
 		s.total++
 		return verdict{banned: s.clear.Sub(now), count: g.limit.Count}
 	case s == nil:
-		if len(g.heap) >= maxGuarded {
-			if now.Add(each).Before(g.heap[0].clear) {
+		if g.heap.Len() >= maxGuarded {
+			if now.Add(each).Before(g.heap.first().clear) {
 				return verdict{} // all others are worse
 			}
-			g.drop(g.heap[0])
+			g.drop(g.heap.first())
 		}
 		s = &suspect{key: key, clear: now}
 		g.known[key] = s
@@ -180,7 +185,7 @@ func (g *guard) pardon(key clientKey) (n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !key.IsValid() {
-		n = len(g.heap)
+		n = g.heap.Len()
 		g.forgetAll()
 	} else if s := g.known[key]; s != nil {
 		g.drop(s)
@@ -191,8 +196,8 @@ func (g *guard) pardon(key clientKey) (n int) {
 
 // forget drops those whose time is over; mu is held.
 func (g *guard) forget(now time.Time) {
-	for len(g.heap) > 0 && !g.heap[0].clear.After(now) {
-		g.drop(g.heap[0])
+	for g.heap.Len() > 0 && !g.heap.first().clear.After(now) {
+		g.drop(g.heap.first())
 	}
 }
 
@@ -207,7 +212,7 @@ func (g *guard) drop(s *suspect) {
 
 func (g *guard) forgetAll() {
 	clear(g.known)
-	g.heap, g.bans = nil, 0
+	g.heap.all, g.bans = nil, 0
 }
 
 // LoginCounts are what the Server has seen of failed logins.
@@ -226,7 +231,7 @@ func (g *guard) counts(now time.Time) LoginCounts {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.forget(now)
-	c.Known, c.RefusedNow = len(g.heap), g.bans
+	c.Known, c.RefusedNow = g.heap.Len(), g.bans
 	return c
 }
 
@@ -244,8 +249,8 @@ type Suspect struct {
 func (g *guard) list(now time.Time) []Suspect {
 	g.mu.Lock()
 	g.forget(now)
-	out := make([]Suspect, 0, len(g.heap))
-	for _, s := range g.heap {
+	out := make([]Suspect, 0, g.heap.Len())
+	for _, s := range g.heap.all {
 		out = append(out, Suspect{
 			Network: s.key.network(), Failures: min(s.count(now, g.limit.each()), g.limit.Count), Total: s.total,
 			Last: s.last, Refused: s.banned, Until: s.clear,
@@ -411,26 +416,4 @@ func (s *Server) Pardon(client netip.Addr) int {
 		return s.guard.pardon(clientKey{})
 	}
 	return s.guard.pardon(keyOfAddr(client.Unmap()))
-}
-
-// suspects is a heap, the one that is forgotten next on top.
-type suspects []*suspect
-
-func (h suspects) Len() int           { return len(h) }
-func (h suspects) Less(i, j int) bool { return h[i].clear.Before(h[j].clear) }
-func (h suspects) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-func (h *suspects) Push(x any) {
-	s := x.(*suspect)
-	s.index = len(*h)
-	*h = append(*h, s)
-}
-func (h *suspects) Pop() any {
-	old := *h
-	s := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	return s
 }

@@ -127,8 +127,8 @@ func TestGuardIsBounded(t *testing.T) {
 		now = now.Add(time.Millisecond)
 		g.failed(keyFor(fmt.Sprintf("2001:db8:%x:%x::1", i>>16, i&0xffff)), now)
 	}
-	if len(g.known) != maxGuarded || len(g.heap) != maxGuarded {
-		t.Errorf("%d addresses are known, %d in the heap; want %d", len(g.known), len(g.heap), maxGuarded)
+	if len(g.known) != maxGuarded || g.heap.Len() != maxGuarded {
+		t.Errorf("%d addresses are known, %d in the heap; want %d", len(g.known), g.heap.Len(), maxGuarded)
 	}
 	if g.bannedFor("192.0.2.7", now) == 0 {
 		t.Errorf("the address that was refused is let in")
@@ -165,16 +165,16 @@ func TestGuardHeap(t *testing.T) {
 			g.configure(LoginFailures{3 + i%5, time.Duration(20+i%90) * time.Second}, now)
 		}
 		bans := 0
-		for at, s := range g.heap {
-			if s.index != at || g.known[s.key] != s || at > 0 && s.clear.Before(g.heap[(at-1)/2].clear) {
+		for at, s := range g.heap.all {
+			if s.index != at || g.known[s.key] != s || at > 0 && s.clear.Before(g.heap.all[(at-1)/2].clear) {
 				t.Fatalf("after %d: place %d of the heap is wrong", i, at)
 			}
 			if s.banned {
 				bans++
 			}
 		}
-		if len(g.known) != len(g.heap) || bans != g.bans {
-			t.Fatalf("after %d: %d known, %d in the heap, %d refused, counted %d", i, len(g.known), len(g.heap), bans, g.bans)
+		if len(g.known) != g.heap.Len() || bans != g.bans {
+			t.Fatalf("after %d: %d known, %d in the heap, %d refused, counted %d", i, len(g.known), g.heap.Len(), bans, g.bans)
 		}
 	}
 }

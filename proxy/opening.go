@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -327,4 +329,53 @@ func (c *clientConn) toLoop(req *request, vhost *upstream.Vhost, up *upstream.Co
 	c.upstream = nil
 	count.opened.Add(1)
 	return true
+}
+
+// newTunnel makes a tunnel of a client that got its 101, and of its upstream,
+// nil where that is to be dialled later or never. Rest is what came behind the
+// client's request. What the tunnel keeps of the request are copies: a part of
+// a string would keep the whole of it.
+func newTunnel(c *clientConn, req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) *tunnel {
+	serverName := c.tls.ConnectionState().ServerName
+	t := &tunnel{
+		settings: &c.config.tunnel,
+		info: &tunnelInfo{
+			client: c.client, key: c.key, suspect: c.suspect(),
+			serverName: serverName, host: serverName, path: "/",
+			vhost: vhost, upstream: up, began: time.Now(),
+			server: c.server, elsewhere: c.elsewhere,
+		},
+		client:   leg{sock: c.sock, tls: c.tls, held: rest, scan: scanner{fromClient: true, limit: c.config.Message, keep: 1}},
+		upstream: upstreamLeg(up),
+		onDone:   c.server.tunnelDone,
+	}
+	if req.host != serverName {
+		t.info.host = strings.Clone(req.host)
+	}
+	if req.path != "/" {
+		t.info.path = strings.Clone(req.path)
+	}
+	if vhost.RoutesTo() || vhost.Nodes() > 1 {
+		t.info.request = c.dialRequest(req)
+	}
+	return t
+}
+
+// upstreamLeg is the upstream's end of a tunnel; one that has ended where there
+// is no upstream.
+func upstreamLeg(up *upstream.Conn) leg {
+	if up == nil {
+		return leg{sock: &sock{state: sockClosed, err: net.ErrClosed}}
+	}
+	l := leg{held: up.Rest, scan: scanner{keep: maxKeep}}
+	up.Rest = nil
+	switch conn := up.Conn.(type) {
+	case *sock:
+		l.sock = conn
+	case *tls.Conn:
+		l.tls, l.sock = conn, conn.NetConn().(*sock)
+	default:
+		l.sock = &sock{conn: conn}
+	}
+	return l
 }

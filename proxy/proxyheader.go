@@ -139,24 +139,3 @@ var (
 func (set *settings) sendsProxyHeader(peer netip.Addr) bool {
 	return slices.ContainsFunc(set.ProxyProtocol, func(p netip.Prefix) bool { return p.Contains(peer) })
 }
-
-// rekey judges a connection by its client's address, and counts it for that, instead
-// of for the balancer.
-func (s *Server) rekey(c *clientConn) error {
-	key := keyOfAddr(c.client.Addr())
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !c.config.Access.Allows(c.client.Addr()) {
-		s.stats.refused[limitAccess].Add(1)
-		return errAccess
-	}
-	if c.config.PerClient > 0 && s.clients[key] >= c.config.PerClient && !s.door.yields(key) {
-		s.stats.refused[limitPerClient].Add(1)
-		return errPerClient
-	}
-	s.uncount(c.key)
-	s.clients[key]++
-	c.key = key
-	s.door.belongs(&c.visit, key)
-	return nil
-}

@@ -1,0 +1,39 @@
+package proxy
+
+// A ranking is a [heap] of pointers, the first by its order first. Each member knows
+// where in it it is, so that it can be removed and moved.
+type ranking[T any] struct {
+	all    []*T
+	before func(a, b *T) bool
+	place  func(*T) *int // where a member has its index in all
+}
+
+// first is nil where there is none.
+func (r *ranking[T]) first() *T {
+	if len(r.all) == 0 {
+		return nil
+	}
+	return r.all[0]
+}
+
+func (r *ranking[T]) Len() int           { return len(r.all) }
+func (r *ranking[T]) Less(i, j int) bool { return r.before(r.all[i], r.all[j]) }
+
+func (r *ranking[T]) Swap(i, j int) {
+	r.all[i], r.all[j] = r.all[j], r.all[i]
+	*r.place(r.all[i]), *r.place(r.all[j]) = i, j
+}
+
+func (r *ranking[T]) Push(x any) {
+	v := x.(*T)
+	*r.place(v) = len(r.all)
+	r.all = append(r.all, v)
+}
+
+func (r *ranking[T]) Pop() any {
+	last := len(r.all) - 1
+	v := r.all[last]
+	r.all[last] = nil
+	r.all = r.all[:last]
+	return v
+}
