@@ -11,7 +11,7 @@ import (
 // package main know the configuration; nobody imports package main.
 var arrows = map[string][]string{
 	"access":    {},
-	"admin":     {"fair", "human", "sampling"},
+	"admin":     {"access", "fair", "files", "human", "proxy", "sampling", "upstream", "xmpp"},
 	"certstore": {"files"},
 	"config":    {"access", "certstore", "files", "listen", "upstream", "xmpp"},
 	"demo":      {"internal/certtest", "internal/xmpptest"}, // it brings a CA and an upstream along

@@ -1,7 +1,7 @@
 // Package admin is the operator's listener: health for probes, metrics for
 // Prometheus, a status page for people, and three commands, reload, drain and pardon.
 //
-// It decides nothing about the gate and knows no other package of it. What it
+// It decides nothing about the gate, of whose packages it knows proxy's counts. What it
 // shows it asks for through the functions in Options; what it is asked to do
 // it passes on to them. Its own are three things that are kept in memory and
 // bounded: samples of the last hour (history.go), the last warnings
@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"wssgate/fair"
+	"wssgate/proxy"
 )
 
 // Options are what a Server is made from. The functions are called from
@@ -47,7 +48,7 @@ type Options struct {
 
 	// Counts returns what the gate has done so far. It is called every
 	// SampleEvery, and must be cheap.
-	Counts func() Counts
+	Counts func() proxy.Counts
 
 	// Memory returns what the process has. It is called as often. Nil: that is
 	// not known.

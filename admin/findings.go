@@ -220,7 +220,7 @@ const (
 
 func (j *judgement) capacity(st *Status, h *history) {
 	c := st.Counts
-	if limit := c.ConnectionLimit; limit > 0 && float64(c.Connections) >= nearlyFull*float64(limit) {
+	if limit := c.Limit; limit > 0 && float64(c.Connections) >= nearlyFull*float64(limit) {
 		say := j.warn
 		if c.Connections >= limit {
 			say = j.error

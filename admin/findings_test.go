@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"wssgate/proxy"
 )
 
 // Each trouble is one finding of the right level, in words that name it; what
@@ -57,9 +59,9 @@ func TestFindings(t *testing.T) {
 		{"all nodes drain", Status{Gate: Gate{Upstreams: nodes("draining")}}, nil, "error", "all nodes are draining"},
 		{"a redirect that led nowhere", Status{Gate: Gate{Upstreams: lost(now.Add(-59 * time.Minute))}}, nil, "error", `sent 3 clients where the gate can't go, the last one to "ws://t2:5290/", which is no node`},
 		{"a redirect of long ago", Status{Gate: Gate{Upstreams: lost(now.Add(-time.Hour))}}, nil, "", ""},
-		{"room for more", Status{Counts: Counts{Connections: 89, ConnectionLimit: 100}}, nil, "", ""},
-		{"nearly full", Status{Counts: Counts{Connections: 90, ConnectionLimit: 100}}, nil, "warn", "90 of at most 100 connections"},
-		{"full", Status{Counts: Counts{Connections: 100, ConnectionLimit: 100}}, nil, "error", "100 of at most 100 connections"},
+		{"room for more", Status{Counts: proxy.Counts{Connections: 89, Limit: 100}}, nil, "", ""},
+		{"nearly full", Status{Counts: proxy.Counts{Connections: 90, Limit: 100}}, nil, "warn", "90 of at most 100 connections"},
+		{"full", Status{Counts: proxy.Counts{Connections: 100, Limit: 100}}, nil, "error", "100 of at most 100 connections"},
 		{"Go's memory is nearly full", Status{Memory: Memory{Bytes: 95 << 20, Limit: 100 << 20}}, nil, "warn", "95 MiB of memory are in use, of 100 MiB"},
 		{"room for memory", Status{Memory: Memory{Used: 89 << 20, Max: 100 << 20}}, nil, "", ""},
 		{"memory is nearly full", Status{Memory: Memory{Used: 95 << 20, Max: 100 << 20}}, nil, "warn", "95 MiB of memory are in use, and limits.memory is 100 MiB"},

@@ -1,6 +1,10 @@
 package admin
 
-import "time"
+import (
+	"time"
+
+	"wssgate/proxy"
+)
 
 // A Gate is what the gate is now, as its owner describes it: configured
 // things, each with its state. Names in it may become labels of metrics, so
@@ -46,7 +50,8 @@ func (g *Gate) fill() {
 	}
 }
 
-func (c *Counts) fill() {
+// fillCounts makes empty lists of those that are missing, as Gate.fill does.
+func fillCounts(c *proxy.Counts) {
 	fill(&c.Handshakes)
 	fill(&c.Vhosts)
 	fill(&c.Dials)
@@ -221,79 +226,4 @@ type Drain struct {
 	Deadline time.Time `json:"deadline"` // what is open then is closed; zero: no deadline
 	Total    int       `json:"total"`    // connections when it began
 	Left     int       `json:"left"`
-}
-
-// Results of handshakes that have a meaning here; others are failures.
-const (
-	HandshakeFull      = "full"
-	HandshakeResumed   = "resumed"
-	HandshakeSilent    = "silent"
-	HandshakeNoPlace   = "no_place"
-	HandshakeChallenge = "challenge"
-)
-
-// Counts are what the gate has done since its start, and what it has open.
-// Keys of maps become labels of metrics: words of the program's own.
-type Counts struct {
-	Connections     int              `json:"connections"`
-	ConnectionLimit int              `json:"connection_limit"`
-	Accepted        int64            `json:"accepted"`
-	Refused         map[string]int64 `json:"refused"` // by limit
-	Handshakes      []HandshakeCount `json:"handshakes"`
-	Refusals        map[int]int64    `json:"refusals"` // by HTTP status
-	GaveUp          int64            `json:"gave_up"`  // before their 101
-	Logins          LoginCounts      `json:"logins"`
-	Vhosts          []VhostCount     `json:"vhosts"`
-	Closed          map[string]int64 `json:"closed"` // by reason
-	Panics          map[string]int64 `json:"panics"` // by where they were caught
-	Dials           []DialCount      `json:"dials"`
-	BytesIn         int64            `json:"bytes_in"` // from clients
-	BytesOut        int64            `json:"bytes_out"`
-	FramesIn        int64            `json:"frames_in"`
-	FramesOut       int64            `json:"frames_out"`
-	Lag             Durations        `json:"lag"`   // the event loops' batches
-	Loops           int              `json:"loops"` // how many there can be; 0 counts as 1
-}
-
-// LoginCounts are about failed logins.
-type LoginCounts struct {
-	Failures   int64            `json:"failures"`
-	Refused    map[string]int64 `json:"refused"`     // for them, by what it was
-	Known      int              `json:"known"`       // client addresses with some that are not forgotten
-	RefusedNow int              `json:"refused_now"` // of those
-}
-
-type HandshakeCount struct {
-	Result  string `json:"result"`
-	Version string `json:"version"` // of TLS; "" where it failed
-	N       int64  `json:"n"`
-}
-
-type VhostCount struct {
-	Name   string `json:"name"`
-	Open   int64  `json:"open"`
-	Opened int64  `json:"opened"`
-}
-
-// A DialCount is how long it took to get a 101, by the node that gave it.
-type DialCount struct {
-	Upstream string    `json:"upstream"`
-	Node     string    `json:"node"`
-	Took     Durations `json:"took"`
-}
-
-// Durations is a histogram: Counts[i] are those up to Bounds[i], the last all
-// others.
-type Durations struct {
-	Bounds []time.Duration `json:"bounds_ns"`
-	Counts []uint64        `json:"counts"`
-	Sum    time.Duration   `json:"sum_ns"`
-}
-
-// Tunnels are those that are open now.
-func (c Counts) Tunnels() (n int64) {
-	for _, v := range c.Vhosts {
-		n += v.Open
-	}
-	return n
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"wssgate/proxy"
 )
 
 // A lockedBuffer is for a log that several goroutines write.
@@ -116,11 +118,11 @@ func TestPanics(t *testing.T) {
 	broken.Store(true)
 	s := newServer(t, func(o *Options) {
 		o.Panicked = func(v any) { told <- v }
-		o.Counts = func() Counts {
+		o.Counts = func() proxy.Counts {
 			if broken.Load() {
 				panic("counts")
 			}
-			return Counts{}
+			return proxy.Counts{}
 		}
 		o.NotReady = func() []string { panic(http.ErrAbortHandler) }
 	})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wssgate/internal/leaktest"
+	"wssgate/proxy"
 )
 
 func TestMain(m *testing.M) { leaktest.Main(m) }
@@ -22,7 +23,7 @@ func newServer(t *testing.T, edit func(*Options)) *Server {
 	t.Helper()
 	o := Options{
 		Gate:   func() Gate { return Gate{} },
-		Counts: func() Counts { return Counts{} },
+		Counts: func() proxy.Counts { return proxy.Counts{} },
 		Log:    slog.New(slog.DiscardHandler),
 	}
 	if edit != nil {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"wssgate/proxy"
 )
 
 // The last hour, as the page's charts show it.
@@ -58,7 +60,7 @@ func (s *Server) takeSample() {
 	s.history.add(newSample(time.Now(), counts, s.memory()), counts.Closed)
 }
 
-func newSample(at time.Time, c Counts, memory Memory) sample {
+func newSample(at time.Time, c proxy.Counts, memory Memory) sample {
 	s := sample{
 		at: at, tunnels: c.Tunnels(), connections: int64(c.Connections),
 		framesIn: c.FramesIn, framesOut: c.FramesOut, bytesIn: c.BytesIn, bytesOut: c.BytesOut,
@@ -66,12 +68,12 @@ func newSample(at time.Time, c Counts, memory Memory) sample {
 	}
 	for _, h := range c.Handshakes {
 		switch h.Result {
-		case HandshakeFull:
+		case proxy.HandshakeFull:
 			s.full += h.N
-		case HandshakeResumed:
+		case proxy.HandshakeResumed:
 			s.resumed += h.N
-		case HandshakeSilent, HandshakeChallenge: // a port scan, a load balancer's probe, a CA: nobody failed
-		case HandshakeNoPlace:
+		case proxy.HandshakeSilent, proxy.HandshakeChallenge: // a port scan, a load balancer's probe, a CA: nobody failed
+		case proxy.HandshakeNoPlace:
 			s.noPlace += h.N
 			s.failed += h.N
 		default:

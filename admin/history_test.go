@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"wssgate/proxy"
 )
 
 // A gate that does the same every second has flat rates, one sample every ten
@@ -14,15 +16,15 @@ func TestHistory(t *testing.T) {
 		start := time.Now()
 		s := newServer(t, func(o *Options) {
 			o.Memory = func() Memory { return Memory{Bytes: 11} }
-			o.Counts = func() Counts {
+			o.Counts = func() proxy.Counts {
 				n := int64(time.Since(start) / time.Second)
-				return Counts{
-					Connections: 9, Vhosts: []VhostCount{{Name: "a", Open: 3}, {Name: "b", Open: 4}},
-					Handshakes: []HandshakeCount{{"full", "1.3", 2 * n}, {"full", "1.2", n}, {"resumed", "1.3", 5 * n},
-						{"silent", "", 100 * n}, {"challenge", "", 7 * n}, {"timeout", "", n}, {"no_place", "", n}},
+				return proxy.Counts{
+					Connections: 9, Vhosts: []proxy.VhostCount{{Name: "a", Open: 3}, {Name: "b", Open: 4}},
+					Handshakes: []proxy.HandshakeCount{{Result: "full", Version: "1.3", N: 2 * n}, {Result: "full", Version: "1.2", N: n}, {Result: "resumed", Version: "1.3", N: 5 * n},
+						{Result: "silent", Version: "", N: 100 * n}, {Result: "challenge", Version: "", N: 7 * n}, {Result: "timeout", Version: "", N: n}, {Result: "no_place", Version: "", N: n}},
 					FramesIn: 10 * n, FramesOut: 20 * n, BytesIn: 1000 * n, BytesOut: 2000 * n,
 					Closed: map[string]int64{"drain": 7, "client_close": n / 2},
-					Lag:    Durations{Sum: time.Duration(n) * 500 * time.Millisecond},
+					Lag:    proxy.Durations{Sum: time.Duration(n) * 500 * time.Millisecond},
 					Loops:  2,
 				}
 			}
@@ -65,7 +67,7 @@ func TestHistory(t *testing.T) {
 func TestHistoryInStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0
-		s := newServer(t, func(o *Options) { o.Counts = func() Counts { calls++; return Counts{} } })
+		s := newServer(t, func(o *Options) { o.Counts = func() proxy.Counts { calls++; return proxy.Counts{} } })
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		for query, want := range map[string]bool{"": false, "?history": true} {

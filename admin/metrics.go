@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"time"
 
+	"wssgate/proxy"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -34,13 +36,13 @@ var (
 	mReady    = desc("ready", "1 if the gate can take clients, as /readyz says.")
 	mFindings = desc("findings", "What needs somebody, as the page counts it.", "level")
 
-	mConnections     = desc("connections", "Client connections that are open, from accept to close.")
-	mConnectionLimit = desc("connections_limit", "How many client connections may be open.")
-	mAccepted        = desc("connections_accepted_total", "Client connections that got a place.")
-	mConnRefused     = desc("connections_refused_total", "Client connections that were closed at once, by the limit that was reached.", "limit")
-	mHandshakes      = desc("handshakes_total", "TLS handshakes that ended: full, resumed, or why they failed.", "result", "version")
-	mRefusals        = desc("upgrades_refused_total", "Opening handshakes that got no 101, by HTTP status.", "status")
-	mGaveUp          = desc("upgrades_abandoned_total", "Clients that went away before their 101.")
+	mConnections = desc("connections", "Client connections that are open, from accept to close.")
+	mLimit       = desc("connections_limit", "How many client connections may be open.")
+	mAccepted    = desc("connections_accepted_total", "Client connections that got a place.")
+	mConnRefused = desc("connections_refused_total", "Client connections that were closed at once, by the limit that was reached.", "limit")
+	mHandshakes  = desc("handshakes_total", "TLS handshakes that ended: full, resumed, or why they failed.", "result", "version")
+	mRefusals    = desc("upgrades_refused_total", "Opening handshakes that got no 101, by HTTP status.", "status")
+	mGaveUp      = desc("upgrades_abandoned_total", "Clients that went away before their 101.")
 
 	mLoginFailures = desc("login_failures_total", "Logins that failed, those that limits.login_failures counts.")
 	mLoginRefused  = desc("login_refused_total", "What was refused because too many logins from its address had failed.", "what")
@@ -111,7 +113,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		e.gauge(mFindings, float64(st.FindingsTotal[level]), level)
 	}
 	e.gauge(mConnections, float64(n.Connections))
-	e.gauge(mConnectionLimit, float64(n.ConnectionLimit))
+	e.gauge(mLimit, float64(n.Limit))
 	e.counter(mAccepted, n.Accepted)
 	for limit, count := range n.Refused {
 		e.counter(mConnRefused, count, limit)
@@ -235,7 +237,7 @@ func (e emitter) counter(d *prometheus.Desc, v int64, labels ...string) {
 	e.ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 }
 
-func (e emitter) histogram(d *prometheus.Desc, h Durations, labels ...string) {
+func (e emitter) histogram(d *prometheus.Desc, h proxy.Durations, labels ...string) {
 	buckets := make(map[float64]uint64, len(h.Bounds))
 	total := uint64(0)
 	for i, n := range h.Counts {

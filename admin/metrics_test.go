@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"wssgate/proxy"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 )
@@ -31,16 +33,16 @@ func busyGate(o *Options) {
 			Drain:        &Drain{Total: 9, Left: 4},
 		}
 	}
-	o.Counts = func() Counts {
-		return Counts{
-			Connections: 5, ConnectionLimit: 100, Accepted: 50, Refused: map[string]int64{"per_client": 2},
-			Handshakes: []HandshakeCount{{"full", "1.3", 40}, {"unknown_name", "", 6}},
+	o.Counts = func() proxy.Counts {
+		return proxy.Counts{
+			Connections: 5, Limit: 100, Accepted: 50, Refused: map[string]int64{"per_client": 2},
+			Handshakes: []proxy.HandshakeCount{{Result: "full", Version: "1.3", N: 40}, {Result: "unknown_name", Version: "", N: 6}},
 			Refusals:   map[int]int64{404: 3}, GaveUp: 1,
-			Logins: LoginCounts{Failures: 60, Refused: map[string]int64{"tunnel": 2}, Known: 7, RefusedNow: 3},
-			Vhosts: []VhostCount{{"example1.com", 3, 30}}, Closed: map[string]int64{"drain": 27}, Panics: map[string]int64{"pages": 1},
-			Dials:   []DialCount{{"tigase", "t1", Durations{Bounds: []time.Duration{time.Millisecond, time.Second}, Counts: []uint64{4, 2, 1}, Sum: 5 * time.Second}}},
+			Logins: proxy.LoginCounts{Failures: 60, Refused: map[string]int64{"tunnel": 2}, Known: 7, RefusedNow: 3},
+			Vhosts: []proxy.VhostCount{{Name: "example1.com", Open: 3, Opened: 30}}, Closed: map[string]int64{"drain": 27}, Panics: map[string]int64{"pages": 1},
+			Dials:   []proxy.DialCount{{Upstream: "tigase", Node: "t1", Took: proxy.Durations{Bounds: []time.Duration{time.Millisecond, time.Second}, Counts: []uint64{4, 2, 1}, Sum: 5 * time.Second}}},
 			BytesIn: 1, BytesOut: 2, FramesIn: 3, FramesOut: 4,
-			Lag: Durations{Bounds: []time.Duration{time.Millisecond}, Counts: []uint64{9, 0}, Sum: time.Millisecond},
+			Lag: proxy.Durations{Bounds: []time.Duration{time.Millisecond}, Counts: []uint64{9, 0}, Sum: time.Millisecond},
 		}
 	}
 	o.Memory = func() Memory {

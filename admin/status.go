@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"wssgate/proxy"
 )
 
 // maxRows bounds the lists of certificates, vhosts and failed logins in an answer, unless it
@@ -23,7 +25,7 @@ type Status struct {
 	CertificatesTotal int            `json:"certificates_total"`
 	Tunnels           int64          `json:"tunnels"`
 	Memory            Memory         `json:"memory"`
-	Counts            Counts         `json:"counts"`
+	Counts            proxy.Counts   `json:"counts"`
 	Warnings          []Warning      `json:"warnings"` // newest first
 	History           *History       `json:"history,omitempty"`
 }
@@ -58,7 +60,7 @@ func (s *Server) status(now time.Time) Status {
 	}
 	st.Ready = len(st.NotReady) == 0
 	st.Gate.fill()
-	st.Counts.fill()
+	fillCounts(&st.Counts)
 	if s.options.Warnings != nil {
 		st.Warnings = s.options.Warnings.Last()
 	}

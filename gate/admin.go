@@ -106,7 +106,7 @@ func (d *desk) install(g *gate, cfg *config.Config, l *adminListener) {
 		d.gate = g
 		d.server = admin.New(admin.Options{
 			Gate:     d.describe,
-			Counts:   func() admin.Counts { return adminCounts(g.server.Counts()) },
+			Counts:   g.server.Counts,
 			Memory:   g.adminMemory,
 			NotReady: d.notReady,
 			Panicked: func(v any) { g.server.Panicked(proxy.PanicAdmin, v) },
@@ -554,26 +554,6 @@ func adminSuspect(c proxy.Suspect) admin.Suspect {
 		network = c.Network.Addr().String()
 	}
 	return admin.Suspect{Network: network, Failures: c.Failures, Total: c.Total, Last: c.Last, Refused: c.Refused, Until: c.Until}
-}
-
-// adminCounts says the proxy's counts in admin's types.
-func adminCounts(c proxy.Counts) admin.Counts {
-	out := admin.Counts{
-		Connections: c.Connections, ConnectionLimit: c.Limit, Accepted: c.Accepted, Refused: c.Refused,
-		Refusals: c.Refusals, GaveUp: c.GaveUp, Logins: admin.LoginCounts(c.Logins), Closed: c.Closed, Panics: c.Panics,
-		BytesIn: c.BytesIn, BytesOut: c.BytesOut, FramesIn: c.FramesIn, FramesOut: c.FramesOut,
-		Lag: admin.Durations(c.Lag), Loops: c.Loops,
-	}
-	for _, h := range c.Handshakes {
-		out.Handshakes = append(out.Handshakes, admin.HandshakeCount(h))
-	}
-	for _, v := range c.Vhosts {
-		out.Vhosts = append(out.Vhosts, admin.VhostCount(v))
-	}
-	for _, d := range c.Dials {
-		out.Dials = append(out.Dials, admin.DialCount{Upstream: d.Upstream, Node: d.Node, Took: admin.Durations(d.Took)})
-	}
-	return out
 }
 
 // processStart is when the program began, near enough.

@@ -217,10 +217,10 @@ func (g *guard) forgetAll() {
 
 // LoginCounts are what the Server has seen of failed logins.
 type LoginCounts struct {
-	Failures   int64            // that counted, since the start
-	Refused    map[string]int64 // for them, since the start: tunnels, requests for an upgrade, BOSH requests
-	Known      int              // client addresses with failures that are not forgotten
-	RefusedNow int              // of those, addresses that are refused now
+	Failures   int64            `json:"failures"`    // that counted, since the start
+	Refused    map[string]int64 `json:"refused"`     // for them, since the start: tunnels, requests for an upgrade, BOSH requests
+	Known      int              `json:"known"`       // client addresses with failures that are not forgotten
+	RefusedNow int              `json:"refused_now"` // of those, addresses that are refused now
 }
 
 func (g *guard) counts(now time.Time) LoginCounts {

@@ -20,61 +20,81 @@ import (
 // The words in it, and so what may become a metric's label, are the program's
 // own or names of the configuration; a client can add none.
 type Counts struct {
-	Connections int              // open now, from accept to close
-	Limit       int              // how many may be open; see Settings.Connections
-	Accepted    int64            // connections that got a place
-	Refused     map[string]int64 // connections that got none, by the limit that they met
+	Connections int              `json:"connections"`      // open now, from accept to close
+	Limit       int              `json:"connection_limit"` // how many may be open; see Settings.Connections
+	Accepted    int64            `json:"accepted"`         // connections that got a place
+	Refused     map[string]int64 `json:"refused"`          // connections that got none, by the limit that they met
 
-	Handshakes []HandshakeCount
-	Refusals   map[int]int64 // requests for an upgrade that got no 101, by HTTP status
-	GaveUp     int64         // clients that went away before their 101
+	Handshakes []HandshakeCount `json:"handshakes"`
+	Refusals   map[int]int64    `json:"refusals"` // requests for an upgrade that got no 101, by HTTP status
+	GaveUp     int64            `json:"gave_up"`  // clients that went away before their 101
 
-	Logins LoginCounts
+	Logins LoginCounts `json:"logins"`
 
-	Vhosts []VhostCount // those that ever had a tunnel, by name
-	Closed map[string]int64
-	Panics map[string]int64 // by where they were caught
-	Dials  []DialCount      // by upstream and node
+	Vhosts []VhostCount     `json:"vhosts"` // those that ever had a tunnel, by name
+	Closed map[string]int64 `json:"closed"` // by reason
+	Panics map[string]int64 `json:"panics"` // by where they were caught
+	Dials  []DialCount      `json:"dials"`  // by upstream and node
 
 	// In is from clients, Out is to them. Bytes are those of WebSocket, TLS
 	// taken off. They are up to date but for the turns under way.
-	BytesIn, BytesOut   int64
-	FramesIn, FramesOut int64
+	BytesIn   int64 `json:"bytes_in"`
+	BytesOut  int64 `json:"bytes_out"`
+	FramesIn  int64 `json:"frames_in"`
+	FramesOut int64 `json:"frames_out"`
 
 	// Lag is how long an event loop was busy with one batch of events: what
 	// came meanwhile waited at most that long. Its sum is the busy time of all
 	// loops, of which there are at most Loops.
-	Lag   Durations
-	Loops int
+	Lag   Durations `json:"lag"`
+	Loops int       `json:"loops"`
+}
+
+// Tunnels are those that are open now.
+func (c Counts) Tunnels() (n int64) {
+	for _, v := range c.Vhosts {
+		n += v.Open
+	}
+	return n
 }
 
 // A HandshakeCount is how many TLS handshakes ended in one way.
 type HandshakeCount struct {
-	Result  string // "full", "resumed", or why there was none
-	Version string // "1.2", "1.3"; empty where there was none
-	N       int64
+	Result  string `json:"result"`  // a Handshake constant, or another word for why there was none
+	Version string `json:"version"` // "1.2", "1.3"; empty where there was none
+	N       int64  `json:"n"`
 }
+
+// Results of handshakes that have a meaning elsewhere; others are failures.
+const (
+	HandshakeFull      = "full"
+	HandshakeResumed   = "resumed"
+	HandshakeSilent    = "silent"
+	HandshakeNoPlace   = "no_place"
+	HandshakeChallenge = "challenge"
+)
 
 // A VhostCount is the tunnels of one vhost, by its configured name.
 type VhostCount struct {
-	Name   string
-	Open   int64 // now
-	Opened int64
+	Name   string `json:"name"`
+	Open   int64  `json:"open"` // now
+	Opened int64  `json:"opened"`
 }
 
 // A DialCount is how long upstreams took to give a 101, other nodes tried
 // before included, by the node that gave it.
 type DialCount struct {
-	Upstream, Node string
-	Took           Durations
+	Upstream string    `json:"upstream"`
+	Node     string    `json:"node"`
+	Took     Durations `json:"took"`
 }
 
 // Durations is a histogram. Counts[i] are those of at most Bounds[i]; the
 // last, which has no bound, are all others.
 type Durations struct {
-	Bounds []time.Duration
-	Counts []uint64
-	Sum    time.Duration
+	Bounds []time.Duration `json:"bounds_ns"`
+	Counts []uint64        `json:"counts"`
+	Sum    time.Duration   `json:"sum_ns"`
 }
 
 // Counts returns the Server's counts as they are now.
@@ -167,17 +187,17 @@ const (
 )
 
 var handshakeKinds = [...]struct{ result, version string }{
-	handshakeFull12:    {"full", "1.2"},
-	handshakeFull13:    {"full", "1.3"},
-	handshakeResumed12: {"resumed", "1.2"},
-	handshakeResumed13: {"resumed", "1.3"},
-	handshakeSilent:    {"silent", ""},       // not a byte came; an end is none
-	handshakeNoPlace:   {"no_place", ""},     // too many at once, for too long
-	handshakeNameless:  {"unknown_name", ""}, // no certificate for the server name
+	handshakeFull12:    {HandshakeFull, "1.2"},
+	handshakeFull13:    {HandshakeFull, "1.3"},
+	handshakeResumed12: {HandshakeResumed, "1.2"},
+	handshakeResumed13: {HandshakeResumed, "1.3"},
+	handshakeSilent:    {HandshakeSilent, ""},  // not a byte came; an end is none
+	handshakeNoPlace:   {HandshakeNoPlace, ""}, // too many at once, for too long
+	handshakeNameless:  {"unknown_name", ""},   // no certificate for the server name
 	handshakeTimeout:   {"timeout", ""},
 	handshakeDrain:     {"drain", ""},
 	handshakeFailed:    {"failed", ""},
-	handshakeChallenge: {"challenge", ""}, // a CA's, for tls-alpn-01
+	handshakeChallenge: {HandshakeChallenge, ""}, // a CA's, for tls-alpn-01
 }
 
 // handshakeDone tells which kind of success a connection's is.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"wssgate/admin"
+	"wssgate/proxy"
 )
 
 // A scene is a gate's life as an operator might meet it, told to package admin
@@ -24,7 +25,7 @@ type scene struct {
 	log    *slog.Logger
 
 	at     time.Duration // how far the sums below have come
-	counts admin.Counts
+	counts proxy.Counts
 	sums   map[string]float64
 }
 
@@ -41,7 +42,7 @@ func play(t *testing.T, broken bool) (status, draining []byte) {
 		var drain *admin.Drain
 		server := admin.New(admin.Options{
 			Gate:   func() admin.Gate { g := s.gate(time.Now()); g.Drain = drain; return g },
-			Counts: func() admin.Counts { return s.count(time.Now()) },
+			Counts: func() proxy.Counts { return s.count(time.Now()) },
 			NotReady: func() []string {
 				if drain != nil {
 					return []string{"the gate drains"}
@@ -126,14 +127,14 @@ func (s *scene) open(i int) int64 {
 }
 
 // count lets everything go on until now, in steps of a second.
-func (s *scene) count(now time.Time) admin.Counts {
+func (s *scene) count(now time.Time) proxy.Counts {
 	for until := now.Sub(s.start); s.at < until; s.at += time.Second {
 		s.second(s.at.Seconds())
 	}
 	c := s.counts
 	sum := func(key string) int64 { return int64(s.sums[key]) }
-	c.Connections, c.ConnectionLimit, c.Accepted = int(c.Tunnels())+3, 10000, 71004
-	c.Handshakes = []admin.HandshakeCount{
+	c.Connections, c.Limit, c.Accepted = int(c.Tunnels())+3, 10000, 71004
+	c.Handshakes = []proxy.HandshakeCount{
 		{Result: "full", Version: "1.3", N: 21000 + sum("full")}, {Result: "resumed", Version: "1.3", N: 48000 + sum("resumed")},
 		{Result: "failed", N: 310 + sum("failed")},
 	}
@@ -160,7 +161,7 @@ func (s *scene) second(at float64) {
 	}
 	for i, share := range []float64{0.66, 0.3, 0.04} {
 		if len(s.counts.Vhosts) <= i {
-			s.counts.Vhosts = append(s.counts.Vhosts, admin.VhostCount{Name: []string{"example1.com", "example2.com", "t2.example1.com"}[i]})
+			s.counts.Vhosts = append(s.counts.Vhosts, proxy.VhostCount{Name: []string{"example1.com", "example2.com", "t2.example1.com"}[i]})
 		}
 		s.counts.Vhosts[i].Open = int64(share * tunnels)
 	}

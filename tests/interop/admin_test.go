@@ -18,6 +18,7 @@ import (
 
 	"wssgate/admin"
 	"wssgate/internal/xmpptest"
+	"wssgate/proxy"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
@@ -399,7 +400,7 @@ func TestAdminPageHostile(t *testing.T) {
 
 // serveAnswer serves the page, with that answer to its questions.
 func serveAnswer(t *testing.T, answer []byte) string {
-	s := admin.New(admin.Options{Gate: func() admin.Gate { return admin.Gate{} }, Counts: func() admin.Counts { return admin.Counts{} }})
+	s := admin.New(admin.Options{Gate: func() admin.Gate { return admin.Gate{} }, Counts: func() proxy.Counts { return proxy.Counts{} }})
 	t.Cleanup(s.Close)
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/status" {
