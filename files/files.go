@@ -517,7 +517,8 @@ func Hanging() (list []Hang) {
 		}
 	}
 	for _, l := range late {
-		if l.place.used() {
+		hangs := func(h Hang) bool { return h.place == l.place } // and says so itself, by now
+		if l.place.used() && !slices.ContainsFunc(list, hangs) {
 			list = append(list, Hang{l.place.what, l.HangError})
 		}
 	}

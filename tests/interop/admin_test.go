@@ -75,6 +75,8 @@ func TestAdminPage(t *testing.T) {
 wss = "127.0.0.1:0"
 admin = "127.0.0.1:0"
 admin_token_file = "token"
+[timeouts]
+ping = "10m" # which the test's client would not answer
 [upstream.xmpp]
 nodes = [{ name = "n1", url = "`+upstream.URL+`" }]
 [[vhost]]
