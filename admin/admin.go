@@ -116,7 +116,8 @@ func New(o Options) *Server {
 	}
 	s.SetAccess(o.Access)
 	s.conns.Max = cmp.Or(o.Connections, maxConns)
-	s.handler = s.conns.Handler(s.recovered(s.guard(s.routes())))
+	s.conns.Panicked = s.panicked
+	s.handler = s.recovered(s.conns.Handler(s.guard(s.routes())))
 	s.http = &http.Server{
 		Handler:           s.handler,
 		ConnContext:       s.conns.ConnContext,

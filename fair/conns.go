@@ -34,6 +34,10 @@ type Conns struct {
 	// Max is how many connections there may be, those outside included.
 	Max int
 
+	// Panicked is told of a panic that met a connection on its way in, which is closed.
+	// Nil: nobody catches it.
+	Panicked func(cause any)
+
 	// Refuses says which clients are closed at once; nil: none.
 	Refuses func(client netip.Addr) bool
 
@@ -132,14 +136,29 @@ func (l *listener) acceptAll() {
 			}
 			continue
 		}
-		if refuses := l.conns.Refuses; refuses != nil && refuses(addrOf(accepted)) {
-			accepted.Close()
-			continue
-		}
-		if !l.conns.enter(&conn{Conn: accepted, listener: l, owner: ownerOfConn(accepted)}) {
+		if !l.take(accepted) {
 			return
 		}
 	}
+}
+
+// take hands on what was accepted, and reports false once the listener is closed.
+func (l *listener) take(accepted net.Conn) (more bool) {
+	defer func() {
+		if l.conns.Panicked == nil {
+			return
+		}
+		if cause := recover(); cause != nil {
+			accepted.Close()
+			l.conns.Panicked(cause)
+			more = true
+		}
+	}()
+	if refuses := l.conns.Refuses; refuses != nil && refuses(addrOf(accepted)) {
+		accepted.Close()
+		return true
+	}
+	return l.conns.enter(&conn{Conn: accepted, listener: l, owner: ownerOfConn(accepted)})
 }
 
 func addrOf(conn net.Conn) netip.Addr {

@@ -263,8 +263,9 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 			g.takenOut[target] = func() {} // no client has come yet
 		}
 	}
-	g.plain = newPlainHTTP(g.server.Recover(proxy.PanicHTTP, g.acme.handler(g.server.Pages())),
-		&fair.Conns{Max: proxy.DescriptorReserve().HTTP, Refuses: g.server.DeniesPlain}, log, g.failed)
+	conns := &fair.Conns{Max: proxy.DescriptorReserve().HTTP, Refuses: g.server.DeniesPlain,
+		Panicked: func(cause any) { g.server.Panicked(proxy.PanicHTTP, cause) }}
+	g.plain = newPlainHTTP(g.server.Recover(proxy.PanicHTTP, conns.Handler(g.acme.handler(g.server.Pages()))), conns, log, g.failed)
 	desk.install(g, cfg, o.operator)
 	g.accept(o.wss)
 	g.desk.listens(g.listeners)

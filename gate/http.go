@@ -26,9 +26,10 @@ type plainHTTP struct {
 	serving   sync.WaitGroup
 }
 
-// newPlainHTTP makes a server around a handler. Its connections are bounded by conns.
+// newPlainHTTP makes a server around a handler, a conns.Handler. Its connections are
+// bounded by conns.
 func newPlainHTTP(handler http.Handler, conns *fair.Conns, log *slog.Logger, failed chan<- error) *plainHTTP {
-	server := web.NewPlainServer(conns.Handler(handler), log)
+	server := web.NewPlainServer(handler, log)
 	server.ConnContext, server.ConnState = conns.ConnContext, conns.ConnState
 	return &plainHTTP{log: log, server: server, conns: conns, listeners: map[string]net.Listener{}, failed: failed}
 }

@@ -3,6 +3,8 @@ package gate
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
+	"runtime/debug"
 	"slices"
 
 	"wssgate/certstore"
@@ -31,7 +33,18 @@ func (g *gate) beginReload(asked []func(error), patient bool) {
 	g.reloading, g.again = asked, nil
 	g.notify.Reloading()
 	file, open := g.cfg.File, g.addresses()
-	go func() { g.gathered <- g.gather(file, open, patient) }()
+	go func() { g.gathered <- g.gatherCaught(file, open, patient) }()
+}
+
+// gatherCaught is gather; a panic is an error of the reload.
+func (g *gate) gatherCaught(file string, open map[listen.Address]bool, patient bool) (r *gathered) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			g.log.Error("panic", "where", "reload", "err", cause, "stack", string(debug.Stack()))
+			r = &gathered{err: fmt.Errorf("panic: %v", cause)}
+		}
+	}()
+	return g.gather(file, open, patient)
 }
 
 // A gathered is a configuration with what had to be read for it.

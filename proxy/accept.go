@@ -76,6 +76,23 @@ func passes(err error) bool {
 // does that before the next accept, so that Shutdown never misses a connection that
 // is on its way.
 func (s *Server) admit(conn net.Conn) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			conn.Close()
+			s.Panicked(PanicHandshake, cause, "client", conn.RemoteAddr().String())
+		}
+	}()
+	if limit := s.place(conn); limit >= 0 {
+		s.stats.refused[limit].Add(1)
+		s.log.Debug("connection refused", "client", conn.RemoteAddr().String(), "reason", limitNames[limit])
+		conn.Close()
+		return
+	}
+	s.stats.accepted.Add(1)
+}
+
+// place gives conn its place, or returns the limit that was reached; -1: none was.
+func (s *Server) place(conn net.Conn) (limit int) {
 	now := s.now.Load()
 	key := keyOf(conn.RemoteAddr())
 	perClient, rules := now.PerClient, now.Access
@@ -85,36 +102,27 @@ func (s *Server) admit(conn net.Conn) {
 	c := s.newClientConn(conn, now)
 	c.visit.begin = func() { go c.serve() }
 	s.mu.Lock()
-	limit := -1 // none
+	defer s.mu.Unlock()
 	switch {
 	case s.stopped, s.ended:
-		limit = limitDrain
+		return limitDrain
 	case !rules.Allows(addrPortOf(conn.RemoteAddr()).Addr()):
-		limit = limitAccess
+		return limitAccess
 	case s.short.Load():
-		limit = limitMemory
+		return limitMemory
 	case perClient > 0 && key.IsValid() && s.clients[key] >= perClient && !s.door.yields(key):
-		limit = limitPerClient
-	default:
-		switch s.door.enter(&c.visit, key) {
-		case errFull:
-			limit = limitConnections
-		case errNoPlace:
-			limit = limitHandshakes
-		default:
-			if key.IsValid() {
-				s.clients[key]++
-			}
-		}
+		return limitPerClient
 	}
-	s.mu.Unlock()
-	if limit >= 0 {
-		s.stats.refused[limit].Add(1)
-		s.log.Debug("connection refused", "client", conn.RemoteAddr().String(), "reason", limitNames[limit])
-		conn.Close()
-		return
+	switch s.door.enter(&c.visit, key) {
+	case errFull:
+		return limitConnections
+	case errNoPlace:
+		return limitHandshakes
 	}
-	s.stats.accepted.Add(1)
+	if key.IsValid() {
+		s.clients[key]++
+	}
+	return -1
 }
 
 // DeniesPlain reports whether a client may not even connect without TLS, and counts

@@ -384,20 +384,20 @@ func (d *door) move(v *visit, s phase) error {
 // moveToBody is move to Body, from a phase that is stalled: it waits for room. The
 // error is errNoPlace where there was none in time.
 func (d *door) moveToBody(v *visit) error {
-	d.mu.Lock()
-	return d.grow(v, want{phaseBody, phases[phaseBody].price, wholeRoom})
+	return d.grow(v, func() want { return want{phaseBody, phases[phaseBody].price, wholeRoom} })
 }
 
 // grows adds bytes that a connection has read to its price, and waits for the room for
 // them. The error says that it is to be closed: errNoPlace where there was none in
 // time. It does nothing where the connection is not on its way in.
 func (d *door) grows(v *visit, bytes int64) error {
-	d.mu.Lock()
-	share := int64(helloShare)
-	if v.phase == phaseRequest {
-		share = wholeRoom
-	}
-	return d.grow(v, want{v.phase, v.price + bytes, share})
+	return d.grow(v, func() want {
+		share := int64(helloShare)
+		if v.phase == phaseRequest {
+			share = wholeRoom
+		}
+		return want{v.phase, v.price + bytes, share}
+	})
 }
 
 // shrinks takes bytes off a connection's price that grows added, unless another phase
@@ -415,54 +415,46 @@ func (d *door) shrinks(v *visit, bytes int64) {
 	d.dispatch()
 }
 
-// grow is called with d.mu held, which it gives back. While a connection waits here
-// it is stalled as before, so that it may be given up for others.
-func (d *door) grow(v *visit, w want) error {
-	switch {
-	case v.givenUp:
-		d.mu.Unlock()
-		return errGivenUp
-	case v.party == nil || d.fulfil(v, w):
-		d.mu.Unlock()
-		return nil
-	case !phases[v.phase].stalled: // who computes does not wait with its slot
-		d.mu.Unlock()
-		return errNoPlace
-	}
-	v.want = w
-	v.turn = make(chan error, 1)
-	v.lineUp(&d.growing)
-	d.dispatch()
-	until := time.Now().Add(v.timeout)
-	d.mu.Unlock()
-	return d.awaitTurn(v, until)
+// grow waits for room for what is wanted, of which d.mu is held. While a connection
+// waits here it is stalled as before, so that it may be given up for others.
+func (d *door) grow(v *visit, wants func() want) error {
+	return d.await(v, func() (until time.Time, err error) {
+		if v.givenUp {
+			return until, errGivenUp
+		}
+		w := wants()
+		switch {
+		case v.party == nil || d.fulfil(v, w):
+			return until, nil
+		case !phases[v.phase].stalled: // who computes does not wait with its slot
+			return until, errNoPlace
+		}
+		v.want = w
+		v.lineUp(&d.growing)
+		return time.Now().Add(v.timeout), nil
+	})
 }
 
 // start waits for a slot, for a client whose hello is so long.
 func (d *door) start(v *visit, hello int) error {
-	d.mu.Lock()
-	switch {
-	case v.givenUp:
-		d.mu.Unlock()
-		return errGivenUp
-	case d.closed:
-		d.mu.Unlock()
-		return errClosing
-	}
-	if !v.coming {
-		v.coming = true
-		d.coming++
-	}
-	price := v.price
-	v.hello = int64(hello)
-	v.turn = make(chan error, 1)
-	v.until = time.Now().Add(v.timeout)
-	d.unset(v)
-	d.put(v, phaseReady, price, time.Time{})
-	until := v.until
-	d.dispatch()
-	d.mu.Unlock()
-	return d.awaitTurn(v, until)
+	return d.await(v, func() (until time.Time, err error) {
+		switch {
+		case v.givenUp:
+			return until, errGivenUp
+		case d.closed:
+			return until, errClosing
+		}
+		if !v.coming {
+			v.coming = true
+			d.coming++
+		}
+		price := v.price
+		v.hello = int64(hello)
+		v.until = time.Now().Add(v.timeout)
+		d.unset(v)
+		d.put(v, phaseReady, price, time.Time{})
+		return v.until, nil
+	})
 }
 
 // pause gives the slot back, while the client is waited for.
@@ -485,19 +477,36 @@ func (d *door) leaveSlot(v *visit) {
 
 // resume follows pause and leaveSlot. On an error the slot is not held.
 func (d *door) resume(v *visit) error {
-	d.mu.Lock()
-	if v.givenUp {
-		d.mu.Unlock()
-		return errGivenUp
+	return d.await(v, func() (until time.Time, err error) {
+		if v.givenUp {
+			return until, errGivenUp
+		}
+		price, due := v.price, v.due
+		d.unset(v)
+		d.put(v, phaseServed, price, due)
+		v.lineUp(&d.again)
+		return v.until, nil
+	})
+}
+
+// await calls queue with d.mu held. Where that returns a time, it then waits for v's
+// turn until then.
+func (d *door) await(v *visit, queue func() (until time.Time, err error)) error {
+	until, err := d.enqueue(v, queue)
+	if until.IsZero() {
+		return err
 	}
-	price, due := v.price, v.due
-	d.unset(v)
-	d.put(v, phaseServed, price, due)
-	v.lineUp(&d.again)
-	until := v.until
-	d.dispatch()
-	d.mu.Unlock()
 	return d.awaitTurn(v, until)
+}
+
+func (d *door) enqueue(v *visit, queue func() (until time.Time, err error)) (until time.Time, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if until, err = queue(); !until.IsZero() {
+		v.turn = make(chan error, 1)
+		d.dispatch()
+	}
+	return until, err
 }
 
 func (d *door) awaitTurn(v *visit, until time.Time) error {

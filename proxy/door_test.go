@@ -779,6 +779,31 @@ func TestDoorManyGrow(t *testing.T) {
 	}
 }
 
+// A panic in the door does not keep it locked.
+func TestDoorPanics(t *testing.T) {
+	d := newDoor()
+	for what, f := range map[string]func(*visit){
+		"start":  func(v *visit) { d.start(v, 300) },
+		"resume": func(v *visit) { d.resume(v) },
+		"grows":  func(v *visit) { v.party = new(party); d.grows(v, 1<<20) },
+		"move":   func(v *visit) { d.move(v, phaseServed) },
+		"leave":  func(v *visit) { d.visits[v] = struct{}{}; d.leave(v) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", what)
+				}
+			}()
+			f(&visit{phase: phaseHello}) // that has never entered
+		}()
+		if !d.mu.TryLock() {
+			t.Fatalf("%s: the door is locked", what)
+		}
+		d.mu.Unlock()
+	}
+}
+
 // Who is given up for another that waits for room, in vain, stays given up.
 func TestDoorGrowsInVain(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {

@@ -17,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gobwas/ws"
+
 	"wssgate/internal/certtest"
 	"wssgate/internal/xmpptest"
 	"wssgate/upstream"
@@ -221,6 +223,42 @@ func TestPanics(t *testing.T) {
 			on.Store(false)
 			g.dial()
 		})
+	}
+}
+
+// What panics where the greeting dials ends that tunnel, and nothing else.
+func TestPanicInGreetingsDial(t *testing.T) {
+	var on atomic.Bool
+	g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", newUpstream(t, xmpptest.Config{}).URL())},
+		Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}},
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			panicIf(on.Load())
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}})
+	for _, panics := range []bool{true, false} {
+		on.Store(panics)
+		c := g.dial()
+		if err := c.WriteFrame(ws.NewTextFrame([]byte(openTag(testName, false)))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.ReadFrame(); (err != nil) != panics {
+			t.Errorf("panics %t: the answer to open is %v", panics, err)
+		}
+		c.Abort()
+		for deadline := time.Now().Add(10 * time.Second); g.Connections() > 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		}
+		if n := g.Connections(); n != 0 || g.Counts().Panics["tunnel"] != 1 {
+			t.Errorf("panics %t: %d connections, %d panics; want none, and 1", panics, n, g.Counts().Panics["tunnel"])
+		}
+	}
+}
+
+// net/http catches nothing where it reads in a goroutine of its own.
+func TestPanicInPageRead(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	c := &pageConn{client: &clientConn{server: g.Server}, framed: true} // without a connection
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || g.Counts().Panics["pages"] != 1 {
+		t.Errorf("Read = %d, %v; %d panics are counted; want an error, and 1", n, err, g.Counts().Panics["pages"])
 	}
 }
 

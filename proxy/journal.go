@@ -30,18 +30,19 @@ type tunnelInfo struct {
 // tunnelDone is each tunnel's onDone. It runs in the loop, so it does not wait:
 // neither does the log.
 func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
+	// Deferred, so that a panic in one of these keeps no place from being given back.
+	defer s.left(t.info.key, t.info.elsewhere == "")
+	defer s.stats.vhost(t.info.vhost).open.Add(-1)
+	defer t.giveUp()
 	if t.info.upstream != nil {
-		t.info.upstream.Release()
+		defer t.info.upstream.Release()
 	}
-	t.giveUp()
-	s.stats.vhost(t.info.vhost).open.Add(-1)
 	s.stats.closed[t.why].Add(1)
 	s.journal.write(entry{
 		info: t.info, why: t.why, code: t.code, err: t.lastError(), took: time.Since(t.info.began),
 		bytesIn: t.client.bytes, bytesOut: t.upstream.bytes,
 		framesIn: t.client.scan.frames, framesOut: t.upstream.scan.frames,
 	})
-	s.left(t.info.key, t.info.elsewhere == "")
 }
 
 // node is the names of the node that the stream was on last, and of its

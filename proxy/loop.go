@@ -85,7 +85,7 @@ func (l *loop) run() {
 	}
 	for len(l.timers) > 0 {
 		t := l.timers[0]
-		l.turn(t, t.over)
+		l.turn(t, t.last)
 	}
 	l.work.moved.into(&l.group.done)
 	l.poller.close()
@@ -117,6 +117,7 @@ func (l *loop) after(t *tunnel) {
 		return
 	}
 	l.timers.remove(t)
+	t.over = true
 	t.onDone(t, l.work.now)
 }
 
@@ -131,17 +132,34 @@ func (l *loop) rescue(t *tunnel) {
 	now := l.work.now
 	l.work = newTurn()
 	l.work.now = now
-	if !l.timers.has(t) {
-		return // it was over already
+	l.lose(t)
+}
+
+// lose ends t as it stands, unless it is over, after a panic. Whatever panics on the
+// way, the rest is done.
+func (l *loop) lose(t *tunnel) {
+	if t.over {
+		return
 	}
-	l.timers.remove(t)
-	t.abandon()
+	t.over = true
+	if l.timers.has(t) {
+		l.timers.remove(t)
+	}
+	l.caught(t.abandon)
+	for _, leg := range []*leg{&t.client, &t.upstream} {
+		l.caught(leg.sock.abandon)
+	}
+	l.caught(func() { t.onDone(t, l.work.now) })
+}
+
+// caught calls f, and catches its panic.
+func (l *loop) caught(f func()) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			l.group.panicked(cause)
 		}
 	}()
-	t.onDone(t, now)
+	f()
 }
 
 // start makes the loop the owner of t and of its sockets.

@@ -160,6 +160,12 @@ func (d *loops) do(t *tunnel, f func(*turn)) {
 	})
 }
 
+// lose ends t, whose greeting has met a panic.
+func (d *loops) lose(t *tunnel) {
+	l := t.loop
+	l.post(func() { l.lose(t) })
+}
+
 // visit calls f for one tunnel after the other, each in a turn of its own, and
 // returns when it has seen all.
 func (d *loops) visit(f func(t *tunnel, w *turn)) {

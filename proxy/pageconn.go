@@ -44,7 +44,16 @@ func newPageConn(c *clientConn, read []byte, head int) *pageConn {
 // answered, net/http reads to notice that the client has gone away. What the
 // client says there instead is the beginning of another request, and kept; the
 // Read then is over, with neither data nor an error.
+//
+// A panic is the end of what can be read: net/http reads in goroutines in which it
+// catches none.
 func (c *pageConn) Read(b []byte) (n int, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			c.client.server.Panicked(PanicPages, cause, "client", c.client.client)
+			n, err = 0, io.ErrUnexpectedEOF
+		}
+	}()
 	switch {
 	case len(c.ready) > 0:
 		n = copy(b, c.ready)

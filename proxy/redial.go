@@ -14,15 +14,27 @@ func (s *Server) redial(t *tunnel, dial func(context.Context) (*upstream.Conn, e
 	t.greeting.giveUp = giveUp
 	s.job(func() {
 		defer giveUp()
+		defer func() {
+			if cause := recover(); cause != nil {
+				s.Panicked(PanicTunnel, cause)
+				s.loops.lose(t)
+			}
+		}()
 		began := time.Now()
 		up, err := dial(ctx)
 		if err == nil {
+			owned := false
+			defer func() {
+				if !owned {
+					up.Conn.Close()
+					up.Release()
+				}
+			}()
 			s.stats.dialled(up.Node, time.Since(began))
 			if err = s.loops.swap(t, up); err == nil {
+				owned = true
 				return
 			}
-			up.Conn.Close()
-			up.Release()
 		}
 		s.loops.do(t, func(w *turn) { t.dialFailed(w, err) })
 	})

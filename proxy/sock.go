@@ -246,6 +246,16 @@ func (s *sock) close(reset bool) {
 	s.state, s.err, s.out, s.want = sockClosed, net.ErrClosed, queue{}, 0
 }
 
+// abandon closes a socket as it stands, whoever waits for it.
+func (s *sock) abandon() {
+	switch {
+	case s.raw != nil:
+		s.close(true)
+	case s.conn != nil:
+		s.conn.Close()
+	}
+}
+
 // watch tells the loop what to wait for, where that has changed. read and end
 // say whether the tunnel wants the peer's bytes, or their end alone.
 func (s *sock) watch(read, end bool) {

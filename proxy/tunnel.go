@@ -92,6 +92,7 @@ type tunnel struct {
 	closeWanted bool          // the client is to get a Close frame at the next boundary
 	cut         bool          // the client can't get one: half a frame went before
 	done        bool          // nothing is left to do
+	over        bool          // onDone has been called
 	dead        bool          // the client takes nothing any more, not even its end
 	aborted     bool          // the client was reset while the upstream was behind
 	answering   bool          // the upstream's message under way is held back
@@ -204,26 +205,18 @@ func (t *tunnel) movable() bool {
 	return !t.done && t.greeting == nil && t.client.sock.movable() && t.upstream.sock.movable()
 }
 
-// over is the last turn of a tunnel whose loop ends.
-func (t *tunnel) over(w *turn) {
+// last is the last turn of a tunnel whose loop ends.
+func (t *tunnel) last(w *turn) {
 	t.done = true
 	t.end(w, reasonDrain, 0)
 }
 
-// abandon closes both ends of a tunnel in which something broke, as they are.
+// abandon gives up a tunnel in which something broke, but for its sockets.
 func (t *tunnel) abandon() {
 	if t.why == reasonNone {
 		t.why = reasonPanic
 	}
 	t.done, t.due = true, never
-	for _, l := range []*leg{&t.client, &t.upstream} {
-		switch s := l.sock; {
-		case s.raw != nil:
-			s.close(true)
-		case s.conn != nil:
-			s.conn.Close()
-		}
-	}
 }
 
 // expire does what is due: a Ping, or the end of somebody's patience.

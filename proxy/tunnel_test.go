@@ -514,6 +514,7 @@ func TestPanicEndsOneTunnel(t *testing.T) {
 		"in an event": func(b *bench, other *tunnel) { other.settings = nil },
 		"in a timer":  func(b *bench, other *tunnel) { other.drainAt, other.due, other.settings = 1, 1, nil },
 		"at the end":  func(b *bench, other *tunnel) { other.onDone = func(*tunnel, time.Duration) { panic("test") } },
+		"in closing":  func(b *bench, other *tunnel) { other.client.sock.raw = panicsWhenClosed{other.client.sock.raw} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, tunnelSettings{}, func(b *bench) {
@@ -550,4 +551,12 @@ func TestPanicEndsOneTunnel(t *testing.T) {
 			})
 		})
 	}
+}
+
+// panicsWhenClosed is closed all the same.
+type panicsWhenClosed struct{ rawConn }
+
+func (c panicsWhenClosed) close(reset bool) {
+	c.rawConn.close(reset)
+	panic("test")
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -34,7 +35,13 @@ const (
 // probe does what a client would: a real opening handshake, and, where a
 // domain is configured, a stream up to its features. It says goodbye, for
 // Tigase keeps what was just dropped for a minute.
-func (n *Node) probe(ctx context.Context, a *address) error {
+func (n *Node) probe(ctx context.Context, a *address) (err error) {
+	defer func() { // what a node says must not end the gate
+		if cause := recover(); cause != nil {
+			n.group.env.log.Error("panic", "where", "probe", "upstream", n.group.name, "node", n.name, "err", cause, "stack", string(debug.Stack()))
+			err = fmt.Errorf("probe: %v", cause)
+		}
+	}()
 	h := n.group.health
 	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
 	defer cancel()

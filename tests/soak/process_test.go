@@ -40,7 +40,7 @@ type process struct {
 const tailLines = 200
 
 // noRun is what no run may say.
-var noRun = regexp.MustCompile(`panic:|fatal error:|DATA RACE`)
+var noRun = regexp.MustCompile(`panic:|"msg":"panic"|fatal error:|DATA RACE`)
 
 // startProcess runs the built binary in dir with a limit of descriptors and
 // returns when it listens. Its pipe for standard error is as small as can be.

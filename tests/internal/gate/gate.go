@@ -187,7 +187,7 @@ func (g *Gate) finish() {
 		g.Wait()
 	}
 	text := g.Text()
-	for _, bad := range []string{"panic:", "WARNING: DATA RACE", "fatal error:"} {
+	for _, bad := range []string{"panic:", `"msg":"panic"`, "WARNING: DATA RACE", "fatal error:"} {
 		if strings.Contains(text, bad) {
 			g.tb.Errorf("wssgate: %s", bad)
 		}

@@ -71,7 +71,7 @@ func StartServer(tb testing.TB, cmd *exec.Cmd, out *Output, addr string, logs ..
 		}
 		if time.Since(reported) > serverReport {
 			reported = time.Now()
-			tb.Logf("after %v: %v\n%s", time.Since(began).Round(time.Second), err, s.report())
+			fmt.Fprintf(os.Stderr, "%s: after %v: %v\n%s\n", tb.Name(), time.Since(began).Round(time.Second), err, s.report()) // at once, where -v is missing as well
 		}
 	}
 }
