@@ -54,6 +54,12 @@ func (p *epoll) wait(timeout time.Duration) {
 	if timeout != never {
 		ms = int(min((timeout+time.Millisecond-1)/time.Millisecond, 1<<30))
 	}
+	if p.ready > 1 {
+		// Where many things happen something has happened meanwhile.
+		if p.ready = pollNow(p.fd, p.events); p.ready > 0 {
+			return
+		}
+	}
 	n, err := unix.EpollWait(p.fd, p.events, ms)
 	if err != nil && err != unix.EINTR {
 		panic(fmt.Sprintf("proxy: epoll_wait: %v", err)) // our own descriptor is broken
@@ -160,13 +166,13 @@ func (c *osConn) leave() {
 
 func (c *osConn) read(b []byte) (int, error) {
 	for {
-		n, err := unix.Read(c.fd, b)
+		n, err := receive(c.fd, b)
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err == unix.EAGAIN:
 			return 0, errAgain
-		case err != nil:
+		case err != 0:
 			return 0, os.NewSyscallError("read", err)
 		case n == 0 && len(b) > 0:
 			return 0, io.EOF
@@ -178,13 +184,13 @@ func (c *osConn) read(b []byte) (int, error) {
 func (c *osConn) write(b []byte) (int, error) {
 	sent := 0
 	for sent < len(b) {
-		n, err := unix.Write(c.fd, b[sent:])
+		n, err := send(c.fd, b[sent:])
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err == unix.EAGAIN:
 			return sent, errAgain
-		case err != nil:
+		case err != 0:
 			return sent, os.NewSyscallError("write", err)
 		}
 		sent += n

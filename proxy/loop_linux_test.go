@@ -138,3 +138,41 @@ func TestEventOfFormerDescriptor(t *testing.T) {
 	}
 	<-hangs
 }
+
+// A loop that is preempted is not saturated: it takes no processor, and a second loop
+// would have none either. One that uses a processor for the whole of a window gets a
+// second loop.
+func TestLoopThatWaitsForAProcessor(t *testing.T) {
+	for _, test := range []struct {
+		used  time.Duration // of processors, in a window
+		sheds bool
+	}{
+		{window / 4, false}, {window * 8 / 10, false}, {window, true}, {4 * window, true},
+	} {
+		d, err := newLoops(true, func(cause any) { panic(cause) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.max = 2
+		var used time.Duration
+		l := d.list[0]
+		sheds := make(chan bool)
+		l.post(func() {
+			d.processors = func() (time.Duration, bool) { return used, true }
+			l.timers = append(l.timers, &tunnel{}, &tunnel{})
+			now := l.pressure.since
+			for range 3 {
+				used += test.used
+				l.measure(now, now+window)
+				now += window
+			}
+			l.timers = nil
+			sheds <- l.pressure.shed > 0
+			l.pressure.since = l.now()
+		})
+		if got := <-sheds; got != test.sheds || (len(d.all()) == 2) != test.sheds {
+			t.Errorf("with %v of processors in %v: sheds %t, %d loops; want %t", test.used, window, got, len(d.all()), test.sheds)
+		}
+		d.close()
+	}
+}

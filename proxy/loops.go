@@ -29,12 +29,13 @@ type loops struct {
 	started     time.Time // the clock of all tunnels
 	max         int
 	newPoller   func() (poller, error)
-	descriptors bool            // pollers wait for descriptors
-	panicked    func(cause any) // in the goroutine that panicked
-	random      *rand.Rand      // for all loops at once
-	moved       atomic.Int64    // tunnels that changed their loop
-	done        load            // by all of them
-	pumps       sync.WaitGroup  // goroutines that pump connections
+	descriptors bool                                 // pollers wait for descriptors
+	processors  func() (used time.Duration, ok bool) // by the process, since its start; nil: not known
+	panicked    func(cause any)                      // in the goroutine that panicked
+	random      *rand.Rand                           // for all loops at once
+	moved       atomic.Int64                         // tunnels that changed their loop
+	done        load                                 // by all of them
+	pumps       sync.WaitGroup                       // goroutines that pump connections
 
 	// pump gives a leg without a descriptor the rawConn that l is told of it by.
 	pump func(l *loop, t *tunnel, leg *leg) rawConn
@@ -47,7 +48,7 @@ type loops struct {
 
 const (
 	window    = 100 * time.Millisecond // that a loop's load is measured over
-	saturated = window * 85 / 100      // busy for so much of a window: it sheds
+	saturated = window * 85 / 100      // a processor was used for so much of a window: it sheds
 	calm      = window * 40 / 100      // busy for so little, both together: one is enough
 	shedShare = 8                      // it sheds one in so many of its tunnels for each window
 )
@@ -59,7 +60,7 @@ const (
 func newLoops(system bool, panicked func(cause any)) (*loops, error) {
 	d := &loops{started: time.Now(), max: 1, newPoller: newWakePoller, panicked: panicked, random: rand.New(systemRandom{}), pump: pump}
 	if system {
-		d.newPoller, d.max, d.descriptors = newSystemPoller, runtime.GOMAXPROCS(0), true
+		d.newPoller, d.max, d.descriptors, d.processors = newSystemPoller, runtime.GOMAXPROCS(0), true, processTime
 	}
 	_, err := d.grow()
 	if errors.Is(err, errors.ErrUnsupported) {
@@ -215,11 +216,17 @@ func (d *loops) close() {
 
 // pressure is what one loop knows of the last window. Only busy is others' to
 // read.
+//
+// A loop is busy while it handles events, and while it waits for a processor with events
+// to handle. That wait is no reason to shed: a second loop would wait as well, and both
+// cost more. So all loops together count as busy for no longer than the process has
+// used processors.
 type pressure struct {
 	busy   atomic.Int64 // nanoseconds outside epoll_wait, since the start
 	since  time.Duration
-	before []int64 // every loop's busy when the window began
-	shed   int     // tunnels still to be moved
+	before []int64       // every loop's busy when the window began
+	used   time.Duration // of processors, by the process, when the window began
+	shed   int           // tunnels still to be moved
 	to     *loop
 }
 
@@ -241,6 +248,7 @@ func (l *loop) measure(began, now time.Duration) {
 			l.pressure.before = append(l.pressure.before, total)
 		}
 	}
+	l.used(busy, now-l.pressure.since)
 	l.pressure.since = now
 	l.pressure.shed, l.pressure.to = 0, nil
 	me := slices.Index(list, l)
@@ -255,6 +263,29 @@ func (l *loop) measure(began, now time.Duration) {
 		} else if more, err := l.group.grow(); err == nil {
 			l.pressure.shed, l.pressure.to = share, more
 		}
+	}
+}
+
+// used takes off what loops have waited for processors in a window of that length.
+func (l *loop) used(busy []time.Duration, length time.Duration) {
+	if l.group.processors == nil {
+		return
+	}
+	total, ok := l.group.processors()
+	if !ok {
+		return
+	}
+	used := (total - l.pressure.used) * window / length
+	l.pressure.used = total
+	all := time.Duration(0)
+	for _, b := range busy {
+		all += b
+	}
+	if used >= all {
+		return
+	}
+	for i := range busy {
+		busy[i] = busy[i] * used / all
 	}
 }
 
