@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/config"
 	"wssgate/internal/certtest"
 )
 
@@ -400,7 +399,3 @@ func TestBadFiles(t *testing.T) {
 const smallest = `[upstream.tigase]
 nodes = ["ws://127.0.0.1:5290/"]
 `
-
-func parseSmall(data string) (*config.Config, error) {
-	return config.Parse("config.toml", []byte(data))
-}
