@@ -78,6 +78,7 @@ admin_token_file = "token"
 [timeouts]
 ping = "10m" # which the test's client would not answer
 [upstream.xmpp]
+xmpp = false # for the client says nothing
 nodes = [{ name = "n1", url = "`+upstream.URL+`" }]
 [[vhost]]
 names = ["one.test", "two.test"]
