@@ -550,16 +550,26 @@ func TestDocumentEndpoints(t *testing.T) {
 	site := gate.NewSite(t, name)
 	site.Write(t, "config.toml", []byte("[listen]\nadmin_debug = true\nwss = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n"+toUpstream("ws://127.0.0.1:9/")))
 	o := operate(t, gate.Start(t, site.Dir))
+	const drain = "POST /drain"
 	known := map[string]bool{}
 	row := regexp.MustCompile("(?m)^\\| `(GET|POST) ([^`?]+)")
+	ask := func(method, path string) {
+		if status, body := o.ask(method, path); status == 0 || status == 404 || status == 405 {
+			t.Errorf("%s %s: %d %s", method, path, status, body)
+		}
+	}
 	for _, m := range row.FindAllStringSubmatch(document(t, "docs/operations.md").text, -1) {
 		if request := m[1] + " " + m[2]; !known[request] {
 			known[request] = true
-			if status, body := o.ask(m[1], m[2]); status == 0 || status == 404 || status == 405 {
-				t.Errorf("%s: %d %s", request, status, body)
+			if request != drain {
+				ask(m[1], m[2])
 			}
 		}
 	}
+	if !known[drain] {
+		t.Errorf("docs/operations.md does not have %s", drain)
+	}
+	ask("POST", "/drain") // last: it ends the gate
 	if len(known) < 8 {
 		t.Errorf("docs/operations.md has the requests %v; want eight at least", known)
 	}

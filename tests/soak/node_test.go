@@ -166,7 +166,7 @@ func (n *node) answer(w words, say func(string) error) error {
 			w.mark = strings.Repeat("f", len(w.mark))
 			text = w.String()
 		case torn:
-			text = text[:len(text)-20] + "#" + text[len(text)-19:]
+			text = text[:len(text)-2] + "#>" // and still UTF-8, or the gate would end the tunnel
 		case ends:
 			return net.ErrClosed
 		}
