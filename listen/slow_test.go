@@ -16,7 +16,6 @@ import (
 // A unix socket whose folder hangs is an error after a while, and what is made too
 // late is closed.
 func TestSocketFolderHangs(t *testing.T) {
-	t.Parallel()
 	path := filepath.Join(t.TempDir(), "socket")
 	resume := files.Stall(path)
 	ln, err := new(Sockets).Open("wss", "unix:"+path)
@@ -41,7 +40,6 @@ func TestSocketFolderHangs(t *testing.T) {
 // DNS that says nothing holds the names of listeners up for a moment: all are asked for
 // at once, and to listen asks nobody.
 func TestListenerNamesHang(t *testing.T) {
-	t.Parallel()
 	was := net.DefaultResolver
 	defer func() { net.DefaultResolver = was }()
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
