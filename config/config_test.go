@@ -229,7 +229,7 @@ func TestSyntaxErrorHasCaret(t *testing.T) {
 	} {
 		_, err := Parse("config.toml", []byte(data))
 		if want = "config.toml: " + want; err == nil || err.Error() != want {
-			t.Errorf("parseConfig(%q) =\n%v\nwant\n%s", data, err, want)
+			t.Errorf("Parse(%q) =\n%v\nwant\n%s", data, err, want)
 		}
 	}
 }
@@ -364,7 +364,7 @@ func TestUnreadableFile(t *testing.T) {
 		_, err := Load(t.Context(), file)
 		ce, ok := errors.AsType[*Error](err)
 		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != want {
-			t.Errorf("loadConfig(%q) = %v; want %q", file, err, want)
+			t.Errorf("Load(%q) = %v; want %q", file, err, want)
 		}
 	}
 }
@@ -390,7 +390,7 @@ func TestReloadRegularFile(t *testing.T) {
 		_, err := Reload(t.Context(), target, false, func([sha256.Size]byte) {})
 		ce, ok := errors.AsType[*Error](err)
 		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != want {
-			t.Errorf("reloadConfig(%q) = %v; want %q", target, err, want)
+			t.Errorf("Reload(%q) = %v; want %q", target, err, want)
 		}
 	}
 	for target, good := range map[string]bool{file: true, pipe: false} {

@@ -24,7 +24,7 @@ func TestCheckPath(t *testing.T) {
 func TestListenAddressRefused(t *testing.T) {
 	for _, s := range []string{"", "5291", "a.example", ":https", ":65536", "ws://127.0.0.1:5291", "unix:", "unix:@wssgate"} {
 		if network, address, err := listen.ParseAddress(s); err == nil {
-			t.Errorf("listenAddress(%q) = %q, %q; want an error", s, network, address)
+			t.Errorf("ParseAddress(%q) = %q, %q; want an error", s, network, address)
 		}
 	}
 }

@@ -360,6 +360,27 @@ func TestConnsBodies(t *testing.T) {
 	})
 }
 
+// A panic that meets a connection on its way in closes that one, and is told.
+func TestConnsPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(http.ResponseWriter, *http.Request) {})
+		told := 0
+		r.conns.Panicked = func(any) { told++ }
+		r.conns.Refuses = func(client netip.Addr) bool {
+			if client == netip.MustParseAddr("192.0.2.1") {
+				panic("test")
+			}
+			return false
+		}
+		if err := get(r.dial("192.0.2.1:1"), "/"); err == nil || told != 1 {
+			t.Errorf("answered: %v; told %d times; want the connection closed and one panic", err, told)
+		}
+		if err := get(r.dial("192.0.2.2:1"), "/"); err != nil {
+			t.Errorf("the next one: %v", err)
+		}
+	})
+}
+
 // A few connections of one address keep their places for as long as those of others
 // that have one each, and keep nobody from being served meanwhile.
 func TestGivesWay(t *testing.T) {

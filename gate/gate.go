@@ -44,7 +44,7 @@ import (
 //	        one store of one pointer (proxy.Server.Configure); what is bad changes nothing
 //	drain   listeners close, tunnels are closed, then everything else ends
 //
-// One goroutine, serve's loop, owns it. The loop never waits for a file system, a
+// One goroutine, Serve's loop, owns it. The loop never waits for a file system, a
 // CA, DNS or the log: what a reload reads is gathered beside it, by gather, and comes
 // back through gathered; whatever hangs there, the loop goes on to give signs of
 // life, to take requests, and to drain. Each of these waits has a deadline:
@@ -171,6 +171,13 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 	}
 	return status
 }
+
+// What Serve returns, which is the program's exit status.
+const (
+	statusOK      = 0 // drained
+	statusFailed  = 1 // could not do it
+	statusDrained = 3 // the drain's deadline passed with tunnels still open
+)
 
 const (
 	startPatience = time.Second            // for a start that SIGTERM comes into

@@ -33,18 +33,7 @@ func (g *gate) beginReload(asked []func(error), patient bool) {
 	g.reloading, g.again = asked, nil
 	g.notify.Reloading()
 	file, open := g.cfg.File, g.addresses()
-	go func() { g.gathered <- g.gatherCaught(file, open, patient) }()
-}
-
-// gatherCaught is gather; a panic is an error of the reload.
-func (g *gate) gatherCaught(file string, open map[listen.Address]bool, patient bool) (r *gathered) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			g.log.Error("panic", "where", "reload", "err", cause, "stack", string(debug.Stack()))
-			r = &gathered{err: fmt.Errorf("panic: %v", cause)}
-		}
-	}()
-	return g.gather(file, open, patient)
+	go func() { g.gathered <- g.gather(file, open, patient) }()
 }
 
 // A gathered is a configuration with what had to be read for it.
@@ -58,20 +47,28 @@ type gathered struct {
 }
 
 // gather reads what a reload needs. It runs beside the loop, and so changes nothing
-// of the gate.
-// Open are the addresses where it listens already; patient is config.Reload's.
-func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) *gathered {
-	cfg, err := config.Reload(context.Background(), file, patient, func(sum [sha256.Size]byte) { g.watch.Seen(file, sum) })
-	r := &gathered{cfg: cfg}
+// of the gate. Open are the addresses where it listens already; patient is
+// config.Reload's. A panic is an error of the reload.
+func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) (out *gathered) {
+	r := &gathered{}
+	defer func() {
+		if cause := recover(); cause != nil {
+			g.log.Error("panic", "where", "reload", "err", cause, "stack", string(debug.Stack()))
+			r.abandon(g)
+			out = &gathered{err: fmt.Errorf("panic: %v", cause)}
+		}
+	}()
+	var err error
+	r.cfg, err = config.Reload(context.Background(), file, patient, func(sum [sha256.Size]byte) { g.watch.Seen(file, sum) })
 	if err == nil {
-		r.certificates, err = cfg.PrepareCertificates(g.store)
+		r.certificates, err = r.cfg.PrepareCertificates(g.store)
 	}
 	if err == nil {
-		r.acme, err = g.acme.prepare(cfg)
+		r.acme, err = g.acme.prepare(r.cfg)
 	}
 	if err == nil {
-		r.hosts = listen.LookUpHosts(cfg.Listen.Addresses())
-		r.unix, err = g.sockets.OpenUnix(cfg.Listen.Addresses(), open)
+		r.hosts = listen.LookUpHosts(r.cfg.Listen.Addresses())
+		r.unix, err = g.sockets.OpenUnix(r.cfg.Listen.Addresses(), open)
 	}
 	if err != nil {
 		r.abandon(g)
@@ -141,7 +138,7 @@ func (g *gate) take(r *gathered) error {
 	if err == nil {
 		g.sockets.Know(r.hosts)
 		for _, err := range r.hosts.Errors() {
-			g.log.Warn("listen: a name was not found; its last address stays", "err", err)
+			g.log.Warn("listen: a name was not found; where it was found before, that address stays", "err", err)
 		}
 		g.sockets.Ready = r.unix
 		c.opened, err = g.openListeners(r.cfg, c.routes)

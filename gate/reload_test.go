@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"wssgate/config"
@@ -11,11 +12,11 @@ import (
 	"wssgate/listen"
 )
 
-// However often a reload is asked for while one is under way, there is one more, and all
-// are told.
-func TestReloadsMerge(t *testing.T) {
+// startSmall starts a gate with the smallest configuration. The test's end stops it.
+func startSmall(t *testing.T) (g *gate, file string) {
+	t.Helper()
 	dir := t.TempDir()
-	file := filepath.Join(dir, "config.toml")
+	file = filepath.Join(dir, "config.toml")
 	if err := os.Mkdir(filepath.Join(dir, "certs"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -27,11 +28,40 @@ func TestReloadsMerge(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	g, err := start(cfg, log, new(slog.LevelVar), Serving{Sockets: new(listen.Sockets)}, newDesk(nil, nil))
+	g, err = start(cfg, log, new(slog.LevelVar), Serving{Sockets: new(listen.Sockets)}, newDesk(nil, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer g.stop()
+	t.Cleanup(func() { g.stop() })
+	return g, file
+}
+
+// A panic in what a reload reads is that reload's error, and nothing of it is in the way
+// of the next one.
+func TestReloadPanics(t *testing.T) {
+	g, _ := startSmall(t)
+	reload := func() (err error) {
+		g.reload(func(told error) { err = told })
+		r := <-g.gathered
+		g.reloaded(r)
+		return err
+	}
+	acme := g.acme
+	g.acme = nil // is asked when the certificates are prepared
+	err := reload()
+	g.acme = acme
+	if err == nil || !strings.Contains(err.Error(), "panic") {
+		t.Errorf("a reload that panics: %v", err)
+	}
+	if err := reload(); err != nil {
+		t.Errorf("the next one: %v", err)
+	}
+}
+
+// However often a reload is asked for while one is under way, there is one more, and all
+// are told.
+func TestReloadsMerge(t *testing.T) {
+	g, file := startSmall(t)
 	answer := files.Stall(file)
 	told := 0
 	for range 50 {

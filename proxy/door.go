@@ -415,8 +415,8 @@ func (d *door) shrinks(v *visit, bytes int64) {
 	d.dispatch()
 }
 
-// grow waits for room for what is wanted, of which d.mu is held. While a connection
-// waits here it is stalled as before, so that it may be given up for others.
+// grow waits for room for what wants returns, which is called with d.mu held. While a
+// connection waits here it is stalled as before, so that it may be given up for others.
 func (d *door) grow(v *visit, wants func() want) error {
 	return d.await(v, func() (until time.Time, err error) {
 		if v.givenUp {

@@ -253,6 +253,36 @@ func TestPanicInGreetingsDial(t *testing.T) {
 	}
 }
 
+// What panics in accept closes that connection; wherever it does, others come in.
+func TestPanicInAccept(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	panics := 0
+	for nth := range 4 {
+		client, server := net.Pipe()
+		g.admit(&panicsAt{Conn: server, left: nth})
+		client.Close()
+		if n := int(g.Counts().Panics["handshake"]); n > panics {
+			panics = n
+		}
+		g.dial().Abort()
+	}
+	if panics == 0 {
+		t.Error("nothing has panicked")
+	}
+}
+
+// A panicsAt panics once, when its address is asked for the next time but left.
+type panicsAt struct {
+	net.Conn
+	left int
+}
+
+func (c *panicsAt) RemoteAddr() net.Addr {
+	c.left--
+	panicIf(c.left == -1)
+	return c.Conn.RemoteAddr()
+}
+
 // net/http catches nothing where it reads in a goroutine of its own.
 func TestPanicInPageRead(t *testing.T) {
 	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -340,5 +341,17 @@ func after101(raw string) peer {
 		go func() { io.Copy(io.Discard, br); close(gone) }()
 		io.WriteString(c, good(head)+raw)
 		<-gone
+	}
+}
+
+// What panics in a probe is that probe's failure.
+func TestProbePanics(t *testing.T) {
+	failed, err := TryNodes(t.Context(), Options{
+		Upstreams: []GroupOptions{{Name: "a", Nodes: []NodeOptions{{URL: "ws://127.0.0.1:1/"}}}},
+		Dial:      func(context.Context, string, string) (net.Conn, error) { panic("test") },
+		Log:       slog.New(slog.DiscardHandler),
+	}, time.Minute)
+	if err != nil || len(failed) != 1 || !strings.Contains(failed[0].Err.Error(), "probe: test") {
+		t.Errorf("TryNodes = %v, %v; want one failure with the panic", failed, err)
 	}
 }
