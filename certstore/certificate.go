@@ -45,6 +45,8 @@ type certificate struct {
 	base    string // name of the file with the leaf; empty: installed
 	keyBase string // and of the one with the key; often the same
 	kept    bool   // the file has been replaced by something worse
+	whole   bool   // the root that the chain ends at was seen
+	flaw    *flaw  // of the chain; nil: none is known
 	staple  *staple
 
 	round  uint32                 // of the last table it was in; Store.swap guards it
@@ -190,7 +192,7 @@ func (c *certificate) valid(now time.Time) bool { return c.state(now) == StateOK
 
 // same reports whether both would be the same to a client and to an operator.
 func (c *certificate) same(o *certificate) bool {
-	return c.dir == o.dir && c.base == o.base && c.keyBase == o.keyBase && c.chain == o.chain && c.kept == o.kept &&
+	return c.dir == o.dir && c.base == o.base && c.keyBase == o.keyBase && c.chain == o.chain && c.kept == o.kept && c.flaw == o.flaw &&
 		c.leaf.equal(o.leaf) && c.key.equal(o.key) && c.staple.same(o.staple)
 }
 
@@ -199,7 +201,7 @@ func (c *certificate) copy() *certificate {
 	return &certificate{
 		leaf: c.leaf, key: c.key, chain: c.chain,
 		names: c.names, notBefore: c.notBefore, notAfter: c.notAfter, facts: c.facts,
-		dir: c.dir, base: c.base, keyBase: c.keyBase, kept: c.kept, staple: c.staple,
+		dir: c.dir, base: c.base, keyBase: c.keyBase, kept: c.kept, whole: c.whole, flaw: c.flaw, staple: c.staple,
 	}
 }
 

@@ -16,7 +16,8 @@ type candidate struct {
 // first, and says why the first one does. It is zero only for the same leaf
 // with the same chain from the same file.
 //
-// Valid goes over expired, a CA's over a self-signed one, an exact name over a
+// Valid goes over expired, a CA's over a self-signed one, a chain without a known flaw
+// over one with it, an exact name over a
 // wildcard, later expiry over earlier. So a wildcard serves where the exact
 // name has only an expired or a self-signed certificate. The rest is there to
 // give the same answer every time.
@@ -30,6 +31,9 @@ func prefer(a, b candidate, now time.Time) (order int, why string) {
 	}
 	if a.self() != b.self() {
 		return before(b.self()), "from a CA, the other is self-signed"
+	}
+	if (a.flaw == nil) != (b.flaw == nil) {
+		return before(a.flaw == nil), "its chain is right, the other's is not"
 	}
 	if a.wild != b.wild {
 		return before(b.wild), "has the exact name, the other a wildcard"
@@ -77,11 +81,11 @@ func best(exact, wild []named, now time.Time) (out [families]candidate) {
 
 // choose returns the certificates that may answer, best first: one of each
 // family, ECDSA before Ed25519 before RSA, unless a lesser family has a valid
-// one or a CA's one and the better family has not.
+// one, a CA's one or one without a known flaw and the better family has not.
 func choose(exact, wild []named, now time.Time) []*certificate {
 	byFamily := best(exact, wild, now)
 	out := make([]*certificate, 0, families)
-	for class := 3; class >= 0; class-- {
+	for class := 7; class >= 0; class-- {
 		for _, c := range byFamily {
 			if c.certificate != nil && c.class(now) == class {
 				out = append(out, c.certificate)
@@ -95,9 +99,12 @@ func choose(exact, wild []named, now time.Time) []*certificate {
 func (c *certificate) class(now time.Time) int {
 	class := 0
 	if c.valid(now) {
-		class += 2
+		class += 4
 	}
 	if !c.self() {
+		class += 2
+	}
+	if c.flaw == nil {
 		class++
 	}
 	return class

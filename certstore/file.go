@@ -31,6 +31,8 @@ type leafPart struct {
 	ownChain unique.Handle[string]    // what the leaf's own file has of the chain
 	missing  unique.Handle[authority] // issuer of the last certificate in it, where that is no root
 	optional bool                     // a CA's certificate: that it has no key here is ordinary
+	stray    bool                     // its own file has an intermediate, but not its issuer
+	ownFlaw  *flaw                    // what its own file is to blame for
 }
 
 // A keyPart is a private key that waits for its leaf.
@@ -69,13 +71,17 @@ func (is issuers) add(i unique.Handle[issuer]) {
 
 // An authority says which issuer is meant: by its subject and, where both
 // sides have one, its key identifier (RFC 5280, sections 4.1.2.4 and 4.2.1.1).
-type authority struct{ subject, keyID string }
+// It may say as well that the issuer can be had from somewhere else.
+type authority struct {
+	subject, keyID string
+	elsewhere      bool
+}
 
 // nobody is missing in a chain that is whole.
 var nobody = unique.Make(authority{})
 
 func (a authority) is(i issuer) bool {
-	return a.subject == i.subject && (a.keyID == "" || i.keyID == "" || a.keyID == i.keyID)
+	return sameAuthority(a, authority{subject: i.subject, keyID: i.keyID})
 }
 
 // A reader reads files one after the other and reuses its buffers. It is not
@@ -108,9 +114,13 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		others   []unique.Handle[issuer]
 		chains   = issuers{}
 		leafErr  error
+		bad      *flaw // the first one of the file
 		usedKeys = make([]bool, len(keys))
 	)
 	for n, b := range r.blocks {
+		if bad == nil && isUnreadLabel(b.label) {
+			bad = newFlaw("block %d, %q, is not read; the label of a certificate is CERTIFICATE", n+1, b.label)
+		}
 		if b.label != "CERTIFICATE" && b.label != "X509 CERTIFICATE" {
 			continue
 		}
@@ -124,6 +134,9 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		cert, err := x509.ParseCertificate(b.der)
 		if err != nil {
 			leafErr = errors.Join(leafErr, fmt.Errorf("certificate: %w", err))
+			if bad == nil {
+				bad = newFlaw("block %d, %q, cannot be read: %v", n+1, b.label, err)
+			}
 			continue
 		}
 		c, id, err := newCertificate(cert, SourceDirectory)
@@ -157,6 +170,11 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		leaf.dir, leaf.base = dir, base
 		leaf.chain, leaf.missing = extend(noChain, leaf.missing, chains)
 		leaf.ownChain = leaf.chain
+		leaf.whole = leaf.missing == nobody
+		leaf.flaw, leaf.ownFlaw = bad, bad
+		leaf.stray = leaf.chain == noChain && !leaf.whole && slices.ContainsFunc(others, func(i unique.Handle[issuer]) bool {
+			return !i.Value().root && i.Value().key != leaf.id
+		})
 		// With an intermediate it is whole, for what is missing will be the
 		// root. Without one the folder may have it.
 		if k := keyOf(keys, leaf.id); k >= 0 && (leaf.missing == nobody || leaf.chain != noChain) {
@@ -235,7 +253,7 @@ func (r *reader) issuer(cert *x509.Certificate, key publicID) unique.Handle[issu
 
 // authorityOf is shared by all that have the same: leaves have few different ones.
 func authorityOf(cert *x509.Certificate) unique.Handle[authority] {
-	return unique.Make(authority{string(cert.RawIssuer), string(cert.AuthorityKeyId)})
+	return unique.Make(authority{string(cert.RawIssuer), string(cert.AuthorityKeyId), len(cert.IssuingCertificateURL) > 0})
 }
 
 func (c *certificate) setKey(k *keyPart, base string) {
@@ -246,20 +264,25 @@ func (c *certificate) setKey(k *keyPart, base string) {
 var noChain = unique.Make("")
 
 // pair gives the leaf its key, and its chain what its own file has not got.
-// Where that changes nothing the certificate stays the same one.
-func (l *leafPart) pair(k *keyPart, base string, from issuers) {
-	chain := l.ownChain
-	if l.missing != nobody {
-		chain, _ = extend(chain, l.missing, from)
+// Where that changes nothing the certificate stays the same one, and it answers false.
+func (l *leafPart) pair(k *keyPart, base string, from issuers) bool {
+	chain, missing := l.ownChain, l.missing
+	if missing != nobody {
+		chain, missing = extend(chain, missing, from)
 	}
-	if l.key.equal(k.der) && l.keyBase == base && l.chain == chain {
-		return
+	whole := missing == nobody
+	if l.key.equal(k.der) && l.keyBase == base && l.chain == chain && l.whole == whole {
+		return false
 	}
 	if l.keyBase != "" { // it may be in a table
 		l.certificate = l.copy()
 	}
 	l.setKey(k, base)
-	l.chain = chain
+	l.chain, l.whole, l.flaw = chain, whole, l.ownFlaw
+	if l.flaw == nil && chain == noChain && !whole {
+		l.flaw = l.alone()
+	}
+	return true
 }
 
 // extend puts behind a chain what can be found among issuers, as far as it

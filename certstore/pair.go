@@ -25,16 +25,17 @@ type fault struct {
 // the folder's other issuers then.
 type pairing struct {
 	*folder
-	now    time.Time
-	before map[string][]*certificate // see gave; nil until somebody asks
-	out    []*certificate
-	faults map[string]*fault // by file; nil for one that may turn out to be none
+	now     time.Time
+	before  map[string][]*certificate // see gave; nil until somebody asks
+	changed map[string]bool           // files with leaves to judge
+	out     []*certificate
+	faults  map[string]*fault // by file; nil for one that may turn out to be none
 }
 
 // pair renews what the folder gives. Certificates that did not change keep
 // their identity and with it their parsed form.
 func (f *folder) pair(now time.Time) {
-	p := &pairing{folder: f, now: now, faults: map[string]*fault{}}
+	p := &pairing{folder: f, now: now, faults: map[string]*fault{}, changed: map[string]bool{}}
 	p.out = make([]*certificate, 0, len(f.out)+1)
 	var loose []*file
 	staples := false
@@ -42,6 +43,10 @@ func (f *folder) pair(now time.Time) {
 		file := &f.files[i]
 		if file.err != nil {
 			p.fail(file.name, file.err)
+		}
+		if file.fresh {
+			p.change(file.name)
+			file.fresh = false
 		}
 		isLoose := false
 		for _, part := range file.parts {
@@ -61,7 +66,11 @@ func (f *folder) pair(now time.Time) {
 	if len(loose) > 0 {
 		p.match(loose)
 	}
+	p.judge()
 	for _, c := range p.out { // those that match found as well
+		if c.flaw != nil {
+			p.fail(c.base, c.flaw)
+		}
 		if _, failed := p.faults[c.base]; !failed && !c.valid(now) {
 			p.faults[c.base] = nil // keepBetter looks whether it is one
 		}
@@ -87,6 +96,13 @@ func (p *pairing) gave(base string) []*certificate {
 		}
 	}
 	return p.before[base]
+}
+
+// change has what is in a file judged beside what it gave before.
+func (p *pairing) change(name string) {
+	if len(p.folder.out) > 0 {
+		p.changed[name] = true
+	}
 }
 
 func (p *pairing) fail(name string, err error) {
@@ -135,7 +151,12 @@ func (p *pairing) match(loose []*file) {
 				}
 				continue
 			}
-			leaf.pair(k.keyPart, k.name, from)
+			if leaf.pair(k.keyPart, k.name, from) {
+				p.change(file.name)
+			}
+			if leaf.ownFlaw != nil { // even if a copy without it is served
+				p.fail(file.name, leaf.ownFlaw)
+			}
 			k.leaves = append(k.leaves, leaf.certificate)
 		}
 	}
@@ -168,7 +189,7 @@ next:
 				continue
 			}
 			if len(c.chain.Value()) > len(have.chain.Value()) ||
-				c.chain == have.chain && c.base == "fullchain.pem" {
+				c.chain == have.chain && (c.flaw == nil && have.flaw != nil || (c.flaw == nil) == (have.flaw == nil) && c.base == "fullchain.pem") {
 				out[i] = c
 			}
 			continue next
@@ -268,16 +289,20 @@ func (p *pairing) stapled(c *certificate, response []byte) *certificate {
 // gave before stays, unless what it holds now is better for that key family;
 // so a bad replacement takes nothing down.
 func (p *pairing) keepBetter() {
-	for name, fault := range p.faults {
-		fresh := map[family]*certificate{}
-		for _, c := range p.out {
-			if c.base == name && (fresh[c.family()] == nil || c.valid(p.now)) {
-				fresh[c.family()] = c
-			}
+	if len(p.faults) == 0 {
+		return
+	}
+	given := map[string][]*certificate{}
+	for _, c := range p.out {
+		if _, bad := p.faults[c.base]; bad {
+			given[c.base] = append(given[c.base], c)
 		}
+	}
+	for name, fault := range p.faults {
 		for _, old := range p.gave(name) {
-			next := fresh[old.family()]
-			if next != nil && (next.valid(p.now) || !old.valid(p.now) || next.leaf.equal(old.leaf)) {
+			next := successor(old, given[name], p.now)
+			if next != nil && (!old.valid(p.now) ||
+				(next.flaw == nil || old.flaw != nil) && (next.valid(p.now) || next.leaf.equal(old.leaf))) {
 				continue
 			}
 			if !old.kept {
@@ -293,7 +318,33 @@ func (p *pairing) keepBetter() {
 				fault.kept = true
 			}
 		}
+		if fault == nil || fault.kept {
+			continue
+		}
+		if _, flawed := errors.AsType[*flaw](fault.err); flawed {
+			fault.err = fmt.Errorf("%w; served all the same", fault.err)
+		}
 	}
+}
+
+// successor returns which of the certificates in its file has taken the place of
+// old: of its key family, for the same names if there is one, valid if there is one.
+func successor(old *certificate, fresh []*certificate, now time.Time) (next *certificate) {
+	rank := func(c *certificate) (n int) {
+		if c.names == old.names {
+			n += 2
+		}
+		if c.valid(now) {
+			n++
+		}
+		return n
+	}
+	for _, c := range fresh {
+		if c.family() == old.family() && (next == nil || rank(c) >= rank(next)) {
+			next = c
+		}
+	}
+	return next
 }
 
 // dateError says how a certificate is out of its time.

@@ -26,6 +26,7 @@ type file struct {
 	parts  []part // nil until it was read
 	err    error  // instead of parts; does not name the file
 	young  bool   // so fresh when it was read that the stamp is not to be trusted
+	fresh  bool   // parts are newer than the last pairing
 }
 
 // A stamp tells without reading that a file is not as it was.
@@ -294,7 +295,7 @@ func (have *file) set(f *folder, parts []part, err error) {
 	if err != nil && have.err != nil && err.Error() == have.err.Error() {
 		return
 	}
-	have.parts, have.err = parts, err
+	have.parts, have.err, have.fresh = parts, err, true
 	f.dirty = true
 }
 

@@ -1,0 +1,242 @@
+package certstore
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"log/slog"
+	"math/big"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"wssgate/internal/certtest"
+)
+
+// caLike signs a certificate for the key of a CA again, as edit has it.
+func caLike(t *testing.T, of, by *certtest.CA, edit func(*x509.Certificate)) *x509.Certificate {
+	t.Helper()
+	tmpl := *of.Cert
+	edit(&tmpl)
+	der, err := x509.CreateCertificate(nil, &tmpl, by.Cert, of.Key.Public(), by.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
+// negative returns a certificate in PEM with a serial number below zero, which is of
+// no other length than before.
+func negative(t *testing.T, cert *x509.Certificate) []byte {
+	t.Helper()
+	serial := cert.SerialNumber.Bytes()
+	i := bytes.Index(cert.Raw, serial)
+	if i < 0 || serial[0]&0x80 != 0 {
+		t.Fatalf("serial number %x in the wrong form", serial)
+	}
+	der := bytes.Clone(cert.Raw)
+	der[i] |= 0x80
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// A renewal whose chain is worse than that of the certificate before replaces
+// nothing, wherever its chain is from. Alone it is served, and said to be bad.
+func TestWorseChainReplacesNothing(t *testing.T) {
+	inter := root.Intermediate("Chain CA")
+	fetch := func(c *x509.Certificate) { c.IssuingCertificateURL = []string{"http://ca.example1.com/ca.crt"} }
+	good := inter.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 20), Edit: fetch})
+	next := inter.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, Edit: fetch})
+	mended := inter.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 95), Edit: fetch})
+	leaf, chain := certtest.CertPEM(next.Cert), certtest.CertPEM(inter.Cert)
+	small := caLike(t, inter, root, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(0x12345678) })
+	damaged := bytes.Clone(inter.Cert.Raw)
+	damaged[5]++
+	foreign := root.Intermediate("Foreign CA")
+	sameName := root.Intermediate("Chain CA")
+	noKeyID := caLike(t, sameName, root, func(c *x509.Certificate) { c.SubjectKeyId = inter.Cert.SubjectKeyId })
+	expired := caLike(t, inter, root, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
+
+	for name, row := range map[string]struct {
+		chain []byte
+		want  string
+		alone string // "": it takes the certificate before to see it
+	}{
+		"damaged":          {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: damaged}), "cannot be read: x509: ", "cannot be read: x509: "},
+		"of a foreign CA":  {certtest.CertPEM(foreign.Cert), `lacks its issuer "wssgate test Chain CA"`, "what it has is the certificate of another CA"},
+		"labelled TRUSTED": {bytes.ReplaceAll(chain, []byte("CERTIFICATE"), []byte("TRUSTED CERTIFICATE")), `"TRUSTED CERTIFICATE", is not read`, `"TRUSTED CERTIFICATE", is not read`},
+		"PKCS #7":          {bytes.ReplaceAll(chain, []byte("CERTIFICATE"), []byte("PKCS7")), `"PKCS7", is not read`, `"PKCS7", is not read`},
+		"negative serial":  {negative(t, small), "negative serial number", "negative serial number"},
+		"gone":             {nil, `lacks its issuer "wssgate test Chain CA"`, `lacks its issuer "wssgate test Chain CA"`},
+		"same name":        {certtest.CertPEM(sameName.Cert), "another CA", "another CA"},
+		"same name and ID": {certtest.CertPEM(noKeyID), `has not signed what it should have`, ""},
+		"expired":          {certtest.CertPEM(expired), "the chain has expired: ", ""},
+		"whole, and more":  {cat(chain, negative(t, small)), "negative serial number", "negative serial number"},
+	} {
+		layouts := map[string]func(t *testing.T, d dir, leaf, chain, key []byte){
+			"one file": func(t *testing.T, d dir, leaf, chain, key []byte) { d.put(t, "x/tls.crt", leaf, chain, key) },
+			"pair": func(t *testing.T, d dir, leaf, chain, key []byte) {
+				d.put(t, "x/tls.crt", leaf, chain)
+				d.put(t, "x/tls.key", key)
+			},
+		}
+		for layout, put := range layouts {
+			t.Run(name+", "+layout, func(t *testing.T) {
+				d := newDir(t)
+				put(t, d, certtest.CertPEM(good.Cert), chain, good.KeyPEM())
+				d.put(t, "y.pem", ca.Issue("example2.com").PEM())
+				var log bytes.Buffer
+				s, err := Open(Options{Directory: string(d), Log: slog.New(slog.NewTextHandler(&log, nil))})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				wantProblems(t, s)
+				log.Reset()
+				put(t, d, leaf, row.chain, next.KeyPEM())
+				for range 3 {
+					reload(t, s)
+					wantServed(t, s, "example1.com", good)
+					wantProblems(t, s, row.want)
+					if _, err := handshake(s, trusting("example1.com")); err != nil {
+						t.Errorf("handshake: %v", err)
+					}
+				}
+				if p := s.Problems()[0]; !p.Kept || p.File != filepath.Join(string(d), "x/tls.crt") || strings.Contains(p.Err.Error(), "served") {
+					t.Errorf("problem = %+v", p)
+				}
+				if errors, loads := strings.Count(log.String(), "level=ERROR"), strings.Count(log.String(), "certificates: loaded"); errors != 1 || loads != 1 {
+					t.Errorf("logged %d errors and %d loads, want one of each:\n%s", errors, loads, log.String())
+				}
+				rows := slices.Collect(s.Certificates())
+				if !rows[0].Kept || !rows[0].Chosen || rows[1].Name != "example1.com" || rows[1].Chosen {
+					t.Errorf("rows = %+v", rows)
+				}
+
+				one := d.open(t) // nothing before it
+				wantServed(t, one, "example1.com", next)
+				if row.alone == "" {
+					wantProblems(t, one)
+				} else {
+					wantProblems(t, one, row.alone)
+					if p := one.Problems()[0]; p.Kept || !strings.HasSuffix(p.Err.Error(), "; served all the same") {
+						t.Errorf("problem = %+v", p)
+					}
+				}
+
+				put(t, d, certtest.CertPEM(mended.Cert), chain, mended.KeyPEM())
+				for _, s := range []*Store{s, one} {
+					reload(t, s)
+					wantServed(t, s, "example1.com", mended)
+					wantProblems(t, s)
+				}
+			})
+		}
+	}
+}
+
+// What is another chain, but no worse one, replaces the one before.
+func TestOtherChainReplaces(t *testing.T) {
+	inter, other := root.Intermediate("Chain CA"), root.Intermediate("Next CA")
+	lower := other.Intermediate("Lower CA")
+	private := certtest.NewCA("Private Root")
+	system := certtest.NewCA("System Root")
+	pool := system.Pool()
+	was := systemRoots
+	systemRoots = func() *x509.CertPool { return pool }
+	t.Cleanup(func() { systemRoots = was })
+	self := func() *certtest.Pair { return certtest.SelfSigned(certtest.Spec{Names: []string{"example1.com"}}) }
+	pair := func(ca *certtest.CA) *certtest.Pair { return ca.Issue("example1.com") }
+	low := pair(lower)
+	for name, row := range map[string]struct {
+		before, after *certtest.Pair
+		data          []byte // of after; nil: PEM
+	}{
+		"the same intermediate":             {pair(inter), pair(inter), nil},
+		"a new intermediate":                {pair(inter), pair(other), nil},
+		"a longer chain":                    {pair(inter), pair(lower), nil},
+		"a chain reversed":                  {pair(inter), low, cat(certtest.CertPEM(other.Cert), certtest.CertPEM(lower.Cert), certtest.CertPEM(low.Cert), low.KeyPEM())},
+		"a shorter chain":                   {pair(lower), pair(inter), nil},
+		"under the root of the one before":  {pair(inter), pair(root), nil},
+		"under a root of the system":        {pair(inter), pair(system), nil},
+		"under a private root, once again":  {pair(private), pair(private), nil},
+		"under another private root":        {pair(private), pair(certtest.NewCA("Other Root")), nil},
+		"self-signed, once again":           {self(), self(), nil},
+		"from a CA, self-signed before":     {self(), pair(inter), nil},
+		"another private CA with two tiers": {pair(inter), pair(certtest.NewCA("Other Root").Intermediate("Other CA")), nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDir(t)
+			d.put(t, "x.pem", row.before.PEM())
+			s := d.open(t)
+			data := row.data
+			if data == nil {
+				data = row.after.PEM()
+			}
+			d.put(t, "x.pem", data)
+			reload(t, s)
+			wantServed(t, s, "example1.com", row.after)
+			wantProblems(t, s)
+		})
+	}
+	t.Run("under a new root that is in the file", func(t *testing.T) {
+		d := newDir(t)
+		d.put(t, "x.pem", pair(inter).PEM())
+		s := d.open(t)
+		after := pair(private)
+		d.put(t, "x.pem", after.PEM())
+		reload(t, s)
+		wantProblems(t, s, `lacks its issuer "wssgate test Private Root"`)
+		d.put(t, "x.pem", after.PEM(), private.RootPEM())
+		reload(t, s)
+		wantServed(t, s, "example1.com", after)
+		wantProblems(t, s)
+	})
+}
+
+// A chain that is in a file of its own may go bad alone.
+func TestChainInItsOwnFile(t *testing.T) {
+	inter := root.Intermediate("Chain CA")
+	p := inter.Issue("example1.com")
+	d := newDir(t)
+	d.put(t, "x/cert.pem", certtest.CertPEM(p.Cert))
+	d.put(t, "x/privkey.pem", p.KeyPEM())
+	d.put(t, "x/chain.pem", certtest.CertPEM(inter.Cert))
+	s := d.open(t)
+	whole := func(step string) {
+		t.Helper()
+		if _, err := handshake(s, trusting("example1.com")); err != nil {
+			t.Errorf("%s: %v", step, err)
+		}
+	}
+	whole("at first")
+	d.put(t, "x/chain.pem", []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+	reload(t, s)
+	whole("with a chain that is damaged")
+	wantProblems(t, s, "lacks its issuer", "certificate: x509: ")
+	d.remove(t, "x/chain.pem")
+	reload(t, s)
+	whole("without its chain")
+	wantProblems(t, s, "lacks its issuer")
+	d.put(t, "x/chain.pem", certtest.CertPEM(inter.Cert))
+	reload(t, s)
+	whole("with its chain again")
+	wantProblems(t, s)
+}
+
+// A certificate with a flaw stands behind one without, in whatever file.
+func TestFlawedGoesLast(t *testing.T) {
+	d := newDir(t)
+	good := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 20)})
+	longer := ca.Issue("example1.com")
+	d.put(t, "a.pem", good.PEM())
+	d.put(t, "b.pem", longer.PEM(), []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+	s := d.open(t)
+	wantServed(t, s, "example1.com", good)
+	wantProblems(t, s, "served all the same")
+}
