@@ -37,12 +37,18 @@ func (p *pairing) judge() {
 	if len(p.changed) == 0 {
 		return
 	}
+	before := map[string][]*certificate{} // as gave has it, of a few files
+	for _, c := range p.folder.out {
+		if p.changed[c.base] {
+			before[c.base] = append(before[c.base], c)
+		}
+	}
 	for _, c := range p.out {
 		if !p.changed[c.base] || c.flaw != nil || c.self() {
 			continue
 		}
 		var old *certificate
-		for _, o := range p.gave(c.base) {
+		for _, o := range before[c.base] {
 			if o == c { // it is in a table, and so does not change any more
 				old = nil
 				break

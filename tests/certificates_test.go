@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -221,5 +222,65 @@ func eventually(t *testing.T, what string, holds func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not so within %v: %s", gate.Patience, what)
 		}
+	}
+}
+
+// A renewal without its intermediate, or with one that cannot be used, does not take
+// the place of a certificate whose clients have a whole chain. Everything that shows
+// bad files shows it; whole again, it is served.
+func TestCertificateRenewedWithABadChain(t *testing.T) {
+	for what, row := range map[string]struct {
+		chain func(site *gate.Site, right []byte) []byte
+		want  string
+		alone bool // it can be seen without the certificate before it
+	}{
+		"damaged": {func(*gate.Site, []byte) []byte {
+			return []byte("-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----\n")
+		}, "cannot be read", true},
+		"foreign": {func(site *gate.Site, _ []byte) []byte {
+			return certtest.CertPEM(site.CA.Intermediate("Foreign CA").Cert)
+		}, "lacks its issuer", true},
+		"TRUSTED": {func(_ *gate.Site, right []byte) []byte {
+			return bytes.ReplaceAll(right, []byte("CERT"), []byte("TRUSTED CERT"))
+		}, "TRUSTED CERTIFICATE", true},
+		"gone": {func(*gate.Site, []byte) []byte { return nil }, "lacks its issuer", false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			var inter *certtest.CA
+			issue := func(days int) *certtest.Pair {
+				return inter.IssueSpec(certtest.Spec{Names: []string{name}, NotAfter: time.Now().AddDate(0, 0, days)})
+			}
+			var good *certtest.Pair
+			w := watch(t, func(site *gate.Site) {
+				inter = site.CA.Intermediate("Chain CA")
+				good = issue(20)
+				site.Certify(t, name, good)
+			})
+			file, bad := w.site.CertFile(name), issue(90)
+			w.site.Write(t, file, slices.Concat(certtest.CertPEM(bad.Cert), row.chain(w.site, certtest.CertPEM(inter.Cert)), bad.KeyPEM()))
+			line := w.WaitLine("a line with file and reason", func(l gate.Line) bool {
+				return l.Str("level") == "ERROR" && strings.Contains(l.Msg(), file) && strings.Contains(l.Msg(), row.want)
+			})
+			if line.Str("old_one_served") != "true" {
+				t.Errorf("log has %s\nwant old_one_served true", line.Text)
+			}
+			after := w.Mark()
+			w.Signal(syscall.SIGHUP)
+			after("the reload", func(l gate.Line) bool { return l.Msg() == "reloaded" })
+			w.keeps(good)
+			o := operate(t, w.Gate)
+			o.want("GET", "/metrics", 200, "\nwssgate_certificate_file_problems 1\n")
+			o.want("GET", "/status", 200, row.want, "what it held before is still served")
+			status, out := certs(t, w.site, "-within", "1d") // which has not seen the one before
+			if seen := status == 1 && strings.Contains(out, row.want) && strings.Contains(out, "served all the same"); seen != row.alone {
+				t.Errorf("wssgate certs -within 1d exits with %d; the problem is seen: %v, want %v\n%s", status, seen, row.alone, out)
+			}
+
+			mended := issue(30)
+			w.site.Certify(t, name, mended)
+			w.serves("the mended file", mended)
+			o.want("GET", "/metrics", 200, "\nwssgate_certificate_file_problems 0\n")
+		})
 	}
 }
