@@ -72,7 +72,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		switch {
 		case a.Token == "" && !isLocal(r):
-			refuse(http.StatusForbidden, "403 Forbidden\n\nWithout admin_token_file this is for the machine itself only.")
+			refuse(http.StatusForbidden, "403 Forbidden\n\nWithout admin_token_file, only requests from this machine are allowed.")
 		case !sameSite(r):
 			refuse(http.StatusForbidden, "403 Forbidden\n\nThis request comes from a page of another site. If you followed a link, copy its address instead.")
 		case !bears && !open[r.URL.Path]:

@@ -12,8 +12,8 @@ import (
 // What Options.Drain may answer, so that its caller learns which it was.
 var (
 	ErrNotSupported = errors.New("not supported")
-	ErrUnknown      = errors.New("not configured")        // that vhost or node
-	ErrConflict     = errors.New("not possible any more") // a drain that can't be stopped, say
+	ErrUnknown      = errors.New("not configured")     // that vhost or node
+	ErrConflict     = errors.New("no longer possible") // a drain that can't be stopped, say
 )
 
 // A DrainRequest says what is to be drained: one vhost, one node, all vhosts at
@@ -45,7 +45,7 @@ func parseDrain(query url.Values) (DrainRequest, error) {
 	var r DrainRequest
 	for key, values := range query {
 		if len(values) != 1 {
-			return r, fmt.Errorf("%q is there %d times, want once", key, len(values))
+			return r, fmt.Errorf("%q appears %d times; it may appear once", key, len(values))
 		}
 		value := values[0]
 		switch key {
@@ -75,7 +75,7 @@ func parseDrain(query url.Values) (DrainRequest, error) {
 		return r, errors.New("vhost is empty")
 	}
 	if r.Vhost != "" && r.Node != "" || r.All && (r.Vhost != "" || r.Node != "") {
-		return r, errors.New("want one of vhost, node and all")
+		return r, errors.New("one of vhost, node and all is required")
 	}
 	return r, nil
 }
@@ -92,7 +92,7 @@ func (s *Server) serveReload(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusNotImplemented, outcome{Result: "reload is not supported"})
 		return
 	}
-	s.log.Info("reload asked for", "client", r.RemoteAddr)
+	s.log.Info("reload requested", "client", r.RemoteAddr)
 	if err := s.options.Reload(r.Context()); err != nil {
 		writeJSON(w, http.StatusUnprocessableEntity, outcome{Result: "nothing was changed", Errors: strings.Split(err.Error(), "\n")})
 		return
@@ -104,7 +104,7 @@ func (s *Server) serveReload(w http.ResponseWriter, r *http.Request) {
 // network as the page lists it, or all.
 func parsePardon(query url.Values) (netip.Addr, error) {
 	if len(query) != 1 || len(query["client"])+len(query["all"]) != 1 {
-		return netip.Addr{}, errors.New("want client=ADDRESS, or all")
+		return netip.Addr{}, errors.New("client=ADDRESS or all is required")
 	}
 	if query.Has("all") {
 		if v := query.Get("all"); v != "" && v != "1" && v != "true" {
@@ -144,7 +144,7 @@ func (s *Server) servePardon(w http.ResponseWriter, r *http.Request) {
 	}
 	s.log.Info("pardon", "client", r.RemoteAddr, "scope", scope, "addresses", n)
 	if n == 0 && client.IsValid() {
-		writeJSON(w, http.StatusNotFound, outcome{Result: scope + ": no login from there failed"})
+		writeJSON(w, http.StatusNotFound, outcome{Result: scope + ": it has no failed logins"})
 		return
 	}
 	writeJSON(w, http.StatusOK, outcome{OK: true, Result: fmt.Sprintf("%s: %d pardoned", scope, n)})
@@ -163,12 +163,12 @@ func (s *Server) serveDrain(w http.ResponseWriter, r *http.Request) {
 	}
 	err = ErrNotSupported
 	if s.options.Drain != nil {
-		s.log.Info("drain asked for", "client", r.RemoteAddr, "scope", req.Scope(), "stop", req.Stop)
+		s.log.Info("drain requested", "client", r.RemoteAddr, "scope", req.Scope(), "stop", req.Stop)
 		err = s.options.Drain(req)
 	}
 	switch {
 	case err == nil && req.Stop:
-		writeJSON(w, http.StatusOK, outcome{OK: true, Result: req.Scope() + ": takes clients again"})
+		writeJSON(w, http.StatusOK, outcome{OK: true, Result: req.Scope() + ": accepts clients again"})
 	case err == nil:
 		writeJSON(w, http.StatusAccepted, outcome{OK: true, Result: req.Scope() + ": drain begun"})
 	case errors.Is(err, ErrNotSupported):

@@ -98,7 +98,7 @@ func TestDrain(t *testing.T) {
 	}{
 		{fmt.Errorf("of one vhost: %w", ErrNotSupported), 501},
 		{fmt.Errorf("vhost \"x\": %w", ErrUnknown), 404},
-		{fmt.Errorf("to stop that is %w", ErrConflict), 409},
+		{fmt.Errorf("stopping that is %w", ErrConflict), 409},
 		{errors.New("other"), 500},
 	} {
 		s := newServer(t, func(o *Options) { o.Drain = func(DrainRequest) error { return test.err } })
@@ -222,7 +222,7 @@ func TestHealth(t *testing.T) {
 		err  error
 		code int
 		body string
-	}{{nil, 200, "ok\n"}, {errors.New("the main loop has not turned"), 503, "the main loop has not turned\n"}} {
+	}{{nil, 200, "ok\n"}, {errors.New("the main loop has been stuck"), 503, "the main loop has been stuck\n"}} {
 		stuck = test.err
 		if w := ask(s, loopback, "GET", "http://127.0.0.1/healthz"); w.Code != test.code || w.Body.String() != test.body {
 			t.Errorf("%d %q; want %d %q", w.Code, w.Body, test.code, test.body)
@@ -238,19 +238,19 @@ func TestFindingsOfHangs(t *testing.T) {
 	st.Hanging = []Hang{{"certificates", "/certs/a.pem", now.Add(-time.Minute), false}}
 	st.Log = Log{Lost: 3, Since: now.Add(-time.Second)}
 	found := judge(st, newHistory())
-	if len(found) != 1 || found[0].What != `certificates: "/certs/a.pem" does not answer since 2030-01-02 03:03:05` {
+	if len(found) != 1 || found[0].What != `certificates: "/certs/a.pem" has not answered since 2030-01-02 03:03:05` {
 		t.Errorf("found %+v", found)
 	}
 	st.Log.Since = now.Add(-logHangs)
 	found = judge(st, newHistory())
-	if len(found) != 2 || found[1].What != "the log is not read since 2030-01-02 03:03:55; 3 lines lost since the start" {
+	if len(found) != 2 || found[1].What != "the log has not been read since 2030-01-02 03:03:55; 3 lines lost since the start" {
 		t.Errorf("found %+v", found)
 	}
 	st.Hanging[0].Slow = true
 	st.Log = Log{Lost: 3, Err: "no space left on device", Failing: now.Add(-time.Minute)}
 	found = judge(st, newHistory())
-	if len(found) != 2 || found[0].What != `certificates: "/certs/a.pem" is slow, and not all is read, since 2030-01-02 03:03:05` ||
-		found[1].What != "the log cannot be written since 2030-01-02 03:03:05: no space left on device; 3 lines lost since the start" {
+	if len(found) != 2 || found[0].What != `certificates: "/certs/a.pem" has been slow and is partly unread since 2030-01-02 03:03:05` ||
+		found[1].What != "the log has not been writable since 2030-01-02 03:03:05: no space left on device; 3 lines lost since the start" {
 		t.Errorf("found %+v", found)
 	}
 }

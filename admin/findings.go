@@ -47,26 +47,26 @@ func judge(st *Status, h *history) []Finding {
 	j.certificates(st.Certificates)
 	for _, p := range st.Files {
 		if p.Kept {
-			j.warn("mend the file; it is read again by itself or by a reload",
-				"%s; what it held before is still served", p.Err)
+			j.warn("fix the file; it is read again automatically or on a reload",
+				"%s; its previous contents are still served", p.Err)
 		} else {
-			j.warn("mend the file or remove it; it is read again by itself or by a reload", "%s", p.Err)
+			j.warn("fix the file or remove it; it is read again automatically or on a reload", "%s", p.Err)
 		}
 	}
 	for _, p := range st.AccessFiles {
-		j.warn("mend the file; it is read again by itself or by a reload", "%s; what it held before is in force", p.Err)
+		j.warn("fix the file; it is read again automatically or on a reload", "%s; its previous contents are in force", p.Err)
 	}
 	for _, h := range st.Hanging {
-		j.warn("look at its mount; nothing waits for it, what it held before is still served, and it is taken up when it answers",
+		j.warn("check its mount; its previous contents are still served, and it is read again when it answers",
 			"%s: %q %s since %s", h.What, h.Path, h.does(), h.Since.UTC().Format(time.DateTime))
 	}
 	switch {
 	case st.Log.Err != "":
-		j.warn("look at where standard error goes, such as its disk",
-			"the log cannot be written since %s: %s; %s lost since the start", st.Log.Failing.UTC().Format(time.DateTime), st.Log.Err, human.Count(int(st.Log.Lost), "line"))
+		j.warn("check where standard error goes, for instance whether its disk is full",
+			"the log has not been writable since %s: %s; %s lost since the start", st.Log.Failing.UTC().Format(time.DateTime), st.Log.Err, human.Count(int(st.Log.Lost), "line"))
 	case st.Log.hangs(j.now):
-		j.warn("look at what reads standard error; lines that do not fit into the queue are lost",
-			"the log is not read since %s; %s lost since the start", st.Log.Since.UTC().Format(time.DateTime), human.Count(int(st.Log.Lost), "line"))
+		j.warn("check the process that reads standard error; lines that do not fit into the queue are lost",
+			"the log has not been read since %s; %s lost since the start", st.Log.Since.UTC().Format(time.DateTime), human.Count(int(st.Log.Lost), "line"))
 	}
 	j.acme(st.ACME)
 	for _, u := range st.Upstreams {
@@ -74,7 +74,7 @@ func judge(st *Status, h *history) []Finding {
 		j.lost(u)
 	}
 	for _, d := range st.Drains {
-		j.warn("stop it under Drain when the work is done", "%s is drained since %s: its clients are turned away", d.Scope, d.Since.UTC().Format(time.DateTime))
+		j.warn("stop the drain under Drain when the work is done", "%s has been draining since %s: its clients are turned away", d.Scope, d.Since.UTC().Format(time.DateTime))
 	}
 	j.capacity(st, h)
 
@@ -94,7 +94,7 @@ func tally(found []Finding) map[string]int {
 // bound cuts the list off.
 func bound(found []Finding) []Finding {
 	if more := len(found) - maxFindings; more > 0 {
-		found = append(found[:maxFindings], Finding{found[maxFindings].Level, fmt.Sprintf("and %d more", more), "mend these first"})
+		found = append(found[:maxFindings], Finding{found[maxFindings].Level, fmt.Sprintf("and %d more", more), "fix these first"})
 	}
 	fill(&found)
 	return found
@@ -121,7 +121,7 @@ func (j *judgement) reload(r Reload) {
 				n++
 			}
 		}
-		j.error("mend what is listed under Reload, then reload again",
+		j.error("fix the mistakes listed under Reload, then reload again",
 			"the last reload changed nothing: %s", human.Count(n, "error"))
 	}
 }
@@ -139,7 +139,7 @@ func (j *judgement) certificates(certificates []Certificate) {
 		life, left := c.NotAfter.Sub(c.NotBefore), c.NotAfter.Sub(j.now)
 		do := "replace it; a reload is not needed where certificates are watched"
 		if c.Source == "acme" {
-			do = "look at what the CA says, under ACME"
+			do = "see the CA's message under ACME"
 		}
 		switch {
 		case left <= 0:
@@ -155,7 +155,7 @@ func (j *judgement) certificates(certificates []Certificate) {
 }
 
 func (j *judgement) acme(names []ACMEName) {
-	const do = "see docs/acme.md for what the CA's words mean; it is tried again by itself"
+	const do = "docs/acme.md explains the CA's messages; the gate tries again automatically"
 	for _, n := range names {
 		switch {
 		case n.State == "expired":
@@ -184,11 +184,11 @@ func (j *judgement) upstream(u Upstream) {
 			why = bad[0].trouble()
 		}
 		j.error("is the XMPP server running, and does it listen where the configuration says?",
-			"upstream %q has no node that works: %s", u.Name, why)
+			"upstream %q has no working node: %s", u.Name, why)
 		return
 	}
 	for _, n := range bad {
-		j.warn("its clients go to the other nodes; look at the XMPP server there",
+		j.warn("its clients go to the other nodes; check the XMPP server of this one",
 			"node %q of upstream %q: %s", n.Name, u.Name, n.trouble())
 	}
 }
@@ -199,7 +199,7 @@ const lostRecently = time.Hour
 
 func (j *judgement) lost(u Upstream) {
 	if l := u.Lost; l.Count > 0 && j.now.Sub(l.Last) < lostRecently {
-		j.error(l.Do+"; see docs/tigase.md", "upstream %q sent %s where the gate can't go, the last one to %q, %s: their streams ended",
+		j.error(l.Do+"; see docs/tigase.md", "upstream %q redirected %s to addresses that the gate can't reach, most recently to %q, %s: their streams ended",
 			u.Name, human.Count(l.Count, "client"), l.Address, l.Why)
 	}
 }
@@ -235,12 +235,12 @@ func (j *judgement) capacity(st *Status, h *history) {
 	}
 	took := now.at.Sub(then.at)
 	if busy := share(now.busy-then.busy, took); busy >= nearlyBusy {
-		j.warn("messages wait; move clients to another gate",
+		j.warn("messages are delayed; move clients to another gate",
 			"the event loops are busy %.0f %% of the time", busy*100)
 	}
 	if n := now.noPlace - then.noPlace; n > 0 {
-		j.warn("many clients come back at once: it passes; otherwise raise limits.handshakes or give it more processors",
-			"%s waited too long for their turn in the last %s", human.Count(int(n), "TLS handshake"), minutes(took))
+		j.warn("this passes when many clients reconnect at once; if it persists, raise limits.handshakes or add processors",
+			"%s waited too long for a handshake slot in the last %s", human.Count(int(n), "TLS handshake"), minutes(took))
 	}
 }
 
@@ -248,13 +248,13 @@ func (j *judgement) memory(m Memory) {
 	const do = "give the gate more memory and raise limits.memory, or lower limits.connections or limits.client_backlog"
 	switch {
 	case m.Short && m.Since != nil:
-		j.error(do, "memory is short since %s: %d MiB are in use and limits.memory is %d MiB; new clients are refused, and what takes most is shed (%s and %s since the start)",
+		j.error(do, "memory has been short since %s: %d MiB are in use and limits.memory is %d MiB; new clients are refused, and the largest consumers are closed (%s and %s since the start)",
 			m.Since.UTC().Format(time.DateTime), m.Used>>20, m.Max>>20, human.Count(m.ShedTunnels, "tunnel"), human.Count(m.ShedRequests, "BOSH request"))
 	case m.Until != nil && j.now.Sub(*m.Until) < recently:
-		j.warn(do, "memory was short from %s to %s: new clients were refused, and what took most was shed (%s and %s since the start)",
+		j.warn(do, "memory was short from %s to %s: new clients were refused, and the largest consumers were closed (%s and %s since the start)",
 			m.Since.UTC().Format(time.DateTime), m.Until.UTC().Format(time.DateTime), human.Count(m.ShedTunnels, "tunnel"), human.Count(m.ShedRequests, "BOSH request"))
 	case m.Limit > 0 && float64(m.Bytes) >= nearlyFull*float64(m.Limit):
-		j.warn(do, "%d MiB of memory are in use, of %d MiB that Go may use", m.Bytes>>20, m.Limit>>20)
+		j.warn(do, "Go uses %d MiB of the %d MiB of memory that it may use", m.Bytes>>20, m.Limit>>20)
 	case m.Max > 0 && float64(m.Used) >= nearlyFull*float64(m.Max):
 		j.warn(do, "%d MiB of memory are in use, and limits.memory is %d MiB: above it new clients are refused", m.Used>>20, m.Max>>20)
 	}

@@ -25,7 +25,7 @@ func TestFindings(t *testing.T) {
 		return []Upstream{u}
 	}
 	lost := func(last time.Time) []Upstream {
-		return []Upstream{{Name: "tigase", Lost: LostRedirect{Address: "ws://t2:5290/", Why: "which is no node of the upstream", Do: "name it", Count: 3, Last: last}}}
+		return []Upstream{{Name: "tigase", Lost: LostRedirect{Address: "ws://t2:5290/", Why: "which is not a node of this upstream", Do: "name it", Count: 3, Last: last}}}
 	}
 	for _, test := range []struct {
 		name        string
@@ -48,31 +48,31 @@ func TestFindings(t *testing.T) {
 		{"expired", Status{Gate: Gate{Certificates: cert(90*day, -time.Hour)}}, nil, "error", "expired 60 minutes ago"},
 		{"not yet valid", Status{Gate: Gate{Certificates: cert(day, 2*day)}}, nil, "error", "is not valid before 2027-03-15 03:00:00"},
 		{"a bad file", Status{Gate: Gate{Files: []FileProblem{{Err: "certificate \"x\": no key"}}}}, nil, "warn", "no key"},
-		{"a bad file whose old certificate is kept", Status{Gate: Gate{Files: []FileProblem{{Err: "no key", Kept: true}}}}, nil, "warn", "what it held before is still served"},
+		{"a bad file whose old certificate is kept", Status{Gate: Gate{Files: []FileProblem{{Err: "no key", Kept: true}}}}, nil, "warn", "its previous contents are still served"},
 		{"ACME works", Status{Gate: Gate{ACME: []ACMEName{{State: "valid", NotAfter: now.Add(day)}}}}, nil, "", ""},
 		{"ACME never worked", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "waiting", Failures: 1, Err: "no such host"}}}}, nil, "error", "after 1 attempt: no such host"},
 		{"ACME can't renew", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "valid", Failures: 1, NotAfter: now.Add(day)}}}}, nil, "warn", "could not renew"},
 		{"ACME could not renew", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "expired", NotAfter: now}}}}, nil, "error", "could not renew"},
 		{"nodes work", Status{Gate: Gate{Upstreams: nodes("up", "warming", "draining")}}, nil, "", ""},
 		{"one node is out", Status{Gate: Gate{Upstreams: nodes("up", "out")}}, nil, "warn", `node "t2" of upstream "tigase": connection refused`},
-		{"all nodes are out", Status{Gate: Gate{Upstreams: nodes("no address", "out")}}, nil, "error", "has no node that works: connection refused"},
+		{"all nodes are out", Status{Gate: Gate{Upstreams: nodes("no address", "out")}}, nil, "error", "has no working node: connection refused"},
 		{"all nodes drain", Status{Gate: Gate{Upstreams: nodes("draining")}}, nil, "error", "all nodes are draining"},
-		{"a redirect that led nowhere", Status{Gate: Gate{Upstreams: lost(now.Add(-59 * time.Minute))}}, nil, "error", `sent 3 clients where the gate can't go, the last one to "ws://t2:5290/", which is no node`},
+		{"a redirect that led nowhere", Status{Gate: Gate{Upstreams: lost(now.Add(-59 * time.Minute))}}, nil, "error", `redirected 3 clients to addresses that the gate can't reach, most recently to "ws://t2:5290/", which is not a node`},
 		{"a redirect of long ago", Status{Gate: Gate{Upstreams: lost(now.Add(-time.Hour))}}, nil, "", ""},
 		{"room for more", Status{Counts: proxy.Counts{Connections: 89, Limit: 100}}, nil, "", ""},
 		{"nearly full", Status{Counts: proxy.Counts{Connections: 90, Limit: 100}}, nil, "warn", "90 of at most 100 connections"},
 		{"full", Status{Counts: proxy.Counts{Connections: 100, Limit: 100}}, nil, "error", "100 of at most 100 connections"},
-		{"Go's memory is nearly full", Status{Memory: Memory{Bytes: 95 << 20, Limit: 100 << 20}}, nil, "warn", "95 MiB of memory are in use, of 100 MiB"},
+		{"Go's memory is nearly full", Status{Memory: Memory{Bytes: 95 << 20, Limit: 100 << 20}}, nil, "warn", "Go uses 95 MiB of the 100 MiB of memory"},
 		{"room for memory", Status{Memory: Memory{Used: 89 << 20, Max: 100 << 20}}, nil, "", ""},
 		{"memory is nearly full", Status{Memory: Memory{Used: 95 << 20, Max: 100 << 20}}, nil, "warn", "95 MiB of memory are in use, and limits.memory is 100 MiB"},
 		{"memory is short", Status{Memory: Memory{Used: 101 << 20, Max: 100 << 20, Short: true, Since: &now, ShedTunnels: 1}}, nil, "error",
-			"memory is short since 2027-03-14 03:00:00: 101 MiB are in use and limits.memory is 100 MiB; new clients are refused, and what takes most is shed (1 tunnel and no BOSH requests since the start)"},
+			"memory has been short since 2027-03-14 03:00:00: 101 MiB are in use and limits.memory is 100 MiB; new clients are refused, and the largest consumers are closed (1 tunnel and no BOSH requests since the start)"},
 		{"memory was short", Status{Memory: Memory{Max: 100 << 20, Since: new(now.Add(-time.Hour)), Until: new(now.Add(-time.Minute))}}, nil, "warn", "memory was short from 2027-03-14 02:00:00 to 2027-03-14 02:59:00"},
 		{"memory was short long ago", Status{Memory: Memory{Max: 100 << 20, Since: &now, Until: new(now.Add(-time.Hour))}}, nil, "", ""},
 		{"a busy loop", Status{}, &sample{busy: 255 * time.Second}, "warn", "busy 85 %"},
 		{"a loop with time", Status{}, &sample{busy: 200 * time.Second}, "", ""},
-		{"a vhost's drain", Status{Gate: Gate{Drains: []Drain{{Scope: "vhost a.example", Since: now}}}}, nil, "warn", "vhost a.example is drained since 2027-03-14 03:00:00"},
-		{"a storm", Status{}, &sample{noPlace: 1}, "warn", "1 TLS handshake waited too long for their turn in the last 5 minutes"},
+		{"a vhost's drain", Status{Gate: Gate{Drains: []Drain{{Scope: "vhost a.example", Since: now}}}}, nil, "warn", "vhost a.example has been draining since 2027-03-14 03:00:00"},
+		{"a storm", Status{}, &sample{noPlace: 1}, "warn", "1 TLS handshake waited too long for a handshake slot in the last 5 minutes"},
 	} {
 		h := newHistory()
 		if test.then != nil {

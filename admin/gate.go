@@ -120,9 +120,9 @@ type Hang struct {
 
 func (h Hang) does() string {
 	if h.Slow {
-		return "is slow, and not all is read,"
+		return "has been slow and is partly unread"
 	}
-	return "does not answer"
+	return "has not answered"
 }
 
 // Log is how the lines of the log get away.

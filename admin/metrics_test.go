@@ -48,7 +48,7 @@ func busyGate(o *Options) {
 	o.Memory = func() Memory {
 		return Memory{Bytes: 6000, Limit: 7000, Used: 8000, Max: 9000, Short: true, ShedTunnels: 11, ShedRequests: 12}
 	}
-	o.NotReady = func() []string { return []string{"the gate drains"} }
+	o.NotReady = func() []string { return []string{"the gate is draining"} }
 }
 
 // Each count comes out under its name, with its labels and in base units.

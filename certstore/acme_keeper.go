@@ -145,7 +145,7 @@ func (k *acmeKeeper) turn() time.Duration {
 	case err == nil:
 		k.accept(issued)
 	case lease.ctx.Err() != nil: // closed, no longer configured, or lost: nobody failed
-		k.a.opts.Log.Info("acme: order given up", "server_name", k.name, "err", context.Cause(lease.ctx))
+		k.a.opts.Log.Info("acme: order abandoned", "server_name", k.name, "err", context.Cause(lease.ctx))
 	default:
 		k.fail(err)
 	}

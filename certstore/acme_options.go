@@ -117,7 +117,7 @@ func acmeName(name string) (string, error) {
 	}
 	// The Manager insists on names of hosts: no underscore, for example.
 	if host, err := idna.Lookup.ToASCII(normal); err != nil || host != normal {
-		return "", fmt.Errorf("acme: name %q: is no name of a host", name)
+		return "", fmt.Errorf("acme: name %q: is not a host name", name)
 	}
 	return normal, nil
 }

@@ -178,7 +178,7 @@ func (k *acmeKeeper) trust(err error) {
 		return // which is said once, and not for each name
 	}
 	if text != "" && text != k.complain {
-		k.a.opts.Log.Error("acme: cache out of order", "server_name", k.name, "err", err)
+		k.a.opts.Log.Error("acme: cache failed", "server_name", k.name, "err", err)
 	}
 	k.complain = text
 }

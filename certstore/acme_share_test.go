@@ -529,7 +529,7 @@ func TestACMECacheBroken(t *testing.T) {
 		if g.cert("chat.example.org") != old || ca.ordered() != 1 {
 			t.Errorf("a folder that is gone led to %d orders", ca.ordered()-1)
 		}
-		if n := strings.Count(g.log.String(), "cache out of order"); n != 1 {
+		if n := strings.Count(g.log.String(), "cache failed"); n != 1 {
 			t.Errorf("complained %d times; want once:\n%s", n, g.log.String())
 		}
 		if err := os.Rename(dir+".gone", dir); err != nil {
@@ -659,7 +659,7 @@ func TestACMECacheReadOnly(t *testing.T) {
 				t.Fatalf("status = %+v; want waiting, and the error", s)
 			}
 		}
-		if n := strings.Count(g.log.String(), "cache out of order"); n != 1 || ca.ordered() != 0 {
+		if n := strings.Count(g.log.String(), "cache failed"); n != 1 || ca.ordered() != 0 {
 			t.Errorf("complained %d times, %d orders; want once, none", n, ca.ordered())
 		}
 		os.Remove(path)

@@ -113,7 +113,7 @@ func newCertificate(leaf *x509.Certificate, source string) (*certificate, public
 	}, id, nil
 }
 
-var errNoName = errors.New("is for no server name: neither a DNS name nor a usable common name")
+var errNoName = errors.New("has no server name: neither a DNS name nor a usable common name")
 
 // serverNames returns the patterns that the leaf is for: its DNS names, or,
 // where it has no subject alternative name at all, its common name. IP

@@ -121,7 +121,7 @@ func common(a, b []byte) int {
 	return n
 }
 
-var errPacked = errors.New("a packed leaf is cut")
+var errPacked = errors.New("a packed leaf is truncated")
 
 // unpack returns what pack was given.
 func (m *model) unpack(packed []byte) ([]byte, error) {

@@ -96,7 +96,7 @@ func withoutHeaders(body []byte) ([]byte, error) {
 			return after, nil
 		}
 	}
-	return nil, errors.New("PEM headers without a blank line behind them")
+	return nil, errors.New("PEM headers without a blank line after them")
 }
 
 // appendBase64 decodes body, whatever white space is in it, behind dst.

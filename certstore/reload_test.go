@@ -83,7 +83,7 @@ func TestBadReplacementKeepsTheOldOne(t *testing.T) {
 		"only a key":           {other.KeyPEM(), "no certificate for this private key in the folder"},
 		"expired":              {spec(-48*time.Hour, -24*time.Hour).PEM(), "expired "},
 		"not yet valid":        {spec(24*time.Hour, 48*time.Hour).PEM(), "not valid before "},
-		"no name":              {ca.IssueSpec(certtest.Spec{Names: []string{"127.0.0.1"}}).PEM(), "is for no server name"},
+		"no name":              {ca.IssueSpec(certtest.Spec{Names: []string{"127.0.0.1"}}).PEM(), "has no server name"},
 		"no certificate":       {cat([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), good.KeyPEM()), "certificate: x509: "},
 		"broken key":           {cat(other.ChainPEM(), []byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")), "private key is neither PKCS#8 nor PKCS#1 nor SEC 1"},
 		"encrypted key":        {cat(other.ChainPEM(), []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")), "private key is encrypted"},
@@ -132,8 +132,8 @@ func TestBadReplacementKeepsTheOldOne(t *testing.T) {
 			reload(t, s)
 			wantServed(t, s, "example1.com", other)
 			wantProblems(t, s)
-			if !strings.Contains(log.String(), "mended") {
-				t.Errorf("that it was mended is not logged:\n%s", log.String())
+			if !strings.Contains(log.String(), "fixed or removed") {
+				t.Errorf("that it was fixed is not logged:\n%s", log.String())
 			}
 		})
 	}

@@ -392,7 +392,7 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 		}
 	}
 	if t.full {
-		faults = append(faults, fault{t.root, fmt.Errorf("folder %q: more than %d folders in it, the rest is not read; is it the right one?", t.root, t.limit), false})
+		faults = append(faults, fault{t.root, fmt.Errorf("folder %q: contains more than %d folders, and the rest is not read; is it the right one?", t.root, t.limit), false})
 	}
 	return all, faults, changed
 }

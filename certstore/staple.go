@@ -43,7 +43,7 @@ func newStaple(c *certificate, response []byte) (*staple, error) {
 	case r.Status != ocsp.Good:
 		return nil, errors.New("OCSP response: status is neither good nor revoked")
 	case r.NextUpdate.IsZero():
-		return nil, errors.New("OCSP response: says not how long it is fresh")
+		return nil, errors.New("OCSP response: has no nextUpdate")
 	}
 	return &staple{response, r.ThisUpdate.Unix(), r.NextUpdate.Unix()}, nil
 }

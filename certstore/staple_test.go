@@ -126,7 +126,7 @@ func TestBadStapleIsLeftOut(t *testing.T) {
 		"an alien signer": {respond(t, p, certtest.NewCA("Alien"), ocsp.Good, -time.Hour, time.Hour), []string{"OCSP response: "}},
 		"revoked":         {respond(t, p, ca, ocsp.Revoked, -time.Hour, time.Hour), []string{"the certificate was revoked "}},
 		"unknown":         {respond(t, p, ca, ocsp.Unknown, -time.Hour, time.Hour), []string{"status is neither good nor revoked"}},
-		"endless":         {respond(t, p, ca, ocsp.Good, -time.Hour, 0), []string{"says not how long it is fresh"}},
+		"endless":         {respond(t, p, ca, ocsp.Good, -time.Hour, 0), []string{"has no nextUpdate"}},
 		"stale":           {respond(t, p, ca, ocsp.Good, -2*time.Hour, -time.Hour), nil},
 		"not yet fresh":   {respond(t, p, ca, ocsp.Good, time.Hour, 2*time.Hour), nil},
 	} {

@@ -106,7 +106,7 @@ func appendEntries(out []Entry, name string, exact, wild []named, now time.Time)
 				e.Why += "; the name is only its common name, which browsers do not accept"
 			}
 			if c.kept {
-				e.Why += "; kept, for the file now holds something worse"
+				e.Why += "; kept, because the file now holds a worse certificate"
 			}
 			out = append(out, e)
 		}
@@ -164,7 +164,7 @@ func (s *Store) problems(next *table, before []Problem, hasty bool) []Problem {
 	}
 	for _, p := range old {
 		if p.logged && !slices.ContainsFunc(out, func(q Problem) bool { return q.File == p.File }) {
-			s.log.Info("certificates: file mended or removed", "file", p.File)
+			s.log.Info("certificates: file fixed or removed", "file", p.File)
 		}
 	}
 	slices.SortFunc(out, func(a, b Problem) int {

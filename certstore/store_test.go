@@ -146,7 +146,7 @@ func TestTooManyFolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	all, faults, _ := tree.collect(time.Now())
-	if len(all) != 3 || len(faults) != 1 || !strings.Contains(faults[0].err.Error(), "more than 4 folders in it") {
+	if len(all) != 3 || len(faults) != 1 || !strings.Contains(faults[0].err.Error(), "more than 4 folders") {
 		t.Errorf("%d certificates, faults %v", len(all), faults)
 	}
 }

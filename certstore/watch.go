@@ -157,7 +157,7 @@ func (w *watcher) fail(path string, err error) {
 	}
 	if !w.failed {
 		w.failed = true
-		w.log.Warn("certificates: cannot watch all folders; looking at them every "+pollUnwatched.String(),
+		w.log.Warn("certificates: cannot watch all folders; checking them every "+pollUnwatched.String(),
 			"file", path, "err", err, "hint", "is fs.inotify.max_user_watches or max_user_instances too low?")
 	}
 }
@@ -227,7 +227,7 @@ func (w *watcher) watchFiles() {
 				w.errors = nil
 				continue
 			}
-			w.log.Debug("certificates: events lost, looking at all files", "err", err)
+			w.log.Debug("certificates: events lost; checking all files", "err", err)
 			next.all = true
 			gather()
 		case <-settle.C:

@@ -355,7 +355,7 @@ func TestUnreadableFile(t *testing.T) {
 	}
 	for file, want := range map[string]string{
 		filepath.Join(dir, "none.toml"):   "no such file or directory",
-		dir:                               "is a directory, want a file",
+		dir:                               "is a directory, not a file",
 		filepath.Join(dir, "none", "a"):   "no such file or directory",
 		filepath.Join(utf16, "in a file"): "not a directory",
 		utf16:                             "is UTF-16; UTF-8 is required",
@@ -380,11 +380,11 @@ func TestReloadRegularFile(t *testing.T) {
 	if err := os.WriteFile(file, []byte(small), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	const refused = "is a pipe or a device, want a file"
+	const refused = "is a pipe or a device, not a file"
 	for target, want := range map[string]string{
 		pipe:                       refused,
 		"/dev/zero":                refused,
-		dir:                        "is a directory, want a file",
+		dir:                        "is a directory, not a file",
 		filepath.Join(dir, "none"): "no such file or directory",
 	} {
 		_, err := Reload(t.Context(), target, false, func([sha256.Size]byte) {})

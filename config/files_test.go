@@ -37,7 +37,7 @@ func TestNamedFiles(t *testing.T) {
 	for _, test := range []struct{ data, want string }{
 		{wss + "ca = \"ca.pem\"\nclient_certificate = \"a.pem\"\nclient_key = \"a.key\"\n", ""},
 		{wss + "ca = \"junk\"\n", "upstream.a.ca: " + inDir("junk") + ": has no certificate in PEM"},
-		{wss + "ca = \".\"\n", "upstream.a.ca: " + fmt.Sprintf("%q", dir) + ": is a directory, want a file"},
+		{wss + "ca = \".\"\n", "upstream.a.ca: " + fmt.Sprintf("%q", dir) + ": is a directory, not a file"},
 		{wss + "client_certificate = \"a.pem\"\nclient_key = \"b.key\"\n",
 			"upstream.a.client_certificate: " + inDir("a.pem") + ": key " + inDir("b.key") + ": private key does not match public key"},
 		{wss + "client_certificate = \"a.pem\"\nclient_key = \"none\"\n",

@@ -33,7 +33,7 @@ type notReadError struct{ error }
 
 func (e *notReadError) Unwrap() error { return e.error }
 func (*notReadError) HintText() string {
-	return "is its mount there? or is it a pipe that nobody writes to? start it again when it answers"
+	return "is its mount there? is it a pipe without a writer? start the gate again when it answers"
 }
 
 // Load reads, decodes and checks a configuration file. What is wrong with the file or

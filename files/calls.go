@@ -12,10 +12,10 @@ import (
 )
 
 // ErrNotRegular is the error of a file that is a pipe, a socket or a device.
-var ErrNotRegular = errors.New("is a pipe or a device, want a file")
+var ErrNotRegular = errors.New("is a pipe or a device, not a file")
 
 // ErrDirectory is the error of a file that is a directory.
-var ErrDirectory = errors.New("is a directory, want a file")
+var ErrDirectory = errors.New("is a directory, not a file")
 
 // Call has the job's place know that f may hang at path. It is for calls that have
 // no method here.

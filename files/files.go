@@ -181,9 +181,9 @@ var ErrHangs = errors.New("the file system does not answer")
 func IsHang(err error) bool { return errors.Is(err, ErrHangs) }
 
 func (e *HangError) Error() string {
-	what := "does not answer"
+	what := "has not answered"
 	if e.Slow {
-		what = "is slow, and not all is read,"
+		what = "has been slow and is partly unread"
 	}
 	return fmt.Sprintf("%q: the file system %s since %s", e.Path, what, e.Since.UTC().Format(time.RFC3339))
 }
@@ -348,11 +348,11 @@ func (p *Place) giveUp(slow bool) {
 	log := p.log()
 	if slow {
 		log.Warn(p.what+": the file system is slow", "file", last.Path, "since", last.Since,
-			"hint", "it goes on without what is not read yet, and takes it up when it is")
+			"hint", "the gate continues with what it has read, and adds the rest when it is read")
 		return
 	}
 	log.Warn(p.what+": the file system does not answer", "file", last.Path, "since", last.Since,
-		"hint", "is its mount there? or is it a pipe that nobody writes to? it is taken up again when it answers")
+		"hint", "is its mount there? is it a pipe without a writer? the gate reads it again when it answers")
 }
 
 // answers notes that the place neither hangs nor is slow any more, if it was. The
@@ -368,7 +368,7 @@ func (p *Place) answers() (tell func()) {
 	return func() {
 		text := ": the file system answers again"
 		if last.Slow {
-			text = ": all is read"
+			text = ": everything is read"
 		}
 		log := p.log()
 		log.Info(p.what+text, "file", last.Path, "duration", time.Since(last.Since).Round(time.Millisecond))
@@ -489,13 +489,13 @@ func (p *Place) GoneOnWithout(path string, since time.Time, done <-chan struct{}
 	hanging.mu.Unlock()
 	log := p.log()
 	log.Warn(p.what+": the file system is slow", "file", path, "since", since,
-		"hint", "it goes on without what is not read yet, and takes it up when it is")
+		"hint", "the gate continues with what it has read, and adds the rest when it is read")
 	go func() {
 		<-done
 		hanging.mu.Lock()
 		hanging.late = slices.DeleteFunc(hanging.late, func(o *lateness) bool { return o == l })
 		hanging.mu.Unlock()
-		log.Info(p.what+": all is read", "file", path, "duration", time.Since(since).Round(time.Millisecond))
+		log.Info(p.what+": everything is read", "file", path, "duration", time.Since(since).Round(time.Millisecond))
 	}()
 }
 

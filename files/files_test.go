@@ -160,7 +160,7 @@ func TestSlowJob(t *testing.T) {
 			}
 			time.Sleep(40 * each)
 			if each < Patience {
-				if lines := log.lines(); calls != 40 || len(Hanging()) > 0 || len(lines) != 2 || !strings.Contains(lines[0], "is slow") || !strings.Contains(lines[1], "all is read") {
+				if lines := log.lines(); calls != 40 || len(Hanging()) > 0 || len(lines) != 2 || !strings.Contains(lines[0], "is slow") || !strings.Contains(lines[1], "everything is read") {
 					t.Errorf("%d calls; the log has\n%s", calls, strings.Join(lines, "\n"))
 				}
 			}

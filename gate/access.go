@@ -74,9 +74,9 @@ func (d *accessFolder) follow(ctx context.Context) {
 					continue
 				}
 				if err := f.Take(data, err); err != nil {
-					d.log.Error("access list: the one before stays in force", "file", f.Name, "err", err)
+					d.log.Error("access list: keeping the previous version", "file", f.Name, "err", err)
 				} else {
-					d.log.Info("access list read again", "file", f.Name)
+					d.log.Info("access list reloaded", "file", f.Name)
 				}
 			}
 			return struct{}{}, nil

@@ -126,7 +126,7 @@ func (d *desk) install(g *gate, cfg *config.Config, l *adminListener) {
 		return
 	}
 	if d.ln != nil {
-		g.log.Info("not listening any more", "listener", "admin", "addr", d.ln.Addr().String())
+		g.log.Info("no longer listening", "listener", "admin", "addr", d.ln.Addr().String())
 		d.ln.Close()
 	}
 	d.addr, d.ln = l.addr, l.ln
@@ -203,7 +203,7 @@ func (d *desk) askReload(ctx context.Context) error {
 	case err := <-result:
 		return err
 	case <-d.over:
-		return fmt.Errorf("the gate drains: this is %w", admin.ErrConflict)
+		return fmt.Errorf("the gate is draining: this is %w", admin.ErrConflict)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -222,7 +222,7 @@ func (d *desk) alive() error {
 	draining := d.drain != nil
 	d.mu.Unlock()
 	if since := time.Since(time.Unix(0, d.turn.Load())); !draining && since > loopPatience {
-		return fmt.Errorf("the main loop has not turned for %v", since.Round(time.Second))
+		return fmt.Errorf("the main loop has been stuck for %v", since.Round(time.Second))
 	}
 	return nil
 }
@@ -234,7 +234,7 @@ func (d *desk) ask(ctx context.Context, f func() error) error {
 	case d.asked <- func() { result <- f() }:
 		return <-result
 	case <-d.over:
-		return fmt.Errorf("the gate drains: this is %w", admin.ErrConflict)
+		return fmt.Errorf("the gate is draining: this is %w", admin.ErrConflict)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -250,7 +250,7 @@ func (d *desk) askDrain(r admin.DrainRequest) error {
 		return d.ask(context.Background(), func() error { return d.drainSome(r) })
 	}
 	if r.Stop {
-		return fmt.Errorf("a drain of the whole gate ends it (?all does not): to stop that is %w", admin.ErrConflict)
+		return fmt.Errorf("draining the whole gate ends it (?all does not): stopping that is %w", admin.ErrConflict)
 	}
 	select {
 	case d.drainAll <- struct{}{}:
@@ -277,7 +277,7 @@ func (d *desk) drainSome(r admin.DrainRequest) error {
 	}
 	i := slices.IndexFunc(d.drains, func(p partialDrain) bool { return p.target == target })
 	if r.Stop && i < 0 {
-		return fmt.Errorf("%s is not drained: to stop that is %w", r.Scope(), admin.ErrConflict)
+		return fmt.Errorf("%s is not draining: stopping that is %w", r.Scope(), admin.ErrConflict)
 	}
 	drains, before := slices.Clone(d.drains), func() {}
 	if i >= 0 {
@@ -347,10 +347,10 @@ func (d *desk) notReady() []string {
 	d.mu.Unlock()
 	var why []string
 	if draining {
-		why = append(why, "the gate drains")
+		why = append(why, "the gate is draining")
 	}
 	if away {
-		why = append(why, "all vhosts are drained")
+		why = append(why, "all vhosts are draining")
 	}
 	if !listening {
 		why = append(why, "no listener is open yet")

@@ -48,7 +48,7 @@ func nodesOf(c *config.Config) iter.Seq2[proxy.Target, bool] {
 func (g *gate) drain() error {
 	g.desk.leaves(g.server.Connections(), g.cfg.Drain.Timeout)
 	g.log.Info("drain", "connections", g.server.Connections(), "timeout", g.cfg.Drain.Timeout)
-	g.notify.Stopping(fmt.Sprintf("drains %d connections", g.server.Connections()), g.cfg.Drain.Timeout+stopPatience)
+	g.notify.Stopping(fmt.Sprintf("draining %d connections", g.server.Connections()), g.cfg.Drain.Timeout+stopPatience)
 	defer g.notify.KeepAlive()()
 	return g.stop()
 }

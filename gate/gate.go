@@ -114,7 +114,7 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 		return statusFailed
 	}
 	if g == nil {
-		log.Warn("ended while it started")
+		log.Warn("ended during startup")
 		return statusOK
 	}
 	status := statusOK
@@ -161,7 +161,7 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 	case err = <-drained:
 		listen.AwaitRemovals(time.Until(deadline))
 	case <-time.After(time.Until(deadline)):
-		err = fmt.Errorf("%w: not all has ended after %v; ending without it", proxy.ErrDrainDeadline, patience)
+		err = fmt.Errorf("%w: some parts did not stop within %v; exiting anyway", proxy.ErrDrainDeadline, patience)
 	}
 	if errors.Is(err, proxy.ErrDrainDeadline) {
 		log.Warn("drain", "err", err)
@@ -299,7 +299,7 @@ func (g *gate) configuration(cfg *config.Config, certificates *certstore.View, r
 
 // summary is the gate in a line.
 func (g *gate) summary() string {
-	s := fmt.Sprintf("serves %d names", g.store.Names())
+	s := fmt.Sprintf("serving %d names", g.store.Names())
 	if !g.desk.lastReload() {
 		s += "; the last reload changed nothing, see the log"
 	}

@@ -49,7 +49,7 @@ func (p *plainHTTP) leave(addrs []string) {
 		if !slices.Contains(addrs, addr) {
 			ln.Close()
 			delete(p.listeners, addr)
-			p.log.Info("not listening any more", "listener", "http", "addr", ln.Addr().String())
+			p.log.Info("no longer listening", "listener", "http", "addr", ln.Addr().String())
 		}
 	}
 }

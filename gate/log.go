@@ -24,7 +24,7 @@ type LineQueue struct {
 // NewLineQueue makes the queue of standard error. It is closed by its owner.
 func NewLineQueue(stderr io.Writer) *LineQueue {
 	return &LineQueue{Terminal: isTerminal(stderr), Queue: logqueue.New(stderr, logqueue.Size, func(lost int) {
-		slog.Warn("the log was not read: lines are lost", "lines", lost)
+		slog.Warn("the log was not read: lines were lost", "lines", lost)
 	})}
 }
 

@@ -17,7 +17,7 @@ func (g *gate) guardMemory(cfg *config.Config) {
 	attrs := []any{"limit", limit, "soft", soft, "cgroup", there.Cgroup, "machine", there.Machine}
 	switch {
 	case limit > there.Least() && there.Least() > 0:
-		g.log.Warn("limits.memory is more than there is: the system may kill the gate before it sheds anything", attrs...)
+		g.log.Warn("limits.memory exceeds the memory available: the system may kill the gate before it sheds load", attrs...)
 	case g.memory == nil || g.memory.State().Limit != limit:
 		g.log.Info("memory limit", attrs...)
 	}

@@ -138,7 +138,7 @@ func (g *gate) take(r *gathered) error {
 	if err == nil {
 		g.sockets.Know(r.hosts)
 		for _, err := range r.hosts.Errors() {
-			g.log.Warn("listen: a name was not found; where it was found before, that address stays", "err", err)
+			g.log.Warn("listen: a name was not found; keeping its last address", "err", err)
 		}
 		g.sockets.Ready = r.unix
 		c.opened, err = g.openListeners(r.cfg, c.routes)
@@ -181,7 +181,7 @@ func (g *gate) commit(c *change) {
 		if !slices.Contains(cfg.Listen.WSS, addr) {
 			ln.Close()
 			delete(g.listeners, addr)
-			g.log.Info("not listening any more", "listener", "wss", "addr", ln.Addr().String())
+			g.log.Info("no longer listening", "listener", "wss", "addr", ln.Addr().String())
 		}
 	}
 	g.desk.listens(g.listeners)
@@ -189,11 +189,11 @@ func (g *gate) commit(c *change) {
 	g.acme.begin(c.acme)
 	if err := g.sockets.Unused(cfg.Listen.Addresses()); err != nil {
 		for _, err := range splitError(err) {
-			g.log.Warn("clients of a socket wait until a reload takes it again", "err", err)
+			g.log.Warn("clients of an unused socket wait until a reload uses it again", "err", err)
 		}
 	}
 	if cfg.Log.Format != g.cfg.Log.Format {
-		g.log.Warn("log.format changes with a restart only")
+		g.log.Warn("log.format changes only with a restart")
 	}
 	g.watch.Set(cfg.WatchConfig)
 	g.access.set(cfg.AccessFiles)

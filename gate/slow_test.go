@@ -42,7 +42,7 @@ func TestAlive(t *testing.T) {
 			t.Errorf("after %v: %v", loopPatience, err)
 		}
 		time.Sleep(time.Second)
-		if err := d.alive(); err == nil || !strings.Contains(err.Error(), "has not turned for 31s") {
+		if err := d.alive(); err == nil || !strings.Contains(err.Error(), "has been stuck for 31s") {
 			t.Errorf("after 31 s: %v", err)
 		}
 		d.leaves(0, time.Hour)

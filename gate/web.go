@@ -39,7 +39,7 @@ func (g *gate) webOptions(cfg *config.Config, routes *upstream.Routes, port int)
 		},
 		AllowsClient: func(name string, client netip.Addr) error {
 			if !cfg.Access.Rules.Allows(client) {
-				return errors.New("kept out by access.allow or access.deny")
+				return errors.New("denied by access.allow or access.deny")
 			}
 			if v, err := routes.Lookup(name); err == nil {
 				return v.AllowsClient(client)

@@ -47,7 +47,7 @@ func Inherit(getenv func(string) string, unsetenv func(string) error) ([]*Inheri
 		}
 		ln, err := net.FileListener(s.file)
 		if err != nil {
-			return nil, fmt.Errorf("systemd: socket %d, %q: not one to listen on: %w", fd, s.name, err)
+			return nil, fmt.Errorf("systemd: socket %d, %q: not a listening socket: %w", fd, s.name, err)
 		}
 		s.addr = ln.Addr()
 		ln.Close() // a duplicate
@@ -81,7 +81,7 @@ func (s *Sockets) Unused(configured map[string][]string) error {
 	var errs []error
 	for _, i := range s.Inherited {
 		if !used[i] {
-			errs = append(errs, fmt.Errorf("systemd: socket %q, %q: no address of [listen] in the configuration is it", i.name, i.addr))
+			errs = append(errs, fmt.Errorf("systemd: socket %q, %q: matches no address of [listen]", i.name, i.addr))
 		}
 	}
 	return errors.Join(errs...)

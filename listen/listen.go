@@ -252,7 +252,7 @@ type inUse struct{ error }
 func (e *inUse) Unwrap() error { return e.error }
 
 func (*inUse) HintText() string {
-	return "end what listens there; to take over from a wssgate without refusing anyone, start this one with -beside, then end the other"
+	return "stop the process that listens there; to replace a running wssgate without refusing clients, start this one with -beside, then stop the old one"
 }
 
 // lowPort is the error of a port that only root may open.

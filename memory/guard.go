@@ -303,7 +303,7 @@ func (g *Guard) enter(now time.Time, used, limit int64) {
 	g.episode = episode{peak: used, braked: g.braked()}
 	g.judgeAt = time.Time{}
 	g.tell(max(g.told, Short))
-	g.options.Log.Warn("memory is above limits.memory: new clients are refused, and what takes most is shed", "used", used, "limit", limit,
+	g.options.Log.Warn("memory is above limits.memory: new clients are refused, and the largest consumers are closed", "used", used, "limit", limit,
 		"hint", "give the gate more memory and raise limits.memory, or lower limits.connections or limits.client_backlog")
 }
 

@@ -209,7 +209,7 @@ func TestFaults(t *testing.T) {
 		{"Tigase's 400", rude(xmpptest.AtRequest, xmpptest.BadRequest, xmpptest.FIN), good(), 0,
 			"connect tls certificate websocket!", "answered 400 Bad request", "subprotocol"},
 		{"wrong accept key", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"), xmpptest.FIN), good(), 0,
-			"connect tls certificate websocket!", "which is not of our key", "cache"},
+			"connect tls certificate websocket!", "which does not match our key", "cache"},
 		{"no Upgrade in the 101", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nConnection: keep-alive\r\n\r\n"), xmpptest.FIN), good(), 0,
 			"connect tls certificate websocket!", `101 with Upgrade ""`, "headers"},
 		{"a folded line in the 101", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade, x\r\n Sec-WebSocket-Accept: x\r\n\r\n"), xmpptest.FIN), good(), 0,

@@ -56,7 +56,7 @@ func (p *prober) next() (element, error) {
 }
 
 // lostHint is for a redirect of the XMPP server that the gate could not follow.
-const lostHint = "the XMPP server sent the stream to a node that the gate does not know, or in a circle: the gate's log and its page say where to, and what to write"
+const lostHint = "the XMPP server sent the stream to a node that the gate does not know, or in a loop: the log and the status page of the gate name that node and what to configure"
 
 // streamError explains a stream error (RFC 6120, section 4.9.3).
 func (p *prober) streamError(e element) *Problem {

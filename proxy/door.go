@@ -125,10 +125,10 @@ const (
 )
 
 var (
-	errNoPlace = errors.New("no place for a handshake in time")
+	errNoPlace = errors.New("no free handshake slot in time")
 	errFull    = errors.New("limits.connections reached")
 	errClosing = errors.New("shutting down")
-	errGivenUp = errors.New("given up: others need its place")
+	errGivenUp = errors.New("closed to make room for other clients")
 )
 
 // A phase is where a connection is; door has the list.

@@ -85,7 +85,7 @@ func parseHeader(b []byte) (header, error) {
 		}
 		h.length = int64(binary.BigEndian.Uint16(b[2:]))
 		if h.length <= maxControl {
-			return h, &protocolError{codeProtocol, "payload length not in its shortest form"}
+			return h, &protocolError{codeProtocol, "payload length is not minimally encoded"}
 		}
 	case 127:
 		if size += 8; len(b) < size {
@@ -93,10 +93,10 @@ func parseHeader(b []byte) (header, error) {
 		}
 		length := binary.BigEndian.Uint64(b[2:])
 		if length > math.MaxInt64 {
-			return h, &protocolError{codeProtocol, "payload length with its top bit set"}
+			return h, &protocolError{codeProtocol, "payload length with the most significant bit set"}
 		}
 		if h.length = int64(length); h.length <= math.MaxUint16 {
-			return h, &protocolError{codeProtocol, "payload length not in its shortest form"}
+			return h, &protocolError{codeProtocol, "payload length is not minimally encoded"}
 		}
 	}
 	if h.masked {
@@ -336,16 +336,16 @@ func (s *scanner) wanted(head []byte) int64 {
 func (s *scanner) check(h header) error {
 	if h.masked != s.fromClient {
 		if s.fromClient {
-			return &protocolError{codeProtocol, "frame of a client without a mask"}
+			return &protocolError{codeProtocol, "unmasked frame from a client"}
 		}
-		return &protocolError{codeProtocol, "frame of a server with a mask"}
+		return &protocolError{codeProtocol, "masked frame from a server"}
 	}
 	if h.control() {
 		return nil
 	}
 	if (h.opcode == opContinuation) != s.started {
 		if s.started {
-			return &protocolError{codeProtocol, "new message within a fragmented one"}
+			return &protocolError{codeProtocol, "new message inside a fragmented message"}
 		}
 		return &protocolError{codeProtocol, "continuation frame without a message"}
 	}
@@ -354,7 +354,7 @@ func (s *scanner) check(h header) error {
 		before = 0
 	}
 	if s.limit > 0 && h.length > s.limit-before {
-		return &protocolError{codeTooBig, "message over the limit"}
+		return &protocolError{codeTooBig, "message exceeds the limit"}
 	}
 	return nil
 }
@@ -367,9 +367,9 @@ func checkClose(p *piece) error {
 	switch {
 	case len(plain) == 0:
 	case len(plain) == 1:
-		return &protocolError{codeProtocol, "Close frame with half a status code"}
+		return &protocolError{codeProtocol, "Close frame with a truncated status code"}
 	case !validCode(closeCode(p.header, p.payload)):
-		return &protocolError{codeProtocol, "Close frame with a status code that may not be sent"}
+		return &protocolError{codeProtocol, "Close frame with a status code that must not be sent"}
 	case !utf8.Valid(plain[2:]):
 		return errNotUTF8
 	}

@@ -164,7 +164,7 @@ func TestScannerRefuses(t *testing.T) {
 		{"new message in a message", append(masked(0x01, 0x80), masked(0x81, 0x80)...), codeProtocol},
 		{"length not shortest, 16 bit", masked(0x81, 0xFE, 0, 125), codeProtocol},
 		{"length not shortest, 64 bit", masked(0x81, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF), codeProtocol},
-		{"length with its top bit", masked(0x81, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0), codeProtocol},
+		{"length with the most significant bit", masked(0x81, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0), codeProtocol},
 		{"Close with one byte", append(masked(0x88, 0x81), 3), codeProtocol},
 		{"Close with 1005", append(masked(0x88, 0x82), 0x03, 0xED), codeProtocol},
 		{"Close with 999", append(masked(0x88, 0x82), 0x03, 0xE7), codeProtocol},

@@ -385,11 +385,11 @@ func TestRedirectCircle(t *testing.T) {
 		circle       bool
 		why          string
 	}{
-		{"a node to itself", "follow", 1, 1, true, "in a circle"},
-		{"a node to itself", "rewrite", 1, 1, true, "in a circle"},
-		{"two nodes", "follow", 2, 2, true, "in a circle"},
-		{"three nodes", "follow", 3, 3, true, "in a circle"},
-		{"a chain", "follow", 6, 4, false, "sent on 3 times before"},
+		{"a node to itself", "follow", 1, 1, true, "in a loop"},
+		{"a node to itself", "rewrite", 1, 1, true, "in a loop"},
+		{"two nodes", "follow", 2, 2, true, "in a loop"},
+		{"three nodes", "follow", 3, 3, true, "in a loop"},
+		{"a chain", "follow", 6, 4, false, "already redirected 3 times"},
 	} {
 		framings(t, func(t *testing.T, legacy bool) {
 			var urls []string

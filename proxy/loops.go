@@ -79,7 +79,7 @@ func (d *loops) grow() (*loop, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed || len(d.list) == d.max {
-		return nil, errors.New("no further loop")
+		return nil, errors.New("the event loops are closed or at their maximum")
 	}
 	l, err := newLoop(d)
 	if err == nil {

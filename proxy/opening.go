@@ -96,7 +96,7 @@ func (r *requestReader) Read(b []byte) (n int, err error) {
 var (
 	errTooLarge  = errors.New("request header over 16 KiB")
 	errBareLF    = errors.New("request with a bare LF")
-	errNotAtOnce = errors.New("request not whole in time")
+	errNotAtOnce = errors.New("incomplete request at the deadline")
 )
 
 // readHead reads until the blank line, and never more than maxRequestHeader. It
@@ -136,9 +136,9 @@ func (c *clientConn) readFailed(err error) {
 	case errors.Is(err, errBareLF):
 		c.refused(nil, &refusal{status: http.StatusBadRequest, text: "The request ends its lines with LF instead of CRLF.", err: err})
 	case errors.Is(err, errNotAtOnce):
-		c.refused(nil, &refusal{status: http.StatusRequestTimeout, text: "The request did not come in time.", err: err})
+		c.refused(nil, &refusal{status: http.StatusRequestTimeout, text: "The request did not arrive in time.", err: err})
 	case errors.Is(err, errNoPlace):
-		c.refused(nil, &refusal{status: http.StatusServiceUnavailable, text: "Too many clients are here at the moment. Try again in a while.",
+		c.refused(nil, &refusal{status: http.StatusServiceUnavailable, text: "Too many clients are connected at the moment. Try again later.",
 			header: "Retry-After: 5\r\n", err: err})
 	default:
 		c.debug("request", err)
@@ -212,7 +212,7 @@ func (c *clientConn) dialRequest(req *request) *upstream.Request {
 func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	serverName := c.tls.ConnectionState().ServerName
 	if !hostIs(req.host, serverName) {
-		return nil, &refusal{status: http.StatusMisdirectedRequest, text: "The request's Host is another than the TLS server name.",
+		return nil, &refusal{status: http.StatusMisdirectedRequest, text: "The request's Host differs from the TLS server name.",
 			err: errors.New("host " + strconv.Quote(req.host) + ", server name " + strconv.Quote(serverName))}
 	}
 	if banned, _ := c.server.guard.state(c.suspect(), time.Now()); banned > 0 {
@@ -235,7 +235,7 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	}
 	c.admitted, c.elsewhere = c.server.admits(vhost, req.host)
 	if !c.admitted && c.elsewhere == "" {
-		return nil, &refusal{status: http.StatusServiceUnavailable, text: "This gate takes no new clients at the moment. Try again in a while.",
+		return nil, &refusal{status: http.StatusServiceUnavailable, text: "This gate is not accepting new clients at the moment. Try again later.",
 			header: "Retry-After: 5\r\n", err: errClosing}
 	}
 	return vhost, nil
@@ -262,9 +262,9 @@ func (c *clientConn) dialRefusal(err error) error {
 	}
 	switch r.status {
 	case http.StatusServiceUnavailable:
-		r.text = "The XMPP server is not reachable at the moment. Try again in a while."
+		r.text = "The XMPP server is unreachable at the moment. Try again later."
 	case http.StatusGatewayTimeout:
-		r.text = "The XMPP server did not answer in time. Try again in a while."
+		r.text = "The XMPP server did not answer in time. Try again later."
 	default:
 		r.text = "The XMPP server refused the connection."
 	}
@@ -275,7 +275,7 @@ func (c *clientConn) dialRefusal(err error) error {
 func (c *clientConn) refused(req *request, err error) {
 	var r *refusal
 	if !errors.As(err, &r) {
-		r = &refusal{status: http.StatusInternalServerError, text: "Something went wrong here.", err: err}
+		r = &refusal{status: http.StatusInternalServerError, text: "An internal error occurred.", err: err}
 	}
 	c.server.stats.refuse(r.status)
 	attrs := []any{"client", c.client, "server_name", c.tls.ConnectionState().ServerName, "code", r.status, "err", r.Error()}

@@ -128,7 +128,7 @@ func underServerName(w http.ResponseWriter, r *http.Request) {
 	}
 	if !hostIs(r.Host, r.TLS.ServerName) {
 		w.Header().Set("Connection", "close")
-		http.Error(w, "421 Misdirected Request\n\nThe request's Host is another than the TLS server name.", http.StatusMisdirectedRequest)
+		http.Error(w, "421 Misdirected Request\n\nThe request's Host differs from the TLS server name.", http.StatusMisdirectedRequest)
 		return
 	}
 	if r.Body == http.NoBody {

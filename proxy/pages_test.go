@@ -203,7 +203,7 @@ func TestPagesMisdirected(t *testing.T) {
 	} {
 		c := g.pageClient(t)
 		c.send(request)
-		c.want(421, "Host is another than the TLS server name")
+		c.want(421, "Host differs from the TLS server name")
 		c.wantEnd()
 	}
 }

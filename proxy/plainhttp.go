@@ -18,7 +18,7 @@ func (c *clientConn) answerPlainHTTP(handshake error) {
 	}
 	conn := c.sock.conn
 	conn.SetDeadline(time.Now().Add(lingerTimeout))
-	r := refuse(http.StatusBadRequest, "This port speaks TLS. Write https:// or wss:// instead of http:// or ws://.")
+	r := refuse(http.StatusBadRequest, "This port requires TLS. Use https:// or wss:// instead of http:// or ws://.")
 	if _, err := conn.Write(r.answer()); err != nil {
 		return
 	}

@@ -192,7 +192,7 @@ func newServer(o Options, start func(panicked func(cause any)) (*loops, error)) 
 	s.Configure(o.Configuration)
 	s.pages = newPages(s)
 	if !Lends() {
-		s.log.Warn("this build's Go release is not known well enough: an idle connection keeps its TLS buffers")
+		s.log.Warn("unsupported Go release in this build: idle connections keep their TLS buffers")
 	}
 	return s, nil
 }
@@ -205,7 +205,7 @@ func (s *Server) Configure(c Configuration) {
 	set := c.Settings
 	connections := ConnectionLimit(set.Connections)
 	if set.Connections > connections {
-		s.log.Warn("limits.connections is more than the file descriptors allow", "connections", set.Connections, "allowed", connections,
+		s.log.Warn("limits.connections exceeds what the file descriptor limit allows", "connections", set.Connections, "allowed", connections,
 			"hint", "raise the limit of open files: ulimit -n, LimitNOFILE=")
 	}
 	if c.Pages == nil {

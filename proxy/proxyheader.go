@@ -49,11 +49,11 @@ func readProxyHeader(r io.Reader) (client, local netip.AddrPort, err error) {
 	case bytes.HasPrefix(head, proxyV2Signature):
 		return readProxyV2(r, head)
 	}
-	return client, local, errors.New("PROXY header: there is none")
+	return client, local, errors.New("PROXY header: missing")
 }
 
 func parseProxyV1(line string) (client, local netip.AddrPort, err error) {
-	bad := fmt.Errorf("PROXY header: %q is not a line of version 1", line)
+	bad := fmt.Errorf("PROXY header: %q is not a version 1 line", line)
 	line, ok := strings.CutSuffix(line, "\r\n")
 	words := strings.Split(line, " ")
 	switch {
@@ -84,7 +84,7 @@ func readProxyV2(r io.Reader, head []byte) (client, local netip.AddrPort, err er
 	}
 	command, family, length := head[12], head[13], int(binary.BigEndian.Uint16(head[14:]))
 	if command>>4 != 2 || command&0xf > 1 {
-		return client, local, fmt.Errorf("PROXY header: version and command %#x are not known", command)
+		return client, local, fmt.Errorf("PROXY header: unknown version and command %#x", command)
 	}
 	if length > maxProxyV2 {
 		return client, local, fmt.Errorf("PROXY header: %d bytes of addresses, want at most %d", length, maxProxyV2)
@@ -98,7 +98,7 @@ func readProxyV2(r io.Reader, head []byte) (client, local netip.AddrPort, err er
 		return client, local, nil // LOCAL, or a kind of address that is none of ours
 	}
 	if length < 2*size+4 {
-		return client, local, errors.New("PROXY header: cut short")
+		return client, local, errors.New("PROXY header: truncated")
 	}
 	from, _ := netip.AddrFromSlice(body[:size])
 	to, _ := netip.AddrFromSlice(body[size : 2*size])
@@ -132,7 +132,7 @@ func (c *clientConn) proxied() error {
 
 var (
 	errPerClient = errors.New("limits.per_client reached")
-	errAccess    = errors.New("kept out by access.allow or access.deny")
+	errAccess    = errors.New("denied by access.allow or access.deny")
 )
 
 // sendsProxyHeader reports whether a peer's connections begin with a header.

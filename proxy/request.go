@@ -210,7 +210,7 @@ func (r *request) parseFields(fields []string) error {
 			return nil
 		}
 	}
-	return refuse(http.StatusBadRequest, "The request has Upgrade, but Connection does not name it.")
+	return refuse(http.StatusBadRequest, "The request has Upgrade, but Connection does not list it.")
 }
 
 func joinNonEmpty(a, sep, b string) string {
@@ -234,17 +234,17 @@ func (r *request) offer(value string) {
 // RFC 7395, section 3.1.
 func (r *request) check() error {
 	if r.method != http.MethodGet {
-		return &refusal{status: http.StatusMethodNotAllowed, text: "A WebSocket is opened with GET.", header: "Allow: GET\r\n"}
+		return &refusal{status: http.StatusMethodNotAllowed, text: "An opening handshake uses GET.", header: "Allow: GET\r\n"}
 	}
 	if r.version != "13" {
-		return &refusal{status: http.StatusUpgradeRequired, text: "This speaks WebSocket version 13.",
+		return &refusal{status: http.StatusUpgradeRequired, text: "Only WebSocket version 13 is supported.",
 			header: "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"}
 	}
 	if key, err := base64.StdEncoding.DecodeString(r.key); err != nil || len(key) != 16 {
 		return refuse(http.StatusBadRequest, "Sec-WebSocket-Key is not 16 bytes in base64.")
 	}
 	if r.subprotocol == "" {
-		ref := refuse(http.StatusBadRequest, `This takes XMPP only: a client must offer the subprotocol "xmpp" (RFC 7395).`)
+		ref := refuse(http.StatusBadRequest, `Only XMPP is accepted: the client must offer the subprotocol "xmpp" (RFC 7395).`)
 		ref.err = errors.New("offered subprotocols " + strconv.Quote(r.offered) + `, want "xmpp"`)
 		return ref
 	}

@@ -104,7 +104,7 @@ type polled interface {
 }
 
 // errQueueFull fails a socket whose peer takes less than it makes us send.
-var errQueueFull = errors.New("more waits for the peer than may")
+var errQueueFull = errors.New("the backlog for the peer exceeds its limit")
 
 // errAgain is what a read or write that would block returns. It is a net.Error
 // whose Temporary is true, the one kind that tls.Conn.Read does not remember.

@@ -335,7 +335,7 @@ func (t *tunnel) afterTLS(w *turn, l *leg) {
 	}
 }
 
-var errHandshakeMessage = &protocolError{codeProtocol, "a TLS handshake message that is no KeyUpdate"}
+var errHandshakeMessage = &protocolError{codeProtocol, "a TLS handshake message other than KeyUpdate"}
 
 // take moves bytes of one leg to the other, the held ones in front, piece by
 // piece.

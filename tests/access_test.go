@@ -93,7 +93,7 @@ func TestAccess(t *testing.T) {
 	if open("127.0.0.3")() || closed("127.0.0.2")() {
 		t.Error("a bad list is not without effect")
 	}
-	if text := fetch(t, "http://"+g.Addr("admin")+"/status"); !strings.Contains(text, `deny.txt\": line 2: \"127.0.0.\" is not a network; what it held before is in force`) {
+	if text := fetch(t, "http://"+g.Addr("admin")+"/status"); !strings.Contains(text, `deny.txt\": line 2: \"127.0.0.\" is not a network; its previous contents are in force`) {
 		t.Errorf("no finding about the bad list in %.600s", text)
 	}
 	// A list that has gone is not an empty one, and the other way round.
@@ -107,7 +107,7 @@ func TestAccess(t *testing.T) {
 	}
 	deny("")
 	eventually(t, "the empty list is in force", open("127.0.0.3"))
-	if text := fetch(t, "http://"+g.Addr("admin")+"/status"); strings.Contains(text, "what it held before is in force") {
+	if text := fetch(t, "http://"+g.Addr("admin")+"/status"); strings.Contains(text, "its previous contents are in force") {
 		t.Errorf("a finding about a good list in %.600s", text)
 	}
 	metrics := fetch(t, "http://"+g.Addr("admin")+"/metrics")

@@ -152,7 +152,7 @@ func TestDrainSeen(t *testing.T) {
 				o.want("POST", "/drain", 202, "all: drain begun")
 			}
 			client.WantClose(1001)
-			o.want("GET", "/readyz", 503, "the gate drains")
+			o.want("GET", "/readyz", 503, "the gate is draining")
 			o.want("GET", "/healthz", 200)
 			if d := o.status().Drain; d == nil || d.Total != 1 || d.Left != 1 || d.Scope != "all" {
 				t.Errorf("drain = %+v; want 1 of 1 left", d)
@@ -160,7 +160,7 @@ func TestDrainSeen(t *testing.T) {
 			if got := o.metric("wssgate_draining"); got != 1 {
 				t.Errorf("wssgate_draining = %v", got)
 			}
-			o.want("POST", "/reload", 422, "the gate drains")
+			o.want("POST", "/reload", 422, "the gate is draining")
 			o.want("POST", "/drain?stop", 409)
 			o.want("POST", "/drain?vhost=*", 409)
 			client.Send(wire.CloseFrame(true, 1001, ""))
@@ -299,7 +299,7 @@ func TestDrainAll(t *testing.T) {
 		c.Send(wire.CloseFrame(true, 1001, ""))
 		c.WantEnd()
 	}
-	o.want("GET", "/readyz", 503, "all vhosts are drained")
+	o.want("GET", "/readyz", 503, "all vhosts are draining")
 	o.want("POST", "/reload", 200)
 	for _, n := range []string{"one.test", "two.test"} {
 		resp, _ := wire.DialTLS(t, g.Addr("wss"), site.Client(n)).Answer(wire.Request(n))
@@ -433,7 +433,7 @@ func TestFindings(t *testing.T) {
 	for _, want := range []admin.Finding{
 		{Level: "error", What: `vhost "missing.test" has no certificate`},
 		{Level: "error", What: `the certificate of "soon.test" expires in 2 days`},
-		{Level: "error", What: `upstream "xmpp" has no node that works`},
+		{Level: "error", What: `upstream "xmpp" has no working node`},
 		{Level: "warn", What: "bad.pem"},
 	} {
 		eventually(t, want.What, func() bool {

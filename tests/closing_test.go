@@ -92,7 +92,7 @@ func TestUpstreamProtocol(t *testing.T) {
 		{"Ping of 126 bytes", "\x89\x7e\x00\x7e" + strings.Repeat("x", 126)},
 		{"continuation of nothing", "\x80\x05Hello"},
 		{"message inside a message", "\x01\x03Hel\x81\x02lo"},
-		{"length with its top bit", "\x82\x7f\x80\x00\x00\x00\x00\x00\x00\x01x"},
+		{"length with the most significant bit", "\x82\x7f\x80\x00\x00\x00\x00\x00\x00\x01x"},
 		{"HTTP", "HTTP/1.1 400 Bad Request\r\n\r\n"},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
@@ -133,7 +133,7 @@ func TestClientProtocol(t *testing.T) {
 		{"fragmented Close", masked(wire.Frame{Op: wire.Close}), 1002, "client_protocol"},
 		{"Ping of 126 bytes", masked(wire.Frame{FIN: true, Op: wire.Ping, Payload: make([]byte, 126)}), 1002, "client_protocol"},
 		{"continuation of nothing", masked(wire.Frame{FIN: true, Op: wire.Continuation}), 1002, "client_protocol"},
-		{"length with its top bit", "\x82\xff\x80\x00\x00\x00\x00\x00\x00\x01", 1002, "client_protocol"},
+		{"length with the most significant bit", "\x82\xff\x80\x00\x00\x00\x00\x00\x00\x01", 1002, "client_protocol"},
 		{"message too big", masked(wire.Frame{FIN: true, Op: wire.Text, Payload: append(largest[:len(largest):len(largest)], 'x')}), 1009, "message_too_big"},
 		{"a length that nobody has", "\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xffmask", 1009, "message_too_big"},
 	} {

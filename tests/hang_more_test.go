@@ -36,12 +36,12 @@ func TestOneCertificateHangs(t *testing.T) {
 	g := gate.Start(t, site.Dir)
 	o := operate(t, g)
 	wire.Dial(t, g.Addr("wss"), site.Client(name))
-	eventually(t, "a finding names the file", func() bool { return o.finding("certificates", site.CertFile(there), "does not answer since") })
+	eventually(t, "a finding names the file", func() bool { return o.finding("certificates", site.CertFile(there), "has not answered since") })
 	site.Write(t, "certs/new.pem", site.CA.Issue("new.test.example").PEM())
 	o.want("POST", "/reload", 200)
 	wire.Dial(t, g.Addr("wss"), site.Client("new.test.example"))
 	m.Resume()
-	eventually(t, "the finding is gone", func() bool { return !o.finding("does not answer since") })
+	eventually(t, "the finding is gone", func() bool { return !o.finding("has not answered since") })
 	wire.Dial(t, g.Addr("wss"), site.Client(there))
 	m.Hang()
 	o.want("POST", "/reload", 200)
@@ -81,7 +81,7 @@ func TestUpstreamSocketHangs(t *testing.T) {
 	if n := threads(); n > before+10 {
 		t.Errorf("%d threads, %d before", n, before)
 	}
-	if !o.finding(`upstream "tigase"`, m.Dir, "does not answer since") {
+	if !o.finding(`upstream "tigase"`, m.Dir, "has not answered since") {
 		t.Errorf("no finding names the socket: %+v", o.status().Findings)
 	}
 	g.Signal(syscall.SIGTERM)

@@ -75,7 +75,7 @@ func TestCertificatesHang(t *testing.T) {
 	next("the reload", says("reloaded"))
 	o.want("GET", "/healthz", 200)
 	o.want("GET", "/readyz", 200)
-	if !o.finding("certificates", line.Str("file"), "does not answer since") || o.metric("wssgate_files_hanging") != 1 {
+	if !o.finding("certificates", line.Str("file"), "has not answered since") || o.metric("wssgate_files_hanging") != 1 {
 		t.Errorf("no finding names the folder: %+v", o.status().Findings)
 	}
 	works(client, upstream)
@@ -86,7 +86,7 @@ func TestCertificatesHang(t *testing.T) {
 	next = g.Mark()
 	m.Resume()
 	next("the folder is back", back)
-	eventually(t, "no finding", func() bool { return !o.finding("does not answer") })
+	eventually(t, "no finding", func() bool { return !o.finding("has not answered") })
 	site2 := site.CA.Issue("example2.test")
 	shown, err := filepath.EvalSymlinks(filepath.Join(site.Dir, "certs"))
 	if err != nil || os.WriteFile(strings.Replace(shown, m.Dir, m.Shows(), 1)+"/b.pem", site2.PEM(), 0o600) != nil {
@@ -117,7 +117,7 @@ func TestCertificatesHangAtStart(t *testing.T) {
 	o := operate(t, g)
 	line := g.WaitLine("the folder hangs", hangs)
 	o.want("GET", "/healthz", 200)
-	o.want("GET", "/readyz", 503, "the file system does not answer since", line.Str("file"))
+	o.want("GET", "/readyz", 503, "the file system has not answered since", line.Str("file"))
 	for range 3 {
 		heard("WATCHDOG=1")
 	}
@@ -186,7 +186,7 @@ ca = "https://127.0.0.1:1/directory"
 	}
 	wire.Dial(t, g.Addr("wss"), site.Client(name))
 	o.want("GET", "/readyz", 503, `no certificate for "cached.test.example"`)
-	if !o.finding("acme: cache", "does not answer since") {
+	if !o.finding("acme: cache", "has not answered since") {
 		t.Errorf("no finding names the cache: %+v", o.status().Findings)
 	}
 	site.Config(t, fmt.Sprintf(config, `, "other.test.example"`))
@@ -231,7 +231,7 @@ func TestConfigurationHangs(t *testing.T) {
 			next("the file hangs", hangs)
 			next("the reload changes nothing", says("reload: nothing was changed"))
 			o.want("GET", "/healthz", 200)
-			if !o.finding("configuration", what, "does not answer since") {
+			if !o.finding("configuration", what, "has not answered since") {
 				t.Errorf("no finding names the file: %+v", o.status().Findings)
 			}
 			wire.Dial(t, g.Addr("wss"), site.Client(name))
@@ -256,7 +256,7 @@ func TestConfigIsAPipe(t *testing.T) {
 	}
 	g := gate.Run(t, site.Dir, []string{"serve", "-config", "config.toml"})
 	g.WaitLine("it waits for the file", func(l gate.Line) bool {
-		return strings.Contains(l.Text, "does not answer") && strings.Contains(l.Text, "config.toml")
+		return strings.Contains(l.Text, "has not answered") && strings.Contains(l.Text, "config.toml")
 	})
 	g.Signal(syscall.SIGTERM)
 	if status := g.Wait(); status != 0 {

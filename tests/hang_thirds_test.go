@@ -33,7 +33,7 @@ func TestNotifySocketIsNotRead(t *testing.T) {
 	for range 20 { // more than may wait
 		o.want("POST", "/reload", 200)
 	}
-	eventually(t, "a finding names the socket", func() bool { return o.finding("systemd", path, "does not answer since") })
+	eventually(t, "a finding names the socket", func() bool { return o.finding("systemd", path, "has not answered since") })
 	wire.Dial(t, g.Addr("wss"), site.Client(name))
 	for _, word := range []string{"READY=1", "WATCHDOG=1"} {
 		conn.SetReadDeadline(time.Now().Add(gate.Patience))
@@ -85,7 +85,7 @@ func TestOneAccessListHangs(t *testing.T) {
 	wire.Dial(t, g.Addr("wss"), site.Client(name))
 	a.Hang()
 	eventually(t, "a finding names the list that hangs", func() bool {
-		return o.finding("access lists", a.Dir, "does not answer since") || o.finding("access lists", "a.txt", "does not answer since")
+		return o.finding("access lists", a.Dir, "has not answered since") || o.finding("access lists", "a.txt", "has not answered since")
 	})
 	write := func(m *hang.Mount, file, text string) {
 		t.Helper()
@@ -95,12 +95,12 @@ func TestOneAccessListHangs(t *testing.T) {
 	}
 	write(b, "b.txt", "127.0.0.0/8\n")
 	g.WaitLine("the other list is read", func(l gate.Line) bool {
-		return l.Msg() == "access list read again" && strings.HasSuffix(l.Str("file"), "b.txt")
+		return l.Msg() == "access list reloaded" && strings.HasSuffix(l.Str("file"), "b.txt")
 	})
 	write(a, "a.txt", "198.51.100.0/24\n")
 	a.Resume()
 	g.WaitLine("the list that hung is read", func(l gate.Line) bool {
-		return l.Msg() == "access list read again" && strings.HasSuffix(l.Str("file"), "a.txt")
+		return l.Msg() == "access list reloaded" && strings.HasSuffix(l.Str("file"), "a.txt")
 	})
 	g.Signal(syscall.SIGTERM)
 	if status := g.Wait(); status != 0 && status != 3 {

@@ -144,7 +144,7 @@ func TestPlainGet(t *testing.T) {
 		text string
 	}{
 		"/":               {http.StatusOK, "XMPP over WebSocket"},
-		"/xmpp-websocket": {http.StatusUpgradeRequired, "takes WebSockets"},
+		"/xmpp-websocket": {http.StatusUpgradeRequired, "accepts WebSockets"},
 	} {
 		c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
 		resp, body := c.Answer("GET " + path + " HTTP/1.1\r\nHost: " + name + "\r\n\r\n")

@@ -180,7 +180,7 @@ func TestReloadPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.Signal(syscall.SIGHUP)
-	wait("the refusal", func(l gate.Line) bool { return strings.Contains(l.Text, "is a pipe or a device, want a file") })
+	wait("the refusal", func(l gate.Line) bool { return strings.Contains(l.Text, "is a pipe or a device, not a file") })
 	client := wire.Dial(t, g.Addr("wss"), site.Client(name))
 	client.SendText("hello")
 	client.WantText("hello")

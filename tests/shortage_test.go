@@ -110,7 +110,7 @@ func TestMemoryShort(t *testing.T) {
 			found += f.What
 		}
 	}
-	if !strings.Contains(found, "memory is short since") || !strings.Contains(found, "limits.memory is 32 MiB") {
+	if !strings.Contains(found, "memory has been short since") || !strings.Contains(found, "limits.memory is 32 MiB") {
 		t.Errorf("the findings are %+v; want that memory is short", st.Findings)
 	}
 	for metric, want := range map[string]float64{

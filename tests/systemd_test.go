@@ -70,7 +70,7 @@ func TestSocketActivationReload(t *testing.T) {
 	site.Config(t, toUpstream(upstream.URL))
 	reload()
 	g.WaitLine("what becomes of its clients", func(l gate.Line) bool {
-		return strings.HasPrefix(l.Msg(), "clients of a socket wait") && strings.Contains(l.Text, addr)
+		return strings.HasPrefix(l.Msg(), "clients of an unused socket wait") && strings.Contains(l.Text, addr)
 	})
 	site.ConfigAt(t, addr, toUpstream(upstream.URL))
 	reload()

@@ -130,7 +130,7 @@ func (a *address) reserve(now time.Time, l limits, patience time.Duration) (wait
 	}
 	if l.rate > 0 {
 		if wait = max(0, a.nextTurn.Sub(now)); wait > patience {
-			return wait, fmt.Errorf("%w of %d new connections a second, %d wait", errFull, l.rate, a.dialing)
+			return wait, fmt.Errorf("%w of %d new connections per second, %d are waiting", errFull, l.rate, a.dialing)
 		}
 		a.nextTurn = now.Add(wait + time.Second/time.Duration(l.rate))
 	}

@@ -77,7 +77,7 @@ func (a *answer) check(key, subprotocol string) error {
 		return bad("", "with Connection %q, want \"Upgrade\"", v)
 	}
 	if v, n := a.get("Sec-WebSocket-Accept"); n != 1 || v != AcceptKey(key) {
-		return bad("", "with Sec-WebSocket-Accept %q, which is not of our key", v)
+		return bad("", "with Sec-WebSocket-Accept %q, which does not match our key", v)
 	}
 	switch v, n := a.get("Sec-WebSocket-Protocol"); {
 	case n == 0:
@@ -86,7 +86,7 @@ func (a *answer) check(key, subprotocol string) error {
 		return bad("", "with subprotocol %q, want %q", v, subprotocol)
 	}
 	if v, n := a.get("Sec-WebSocket-Extensions"); n != 0 {
-		return bad("", "with extensions %q, and none were offered", v)
+		return bad("", "with extensions %q, but none were offered", v)
 	}
 	if v, n := a.get("Transfer-Encoding"); n != 0 {
 		return bad("", "with Transfer-Encoding %q", v)
@@ -122,7 +122,7 @@ func statusError(status int, reason, location string) error {
 	}
 	switch {
 	case location != "":
-		e.Hint = fmt.Sprintf("it redirects to %q; is that the node's right URL?", location)
+		e.Hint = fmt.Sprintf("the server redirects to %q; is that the correct URL of the node?", location)
 	case status == http.StatusNotFound:
 		e.Hint = `is the server's WebSocket module loaded, and is the path right, such as "/xmpp-websocket" or "/ws"?`
 	case status == http.StatusBadRequest, status == http.StatusUpgradeRequired:

@@ -118,9 +118,9 @@ func tlsError(n *Node, err error) error {
 		e.Err = record
 		e.Hint = `the port does not speak TLS; write "ws://"`
 	} else if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		e.Hint = fmt.Sprintf("the certificate must be for %q and of a known CA; see ca and server_name", n.tls.ServerName)
+		e.Hint = fmt.Sprintf("the certificate must be valid for %q and issued by a trusted CA; see ca and server_name", n.tls.ServerName)
 	} else if isAlert(e.Err) {
-		e.Hint = "does it want a certificate of us? see client_certificate: it must be of a CA that the server knows, and for client authentication"
+		e.Hint = "does the server require a client certificate? client_certificate must allow client authentication and come from a CA that the server trusts"
 	}
 	return e
 }

@@ -89,7 +89,7 @@ func hintAttr(err error) slog.Attr {
 
 // Why there was nothing to dial, or nothing came of it.
 var (
-	ErrDrained   = errors.New("takes no new streams: it is being drained")
+	ErrDrained   = errors.New("accepts no new streams: it is draining")
 	ErrNoAddress = errors.New("no address")
 )
 
@@ -211,7 +211,7 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 	switch {
 	case err == nil:
 		if e.worked(now, now.Sub(start)) {
-			env.log.Info("upstream address works again", "upstream", e.node.group.name, "node", e.node.name, "address", e.addr)
+			env.log.Info("upstream address is back in service", "upstream", e.node.group.name, "node", e.node.name, "address", e.addr)
 		}
 		return &Conn{Conn: conn, Node: e.node, Address: e.addr, Rest: rest, address: e.address}, nil
 	case !e.blames(err, ctx, limit):
@@ -219,7 +219,7 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 	default:
 		if e.broke(now, err, env.random()) {
 			log := env.log.With("upstream", e.node.group.name, "node", e.node.name, "address", e.addr)
-			log.Warn("upstream address is out", "err", err, hintAttr(err))
+			log.Warn("upstream address is out of service", "err", err, hintAttr(err))
 		}
 		e.node.server.askAgain()
 	}

@@ -138,7 +138,7 @@ func TestDialErrors(t *testing.T) {
 		{"two refused", nil, []string{"ws://" + dead + "/1", "ws://" + dead + "/2"}, 503, `: connection refused; node "n`, ""},
 		{"404", []peer{says("HTTP/1.1 404 Not Found\r\n\r\n")}, nil, 502, `upstream "tigase": answered 404 Not Found to the opening handshake, want 101`, "path"},
 		{"503 of its own", []peer{says("HTTP/1.1 503 Service Unavailable\r\n\r\n")}, nil, 503, `answered 503 Service Unavailable`, ""},
-		{"closed", []peer{says("")}, nil, 502, `upstream "tigase": closed without an answer to the opening handshake`, "new connections a second"},
+		{"closed", []peer{says("")}, nil, 502, `upstream "tigase": closed without an answer to the opening handshake`, "new connections per second"},
 		{"refused and 404", []peer{says("HTTP/1.1 404 Not Found\r\n\r\n")}, []string{"ws://" + dead}, 502, `node "n`, "path"},
 		{"not TLS", nil, []string{"wss"}, 502, "TLS handshake: ", `write "ws://"`},
 		{"no socket", nil, []string{"ws+unix://" + t.TempDir() + "/none"}, 503, "no such file or directory", ""},

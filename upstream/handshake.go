@@ -101,7 +101,7 @@ func cutAnswer(got []byte, cause error) error {
 		return notHTTP(got)
 	case len(got) == 0:
 		return &HandshakeError{What: "closed without an answer to the opening handshake",
-			Hint: "does the port speak plain WebSocket, or does it limit new connections a second?"}
+			Hint: "does the port speak plain WebSocket? does the server limit new connections per second?"}
 	case errors.Is(cause, io.EOF):
 		cause = io.ErrUnexpectedEOF
 	}

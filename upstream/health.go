@@ -63,9 +63,9 @@ func (s *server) watchHealth(ctx context.Context, a *address) {
 		log := n.group.env.log.With("upstream", n.group.name, "node", n.name, "address", a.addr)
 		switch {
 		case change && err != nil:
-			log.Warn("upstream address is out: probes fail", "err", err, hintAttr(err))
+			log.Warn("upstream address is out of service: probes fail", "err", err, hintAttr(err))
 		case change:
-			log.Info("upstream address works again")
+			log.Info("upstream address is back in service")
 		}
 		if err != nil {
 			s.askAgain()

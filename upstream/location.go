@@ -70,7 +70,7 @@ func (loc NodeURL) withSocket(u *url.URL) (NodeURL, error) {
 	case u.Host != "":
 		return loc, fmt.Errorf("has host %q before the path of the socket; three slashes are required", u.Host)
 	case len(socket) < 2:
-		return loc, errors.New("has no path of a socket")
+		return loc, errors.New("has no socket path")
 	case hasPath && !strings.HasPrefix(path, "/"):
 		return loc, fmt.Errorf("path %q does not begin with a slash", path)
 	case !hasPath && u.RawQuery != "":

@@ -59,7 +59,7 @@ func (n *Node) probe(ctx context.Context, a *address) (err error) {
 		return nil // it lives; which path is right, only clients know
 	}
 	if h, ok := errors.AsType[*HandshakeError](err); ok && h.Status == http.StatusNotFound && n.group.health.Domain == "" {
-		h.Hint = "a server that looks at Host knows no " + strconv.Quote(loc.authority) + "; set health.domain, and the probe's Host is that"
+		h.Hint = "a server that checks Host may not serve " + strconv.Quote(loc.authority) + "; set health.domain, which the probe then sends as Host"
 	}
 	if err != nil {
 		return err

@@ -292,48 +292,48 @@ func (l LostRedirect) err() error { return fmt.Errorf("redirect to %q, %s", l.Ad
 
 // sayLost has a goroutine of its own, for an event loop does not wait for the log.
 func sayLost(log *slog.Logger, upstream string, lost LostRedirect, count int) {
-	log.Warn("clients lost: the XMPP server sends them where the gate can't go", "upstream", upstream,
+	log.Warn("clients lost: the XMPP server redirects them to an address that the gate can't reach", "upstream", upstream,
 		"err", lost.err(), "count", count, "hint", lost.Do)
 }
 
 // explainLost says why a redirect is lost, and what mends that.
 func (g *group) explainLost(address string, node *Node, trail Trail) (why, do string) {
-	settings := "look at the cluster's settings in the XMPP servers: "
+	settings := "check the cluster settings of the XMPP servers: "
 	switch several := g.nodesByAddress(address); {
 	case node != nil && trail.has(node):
-		return fmt.Sprintf("which is node %q: the stream has been there, so that the nodes send it in a circle", node.name),
-			settings + "the nodes do not agree whose the client is"
+		return fmt.Sprintf("which is node %q: the stream was already there, so the nodes redirect it in a loop", node.name),
+			settings + "the nodes disagree about which of them serves the client"
 	case node != nil && trail.Ends(node):
-		return fmt.Sprintf("which is node %q: the stream was sent on %d times before", node.name, len(trail)-1),
-			settings + "the nodes do not agree whose the client is"
+		return fmt.Sprintf("which is node %q: the stream was already redirected %d times", node.name, len(trail)-1),
+			settings + "the nodes disagree about which of them serves the client"
 	case node != nil && node.publicURL != "":
-		return fmt.Sprintf("which is node %q: it stands in the middle of a message, of which the client has a part", node.name),
-			settings + "a redirect is a message of its own"
+		return fmt.Sprintf("which is node %q: the redirect is in the middle of a message that the client has partly received", node.name),
+			settings + "a redirect must be a message of its own"
 	case node != nil:
-		return fmt.Sprintf("which is node %q: it can't be followed any more, and the node has no public_url", node.name),
+		return fmt.Sprintf("which is node %q: the gate can no longer follow the redirect, and the node has no public_url", node.name),
 			fmt.Sprintf("give node %q of upstream %q a public_url", node.name, g.name)
 	case len(several) > 1:
 		var names []string
 		for _, n := range several {
 			names = append(names, fmt.Sprintf("%q", n.name))
 		}
-		return "by which several nodes are known: " + strings.Join(slices.Compact(names), ", "),
+		return "which is the address of several nodes: " + strings.Join(slices.Compact(names), ", "),
 			fmt.Sprintf("give each node of upstream %q a name, a URL and a public_url of its own; wssgate check lists them", g.name)
 	}
 	for _, other := range g.all {
 		if n := other.nodeByAddress(address); n != nil && other != g {
-			return fmt.Sprintf("which is no node of the upstream, but node %q of upstream %q", n.name, other.name),
+			return fmt.Sprintf("which is not a node of this upstream but node %q of upstream %q", n.name, other.name),
 				fmt.Sprintf("add that node to upstream %q as well: %s", g.name, nodeLine(n.name, n.loc.url, n.publicURL))
 		}
 	}
 	to, err := xmpp.ParseTarget(address)
 	if err != nil || to.Host == "" {
 		return "which is neither a host nor a ws or wss URL",
-			settings + "a node there has to go by a host name or an address"
+			settings + "a redirect must name a node by host name or address"
 	}
 	host := targetPlace(to).host
-	return "which is no node of the upstream",
-		fmt.Sprintf("add a node to upstream %q, with the address by which the gate reaches it in url: %s; or, if a node that is there is meant, give that name = %q",
+	return "which is not a node of this upstream",
+		fmt.Sprintf("add a node to upstream %q, with an address that the gate can reach as its url: %s; if the redirect means an existing node, give that node name = %q",
 			g.name, nodeLine(host, urlFor(to, host), ""), host)
 }
 

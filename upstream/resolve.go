@@ -67,9 +67,9 @@ func (s *server) learn(t *Table, n *Node, places []endpoint, err error) {
 	log := n.group.env.log.With("upstream", n.group.name, "node", n.name)
 	switch {
 	case err != nil && s.dnsErr == nil:
-		log.Warn("upstream name is not resolved; the last answer stays", "addresses", len(*s.places.Load()), "err", err)
+		log.Warn("upstream name does not resolve; keeping the last answer", "addresses", len(*s.places.Load()), "err", err)
 	case err == nil && s.dnsErr != nil:
-		log.Info("upstream name is resolved again")
+		log.Info("upstream name resolves again")
 	}
 	s.dnsErr = err
 	if len(places) > 0 {

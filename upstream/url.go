@@ -137,7 +137,7 @@ const maxSocketPath = 107 // bytes
 func CheckSocketPath(path string) error {
 	switch {
 	case len(path) > maxSocketPath:
-		return fmt.Errorf("path of %d bytes, a socket's may have %d", len(path), maxSocketPath)
+		return fmt.Errorf("path is %d bytes long; a socket path may have at most %d", len(path), maxSocketPath)
 	case strings.Contains(path, "\x00") || !utf8.ValidString(path):
 		return fmt.Errorf("path %q is not text", path)
 	}
@@ -192,7 +192,7 @@ func appHost(u *url.URL) (host, port string, err error) {
 		return host, port, nil
 	}
 	if strings.ContainsFunc(u.Host, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`*:[]@%'"<>&\`, r) }) {
-		return "", "", fmt.Errorf("host %q is not a host", u.Host)
+		return "", "", fmt.Errorf("host %q is not valid", u.Host)
 	}
 	return strings.ToLower(u.Host), "", nil
 }

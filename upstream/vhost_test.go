@@ -197,7 +197,7 @@ func TestOptionsMistakes(t *testing.T) {
 		{group(func(g *GroupOptions) { g.Nodes[0].URL = "ws://user:secret@a:b/" }), `upstream "tigase": node 1: url: invalid port`},
 		{url("ws://a/#x"), "has a fragment"},
 		{url("ws+unix://run/x"), `host "run" before the path`},
-		{url("ws+unix:///"), "has no path of a socket"},
+		{url("ws+unix:///"), "has no socket path"},
 		{url("ws+unix:///run/x:ws"), `path "ws" does not begin with a slash`},
 		{url("srv+ws+unix:///x"), "is not ws"},
 		{url("srv+ws://example.com/"), "host is not of the form _xmpp-websocket._tcp.example1.com"},

@@ -136,7 +136,7 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 		}
 	}
 	if s.options.TurnsAway != nil && s.options.TurnsAway(r.TLS.ServerName) {
-		unavailable(w, "This gate takes no new clients at the moment. Try again in a while.")
+		unavailable(w, "This gate is not accepting new clients at the moment. Try again later.")
 		return
 	}
 	var of *loginsOf
@@ -208,7 +208,7 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 	case errors.As(err, &cut):
 		// The client's doing, and no word about the server.
 		log.Debug("bosh: request cut short", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", cut.err)
-		http.Error(w, "400 Bad Request\n\nThe request did not come whole, or not in time.", http.StatusBadRequest)
+		http.Error(w, "400 Bad Request\n\nThe request was incomplete or late.", http.StatusBadRequest)
 	case errors.Is(err, context.Canceled):
 		// The client has gone, or a drain has begun, or memory is short. That client sends the
 		// request again, with the same rid, and finds another gate: XEP-0124,
@@ -219,11 +219,11 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 		http.Error(w, "504 Gateway Timeout\n\nThe XMPP server did not answer in time.", http.StatusGatewayTimeout)
 	default:
 		b.noAnswer.Warn(log, "bosh: no answer", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", err)
-		http.Error(w, "502 Bad Gateway\n\nThe XMPP server is not reachable at the moment.", http.StatusBadGateway)
+		http.Error(w, "502 Bad Gateway\n\nThe XMPP server is unreachable at the moment.", http.StatusBadGateway)
 	}
 }
 
-const tooManyText = "Too many clients are here at the moment. Try again in a while."
+const tooManyText = "Too many clients are connected at the moment. Try again later."
 
 // A bodyError is the client's fault.
 type bodyError struct{ err error }

@@ -29,7 +29,7 @@ const (
 )
 
 // errGivenUp is why a request ends whose place somebody else gets.
-var errGivenUp = errors.New("its place was given to another client")
+var errGivenUp = errors.New("closed to make room for another client")
 
 // boshPlaces are the requests of a Site's BOSH, and the memory of their bodies. Where
 // either is all taken, a request whose body does not come makes place; else the client

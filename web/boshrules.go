@@ -110,7 +110,7 @@ func (b *bosh) check(r *http.Request, body []byte, of *loginsOf) *boshRefusal {
 	if head.SID == "" && asks > 0 {
 		// It would have to be noted under the sid that the answer has. No client does
 		// that: what it needs for a login is in that answer.
-		return &boshRefusal{condition: "bad-request", err: errors.New("a login before there is a session")}
+		return &boshRefusal{condition: "bad-request", err: errors.New("a login before the session exists")}
 	}
 	of.session(head.SID)
 	if asks > 0 && !of.asks(asks) {

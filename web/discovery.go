@@ -45,7 +45,7 @@ func (s *Site) discover(w http.ResponseWriter, r *http.Request, name string, v *
 	switch {
 	case len(d.WebSocket)+len(d.Links) > 0:
 	case len(vhosts) > 0 && s.named(r, name, vhosts):
-		unavailable(w, "No new clients are taken for this name at the moment. Try again in a while.")
+		unavailable(w, "This name is not accepting new clients at the moment. Try again later.")
 		return
 	default:
 		notFound(w, "There is no XMPP service for this name.")

@@ -21,7 +21,7 @@ func (s *Site) page(w http.ResponseWriter, r *http.Request, v *vhost) {
 	if path != "/" {
 		h.Set("Upgrade", "websocket") // RFC 9110, section 15.5.22
 		h.Set("Connection", "Upgrade, close")
-		http.Error(w, "426 Upgrade Required\n\nThis address is for XMPP clients: it takes WebSockets with the subprotocol \"xmpp\".", http.StatusUpgradeRequired)
+		http.Error(w, "426 Upgrade Required\n\nThis address is for XMPP clients: it accepts WebSockets with the subprotocol \"xmpp\".", http.StatusUpgradeRequired)
 		return
 	}
 	h.Set("Content-Type", "text/html; charset=utf-8")
@@ -30,7 +30,7 @@ func (s *Site) page(w http.ResponseWriter, r *http.Request, v *vhost) {
 	io.WriteString(w, pageHead)
 	urls := s.discovery(r, normal(r.TLS.ServerName), []*vhost{v}).WebSocket
 	if len(urls) == 0 {
-		io.WriteString(w, "<p>It takes no new clients at the moment.</p>\n")
+		io.WriteString(w, "<p>It is not accepting new clients at the moment.</p>\n")
 	} else {
 		io.WriteString(w, "<p>Give it to your client as</p>\n")
 	}

@@ -24,7 +24,7 @@ func (s *Site) plain(w http.ResponseWriter, r *http.Request) {
 // redirect sends a client to the same path under TLS, for names that have it.
 func (s *Site) redirect(w http.ResponseWriter, r *http.Request, name string) {
 	if s.byName(name) == nil && !s.options.HasCertificate(name) {
-		notFound(w, "There is nothing under this name.")
+		notFound(w, "Nothing is served under this name.")
 		return
 	}
 	target := r.URL.EscapedPath()

@@ -192,6 +192,6 @@ func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
 	}
 	list := strings.Join(methods, ", ")
 	w.Header().Set("Allow", list)
-	http.Error(w, "405 Method Not Allowed\n\nThis answers to "+list+".", http.StatusMethodNotAllowed)
+	http.Error(w, "405 Method Not Allowed\n\nThis path accepts "+list+".", http.StatusMethodNotAllowed)
 	return false
 }

@@ -309,12 +309,12 @@ func TestPage(t *testing.T) {
 		{"GET", "https://example1.com:5291/", 200, "<code>wss://example1.com:5291/ws</code>"},
 		{"HEAD", "https://example1.com/", 200, ""},
 		{"POST", "https://example1.com/", 405, "GET, HEAD"},
-		{"GET", "https://example1.com/ws", 426, "takes WebSockets"},
+		{"GET", "https://example1.com/ws", 426, "accepts WebSockets"},
 		{"HEAD", "https://example1.com/ws", 426, ""},
 		{"PUT", "https://example1.com/ws", 405, "GET, HEAD"},
 		{"GET", "https://example1.com/ws/", 404, "nothing at this path"},
-		{"GET", "https://example3.com/xmpp-websocket?a=b", 426, "takes WebSockets"}, // any path is upgraded
-		{"GET", "https://example4.com/a%2fb", 426, "takes WebSockets"},
+		{"GET", "https://example3.com/xmpp-websocket?a=b", 426, "accepts WebSockets"}, // any path is upgraded
+		{"GET", "https://example4.com/a%2fb", 426, "accepts WebSockets"},
 		{"GET", "https://example4.com/a/b", 404, "nothing at this path"},
 		{"GET", "https://example2.com/", 404, "no XMPP service"},
 	} {

@@ -45,7 +45,7 @@ func play(t *testing.T, broken bool) (status, draining []byte) {
 			Counts: func() proxy.Counts { return s.count(time.Now()) },
 			NotReady: func() []string {
 				if drain != nil {
-					return []string{"the gate drains"}
+					return []string{"the gate is draining"}
 				}
 				return nil
 			},
