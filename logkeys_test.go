@@ -20,10 +20,10 @@ var keysAt = map[string]int{
 	"String": 0, "Int": 0, "Int64": 0, "Bool": 0, "Any": 0, "Duration": 0, "Time": 0,
 }
 
-// docs/operations.md lists every key that a line of the log can have, and no
+// docs/reference.md lists every key that a line of the log can have, and no
 // other.
 func TestLogKeysDocumented(t *testing.T) {
-	doc, err := os.ReadFile("docs/operations.md")
+	doc, err := os.ReadFile("docs/reference.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,12 +38,12 @@ func TestLogKeysDocumented(t *testing.T) {
 	used := logKeys(t, ".", "admin", "certstore", "config", "files", "gate", "listen", "memory", "proxy", "sampling", "systemd", "upstream", "web")
 	for _, key := range slices.Sorted(maps.Keys(used)) {
 		if !listed[key] {
-			t.Errorf("docs/operations.md does not list the log key %q of %s", key, used[key])
+			t.Errorf("docs/reference.md does not list the log key %q of %s", key, used[key])
 		}
 	}
 	for key := range listed {
 		if used[key] == "" {
-			t.Errorf("docs/operations.md lists the log key %q, which nothing writes", key)
+			t.Errorf("docs/reference.md lists the log key %q, which nothing writes", key)
 		}
 	}
 }

@@ -27,7 +27,7 @@ func (s *Server) metrics() http.Handler {
 // Prometheus alone: what the page shows and what is scraped are the same.
 type collector struct{ server *Server }
 
-// Everything that we export; docs/operations.md lists it, and a test keeps
+// Everything that we export; docs/reference.md lists it, and a test keeps
 // the two alike. Labels have configured names and words of ours, never what a
 // client sent.
 var (

@@ -361,7 +361,7 @@ func (s *Server) judgeLogin(key clientKey, failed int, client netip.AddrPort, se
 		v := s.guard.failed(key, now)
 		slow, banned = v.slow, v.banned
 		if v.first {
-			// Programs read this line: docs/operations.md has its form.
+			// Programs read this line: docs/logins.md has its form.
 			s.log.Warn("logins refused", "client", client, "network", key.network(), "failures", v.count, "refused_for", v.banned, "server_name", serverName)
 		}
 	}

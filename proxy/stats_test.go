@@ -185,10 +185,10 @@ func TestHistogram(t *testing.T) {
 	}
 }
 
-// docs/operations.md explains every word that metrics and the log have for
+// docs/reference.md explains every word that metrics and the log have for
 // how a tunnel, a handshake or a connection ended.
 func TestWordsDocumented(t *testing.T) {
-	doc, err := os.ReadFile("../docs/operations.md")
+	doc, err := os.ReadFile("../docs/reference.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestWordsDocumented(t *testing.T) {
 	words = append(words, limitNames[:]...)
 	for _, word := range words {
 		if !strings.Contains(string(doc), word) {
-			t.Errorf("docs/operations.md does not explain %s", word)
+			t.Errorf("docs/reference.md does not explain %s", word)
 		}
 	}
 }

@@ -544,7 +544,7 @@ http {
 	}
 }
 
-// Each request in the table of docs/operations.md is one that the admin address
+// Each request in the table of docs/reference.md is one that the admin address
 // knows.
 func TestDocumentEndpoints(t *testing.T) {
 	site := gate.NewSite(t, name)
@@ -558,7 +558,7 @@ func TestDocumentEndpoints(t *testing.T) {
 			t.Errorf("%s %s: %d %s", method, path, status, body)
 		}
 	}
-	for _, m := range row.FindAllStringSubmatch(document(t, "docs/operations.md").text, -1) {
+	for _, m := range row.FindAllStringSubmatch(document(t, "docs/reference.md").text, -1) {
 		if request := m[1] + " " + m[2]; !known[request] {
 			known[request] = true
 			if request != drain {
@@ -567,10 +567,10 @@ func TestDocumentEndpoints(t *testing.T) {
 		}
 	}
 	if !known[drain] {
-		t.Errorf("docs/operations.md does not have %s", drain)
+		t.Errorf("docs/reference.md does not have %s", drain)
 	}
 	ask("POST", "/drain") // last: it ends the gate
 	if len(known) < 8 {
-		t.Errorf("docs/operations.md has the requests %v; want eight at least", known)
+		t.Errorf("docs/reference.md has the requests %v; want eight at least", known)
 	}
 }

@@ -518,11 +518,11 @@ func TestFail2ban(t *testing.T) {
 	if !strings.Contains(out, "8 matched") || strings.Contains(out, "matched without a timestamp") {
 		t.Errorf("fail2ban-regex -v:\n%s", out)
 	}
-	manual := readFile(t, filepath.Join(filepath.Dir(deployed(t, "x")), "..", "docs", "operations.md"))
+	manual := readFile(t, filepath.Join(filepath.Dir(deployed(t, "x")), "..", "docs", "logins.md"))
 	for _, file := range []string{"filter.conf", "jail.conf"} {
 		quoted := regexp.MustCompile(`(?m)^(.)`).ReplaceAllString(readFile(t, deployed(t, filepath.Join("fail2ban", file))), "    $1")
 		if !strings.Contains(manual, quoted) {
-			t.Errorf("docs/operations.md does not quote deploy/fail2ban/%s as it is", file)
+			t.Errorf("docs/logins.md does not quote deploy/fail2ban/%s as it is", file)
 		}
 	}
 }
