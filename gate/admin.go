@@ -26,10 +26,10 @@ import (
 	"wssgate/proxy"
 )
 
-// A desk is where the operator sits: the admin listener, what it is told of
+// A console serves the operator: it has the admin listener, what it is told of
 // the gate, and what it asks the gate for. The gate's own goroutine (serve's
 // loop) does what is asked for, so that it never does two such things at once.
-type desk struct {
+type console struct {
 	warnings *admin.Warnings
 	asked    chan func() // for the loop; see do
 	drainAll chan struct{}
@@ -50,8 +50,8 @@ type desk struct {
 	over    chan struct{} // closed when the loop takes no more requests
 }
 
-func newDesk(warnings *admin.Warnings, lines *logqueue.Queue) *desk {
-	d := &desk{
+func newConsole(warnings *admin.Warnings, lines *logqueue.Queue) *console {
+	d := &console{
 		warnings: warnings,
 		lines:    lines,
 		asked:    make(chan func()),
@@ -72,7 +72,7 @@ type adminListener struct {
 }
 
 // open opens what cfg asks for, unless it is open.
-func (d *desk) open(cfg *config.Config, sockets *listen.Sockets) (*adminListener, error) {
+func (d *console) open(cfg *config.Config, sockets *listen.Sockets) (*adminListener, error) {
 	l := &adminListener{addr: cfg.Listen.Admin, access: admin.Access{Debug: cfg.Listen.AdminDebug}}
 	if file := cfg.Listen.AdminTokenFile; file != "" {
 		token := cfg.Files[file]
@@ -99,7 +99,7 @@ func (l *adminListener) close() {
 }
 
 // install puts cfg and its listener into force. Nothing can fail any more.
-func (d *desk) install(g *gate, cfg *config.Config, l *adminListener) {
+func (d *console) install(g *gate, cfg *config.Config, l *adminListener) {
 	d.cfg.Store(cfg)
 	d.forget(cfg)
 	if d.server == nil {
@@ -141,7 +141,7 @@ func (d *desk) install(g *gate, cfg *config.Config, l *adminListener) {
 }
 
 // listens notes where clients connect. It ends the wait of /readyz.
-func (d *desk) listens(listeners map[string]net.Listener) {
+func (d *console) listens(listeners map[string]net.Listener) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.serving = nil
@@ -152,7 +152,7 @@ func (d *desk) listens(listeners map[string]net.Listener) {
 }
 
 // reloaded notes what became of a reload.
-func (d *desk) reloaded(err error) {
+func (d *console) reloaded(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.reload.At, d.reload.OK, d.reload.Errors = time.Now(), err == nil, nil
@@ -166,7 +166,7 @@ func (d *desk) reloaded(err error) {
 }
 
 // lastReload reports whether the last reload was taken.
-func (d *desk) lastReload() bool {
+func (d *console) lastReload() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.reload.OK
@@ -174,7 +174,7 @@ func (d *desk) lastReload() bool {
 
 // leaves notes that the gate drains, before it does: from now on it is not
 // ready, and takes no requests.
-func (d *desk) leaves(connections int, timeout time.Duration) {
+func (d *console) leaves(connections int, timeout time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
@@ -182,15 +182,15 @@ func (d *desk) leaves(connections int, timeout time.Duration) {
 	close(d.over)
 }
 
-// close ends the listener. The desk may never have been opened.
-func (d *desk) close() {
+// close ends the listener. The console may never have been opened.
+func (d *console) close() {
 	if d.server != nil {
 		d.server.Close()
 	}
 }
 
 // askReload has the loop reload, and waits for the result.
-func (d *desk) askReload(ctx context.Context) error {
+func (d *console) askReload(ctx context.Context) error {
 	result := make(chan error, 1)
 	err := d.ask(ctx, func() error {
 		d.gate.reload(func(err error) { result <- err })
@@ -210,14 +210,14 @@ func (d *desk) askReload(ctx context.Context) error {
 }
 
 // turned notes that the loop does.
-func (d *desk) turned() { d.turn.Store(time.Now().UnixNano()) }
+func (d *console) turned() { d.turn.Store(time.Now().UnixNano()) }
 
 // loopPatience is how long the loop may take for a turn: many times what the
 // longest one takes.
 const loopPatience = 30 * time.Second
 
 // alive says that the loop does not turn any more. A drain has a deadline instead.
-func (d *desk) alive() error {
+func (d *console) alive() error {
 	d.mu.Lock()
 	draining := d.drain != nil
 	d.mu.Unlock()
@@ -228,7 +228,7 @@ func (d *desk) alive() error {
 }
 
 // ask has the loop call f, and waits for its result.
-func (d *desk) ask(ctx context.Context, f func() error) error {
+func (d *console) ask(ctx context.Context, f func() error) error {
 	result := make(chan error, 1)
 	select {
 	case d.asked <- func() { result <- f() }:
@@ -242,7 +242,7 @@ func (d *desk) ask(ctx context.Context, f func() error) error {
 
 // askDrain begins a drain of the whole gate, as SIGTERM does, or begins or
 // stops one of a vhost, a node or all vhosts.
-func (d *desk) askDrain(r admin.DrainRequest) error {
+func (d *console) askDrain(r admin.DrainRequest) error {
 	if name, err := config.ServerName(r.Vhost); err == nil { // it may be as it stands in the file
 		r.Vhost = name
 	}
@@ -270,7 +270,7 @@ type partialDrain struct {
 
 // drainSome begins or stops the drain of a vhost, a node or all vhosts. It is
 // called in the loop.
-func (d *desk) drainSome(r admin.DrainRequest) error {
+func (d *console) drainSome(r admin.DrainRequest) error {
 	g, target := d.gate, proxy.Target{Vhost: r.Vhost, Upstream: r.Upstream, Node: r.Node}
 	if !has(g.cfg, target) {
 		return fmt.Errorf("%s: %w", r.Scope(), admin.ErrUnknown)
@@ -306,14 +306,14 @@ func (d *desk) drainSome(r admin.DrainRequest) error {
 }
 
 // setDrains replaces the list, which others read.
-func (d *desk) setDrains(drains []partialDrain) {
+func (d *console) setDrains(drains []partialDrain) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.drains = drains
 }
 
 // forget drops drains of what cfg no longer has.
-func (d *desk) forget(cfg *config.Config) {
+func (d *console) forget(cfg *config.Config) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.drains = slices.DeleteFunc(slices.Clone(d.drains), func(p partialDrain) bool {
@@ -340,7 +340,7 @@ func has(c *config.Config, t proxy.Target) bool {
 }
 
 // notReady says why the gate can't take clients.
-func (d *desk) notReady() []string {
+func (d *console) notReady() []string {
 	d.mu.Lock()
 	draining, listening := d.drain != nil, len(d.serving) > 0
 	away := slices.ContainsFunc(d.drains, func(p partialDrain) bool { return p.target == proxy.Target{} })
@@ -386,7 +386,7 @@ func configuredNames(c *config.Config) []string {
 }
 
 // describe is the gate as the page shows it.
-func (d *desk) describe() admin.Gate {
+func (d *console) describe() admin.Gate {
 	cfg, g := d.cfg.Load(), d.gate
 	out := admin.Gate{
 		Go: runtime.Version(), Started: processStart, Config: cfg.File,

@@ -25,12 +25,12 @@ func TestAdminTokenGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.Listen.Admin = ""
-	l, err := newDesk(nil, nil).open(cfg, new(listen.Sockets))
+	l, err := newConsole(nil, nil).open(cfg, new(listen.Sockets))
 	if err != nil || l.access.Token != "0123456789abcdef" {
 		t.Errorf("%+v, %v; want the token that was checked", l, err)
 	}
 	cfg.Files = nil
-	if l, err := newDesk(nil, nil).open(cfg, new(listen.Sockets)); err == nil {
+	if l, err := newConsole(nil, nil).open(cfg, new(listen.Sockets)); err == nil {
 		t.Errorf("no token opens it: %+v", l)
 	}
 }

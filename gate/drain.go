@@ -46,7 +46,7 @@ func nodesOf(c *config.Config) iter.Seq2[proxy.Target, bool] {
 
 // drain lets clients go, and then ends everything.
 func (g *gate) drain() error {
-	g.desk.leaves(g.server.Connections(), g.cfg.Drain.Timeout)
+	g.console.leaves(g.server.Connections(), g.cfg.Drain.Timeout)
 	g.log.Info("drain", "connections", g.server.Connections(), "timeout", g.cfg.Drain.Timeout)
 	g.notify.Stopping(fmt.Sprintf("draining %d connections", g.server.Connections()), g.cfg.Drain.Timeout+stopPatience)
 	defer g.notify.KeepAlive()()
@@ -113,7 +113,7 @@ func (g *gate) stop() error {
 		g.serving.Go(func() { g.plain.shutdown(min(pacing.Timeout, plainPatience)) })
 		// A context of its own: the one that SIGTERM ended is of no use.
 		err = g.server.Shutdown(context.Background(), pacing)
-		g.desk.close() // last of the listeners: it shows how the drain goes
+		g.console.close() // last of the listeners: it shows how the drain goes
 		g.accepting.Wait()
 		g.memory.Close()
 	}

@@ -72,7 +72,7 @@ type gate struct {
 	accepting sync.WaitGroup          // for wss
 	serving   sync.WaitGroup          // for all else
 	failed    chan error              // a listener broke
-	desk      *desk
+	console   *console
 	watch     *config.Watch
 	access    *accessWatch
 	sockets   *listen.Sockets
@@ -104,8 +104,8 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 	slog.SetDefault(log)
 	slog.SetLogLoggerLevel(slog.LevelDebug)
 	defer memory.Keep()()
-	desk := newDesk(warnings, lines.Queue)
-	g, err := awaitGate(ctx, func() (*gate, error) { return start(cfg, log, level, how, desk) })
+	console := newConsole(warnings, lines.Queue)
+	g, err := awaitGate(ctx, func() (*gate, error) { return start(cfg, log, level, how, console) })
 	if err != nil {
 		for _, err := range splitError(err) {
 			PrintError(lines, err)
@@ -126,7 +126,7 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 	turns := time.NewTicker(loopTurn)
 	defer turns.Stop()
 	for running := true; running; {
-		desk.turned()
+		console.turned()
 		select {
 		case <-turns.C:
 		case <-how.Reload:
@@ -135,11 +135,11 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 			g.reloaded(r)
 		case <-g.again:
 			g.beginReload([]func(error){}, true)
-		case do := <-desk.asked:
+		case do := <-console.asked:
 			do()
 		case <-beats:
 			g.notify.Alive()
-		case <-desk.drainAll:
+		case <-console.drainAll:
 			running = false
 		case <-g.watch.Changed:
 			g.reload(nil)
@@ -212,9 +212,9 @@ func awaitGate(ctx context.Context, start func() (*gate, error)) (*gate, error) 
 }
 
 // startGate starts everything, or nothing.
-func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Serving, desk *desk) (_ *gate, err error) {
+func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Serving, console *console) (_ *gate, err error) {
 	g := &gate{cfg: cfg, log: log, level: level, page: how.Pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1),
-		takenOut: map[proxy.Target]func(){}, desk: desk, sockets: how.Sockets, notify: how.Notify, gathered: make(chan *gathered, 1)}
+		takenOut: map[proxy.Target]func(){}, console: console, sockets: how.Sockets, notify: how.Notify, gathered: make(chan *gathered, 1)}
 	g.watch = config.NewWatch(cfg.File, cfg.Sum, log)
 	g.access = &accessWatch{log: log}
 	defer func() {
@@ -273,9 +273,9 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 	conns := &fair.Conns{Max: proxy.DescriptorReserve().HTTP, Refuses: g.server.DeniesPlain,
 		Panicked: func(cause any) { g.server.Panicked(proxy.PanicHTTP, cause) }}
 	g.plain = newPlainHTTP(g.server.Recover(proxy.PanicHTTP, conns.Handler(g.acme.handler(g.server.Pages()))), conns, log, g.failed)
-	desk.install(g, cfg, o.operator)
+	console.install(g, cfg, o.operator)
 	g.accept(o.wss)
-	g.desk.listens(g.listeners)
+	g.console.listens(g.listeners)
 	g.plain.accept(o.http)
 	g.acme.begin(change)
 	g.watch.Set(cfg.WatchConfig)
@@ -300,7 +300,7 @@ func (g *gate) configuration(cfg *config.Config, certificates *certstore.View, r
 // summary is the gate in a line.
 func (g *gate) summary() string {
 	s := fmt.Sprintf("serving %d names", g.store.Names())
-	if !g.desk.lastReload() {
+	if !g.console.lastReload() {
 		s += "; the last reload changed nothing, see the log"
 	}
 	return s

@@ -47,7 +47,7 @@ func (g *gate) openListeners(cfg *config.Config, routes *upstream.Routes) (_ *op
 	var errs [3]error
 	o.wss, errs[0] = g.open("wss", cfg.Listen.WSS, g.listeners)
 	o.http, errs[1] = g.open("http", cfg.Listen.HTTP, have)
-	o.operator, errs[2] = g.desk.open(cfg, g.sockets)
+	o.operator, errs[2] = g.console.open(cfg, g.sockets)
 	if err = errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
@@ -74,8 +74,8 @@ func (g *gate) leaving(cfg *config.Config) (gone []net.Listener) {
 	if g.plain != nil {
 		look("http", g.plain.listeners, cfg.Listen.HTTP)
 	}
-	if g.desk.ln != nil {
-		look("admin", map[string]net.Listener{g.desk.addr: g.desk.ln}, []string{cfg.Listen.Admin})
+	if g.console.ln != nil {
+		look("admin", map[string]net.Listener{g.console.addr: g.console.ln}, []string{cfg.Listen.Admin})
 	}
 	return gone
 }
@@ -116,7 +116,7 @@ func (g *gate) accept(opened map[string]net.Listener) {
 
 // addresses are those where the gate listens.
 func (g *gate) addresses() map[listen.Address]bool {
-	open := map[listen.Address]bool{{Key: "admin", Addr: g.desk.addr}: true}
+	open := map[listen.Address]bool{{Key: "admin", Addr: g.console.addr}: true}
 	for addr := range g.listeners {
 		open[listen.Address{Key: "wss", Addr: addr}] = true
 	}

@@ -107,7 +107,7 @@ func (g *gate) reloaded(r *gathered) {
 		}
 	}
 	g.again = files.FreeAfter(err)
-	g.desk.reloaded(err)
+	g.console.reloaded(err)
 	if err == nil {
 		g.log.Info("reloaded", "names", g.store.Names(), "problems", len(g.store.Problems()))
 	} else {
@@ -173,7 +173,7 @@ func (g *gate) commit(c *change) {
 	g.guardMemory(cfg)
 	g.drainNodes(cfg)
 	setLevel(g.level, cfg.Log.Level)
-	g.desk.install(g, cfg, c.opened.operator)
+	g.console.install(g, cfg, c.opened.operator)
 	g.accept(c.opened.wss)
 	g.plain.accept(c.opened.http)
 	g.handOn(g.leaving(cfg))
@@ -184,7 +184,7 @@ func (g *gate) commit(c *change) {
 			g.log.Info("no longer listening", "listener", "wss", "addr", ln.Addr().String())
 		}
 	}
-	g.desk.listens(g.listeners)
+	g.console.listens(g.listeners)
 	g.plain.leave(cfg.Listen.HTTP)
 	g.acme.begin(c.acme)
 	if err := g.sockets.Unused(cfg.Listen.Addresses()); err != nil {

@@ -28,7 +28,7 @@ func startSmall(t *testing.T) (g *gate, file string) {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	g, err = start(cfg, log, new(slog.LevelVar), Serving{Sockets: new(listen.Sockets)}, newDesk(nil, nil))
+	g, err = start(cfg, log, new(slog.LevelVar), Serving{Sockets: new(listen.Sockets)}, newConsole(nil, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ func TestAwaitGate(t *testing.T) {
 // The gate lives as long as its loop turns; a drain has a deadline of its own.
 func TestAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDesk(nil, nil)
+		d := newConsole(nil, nil)
 		if err := d.alive(); err != nil {
 			t.Errorf("before the first turn: %v", err)
 		}

@@ -60,7 +60,7 @@ func FuzzRedirectNeverLeaks(f *testing.F) {
 	vhost := xmppVhost(f)
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		d := newDesk(t, func(tn *tunnel) { tn.info.vhost = vhost })
+		d := newTunnelRig(t, func(tn *tunnel) { tn.info.vhost = vhost })
 		say := func(text string) {
 			b := fragments(rnd, text)
 			for len(b) > 0 {
@@ -159,7 +159,7 @@ func FuzzRedirectNeverLeaks(f *testing.F) {
 // A redirect in the last frame of a message whose first frames went on leaves the client
 // within that message: it gets a Close frame, and no message of the gate's.
 func TestRedirectInTheLastFrame(t *testing.T) {
-	d := newDesk(t, func(tn *tunnel) { tn.stage, tn.stream.framing, tn.stream.opened = stageOver, xmpp.RFC7395, true })
+	d := newTunnelRig(t, func(tn *tunnel) { tn.stage, tn.stream.framing, tn.stream.opened = stageOver, xmpp.RFC7395, true })
 	d.upstream.give(appendHeader(nil, header{opcode: opText, length: 10}), []byte("<presence>"))
 	d.upstream.give(appendFrame(nil, opContinuation, []byte("</presence>"+upstreamRedirects[0]), nil))
 	d.turns()
@@ -174,7 +174,7 @@ func TestRedirectInTheLastFrame(t *testing.T) {
 // A client that has closed gets no Close frame into the half frame that it got before a
 // redirect.
 func TestRedirectBehindHalfAFrameWhileClosing(t *testing.T) {
-	d := newDesk(t, func(tn *tunnel) { tn.stage, tn.stream.opened = stageOver, true })
+	d := newTunnelRig(t, func(tn *tunnel) { tn.stage, tn.stream.opened = stageOver, true })
 	said := "<presence>" + strings.Repeat("x", 100) + "</presence>" + upstreamRedirects[0]
 	frame := appendFrame(nil, opText, []byte(said), nil)
 	d.upstream.give(frame[:50])
@@ -192,7 +192,7 @@ func TestRedirectBehindHalfAFrameWhileClosing(t *testing.T) {
 // A drain that is taken back at the moment at which a client is to be read again does not
 // make the loop forget that.
 func TestRearmKeepsWhatIsDue(t *testing.T) {
-	d := newDesk(t, func(tn *tunnel) { tn.stage = stageOver })
+	d := newTunnelRig(t, func(tn *tunnel) { tn.stage = stageOver })
 	d.begin(d.w)
 	d.rest(d.w.now + time.Second)
 	d.settle(d.w)
@@ -214,7 +214,7 @@ func TestNothingIsHeldBehindATail(t *testing.T) {
 		"<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>",
 		"<iq/>",
 	} {
-		d := newDesk(t, nil)
+		d := newTunnelRig(t, nil)
 		d.client.give(appendFrame(nil, opText, []byte(openTag(testName, false)), &testKey))
 		d.upstream.give(appendFrame(nil, opText, []byte("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' id='1'/>"), nil))
 		d.turns()
@@ -232,11 +232,11 @@ func TestNothingIsHeldBehindATail(t *testing.T) {
 // once: nobody else will.
 func TestCloseWhileDialling(t *testing.T) {
 	for _, stage := range []stage{stageAwaited, stageDialling} {
-		d := newDesk(t, func(tn *tunnel) {
+		d := newTunnelRig(t, func(tn *tunnel) {
 			tn.upstream = upstreamLeg(nil)
 			tn.stage = stage
 			if stage == stageDialling {
-				tn.greeting = &greeting{held: true}
+				tn.greeting = &greeting{pending: true}
 			}
 		})
 		d.client.give(appendFrame(appendFrame(nil, opPing, nil, &testKey), opClose, []byte("\x03\xe8"), &testKey))
@@ -258,13 +258,13 @@ func TestSmallFramesGoTogether(t *testing.T) {
 	for range 1000 {
 		pings = appendFrame(pings, opPing, nil, &testKey)
 	}
-	d := newDesk(t, func(tn *tunnel) { tn.stage = stageOver })
+	d := newTunnelRig(t, func(tn *tunnel) { tn.stage = stageOver })
 	d.client.give(pings)
 	d.turns()
 	if !bytes.Equal(d.upstream.out, pings) || d.upstream.writes != 1 {
 		t.Errorf("1000 Pings: %d bytes in %d writes to the upstream; want %d in one", len(d.upstream.out), d.upstream.writes, len(pings))
 	}
-	d = newDesk(t, func(tn *tunnel) { tn.upstream = upstreamLeg(nil) })
+	d = newTunnelRig(t, func(tn *tunnel) { tn.upstream = upstreamLeg(nil) })
 	d.client.give(pings)
 	d.turns()
 	if want := bytes.Repeat([]byte{0x8a, 0}, 1000); !bytes.Equal(d.client.out, want) || d.client.writes != 1 {
@@ -275,7 +275,7 @@ func TestSmallFramesGoTogether(t *testing.T) {
 // A client that is reset while bytes wait for it, and for an upstream that takes
 // nothing, is waited for no more.
 func TestDeadClientLeavesThePollSet(t *testing.T) {
-	d := newDesk(t, func(tn *tunnel) { tn.stage = stageOver })
+	d := newTunnelRig(t, func(tn *tunnel) { tn.stage = stageOver })
 	d.client.room, d.upstream.room = 0, 0
 	d.upstream.give(appendFrame(nil, opText, make([]byte, 1000), nil))
 	d.client.give(appendFrame(nil, opText, make([]byte, 1000), &testKey))
@@ -297,7 +297,7 @@ func TestDeadClientLeavesThePollSet(t *testing.T) {
 // A client that does not answer Pings is reset, so that the kernel keeps nothing of
 // what it did not take.
 func TestDeadClientIsReset(t *testing.T) {
-	d := newDesk(t, func(tn *tunnel) {
+	d := newTunnelRig(t, func(tn *tunnel) {
 		tn.stage = stageOver
 		tn.settings.ping, tn.settings.pong = 30*time.Second, 20*time.Second
 	})
@@ -312,7 +312,7 @@ func TestDeadClientIsReset(t *testing.T) {
 func TestUpstreamGoesInClientsFrame(t *testing.T) {
 	for _, part := range []int{1, 5, 500} {
 		for _, closes := range []bool{false, true} {
-			d := newDesk(t, func(tn *tunnel) { tn.stage = stageOver })
+			d := newTunnelRig(t, func(tn *tunnel) { tn.stage = stageOver })
 			d.client.give(appendFrame(nil, opText, make([]byte, 1000), &testKey)[:part])
 			d.turns()
 			code := uint16(codeRestart)
@@ -335,7 +335,7 @@ func TestUpstreamGoesInClientsFrame(t *testing.T) {
 
 // Whoever fills a queue, it does not grow beyond its bound.
 func TestQueueIsBounded(t *testing.T) {
-	d := newDesk(t, func(tn *tunnel) {
+	d := newTunnelRig(t, func(tn *tunnel) {
 		tn.stage, tn.settings = stageOver, &tunnelSettings{backlog: 64 << 10}
 	})
 	d.client.room = 0
@@ -364,7 +364,7 @@ func TestFramesPerSecond(t *testing.T) {
 	frame := appendHeader(nil, header{opcode: opContinuation, masked: true, key: testKey})
 	begin := appendHeader(nil, header{opcode: opText, masked: true, key: testKey})
 
-	d := newDesk(t, limit)
+	d := newTunnelRig(t, limit)
 	d.client.give(begin)
 	for range 60 { // a minute at the full rate
 		d.client.give(bytes.Repeat(frame, 100))
@@ -375,7 +375,7 @@ func TestFramesPerSecond(t *testing.T) {
 		d.pass(time.Second)
 	}
 
-	d = newDesk(t, limit)
+	d = newTunnelRig(t, limit)
 	d.client.give(begin)
 	began := d.w.now
 	for !d.done {
@@ -416,7 +416,7 @@ func FuzzDomainsHold(f *testing.F) {
 			"<close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>" + openTag(bad, false),
 			"</stream:stream><?xml version='1.0'?>" + openTag(bad, true),
 		}
-		d := newDesk(t, func(tn *tunnel) { tn.info.vhost = vhost })
+		d := newTunnelRig(t, func(tn *tunnel) { tn.info.vhost = vhost })
 		var want string
 		say := func(text string) {
 			b := maskFrames(fragments(rnd, text))
@@ -474,7 +474,7 @@ func TestUnfinishedTagIsBounded(t *testing.T) {
 		"more of the tag":            append(appendHeader(nil, header{opcode: opContinuation, masked: true, key: testKey, length: 100}), masked100...),
 		"nothing":                    nil,
 	} {
-		d := newDesk(t, func(tn *tunnel) { tn.info.vhost = vhost })
+		d := newTunnelRig(t, func(tn *tunnel) { tn.info.vhost = vhost })
 		d.client.give(appendFrame(nil, opText, []byte(openTag(testName, false)), &testKey))
 		d.upstream.give(appendFrame(nil, opText, []byte("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' id='1'/>"), nil), appendFrame(nil, opText, []byte("<stream:features/>"), nil))
 		d.turns()
@@ -551,7 +551,7 @@ func TestRecordCounter(t *testing.T) {
 // A client that reads slowly, but reads, is alive: the Ping behind a message that is
 // still in the kernel's buffer is not held against it. One that reads nothing is gone.
 func TestSlowReaderIsAlive(t *testing.T) {
-	d := newDesk(t, func(t *tunnel) {
+	d := newTunnelRig(t, func(t *tunnel) {
 		t.settings = &tunnelSettings{backlog: 1 << 20, ping: time.Second, pong: 2 * time.Second}
 	})
 	d.client.unread = 300 << 10
@@ -598,8 +598,8 @@ func TestShareCost(t *testing.T) {
 // A client that is reset while its upstream takes nothing ends at once, whatever waits
 // for either; one that only ended is still heard.
 func TestResetBesideStuckUpstream(t *testing.T) {
-	stuck := func() *desk {
-		d := newDesk(t, func(tn *tunnel) { tn.stage = stageOver })
+	stuck := func() *tunnelRig {
+		d := newTunnelRig(t, func(tn *tunnel) { tn.stage = stageOver })
 		d.client.room, d.upstream.room = 0, 0
 		d.upstream.give(appendFrame(nil, opText, []byte("to a client that does not read"), nil))
 		d.turns()

@@ -72,7 +72,7 @@ type door struct {
 	limit     int   // connections
 	open      int   // connections, from enter to gone
 	computing int   // slots that are taken
-	held      int64 // bytes: the prices of all
+	reserved  int64 // bytes: the prices of all
 	coming    int   // accepted, neither waiting for their client nor ever computing
 	leaving   int   // given up; their goroutines have not ended yet
 	visits    map[*visit]struct{}
@@ -679,7 +679,7 @@ func (d *door) unset(v *visit) {
 	case phaseServed, phasePages:
 		d.served--
 	}
-	d.held -= v.price
+	d.reserved -= v.price
 	v.phase, v.price, v.waiting = phaseNone, 0, nil
 	d.reorder(p)
 }
@@ -699,7 +699,7 @@ func visitsIn(line *list.List) (all []*visit) {
 func (d *door) put(v *visit, s phase, price int64, due time.Time) {
 	p := v.party
 	v.phase, v.price, v.due = s, price, due
-	d.held += price
+	d.reserved += price
 	if phases[s].stalled {
 		heap.Push(&p.stalled, v)
 		heap.Push(&d.stalled, v)

@@ -28,7 +28,7 @@ func atDoor(t *testing.T, slots int, f func(*doorway)) {
 		for v := range all {
 			d.leave(v)
 		}
-		if d.held != 0 || d.computing != 0 || d.coming != 0 || d.leaving != 0 || len(d.parties) != 0 || d.order.Len() != 0 || d.entry.Len() != 0 || d.queues.Len() != 0 || d.outside != 0 || d.served != 0 || d.door.stalled.Len() != 0 || d.turns.Len() != 0 || d.again.Len() != 0 {
+		if d.reserved != 0 || d.computing != 0 || d.coming != 0 || d.leaving != 0 || len(d.parties) != 0 || d.order.Len() != 0 || d.entry.Len() != 0 || d.queues.Len() != 0 || d.outside != 0 || d.served != 0 || d.door.stalled.Len() != 0 || d.turns.Len() != 0 || d.again.Len() != 0 {
 			t.Errorf("when all have left: %+v", d.door)
 		}
 	})
@@ -183,7 +183,7 @@ func TestDoorGivesUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			atDoor(t, 2, func(d *doorway) {
 				var all []*visit
-				for d.held+(22<<10) < 2*roomPerSlot*helloShare/wholeRoom {
+				for d.reserved+(22<<10) < 2*roomPerSlot*helloShare/wholeRoom {
 					all = append(all, stall(d, stranger))
 				}
 				time.Sleep(time.Hour)
@@ -251,7 +251,7 @@ func TestDoorCrowdOfOneAddress(t *testing.T) {
 // Who is outside for too long, or when the server stops, ends.
 func TestDoorOutside(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
-		for d.held+(22<<10) < roomPerSlot*helloShare/wholeRoom {
+		for d.reserved+(22<<10) < roomPerSlot*helloShare/wholeRoom {
 			d.answered(stranger)
 		}
 		d.stalled(2, stranger)
@@ -444,14 +444,14 @@ func TestDoorBody(t *testing.T) {
 			d.start(v, 300)
 			d.move(v, phaseRequest)
 			d.move(v, phaseServed)
-			if d.held+phases[phaseBody].price > roomPerSlot || d.moveToBody(v) != nil {
+			if d.reserved+phases[phaseBody].price > roomPerSlot || d.moveToBody(v) != nil {
 				d.leave(v)
 				continue
 			}
 			all = append(all, v)
 		}
-		if d.held > roomPerSlot || len(all) < 20 {
-			t.Errorf("%d take %d bytes; want at most %d", len(all), d.held, roomPerSlot)
+		if d.reserved > roomPerSlot || len(all) < 20 {
+			t.Errorf("%d take %d bytes; want at most %d", len(all), d.reserved, roomPerSlot)
 		}
 		if v := d.come(honest); v == nil || d.phaseOf(v) != phaseHello || d.countGivenUp(all) == 0 {
 			t.Fatal("none was given up for another address's client")
@@ -480,7 +480,7 @@ func TestDoorKept(t *testing.T) {
 		}
 		kept := []*visit{keep(stranger), keep(honest), keep(honest), keep(stranger)}
 		var stalled []*visit
-		for d.held+(22<<10) < roomPerSlot*helloShare/wholeRoom {
+		for d.reserved+(22<<10) < roomPerSlot*helloShare/wholeRoom {
 			stalled = append(stalled, d.stalled(1, stranger)...)
 		}
 		stalled = append(stalled, d.answered(stranger))
@@ -516,8 +516,8 @@ func TestDoorBytes(t *testing.T) {
 		for size := 0; size < 2*roomPerSlot && err == nil; size += 16 << 10 {
 			err = d.grows(all[size/(16<<10)%10], 16<<10)
 		}
-		if err == nil || d.held > roomPerSlot+(32<<10) {
-			t.Errorf("%d bytes are held, %v; want at most %d and an error", d.held, err, roomPerSlot)
+		if err == nil || d.reserved > roomPerSlot+(32<<10) {
+			t.Errorf("%d bytes are held, %v; want at most %d and an error", d.reserved, err, roomPerSlot)
 		}
 		if d.come(honest) == nil {
 			t.Error("no place for another address's client")
@@ -688,7 +688,7 @@ func TestDoorGrowsLater(t *testing.T) {
 			d.start(v, 300)
 			d.move(v, phaseRequest)
 			d.door.mu.Lock()
-			d.held += roomPerSlot // of addresses with one connection each
+			d.reserved += roomPerSlot // of addresses with one connection each
 			d.door.mu.Unlock()
 			result = make(chan error, 1)
 			go func() { result <- grow(d, v) }()
@@ -700,15 +700,15 @@ func TestDoorGrowsLater(t *testing.T) {
 		}
 		empty := func(d *doorway) {
 			d.door.mu.Lock()
-			d.held -= roomPerSlot
+			d.reserved -= roomPerSlot
 			d.door.mu.Unlock()
 		}
 		atDoor(t, 1, func(d *doorway) {
 			v, result := crowd(d)
 			empty(d)
 			time.Sleep(2 * maxBlockedRetry)
-			if err := <-result; err != nil || d.door.held != v.price || v.price <= phases[phaseRequest].price {
-				t.Errorf("%s: %v, with a price of %d of %d; want it to go on", what, err, v.price, d.door.held)
+			if err := <-result; err != nil || d.door.reserved != v.price || v.price <= phases[phaseRequest].price {
+				t.Errorf("%s: %v, with a price of %d of %d; want it to go on", what, err, v.price, d.door.reserved)
 			}
 		})
 		atDoor(t, 1, func(d *doorway) {
@@ -813,7 +813,7 @@ func TestDoorGrowsInVain(t *testing.T) {
 			v := d.come(addressIn(i))
 			all = append(all, v)
 			d.door.mu.Lock()
-			d.held += roomPerSlot / 2 // of handshakes that wait for a slot
+			d.reserved += roomPerSlot / 2 // of handshakes that wait for a slot
 			d.door.mu.Unlock()
 		}
 		for _, v := range all {
@@ -824,7 +824,7 @@ func TestDoorGrowsInVain(t *testing.T) {
 			t.Errorf("%d are given up and %d stalled; want one each", n, d.door.stalled.Len())
 		}
 		d.door.mu.Lock()
-		d.held -= 2 * (roomPerSlot / 2)
+		d.reserved -= 2 * (roomPerSlot / 2)
 		d.door.mu.Unlock()
 		time.Sleep(maxBlockedRetry)
 		if a, b := <-results, <-results; (a == nil) == (b == nil) {

@@ -96,7 +96,7 @@ func (d *door) makePlace(p *party) bool {
 // for a connection of p, in so much of the room. It returns false where there is
 // none.
 func (d *door) makeRoom(p *party, bytes, sixteenths int64) bool {
-	for d.held+bytes > int64(d.slots)*roomPerSlot/wholeRoom*sixteenths {
+	for d.reserved+bytes > int64(d.slots)*roomPerSlot/wholeRoom*sixteenths {
 		if !d.giveUpFor(p) {
 			return false
 		}
@@ -106,7 +106,7 @@ func (d *door) makeRoom(p *party, bytes, sixteenths int64) bool {
 
 // mayMakeRoom reports whether makeRoom would give up anybody, or need not.
 func (d *door) mayMakeRoom(p *party, bytes, sixteenths int64) bool {
-	return d.held+bytes <= int64(d.slots)*roomPerSlot/wholeRoom*sixteenths || d.givesWay(p) != nil
+	return d.reserved+bytes <= int64(d.slots)*roomPerSlot/wholeRoom*sixteenths || d.givesWay(p) != nil
 }
 
 // giveUpFor gives up one connection for one of p.

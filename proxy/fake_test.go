@@ -61,17 +61,17 @@ func (s *fakeSocket) watch(want interest)   { s.want = want }
 func (s *fakeSocket) close(reset bool)      { s.closed, s.reset, s.want = true, reset, 0 }
 func (s *fakeSocket) give(chunks ...[]byte) { s.in = append(s.in, chunks...) }
 
-// A desk is a tunnel of two fake sockets, whose turns the test takes.
-type desk struct {
+// A tunnelRig is a tunnel of two fake sockets, whose turns the test takes.
+type tunnelRig struct {
 	*tunnel
 	w                *turn
 	client, upstream *fakeSocket
 }
 
-// newDesk makes a tunnel before a vhost that need not speak XMPP. Edit may change it
+// newTunnelRig makes a tunnel before a vhost that need not speak XMPP. Edit may change it
 // before its first turn.
-func newDesk(t testing.TB, edit func(*tunnel)) *desk {
-	d := &desk{w: newTurn(), client: &fakeSocket{room: -1}, upstream: &fakeSocket{room: -1}}
+func newTunnelRig(t testing.TB, edit func(*tunnel)) *tunnelRig {
+	d := &tunnelRig{w: newTurn(), client: &fakeSocket{room: -1}, upstream: &fakeSocket{room: -1}}
 	d.w.now = time.Hour
 	d.tunnel = &tunnel{
 		settings: &tunnelSettings{backlog: 1 << 20},
@@ -87,7 +87,7 @@ func newDesk(t testing.TB, edit func(*tunnel)) *desk {
 }
 
 // turns gives the tunnel events for as long as it wants what the sockets have.
-func (d *desk) turns() {
+func (d *tunnelRig) turns() {
 	for n := 0; !d.done; n++ {
 		if n > 10_000 {
 			panic("the tunnel spins")
@@ -108,7 +108,7 @@ func (d *desk) turns() {
 }
 
 // pass lets time go by, and does what is due.
-func (d *desk) pass(how time.Duration) {
+func (d *tunnelRig) pass(how time.Duration) {
 	end := d.w.now + how
 	for !d.done && d.due <= end {
 		d.w.now = max(d.due, d.w.now)

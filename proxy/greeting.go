@@ -60,13 +60,13 @@ const (
 
 // A greeting is what a tunnel knows of its first words, until they are said.
 type greeting struct {
-	frames []byte // the client's, as they came
-	held   bool   // the upstream has not seen them
-	said   int    // bytes of payload in them
-	begins []byte // those, the first maxBegins
-	open   xmpp.OpenReader
-	tag    xmpp.Open // once it is whole
-	tagged bool
+	frames  []byte // the client's, as they came
+	pending bool   // the upstream has not seen them
+	said    int    // bytes of payload in them
+	begins  []byte // those, the first maxBegins
+	open    xmpp.OpenReader
+	tag     xmpp.Open // once it is whole
+	tagged  bool
 
 	answers []byte // the upstream's frames, held back
 	whole   int    // how many bytes of them are whole messages
@@ -122,14 +122,14 @@ func (s *streamState) opening(framing xmpp.Framing) {
 // greet takes a piece of what the client sends in the stages before over.
 func (t *tunnel) greet(p *piece) {
 	if t.greeting == nil {
-		t.greeting = &greeting{held: t.strict()}
+		t.greeting = &greeting{pending: t.strict()}
 		t.stage = stageTag
 	}
 	g := t.greeting
 	switch t.stage {
 	case stageTag:
 		g.frames = append(g.frames, p.wire...)
-		if !g.held {
+		if !g.pending {
 			t.toUpstream(p.wire)
 		}
 		behind, err := g.hear(p)
@@ -142,7 +142,7 @@ func (t *tunnel) greet(p *piece) {
 			t.goodTag(behind)
 		case len(g.frames) > maxGreeting:
 			t.noTag(reasonBadStream, errTooLong)
-		case t.greetBy == 0 && (g.held || g.triesToOpen()):
+		case t.greetBy == 0 && (g.pending || g.triesToOpen()):
 			t.greetBy = t.client.sock.turn.now + greetingTimeout
 		}
 	case stageDialling, stageAnswer:
@@ -257,7 +257,7 @@ func (t *tunnel) goodTag(behind []byte) {
 			return
 		}
 	}
-	if t.greeting.held {
+	if t.greeting.pending {
 		t.toUpstream(t.greeting.frames)
 	}
 	t.awaitAnswer()
@@ -516,7 +516,7 @@ func (t *tunnel) strict() bool { return t.wantsTag() || t.info.vhost.XMPP() }
 // itself: they were held before, or would be refused.
 func (t *tunnel) holds() bool {
 	if g := t.greeting; g != nil {
-		return g.held
+		return g.pending
 	}
 	return t.strict()
 }

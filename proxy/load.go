@@ -12,14 +12,14 @@ type load struct {
 	lag                 histogram // how long it was busy with one batch of events
 }
 
-// moved is what went through in a turn, or in a batch of them: plain numbers
+// traffic is what went through in a turn, or in a batch of them: plain numbers
 // of the loop's own, so that a frame costs no atomic operation.
-type moved struct {
+type traffic struct {
 	bytesIn, bytesOut   int64
 	framesIn, framesOut int64
 }
 
-func (m *moved) add(fromClient bool, bytes, frames int64) {
+func (m *traffic) add(fromClient bool, bytes, frames int64) {
 	if fromClient {
 		m.bytesIn += bytes
 		m.framesIn += frames
@@ -30,15 +30,15 @@ func (m *moved) add(fromClient bool, bytes, frames int64) {
 }
 
 // into adds m to the load, and makes it zero again.
-func (m *moved) into(l *load) {
-	if *m == (moved{}) {
+func (m *traffic) into(l *load) {
+	if *m == (traffic{}) {
 		return
 	}
 	l.bytesIn.Add(m.bytesIn)
 	l.bytesOut.Add(m.bytesOut)
 	l.framesIn.Add(m.framesIn)
 	l.framesOut.Add(m.framesOut)
-	*m = moved{}
+	*m = traffic{}
 }
 
 // histogramBounds suit both a batch of the event loop and a dial: what is

@@ -24,7 +24,7 @@ type loop struct {
 	work     *turn
 	timers   timers // all tunnels of this loop
 	pressure pressure
-	orders   standing
+	orders   drainOrders
 	quit     bool
 	done     chan struct{}
 
@@ -78,7 +78,7 @@ func (l *loop) run() {
 			}
 			l.turn(t, t.expire)
 		}
-		l.work.moved.into(&l.group.done)
+		l.work.traffic.into(&l.group.done)
 		now = l.now()
 		l.group.done.lag.add(now - began)
 		l.measure(began, now)
@@ -87,7 +87,7 @@ func (l *loop) run() {
 		t := l.timers[0]
 		l.turn(t, t.last)
 	}
-	l.work.moved.into(&l.group.done)
+	l.work.traffic.into(&l.group.done)
 	l.poller.close()
 }
 

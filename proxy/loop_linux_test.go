@@ -35,7 +35,7 @@ func TestIdleTunnelOwnsNoBuffer(t *testing.T) {
 	loop.post(func() {
 		tunnel := loop.timers[0]
 		raw, hand := layout.buffers(tunnel.client.tls)
-		owned <- raw.Cap() + hand.Cap() + cap(tunnel.client.held) + cap(tunnel.upstream.held) + tunnel.client.sock.out.size
+		owned <- raw.Cap() + hand.Cap() + cap(tunnel.client.unscanned) + cap(tunnel.upstream.unscanned) + tunnel.client.sock.out.size
 	})
 	if n := <-owned; n > 4*maxHeader {
 		t.Errorf("an idle tunnel owns %d bytes of buffers", n)
@@ -87,7 +87,7 @@ func TestTunnelsMoveBetweenLoops(t *testing.T) {
 	traffic.Wait()
 	close(stop)
 	shedding.Wait()
-	if d.moved.Load() == 0 {
+	if d.migrated.Load() == 0 {
 		t.Error("no tunnel has moved")
 	}
 }
@@ -115,7 +115,7 @@ func TestEventOfFormerDescriptor(t *testing.T) {
 	comes := &tunnel{
 		settings: &tunnelSettings{backlog: 1 << 20},
 		info:     &tunnelInfo{server: g.Server, vhost: vhost, request: &upstream.Request{ServerName: testName, Host: testName, Subprotocol: "xmpp"}},
-		client: leg{sock: &sock{conn: conn}, held: masked(ws.NewTextFrame([]byte(openTag(testName, false)))),
+		client: leg{sock: &sock{conn: conn}, unscanned: masked(ws.NewTextFrame([]byte(openTag(testName, false)))),
 			scan: scanner{fromClient: true, keep: 1}},
 		upstream: upstreamLeg(nil),
 		onDone:   func(t *tunnel, _ time.Duration) { t.giveUp() },

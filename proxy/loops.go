@@ -33,7 +33,7 @@ type loops struct {
 	processors  func() (used time.Duration, ok bool) // by the process, since its start; nil: not known
 	panicked    func(cause any)                      // in the goroutine that panicked
 	random      *rand.Rand                           // for all loops at once
-	moved       atomic.Int64                         // tunnels that changed their loop
+	migrated    atomic.Int64                         // tunnels that changed their loop
 	done        load                                 // by all of them
 	pumps       sync.WaitGroup                       // goroutines that pump connections
 
@@ -42,7 +42,7 @@ type loops struct {
 
 	mu     sync.Mutex
 	list   []*loop // the first one is never idle while another is not
-	orders standing
+	orders drainOrders
 	closed bool
 }
 
@@ -300,7 +300,7 @@ func (l *loop) move(t *tunnel) {
 		}
 	}
 	if to.post(func() { to.adopt(t) }) {
-		l.group.moved.Add(1)
+		l.group.migrated.Add(1)
 		return
 	}
 	l.adopt(t) // the other is closed; so will we be

@@ -345,7 +345,7 @@ func newTunnel(c *clientConn, req *request, vhost *upstream.Vhost, up *upstream.
 			vhost: vhost, upstream: up, began: time.Now(),
 			server: c.server, elsewhere: c.elsewhere,
 		},
-		client:   leg{sock: c.sock, tls: c.tls, held: rest, scan: scanner{fromClient: true, limit: c.config.Message, keep: 1}},
+		client:   leg{sock: c.sock, tls: c.tls, unscanned: rest, scan: scanner{fromClient: true, limit: c.config.Message, keep: 1}},
 		upstream: upstreamLeg(up),
 		onDone:   c.server.tunnelDone,
 	}
@@ -367,7 +367,7 @@ func upstreamLeg(up *upstream.Conn) leg {
 	if up == nil {
 		return leg{sock: &sock{state: sockClosed, err: net.ErrClosed}}
 	}
-	l := leg{held: up.Rest, scan: scanner{keep: maxKeep}}
+	l := leg{unscanned: up.Rest, scan: scanner{keep: maxKeep}}
 	up.Rest = nil
 	switch conn := up.Conn.(type) {
 	case *sock:

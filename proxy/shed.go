@@ -95,7 +95,7 @@ func leastToShed(sizes []int64, bytes, floor int64) int64 {
 func (t *tunnel) backlog(sockets bool) int64 {
 	n := 0
 	for _, l := range []*leg{&t.client, &t.upstream} {
-		n += l.sock.out.size + len(l.held)
+		n += l.sock.out.size + len(l.unscanned)
 		if sockets && l.sock.state != sockClosed {
 			n += l.sock.raw.unacknowledged()
 		}

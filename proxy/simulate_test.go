@@ -123,12 +123,12 @@ type simWorld struct {
 	pollers []*simPoller
 	clients []*simClient
 	links   []*simLink
-	faults  bool     // there are still some
-	drained bool     // a node was, at some time: there may be none to dial
-	slow    int      // steps in which turns take long
-	stops   []func() // of drains
-	orders  standing // of all loops, at the last check
-	short   bool     // memory is, or was: tunnels may be given up for it
+	faults  bool        // there are still some
+	drained bool        // a node was, at some time: there may be none to dial
+	slow    int         // steps in which turns take long
+	stops   []func()    // of drains
+	orders  drainOrders // of all loops, at the last check
+	short   bool        // memory is, or was: tunnels may be given up for it
 
 	verbose bool
 	started time.Time
@@ -857,8 +857,8 @@ func (w *simWorld) checkTunnel(l *loop, i int, t *tunnel) {
 			bad("%s is not in its loop's poller", raw.name)
 		case s.turn != nil:
 			bad("%s has a turn between turns", raw.name)
-		case size != s.out.size || size > s.max || len(leg.held) > maxHeld:
-			bad("%s: %d bytes wait, and are said to be %d; %d are held", raw.name, size, s.out.size, len(leg.held))
+		case size != s.out.size || size > s.max || len(leg.unscanned) > maxHeld:
+			bad("%s: %d bytes wait, and are said to be %d; %d are held", raw.name, size, s.out.size, len(leg.unscanned))
 		case raw.want != s.want || s.state >= sockFailed && s.want != 0 || s.state < sockFailed && s.want&forFailure == 0:
 			bad("%s in state %d is waited for with %b and %b", raw.name, s.state, s.want, raw.want)
 		case s.out.size > 0 && s.want&forRoom == 0:
@@ -946,7 +946,7 @@ func (y *tally) add(w *simWorld) {
 		y.ends = map[string]int64{}
 	}
 	y.worlds++
-	y.moved += w.server.loops.moved.Load()
+	y.moved += w.server.loops.migrated.Load()
 	y.streams += len(w.links)
 	for why, n := range w.server.Counts().Closed {
 		y.ends[why] += n

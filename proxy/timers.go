@@ -76,14 +76,14 @@ func (h *timers) next(now time.Duration) (*tunnel, time.Duration) {
 	return nil, never
 }
 
-// standing are the drain orders that a loop has to carry out.
-type standing []*drainOrder
+// drainOrders are the drain orders that a loop has to carry out.
+type drainOrders []*drainOrder
 
 // has reports whether one of them is for t.
-func (s standing) has(t *tunnel) bool { return s.find(t) != nil }
+func (s drainOrders) has(t *tunnel) bool { return s.find(t) != nil }
 
 // find returns the newest that is for t, or nil.
-func (s standing) find(t *tunnel) *drainOrder {
+func (s drainOrders) find(t *tunnel) *drainOrder {
 	for _, o := range slices.Backward(s) {
 		if o.matches(t) {
 			return o
@@ -95,7 +95,7 @@ func (s standing) find(t *tunnel) *drainOrder {
 // catch is for a tunnel that has just come to a loop or to another node. An order
 // that is for it there ends it at once, unless it has its time; a time that it got
 // from an order for where it was is void.
-func (s standing) catch(t *tunnel, w *turn) {
+func (s drainOrders) catch(t *tunnel, w *turn) {
 	switch o := s.find(t); {
 	case t.done:
 	case o == nil:
@@ -106,7 +106,7 @@ func (s standing) catch(t *tunnel, w *turn) {
 }
 
 // without returns the orders but for o.
-func (s standing) without(o *drainOrder) standing {
+func (s drainOrders) without(o *drainOrder) drainOrders {
 	return slices.DeleteFunc(slices.Clone(s), func(x *drainOrder) bool { return x == o })
 }
 

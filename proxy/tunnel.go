@@ -46,7 +46,7 @@ type leg struct {
 	sock      *sock
 	tls       *tls.Conn // nil: plain
 	scan      scanner   // follows the frames that this leg sends
-	held      []byte    // of those, what the scanner could not use yet
+	unscanned []byte    // of those, what the scanner could not use yet
 	bytes     int64     // received, TLS taken off
 	closeSent bool      // a Close frame went to this leg; nothing follows it
 	closeSeen bool      // a Close frame came from it
@@ -148,8 +148,8 @@ func (t *tunnel) start(w *turn) {
 // takeHeld takes the bytes that came behind a leg's handshake, and everything
 // that is there already.
 func (t *tunnel) takeHeld(w *turn, l *leg) {
-	if n := copy(w.plain, l.held); n > 0 {
-		l.held = nil
+	if n := copy(w.plain, l.unscanned); n > 0 {
+		l.unscanned = nil
 		t.count(w, l, n)
 		t.take(w, l, w.plain[:n])
 	}
@@ -293,7 +293,7 @@ func (t *tunnel) read(w *turn, l *leg) {
 		defer t.afterTLS(w, l)
 	}
 	for err := error(nil); err == nil; {
-		n := copy(w.plain, l.held)
+		n := copy(w.plain, l.unscanned)
 		from := n
 		for err == nil && len(w.plain)-n >= recordMax {
 			var m int
@@ -368,7 +368,7 @@ func (t *tunnel) take(w *turn, l *leg, b []byte) {
 			t.fromUpstream(&p)
 		}
 	}
-	w.moved.add(l == &t.client, 0, l.scan.frames-frames)
+	w.traffic.add(l == &t.client, 0, l.scan.frames-frames)
 	if l.sock.state == sockClosed {
 		b = nil
 	}
@@ -380,17 +380,17 @@ func (t *tunnel) take(w *turn, l *leg, b []byte) {
 // count notes bytes that came from a leg.
 func (t *tunnel) count(w *turn, l *leg, n int) {
 	l.bytes += int64(n)
-	w.moved.add(l == &t.client, int64(n), 0)
+	w.traffic.add(l == &t.client, int64(n), 0)
 }
 
 // hold keeps the rest that a scanner left. A few bytes keep their memory, for
 // some upstreams write every header apart.
 func (l *leg) hold(rest []byte) {
-	if len(rest) == 0 && cap(l.held) > 2*maxHeader {
-		l.held = nil
+	if len(rest) == 0 && cap(l.unscanned) > 2*maxHeader {
+		l.unscanned = nil
 		return
 	}
-	l.held = append(l.held[:0], rest...)
+	l.unscanned = append(l.unscanned[:0], rest...)
 }
 
 // breach ends the tunnel because l broke RFC 6455 or went over a limit.
@@ -471,7 +471,7 @@ func (t *tunnel) sayClose() {
 // now. One that is in the middle of a frame may not be able to answer: the rest goes
 // nowhere.
 func (t *tunnel) hurryClient() {
-	mid := !t.client.scan.atBoundary() || len(t.client.held) > 0
+	mid := !t.client.scan.atBoundary() || len(t.client.unscanned) > 0
 	if mid && t.client.closeSent && !t.client.closeSeen && t.upstream.sock.state == sockClosed {
 		t.finishClient()
 		t.closeBy = min(t.closeBy, t.client.sock.turn.now+breachTimeout)
@@ -690,7 +690,7 @@ func (t *tunnel) notice(w *turn) (news bool) {
 		if l == &t.client && l.known == sockOpen && state == sockFailed {
 			t.aborted = t.stalled != 0
 		}
-		l.known, l.held, news = state, nil, true
+		l.known, l.unscanned, news = state, nil, true
 		if l.err == nil {
 			l.err = l.sock.err
 		}
@@ -755,7 +755,7 @@ func (t *tunnel) dropUpstream() {
 	}
 	t.closeTLS(&t.upstream)
 	t.flush(t.upstream.sock.turn)
-	t.upstream.held = nil
+	t.upstream.unscanned = nil
 	t.upstream.sock.close(t.why == reasonUpstreamStuck)
 }
 

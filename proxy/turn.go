@@ -30,7 +30,7 @@ type turn struct {
 	gathered []byte // written to one sock in this turn, not yet sent
 	to       *sock  // which
 
-	moved moved // since the loop last added it to its load
+	traffic traffic // since the loop last added it to its load
 }
 
 func newTurn() *turn {

@@ -94,17 +94,17 @@ func (a *address) dial(ctx context.Context, env *environment) (net.Conn, error) 
 	return d.Conn, nil
 }
 
-// standing is what balance needs to know about an address.
-type standing struct {
+// balanceState is what balance needs to know about an address.
+type balanceState struct {
 	out    bool    // not to be used while others can be
 	load   int     // tunnels and dials
 	warmth float64 // slowFloor to 1
 }
 
-func (a *address) standing(now time.Time) standing {
+func (a *address) balanceState(now time.Time) balanceState {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := standing{load: a.tunnels + a.dialing, warmth: a.warmth(now)}
+	s := balanceState{load: a.tunnels + a.dialing, warmth: a.warmth(now)}
 	s.out = a.probeBad || now.Before(a.outUntil) || !a.outUntil.IsZero() && a.trial
 	return s
 }

@@ -72,7 +72,7 @@ func (c *choice) next(now time.Time) (candidate, bool) {
 	best := tier{out: true, second: true, priority: math.MaxUint16}
 	var runners []runner
 	for i, e := range c.left {
-		s := e.standing(now)
+		s := e.balanceState(now)
 		t := tier{s.out, e.second, e.priority}
 		if best.before(t) {
 			continue

@@ -15,7 +15,7 @@ const (
 // syncProbes starts a probe for each place that has none, and ends those of
 // places that are gone. The caller holds s.mu.
 func (s *server) syncProbes(t *Table) {
-	places := *s.places.Load()
+	places := *s.endpoints.Load()
 	want := make(map[*address]bool, len(places))
 	if s.health.Interval > 0 {
 		for _, e := range places {

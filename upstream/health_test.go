@@ -233,7 +233,7 @@ func TestProbeEndsATimeOut(t *testing.T) {
 		for range 3 {
 			a.reserve(now, limits{}, 0)
 			a.broke(now, io.EOF, 0.5)
-			if !a.standing(now).out {
+			if !a.balanceState(now).out {
 				t.Fatal("not out after a failure")
 			}
 			now = a.outUntil
@@ -241,7 +241,7 @@ func TestProbeEndsATimeOut(t *testing.T) {
 		if got, want := time.Until(a.outUntil), 7*time.Second; got != want {
 			t.Errorf("out for %v after three failures, want %v", got, want)
 		}
-		if change, _ := a.probed(now, nil); !change || a.standing(now).out {
+		if change, _ := a.probed(now, nil); !change || a.balanceState(now).out {
 			t.Error("still out after a good probe")
 		}
 		a.reserve(now, limits{}, 0)

@@ -57,10 +57,10 @@ func (n *Node) called() nodeName { return nodeName{n.group.name, n.name} }
 
 // A server is the lasting half of a Node.
 type server struct {
-	drained atomic.Bool
-	gone    atomic.Bool // no longer configured
-	places  atomic.Pointer[[]endpoint]
-	node    atomic.Pointer[Node] // its newest
+	drained   atomic.Bool
+	gone      atomic.Bool // no longer configured
+	endpoints atomic.Pointer[[]endpoint]
+	node      atomic.Pointer[Node] // its newest
 
 	// answered is closed once places is what DNS said, or DNS failed.
 	answered chan struct{}
@@ -84,13 +84,13 @@ type endpoint struct {
 
 func newServer(n *Node, late bool) *server {
 	s := &server{answered: make(chan struct{}), ask: make(chan struct{}, 1), late: late, probes: map[*address]context.CancelFunc{}}
-	s.places.Store(&[]endpoint{})
+	s.endpoints.Store(&[]endpoint{})
 	return s
 }
 
 // endpoints returns where n may go; the slice must not be changed.
 func (n *Node) endpoints() []endpoint {
-	all := *n.server.places.Load()
+	all := *n.server.endpoints.Load()
 	if n.place == "" {
 		return all
 	}
@@ -136,7 +136,7 @@ func (s *server) setFixed(n *Node) bool {
 	default:
 		return false
 	}
-	s.places.Store(&[]endpoint{{address: a, share: 1}})
+	s.endpoints.Store(&[]endpoint{{address: a, share: 1}})
 	close(s.answered)
 	return true
 }
@@ -150,7 +150,7 @@ func (s *server) retire() {
 
 // leavePlaces gives up what is kept to dial paths with.
 func (s *server) leavePlaces() {
-	for _, e := range *s.places.Load() {
+	for _, e := range *s.endpoints.Load() {
 		if e.place != nil {
 			e.place.Leave()
 		}

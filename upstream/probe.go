@@ -110,10 +110,10 @@ func (p *prober) close() {
 	p.conn.Close()
 }
 
-// telling are the elements that end the waiting, whatever their prefix.
+// answerTags are the elements that end the waiting, whatever their prefix.
 var (
-	telling   = regexp.MustCompile(`<(?:[\w.-]+:)?(features|error|close)[\s/>]`)
-	condition = regexp.MustCompile(`<([a-z-]+)[^>]*xmlns=["']urn:ietf:params:xml:ns:xmpp-streams["']`)
+	answerTags = regexp.MustCompile(`<(?:[\w.-]+:)?(features|error|close)[\s/>]`)
+	condition  = regexp.MustCompile(`<([a-z-]+)[^>]*xmlns=["']urn:ietf:params:xml:ns:xmpp-streams["']`)
 )
 
 // openStream opens a stream (RFC 7395, section 3.4).
@@ -146,7 +146,7 @@ func (p *prober) wantFeatures(domain string) error {
 			continue
 		}
 		text = append(text, payload...)
-		m := telling.FindSubmatchIndex(text)
+		m := answerTags.FindSubmatchIndex(text)
 		if m == nil {
 			continue
 		}

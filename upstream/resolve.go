@@ -24,7 +24,7 @@ func (s *server) watchNames(ctx context.Context, t *Table) {
 	retry := dnsPause
 	for {
 		n := s.node.Load()
-		places, err := n.resolve(ctx, *s.places.Load())
+		places, err := n.resolve(ctx, *s.endpoints.Load())
 		if ctx.Err() != nil {
 			return
 		}
@@ -67,16 +67,16 @@ func (s *server) learn(t *Table, n *Node, places []endpoint, err error) {
 	log := n.group.env.log.With("upstream", n.group.name, "node", n.name)
 	switch {
 	case err != nil && s.dnsErr == nil:
-		log.Warn("upstream name does not resolve; keeping the last answer", "addresses", len(*s.places.Load()), "err", err)
+		log.Warn("upstream name does not resolve; keeping the last answer", "addresses", len(*s.endpoints.Load()), "err", err)
 	case err == nil && s.dnsErr != nil:
 		log.Info("upstream name resolves again")
 	}
 	s.dnsErr = err
 	if len(places) > 0 {
-		if old := *s.places.Load(); !slices.EqualFunc(old, places, func(a, b endpoint) bool { return a.address == b.address }) {
+		if old := *s.endpoints.Load(); !slices.EqualFunc(old, places, func(a, b endpoint) bool { return a.address == b.address }) {
 			log.Info("upstream addresses", "addresses", addresses(places), "before", addresses(old))
 		}
-		s.places.Store(&places)
+		s.endpoints.Store(&places)
 		s.late = true // what comes from now on joins others that are warm
 		s.syncProbes(t)
 	}

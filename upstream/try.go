@@ -56,7 +56,7 @@ func (n *Node) try(ctx context.Context) error {
 	var places []endpoint
 	var err error
 	if n.server.setFixed(n) {
-		places = *n.server.places.Load()
+		places = *n.server.endpoints.Load()
 	} else {
 		places, err = n.resolve(ctx, nil)
 	}

@@ -20,7 +20,7 @@ const (
 	// for 60 s, and servers grant no more than 2 minutes by default.
 	boshWait = 5 * time.Minute
 
-	boshBody      = 30 * time.Second // for a request's body, where nobody wants its place
+	boshBody      = 30 * time.Second // for a request's body, if no other request needs its slot
 	boshMaxHeader = 64 << 10         // bytes of an answer's header
 
 	boshDial  = 5 * time.Second
@@ -34,7 +34,7 @@ const (
 // bosh passes requests for one path to an XMPP server that does BOSH
 // (XEP-0124), as they are: who may ask from where (CORS) is its business.
 //
-// A request has a place among those of its Site (boshplaces.go). Its body is read
+// A request has a slot among those of its Site (boshslots.go). Its body is read
 // whole and held against the vhost's rules (boshrules.go) before the server, or a
 // descriptor for it, is bothered.
 type bosh struct {
@@ -42,7 +42,7 @@ type bosh struct {
 	url          string // scheme and host, for the log
 	allowsDomain func(domain string) error
 	proxy        *httputil.ReverseProxy
-	places       *boshPlaces
+	slots        *boshSlots
 
 	refused, tooMany, noAnswer sampling.Line
 }
@@ -70,9 +70,9 @@ func newTransport(config *tls.Config, idle int) *http.Transport {
 	}
 }
 
-func newBOSH(o Vhost, places *boshPlaces, transport *http.Transport, log *slog.Logger) *bosh {
+func newBOSH(o Vhost, slots *boshSlots, transport *http.Transport, log *slog.Logger) *bosh {
 	target := o.BOSH
-	b := &bosh{places: places, path: target.Path, url: target.Scheme + "://" + target.Host, allowsDomain: o.AllowsDomain}
+	b := &bosh{slots: slots, path: target.Path, url: target.Scheme + "://" + target.Host, allowsDomain: o.AllowsDomain}
 	b.proxy = &httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.Out.URL.Scheme, pr.Out.URL.Host = target.Scheme, target.Host
@@ -155,17 +155,17 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 	control := http.NewResponseController(w)
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	place := b.places.take(r.RemoteAddr, func() { cancel(errGivenUp) })
-	if place == nil {
+	slot := b.slots.take(r.RemoteAddr, func() { cancel(errGivenUp) })
+	if slot == nil {
 		b.tooMany.Warn(s.log, "bosh: too many requests at once", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName)
 		unavailable(w, tooManyText)
 		return
 	}
-	defer place.leave()
+	defer slot.leave()
 	control.SetReadDeadline(time.Now().Add(boshBody))
 	r = r.WithContext(ctx)
 	reading := context.AfterFunc(ctx, func() { control.SetReadDeadline(time.Unix(1, 0)) })
-	body, err := place.read(http.MaxBytesReader(w, r.Body, s.options.MaxBody))
+	body, err := slot.read(http.MaxBytesReader(w, r.Body, s.options.MaxBody))
 	reading()
 	if err != nil {
 		b.failed(w, r, &bodyError{err}, s.log)
@@ -182,7 +182,7 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 	}
 	r.Body, r.ContentLength, r.TransferEncoding, r.Trailer = http.NoBody, int64(len(body)), nil, nil
 	if len(body) > 0 {
-		r.Body = &placedBody{place: place, Reader: bytes.NewReader(body)}
+		r.Body = &placedBody{slot: slot, Reader: bytes.NewReader(body)}
 	}
 	if keep {
 		w.Header().Del("Connection")
@@ -235,11 +235,11 @@ func (e *bodyError) Unwrap() error { return e.err }
 // Site's share once the server has it.
 type placedBody struct {
 	*bytes.Reader
-	place *boshPlace
+	slot *boshSlot
 }
 
 func (b *placedBody) Close() error {
-	b.place.dropBody()
+	b.slot.dropBody()
 	return nil
 }
 

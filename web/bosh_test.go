@@ -234,34 +234,34 @@ func TestBOSHOrigin(t *testing.T) {
 // come back.
 func TestBOSHPlaces(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {})
-	places := g.site.places
+	slots := g.site.slots
 	var gone []int
-	var taken []*boshPlace
+	var taken []*boshSlot
 	for i := range boshRequests {
-		p := places.take("192.0.2.1:1", func() { gone = append(gone, i) })
+		p := slots.take("192.0.2.1:1", func() { gone = append(gone, i) })
 		if p == nil {
-			t.Fatalf("no place for request %d of %d", i, boshRequests)
+			t.Fatalf("no slot for request %d of %d", i, boshRequests)
 		}
 		p.whole()
 		taken = append(taken, p)
 	}
-	if p := places.take("192.0.2.1:2", nil); p != nil || len(gone) > 0 {
+	if p := slots.take("192.0.2.1:2", nil); p != nil || len(gone) > 0 {
 		t.Errorf("the address that has all got one more, and lost %v", gone)
 	}
 	for range 2 { // from 127.0.0.1
 		if resp, _ := g.do("POST", boshPath, nil); resp.StatusCode != http.StatusOK {
-			t.Errorf("while another address has all places: %s", resp.Status)
+			t.Errorf("while another address has all slots: %s", resp.Status)
 		}
 	}
 	if !slices.Equal(gone, []int{0}) {
-		t.Errorf("requests %v were given up; want the oldest, of which the place is enough for both", gone)
+		t.Errorf("requests %v were given up; want the oldest, whose slot is enough for both", gone)
 	}
 	for _, p := range taken {
 		p.leave()
 	}
 	// One of each address, and nobody is to blame.
 	for i := range boshRequests {
-		places.take(fmt.Sprintf("[2001:db8:%x::1]:1", i), func() { t.Errorf("a request alone of its address was given up") }).whole()
+		slots.take(fmt.Sprintf("[2001:db8:%x::1]:1", i), func() { t.Errorf("a request alone of its address was given up") }).whole()
 	}
 	resp, _ := g.do("POST", boshPath, nil)
 	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
@@ -269,14 +269,14 @@ func TestBOSHPlaces(t *testing.T) {
 	}
 }
 
-// A body that trickles makes place for others once it has had its time, in whatever it
-// takes a place of, but not before; where nobody wants it, it keeps it.
+// A body that trickles gives its slot to others once it has had its time, in whatever it
+// takes a slot of, but not before; where nobody wants it, it keeps it.
 func TestBOSHTrickles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &boshPlaces{most: 16}
+		p := &boshSlots{most: 16}
 		lost := 0
 		address := func(i int) string { return fmt.Sprintf("192.0.2.%d:1", i) }
-		var all []*boshPlace
+		var all []*boshSlot
 		for i := range p.most {
 			all = append(all, p.take(address(i), func() { lost++ }))
 		}
@@ -295,7 +295,7 @@ func TestBOSHTrickles(t *testing.T) {
 		}
 
 		// Likewise the memory of bodies.
-		p, lost = &boshPlaces{most: 16}, 0
+		p, lost = &boshSlots{most: 16}, 0
 		if !p.take(address(1), func() { lost++ }).grow(boshChunks/2*boshChunk) || !p.take(address(2), func() { lost++ }).grow(boshChunks/2*boshChunk) {
 			t.Fatal("no memory")
 		}
@@ -317,18 +317,18 @@ func TestBOSHGivenUp(t *testing.T) {
 		waits <- struct{}{}
 		<-r.Context().Done()
 	})
-	places := g.site.places
+	slots := g.site.slots
 	for _, body := range []io.Reader{nil, &halfBody{waits: waits}} {
-		taken := make(chan []*boshPlace)
+		taken := make(chan []*boshSlot)
 		go func() {
 			<-waits
-			var list []*boshPlace
+			var list []*boshSlot
 			for range boshRequests - 1 {
-				p := places.take("127.0.0.1:1", func() {})
+				p := slots.take("127.0.0.1:1", func() {})
 				p.whole()
 				list = append(list, p)
 			}
-			taken <- append(list, places.take("192.0.2.1:1", nil))
+			taken <- append(list, slots.take("192.0.2.1:1", nil))
 		}()
 		r := httptest.NewRequestWithContext(t.Context(), "POST", "https://example.com"+boshPath, body)
 		r.RemoteAddr = "127.0.0.1:2"
@@ -370,7 +370,7 @@ func (b *halfBody) Read(p []byte) (int, error) {
 // Long bodies take of a share that has a bound, which is fair as well; a body that
 // the server has, or that is short, takes nothing.
 func TestBOSHBodyMemory(t *testing.T) {
-	p := boshPlaces{most: 4}
+	p := boshSlots{most: 4}
 	lost := false
 	big := p.take("192.0.2.1:1", func() { lost = true })
 	if !big.grow(boshChunks * boshChunk) {
@@ -386,7 +386,7 @@ func TestBOSHBodyMemory(t *testing.T) {
 	if !small.grow(2*boshChunk) || !lost || p.chunks.Len() != 2 {
 		t.Errorf("a second address: lost %v, %d chunks taken; want the long one given up, and 2", lost, p.chunks.Len())
 	}
-	(&placedBody{place: small}).Close()
+	(&placedBody{slot: small}).Close()
 	if p.chunks.Len() != 0 {
 		t.Errorf("%d chunks are still taken once the server has the body", p.chunks.Len())
 	}

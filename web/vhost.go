@@ -42,7 +42,7 @@ func New(o Options) *Site {
 		s.options.IdleBOSH = boshIdle
 	}
 	s.asked = newAskedLogins()
-	s.places = &boshPlaces{most: cmp.Or(o.BOSHRequests, boshRequests)}
+	s.slots = &boshSlots{most: cmp.Or(o.BOSHRequests, boshRequests)}
 	s.transports = transports(append(o.Vhosts[:len(o.Vhosts):len(o.Vhosts)], o.Any), s.options.IdleBOSH)
 	if len(o.Vhosts) == 0 {
 		s.any = s.newVhost(o.Any)
@@ -62,7 +62,7 @@ func New(o Options) *Site {
 func (s *Site) newVhost(o Vhost) *vhost {
 	v := &vhost{Vhost: o}
 	if o.BOSH != nil {
-		v.bosh = newBOSH(o, s.places, s.transports[o.TLS], s.log)
+		v.bosh = newBOSH(o, s.slots, s.transports[o.TLS], s.log)
 	}
 	return v
 }

@@ -130,7 +130,7 @@ type Site struct {
 	log     *slog.Logger
 
 	asked      *askedLogins                    // by all vhosts' BOSH
-	places     *boshPlaces                     // of all vhosts' BOSH
+	slots      *boshSlots                      // of all vhosts' BOSH
 	transports map[*tls.Config]*http.Transport // to BOSH, by Vhost.TLS
 }
 

@@ -20,57 +20,57 @@ const (
 	boshChunk  = 16 << 10
 	boshChunks = 1024
 
-	// bodyPatience is how long a body may take beside others that want the place.
+	// bodyPatience is how long a body may take beside others that want the slot.
 	bodyPatience = time.Second
 
-	// readingShare is which part of all places one address may have for bodies that are
-	// not whole, before it makes place at once.
+	// readingShare is which part of all slots one address may have for bodies that are
+	// not whole, before it gives one up at once.
 	readingShare = 8
 )
 
-// errGivenUp is why a request ends whose place somebody else gets.
+// errGivenUp is why a request ends whose slot another request gets.
 var errGivenUp = errors.New("closed to make room for another client")
 
-// boshPlaces are the requests of a Site's BOSH, and the memory of their bodies. Where
-// either is all taken, a request whose body does not come makes place; else the client
+// boshSlots are the requests of a Site's BOSH, and the memory of their bodies. Where
+// either is all taken, a request whose body does not come is given up; else the client
 // address that has most of it loses its oldest request, unless that is the one that
 // wants more.
-type boshPlaces struct {
+type boshSlots struct {
 	most int // requests
 
 	mu       sync.Mutex
-	requests fair.Set[*boshPlace]
-	reading  fair.Set[*boshPlace] // those whose body is not whole
-	chunks   fair.Set[*boshPlace] // a request as often as its body has chunks
+	requests fair.Set[*boshSlot]
+	reading  fair.Set[*boshSlot] // those whose body is not whole
+	chunks   fair.Set[*boshSlot] // a request as often as its body has chunks
 }
 
-// A boshPlace is one request's.
-type boshPlace struct {
-	places *boshPlaces
+// A boshSlot is the slot of one request.
+type boshSlot struct {
+	slots  *boshSlots
 	owner  netip.Addr
 	giveUp func() // ends the request
 
-	request, reading *fair.Entry[*boshPlace]
-	chunks           []*fair.Entry[*boshPlace]
+	request, reading *fair.Entry[*boshSlot]
+	chunks           []*fair.Entry[*boshSlot]
 }
 
-// take returns a place for a request whose body is to be read, or nil. giveUp must not
+// take returns a slot for a request whose body is to be read, or nil. giveUp must not
 // wait.
-func (p *boshPlaces) take(client string, giveUp func()) *boshPlace {
-	place := &boshPlace{places: p, owner: fair.OwnerOf(client), giveUp: giveUp}
+func (p *boshSlots) take(client string, giveUp func()) *boshSlot {
+	slot := &boshSlot{slots: p, owner: fair.OwnerOf(client), giveUp: giveUp}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.room(&p.requests, p.most, place) {
+	if !p.room(&p.requests, p.most, slot) {
 		return nil
 	}
-	place.request = p.requests.Add(place.owner, place)
-	place.reading = p.reading.Add(place.owner, place)
-	return place
+	slot.request = p.requests.Add(slot.owner, slot)
+	slot.reading = p.reading.Add(slot.owner, slot)
+	return slot
 }
 
 // room sees to it that the set can take one more for a request, and reports false where
-// nobody has to make place for that; p.mu is held.
-func (p *boshPlaces) room(set *fair.Set[*boshPlace], most int, wants *boshPlace) bool {
+// nobody has to give one up for that; p.mu is held.
+func (p *boshSlots) room(set *fair.Set[*boshSlot], most int, wants *boshSlot) bool {
 	for set.Len() >= most {
 		out := p.reading.GivesWay(wants.owner, p.most/readingShare, bodyPatience)
 		if out == nil {
@@ -85,44 +85,44 @@ func (p *boshPlaces) room(set *fair.Set[*boshPlace], most int, wants *boshPlace)
 	return true
 }
 
-// free gives back all that a request has; places.mu is held.
-func (p *boshPlace) free() {
-	p.places.requests.Remove(p.request)
-	p.places.reading.Remove(p.reading)
+// free gives back all that a request has; slots.mu is held.
+func (p *boshSlot) free() {
+	p.slots.requests.Remove(p.request)
+	p.slots.reading.Remove(p.reading)
 	p.freeBody()
 }
 
-func (p *boshPlace) freeBody() {
+func (p *boshSlot) freeBody() {
 	for _, e := range p.chunks {
-		p.places.chunks.Remove(e)
+		p.slots.chunks.Remove(e)
 	}
 	p.chunks = nil
 }
 
 // leave ends the request.
-func (p *boshPlace) leave() {
-	p.places.mu.Lock()
-	defer p.places.mu.Unlock()
+func (p *boshSlot) leave() {
+	p.slots.mu.Lock()
+	defer p.slots.mu.Unlock()
 	p.free()
 }
 
 // dropBody gives back what the body takes.
-func (p *boshPlace) dropBody() {
-	p.places.mu.Lock()
-	defer p.places.mu.Unlock()
+func (p *boshSlot) dropBody() {
+	p.slots.mu.Lock()
+	defer p.slots.mu.Unlock()
 	p.freeBody()
 }
 
 // whole notes that the body has come.
-func (p *boshPlace) whole() {
-	p.places.mu.Lock()
-	defer p.places.mu.Unlock()
-	p.places.reading.Remove(p.reading)
+func (p *boshSlot) whole() {
+	p.slots.mu.Lock()
+	defer p.slots.mu.Unlock()
+	p.slots.reading.Remove(p.reading)
 }
 
 // grow takes what a body of size bytes takes, and reports whether that is there.
-func (p *boshPlace) grow(size int) bool {
-	s := p.places
+func (p *boshSlot) grow(size int) bool {
+	s := p.slots
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(p.chunks) < size/boshChunk {
@@ -136,7 +136,7 @@ func (p *boshPlace) grow(size int) bool {
 
 // read reads a body to its end. Memory grows with what has come, whatever length
 // was declared.
-func (p *boshPlace) read(r io.Reader) ([]byte, error) {
+func (p *boshSlot) read(r io.Reader) ([]byte, error) {
 	var body []byte
 	for {
 		if len(body) == cap(body) {
