@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// Access says who may do what. A Server takes another one at any time.
+// Access configures who may do what. A Server accepts a new one at any time.
 type Access struct {
 	// Token is what every request must bear, but those in open. Empty: none,
 	// and then only the machine itself is answered.

@@ -1,11 +1,11 @@
 // Package admin is the operator's listener: health for probes, metrics for
 // Prometheus, a status page for people, and three commands, reload, drain and pardon.
 //
-// It decides nothing about the gate, of whose packages it knows proxy's counts. What it
-// shows it asks for through the functions in Options; what it is asked to do
-// it passes on to them. Its own are three things that are kept in memory and
-// bounded: samples of the last hour (history.go), the last warnings
-// (warnings.go), and the judgement of what needs somebody (findings.go).
+// It makes no decisions about the gate, and of the gate's packages it only uses proxy's
+// counts. It gets what it shows from the functions in Options, and passes commands on
+// to them. It keeps two things in memory, both bounded: samples of the last hour
+// (history.go) and the last warnings (warnings.go). From all of that it derives the
+// findings (findings.go).
 //
 //	/healthz              the process lives
 //	/readyz               it can take clients
@@ -39,9 +39,8 @@ import (
 	"wssgate/proxy"
 )
 
-// Options are what a Server is made from. The functions are called from
-// several goroutines at a time and should return at once. Gate and Counts are
-// required.
+// Options configure a new Server. The functions are called from several goroutines at
+// the same time and should return at once. Gate and Counts are required.
 type Options struct {
 	// Gate describes the gate as it is now.
 	Gate func() Gate

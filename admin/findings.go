@@ -19,7 +19,8 @@ const (
 // maxFindings bounds the list; the last one then counts the rest.
 const maxFindings = 40
 
-// A Finding is something that needs somebody: what is wrong, and what to do.
+// A Finding is a problem that an operator should look at: what is wrong, and what to
+// do.
 type Finding struct {
 	Level string `json:"level"`
 	What  string `json:"what"`

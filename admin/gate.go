@@ -6,9 +6,9 @@ import (
 	"wssgate/proxy"
 )
 
-// A Gate is what the gate is now, as its owner describes it: configured
-// things, each with its state. Names in it may become labels of metrics, so
-// they are names of the configuration.
+// A Gate is the current state of the gate as its owner describes it: configured things,
+// each with its state. Its names may become labels of metrics, so they come from the
+// configuration.
 type Gate struct {
 	Version   string    `json:"version"`
 	Go        string    `json:"go"`
@@ -100,8 +100,7 @@ type Certificate struct {
 	NotAfter  time.Time `json:"not_after"`
 }
 
-// A FileProblem is a file, of a certificate or an access list, that can't be used as
-// it is.
+// A FileProblem is a certificate's file or an access list that can't be used as it is.
 type FileProblem struct {
 	File  string    `json:"file"`
 	Err   string    `json:"error"`
@@ -109,8 +108,8 @@ type FileProblem struct {
 	Kept  bool      `json:"kept"` // what the file held before is still served
 }
 
-// A Hang is a file or folder whose file system does not answer. Nobody waits for it,
-// and it is taken up when it does.
+// A Hang is a file or folder whose file system does not answer. The gate does not wait
+// for it, and reads it again when it answers.
 type Hang struct {
 	What  string    `json:"what"` // what it is there for
 	Path  string    `json:"path"`
@@ -125,7 +124,7 @@ func (h Hang) does() string {
 	return "has not answered"
 }
 
-// Log is how the lines of the log get away.
+// Log is the state of the log's output.
 type Log struct {
 	Lost    int64     `json:"lost"`             // lines that were dropped since the start
 	Since   time.Time `json:"since,omitzero"`   // when the write began that is under way; zero: none is
@@ -192,7 +191,7 @@ var NodeStates = []string{"up", "warming", "draining", "out", "no address"}
 // Works reports whether the node takes streams, or would.
 func (n Node) Works() bool { return n.State == "up" || n.State == "warming" }
 
-// Logins are those that failed.
+// Logins describe failed logins.
 type Logins struct {
 	Limit   string    `json:"limit"`   // of the configuration; "": there is none
 	Clients []Suspect `json:"clients"` // addresses with failures that are not forgotten, worst first
@@ -208,7 +207,7 @@ type Suspect struct {
 	Until    time.Time `json:"until"`   // when all of that is forgotten
 }
 
-// Reload is what became of the configuration since the start.
+// Reload describes the reloads since the start.
 type Reload struct {
 	At       time.Time `json:"at"` // of the last one; zero: none yet
 	OK       bool      `json:"ok"` // true without one, too

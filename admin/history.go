@@ -103,8 +103,8 @@ func (h *history) add(s sample, closed map[string]int64) {
 	h.ring = append(h.ring, s)
 }
 
-// History is the last hour as rows of one length: what was at each time, or
-// what happened in a second on average since the time before.
+// History is the last hour as rows of equal length: values at each time, or averages
+// per second since the time before.
 type History struct {
 	Times       []int64              `json:"times"` // Unix, seconds
 	Tunnels     []int64              `json:"tunnels"`

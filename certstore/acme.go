@@ -85,7 +85,7 @@ const (
 	ACMEExpired   ACMEState = "expired"   // has a certificate, outside its dates; tried again at NextTry
 )
 
-// ACMEStatus says how one name is doing.
+// ACMEStatus describes one name.
 type ACMEStatus struct {
 	Name       string
 	State      ACMEState
@@ -100,10 +100,9 @@ type ACMEStatus struct {
 // hundred names in minutes, too few to look like an attack.
 const acmeOrders = 4
 
-// NewACME checks the options, takes what the cache has and installs it. It does
-// not touch the network, nor a cache that is there; Start does. It waits for a
-// cache that hangs or is slow as PrepareNames does. The error holds every mistake
-// found.
+// NewACME checks the options, reads the cache and installs its certificates. It does
+// not use the network or write to an existing cache; Start does. It waits for a cache
+// that hangs or is slow as PrepareNames does. The error contains every mistake.
 func NewACME(opts ACMEOptions) (*ACME, error) {
 	opts.setDefaults()
 	names, errs := acmeNames(opts.Names)
@@ -158,10 +157,9 @@ func (a *ACME) Start() {
 	}
 }
 
-// Close ends all work and returns when every goroutine has ended. An order
-// under way is given up, its lease given back. Certificates that were installed
-// stay where they are. It is fine to call it twice. A cache that hangs holds it up
-// for no longer than acmeGoodbye.
+// Close ends all work and returns when every goroutine has ended. It abandons an order
+// under way and releases its lease. Installed certificates stay where they are. A
+// second call does nothing. A cache that hangs delays Close by at most acmeGoodbye.
 func (a *ACME) Close() {
 	a.reload.Lock()
 	defer a.reload.Unlock()
@@ -174,17 +172,17 @@ func (a *ACME) Close() {
 	a.http.CloseIdleConnections()
 }
 
-// An ACMENames is a set of names whose new ones were looked up in the cache. Nobody
-// sees anything of it before Commit; it is for one Commit or one Abandon.
+// ACMENames is a set of names whose new members were looked up in the cache. It has no
+// effect before Commit. Call Commit or Abandon once.
 type ACMENames struct {
 	a     *ACME
 	names []string
 	fresh map[string]*acmeKeeper
 }
 
-// PrepareNames looks what the cache has for names that are new. It waits for that no
-// longer than files.Patience in all: what comes later is installed when it comes. Where one name is
-// refused, the error says why.
+// PrepareNames looks up new names in the cache. It waits for that for at most
+// files.Patience in all; certificates that are read later are installed then. If a name
+// is refused, the error says why.
 func (a *ACME) PrepareNames(names []string) (*ACMENames, error) {
 	normal, errs := acmeNames(names)
 	if len(errs) > 0 {
@@ -230,16 +228,16 @@ func (n *ACMENames) await() {
 	}
 }
 
-// Abandon gives the names up.
+// Abandon discards the names.
 func (n *ACMENames) Abandon() {
 	for _, k := range n.fresh {
 		k.cancel()
 	}
 }
 
-// Commit replaces the configured names, and waits for nothing. What the cache has
-// for a new name is installed; a name that is gone is removed, its order given up,
-// its files left in the cache. Names that stay notice nothing.
+// Commit replaces the configured names, and does not block. For a new name it installs
+// what the cache has. It removes a name that is no longer configured and abandons its
+// order; its files stay in the cache. Other names are not affected.
 func (n *ACMENames) Commit() {
 	a := n.a
 	a.reload.Lock()
@@ -288,8 +286,8 @@ func (a *ACME) SetNames(names []string) error {
 	return err
 }
 
-// Status tells how each configured name is doing, in the order of names. It
-// never waits for an order.
+// Status returns the state of each configured name, ordered by name. It never waits for
+// an order.
 func (a *ACME) Status() []ACMEStatus {
 	names := *a.names.Load()
 	out := make([]ACMEStatus, 0, len(names))

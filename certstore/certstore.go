@@ -71,9 +71,9 @@ type Store struct {
 
 type installedName struct{ source, name string }
 
-// Open reads the directory once and returns a Store that serves what was good
-// in it. What was not is in Problems; only a directory that cannot be listed
-// is an error. One that hangs is none: see Reading.
+// Open reads the directory once and returns a Store that serves its good certificates.
+// Problems lists the bad ones. The only error is a directory that cannot be listed. A
+// directory that hangs is not an error: see Reading.
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		log:       o.Log,
@@ -92,23 +92,23 @@ func Open(o Options) (*Store, error) {
 	return s, nil
 }
 
-// View returns the newest one.
+// View returns the newest View.
 func (s *Store) View() *View { return s.view.Load() }
 
 // table returns the newest one.
 func (s *Store) table() *table { return s.View().table.Load() }
 
-// GetCertificate is that of the newest View.
+// GetCertificate calls GetCertificate of the newest View.
 func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return s.View().GetCertificate(hello)
 }
 
-// Has is that of the newest View.
+// Has calls Has of the newest View.
 func (s *Store) Has(serverName string) bool { return s.View().Has(serverName) }
 
-// Reload looks at the whole directory, reads what changed, and returns when
-// handshakes see it. Files that are bad are in Problems; the error is for a
-// directory that cannot be listed or hangs, and then all certificates stay.
+// Reload checks the whole directory, reads what changed, and returns when handshakes
+// use it. Problems lists bad files. The error is for a directory that cannot be listed
+// or hangs; all certificates then stay.
 func (s *Store) Reload() error {
 	t, _ := s.inUse()
 	if t == nil {
@@ -128,8 +128,8 @@ func (s *Store) inUse() (*tree, *watcher) {
 	return s.tree, s.watcher
 }
 
-// Reading says since when the directory hangs where nothing of it was read yet;
-// nil otherwise.
+// Reading returns an error while the directory hangs and nothing of it has been read
+// yet, and nil otherwise.
 func (s *Store) Reading() *files.HangError {
 	t, _ := s.inUse()
 	if t == nil || t.done.Load() {
@@ -173,7 +173,7 @@ func (s *Store) Install(source, name string, cert *tls.Certificate) error {
 	return nil
 }
 
-// Remove takes away what Install put there under the same source and name.
+// Remove removes the certificate that Install added under the same source and name.
 func (s *Store) Remove(source, name string) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
@@ -181,7 +181,7 @@ func (s *Store) Remove(source, name string) {
 	s.replaceTable(false)
 }
 
-// Close ends watching. Handshakes are still answered.
+// Close stops watching. Handshakes are still answered.
 func (s *Store) Close() error {
 	s.swap.Lock()
 	w := s.watcher

@@ -36,8 +36,8 @@ type Entry struct {
 	Staple    bool      `json:"staple"`   // a fresh OCSP response is served with it
 }
 
-// A Problem is a file that cannot be used as it is, or a certificate that is
-// out of its time and served for want of a better one.
+// A Problem is a file that cannot be used as it is, or a certificate that is outside
+// its validity period and still served because there is no better one.
 type Problem struct {
 	File  string    // empty for an installed certificate
 	Err   error     // names the file too
@@ -131,8 +131,8 @@ func (c *certificate) where() string {
 	return filepath.Base(c.dir) + "/" + c.base
 }
 
-// Problems returns what is wrong, ordered by file. Each stays until the file is
-// mended or removed.
+// Problems returns all problems, ordered by file. Each one stays until the file is
+// fixed or removed.
 func (s *Store) Problems() []Problem { return slices.Clone(s.table().problems) }
 
 // problems makes the list of problems of the table that is about to be, each
@@ -181,8 +181,8 @@ func (c *certificate) quoted() string {
 	return fmt.Sprintf("%q", c.file())
 }
 
-// Names returns how many names and wildcards have a certificate. It describes
-// none, as Certificates does.
+// Names returns how many names and wildcards have a certificate, without describing
+// them as Certificates does.
 func (s *Store) Names() int { return s.table().size() }
 
 // Empty reports whether there is no certificate at all: every client is

@@ -10,10 +10,10 @@ import (
 	"wssgate/files"
 )
 
-// A View answers handshakes. What the Store learns by itself is seen in it at
-// once, until a Change is committed: then the Change's View takes the Store's
-// place, and this one stays as it is, for those who began with it. Its methods
-// are safe for concurrent use and wait for nothing.
+// A View answers handshakes. It follows the Store's changes until a Change is
+// committed. The Change's View then takes its place, and this one stays as it is, for
+// connections that began with it. Its methods are safe for concurrent use and do not
+// block.
 type View struct {
 	table atomic.Pointer[table]
 	cache *cache
@@ -42,8 +42,8 @@ func (v *View) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 	return v.table.Load().pick(hello, name, v.cache.get)
 }
 
-// Has reports whether GetCertificate has an answer for the server name,
-// be it an expired one.
+// Has reports whether GetCertificate has a certificate for the server name, even an
+// expired one.
 func (v *View) Has(serverName string) bool {
 	name, err := normalName(serverName)
 	if err != nil {
@@ -53,8 +53,8 @@ func (v *View) Has(serverName string) bool {
 	return len(exact)+len(wild) > 0
 }
 
-// A Change is a directory that was read, and of which nobody sees anything yet. It
-// is for one Commit or one Abandon; another is prepared after that.
+// A Change is a directory that was read but is not in use yet. Call Commit or Abandon
+// once, before the next Prepare.
 type Change struct {
 	store   *Store
 	tree    *tree       // nil without a directory
@@ -124,9 +124,8 @@ func (c *Change) read(dir string, watch bool) error {
 	return err
 }
 
-// Commit puts the directory into use, and returns the View that has it, with all
-// that was installed meanwhile. It never has less than that: no handshake sees an
-// empty table in between.
+// Commit puts the directory into use, and returns the View that has it, including
+// everything that was installed meanwhile. No handshake sees an empty table in between.
 func (c *Change) Commit() *View {
 	s := c.store
 	s.swap.Lock()
@@ -150,8 +149,8 @@ func (c *Change) Commit() *View {
 	return v
 }
 
-// Abandon gives the change up. What was read anew of the directory in use is seen
-// with the next Reload.
+// Abandon discards the change. If the directory is the one in use, the next Reload
+// applies what was read.
 func (c *Change) Abandon() {
 	s := c.store
 	used, watcher := s.inUse()

@@ -1,8 +1,8 @@
-// Package fair shares out what is scarce, such as places for connections: where
-// nothing is left, the owner that has most gives one up. So whoever takes many
-// places competes with himself, and a newcomer with nobody.
+// Package fair divides scarce resources, such as connections, among their owners: when
+// nothing is left, the owner with the most gives one up. An owner that takes many
+// competes with itself, and a newcomer with nobody.
 //
-// It knows nothing of the gate; proxy, web, admin and main use it.
+// The package does not depend on the gate; proxy, web, admin and main use it.
 package fair
 
 import (
@@ -114,7 +114,7 @@ func (s *Set[V]) Of(addr netip.Addr) int {
 	return 0
 }
 
-// Most is how many the owner has that has most.
+// Most returns the number of values of the owner with the most values.
 func (s *Set[V]) Most() int {
 	if len(s.order) == 0 {
 		return 0
@@ -122,8 +122,8 @@ func (s *Set[V]) Most() int {
 	return s.order[0].values.Len()
 }
 
-// Worst returns the oldest value of the owner that has most, nil where there is none.
-// Among several owners with as many it is the oldest value of all theirs.
+// Worst returns the oldest value of the owner with the most values, or nil if the Set
+// is empty. If several owners have as many, it is the oldest value of all of theirs.
 func (s *Set[V]) Worst() *Entry[V] {
 	if len(s.order) == 0 {
 		return nil

@@ -71,8 +71,7 @@ func (p *Place) ReadInto(b *bytes.Buffer, path string, limit int64) error {
 	return readBounded(b, f, limit)
 }
 
-// ReadStream is Read for a file that may be a pipe, and then waits for who writes
-// to it.
+// ReadStream is Read for a file that may be a pipe; it waits for a writer.
 func (p *Place) ReadStream(path string, limit int64) ([]byte, error) {
 	p.enter(path)
 	defer p.leave()
@@ -120,8 +119,8 @@ func (p *Place) Rename(from, to string) error {
 	return p.Call(to, func() error { return os.Rename(from, to) })
 }
 
-// Create makes a file with these contents and mode 0600. It is an fs.ErrExist where
-// there is one of that name. A file that could not be written is removed again.
+// Create makes a file with these contents and mode 0600. If the file exists, the error
+// is an fs.ErrExist. A file that could not be written completely is removed.
 func (p *Place) Create(path string, data []byte) error {
 	return p.Call(path, func() error {
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

@@ -52,9 +52,8 @@ import (
 	"time"
 )
 
-// Patience is how long one call may take before its Place counts as hanging. A
-// disk that is merely busy answers sooner, and what is misjudged costs no more than
-// a line in the log: the job goes on.
+// Patience is how long one call may take before its Place counts as hanging. A busy
+// disk answers sooner. A wrong guess costs one log line: the job continues.
 const Patience = 2 * time.Second
 
 // JobPatience is how long all calls of a job together may take before its Place
@@ -110,8 +109,8 @@ var places struct {
 
 type key struct{ what, path string }
 
-// At is New for what is at a path. Those who ask for the same share one Place, and
-// each gives it up with Leave. Log is the first one's.
+// At is New for the file system at a path. Callers with the same path share one Place;
+// each releases it with Leave. The log is that of the first caller.
 func At(what, path string, log *slog.Logger) *Place {
 	places.mu.Lock()
 	defer places.mu.Unlock()
@@ -129,8 +128,8 @@ func At(what, path string, log *slog.Logger) *Place {
 	return p
 }
 
-// Leave gives up what At returned. One that nobody uses is not in Hanging; it is
-// forgotten when its job has ended.
+// Leave releases a Place that At returned. A Place without users is not in Hanging, and
+// is forgotten when its job has ended.
 func (p *Place) Leave() {
 	places.mu.Lock()
 	defer places.mu.Unlock()
@@ -152,7 +151,7 @@ func (p *Place) used() bool {
 	return p.users > 0
 }
 
-// A HangError says that a file system does not answer, or too slowly. It is an
+// A HangError says that a file system does not answer, or is too slow. It is an
 // ErrHangs.
 type HangError struct {
 	Path  string
@@ -206,13 +205,13 @@ func DoInParts[T any](ctx context.Context, p *Place, job func() (T, error), part
 	return do(ctx, p, false, job, part)
 }
 
-// Await is Do for somebody who has nothing else to do: it waits also for a place
-// that hangs, until ctx ends.
+// Await is Do for callers with nothing else to do: it also waits for a Place that
+// hangs, until ctx ends.
 func Await[T any](ctx context.Context, p *Place, job func() (T, error)) (T, error) {
 	return do(ctx, p, true, job, nil)
 }
 
-// AwaitUntil is Await; where ctx ends first, the error is a *HangError.
+// AwaitUntil is Await, but if ctx ends first, the error is a *HangError.
 func AwaitUntil[T any](ctx context.Context, p *Place, job func() (T, error)) (T, error) {
 	began := time.Now()
 	v, err := Await(ctx, p, job)
@@ -420,15 +419,14 @@ func Beside[T any](p, other *Place, path string, job func() (T, error)) (T, erro
 	return v, err
 }
 
-// Back returns a channel that is closed when the place neither hangs nor is slow: at
-// once, or when it is back.
+// Back returns a channel that is closed when the Place neither hangs nor is slow.
 func (p *Place) Back() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.back
 }
 
-// Hangs returns what the place hangs at or is slow with; nil where it is not.
+// Hangs returns the error while the Place hangs or is slow, and nil otherwise.
 func (p *Place) Hangs() *HangError {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -505,8 +503,8 @@ type Hang struct {
 	HangError
 }
 
-// Hanging lists the places of the process that hang or are slow now, and that
-// somebody uses, the one that has for longest first.
+// Hanging lists the Places of the process that are in use and hang or are slow, the
+// longest first.
 func Hanging() (list []Hang) {
 	hanging.mu.Lock()
 	places, late := slices.Clone(hanging.places), slices.Clone(hanging.late)

@@ -83,7 +83,7 @@ type gate struct {
 	again     <-chan struct{} // closed when the file that the last reload could not read answers again
 }
 
-// Serving is how serve runs a gate, beside what its configuration says.
+// Serving configures Serve, in addition to the configuration file.
 type Serving struct {
 	Reload  <-chan os.Signal // reads the file again
 	Pages   http.Handler     // answers requests that are no WebSocket upgrades; nil: the site's own

@@ -12,8 +12,8 @@ import (
 	"wssgate/logqueue"
 )
 
-// A LineQueue is standard error, which may be a pipe that nobody empties: all of the
-// program writes to it through one queue.
+// A LineQueue is the queue through which the whole program writes to standard error,
+// which may be a pipe that is not read.
 type LineQueue struct {
 	*logqueue.Queue
 	Terminal bool
@@ -21,14 +21,14 @@ type LineQueue struct {
 	Served   atomic.Bool // it is closed
 }
 
-// NewLineQueue makes the queue of standard error. It is closed by its owner.
+// NewLineQueue makes the queue of standard error. Its owner closes it.
 func NewLineQueue(stderr io.Writer) *LineQueue {
 	return &LineQueue{Terminal: isTerminal(stderr), Queue: logqueue.New(stderr, logqueue.Size, func(lost int) {
 		slog.Warn("the log was not read: lines were lost", "lines", lost)
 	})}
 }
 
-// QueueOf is the queue that a command was given for its standard error.
+// QueueOf returns the queue that a command was given for its standard error.
 func QueueOf(stderr io.Writer) *LineQueue {
 	if q, ok := stderr.(*LineQueue); ok {
 		return q
@@ -36,7 +36,7 @@ func QueueOf(stderr io.Writer) *LineQueue {
 	return NewLineQueue(stderr)
 }
 
-// PrintError prints an error for people, with its hint where it has one.
+// PrintError prints an error for people, with its hint if it has one.
 func PrintError(w io.Writer, err error) {
 	fmt.Fprintf(w, "wssgate: %v\n", err)
 	if hinted, ok := errors.AsType[interface {

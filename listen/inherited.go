@@ -14,17 +14,17 @@ import (
 // firstInherited is the descriptor of the first socket.
 const firstInherited = 3
 
-// An Inherited socket is systemd's, which keeps it open whatever becomes of us:
-// clients then wait in its queue for the next process. It stays open here too,
-// so that a reload may give it up and take it again.
+// An Inherited socket belongs to systemd, which keeps it open whatever happens to this
+// process: clients then wait in its queue for the next process. This process keeps it
+// open, too, so that a reload may release it and use it again.
 type Inherited struct {
 	file *os.File
 	name string // FileDescriptorName=, by default the name of the socket unit
 	addr net.Addr
 }
 
-// Inherit returns the sockets that were passed to this process, and
-// removes the variables that told of them. getenv and unsetenv are os's.
+// Inherit returns the sockets that were passed to this process, and removes the
+// environment variables that describe them. getenv and unsetenv are os's.
 func Inherit(getenv func(string) string, unsetenv func(string) error) ([]*Inherited, error) {
 	pid, count, names := getenv("LISTEN_PID"), getenv("LISTEN_FDS"), strings.Split(getenv("LISTEN_FDNAMES"), ":")
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"} {
@@ -69,8 +69,8 @@ func (s *Sockets) Find(key, addr string) *Inherited {
 	return nil
 }
 
-// Unused is the error for inherited sockets that a configuration has no use for:
-// their clients would wait for ever.
+// Unused returns an error for inherited sockets that a configuration does not use:
+// their clients would wait forever.
 func (s *Sockets) Unused(configured map[string][]string) error {
 	used := map[*Inherited]bool{}
 	for key, addrs := range configured {

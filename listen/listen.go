@@ -21,7 +21,7 @@ import (
 	"wssgate/files"
 )
 
-// An Address is where the configuration names an address, and which.
+// An Address is an address of the configuration, with the key that has it.
 type Address struct{ Key, Addr string }
 
 // Sockets opens what [listen] names: it takes the sockets that systemd has
@@ -109,7 +109,7 @@ type hostAddress struct {
 	err  error
 }
 
-// LookUpHosts asks for the names in addresses, for no longer than listenerPatience.
+// LookUpHosts resolves the host names in addresses, for at most listenerPatience.
 func LookUpHosts(addresses map[string][]string) Hosts {
 	ctx, cancel := context.WithTimeout(context.Background(), listenerPatience)
 	defer cancel()

@@ -139,7 +139,7 @@ func LeaveToOthers(ln net.Listener) error {
 	})
 }
 
-// Waiting returns how many connections nobody has accepted yet.
+// Waiting returns the number of connections that have not been accepted yet.
 func Waiting(ln net.Listener) (n int) {
 	controlListener(ln, func(fd int) error {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Options are what a Guard is made from. Short and Shed are required.
+// Options configure a new Guard. Short and Shed are required.
 type Options struct {
 	Limit int64 // limits.memory in bytes; 0: none
 
@@ -85,10 +85,10 @@ type State struct {
 	Shed  Shed      // since the start
 }
 
-// A Guard looks at how much memory the process uses. Above the limit it says so,
-// and has the largest consumers shed until it is below again. What is garbage goes
-// first: nobody is sent away before a collection has shown that it must be.
-// Its methods may be called at the same time.
+// A Guard watches how much memory the process uses. Above the limit it reports a
+// shortage and sheds the largest consumers until use is below the limit again. It
+// collects garbage first, so that it sheds clients only if that is not enough. Its
+// methods are safe for concurrent use.
 type Guard struct {
 	options Options
 	measure func() (used int64, sockets bool)
@@ -143,7 +143,7 @@ func (g *Guard) SetLimit(limit int64) {
 	}
 }
 
-// State measures, and tells how things are.
+// State measures the memory in use, and returns it with the state of the Guard.
 func (g *Guard) State() State {
 	used, _ := g.measure()
 	g.mu.Lock()
@@ -161,7 +161,7 @@ func (g *Guard) braked() int {
 	return g.options.Braked()
 }
 
-// Close ends the Guard. Memory stays short where it was.
+// Close stops the Guard. If memory is short at that time, it stays so.
 func (g *Guard) Close() {
 	close(g.done)
 	<-g.ended

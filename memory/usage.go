@@ -3,8 +3,8 @@
 // collector keeps (Keep), and what happens above the limit (Guard).
 //
 // It reads /proc and the files of the process's cgroup, and changes settings of
-// Go's runtime, which belong to the whole process: only main calls it. What is
-// given up when memory is short, others decide (Options).
+// Go's runtime, which belong to the whole process: only main calls it. Its
+// Options decide what is shed when memory is short.
 package memory
 
 import (
@@ -26,14 +26,14 @@ const share = 80
 // by collecting harder: garbage is no reason to turn clients away.
 const goShare = 15.0 / 16
 
-// There is how much memory there is for the process, in bytes; 0: not known, or,
-// for the cgroup, no limit.
+// There is the memory available to the process, in bytes. 0 means unknown or, for the
+// cgroup, no limit.
 type There struct {
 	Cgroup  int64 // the limit of the process's cgroup, or the least of those above it
 	Machine int64
 }
 
-// Available finds out how much memory there is.
+// Available returns how much memory there is.
 func Available() There { return available(os.DirFS("/")) }
 
 func available(root fs.FS) There {
@@ -48,8 +48,8 @@ func (t There) Least() int64 {
 	return t.Machine
 }
 
-// Default is what limits.memory is by default; 0: no limit, for nobody says how
-// much there is.
+// Default is the default of limits.memory; 0: no limit, because the memory available is
+// unknown.
 func (t There) Default() int64 { return t.Least() / 100 * share }
 
 // LimitGo has Go's runtime collect harder as the process comes near to limits.memory,
@@ -72,7 +72,7 @@ func LimitGo(limit int64, there There) (soft int64) {
 	return soft
 }
 
-// GoLimit returns what Go's runtime stays below, in bytes; 0: it has no limit.
+// GoLimit returns the memory limit of the Go runtime, in bytes; 0: it has no limit.
 func GoLimit() int64 {
 	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
 		return limit

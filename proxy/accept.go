@@ -8,10 +8,9 @@ import (
 	"time"
 )
 
-// Serve accepts connections from ln until Shutdown, or until ln is closed or
-// breaks for good. It closes ln. A lack of descriptors or memory does not end
-// it: it gives up a connection that waits for its client, waits itself, from 5 ms up
-// to 1 s, and goes on.
+// Serve accepts connections from ln until Shutdown is called, or ln is closed or fails
+// permanently. It closes ln. When descriptors or memory run out, Serve continues: it
+// closes a connection that waits for its client, and retries after 5 ms to 1 s.
 func (s *Server) Serve(ln net.Listener) error {
 	defer ln.Close()
 	s.mu.Lock()
@@ -125,9 +124,9 @@ func (s *Server) place(conn net.Conn) (limit int) {
 	return -1
 }
 
-// DeniesPlain reports whether a client may not even connect without TLS, and counts
-// it. One that is only not among those allowed may: a CA that looks for an answer to
-// its http-01 challenge is no client.
+// DeniesPlain reports whether the access list denies a client on a listener without
+// TLS, and counts the refusal. An address that is only missing from the allow list is
+// not denied: a CA that fetches the answer to an http-01 challenge is not a client.
 func (s *Server) DeniesPlain(client netip.Addr) bool {
 	denies := s.now.Load().Access.Denies(client)
 	if denies {

@@ -1,8 +1,7 @@
 package proxy
 
-// A Reserve is how the descriptors are shared out that are not for clients of the
-// wss listeners. Each share is a bound of its own, so that what one of them takes is
-// never missed by another.
+// A Reserve divides the descriptors that are not for clients of the wss listeners. Each
+// share is a separate bound, so that one user cannot exhaust another one's share.
 type Reserve struct {
 	HTTP  int // connections to the plain listeners, all together
 	Admin int // connections to the operator's
@@ -15,8 +14,8 @@ const (
 	maxReserve = ownFiles + 256 + 64 + 64
 )
 
-// DescriptorReserve returns the shares. What is for wss is the rest: two for each
-// connection, for a tunnel needs two, and so does a BOSH request.
+// DescriptorReserve returns the shares. The wss listeners get the rest: two for each
+// connection, because a tunnel needs two, and so does a BOSH request.
 func DescriptorReserve() Reserve {
 	others := reserve(openFiles()) - ownFiles
 	return Reserve{HTTP: others * 2 / 3, Admin: others / 6, BOSH: others / 6}
@@ -32,8 +31,8 @@ func descriptorLimit() int {
 	return max((files-reserve(files))/2, 1)
 }
 
-// ConnectionLimit is how many connections to the wss listeners there may be: as many as
-// is wanted, if the descriptors allow that; 0: as many as they allow.
+// ConnectionLimit returns the maximum number of connections to the wss listeners: the
+// wanted number, if the descriptors allow it, or for 0 as many as they allow.
 func ConnectionLimit(wanted int) int {
 	if allowed := descriptorLimit(); wanted <= 0 || wanted > allowed {
 		return allowed

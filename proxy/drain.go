@@ -87,11 +87,11 @@ func (p Pacing) within(n int) time.Duration {
 	return min(p.Timeout/2, time.Duration(n)*time.Second/gentlePace)
 }
 
-// StartDrain closes the tunnels of a target at a pace, and turns new clients
-// away from it, until stop is called: tunnels that are still open then stay so, as
-// far as no other drain is for them. It returns how many tunnels there are to
-// close. Of drains that are for the same tunnels or clients the newest decides how
-// they go. A second call of stop does nothing.
+// StartDrain closes the tunnels of a target at a pace, and turns its new clients away,
+// until stop is called. Tunnels that are still open then stay open, unless another
+// drain applies to them. StartDrain returns the number of tunnels to close. If several
+// drains apply to the same tunnels or clients, the newest one decides. A second call of
+// stop does nothing.
 func (s *Server) StartDrain(target Target, p Pacing) (tunnels int, stop func()) {
 	o := &drainOrder{target: target, timeout: p.Timeout}
 	s.loops.visit(func(t *tunnel, _ *turn) {
@@ -142,8 +142,8 @@ func (s *Server) admits(vhost *upstream.Vhost, host string) (admitted bool, else
 	return a == nil, elsewhere
 }
 
-// TurnsAway reports whether a drain or a shortage of memory keeps new clients of a
-// vhost out.
+// TurnsAway reports whether a drain or a shortage of memory turns away new clients of a
+// vhost.
 func (s *Server) TurnsAway(vhost *upstream.Vhost) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,17 +161,17 @@ func (s *Server) turnedAway(vhost *upstream.Vhost) *activeDrain {
 	return nil
 }
 
-// ErrDrainDeadline is what Shutdown returns where connections were still open
-// at its deadline.
+// ErrDrainDeadline is returned by Shutdown if connections were still open at its
+// deadline.
 var ErrDrainDeadline = errors.New("drain deadline passed")
 
-// Shutdown drains everything and ends the Server. It stops accepting, or, where
-// clients that come are to be sent elsewhere, does so when the last tunnel has
-// ended: those who come again and again do not keep it waiting. It ends what
-// waits in Pages; gives each tunnel's client, at the pace, a Close frame with
-// status code 1001 between two frames; and waits for the closing handshakes. What is still open after p.Timeout, or when ctx
-// ends, is closed hard, and the error then is ErrDrainDeadline. All goroutines
-// of the Server have ended when it returns. Call it once.
+// Shutdown drains all tunnels and ends the Server. It stops accepting at once or, if it
+// redirects new clients, when the last tunnel has ended; clients that keep reconnecting
+// do not delay it. It cancels requests that wait in Pages. It sends each tunnel's
+// client, at the pace, a Close frame with status code 1001 between two frames, and
+// waits for the closing handshakes. What is still open after p.Timeout, or when ctx
+// ends, is closed without a handshake, and the error is then ErrDrainDeadline. When
+// Shutdown returns, all goroutines of the Server have ended. Call it once.
 func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
@@ -239,6 +239,5 @@ func (s *Server) endIfIdle() {
 	}
 }
 
-// Arriving returns how many connections are on their way from accept to a
-// tunnel or an answer.
+// Arriving returns the number of connections between accept and a tunnel or an answer.
 func (s *Server) Arriving() int { return s.door.arriving() }

@@ -12,8 +12,8 @@ import (
 	"wssgate/xmpp"
 )
 
-// LoginFailures say how many logins from one client address may fail: so many
-// at once, and no more than that in each period. The zero value is no limit.
+// LoginFailures limits how many logins from one client address may fail: this many at
+// once, and no more than that in each period. The zero value is no limit.
 type LoginFailures struct {
 	Count  int
 	Period time.Duration
@@ -215,7 +215,7 @@ func (g *guard) forgetAll() {
 	g.heap.all, g.bans = nil, 0
 }
 
-// LoginCounts are what the Server has seen of failed logins.
+// LoginCounts are the Server's counts of failed logins.
 type LoginCounts struct {
 	Failures   int64            `json:"failures"`    // that counted, since the start
 	Refused    map[string]int64 `json:"refused"`     // for them, since the start: tunnels, requests for an upgrade, BOSH requests
@@ -368,9 +368,8 @@ func (s *Server) judgeLogin(key clientKey, failed int, client netip.AddrPort, se
 	return slow, banned
 }
 
-// LoginsRefused says for how long a request that the Pages answer is to be
-// refused, because too many logins from its client's address failed; 0: it is
-// not.
+// LoginsRefused returns how long to refuse a request for the Pages, because too many
+// logins from its client's address failed; 0: do not refuse it.
 func (s *Server) LoginsRefused(r *http.Request) time.Duration {
 	_, key := whose(r)
 	banned, _ := s.guard.state(key, time.Now())
@@ -380,9 +379,9 @@ func (s *Server) LoginsRefused(r *http.Request) time.Duration {
 	return banned
 }
 
-// LoginsEnded counts logins that failed, and perhaps one that did not, in the
-// answer to a request that the Pages answer. The answer is to wait for slow; or
-// banned says for how long that client gets none, this one neither.
+// LoginsEnded counts failed logins, and possibly a successful one, in the answer to a
+// request for the Pages. The caller must delay the answer by slow. If banned is not 0,
+// the client gets no answers for that time, including this one.
 func (s *Server) LoginsEnded(r *http.Request, failed int) (slow, banned time.Duration) {
 	client, key := whose(r)
 	slow, banned = s.judgeLogin(key, failed, client, r.TLS.ServerName)
@@ -401,16 +400,15 @@ func whose(r *http.Request) (netip.AddrPort, clientKey) {
 	return conn.client.client, conn.client.suspect()
 }
 
-// Suspects returns the client addresses from which logins failed, the worst
-// first.
+// Suspects returns the client addresses with failed logins, the worst first.
 func (s *Server) Suspects() []Suspect { return s.guard.list(time.Now()) }
 
 // LoginLimit is the limit in force.
 func (s *Server) LoginLimit() LoginFailures { return s.now.Load().LoginFailures }
 
-// Pardon forgets the failed logins of a client address, or of its /64, and
-// lets it in again; the zero Addr is all that are known. It reports how many
-// addresses those were.
+// Pardon forgets the failed logins of a client address or its /64, and lets it in
+// again; the zero Addr means all addresses. It returns the number of addresses that it
+// forgot.
 func (s *Server) Pardon(client netip.Addr) int {
 	if !client.IsValid() {
 		return s.guard.pardon(clientKey{})

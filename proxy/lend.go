@@ -35,8 +35,8 @@ func findLayout(conn reflect.Type) tlsLayout {
 	return tlsLayout{rawInput: raw.Offset, hand: hand.Offset, ok: true}
 }
 
-// Lends reports whether idle connections give their TLS buffers back with
-// this build's Go release.
+// Lends reports whether idle connections return their TLS buffers with the Go release
+// of this build.
 func Lends() bool { return layout.ok }
 
 func (l tlsLayout) buffers(c *tls.Conn) (rawInput, hand *bytes.Buffer) {

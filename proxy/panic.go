@@ -5,8 +5,9 @@ import (
 	"runtime/debug"
 )
 
-// A PanicPlace is where a panic was met. None ends the process: what it happened to
-// ends, its place is given back, and somebody is told.
+// A PanicPlace is the part of the gate that caught a panic. A panic never ends the
+// process: it ends the connection or request that caused it, frees its place, and is
+// logged and counted.
 type PanicPlace int
 
 const (
@@ -23,15 +24,16 @@ var panicPlaces = [...]string{
 	PanicPages: "pages", PanicHTTP: "http", PanicAdmin: "admin",
 }
 
-// Panicked counts a panic and writes it down with the stack. The function that
-// recovers from it calls this: v is what recover returned, attrs say whom it met.
+// Panicked counts a panic and logs it with its stack. Call it from the function that
+// recovers: v is what recover returned, and attrs identify the connection or request.
 func (s *Server) Panicked(where PanicPlace, v any, attrs ...any) {
 	s.stats.panics[where].Add(1)
 	s.log.Error("panic", append(attrs, []any{"where", panicPlaces[where], "err", v, "stack", string(debug.Stack())}...)...)
 }
 
-// Recover returns next, of which a panic ends that request and its connection alone.
-// net/http would do that too, but its own line about it is one for scanners.
+// Recover returns a handler that calls next; a panic in it ends only that request and
+// its connection. net/http does this as well, but logs the panic like the errors of
+// scanners.
 func (s *Server) Recover(where PanicPlace, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {

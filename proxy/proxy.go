@@ -44,7 +44,7 @@ import (
 	"wssgate/upstream"
 )
 
-// Options are what a Server is made from. ChallengeCertificate and Log may be nil.
+// Options configure a new Server. ChallengeCertificate and Log may be nil.
 type Options struct {
 	Configuration // the first one
 
@@ -57,8 +57,9 @@ type Options struct {
 	Log *slog.Logger // waits for nobody, for the event loops write to it; nil: slog.Default()
 }
 
-// A Configuration is what connections are served by. All fields but Pages are
-// required. What it leads to must not change with another configuration.
+// A Configuration is what the Server uses for a connection. All fields but Pages are
+// required. The values that they refer to must not change when the Server gets another
+// Configuration.
 type Configuration struct {
 	// GetCertificate answers a ClientHello; nil, nil means that the name is
 	// refused with the alert unrecognized_name. It must not block.
@@ -197,10 +198,10 @@ func newServer(o Options, start func(panicked func(cause any)) (*loops, error)) 
 	return s, nil
 }
 
-// Configure has c serve every connection that comes, or says its ClientHello, from
-// now on. Others end under what they began with, and nobody waits: it is one store
-// of one pointer. What all connections share follows it, the slots for handshakes
-// and the sampling of the log.
+// Configure applies c to every connection that is accepted, or sends its ClientHello,
+// from now on. Other connections keep the Configuration that they began with. Configure
+// stores one pointer and does not block. What all connections share changes at once:
+// the handshake slots and the sampling of the log.
 func (s *Server) Configure(c Configuration) {
 	set := c.Settings
 	connections := ConnectionLimit(set.Connections)
@@ -221,8 +222,8 @@ func (s *Server) Configure(c Configuration) {
 	s.journal.sample.Store(int64(set.LogSample))
 }
 
-// Pages returns a handler that asks the Pages of the moment, for requests that
-// come another way.
+// Pages returns a handler that calls the current Pages, for requests from other
+// listeners.
 func (s *Server) Pages() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.now.Load().Pages.ServeHTTP(w, r) })
 }
@@ -230,6 +231,6 @@ func (s *Server) Pages() http.Handler {
 // Connections returns how many connections are open, tunnels included.
 func (s *Server) Connections() int { return s.door.connections() }
 
-// WrapUpstream is for upstream.Options.Wrap: it prepares a connection to a
-// node, so that the event loop can drive it later, below TLS if need be.
+// WrapUpstream is for upstream.Options.Wrap. It prepares a connection to a node so that
+// the event loop can drive it later, below TLS if there is any.
 func WrapUpstream(conn net.Conn) net.Conn { return &sock{conn: conn} }

@@ -30,9 +30,10 @@ const (
 // errShort is why a tunnel was shed.
 var errShort = errors.New("memory is short (limits.memory)")
 
-// SetShort says whether memory is short. While it is, connections that come are
-// closed at once, and upgrades and requests of BOSH on others get 503. Tunnels
-// go on; but with brake true each ends whose backlog grows beyond 64 KiB.
+// SetShort tells the Server whether memory is short. While it is, the Server closes new
+// connections at once, and answers opening handshakes and BOSH requests on others with
+// 503. Tunnels continue, but if brake is true, a tunnel whose backlog grows beyond 64
+// KiB ends.
 func (s *Server) SetShort(short, brake bool) {
 	s.short.Store(short)
 	s.brake.on.Store(brake)
@@ -47,11 +48,11 @@ type brake struct {
 	ended atomic.Int64 // tunnels
 }
 
-// Shed gives up what takes most memory until about so many bytes are free, or
-// nothing is left that takes much. Tunnels end as those of slow clients do, and
-// after patience their connections are reset; BOSH requests get 503. With sockets
-// true what waits in the kernel is part of what a tunnel takes. Shed returns how
-// many it gave up, and what those held. Calls must not overlap.
+// Shed ends the largest consumers of memory until about that many bytes are free, or no
+// large ones are left. It ends tunnels like those of slow clients, and resets their
+// connections after patience; BOSH requests get 503. If sockets is true, data in the
+// kernel counts as well. Shed returns how many it ended, and how many bytes they used.
+// Calls must not overlap.
 func (s *Server) Shed(bytes int64, sockets bool, patience time.Duration) (tunnels, requests int, freed int64) {
 	floor := int64(shedLeast)
 	if patience == 0 {

@@ -16,9 +16,9 @@ import (
 	"wssgate/upstream"
 )
 
-// Counts are what a Server has done since it was made, and what it has now.
-// The words in it, and so what may become a metric's label, are the program's
-// own or names of the configuration; a client can add none.
+// Counts are what a Server has done since it was made, and its current state. Words in
+// it, which may become labels of metrics, are fixed or names of the configuration;
+// clients cannot add any.
 type Counts struct {
 	Connections int              `json:"connections"`      // open now, from accept to close
 	Limit       int              `json:"connection_limit"` // how many may be open; see Settings.Connections

@@ -1,5 +1,6 @@
-// Package systemd tells systemd how the service is (sd_notify(3)): that it is ready,
-// reloads, drains, and is alive. Where nobody asked for that it does nothing.
+// Package systemd tells systemd the state of the service (sd_notify(3)): that it is
+// ready, reloads, drains, and is alive. If systemd did not ask for notifications, it
+// does nothing.
 package systemd
 
 import (
@@ -21,9 +22,9 @@ import (
 // us (sd_listen_fds(3)), and how we are (sd_notify(3)). Both are a few
 // environment variables and datagrams, and mean nothing elsewhere.
 
-// A Notifier tells systemd how the service is. Nil tells nobody. Whoever says something
-// does not wait: one goroutine sends, in a job of the socket's place, so that a systemd
-// that does not read is a finding as a file system is.
+// A Notifier tells systemd the state of the service. A nil Notifier does nothing. Its
+// methods do not block: one goroutine sends, in a job of the socket's Place, so that a
+// systemd that does not read is a finding, as a file system is.
 type Notifier struct {
 	conn  net.Conn
 	beat  time.Duration // between two signs of life; 0: none is wanted
@@ -41,7 +42,7 @@ type Notifier struct {
 // first, for the newest say how it is.
 const maxPending = 16
 
-// New returns nil where nobody wants to know. Getenv is os.Getenv.
+// New returns nil if systemd did not ask for notifications. getenv is os.Getenv.
 func New(getenv func(string) string) (*Notifier, error) {
 	address := getenv("NOTIFY_SOCKET")
 	if !strings.HasPrefix(address, "/") && !strings.HasPrefix(address, "@") {
@@ -125,7 +126,7 @@ func (n *Notifier) Stopping(status string, takes time.Duration) {
 	n.say("STOPPING=1", "STATUS="+oneLine(status), "EXTEND_TIMEOUT_USEC="+strconv.FormatInt(takes.Microseconds(), 10))
 }
 
-// Alive gives a sign of life, where nothing else waits to be sent.
+// Alive sends a sign of life, unless another notification is queued.
 func (n *Notifier) Alive() {
 	if n == nil {
 		return
@@ -172,7 +173,7 @@ func (n *Notifier) KeepAlive() (stop func()) {
 // notifyPatience is how long close waits for what is not sent yet.
 const notifyPatience = 100 * time.Millisecond
 
-// Close sends what waits, for no longer than notifyPatience.
+// Close sends queued notifications, for at most notifyPatience.
 func (n *Notifier) Close() {
 	if n == nil {
 		return

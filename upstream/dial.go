@@ -93,10 +93,10 @@ var (
 	ErrNoAddress = errors.New("no address")
 )
 
-// Dial reaches a node of v's upstream and does the opening handshake. It tries
-// one place after the other, within the upstream's dial timeout in total. The
-// error is a *DialError. Ctx is for the dial only; what it does to the
-// returned conn ends before Dial returns.
+// Dial connects to a node of v's upstream and completes the opening handshake. It tries
+// one address after the other, within the upstream's dial timeout in total. The error
+// is a *DialError. ctx applies to the dial only; it has no effect on the connection
+// once Dial has returned.
 func (v *Vhost) Dial(ctx context.Context, r *Request) (*Conn, error) {
 	return v.group.dial(ctx, r, func(n *Node) (use, second bool) {
 		if v.node == "" || v.node == n.name {
@@ -106,8 +106,7 @@ func (v *Vhost) Dial(ctx context.Context, r *Request) (*Conn, error) {
 	}, v.group.nodes)
 }
 
-// DialNode is Dial for the one node that a redirect named; n is of
-// NodeByAddress.
+// DialNode is Dial for the one node that a redirect named; n comes from NodeByAddress.
 func (v *Vhost) DialNode(ctx context.Context, n *Node, r *Request) (*Conn, error) {
 	return n.group.dial(ctx, r, func(*Node) (use, second bool) { return true, false }, []*Node{n})
 }

@@ -7,12 +7,12 @@ import (
 	"strings"
 )
 
-// A Request is what a client asked for, as far as its upstream is to know.
+// A Request is the part of a client's request that its upstream gets.
 //
-// There is a field for each header that goes through; all others of the
-// client's stay behind. Connection and its kin are ours by nature; Sec-WebSocket-Extensions
-// would let the two ends agree on frames that we do not read;
-// X-Forwarded-* and Forwarded from a client are hearsay.
+// It has a field for each header field that is forwarded; all others of the client are
+// dropped. The gate sets hop-by-hop fields such as Connection itself.
+// Sec-WebSocket-Extensions would let the two ends negotiate frames that the gate cannot
+// read. X-Forwarded-* and Forwarded from a client cannot be trusted.
 type Request struct {
 	// Client and Local are the two ends of the client's connection, for
 	// X-Forwarded-For, Forwarded, PROXY and balance = "hash". Zero values:

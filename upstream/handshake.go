@@ -18,8 +18,8 @@ import (
 // Real ones stay under 1 KiB.
 const maxAnswer = 16 << 10
 
-// A HandshakeError says how a node answered the opening handshake otherwise
-// than with the 101 that was asked for.
+// A HandshakeError says how a node answered the opening handshake with something other
+// than the 101 that was requested.
 type HandshakeError struct {
 	Status int    // of the answer; 0 where there was none that is HTTP
 	What   string // such as "answered 404 Not Found to the opening handshake, want 101"

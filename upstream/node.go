@@ -40,8 +40,9 @@ func (n *Node) URL() string { return n.loc.url }
 // PublicURL is where clients reach this node through a gate, or "".
 func (n *Node) PublicURL() string { return n.publicURL }
 
-// Leaving is true once the node is to have no streams: it is drained, or a
-// Commit took it away. It looks at the configuration of now, not of then.
+// Leaving is true once the node gets no more streams, because it is draining or a
+// Commit removed it. It reflects the current configuration, not the one that n came
+// from.
 func (n *Node) Leaving() bool { return n.server.drained.Load() || n.server.gone.Load() }
 
 // serverKey says when a node is still the same one after a Commit.

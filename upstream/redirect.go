@@ -152,8 +152,8 @@ func (n *Node) Names() []string {
 	return names
 }
 
-// HoldsAddress reports whether a text that was meant for people has the address of a
-// node of v's upstream in it, or any WebSocket URL.
+// HoldsAddress reports whether text meant for people contains the address of a node of
+// v's upstream, or any WebSocket URL.
 func (v *Vhost) HoldsAddress(text string) bool {
 	text = strings.ToLower(text)
 	if strings.Contains(text, "ws://") || strings.Contains(text, "wss://") {
@@ -173,15 +173,15 @@ func (v *Vhost) HoldsAddress(text string) bool {
 	return false
 }
 
-// A KnownNode is a node, and what a redirect may call it.
+// A KnownNode is a node with the names that a redirect may use for it.
 type KnownNode struct {
 	Node   string
 	Names  []string // hosts, with a port where the host alone is another node's, too
 	Shared []string // such hosts
 }
 
-// NodeNames says what redirects may call the nodes of one upstream, besides what
-// DNS has for them. Of a node that ParseNodeURL refuses that is less.
+// NodeNames returns the names that redirects may use for the nodes of one upstream,
+// except those from DNS. For a node whose URL ParseNodeURL refuses, some are missing.
 func NodeNames(options []NodeOptions) (known []KnownNode) {
 	number := map[string]int{} // of nodes, by host
 	var nodes []*Node
@@ -212,18 +212,19 @@ func NodeNames(options []NodeOptions) (known []KnownNode) {
 	return known
 }
 
-// A Trail is where a stream has been, from one redirect to the next. The zero value
-// is empty.
+// A Trail lists the nodes that a stream has visited by redirects. The zero value is
+// empty.
 type Trail []*address
 
 // maxHops bounds the redirects that are followed for one stream.
 const maxHops = 3
 
-// Add notes that the stream was with a node.
+// Add appends a node that the stream visited.
 func (t *Trail) Add(c *Conn) { *t = append(*t, c.address) }
 
-// Ends reports whether the stream goes on to a node no more: it has been there, or at
-// too many others. A node with several places was visited once all of them were.
+// Ends reports whether the stream must not be redirected to a node, because it has
+// visited that node or too many others. A node with several addresses counts as visited
+// once all of them were.
 func (t Trail) Ends(n *Node) bool { return t.has(n) || len(t) > maxHops }
 
 func (t Trail) has(n *Node) bool {
@@ -231,7 +232,8 @@ func (t Trail) has(n *Node) bool {
 	return len(places) > 0 && !slices.ContainsFunc(places, func(e endpoint) bool { return !slices.Contains(t, e.address) })
 }
 
-// A LostRedirect is a redirect of an XMPP server that nobody could follow.
+// A LostRedirect is a redirect of an XMPP server that neither the gate nor the client
+// could follow.
 type LostRedirect struct {
 	Address string // as the server wrote it, cut off where it is long
 	Why     string // goes on after "to ADDRESS, "
@@ -264,10 +266,10 @@ const (
 	maxLostText  = 200 // bytes of an address
 )
 
-// LoseRedirect notes that a redirect to address ended the client's stream: no node
-// is known by it, or the stream could not go to node, nor its client. Trail is where
-// the stream has been. The log has one such line a minute. The error is for the
-// tunnel's own line.
+// LoseRedirect notes that a redirect to address ended the client's stream: no node has
+// that address, or neither the stream nor its client can go to node. trail lists the
+// nodes that the stream has visited. The log has at most one such line a minute. The
+// error is for the tunnel's own log line.
 func (v *Vhost) LoseRedirect(address string, node *Node, trail Trail) error {
 	if len(address) > maxLostText {
 		address = strings.ToValidUTF8(address[:maxLostText], "") + "…"

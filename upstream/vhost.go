@@ -76,8 +76,8 @@ func (v *Vhost) Name() string { return v.name }
 // Upstream is the name of the vhost's upstream.
 func (v *Vhost) Upstream() string { return v.group.name }
 
-// AllowsPath returns an error that is ErrPath where the vhost has a path and
-// this is another. Path is the request target without its query.
+// AllowsPath returns an error that is ErrPath if the vhost has a path and path differs
+// from it. path is the request target without its query.
 func (v *Vhost) AllowsPath(path string) error {
 	if v.path == "" || v.path == path {
 		return nil
@@ -85,9 +85,9 @@ func (v *Vhost) AllowsPath(path string) error {
 	return fmt.Errorf("vhost %q: path %q: %w", v.name, path, ErrPath)
 }
 
-// AllowsOrigin returns an error that is ErrOrigin where the vhost has a list
-// of origins and this value of the Origin header is not of it. No Origin, "",
-// is allowed: it comes from no browser.
+// AllowsOrigin returns an error that is ErrOrigin if the vhost has a list of origins
+// without this value of the Origin header. An empty origin is allowed, because such a
+// request does not come from a browser.
 func (v *Vhost) AllowsOrigin(origin string) error {
 	if len(v.origins) == 0 || origin == "" {
 		return nil
@@ -98,8 +98,8 @@ func (v *Vhost) AllowsOrigin(origin string) error {
 	return fmt.Errorf("vhost %q: origin %q: %w", v.name, origin, ErrOrigin)
 }
 
-// AllowsClient returns an error that is ErrClient where the vhost's access lists
-// keep an address out. They may change under a Vhost; the zero Addr, of a unix
+// AllowsClient returns an error that is ErrClient if the vhost's access lists deny an
+// address. The lists may change while the Vhost does not. The zero Addr, of a unix
 // socket, is allowed.
 func (v *Vhost) AllowsClient(client netip.Addr) error {
 	if v.access.Allows(client) {
@@ -108,8 +108,8 @@ func (v *Vhost) AllowsClient(client netip.Addr) error {
 	return fmt.Errorf("vhost %q: client %s: %w", v.name, client, ErrClient)
 }
 
-// AllowsDomain returns an error that is ErrDomain where the vhost has a list
-// of XMPP domains and this one, in its normal form, is not of it.
+// AllowsDomain returns an error that is ErrDomain if the vhost has a list of XMPP
+// domains without this one. domain is in its normal form.
 func (v *Vhost) AllowsDomain(domain string) error {
 	if len(v.domains) == 0 || slices.ContainsFunc(v.domains, func(p namePattern) bool { return p.matches(domain) }) {
 		return nil
@@ -136,8 +136,8 @@ func (v *Vhost) ForDomain(domain string) *Vhost {
 	return v
 }
 
-// TakesNew returns an error that is ErrDrained where no node takes new streams of v's,
-// to an XMPP domain where v routes by that.
+// TakesNew returns an error that is ErrDrained if no node accepts new streams of v.
+// domain is the XMPP domain, which matters only if v routes by domain.
 func (v *Vhost) TakesNew(domain string) error {
 	if v.routeTo {
 		v = v.ForDomain(domain)
@@ -150,7 +150,7 @@ func (v *Vhost) TakesNew(domain string) error {
 	return fmt.Errorf("vhost %q: upstream %q: %w", v.name, v.group.name, ErrDrained)
 }
 
-// NodeLeaves reports whether the node that v pins is to have no streams any more.
+// NodeLeaves reports whether the node that v pins gets no more streams.
 func (v *Vhost) NodeLeaves() bool {
 	return v.node != "" && slices.ContainsFunc(v.group.nodes, func(n *Node) bool { return n.name == v.node && n.Leaving() })
 }
@@ -174,6 +174,6 @@ func (v *Vhost) PublicURLs(pinned bool) []string {
 // XMPP reports whether the vhost's upstream speaks XMPP and nothing else.
 func (v *Vhost) XMPP() bool { return v.group.xmpp }
 
-// Redirects says what is done about redirects of the vhost's upstream:
-// "follow", "rewrite" or "off".
+// Redirects returns how redirects of the vhost's upstream are handled: "follow",
+// "rewrite" or "off".
 func (v *Vhost) Redirects() string { return v.group.redirects }

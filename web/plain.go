@@ -45,10 +45,9 @@ const (
 	plainMaxHeader = 8 << 10          // bytes; net/http adds 4 KiB of its own
 )
 
-// NewPlainServer returns a server for plain HTTP around a handler, which is a
-// Site or something in front of it. A connection serves one request, and
-// nobody holds one for longer than 20 s. How many there may be is for the listener to
-// say.
+// NewPlainServer returns a server for plain HTTP around a handler, which is a Site or
+// wraps one. A connection serves one request, and lasts at most 20 s. The listener must
+// limit the number of connections.
 func NewPlainServer(handler http.Handler, log *slog.Logger) *http.Server {
 	server := &http.Server{
 		Handler:           handler,

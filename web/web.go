@@ -1,10 +1,10 @@
-// Package web is what the gate answers over HTTP that is no WebSocket:
+// Package web answers HTTP requests that are not WebSocket upgrades:
 // discovery documents (XEP-0156), BOSH (XEP-0124), a page for people who open
 // the address in a browser, and on plain HTTP a redirect to https.
 //
-// It has no listeners. A [Site] is the handler of requests that came under TLS, and
-// of the others; packages proxy and gate serve them. It reads no files, and asks
-// others which names have a certificate.
+// It has no listeners. A [Site] handles requests with and without TLS; packages proxy
+// and gate serve them. It reads no files, and its Options say which names have a
+// certificate.
 //
 //	path                            under TLS            plain
 //	/.well-known/host-meta          XRD                  XRD
@@ -33,7 +33,7 @@ import (
 	"wssgate/xmpp"
 )
 
-// Options are what a Site answers by.
+// Options configure a Site.
 type Options struct {
 	// Vhosts in the order of the configuration. Any stands for them where there
 	// are none: it has every name with a certificate.
@@ -98,7 +98,7 @@ type Logins interface {
 	LoginsEnded(r *http.Request, failed int) (slow, banned time.Duration)
 }
 
-// A Vhost is what is told and done under some names.
+// A Vhost describes how a Site answers for some names.
 type Vhost struct {
 	Names   []string // TLS server names in their normal form, exact or "*."
 	Domains []string // XMPP domains likewise, which discovery answers for too
@@ -120,8 +120,8 @@ type Vhost struct {
 	Links []xmpp.Link // further links of the discovery documents
 }
 
-// A Site answers requests by its Options. It never changes: a reload makes
-// another one. Its methods may be called at the same time.
+// A Site answers requests by its Options. It never changes: a reload makes a new one.
+// Its methods are safe for concurrent use.
 type Site struct {
 	options Options
 	names   map[string]*vhost   // by server name, or "*." and what follows one label
