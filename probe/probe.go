@@ -118,7 +118,7 @@ func (p *prober) prepare() error {
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		return fmt.Errorf("%q is no URL: %w", p.URL, errors.Unwrap(err))
+		return fmt.Errorf("%q is not a URL: %w", p.URL, errors.Unwrap(err))
 	}
 	port, known := map[string]string{"wss": "443", "ws": "80"}[u.Scheme]
 	switch {

@@ -235,7 +235,7 @@ func TestFaults(t *testing.T) {
 		{"an echo is no XMPP", xmpptest.Config{Echo: true}, good(), 0,
 			"connect tls certificate websocket stream features!", "", ""},
 		{"no XML", rude(xmpptest.AtFirstFrame, ws.MustCompileFrame(ws.NewTextFrame([]byte("hello"))), xmpptest.FIN), good(), 0,
-			"connect tls certificate websocket stream!", `sent "hello", which is no XML`, "RFC 7395"},
+			"connect tls certificate websocket stream!", `sent "hello", which is not an XML`, "RFC 7395"},
 		{"Close 1012", rude(xmpptest.AtFirstFrame, ws.MustCompileFrame(ws.NewCloseFrame(ws.NewCloseFrameBody(1012, "upstream gone"))), xmpptest.FIN), good(), 0,
 			"connect tls certificate websocket stream!", "closed the WebSocket with 1012: upstream gone", "XMPP server"},
 		{"Close without code", rude(xmpptest.AtFirstFrame, []byte{0x88, 0}, xmpptest.FIN), good(), 0,
@@ -370,7 +370,7 @@ func TestOtherScheme(t *testing.T) {
 	html := httptest.NewTLSServer(http.NotFoundHandler()) // answers as servers in Go do
 	defer html.Close()
 	nginx := xmpptest.HTTP("400 Bad Request", "<html><center>The plain HTTP request was sent to HTTPS port</center></html>")
-	ours := xmpptest.HTTP("400 Bad Request", "400 Bad Request\n\nThis port speaks TLS. Write https:// or wss://")
+	ours := xmpptest.HTTP("400 Bad Request", "400 Bad Request\n\nThis port requires TLS. Use https:// or wss://")
 	for what, c := range map[string]struct{ url, addr string }{
 		"ws to Go":              {"ws://example1.com:5290/x", html.Listener.Addr().String()},
 		"ws to nginx":           {"ws://example1.com:5290/x", gate(t, rude(xmpptest.AtRequest, nginx, xmpptest.FIN), nil)},

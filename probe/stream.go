@@ -38,7 +38,7 @@ func (p *prober) next() (element, error) {
 	}
 	d := xml.NewDecoder(bytes.NewReader(p.more))
 	if err := d.Decode(&e); err != nil {
-		return e, &Problem{fmt.Sprintf("the server sent %q, which is no XML element", printable(p.more)),
+		return e, &Problem{fmt.Sprintf("the server sent %q, which is not an XML element", printable(p.more)),
 			"is this an XMPP server that speaks RFC 7395?"}
 	}
 	p.more = p.more[d.InputOffset():]
@@ -47,7 +47,7 @@ func (p *prober) next() (element, error) {
 		return e, p.streamError(e)
 	case e.XMLName.Local == "close" && e.SeeOther != "":
 		return e, &Problem{fmt.Sprintf("the server redirects to %q", printable([]byte(e.SeeOther))),
-			p.either("few clients follow that; a cluster's nodes want a public_url in [upstream], so that the gate can mend it",
+			p.either("few clients follow redirects; give each node of the cluster a public_url in [upstream], so that the gate can rewrite them",
 				"this is a cluster; the gate goes there itself if it knows a node by that name, see `wssgate check`")}
 	case e.XMLName.Local == "close":
 		return e, &Problem{"the server ended the stream", ""}

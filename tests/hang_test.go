@@ -256,7 +256,7 @@ func TestConfigIsAPipe(t *testing.T) {
 	}
 	g := gate.Run(t, site.Dir, []string{"serve", "-config", "config.toml"})
 	g.WaitLine("it waits for the file", func(l gate.Line) bool {
-		return strings.Contains(l.Text, "has not answered") && strings.Contains(l.Text, "config.toml")
+		return strings.Contains(l.Text, "does not answer") && strings.Contains(l.Text, "config.toml")
 	})
 	g.Signal(syscall.SIGTERM)
 	if status := g.Wait(); status != 0 {

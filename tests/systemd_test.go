@@ -87,7 +87,7 @@ func TestSocketActivationUnused(t *testing.T) {
 	if status := g.Wait(); status != 1 {
 		t.Errorf("exit status %d; want 1", status)
 	}
-	if text := g.Text(); !strings.Contains(text, `systemd: socket "wss", "`+addr+`": no address of [listen]`) {
+	if text := g.Text(); !strings.Contains(text, `systemd: socket "wss", "`+addr+`": matches no address of [listen]`) {
 		t.Errorf("it does not say why:\n%s", text)
 	}
 }
@@ -127,7 +127,7 @@ func TestNotify(t *testing.T) {
 	upstream := wire.Echo(t)
 	site := gate.NewSite(t, name)
 	g := site.Start(t, toUpstream(upstream.URL), gate.Env("NOTIFY_SOCKET="+socket.LocalAddr().String()), gate.Env("WATCHDOG_USEC=100000"))
-	if m := hear(); m["READY"] != "1" || !strings.Contains(m["STATUS"], "serves 1 name") {
+	if m := hear(); m["READY"] != "1" || !strings.Contains(m["STATUS"], "serving 1 name") {
 		t.Errorf("when it was ready it said %v", m)
 	}
 	last := int64(0)
