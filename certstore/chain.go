@@ -109,7 +109,7 @@ func sameAuthority(a, b authority) bool {
 }
 
 func missingIssuer(of *x509.Certificate) *flaw {
-	return newFlaw("the chain lacks its issuer %q, which is no root of this system; add it to the file, be it the root of a CA of your own", issuerName(of))
+	return newFlaw("the chain lacks its issuer %q, which is not a root of this system; add it to the file, also if it is the root of your own CA", issuerName(of))
 }
 
 // certificates parses the leaf and its chain.
@@ -162,7 +162,7 @@ func (l *leafPart) alone() *flaw {
 	}
 	f := missingIssuer(chain[0])
 	if l.stray {
-		f.text += "; what it has is the certificate of another CA"
+		f.text += "; the intermediate in the file is of another CA"
 	}
 	return f
 }

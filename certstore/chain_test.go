@@ -68,7 +68,7 @@ func TestWorseChainReplacesNothing(t *testing.T) {
 		alone string // "": it takes the certificate before to see it
 	}{
 		"damaged":          {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: damaged}), "cannot be read: x509: ", "cannot be read: x509: "},
-		"of a foreign CA":  {certtest.CertPEM(foreign.Cert), `lacks its issuer "wssgate test Chain CA"`, "what it has is the certificate of another CA"},
+		"of a foreign CA":  {certtest.CertPEM(foreign.Cert), `lacks its issuer "wssgate test Chain CA"`, "the intermediate in the file is of another CA"},
 		"labelled TRUSTED": {bytes.ReplaceAll(chain, []byte("CERTIFICATE"), []byte("TRUSTED CERTIFICATE")), `"TRUSTED CERTIFICATE", is not read`, `"TRUSTED CERTIFICATE", is not read`},
 		"PKCS #7":          {bytes.ReplaceAll(chain, []byte("CERTIFICATE"), []byte("PKCS7")), `"PKCS7", is not read`, `"PKCS7", is not read`},
 		"negative serial":  {negative(t, small), "negative serial number", "negative serial number"},

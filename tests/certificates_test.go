@@ -271,7 +271,7 @@ func TestCertificateRenewedWithABadChain(t *testing.T) {
 			w.keeps(good)
 			o := operate(t, w.Gate)
 			o.want("GET", "/metrics", 200, "\nwssgate_certificate_file_problems 1\n")
-			o.want("GET", "/status", 200, row.want, "what it held before is still served")
+			o.want("GET", "/status", 200, row.want, "its previous contents are still served")
 			status, out := certs(t, w.site, "-within", "1d") // which has not seen the one before
 			if seen := status == 1 && strings.Contains(out, row.want) && strings.Contains(out, "served all the same"); seen != row.alone {
 				t.Errorf("wssgate certs -within 1d exits with %d; the problem is seen: %v, want %v\n%s", status, seen, row.alone, out)
