@@ -380,7 +380,7 @@ func (t *tunnel) sentElsewhere(p *piece, to string) {
 	case fresh && vhost.Redirects() == "follow" && node != nil && t.info.request != nil && len(g.frames) <= maxGreeting:
 		t.info.upstream.Release()
 		t.info.upstream = nil
-		t.dial(func(ctx context.Context) (*upstream.Conn, error) { return vhost.DialNode(ctx, node, t.info.request) })
+		t.dial(func(ctx context.Context) (*upstream.Conn, error) { return vhost.Follow(ctx, to, node, t.info.request) })
 	case node != nil && node.PublicURL() != "":
 		t.redirectTo(stream, node.PublicURL())
 	default:

@@ -106,9 +106,20 @@ func (v *Vhost) Dial(ctx context.Context, r *Request) (*Conn, error) {
 	}, v.group.nodes)
 }
 
-// DialNode is Dial for the one node that a redirect named; n comes from NodeByAddress.
-func (v *Vhost) DialNode(ctx context.Context, n *Node, r *Request) (*Conn, error) {
-	return n.group.dial(ctx, r, func(*Node) (use, second bool) { return true, false }, []*Node{n})
+// Follow is Dial for the node that a redirect to address means; n comes from
+// NodeByAddress. If n takes no stream, the redirect is lost, as LoseRedirect has it.
+func (v *Vhost) Follow(ctx context.Context, address string, n *Node, r *Request) (*Conn, error) {
+	c, err := n.group.dial(ctx, r, func(*Node) (use, second bool) { return true, false }, []*Node{n})
+	if err != nil && ctx.Err() == nil {
+		lost := LostRedirect{Address: address, Why: fmt.Sprintf("which is node %q: the gate can't connect to it", n.name),
+			Do: "see the state of that node on the status page"}
+		if n.server.drained.Load() {
+			lost.Why = fmt.Sprintf("which is node %q: it is draining", n.name)
+			lost.Do = "take the node out of the cluster of the XMPP servers before it is drained here, or end its drain"
+		}
+		v.group.noteLost(lost, n)
+	}
+	return c, err
 }
 
 func (g *group) dial(parent context.Context, r *Request, use func(*Node) (use, second bool), nodes []*Node) (*Conn, error) {

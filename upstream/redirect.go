@@ -271,12 +271,17 @@ const (
 // nodes that the stream has visited. The log has at most one such line a minute. The
 // error is for the tunnel's own log line.
 func (v *Vhost) LoseRedirect(address string, node *Node, trail Trail) error {
-	if len(address) > maxLostText {
-		address = strings.ToValidUTF8(address[:maxLostText], "") + "…"
+	lost := LostRedirect{Address: address}
+	lost.Why, lost.Do = v.group.explainLost(address, node, trail)
+	return v.group.noteLost(lost, node)
+}
+
+func (g *group) noteLost(lost LostRedirect, node *Node) error {
+	if len(lost.Address) > maxLostText {
+		lost.Address = strings.ToValidUTF8(lost.Address[:maxLostText], "") + "…"
 	}
-	now, g := time.Now(), v.group
-	lost := LostRedirect{Address: address, Last: now}
-	lost.Why, lost.Do = g.explainLost(address, node, trail)
+	now := time.Now()
+	lost.Last = now
 	l := g.lost
 	l.mu.Lock()
 	defer l.mu.Unlock()

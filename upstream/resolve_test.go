@@ -318,8 +318,8 @@ func TestSRV(t *testing.T) {
 		for _, address := range []string{"b.example.com:5291", "b.example.com:5222", "B.example.com"} {
 			if at := v.NodeByAddress(address); at == nil {
 				t.Errorf("the target %q is not found", address)
-			} else if conn, err := v.DialNode(t.Context(), at, request); err != nil || conn.Address != "10.0.0.4:5291" {
-				t.Errorf("DialNode of %q = %v, %v", address, conn, err)
+			} else if conn, err := v.Follow(t.Context(), address, at, request); err != nil || conn.Address != "10.0.0.4:5291" {
+				t.Errorf("Follow of %q = %v, %v", address, conn, err)
 			} else {
 				conn.Conn.Close()
 				conn.Release()

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -452,7 +453,7 @@ func TestTrail(t *testing.T) {
 			{"10.0.0.4", map[string]bool{"10.0.0.3": true, "10.0.0.4": true, "t3": true, "t1": false}},
 			{"t1", map[string]bool{"10.0.0.1": true}},
 		} {
-			c, err := v.DialNode(t.Context(), v.NodeByAddress(step.to), request)
+			c, err := v.Follow(t.Context(), step.to, v.NodeByAddress(step.to), request)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -486,22 +487,45 @@ func (l *lines) take() []string {
 	return slices.Collect(strings.Lines(l.b.String()))
 }
 
-// A redirect is followed to the node that was named, and to no other.
-func TestDialNode(t *testing.T) {
+// A redirect is followed to the node that was named, and to no other. Where that node
+// takes no stream the redirect is lost, unless the client is gone itself.
+func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at2)
-		_, v := c.vhost(t, GroupOptions{}, three...)
+		o := c.options(GroupOptions{}, slices.Clone(three)...)
+		tab := table(t, o)
+		v, _ := tab.Routes().Lookup("x")
+		follow := func(ctx context.Context, address string) (*Conn, error) {
+			return v.Follow(ctx, address, v.NodeByAddress(address), request)
+		}
 		for range 10 {
-			conn, err := v.DialNode(t.Context(), v.NodeByAddress("ws://10.0.0.2:5290/"), request)
+			conn, err := follow(t.Context(), "ws://10.0.0.2:5290/")
 			if err != nil || conn.Node.Name() != "t2" {
-				t.Fatalf("DialNode = %v, %v; want t2", conn, err)
+				t.Fatalf("Follow = %v, %v; want t2", conn, err)
 			}
 			conn.Conn.Close()
 			conn.Release()
 		}
-		_, err := v.DialNode(t.Context(), v.NodeByAddress("10.0.0.3:5290"), request)
+		gone, end := context.WithCancel(t.Context())
+		end()
+		if _, err := follow(gone, "10.0.0.3:5290"); err == nil || tab.Status()[0].Lost.Count != 0 {
+			t.Errorf("without its client: %v, lost %+v", err, tab.Status()[0].Lost)
+		}
+		_, err := follow(t.Context(), "10.0.0.3:5290")
 		if d, ok := errors.AsType[*DialError](err); !ok || d.Status != 503 || len(d.Causes) != 1 {
-			t.Errorf("DialNode of a dead node: %v; want 503 and one cause", err)
+			t.Errorf("Follow to a dead node: %v; want 503 and one cause", err)
+		}
+		if lost := tab.Status()[0].Lost; lost.Count != 1 || lost.Address != "10.0.0.3:5290" || !strings.Contains(lost.Why, `node "t3": the gate can't connect`) {
+			t.Errorf("lost %+v; want the dead node", lost)
+		}
+		o.Upstreams[0].Nodes[1].Drain = true
+		update(t, tab, o)
+		v, _ = tab.Routes().Lookup("x")
+		if _, err := follow(t.Context(), "10.0.0.2:5290"); !errors.Is(err, ErrDrained) {
+			t.Errorf("Follow to a node that is draining: %v", err)
+		}
+		if lost := tab.Status()[0].Lost; lost.Count != 2 || !strings.Contains(lost.Why, `node "t2": it is draining`) || !strings.Contains(lost.Do, "end its drain") {
+			t.Errorf("lost %+v; want the node that is draining", lost)
 		}
 	})
 }
