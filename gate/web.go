@@ -130,8 +130,9 @@ func publicURLs(v *config.Vhost, route *upstream.Vhost) func() ([]string, bool) 
 	case v.Route == "to":
 		return nil // it leads to several upstreams, and only the gate knows which
 	}
-	// The gate's own name for a node that is drained is that node's as well.
-	return func() ([]string, bool) { return route.PublicURLs(true), route.NodeLeaves() }
+	// The gate's own name is as good as the nodes behind it: without one that takes new
+	// streams, a fallback included, it is not an address to send clients to.
+	return func() ([]string, bool) { return route.PublicURLs(true), route.TakesNew("") != nil }
 }
 
 // publicPort returns the port of the wss listener that URLs name: 443 where one

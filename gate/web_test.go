@@ -54,6 +54,7 @@ func TestPublicURLs(t *testing.T) {
 		{Names: []string{"own.test"}, Upstream: "cluster", PublicURL: "wss://example.com/"},
 		{Names: []string{"to.test"}, Upstream: "cluster", Route: "to"},
 		{Names: []string{"alone.test"}, Upstream: "alone"},
+		{Names: []string{"t2.test"}, Upstream: "cluster", Node: "t2", Fallback: true},
 	}, Upstream: map[string]*config.Upstream{
 		"cluster": {Nodes: []*config.Node{
 			{Name: "t1", URL: "ws://127.0.0.1:1/", PublicURL: "wss://t1.example.com/"},
@@ -82,7 +83,10 @@ func TestPublicURLs(t *testing.T) {
 		for i, v := range o.Vhosts {
 			var got []string
 			if v.WebSocket != nil {
-				got, _ = v.WebSocket()
+				var all bool
+				if got, all = v.WebSocket(); all && len(got) == 0 {
+					got = []string{"503"}
+				}
 			}
 			if !slices.Equal(got, want[i]) {
 				t.Errorf("%s, %s: %q; want %q", when, v.Names, got, want[i])
@@ -90,9 +94,11 @@ func TestPublicURLs(t *testing.T) {
 		}
 	}
 	t1, t2, own := "wss://t1.example.com/", "wss://t2.example.com/", []string{"wss://example.com/"}
-	wants("by the file", []string{t1, t2}, []string{t2}, nil, own, nil, nil)
+	wants("by the file", []string{t1, t2}, []string{t2}, nil, own, nil, nil, []string{t2})
 	table.Drain("cluster", "t2", true)
-	wants("t2 drained", []string{t1}, nil, nil, own, nil, nil)
+	wants("t2 drained", []string{t1}, []string{"503"}, nil, own, nil, nil, nil)
 	table.Drain("cluster", "t2", false)
-	wants("t2 back", []string{t1, t2}, []string{t2}, nil, own, nil, nil)
+	wants("t2 back", []string{t1, t2}, []string{t2}, nil, own, nil, nil, []string{t2})
+	table.Drain("alone", "a", true)
+	wants("a drained", []string{t1, t2}, []string{t2}, nil, own, nil, []string{"503"}, []string{t2})
 }

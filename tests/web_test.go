@@ -196,7 +196,7 @@ func TestDiscoveryListsWhatIsOpen(t *testing.T) {
 		{"a client that is kept out", `access.deny = ["127.0.0.0/8"]`, "", []string{t1}},
 		{"another client that is kept out", `access.deny = ["192.0.2.0/24"]`, "", []string{t1, t2}},
 		{"a drained node", "", "node=xmpp/t2", []string{t1}},
-		{"a drained node that another stands in for", "fallback = true", "node=xmpp/t2", []string{t1}},
+		{"a drained node that another stands in for", "fallback = true", "node=xmpp/t2", []string{t1, "wss://t2.example2.test:PORT/"}},
 		{"a drained vhost", "", "vhost=t2.example2.test", []string{t1}},
 		{"all drained", "", "all", nil},
 	} {

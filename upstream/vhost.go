@@ -150,11 +150,6 @@ func (v *Vhost) TakesNew(domain string) error {
 	return fmt.Errorf("vhost %q: upstream %q: %w", v.name, v.group.name, ErrDrained)
 }
 
-// NodeLeaves reports whether the node that v pins gets no more streams.
-func (v *Vhost) NodeLeaves() bool {
-	return v.node != "" && slices.ContainsFunc(v.group.nodes, func(n *Node) bool { return n.name == v.node && n.Leaving() })
-}
-
 // Nodes is how many nodes the vhost's upstream has.
 func (v *Vhost) Nodes() int { return len(v.group.nodes) }
 
