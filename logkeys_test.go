@@ -35,7 +35,7 @@ func TestLogKeysDocumented(t *testing.T) {
 			listed[key[1]] = true
 		}
 	}
-	used := logKeys(t, ".", "admin", "certstore", "config", "files", "gate", "listen", "memory", "proxy", "sampling", "systemd", "upstream", "web")
+	used := logKeys(t, ".", "admin", "certstore", "config", "files", "gate", "listen", "memory", "panics", "proxy", "sampling", "systemd", "upstream", "web")
 	for _, key := range slices.Sorted(maps.Keys(used)) {
 		if !listed[key] {
 			t.Errorf("docs/reference.md does not list the log key %q of %s", key, used[key])

@@ -23,6 +23,7 @@ import (
 	"wssgate/config"
 	"wssgate/gate"
 	"wssgate/listen"
+	"wssgate/panics"
 	"wssgate/systemd"
 )
 
@@ -66,7 +67,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer signal.Stop(signals)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go endOnSignal(ctx, signals, cancel, func() { os.Exit(exitFailed) })
+	go panics.Keep(ctx.Done(), panics.Process, func() { endOnSignal(ctx, signals, cancel, func() { os.Exit(exitFailed) }) })
 	lines := gate.NewLineQueue(stderr)
 	ended := make(chan int, 1)
 	go func() {

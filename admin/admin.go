@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"wssgate/fair"
+	"wssgate/panics"
 	"wssgate/proxy"
 )
 
@@ -130,7 +131,7 @@ func New(o Options) *Server {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
-	s.jobs.Go(func() { s.sample(ctx) })
+	s.jobs.Go(func() { panics.Keep(ctx.Done(), panics.Admin, func() { s.sample(ctx) }) })
 	return s
 }
 

@@ -31,7 +31,7 @@ type collector struct{ server *Server }
 // the two alike. Labels have configured names and words of ours, never what a
 // client sent.
 var (
-	mPanics   = desc("panics_total", "Panics that ended one connection or request in place of the gate.", "where")
+	mPanics   = desc("panics_total", "Panics that ended one connection, request or job in place of the gate.", "where")
 	mBuild    = desc("build_info", "Always 1; the labels say what is running.", "version", "revision", "goversion")
 	mReady    = desc("ready", "1 if the gate can take clients, as /readyz says.")
 	mFindings = desc("findings", "Findings on the status page, by level.", "level")

@@ -49,6 +49,7 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 
 	"wssgate/files"
+	"wssgate/panics"
 )
 
 // ACME keeps a certificate for each configured name. Make one with NewACME. All
@@ -151,9 +152,12 @@ func (a *ACME) Start() {
 		return
 	}
 	a.runs = true
-	a.wg.Go(func() { a.cache.tidy(a.ctx, a.opts.Log) })
+	a.wg.Go(func() { panics.Catch(panics.ACME, func() { a.cache.tidy(a.ctx, a.opts.Log) }) })
 	for _, k := range *a.names.Load() {
-		a.wg.Go(k.keep)
+		a.wg.Go(func() {
+			defer k.cancel()
+			panics.Keep(k.ctx.Done(), panics.ACME, k.keep)
+		})
 	}
 }
 
@@ -195,7 +199,7 @@ func (a *ACME) PrepareNames(names []string) (*ACMENames, error) {
 		if old[name] == nil && !a.closed {
 			k := newACMEKeeper(a, name)
 			n.fresh[name] = k
-			a.wg.Go(k.lookFirst)
+			a.wg.Go(func() { panics.Catch(panics.ACME, k.lookFirst) })
 		}
 	}
 	a.reload.Unlock()
@@ -266,7 +270,10 @@ func (n *ACMENames) Commit() {
 	if a.runs {
 		for name, k := range n.fresh {
 			if now[name] == k {
-				a.wg.Go(k.keep)
+				a.wg.Go(func() {
+					defer k.cancel()
+					panics.Keep(k.ctx.Done(), panics.ACME, k.keep)
+				})
 			}
 		}
 	}

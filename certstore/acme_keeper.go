@@ -85,7 +85,6 @@ func (k *acmeKeeper) show() {
 
 // keep is the keeper's goroutine.
 func (k *acmeKeeper) keep() {
-	defer k.cancel()
 	<-k.first
 	for k.ctx.Err() == nil {
 		wait := k.turn()

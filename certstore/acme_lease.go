@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"wssgate/files"
+	"wssgate/panics"
 )
 
 // Several gates may share a cache folder, often on a network file system, where
@@ -102,7 +103,10 @@ func (c acmeCache) acquire(ctx context.Context, key, owner string, seen *acmeSig
 	}
 	*seen = acmeSighting{}
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
-	go l.beat()
+	go func() {
+		defer close(l.ended)
+		panics.Keep(l.ctx.Done(), panics.ACME, l.beat)
+	}()
 	return l, nil
 }
 
@@ -148,7 +152,6 @@ func (l *acmeLease) next() []byte {
 
 // beat shows others that the owner lives, until the lease's context ends.
 func (l *acmeLease) beat() {
-	defer close(l.ended)
 	tick := time.NewTicker(acmeLeaseBeat)
 	defer tick.Stop()
 	for good := time.Now(); ; {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"wssgate/files"
+	"wssgate/panics"
 )
 
 // A tree may lead to other file systems: by links, and by what is mounted in it. Each
@@ -125,7 +126,7 @@ func (t *tree) takeUp(p *files.Place) {
 	}
 	t.awaited[p] = true
 	back := p.Back()
-	go func() {
+	go panics.Catch(panics.Certificates, func() {
 		select {
 		case <-back:
 		case <-t.ctx.Done():
@@ -135,7 +136,7 @@ func (t *tree) takeUp(p *files.Place) {
 			delete(t.awaited, p)
 			return t.all()
 		})
-	}()
+	})
 }
 
 // leave gives up the tree and its Places; a nil tree has none. What is being read goes

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wssgate/files"
+	"wssgate/panics"
 )
 
 // settled is how long after its last change a file may still change without a
@@ -287,7 +288,7 @@ func (t *tree) take(f *folder, have *file, data []byte) {
 		have.set(f, []part{ocspPart(bytes.Clone(data))}, nil)
 		return
 	}
-	parts, err := t.reader.parse(f.path, have.name, data)
+	parts, err := panics.Do(panics.Certificates, func() ([]part, error) { return t.reader.parse(f.path, have.name, data) })
 	have.set(f, parts, err)
 }
 

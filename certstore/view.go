@@ -140,7 +140,7 @@ func (c *Change) Commit() *View {
 	s.swap.Unlock()
 	if c.watcher != old {
 		if c.watcher != nil {
-			go c.watcher.watchFiles()
+			c.watcher.start()
 		}
 		if old != nil {
 			old.close()
@@ -160,7 +160,7 @@ func (c *Change) Abandon() {
 		c.tree.leave()
 	}
 	if c.watcher != nil && c.watcher != watcher {
-		go c.watcher.watchFiles() // close waits for its end
+		c.watcher.start() // close waits for its end
 		c.watcher.close()
 	}
 }

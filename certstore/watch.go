@@ -13,6 +13,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"wssgate/files"
+	"wssgate/panics"
 )
 
 const (
@@ -74,7 +75,7 @@ type looking struct {
 // newWatcher watches with what the system has, and with polling alone where
 // that is nothing.
 //
-// It does nothing by itself before watchFiles is started.
+// It does nothing by itself before start.
 func newWatcher(log *slog.Logger, look func(context.Context, *watcher, looking) error) *watcher {
 	w := &watcher{
 		log:     log,
@@ -171,9 +172,16 @@ func (w *watcher) pollInterval() time.Duration {
 	return pollAll
 }
 
+// start starts watchFiles.
+func (w *watcher) start() {
+	go func() {
+		defer close(w.done)
+		panics.Keep(w.ctx.Done(), panics.Certificates, w.watchFiles)
+	}()
+}
+
 // watchFiles gathers changes and has them looked at, until close.
 func (w *watcher) watchFiles() {
-	defer close(w.done)
 	var (
 		next    looking
 		first   time.Time // of the changes gathered

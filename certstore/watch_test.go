@@ -60,7 +60,7 @@ type looksTaken struct {
 // startWatcher runs a watcher on events of the test's, inside a bubble.
 func startWatcher(folders folderWatcher) (w *watcher, events chan fsnotify.Event, errs chan error, looks *looksTaken) {
 	w, events, errs, looks = idleWatcher(folders)
-	go w.watchFiles()
+	w.start()
 	return w, events, errs, looks
 }
 
@@ -167,7 +167,7 @@ func TestWatcherWithoutEnoughWatches(t *testing.T) {
 		w.log = slog.New(slog.NewTextHandler(&log, nil))
 		w.add("/d")
 		w.add("/d/e")
-		go w.watchFiles()
+		w.start()
 		if n := strings.Count(log.String(), "no space left on device"); n != 1 {
 			t.Errorf("logged %d times, want once: %s", n, log.String())
 		}

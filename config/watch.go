@@ -13,6 +13,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"wssgate/files"
+	"wssgate/panics"
 )
 
 const (
@@ -66,7 +67,11 @@ func (w *Watch) Set(on bool) {
 	case on && w.stop == nil:
 		ctx, cancel := context.WithCancel(context.Background())
 		w.stop, w.done = cancel, make(chan struct{})
-		go w.watchFolders(ctx, w.done)
+		done := w.done
+		go func() {
+			defer close(done)
+			panics.Keep(ctx.Done(), panics.Config, func() { w.watchFolders(ctx) })
+		}()
 	case !on && w.stop != nil:
 		w.stop()
 		<-w.done
@@ -124,8 +129,7 @@ func (w *Watch) lookAt(file string, sum [sha256.Size]byte) {
 	}
 }
 
-func (w *Watch) watchFolders(ctx context.Context, done chan<- struct{}) {
-	defer close(done)
+func (w *Watch) watchFolders(ctx context.Context) {
 	var events chan fsnotify.Event // nil where the system has none to give
 	var lost chan error
 	notify, err := fsnotify.NewWatcher()

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"wssgate/panics"
 )
 
 // Conns bounds the connections of an http.Server, on any number of listeners.
@@ -96,7 +98,7 @@ func (l *listener) Close() error {
 }
 
 func (l *listener) Accept() (net.Conn, error) {
-	l.begin.Do(func() { go l.acceptAll() })
+	l.begin.Do(func() { go panics.Keep(l.closed, panics.Listener, l.acceptAll) })
 	for {
 		if conn := l.next(); conn != nil {
 			return conn, nil
@@ -288,7 +290,7 @@ func (c *Conns) dispatch() {
 		due = time.Until(c.idle.Worst().since.Add(c.patience()))
 	}
 	if c.retry == nil {
-		c.retry = time.AfterFunc(due, c.look)
+		c.retry = time.AfterFunc(due, func() { panics.Catch(panics.HTTP, c.look) })
 	} else {
 		c.retry.Reset(due)
 	}

@@ -50,6 +50,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"wssgate/panics"
 )
 
 // Patience is how long one call may take before its Place counts as hanging. A busy
@@ -243,7 +245,7 @@ func do[T any](ctx context.Context, p *Place, await bool, job func() (T, error),
 	done := make(chan result, 1)
 	go func() {
 		defer p.end()
-		value, err := job()
+		value, err := panics.Do(panics.Files, job)
 		done <- result{value, err}
 	}()
 	select {
@@ -283,7 +285,7 @@ func (p *Place) begin(part func()) (hangs <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.part, p.since, p.spent, p.free = part, time.Now(), 0, make(chan struct{})
-	p.watch = time.AfterFunc(Patience, p.check)
+	p.watch = time.AfterFunc(Patience, func() { panics.Catch(panics.Files, p.check) })
 	return p.hangs
 }
 

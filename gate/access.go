@@ -9,6 +9,7 @@ import (
 	"wssgate/admin"
 	"wssgate/config"
 	"wssgate/files"
+	"wssgate/panics"
 )
 
 // An accessWatch reads access lists again when their files change. Its methods
@@ -52,7 +53,7 @@ func (w *accessWatch) set(lists []*config.AccessFile) {
 		f.watch.Set(true)
 		var ctx context.Context
 		ctx, f.stop = context.WithCancel(context.Background())
-		go f.follow(ctx)
+		go panics.Keep(ctx.Done(), panics.Access, func() { f.follow(ctx) })
 		w.folders = append(w.folders, f)
 	}
 }

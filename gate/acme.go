@@ -11,6 +11,7 @@ import (
 
 	"wssgate/certstore"
 	"wssgate/config"
+	"wssgate/panics"
 )
 
 // An obtainer is the gate's ACME: off, or on with what the configuration says.
@@ -147,14 +148,14 @@ func (o *obtainer) install(p *acmeChange, cfg *config.Config) {
 //
 // It does not wait: an order that is given up gives its lease back in the cache.
 func (o *obtainer) begin(p *acmeChange) {
-	go func() {
+	go panics.Catch(panics.ACME, func() {
 		if p.last != nil {
 			p.last.acme.Close()
 		}
 		if p.next != nil {
 			p.next.acme.Start()
 		}
-	}()
+	})
 }
 
 // close gives up what is being ordered.

@@ -23,6 +23,7 @@ import (
 	"wssgate/files"
 	"wssgate/listen"
 	"wssgate/logqueue"
+	"wssgate/panics"
 	"wssgate/proxy"
 )
 
@@ -109,7 +110,7 @@ func (d *console) install(g *gate, cfg *config.Config, l *adminListener) {
 			Counts:   g.server.Counts,
 			Memory:   g.adminMemory,
 			NotReady: d.notReady,
-			Panicked: func(v any) { g.server.Panicked(proxy.PanicAdmin, v) },
+			Panicked: func(v any) { panics.Caught(g.log, panics.Admin, v) },
 			Alive:    d.alive,
 			Reload:   d.askReload,
 			Drain:    d.askDrain,
@@ -133,7 +134,8 @@ func (d *console) install(g *gate, cfg *config.Config, l *adminListener) {
 	if ln := l.ln; ln != nil {
 		g.log.Info("listening", "listener", "admin", "addr", ln.Addr().String())
 		g.serving.Go(func() {
-			if err := d.server.Serve(ln); err != nil {
+			_, err := panics.Do(panics.Admin, func() (struct{}, error) { return struct{}{}, d.server.Serve(ln) })
+			if err != nil {
 				g.log.Error("listener", "listener", "admin", "err", err)
 			}
 		})
@@ -231,7 +233,10 @@ func (d *console) alive() error {
 func (d *console) ask(ctx context.Context, f func() error) error {
 	result := make(chan error, 1)
 	select {
-	case d.asked <- func() { result <- f() }:
+	case d.asked <- func() {
+		_, err := panics.Do(panics.Admin, func() (struct{}, error) { return struct{}{}, f() })
+		result <- err
+	}:
 		return <-result
 	case <-d.over:
 		return fmt.Errorf("the gate is draining: this is %w", admin.ErrConflict)

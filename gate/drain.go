@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"wssgate/config"
+	"wssgate/panics"
 	"wssgate/proxy"
 	"wssgate/upstream"
 	"wssgate/xmpp"
@@ -98,10 +99,10 @@ func (g *gate) stop() error {
 	g.watch.Set(false)
 	g.access.set(nil)
 	if g.reloading != nil {
-		go func() { (<-g.gathered).abandon(g) }() // when it has been gathered
+		go panics.Catch(panics.Reload, func() { (<-g.gathered).abandon(g) }) // when it has been gathered
 	}
 	if g.acme != nil {
-		g.serving.Go(g.acme.close) // no order waits for a CA that finds nobody here any more
+		g.serving.Go(func() { panics.Catch(panics.ACME, g.acme.close) }) // no order waits for a CA that finds nobody here any more
 	}
 	if g.server != nil {
 		pacing := g.pacing()
@@ -110,7 +111,9 @@ func (g *gate) stop() error {
 			g.handOver(min(settlePatience, pacing.Timeout/2))
 			pacing.Timeout = max(0, pacing.Timeout-time.Since(began))
 		}
-		g.serving.Go(func() { g.plain.shutdown(min(pacing.Timeout, plainPatience)) })
+		g.serving.Go(func() {
+			panics.Catch(panics.HTTP, func() { g.plain.shutdown(min(pacing.Timeout, plainPatience)) })
+		})
 		// A context of its own: the one that SIGTERM ended is of no use.
 		err = g.server.Shutdown(context.Background(), pacing)
 		g.console.close() // last of the listeners: it shows how the drain goes

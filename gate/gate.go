@@ -28,6 +28,7 @@ import (
 	"wssgate/fair"
 	"wssgate/listen"
 	"wssgate/memory"
+	"wssgate/panics"
 	"wssgate/proxy"
 	"wssgate/systemd"
 	"wssgate/upstream"
@@ -125,7 +126,8 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 	defer stopBeats()
 	turns := time.NewTicker(loopTurn)
 	defer turns.Stop()
-	for running := true; running; {
+	running := true
+	turn := func() {
 		console.turned()
 		select {
 		case <-turns.C:
@@ -150,13 +152,19 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 			running = false
 		}
 	}
+	for running {
+		panics.Catch(panics.Process, turn)
+	}
 	patience := g.cfg.Drain.Timeout + exitPatience
 	deadline := time.Now().Add(patience)
 	if at := ended.Load(); at != nil { // the loop may have been in the middle of a change
 		deadline = at.Add(patience)
 	}
 	drained := make(chan error, 1)
-	go func() { drained <- g.drain() }()
+	go func() {
+		_, err := panics.Do(panics.Process, func() (struct{}, error) { return struct{}{}, g.drain() })
+		drained <- err
+	}()
 	select {
 	case err = <-drained:
 		listen.AwaitRemovals(time.Until(deadline))
@@ -166,6 +174,9 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 	if errors.Is(err, proxy.ErrDrainDeadline) {
 		log.Warn("drain", "err", err)
 		status = max(status, statusDrained)
+	} else if err != nil {
+		log.Error("drain", "err", err)
+		status = statusFailed
 	} else if status == statusOK {
 		log.Info("drained")
 	}
@@ -195,7 +206,7 @@ func awaitGate(ctx context.Context, start func() (*gate, error)) (*gate, error) 
 	}
 	started := make(chan result, 1)
 	go func() {
-		g, err := start()
+		g, err := panics.Do(panics.Process, start)
 		started <- result{g, err}
 	}()
 	late := make(<-chan time.Time)
@@ -271,8 +282,8 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 		}
 	}
 	conns := &fair.Conns{Max: proxy.DescriptorReserve().HTTP, Refuses: g.server.DeniesPlain,
-		Panicked: func(cause any) { g.server.Panicked(proxy.PanicHTTP, cause) }}
-	g.plain = newPlainHTTP(g.server.Recover(proxy.PanicHTTP, conns.Handler(g.acme.handler(g.server.Pages()))), conns, log, g.failed)
+		Panicked: func(cause any) { panics.Caught(log, panics.HTTP, cause) }}
+	g.plain = newPlainHTTP(g.server.Recover(panics.HTTP, conns.Handler(g.acme.handler(g.server.Pages()))), conns, log, g.failed)
 	console.install(g, cfg, o.operator)
 	g.accept(o.wss)
 	g.console.listens(g.listeners)

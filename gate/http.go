@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"wssgate/fair"
+	"wssgate/panics"
 	"wssgate/web"
 )
 
@@ -55,7 +56,7 @@ func (p *plainHTTP) leave(addrs []string) {
 }
 
 func (p *plainHTTP) serve(addr string, ln net.Listener) {
-	err := p.server.Serve(ln)
+	_, err := panics.Do(panics.HTTP, func() (struct{}, error) { return struct{}{}, p.server.Serve(ln) })
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return // as we wanted
 	}

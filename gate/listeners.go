@@ -8,6 +8,7 @@ import (
 
 	"wssgate/config"
 	"wssgate/listen"
+	"wssgate/panics"
 	"wssgate/upstream"
 	"wssgate/web"
 )
@@ -104,7 +105,9 @@ func (g *gate) accept(opened map[string]net.Listener) {
 		g.listeners[addr] = ln
 		g.log.Info("listening", "listener", "wss", "addr", ln.Addr().String())
 		g.accepting.Go(func() {
-			if err := g.server.Serve(ln); err != nil {
+			var err error
+			panics.Keep(nil, panics.Listener, func() { err = g.server.Serve(ln) })
+			if err != nil {
 				select {
 				case g.failed <- fmt.Errorf("listener %q: %w", addr, err):
 				default: // the first one is enough

@@ -4,13 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"runtime/debug"
 	"slices"
 
 	"wssgate/certstore"
 	"wssgate/config"
 	"wssgate/files"
 	"wssgate/listen"
+	"wssgate/panics"
 	"wssgate/upstream"
 )
 
@@ -53,7 +53,7 @@ func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) (
 	r := &gathered{}
 	defer func() {
 		if cause := recover(); cause != nil {
-			g.log.Error("panic", "where", "reload", "err", cause, "stack", string(debug.Stack()))
+			panics.Caught(g.log, panics.Reload, cause)
 			r.abandon(g)
 			out = &gathered{err: fmt.Errorf("panic: %v", cause)}
 		}
@@ -80,9 +80,11 @@ func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) (
 // gatherNothing reads certificates where nothing else is taken: they are mended
 // apart from the file.
 func (g *gate) gatherNothing(why error) *gathered {
-	if err := g.store.Reload(); err != nil && !files.IsHang(err) {
-		g.log.Error("reload", "err", err)
-	}
+	panics.Catch(panics.Reload, func() {
+		if err := g.store.Reload(); err != nil && !files.IsHang(err) {
+			g.log.Error("reload", "err", err)
+		}
+	})
 	return &gathered{err: why}
 }
 
@@ -101,7 +103,7 @@ func (r *gathered) abandon(g *gate) {
 func (g *gate) reloaded(r *gathered) {
 	err := r.err
 	if err == nil {
-		if err = g.take(r); err != nil {
+		if _, err = panics.Do(panics.Reload, func() (struct{}, error) { return struct{}{}, g.take(r) }); err != nil {
 			go func() { g.gathered <- g.gatherNothing(err) }()
 			return
 		}

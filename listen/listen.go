@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"wssgate/files"
+	"wssgate/panics"
 )
 
 // An Address is an address of the configuration, with the key that has it.
@@ -126,7 +127,10 @@ func LookUpHosts(addresses map[string][]string) Hosts {
 			continue
 		}
 		asking.Go(func() {
-			a := lookUpHost(ctx, host)
+			var a hostAddress
+			if err := panics.Catch(panics.DNS, func() { a = lookUpHost(ctx, host) }); err != nil {
+				a.err = err
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			found[host] = a
@@ -361,11 +365,13 @@ func (u *UnixListener) Close() error {
 	u.close.Do(func() {
 		removals.Go(func() {
 			defer u.place.Leave()
-			files.Await(context.Background(), u.place, func() (struct{}, error) {
-				if u.hasName() {
-					u.place.Remove(u.path)
-				}
-				return struct{}{}, nil
+			panics.Do(panics.Files, func() (struct{}, error) {
+				return files.Await(context.Background(), u.place, func() (struct{}, error) {
+					if u.hasName() {
+						u.place.Remove(u.path)
+					}
+					return struct{}{}, nil
+				})
 			})
 		})
 	})

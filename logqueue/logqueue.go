@@ -18,6 +18,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"wssgate/panics"
 )
 
 // Size is how many bytes of lines may wait: as many lines as tunnels end at once
@@ -61,7 +63,10 @@ type State struct {
 // writer; it may log. Nil: it is told nobody.
 func New(out io.Writer, size int, resume func(lost int)) *Queue {
 	q := &Queue{out: out, size: size, resume: resume, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go q.writeLines()
+	go func() {
+		defer close(q.done)
+		panics.Keep(nil, panics.Log, q.writeLines)
+	}()
 	return q
 }
 
@@ -141,7 +146,6 @@ func (q *Queue) CloseUntil(hurry <-chan struct{}, patience time.Duration) bool {
 }
 
 func (q *Queue) writeLines() {
-	defer close(q.done)
 	for range q.wake {
 		for q.writeChunk() {
 		}

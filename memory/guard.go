@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
+
+	"wssgate/panics"
 )
 
 // Options configure a new Guard. Short and Shed are required.
@@ -120,8 +122,15 @@ type episode struct {
 // Start makes a Guard and starts it. Close ends it.
 func Start(o Options) *Guard {
 	g := newGuard(o)
-	go g.run()
+	g.start()
 	return g
+}
+
+func (g *Guard) start() {
+	go func() {
+		defer close(g.ended)
+		panics.Keep(g.done, panics.Memory, g.run)
+	}()
 }
 
 func newGuard(o Options) *Guard {
@@ -169,7 +178,6 @@ func (g *Guard) Close() {
 
 // run is the Guard's goroutine.
 func (g *Guard) run() {
-	defer close(g.ended)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -244,7 +252,7 @@ func (g *Guard) watched(limit int64, do func()) (took time.Duration) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		do()
+		panics.Catch(panics.Memory, do)
 	}()
 	look := time.NewTicker(lookMin)
 	defer look.Stop()

@@ -66,7 +66,7 @@ func (w *world) guard(t *testing.T, limit int64) *Guard {
 		w.garbage = 0
 		w.collected++
 	}
-	go g.run()
+	g.start()
 	t.Cleanup(g.Close)
 	return g
 }

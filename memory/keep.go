@@ -7,6 +7,8 @@ import (
 	"runtime/metrics"
 	"sync/atomic"
 	"time"
+
+	"wssgate/panics"
 )
 
 // A gate's heap is many small objects that live long: a few KiB for each
@@ -42,7 +44,7 @@ func Keep() (stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		giveMemoryBack(done)
+		panics.Keep(done, panics.Memory, func() { giveMemoryBack(done) })
 	}()
 	var p *pacer
 	if os.Getenv("GOGC") == "" {

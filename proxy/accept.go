@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
+
+	"wssgate/panics"
 )
 
 // Serve accepts connections from ln until Shutdown is called, or ln is closed or fails
@@ -78,7 +80,7 @@ func (s *Server) admit(conn net.Conn) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			conn.Close()
-			s.Panicked(PanicHandshake, cause, "client", conn.RemoteAddr().String())
+			s.panicked(panics.Handshake, cause, "client", conn.RemoteAddr().String())
 		}
 	}()
 	if limit := s.place(conn); limit >= 0 {

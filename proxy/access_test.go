@@ -183,6 +183,7 @@ func TestPagesPanic(t *testing.T) {
 			}
 		})
 	})
+	caught := caughtSoFar("pages")
 	other := g.pageClient(t)
 	c := g.pageClient(t)
 	c.send("GET /panic HTTP/1.1\r\nHost: example1.com\r\n\r\n")
@@ -191,7 +192,7 @@ func TestPagesPanic(t *testing.T) {
 	}
 	other.send("GET / HTTP/1.1\r\nHost: example1.com\r\n\r\n")
 	other.want(200, "")
-	if n := g.Counts().Panics["pages"]; n != 1 {
+	if n := caught(); n != 1 {
 		t.Errorf("%d panics counted; want 1", n)
 	}
 	if log := g.logs.String(); !strings.Contains(log, "level=ERROR msg=panic client=127.0.0.1:") || !strings.Contains(log, `where=pages err="at the disco" stack=`) || !strings.Contains(log, "TestPagesPanic") {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"wssgate/panics"
 )
 
 // A door has all connections that are not tunnels yet, and decides which of them
@@ -793,7 +795,7 @@ func (d *door) dispatch() {
 		if v := d.stalled.first(); v != nil {
 			wait = min(max(time.Until(d.dueFor(v, nil)), minBlockedRetry), maxBlockedRetry)
 		}
-		d.retry = time.AfterFunc(wait, d.look)
+		d.retry = time.AfterFunc(wait, func() { panics.Catch(panics.Handshake, d.look) })
 	}
 	if d.room != nil && !d.crowded() {
 		close(d.room)

@@ -21,6 +21,7 @@ import (
 
 	"wssgate/internal/certtest"
 	"wssgate/internal/xmpptest"
+	"wssgate/panics"
 	"wssgate/upstream"
 )
 
@@ -188,6 +189,7 @@ func TestPanics(t *testing.T) {
 		}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			caught := caughtSoFar(test.where)
 			var on atomic.Bool
 			on.Store(true)
 			routing := upstream.Options{Upstreams: []upstream.GroupOptions{group("test", newUpstream(t, xmpptest.Config{}).URL())}}
@@ -214,7 +216,7 @@ func TestPanics(t *testing.T) {
 					t.Fatalf("%d connections are open; want none", g.Connections())
 				}
 			}
-			if n := g.Counts().Panics[test.where]; n != 1 {
+			if n := caught(); n != 1 {
 				t.Errorf("%d panics are counted; want 1", n)
 			}
 			if log := g.logs.String(); strings.Count(log, "level=ERROR msg=panic") != 1 || !strings.Contains(log, "panicIf") {
@@ -228,6 +230,7 @@ func TestPanics(t *testing.T) {
 
 // What panics where the greeting dials ends that tunnel, and nothing else.
 func TestPanicInGreetingsDial(t *testing.T) {
+	caught := caughtSoFar("tunnel")
 	var on atomic.Bool
 	g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", newUpstream(t, xmpptest.Config{}).URL())},
 		Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}},
@@ -247,8 +250,8 @@ func TestPanicInGreetingsDial(t *testing.T) {
 		c.Abort()
 		for deadline := time.Now().Add(10 * time.Second); g.Connections() > 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		}
-		if n := g.Connections(); n != 0 || g.Counts().Panics["tunnel"] != 1 {
-			t.Errorf("panics %t: %d connections, %d panics; want none, and 1", panics, n, g.Counts().Panics["tunnel"])
+		if n := g.Connections(); n != 0 || caught() != 1 {
+			t.Errorf("panics %t: %d connections, %d panics; want none, and 1", panics, n, caught())
 		}
 	}
 }
@@ -256,12 +259,12 @@ func TestPanicInGreetingsDial(t *testing.T) {
 // What panics in accept closes that connection; wherever it does, others come in.
 func TestPanicInAccept(t *testing.T) {
 	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
-	panics := 0
+	caught, panics := caughtSoFar("handshake"), 0
 	for nth := range 4 {
 		client, server := net.Pipe()
 		g.admit(&panicsAt{Conn: server, left: nth})
 		client.Close()
-		if n := int(g.Counts().Panics["handshake"]); n > panics {
+		if n := int(caught()); n > panics {
 			panics = n
 		}
 		g.dial().Abort()
@@ -286,10 +289,17 @@ func (c *panicsAt) RemoteAddr() net.Addr {
 // net/http catches nothing where it reads in a goroutine of its own.
 func TestPanicInPageRead(t *testing.T) {
 	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	caught := caughtSoFar("pages")
 	c := &pageConn{client: &clientConn{server: g.Server}, framed: true} // without a connection
-	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || g.Counts().Panics["pages"] != 1 {
-		t.Errorf("Read = %d, %v; %d panics are counted; want an error, and 1", n, err, g.Counts().Panics["pages"])
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || caught() != 1 {
+		t.Errorf("Read = %d, %v; %d panics are counted; want an error, and 1", n, err, caught())
 	}
+}
+
+// caughtSoFar returns what counts the panics of a place from now on.
+func caughtSoFar(where string) func() int64 {
+	before := panics.Counts()[where]
+	return func() int64 { return panics.Counts()[where] - before }
 }
 
 func panicIf(on bool) {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"wssgate/panics"
 	"wssgate/upstream"
 )
 
@@ -180,11 +181,11 @@ func (c *clientConn) serve() {
 // connection, and nothing else.
 func (c *clientConn) survive() {
 	if v := recover(); v != nil {
-		where := PanicRequest
+		where := panics.Request
 		if c.early.computing {
-			where = PanicHandshake
+			where = panics.Handshake
 		}
-		c.server.Panicked(where, v, "client", c.client)
+		c.server.panicked(where, v, "client", c.client)
 		c.letGo()
 		c.close()
 	}

@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"container/heap"
 	"slices"
 	"sync"
 	"time"
 
+	"wssgate/panics"
 	"wssgate/upstream"
 )
 
@@ -17,7 +19,9 @@ import (
 // connections without a descriptor, which is what tests with a fake clock have, a
 // pump of two goroutines for each connection tells the loop by its inbox.
 //
-// A panic in a turn ends that tunnel, and no other one.
+// A panic in a turn ends that tunnel, and no other one. After a panic outside a turn
+// the loop goes on with its tunnels; if the next round panics as well, it ends them and
+// goes on without (mend).
 type loop struct {
 	group    *loops
 	poller   poller
@@ -26,6 +30,9 @@ type loop struct {
 	pressure pressure
 	orders   drainOrders
 	quit     bool
+	last     time.Duration                  // the end of the last round
+	broken   int                            // rounds in a row that panicked outside a turn
+	tellEach func(*tunnel, *leg, readiness) // tell; made once
 	done     chan struct{}
 
 	mu    sync.Mutex
@@ -54,6 +61,7 @@ func newLoop(group *loops) (*loop, error) {
 	}
 	l := &loop{group: group, poller: p, work: newTurn(), done: make(chan struct{})}
 	l.work.now = l.now()
+	l.tellEach = l.tell
 	l.pressure.since = l.work.now
 	go l.run()
 	return l, nil
@@ -62,26 +70,8 @@ func newLoop(group *loops) (*loop, error) {
 // run is the loop's goroutine.
 func (l *loop) run() {
 	defer close(l.done)
-	tell := l.tell
-	for now := l.now(); !l.quit; {
-		_, timeout := l.timers.next(now)
-		l.poller.wait(timeout)
-		began := l.now()
-		l.work.now = began
-		if l.poller.deliver(tell) {
-			l.drainInbox() // last: what comes by it may have the descriptor of what has just ended
-		}
-		for {
-			t, _ := l.timers.next(l.work.now)
-			if t == nil {
-				break
-			}
-			l.turn(t, t.expire)
-		}
-		l.work.traffic.into(&l.group.done)
-		now = l.now()
-		l.group.done.lag.add(now - began)
-		l.measure(began, now)
+	for l.last = l.now(); !l.quit; {
+		l.round()
 	}
 	for len(l.timers) > 0 {
 		t := l.timers[0]
@@ -89,6 +79,30 @@ func (l *loop) run() {
 	}
 	l.work.traffic.into(&l.group.done)
 	l.poller.close()
+}
+
+// round waits once, and does what there is to do then.
+func (l *loop) round() {
+	defer l.mend()
+	_, timeout := l.timers.next(l.last)
+	l.poller.wait(timeout)
+	began := l.now()
+	l.work.now = began
+	if l.poller.deliver(l.tellEach) {
+		l.drainInbox() // last: what comes by it may have the descriptor of what has just ended
+	}
+	for {
+		t, _ := l.timers.next(l.work.now)
+		if t == nil {
+			break
+		}
+		l.turn(t, t.expire)
+	}
+	l.work.traffic.into(&l.group.done)
+	l.last = l.now()
+	l.group.done.lag.add(l.last - began)
+	l.measure(began, l.last)
+	l.broken = 0
 }
 
 func (l *loop) now() time.Duration { return time.Since(l.group.started) }
@@ -128,11 +142,63 @@ func (l *loop) rescue(t *tunnel) {
 	if cause == nil {
 		return
 	}
-	l.group.panicked(cause)
+	l.group.panicked(panics.Tunnel, cause)
 	now := l.work.now
 	l.work = newTurn()
 	l.work.now = now
 	l.lose(t)
+}
+
+// mend is deferred around a round. What panics in it outside a turn has most likely
+// left every tunnel as it was: all that is waited for comes again, as epoll is
+// level-triggered. So the loop tries again, once, with its tunnels. If that panics too
+// the tunnels or the poller are broken: it ends all of them and gets a new poller.
+func (l *loop) mend() {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	l.broken++
+	l.group.panicked(panics.Loop, cause, "tunnels", len(l.timers), "again", l.broken)
+	l.work = newTurn()
+	l.last = l.now()
+	l.work.now = l.last
+	if l.broken == 1 {
+		for i, t := range l.timers {
+			t.place.index = i
+		}
+		heap.Init(&l.timers)
+	} else {
+		l.caught(l.startOver)
+		time.Sleep(min(time.Duration(l.broken)*brokenPause, time.Second))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.inbox) > 0 { // the wake may have been lost
+		l.poller.wake()
+	}
+}
+
+// brokenPause is how much longer a loop pauses after each round that panics.
+const brokenPause = 10 * time.Millisecond
+
+// startOver ends all tunnels, and replaces the poller, whatever state they are in.
+func (l *loop) startOver() {
+	tunnels := l.timers
+	l.timers = nil
+	for _, t := range tunnels {
+		t.place.index = -1
+		l.caught(func() { l.lose(t) })
+	}
+	next, err := l.group.newPoller()
+	if err != nil {
+		return // no descriptors: the old one has to do
+	}
+	l.mu.Lock()
+	old := l.poller
+	l.poller = next
+	l.mu.Unlock()
+	l.caught(old.close)
 }
 
 // lose ends t as it stands, unless it is over, after a panic. Whatever panics on the
@@ -156,7 +222,7 @@ func (l *loop) lose(t *tunnel) {
 func (l *loop) caught(f func()) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			l.group.panicked(cause)
+			l.group.panicked(panics.Tunnel, cause)
 		}
 	}()
 	f()
@@ -283,7 +349,7 @@ func (l *loop) drainInbox() {
 func (l *loop) do(f func()) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			l.group.panicked(cause)
+			l.group.panicked(panics.Tunnel, cause)
 		}
 	}()
 	f()

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wssgate/internal/xmpptest"
+	"wssgate/panics"
 	"wssgate/upstream"
 )
 
@@ -149,7 +150,7 @@ func TestLoopThatWaitsForAProcessor(t *testing.T) {
 	}{
 		{window / 4, false}, {window * 8 / 10, false}, {window, true}, {4 * window, true},
 	} {
-		d, err := newLoops(true, func(cause any) { panic(cause) })
+		d, err := newLoops(true, func(_ panics.Place, cause any, _ ...any) { panic(cause) })
 		if err != nil {
 			t.Fatal(err)
 		}

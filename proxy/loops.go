@@ -31,7 +31,7 @@ type loops struct {
 	newPoller   func() (poller, error)
 	descriptors bool                                 // pollers wait for descriptors
 	processors  func() (used time.Duration, ok bool) // by the process, since its start; nil: not known
-	panicked    func(cause any)                      // in the goroutine that panicked
+	panicked    panicFunc                            // in the goroutine that panicked
 	random      *rand.Rand                           // for all loops at once
 	migrated    atomic.Int64                         // tunnels that changed their loop
 	done        load                                 // by all of them
@@ -57,7 +57,7 @@ const (
 // have the system's poller, where there is one; otherwise goroutines pump all of
 // them, and one loop does, for those do not move. Panicked is told of each panic in
 // a turn.
-func newLoops(system bool, panicked func(cause any)) (*loops, error) {
+func newLoops(system bool, panicked panicFunc) (*loops, error) {
 	d := &loops{started: time.Now(), max: 1, newPoller: newWakePoller, panicked: panicked, random: rand.New(systemRandom{}), pump: pump}
 	if system {
 		d.newPoller, d.max, d.descriptors, d.processors = newSystemPoller, runtime.GOMAXPROCS(0), true, processTime

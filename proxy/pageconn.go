@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"wssgate/panics"
 )
 
 // A pageConn is a connection as net/http sees it: one request, of which the
@@ -50,7 +52,7 @@ func newPageConn(c *clientConn, read []byte, head int) *pageConn {
 func (c *pageConn) Read(b []byte) (n int, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			c.client.server.Panicked(PanicPages, cause, "client", c.client.client)
+			c.client.server.panicked(panics.Pages, cause, "client", c.client.client)
 			n, err = 0, io.ErrUnexpectedEOF
 		}
 	}()

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"wssgate/panics"
 )
 
 // pages answers requests that are no WebSocket upgrade: an http.Server on
@@ -50,7 +52,7 @@ func newPages(s *Server) *pages {
 	p := &pages{conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{}), drain: drain,
 		requests: map[*pageConn]context.CancelFunc{}}
 	p.server = &http.Server{
-		Handler:           s.Recover(PanicPages, http.HandlerFunc(underServerName)),
+		Handler:           s.Recover(panics.Pages, http.HandlerFunc(underServerName)),
 		ReadHeaderTimeout: 10 * time.Second, // it is there already
 		ReadTimeout:       pageRequestTimeout,
 		WriteTimeout:      pageAnswerTimeout,
@@ -72,7 +74,7 @@ func newPages(s *Server) *pages {
 
 func (p *pages) serve() {
 	defer close(p.done)
-	p.server.Serve(p)
+	panics.Catch(panics.Pages, func() { p.server.Serve(p) })
 }
 
 // take hands conn over. It reports false, and does not own conn, once closed.

@@ -163,11 +163,11 @@ type settings struct {
 
 // New makes a Server and starts its event loop, which Shutdown ends.
 func New(o Options) (*Server, error) {
-	return newServer(o, func(panicked func(cause any)) (*loops, error) { return newLoops(true, panicked) })
+	return newServer(o, func(panicked panicFunc) (*loops, error) { return newLoops(true, panicked) })
 }
 
 // newServer is New with loops of the caller's.
-func newServer(o Options, start func(panicked func(cause any)) (*loops, error)) (*Server, error) {
+func newServer(o Options, start func(panicked panicFunc) (*loops, error)) (*Server, error) {
 	s := &Server{
 		challenge: o.ChallengeCertificate,
 		log:       o.Log,
@@ -186,7 +186,7 @@ func newServer(o Options, start func(panicked func(cause any)) (*loops, error)) 
 	}
 	s.tls = s.tlsConfig()
 	var err error
-	if s.loops, err = start(func(cause any) { s.Panicked(PanicTunnel, cause) }); err != nil {
+	if s.loops, err = start(s.panicked); err != nil {
 		return nil, err
 	}
 	s.journal = &journal{log: s.log}

@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"wssgate/panics"
 )
 
 // A pumpedConn is the rawConn of a connection that no poller can wait for: two
@@ -32,8 +34,8 @@ func pump(l *loop, t *tunnel, leg *leg) rawConn {
 	c := &pumpedConn{loop: l, tunnel: t, leg: leg, conn: leg.sock.conn}
 	c.changed.L = &c.mu
 	l.group.pumps.Add(2)
-	go c.readFrom()
-	go c.writeTo()
+	go c.keep(c.readFrom)
+	go c.keep(c.writeTo)
 	return c
 }
 
@@ -144,9 +146,22 @@ func (c *pumpedConn) close(reset bool) {
 	c.changed.Broadcast()
 }
 
+// keep is one of the two goroutines. A panic ends the connection, as a failure to read
+// and to write does.
+func (c *pumpedConn) keep(pump func()) {
+	defer c.loop.group.pumps.Done()
+	if err := panics.Catch(panics.Tunnel, pump); err != nil {
+		c.conn.Close()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.inErr, c.outErr = err, err
+		c.tell()
+		c.changed.Broadcast()
+	}
+}
+
 // readFrom reads ahead of the tunnel by one buffer.
 func (c *pumpedConn) readFrom() {
-	defer c.loop.group.pumps.Done()
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := c.conn.Read(buf)
@@ -167,7 +182,6 @@ func (c *pumpedConn) readFrom() {
 // writeTo writes what the tunnel hands over, and closes the connection at the
 // end.
 func (c *pumpedConn) writeTo() {
-	defer c.loop.group.pumps.Done()
 	defer c.conn.Close()
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"wssgate/panics"
 	"wssgate/upstream"
 )
 
@@ -16,7 +17,7 @@ func (s *Server) redial(t *tunnel, dial func(context.Context) (*upstream.Conn, e
 		defer giveUp()
 		defer func() {
 			if cause := recover(); cause != nil {
-				s.Panicked(PanicTunnel, cause)
+				s.panicked(panics.Tunnel, cause)
 				s.loops.lose(t)
 			}
 		}()

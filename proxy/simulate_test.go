@@ -44,6 +44,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"wssgate/panics"
 	"wssgate/upstream"
 )
 
@@ -189,10 +190,10 @@ func newWorld(t *testing.T, seed uint64, verbose bool) *simWorld {
 		t.Fatal(err)
 	}
 	w.server, err = newServer(Options{Configuration: w.configuration(), Log: slog.New(slog.DiscardHandler)},
-		func(func(any)) (*loops, error) {
+		func(panicFunc) (*loops, error) {
 			d := &loops{started: time.Now(), max: 2, newPoller: w.newPoller, pump: w.pump,
 				random:   rand.New(rand.NewPCG(seed, 1)),
-				panicked: func(cause any) { w.fail("panic: %v\n%s", cause, debug.Stack()) }}
+				panicked: func(_ panics.Place, cause any, _ ...any) { w.fail("panic: %v\n%s", cause, debug.Stack()) }}
 			_, err := d.grow()
 			return d, err
 		})

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"wssgate/panics"
 	"wssgate/upstream"
 )
 
@@ -33,7 +34,7 @@ type Counts struct {
 
 	Vhosts []VhostCount     `json:"vhosts"` // those that ever had a tunnel, by name
 	Closed map[string]int64 `json:"closed"` // by reason
-	Panics map[string]int64 `json:"panics"` // by where they were caught
+	Panics map[string]int64 `json:"panics"` // by where they were caught, in the process
 	Dials  []DialCount      `json:"dials"`  // by upstream and node
 
 	// In is from clients, Out is to them. Bytes are those of WebSocket, TLS
@@ -107,7 +108,7 @@ func (s *Server) Counts() Counts {
 		Refusals:    map[int]int64{},
 		GaveUp:      s.stats.refusals[0].Load(),
 		Closed:      map[string]int64{},
-		Panics:      map[string]int64{},
+		Panics:      panics.Counts(),
 		Loops:       runtime.GOMAXPROCS(0),
 		Logins:      s.guard.counts(time.Now()),
 		Vhosts:      s.stats.vhostCounts(),
@@ -115,9 +116,6 @@ func (s *Server) Counts() Counts {
 	}
 	for i, name := range limitNames {
 		c.Refused[name] = s.stats.refused[i].Load()
-	}
-	for i, name := range panicPlaces {
-		c.Panics[name] = s.stats.panics[i].Load()
 	}
 	for i, k := range handshakeKinds {
 		c.Handshakes = append(c.Handshakes, HandshakeCount{k.result, k.version, s.stats.handshakes[i].Load()})
@@ -144,7 +142,6 @@ type stats struct {
 	handshakes [len(handshakeKinds)]atomic.Int64
 	refusals   [600]atomic.Int64 // by HTTP status; 0: the client was gone
 	closed     [reasonCount]atomic.Int64
-	panics     [len(panicPlaces)]atomic.Int64
 	vhosts     byName[string, *vhostCount]
 	dials      byName[[2]string, *histogram] // by upstream and node
 }

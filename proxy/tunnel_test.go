@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"wssgate/panics"
 	"wssgate/upstream"
 )
 
@@ -30,7 +31,7 @@ var testKey = [4]byte{0xa5, 0x5a, 0x01, 0xff}
 // newTestLoops are loops without a poller of the system's, which a fake clock could
 // not wait for.
 func newTestLoops(t testing.TB) *loops {
-	d, err := newLoops(false, func(cause any) { t.Errorf("panic in a turn: %v\n%s", cause, debug.Stack()) })
+	d, err := newLoops(false, func(_ panics.Place, cause any, _ ...any) { t.Errorf("panic in a turn: %v\n%s", cause, debug.Stack()) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -518,8 +519,8 @@ func TestPanicEndsOneTunnel(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, tunnelSettings{}, func(b *bench) {
-				panics := 0
-				b.loops.panicked = func(any) { panics++ }
+				caught := 0
+				b.loops.panicked = func(panics.Place, any, ...any) { caught++ }
 				client, clientGate := net.Pipe()
 				node, nodeGate := net.Pipe()
 				ended := false
@@ -544,8 +545,8 @@ func TestPanicEndsOneTunnel(t *testing.T) {
 				b.wantFrame(b.upstream, opText, "still there")
 				synctest.Wait()
 				b.do(func(*turn) {
-					if panics == 0 || !ended && name != "at the end" || len(b.tunnel.loop.timers) != 1 {
-						t.Errorf("%d panics, ended %t, %d tunnels; want that tunnel ended, and only that one", panics, ended, len(b.tunnel.loop.timers))
+					if caught == 0 || !ended && name != "at the end" || len(b.tunnel.loop.timers) != 1 {
+						t.Errorf("%d panics, ended %t, %d tunnels; want that tunnel ended, and only that one", caught, ended, len(b.tunnel.loop.timers))
 					}
 				})
 			})
@@ -559,4 +560,57 @@ type panicsWhenClosed struct{ rawConn }
 func (c panicsWhenClosed) close(reset bool) {
 	c.rawConn.close(reset)
 	panic("test")
+}
+
+// A panicsOutside is a poller that panics where no tunnel has a turn.
+type panicsOutside struct {
+	poller
+	left *int // so many times
+}
+
+func (p *panicsOutside) deliver(tell func(*tunnel, *leg, readiness)) bool {
+	if *p.left > 0 {
+		*p.left--
+		panic("test")
+	}
+	return p.poller.deliver(tell)
+}
+
+// A panic outside a turn costs no tunnel; where the next round panics as well, the loop
+// ends its tunnels, gets a new poller, and serves others.
+func TestPanicOutsideTurn(t *testing.T) {
+	for _, times := range []int{1, 1 << 30} {
+		inBubble(t, tunnelSettings{}, func(b *bench) {
+			var caught []panics.Place
+			b.loops.panicked = func(where panics.Place, _ any, _ ...any) { caught = append(caught, where) }
+			left := times
+			b.do(func(*turn) {
+				l := b.tunnel.loop
+				l.mu.Lock()
+				l.poller = &panicsOutside{l.poller, &left}
+				l.mu.Unlock()
+			})
+			if times == 1 {
+				go b.send(b.client, opText, "still there")
+				b.wantFrame(b.upstream, opText, "still there")
+				b.do(func(*turn) {
+					if len(caught) != 1 || caught[0] != panics.Loop || b.tunnel.loop.broken != 0 {
+						t.Errorf("caught %q", caught)
+					}
+				})
+				return
+			}
+			go b.send(b.client, opText, "the end")
+			<-b.done
+			left = 0
+			done := make(chan struct{})
+			if !b.loops.all()[0].post(func() { close(done) }) {
+				t.Error("the loop takes nothing")
+			}
+			<-done
+			if len(caught) != 2 {
+				t.Errorf("caught %q; want two", caught)
+			}
+		})
+	}
 }

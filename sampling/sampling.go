@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"wssgate/panics"
 )
 
 // Every is how often a kind of line is written.
@@ -34,7 +36,7 @@ func (l *Line) note(write func(string, ...any), msg string, attrs []any) {
 	first := !l.waiting
 	if first {
 		l.waiting = true
-		time.AfterFunc(Every, l.over)
+		time.AfterFunc(Every, func() { panics.Catch(panics.Log, l.over) })
 	} else {
 		l.count++
 		l.last = func(count int) { write(msg, append(attrs[:len(attrs):len(attrs)], []any{"count", count}...)...) }
@@ -51,7 +53,7 @@ func (l *Line) over() {
 	count, last := l.count, l.last
 	l.count, l.last = 0, nil
 	if l.waiting = count > 0; l.waiting {
-		time.AfterFunc(Every, l.over)
+		time.AfterFunc(Every, func() { panics.Catch(panics.Log, l.over) })
 	}
 	l.mu.Unlock()
 	if count > 0 {

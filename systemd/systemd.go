@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"wssgate/files"
+	"wssgate/panics"
 )
 
 // What systemd and a service say to each other: sockets that it has opened for
@@ -58,7 +59,10 @@ func New(getenv func(string) string) (*Notifier, error) {
 			n.beat = time.Duration(usec) * time.Microsecond / 2
 		}
 	}
-	go n.send()
+	go func() {
+		defer close(n.done)
+		panics.Keep(n.done, panics.Systemd, n.send)
+	}()
 	return n, nil
 }
 
@@ -84,7 +88,6 @@ func (n *Notifier) poke() {
 
 // send sends what waits until there is nothing more and the notifier is closed.
 func (n *Notifier) send() {
-	defer close(n.done)
 	for range n.wake {
 		for {
 			n.mu.Lock()
@@ -154,14 +157,16 @@ func (n *Notifier) KeepAlive() (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		for {
-			select {
-			case <-beats:
-				n.Alive()
-			case <-done:
-				return
+		panics.Keep(done, panics.Systemd, func() {
+			for {
+				select {
+				case <-beats:
+					n.Alive()
+				case <-done:
+					return
+				}
 			}
-		}
+		})
 	}()
 	return func() {
 		stopBeats()

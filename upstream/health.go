@@ -3,6 +3,8 @@ package upstream
 import (
 	"context"
 	"time"
+
+	"wssgate/panics"
 )
 
 // probesToFail is how many probes in a row must fail before an address is out;
@@ -33,7 +35,9 @@ func (s *server) syncProbes(t *Table) {
 		if s.probes[a] == nil {
 			var probing context.Context
 			probing, s.probes[a] = context.WithCancel(s.ctx)
-			t.jobs.Go(func() { s.watchHealth(probing, a) })
+			t.jobs.Go(func() {
+				panics.Keep(probing.Done(), panics.Probe, func() { s.watchHealth(probing, a) })
+			})
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"wssgate/files"
+	"wssgate/panics"
 )
 
 // A Node is one entry of an upstream's nodes. It never changes; compare nodes
@@ -114,7 +115,8 @@ func (s *server) follow(t *Table, n *Node) {
 	if s.end == nil {
 		s.ctx, s.end = context.WithCancel(t.ctx)
 		if !s.setFixed(n) {
-			t.jobs.Go(func() { s.watchNames(s.ctx, t) })
+			ctx := s.ctx
+			t.jobs.Go(func() { panics.Keep(ctx.Done(), panics.DNS, func() { s.watchNames(ctx, t) }) })
 		}
 	}
 	if s.health != n.group.health { // what runs has the old ones

@@ -12,13 +12,13 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/gobwas/ws"
 
+	"wssgate/panics"
 	"wssgate/xmpp"
 )
 
@@ -38,7 +38,7 @@ const (
 func (n *Node) probe(ctx context.Context, a *address) (err error) {
 	defer func() { // what a node says must not end the gate
 		if cause := recover(); cause != nil {
-			n.group.env.log.Error("panic", "where", "probe", "upstream", n.group.name, "node", n.name, "err", cause, "stack", string(debug.Stack()))
+			panics.Caught(n.group.env.log, panics.Probe, cause, "upstream", n.group.name, "node", n.name)
 			err = fmt.Errorf("probe: %v", cause)
 		}
 	}()

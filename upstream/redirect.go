@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"wssgate/panics"
 	"wssgate/xmpp"
 )
 
@@ -289,7 +290,8 @@ func (g *group) noteLost(lost LostRedirect, node *Node) error {
 	l.last, l.unknown = lost, node == nil
 	l.unsaid++
 	if l.said.IsZero() || now.Sub(l.said) >= sayLostEvery {
-		go sayLost(g.env.log, g.name, lost, l.unsaid)
+		count := l.unsaid
+		go panics.Catch(panics.Log, func() { sayLost(g.env.log, g.name, lost, count) })
 		l.said, l.unsaid = now, 0
 	}
 	return lost.err()

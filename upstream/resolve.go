@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"wssgate/panics"
 )
 
 const (
@@ -168,7 +170,7 @@ func untilEnd[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 	}
 	answered := make(chan answer, 1)
 	go func() {
-		value, err := ask()
+		value, err := panics.Do(panics.DNS, ask)
 		answered <- answer{value, err}
 	}()
 	select {

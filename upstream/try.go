@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"wssgate/panics"
 )
 
 // A NodeError says why a node can't be used now.
@@ -37,7 +39,11 @@ func TryNodes(ctx context.Context, o Options, patience time.Duration) ([]NodeErr
 	failed := make([]error, len(nodes))
 	var wg sync.WaitGroup
 	for i, n := range nodes {
-		wg.Go(func() { failed[i] = n.try(ctx) })
+		wg.Go(func() {
+			if err := panics.Catch(panics.Probe, func() { failed[i] = n.try(ctx) }); err != nil {
+				failed[i] = err
+			}
+		})
 	}
 	wg.Wait()
 	var list []NodeError
@@ -63,7 +69,7 @@ func (n *Node) try(ctx context.Context) error {
 	errs := make([]error, len(places), len(places)+1)
 	var wg sync.WaitGroup
 	for i, e := range places {
-		wg.Go(func() { errs[i] = n.probe(ctx, e.address) })
+		wg.Go(func() { panics.Catch(panics.Probe, func() { errs[i] = n.probe(ctx, e.address) }) })
 	}
 	wg.Wait()
 	return errors.Join(append(errs, err)...)
