@@ -57,6 +57,10 @@ func judge(st *Status, h *history) []Finding {
 	for _, p := range st.AccessFiles {
 		j.warn("fix the file; it is read again automatically or on a reload", "%s; its previous contents are in force", p.Err)
 	}
+	for _, m := range st.Missing {
+		j.error("check DNS, or the mount of the socket's folder; the gate tries again automatically",
+			"listen.%s: %q has not been open since %s: %s", m.Name, m.Addr, m.Since.UTC().Format(time.DateTime), m.Err)
+	}
 	for _, h := range st.Hanging {
 		j.warn("check its mount; its previous contents are still served, and it is read again when it answers",
 			"%s: %q %s since %s", h.What, h.Path, h.does(), h.Since.UTC().Format(time.DateTime))

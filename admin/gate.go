@@ -18,18 +18,19 @@ type Gate struct {
 	Config    string    `json:"config"` // the configuration file
 	Listeners []string  `json:"listeners"`
 
-	Vhosts       []Vhost       `json:"vhosts"`
-	Certificates []Certificate `json:"certificates"` // those that clients get, ordered by name and key type
-	Files        []FileProblem `json:"file_problems"`
-	AccessFiles  []FileProblem `json:"access_file_problems"` // of access lists
-	ACME         []ACMEName    `json:"acme"`
-	Upstreams    []Upstream    `json:"upstreams"`
-	Logins       Logins        `json:"logins"`
-	Reload       Reload        `json:"reload"`
-	Hanging      []Hang        `json:"hanging"` // file systems that do not answer
-	Log          Log           `json:"log"`
-	Drain        *Drain        `json:"drain"`  // of the whole gate, which ends it; nil: none
-	Drains       []Drain       `json:"drains"` // of vhosts and nodes, or all vhosts, that were asked for
+	Vhosts       []Vhost           `json:"vhosts"`
+	Certificates []Certificate     `json:"certificates"` // those that clients get, ordered by name and key type
+	Files        []FileProblem     `json:"file_problems"`
+	AccessFiles  []FileProblem     `json:"access_file_problems"` // of access lists
+	ACME         []ACMEName        `json:"acme"`
+	Upstreams    []Upstream        `json:"upstreams"`
+	Logins       Logins            `json:"logins"`
+	Reload       Reload            `json:"reload"`
+	Hanging      []Hang            `json:"hanging"` // file systems that do not answer
+	Missing      []MissingListener `json:"missing_listeners"`
+	Log          Log               `json:"log"`
+	Drain        *Drain            `json:"drain"`  // of the whole gate, which ends it; nil: none
+	Drains       []Drain           `json:"drains"` // of vhosts and nodes, or all vhosts, that were asked for
 }
 
 // fill makes lists that nobody set empty ones: JSON has null for the others.
@@ -44,6 +45,7 @@ func (g *Gate) fill() {
 	fill(&g.Logins.Clients)
 	fill(&g.Drains)
 	fill(&g.Hanging)
+	fill(&g.Missing)
 	fill(&g.Reload.Errors)
 	for i := range g.Upstreams {
 		fill(&g.Upstreams[i].Nodes)
@@ -122,6 +124,15 @@ func (h Hang) does() string {
 		return "has been slow and is partly unread"
 	}
 	return "has not answered"
+}
+
+// A MissingListener is one that is configured and could not be opened yet, because DNS or
+// a file system does not answer. The gate tries again.
+type MissingListener struct {
+	Name  string    `json:"name"` // "wss", "http" or "admin"
+	Addr  string    `json:"addr"` // as configured
+	Err   string    `json:"error"`
+	Since time.Time `json:"since"`
 }
 
 // Log is the state of the log's output.

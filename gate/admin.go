@@ -45,6 +45,7 @@ type console struct {
 
 	mu      sync.Mutex
 	serving []string // addresses of the listeners
+	missing []admin.MissingListener
 	reload  admin.Reload
 	drain   *admin.Drain
 	drains  []partialDrain
@@ -87,7 +88,7 @@ func (d *console) open(cfg *config.Config, sockets *listen.Sockets) (*adminListe
 	}
 	ln, err := sockets.Open("admin", l.addr)
 	if err != nil {
-		return nil, fmt.Errorf("listen.admin: %w", err)
+		return l, fmt.Errorf("listen.admin: %w", err)
 	}
 	l.ln = ln
 	return l, nil
@@ -130,8 +131,14 @@ func (d *console) install(g *gate, cfg *config.Config, l *adminListener) {
 		g.log.Info("no longer listening", "listener", "admin", "addr", d.ln.Addr().String())
 		d.ln.Close()
 	}
-	d.addr, d.ln = l.addr, l.ln
-	if ln := l.ln; ln != nil {
+	d.listen(l.addr, l.ln)
+}
+
+// listen serves the operator on ln from now on; nil: on none.
+func (d *console) listen(addr string, ln net.Listener) {
+	g := d.gate
+	d.addr, d.ln = addr, ln
+	if ln != nil {
 		g.log.Info("listening", "listener", "admin", "addr", ln.Addr().String())
 		g.serving.Go(func() {
 			_, err := panics.Do(panics.Admin, func() (struct{}, error) { return struct{}{}, d.server.Serve(ln) })
@@ -455,6 +462,9 @@ func (d *console) describe() admin.Gate {
 	for _, c := range g.server.Suspects() {
 		out.Logins.Clients = append(out.Logins.Clients, adminSuspect(c))
 	}
+	d.mu.Lock()
+	out.Missing = d.missing
+	d.mu.Unlock()
 	for _, h := range files.Hanging() {
 		out.Hanging = append(out.Hanging, admin.Hang{What: h.What, Path: h.Path, Since: h.Since, Slow: h.Slow})
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"wssgate/config"
+	"wssgate/listen"
 	"wssgate/panics"
 	"wssgate/proxy"
 	"wssgate/upstream"
@@ -100,6 +101,9 @@ func (g *gate) stop() error {
 	g.access.set(nil)
 	if g.reloading != nil {
 		go panics.Catch(panics.Reload, func() { (<-g.gathered).abandon(g) }) // when it has been gathered
+	}
+	if g.opening {
+		go panics.Catch(panics.Listener, func() { listen.CloseReady((<-g.late).unix) })
 	}
 	if g.acme != nil {
 		g.serving.Go(func() { panics.Catch(panics.ACME, g.acme.close) }) // no order waits for a CA that finds nobody here any more

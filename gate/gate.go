@@ -51,7 +51,7 @@ import (
 // life, to take requests, and to drain. Each of these waits has a deadline:
 //
 //	a file, a folder          files.Patience for a call; then it goes on without
-//	the names of listeners    listenerPatience, beside the loop
+//	the names of listeners    listenerPatience, beside the loop; then without those
 //	the configuration         startFilesPatience, then the program ends
 //	the start, after SIGTERM  startPatience
 //	all that a drain does     drain.timeout and exitPatience, whatever hangs
@@ -78,9 +78,13 @@ type gate struct {
 	access    *accessWatch
 	sockets   *listen.Sockets
 	notify    *systemd.Notifier
-	gathered  chan *gathered  // what a reload that is under way has read
-	reloading []func(error)   // who waits for the reload that is under way; nil: none is
-	next      []func(error)   // who asked for another one meanwhile
+	gathered  chan *gathered // what a reload that is under way has read
+	reloading []func(error)  // who waits for the reload that is under way; nil: none is
+	next      []func(error)  // who asked for another one meanwhile
+	missing   []missing      // listeners that could not be opened yet
+	opening   bool           // they are being opened
+	late      chan lateListeners
+	retry     bool            // the last reload failed because DNS did not answer
 	again     <-chan struct{} // closed when the file that the last reload could not read answers again
 }
 
@@ -131,12 +135,19 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 		console.turned()
 		select {
 		case <-turns.C:
+			if g.retry {
+				g.tryReloadAgain()
+			} else {
+				g.openMissing()
+			}
+		case l := <-g.late:
+			g.openedLate(l)
 		case <-how.Reload:
 			g.reload(nil)
 		case r := <-g.gathered:
 			g.reloaded(r)
 		case <-g.again:
-			g.beginReload([]func(error){}, true)
+			g.tryReloadAgain()
 		case do := <-console.asked:
 			do()
 		case <-beats:
@@ -225,7 +236,7 @@ func awaitGate(ctx context.Context, start func() (*gate, error)) (*gate, error) 
 // startGate starts everything, or nothing.
 func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Serving, console *console) (_ *gate, err error) {
 	g := &gate{cfg: cfg, log: log, level: level, page: how.Pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1),
-		takenOut: map[proxy.Target]func(){}, console: console, sockets: how.Sockets, notify: how.Notify, gathered: make(chan *gathered, 1)}
+		takenOut: map[proxy.Target]func(){}, console: console, sockets: how.Sockets, notify: how.Notify, gathered: make(chan *gathered, 1), late: make(chan lateListeners, 1)}
 	g.watch = config.NewWatch(cfg.File, cfg.Sum, log)
 	g.access = &accessWatch{log: log}
 	defer func() {
@@ -257,7 +268,10 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 	}()
 	routes := g.upstreams.Routes()
 	g.sockets.Know(listen.LookUpHosts(cfg.Listen.Addresses()))
+	g.sockets.Ready = g.sockets.OpenUnix(cfg.Listen.Addresses(), nil)
 	o, err := g.openListeners(cfg, routes)
+	listen.CloseReady(g.sockets.Ready)
+	g.sockets.Ready = nil
 	if err != nil {
 		return nil, err
 	}
@@ -288,6 +302,7 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 	g.accept(o.wss)
 	g.console.listens(g.listeners)
 	g.plain.accept(o.http)
+	g.miss(o.missing)
 	g.acme.begin(change)
 	g.watch.Set(cfg.WatchConfig)
 	g.access.set(cfg.AccessFiles)

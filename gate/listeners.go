@@ -17,6 +17,7 @@ import (
 type opened struct {
 	wss, http map[string]net.Listener // by their address in the configuration
 	operator  *adminListener
+	missing   []missing   // what can't be opened yet
 	web       web.Options // what answers name the port of a listener; HasCertificate is missing
 }
 
@@ -32,7 +33,8 @@ func (o *opened) close() {
 }
 
 // openListeners opens those of cfg that are not open yet, all of them or none. Its error
-// has all that can't be opened.
+// has all that can't be opened. Those for which DNS or a file system does not answer are
+// no error at the start, nor for a reload that finds them missing: they become missing.
 func (g *gate) openListeners(cfg *config.Config, routes *upstream.Routes) (_ *opened, err error) {
 	o := &opened{}
 	defer func() {
@@ -46,9 +48,9 @@ func (g *gate) openListeners(cfg *config.Config, routes *upstream.Routes) (_ *op
 		have = g.plain.listeners
 	}
 	var errs [3]error
-	o.wss, errs[0] = g.open("wss", cfg.Listen.WSS, g.listeners)
-	o.http, errs[1] = g.open("http", cfg.Listen.HTTP, have)
-	o.operator, errs[2] = g.console.open(cfg, g.sockets)
+	o.wss, errs[0] = g.open(o, "wss", cfg.Listen.WSS, g.listeners)
+	o.http, errs[1] = g.open(o, "http", cfg.Listen.HTTP, have)
+	o.operator, errs[2] = g.openAdmin(o, cfg)
 	if err = errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
@@ -82,7 +84,7 @@ func (g *gate) leaving(cfg *config.Config) (gone []net.Listener) {
 }
 
 // open opens the listeners of one key that are not open yet, those that can be.
-func (g *gate) open(key string, addrs []string, have map[string]net.Listener) (map[string]net.Listener, error) {
+func (g *gate) open(o *opened, key string, addrs []string, have map[string]net.Listener) (map[string]net.Listener, error) {
 	opened := map[string]net.Listener{}
 	var errs []error
 	for _, addr := range addrs {
@@ -90,6 +92,9 @@ func (g *gate) open(key string, addrs []string, have map[string]net.Listener) (m
 			continue
 		}
 		ln, err := g.sockets.Open(key, addr)
+		if g.mayMiss(o, key, addr, err) {
+			continue
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("listen.%s: %w", key, err))
 			continue

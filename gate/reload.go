@@ -21,7 +21,7 @@ func (g *gate) reload(then func(error)) {
 	if then == nil {
 		then = func(error) {}
 	}
-	if g.reloading != nil {
+	if g.reloading != nil || g.opening { // two that open the same path would be in each other's way
 		g.next = append(g.next, then)
 		return
 	}
@@ -30,7 +30,7 @@ func (g *gate) reload(then func(error)) {
 
 // beginReload begins a reload for those who asked; patient is config.Reload's.
 func (g *gate) beginReload(asked []func(error), patient bool) {
-	g.reloading, g.again = asked, nil
+	g.reloading, g.again, g.retry = asked, nil, false
 	g.notify.Reloading()
 	file, open := g.cfg.File, g.addresses()
 	go func() { g.gathered <- g.gather(file, open, patient) }()
@@ -41,9 +41,9 @@ type gathered struct {
 	cfg          *config.Config
 	certificates *certstore.Change
 	acme         *acmeChange
-	hosts        listen.Hosts                            // of listeners
-	unix         map[listen.Address]*listen.UnixListener // that are new
-	err          error                                   // instead of all else
+	hosts        listen.Hosts                    // of listeners
+	unix         map[listen.Address]listen.Ready // that are new
+	err          error                           // instead of all else
 }
 
 // gather reads what a reload needs. It runs beside the loop, and so changes nothing
@@ -68,7 +68,7 @@ func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) (
 	}
 	if err == nil {
 		r.hosts = listen.LookUpHosts(r.cfg.Listen.Addresses())
-		r.unix, err = g.sockets.OpenUnix(r.cfg.Listen.Addresses(), open)
+		r.unix = g.sockets.OpenUnix(r.cfg.Listen.Addresses(), open)
 	}
 	if err != nil {
 		r.abandon(g)
@@ -94,9 +94,7 @@ func (r *gathered) abandon(g *gate) {
 		r.certificates.Abandon()
 	}
 	g.acme.abandon(r.acme)
-	for _, ln := range r.unix {
-		ln.Close()
-	}
+	listen.CloseReady(r.unix)
 }
 
 // reloaded ends a reload with what it has gathered.
@@ -109,6 +107,7 @@ func (g *gate) reloaded(r *gathered) {
 		}
 	}
 	g.again = files.FreeAfter(err)
+	g.retry = g.again == nil && err != nil && listen.IsPending(err) // DNS tells nobody when it is back
 	g.console.reloaded(err)
 	if err == nil {
 		g.log.Info("reloaded", "names", g.store.Names(), "problems", len(g.store.Problems()))
@@ -172,6 +171,7 @@ func (g *gate) commit(c *change) {
 	g.upstreams.Commit(c.routes)
 	g.server.Configure(g.configuration(cfg, certificates, c.routes, c.opened.web))
 	before.Close()
+	g.miss(c.opened.missing)
 	g.guardMemory(cfg)
 	g.drainNodes(cfg)
 	setLevel(g.level, cfg.Log.Level)

@@ -3,10 +3,19 @@ package gate
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"wssgate/config"
+	"wssgate/files"
+	"wssgate/listen"
 )
 
 // A start that hangs is left to itself a moment after its context ends, and not
@@ -50,4 +59,76 @@ func TestAlive(t *testing.T) {
 			t.Errorf("in a drain: %v", err)
 		}
 	})
+}
+
+// What can't be opened because its folder hangs is missing, and opened when the folder
+// is back; the others serve meanwhile. All of them are named.
+func TestMissingListeners(t *testing.T) {
+	dir := t.TempDir()
+	hangs := filepath.Join(dir, "hangs")
+	file := filepath.Join(dir, "config.toml")
+	text := fmt.Sprintf("[listen]\nwss = [\"127.0.0.1:0\", \"unix:%[1]s/a/wss\", \"unix:%[1]s/b/wss\"]\nadmin = \"unix:%[1]s/a/admin\"\n[upstream.a]\nnodes = [\"ws://127.0.0.1:1/\"]\n[certificates]\ndirectory = %[2]q\n", hangs, dir)
+	if err := errors.Join(os.MkdirAll(hangs+"/a", 0o700), os.MkdirAll(hangs+"/b", 0o700), os.WriteFile(file, []byte(text), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(t.Context(), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := files.Stall(hangs)
+	defer back()
+	g, err := start(cfg, slog.New(slog.DiscardHandler), new(slog.LevelVar), Serving{Sockets: new(listen.Sockets)}, newConsole(nil, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { g.stop() })
+	if n := len(g.listeners); n != 1 || len(g.missing) != 3 {
+		t.Errorf("%d listeners, missing %v; want 1 and 3", n, g.missing)
+	}
+	shown := g.console.describe().Missing
+	if len(shown) != 3 || shown[0].Since.IsZero() || !strings.Contains(shown[0].Err, hangs) {
+		t.Errorf("the page shows %+v", shown)
+	}
+	// A reload goes on without those as well.
+	var told error
+	g.reload(func(err error) { told = err })
+	g.reloaded(<-g.gathered)
+	if told != nil || len(g.missing) != 3 || !g.missing[0].since.Equal(shown[0].Since) {
+		t.Errorf("a reload: %v, missing %v", told, g.missing)
+	}
+	back()
+	for len(g.missing) > 0 { // the jobs that hung come first
+		g.openMissing()
+		reloads := 0
+		g.reload(func(error) { reloads++ }) // waits for its turn
+		g.openedLate(<-g.late)
+		g.reloaded(<-g.gathered)
+		if reloads != 1 {
+			t.Fatalf("%d reloads; want 1", reloads)
+		}
+	}
+	if len(g.listeners) != 3 || g.console.ln == nil || len(g.console.describe().Missing) > 0 {
+		t.Errorf("listeners %v", g.listeners)
+	}
+}
+
+// A reload that failed because DNS did not answer is tried again by itself; one that
+// failed because of a name that DNS does not know is not.
+func TestReloadTriesAgain(t *testing.T) {
+	g, _ := startSmall(t)
+	for want, err := range map[bool]error{
+		true:  fmt.Errorf("listen.wss: host name %q: %w", "x", &net.DNSError{IsTimeout: true}),
+		false: fmt.Errorf("listen.wss: host name %q: %w", "x", &net.DNSError{IsNotFound: true}),
+	} {
+		g.reloading = []func(error){}
+		g.reloaded(&gathered{err: err})
+		if g.retry != want {
+			t.Errorf("after %v: tried again %t; want %t", err, g.retry, want)
+		}
+	}
+	g.tryReloadAgain()
+	g.reloaded(<-g.gathered)
+	if g.retry || !g.console.lastReload() {
+		t.Error("it is not taken")
+	}
 }

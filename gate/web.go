@@ -7,9 +7,11 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"time"
 
 	"wssgate/config"
+	"wssgate/listen"
 	"wssgate/proxy"
 	"wssgate/upstream"
 	"wssgate/web"
@@ -141,13 +143,30 @@ func publicURLs(v *config.Vhost, route *upstream.Vhost) func() ([]string, bool) 
 func publicPort(addrs []string, listeners ...map[string]net.Listener) int {
 	port := 0
 	for _, addr := range addrs {
+		at := configuredPort(addr) // it may not be open yet
 		for _, m := range listeners {
 			if ln := m[addr]; ln != nil {
-				if tcp, ok := ln.Addr().(*net.TCPAddr); ok && (port == 0 || tcp.Port == 443) {
-					port = tcp.Port
+				at = 0
+				if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
+					at = tcp.Port
 				}
 			}
 		}
+		if port == 0 || at == 443 {
+			port = at
+		}
 	}
 	return port
+}
+
+// configuredPort returns the port of an address of the configuration; 0: it has none of
+// its own.
+func configuredPort(addr string) int {
+	network, address, err := listen.ParseAddress(addr)
+	if err != nil || network != "tcp" {
+		return 0
+	}
+	_, port, _ := net.SplitHostPort(address)
+	n, _ := strconv.Atoi(port)
+	return n
 }

@@ -37,9 +37,9 @@ type Address struct{ Key, Addr string }
 type Sockets struct {
 	Beside    bool // another process may listen there: it is about to leave
 	Inherited []*Inherited
-	hosts     Hosts                     // that are known
-	Ready     map[Address]*UnixListener // opened already; Open takes them out
-	leaving   []string                  // ports of TCP listeners of this process that those opened next replace
+	hosts     Hosts             // that are known
+	Ready     map[Address]Ready // opened already, or tried; Open takes them out
+	leaving   []string          // ports of TCP listeners of this process that those opened next replace
 }
 
 // Open opens one address of the configuration. Key is where it stands there:
@@ -53,9 +53,12 @@ func (s *Sockets) Open(key, addr string) (net.Listener, error) {
 		return nil, err
 	}
 	if network == "unix" {
-		if ln := s.Ready[Address{key, addr}]; ln != nil {
+		if r, ok := s.Ready[Address{key, addr}]; ok {
 			delete(s.Ready, Address{key, addr})
-			return ln, nil
+			if r.Err != nil {
+				return nil, r.Err
+			}
+			return r.Listener, nil
 		}
 		ln, err := s.listenUnix(key, address)
 		if err != nil {
@@ -223,31 +226,62 @@ func (s *Sockets) listenUnix(key, path string) (*UnixListener, error) {
 	return ln, nil
 }
 
-// OpenUnix opens those unix sockets of a configuration that are neither open nor systemd's, all of them
-// or none. It is for a goroutine beside the gate's, which meanwhile changes nothing of s.
-func (s *Sockets) OpenUnix(configured map[string][]string, open map[Address]bool) (_ map[Address]*UnixListener, err error) {
-	opened := map[Address]*UnixListener{}
-	defer func() {
-		if err != nil {
-			for _, ln := range opened {
-				ln.Close()
-			}
-		}
-	}()
+// A Ready is what OpenUnix made of an address.
+type Ready struct {
+	Listener *UnixListener
+	Err      error // instead
+}
+
+// OpenUnix opens those unix sockets of a configuration that are neither open nor
+// systemd's, all at once. It is for a goroutine beside the gate's, which meanwhile
+// changes nothing of s.
+func (s *Sockets) OpenUnix(configured map[string][]string, open map[Address]bool) map[Address]Ready {
+	type result struct {
+		Address
+		Ready
+	}
+	results := make(chan result)
+	asked := map[Address]bool{}
 	for key, addrs := range configured {
 		for _, addr := range addrs {
 			at := Address{key, addr}
 			network, path, err := ParseAddress(addr)
-			if err != nil || network != "unix" || open[at] || opened[at] != nil || s.Find(key, addr) != nil {
+			if err != nil || network != "unix" || open[at] || asked[at] || s.Find(key, addr) != nil {
 				continue
 			}
-			if opened[at], err = s.listenUnix(key, path); err != nil {
-				delete(opened, at)
-				return nil, fmt.Errorf("listen.%s: %w", key, err)
-			}
+			asked[at] = true
+			go func() {
+				ln, err := panics.Do(panics.Listener, func() (*UnixListener, error) { return s.listenUnix(key, path) })
+				results <- result{at, Ready{ln, err}}
+			}()
 		}
 	}
-	return opened, nil
+	opened := map[Address]Ready{}
+	for range asked {
+		r := <-results
+		opened[r.Address] = r.Ready
+	}
+	return opened
+}
+
+// CloseReady closes what OpenUnix has opened and Open has not taken.
+func CloseReady(opened map[Address]Ready) {
+	for _, r := range opened {
+		if r.Listener != nil {
+			r.Listener.Close()
+		}
+	}
+}
+
+// IsPending reports whether an address could not be opened because DNS or a file system
+// does not answer, or DNS can't at the moment: it is to be tried again. A name that DNS
+// says does not exist is not.
+func IsPending(err error) bool {
+	if files.IsHang(err) {
+		return true
+	}
+	dns, ok := errors.AsType[*net.DNSError](err)
+	return ok && !dns.IsNotFound
 }
 
 // inUse is the error of an address where somebody listens.
