@@ -11,24 +11,25 @@ import (
 // package main know the configuration; nobody imports package main.
 var arrows = map[string][]string{
 	"access":    {},
-	"admin":     {"access", "fair", "files", "human", "panics", "proxy", "sampling", "upstream", "xmpp"},
+	"admin":     {"access", "fair", "files", "human", "panics", "ports", "proxy", "sampling", "upstream", "xmpp"},
 	"certstore": {"files", "panics"},
-	"config":    {"access", "certstore", "files", "listen", "panics", "upstream", "xmpp"},
+	"config":    {"access", "certstore", "files", "listen", "panics", "ports", "upstream", "xmpp"},
 	"demo":      {"internal/certtest", "internal/xmpptest"}, // it brings a CA and an upstream along
 	"fair":      {"panics"},
 	"files":     {"panics"},
-	"gate":      {"access", "admin", "certstore", "config", "fair", "files", "human", "listen", "logqueue", "memory", "panics", "proxy", "sampling", "systemd", "upstream", "web", "xmpp"},
+	"gate":      {"access", "admin", "certstore", "config", "fair", "files", "human", "listen", "logqueue", "memory", "panics", "ports", "proxy", "sampling", "systemd", "upstream", "web", "xmpp"},
 	"human":     {},
 	"listen":    {"files", "panics"},
 	"logqueue":  {"panics"},
 	"memory":    {"panics"},
 	"panics":    {},
-	"probe":     {"access", "files", "human", "panics", "upstream", "xmpp"},
-	"proxy":     {"access", "fair", "files", "panics", "upstream", "xmpp"},
+	"ports":     {},
+	"probe":     {"access", "files", "human", "panics", "ports", "upstream", "xmpp"},
+	"proxy":     {"access", "fair", "files", "panics", "ports", "upstream", "xmpp"},
 	"sampling":  {"panics"},
 	"systemd":   {"files", "panics"},
-	"upstream":  {"access", "files", "panics", "xmpp"},
-	"web":       {"fair", "panics", "sampling", "xmpp"},
+	"upstream":  {"access", "files", "panics", "ports", "xmpp"},
+	"web":       {"fair", "panics", "ports", "sampling", "xmpp"},
 	"xmpp":      {},
 }
 

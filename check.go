@@ -17,6 +17,7 @@ import (
 	"wssgate/config"
 	"wssgate/human"
 	"wssgate/listen"
+	"wssgate/proxy"
 	"wssgate/upstream"
 )
 
@@ -46,7 +47,7 @@ warning, too.`)
 	if !*offline {
 		names = net.DefaultResolver
 	}
-	warnings := slices.Concat(inv.warnings(served), cfg.Warnings(ctx, names))
+	warnings := slices.Concat(inv.warnings(served), machineWarnings(cfg), cfg.Warnings(ctx, names))
 	if !*offline {
 		for _, err := range listen.LookUpHosts(cfg.Listen.Addresses()).Errors() {
 			warnings = append(warnings, config.Warning{Text: "listen: " + err.Error(), Hint: "wssgate does not start without that address"})
@@ -161,6 +162,19 @@ func (inv *inventory) warnings(served []config.ServedName) []config.Warning {
 		default:
 			out = append(out, config.Warning{Text: fmt.Sprintf("no certificate for server name %q; its clients are refused", s.Name)})
 		}
+	}
+	return out
+}
+
+// machineWarnings are about what the configuration wants of this machine.
+func machineWarnings(c *config.Config) (out []config.Warning) {
+	if allowed, few := proxy.FewDescriptors(c.Limits.Connections); few {
+		out = append(out, config.Warning{Text: fmt.Sprintf("the file descriptors of this process allow %d connections", allowed), Hint: proxy.DescriptorHint})
+	} else if wanted := c.Limits.Connections; wanted > allowed {
+		out = append(out, config.Warning{Text: fmt.Sprintf("limits.connections: %d is more than the %d that the file descriptors of this process allow", wanted, allowed), Hint: proxy.DescriptorHint})
+	}
+	for _, text := range c.ForeignSources() {
+		out = append(out, config.Warning{Text: text, Hint: config.ForeignSourcesHint})
 	}
 	return out
 }

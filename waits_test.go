@@ -37,6 +37,10 @@ var (
 		"upstream/connect.go net.Dialer":          "is env.dial",
 		"upstream/address.go env.dial":            "in a job of the path's place; TCP with a context",
 		"web/bosh.go net.Dialer":                  "TCP, with a deadline",
+		"ports/ports.go net.Dialer":               "the caller's, TCP with a context",
+		"ports/socket.go net.DialUDP":             "to an address, and sends nothing",
+		"ports/socket.go net.ListenUDP":           "at an address",
+		"ports/range.go os.DirFS":                 "the kernel's own files, /proc",
 		"certstore/acme_http.go net.Dialer":       "TCP, with a deadline, for the CA",
 		"memory/guard.go os.DirFS":                "the kernel's own files, /proc and /sys",
 		"memory/usage.go os.DirFS":                "the kernel's own files, /proc and /sys",
@@ -51,7 +55,7 @@ var (
 
 func TestNothingWaitsForFiles(t *testing.T) {
 	used := map[string]bool{}
-	for _, dir := range []string{".", "access", "admin", "certstore", "config", "fair", "gate", "listen", "logqueue", "memory", "proxy", "sampling", "systemd", "upstream", "web", "xmpp"} {
+	for _, dir := range []string{".", "access", "admin", "certstore", "config", "fair", "gate", "listen", "logqueue", "memory", "ports", "proxy", "sampling", "systemd", "upstream", "web", "xmpp"} {
 		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil || len(names) == 0 {
 			t.Fatalf("%s: %d files, %v", dir, len(names), err)

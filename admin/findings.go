@@ -76,6 +76,7 @@ func judge(st *Status, h *history) []Finding {
 	j.acme(st.ACME)
 	for _, u := range st.Upstreams {
 		j.upstream(u)
+		j.ports(u)
 		j.lost(u)
 	}
 	for _, d := range st.Drains {
@@ -209,6 +210,19 @@ func (j *judgement) lost(u Upstream) {
 	}
 }
 
+// ports reports nodes for which there are few source ports left, or none.
+func (j *judgement) ports(u Upstream) {
+	const do = `add addresses of this machine to "source" of the upstream, or widen net.ipv4.ip_local_port_range; see docs/troubleshooting.md`
+	for _, n := range u.Nodes {
+		switch {
+		case !n.PortsUsedUp.IsZero() && j.now.Sub(n.PortsUsedUp) < recently:
+			j.error(do, "node %q of upstream %q: no source port was left at %s: clients were refused", n.Name, u.Name, n.PortsUsedUp.UTC().Format(time.DateTime))
+		case n.Ports >= nearlyUsedUp:
+			j.warn(do, "node %q of upstream %q: %.0f %% of the source ports for one of its addresses are in use", n.Name, u.Name, n.Ports*100)
+		}
+	}
+}
+
 func (n Node) trouble() string {
 	if n.LastError != "" {
 		return n.LastError
@@ -220,7 +234,9 @@ func (n Node) trouble() string {
 const (
 	nearlyFull = 0.9
 	nearlyBusy = 0.8
-	recently   = 5 * time.Minute
+
+	nearlyUsedUp = 0.8 // of source ports
+	recently     = 5 * time.Minute
 )
 
 func (j *judgement) capacity(st *Status, h *history) {

@@ -194,6 +194,11 @@ type Node struct {
 	LastDial  time.Duration `json:"last_dial_ns"`
 	LastError string        `json:"last_error"` // perhaps long ago
 	LastFail  time.Time     `json:"last_fail"`
+
+	// Ports is the largest share of source ports in use for one of its addresses;
+	// PortsUsedUp is when a dial last found none left.
+	Ports       float64   `json:"source_ports_used"`
+	PortsUsedUp time.Time `json:"source_ports_used_up,omitzero"`
 }
 
 // NodeStates are the states that a node can be in, the good ones first.

@@ -58,6 +58,8 @@ var (
 	mDials        = desc("upstream_dials_total", "Dials of a node, including failed ones.", "upstream", "node")
 	mDialFailures = desc("upstream_failures_total", "Dials and probes of a node that failed.", "upstream", "node")
 	mNodeState    = desc("upstream_node_state", "1 for the state that a node is in.", "upstream", "node", "state")
+	mNodePorts    = desc("upstream_source_ports_used_ratio", "Share of the source ports in use for that address of a node for which it is largest, as far as the gate's own connections go.", "upstream", "node")
+	mPortsUsedUp  = desc("upstream_source_ports_used_up_timestamp_seconds", "When a dial of a node last found no source port; 0: never.", "upstream", "node")
 	mNodeTunnels  = desc("upstream_tunnels", "Tunnels to a node that are open.", "upstream", "node")
 
 	mCertExpiry    = desc("certificate_expiry_timestamp_seconds", "When the certificate that clients get for a name expires.", "name", "key_type", "source")
@@ -154,6 +156,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			e.counter(mDials, int64(node.Dials), u.Name, node.Name)
 			e.counter(mDialFailures, int64(node.Failures), u.Name, node.Name)
 			e.gauge(mNodeTunnels, float64(node.Tunnels), u.Name, node.Name)
+			e.gauge(mNodePorts, node.Ports, u.Name, node.Name)
+			e.gauge(mPortsUsedUp, seconds(node.PortsUsedUp), u.Name, node.Name)
 			for _, state := range NodeStates {
 				e.gauge(mNodeState, bit(node.State == state), u.Name, node.Name, state)
 			}

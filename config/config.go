@@ -8,6 +8,7 @@ package config
 
 import (
 	"crypto/sha256"
+	"net/netip"
 	"time"
 
 	"wssgate/access"
@@ -141,6 +142,14 @@ type Upstream struct {
 	// ProxyProtocol tells the upstream the client's address in a PROXY
 	// header: "v1" or "v2". Default: none.
 	ProxyProtocol string `toml:"proxy_protocol" oneof:",v1,v2"`
+
+	// Source are the addresses of this machine from which the nodes are dialled, in
+	// turn, BOSH too. Default: none; the system chooses, and a node on loopback is
+	// dialled from further addresses of 127.0.0.0/8 once the ports of the first are
+	// used up.
+	Source []string `toml:"source"`
+
+	sources []netip.Addr // Source, read
 
 	// DialTimeout bounds the whole way to an upstream that has answered 101:
 	// resolving, connecting and the opening handshake, on all nodes tried.

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"slices"
 
 	"wssgate/certstore"
+	"wssgate/ports"
 	"wssgate/upstream"
 )
 
@@ -26,6 +29,7 @@ func (c *Config) UpstreamOptions(log *slog.Logger) (upstream.Options, error) {
 			Host:            u.Host,
 			Redirects:       u.Redirects,
 			XMPP:            u.XMPP,
+			Sources:         u.Sources(),
 			DialTimeout:     u.DialTimeout,
 			ResolveInterval: u.Resolve,
 			MaxConnections:  u.MaxConnections,
@@ -59,6 +63,25 @@ func (c *Config) UpstreamOptions(log *slog.Logger) (upstream.Options, error) {
 	}
 	return o, nil
 }
+
+// Sources are the addresses from which an upstream is dialled; none: the kernel chooses.
+func (u *Upstream) Sources() []netip.Addr { return u.sources }
+
+// ForeignSources says which source addresses of upstreams are not this machine's now.
+// They may come later.
+func (c *Config) ForeignSources() (texts []string) {
+	for _, name := range slices.Sorted(maps.Keys(c.Upstream)) {
+		for _, s := range c.Upstream[name].sources {
+			if !ports.Here(s) {
+				texts = append(texts, fmt.Sprintf("upstream %q: source: %q is not an address of this machine", name, s))
+			}
+		}
+	}
+	return texts
+}
+
+// ForeignSourcesHint is for each of ForeignSources.
+const ForeignSourcesHint = "connections come from the other addresses; add it to an interface, or correct it"
 
 // NodeOptions are those of the nodes, in their order.
 func (u *Upstream) NodeOptions() (nodes []upstream.NodeOptions) {

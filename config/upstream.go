@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -31,7 +32,8 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 	if len(u.Nodes) == 0 {
 		ms.add(p.key("nodes"), `write nodes = ["ws://127.0.0.1:5290/"]`, "at least one is required")
 	}
-	tls := false
+	u.checkSource(ms, p.key("source"))
+	tls, tcp := false, false
 	for i, n := range u.Nodes {
 		np := p.key("nodes").item(i, n.Name)
 		key := np.key("url")
@@ -44,7 +46,10 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 		} else if err != nil {
 			ms.add(key, nodeHint(n.URL), "%q: %v", n.URL, err)
 		}
-		tls = tls || loc.TLS
+		tls, tcp = tls || loc.TLS, tcp || loc.Unix == ""
+		if family := u.lacksSourceFor(loc.Host); family != "" {
+			ms.add(p.key("source"), "add an address of that family", "has no %s address, and node %q has one", family, n.URL)
+		}
 		if n.Name == "" {
 			n.Name = loc.HostPort()
 		}
@@ -71,8 +76,52 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 	ms.notShort(p.key("resolve"), u.Resolve)
 	ms.notNegative(p.key("max_connections"), u.MaxConnections)
 	ms.notNegative(p.key("connections_per_second"), u.ConnectionsPerSecond)
+	if len(u.Source) > 0 && !tcp {
+		ms.add(p.key("source"), "", "applies to TCP nodes only, and no node is one")
+	}
 	u.checkTLS(ms, p, tls)
 	u.Health.check(ms, p.key("health"))
+}
+
+// maxSources bounds the list: with so many there are seven million connections.
+const maxSources = 256
+
+func (u *Upstream) checkSource(ms *mistakes, p keyPath) {
+	u.sources = nil
+	if len(u.Source) > maxSources {
+		ms.add(p, "", "%d addresses are more than %d", len(u.Source), maxSources)
+		return
+	}
+	for _, s := range u.Source {
+		addr, err := netip.ParseAddr(s)
+		addr = addr.Unmap()
+		switch {
+		case err != nil:
+			ms.add(p, `write addresses of this machine without a port, as in ["10.0.0.5", "10.0.0.6"]`, "%q is not an IP address", s)
+		case addr.Zone() != "" || addr.IsLinkLocalUnicast() && addr.Is6():
+			ms.add(p, "", "%q is a link-local address, which needs an interface", s)
+		case addr.IsUnspecified() || addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+			ms.add(p, "write addresses of this machine", "%q is not the address of a machine", s)
+		case slices.Contains(u.sources, addr):
+			ms.add(p, "write each address once", "%q is there twice", s)
+		default:
+			u.sources = append(u.sources, addr)
+		}
+	}
+}
+
+// lacksSourceFor returns the family of a host that is an address, where no source is of
+// it; "" where one is, or none is configured.
+func (u *Upstream) lacksSourceFor(host string) string {
+	to, err := netip.ParseAddr(host)
+	to = to.Unmap()
+	if err != nil || len(u.sources) == 0 || slices.ContainsFunc(u.sources, func(s netip.Addr) bool { return s.Is4() == to.Is4() }) {
+		return ""
+	}
+	if to.Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
 }
 
 // checkTLS checks what is for wss nodes only.

@@ -364,6 +364,9 @@ func (d *console) notReady() []string {
 	if away {
 		why = append(why, "all vhosts are draining")
 	}
+	if d.gate.upstreams.PortsUsedUp() {
+		why = append(why, "no source port is left to any node")
+	}
 	if !listening {
 		why = append(why, "no listener is open yet")
 	}
@@ -450,6 +453,10 @@ func (d *console) describe() admin.Gate {
 					node.LastFail, node.LastError = a.LastFail, a.LastError
 				}
 				node.LastDial = max(node.LastDial, a.LastDial)
+				node.Ports = max(node.Ports, a.Ports)
+				if a.PortsUsedUp.After(node.PortsUsedUp) {
+					node.PortsUsedUp = a.PortsUsedUp
+				}
 			}
 			node.LastError = cmp.Or(n.DNSError, node.LastError)
 			group.Nodes = append(group.Nodes, node)

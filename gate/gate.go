@@ -313,6 +313,9 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 func (g *gate) configuration(cfg *config.Config, certificates *certstore.View, routes *upstream.Routes, pages web.Options) proxy.Configuration {
 	pages.HasCertificate = certificates.Has
 	g.site = web.New(pages)
+	for _, text := range cfg.ForeignSources() {
+		g.log.Warn(text, "hint", config.ForeignSourcesHint)
+	}
 	return proxy.Configuration{
 		GetCertificate: certificates.GetCertificate,
 		HasCertificate: certificates.Has,

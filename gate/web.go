@@ -100,6 +100,7 @@ func (g *gate) webOptions(cfg *config.Config, routes *upstream.Routes, port int)
 			if wv.TLS, err = tlsOf(v.Upstream); err != nil {
 				return o, err
 			}
+			wv.Sources = cfg.Upstream[v.Upstream].Sources()
 			if len(v.Domains) > 0 {
 				wv.AllowsDomain = route.AllowsDomain
 			}

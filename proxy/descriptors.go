@@ -31,6 +31,22 @@ func descriptorLimit() int {
 	return max((files-reserve(files))/2, 1)
 }
 
+// smallRoom is the number of connections below which the operator of a public server
+// should know the limit.
+const smallRoom = 2000
+
+// FewDescriptors reports whether the file descriptors allow fewer connections than most
+// servers need, where limits.connections leaves the number to them. A soft limit of
+// 1,024 that the hard one does not exceed allows 448. The Go runtime has raised the soft
+// limit to the hard one before main.
+func FewDescriptors(wanted int) (allowed int, few bool) {
+	allowed = descriptorLimit()
+	return allowed, allowed < smallRoom && wanted <= 0
+}
+
+// DescriptorHint says how to get more descriptors.
+const DescriptorHint = "raise the hard limit of open files to two for each connection and 400 more: LimitNOFILE= in systemd, --ulimit nofile= for a container, ulimit -Hn in a shell"
+
 // ConnectionLimit returns the maximum number of connections to the wss listeners: the
 // wanted number, if the descriptors allow it, or for 0 as many as they allow.
 func ConnectionLimit(wanted int) int {

@@ -260,10 +260,12 @@ func (c *clientConn) dialRefusal(err error) error {
 			r.header = retryAfter(de.RetryAfter)
 		}
 	}
-	switch r.status {
-	case http.StatusServiceUnavailable:
+	switch {
+	case de != nil && de.Ours:
+		r.text = "This gate has no room for new clients at the moment. Try again later."
+	case r.status == http.StatusServiceUnavailable:
 		r.text = "The XMPP server is unreachable at the moment. Try again later."
-	case http.StatusGatewayTimeout:
+	case r.status == http.StatusGatewayTimeout:
 		r.text = "The XMPP server did not answer in time. Try again later."
 	default:
 		r.text = "The XMPP server refused the connection."
@@ -281,6 +283,10 @@ func (c *clientConn) refused(req *request, err error) {
 	attrs := []any{"client", c.client, "server_name", c.tls.ConnectionState().ServerName, "code", r.status, "err", r.Error()}
 	if req != nil {
 		attrs = append(attrs, "host", req.host, "path", req.path)
+	}
+	var de *upstream.DialError
+	if errors.As(err, &de) && de.Ours && de.Hint() != "" {
+		attrs = append(attrs, "hint", de.Hint())
 	}
 	switch {
 	case r.status >= 500 && r.status != http.StatusServiceUnavailable || errors.As(err, new(*upstream.DialError)):

@@ -207,7 +207,10 @@ func (s *Server) Configure(c Configuration) {
 	connections := ConnectionLimit(set.Connections)
 	if set.Connections > connections {
 		s.log.Warn("limits.connections exceeds what the file descriptor limit allows", "connections", set.Connections, "allowed", connections,
-			"hint", "raise the limit of open files: ulimit -n, LimitNOFILE=")
+			"hint", DescriptorHint)
+	}
+	if allowed, few := FewDescriptors(set.Connections); few {
+		s.log.Warn("the file descriptor limit allows few connections", "allowed", allowed, "hint", DescriptorHint)
 	}
 	if c.Pages == nil {
 		c.Pages = http.NotFoundHandler()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"wssgate/files"
+	"wssgate/ports"
 )
 
 // limits of each address; zero: none.
@@ -32,6 +33,7 @@ type address struct {
 	addr    string       // IP:port, or a path
 	target  string       // host:port of the SRV target, or ""
 	place   *files.Place // of a path; nil for others
+	ports   ports.Memory // of the sources of its connections
 
 	mu       sync.Mutex // never held across I/O
 	tunnels  int
@@ -62,9 +64,10 @@ func newAddress(network, addr, target string, late bool) *address {
 
 // dial makes the bare connection. To connect to a path is a call that may hang, as
 // one that opens a file: there is one at a time, and while it hangs others fail.
-func (a *address) dial(ctx context.Context, env *environment) (net.Conn, error) {
+func (a *address) dial(ctx context.Context, g *group) (net.Conn, error) {
+	env := g.env
 	if a.place == nil {
-		return env.dial(ctx, a.network, a.addr)
+		return a.ports.Dial(ctx, env.dial, g.sources, a.network, a.addr)
 	}
 	wanted, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -162,7 +162,7 @@ func returned(t *testing.T, balance string, held int) (*Vhost, []*Conn) {
 		time.Sleep(time.Second)
 		_, more := tunnels(t, v, 5)
 		release(more)
-		if v.group.nodes[2].status(time.Now()).State == StateWarming {
+		if v.group.nodes[2].status(time.Now(), &room{}).State == StateWarming {
 			return v, conns
 		}
 	}
@@ -186,7 +186,7 @@ func TestSlowStart(t *testing.T) {
 		within(t, "after 10 s", share(), 60, 110)
 		time.Sleep(20 * time.Second)
 		within(t, "after 30 s", share(), 170, 230)
-		if s := v.group.nodes[2].status(time.Now()).State; s != StateUp {
+		if s := v.group.nodes[2].status(time.Now(), &room{}).State; s != StateUp {
 			t.Errorf("state %q after 30 s; want up", s)
 		}
 	})
@@ -198,7 +198,7 @@ func TestSlowStartLeast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, conns := returned(t, "least", 600)
 		defer release(conns)
-		load := func() int { return v.group.nodes[2].status(time.Now()).Tunnels }
+		load := func() int { return v.group.nodes[2].status(time.Now(), &room{}).Tunnels }
 		_, more := tunnels(t, v, 300)
 		defer release(more)
 		within(t, "t3's of 300 new tunnels at first", load(), 1, 30)
@@ -224,7 +224,7 @@ func TestOneFailureIsForgotten(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		_, conns = tunnels(t, v, 100)
 		release(conns)
-		if s := v.group.nodes[1].status(time.Now()); s.State != StateUp || s.Dials < 2 {
+		if s := v.group.nodes[1].status(time.Now(), &room{}); s.State != StateUp || s.Dials < 2 {
 			t.Errorf("after one failure and a success: %q, %d dials; want up", s.State, s.Dials)
 		}
 	})

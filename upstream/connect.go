@@ -38,7 +38,7 @@ func (n *Node) connect(ctx context.Context, a *address, r *Request) (net.Conn, [
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", errRequest, err)
 	}
-	raw, err := a.dial(ctx, n.group.env)
+	raw, err := a.dial(ctx, n.group)
 	if err != nil {
 		return nil, nil, fmt.Errorf("dial %s: %w", a.addr, bare(err))
 	}

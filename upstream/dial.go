@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"wssgate/ports"
 )
 
 // How many places one Dial goes to at most: where a cluster is down, clients
@@ -44,6 +46,7 @@ type DialError struct {
 	Upstream   string
 	Status     int           // for the client: 502, 503 or 504; 400 for a request that can't be forwarded
 	RetryAfter time.Duration // for Retry-After; 0: don't send it
+	Ours       bool          // this machine lacks ports, descriptors or memory to reach a node
 	Causes     []error       // one for each try, in their order
 }
 
@@ -63,9 +66,11 @@ func (e *DialError) Unwrap() []error { return e.Causes }
 
 // Hint is what the operator may look at, or "".
 func (e *DialError) Hint() string {
-	for _, err := range e.Causes {
-		if hint := hintOf(err); hint != "" {
-			return hint
+	for _, ours := range []bool{true, false} {
+		for _, err := range e.Causes {
+			if hint := hintOf(err); hint != "" && isOurs(err) == ours {
+				return hint
+			}
 		}
 	}
 	return ""
@@ -74,6 +79,18 @@ func (e *DialError) Hint() string {
 func hintOf(err error) string {
 	if h, ok := errors.AsType[*HandshakeError](err); ok {
 		return h.Hint
+	}
+	var ours interface {
+		error
+		Hint() string
+	}
+	switch {
+	case errors.As(err, &ours):
+		return ours.Hint()
+	case errors.Is(err, syscall.EMFILE):
+		return "raise the limit of open files of this process"
+	case errors.Is(err, syscall.ENFILE):
+		return "raise fs.file-max: the machine has no file descriptor left"
 	}
 	return ""
 }
@@ -251,7 +268,10 @@ func (e candidate) blames(err error, ctx context.Context, limit time.Duration) b
 
 // isOurs is true where this process or machine lacks something.
 func isOurs(err error) bool {
-	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+	if _, ok := errors.AsType[*ports.UsedUpError](err); ok {
+		return true
+	}
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
 		if errors.Is(err, errno) {
 			return true
 		}

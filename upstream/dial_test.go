@@ -282,7 +282,7 @@ func TestDialCancelled(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("err = %v; want context canceled", err)
 	}
-	if s := v.group.nodes[0].status(time.Now()); s.Failures != 0 || s.Dialing != 0 {
+	if s := v.group.nodes[0].status(time.Now(), &room{}); s.Failures != 0 || s.Dialing != 0 {
 		t.Errorf("the node: %+v; want no failure, no dial", s)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -49,13 +50,16 @@ func (f *failure) err() error {
 	if len(e.Causes) == 0 { // there was no time for a single try
 		e.Causes = []error{fmt.Errorf("dial: %w", cmp.Or(context.Cause(f.parent), errTimeout))}
 	}
+	e.Ours = slices.ContainsFunc(e.Causes, isOurs) // else that node might have taken the stream
 	for _, err := range e.Causes {
 		h, answered := errors.AsType[*HandshakeError](err)
 		switch {
 		case errors.Is(err, ErrNoAddress): // even if DNS was slow
 		case errors.Is(err, errRequest):
 			e.Status = http.StatusBadRequest
+			e.Ours = false
 			return e
+		case e.Ours:
 		case answered && !isTimeout(h) && h.Status != http.StatusServiceUnavailable && h.Status != http.StatusTooManyRequests:
 			e.Status = http.StatusBadGateway
 		case isTimeout(err) && e.Status != http.StatusBadGateway:
@@ -81,6 +85,13 @@ func isTimeout(err error) bool {
 // bare takes package net's own "dial tcp 10.0.0.1:5290: connect:" away: we say
 // where ourselves.
 func bare(err error) error {
+	var ours interface { // of package ports, whose words say more than the kernel's
+		error
+		Hint() string
+	}
+	if errors.As(err, &ours) {
+		return ours
+	}
 	var op *net.OpError
 	if errors.As(err, &op) && !isAlert(op) {
 		err = op.Err

@@ -47,6 +47,7 @@ func (s *server) syncProbes(t *Table) {
 func (s *server) watchHealth(ctx context.Context, a *address) {
 	every := s.node.Load().group.health.Interval
 	wait := min(every, probeAgain)
+	unable := false // the last probe was not possible
 	for random := s.node.Load().group.env.random; ; {
 		wait = time.Duration(float64(wait) * (0.9 + 0.2*random()))
 		select {
@@ -60,11 +61,19 @@ func (s *server) watchHealth(ctx context.Context, a *address) {
 			return
 		}
 		wait = every
+		log := n.group.env.log.With("upstream", n.group.name, "node", n.name, "address", a.addr)
+		if isOurs(err) { // it says nothing about the address
+			if !unable {
+				log.Warn("health probe was not possible", "err", err, hintAttr(err))
+			}
+			unable = true
+			continue
+		}
+		unable = false
 		change, again := a.probed(time.Now(), err)
 		if again {
 			wait = min(every, probeAgain)
 		}
-		log := n.group.env.log.With("upstream", n.group.name, "node", n.name, "address", a.addr)
 		switch {
 		case change && err != nil:
 			log.Warn("upstream address is out of service: probes fail", "err", err, hintAttr(err))

@@ -166,7 +166,7 @@ func TestProbeTakesOutAndBringsBack(t *testing.T) {
 		}
 		c.set(at2, x.peer)
 		time.Sleep(11 * time.Second)
-		if s := v.group.nodes[1].status(time.Now()).State; s != StateWarming {
+		if s := v.group.nodes[1].status(time.Now(), &room{}).State; s != StateWarming {
 			t.Errorf("state %q after a good probe; want warming", s)
 		}
 		time.Sleep(30 * time.Second)

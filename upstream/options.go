@@ -42,7 +42,8 @@ type Options struct {
 
 	// Dial makes the bare connection; network is "tcp" or "unix", address an
 	// IP address with its port, or a path. Default: a net.Dialer with
-	// TCP_NODELAY, keep-alive and a limit for unacknowledged data.
+	// TCP_NODELAY, keep-alive and a limit for unacknowledged data, from the source
+	// that ports.SourceOf(ctx) says.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Log gets changes of health and of DNS answers. Default: slog.Default().
@@ -84,6 +85,11 @@ type GroupOptions struct {
 	// Host is "client" (default): the client's Host goes to the node
 	// unchanged; or "node": the host of the node's URL.
 	Host string
+
+	// Sources are the addresses of this machine from which the nodes are dialled, in
+	// turn. None: the kernel chooses, and beyond the ports of 127.0.0.1 a node on
+	// loopback is dialled from other addresses of 127.0.0.0/8.
+	Sources []netip.Addr
 
 	// DialTimeout is for everything up to the node's 101, all tries together.
 	// Zero: DefaultDialTimeout.

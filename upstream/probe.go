@@ -91,7 +91,7 @@ func (n *Node) prober(ctx context.Context, a *address, loc *NodeURL, r *Request)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := a.dial(ctx, n.group.env)
+	raw, err := a.dial(ctx, n.group)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", a.addr, bare(err))
 	}

@@ -47,27 +47,36 @@ type AddressStatus struct {
 	LastError string        // of the last failure, which may be long ago
 	LastFail  time.Time     // zero: never
 	LastDial  time.Duration // connect to 101, of the last that worked; 0: none did
+
+	// Ports is the share of the source ports for this address that tunnels and
+	// dials have, those of all nodes with the same address; 0 where that is not known
+	// and for a socket. Other processes' are not in it.
+	Ports float64
+
+	PortsUsedUp time.Time // when a dial last found none; zero: never
 }
 
 // Status is a picture of all upstreams, in the order of the configuration.
 func (t *Table) Status() []GroupStatus {
 	var out []GroupStatus
 	now := time.Now()
+	room := t.room()
 	for _, g := range t.routes.Load().groups {
 		gs := GroupStatus{Name: g.name, Balance: g.balance, Lost: g.lostNow()}
 		for _, n := range g.nodes {
-			gs.Nodes = append(gs.Nodes, n.status(now))
+			gs.Nodes = append(gs.Nodes, n.status(now, room))
 		}
 		out = append(out, gs)
 	}
 	return out
 }
 
-func (n *Node) status(now time.Time) NodeStatus {
+func (n *Node) status(now time.Time, room *room) NodeStatus {
 	s := NodeStatus{Name: n.name, URL: n.loc.url, PublicURL: n.publicURL, Weight: int(n.weight), State: StateNoAddress}
 	rank := map[string]int{StateNoAddress: 0, StateOut: 1, StateWarming: 2, StateUp: 3}
 	for _, e := range n.endpoints() {
 		a := e.status(now)
+		a.Ports = room.share(n.group, e.address)
 		s.Addresses = append(s.Addresses, a)
 		s.Tunnels += a.Tunnels
 		s.Dialing += a.Dialing
@@ -92,7 +101,7 @@ func (a *address) status(now time.Time) AddressStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := AddressStatus{Address: a.addr, Target: a.target, State: StateUp, Tunnels: a.tunnels, Dialing: a.dialing,
-		Dials: a.dials, Failures: a.failed, LastFail: a.lastFail, LastDial: a.lastDial}
+		Dials: a.dials, Failures: a.failed, LastFail: a.lastFail, LastDial: a.lastDial, PortsUsedUp: a.ports.UsedUp()}
 	switch {
 	case a.probeBad || !a.outUntil.IsZero():
 		s.State = StateOut

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/tls"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ type group struct {
 	balance       string
 	proxyProtocol string
 	hostOfNode    bool
+	sources       []netip.Addr
 	redirects     string
 	xmpp          bool
 	dialTimeout   time.Duration
@@ -70,6 +72,7 @@ func newGroup(where string, o GroupOptions, env *environment, m *mistakes) *grou
 		balance:       cmp.Or(o.Balance, balanceLeast),
 		proxyProtocol: o.ProxyProtocol,
 		hostOfNode:    o.Host == "node",
+		sources:       slices.Clone(o.Sources),
 		redirects:     cmp.Or(o.Redirects, "follow"),
 		xmpp:          o.XMPP,
 		dialTimeout:   cmp.Or(o.DialTimeout, DefaultDialTimeout),

@@ -53,7 +53,7 @@ func TestUpdateKeepsWhatStays(t *testing.T) {
 			t.Error("a node that is gone is not leaving")
 		}
 		release(conns)
-		if n := conns[0].Node.status(time.Now()).Tunnels; n != 0 {
+		if n := conns[0].Node.status(time.Now(), &room{}).Tunnels; n != 0 {
 			t.Errorf("%d tunnels after all were released", n)
 		}
 		// Whoever got his vhost before may still use it.

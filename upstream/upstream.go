@@ -41,6 +41,8 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+
+	"wssgate/ports"
 )
 
 // ErrNoRoute says that no vhost is configured for a server name.
@@ -191,7 +193,7 @@ func newEnvironment(o Options) *environment {
 		e.resolver = net.DefaultResolver
 	}
 	if e.dial == nil {
-		e.dial = dialer.DialContext
+		e.dial = ports.From(dialer)
 	}
 	if e.log == nil {
 		e.log = slog.Default()

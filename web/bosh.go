@@ -5,13 +5,15 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"slices"
+	"net/netip"
 	"time"
 
+	"wssgate/ports"
 	"wssgate/sampling"
 )
 
@@ -48,13 +50,17 @@ type bosh struct {
 }
 
 // newTransport returns what keeps connections to BOSH servers, so many of them
-// idle at most. Config is for those that are https.
-func newTransport(config *tls.Config, idle int) *http.Transport {
+// idle at most, from sources. Config is for those that are https.
+func newTransport(config *tls.Config, sources []netip.Addr, idle int) *http.Transport {
+	var memory ports.Memory
+	dial := ports.From(&net.Dialer{Timeout: boshDial})
 	if config != nil {
 		config = config.Clone()
 	}
 	return &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: boshDial}).DialContext,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return memory.Dial(ctx, dial, sources, network, address)
+		},
 		TLSClientConfig:     config,
 		TLSHandshakeTimeout: boshDial,
 		DisableKeepAlives:   idle == 0,
@@ -198,6 +204,7 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 	var cut *bodyError
 	var timeout net.Error
 	var refused *refusedError
+	var usedUp *ports.UsedUpError
 	switch {
 	case errors.Is(context.Cause(r.Context()), errGivenUp):
 		unavailable(w, tooManyText)
@@ -214,6 +221,9 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 		// request again, with the same rid, and finds another gate: XEP-0124,
 		// section 14.3, has the server answer it as if it were the first time.
 		unavailable(w, "This gate could not keep the request. Try again in a moment.")
+	case errors.As(err, &usedUp):
+		b.noAnswer.Warn(log, "bosh: no answer", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", err, "hint", usedUp.Hint())
+		unavailable(w, "This gate has no room for new clients at the moment. Try again in a while.")
 	case errors.As(err, &timeout) && timeout.Timeout():
 		b.noAnswer.Warn(log, "bosh: no answer", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", err)
 		http.Error(w, "504 Gateway Timeout\n\nThe XMPP server did not answer in time.", http.StatusGatewayTimeout)
@@ -257,18 +267,26 @@ func unavailable(w http.ResponseWriter, text string) {
 	http.Error(w, "503 Service Unavailable\n\n"+text, http.StatusServiceUnavailable)
 }
 
-// transports are one for each TLS configuration of the vhosts' BOSH; nil is one
-// too. Idle is what they may keep together.
-func transports(vhosts []Vhost, idle int) map[*tls.Config]*http.Transport {
-	var configs []*tls.Config
+// A way is how a BOSH server is reached. Vhosts with one in common share connections.
+type way struct {
+	tls     *tls.Config
+	sources string
+}
+
+func (v *Vhost) way() way { return way{v.TLS, fmt.Sprint(v.Sources)} }
+
+// transports are one for each way of the vhosts' BOSH. Idle is what they may keep
+// together.
+func transports(vhosts []Vhost, idle int) map[way]*http.Transport {
+	sources := map[way][]netip.Addr{}
 	for _, v := range vhosts {
-		if v.BOSH != nil && !slices.Contains(configs, v.TLS) {
-			configs = append(configs, v.TLS)
+		if v.BOSH != nil {
+			sources[v.way()] = v.Sources
 		}
 	}
-	m := map[*tls.Config]*http.Transport{}
-	for _, c := range configs {
-		m[c] = newTransport(c, idle/len(configs))
+	m := map[way]*http.Transport{}
+	for w, from := range sources {
+		m[w] = newTransport(w.tls, from, idle/len(sources))
 	}
 	return m
 }

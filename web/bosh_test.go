@@ -399,7 +399,7 @@ func TestBOSHBodyFirst(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %d", body, r.ContentLength)
 	})
-	transport := g.site.transports[nil]
+	transport := g.site.transports[new(Vhost).way()]
 	dial := transport.DialContext
 	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conns.Add(1)

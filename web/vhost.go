@@ -62,7 +62,7 @@ func New(o Options) *Site {
 func (s *Site) newVhost(o Vhost) *vhost {
 	v := &vhost{Vhost: o}
 	if o.BOSH != nil {
-		v.bosh = newBOSH(o, s.slots, s.transports[o.TLS], s.log)
+		v.bosh = newBOSH(o, s.slots, s.transports[o.way()], s.log)
 	}
 	return v
 }

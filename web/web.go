@@ -113,6 +113,10 @@ type Vhost struct {
 	BOSH *url.URL
 	TLS  *tls.Config // for a BOSH that is https; nil: the system's roots. Vhosts with one in common share connections
 
+	// Sources are the addresses from which BOSH servers are dialled, as for
+	// ports.Memory.Dial.
+	Sources []netip.Addr
+
 	// AllowsDomain returns an error where a stream by BOSH may not be opened to an
 	// XMPP domain, in its normal form. Nil: to any.
 	AllowsDomain func(domain string) error
@@ -129,9 +133,9 @@ type Site struct {
 	any     *vhost              // where no vhost is configured
 	log     *slog.Logger
 
-	asked      *askedLogins                    // by all vhosts' BOSH
-	slots      *boshSlots                      // of all vhosts' BOSH
-	transports map[*tls.Config]*http.Transport // to BOSH, by Vhost.TLS
+	asked      *askedLogins            // by all vhosts' BOSH
+	slots      *boshSlots              // of all vhosts' BOSH
+	transports map[way]*http.Transport // to BOSH
 }
 
 // ServeHTTP answers a request that came under TLS for the server name that its

@@ -1,0 +1,52 @@
+package ports
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+)
+
+// Hint is what to do where ports are used up.
+const Hint = `add source addresses with "source" of the upstream, widen net.ipv4.ip_local_port_range, or add a node on another address or port`
+
+// A UsedUpError says that no source address has a port left for the server, which is
+// not to blame.
+type UsedUpError struct {
+	Err error // the kernel's; nil where it was not asked again
+}
+
+func (e *UsedUpError) Error() string { return "no source port is left" }
+
+func (e *UsedUpError) Unwrap() error { return e.Err }
+func (e *UsedUpError) Hint() string  { return Hint }
+
+// A ForeignError says that no source address belongs to this machine: a mistake in the
+// configuration, like a FamilyError.
+type ForeignError struct {
+	Err error // the kernel's; nil where it was not asked again
+}
+
+func (e *ForeignError) Error() string { return "no source address belongs to this machine" }
+func (e *ForeignError) Unwrap() error { return e.Err }
+func (e *ForeignError) Hint() string {
+	return `add the addresses of "source" to an interface, or correct them`
+}
+
+// A FamilyError says that no source address is of the server's family.
+type FamilyError struct{ Server netip.Addr }
+
+func (e *FamilyError) Error() string {
+	family := "IPv6"
+	if e.Server.Is4() {
+		family = "IPv4"
+	}
+	return "no source address is " + family
+}
+
+func (e *FamilyError) Hint() string { return `add one to "source" of the upstream` }
+
+// isBind is true for the failure to take a source address, not a port of it.
+func isBind(err error) bool {
+	call, ok := errors.AsType[*os.SyscallError](err)
+	return ok && call.Syscall == "bind"
+}
