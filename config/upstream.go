@@ -48,7 +48,7 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 		}
 		tls, tcp = tls || loc.TLS, tcp || loc.Unix == ""
 		if family := u.lacksSourceFor(loc.Host); family != "" {
-			ms.add(p.key("source"), "add an address of that family", "has no %s address, and node %q has one", family, n.URL)
+			ms.add(p.key("source"), "add an address of that family", "has no %s address, but node %q needs one", family, n.URL)
 		}
 		if n.Name == "" {
 			n.Name = loc.HostPort()
@@ -103,7 +103,7 @@ func (u *Upstream) checkSource(ms *mistakes, p keyPath) {
 		case addr.IsUnspecified() || addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 			ms.add(p, "write addresses of this machine", "%q is not the address of a machine", s)
 		case slices.Contains(u.sources, addr):
-			ms.add(p, "write each address once", "%q is there twice", s)
+			ms.add(p, "write each address once", "%q is listed twice", s)
 		default:
 			u.sources = append(u.sources, addr)
 		}

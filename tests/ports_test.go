@@ -79,7 +79,7 @@ func TestFewSourcePorts(t *testing.T) {
 	g.WaitLine("what is missing", func(l gate.Line) bool {
 		return strings.Contains(l.Str("err"), "no source port is left") && strings.Contains(l.Str("hint"), "ip_local_port_range")
 	})
-	if text := g.Text(); strings.Contains(text, "cannot assign requested address") || strings.Contains(text, "\"node out\"") {
+	if text := g.Text(); strings.Contains(text, "cannot assign requested address") || strings.Contains(text, "upstream address is out") {
 		t.Error("the node is blamed")
 	}
 	for _, c := range tunnels {
