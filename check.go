@@ -166,12 +166,12 @@ func (inv *inventory) warnings(served []config.ServedName) []config.Warning {
 	return out
 }
 
-// machineWarnings are about what the configuration wants of this machine.
+// machineWarnings are about what the configuration needs from this machine.
 func machineWarnings(c *config.Config) (out []config.Warning) {
 	if allowed, few := proxy.FewDescriptors(c.Limits.Connections); few {
-		out = append(out, config.Warning{Text: fmt.Sprintf("the file descriptors of this process allow %d connections", allowed), Hint: proxy.DescriptorHint})
+		out = append(out, config.Warning{Text: fmt.Sprintf("the file descriptor limit allows %d connections", allowed), Hint: proxy.DescriptorHint})
 	} else if wanted := c.Limits.Connections; wanted > allowed {
-		out = append(out, config.Warning{Text: fmt.Sprintf("limits.connections: %d is more than the %d that the file descriptors of this process allow", wanted, allowed), Hint: proxy.DescriptorHint})
+		out = append(out, config.Warning{Text: fmt.Sprintf("limits.connections: %d is more than the %d that the file descriptor limit allows", wanted, allowed), Hint: proxy.DescriptorHint})
 	}
 	for _, text := range c.ForeignSources() {
 		out = append(out, config.Warning{Text: text, Hint: config.ForeignSourcesHint})

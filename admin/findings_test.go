@@ -27,6 +27,11 @@ func TestFindings(t *testing.T) {
 	lost := func(last time.Time) []Upstream {
 		return []Upstream{{Name: "tigase", Lost: LostRedirect{Address: "ws://t2:5290/", Why: "which is not a node of this upstream", Do: "name it", Count: 3, Last: last}}}
 	}
+	ports := func(used float64, usedUp time.Time) []Upstream {
+		u := nodes("up")
+		u[0].Nodes[0].Ports, u[0].Nodes[0].PortsUsedUp = used, usedUp
+		return u
+	}
 	for _, test := range []struct {
 		name        string
 		st          Status
@@ -38,6 +43,9 @@ func TestFindings(t *testing.T) {
 		{"a good reload", Status{Gate: Gate{Reload: Reload{At: now, OK: true}}}, nil, "", ""},
 		{"a bad reload", Status{Gate: Gate{Reload: Reload{At: now, Errors: []string{"config.toml: x", "  hint: y", "config.toml: z"}}}}, nil, "error", "changed nothing: 2 errors"},
 		{"a vhost without a certificate", Status{Gate: Gate{Vhosts: []Vhost{{Name: "b.example"}}}}, nil, "error", `vhost "b.example" has no certificate`},
+		{"half of the ports", Status{Gate: Gate{Upstreams: ports(0.5, time.Time{})}}, nil, "", ""},
+		{"most of the ports", Status{Gate: Gate{Upstreams: ports(0.8, now.Add(-time.Hour))}}, nil, "warn", `node "t1" of upstream "tigase": 80 % of the source ports`},
+		{"no ports", Status{Gate: Gate{Upstreams: ports(0.3, now.Add(-time.Minute))}}, nil, "error", `node "t1" of upstream "tigase": no source port was left at 2027-03-14 02:59:00`},
 		{"no vhosts", Status{Gate: Gate{Vhosts: []Vhost{{Name: "*"}}}}, nil, "", ""},
 		{"a vhost that is gone", Status{Gate: Gate{Vhosts: []Vhost{{Name: "b.example", Gone: true}}}}, nil, "", ""},
 		{"30 days left", Status{Gate: Gate{Certificates: cert(90*day, 30*day)}}, nil, "", ""},
