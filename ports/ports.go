@@ -27,8 +27,12 @@ const (
 	// kernel takes milliseconds to find none, and Go asks three times.
 	fullFor = 2 * time.Second
 
-	// maxTries bounds the sources that one dial finds without a port.
-	maxTries = 16
+	// searchFor bounds how long one dial looks for a source that has a port.
+	searchFor = 500 * time.Millisecond
+
+	// batch is how many sources a dial takes from a Memory that knows of full ones,
+	// before it looks what other dials have found.
+	batch = 16
 
 	// LoopbackSources is how many source addresses there are for an IPv4 loopback
 	// address where none is configured: 127.0.0.1 to 127.0.0.254.
@@ -165,40 +169,47 @@ func (m *Memory) onLoopback(ctx context.Context, name string) (at string) {
 
 // dialFrom dials from one of count sources, of which nth is the i-th.
 func (m *Memory) dialFrom(ctx context.Context, dial DialFunc, count int, nth func(i int) netip.Addr, network, address string) (net.Conn, error) {
-	paths, full := m.order(count, nth, address, time.Now())
+	start := time.Now()
 	var last error
-	for _, p := range paths {
-		conn, err := dial(context.WithValue(ctx, sourceKey{}, p.source), network, address)
-		if err == nil || !errors.Is(err, syscall.EADDRNOTAVAIL) {
-			m.unmark(p)
-			return conn, err
+	for {
+		paths, full := m.order(count, nth, address, time.Now())
+		for _, p := range paths {
+			conn, err := dial(context.WithValue(ctx, sourceKey{}, p.source), network, address)
+			if err == nil || !errors.Is(err, syscall.EADDRNOTAVAIL) {
+				m.unmark(p)
+				return conn, err
+			}
+			foreign := isBind(err)
+			if at, ok := reached(err); ok && !p.source.IsValid() && !hasSource(at) {
+				return nil, err // as for ::1 where there is no IPv6
+			}
+			m.mark(p, mark{time.Now().Add(fullFor), foreign})
+			full = full || !foreign
+			last = err
 		}
-		foreign := isBind(err)
-		if at, ok := reached(err); ok && !p.source.IsValid() && !hasSource(at) {
-			return nil, err // as for ::1 where there is no IPv6
-		}
-		m.mark(p, mark{time.Now().Add(fullFor), foreign})
-		full = full || !foreign
-		last = err
-		if ctx.Err() != nil {
-			return nil, err
+		switch {
+		case len(paths) > 0 && time.Since(start) < searchFor && ctx.Err() == nil:
+		case full:
+			return nil, &UsedUpError{last}
+		default:
+			return nil, &ForeignError{last}
 		}
 	}
-	if !full {
-		return nil, &ForeignError{last}
-	}
-	return nil, &UsedUpError{last}
 }
 
 // order returns the paths that a dial tries, the best first: those that have no mark,
 // then those whose mark has run out, the oldest first. One of the latter goes first every
 // now and then, or no source would be used again while others have ports. It reports
-// whether a path that is left out has no port.
+// whether a path that was tried lately has no port.
 func (m *Memory) order(count int, nth func(i int) netip.Addr, address string, now time.Time) (paths []path, full bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	limit := batch
+	if len(m.full) == 0 {
+		limit = 1
+	}
 	var again []path
-	for i := 0; i < count && len(paths) < maxTries; i++ {
+	for i := 0; i < count && len(paths) < limit; i++ {
 		p := path{nth(i), address}
 		switch k, marked := m.full[p]; {
 		case !marked:
@@ -216,7 +227,7 @@ func (m *Memory) order(count int, nth func(i int) netip.Addr, address string, no
 		again = again[1:]
 	}
 	paths = append(paths, again...)
-	return paths[:min(len(paths), maxTries)], full
+	return paths[:min(len(paths), batch)], full
 }
 
 func (m *Memory) mark(p path, k mark) {

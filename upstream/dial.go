@@ -87,6 +87,8 @@ func hintOf(err error) string {
 	switch {
 	case errors.As(err, &ours):
 		return ours.Hint()
+	case errors.Is(err, syscall.EINVAL):
+		return `can the addresses in "source" of the upstream reach it? 127.0.0.1 reaches this machine only`
 	case errors.Is(err, syscall.EMFILE):
 		return "raise the limit of open files of this process"
 	case errors.Is(err, syscall.ENFILE):
