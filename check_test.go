@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
-var testCA = certtest.NewCA("CA")
+var testCA = minica.NewCA("CA")
 
 // configWithCertificates writes the small configuration, what extra adds to
 // it, and a folder of certificate files beside it, and returns its name.
@@ -65,8 +65,8 @@ func fields(t *testing.T, table, name string) []string {
 func TestCheckShowsWhatIsServed(t *testing.T) {
 	now := time.Now()
 	file := configWithCertificates(t, map[string][]byte{
-		"a.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"example1.com", "*.example1.com"}, NotAfter: now.Add(30*24*time.Hour + time.Hour)}).PEM(),
-		"b.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"example2.com"}, RSA: true, NotAfter: now.Add(5*time.Hour + time.Minute)}).PEM(),
+		"a.pem": testCA.IssueSpec(minica.Spec{Names: []string{"example1.com", "*.example1.com"}, NotAfter: now.Add(30*24*time.Hour + time.Hour)}).PEM(),
+		"b.pem": testCA.IssueSpec(minica.Spec{Names: []string{"example2.com"}, RSA: true, NotAfter: now.Add(5*time.Hour + time.Minute)}).PEM(),
 		"c.pem": testCA.Issue("other.example").PEM(),
 		"d.pem": testCA.Issue("x.example3.com").PEM(),
 	}, `
@@ -119,8 +119,8 @@ func TestCheckShowsEachKeyType(t *testing.T) {
 	now := time.Now()
 	file := configWithCertificates(t, map[string][]byte{
 		"ecdsa.pem": testCA.Issue("example1.com").PEM(),
-		"old.pem":   testCA.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: now.Add(24 * time.Hour)}).PEM(),
-		"rsa.pem":   testCA.IssueSpec(certtest.Spec{Names: []string{"*." + "com"}, RSA: true}).PEM(),
+		"old.pem":   testCA.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: now.Add(24 * time.Hour)}).PEM(),
+		"rsa.pem":   testCA.IssueSpec(minica.Spec{Names: []string{"*." + "com"}, RSA: true}).PEM(),
 	}, "[[vhost]]\nnames = \"example1.com\"\n")
 	_, stdout, _ := wssgate(t, "check", "-offline", "-config", file)
 	if n := strings.Count(stdout, "\nexample1.com "); n != 2 {
@@ -135,7 +135,7 @@ func TestCheckShowsEachKeyType(t *testing.T) {
 func TestCheckWarnsAboutCertificates(t *testing.T) {
 	past := time.Now().Add(-72*time.Hour - time.Minute)
 	file := configWithCertificates(t, map[string][]byte{
-		"expired.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotBefore: past.Add(-time.Hour), NotAfter: past}).PEM(),
+		"expired.pem": testCA.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotBefore: past.Add(-time.Hour), NotAfter: past}).PEM(),
 		"junk.pem":    []byte("junk"),
 	})
 	status, stdout, stderr := wssgate(t, "check", "-offline", "-config", file)
@@ -225,9 +225,9 @@ by_domain = { "a.example" = "one", "b.example" = "passed-on" }
 func TestCertsWithin(t *testing.T) {
 	now := time.Now()
 	file := configWithCertificates(t, map[string][]byte{
-		"soon.pem":   testCA.IssueSpec(certtest.Spec{Names: []string{"a.example"}, NotAfter: now.Add(10*24*time.Hour + time.Hour)}).PEM(),
+		"soon.pem":   testCA.IssueSpec(minica.Spec{Names: []string{"a.example"}, NotAfter: now.Add(10*24*time.Hour + time.Hour)}).PEM(),
 		"late.pem":   testCA.Issue("b.example").PEM(),
-		"backup.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"b.example"}, NotAfter: now.Add(time.Hour)}).PEM(), // not chosen
+		"backup.pem": testCA.IssueSpec(minica.Spec{Names: []string{"b.example"}, NotAfter: now.Add(time.Hour)}).PEM(), // not chosen
 	})
 	for within, want := range map[string]int{"0": exitOK, "9d": exitOK, "11d": exitFailed, "264h": exitFailed} {
 		status, stdout, stderr := wssgate(t, "certs", "-config", file, "-within", within)
@@ -251,7 +251,7 @@ func TestCertsWithin(t *testing.T) {
 func TestCertsExpired(t *testing.T) {
 	past := time.Now().Add(-time.Hour)
 	file := configWithCertificates(t, map[string][]byte{
-		"a.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"a.example"}, NotBefore: past.Add(-time.Hour), NotAfter: past}).PEM(),
+		"a.pem": testCA.IssueSpec(minica.Spec{Names: []string{"a.example"}, NotBefore: past.Add(-time.Hour), NotAfter: past}).PEM(),
 	})
 	if status, _, _ := wssgate(t, "certs", "-config", file); status != exitFailed {
 		t.Errorf("exit status = %d, want %d", status, exitFailed)
@@ -262,7 +262,7 @@ func TestCertsExpired(t *testing.T) {
 // number of days.
 func TestCertsRowsAreOurs(t *testing.T) {
 	file := configWithCertificates(t, map[string][]byte{
-		"a\n.pem": testCA.IssueSpec(certtest.Spec{Names: []string{"a.example"}, NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}).PEM(),
+		"a\n.pem": testCA.IssueSpec(minica.Spec{Names: []string{"a.example"}, NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}).PEM(),
 	})
 	for _, command := range []string{"certs", "check"} {
 		_, out, _ := wssgate(t, command, "-config", file)
@@ -345,7 +345,7 @@ nodes = ["ws://` + down + `/", "ws://` + up.Listener.Addr().String() + `/other",
 func TestLongNamesInTables(t *testing.T) {
 	label := strings.Repeat("a", 61)
 	long := strings.Join([]string{label, label, label, label}, ".")
-	file := configWithCertificates(t, map[string][]byte{"a.pem": testCA.IssueSpec(certtest.Spec{Names: []string{long}}).PEM()})
+	file := configWithCertificates(t, map[string][]byte{"a.pem": testCA.IssueSpec(minica.Spec{Names: []string{long}}).PEM()})
 	for _, command := range [][]string{{"certs", "-config", file}, {"check", "-offline", "-config", file}} {
 		_, out, _ := wssgate(t, command...)
 		if strings.Contains(out, long) || !strings.Contains(out, "…"+long[len(long)-36:]) {

@@ -15,7 +15,7 @@ import (
 	"sync"
 	"testing"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 )
 
 // The demo does what it prints: pages, logins and messages on both names, no
@@ -46,7 +46,7 @@ func TestDemoCommand(t *testing.T) {
 	// The guide is there a moment before the gate is.
 	waitForListener(t, addr)
 
-	var clients []*xmpptest.Client
+	var clients []*chat.Client
 	for _, name := range []string{"example1.localhost", "example2.localhost"} {
 		origin := "https://" + net.JoinHostPort(name, port) + "/"
 		if !strings.Contains(guide, origin) {
@@ -68,7 +68,7 @@ func TestDemoCommand(t *testing.T) {
 		if resp.StatusCode != 200 || !strings.Contains(string(page), "<title>wssgate demo") {
 			t.Errorf("%s: %s, %.80q", origin, resp.Status, page)
 		}
-		c, err := xmpptest.Login(t.Context(), xmpptest.Target{URL: "wss://" + net.JoinHostPort(name, port) + "/", Addr: addr, RootCAs: roots})
+		c, err := chat.Login(t.Context(), chat.Target{URL: "wss://" + net.JoinHostPort(name, port) + "/", Addr: addr, RootCAs: roots})
 		if err != nil {
 			t.Fatal(err)
 		}

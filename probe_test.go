@@ -10,14 +10,14 @@ import (
 	"strings"
 	"testing"
 
-	"wssgate/internal/certtest"
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
+	"wssgate/demo/minica"
 )
 
 // The probe's exit status, output and flags, which may stand before and behind
 // the URL.
 func TestProbeCommand(t *testing.T) {
-	ca := certtest.NewCA("probe test CA")
+	ca := minica.NewCA("probe test CA")
 	caFile := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(caFile, ca.RootPEM(), 0o600); err != nil {
 		t.Fatal(err)
@@ -30,7 +30,7 @@ func TestProbeCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := xmpptest.New(xmpptest.Config{Domains: []string{"example1.com"}, Habits: xmpptest.Tigase()})
+	s := chat.New(chat.Config{Domains: []string{"example1.com"}, Habits: chat.Tigase()})
 	s.Start(tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{*ca.Issue("example1.com", "t1.example1.com").TLS()}}))
 	defer s.Close()
 

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"wssgate/bench/internal/process"
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 // serverName is the vhost that all gates serve.
@@ -44,7 +44,7 @@ func newBench(ctx context.Context, list string) (*benchRun, error) {
 		return nil, err
 	}
 	b := &benchRun{ctx: ctx, dir: dir}
-	ca := certtest.NewCA("Bench Root").Intermediate("Bench CA 1")
+	ca := minica.NewCA("Bench Root").Intermediate("Bench CA 1")
 	pair := ca.Issue(serverName)
 	b.roots = ca.Pool()
 	err = errors.Join(

@@ -24,7 +24,7 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 // acmeTestCA is a CA that speaks RFC 8555, in memory: an http.RoundTripper, so
@@ -32,7 +32,7 @@ import (
 // challenges, and remembers what it was asked.
 type acmeTestCA struct {
 	t        *testing.T
-	ca       *certtest.CA
+	ca       *minica.CA
 	lifetime time.Duration
 	backdate time.Duration     // how long ago its certificates began
 	offers   []string          // types of challenges
@@ -81,7 +81,7 @@ const acmeTestURL = "https://ca.test"
 
 func newACMETestCA(t *testing.T) *acmeTestCA {
 	return &acmeTestCA{
-		t: t, ca: certtest.NewCA("acme test root"), lifetime: 90 * 24 * time.Hour,
+		t: t, ca: minica.NewCA("acme test root"), lifetime: 90 * 24 * time.Hour,
 		offers: []string{"http-01", "dns-01", "tls-alpn-01"},
 		nonces: map[string]bool{}, accounts: map[string]string{}, keys: map[string]*acmeTestKey{},
 	}
@@ -320,7 +320,7 @@ func (c *acmeTestCA) finalize(w *httptest.ResponseRecorder, o *acmeTestOrder, pa
 		return
 	}
 	o.leaf, _ = x509.ParseCertificate(der)
-	o.cert = append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), certtest.CertPEM(c.ca.Cert)...)
+	o.cert = append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), minica.CertPEM(c.ca.Cert)...)
 	o.status = "valid"
 	answer(w, 200, c.order(o))
 }

@@ -15,8 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"wssgate/demo/minica"
 	"wssgate/files"
-	"wssgate/internal/certtest"
 )
 
 // Two gates order each certificate once, at first and at each renewal, answer
@@ -554,7 +554,7 @@ func TestACMECacheHangs(t *testing.T) {
 			dir := t.TempDir()
 			names := func(o *ACMEOptions) { o.Names = []string{"a.example.org", "b.example.org", "c.example.org"} }
 			for _, name := range []string{"a.example.org", "b.example.org", "c.example.org"} {
-				pair := certtest.NewCA("root").IssueSpec(certtest.Spec{Names: []string{name}, NotBefore: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2000, 4, 1, 0, 0, 0, 0, time.UTC)})
+				pair := minica.NewCA("root").IssueSpec(minica.Spec{Names: []string{name}, NotBefore: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2000, 4, 1, 0, 0, 0, 0, time.UTC)})
 				if err := os.WriteFile(filepath.Join(dir, name), append(pair.KeyPEM(), pair.ChainPEM()...), 0o600); err != nil {
 					t.Fatal(err)
 				}

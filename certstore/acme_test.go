@@ -14,7 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 // acmeTestGate is an ACME and the Store that it would feed.
@@ -195,16 +195,16 @@ func TestACMECacheModes(t *testing.T) {
 func TestACMEInstallsCache(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		root := certtest.NewCA("root")
-		file := func(name string, pair *certtest.Pair, rsa bool) {
+		root := minica.NewCA("root")
+		file := func(name string, pair *minica.Pair, rsa bool) {
 			key := pair.KeyPEMClassic() // as autocert writes it
 			if err := os.WriteFile(filepath.Join(dir, name), append(key, pair.ChainPEM()...), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
 		file("chat.example.org", root.Issue("chat.example.org"), false)
-		file("chat.example.org+rsa", root.IssueSpec(certtest.Spec{Names: []string{"chat.example.org"}, RSA: true}), true)
-		file("old.example.org", root.IssueSpec(certtest.Spec{Names: []string{"old.example.org"}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-24 * time.Hour)}), false)
+		file("chat.example.org+rsa", root.IssueSpec(minica.Spec{Names: []string{"chat.example.org"}, RSA: true}), true)
+		file("old.example.org", root.IssueSpec(minica.Spec{Names: []string{"old.example.org"}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-24 * time.Hour)}), false)
 		file("wrong.example.org", root.Issue("other.example.org"), false)
 		os.WriteFile(filepath.Join(dir, "torn.example.org"), []byte("-----BEGIN EC PRIV"), 0o600)
 

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 	"wssgate/internal/leaktest"
 )
 
@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // root signs through an intermediate, as public CAs do; so chains matter.
 var (
-	root = certtest.NewCA("Test Root")
+	root = minica.NewCA("Test Root")
 	ca   = root.Intermediate("Test CA 1")
 )
 
@@ -119,7 +119,7 @@ func served(t testing.TB, s *Store, serverName string) *x509.Certificate {
 	return state.PeerCertificates[0]
 }
 
-func wantServed(t testing.TB, s *Store, serverName string, want *certtest.Pair) {
+func wantServed(t testing.TB, s *Store, serverName string, want *minica.Pair) {
 	t.Helper()
 	if got := served(t, s, serverName); !got.Equal(want.Cert) {
 		t.Errorf("%q got the certificate with serial %x for %q, want serial %x for %q",
@@ -149,7 +149,7 @@ func TestEachNameItsOwnCertificate(t *testing.T) {
 	d.put(t, "example2.com.pem", two.PEM())
 	s := d.open(t)
 	wantProblems(t, s)
-	for serverName, want := range map[string]*certtest.Pair{
+	for serverName, want := range map[string]*minica.Pair{
 		"example1.com":      one,
 		"EXAMPLE1.com":      one,
 		"example1.com.":     one, // the client cuts the dot off, as RFC 6066 asks it to
@@ -221,7 +221,7 @@ func TestInternationalNames(t *testing.T) {
 func TestKeyTypesSideBySide(t *testing.T) {
 	d := newDir(t)
 	ec := ca.Issue("example1.com")
-	r := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, RSA: true})
+	r := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true})
 	d.put(t, "ec.pem", ec.PEM())
 	d.put(t, "rsa.pem", r.PEM())
 	d.put(t, "only.pem", ca.Issue("example2.com").PEM())
@@ -259,7 +259,7 @@ func TestInstallAndRemove(t *testing.T) {
 	fromFile := ca.Issue("example1.com")
 	d.put(t, "example1.com.pem", fromFile.PEM())
 	s := d.open(t)
-	longer := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(1, 0, 0)})
+	longer := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(1, 0, 0)})
 	if err := s.Install(SourceACME, "example1.com", longer.TLS()); err != nil {
 		t.Fatal(err)
 	}

@@ -12,11 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 // caLike signs a certificate for the key of a CA again, as edit has it.
-func caLike(t *testing.T, of, by *certtest.CA, edit func(*x509.Certificate)) *x509.Certificate {
+func caLike(t *testing.T, of, by *minica.CA, edit func(*x509.Certificate)) *x509.Certificate {
 	t.Helper()
 	tmpl := *of.Cert
 	edit(&tmpl)
@@ -50,10 +50,10 @@ func negative(t *testing.T, cert *x509.Certificate) []byte {
 func TestWorseChainReplacesNothing(t *testing.T) {
 	inter := root.Intermediate("Chain CA")
 	fetch := func(c *x509.Certificate) { c.IssuingCertificateURL = []string{"http://ca.example1.com/ca.crt"} }
-	good := inter.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 20), Edit: fetch})
-	next := inter.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, Edit: fetch})
-	mended := inter.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 95), Edit: fetch})
-	leaf, chain := certtest.CertPEM(next.Cert), certtest.CertPEM(inter.Cert)
+	good := inter.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 20), Edit: fetch})
+	next := inter.IssueSpec(minica.Spec{Names: []string{"example1.com"}, Edit: fetch})
+	mended := inter.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 95), Edit: fetch})
+	leaf, chain := minica.CertPEM(next.Cert), minica.CertPEM(inter.Cert)
 	small := caLike(t, inter, root, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(0x12345678) })
 	damaged := bytes.Clone(inter.Cert.Raw)
 	damaged[5]++
@@ -68,14 +68,14 @@ func TestWorseChainReplacesNothing(t *testing.T) {
 		alone string // "": it takes the certificate before to see it
 	}{
 		"damaged":          {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: damaged}), "cannot be read: x509: ", "cannot be read: x509: "},
-		"of a foreign CA":  {certtest.CertPEM(foreign.Cert), `lacks its issuer "wssgate test Chain CA"`, "the intermediate in the file is of another CA"},
+		"of a foreign CA":  {minica.CertPEM(foreign.Cert), `lacks its issuer "wssgate test Chain CA"`, "the intermediate in the file is of another CA"},
 		"labelled TRUSTED": {bytes.ReplaceAll(chain, []byte("CERTIFICATE"), []byte("TRUSTED CERTIFICATE")), `"TRUSTED CERTIFICATE", is not read`, `"TRUSTED CERTIFICATE", is not read`},
 		"PKCS #7":          {bytes.ReplaceAll(chain, []byte("CERTIFICATE"), []byte("PKCS7")), `"PKCS7", is not read`, `"PKCS7", is not read`},
 		"negative serial":  {negative(t, small), "negative serial number", "negative serial number"},
 		"gone":             {nil, `lacks its issuer "wssgate test Chain CA"`, `lacks its issuer "wssgate test Chain CA"`},
-		"same name":        {certtest.CertPEM(sameName.Cert), "another CA", "another CA"},
-		"same name and ID": {certtest.CertPEM(noKeyID), `has not signed what it should have`, ""},
-		"expired":          {certtest.CertPEM(expired), "the chain has expired: ", ""},
+		"same name":        {minica.CertPEM(sameName.Cert), "another CA", "another CA"},
+		"same name and ID": {minica.CertPEM(noKeyID), `has not signed what it should have`, ""},
+		"expired":          {minica.CertPEM(expired), "the chain has expired: ", ""},
 		"whole, and more":  {cat(chain, negative(t, small)), "negative serial number", "negative serial number"},
 	} {
 		layouts := map[string]func(t *testing.T, d dir, leaf, chain, key []byte){
@@ -88,7 +88,7 @@ func TestWorseChainReplacesNothing(t *testing.T) {
 		for layout, put := range layouts {
 			t.Run(name+", "+layout, func(t *testing.T) {
 				d := newDir(t)
-				put(t, d, certtest.CertPEM(good.Cert), chain, good.KeyPEM())
+				put(t, d, minica.CertPEM(good.Cert), chain, good.KeyPEM())
 				d.put(t, "y.pem", ca.Issue("example2.com").PEM())
 				var log bytes.Buffer
 				s, err := Open(Options{Directory: string(d), Log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -129,7 +129,7 @@ func TestWorseChainReplacesNothing(t *testing.T) {
 					}
 				}
 
-				put(t, d, certtest.CertPEM(mended.Cert), chain, mended.KeyPEM())
+				put(t, d, minica.CertPEM(mended.Cert), chain, mended.KeyPEM())
 				for _, s := range []*Store{s, one} {
 					reload(t, s)
 					wantServed(t, s, "example1.com", mended)
@@ -144,31 +144,31 @@ func TestWorseChainReplacesNothing(t *testing.T) {
 func TestOtherChainReplaces(t *testing.T) {
 	inter, other := root.Intermediate("Chain CA"), root.Intermediate("Next CA")
 	lower := other.Intermediate("Lower CA")
-	private := certtest.NewCA("Private Root")
-	system := certtest.NewCA("System Root")
+	private := minica.NewCA("Private Root")
+	system := minica.NewCA("System Root")
 	pool := system.Pool()
 	was := systemRoots
 	systemRoots = func() *x509.CertPool { return pool }
 	t.Cleanup(func() { systemRoots = was })
-	self := func() *certtest.Pair { return certtest.SelfSigned(certtest.Spec{Names: []string{"example1.com"}}) }
-	pair := func(ca *certtest.CA) *certtest.Pair { return ca.Issue("example1.com") }
+	self := func() *minica.Pair { return minica.SelfSigned(minica.Spec{Names: []string{"example1.com"}}) }
+	pair := func(ca *minica.CA) *minica.Pair { return ca.Issue("example1.com") }
 	low := pair(lower)
 	for name, row := range map[string]struct {
-		before, after *certtest.Pair
+		before, after *minica.Pair
 		data          []byte // of after; nil: PEM
 	}{
 		"the same intermediate":             {pair(inter), pair(inter), nil},
 		"a new intermediate":                {pair(inter), pair(other), nil},
 		"a longer chain":                    {pair(inter), pair(lower), nil},
-		"a chain reversed":                  {pair(inter), low, cat(certtest.CertPEM(other.Cert), certtest.CertPEM(lower.Cert), certtest.CertPEM(low.Cert), low.KeyPEM())},
+		"a chain reversed":                  {pair(inter), low, cat(minica.CertPEM(other.Cert), minica.CertPEM(lower.Cert), minica.CertPEM(low.Cert), low.KeyPEM())},
 		"a shorter chain":                   {pair(lower), pair(inter), nil},
 		"under the root of the one before":  {pair(inter), pair(root), nil},
 		"under a root of the system":        {pair(inter), pair(system), nil},
 		"under a private root, once again":  {pair(private), pair(private), nil},
-		"under another private root":        {pair(private), pair(certtest.NewCA("Other Root")), nil},
+		"under another private root":        {pair(private), pair(minica.NewCA("Other Root")), nil},
 		"self-signed, once again":           {self(), self(), nil},
 		"from a CA, self-signed before":     {self(), pair(inter), nil},
-		"another private CA with two tiers": {pair(inter), pair(certtest.NewCA("Other Root").Intermediate("Other CA")), nil},
+		"another private CA with two tiers": {pair(inter), pair(minica.NewCA("Other Root").Intermediate("Other CA")), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDir(t)
@@ -204,9 +204,9 @@ func TestChainInItsOwnFile(t *testing.T) {
 	inter := root.Intermediate("Chain CA")
 	p := inter.Issue("example1.com")
 	d := newDir(t)
-	d.put(t, "x/cert.pem", certtest.CertPEM(p.Cert))
+	d.put(t, "x/cert.pem", minica.CertPEM(p.Cert))
 	d.put(t, "x/privkey.pem", p.KeyPEM())
-	d.put(t, "x/chain.pem", certtest.CertPEM(inter.Cert))
+	d.put(t, "x/chain.pem", minica.CertPEM(inter.Cert))
 	s := d.open(t)
 	whole := func(step string) {
 		t.Helper()
@@ -223,7 +223,7 @@ func TestChainInItsOwnFile(t *testing.T) {
 	reload(t, s)
 	whole("without its chain")
 	wantProblems(t, s, "lacks its issuer")
-	d.put(t, "x/chain.pem", certtest.CertPEM(inter.Cert))
+	d.put(t, "x/chain.pem", minica.CertPEM(inter.Cert))
 	reload(t, s)
 	whole("with its chain again")
 	wantProblems(t, s)
@@ -232,7 +232,7 @@ func TestChainInItsOwnFile(t *testing.T) {
 // A certificate with a flaw stands behind one without, in whatever file.
 func TestFlawedGoesLast(t *testing.T) {
 	d := newDir(t)
-	good := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 20)})
+	good := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 20)})
 	longer := ca.Issue("example1.com")
 	d.put(t, "a.pem", good.PEM())
 	d.put(t, "b.pem", longer.PEM(), []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"unique"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 // oneLine writes the blocks of data with their base64 on one line each, as
@@ -32,9 +32,9 @@ func cat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 func TestOneFileInAnyOrder(t *testing.T) {
 	lower := ca.Intermediate("Test CA 2")
 	ec := lower.Issue("example1.com")
-	r := lower.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, RSA: true})
-	for _, p := range []*certtest.Pair{ec, r} {
-		leaf, one, two, top := certtest.CertPEM(p.Cert), certtest.CertPEM(lower.Cert), certtest.CertPEM(ca.Cert), root.RootPEM()
+	r := lower.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true})
+	for _, p := range []*minica.Pair{ec, r} {
+		leaf, one, two, top := minica.CertPEM(p.Cert), minica.CertPEM(lower.Cert), minica.CertPEM(ca.Cert), root.RootPEM()
 		for name, data := range map[string][]byte{
 			"leaf first":           cat(leaf, one, two, top, p.KeyPEM()),
 			"key first":            cat(p.KeyPEM(), leaf, one, two),
@@ -42,7 +42,7 @@ func TestOneFileInAnyOrder(t *testing.T) {
 			"upside down":          cat(top, two, one, leaf, p.KeyPEMClassic()),
 			"shuffled":             cat(two, p.KeyPEM(), top, leaf, one),
 			"root twice":           cat(top, leaf, top, two, one, p.KeyPEM()),
-			"an alien CA":          cat(certtest.NewCA("Alien").RootPEM(), leaf, one, two, p.KeyPEM()),
+			"an alien CA":          cat(minica.NewCA("Alien").RootPEM(), leaf, one, two, p.KeyPEM()),
 			"one line":             oneLine(cat(leaf, p.KeyPEM(), one, two, top)),
 			"CRLF":                 bytes.ReplaceAll(cat(leaf, one, two, p.KeyPEM()), []byte("\n"), []byte("\r\n")),
 			"no line end between":  bytes.ReplaceAll(cat(leaf, one, two, p.KeyPEM()), []byte("-----\n-----"), []byte("----------")),
@@ -80,8 +80,8 @@ func TestOneFileInAnyOrder(t *testing.T) {
 func TestShortChains(t *testing.T) {
 	d := newDir(t)
 	direct := root.Issue("example1.com")
-	d.put(t, "direct.pem", certtest.CertPEM(direct.Cert), root.RootPEM(), direct.KeyPEM())
-	self := certtest.SelfSigned(certtest.Spec{Names: []string{"example2.com"}})
+	d.put(t, "direct.pem", minica.CertPEM(direct.Cert), root.RootPEM(), direct.KeyPEM())
+	self := minica.SelfSigned(minica.Spec{Names: []string{"example2.com"}})
 	d.put(t, "self.pem", self.PEM())
 	s := d.open(t)
 	wantProblems(t, s)
@@ -97,7 +97,7 @@ func TestShortChains(t *testing.T) {
 // name. It is a leaf in each file that has it, however often it was seen before
 // as an issuer: in another folder, or under the name that the file had.
 func TestSelfSignedCAIsALeafEverywhere(t *testing.T) {
-	p := certtest.SelfSigned(certtest.Spec{Names: []string{"example1.com"}, Edit: func(c *x509.Certificate) {
+	p := minica.SelfSigned(minica.Spec{Names: []string{"example1.com"}, Edit: func(c *x509.Certificate) {
 		c.DNSNames, c.IsCA, c.BasicConstraintsValid = nil, true, true
 	}})
 	d := newDir(t)
@@ -165,13 +165,13 @@ func TestIssuersAreHeldOnce(t *testing.T) {
 // them puts beside those that we need.
 func TestLayouts(t *testing.T) {
 	p := ca.Issue("example1.com")
-	leaf, chain := certtest.CertPEM(p.Cert), certtest.CertPEM(ca.Cert)
+	leaf, chain := minica.CertPEM(p.Cert), minica.CertPEM(ca.Cert)
 	expired := ca.Issue("example1.com") // what certbot served before
 	for name, lay := range map[string]func(d dir) (file, keyFile string){
 		"certbot": func(d dir) (string, string) {
 			d.put(t, "accounts/acme/private_key.json", []byte("{}"))
 			d.put(t, "keys/0000_key-certbot.pem", ca.Issue("x.example").KeyPEM())
-			d.put(t, "archive/example1.com/cert1.pem", certtest.CertPEM(expired.Cert))
+			d.put(t, "archive/example1.com/cert1.pem", minica.CertPEM(expired.Cert))
 			d.put(t, "archive/example1.com/privkey1.pem", expired.KeyPEM())
 			d.put(t, "archive/example1.com/cert2.pem", leaf)
 			d.put(t, "archive/example1.com/chain2.pem", chain)

@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"testing"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 // Leaves of one CA are half as large beside each other, and come out as they
 // went in.
 func TestModel(t *testing.T) {
-	ca := certtest.NewCA("Root").Intermediate("CA 1")
+	ca := minica.NewCA("Root").Intermediate("CA 1")
 	var ms models
 	var a arena
 	whole, packed := 0, 0
@@ -29,7 +29,7 @@ func TestModel(t *testing.T) {
 
 // Equal leaves are equal however they are held.
 func TestLeafEqual(t *testing.T) {
-	ca := certtest.NewCA("Root").Intermediate("CA 1")
+	ca := minica.NewCA("Root").Intermediate("CA 1")
 	der, other := ca.Issue("one.example").Cert.Raw, ca.Issue("two.example").Cert.Raw
 	var ms models
 	var a arena
@@ -61,7 +61,7 @@ func TestModelsAreFew(t *testing.T) {
 // What pack makes of any bytes by any model, unpack takes back; and what was
 // never packed is refused or taken for something, but does no harm.
 func FuzzModel(f *testing.F) {
-	ca := certtest.NewCA("Root").Intermediate("CA 1")
+	ca := minica.NewCA("Root").Intermediate("CA 1")
 	f.Add(ca.Issue("one.example").Cert.Raw, ca.Issue("two.example", "*.two.example").Cert.Raw)
 	f.Add([]byte{}, []byte("abcd"))
 	f.Add([]byte("abcdabcd"), []byte("xabcdyabcd"))

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 // blocksOf reads with buffers of its own.
@@ -109,10 +109,10 @@ func FuzzReadBlocks(f *testing.F) {
 // time, and a key that parses and that is the leaf's.
 func FuzzFile(f *testing.F) {
 	p := ca.Issue("example1.com", "*.example1.com")
-	r := ca.IssueSpec(certtest.Spec{Names: []string{"example2.com"}, RSA: true})
+	r := ca.IssueSpec(minica.Spec{Names: []string{"example2.com"}, RSA: true})
 	f.Add(p.PEM())
 	f.Add(cat(r.KeyPEMClassic(), root.RootPEM(), r.ChainPEM()))
-	f.Add(certtest.SelfSigned(certtest.Spec{Names: []string{"example3.com"}}).PEM())
+	f.Add(minica.SelfSigned(minica.Spec{Names: []string{"example3.com"}}).PEM())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		parts, err := newReader().parse("", "x.pem", data)
 		if err != nil {

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 func TestReloadSeesNewChangedAndRemovedFiles(t *testing.T) {
@@ -66,10 +66,10 @@ func TestReloadSeesChangeWithoutNewTime(t *testing.T) {
 // is a better one; the operator reads which file and why, once, and no longer
 // than it is so.
 func TestBadReplacementKeepsTheOldOne(t *testing.T) {
-	good := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 5)})
+	good := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 5)})
 	other := ca.Issue("example1.com")
-	spec := func(from, to time.Duration) *certtest.Pair {
-		return ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(to)})
+	spec := func(from, to time.Duration) *minica.Pair {
+		return ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(to)})
 	}
 	for name, row := range map[string]struct {
 		data []byte
@@ -83,12 +83,12 @@ func TestBadReplacementKeepsTheOldOne(t *testing.T) {
 		"only a key":           {other.KeyPEM(), "no certificate for this private key in the folder"},
 		"expired":              {spec(-48*time.Hour, -24*time.Hour).PEM(), "expired "},
 		"not yet valid":        {spec(24*time.Hour, 48*time.Hour).PEM(), "not valid before "},
-		"no name":              {ca.IssueSpec(certtest.Spec{Names: []string{"127.0.0.1"}}).PEM(), "has no server name"},
+		"no name":              {ca.IssueSpec(minica.Spec{Names: []string{"127.0.0.1"}}).PEM(), "has no server name"},
 		"no certificate":       {cat([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), good.KeyPEM()), "certificate: x509: "},
 		"broken key":           {cat(other.ChainPEM(), []byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")), "private key is neither PKCS#8 nor PKCS#1 nor SEC 1"},
 		"encrypted key":        {cat(other.ChainPEM(), []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")), "private key is encrypted"},
 		"larger than a file":   {bytes.Repeat([]byte{'x'}, maxFile+1), "larger than 1048576 bytes"},
-		"an intermediate only": {cat(certtest.CertPEM(ca.Cert), good.KeyPEM()), "no certificate for this private key in the folder"},
+		"an intermediate only": {cat(minica.CertPEM(ca.Cert), good.KeyPEM()), "no certificate for this private key in the folder"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDir(t)
@@ -142,13 +142,13 @@ func TestBadReplacementKeepsTheOldOne(t *testing.T) {
 // A certificate that is out of its time replaces nothing either where its key
 // or its issuer stands in another file, or its issuer nowhere.
 func TestUntimelyReplacementOfAPair(t *testing.T) {
-	root := certtest.NewCA("Some Root")
-	for layout, put := range map[string]func(t *testing.T, d dir, p *certtest.Pair){
-		"two files": func(t *testing.T, d dir, p *certtest.Pair) {
+	root := minica.NewCA("Some Root")
+	for layout, put := range map[string]func(t *testing.T, d dir, p *minica.Pair){
+		"two files": func(t *testing.T, d dir, p *minica.Pair) {
 			d.put(t, "vhost1/tls.crt", p.ChainPEM())
 			d.put(t, "vhost1/tls.key", p.KeyPEM())
 		},
-		"no intermediate": func(t *testing.T, d dir, p *certtest.Pair) { d.put(t, "vhost1/tls.crt", p.PEM()) },
+		"no intermediate": func(t *testing.T, d dir, p *minica.Pair) { d.put(t, "vhost1/tls.crt", p.PEM()) },
 	} {
 		for when, from := range map[string]time.Duration{"expired": -48 * time.Hour, "not valid before": 24 * time.Hour} {
 			t.Run(layout+" "+when, func(t *testing.T) {
@@ -156,7 +156,7 @@ func TestUntimelyReplacementOfAPair(t *testing.T) {
 				good, next := root.Issue("example1.com"), root.Issue("example1.com")
 				put(t, d, good)
 				s := d.open(t)
-				put(t, d, root.IssueSpec(certtest.Spec{Names: []string{"example1.com"},
+				put(t, d, root.IssueSpec(minica.Spec{Names: []string{"example1.com"},
 					NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(from + 24*time.Hour)}))
 				for range 3 {
 					reload(t, s)
@@ -179,7 +179,7 @@ func TestKeyAndCertificateReplacedOneAfterTheOther(t *testing.T) {
 		t.Run(order[0]+" first", func(t *testing.T) {
 			d := newDir(t)
 			old, next := ca.Issue("example1.com"), ca.Issue("example1.com")
-			write := func(name string, p *certtest.Pair) {
+			write := func(name string, p *minica.Pair) {
 				if name == "tls.key" {
 					d.put(t, name, p.KeyPEM())
 				} else {
@@ -246,7 +246,7 @@ func TestUnreadableKeepsTheOldOne(t *testing.T) {
 // mind is better off, and one that does says why. It is a problem all the same.
 func TestExpiredIsServedForWantOfABetterOne(t *testing.T) {
 	d := newDir(t)
-	p := ca.IssueSpec(certtest.Spec{Names: []string{"*.example1.com"}, NotBefore: time.Now().AddDate(0, -3, 0), NotAfter: time.Now().AddDate(0, 0, -12)})
+	p := ca.IssueSpec(minica.Spec{Names: []string{"*.example1.com"}, NotBefore: time.Now().AddDate(0, -3, 0), NotAfter: time.Now().AddDate(0, 0, -12)})
 	path := d.put(t, "x.pem", p.PEM())
 	s := d.open(t)
 	wantServed(t, s, "a.example1.com", p)
@@ -258,7 +258,7 @@ func TestExpiredIsServedForWantOfABetterOne(t *testing.T) {
 	wantProblems(t, s) // that nobody gets it any more is no problem
 
 	// Clients that have no ECDSA get nothing better than this.
-	old := ca.IssueSpec(certtest.Spec{Names: []string{"*.example1.com"}, RSA: true, NotBefore: time.Now().AddDate(0, -3, 0), NotAfter: time.Now().AddDate(0, 0, -12)})
+	old := ca.IssueSpec(minica.Spec{Names: []string{"*.example1.com"}, RSA: true, NotBefore: time.Now().AddDate(0, -3, 0), NotAfter: time.Now().AddDate(0, 0, -12)})
 	path = d.put(t, "rsa.pem", old.PEM())
 	reload(t, s)
 	wantServed(t, s, "a.example1.com", better)

@@ -9,30 +9,30 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 // Each row is better than all rows below it; the answer depends neither on the
 // names of the files nor on the order in which they are found.
 func TestWhichOfSeveral(t *testing.T) {
 	day := func(n int) time.Time { return time.Now().AddDate(0, 0, n) }
-	spec := func(name string, from, to int) certtest.Spec {
-		return certtest.Spec{Names: []string{name}, NotBefore: day(from), NotAfter: day(to)}
+	spec := func(name string, from, to int) minica.Spec {
+		return minica.Spec{Names: []string{name}, NotBefore: day(from), NotAfter: day(to)}
 	}
 	exact, wild := "a.example1.com", "*.example1.com"
 	rows := []struct {
 		what string
-		pair *certtest.Pair
+		pair *minica.Pair
 		why  string // over the next one
 	}{
 		{"later expiry", ca.IssueSpec(spec(exact, -1, 80)), "expires later"},
 		{"earlier expiry", ca.IssueSpec(spec(exact, -1, 40)), "has the exact name, the other a wildcard"},
 		{"a wildcard of a CA", ca.IssueSpec(spec(wild, -1, 90)), "from a CA, the other is self-signed"},
-		{"self-signed", certtest.SelfSigned(spec(exact, -1, 100)), "valid, the other is not yet valid"},
+		{"self-signed", minica.SelfSigned(spec(exact, -1, 100)), "valid, the other is not yet valid"},
 		{"not yet valid", ca.IssueSpec(spec(exact, 10, 100)), "expires later"},
 		{"expired lately", ca.IssueSpec(spec(exact, -100, -1)), "expires later"},
 		{"expired long ago", ca.IssueSpec(spec(exact, -200, -100)), "from a CA, the other is self-signed"},
-		{"expired and self-signed", certtest.SelfSigned(spec(exact, -300, -5)), ""},
+		{"expired and self-signed", minica.SelfSigned(spec(exact, -300, -5)), ""},
 	}
 	for i := range rows {
 		d := newDir(t)
@@ -57,7 +57,7 @@ func TestWhichOfSeveral(t *testing.T) {
 	}
 }
 
-func certOf(t *testing.T, p *certtest.Pair) *certificate {
+func certOf(t *testing.T, p *minica.Pair) *certificate {
 	c, err := fromTLS(SourceDirectory, p.TLS())
 	if err != nil {
 		t.Fatal(err)
@@ -68,21 +68,21 @@ func certOf(t *testing.T, p *certtest.Pair) *certificate {
 // The better family is not worth an expired certificate.
 func TestValidRSAOverExpiredECDSA(t *testing.T) {
 	d := newDir(t)
-	r := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, RSA: true})
+	r := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true})
 	d.put(t, "rsa.pem", r.PEM())
-	d.put(t, "ec.pem", ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().Add(-time.Minute)}).PEM())
+	d.put(t, "ec.pem", ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().Add(-time.Minute)}).PEM())
 	wantServed(t, d.open(t), "example1.com", r)
 }
 
 // Certificates says for each name and key type what is served and why.
 func TestCertificatesSaysWhy(t *testing.T) {
 	d := newDir(t)
-	later := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com", "*.example1.com"}, NotAfter: time.Now().AddDate(0, 0, 80)})
+	later := ca.IssueSpec(minica.Spec{Names: []string{"example1.com", "*.example1.com"}, NotAfter: time.Now().AddDate(0, 0, 80)})
 	d.put(t, "new.pem", later.PEM())
-	d.put(t, "old.pem", ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 8)}).PEM())
-	d.put(t, "rsa.pem", ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, RSA: true}).PEM())
-	d.put(t, "self.pem", certtest.SelfSigned(certtest.Spec{Names: []string{"a.example1.com"}}).PEM())
-	d.put(t, "cn.pem", certtest.SelfSigned(certtest.Spec{Names: []string{"example2.com"}, Edit: noSAN}).PEM())
+	d.put(t, "old.pem", ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 8)}).PEM())
+	d.put(t, "rsa.pem", ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true}).PEM())
+	d.put(t, "self.pem", minica.SelfSigned(minica.Spec{Names: []string{"a.example1.com"}}).PEM())
+	d.put(t, "cn.pem", minica.SelfSigned(minica.Spec{Names: []string{"example2.com"}, Edit: noSAN}).PEM())
 	s := d.open(t)
 	if err := s.Install(SourceACME, "example3.com", ca.Issue("example3.com").TLS()); err != nil {
 		t.Fatal(err)
@@ -122,7 +122,7 @@ func TestCertificatesSaysWhy(t *testing.T) {
 // escapes for a terminal: else it could draw rows of its own into the list.
 func TestIssuerIsPrintable(t *testing.T) {
 	d := newDir(t)
-	d.put(t, "a.pem", certtest.NewCA("CA \x1b[31m\tA\nexample2.com").Issue("example1.com").PEM())
+	d.put(t, "a.pem", minica.NewCA("CA \x1b[31m\tA\nexample2.com").Issue("example1.com").PEM())
 	if got, want := slices.Collect(d.open(t).Certificates())[0].Issuer, "wssgate test CA \uFFFD[31m A example2.com"; got != want {
 		t.Errorf("Issuer = %q, want %q", got, want)
 	}
@@ -134,9 +134,9 @@ func baseName(path string) string { return path[strings.LastIndexByte(path, os.P
 func TestEqualCertificatesGiveTheSameAnswer(t *testing.T) {
 	from, to := time.Now().Add(-time.Hour).Truncate(time.Second), time.Now().Add(time.Hour).Truncate(time.Second)
 	d := newDir(t)
-	var first *certtest.Pair
+	var first *minica.Pair
 	for i := range 6 {
-		p := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotBefore: from, NotAfter: to})
+		p := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotBefore: from, NotAfter: to})
 		d.put(t, string(rune('a'+i))+".pem", p.PEM())
 		if i == 0 {
 			first = p
@@ -236,7 +236,7 @@ func TestGetCertificateAllocatesNothing(t *testing.T) {
 func BenchmarkGetCertificate(b *testing.B) {
 	d := newDir(b)
 	d.put(b, "a.pem", ca.Issue("example1.com").PEM())
-	d.put(b, "b.pem", ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, RSA: true}).PEM())
+	d.put(b, "b.pem", ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true}).PEM())
 	d.put(b, "c.pem", ca.Issue("example2.com").PEM())
 	s := d.open(b)
 	for _, name := range []string{"example1.com", "example2.com"} {

@@ -10,11 +10,11 @@ import (
 
 	"golang.org/x/crypto/ocsp"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 // respond signs an OCSP response for p, fresh between two times from now on.
-func respond(t *testing.T, p *certtest.Pair, signer *certtest.CA, status int, from, until time.Duration) []byte {
+func respond(t *testing.T, p *minica.Pair, signer *minica.CA, status int, from, until time.Duration) []byte {
 	t.Helper()
 	r := ocsp.Response{Status: status, SerialNumber: p.Cert.SerialNumber, ThisUpdate: time.Now().Add(from), RevokedAt: time.Now().Add(from)}
 	if until != 0 {
@@ -39,8 +39,8 @@ func stapled(t *testing.T, s *Store, name string) []byte {
 // Of two certificates in one file a response is for one, and nothing is wrong
 // with that; the other may have the second name that a response can have.
 func TestStapleForOneOfTwo(t *testing.T) {
-	ec, r := ca.Issue("example1.com"), ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, RSA: true})
-	for _, first := range []*certtest.Pair{ec, r} {
+	ec, r := ca.Issue("example1.com"), ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true})
+	for _, first := range []*minica.Pair{ec, r} {
 		other := ec
 		if first == ec {
 			other = r
@@ -123,7 +123,7 @@ func TestBadStapleIsLeftOut(t *testing.T) {
 	}{
 		"garbage":         {[]byte("not DER"), []string{"OCSP response: "}},
 		"another's":       {respond(t, ca.Issue("example2.com"), ca, ocsp.Good, -time.Hour, time.Hour), []string{"no response matching"}},
-		"an alien signer": {respond(t, p, certtest.NewCA("Alien"), ocsp.Good, -time.Hour, time.Hour), []string{"OCSP response: "}},
+		"an alien signer": {respond(t, p, minica.NewCA("Alien"), ocsp.Good, -time.Hour, time.Hour), []string{"OCSP response: "}},
 		"revoked":         {respond(t, p, ca, ocsp.Revoked, -time.Hour, time.Hour), []string{"the certificate was revoked "}},
 		"unknown":         {respond(t, p, ca, ocsp.Unknown, -time.Hour, time.Hour), []string{"status is neither good nor revoked"}},
 		"endless":         {respond(t, p, ca, ocsp.Good, -time.Hour, 0), []string{"has no nextUpdate"}},

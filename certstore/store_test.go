@@ -12,8 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"wssgate/demo/minica"
 	"wssgate/files"
-	"wssgate/internal/certtest"
 )
 
 // A handshake waits for no lock that a reload holds, even for a name that
@@ -93,8 +93,8 @@ func TestConcurrentUse(t *testing.T) {
 func TestTimeGoesOn(t *testing.T) {
 	d := newDir(t)
 	synctest.Test(t, func(t *testing.T) {
-		in := func(from, to time.Duration) *certtest.Pair {
-			return ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(to)})
+		in := func(from, to time.Duration) *minica.Pair {
+			return ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(to)})
 		}
 		var log bytes.Buffer
 		now, next := in(-time.Hour, 2*time.Hour), in(time.Hour, 4*time.Hour)
@@ -104,7 +104,7 @@ func TestTimeGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		answers := func(want *certtest.Pair) {
+		answers := func(want *minica.Pair) {
 			t.Helper()
 			if cert, err := s.GetCertificate(hello("example1.com")); err != nil || !bytes.Equal(cert.Certificate[0], want.Cert.Raw) {
 				t.Errorf("after %v: another certificate, %v", time.Since(now.Cert.NotBefore)-time.Hour, err)

@@ -15,7 +15,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 // A fakeFolders stands for the system's part of watching.
@@ -243,8 +243,8 @@ func (h *tellingHandler) WithGroup(string) slog.Handler      { return h }
 
 // With the system's own events: what operators and their tools do to files.
 func TestWatchRealFiles(t *testing.T) {
-	issue := func(name string) *certtest.Pair { return ca.Issue(name) }
-	serves := func(s *Store, name string, p *certtest.Pair) func() bool {
+	issue := func(name string) *minica.Pair { return ca.Issue(name) }
+	serves := func(s *Store, name string, p *minica.Pair) func() bool {
 		return func() bool {
 			cert, err := s.GetCertificate(hello(name))
 			return err == nil && cert != nil && string(cert.Certificate[0]) == string(p.Cert.Raw)
@@ -288,7 +288,7 @@ func TestWatchRealFiles(t *testing.T) {
 		await("no problem any more", func() bool { return len(s.Problems()) == 0 })
 	})
 	parallel("Kubernetes", func(t *testing.T, d dir) {
-		write := func(version string, p *certtest.Pair) {
+		write := func(version string, p *minica.Pair) {
 			d.put(t, "vhost1/.."+version+"/tls.crt", p.ChainPEM())
 			d.put(t, "vhost1/.."+version+"/tls.key", p.KeyPEM())
 			d.link(t, ".."+version, "vhost1/..data")
@@ -308,7 +308,7 @@ func TestWatchRealFiles(t *testing.T) {
 		}
 	})
 	parallel("projected volume", func(t *testing.T, d dir) {
-		write := func(version string, p *certtest.Pair) {
+		write := func(version string, p *minica.Pair) {
 			d.put(t, ".."+version+"/vhost1/tls.crt", p.ChainPEM())
 			d.put(t, ".."+version+"/vhost1/tls.key", p.KeyPEM())
 			d.link(t, ".."+version, "..data")
@@ -325,7 +325,7 @@ func TestWatchRealFiles(t *testing.T) {
 		await("..data moved again", serves(s, "example1.com", one))
 	})
 	parallel("certbot", func(t *testing.T, d dir) {
-		renew := func(n string, p *certtest.Pair) {
+		renew := func(n string, p *minica.Pair) {
 			d.put(t, "archive/example1.com/fullchain"+n+".pem", p.ChainPEM())
 			d.put(t, "archive/example1.com/privkey"+n+".pem", p.KeyPEM())
 			d.link(t, "../../archive/example1.com/privkey"+n+".pem", "live/example1.com/privkey.pem")

@@ -8,10 +8,10 @@ import (
 	"strings"
 	"testing"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
-var namedCA = certtest.NewCA("CA")
+var namedCA = minica.NewCA("CA")
 
 // Files that a configuration names are looked into, and a message never has
 // anything of their contents.

@@ -19,8 +19,8 @@ import (
 	"strings"
 	"time"
 
-	"wssgate/internal/certtest"
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
+	"wssgate/demo/minica"
 )
 
 // Names are the vhosts: browsers and curl take names below .localhost to
@@ -43,7 +43,7 @@ type Demo struct {
 	Upstream string // the URL that the gate forwards to
 
 	keep   bool
-	server *xmpptest.Server // nil where the upstream is a real one
+	server *chat.Server // nil where the upstream is a real one
 }
 
 // Start writes the files and starts the XMPP server. Where Dir has a CA and
@@ -80,7 +80,7 @@ func Start(opts Options) (_ *Demo, err error) {
 		}
 	}
 	if d.Upstream == "" {
-		if d.server, err = xmpptest.Listen(xmpptest.Config{Domains: Names}); err != nil {
+		if d.server, err = chat.Listen(chat.Config{Domains: Names}); err != nil {
 			return nil, err
 		}
 		d.Upstream = d.server.URL()
@@ -125,7 +125,7 @@ func (d *Demo) certificatesAreGood() bool {
 // writeCertificates makes a CA, whose key nobody keeps, and a certificate for
 // each name. It overwrites nothing but files of its own names.
 func (d *Demo) writeCertificates() error {
-	ca := certtest.NewCA("wssgate demo CA")
+	ca := minica.NewCA("wssgate demo CA")
 	if err := os.WriteFile(d.CA, ca.RootPEM(), 0o644); err != nil {
 		return err
 	}

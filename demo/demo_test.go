@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/chat"
+	"wssgate/demo/minica"
 	"wssgate/internal/leaktest"
-	"wssgate/internal/xmpptest"
 )
 
 func TestMain(m *testing.M) { leaktest.Main(m) }
@@ -81,7 +81,7 @@ func TestTemporary(t *testing.T) {
 			t.Error(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		c, err := xmpptest.Login(ctx, xmpptest.Target{URL: d.Upstream, Domain: name})
+		c, err := chat.Login(ctx, chat.Target{URL: d.Upstream, Domain: name})
 		cancel()
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -133,7 +133,7 @@ func TestKept(t *testing.T) {
 	if err != nil || !strings.Contains(string(config), `nodes = "ws://127.0.0.1:5290/"`) {
 		t.Errorf("config.toml = %s, %v", config, err)
 	}
-	stale := certtest.NewCA("another").Issue(Names[1])
+	stale := minica.NewCA("another").Issue(Names[1])
 	if err := os.WriteFile(filepath.Join(dir, "certs", Names[1]+".pem"), stale.PEM(), 0o600); err != nil {
 		t.Fatal(err)
 	}

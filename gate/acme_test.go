@@ -9,10 +9,10 @@ import (
 
 	"wssgate/certstore"
 	"wssgate/config"
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
-var acmeCA = certtest.NewCA("CA")
+var acmeCA = minica.NewCA("CA")
 
 // What the cache has for new names is served with the configuration that has these
 // names, and no sooner; so is a name that is gone no more. One View has it all, and

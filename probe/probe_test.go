@@ -19,9 +19,9 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/chat"
+	"wssgate/demo/minica"
 	"wssgate/internal/leaktest"
-	"wssgate/internal/xmpptest"
 	"wssgate/upstream"
 	"wssgate/xmpp"
 
@@ -31,13 +31,13 @@ import (
 func TestMain(m *testing.M) { leaktest.Main(m) }
 
 var (
-	ca    = certtest.NewCA("probe test CA")
-	other = certtest.NewCA("somebody else's CA")
+	ca    = minica.NewCA("probe test CA")
+	other = minica.NewCA("somebody else's CA")
 )
 
 // gate is an XMPP server behind TLS on 127.0.0.1; what the hello gets is up to
 // config.
-func gate(t *testing.T, cfg xmpptest.Config, config *tls.Config) (addr string) {
+func gate(t *testing.T, cfg chat.Config, config *tls.Config) (addr string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -47,18 +47,18 @@ func gate(t *testing.T, cfg xmpptest.Config, config *tls.Config) (addr string) {
 	if config != nil {
 		ln = tls.NewListener(ln, config)
 	}
-	s := xmpptest.New(cfg)
+	s := chat.New(cfg)
 	s.Start(ln)
 	t.Cleanup(func() { s.Close() })
 	return addr
 }
 
 // rude is a server that says these bytes at a moment, and then ends so.
-func rude(when xmpptest.Moment, b []byte, then xmpptest.Ending) xmpptest.Config {
-	return xmpptest.Config{Rude: xmpptest.Outburst{When: when, Bytes: b, Then: then}}
+func rude(when chat.Moment, b []byte, then chat.Ending) chat.Config {
+	return chat.Config{Rude: chat.Outburst{When: when, Bytes: b, Then: then}}
 }
 
-func with(pair *certtest.Pair) *tls.Config {
+func with(pair *minica.Pair) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{*pair.TLS()}}
 }
 
@@ -103,9 +103,9 @@ func steps(r *Report) string {
 const allSteps = "connect tls certificate websocket stream features"
 
 func TestAllIsWell(t *testing.T) {
-	for name, habits := range map[string]xmpptest.Habits{"polite": {}, "tigase": xmpptest.Tigase()} {
+	for name, habits := range map[string]chat.Habits{"polite": {}, "tigase": chat.Tigase()} {
 		t.Run(name, func(t *testing.T) {
-			addr := gate(t, xmpptest.Config{Domains: []string{"example1.com"}, Habits: habits},
+			addr := gate(t, chat.Config{Domains: []string{"example1.com"}, Habits: habits},
 				with(ca.Intermediate("R1").Issue("example1.com", "*.example1.com")))
 			r := run(t, addr, Options{Timeout: 2 * time.Second})
 			if steps(r) != allSteps || !r.OK {
@@ -126,7 +126,7 @@ func TestAllIsWell(t *testing.T) {
 
 // The upstream itself may be probed, without TLS.
 func TestPlain(t *testing.T) {
-	addr := gate(t, xmpptest.Config{Habits: xmpptest.Tigase()}, nil)
+	addr := gate(t, chat.Config{Habits: chat.Tigase()}, nil)
 	r := run(t, addr, Options{URL: "ws://" + addr, Domain: "example1.com"})
 	if got, want := steps(r), "connect websocket stream features"; got != want || !r.OK {
 		t.Errorf("steps = %s, want %s", got, want)
@@ -138,7 +138,7 @@ func TestIPv6(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := xmpptest.New(xmpptest.Config{})
+	s := chat.New(chat.Config{})
 	s.Start(tls.NewListener(ln, with(ca.Issue("::1"))))
 	defer s.Close()
 	r, err := Run(t.Context(), Options{URL: "wss://" + ln.Addr().String() + "/", RootCAs: ca.Pool(), Domain: "example1.com"}, nil)
@@ -149,96 +149,96 @@ func TestIPv6(t *testing.T) {
 
 // Each fault is named in plain words, with a hint, at its step.
 func TestFaults(t *testing.T) {
-	expired := certtest.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().AddDate(0, 0, -90), NotAfter: time.Now().Add(-12*24*time.Hour - time.Hour)}
-	future := certtest.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().Add(24 * time.Hour)}
+	expired := minica.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().AddDate(0, 0, -90), NotAfter: time.Now().Add(-12*24*time.Hour - time.Hour)}
+	future := minica.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().Add(24 * time.Hour)}
 	leafOnly := with(ca.Intermediate("R1").Issue("example1.com"))
 	leafOnly.Certificates[0].Certificate = leafOnly.Certificates[0].Certificate[:1]
-	silent := rude(xmpptest.AtRequest, nil, xmpptest.Silence)
-	seeOther := xmpptest.Tigase()
-	seeOther.Redirect = func(xmpptest.Open) string { return "ws://t2.example1.com:5290/" }
+	silent := rude(chat.AtRequest, nil, chat.Silence)
+	seeOther := chat.Tigase()
+	seeOther.Redirect = func(chat.Open) string { return "ws://t2.example1.com:5290/" }
 
 	for _, tt := range []struct {
 		name    string
-		cfg     xmpptest.Config
+		cfg     chat.Config
 		tls     *tls.Config
 		timeout time.Duration
 		steps   string
 		text    string // in the first problem
 		hint    string
 	}{
-		{"certificate for another name", xmpptest.Config{}, with(ca.Issue("example2.com", "www.example2.com")), 0,
+		{"certificate for another name", chat.Config{}, with(ca.Issue("example2.com", "www.example2.com")), 0,
 			"connect tls certificate! websocket stream features", `certificate is for "example2.com", "www.example2.com", not for "example1.com"`, "wssgate certs"},
-		{"unknown authority", xmpptest.Config{}, with(other.Intermediate("R9").Issue("example1.com")), 0,
+		{"unknown authority", chat.Config{}, with(other.Intermediate("R9").Issue("example1.com")), 0,
 			"connect tls certificate! websocket stream features", `unknown authority "somebody else's CA"`, "-ca FILE"},
-		{"intermediate missing", xmpptest.Config{}, leafOnly, 0,
+		{"intermediate missing", chat.Config{}, leafOnly, 0,
 			"connect tls certificate! websocket stream features", `unknown authority "R1", and the server sent the leaf alone`, "full chain"},
-		{"self-signed", xmpptest.Config{}, with(certtest.SelfSigned(certtest.Spec{Names: []string{"example1.com"}})), 0,
+		{"self-signed", chat.Config{}, with(minica.SelfSigned(minica.Spec{Names: []string{"example1.com"}})), 0,
 			"connect tls certificate! websocket stream features", "self-signed", "Tigase"},
-		{"expired", xmpptest.Config{}, with(ca.IssueSpec(expired)), 0,
+		{"expired", chat.Config{}, with(ca.IssueSpec(expired)), 0,
 			"connect tls certificate! websocket stream features", "certificate expired " + expired.NotAfter.Format(time.DateOnly) + ", 12 days ago", "renew"},
-		{"not yet valid", xmpptest.Config{}, with(ca.IssueSpec(future)), 0,
+		{"not yet valid", chat.Config{}, with(ca.IssueSpec(future)), 0,
 			"connect tls certificate! websocket stream features", "not valid before " + future.NotBefore.UTC().Format(time.DateOnly), "clock"},
-		{"unrecognized_name", xmpptest.Config{}, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }}, 0,
+		{"unrecognized_name", chat.Config{}, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }}, 0,
 			"connect tls!", `alert unrecognized_name: the server has no certificate for "example1.com"`, "wssgate certs"},
-		{"internal_error", xmpptest.Config{}, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("x") }}, 0,
+		{"internal_error", chat.Config{}, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errors.New("x") }}, 0,
 			"connect tls!", "alert internal_error", "log"},
-		{"no TLS 1.2 or 1.3", xmpptest.Config{}, &tls.Config{Certificates: good().Certificates, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}, 0,
+		{"no TLS 1.2 or 1.3", chat.Config{}, &tls.Config{Certificates: good().Certificates, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}, 0,
 			"connect tls!", "protocol_version", ""},
-		{"plain port", xmpptest.Config{Rude: xmpptest.Outburst{When: xmpptest.AtAccept, Bytes: xmpptest.BadRequest, Then: xmpptest.FIN}}, nil, 0,
+		{"plain port", chat.Config{Rude: chat.Outburst{When: chat.AtAccept, Bytes: chat.BadRequest, Then: chat.FIN}}, nil, 0,
 			"connect tls!", "plain HTTP, not TLS", "ws://example1.com:5291/"},
-		{"garbage instead of TLS", rude(xmpptest.AtAccept, xmpptest.Garbage, xmpptest.FIN), nil, 0,
+		{"garbage instead of TLS", rude(chat.AtAccept, chat.Garbage, chat.FIN), nil, 0,
 			"connect tls!", "not TLS", "ws://"},
-		{"FIN instead of TLS", rude(xmpptest.AtAccept, nil, xmpptest.FIN), nil, 0,
+		{"FIN instead of TLS", rude(chat.AtAccept, nil, chat.FIN), nil, 0,
 			"connect tls!", "closed the connection without a word", "limit"},
-		{"reset instead of 101", rude(xmpptest.AtRequest, nil, xmpptest.RST), good(), 0,
+		{"reset instead of 101", rude(chat.AtRequest, nil, chat.RST), good(), 0,
 			"connect tls certificate websocket!", "reset the connection", "log"},
-		{"silence instead of TLS", rude(xmpptest.AtAccept, nil, xmpptest.Silence), nil, 50 * time.Millisecond,
+		{"silence instead of TLS", rude(chat.AtAccept, nil, chat.Silence), nil, 50 * time.Millisecond,
 			"connect tls!", "within 50ms", "TLS"},
 		{"silence instead of 101", silent, good(), 300 * time.Millisecond,
 			"connect tls certificate websocket!", "within 300ms", "upstream"},
-		{"garbage instead of 101", rude(xmpptest.AtRequest, xmpptest.Garbage, xmpptest.FIN), good(), 0,
+		{"garbage instead of 101", rude(chat.AtRequest, chat.Garbage, chat.FIN), good(), 0,
 			"connect tls certificate websocket!", "to the opening handshake, want HTTP/1.1", "another service"},
-		{"half of a 101", rude(xmpptest.AtRequest, xmpptest.HalfUpgrade, xmpptest.FIN), good(), 0,
+		{"half of a 101", rude(chat.AtRequest, chat.HalfUpgrade, chat.FIN), good(), 0,
 			"connect tls certificate websocket!", "of an opening handshake, then: unexpected EOF", "log"},
-		{"404", rude(xmpptest.AtRequest, xmpptest.HTTP("404 Not Found", "<html><h1>\nno such path\n</h1>"), xmpptest.FIN), good(), 0,
+		{"404", rude(chat.AtRequest, chat.HTTP("404 Not Found", "<html><h1>\nno such path\n</h1>"), chat.FIN), good(), 0,
 			"connect tls certificate websocket!", "answered 404 Not Found to the opening handshake, want 101: no such path", "path"},
-		{"502", rude(xmpptest.AtRequest, xmpptest.HTTP("502 Bad Gateway", "502 Bad Gateway\n\n\x1b[31mupstream\n"), xmpptest.FIN), good(), 0,
+		{"502", rude(chat.AtRequest, chat.HTTP("502 Bad Gateway", "502 Bad Gateway\n\n\x1b[31mupstream\n"), chat.FIN), good(), 0,
 			"connect tls certificate websocket!", "want 101: ·[31mupstream", "[upstream]"},
-		{"redirect", rude(xmpptest.AtRequest, []byte("HTTP/1.1 302 Found\r\nLocation: https://example9.com/\r\nContent-Length: 0\r\n\r\n"), xmpptest.FIN), good(), 0,
+		{"redirect", rude(chat.AtRequest, []byte("HTTP/1.1 302 Found\r\nLocation: https://example9.com/\r\nContent-Length: 0\r\n\r\n"), chat.FIN), good(), 0,
 			"connect tls certificate websocket!", "302 Found", "https://example9.com/"},
-		{"Tigase's 400", rude(xmpptest.AtRequest, xmpptest.BadRequest, xmpptest.FIN), good(), 0,
+		{"Tigase's 400", rude(chat.AtRequest, chat.BadRequest, chat.FIN), good(), 0,
 			"connect tls certificate websocket!", "answered 400 Bad request", "subprotocol"},
-		{"wrong accept key", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"), xmpptest.FIN), good(), 0,
+		{"wrong accept key", rude(chat.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"), chat.FIN), good(), 0,
 			"connect tls certificate websocket!", "which does not match our key", "cache"},
-		{"no Upgrade in the 101", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nConnection: keep-alive\r\n\r\n"), xmpptest.FIN), good(), 0,
+		{"no Upgrade in the 101", rude(chat.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nConnection: keep-alive\r\n\r\n"), chat.FIN), good(), 0,
 			"connect tls certificate websocket!", `101 with Upgrade ""`, "headers"},
-		{"a folded line in the 101", rude(xmpptest.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade, x\r\n Sec-WebSocket-Accept: x\r\n\r\n"), xmpptest.FIN), good(), 0,
+		{"a folded line in the 101", rude(chat.AtRequest, []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade, x\r\n Sec-WebSocket-Accept: x\r\n\r\n"), chat.FIN), good(), 0,
 			"connect tls certificate websocket!", `bad header`, "headers"},
-		{"no subprotocol", xmpptest.Config{Habits: xmpptest.Habits{NoSubprotocol: true}}, good(), 0,
+		{"no subprotocol", chat.Config{Habits: chat.Habits{NoSubprotocol: true}}, good(), 0,
 			"connect tls certificate websocket!", `without a subprotocol, want "xmpp"`, "XMPP"},
-		{"unknown domain", xmpptest.Config{Domains: []string{"example2.com"}}, good(), 0,
+		{"unknown domain", chat.Config{Domains: []string{"example2.com"}}, good(), 0,
 			"connect tls certificate websocket stream features!", "stream error host-unknown", "-domain"},
-		{"cluster redirect", xmpptest.Config{Habits: seeOther}, good(), 0,
+		{"cluster redirect", chat.Config{Habits: seeOther}, good(), 0,
 			"connect tls certificate websocket stream features!", `redirects to "ws://t2.example1.com:5290/"`, "public_url"},
-		{"silence instead of a stream", rude(xmpptest.AtFirstFrame, nil, xmpptest.Silence), good(), 300 * time.Millisecond,
+		{"silence instead of a stream", rude(chat.AtFirstFrame, nil, chat.Silence), good(), 300 * time.Millisecond,
 			"connect tls certificate websocket stream!", "within 300ms", "silent"},
-		{"FIN instead of a stream", rude(xmpptest.AtFirstFrame, nil, xmpptest.FIN), good(), 0,
+		{"FIN instead of a stream", rude(chat.AtFirstFrame, nil, chat.FIN), good(), 0,
 			"connect tls certificate websocket stream!", "closed the connection", ""},
-		{"half a frame", rude(xmpptest.AtFirstFrame, xmpptest.HalfFrame, xmpptest.FIN), good(), 0,
+		{"half a frame", rude(chat.AtFirstFrame, chat.HalfFrame, chat.FIN), good(), 0,
 			"connect tls certificate websocket stream!", "closed the connection", ""},
-		{"masked frame", rude(xmpptest.AtFirstFrame, xmpptest.Masked, xmpptest.FIN), good(), 0,
+		{"masked frame", rude(chat.AtFirstFrame, chat.Masked, chat.FIN), good(), 0,
 			"connect tls certificate websocket stream!", "breaks RFC 6455", ""},
-		{"huge frame", rude(xmpptest.AtFirstFrame, xmpptest.HugeLength, xmpptest.Silence), good(), 0,
+		{"huge frame", rude(chat.AtFirstFrame, chat.HugeLength, chat.Silence), good(), 0,
 			"connect tls certificate websocket stream!", "a frame of 9223372036854775807 bytes", ""},
-		{"negative length", rude(xmpptest.AtFirstFrame, xmpptest.NegativeLength, xmpptest.Silence), good(), 0,
+		{"negative length", rude(chat.AtFirstFrame, chat.NegativeLength, chat.Silence), good(), 0,
 			"connect tls certificate websocket stream!", "significant bit", ""},
-		{"an echo is no XMPP", xmpptest.Config{Echo: true}, good(), 0,
+		{"an echo is no XMPP", chat.Config{Echo: true}, good(), 0,
 			"connect tls certificate websocket stream features!", "", ""},
-		{"no XML", rude(xmpptest.AtFirstFrame, ws.MustCompileFrame(ws.NewTextFrame([]byte("hello"))), xmpptest.FIN), good(), 0,
+		{"no XML", rude(chat.AtFirstFrame, ws.MustCompileFrame(ws.NewTextFrame([]byte("hello"))), chat.FIN), good(), 0,
 			"connect tls certificate websocket stream!", `sent "hello", which is not an XML`, "RFC 7395"},
-		{"Close 1012", rude(xmpptest.AtFirstFrame, ws.MustCompileFrame(ws.NewCloseFrame(ws.NewCloseFrameBody(1012, "upstream gone"))), xmpptest.FIN), good(), 0,
+		{"Close 1012", rude(chat.AtFirstFrame, ws.MustCompileFrame(ws.NewCloseFrame(ws.NewCloseFrameBody(1012, "upstream gone"))), chat.FIN), good(), 0,
 			"connect tls certificate websocket stream!", "closed the WebSocket with 1012: upstream gone", "XMPP server"},
-		{"Close without code", rude(xmpptest.AtFirstFrame, []byte{0x88, 0}, xmpptest.FIN), good(), 0,
+		{"Close without code", rude(chat.AtFirstFrame, []byte{0x88, 0}, chat.FIN), good(), 0,
 			"connect tls certificate websocket stream!", "without a status code", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -269,8 +269,8 @@ func TestFaults(t *testing.T) {
 
 // A certificate may be wrong in more than one way; all are named.
 func TestAllFaultsOfACertificate(t *testing.T) {
-	pair := other.IssueSpec(certtest.Spec{Names: []string{"example2.com"}, NotBefore: time.Now().AddDate(0, 0, -90), NotAfter: time.Now().Add(-time.Hour)})
-	r := run(t, gate(t, xmpptest.Config{}, with(pair)), Options{})
+	pair := other.IssueSpec(minica.Spec{Names: []string{"example2.com"}, NotBefore: time.Now().AddDate(0, 0, -90), NotAfter: time.Now().Add(-time.Hour)})
+	r := run(t, gate(t, chat.Config{}, with(pair)), Options{})
 	problems := r.Steps[2].Problems
 	if len(problems) != 3 {
 		t.Errorf("problems = %+v; want name, expiry, authority", problems)
@@ -278,8 +278,8 @@ func TestAllFaultsOfACertificate(t *testing.T) {
 }
 
 func TestSoonExpiring(t *testing.T) {
-	pair := ca.IssueSpec(certtest.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().Add(50 * time.Hour)})
-	r := run(t, gate(t, xmpptest.Config{}, with(pair)), Options{})
+	pair := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().Add(50 * time.Hour)})
+	r := run(t, gate(t, chat.Config{}, with(pair)), Options{})
 	if notes := r.Steps[2].Notes; !r.OK || len(notes) != 1 || notes[0] != "expires in 2 days: renew it now" {
 		t.Errorf("ok = %v, notes = %q", r.OK, notes)
 	}
@@ -304,18 +304,18 @@ func TestConnectFaults(t *testing.T) {
 
 // Over ws:// it is the XMPP server that is asked, and no hint is about the gate.
 func TestHintsOfAnUpstream(t *testing.T) {
-	direct := func(cfg xmpptest.Config) string { return "ws://" + gate(t, cfg, nil) + "/" }
+	direct := func(cfg chat.Config) string { return "ws://" + gate(t, cfg, nil) + "/" }
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ln.Close()
 	for url, want := range map[string]string{
-		"ws://" + ln.Addr().String() + "/":                                                    "is the XMPP server running",
-		direct(rude(xmpptest.AtRequest, xmpptest.HTTP("502 Bad Gateway", "x"), xmpptest.FIN)): "this is a proxy",
-		direct(rude(xmpptest.AtRequest, xmpptest.HTTP("404 Not Found", "x"), xmpptest.FIN)):   "is the path",
-		direct(rude(xmpptest.AtRequest, xmpptest.HTTP("503 Full", "x"), xmpptest.FIN)):        "the XMPP server takes no more",
-		direct(xmpptest.Config{Domains: []string{"example2.com"}}):                            "the XMPP server does not serve",
+		"ws://" + ln.Addr().String() + "/":                                        "is the XMPP server running",
+		direct(rude(chat.AtRequest, chat.HTTP("502 Bad Gateway", "x"), chat.FIN)): "this is a proxy",
+		direct(rude(chat.AtRequest, chat.HTTP("404 Not Found", "x"), chat.FIN)):   "is the path",
+		direct(rude(chat.AtRequest, chat.HTTP("503 Full", "x"), chat.FIN)):        "the XMPP server takes no more",
+		direct(chat.Config{Domains: []string{"example2.com"}}):                    "the XMPP server does not serve",
 	} {
 		r := run(t, strings.TrimSuffix(strings.TrimPrefix(url, "ws://"), "/"), Options{URL: url, Domain: "example1.com"})
 		last := r.Steps[len(r.Steps)-1]
@@ -330,7 +330,7 @@ func TestWhoRefusedTheDomain(t *testing.T) {
 	words := "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='example1.com' id='1' version='1.0'/>"
 	refusal := "<stream:error xmlns:stream='http://etherx.jabber.org/streams'><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/><text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>" + xmpp.NotTakenHere + "</text></stream:error>"
 	frames := bytes.Join([][]byte{ws.MustCompileFrame(ws.NewTextFrame([]byte(words))), ws.MustCompileFrame(ws.NewTextFrame([]byte(refusal)))}, nil)
-	r := run(t, gate(t, rude(xmpptest.AtFirstFrame, frames, xmpptest.Silence), good()), Options{})
+	r := run(t, gate(t, rude(chat.AtFirstFrame, frames, chat.Silence), good()), Options{})
 	last := r.Steps[len(r.Steps)-1]
 	if len(last.Problems) != 1 || !strings.Contains(last.Problems[0].Hint, "the gate refused") {
 		t.Errorf("%+v; want a hint that the gate refused", last.Problems)
@@ -347,7 +347,7 @@ func TestLostRedirect(t *testing.T) {
 		"one message":    frame(words + string(told[0]) + "\n" + string(told[1])),
 		"a Close frame":  append(frame(words), ws.MustCompileFrame(ws.NewCloseFrame(ws.NewCloseFrameBody(1014, xmpp.NotReachableHere)))...),
 	} {
-		r := run(t, gate(t, rude(xmpptest.AtFirstFrame, frames, xmpptest.Silence), good()), Options{Timeout: 5 * time.Second})
+		r := run(t, gate(t, rude(chat.AtFirstFrame, frames, chat.Silence), good()), Options{Timeout: 5 * time.Second})
 		last := r.Steps[len(r.Steps)-1]
 		if len(last.Problems) != 1 || !strings.Contains(last.Problems[0].Hint, "a node that the gate does not know") {
 			t.Errorf("%s: %+v; want a hint of the redirect", what, last.Problems)
@@ -359,7 +359,7 @@ func TestLostRedirect(t *testing.T) {
 func TestElementsInOneMessage(t *testing.T) {
 	words := "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='example1.com' id='1' version='1.0'/> " +
 		"<stream:features xmlns:stream='http://etherx.jabber.org/streams'><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>\n"
-	r := run(t, gate(t, rude(xmpptest.AtFirstFrame, ws.MustCompileFrame(ws.NewTextFrame([]byte(words))), xmpptest.Silence), good()), Options{Timeout: 5 * time.Second})
+	r := run(t, gate(t, rude(chat.AtFirstFrame, ws.MustCompileFrame(ws.NewTextFrame([]byte(words))), chat.Silence), good()), Options{Timeout: 5 * time.Second})
 	if !r.OK || !slices.Equal(r.Mechanisms, []string{"PLAIN"}) {
 		t.Errorf("%+v; want all well", r)
 	}
@@ -369,17 +369,17 @@ func TestElementsInOneMessage(t *testing.T) {
 func TestOtherScheme(t *testing.T) {
 	html := httptest.NewTLSServer(http.NotFoundHandler()) // answers as servers in Go do
 	defer html.Close()
-	nginx := xmpptest.HTTP("400 Bad Request", "<html><center>The plain HTTP request was sent to HTTPS port</center></html>")
-	ours := xmpptest.HTTP("400 Bad Request", "400 Bad Request\n\nThis port requires TLS. Use https:// or wss://")
+	nginx := chat.HTTP("400 Bad Request", "<html><center>The plain HTTP request was sent to HTTPS port</center></html>")
+	ours := chat.HTTP("400 Bad Request", "400 Bad Request\n\nThis port requires TLS. Use https:// or wss://")
 	for what, c := range map[string]struct{ url, addr string }{
 		"ws to Go":              {"ws://example1.com:5290/x", html.Listener.Addr().String()},
-		"ws to nginx":           {"ws://example1.com:5290/x", gate(t, rude(xmpptest.AtRequest, nginx, xmpptest.FIN), nil)},
-		"ws to the gate":        {"ws://example1.com:5290/x", gate(t, rude(xmpptest.AtRequest, ours, xmpptest.FIN), nil)},
-		"ws to an alert":        {"ws://example1.com:5290/x", gate(t, rude(xmpptest.AtRequest, []byte("\x15\x03\x01\x00\x02\x02\x46"), xmpptest.FIN), nil)},
-		"ws to a FIN":           {"ws://example1.com:5290/x", gate(t, rude(xmpptest.AtRequest, nil, xmpptest.FIN), nil)},
-		"wss to an XMPP server": {"wss://example1.com:5290/x", gate(t, xmpptest.Config{Habits: xmpptest.Tigase()}, nil)},
-		"wss to HTTP":           {"wss://example1.com:5290/x", gate(t, rude(xmpptest.AtAccept, xmpptest.BadRequest, xmpptest.FIN), nil)},
-		"wss to a FIN":          {"wss://example1.com:5290/x", gate(t, rude(xmpptest.AtAccept, nil, xmpptest.FIN), nil)},
+		"ws to nginx":           {"ws://example1.com:5290/x", gate(t, rude(chat.AtRequest, nginx, chat.FIN), nil)},
+		"ws to the gate":        {"ws://example1.com:5290/x", gate(t, rude(chat.AtRequest, ours, chat.FIN), nil)},
+		"ws to an alert":        {"ws://example1.com:5290/x", gate(t, rude(chat.AtRequest, []byte("\x15\x03\x01\x00\x02\x02\x46"), chat.FIN), nil)},
+		"ws to a FIN":           {"ws://example1.com:5290/x", gate(t, rude(chat.AtRequest, nil, chat.FIN), nil)},
+		"wss to an XMPP server": {"wss://example1.com:5290/x", gate(t, chat.Config{Habits: chat.Tigase()}, nil)},
+		"wss to HTTP":           {"wss://example1.com:5290/x", gate(t, rude(chat.AtAccept, chat.BadRequest, chat.FIN), nil)},
+		"wss to a FIN":          {"wss://example1.com:5290/x", gate(t, rude(chat.AtAccept, nil, chat.FIN), nil)},
 	} {
 		r := run(t, c.addr, Options{URL: c.url, Timeout: 300 * time.Millisecond})
 		want := "probe wss://example1.com:5290/x"
@@ -476,13 +476,13 @@ func answering(t *testing.T, answer string) (addr string) {
 
 // An IP address is no server name, and the gate wants one.
 func TestNoServerName(t *testing.T) {
-	addr := gate(t, xmpptest.Config{}, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }})
+	addr := gate(t, chat.Config{}, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }})
 	r := run(t, addr, Options{URL: "wss://" + addr + "/"})
 	if p := r.Steps[1].Problems; len(p) != 1 || !strings.Contains(p[0].Text, "an IP address is none") || !strings.Contains(p[0].Hint, "-connect "+addr) {
 		t.Errorf("problems = %+v", p)
 	}
 	// A server that has a certificate for everybody has none for an address.
-	r = run(t, gate(t, xmpptest.Config{}, good()), Options{URL: "wss://127.0.0.1/", Domain: "example1.com"})
+	r = run(t, gate(t, chat.Config{}, good()), Options{URL: "wss://127.0.0.1/", Domain: "example1.com"})
 	if p := r.Steps[2].Problems; len(p) != 1 || !strings.Contains(p[0].Hint, "wss://NAME/ with -connect 127.0.0.1") {
 		t.Errorf("problems = %+v", p)
 	}
@@ -503,7 +503,7 @@ func TestWebServer(t *testing.T) {
 
 func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	addr := gate(t, xmpptest.Config{Rude: xmpptest.Outburst{When: xmpptest.AtRequest, Then: xmpptest.Silence}}, good())
+	addr := gate(t, chat.Config{Rude: chat.Outburst{When: chat.AtRequest, Then: chat.Silence}}, good())
 	r, err := Run(ctx, Options{URL: "wss://example1.com", Connect: addr, RootCAs: ca.Pool()}, func(s Step) {
 		if s.Name == "certificate" {
 			time.AfterFunc(10*time.Millisecond, cancel)
@@ -546,7 +546,7 @@ func TestPrepare(t *testing.T) {
 
 // The JSON is for machines: names and numbers that stay.
 func TestJSON(t *testing.T) {
-	r := run(t, gate(t, xmpptest.Config{}, good()), Options{})
+	r := run(t, gate(t, chat.Config{}, good()), Options{})
 	b, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)

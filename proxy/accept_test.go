@@ -6,14 +6,14 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 )
 
 // Clients that connect and say nothing do not close the door to others, however
 // few handshakes may run. They come over a unix socket, for on TCP the kernel
 // keeps them to itself at first.
 func TestSilentClientsKeepNobodyOut(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
+	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL(), func(o *Options) {
 		o.Settings.Handshakes = 1
 		o.Settings.HandshakeTimeout = time.Minute

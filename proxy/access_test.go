@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"wssgate/access"
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/upstream"
 )
 
@@ -31,7 +31,7 @@ func denying(networks ...string) (*access.Rules, *access.Networks) {
 // says otherwise.
 func TestAccessGate(t *testing.T) {
 	rules, list := denying("127.0.0.0/8")
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) { o.Access = rules })
+	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) { o.Access = rules })
 	conn, err := net.Dial("tcp", g.addr)
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func TestAccessGate(t *testing.T) {
 // own connections are judged by the balancer's.
 func TestAccessBehindBalancer(t *testing.T) {
 	rules, list := denying("192.0.2.0/24")
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), echoPages, func(o *Options) {
+	g := newGate(t, newUpstream(t, chat.Config{}).URL(), echoPages, func(o *Options) {
 		o.Access = rules
 		o.Settings.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	})
@@ -86,7 +86,7 @@ func TestAccessBehindBalancer(t *testing.T) {
 // What a vhost denies gets 403, and its other clients their tunnel.
 func TestAccessVhost(t *testing.T) {
 	rules, list := denying("127.0.0.0/8")
-	up := newUpstream(t, xmpptest.Config{Echo: true})
+	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGateFor(t, upstream.Options{
 		Upstreams: []upstream.GroupOptions{group("test", up.URL())},
 		Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Access: rules}},
@@ -103,7 +103,7 @@ func TestAccessVhost(t *testing.T) {
 // A connection that was kept is worth nothing once its client is denied.
 func TestAccessKept(t *testing.T) {
 	rules, list := denying()
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), echoPages, func(o *Options) { o.Access = rules })
+	g := newGate(t, newUpstream(t, chat.Config{}).URL(), echoPages, func(o *Options) { o.Access = rules })
 	c := g.pageClient(t)
 	c.send("GET /a HTTP/1.1\r\nHost: example1.com\r\n\r\n")
 	c.want(200, "/a")
@@ -123,7 +123,7 @@ func TestKeptMakeRoom(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked, answer := make(chan struct{}), make(chan struct{})
-			g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL(), func(o *Options) {
+			g := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL(), func(o *Options) {
 				limit(&o.Settings)
 				o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if r.URL.Path == "/wait" {
@@ -176,7 +176,7 @@ func (g *gate) inPhase(s phase) (n int) {
 // A handler that panics ends its connection and no other; the panic is counted, and
 // its stack is in the log.
 func TestPagesPanic(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
 		o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/panic" {
 				panic("at the disco")

@@ -9,14 +9,14 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
+	"wssgate/demo/minica"
 )
 
 // Only a CA is shown a challenge's certificate, and nothing else.
 func TestChallenge(t *testing.T) {
-	challenge := certtest.NewCA("challenge").Issue(testName).TLS()
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+	challenge := minica.NewCA("challenge").Issue(testName).TLS()
+	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
 		o.ChallengeCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			if hello.ServerName != testName {
 				return nil, nil
@@ -62,7 +62,7 @@ func TestChallenge(t *testing.T) {
 
 // Where no CA is expected, its protocol is none that we speak.
 func TestNoChallenge(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	conn, err := tls.Dial("tcp", g.addr, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool(), NextProtos: []string{"acme-tls/1"}})
 	if err == nil {
 		conn.Close()
@@ -74,7 +74,7 @@ func TestNoChallenge(t *testing.T) {
 // is one place for handshakes only.
 func TestChallengeSlow(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan struct{})
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
 		o.Settings.Handshakes = 1
 		o.ChallengeCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			close(asked)

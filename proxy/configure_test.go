@@ -17,7 +17,7 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/upstream"
 )
 
@@ -33,7 +33,7 @@ type world struct {
 // worlds makes some for g, beside the Configuration that it has.
 func (g *gate) worlds(names ...string) []*world {
 	g.t.Helper()
-	up := newUpstream(g.t, xmpptest.Config{Echo: true})
+	up := newUpstream(g.t, chat.Config{Echo: true})
 	var all []*world
 	for i, name := range names {
 		table, err := upstream.New(upstream.Options{
@@ -136,7 +136,7 @@ func (g *gate) over() *tls.Conn {
 // A connection is of one Configuration altogether, whenever another one comes: of
 // that which was there at its ClientHello.
 func TestConfigure(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	worlds := g.worlds("a", "b")
 	a, b := worlds[0], worlds[1]
 	for what, see := range map[string]func(*world) func(*tls.Conn, *bufio.Reader) error{
@@ -169,7 +169,7 @@ func TestConfigure(t *testing.T) {
 
 // Nobody sees a mixture, however often the Configuration changes.
 func TestConfigureAllTheTime(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	worlds := g.worlds("a", "b", "c")
 	g.Configure(worlds[0].Configuration)
 	stop := make(chan struct{})
@@ -223,7 +223,7 @@ func TestConfigureAllTheTime(t *testing.T) {
 // A further request on a connection that was kept has the Configuration of its own
 // time, and none where the name has no certificate any more.
 func TestConfigureKeptConnection(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	worlds := g.worlds("a", "b")
 	a, b := worlds[0], worlds[1]
 	for what, see := range map[string]func(*tls.Conn, *bufio.Reader) error{"page": b.answers, "tunnel": b.tunnels} {
@@ -270,7 +270,7 @@ func (c *tickets) Put(_ string, s *tls.ClientSessionState) {
 // certificate.
 func TestConfigureTickets(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+		g := newGate(t, newUpstream(t, chat.Config{}).URL())
 		worlds := g.worlds("a", "b")
 		a, b := worlds[0], worlds[1]
 		config := g.clientConfig()
@@ -301,7 +301,7 @@ func TestConfigureTickets(t *testing.T) {
 
 // A tunnel keeps nothing of its Configuration but what it needs.
 func TestTunnelKeepsNoConfiguration(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL())
+	g := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL())
 	now := weak.Make(g.now.Load())
 	client := g.dial()
 	g.Configure(g.now.Load().Configuration)

@@ -9,13 +9,13 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/upstream"
 )
 
 // whileDialling opens a stream to a node that has been reached and does not say
 // 101, and returns that connection too.
-func whileDialling(t *testing.T, timeout time.Duration) (g *gate, c *xmpptest.Client, node net.Conn) {
+func whileDialling(t *testing.T, timeout time.Duration) (g *gate, c *chat.Client, node net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -84,7 +84,7 @@ func TestClientGoesWhileDialling(t *testing.T) {
 
 // The same without a descriptor, on any system.
 func TestPipeGoesWhileDialling(t *testing.T) {
-	inFront(t, xmpptest.Config{}, func(o *upstream.Options) {
+	inFront(t, chat.Config{}, func(o *upstream.Options) {
 		o.Upstreams[0].DialTimeout = time.Hour
 		o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, RouteTo: true}}
 		o.Dial = dialForEver
@@ -109,7 +109,7 @@ func TestNodeDrainWhileDialling(t *testing.T) {
 	if n, _ := g.StartDrain(Target{Upstream: "test", Node: "n1"}, Pacing{}); n != 0 {
 		t.Errorf("%d tunnels to close; want none yet", n)
 	}
-	go newUpstream(t, xmpptest.Config{}).ServeConn(node)
+	go newUpstream(t, chat.Config{}).ServeConn(node)
 	words, code := lastWords(t, c)
 	wantWords(t, words, "<open ", "system-shutdown", "<close ")
 	if code != 1001 {
@@ -120,7 +120,7 @@ func TestNodeDrainWhileDialling(t *testing.T) {
 // The same without a descriptor.
 func TestNodeDrainWhilePipeIsDialled(t *testing.T) {
 	var ready chan struct{}
-	inFront(t, xmpptest.Config{}, func(o *upstream.Options) {
+	inFront(t, chat.Config{}, func(o *upstream.Options) {
 		o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, RouteTo: true}}
 		dial := o.Dial
 		ready = make(chan struct{}) // of the bubble
@@ -144,8 +144,8 @@ func TestNodeDrainWhilePipeIsDialled(t *testing.T) {
 
 // A tunnel that its node sent to another one is none of a drain's of the first.
 func TestRedirectOutOfADrain(t *testing.T) {
-	first := xmpptest.Config{Habits: xmpptest.Habits{ReadPace: xmpptest.Pace{Chunk: 1000, Delay: 100 * time.Millisecond}}}
-	first.Habits.Redirect = func(xmpptest.Open) string { return "ws://192.0.2.2:5290/" }
+	first := chat.Config{Habits: chat.Habits{ReadPace: chat.Pace{Chunk: 1000, Delay: 100 * time.Millisecond}}}
+	first.Habits.Redirect = func(chat.Open) string { return "ws://192.0.2.2:5290/" }
 	inFront(t, first, func(o *upstream.Options) {
 		o.Upstreams = []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/", "ws://192.0.2.2:5290/")}
 		o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, Node: "n1"}}
@@ -155,7 +155,7 @@ func TestRedirectOutOfADrain(t *testing.T) {
 				return dial(ctx, network, addr)
 			}
 			gate, node := net.Pipe()
-			second := xmpptest.New(xmpptest.Config{})
+			second := chat.New(chat.Config{})
 			go func() {
 				defer second.Close()
 				second.ServeConn(node)
@@ -181,14 +181,14 @@ func TestRedirectOutOfADrain(t *testing.T) {
 // answered: what the first node said stayed here, its end of the stream too.
 func TestDrainWhileRedirectIsFollowed(t *testing.T) {
 	for _, legacy := range []bool{false, true} {
-		habits := xmpptest.Tigase()
-		habits.Redirect = func(xmpptest.Open) string {
+		habits := chat.Tigase()
+		habits.Redirect = func(chat.Open) string {
 			if legacy {
 				return "192.0.2.2:5290"
 			}
 			return "ws://192.0.2.2:5290/"
 		}
-		inFront(t, xmpptest.Config{Habits: habits}, func(o *upstream.Options) {
+		inFront(t, chat.Config{Habits: habits}, func(o *upstream.Options) {
 			o.Upstreams = []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/", "ws://192.0.2.2:5290/")}
 			o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, Node: "n1"}}
 			dial := o.Dial

@@ -19,8 +19,8 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"wssgate/internal/certtest"
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
+	"wssgate/demo/minica"
 	"wssgate/panics"
 	"wssgate/upstream"
 )
@@ -127,7 +127,7 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 		{"silence behind a PROXY header", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+			g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
 				o.Settings.Handshakes, o.Settings.Connections = 1, 10
 				o.Settings.HandshakeTimeout, o.Settings.RequestTimeout = time.Hour, time.Hour
 				if test.be == nil {
@@ -156,7 +156,7 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 			}
 			for range 5 {
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-				c, err := xmpptest.Dial(ctx, target)
+				c, err := chat.Dial(ctx, target)
 				cancel()
 				if err != nil {
 					t.Fatal(err)
@@ -192,7 +192,7 @@ func TestPanics(t *testing.T) {
 			caught := caughtSoFar(test.where)
 			var on atomic.Bool
 			on.Store(true)
-			routing := upstream.Options{Upstreams: []upstream.GroupOptions{group("test", newUpstream(t, xmpptest.Config{}).URL())}}
+			routing := upstream.Options{Upstreams: []upstream.GroupOptions{group("test", newUpstream(t, chat.Config{}).URL())}}
 			if test.dials {
 				routing.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 					panicIf(on.Load())
@@ -207,7 +207,7 @@ func TestPanics(t *testing.T) {
 			})
 			if test.where == "pages" {
 				page(t, g)
-			} else if c, err := xmpptest.Dial(t.Context(), g.target()); err == nil {
+			} else if c, err := chat.Dial(t.Context(), g.target()); err == nil {
 				c.Abort()
 				t.Fatal("the client came in")
 			}
@@ -232,7 +232,7 @@ func TestPanics(t *testing.T) {
 func TestPanicInGreetingsDial(t *testing.T) {
 	caught := caughtSoFar("tunnel")
 	var on atomic.Bool
-	g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", newUpstream(t, xmpptest.Config{}).URL())},
+	g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", newUpstream(t, chat.Config{}).URL())},
 		Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}},
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			panicIf(on.Load())
@@ -258,7 +258,7 @@ func TestPanicInGreetingsDial(t *testing.T) {
 
 // What panics in accept closes that connection; wherever it does, others come in.
 func TestPanicInAccept(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	caught, panics := caughtSoFar("handshake"), 0
 	for nth := range 4 {
 		client, server := net.Pipe()
@@ -288,7 +288,7 @@ func (c *panicsAt) RemoteAddr() net.Addr {
 
 // net/http catches nothing where it reads in a goroutine of its own.
 func TestPanicInPageRead(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	caught := caughtSoFar("pages")
 	c := &pageConn{client: &clientConn{server: g.Server}, framed: true} // without a connection
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || caught() != 1 {
@@ -322,7 +322,7 @@ func page(t *testing.T, g *gate) {
 
 // inTLS runs f with a function that does one handshake, on the fake clock.
 func inTLS(t *testing.T, f func(t *testing.T, handshake func(*tls.Config) (tls.ConnectionState, error))) {
-	cert := certtest.NewCA("tls test").Issue(testName).TLS()
+	cert := minica.NewCA("tls test").Issue(testName).TLS()
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{door: newDoor(), log: slog.New(slog.DiscardHandler), clients: map[clientKey]int{}}
 		s.door.configure(100, 1)

@@ -15,7 +15,7 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/upstream"
 )
 
@@ -26,7 +26,7 @@ func framings(t *testing.T, f func(t *testing.T, legacy bool)) {
 }
 
 // stream dials; edit changes how.
-func (g *gate) stream(edit func(*xmpptest.Target)) *xmpptest.Client {
+func (g *gate) stream(edit func(*chat.Target)) *chat.Client {
 	g.t.Helper()
 	target := g.target()
 	if edit != nil {
@@ -34,7 +34,7 @@ func (g *gate) stream(edit func(*xmpptest.Target)) *xmpptest.Client {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	c, err := xmpptest.Dial(ctx, target)
+	c, err := chat.Dial(ctx, target)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -44,11 +44,11 @@ func (g *gate) stream(edit func(*xmpptest.Target)) *xmpptest.Client {
 }
 
 // lastWords reads messages up to the Close frame, and returns them in one.
-func lastWords(t *testing.T, c *xmpptest.Client) (text string, code ws.StatusCode) {
+func lastWords(t *testing.T, c *chat.Client) (text string, code ws.StatusCode) {
 	t.Helper()
 	for {
 		m, err := c.Recv()
-		var ce *xmpptest.CloseError
+		var ce *chat.CloseError
 		if errors.As(err, &ce) {
 			return text, ce.Code
 		}
@@ -91,7 +91,7 @@ func openTag(to string, legacy bool) string {
 // and the upstream sees nothing of the stream.
 func TestDomainRefused(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
-		up := newUpstream(t, xmpptest.Config{})
+		up := newUpstream(t, chat.Config{})
 		g := newGateFor(t, upstream.Options{
 			Upstreams: []upstream.GroupOptions{group("test", up.URL())},
 			Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Domains: []string{"example2.com", "*.example3.com"}}},
@@ -122,7 +122,7 @@ func TestDomainRefused(t *testing.T) {
 
 // Where the vhost reads the start tag, anything else is a stream error.
 func TestBadStart(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
+	up := newUpstream(t, chat.Config{})
 	g := newGateFor(t, upstream.Options{
 		Upstreams: []upstream.GroupOptions{group("test", up.URL())},
 		Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Domains: []string{testName}}},
@@ -152,7 +152,7 @@ func TestBadStart(t *testing.T) {
 
 // The start tag may come in any pieces.
 func TestStartInPieces(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
+	up := newUpstream(t, chat.Config{})
 	g := newGateFor(t, upstream.Options{
 		Upstreams: []upstream.GroupOptions{group("test", up.URL())},
 		Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Domains: []string{testName}}},
@@ -176,8 +176,8 @@ func TestStartInPieces(t *testing.T) {
 // The domain chooses the upstream, after the 101.
 func TestRouteByDomain(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
-		first := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
-		second := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
+		first := newUpstream(t, chat.Config{Habits: chat.Tigase()})
+		second := newUpstream(t, chat.Config{Habits: chat.Tigase()})
 		g := newGateFor(t, upstream.Options{
 			Upstreams: []upstream.GroupOptions{group("first", first.URL()), group("second", second.URL()), group("dead", "ws://127.0.0.1:1/")},
 			Vhosts: []upstream.VhostOptions{{
@@ -185,12 +185,12 @@ func TestRouteByDomain(t *testing.T) {
 				ByDomain: map[string]string{"two.example": "second", "dead.example": "dead"},
 			}},
 		})
-		for domain, want := range map[string]*xmpptest.Server{testName: first, "two.example": second} {
+		for domain, want := range map[string]*chat.Server{testName: first, "two.example": second} {
 			before := want.Seen()
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			target := g.target()
 			target.Domain, target.Legacy = domain, legacy
-			c, err := xmpptest.Login(ctx, target)
+			c, err := chat.Login(ctx, target)
 			cancel()
 			if err != nil {
 				t.Fatalf("%s: %v", domain, err)
@@ -213,7 +213,7 @@ func TestRouteByDomain(t *testing.T) {
 // A Ping is answered at once, where there is no upstream yet too, and so before
 // the start tag and in the middle of it.
 func TestPingBeforeUpstream(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
+	up := newUpstream(t, chat.Config{})
 	g := newGateFor(t, upstream.Options{
 		Upstreams: []upstream.GroupOptions{group("test", up.URL())},
 		Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}},
@@ -244,7 +244,7 @@ func TestPingBeforeUpstream(t *testing.T) {
 // What comes in the TLS record of the request, behind a start tag that has to be
 // dialled for, is not forgotten: no event tells of it.
 func TestFramesInTheRecordOfTheRequest(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Echo: true})
+	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGateFor(t, upstream.Options{
 		Upstreams: []upstream.GroupOptions{group("test", up.URL())},
 		Vhosts:    []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", RouteTo: true}},
@@ -278,22 +278,22 @@ func TestFramesInTheRecordOfTheRequest(t *testing.T) {
 	}
 }
 
-// hostPort is where a server of xmpptest listens.
-func hostPort(s *xmpptest.Server) string { return s.Addr() }
+// hostPort is where a server of chat listens.
+func hostPort(s *chat.Server) string { return s.Addr() }
 
 // A redirect to a node of ours is followed, and the client never knows: neither
 // the first node's address nor its stream reaches it.
 func TestRedirectFollowed(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
-		second := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
-		habits := xmpptest.Tigase()
-		habits.Redirect = func(xmpptest.Open) string {
+		second := newUpstream(t, chat.Config{Habits: chat.Tigase()})
+		habits := chat.Tigase()
+		habits.Redirect = func(chat.Open) string {
 			if legacy {
 				return hostPort(second)
 			}
 			return "ws://" + hostPort(second) + "/"
 		}
-		first := newUpstream(t, xmpptest.Config{Habits: habits})
+		first := newUpstream(t, chat.Config{Habits: habits})
 		routing := upstream.Options{Upstreams: []upstream.GroupOptions{group("test", first.URL(), second.URL())},
 			Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Node: "n1"}}}
 		g := newGateFor(t, routing)
@@ -301,7 +301,7 @@ func TestRedirectFollowed(t *testing.T) {
 		defer cancel()
 		target := g.target()
 		target.Legacy = legacy
-		c, err := xmpptest.Login(ctx, target)
+		c, err := chat.Login(ctx, target)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -326,14 +326,14 @@ func TestRedirectRewritten(t *testing.T) {
 		{"not ours", "follow", "", "<remote-connection-failed ", codeGateway},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			second := newUpstream(t, xmpptest.Config{})
-			habits := xmpptest.Tigase()
+			second := newUpstream(t, chat.Config{})
+			habits := chat.Tigase()
 			inner := hostPort(second)
 			if test.name == "not ours" {
 				inner = "10.9.8.7:5290"
 			}
-			habits.Redirect = func(xmpptest.Open) string { return "ws://" + inner + "/" }
-			first := newUpstream(t, xmpptest.Config{Habits: habits})
+			habits.Redirect = func(chat.Open) string { return "ws://" + inner + "/" }
+			first := newUpstream(t, chat.Config{Habits: habits})
 			gr := group("test", first.URL(), second.URL())
 			gr.Redirects, gr.Nodes[1].PublicURL = test.mode, test.public
 			g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
@@ -353,20 +353,20 @@ func TestRedirectRewritten(t *testing.T) {
 // is the node whose public_url has that host, and the client never knows.
 func TestRedirectByPublicName(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
-		second := newUpstream(t, xmpptest.Config{})
-		habits := xmpptest.Tigase()
-		habits.Redirect = func(xmpptest.Open) string {
+		second := newUpstream(t, chat.Config{})
+		habits := chat.Tigase()
+		habits.Redirect = func(chat.Open) string {
 			if legacy {
 				return "T2.example1.com"
 			}
 			return "ws://t2.example1.com:5290/"
 		}
-		first := newUpstream(t, xmpptest.Config{Habits: habits})
+		first := newUpstream(t, chat.Config{Habits: habits})
 		gr := group("test", first.URL(), second.URL())
 		gr.Nodes[0].PublicURL, gr.Nodes[1].PublicURL = "wss://t1.example1.com:5291/", "wss://t2.example1.com:5291/"
 		g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
 			Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Node: "n1"}}})
-		c := g.stream(func(target *xmpptest.Target) { target.Legacy = legacy })
+		c := g.stream(func(target *chat.Target) { target.Legacy = legacy })
 		if err := c.OpenStream(); err != nil {
 			t.Fatal(err)
 		}
@@ -393,16 +393,16 @@ func TestRedirectCircle(t *testing.T) {
 	} {
 		framings(t, func(t *testing.T, legacy bool) {
 			var urls []string
-			var nodes []*xmpptest.Server
+			var nodes []*chat.Server
 			for i := range c.nodes {
-				habits := xmpptest.Tigase()
-				habits.Redirect = func(xmpptest.Open) string {
+				habits := chat.Tigase()
+				habits.Redirect = func(chat.Open) string {
 					if next := i + 1; next < c.nodes || c.circle {
 						return strings.TrimSuffix(strings.TrimPrefix(urls[next%c.nodes], "ws://"), "/")
 					}
 					return ""
 				}
-				nodes = append(nodes, newUpstream(t, xmpptest.Config{Habits: habits}))
+				nodes = append(nodes, newUpstream(t, chat.Config{Habits: habits}))
 				urls = append(urls, nodes[i].URL())
 			}
 			gr := group("test", urls...)
@@ -412,7 +412,7 @@ func TestRedirectCircle(t *testing.T) {
 			}
 			g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
 				Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Node: "n1"}}})
-			client := g.stream(func(target *xmpptest.Target) { target.Legacy = legacy })
+			client := g.stream(func(target *chat.Target) { target.Legacy = legacy })
 			client.Send(openTag(testName, legacy))
 			words, code := lastWords(t, client)
 			wantWords(t, words, "remote-connection-failed", end(legacy))
@@ -439,13 +439,13 @@ func TestLastWords(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
 		for _, resumable := range []bool{false, true} {
 			t.Run(fmt.Sprintf("resumable %v", resumable), func(t *testing.T) {
-				up := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
+				up := newUpstream(t, chat.Config{Habits: chat.Tigase()})
 				g := newGate(t, up.URL())
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 				defer cancel()
 				target := g.target()
 				target.Legacy = legacy
-				c, err := xmpptest.Login(ctx, target)
+				c, err := chat.Login(ctx, target)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -475,11 +475,11 @@ func TestLastWords(t *testing.T) {
 
 // An upstream that stops without a word is an error in XMPP too.
 func TestLastWordsUpstreamGone(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
+	up := newUpstream(t, chat.Config{Habits: chat.Tigase()})
 	g := newGate(t, up.URL())
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	c, err := xmpptest.Login(ctx, g.target())
+	c, err := chat.Login(ctx, g.target())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -496,11 +496,11 @@ func TestLastWordsUpstreamGone(t *testing.T) {
 // address. Stopped again, it does not.
 func TestDrainTurnsAway(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
-		up := newUpstream(t, xmpptest.Config{})
+		up := newUpstream(t, chat.Config{})
 		g := newGate(t, up.URL())
 		_, stopAway := g.StartDrain(Target{}, Pacing{Timeout: time.Minute})
-		_, err := xmpptest.Dial(t.Context(), g.target())
-		var se *xmpptest.StatusError
+		_, err := chat.Dial(t.Context(), g.target())
+		var se *chat.StatusError
 		if !errors.As(err, &se) || se.Response.StatusCode != 503 || se.Response.Header.Get("Retry-After") == "" {
 			t.Errorf("err = %v; want 503 with Retry-After", err)
 		}
@@ -515,7 +515,7 @@ func TestDrainTurnsAway(t *testing.T) {
 		}
 		stopElsewhere()
 		stopElsewhere()
-		if _, err := xmpptest.Dial(t.Context(), g.target()); !errors.As(err, &se) || se.Response.StatusCode != 503 {
+		if _, err := chat.Dial(t.Context(), g.target()); !errors.As(err, &se) || se.Response.StatusCode != 503 {
 			t.Errorf("with the other drain stopped: %v; want 503", err)
 		}
 		stopAway()
@@ -524,7 +524,7 @@ func TestDrainTurnsAway(t *testing.T) {
 }
 
 // pingPong goes to the upstream and back, so that the tunnel is there.
-func pingPong(t *testing.T, c *xmpptest.Client) {
+func pingPong(t *testing.T, c *chat.Client) {
 	t.Helper()
 	if err := c.WriteFrame(ws.NewPingFrame([]byte("x"))); err != nil {
 		t.Fatal(err)
@@ -537,7 +537,7 @@ func pingPong(t *testing.T, c *xmpptest.Client) {
 // A drain of one vhost or node leaves the others alone, and can be stopped
 // before it is over.
 func TestDrainTarget(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
+	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL())
 	c := g.dial()
 	pingPong(t, c)
@@ -565,7 +565,7 @@ func TestDrainTwiceStopOnce(t *testing.T) {
 	node := Target{Upstream: "test", Node: "n1"}
 	for _, targets := range [][2]Target{{{Vhost: "*"}, {}}, {{}, {Vhost: "*"}}, {node, node}} {
 		for stopped := range 2 {
-			up := newUpstream(t, xmpptest.Config{})
+			up := newUpstream(t, chat.Config{})
 			g := newGate(t, up.URL())
 			c := g.dial()
 			pingPong(t, c)
@@ -591,9 +591,9 @@ func TestRedirectAfterLogin(t *testing.T) {
 
 func redirectAfterLogin(t *testing.T, public string) {
 	framings(t, func(t *testing.T, legacy bool) {
-		second := newUpstream(t, xmpptest.Config{})
-		habits := xmpptest.Tigase()
-		habits.Redirect = func(o xmpptest.Open) string {
+		second := newUpstream(t, chat.Config{})
+		habits := chat.Tigase()
+		habits.Redirect = func(o chat.Open) string {
 			if !o.Authenticated {
 				return ""
 			}
@@ -602,12 +602,12 @@ func redirectAfterLogin(t *testing.T, public string) {
 			}
 			return "ws://" + hostPort(second) + "/"
 		}
-		first := newUpstream(t, xmpptest.Config{Habits: habits})
+		first := newUpstream(t, chat.Config{Habits: habits})
 		gr := group("test", first.URL(), second.URL())
 		gr.Nodes[1].PublicURL = public
 		g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{gr},
 			Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Node: "n1"}}})
-		c := g.stream(func(target *xmpptest.Target) { target.Legacy = legacy })
+		c := g.stream(func(target *chat.Target) { target.Legacy = legacy })
 		if err := c.OpenStream(); err != nil {
 			t.Fatal(err)
 		}
@@ -635,7 +635,7 @@ func redirectAfterLogin(t *testing.T, public string) {
 
 // An upstream that says nothing but its opening is not held back for ever.
 func TestAnswerIsNotAwaitedForEver(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Echo: true})
+	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
 	c := g.dial()
 	if err := c.Send(openTag(testName, false)); err != nil {
@@ -649,7 +649,7 @@ func TestAnswerIsNotAwaitedForEver(t *testing.T) {
 // Where no XMPP is spoken, a client that begins a start tag is held to it all the
 // same; what is no attempt at one is the upstream's to judge.
 func TestBadStartReadAlong(t *testing.T) {
-	mute := newGate(t, newUpstream(t, xmpptest.Config{Rude: xmpptest.Outburst{When: xmpptest.AtFirstFrame, Then: xmpptest.Silence}}).URL())
+	mute := newGate(t, newUpstream(t, chat.Config{Rude: chat.Outburst{When: chat.AtFirstFrame, Then: chat.Silence}}).URL())
 	for message, condition := range map[string]string{
 		"<open xmlns='x' to='" + testName + "'/>": "invalid-namespace",
 		" <open " + strings.Repeat("a", 9000):     "policy-violation",
@@ -665,7 +665,7 @@ func TestBadStartReadAlong(t *testing.T) {
 			t.Errorf("%.30q: Close %d; want 1000", message, code)
 		}
 	}
-	echo := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL())
+	echo := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL())
 	for _, message := range []string{"hello", "<message to='a@b'/>", "", "  ", "<opponent/>"} {
 		c := echo.stream(nil)
 		if err := c.Send(message); err != nil {

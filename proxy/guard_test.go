@@ -12,7 +12,7 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/upstream"
 )
 
@@ -237,8 +237,8 @@ func BenchmarkGuardFailed(b *testing.B) {
 }
 
 // guessing is a client that logs in wrongly.
-func guessing(legacy, sasl2 bool) func(*xmpptest.Target) {
-	return func(t *xmpptest.Target) {
+func guessing(legacy, sasl2 bool) func(*chat.Target) {
+	return func(t *chat.Target) {
 		t.Legacy, t.SASL2, t.User, t.Password = legacy, sasl2, "alice", "wrong"
 	}
 }
@@ -259,8 +259,8 @@ func newXMPPGate(t *testing.T, url string, edit ...func(*Options)) *gate {
 func (g *gate) wantRefused() {
 	g.t.Helper()
 	ctx := g.t.Context()
-	c, err := xmpptest.Dial(ctx, g.target())
-	var refused *xmpptest.StatusError
+	c, err := chat.Dial(ctx, g.target())
+	var refused *chat.StatusError
 	if !errors.As(err, &refused) {
 		if c != nil {
 			c.Abort()
@@ -278,16 +278,16 @@ func (g *gate) wantRefused() {
 func TestLoginFailures(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
 		for _, sasl2 := range []bool{false, true} {
-			g := newXMPPGate(t, newUpstream(t, xmpptest.Config{Password: "right"}).URL(), withLimit(4))
-			in := g.stream(func(t *xmpptest.Target) { t.User, t.Password = "bob", "right" })
+			g := newXMPPGate(t, newUpstream(t, chat.Config{Password: "right"}).URL(), withLimit(4))
+			in := g.stream(func(t *chat.Target) { t.User, t.Password = "bob", "right" })
 			for _, step := range []func() error{in.OpenStream, in.Authenticate, in.OpenStream, in.Bind} {
 				if err := step(); err != nil {
 					t.Fatal(err)
 				}
 			}
 			one, waits := g.stream(guessing(legacy, sasl2)), g.stream(guessing(legacy, sasl2))
-			other := g.stream(func(t *xmpptest.Target) { guessing(legacy, sasl2)(t); t.Password = "right" })
-			for _, c := range []*xmpptest.Client{one, waits, other} {
+			other := g.stream(func(t *chat.Target) { guessing(legacy, sasl2)(t); t.Password = "right" })
+			for _, c := range []*chat.Client{one, waits, other} {
 				if err := c.OpenStream(); err != nil {
 					t.Fatal(err)
 				}
@@ -302,7 +302,7 @@ func TestLoginFailures(t *testing.T) {
 			}
 			// The guard is told of two more elsewhere: one would be slowed here.
 			g.guard.fail("127.0.0.1", 2, time.Now())
-			for what, c := range map[string]*xmpptest.Client{"a wrong password": waits, "the right one": other} {
+			for what, c := range map[string]*chat.Client{"a wrong password": waits, "the right one": other} {
 				if err := c.Authenticate(); err == nil || err.Error() != "stream: error policy-violation" {
 					t.Errorf("%s, when refused: %v; want policy-violation", what, err)
 				}
@@ -334,7 +334,7 @@ func TestLoginFailures(t *testing.T) {
 
 // The line that programs read is written once, when an address is refused.
 func TestLoginFailuresLog(t *testing.T) {
-	g := newXMPPGate(t, newUpstream(t, xmpptest.Config{Password: "right"}).URL(), withLimit(1))
+	g := newXMPPGate(t, newUpstream(t, chat.Config{Password: "right"}).URL(), withLimit(1))
 	c := g.stream(guessing(false, false))
 	if err := errors.Join(c.OpenStream(), c.Authenticate()); err == nil || err.Error() != "stream: error policy-violation" {
 		t.Fatalf("%v, want policy-violation", err)
@@ -356,7 +356,7 @@ func TestLoginFailuresLog(t *testing.T) {
 // from others.
 func TestLoginFailuresThatAreNone(t *testing.T) {
 	for _, condition := range []string{"temporary-auth-failure", "aborted", "invalid-mechanism", "encryption-required"} {
-		up := newUpstream(t, xmpptest.Config{Password: "right", Habits: xmpptest.Habits{LoginFailure: condition}})
+		up := newUpstream(t, chat.Config{Password: "right", Habits: chat.Habits{LoginFailure: condition}})
 		g := newXMPPGate(t, up.URL(), withLimit(1))
 		c := g.stream(guessing(false, false))
 		if err := errors.Join(c.OpenStream(), c.Authenticate()); err == nil || err.Error() != "SASL: "+condition {
@@ -366,7 +366,7 @@ func TestLoginFailuresThatAreNone(t *testing.T) {
 			t.Errorf("%s: %d failures are counted", condition, n)
 		}
 	}
-	g := newGate(t, newUpstream(t, xmpptest.Config{Password: "right"}).URL(), withLimit(1))
+	g := newGate(t, newUpstream(t, chat.Config{Password: "right"}).URL(), withLimit(1))
 	c := g.stream(guessing(false, false))
 	if err := errors.Join(c.OpenStream(), c.Authenticate()); err == nil || err.Error() != "SASL: not-authorized" || g.Counts().Logins.Failures != 0 {
 		t.Errorf("an upstream that speaks something else: %v, %d failures are counted", err, g.Counts().Logins.Failures)
@@ -393,7 +393,7 @@ func TestLoginFailuresSlow(t *testing.T) {
 		o.Upstreams[0].XMPP = true
 		o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Domains: []string{testName}}}
 	}
-	inFront(t, xmpptest.Config{Password: "right"}, strict, func(g *front) {
+	inFront(t, chat.Config{Password: "right"}, strict, func(g *front) {
 		g.server.guard.configure(LoginFailures{1000, 1000 * time.Hour}, time.Now())
 		g.server.guard.fail("192.0.2.7", 500, time.Now())
 		begin := time.Now()

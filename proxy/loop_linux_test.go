@@ -12,7 +12,7 @@ import (
 	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/panics"
 	"wssgate/upstream"
 )
@@ -20,7 +20,7 @@ import (
 // Between turns a tunnel's tls.Conn owns no buffer, whatever it has read, and
 // part of a record no more than its size.
 func TestIdleTunnelOwnsNoBuffer(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Echo: true})
+	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
 	loop := g.loops.list[0]
 	c := g.dial()
@@ -46,7 +46,7 @@ func TestIdleTunnelOwnsNoBuffer(t *testing.T) {
 // Tunnels that move between loops, back and forth under traffic, lose nothing,
 // and are drained wherever they are.
 func TestTunnelsMoveBetweenLoops(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Echo: true})
+	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
 	d := g.loops
 	d.max = 2

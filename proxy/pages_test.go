@@ -16,7 +16,7 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 )
 
 // A pageClient is one connection on which a test says what it likes.
@@ -103,7 +103,7 @@ func (c *pageClient) wantTunnel() {
 // A connection serves one request after the other, with bodies, and then an
 // opening handshake.
 func TestPagesKeepConnection(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL(), echoPages)
+	g := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL(), echoPages)
 	c := g.pageClient(t)
 	c.send("GET /a HTTP/1.1\r\nHost: example1.com\r\n\r\n")
 	c.want(200, `GET example1.com /a "" for example1.com from 127.0.0.1`)
@@ -116,7 +116,7 @@ func TestPagesKeepConnection(t *testing.T) {
 
 // So it does where the client does not wait for answers.
 func TestPagesPipelined(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL(), echoPages)
+	g := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL(), echoPages)
 	c := g.pageClient(t)
 	c.send("POST /a HTTP/1.1\r\nHost: example1.com\r\nContent-Length: 3\r\n\r\nabc" +
 		"GET /b HTTP/1.1\r\nHost: example1.com\r\n\r\n" +
@@ -130,7 +130,7 @@ func TestPagesPipelined(t *testing.T) {
 // What comes while an answer is being made waits for it, and does not end it.
 func TestPagesEarlyRequest(t *testing.T) {
 	asked, answer := make(chan struct{}, 1), make(chan struct{})
-	g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL(), func(o *Options) {
+	g := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL(), func(o *Options) {
 		o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			asked <- struct{}{}
 			select {
@@ -152,7 +152,7 @@ func TestPagesEarlyRequest(t *testing.T) {
 // A handler learns that its client has gone.
 func TestPagesClientLeaves(t *testing.T) {
 	asked, gone := make(chan struct{}), make(chan struct{})
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
 		o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			close(asked)
 			<-r.Context().Done()
@@ -172,7 +172,7 @@ func TestPagesClientLeaves(t *testing.T) {
 
 // Where one could argue about the end of a request, it is the last one.
 func TestPagesLastRequest(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL(), echoPages)
+	g := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL(), echoPages)
 	for name, request := range map[string]string{
 		"chunks":       "POST /a HTTP/1.1\r\nHost: example1.com\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
 		"HTTP/1.0":     "GET /a HTTP/1.0\r\nHost: example1.com\r\nConnection: keep-alive\r\n\r\n",
@@ -194,7 +194,7 @@ func TestPagesLastRequest(t *testing.T) {
 // A request for another vhost than its connection is refused by Host, and by
 // the host of its target.
 func TestPagesMisdirected(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), echoPages)
+	g := newGate(t, newUpstream(t, chat.Config{}).URL(), echoPages)
 	for _, request := range []string{
 		"GET / HTTP/1.1\r\nHost: example2.com\r\n\r\n",
 		"GET https://example2.com/ HTTP/1.1\r\nHost: example1.com\r\n\r\n",
@@ -210,7 +210,7 @@ func TestPagesMisdirected(t *testing.T) {
 
 // Without Pages there is nothing.
 func TestNoPages(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	c := g.pageClient(t)
 	c.send("GET / HTTP/1.1\r\nHost: example1.com\r\n\r\n")
 	c.want(404, "")
@@ -220,7 +220,7 @@ func TestNoPages(t *testing.T) {
 // held up by it.
 func TestPagesDrain(t *testing.T) {
 	asked := make(chan struct{})
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
 		o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/wait" {
 				close(asked)
@@ -250,7 +250,7 @@ func TestPagesDrain(t *testing.T) {
 
 // Behind a balancer the client is the one that it says.
 func TestPagesBehindBalancer(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), echoPages, func(o *Options) {
+	g := newGate(t, newUpstream(t, chat.Config{}).URL(), echoPages, func(o *Options) {
 		o.Settings.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	})
 	conn, err := net.Dial("tcp", g.addr)

@@ -13,9 +13,9 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/chat"
+	"wssgate/demo/minica"
 	"wssgate/internal/leaktest"
-	"wssgate/internal/xmpptest"
 	"wssgate/upstream"
 )
 
@@ -27,7 +27,7 @@ const testName = "example1.com"
 type gate struct {
 	*Server
 	t    testing.TB
-	ca   *certtest.CA
+	ca   *minica.CA
 	addr string
 	logs *logLines
 
@@ -53,7 +53,7 @@ func group(name string, urls ...string) upstream.GroupOptions {
 // newGateFor is newGate for any upstreams and vhosts.
 func newGateFor(t testing.TB, routing upstream.Options, edit ...func(*Options)) *gate {
 	t.Helper()
-	g := &gate{t: t, ca: certtest.NewCA("proxy test"), logs: &logLines{}}
+	g := &gate{t: t, ca: minica.NewCA("proxy test"), logs: &logLines{}}
 	cert := g.ca.Issue(testName).TLS()
 	log := slog.New(slog.NewTextHandler(g.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	routing.Wrap, routing.Log = WrapUpstream, log
@@ -113,15 +113,15 @@ func only(cert *tls.Certificate) func(*tls.ClientHelloInfo) (*tls.Certificate, e
 	}
 }
 
-func (g *gate) target() xmpptest.Target {
-	return xmpptest.Target{URL: "wss://" + testName + "/", Addr: g.addr, RootCAs: g.ca.Pool()}
+func (g *gate) target() chat.Target {
+	return chat.Target{URL: "wss://" + testName + "/", Addr: g.addr, RootCAs: g.ca.Pool()}
 }
 
-func (g *gate) dial() *xmpptest.Client {
+func (g *gate) dial() *chat.Client {
 	g.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	c, err := xmpptest.Dial(ctx, g.target())
+	c, err := chat.Dial(ctx, g.target())
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -130,9 +130,9 @@ func (g *gate) dial() *xmpptest.Client {
 	return c
 }
 
-func newUpstream(t testing.TB, cfg xmpptest.Config) *xmpptest.Server {
+func newUpstream(t testing.TB, cfg chat.Config) *chat.Server {
 	t.Helper()
-	s, err := xmpptest.Listen(cfg)
+	s, err := chat.Listen(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,18 +142,18 @@ func newUpstream(t testing.TB, cfg xmpptest.Config) *xmpptest.Server {
 
 // Two clients log in through the gate, in both framings, and reach each other.
 func TestLoginAndMessage(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
+	up := newUpstream(t, chat.Config{Habits: chat.Tigase()})
 	g := newGate(t, up.URL())
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	target := g.target()
-	juliet, err := xmpptest.Login(ctx, target)
+	juliet, err := chat.Login(ctx, target)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer juliet.Abort()
 	target.Legacy = true
-	romeo, err := xmpptest.Login(ctx, target)
+	romeo, err := chat.Login(ctx, target)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestLoginAndMessage(t *testing.T) {
 
 // Payloads of every size come back as they were, both ways.
 func TestEchoSizes(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Echo: true})
+	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
 	c := g.dial()
 	for _, size := range []int{0, 1, 125, 126, 1000, 16 << 10, 65535, 65536, 100_000, 1 << 20} {
@@ -197,21 +197,21 @@ func TestEchoSizes(t *testing.T) {
 func TestCloseCodes(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		rude xmpptest.Outburst
+		rude chat.Outburst
 		send []byte
 		code ws.StatusCode
 	}{
-		{name: "upstream vanishes", rude: xmpptest.Outburst{When: xmpptest.AtFirstFrame, Then: xmpptest.FIN}, send: ws.MustCompileFrame(ws.MaskFrame(ws.NewTextFrame([]byte("x")))), code: 1012},
-		{name: "upstream resets", rude: xmpptest.Outburst{When: xmpptest.AtFirstFrame, Then: xmpptest.RST}, send: ws.MustCompileFrame(ws.MaskFrame(ws.NewTextFrame([]byte("x")))), code: 1012},
-		{name: "upstream masks", rude: xmpptest.Outburst{When: xmpptest.WithUpgrade, Bytes: xmpptest.Masked, Then: xmpptest.Silence}, code: 1014},
-		{name: "upstream sets RSV", rude: xmpptest.Outburst{When: xmpptest.WithUpgrade, Bytes: xmpptest.RSV, Then: xmpptest.Silence}, code: 1014},
+		{name: "upstream vanishes", rude: chat.Outburst{When: chat.AtFirstFrame, Then: chat.FIN}, send: ws.MustCompileFrame(ws.MaskFrame(ws.NewTextFrame([]byte("x")))), code: 1012},
+		{name: "upstream resets", rude: chat.Outburst{When: chat.AtFirstFrame, Then: chat.RST}, send: ws.MustCompileFrame(ws.MaskFrame(ws.NewTextFrame([]byte("x")))), code: 1012},
+		{name: "upstream masks", rude: chat.Outburst{When: chat.WithUpgrade, Bytes: chat.Masked, Then: chat.Silence}, code: 1014},
+		{name: "upstream sets RSV", rude: chat.Outburst{When: chat.WithUpgrade, Bytes: chat.RSV, Then: chat.Silence}, code: 1014},
 		{name: "client does not mask", send: ws.MustCompileFrame(ws.NewTextFrame([]byte("x"))), code: 1002},
 		{name: "client sets RSV", send: []byte{0xC1, 0x80, 0, 0, 0, 0}, code: 1002},
 		{name: "client continues nothing", send: []byte{0x80, 0x80, 0, 0, 0, 0}, code: 1002},
 		{name: "client's message is too big", send: []byte{0x81, 0xFF, 0, 0, 0, 0, 0, 0x10, 0, 1, 0, 0, 0, 0}, code: 1009},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			up := newUpstream(t, xmpptest.Config{Echo: test.rude.When == xmpptest.Never, Rude: test.rude})
+			up := newUpstream(t, chat.Config{Echo: test.rude.When == chat.Never, Rude: test.rude})
 			g := newGate(t, up.URL())
 			c := g.dial()
 			if test.send != nil {
@@ -220,7 +220,7 @@ func TestCloseCodes(t *testing.T) {
 				}
 			}
 			_, err := c.Recv()
-			var ce *xmpptest.CloseError
+			var ce *chat.CloseError
 			if !errors.As(err, &ce) || ce.Code != test.code {
 				t.Errorf("err = %v; want Close %d", err, test.code)
 			}
@@ -234,7 +234,7 @@ func TestCloseCodes(t *testing.T) {
 
 // Tigase answers a Close frame and leaves TCP open; the gate closes both legs.
 func TestClosingHandshake(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Habits: xmpptest.Tigase()})
+	up := newUpstream(t, chat.Config{Habits: chat.Tigase()})
 	g := newGate(t, up.URL())
 	c := g.dial()
 	if err := c.WriteFrame(ws.NewCloseFrame(ws.NewCloseFrameBody(1000, "bye"))); err != nil {
@@ -254,13 +254,13 @@ func TestClosingHandshake(t *testing.T) {
 
 // Shutdown says Close 1001, waits for the answer, and reports no error.
 func TestShutdown(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
+	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL())
 	c := g.dial()
 	down := make(chan error, 1)
 	go func() { down <- g.Shutdown(context.Background(), Pacing{Timeout: 10 * time.Second}) }()
 	_, err := c.Recv() // answers
-	var ce *xmpptest.CloseError
+	var ce *chat.CloseError
 	if !errors.As(err, &ce) || ce.Code != 1001 {
 		t.Errorf("err = %v; want Close 1001", err)
 	}
@@ -275,7 +275,7 @@ func TestShutdown(t *testing.T) {
 // Clients that are sent elsewhere and knock again, as xmpp.js does, keep no gate
 // from its end: it ends with the tunnels that it had.
 func TestShutdownDespiteKnocking(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
+	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL())
 	c := g.dial()
 	pingPong(t, c)
@@ -293,7 +293,7 @@ func TestShutdownDespiteKnocking(t *testing.T) {
 	knock = g.stream(nil)
 	c.Abort()
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		next, err := xmpptest.Dial(t.Context(), g.target())
+		next, err := chat.Dial(t.Context(), g.target())
 		if err != nil {
 			break // nobody is let in any more
 		}
@@ -311,7 +311,7 @@ func TestShutdownDespiteKnocking(t *testing.T) {
 
 // A client that does not answer the Close frame makes Shutdown say so.
 func TestShutdownDeadline(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
+	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL())
 	g.dial()
 	if err := g.Shutdown(context.Background(), Pacing{Timeout: 50 * time.Millisecond}); !errors.Is(err, ErrDrainDeadline) {

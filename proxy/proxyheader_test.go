@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 )
 
 func v2(command, family byte, body ...byte) string {
@@ -77,7 +77,7 @@ func FuzzProxyHeader(f *testing.F) {
 // A balancer's header is believed, and its clients are counted each for itself;
 // a balancer without one, and a stranger with one, get nothing.
 func TestProxyHeaderFromBalancer(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
+	up := newUpstream(t, chat.Config{})
 	for _, test := range []struct {
 		name, network, header string
 		good                  bool
@@ -96,7 +96,7 @@ func TestProxyHeaderFromBalancer(t *testing.T) {
 			target.Addr = front
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			c, err := xmpptest.Dial(ctx, target)
+			c, err := chat.Dial(ctx, target)
 			if (err == nil) != test.good {
 				t.Fatalf("err = %v", err)
 			}
@@ -107,7 +107,7 @@ func TestProxyHeaderFromBalancer(t *testing.T) {
 			if got := up.Last().ForwardedFor; got != "192.0.2.7" {
 				t.Errorf("upstream saw X-Forwarded-For %q", got)
 			}
-			if _, err := xmpptest.Dial(ctx, target); err == nil {
+			if _, err := chat.Dial(ctx, target); err == nil {
 				t.Error("a second connection of the same client got in; limits.per_client is 1")
 			}
 		})
@@ -162,7 +162,7 @@ func frontWith(t *testing.T, addr, header string) string {
 
 // What counts as heard is behind the header: a balancer's check has nothing there.
 func TestCountsBehindProxyHeader(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
 		o.Settings.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	})
 	local := string(proxyV2Signature) + "\x20\x00\x00\x00"

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"wssgate/demo/chat"
 	"wssgate/internal/tlstest"
-	"wssgate/internal/xmpptest"
 )
 
 // A recordClient is a client in TLS 1.3 that writes records of its own.
@@ -71,7 +71,7 @@ func (c *recordClient) want(t *testing.T, status string) {
 // before its request is whole, and the same behind an answer; one whose records are
 // only small is served.
 func TestRecordsOfRequest(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Echo: true})
+	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL(), echoPages, func(o *Options) { o.Settings.RequestTimeout = time.Hour })
 	upgrade := head("GET / HTTP/1.1")
 	long := strings.TrimSuffix(upgrade, "\r\n") + "X-Long: " + strings.Repeat("x", 8<<10) + "\r\n\r\n"

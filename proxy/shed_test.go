@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 )
 
 func TestLeastToShed(t *testing.T) {
@@ -153,7 +153,7 @@ func TestBrake(t *testing.T) {
 // While memory is short a newcomer is closed before TLS, and counted; who came
 // before gets 503, and tunnels go on. Shed visits those of event loops too.
 func TestShort(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Echo: true})
+	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL(), echoPages)
 	tunnel := g.dial()
 	early := g.pageClient(t)
@@ -181,7 +181,7 @@ func TestShort(t *testing.T) {
 // A loop's tunnel whose client does not read is shed with what the kernel holds for
 // it, and its client gets a reset.
 func TestShedSocket(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Echo: true})
+	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
 	slow, other := g.dial(), g.dial()
 	slow.Conn.(*tls.Conn).NetConn().(*net.TCPConn).SetReadBuffer(4 << 10)
@@ -214,7 +214,7 @@ func TestShedSocket(t *testing.T) {
 // come, end when they are shed; the answer reaches the client.
 func TestShedRequests(t *testing.T) {
 	begun := make(chan struct{}, 2)
-	up := newUpstream(t, xmpptest.Config{})
+	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL(), func(o *Options) {
 		o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			begun <- struct{}{}

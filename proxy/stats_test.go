@@ -12,7 +12,7 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 )
 
 // eventually waits for what happens behind a client's back.
@@ -37,7 +37,7 @@ func handshakesOf(c Counts, result, version string) int64 {
 
 // What a tunnel moves is counted while it is open, not only at its end.
 func TestCountsOfATunnel(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Echo: true})
+	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
 	c := g.dial()
 	const frames, size = 5, 1000
@@ -83,7 +83,7 @@ func total(d Durations) (n uint64) {
 
 // Each way in which a handshake can end is counted as that.
 func TestCountsOfHandshakes(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
+	up := newUpstream(t, chat.Config{})
 	var conf Configuration
 	g := newGate(t, up.URL(), func(o *Options) { conf = o.Configuration })
 	dial := func(send []byte) {
@@ -147,13 +147,13 @@ func TestCountsOfHandshakes(t *testing.T) {
 // A connection over a limit is counted under that limit, a refused request
 // under its status.
 func TestCountsOfRefusals(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{})
+	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL(), func(o *Options) { o.Settings.PerClient = 1 })
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	target := g.target()
 	target.Subprotocols = []string{"mqtt"}
-	if _, err := xmpptest.Dial(ctx, target); err == nil {
+	if _, err := chat.Dial(ctx, target); err == nil {
 		t.Fatal("a client without the subprotocol xmpp got in")
 	}
 	counts := g.eventually("no connection", func(c Counts) bool { return c.Connections == 0 })
@@ -161,7 +161,7 @@ func TestCountsOfRefusals(t *testing.T) {
 		t.Errorf("refusals = %v; want one 400", counts.Refusals)
 	}
 	g.dial()
-	if _, err := xmpptest.Dial(ctx, g.target()); err == nil {
+	if _, err := chat.Dial(ctx, g.target()); err == nil {
 		t.Fatal("a second connection of one client got in")
 	}
 	if counts = g.Counts(); counts.Refused["per_client"] != 1 || counts.Refused["connections"] != 0 {

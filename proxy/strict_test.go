@@ -14,7 +14,7 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/upstream"
 )
 
@@ -23,15 +23,15 @@ import (
 type front struct {
 	t      *testing.T
 	server *Server
-	node   *xmpptest.Server
+	node   *chat.Server
 	vhost  *upstream.Vhost
 }
 
 // inFront runs f in a bubble. The node's habits are in cfg.
-func inFront(t *testing.T, cfg xmpptest.Config, edit func(*upstream.Options), f func(*front)) {
+func inFront(t *testing.T, cfg chat.Config, edit func(*upstream.Options), f func(*front)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		g := &front{t: t, node: xmpptest.New(cfg), server: &Server{ctx: t.Context(), loops: newTestLoops(t), guard: newGuard()}}
+		g := &front{t: t, node: chat.New(cfg), server: &Server{ctx: t.Context(), loops: newTestLoops(t), guard: newGuard()}}
 		g.server.job = g.server.jobs.Go
 		o := upstream.Options{
 			Upstreams: []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/")},
@@ -188,7 +188,7 @@ func (b *bench) say(frames []ws.Frame, every time.Duration) {
 func TestBadStartWhereXMPPIsSpoken(t *testing.T) {
 	for _, test := range badStarts {
 		t.Run(test.name, func(t *testing.T) {
-			cfg := xmpptest.Config{Domains: []string{"other.example"}, Habits: xmpptest.Tigase()}
+			cfg := chat.Config{Domains: []string{"other.example"}, Habits: chat.Tigase()}
 			inFront(t, cfg, nil, func(g *front) {
 				for range 2 {
 					b := g.tunnel()
@@ -235,7 +235,7 @@ func TestBadStartToAnEcho(t *testing.T) {
 			continue
 		}
 		t.Run(test.name, func(t *testing.T) {
-			inFront(t, xmpptest.Config{Echo: true}, nil, func(g *front) {
+			inFront(t, chat.Config{Echo: true}, nil, func(g *front) {
 				for range 2 {
 					b := g.tunnel()
 					go b.say(test.frames, test.every)
@@ -266,7 +266,7 @@ func TestBadStartToAnEcho(t *testing.T) {
 func TestDrainWithoutAnswer(t *testing.T) {
 	for _, late := range []bool{false, true} { // it comes when the drain has begun
 		for timeout, want := range map[time.Duration]time.Duration{time.Second: closeTimeout, time.Minute: time.Minute} {
-			inFront(t, xmpptest.Config{}, nil, func(g *front) {
+			inFront(t, chat.Config{}, nil, func(g *front) {
 				drain := func() { g.server.StartDrain(Target{}, Pacing{Timeout: timeout}) }
 				if late {
 					drain()

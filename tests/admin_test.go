@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"wssgate/admin"
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
@@ -423,7 +423,7 @@ func TestAdminAccess(t *testing.T) {
 // without one, a file that is bad, a node that is out.
 func TestFindings(t *testing.T) {
 	site := gate.NewSite(t, "good.test")
-	site.Certify(t, "soon.test", site.CA.IssueSpec(certtest.Spec{Names: []string{"soon.test"}, NotBefore: time.Now().Add(-80 * 24 * time.Hour), NotAfter: time.Now().Add(50 * time.Hour)}))
+	site.Certify(t, "soon.test", site.CA.IssueSpec(minica.Spec{Names: []string{"soon.test"}, NotBefore: time.Now().Add(-80 * 24 * time.Hour), NotAfter: time.Now().Add(50 * time.Hour)}))
 	site.Write(t, "certs/bad.pem", []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
 	g := site.Start(t, toUpstream("ws://127.0.0.1:1/")+vhosts("good.test", "soon.test", "missing.test"))
 	o := operate(t, g)

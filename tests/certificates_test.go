@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
@@ -121,7 +121,7 @@ func (d *dotted) Write(p []byte) (int, error) {
 // where it can verify it and the RSA one where it can't.
 func TestCertificateKeyTypes(t *testing.T) {
 	site := gate.NewSite(t, "example1.test")
-	site.Write(t, "certs/example1.test.rsa.pem", site.CA.IssueSpec(certtest.Spec{Names: []string{"example1.test"}, RSA: true}).PEM())
+	site.Write(t, "certs/example1.test.rsa.pem", site.CA.IssueSpec(minica.Spec{Names: []string{"example1.test"}, RSA: true}).PEM())
 	g := site.Start(t, toUpstream(wire.Echo(t).URL))
 	for _, tt := range []struct {
 		cipher uint16
@@ -238,7 +238,7 @@ func TestCertificateRenewedWithABadChain(t *testing.T) {
 			return []byte("-----BEGIN CERTIFICATE-----\nMAAA\n-----END CERTIFICATE-----\n")
 		}, "cannot be read", true},
 		"foreign": {func(site *gate.Site, _ []byte) []byte {
-			return certtest.CertPEM(site.CA.Intermediate("Foreign CA").Cert)
+			return minica.CertPEM(site.CA.Intermediate("Foreign CA").Cert)
 		}, "lacks its issuer", true},
 		"TRUSTED": {func(_ *gate.Site, right []byte) []byte {
 			return bytes.ReplaceAll(right, []byte("CERT"), []byte("TRUSTED CERT"))
@@ -247,18 +247,18 @@ func TestCertificateRenewedWithABadChain(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			var inter *certtest.CA
-			issue := func(days int) *certtest.Pair {
-				return inter.IssueSpec(certtest.Spec{Names: []string{name}, NotAfter: time.Now().AddDate(0, 0, days)})
+			var inter *minica.CA
+			issue := func(days int) *minica.Pair {
+				return inter.IssueSpec(minica.Spec{Names: []string{name}, NotAfter: time.Now().AddDate(0, 0, days)})
 			}
-			var good *certtest.Pair
+			var good *minica.Pair
 			w := watch(t, func(site *gate.Site) {
 				inter = site.CA.Intermediate("Chain CA")
 				good = issue(20)
 				site.Certify(t, name, good)
 			})
 			file, bad := w.site.CertFile(name), issue(90)
-			w.site.Write(t, file, slices.Concat(certtest.CertPEM(bad.Cert), row.chain(w.site, certtest.CertPEM(inter.Cert)), bad.KeyPEM()))
+			w.site.Write(t, file, slices.Concat(minica.CertPEM(bad.Cert), row.chain(w.site, minica.CertPEM(inter.Cert)), bad.KeyPEM()))
 			line := w.WaitLine("a line with file and reason", func(l gate.Line) bool {
 				return l.Str("level") == "ERROR" && strings.Contains(l.Msg(), file) && strings.Contains(l.Msg(), row.want)
 			})

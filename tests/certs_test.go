@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
 )
 
@@ -19,19 +19,19 @@ import (
 func TestCerts(t *testing.T) {
 	day := func(n int) time.Time { return time.Now().AddDate(0, 0, n) }
 	site := gate.NewSite(t)
-	put := func(file string, spec certtest.Spec, names ...string) *certtest.Pair {
+	put := func(file string, spec minica.Spec, names ...string) *minica.Pair {
 		spec.Names = names
 		pair := site.CA.IssueSpec(spec)
 		site.Write(t, "certs/"+file, pair.PEM())
 		return pair
 	}
-	put("a.pem", certtest.Spec{NotBefore: day(-9), NotAfter: day(-1)}, name)
-	site.Write(t, "certs/b.pem", certtest.SelfSigned(certtest.Spec{Names: []string{name}, NotAfter: day(900)}).PEM())
-	put("c.pem", certtest.Spec{NotAfter: day(20)}, name)
-	best := put("d.pem", certtest.Spec{NotAfter: day(40)}, name)
-	put("e.pem", certtest.Spec{NotBefore: day(1), NotAfter: day(400)}, name)
-	put("f.pem", certtest.Spec{NotAfter: day(30), RSA: true}, name)
-	put("g.pem", certtest.Spec{NotAfter: day(13)}, "soon.test")
+	put("a.pem", minica.Spec{NotBefore: day(-9), NotAfter: day(-1)}, name)
+	site.Write(t, "certs/b.pem", minica.SelfSigned(minica.Spec{Names: []string{name}, NotAfter: day(900)}).PEM())
+	put("c.pem", minica.Spec{NotAfter: day(20)}, name)
+	best := put("d.pem", minica.Spec{NotAfter: day(40)}, name)
+	put("e.pem", minica.Spec{NotBefore: day(1), NotAfter: day(400)}, name)
+	put("f.pem", minica.Spec{NotAfter: day(30), RSA: true}, name)
+	put("g.pem", minica.Spec{NotAfter: day(13)}, "soon.test")
 	g := site.Start(t, toUpstream("ws://127.0.0.1:9/"))
 	if got, want := serial(t, site, g, name), best.Cert.SerialNumber.String(); got != want {
 		t.Errorf("%s: serial number %s is served; want %s, that of d.pem", name, got, want)

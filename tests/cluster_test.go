@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/tests/internal/gate"
 )
 
@@ -21,11 +21,11 @@ import (
 // the wrong node to the plain address of the other.
 func TestManualCluster(t *testing.T) {
 	const t1, t2, domain = "t1.example1.com", "t2.example1.com", "example2.com"
-	var nodes [2]*xmpptest.Server
+	var nodes [2]*chat.Server
 	home := "" // where example2.com's users are; "": wherever they come
 	for i := range nodes {
-		habits := xmpptest.Tigase()
-		habits.Redirect = func(o xmpptest.Open) string {
+		habits := chat.Tigase()
+		habits.Redirect = func(o chat.Open) string {
 			if home == "" || home == nodes[i].Addr() {
 				return ""
 			}
@@ -34,7 +34,7 @@ func TestManualCluster(t *testing.T) {
 			}
 			return "ws://" + home + "/"
 		}
-		nodes[i] = listenXMPP(t, xmpptest.Config{Domains: []string{domain}, Habits: habits})
+		nodes[i] = listenXMPP(t, chat.Config{Domains: []string{domain}, Habits: habits})
 	}
 	site := gate.NewSite(t, t1, t2)
 	g := site.Start(t, fmt.Sprintf(`
@@ -53,11 +53,11 @@ names = ["t2.example1.com"]
 node = "t2"
 domains = ["example2.com"]
 `, nodes[0].URL(), nodes[1].URL()))
-	login := func(name string, legacy bool) *xmpptest.Client {
+	login := func(name string, legacy bool) *chat.Client {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		c, err := xmpptest.Login(ctx, xmpptest.Target{
+		c, err := chat.Login(ctx, chat.Target{
 			URL: "wss://" + name + ":5291/", Addr: g.Addr("wss"), TLS: site.Client(name), Domain: domain, Legacy: legacy,
 		})
 		if err != nil {
@@ -92,18 +92,18 @@ domains = ["example2.com"]
 // nothing; those of the third come back, and are shared between the two.
 func TestFailoverUnderLoad(t *testing.T) {
 	const clients = 750
-	var nodes [3]*xmpptest.Server
+	var nodes [3]*chat.Server
 	var urls []string
 	for i := range nodes {
-		nodes[i] = listenXMPP(t, xmpptest.Config{Echo: true})
+		nodes[i] = listenXMPP(t, chat.Config{Echo: true})
 		urls = append(urls, nodes[i].URL())
 	}
 	site := gate.NewSite(t, name)
 	g := site.Start(t, fmt.Sprintf("[upstream.echo]\nnodes = [%q, %q, %q]\nxmpp = false\nhealth.interval = \"0s\"\n", urls[0], urls[1], urls[2]))
-	dial := func() (*xmpptest.Client, error) {
+	dial := func() (*chat.Client, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		return xmpptest.Dial(ctx, xmpptest.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name)})
+		return chat.Dial(ctx, chat.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name)})
 	}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -136,7 +136,7 @@ func TestFailoverUnderLoad(t *testing.T) {
 					first = false
 					ready.Done()
 				}
-				var ce *xmpptest.CloseError
+				var ce *chat.CloseError
 				if errors.As(err, &ce) && ce.Code == 1012 || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) {
 					mu.Lock()
 					returned++
@@ -189,7 +189,7 @@ func TestFailoverUnderLoad(t *testing.T) {
 // A node that is taken out by a reload gets no new streams, and those that it
 // has are closed; put in again, it gets new ones.
 func TestNodeDrain(t *testing.T) {
-	nodes := [2]*xmpptest.Server{listenXMPP(t, xmpptest.Config{}), listenXMPP(t, xmpptest.Config{})}
+	nodes := [2]*chat.Server{listenXMPP(t, chat.Config{}), listenXMPP(t, chat.Config{})}
 	config := func(drain bool) string {
 		return fmt.Sprintf(`
 [upstream.test]
@@ -201,18 +201,18 @@ pace = 100
 	}
 	site := gate.NewSite(t, name)
 	g := site.Start(t, config(false))
-	dial := func() *xmpptest.Client {
+	dial := func() *chat.Client {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		c, err := xmpptest.Login(ctx, xmpptest.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name)})
+		c, err := chat.Login(ctx, chat.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Abort() })
 		return c
 	}
-	var all []*xmpptest.Client
+	var all []*chat.Client
 	for nodes[0].Open() < 3 {
 		all = append(all, dial())
 	}
@@ -231,7 +231,7 @@ pace = 100
 	site.Config(t, config(true))
 	g.Signal(syscall.SIGHUP)
 	for range onFirst {
-		var ce *xmpptest.CloseError
+		var ce *chat.CloseError
 		if err := <-closed; !errors.As(err, &ce) || ce.Code != 1001 {
 			t.Errorf("err = %v; want Close 1001", err)
 		}
@@ -253,7 +253,7 @@ pace = 100
 // A node that was drained, then left out of the file while it was away, has its
 // streams when it is named again: its drain does not wait for it.
 func TestNodeDrainedThenAway(t *testing.T) {
-	nodes := [2]*xmpptest.Server{listenXMPP(t, xmpptest.Config{}), listenXMPP(t, xmpptest.Config{})}
+	nodes := [2]*chat.Server{listenXMPP(t, chat.Config{}), listenXMPP(t, chat.Config{})}
 	config := func(first string) string {
 		return fmt.Sprintf("[upstream.test]\nnodes = [%s { name = \"n2\", url = %q }]\nhealth.interval = \"0s\"\n", first, nodes[1].URL())
 	}
@@ -269,7 +269,7 @@ func TestNodeDrainedThenAway(t *testing.T) {
 	nodes[1].Close() // n1 alone is left
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	c, err := xmpptest.Login(ctx, xmpptest.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name)})
+	c, err := chat.Login(ctx, chat.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,9 +282,9 @@ func TestNodeDrainedThenAway(t *testing.T) {
 	}
 }
 
-func listenXMPP(t *testing.T, cfg xmpptest.Config) *xmpptest.Server {
+func listenXMPP(t *testing.T, cfg chat.Config) *chat.Server {
 	t.Helper()
-	s, err := xmpptest.Listen(cfg)
+	s, err := chat.Listen(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

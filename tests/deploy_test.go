@@ -17,7 +17,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
@@ -418,7 +418,7 @@ func inside(t *testing.T, site *gate.Site, config string, names []string) string
 			}
 			content := []byte("c2l4dGVlbiBieXRlcyBhbmQgbW9yZS4\n") // a key in base64url, or a token
 			if strings.HasSuffix(file, ".pem") {
-				content = certtest.NewCA("a private CA").RootPEM()
+				content = minica.NewCA("a private CA").RootPEM()
 			}
 			if err := os.WriteFile(full, content, 0o600); err != nil {
 				t.Fatal(err)

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
@@ -24,7 +24,7 @@ import (
 // A guesser tries passwords at a gate.
 type guesser struct {
 	t      *testing.T
-	target xmpptest.Target
+	target chat.Target
 }
 
 // errRefused is what a guesser gets whose address is refused: the opening
@@ -32,7 +32,7 @@ type guesser struct {
 var errRefused = errors.New("refused")
 
 func newGuesser(t *testing.T, site *gate.Site, addr string) *guesser {
-	return &guesser{t, xmpptest.Target{URL: "wss://" + name + ":5291/", Addr: addr, TLS: site.Client(name), User: "alice", Password: "wrong"}}
+	return &guesser{t, chat.Target{URL: "wss://" + name + ":5291/", Addr: addr, TLS: site.Client(name), User: "alice", Password: "wrong"}}
 }
 
 // from has the guesser come from elsewhere, as a balancer says.
@@ -64,8 +64,8 @@ func (g *guesser) guess() error {
 	g.t.Helper()
 	ctx, cancel := context.WithTimeout(g.t.Context(), gate.Patience)
 	defer cancel()
-	c, err := xmpptest.Dial(ctx, g.target)
-	var status *xmpptest.StatusError
+	c, err := chat.Dial(ctx, g.target)
+	var status *chat.StatusError
 	if errors.As(err, &status) && status.Response.StatusCode == http.StatusForbidden {
 		if after := status.Response.Header.Get("Retry-After"); !regexp.MustCompile(`^[1-9]\d*$`).MatchString(after) {
 			g.t.Errorf("403 with Retry-After %q", after)
@@ -79,7 +79,7 @@ func (g *guesser) guess() error {
 		}
 	}
 	if err != nil && err.Error() == "stream: error policy-violation" {
-		var closed *xmpptest.CloseError
+		var closed *chat.CloseError
 		for err == nil || !errors.As(err, &closed) {
 			if _, err = c.Recv(); err != nil && !errors.As(err, &closed) {
 				g.t.Fatal(err)
@@ -144,14 +144,14 @@ login_failures = %q
 func TestGuessing(t *testing.T) {
 	for _, kind := range []struct{ legacy, sasl2 bool }{{}, {true, false}, {false, true}, {true, true}} {
 		t.Run(fmt.Sprintf("older draft %t, SASL 2 %t", kind.legacy, kind.sasl2), func(t *testing.T) {
-			up := listenXMPP(t, xmpptest.Config{Password: "right", Habits: xmpptest.Tigase()})
+			up := listenXMPP(t, chat.Config{Password: "right", Habits: chat.Tigase()})
 			site, g := guarded(t, up.URL(), "3/10m", false, "")
 			op := operate(t, g)
 			bad := newGuesser(t, site, g.Addr("wss"))
 			bad.target.Legacy, bad.target.SASL2 = kind.legacy, kind.sasl2
 			good := bad.target
 			good.SASL2, good.Password = false, "right"
-			in, err := xmpptest.Login(t.Context(), good)
+			in, err := chat.Login(t.Context(), good)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -164,7 +164,7 @@ func TestGuessing(t *testing.T) {
 			}
 			bad.wantRefused() // in place of the third answer
 			bad.wantRefused() // 403
-			if _, err := xmpptest.Login(t.Context(), good); err == nil {
+			if _, err := chat.Login(t.Context(), good); err == nil {
 				t.Errorf("somebody else from there gets in")
 			}
 			if err := in.Message(in.JID, "still here"); err != nil {
@@ -200,7 +200,7 @@ func TestGuessing(t *testing.T) {
 // Behind a balancer each client has its own count, an IPv6 one its /64, and one of
 // whom nobody knows who it is has none.
 func TestGuessingBehindBalancer(t *testing.T) {
-	up := listenXMPP(t, xmpptest.Config{Password: "right"})
+	up := listenXMPP(t, chat.Config{Password: "right"})
 	site, g := guarded(t, up.URL(), "2/10m", true, "")
 	all := newGuesser(t, site, g.Addr("wss"))
 	for first, same := range map[string]string{"192.0.2.7": "192.0.2.7", "2001:db8:1:2::1": "2001:db8:1:2:ffff::9"} {
@@ -224,8 +224,8 @@ func TestGuessingBehindBalancer(t *testing.T) {
 
 // A redirect that the gate follows leads to another node, not to a new count.
 func TestGuessingAfterRedirect(t *testing.T) {
-	far := listenXMPP(t, xmpptest.Config{Password: "right"})
-	near := listenXMPP(t, xmpptest.Config{Habits: xmpptest.Habits{Redirect: func(o xmpptest.Open) string {
+	far := listenXMPP(t, chat.Config{Password: "right"})
+	near := listenXMPP(t, chat.Config{Habits: chat.Habits{Redirect: func(o chat.Open) string {
 		if o.Legacy {
 			return far.Addr()
 		}
@@ -247,7 +247,7 @@ func TestGuessingAfterRedirect(t *testing.T) {
 // A reload changes the number and keeps what was counted; without a number nothing
 // is. A right password takes nothing back.
 func TestGuessingReload(t *testing.T) {
-	up := listenXMPP(t, xmpptest.Config{Password: "right"})
+	up := listenXMPP(t, chat.Config{Password: "right"})
 	site, g := guarded(t, up.URL(), "40/10m", false, "")
 	op := operate(t, g)
 	bad := newGuesser(t, site, g.Addr("wss"))
@@ -421,7 +421,7 @@ func TestGuessingBOSH(t *testing.T) {
 		fmt.Fprintf(w, "<body xmlns='http://jabber.org/protocol/httpbind'>%s</body>", inside)
 	}))
 	defer bosh.Close()
-	up := listenXMPP(t, xmpptest.Config{Password: "right"})
+	up := listenXMPP(t, chat.Config{Password: "right"})
 	site, g := guarded(t, up.URL(), "8/10m", false, fmt.Sprintf("[[vhost]]\nnames = [%q]\nbosh = %q\n", name, bosh.URL+"/http-bind"))
 	b := newBrowser(t, site, g)
 	post := func(body string) *http.Response {
@@ -465,7 +465,7 @@ func TestGuessingBOSH(t *testing.T) {
 // the addresses of clients, and no other line.
 func TestFail2ban(t *testing.T) {
 	fail2ban := gate.Program(t, "fail2ban-regex", "fail2ban")
-	up := listenXMPP(t, xmpptest.Config{Password: "right"})
+	up := listenXMPP(t, chat.Config{Password: "right"})
 	filter := deployed(t, filepath.Join("fail2ban", "filter.conf"))
 	var lines string
 	for _, format := range []string{"text", "json"} {

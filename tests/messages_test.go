@@ -161,7 +161,7 @@ func TestTunnelsApart(t *testing.T) {
 		}
 		c := wire.NewConn(t, tls.Client(&chopped{raw, random}, config), true)
 		c.Upgrade(wire.Request(name))
-		go func() { errs <- chat(c, i, random) }()
+		go func() { errs <- converse(c, i, random) }()
 	}
 	for range clients {
 		if err := <-errs; err != nil {
@@ -190,9 +190,9 @@ func (c *chopped) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// chat sends messages of random sizes, each in writes of random sizes, and
+// converse sends messages of random sizes, each in writes of random sizes, and
 // wants each back.
-func chat(c *wire.Conn, id int, random *rand.Rand) error {
+func converse(c *wire.Conn, id int, random *rand.Rand) error {
 	for round := range 20 {
 		size := random.IntN(300)
 		if random.IntN(3) == 0 {

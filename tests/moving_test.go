@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/tests/internal/gate"
 )
 
@@ -37,7 +37,7 @@ func TestMoving(t *testing.T) {
 			if len(blocks) != 1 {
 				t.Fatalf("docs/moving.md has %d blocks of %q; want one", len(blocks), c.info)
 			}
-			server := listenXMPP(t, xmpptest.Config{Domains: movingNames, Habits: xmpptest.Tigase()})
+			server := listenXMPP(t, chat.Config{Domains: movingNames, Habits: chat.Tigase()})
 			site := gate.NewSite(t, movingNames...)
 			config := blocks[0].text
 			if strings.Count(config, "127.0.0.1:5290") == 0 {
@@ -49,7 +49,7 @@ func TestMoving(t *testing.T) {
 			for _, name := range movingNames {
 				ctx, cancel := context.WithTimeout(t.Context(), gate.Patience)
 				defer cancel()
-				client, err := xmpptest.Login(ctx, xmpptest.Target{URL: "wss://" + name + ":5291/", Addr: addr, TLS: site.Client(name)})
+				client, err := chat.Login(ctx, chat.Target{URL: "wss://" + name + ":5291/", Addr: addr, TLS: site.Client(name)})
 				if err != nil {
 					t.Fatalf("%s: %v", name, err)
 				}
@@ -129,12 +129,12 @@ func TestReadmeEnds(t *testing.T) {
 	} {
 		for _, vanishes := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, server vanishes %v", c.info, vanishes), func(t *testing.T) {
-				server := listenXMPP(t, xmpptest.Config{Domains: movingNames, Habits: xmpptest.Tigase()})
+				server := listenXMPP(t, chat.Config{Domains: movingNames, Habits: chat.Tigase()})
 				site := gate.NewSite(t, movingNames...)
 				config := strings.ReplaceAll(moving.blocks(c.info)[0].text, "127.0.0.1:5290", server.Addr())
 				addr, signal := c.start(t, config, site, gate.FreeAddr(t))
 				name := movingNames[0]
-				client, err := xmpptest.Login(t.Context(), xmpptest.Target{URL: "wss://" + name + ":5291/", Addr: addr, TLS: site.Client(name), Timeout: gate.Patience})
+				client, err := chat.Login(t.Context(), chat.Target{URL: "wss://" + name + ":5291/", Addr: addr, TLS: site.Client(name), Timeout: gate.Patience})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -150,7 +150,7 @@ func TestReadmeEnds(t *testing.T) {
 					_, err = client.Recv()
 				}
 				var got uint16
-				if ce, ok := errors.AsType[*xmpptest.CloseError](err); ok {
+				if ce, ok := errors.AsType[*chat.CloseError](err); ok {
 					got = uint16(ce.Code)
 				}
 				if os.IsTimeout(err) || got != want {

@@ -8,18 +8,18 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
 
 // redirecting starts an XMPP server of the manual's cluster, which sends streams on to
 // where that says, "" for nowhere.
-func redirecting(t *testing.T, to func(legacy bool) string) *xmpptest.Server {
+func redirecting(t *testing.T, to func(legacy bool) string) *chat.Server {
 	t.Helper()
-	habits := xmpptest.Tigase()
-	habits.Redirect = func(o xmpptest.Open) string { return to(o.Legacy) }
-	return listenXMPP(t, xmpptest.Config{Domains: []string{"example2.com"}, Habits: habits})
+	habits := chat.Tigase()
+	habits.Redirect = func(o chat.Open) string { return to(o.Legacy) }
+	return listenXMPP(t, chat.Config{Domains: []string{"example2.com"}, Habits: habits})
 }
 
 // A gate beside each node, as docs/tigase.md writes it: a client of the other node's is
@@ -42,7 +42,7 @@ func TestGateBesideEachNode(t *testing.T) {
 		return "ws://" + t2 + ":5290/"
 	})
 	second := redirecting(t, func(bool) string { return "" })
-	start := func(config string, node *xmpptest.Server) (*gate.Site, *gate.Gate) {
+	start := func(config string, node *chat.Server) (*gate.Site, *gate.Gate) {
 		config = strings.Replace(config, `url = "ws://127.0.0.1:5290/"`, `url = "`+node.URL()+`"`, 1)
 		// Nobody is to go there, so that it need not be reached.
 		config = regexp.MustCompile(` url = "wss://[^"]*"`).ReplaceAllString(config, ` url = "wss://127.0.0.1:1/"`)
@@ -54,13 +54,13 @@ func TestGateBesideEachNode(t *testing.T) {
 	for _, legacy := range []bool{false, true} {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		target := xmpptest.Target{URL: "wss://" + t1 + ":5291/", Addr: gate1.Addr("wss"), TLS: site1.Client(t1), Domain: "example2.com", Legacy: legacy}
-		_, err := xmpptest.Login(ctx, target)
+		target := chat.Target{URL: "wss://" + t1 + ":5291/", Addr: gate1.Addr("wss"), TLS: site1.Client(t1), Domain: "example2.com", Legacy: legacy}
+		_, err := chat.Login(ctx, target)
 		if err == nil || !strings.Contains(err.Error(), t2+":5291") || strings.Contains(err.Error(), ":52"+"90") || strings.Contains(err.Error(), ":5222") {
 			t.Errorf("legacy %v: %v; want to be sent to t2's public address", legacy, err)
 		}
 		target.URL, target.Addr, target.TLS = "wss://"+t2+":5291/", gate2.Addr("wss"), site2.Client(t2)
-		c, err := xmpptest.Login(ctx, target)
+		c, err := chat.Login(ctx, target)
 		if err != nil {
 			t.Fatalf("legacy %v: at t2: %v", legacy, err)
 		}
@@ -80,8 +80,8 @@ func TestLostRedirectAdvice(t *testing.T) {
 	g := site.Start(t, config(""))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	target := xmpptest.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name), Domain: "example2.com"}
-	if _, err := xmpptest.Login(ctx, target); err == nil || !strings.Contains(err.Error(), "remote-connection-failed") {
+	target := chat.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name), Domain: "example2.com"}
+	if _, err := chat.Login(ctx, target); err == nil || !strings.Contains(err.Error(), "remote-connection-failed") {
 		t.Errorf("an unknown node: %v; want remote-connection-failed", err)
 	}
 	hint := g.WaitLine("a lost redirect", func(l gate.Line) bool { return strings.HasPrefix(l.Msg(), "clients lost") }).Str("hint")
@@ -107,7 +107,7 @@ func TestLostRedirectAdvice(t *testing.T) {
 	if st := o.status(); st.Upstreams[0].Lost.Count != 0 || len(st.Findings) != 0 {
 		t.Errorf("with that line status has %+v; want no lost redirect", st)
 	}
-	c, err := xmpptest.Login(ctx, target)
+	c, err := chat.Login(ctx, target)
 	if err != nil {
 		t.Fatalf("with that line: %v", err)
 	}

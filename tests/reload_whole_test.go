@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
@@ -21,7 +21,7 @@ import (
 // They differ in the certificate, in the path that is served and in its upstream.
 type form struct {
 	word string
-	pair *certtest.Pair
+	pair *minica.Pair
 	up   *wire.Upstream
 }
 

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
@@ -40,14 +40,14 @@ func watch(t *testing.T, prepare func(site *gate.Site)) *watched {
 }
 
 // serves waits until clients of name get pair's certificate.
-func (w *watched) serves(what string, pair *certtest.Pair) {
+func (w *watched) serves(what string, pair *minica.Pair) {
 	w.t.Helper()
 	want := pair.Cert.SerialNumber.String()
 	eventually(w.t, what+" is served", func() bool { return serial(w.t, w.site, w.Gate, name) == want })
 }
 
 // keeps checks that clients of name get pair's certificate now.
-func (w *watched) keeps(pair *certtest.Pair) {
+func (w *watched) keeps(pair *minica.Pair) {
 	w.t.Helper()
 	if got, want := serial(w.t, w.site, w.Gate, name), pair.Cert.SerialNumber.String(); got != want {
 		w.t.Errorf("%s: serial number %q; want %s, the one that was there", name, got, want)
@@ -73,7 +73,7 @@ func TestWatchFiles(t *testing.T) {
 // folder.
 func TestWatchSecret(t *testing.T) {
 	t.Parallel()
-	secret := func(site *gate.Site, version string, pair *certtest.Pair) {
+	secret := func(site *gate.Site, version string, pair *minica.Pair) {
 		dir := filepath.Join(site.Dir, "certs", "vhost1")
 		must(t, os.MkdirAll(filepath.Join(dir, ".."+version), 0o755))
 		site.Write(t, "certs/vhost1/.."+version+"/tls.crt", pair.ChainPEM())
@@ -81,7 +81,7 @@ func TestWatchSecret(t *testing.T) {
 		must(t, os.Symlink(".."+version, filepath.Join(dir, "..data_tmp")))
 		must(t, os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
 	}
-	var one *certtest.Pair
+	var one *minica.Pair
 	w := watch(t, func(site *gate.Site) {
 		one = site.CA.Issue(name)
 		secret(site, "v1", one)
@@ -106,11 +106,11 @@ func TestWatchSecret(t *testing.T) {
 func TestWatchCertbot(t *testing.T) {
 	t.Parallel()
 	files := []string{"cert", "chain", "fullchain", "privkey"}
-	archive := func(site *gate.Site, version int, pair *certtest.Pair) {
+	archive := func(site *gate.Site, version int, pair *minica.Pair) {
 		dir := filepath.Join("archive", name)
 		must(t, os.MkdirAll(filepath.Join(site.Dir, dir), 0o700))
 		chain := pair.ChainPEM()
-		leaf := certtest.CertPEM(pair.Cert)
+		leaf := minica.CertPEM(pair.Cert)
 		for i, data := range [][]byte{leaf, chain[len(leaf):], chain, pair.KeyPEM()} {
 			site.Write(t, fmt.Sprintf("%s/%s%d.pem", dir, files[i], version), data)
 		}
@@ -120,8 +120,8 @@ func TestWatchCertbot(t *testing.T) {
 		os.Remove(link)
 		must(t, os.Symlink(fmt.Sprintf("../../archive/%s/%s%d.pem", name, file, version), link))
 	}
-	ca := func(site *gate.Site) *certtest.CA { return site.CA.Intermediate("R1") }
-	var one *certtest.Pair
+	ca := func(site *gate.Site) *minica.CA { return site.CA.Intermediate("R1") }
+	var one *minica.Pair
 	w := watch(t, func(site *gate.Site) {
 		one = ca(site).Issue(name)
 		archive(site, 1, one)
@@ -151,7 +151,7 @@ func TestWatchCertbot(t *testing.T) {
 // A file that is being written is read when it is whole.
 func TestWatchHalfWritten(t *testing.T) {
 	t.Parallel()
-	var one *certtest.Pair
+	var one *minica.Pair
 	w := watch(t, func(site *gate.Site) {
 		one = site.CA.Issue(name)
 		site.Certify(t, name, one)
@@ -188,15 +188,15 @@ func TestWatchBadReplacement(t *testing.T) {
 			return append(site.CA.Issue(name).ChainPEM(), site.CA.Issue(name).KeyPEM()...)
 		}},
 		{"expired", "expired " + past.UTC().Format(time.DateOnly), func(site *gate.Site) []byte {
-			return site.CA.IssueSpec(certtest.Spec{Names: []string{name}, NotBefore: past.AddDate(0, 0, -9), NotAfter: past}).PEM()
+			return site.CA.IssueSpec(minica.Spec{Names: []string{name}, NotBefore: past.AddDate(0, 0, -9), NotAfter: past}).PEM()
 		}},
 		{"not yet valid", "not valid before " + future.UTC().Format(time.DateOnly), func(site *gate.Site) []byte {
-			return site.CA.IssueSpec(certtest.Spec{Names: []string{name}, NotBefore: future}).PEM()
+			return site.CA.IssueSpec(minica.Spec{Names: []string{name}, NotBefore: future}).PEM()
 		}},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			t.Parallel()
-			var one *certtest.Pair
+			var one *minica.Pair
 			w := watch(t, func(site *gate.Site) {
 				one = site.CA.Issue(name)
 				site.Certify(t, name, one)

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
@@ -98,7 +98,7 @@ func TestNoStartTagInFrontOfXMPP(t *testing.T) {
 	t.Parallel()
 	var checks []func() // once all wait for their ten seconds
 	for how, f := range map[string]*framing{"the first": nil, "by RFC 7395": &framings[0], "by the older draft": &framings[1]} {
-		server := listenXMPP(t, xmpptest.Config{Domains: []string{"other.example"}, Habits: xmpptest.Tigase()})
+		server := listenXMPP(t, chat.Config{Domains: []string{"other.example"}, Habits: chat.Tigase()})
 		site := gate.NewSite(t, name)
 		g := site.Start(t, strings.Replace(toUpstream(server.URL()), "xmpp = false", "xmpp = true", 1)+"health.interval = \"0s\"\n")
 		want := int64(0) // messages to the server

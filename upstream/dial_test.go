@@ -18,8 +18,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"wssgate/internal/certtest"
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
+	"wssgate/demo/minica"
 )
 
 var request = &Request{
@@ -188,7 +188,7 @@ func TestDialErrors(t *testing.T) {
 func TestDialSilence(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                `upstream "tigase": no answer to the opening handshake: i/o timeout (after 5s)`,
-		string(xmpptest.HalfUpgrade):      `upstream "tigase": answered 58 bytes of an opening handshake, then: i/o timeout (after 5s)`,
+		string(chat.HalfUpgrade):          `upstream "tigase": answered 58 bytes of an opening handshake, then: i/o timeout (after 5s)`,
 		"HTTP/1.0 400 Bad request\r\nX: ": `upstream "tigase": answered 400 Bad request to the opening handshake, want 101`,
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -292,7 +292,7 @@ type wrapped struct{ net.Conn }
 // The conn of a ws node is Wrap's value; that of a wss node is TLS around it.
 // What Wrap gets is the bare socket.
 func TestDialWrap(t *testing.T) {
-	ca := certtest.NewCA("upstream")
+	ca := minica.NewCA("upstream")
 	pair := ca.Issue("localhost", "127.0.0.1")
 	secure := tlsNode(t, &tls.Config{Certificates: []tls.Certificate{*pair.TLS()}, NextProtos: []string{"h2", "http/1.1"}}, polite)
 	for _, c := range []struct {
@@ -344,9 +344,9 @@ func tlsNode(t *testing.T, config *tls.Config, p peer) *fakeNode {
 }
 
 func TestDialTLS(t *testing.T) {
-	ca, other := certtest.NewCA("upstream"), certtest.NewCA("other")
-	clients := certtest.NewCA("clients")
-	client := clients.IssueSpec(certtest.Spec{Names: []string{"gate.example"}, Edit: func(c *x509.Certificate) {
+	ca, other := minica.NewCA("upstream"), minica.NewCA("other")
+	clients := minica.NewCA("clients")
+	client := clients.IssueSpec(minica.Spec{Names: []string{"gate.example"}, Edit: func(c *x509.Certificate) {
 		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	}})
 	node := tlsNode(t, &tls.Config{
@@ -439,7 +439,7 @@ func TestDialProxyHeaderOfUnknownClient(t *testing.T) {
 
 // With TLS the PROXY header comes before it, in the clear.
 func TestDialProxyHeaderBeforeTLS(t *testing.T) {
-	ca := certtest.NewCA("upstream")
+	ca := minica.NewCA("upstream")
 	config := &tls.Config{Certificates: []tls.Certificate{*ca.Issue("127.0.0.1").TLS()}}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

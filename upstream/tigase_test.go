@@ -10,16 +10,16 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 )
 
-func tigase(t *testing.T, edit func(*xmpptest.Config)) *xmpptest.Server {
+func tigase(t *testing.T, edit func(*chat.Config)) *chat.Server {
 	t.Helper()
-	cfg := xmpptest.Config{Domains: []string{"example1.com"}, Habits: xmpptest.Tigase()}
+	cfg := chat.Config{Domains: []string{"example1.com"}, Habits: chat.Tigase()}
 	if edit != nil {
 		edit(&cfg)
 	}
-	s, err := xmpptest.Listen(cfg)
+	s, err := chat.Listen(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,17 +49,17 @@ func TestDialTigase(t *testing.T) {
 // Each of the rude ends has its status, and a text that names it.
 func TestDialRudeTigase(t *testing.T) {
 	for name, c := range map[string]struct {
-		edit   func(*xmpptest.Config)
+		edit   func(*chat.Config)
 		sub    string
 		status int
 		want   string
 	}{
 		"framing subprotocol": {nil, "xmpp-framing", 0, ""},
 		"400":                 {nil, "mqtt", 502, "answered 400 Bad request to the opening handshake, want 101"},
-		"no subprotocol":      {func(c *xmpptest.Config) { c.NoSubprotocol = true }, "xmpp", 502, `answered 101 without a subprotocol, want "xmpp"`},
-		"garbage":             {rude(xmpptest.Garbage, xmpptest.FIN), "xmpp", 502, "want HTTP/1.1"},
-		"half a 101":          {rude(xmpptest.HalfUpgrade, xmpptest.FIN), "xmpp", 502, "unexpected EOF"},
-		"reset":               {rude(nil, xmpptest.RST), "xmpp", 502, "connection reset by peer"},
+		"no subprotocol":      {func(c *chat.Config) { c.NoSubprotocol = true }, "xmpp", 502, `answered 101 without a subprotocol, want "xmpp"`},
+		"garbage":             {rude(chat.Garbage, chat.FIN), "xmpp", 502, "want HTTP/1.1"},
+		"half a 101":          {rude(chat.HalfUpgrade, chat.FIN), "xmpp", 502, "unexpected EOF"},
+		"reset":               {rude(nil, chat.RST), "xmpp", 502, "connection reset by peer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := tigase(t, c.edit)
@@ -80,15 +80,15 @@ func TestDialRudeTigase(t *testing.T) {
 	}
 }
 
-func rude(b []byte, then xmpptest.Ending) func(*xmpptest.Config) {
-	return func(c *xmpptest.Config) { c.Rude = xmpptest.Outburst{When: xmpptest.AtRequest, Bytes: b, Then: then} }
+func rude(b []byte, then chat.Ending) func(*chat.Config) {
+	return func(c *chat.Config) { c.Rude = chat.Outburst{When: chat.AtRequest, Bytes: b, Then: then} }
 }
 
 // A frame in the same write as the 101 is the tunnel's.
 func TestDialTigaseInAHurry(t *testing.T) {
 	hello := ws.MustCompileFrame(ws.NewTextFrame([]byte("hello")))
-	s := tigase(t, func(c *xmpptest.Config) {
-		c.Rude = xmpptest.Outburst{When: xmpptest.WithUpgrade, Bytes: hello, Then: xmpptest.GoOn}
+	s := tigase(t, func(c *chat.Config) {
+		c.Rude = chat.Outburst{When: chat.WithUpgrade, Bytes: hello, Then: chat.GoOn}
 	})
 	c := dialOK(t, one(t, GroupOptions{}, s.URL()))
 	if string(c.Rest) != string(hello) {

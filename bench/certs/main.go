@@ -37,7 +37,7 @@ import (
 
 	"wssgate/bench/internal/process"
 	"wssgate/certstore"
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 var (
@@ -93,12 +93,12 @@ func main() {
 // A rig has the directory and the CA of one run.
 type rig struct {
 	dir  string
-	ca   *certtest.CA
+	ca   *minica.CA
 	keys []*rsa.PrivateKey
 }
 
 func newRig(dir string) *rig {
-	r := &rig{dir: dir, ca: certtest.NewCA("Bench Root").Intermediate("Bench CA 1")}
+	r := &rig{dir: dir, ca: minica.NewCA("Bench Root").Intermediate("Bench CA 1")}
 	for range *rsaN {
 		key, err := rsa.GenerateKey(rand.Reader, 2048)
 		check(err)
@@ -128,7 +128,7 @@ func name(i int) string { return fmt.Sprintf("vhost%05d.example.com", i) }
 
 // make writes certificate i anew, by renaming as certbot does.
 func (r *rig) make(i int) {
-	spec := certtest.Spec{Names: []string{name(i), "*." + name(i)}, Edit: asPublic}
+	spec := minica.Spec{Names: []string{name(i), "*." + name(i)}, Edit: asPublic}
 	if len(r.keys) > 0 {
 		spec.Key = r.keys[i%len(r.keys)]
 	} else {
@@ -156,7 +156,7 @@ func (r *rig) make(i int) {
 
 // makeLive writes what certbot does: the next version of four files, and links to
 // them.
-func (r *rig) makeLive(name string, pair *certtest.Pair) {
+func (r *rig) makeLive(name string, pair *minica.Pair) {
 	archive, live := filepath.Join(r.dir, "archive", name), filepath.Join(r.dir, "live", name)
 	check(os.MkdirAll(archive, 0o700))
 	check(os.MkdirAll(live, 0o700))
@@ -165,7 +165,7 @@ func (r *rig) makeLive(name string, pair *certtest.Pair) {
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{"privkey", pair.KeyPEM()}, {"cert", certtest.CertPEM(pair.Cert)}, {"chain", certtest.CertPEM(pair.Issuers[0])}, {"fullchain", pair.ChainPEM()}} {
+	}{{"privkey", pair.KeyPEM()}, {"cert", minica.CertPEM(pair.Cert)}, {"chain", minica.CertPEM(pair.Issuers[0])}, {"fullchain", pair.ChainPEM()}} {
 		version := fmt.Sprintf("%s%d.pem", f.name, len(old)+1)
 		check(os.WriteFile(filepath.Join(archive, version), f.data, 0o600))
 		link := filepath.Join(live, f.name+".pem")

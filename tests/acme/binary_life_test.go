@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
@@ -79,7 +79,7 @@ func TestBinaryLife(t *testing.T) {
 	g := newBinaryGate(t, p, all[0], name, alone)
 	g.site.Write(t, "eab", []byte(key+"\n"))
 	g.ca += "eab_key_id = \"kid-1\"\neab_key_file = \"eab\"\n"
-	ours := g.site.CA.IssueSpec(certtest.Spec{Names: []string{name}, NotAfter: time.Now().AddDate(0, 0, 10)})
+	ours := g.site.CA.IssueSpec(minica.Spec{Names: []string{name}, NotAfter: time.Now().AddDate(0, 0, 10)})
 	g.site.Certify(t, name, ours)
 	g.start("", name, alone)
 

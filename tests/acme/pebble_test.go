@@ -20,7 +20,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
 )
 
@@ -107,7 +107,7 @@ type pebble struct {
 	HTTPPort  int
 
 	t         *testing.T
-	https     *certtest.CA // of Pebble's own listeners
+	https     *minica.CA // of Pebble's own listeners
 	addr      string
 	mgmt      string
 	log       gate.Output
@@ -136,7 +136,7 @@ type pebbleConfig struct {
 // the gates come with it, as Pebble's configuration has their ports.
 func newPebble(t *testing.T, c pebbleConfig) (*pebble, []gateListeners) {
 	t.Helper()
-	p := &pebble{t: t, https: certtest.NewCA("pebble's listeners"), names: map[string]string{}, config: c, dir: t.TempDir(), txt: t.TempDir()}
+	p := &pebble{t: t, https: minica.NewCA("pebble's listeners"), names: map[string]string{}, config: c, dir: t.TempDir(), txt: t.TempDir()}
 	listeners := listenGates(t, max(c.Listeners, 1))
 	p.TLSPort = listeners[0].tls.Addr().(*net.TCPAddr).Port
 	p.HTTPPort = listeners[0].http.Addr().(*net.TCPAddr).Port

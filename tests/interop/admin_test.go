@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"wssgate/admin"
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/proxy"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
@@ -151,7 +151,7 @@ upstream = "xmpp"
 // The page lists the addresses that are refused for failed logins, and pardons one,
 // then all. Behind admin_token_file that wants the token as everything does.
 func TestAdminPardon(t *testing.T) {
-	upstream, err := xmpptest.Listen(xmpptest.Config{Password: "right"})
+	upstream, err := chat.Listen(chat.Config{Password: "right"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ login_failures = "1/10m"
 `))
 	g := gate.Start(t, site.Dir)
 	guess := func(from string) error {
-		c, err := xmpptest.Dial(t.Context(), xmpptest.Target{
+		c, err := chat.Dial(t.Context(), chat.Target{
 			URL: "wss://one.test/", Addr: g.Addr("wss"), TLS: site.Client("one.test"), User: "alice", Password: "wrong",
 			NetDial: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext,
 		})

@@ -25,7 +25,7 @@ import (
 	"testing"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
 )
 
@@ -70,7 +70,7 @@ type rig struct {
 	more     int
 
 	certLock sync.Mutex
-	issued   map[string]*certtest.Pair
+	issued   map[string]*minica.Pair
 }
 
 // breach notes that the gate did what it must not.
@@ -144,7 +144,7 @@ const (
 // newRig starts the nodes and the gate.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{tb: t, patience: patience, names: []string{"one.test", "two.test", "three.test"}, issued: map[string]*certtest.Pair{}}
+	r := &rig{tb: t, patience: patience, names: []string{"one.test", "two.test", "three.test"}, issued: map[string]*minica.Pair{}}
 	r.site = gate.NewSite(t)
 	for _, name := range r.names {
 		r.certify(name)

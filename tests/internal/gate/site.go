@@ -9,20 +9,20 @@ import (
 	"strings"
 	"testing"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 // A Site is what an operator has before the program starts: a directory with
 // config.toml and certs/, and the CA that the clients trust.
 type Site struct {
 	Dir string
-	CA  *certtest.CA
+	CA  *minica.CA
 }
 
 // NewSite makes a site with a certificate of its own for each name.
 func NewSite(tb testing.TB, names ...string) *Site {
 	tb.Helper()
-	s := &Site{Dir: tb.TempDir(), CA: certtest.NewCA("wssgate test root")}
+	s := &Site{Dir: tb.TempDir(), CA: minica.NewCA("wssgate test root")}
 	if err := os.Mkdir(filepath.Join(s.Dir, "certs"), 0o755); err != nil {
 		tb.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func NewSite(tb testing.TB, names ...string) *Site {
 
 // Certify puts the pair into certs/ under the name, replacing what was there
 // the way deployment tools do: a new file renamed over the old one.
-func (s *Site) Certify(tb testing.TB, name string, pair *certtest.Pair) {
+func (s *Site) Certify(tb testing.TB, name string, pair *minica.Pair) {
 	tb.Helper()
 	s.Write(tb, s.CertFile(name), pair.PEM())
 }

@@ -1,4 +1,4 @@
-// Package xmpptest is both ends of XMPP over WebSocket for tests, rigs and the
+// Package chat is both ends of XMPP over WebSocket for tests, rigs and the
 // demo: a Server that stands where Tigase would, and a Client that comes
 // through TLS as a browser would.
 //
@@ -14,7 +14,7 @@
 // Every conn has one goroutine that reads, and while something waits to be
 // written a second one; a mutex is never held across I/O, so that a Server
 // also works inside a testing/synctest bubble, over net.Pipe with ServeConn.
-package xmpptest
+package chat
 
 import (
 	"cmp"
@@ -51,7 +51,7 @@ const history = 4096
 const goodbyePatience = time.Second
 
 // ErrClosed is what Serve returns after Close or Stop.
-var ErrClosed = errors.New("xmpptest: server closed")
+var ErrClosed = errors.New("chat: server closed")
 
 // A Server is safe for concurrent use. Its life: Listen (or New and Serve or
 // ServeConn), then Close or Stop, which end every goroutine it started.

@@ -1,4 +1,4 @@
-package xmpptest
+package chat
 
 import (
 	"encoding/xml"

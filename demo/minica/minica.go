@@ -1,10 +1,10 @@
-// Package certtest makes certificate authorities and leaf certificates for
+// Package minica makes certificate authorities and leaf certificates for
 // tests, rigs and the demo. Nothing here is for production: keys live in
 // memory, serial numbers are random, and nobody revokes anything.
 //
 // All functions are safe for concurrent use; a CA never changes after it was
 // made.
-package certtest
+package minica
 
 import (
 	"crypto"
@@ -130,7 +130,7 @@ func (p *Pair) KeyPEMClassic() []byte {
 		check(err)
 		return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})
 	}
-	panic(fmt.Sprintf("certtest: no classic form for %T", p.Key))
+	panic(fmt.Sprintf("minica: no classic form for %T", p.Key))
 }
 
 // PEM returns chain and key in one file.
@@ -225,6 +225,6 @@ func or(t, def time.Time) time.Time {
 // pool, and neither has a caller that could do better.
 func check(err error) {
 	if err != nil {
-		panic("certtest: " + err.Error())
+		panic("minica: " + err.Error())
 	}
 }
