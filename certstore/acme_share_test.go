@@ -31,7 +31,7 @@ func TestACMETwoGates(t *testing.T) {
 				var gates []*acmeTestGate
 				for range 2 {
 					g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) {
-						o.Names, o.TLSALPN, o.HTTP01, o.Poll = names, challenge == "tls-alpn-01", challenge == "http-01", 6*time.Hour
+						o.Names, o.TLSALPN, o.HTTP01, o.Poll = names, challenge == "tls-alpn-01", challenge == "http-01", 24*time.Hour
 					})
 					defer g.Close()
 					gates = append(gates, g)
@@ -67,7 +67,7 @@ func TestACMETwoGates(t *testing.T) {
 					if got, want := ca.ordered(), round*len(names); got != want {
 						t.Errorf("round %d: %d orders; want %d", round, got, want)
 					}
-					time.Sleep(62 * 24 * time.Hour)
+					time.Sleep(64 * 24 * time.Hour)
 				}
 				if n := len(ca.accounts); n != 1 {
 					t.Errorf("%d accounts; want 1", n)
@@ -221,7 +221,7 @@ func TestACMELeaseExcludes(t *testing.T) {
 							return
 						}
 						if l == nil {
-							time.Sleep(time.Second)
+							time.Sleep(5 * time.Second)
 						}
 					}
 					if n := holders.Add(1); n != 1 {
@@ -308,10 +308,10 @@ func TestACMEDeletedAgainAndAgain(t *testing.T) {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			ca := newACMETestCA(t)
-			g := newACMETestGate(t, ca, dir, nil)
+			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Poll = 10 * time.Minute })
 			defer g.Close()
 			g.Start()
-			time.Sleep(time.Hour + acmePoll/2) // between two looks
+			time.Sleep(time.Hour + 5*time.Minute) // between two looks
 			for day := range 2 {
 				before := ca.ordered()
 				for range 24 {
@@ -337,10 +337,10 @@ func TestACMEDeletedAndDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newACMETestCA(t)
 		ca.lifetime = 12 * time.Hour
-		g := newACMETestGate(t, ca, dir, nil)
+		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Poll = 10 * time.Minute })
 		defer g.Close()
 		g.Start()
-		time.Sleep(time.Hour + acmePoll/2)
+		time.Sleep(time.Hour + 5*time.Minute)
 		for hour := range 48 {
 			os.Remove(filepath.Join(dir, "chat.example.org"))
 			time.Sleep(time.Hour)
@@ -356,8 +356,9 @@ func TestACMEDeletedAndDue(t *testing.T) {
 func TestACMEBackInCache(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
+		const poll = 10 * time.Minute
 		ca := newACMETestCA(t)
-		g := newACMETestGate(t, ca, dir, nil)
+		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Poll = poll })
 		defer g.Close()
 		g.Start()
 		time.Sleep(time.Hour)
@@ -367,11 +368,11 @@ func TestACMEBackInCache(t *testing.T) {
 		if err := os.Rename(path, path+".away"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(2 * poll)
 		if err := os.Rename(path+".away", path); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(acmePoll)
+		time.Sleep(poll)
 		ca.set(func() { ca.down = nil })
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
@@ -808,11 +809,12 @@ func TestACMEClockJumps(t *testing.T) {
 func TestACMEClockAhead(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
+		const poll = 10 * time.Minute
 		var jump atomic.Int64
 		ca := newACMETestCA(t)
 		ca.lifetime = 160 * time.Hour // Let's Encrypt's short-lived
 		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) {
-			o.wall = func() time.Time { return time.Now().Add(time.Duration(jump.Load())) }
+			o.Poll, o.wall = poll, func() time.Time { return time.Now().Add(time.Duration(jump.Load())) }
 		})
 		defer g.Close()
 		jump.Store(int64(96 * time.Hour))
@@ -833,7 +835,7 @@ func TestACMEClockAhead(t *testing.T) {
 		last = g.cert("chat.example.org")
 		jump.Store(int64(time.Until(last.Leaf.NotAfter) + time.Minute))
 		ca.set(func() { ca.lifetime = 1000 * time.Hour })
-		time.Sleep(time.Minute)
+		time.Sleep(poll + time.Minute)
 		synctest.Wait()
 		if g.cert("chat.example.org") == last {
 			t.Error("not renewed after the machine's sleep")
@@ -845,12 +847,13 @@ func TestACMEClockAhead(t *testing.T) {
 func TestACMEDueAtOnce(t *testing.T) {
 	for _, tt := range []struct {
 		lifetime, backdate time.Duration
-		least, most        int // orders in a minute
+		during             time.Duration
+		least, most        int // orders in that time
 	}{
-		{time.Hour, 1000 * time.Hour, 1, 1},
-		{time.Minute, 1000 * time.Hour, 3, 4},
-		{3 * time.Second, 0, 20, 61},
-		{time.Second, time.Hour, 20, 61},
+		{time.Hour, 1000 * time.Hour, time.Minute, 1, 1},
+		{time.Minute, 1000 * time.Hour, time.Minute, 3, 4},
+		{3 * time.Second, 0, 12 * time.Second, 4, 13},
+		{time.Second, time.Hour, 12 * time.Second, 4, 13},
 	} {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
@@ -859,10 +862,10 @@ func TestACMEDueAtOnce(t *testing.T) {
 			g := newACMETestGate(t, ca, dir, nil)
 			defer g.Close()
 			g.Start()
-			time.Sleep(time.Minute)
+			time.Sleep(tt.during)
 			synctest.Wait()
 			if n := ca.ordered(); n < tt.least || n > tt.most {
-				t.Errorf("certificates of %v that began %v ago: %d orders in a minute; want %d to %d", tt.lifetime, tt.backdate, n, tt.least, tt.most)
+				t.Errorf("certificates of %v that began %v ago: %d orders in %v; want %d to %d", tt.lifetime, tt.backdate, n, tt.during, tt.least, tt.most)
 			}
 		})
 	}
@@ -895,7 +898,7 @@ func TestACMESlowCache(t *testing.T) {
 				}
 				began = time.Now()
 			}
-			g := newACMETestGate(t, newACMETestCA(t), dir, func(o *ACMEOptions) { o.Names = names })
+			g := newACMETestGate(t, newACMETestCA(t), dir, func(o *ACMEOptions) { o.Names, o.Poll = names, time.Hour })
 			defer g.Close()
 			g.Start()
 			lasts("the start", files.Patience)

@@ -203,7 +203,7 @@ func TestACMEInstallsCache(t *testing.T) {
 			}
 		}
 		file("chat.example.org", root.Issue("chat.example.org"), false)
-		file("chat.example.org+rsa", root.IssueSpec(minica.Spec{Names: []string{"chat.example.org"}, RSA: true}), true)
+		file("chat.example.org+rsa", root.IssueSpec(minica.Spec{Names: []string{"chat.example.org"}, Key: rsaKey()}), true)
 		file("old.example.org", root.IssueSpec(minica.Spec{Names: []string{"old.example.org"}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-24 * time.Hour)}), false)
 		file("wrong.example.org", root.Issue("other.example.org"), false)
 		os.WriteFile(filepath.Join(dir, "torn.example.org"), []byte("-----BEGIN EC PRIV"), 0o600)

@@ -44,7 +44,7 @@ func TestACMERenewsUnasked(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ca := newACMETestCA(t)
 			ca.lifetime = life
-			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Poll = time.Hour })
+			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Poll = life / 100 })
 			g.Start()
 			defer g.Close()
 			var certs []*tls.Certificate
@@ -274,7 +274,7 @@ func TestACMERenewsAfterLongOutage(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ca := newACMETestCA(t)
 			ca.lifetime = life
-			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Poll = 10 * time.Minute })
+			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Poll = life / 144 })
 			g.Start()
 			defer g.Close()
 			time.Sleep(time.Minute)
@@ -474,7 +474,7 @@ func TestACMEBeginsWithWhatWorked(t *testing.T) {
 			return &acmeTestProblem{Type: "connection", Detail: "443 is not ours", Status: 400}
 		}
 		for range 2 {
-			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.HTTP01, o.Poll = true, time.Hour })
+			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.HTTP01, o.Poll = true, 12*time.Hour })
 			g.Start()
 			time.Sleep(65 * 24 * time.Hour)
 			synctest.Wait()

@@ -1,6 +1,9 @@
 package certstore
 
 import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -10,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +28,15 @@ var (
 	root = minica.NewCA("Test Root")
 	ca   = root.Intermediate("Test CA 1")
 )
+
+// rsaKey is the one RSA key of all tests: to make one takes long.
+var rsaKey = sync.OnceValue(func() crypto.Signer {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
 
 // A dir is a directory of certificates that a test changes.
 type dir string
@@ -221,7 +234,7 @@ func TestInternationalNames(t *testing.T) {
 func TestKeyTypesSideBySide(t *testing.T) {
 	d := newDir(t)
 	ec := ca.Issue("example1.com")
-	r := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true})
+	r := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, Key: rsaKey()})
 	d.put(t, "ec.pem", ec.PEM())
 	d.put(t, "rsa.pem", r.PEM())
 	d.put(t, "only.pem", ca.Issue("example2.com").PEM())

@@ -32,7 +32,7 @@ func cat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 func TestOneFileInAnyOrder(t *testing.T) {
 	lower := ca.Intermediate("Test CA 2")
 	ec := lower.Issue("example1.com")
-	r := lower.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true})
+	r := lower.IssueSpec(minica.Spec{Names: []string{"example1.com"}, Key: rsaKey()})
 	for _, p := range []*minica.Pair{ec, r} {
 		leaf, one, two, top := minica.CertPEM(p.Cert), minica.CertPEM(lower.Cert), minica.CertPEM(ca.Cert), root.RootPEM()
 		for name, data := range map[string][]byte{

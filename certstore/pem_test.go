@@ -109,7 +109,7 @@ func FuzzReadBlocks(f *testing.F) {
 // time, and a key that parses and that is the leaf's.
 func FuzzFile(f *testing.F) {
 	p := ca.Issue("example1.com", "*.example1.com")
-	r := ca.IssueSpec(minica.Spec{Names: []string{"example2.com"}, RSA: true})
+	r := ca.IssueSpec(minica.Spec{Names: []string{"example2.com"}, Key: rsaKey()})
 	f.Add(p.PEM())
 	f.Add(cat(r.KeyPEMClassic(), root.RootPEM(), r.ChainPEM()))
 	f.Add(minica.SelfSigned(minica.Spec{Names: []string{"example3.com"}}).PEM())

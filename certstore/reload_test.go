@@ -258,7 +258,7 @@ func TestExpiredIsServedForWantOfABetterOne(t *testing.T) {
 	wantProblems(t, s) // that nobody gets it any more is no problem
 
 	// Clients that have no ECDSA get nothing better than this.
-	old := ca.IssueSpec(minica.Spec{Names: []string{"*.example1.com"}, RSA: true, NotBefore: time.Now().AddDate(0, -3, 0), NotAfter: time.Now().AddDate(0, 0, -12)})
+	old := ca.IssueSpec(minica.Spec{Names: []string{"*.example1.com"}, Key: rsaKey(), NotBefore: time.Now().AddDate(0, -3, 0), NotAfter: time.Now().AddDate(0, 0, -12)})
 	path = d.put(t, "rsa.pem", old.PEM())
 	reload(t, s)
 	wantServed(t, s, "a.example1.com", better)

@@ -16,7 +16,7 @@ import (
 
 // rsaKeys are one key in both forms.
 func rsaKeys(t testing.TB) (key *rsa.PrivateKey, forms [][]byte) {
-	p := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true})
+	p := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, Key: rsaKey()})
 	for _, data := range [][]byte{p.KeyPEM(), p.KeyPEMClassic()} {
 		block, _ := pem.Decode(data)
 		forms = append(forms, block.Bytes)

@@ -68,7 +68,7 @@ func certOf(t *testing.T, p *minica.Pair) *certificate {
 // The better family is not worth an expired certificate.
 func TestValidRSAOverExpiredECDSA(t *testing.T) {
 	d := newDir(t)
-	r := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true})
+	r := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, Key: rsaKey()})
 	d.put(t, "rsa.pem", r.PEM())
 	d.put(t, "ec.pem", ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().Add(-time.Minute)}).PEM())
 	wantServed(t, d.open(t), "example1.com", r)
@@ -80,7 +80,7 @@ func TestCertificatesSaysWhy(t *testing.T) {
 	later := ca.IssueSpec(minica.Spec{Names: []string{"example1.com", "*.example1.com"}, NotAfter: time.Now().AddDate(0, 0, 80)})
 	d.put(t, "new.pem", later.PEM())
 	d.put(t, "old.pem", ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 8)}).PEM())
-	d.put(t, "rsa.pem", ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true}).PEM())
+	d.put(t, "rsa.pem", ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, Key: rsaKey()}).PEM())
 	d.put(t, "self.pem", minica.SelfSigned(minica.Spec{Names: []string{"a.example1.com"}}).PEM())
 	d.put(t, "cn.pem", minica.SelfSigned(minica.Spec{Names: []string{"example2.com"}, Edit: noSAN}).PEM())
 	s := d.open(t)
@@ -236,7 +236,7 @@ func TestGetCertificateAllocatesNothing(t *testing.T) {
 func BenchmarkGetCertificate(b *testing.B) {
 	d := newDir(b)
 	d.put(b, "a.pem", ca.Issue("example1.com").PEM())
-	d.put(b, "b.pem", ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true}).PEM())
+	d.put(b, "b.pem", ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, Key: rsaKey()}).PEM())
 	d.put(b, "c.pem", ca.Issue("example2.com").PEM())
 	s := d.open(b)
 	for _, name := range []string{"example1.com", "example2.com"} {

@@ -39,7 +39,7 @@ func stapled(t *testing.T, s *Store, name string) []byte {
 // Of two certificates in one file a response is for one, and nothing is wrong
 // with that; the other may have the second name that a response can have.
 func TestStapleForOneOfTwo(t *testing.T) {
-	ec, r := ca.Issue("example1.com"), ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, RSA: true})
+	ec, r := ca.Issue("example1.com"), ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, Key: rsaKey()})
 	for _, first := range []*minica.Pair{ec, r} {
 		other := ec
 		if first == ec {

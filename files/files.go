@@ -583,7 +583,11 @@ func addStall(s stall) (end func()) {
 			if old != nil {
 				list = slices.Clone(*old)
 			}
-			if list = f(list); stalls.CompareAndSwap(old, &list) {
+			next := &list
+			if list = f(list); len(list) == 0 {
+				next = nil
+			}
+			if stalls.CompareAndSwap(old, next) {
 				return
 			}
 		}
