@@ -13,14 +13,14 @@ import (
 var arrows = map[string][]string{
 	"access":      {},
 	"admin":       {"access", "fair", "files", "human", "panics", "ports", "proxy", "sampling", "upstream", "xmpp"},
-	"certstore":   {"files", "panics"},
-	"config":      {"access", "certstore", "files", "listen", "panics", "ports", "upstream", "xmpp"},
+	"certstore":   {"files", "panics", "watch"},
+	"config":      {"access", "certstore", "files", "listen", "panics", "ports", "upstream", "watch", "xmpp"},
 	"demo":        {"demo/chat", "demo/minica"}, // it brings an upstream and a CA along
 	"demo/chat":   {},
 	"demo/minica": {},
 	"fair":        {"panics"},
 	"files":       {"panics"},
-	"gate":        {"access", "admin", "certstore", "config", "fair", "files", "human", "listen", "logqueue", "memory", "panics", "ports", "proxy", "sampling", "systemd", "upstream", "web", "xmpp"},
+	"gate":        {"access", "admin", "certstore", "config", "fair", "files", "human", "listen", "logqueue", "memory", "panics", "ports", "proxy", "sampling", "systemd", "upstream", "watch", "web", "xmpp"},
 	"human":       {},
 	"listen":      {"files", "panics"},
 	"logqueue":    {"panics"},
@@ -32,6 +32,7 @@ var arrows = map[string][]string{
 	"sampling":    {"panics"},
 	"systemd":     {"files", "panics"},
 	"upstream":    {"access", "files", "panics", "ports", "xmpp"},
+	"watch":       {"panics"},
 	"web":         {"fair", "panics", "ports", "sampling", "xmpp"},
 	"xmpp":        {},
 }

@@ -44,6 +44,7 @@ import (
 	"time"
 
 	"wssgate/files"
+	"wssgate/watch"
 )
 
 // Options say where a Store finds certificates. The zero value is a Store
@@ -52,17 +53,20 @@ type Options struct {
 	Directory string       // empty: only installed certificates
 	Watch     bool         // notice changes by itself; else only Reload does
 	Log       *slog.Logger // nil: slog.Default()
+
+	quiet time.Duration // for tests: as in watch.Options
 }
 
 // A Store knows all certificates. Open makes one; Close ends it.
 type Store struct {
 	log   *slog.Logger
+	quiet time.Duration        // of watchers
 	view  atomic.Pointer[View] // replaced by a Commit only
 	cache cache
 
-	swap      sync.Mutex // held for moments, never while the system is called
-	tree      *tree      // nil without a directory
-	watcher   *watcher   // nil unless the directory is watched
+	swap      sync.Mutex     // held for moments, never while the system is called
+	tree      *tree          // nil without a directory
+	watcher   *watch.Watcher // nil unless the directory is watched
 	closed    bool
 	read      *harvest // of tree, as published last
 	installed map[installedName]*certificate
@@ -77,6 +81,7 @@ type installedName struct{ source, name string }
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		log:       o.Log,
+		quiet:     o.quiet,
 		read:      new(harvest),
 		installed: map[installedName]*certificate{},
 	}
@@ -122,7 +127,7 @@ func (s *Store) Reload() error {
 }
 
 // inUse returns the tree and its watcher.
-func (s *Store) inUse() (*tree, *watcher) {
+func (s *Store) inUse() (*tree, *watch.Watcher) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	return s.tree, s.watcher
@@ -136,25 +141,6 @@ func (s *Store) Reading() *files.HangError {
 		return nil
 	}
 	return t.place.Hangs()
-}
-
-// look is what a watcher calls.
-func (s *Store) look(ctx context.Context, w *watcher, what looking) error {
-	t, now := s.inUse()
-	if now != w || t == nil { // closed or replaced meanwhile
-		return nil
-	}
-	return t.do(ctx, func() error {
-		if what.all {
-			t.scan() // a root that cannot be listed becomes a problem
-		} else {
-			t.changed(what.names)
-		}
-		if what.again {
-			t.bad()
-		}
-		return nil
-	}, func() { s.publish(t, !what.again) })
 }
 
 // Install puts a certificate beside those of the directory; it takes part in
@@ -194,7 +180,10 @@ func (s *Store) Close() error {
 	if w == nil {
 		return nil
 	}
-	return w.close()
+	if err := w.Close(); err != nil {
+		return fmt.Errorf("certificates: watching: %w", err)
+	}
+	return nil
 }
 
 // publish makes handshakes see the tree where it is the one in use, and not as it

@@ -174,7 +174,7 @@ func (t *tree) sightOf(p *files.Place, path string, known file) (sight, error) {
 		if real, err := p.EvalSymlinks(path); err == nil {
 			s.target = filepath.Dir(real)
 			if w != nil {
-				p.Call(s.target, func() error { w.add(s.target); return nil })
+				p.Call(s.target, func() error { w.Add(s.target); return nil })
 			}
 		}
 		info, err := p.Stat(path)

@@ -12,6 +12,7 @@ import (
 	"unique"
 
 	"wssgate/demo/minica"
+	"wssgate/watch"
 )
 
 // oneLine writes the blocks of data with their base64 on one line each, as
@@ -117,10 +118,10 @@ func TestSelfSignedCAIsALeafEverywhere(t *testing.T) {
 	if err := os.Rename(old, filepath.Join(string(d), "new.pem")); err != nil {
 		t.Fatal(err)
 	}
-	s.look(t.Context(), nil, looking{names: map[string]bool{
+	s.look(t.Context(), nil, watch.Changes{Names: map[string]bool{
 		filepath.Join(string(d), "one"): true, filepath.Join(string(d), "two"): true,
 		old: true, filepath.Join(string(d), "new.pem"): true,
-	}, again: true})
+	}, Recheck: true})
 	wantProblems(t, s)
 	wantServed(t, s, "example1.com", p)
 }

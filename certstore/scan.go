@@ -17,6 +17,7 @@ import (
 	"unique"
 
 	"wssgate/files"
+	"wssgate/watch"
 )
 
 const (
@@ -28,14 +29,14 @@ const (
 // A tree is the directory as it was last read. It belongs to the job that its
 // place does, but for what is said to be anybody's.
 type tree struct {
-	root     string                  // anybody's
-	place    *files.Place            // anybody's
-	have     atomic.Pointer[harvest] // anybody's: what the last job that came to its end has left
-	done     atomic.Bool             // anybody's: a job has come to its end
-	watcher  atomic.Pointer[watcher] // anybody's: told of each folder before it is listed; may be nil
-	folders  map[string]*folder      // by path
-	limit    int                     // of folders
-	full     bool                    // there are more than that
+	root     string                        // anybody's
+	place    *files.Place                  // anybody's
+	have     atomic.Pointer[harvest]       // anybody's: what the last job that came to its end has left
+	done     atomic.Bool                   // anybody's: a job has come to its end
+	watcher  atomic.Pointer[watch.Watcher] // anybody's: told of each folder before it is listed; may be nil
+	folders  map[string]*folder            // by path
+	limit    int                           // of folders
+	full     bool                          // there are more than that
 	reader   *reader
 	names    map[string]string // see sameName
 	buf      bytes.Buffer
@@ -127,7 +128,7 @@ func (t *tree) job(job func() error, then func()) (whole func() (struct{}, error
 // watch has a folder watched from now on.
 func (t *tree) watch(path string) {
 	if w := t.watcher.Load(); w != nil {
-		t.place.Call(path, func() error { w.add(path); return nil })
+		t.place.Call(path, func() error { w.Add(path); return nil })
 	}
 }
 
@@ -142,8 +143,8 @@ func (t *tree) all() error {
 // itself cannot be listed; what the tree gives is as before then.
 func (t *tree) scan() error {
 	if w := t.watcher.Load(); w != nil {
-		w.begin()
-		defer w.end()
+		w.Begin()
+		defer w.End()
 		t.watch(filepath.Dir(t.root)) // where the root itself may be replaced
 	}
 	t.reader.issuers = map[string]unique.Handle[issuer]{}
@@ -178,7 +179,7 @@ func (t *tree) prune() {
 	for path, f := range t.folders {
 		if !t.reachable(path) {
 			if w := t.watcher.Load(); w != nil {
-				w.forget(f.real)
+				w.Forget(f.real)
 			}
 			if len(t.at(f.real)) > 1 {
 				t.orphaned = true
@@ -307,7 +308,7 @@ func (t *tree) entries(f *folder, link bool) (real string, entries []fs.DirEntry
 	path := f.path
 	l, err := in(t, f.place, path, func(p *files.Place) (l listing, err error) {
 		if l.real, err = p.EvalSymlinks(path); err == nil && w != nil {
-			p.Call(l.real, func() error { w.add(l.real); return nil })
+			p.Call(l.real, func() error { w.Add(l.real); return nil })
 		}
 		l.entries, err = p.ReadDir(path)
 		return l, err

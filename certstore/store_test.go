@@ -14,6 +14,7 @@ import (
 
 	"wssgate/demo/minica"
 	"wssgate/files"
+	"wssgate/watch"
 )
 
 // A handshake waits for no lock that a reload holds, even for a name that
@@ -116,13 +117,13 @@ func TestTimeGoesOn(t *testing.T) {
 		wantProblems(t, s, "not valid before ")
 		time.Sleep(61 * time.Minute)
 		answers(next) // both are valid, this one for longer
-		s.look(t.Context(), nil, looking{all: true, again: true})
+		s.look(t.Context(), nil, watch.Changes{All: true, Recheck: true})
 		answers(next)
 		wantProblems(t, s)
 		log.Reset()
 		time.Sleep(3 * time.Hour)
 		for range 3 {
-			s.look(t.Context(), nil, looking{all: true, again: true})
+			s.look(t.Context(), nil, watch.Changes{All: true, Recheck: true})
 			wantProblems(t, s, "; still served")
 			time.Sleep(time.Minute)
 		}

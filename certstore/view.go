@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"wssgate/files"
+	"wssgate/watch"
 )
 
 // A View answers handshakes. It follows the Store's changes until a Change is
@@ -57,9 +58,9 @@ func (v *View) Has(serverName string) bool {
 // once, before the next Prepare.
 type Change struct {
 	store   *Store
-	tree    *tree       // nil without a directory
-	watcher *watcher    // the one in use, or one that does not run yet
-	late    atomic.Bool // nobody waits for the reading any more
+	tree    *tree          // nil without a directory
+	watcher *watch.Watcher // the one in use, or one that does not run yet
+	late    atomic.Bool    // nobody waits for the reading any more
 }
 
 // Prepare reads a directory, which may be the one in use or another, and may be
@@ -107,7 +108,7 @@ func (c *Change) read(dir string, watch bool) error {
 	case c.tree == used && watch == (watcher != nil):
 		c.watcher = watcher
 	case watch:
-		c.watcher = newWatcher(s.log, s.look)
+		c.watcher = s.newWatcher()
 	}
 	if c.tree == nil {
 		return nil
@@ -140,10 +141,10 @@ func (c *Change) Commit() *View {
 	s.swap.Unlock()
 	if c.watcher != old {
 		if c.watcher != nil {
-			c.watcher.start()
+			c.watcher.Start()
 		}
 		if old != nil {
-			old.close()
+			old.Close()
 		}
 	}
 	return v
@@ -160,7 +161,6 @@ func (c *Change) Abandon() {
 		c.tree.leave()
 	}
 	if c.watcher != nil && c.watcher != watcher {
-		c.watcher.start() // close waits for its end
-		c.watcher.close()
+		c.watcher.Close()
 	}
 }

@@ -2,202 +2,15 @@ package certstore
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
-
-	"github.com/fsnotify/fsnotify"
 
 	"wssgate/demo/minica"
 )
-
-// A fakeFolders stands for the system's part of watching.
-type fakeFolders struct {
-	mu      sync.Mutex
-	watched []string
-	err     error
-}
-
-func (f *fakeFolders) Add(path string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err != nil {
-		return f.err
-	}
-	f.watched = append(f.watched, path)
-	return nil
-}
-
-func (f *fakeFolders) Remove(path string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.watched = slices.DeleteFunc(f.watched, func(w string) bool { return w == path })
-	return nil
-}
-
-func (f *fakeFolders) Close() error { return nil }
-
-// A look is one call that a watcher made, with the time since the start.
-type look struct {
-	at    time.Duration
-	names int
-	all   bool
-	again bool
-}
-
-type looksTaken struct {
-	mu   sync.Mutex
-	list []look
-}
-
-// startWatcher runs a watcher on events of the test's, inside a bubble.
-func startWatcher(folders folderWatcher) (w *watcher, events chan fsnotify.Event, errs chan error, looks *looksTaken) {
-	w, events, errs, looks = idleWatcher(folders)
-	w.start()
-	return w, events, errs, looks
-}
-
-// idleWatcher is one that does not run yet.
-func idleWatcher(folders folderWatcher) (w *watcher, events chan fsnotify.Event, errs chan error, looks *looksTaken) {
-	events, errs, looks = make(chan fsnotify.Event), make(chan error), new(looksTaken)
-	start := time.Now()
-	w = &watcher{
-		log: slog.New(slog.DiscardHandler), folder: folders, events: events, errors: errs,
-		done: make(chan struct{}), watched: map[string]int{},
-		look: func(_ context.Context, _ *watcher, what looking) error {
-			looks.mu.Lock()
-			defer looks.mu.Unlock()
-			looks.list = append(looks.list, look{time.Since(start), len(what.names), what.all, what.again})
-			return nil
-		},
-	}
-	w.ctx, w.cancel = context.WithCancel(context.Background())
-	return w, events, errs, looks
-}
-
-// take returns the looks since it was last called.
-func (l *looksTaken) take() []look {
-	synctest.Wait()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	list := l.list
-	l.list = nil
-	return list
-}
-
-func wantLooks(t *testing.T, looks *looksTaken, want ...look) {
-	t.Helper()
-	if got := looks.take(); !slices.Equal(got, want) {
-		t.Errorf("looks = %v\n want %v", got, want)
-	}
-}
-
-// Changes that come together are read together, once it has been quiet for a
-// moment; what was bad then is looked at once more.
-func TestWatcherGathersChanges(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, events, _, looks := startWatcher(&fakeFolders{})
-		for _, name := range []string{"/d/a.pem", "/d/b.pem", "/d/a.pem", "/d/./a.pem"} {
-			events <- fsnotify.Event{Name: name, Op: fsnotify.Write}
-			time.Sleep(quiet / 2)
-		}
-		wantLooks(t, looks)
-		time.Sleep(quiet)
-		wantLooks(t, looks, look{at: 3*quiet/2 + quiet, names: 2})
-		time.Sleep(grace)
-		wantLooks(t, looks, look{at: 3*quiet/2 + quiet + grace, again: true})
-		w.close()
-	})
-}
-
-// A file that is written without a pause is read all the same, after patience.
-func TestWatcherDoesNotWaitForever(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, events, _, looks := startWatcher(&fakeFolders{})
-		for range 2*patience/quiet*2 + 1 {
-			events <- fsnotify.Event{Name: "/d/a.pem", Op: fsnotify.Write}
-			time.Sleep(quiet / 2)
-		}
-		if got := looks.take(); len(got) < 2 || got[0].at != patience {
-			t.Errorf("looks = %v, want the first after %v", got, patience)
-		}
-		w.close()
-	})
-}
-
-// Where events were lost, everything is looked at; and so it is every minute.
-func TestWatcherLooksAtAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, _, errs, looks := startWatcher(&fakeFolders{})
-		errs <- fsnotify.ErrEventOverflow
-		time.Sleep(quiet + grace)
-		wantLooks(t, looks, look{at: quiet, all: true}, look{at: quiet + grace, again: true})
-		time.Sleep(2 * pollAll)
-		wantLooks(t, looks, look{at: pollAll, all: true, again: true}, look{at: 2 * pollAll, all: true, again: true})
-		w.close()
-	})
-}
-
-// Too many names are as good as all of them, and take no more memory.
-func TestWatcherBoundsWhatItGathers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, events, _, looks := startWatcher(&fakeFolders{})
-		for i := range maxGathered + 10 {
-			events <- fsnotify.Event{Name: "/d/" + strings.Repeat("a", i%200) + string(rune('a'+i/200)) + ".pem", Op: fsnotify.Create}
-		}
-		time.Sleep(quiet)
-		wantLooks(t, looks, look{at: quiet, names: maxGathered, all: true})
-		w.close()
-	})
-}
-
-// A folder that cannot be watched makes polling faster, and that is logged
-// once.
-func TestWatcherWithoutEnoughWatches(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log strings.Builder
-		w, _, _, looks := idleWatcher(&fakeFolders{err: errors.New("no space left on device")})
-		w.log = slog.New(slog.NewTextHandler(&log, nil))
-		w.add("/d")
-		w.add("/d/e")
-		w.start()
-		if n := strings.Count(log.String(), "no space left on device"); n != 1 {
-			t.Errorf("logged %d times, want once: %s", n, log.String())
-		}
-		time.Sleep(2 * pollUnwatched)
-		wantLooks(t, looks, look{at: pollUnwatched, all: true, again: true}, look{at: 2 * pollUnwatched, all: true, again: true})
-		w.close()
-	})
-}
-
-// A folder that was made anew is another folder and is watched again.
-func TestWatcherForgetsAFolderThatWentAway(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		folders := &fakeFolders{}
-		w, events, _, _ := startWatcher(folders)
-		w.add("/d/e")
-		events <- fsnotify.Event{Name: "/d/e", Op: fsnotify.Remove}
-		synctest.Wait()
-		w.add("/d/e")
-		if !slices.Equal(folders.watched, []string{"/d/e"}) {
-			t.Errorf("watched = %q, want it anew", folders.watched)
-		}
-		w.begin()
-		w.add("/d/f")
-		w.end()
-		if !slices.Equal(folders.watched, []string{"/d/f"}) {
-			t.Errorf("watched = %q, want only what the last round named", folders.watched)
-		}
-		w.close()
-	})
-}
 
 // watching opens a Store that watches d, and returns a function that waits
 // until a condition holds. It is told of each table, and looks at no clock.
@@ -205,7 +18,7 @@ func watching(t *testing.T, d dir) (*Store, func(what string, ok func() bool)) {
 	t.Helper()
 	published := make(chan struct{}, 1)
 	handler := &tellingHandler{published}
-	s, err := Open(Options{Directory: string(d), Watch: true, Log: slog.New(handler)})
+	s, err := Open(Options{Directory: string(d), Watch: true, Log: slog.New(handler), quiet: 10 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,21 +10,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
-
 	"wssgate/files"
 	"wssgate/panics"
+	"wssgate/watch"
 )
 
 const (
-	// A file that is being written, or moved away and back, is left alone until
-	// nothing has happened in its folder for configQuiet; but for no longer
-	// than configPatience, for the folder may hold busier files.
-	configQuiet    = 200 * time.Millisecond
-	configPatience = 2 * time.Second
-
-	// The file is looked at this often whatever the system tells: some file
-	// systems tell nothing.
+	// The files are looked at this often whatever the system tells.
 	configPoll = 10 * time.Second
 
 	maxSymlinks = 40 // what Linux follows in one path
@@ -43,8 +35,8 @@ type Watch struct {
 	place   *files.Place
 	files   []string
 	log     *slog.Logger
-	stop    context.CancelFunc // nil: not watching
-	done    chan struct{}
+	watcher *watch.Watcher // nil: not watching
+	quiet   time.Duration  // for tests: as in watch.Options
 
 	mu   sync.Mutex
 	last map[string][sha256.Size]byte // by file, of what was read last
@@ -64,19 +56,38 @@ func NewWatch(file string, read [sha256.Size]byte, log *slog.Logger) *Watch {
 // Set turns the watch on or off.
 func (w *Watch) Set(on bool) {
 	switch {
-	case on && w.stop == nil:
-		ctx, cancel := context.WithCancel(context.Background())
-		w.stop, w.done = cancel, make(chan struct{})
-		done := w.done
-		go func() {
-			defer close(done)
-			panics.Keep(ctx.Done(), panics.Config, func() { w.watchFolders(ctx) })
-		}()
-	case !on && w.stop != nil:
-		w.stop()
-		<-w.done
-		w.stop = nil
+	case on && w.watcher == nil:
+		w.watcher = w.newWatcher()
+		w.watcher.Start()
+	case !on && w.watcher != nil:
+		old := w.watcher
+		go panics.Catch(panics.Config, func() { old.Close() }) // it may wait for a folder that hangs
+		w.watcher = nil
 	}
+}
+
+func (w *Watch) newWatcher() (folders *watch.Watcher) {
+	folders = watch.New(watch.Options{
+		Now: true, // for what happened before
+		Look: func(ctx context.Context, _ watch.Changes) time.Duration {
+			files.Await(ctx, w.place, func() (struct{}, error) {
+				w.follow(folders)
+				w.look()
+				return struct{}{}, nil
+			})
+			return 0
+		},
+		Failed: func(path string, err error) {
+			if path != "" {
+				w.log.Debug(w.key+": cannot watch a folder", "file", path, "err", err)
+				return
+			}
+			w.log.Warn(w.key+": looking at the file every "+configPoll.String(), "err", err,
+				"hint", "is fs.inotify.max_user_instances too low?")
+		},
+		Poll: configPoll, Quiet: w.quiet, Panics: panics.Config,
+	})
+	return folders
 }
 
 // Seen notes what was read of a file for another reason: that need not be told any
@@ -129,90 +140,15 @@ func (w *Watch) lookAt(file string, sum [sha256.Size]byte) {
 	}
 }
 
-func (w *Watch) watchFolders(ctx context.Context) {
-	var events chan fsnotify.Event // nil where the system has none to give
-	var lost chan error
-	notify, err := fsnotify.NewWatcher()
-	if err == nil {
-		defer func() { go notify.Close() }() // which waits for an Add that hangs
-		events, lost = notify.Events, notify.Errors
-	} else {
-		w.log.Warn(w.key+": looking at the file every "+configPoll.String(), "err", err,
-			"hint", "is fs.inotify.max_user_instances too low?")
-	}
-	watched := map[string]bool{}
-	look := func() {
-		now, err := files.Await(ctx, w.place, func() (map[string]bool, error) {
-			now := watched
-			if notify != nil {
-				now = w.follow(notify, watched)
-			}
-			w.look()
-			return now, nil
-		})
-		if err == nil { // else it was stopped
-			watched = now
-		}
-	}
-	poll := time.NewTicker(configPoll)
-	defer poll.Stop()
-	settle := time.NewTimer(1) // the first look is for what happened before
-	defer settle.Stop()
-	var first time.Time // of the events gathered
-	gather := func() {
-		if first.IsZero() {
-			first = time.Now()
-		}
-		settle.Reset(max(1, min(configQuiet, configPatience-time.Since(first))))
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case _, ok := <-events:
-			if !ok {
-				events = nil
-				continue
-			}
-			gather()
-		case _, ok := <-lost:
-			if !ok {
-				lost = nil
-				continue
-			}
-			gather()
-		case <-settle.C:
-			first = time.Time{}
-			look()
-		case <-poll.C:
-			look()
-		}
-	}
-}
-
-// follow has the folders watched that matter now, and returns them. One that
-// can't be is polled.
-func (w *Watch) follow(notify *fsnotify.Watcher, watched map[string]bool) map[string]bool {
-	now := map[string]bool{}
+// follow has the folders watched that matter now. One that can't be is polled.
+func (w *Watch) follow(folders *watch.Watcher) {
+	folders.Begin()
+	defer folders.End()
 	for _, file := range w.files {
 		for _, folder := range foldersOn(w.place, file) {
-			if now[folder] {
-				continue
-			}
-			// Again even where it is watched: it may be another one by that name.
-			if err := w.place.Call(folder, func() error { return notify.Add(folder) }); err == nil {
-				now[folder] = true
-			} else if !maps.Equal(watched, now) {
-				w.log.Debug(w.key+": cannot watch a folder", "file", folder, "err", err)
-			}
+			w.place.Call(folder, func() error { folders.Again(folder); return nil })
 		}
 	}
-	for folder := range watched {
-		if !now[folder] {
-			notify.Remove(folder) // fails where the system has forgotten it already
-		}
-	}
-	return now
 }
 
 // foldersOn returns the folders on the way to a file in which a change can make

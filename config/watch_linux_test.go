@@ -60,6 +60,7 @@ func TestConfigWatch(t *testing.T) {
 	link("real", "etc")
 
 	w := NewWatch(in("etc/config.toml"), sha256.Sum256([]byte("one")), slog.New(slog.DiscardHandler))
+	w.quiet = 10 * time.Millisecond
 	w.Set(true)
 	defer w.Set(false)
 	told := func(what string) {

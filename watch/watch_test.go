@@ -1,0 +1,290 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"wssgate/internal/leaktest"
+	"wssgate/panics"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+// A fakeFolders stands for the system's part of watching.
+type fakeFolders struct {
+	mu      sync.Mutex
+	watched []string
+	err     error
+}
+
+func (f *fakeFolders) Add(path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return f.err
+	}
+	f.watched = append(f.watched, path)
+	return nil
+}
+
+func (f *fakeFolders) Remove(path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.watched = slices.DeleteFunc(f.watched, func(w string) bool { return w == path })
+	return nil
+}
+
+func (f *fakeFolders) Close() error { return nil }
+
+// A look is one call that a watcher made, with the time since the start.
+type look struct {
+	at    time.Duration
+	names int
+	all   bool
+	again bool
+}
+
+type looksTaken struct {
+	takes, next time.Duration // of each
+
+	mu   sync.Mutex
+	list []look
+}
+
+const (
+	pollAll       = time.Minute
+	pollUnwatched = 10 * time.Second
+	grace         = 2 * time.Second
+)
+
+// startWatcher runs a watcher on events of the test's, inside a bubble.
+func startWatcher(f folders) (w *Watcher, events chan fsnotify.Event, errs chan error, looks *looksTaken) {
+	w, events, errs, looks = idleWatcher(f)
+	w.Start()
+	return w, events, errs, looks
+}
+
+// idleWatcher is one that does not run yet.
+func idleWatcher(f folders) (w *Watcher, events chan fsnotify.Event, errs chan error, looks *looksTaken) {
+	events, errs, looks = make(chan fsnotify.Event), make(chan error), new(looksTaken)
+	start := time.Now()
+	w = newWatcher(Options{
+		Poll: pollAll, PollFailed: pollUnwatched, Share: 500, Recheck: grace,
+		Look: func(_ context.Context, c Changes) time.Duration {
+			looks.mu.Lock()
+			looks.list = append(looks.list, look{time.Since(start), len(c.Names), c.All, c.Recheck})
+			takes, next := looks.takes, looks.next
+			looks.mu.Unlock()
+			time.Sleep(takes)
+			return next
+		},
+	}, f, events, errs)
+	return w, events, errs, looks
+}
+
+// take returns the looks since it was last called.
+func (l *looksTaken) take() []look {
+	synctest.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := l.list
+	l.list = nil
+	return list
+}
+
+func wantLooks(t *testing.T, looks *looksTaken, want ...look) {
+	t.Helper()
+	if got := looks.take(); !slices.Equal(got, want) {
+		t.Errorf("looks = %v\n want %v", got, want)
+	}
+}
+
+// Changes that come together are read together, once it has been Quiet for a
+// moment; what was bad then is looked at once more.
+func TestWatcherGathersChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, events, _, looks := startWatcher(&fakeFolders{})
+		for _, name := range []string{"/d/a.pem", "/d/b.pem", "/d/a.pem", "/d/./a.pem"} {
+			events <- fsnotify.Event{Name: name, Op: fsnotify.Write}
+			time.Sleep(Quiet / 2)
+		}
+		wantLooks(t, looks)
+		time.Sleep(Quiet)
+		wantLooks(t, looks, look{at: 3*Quiet/2 + Quiet, names: 2})
+		time.Sleep(grace)
+		wantLooks(t, looks, look{at: 3*Quiet/2 + Quiet + grace, again: true})
+		w.Close()
+	})
+}
+
+// A file that is written without a pause is read all the same, after Patience.
+func TestWatcherDoesNotWaitForever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, events, _, looks := startWatcher(&fakeFolders{})
+		for range 2*Patience/Quiet*2 + 1 {
+			events <- fsnotify.Event{Name: "/d/a.pem", Op: fsnotify.Write}
+			time.Sleep(Quiet / 2)
+		}
+		if got := looks.take(); len(got) < 2 || got[0].at != Patience {
+			t.Errorf("looks = %v, want the first after %v", got, Patience)
+		}
+		w.Close()
+	})
+}
+
+// Where events were lost, everything is looked at; and so it is every minute.
+func TestWatcherLooksAtAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _, errs, looks := startWatcher(&fakeFolders{})
+		errs <- fsnotify.ErrEventOverflow
+		time.Sleep(Quiet + grace)
+		wantLooks(t, looks, look{at: Quiet, all: true}, look{at: Quiet + grace, again: true})
+		time.Sleep(2 * pollAll)
+		wantLooks(t, looks, look{at: pollAll, all: true, again: true}, look{at: 2 * pollAll, all: true, again: true})
+		w.Close()
+	})
+}
+
+// Too many names are as good as all of them, and take no more memory.
+func TestWatcherBoundsWhatItGathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, events, _, looks := startWatcher(&fakeFolders{})
+		for i := range maxGathered + 10 {
+			events <- fsnotify.Event{Name: "/d/" + strings.Repeat("a", i%200) + string(rune('a'+i/200)) + ".pem", Op: fsnotify.Create}
+		}
+		time.Sleep(Quiet)
+		wantLooks(t, looks, look{at: Quiet, names: maxGathered, all: true})
+		w.Close()
+	})
+}
+
+// A folder that cannot be watched makes polling faster, and that is told
+// once.
+func TestWatcherWithoutEnoughWatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var failed []string
+		w, _, _, looks := idleWatcher(&fakeFolders{err: errors.New("no space left on device")})
+		w.o.Failed = func(path string, err error) { failed = append(failed, path+": "+err.Error()) }
+		w.Add("/d")
+		w.Add("/d/e")
+		w.Start()
+		if want := []string{"/d: no space left on device"}; !slices.Equal(failed, want) {
+			t.Errorf("failed = %q, want %q", failed, want)
+		}
+		time.Sleep(2 * pollUnwatched)
+		wantLooks(t, looks, look{at: pollUnwatched, all: true, again: true}, look{at: 2 * pollUnwatched, all: true, again: true})
+		w.Close()
+	})
+}
+
+// A folder that was made anew is another folder and is watched again.
+func TestWatcherForgetsAFolderThatWentAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		folders := &fakeFolders{}
+		w, events, _, _ := startWatcher(folders)
+		w.Add("/d/e")
+		events <- fsnotify.Event{Name: "/d/e", Op: fsnotify.Remove}
+		synctest.Wait()
+		w.Add("/d/e")
+		if !slices.Equal(folders.watched, []string{"/d/e"}) {
+			t.Errorf("watched = %q, want it anew", folders.watched)
+		}
+		w.Begin()
+		w.Add("/d/f")
+		w.End()
+		if !slices.Equal(folders.watched, []string{"/d/f"}) {
+			t.Errorf("watched = %q, want only what the last round named", folders.watched)
+		}
+		w.Close()
+	})
+}
+
+// Looks at everything take no more than their share of the time; one that asks for
+// another soon gets it; and where Now is set the first is at once.
+func TestWatcherPolls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _, _, looks := idleWatcher(&fakeFolders{})
+		w.o.Now, looks.takes = true, time.Second
+		w.Start()
+		time.Sleep(10 * time.Minute)
+		wantLooks(t, looks, look{at: 1, all: true}, look{at: 1 + time.Second + grace, again: true},
+			look{at: pollAll, all: true, again: true}, look{at: pollAll + 501*time.Second, all: true, again: true})
+		looks.mu.Lock()
+		looks.takes, looks.next = 0, pollUnwatched // of the next look
+		looks.mu.Unlock()
+		at := pollAll + 2*501*time.Second
+		time.Sleep(at + pollUnwatched - 10*time.Minute)
+		wantLooks(t, looks, look{at: at, all: true, again: true}, look{at: at + pollUnwatched, all: true, again: true})
+		w.Close()
+	})
+}
+
+// A panic in a look ends no watcher: after a pause everything is looked at.
+func TestWatcherPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, events, _, looks := idleWatcher(&fakeFolders{})
+		look, first := w.o.Look, true
+		w.o.Look = func(ctx context.Context, c Changes) time.Duration {
+			if first {
+				first = false
+				panic("an injected fault")
+			}
+			return look(ctx, c)
+		}
+		w.o.Panics = panics.Config
+		w.Start()
+		events <- fsnotify.Event{Name: "/d/a", Op: fsnotify.Write}
+		time.Sleep(10 * time.Second)
+		if got := looks.take(); len(got) == 0 || !got[0].all {
+			t.Errorf("looks = %v; want one at everything", got)
+		}
+		w.Close()
+	})
+}
+
+// A watcher that never ran, or is to run after its end, ends.
+func TestWatcherEnds(t *testing.T) {
+	w := New(Options{Poll: pollAll, Look: func(context.Context, Changes) time.Duration { return 0 }})
+	w.Add(t.TempDir())
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+	w.Start()
+	w.Add(t.TempDir())
+	w.Begin()
+	w.End()
+}
+
+// Where the system has no watches to give, all the rest works, and polls.
+func TestWatcherWithoutASystem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _, _, looks := startWatcher(nil)
+		w.Add("/d")
+		w.Again("/d")
+		w.Forget("/d")
+		time.Sleep(pollAll)
+		wantLooks(t, looks, look{at: pollAll, all: true, again: true})
+		w.Close()
+	})
+}
+
+// A folder may be another one than before, though nothing told of it.
+func TestWatcherAgain(t *testing.T) {
+	folders := &fakeFolders{}
+	w, _, _, _ := idleWatcher(folders)
+	w.Add("/d")
+	w.Add("/d")
+	w.Again("/d")
+	if !slices.Equal(folders.watched, []string{"/d", "/d"}) {
+		t.Errorf("watched = %q, want it twice", folders.watched)
+	}
+	w.Close()
+}
