@@ -32,7 +32,7 @@ const (
 //
 // It never changes after it came into a table, but for the parsed form.
 type certificate struct {
-	leaf  leafDER
+	leaf  der
 	key   der                   // as readKey keeps it; empty: pinned has it
 	chain unique.Handle[string] // issuers as one run of DER, in order, without the root; shared by all that have the same
 	names names
@@ -249,7 +249,7 @@ func fromTLS(source string, cert *tls.Certificate) (*certificate, error) {
 	if keyID != id {
 		return nil, errors.New("private key belongs to another certificate")
 	}
-	c.leaf = leafDER{der: onHeap(cert.Certificate[0])}
+	c.leaf = onHeap(cert.Certificate[0])
 	c.chain = unique.Make(string(bytes.Join(cert.Certificate[1:], nil)))
 	c.pinned = cert
 	return c, nil

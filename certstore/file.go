@@ -90,7 +90,6 @@ type reader struct {
 	scratch []byte
 	blocks  []block
 	arena   arena
-	models  models
 	issuers map[string]unique.Handle[issuer] // by DER; what one scan has seen
 }
 
@@ -144,10 +143,8 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		switch self := selfIssued(cert); {
 		case err == nil && (k >= 0 || !cert.IsCA || self):
 			leaf := &leafPart{certificate: c, id: id, missing: nobody, optional: cert.IsCA && k < 0}
-			if self {
-				c.leaf = leafDER{der: r.arena.put(b.der)}
-			} else {
-				c.leaf = r.models.put(&r.arena, b.der, string(cert.RawIssuer))
+			c.leaf = r.arena.put(b.der)
+			if !self {
 				leaf.missing = authorityOf(cert)
 			}
 			leaves = append(leaves, leaf)
