@@ -14,12 +14,23 @@
 //	view    has the newest table until the next Change, then stays as it is
 //	cache   the few certificates that are parsed; its lock is held for moments
 //
-// A reload lists the directory (scan.go), reads the files that are not as they
-// were (read.go), takes them apart (file.go), puts leaves and keys together folder
-// by folder (pair.go), and swaps the table (table.go). A handshake normalises
-// the server name (name.go), looks it up, chooses among several (choose.go), parses
-// the chosen one if need be (cache.go), and so waits neither for a
-// disk nor for a reload.
+// From the disk to a handshake there is one way down; each file calls those below it:
+//
+//	watch.go    something may have changed, or view.go: another directory is prepared
+//	scan.go     which folders and files that may be about
+//	folder.go   a folder is listed
+//	read.go     a file is read, where it is not as it was
+//	parse.go    its bytes are taken apart
+//	harvest.go  the job ends, and every folder that changed is
+//	pair.go     put together: leaves, keys, chains
+//	publish.go  the table is swapped
+//	table.go    a name is looked up
+//	choose.go   one of several certificates is chosen
+//	cache.go    and parsed, if need be
+//
+// tree.go has the state of the first five, and elsewhere.go what is on other file
+// systems. A handshake begins at the table, with a server name in normal form
+// (name.go), and so waits neither for a disk nor for a reload.
 //
 // A directory may hang. Whoever has it read then waits no longer than files.Patience;
 // the job goes on when the directory is back, and publishes what it finds by itself.
@@ -38,7 +49,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -184,48 +194,4 @@ func (s *Store) Close() error {
 		return fmt.Errorf("certificates: watching: %w", err)
 	}
 	return nil
-}
-
-// publish makes handshakes see the tree where it is the one in use, and not as it
-// was; hasty is as in problems.
-func (s *Store) publish(t *tree, hasty bool) {
-	s.swap.Lock()
-	defer s.swap.Unlock()
-	if s.tree == t {
-		s.publishTree(hasty)
-	}
-}
-
-// publishTree is publish for who holds swap.
-func (s *Store) publishTree(hasty bool) {
-	read := new(harvest)
-	if s.tree != nil {
-		read = s.tree.have.Load()
-	}
-	changed := s.read != read
-	date := s.nextDate != 0 && time.Now().Unix() >= s.nextDate
-	unlogged := slices.ContainsFunc(s.table().problems, func(p Problem) bool { return !p.logged })
-	if !changed && !date && !unlogged {
-		return
-	}
-	s.read = read
-	s.replaceTable(hasty)
-	if changed {
-		t := s.table()
-		s.log.Info("certificates: loaded", "certificates", len(t.all), "names", t.size(), "problems", len(t.problems))
-	}
-}
-
-// replaceTable swaps the table once. The caller holds swap.
-func (s *Store) replaceTable(hasty bool) {
-	all := slices.Clip(s.read.all)
-	for _, c := range s.installed {
-		all = append(all, c)
-	}
-	old := s.table()
-	next := newTable(old, all)
-	next.problems = s.problems(next, old.problems, hasty)
-	s.nextDate = next.nextDate(time.Now())
-	s.View().table.Store(next)
-	s.cache.drop(func(c *certificate) bool { return c.round != next.round })
 }

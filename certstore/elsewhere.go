@@ -2,7 +2,6 @@ package certstore
 
 import (
 	"errors"
-	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -132,10 +131,7 @@ func (t *tree) takeUp(p *files.Place) {
 		case <-t.ctx.Done():
 			return
 		}
-		t.again(func() error {
-			delete(t.awaited, p)
-			return t.all()
-		})
+		t.again(func() { delete(t.awaited, p) })
 	})
 }
 
@@ -156,50 +152,4 @@ func (t *tree) leave() {
 	for _, p := range t.others {
 		p.Leave()
 	}
-}
-
-// A sight is what was found of a file elsewhere.
-type sight struct {
-	target string      // see file
-	info   fs.FileInfo // nil: err
-	data   []byte      // nil: it is as it was
-	gone   bool        // not even a link is there
-	err    error
-}
-
-// sightOf looks at a file in a job of p.
-func (t *tree) sightOf(p *files.Place, path string, known file) (sight, error) {
-	w := t.watcher.Load()
-	return in(t, p, path, func(p *files.Place) (s sight, _ error) {
-		if real, err := p.EvalSymlinks(path); err == nil {
-			s.target = filepath.Dir(real)
-			if w != nil {
-				p.Call(s.target, func() error { w.Add(s.target); return nil })
-			}
-		}
-		info, err := p.Stat(path)
-		if err != nil {
-			s.err = plainError(err)
-			if errors.Is(err, fs.ErrNotExist) {
-				_, err = p.Lstat(path)
-				s.gone = err != nil
-			}
-			return s, nil
-		}
-		s.info = info
-		if stampOf(info).sum() == known.stamp && !known.young {
-			return s, nil
-		}
-		if !info.Mode().IsRegular() {
-			s.err = files.ErrNotRegular
-			return s, nil
-		}
-		data, err := p.Read(path, maxFile)
-		if s.data = data; err != nil {
-			s.err = plainError(err)
-		} else if data == nil {
-			s.data = []byte{}
-		}
-		return s, nil
-	})
 }

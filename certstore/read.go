@@ -6,7 +6,6 @@ import (
 	"hash/maphash"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,18 +17,6 @@ import (
 // new stamp: the clocks of file systems are coarse.
 const settled = 2 * time.Second
 
-// A file is what was last read from one name in a folder.
-type file struct {
-	name   string
-	stamp  uint64 // sum of the stamp that it had; 0: read it again
-	sum    uint64 // of its bytes
-	target string // folder where the symlink led when it last led anywhere, shared by those that lead there; else empty
-	parts  []part // nil until it was read
-	err    error  // instead of parts; does not name the file
-	young  bool   // so fresh when it was read that the stamp is not to be trusted
-	fresh  bool   // parts are newer than the last pairing
-}
-
 // A stamp tells without reading that a file is not as it was.
 type stamp struct {
 	modified, changed, size int64
@@ -38,22 +25,6 @@ type stamp struct {
 }
 
 func (s stamp) sum() uint64 { return max(1, maphash.Comparable(seed, s)) }
-
-// A fileList is ordered by name.
-type fileList []file
-
-func (fs fileList) find(name string) (int, bool) {
-	return slices.BinarySearchFunc(fs, name, func(f file, name string) int { return strings.Compare(f.name, name) })
-}
-
-// get returns nil where there is none of that name. What it returns is good
-// until files are added or dropped.
-func (fs fileList) get(name string) *file {
-	if i, ok := fs.find(name); ok {
-		return &fs[i]
-	}
-	return nil
-}
 
 var seed = maphash.MakeSeed()
 
@@ -75,92 +46,6 @@ func fileKind(name string) string {
 		return "OCSP response"
 	}
 	return "certificate"
-}
-
-// A way is where the links that were looked at last lead to. Those in a folder
-// often go the same one, those in the folder beside it one that parts at the end;
-// and to find it takes a dozen system calls.
-type way struct {
-	dir, real       string // as the link has it, and without symlinks
-	above, aboveEnd string // the same of the folder above
-	whole           string // what the link at wholePath says, for hasMoreOf
-	wholePath       string
-}
-
-// target returns the folder where the link name in f ends. last is the way of the
-// link before.
-func (t *tree) target(f *folder, name string, last *way) (string, error) {
-	path := filepath.Join(f.path, name)
-	link, err := t.place.Readlink(path)
-	if err != nil {
-		return "", err
-	}
-	dir, base := filepath.Split(link)
-	if !filepath.IsAbs(link) {
-		from := f.real // which has no symlinks: ".." is the folder above
-		for rest, up := strings.CutPrefix(dir, "../"); up; rest, up = strings.CutPrefix(dir, "../") {
-			from, dir = filepath.Dir(from), rest
-		}
-		dir = from + string(filepath.Separator) + dir // no Join: ".." is of what a link before it leads to
-	}
-	if dir != last.dir {
-		real, err := last.follow(t.place, dir)
-		if err != nil {
-			return "", err
-		}
-		last.dir, last.real = dir, real
-	}
-	info, err := t.place.Lstat(filepath.Join(last.real, base))
-	if err != nil || info.Mode().IsRegular() {
-		return last.real, err
-	}
-	real, err := t.place.EvalSymlinks(path) // a link to a link
-	return filepath.Dir(real), err
-}
-
-// follow is filepath.EvalSymlinks for a folder.
-func (w *way) follow(place *files.Place, dir string) (string, error) {
-	if strings.Contains(dir, "..") {
-		return place.EvalSymlinks(dir)
-	}
-	above, base := filepath.Split(filepath.Clean(dir))
-	if above != w.above {
-		end, err := place.EvalSymlinks(above)
-		if err != nil {
-			return "", err
-		}
-		w.above, w.aboveEnd = above, end
-	}
-	real := filepath.Join(w.aboveEnd, base)
-	if info, err := place.Lstat(real); err == nil && info.IsDir() {
-		return real, nil
-	}
-	return place.EvalSymlinks(dir)
-}
-
-// hasMoreOf reports whether fullchain.pem has all that the link name leads to. So
-// it is where certbot's cert.pem, chain.pem and fullchain.pem are of one version;
-// to read all three would take twice the time and half as much memory again.
-func (t *tree) hasMoreOf(f *folder, name string, last *way) bool {
-	stem := strings.TrimSuffix(name, ".pem")
-	if stem != "cert" && stem != "chain" {
-		return false
-	}
-	if path := filepath.Join(f.path, "fullchain.pem"); path != last.wholePath {
-		last.wholePath, last.whole = path, ""
-		if link, err := t.place.Readlink(path); err == nil {
-			if _, err := t.place.Stat(path); err == nil {
-				last.whole = link
-			}
-		}
-	}
-	if last.whole == "" {
-		return false
-	}
-	part, err := t.place.Readlink(filepath.Join(f.path, name))
-	dir, base := filepath.Split(part)
-	version, ok := strings.CutPrefix(base, stem)
-	return err == nil && ok && last.whole == dir+"fullchain"+version
 }
 
 // file reads one file of f where it is not as it was. last is nil for what is no
@@ -252,18 +137,50 @@ func (t *tree) fileElsewhere(f *folder, name string, place *files.Place) {
 	}
 }
 
-// known returns the file of a name, which is a new one if need be.
-func (t *tree) known(f *folder, name, target string) *file {
-	i, known := f.files.find(name)
-	if !known {
-		f.files = slices.Insert(f.files, i, file{name: t.sameName(name)})
-		f.dirty = true
-	}
-	have := &f.files[i]
-	if target != "" && target != have.target {
-		have.target = target
-	}
-	return have
+// A sight is what was found of a file elsewhere.
+type sight struct {
+	target string      // see file
+	info   fs.FileInfo // nil: err
+	data   []byte      // nil: it is as it was
+	gone   bool        // not even a link is there
+	err    error
+}
+
+// sightOf looks at a file in a job of p.
+func (t *tree) sightOf(p *files.Place, path string, known file) (sight, error) {
+	w := t.watcher.Load()
+	return in(t, p, path, func(p *files.Place) (s sight, _ error) {
+		if real, err := p.EvalSymlinks(path); err == nil {
+			s.target = filepath.Dir(real)
+			if w != nil {
+				p.Call(s.target, func() error { w.Add(s.target); return nil })
+			}
+		}
+		info, err := p.Stat(path)
+		if err != nil {
+			s.err = plainError(err)
+			if errors.Is(err, fs.ErrNotExist) {
+				_, err = p.Lstat(path)
+				s.gone = err != nil
+			}
+			return s, nil
+		}
+		s.info = info
+		if stampOf(info).sum() == known.stamp && !known.young {
+			return s, nil
+		}
+		if !info.Mode().IsRegular() {
+			s.err = files.ErrNotRegular
+			return s, nil
+		}
+		data, err := p.Read(path, maxFile)
+		if s.data = data; err != nil {
+			s.err = plainError(err)
+		} else if data == nil {
+			s.data = []byte{}
+		}
+		return s, nil
+	})
 }
 
 // isNew notes the stamp of a file, and reports whether it has to be read.
@@ -292,25 +209,6 @@ func (t *tree) take(f *folder, have *file, data []byte) {
 	have.set(f, parts, err)
 }
 
-func (have *file) set(f *folder, parts []part, err error) {
-	if err != nil && have.err != nil && err.Error() == have.err.Error() {
-		return
-	}
-	have.parts, have.err, have.fresh = parts, err, true
-	f.dirty = true
-}
-
-// sameName returns one string for a name that many folders have a file of.
-func (t *tree) sameName(name string) string {
-	if same, ok := t.names[name]; ok {
-		return same
-	}
-	if len(t.names) < maxNames {
-		t.names[name] = name
-	}
-	return name
-}
-
 // plainError drops the path, which every message names once already.
 func plainError(err error) error {
 	var pathErr *fs.PathError
@@ -318,4 +216,90 @@ func plainError(err error) error {
 		return pathErr.Err
 	}
 	return err
+}
+
+// A way is where the links that were looked at last lead to. Those in a folder
+// often go the same one, those in the folder beside it one that parts at the end;
+// and to find it takes a dozen system calls.
+type way struct {
+	dir, real       string // as the link has it, and without symlinks
+	above, aboveEnd string // the same of the folder above
+	whole           string // what the link at wholePath says, for hasMoreOf
+	wholePath       string
+}
+
+// target returns the folder where the link name in f ends. last is the way of the
+// link before.
+func (t *tree) target(f *folder, name string, last *way) (string, error) {
+	path := filepath.Join(f.path, name)
+	link, err := t.place.Readlink(path)
+	if err != nil {
+		return "", err
+	}
+	dir, base := filepath.Split(link)
+	if !filepath.IsAbs(link) {
+		from := f.real // which has no symlinks: ".." is the folder above
+		for rest, up := strings.CutPrefix(dir, "../"); up; rest, up = strings.CutPrefix(dir, "../") {
+			from, dir = filepath.Dir(from), rest
+		}
+		dir = from + string(filepath.Separator) + dir // no Join: ".." is of what a link before it leads to
+	}
+	if dir != last.dir {
+		real, err := last.follow(t.place, dir)
+		if err != nil {
+			return "", err
+		}
+		last.dir, last.real = dir, real
+	}
+	info, err := t.place.Lstat(filepath.Join(last.real, base))
+	if err != nil || info.Mode().IsRegular() {
+		return last.real, err
+	}
+	real, err := t.place.EvalSymlinks(path) // a link to a link
+	return filepath.Dir(real), err
+}
+
+// follow is filepath.EvalSymlinks for a folder.
+func (w *way) follow(place *files.Place, dir string) (string, error) {
+	if strings.Contains(dir, "..") {
+		return place.EvalSymlinks(dir)
+	}
+	above, base := filepath.Split(filepath.Clean(dir))
+	if above != w.above {
+		end, err := place.EvalSymlinks(above)
+		if err != nil {
+			return "", err
+		}
+		w.above, w.aboveEnd = above, end
+	}
+	real := filepath.Join(w.aboveEnd, base)
+	if info, err := place.Lstat(real); err == nil && info.IsDir() {
+		return real, nil
+	}
+	return place.EvalSymlinks(dir)
+}
+
+// hasMoreOf reports whether fullchain.pem has all that the link name leads to. So
+// it is where certbot's cert.pem, chain.pem and fullchain.pem are of one version;
+// to read all three would take twice the time and half as much memory again.
+func (t *tree) hasMoreOf(f *folder, name string, last *way) bool {
+	stem := strings.TrimSuffix(name, ".pem")
+	if stem != "cert" && stem != "chain" {
+		return false
+	}
+	if path := filepath.Join(f.path, "fullchain.pem"); path != last.wholePath {
+		last.wholePath, last.whole = path, ""
+		if link, err := t.place.Readlink(path); err == nil {
+			if _, err := t.place.Stat(path); err == nil {
+				last.whole = link
+			}
+		}
+	}
+	if last.whole == "" {
+		return false
+	}
+	part, err := t.place.Readlink(filepath.Join(f.path, name))
+	dir, base := filepath.Split(part)
+	version, ok := strings.CutPrefix(base, stem)
+	return err == nil && ok && last.whole == dir+"fullchain"+version
 }

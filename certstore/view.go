@@ -101,7 +101,12 @@ func (c *Change) read(dir string, watch bool) error {
 			c.tree = used // so that what it kept stays
 		} else {
 			tree := c.tree
-			tree.again = func(job func() error) { tree.doLater(job, func() { s.publish(tree, false) }) }
+			tree.again = func(first func()) {
+				tree.doLater(func() error {
+					first()
+					return tree.all()
+				}, func() { s.publish(tree, false) })
+			}
 		}
 	}
 	switch {

@@ -1,0 +1,165 @@
+package certstore
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"wssgate/files"
+)
+
+// folder lists the folder at path and reads what changed in it and below.
+func (t *tree) folder(path string, link bool, depth int, deep bool) {
+	f := t.folders[path]
+	if f == nil {
+		f = &folder{path: path, real: path, dirty: true}
+		t.folders[path] = f
+		t.aliases = nil
+	}
+	if f.place = t.place; path != t.root && len(t.points) > 0 {
+		f.place = t.where(path)
+	}
+	f.busy = true
+	defer func() { f.busy = false }()
+	real, entries, err := t.entries(f, link)
+	if real != "" && real != f.real {
+		f.real = real
+		t.aliases = nil
+	}
+	if err != nil {
+		f.fail(err)
+		return // what it gave stays: a folder that cannot be read proves nothing
+	}
+	f.fail(nil)
+	if t.seen[f.real] {
+		entries = nil
+	}
+	t.seen[f.real] = true
+	known := folder{subs: f.subs}
+	f.subs = nil
+	t.wanted = t.wanted[:0]
+	var links map[string]bool // of f.subs; few folders are
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue // Kubernetes' ..data, editors' and tools' temporary files
+		}
+		link := e.Type()&fs.ModeSymlink != 0
+		if t.isFolder(path, e) {
+			sub := filepath.Join(path, e.Name())
+			if have := t.folders[sub]; have != nil {
+				sub = have.path // the same string
+			}
+			f.subs = append(f.subs, sub)
+			if link {
+				if links == nil {
+					links = map[string]bool{}
+				}
+				links[sub] = true
+			}
+		} else if isWanted(e.Name()) {
+			t.wanted = append(t.wanted, e.Name()) // in order, as entries are
+			if link {
+				t.file(f, e.Name(), &t.way)
+			} else {
+				t.file(f, e.Name(), nil)
+			}
+		}
+	}
+	before := len(f.files)
+	f.files = slices.DeleteFunc(f.files, func(have file) bool {
+		_, listed := slices.BinarySearch(t.wanted, have.name)
+		return !listed
+	})
+	f.dirty = f.dirty || len(f.files) < before
+	f.subs = withoutArchive(path, f.subs)
+	slices.Sort(f.subs)
+	if depth == 0 {
+		f.subs = nil
+	}
+	for i, sub := range f.subs {
+		if t.folders[sub] == nil && len(t.folders) >= t.limit {
+			f.subs, t.full = f.subs[:i:i], true
+			return
+		}
+		if deep || !known.has(sub) {
+			t.folder(sub, links[sub], depth-1, true)
+		}
+	}
+}
+
+// entries has a folder watched, and lists it. Real is where it is without symlinks;
+// empty: that is not known.
+func (t *tree) entries(f *folder, link bool) (real string, entries []fs.DirEntry, err error) {
+	if f.place == t.place {
+		if real, err = t.resolve(f.path, link); err != nil {
+			real = ""
+		}
+		t.watch(cmp.Or(real, f.real))
+		entries, err = t.place.ReadDir(f.path)
+		return real, entries, err
+	}
+	type listing struct {
+		real    string
+		entries []fs.DirEntry
+	}
+	w := t.watcher.Load()
+	path := f.path
+	l, err := in(t, f.place, path, func(p *files.Place) (l listing, err error) {
+		if l.real, err = p.EvalSymlinks(path); err == nil && w != nil {
+			p.Call(l.real, func() error { w.Add(l.real); return nil })
+		}
+		l.entries, err = p.ReadDir(path)
+		return l, err
+	})
+	return l.real, l.entries, err
+}
+
+// resolve returns the path of a folder without symlinks. Only where its last
+// part is a link does that take more than the folder above.
+func (t *tree) resolve(path string, link bool) (string, error) {
+	if above := t.folders[filepath.Dir(path)]; above != nil && !link && path != t.root {
+		return filepath.Join(above.real, filepath.Base(path)), nil
+	}
+	return t.place.EvalSymlinks(path)
+}
+
+func (t *tree) isFolder(path string, e fs.DirEntry) bool {
+	if e.Type()&fs.ModeSymlink == 0 {
+		return e.IsDir()
+	}
+	if isWanted(e.Name()) {
+		return false
+	}
+	path = filepath.Join(path, e.Name())
+	info, err := in(t, t.where(path), path, func(p *files.Place) (fs.FileInfo, error) { return p.Stat(path) })
+	if errors.Is(err, files.ErrHangs) {
+		return true // it says that it can't be listed
+	}
+	if err != nil {
+		return t.folders[path] != nil // it says why it can't be listed, and keeps what it gave
+	}
+	return info.IsDir()
+}
+
+// withoutArchive leaves only live of the folders that certbot has: the others
+// hold what live links to, and what it has served before.
+func withoutArchive(path string, subs []string) []string {
+	live := filepath.Join(path, "live")
+	if slices.Contains(subs, live) && slices.Contains(subs, filepath.Join(path, "archive")) {
+		return []string{live}
+	}
+	return subs
+}
+
+func (t *tree) isSymlink(path string) bool {
+	info, err := t.place.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}
+
+func (t *tree) isDir(path string) bool {
+	info, err := in(t, t.where(path), path, func(p *files.Place) (fs.FileInfo, error) { return p.Stat(path) })
+	return err == nil && info.IsDir()
+}

@@ -1,0 +1,101 @@
+package certstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"wssgate/files"
+)
+
+// A harvest is what a tree gives. It never changes.
+type harvest struct {
+	all    []*certificate
+	faults []fault
+}
+
+// do has the tree's place do a job on it, and puts what the tree gives then where
+// everybody finds it; where the job hangs or is slow, what the tree gives until there.
+// Then, which may be nil, comes after both. The job's error comes back; files.Do has the
+// others.
+func (t *tree) do(ctx context.Context, job func() error, then func()) error {
+	whole, part := t.job(job, then)
+	_, err := files.DoInParts(ctx, t.place, whole, part)
+	return err
+}
+
+// doLater is do for whom nobody waits.
+func (t *tree) doLater(job func() error, then func()) {
+	whole, _ := t.job(job, then)
+	files.Await(t.ctx, t.place, whole)
+}
+
+func (t *tree) job(job func() error, then func()) (whole func() (struct{}, error), part func()) {
+	part = func() {
+		if all, faults, changed := t.collect(time.Now()); changed {
+			t.have.Store(&harvest{all, faults})
+		}
+		if then != nil {
+			then()
+		}
+	}
+	return func() (struct{}, error) {
+		err := job()
+		t.done.Store(true)
+		part()
+		return struct{}{}, err
+	}, part
+}
+
+// collect pairs the folders that changed and returns what the whole tree
+// gives, and whether that may be something else than before.
+func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, changed bool) {
+	n := 0
+	changed, t.pruned = t.pruned, false
+	for _, f := range t.folders {
+		if f.dirty || f.hasKept() { // what is kept may have ended meanwhile
+			before := f.out
+			f.pair(now)
+			changed = changed || f.dirty || !sameSet(before, f.out)
+			f.dirty = false
+			if f.busy { // what seems to be missing may be there
+				f.faults, f.dirty = nil, true
+			}
+		}
+		n += len(f.out)
+	}
+	all = make([]*certificate, 0, n)
+	for _, f := range t.folders {
+		all = append(all, f.out...)
+		faults = append(faults, f.faults...)
+		if f.err != nil {
+			faults = append(faults, fault{f.path, fmt.Errorf("folder %q: %w", f.path, plainError(f.err)), len(f.out) > 0})
+		}
+	}
+	if t.full {
+		faults = append(faults, fault{t.root, fmt.Errorf("folder %q: contains more than %d folders, and the rest is not read; is it the right one?", t.root, t.limit), false})
+	}
+	return all, faults, changed
+}
+
+// sameSet reports whether two lists have the same certificates, in any order.
+func sameSet(a, b []*certificate) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	in := make(map[*certificate]bool, len(a))
+	for _, c := range a {
+		in[c] = true
+	}
+	return !slices.ContainsFunc(b, func(c *certificate) bool { return !in[c] })
+}
+
+func (f *folder) hasKept() bool {
+	for _, fault := range f.faults {
+		if fault.kept {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,217 @@
+package certstore
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"wssgate/files"
+	"wssgate/watch"
+)
+
+const (
+	maxDepth   = 8       // folders below the directory
+	maxFolders = 1 << 16 // in all; a directory such as "/" would not end
+	maxNames   = 64      // of files that many folders have, such as fullchain.pem
+)
+
+// A tree is the directory as it was last read. It belongs to the job that its
+// place does, but for what is said to be anybody's.
+type tree struct {
+	root     string                        // anybody's
+	place    *files.Place                  // anybody's
+	have     atomic.Pointer[harvest]       // anybody's: what the last job that came to its end has left
+	done     atomic.Bool                   // anybody's: a job has come to its end
+	watcher  atomic.Pointer[watch.Watcher] // anybody's: told of each folder before it is listed; may be nil
+	folders  map[string]*folder            // by path
+	limit    int                           // of folders
+	full     bool                          // there are more than that
+	reader   *reader
+	names    map[string]string // see sameName
+	buf      bytes.Buffer
+	way      way                  // of the last link that list has seen
+	wanted   []string             // for folder, which uses it again and again
+	seen     map[string]bool      // resolved folders of this scan: links may go round
+	orphaned bool                 // a folder went away that others were links to: those have to be read now
+	pruned   bool                 // folders went away since the last collect
+	aliases  map[string][]*folder // see at; nil when folders have changed
+
+	// See elsewhere.go.
+	log      *slog.Logger
+	ctx      context.Context // anybody's: ends with leave
+	cancel   context.CancelFunc
+	again    func(first func())      // anybody's: has all read again, after first, and published
+	realRoot string                  // root without links
+	mount    string                  // that root is in
+	points   map[string]bool         // mount points
+	leads    map[string]*files.Place // by path; of this scan
+	mu       sync.Mutex
+	others   map[string]*files.Place // anybody's, with mu: by mount point
+	left     bool                    // anybody's, with mu
+	awaited  map[*files.Place]bool
+}
+
+// A folder is the unit in which leaves meet their keys.
+type folder struct {
+	path   string
+	real   string // path without symlinks: what has to be watched
+	place  *files.Place
+	busy   bool // it is being listed
+	files  fileList
+	subs   []string       // paths of the folders in it, sorted
+	err    error          // why it could not be listed; the rest is then as it was
+	links  bool           // some file is a link to another folder
+	dirty  bool           // out is older than files
+	out    []*certificate // what it gives
+	faults []fault
+}
+
+// A file is what was last read from one name in a folder.
+type file struct {
+	name   string
+	stamp  uint64 // sum of the stamp that it had; 0: read it again
+	sum    uint64 // of its bytes
+	target string // folder where the symlink led when it last led anywhere, shared by those that lead there; else empty
+	parts  []part // nil until it was read
+	err    error  // instead of parts; does not name the file
+	young  bool   // so fresh when it was read that the stamp is not to be trusted
+	fresh  bool   // parts are newer than the last pairing
+}
+
+// A fileList is ordered by name.
+type fileList []file
+
+func (fs fileList) find(name string) (int, bool) {
+	return slices.BinarySearchFunc(fs, name, func(f file, name string) int { return strings.Compare(f.name, name) })
+}
+
+// get returns nil where there is none of that name. What it returns is good
+// until files are added or dropped.
+func (fs fileList) get(name string) *file {
+	if i, ok := fs.find(name); ok {
+		return &fs[i]
+	}
+	return nil
+}
+
+func newTree(root string, log *slog.Logger) *tree {
+	root = filepath.Clean(root)
+	t := &tree{root: root, place: files.At("certificates", root, log), folders: map[string]*folder{}, limit: maxFolders,
+		reader: newReader(), names: map[string]string{}, log: log, others: map[string]*files.Place{}, awaited: map[*files.Place]bool{}}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.have.Store(new(harvest))
+	return t
+}
+
+// watch has a folder watched from now on.
+func (t *tree) watch(path string) {
+	if w := t.watcher.Load(); w != nil {
+		t.place.Call(path, func() error { w.Add(path); return nil })
+	}
+}
+
+// at returns the folders that really are at a path: links may lead several to
+// one place.
+func (t *tree) at(real string) []*folder {
+	if t.aliases == nil {
+		t.aliases = map[string][]*folder{}
+		for _, f := range t.folders {
+			if f.real != f.path {
+				t.aliases[f.real] = append(t.aliases[f.real], f)
+			}
+		}
+	}
+	if f := t.folders[real]; f != nil && f.real == real {
+		return append([]*folder{f}, t.aliases[real]...)
+	}
+	return t.aliases[real]
+}
+
+// prune forgets the folders that no other lists any more.
+func (t *tree) prune() {
+	before := len(t.folders)
+	for path, f := range t.folders {
+		if !t.reachable(path) {
+			if w := t.watcher.Load(); w != nil {
+				w.Forget(f.real)
+			}
+			if len(t.at(f.real)) > 1 {
+				t.orphaned = true
+			}
+			delete(t.folders, path)
+		}
+	}
+	if len(t.folders) < before {
+		t.pruned, t.aliases = true, nil
+	}
+}
+
+// reachable reports whether the folder is still listed by the one above it.
+func (t *tree) reachable(path string) bool {
+	for path != t.root {
+		above := t.folders[filepath.Dir(path)]
+		if above == nil || !above.has(path) {
+			return false
+		}
+		path = above.path
+	}
+	return true
+}
+
+// has reports whether the folder at path is one of those in f.
+func (f *folder) has(path string) bool {
+	_, ok := slices.BinarySearch(f.subs, path)
+	return ok
+}
+
+func (f *folder) fail(err error) {
+	if (err == nil) != (f.err == nil) {
+		f.dirty = true
+	}
+	f.err = err
+}
+
+func (f *folder) drop(name string) {
+	if i, ok := f.files.find(name); ok {
+		f.files = slices.Delete(f.files, i, i+1)
+		f.dirty = true
+	}
+}
+
+// known returns the file of a name, which is a new one if need be.
+func (t *tree) known(f *folder, name, target string) *file {
+	i, known := f.files.find(name)
+	if !known {
+		f.files = slices.Insert(f.files, i, file{name: t.sameName(name)})
+		f.dirty = true
+	}
+	have := &f.files[i]
+	if target != "" && target != have.target {
+		have.target = target
+	}
+	return have
+}
+
+// sameName returns one string for a name that many folders have a file of.
+func (t *tree) sameName(name string) string {
+	if same, ok := t.names[name]; ok {
+		return same
+	}
+	if len(t.names) < maxNames {
+		t.names[name] = name
+	}
+	return name
+}
+
+func (have *file) set(f *folder, parts []part, err error) {
+	if err != nil && have.err != nil && err.Error() == have.err.Error() {
+		return
+	}
+	have.parts, have.err, have.fresh = parts, err, true
+	f.dirty = true
+}
