@@ -19,13 +19,20 @@ import (
 // open is a client's first word (RFC 7395, section 3.4).
 const open = "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='example.test' version='1.0'/>"
 
+// opening is an honest client's, which says its mark with it.
+func opening(mark string) string {
+	return strings.Replace(open, "<open", "<open from='"+mark+"@example.test'", 1)
+}
+
 // An honest client has one tunnel after another, and says something with its
 // mark on each. What must hold of a tunnel:
 //
 //   - Each message that the node accepted is answered, and the answers come
 //     once, in order, whole, at this client; nothing of another's comes.
-//   - It ends when the client is done, or because its node was killed or
-//     drained meanwhile.
+//   - It ends when the client is done, or because its own node ended this very
+//     tunnel or was drained while it had it (see account). Then everything has
+//     arrived that was written before, but for the last moment before a reset or
+//     a drain.
 type honest struct {
 	r    *rig
 	rng  *rand.Rand
@@ -91,7 +98,7 @@ func (h *honest) tunnel(life context.Context) error {
 	if err := c.TryUpgrade(wire.Request(name)); err != nil {
 		return fmt.Errorf("%w: %w", errRefused, err)
 	}
-	if err := t.send(wire.Text, []byte(open)); err != nil {
+	if err := t.send(wire.Text, []byte(opening(t.mark))); err != nil {
 		return t.over(err)
 	}
 	h.r.tunnels.Add(1)
@@ -108,6 +115,7 @@ func (h *honest) tunnel(life context.Context) error {
 			break // read knows why
 		}
 		sent++
+		t.hasSaid(sent)
 		every := 100.0
 		if h.kind == idles {
 			every = 3000
@@ -161,6 +169,9 @@ func (h *honest) say(t *tunnel, n int, kind string) error {
 	}
 	t.writing.Lock()
 	defer t.writing.Unlock()
+	if t.bye {
+		return net.ErrClosed
+	}
 	for i := range b {
 		if _, err := t.c.Write(b[i : i+1]); err != nil {
 			return err
@@ -185,9 +196,13 @@ type tunnel struct {
 	want int   // answers, once all is said; 0 before
 	got  int
 
+	wrote int // messages before the answer to a Close; under writing
+	bye   bool
+
 	ended chan struct{} // closed by read, after err is set
 	err   error         // nil: the client was done
-	code  uint16        // of the gate's Close
+	code  uint16        // of the Close that came
+	at    time.Time     // when it ended
 }
 
 func (t *tunnel) hasEnded() bool {
@@ -247,13 +262,32 @@ func (t *tunnel) write(b []byte) error {
 	t.writing.Lock()
 	defer t.writing.Unlock()
 	t.c.SetWriteDeadline(time.Now().Add(patience))
+	if t.bye {
+		return net.ErrClosed
+	}
 	_, err := t.c.Write(b)
 	return err
 }
 
+// close sends a Close frame, after which there is nothing.
+func (t *tunnel) close(payload []byte) {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	t.bye = true
+	t.c.SetWriteDeadline(time.Now().Add(patience))
+	t.c.Write(t.c.Bytes(wire.Frame{FIN: true, Op: wire.Close, Payload: payload}))
+}
+
+// hasSaid notes how many messages were written whole.
+func (t *tunnel) hasSaid(n int) {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	t.wrote = n
+}
+
 // read reads until the end.
 func (t *tunnel) read() {
-	defer close(t.ended)
+	defer func() { t.at = time.Now(); close(t.ended) }()
 	var message []byte
 	for {
 		time.Sleep(t.slow)
@@ -274,7 +308,7 @@ func (t *tunnel) read() {
 			if len(f.Payload) >= 2 {
 				t.code = binary.BigEndian.Uint16(f.Payload)
 			}
-			t.send(wire.Close, f.Payload)
+			t.close(f.Payload)
 			if t.err = fmt.Errorf("Close %d", t.code); t.done() {
 				t.err = nil
 			}
@@ -340,23 +374,34 @@ func (t *tunnel) take(text string) bool {
 // over judges a tunnel's end.
 func (t *tunnel) over(err error) error {
 	if err == nil {
+		t.r.book.close(t.mark)
 		t.r.finished.Add(1)
 		return nil
 	}
-	t.mu.Lock()
-	own := t.node
-	t.mu.Unlock()
-	nodes := t.r.nodes
-	if own != nil {
-		nodes = []*node{own}
-	}
-	for _, n := range nodes {
-		if n.excuses(t.since) {
+	own := t.r.book.find(t.mark)
+	for began := time.Now(); own == nil; own = t.r.book.find(t.mark) {
+		if t.code == 0 && t.got == 0 && t.r.book.useUnknown(t.since) {
 			t.r.excused.Add(1)
 			return err
 		}
+		if time.Since(began) > lateClose {
+			t.r.breach("a tunnel of client %s (%s) ended without a reason: %v, after %d answers, and no node knows it", t.mark, t.c.LocalAddr(), err, t.got)
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
-	t.r.breach("a tunnel of client %s (%s, node %s) ended without a reason: %v, after %d answers", t.mark, t.c.LocalAddr(), own.called(), err, t.got)
+	defer t.r.book.close(t.mark)
+	select {
+	case <-own.over:
+	case <-time.After(t.r.patience):
+		t.r.breach("a node still has the tunnel of client %s, which ended: %v", t.mark, err)
+		return err
+	}
+	if wrong := own.judge(t.got, t.wrote, t.code, t.at, t.slow > 0); wrong != "" {
+		t.r.breach("a tunnel of client %s (%s, node %s): %s; %v, after %d answers", t.mark, t.c.LocalAddr(), t.node.called(), wrong, err, t.got)
+		return err
+	}
+	t.r.excused.Add(1)
 	return err
 }
 

@@ -23,9 +23,11 @@ type node struct {
 	name string
 	addr string
 
-	mu     sync.Mutex
-	server *wire.Upstream // nil: killed
-	events []time.Time    // when tunnels to it were given a reason to end
+	mu       sync.Mutex
+	server   *wire.Upstream // nil: killed
+	ln       net.Listener   // the server's
+	tunnels  map[*account]bool
+	draining bool
 }
 
 // start makes the node listen.
@@ -36,15 +38,23 @@ func (n *node) start() error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.server = wire.Serve(untidy{n.r.tb}, ln, n.serve)
+	n.ln, n.tunnels = ln, map[*account]bool{}
+	n.server = wire.Serve(untidy{n.r.tb}, ln, func(c *wire.Conn) { n.serve(c, ln) })
 	return nil
 }
 
-// kill ends the node as the end of its process would.
-func (n *node) kill() {
-	n.announce()
-	n.end()
-	n.announce() // those that it accepted meanwhile
+// kill ends the node: each tunnel in order, with a Close frame, or as the end of
+// its process would.
+func (n *node) kill(draw func() ending) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ln.Close()
+	n.server, n.ln = nil, nil
+	for a := range n.tunnels {
+		if a.end(draw()); !a.isKnown() {
+			n.r.book.lostUnknown()
+		}
+	}
 }
 
 // end closes all that the node has open.
@@ -57,24 +67,52 @@ func (n *node) end() {
 	}
 }
 
-// announce notes that tunnels to the node may end from now on.
-func (n *node) announce() {
+// drain notes that the tunnels of the node may be drained from now on.
+func (n *node) drain() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.events = append(n.events, time.Now())
+	n.draining = true
+	for a := range n.tunnels {
+		a.drain()
+	}
 }
 
-// excuses reports whether a tunnel that began no earlier than since had a reason
-// to end.
-func (n *node) excuses(since time.Time) bool {
+// stopDrain notes that they are not any more.
+func (n *node) stopDrain() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for i := len(n.events) - 1; i >= 0; i-- {
-		if n.events[i].After(since) {
-			return true
-		}
+	n.draining = false
+	for a := range n.tunnels {
+		a.stopDrain()
 	}
-	return false
+}
+
+// enter opens an account; nil where the node was killed meanwhile.
+func (n *node) enter(c *wire.Conn, ln net.Listener) *account {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ln != ln {
+		n.r.book.lostUnknown()
+		return nil
+	}
+	a := &account{c: c, fault: n.r.fault, over: make(chan struct{}), drained: n.draining}
+	n.tunnels[a] = true
+	return a
+}
+
+func (n *node) leave(a *account) {
+	n.mu.Lock()
+	delete(n.tunnels, a)
+	n.mu.Unlock()
+	a.mu.Lock()
+	how := a.ending
+	a.mu.Unlock()
+	if how == inOrder || how == goodbye {
+		// With input unread, close would be a reset.
+		a.c.SetReadDeadline(time.Now().Add(patience))
+		io.Copy(io.Discard, a.c.R)
+	}
+	close(a.over)
 }
 
 func (n *node) open() int {
@@ -87,14 +125,18 @@ func (n *node) open() int {
 }
 
 // serve is one connection.
-func (n *node) serve(c *wire.Conn) {
+func (n *node) serve(c *wire.Conn, ln net.Listener) {
+	a := n.enter(c, ln)
+	if a == nil {
+		return
+	}
+	defer n.leave(a)
 	var mark string // of an honest client; "": none yet
 	var message []byte
 	taken, given := 0, 0
-	say := func(text string) error {
-		_, err := c.Write(wire.Frame{FIN: true, Op: wire.Text, Payload: []byte(text)}.Append(nil))
-		return err
-	}
+	text := func(text string) wire.Frame { return wire.Frame{FIN: true, Op: wire.Text, Payload: []byte(text)} }
+	say := func(s string) error { return a.write(text(s), false) }
+	answer := func(s string) error { return a.write(text(s), true) }
 	for {
 		f, err := wire.ReadFrame(c.R)
 		if err != nil {
@@ -106,11 +148,11 @@ func (n *node) serve(c *wire.Conn) {
 		switch f.Op {
 		case wire.Ping:
 			f.Op, f.Masked = wire.Pong, false
-			_, err = c.Write(f.Append(nil))
+			err = a.write(f, false)
 		case wire.Pong:
 		case wire.Close:
 			f.Masked = false
-			c.Write(f.Append(nil))
+			a.write(f, false)
 			return
 		default:
 			message = append(message, f.Payload...)
@@ -122,6 +164,11 @@ func (n *node) serve(c *wire.Conn) {
 			words, isMarked := parse(text)
 			switch {
 			case strings.HasPrefix(text, "<open"):
+				if _, rest, ok := strings.Cut(text, " from='"); ok {
+					own, _, _ := strings.Cut(rest, "@")
+					a.know(own)
+					n.r.book.enter(own, a)
+				}
 				err = say("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='" + n.name + "' id='" + strconv.Itoa(int(n.r.ids.Add(1))) + "' version='1.0'/>")
 				if err == nil {
 					err = say("<stream:features xmlns:stream='http://etherx.jabber.org/streams'/>")
@@ -139,11 +186,12 @@ func (n *node) serve(c *wire.Conn) {
 					taken++ // as if it had come once before
 				}
 				taken++
+				a.take()
 				n.r.accepted.Add(1)
 				for copies := 1 + taken%2; copies > 0 && err == nil; copies-- {
 					words.n = given
 					given++
-					err = n.answer(words, say)
+					err = n.answer(words, answer)
 				}
 			}
 		}
@@ -170,6 +218,9 @@ func (n *node) answer(w words, say func(string) error) error {
 		case ends:
 			return net.ErrClosed
 		}
+	}
+	if n.r.fault == later && n.r.past.Load() {
+		return net.ErrClosed
 	}
 	return say(text)
 }

@@ -54,10 +54,15 @@ type rig struct {
 	gate  *process
 	names []string
 	nodes []*node
+	book  *book
 	fault fault // for TestSoakNotices
 	// How long a client waits for an answer, or for the end.
 	patience time.Duration
 	calm     sync.WaitGroup // done when nothing is done to the gate any more
+
+	// Ends run's clients; set by run.
+	enough context.CancelFunc
+	past   atomic.Bool // an event is over, for the fault later
 
 	ids                                                     atomic.Int64
 	tunnels, finished, excused, refused                     atomic.Int64
@@ -109,21 +114,63 @@ func TestSoak(t *testing.T) {
 // A rig that notices nothing proves nothing: a world that does what a gate must
 // not do to messages and tunnels is found out.
 func TestSoakNotices(t *testing.T) {
-	for name, want := range map[fault]string{
-		twice:  "wants answer",
-		lost:   "wants answer",
-		others: "wants answer",
-		torn:   "wants answer",
-		ends:   "ended without a reason",
-		up:     " of client ",
+	kill := func(how ending, wait time.Duration) func(*rig) {
+		return func(r *rig) {
+			time.Sleep(wait)
+			for _, n := range r.nodes {
+				n.kill(func() ending { return how })
+				if err := n.start(); err != nil {
+					r.breach("rig: %v", err)
+				}
+			}
+		}
+	}
+	drain := func(r *rig) {
+		for _, n := range r.nodes {
+			n.drain()
+			r.gate.ask("POST", "/drain?node=up/"+n.name)
+			time.Sleep(time.Second)
+			r.gate.ask("POST", "/drain?stop&node=up/"+n.name)
+			n.stopDrain()
+		}
+		r.past.Store(true)
+	}
+	afterMoment := lastMoment + time.Second
+	for _, tt := range []struct {
+		fault fault
+		event string
+		do    func(*rig)
+		want  string
+	}{
+		{twice, "", nil, "wants answer"},
+		{lost, "", nil, "wants answer"},
+		{others, "", nil, "wants answer"},
+		{torn, "", nil, "wants answer"},
+		{ends, "", nil, "ended without a reason"},
+		{up, "", nil, " of client "},
+		{atEnd, "FIN", kill(inOrder, time.Second), "answers are missing"},
+		{atEnd, "Close", kill(goodbye, time.Second), "answers are missing"},
+		{silent, "reset", kill(byReset, afterMoment), "answers are missing"},
+		{silent, "drain", func(r *rig) { time.Sleep(afterMoment); drain(r) }, "answers are missing"},
+		{unheard, "drain", drain, "a drain lost"},
+		{later, "drain", drain, "ended without a reason"},
+		{later, "kill", func(r *rig) { kill(byReset, 0)(r); r.past.Store(true) }, "ended without a reason"},
 	} {
-		t.Run(string(name), func(t *testing.T) {
+		t.Run(strings.TrimSuffix(string(tt.fault)+", "+tt.event, ", "), func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
-			r.fault, r.patience = name, 5*time.Second
-			r.run(time.Second)
-			if all := strings.Join(r.breaches, "\n"); !strings.Contains(all, want) {
-				t.Errorf("%s: noticed %q; want %q in it", name, all, want)
+			r.fault, r.patience = tt.fault, 5*time.Second
+			if tt.do == nil {
+				r.run(time.Second)
+			} else {
+				r.run(time.Minute, func(ctx context.Context, _ *rand.Rand) {
+					tt.do(r)
+					pause(ctx, time.Second)
+					r.enough()
+				})
+			}
+			if all := strings.Join(r.breaches, "\n"); !strings.Contains(all, tt.want) {
+				t.Errorf("noticed %q; want %q in it", all, tt.want)
 			}
 		})
 	}
@@ -139,12 +186,17 @@ const (
 	torn   fault = "a byte of an answer is another one"
 	ends   fault = "a tunnel ends by itself"
 	up     fault = "a message comes to the node twice"
+
+	silent  fault = "answers are lost long before the end"
+	atEnd   fault = "the last answer before an end in order is lost"
+	unheard fault = "a drain loses what the client said"
+	later   fault = "tunnels end long after an event"
 )
 
 // newRig starts the nodes and the gate.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{tb: t, patience: patience, names: []string{"one.test", "two.test", "three.test"}, issued: map[string]*minica.Pair{}}
+	r := &rig{tb: t, book: &book{accounts: map[string]*account{}}, patience: patience, names: []string{"one.test", "two.test", "three.test"}, issued: map[string]*minica.Pair{}}
 	r.site = gate.NewSite(t)
 	for _, name := range r.names {
 		r.certify(name)
@@ -167,6 +219,7 @@ func newRig(t *testing.T) *rig {
 func (r *rig) run(length time.Duration, chaos ...func(context.Context, *rand.Rand)) {
 	ctx, cancel := context.WithTimeout(context.Background(), length)
 	defer cancel()
+	r.enough = cancel
 	var clients, doings sync.WaitGroup
 	r.calm.Add(1)
 	for i := range honestClients {
@@ -334,7 +387,7 @@ func (r *rig) disturbNodes(ctx context.Context, rng *rand.Rand) {
 		n := r.nodes[rng.IntN(len(r.nodes))]
 		if rng.IntN(2) == 0 {
 			r.kills.Add(1)
-			n.kill()
+			n.kill(func() ending { return []ending{inOrder, goodbye, byReset}[rng.IntN(3)] })
 			between(ctx, rng, 200*time.Millisecond, 3*time.Second)
 			if err := n.start(); err != nil {
 				r.breach("rig: node %s: %v", n.name, err)
@@ -343,15 +396,15 @@ func (r *rig) disturbNodes(ctx context.Context, rng *rand.Rand) {
 			continue
 		}
 		r.drains.Add(1)
-		n.announce()
+		n.drain()
 		if _, err := r.gate.ask("POST", "/drain?node=up/"+n.name); err != nil {
 			r.breach("drain: %v", err)
 		}
-		n.announce() // tunnels that came before the gate had heard of it
 		between(ctx, rng, 200*time.Millisecond, 3*time.Second)
 		if _, err := r.gate.ask("POST", "/drain?stop&node=up/"+n.name); err != nil {
 			r.breach("the end of a drain: %v", err)
 		}
+		n.stopDrain()
 	}
 }
 
