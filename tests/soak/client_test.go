@@ -37,6 +37,9 @@ type honest struct {
 	r    *rig
 	rng  *rand.Rand
 	kind honestKind
+
+	old   bool                   // speaks TLS 1.2
+	cache tls.ClientSessionCache // nil: resumes no TLS session
 }
 
 type honestKind int
@@ -86,9 +89,9 @@ func (h *honest) run(ctx context.Context) {
 // tunnel has one, and says things until life ends. It returns errRefused, what
 // ended it before, or nil.
 func (h *honest) tunnel(life context.Context) error {
-	t := &tunnel{r: h.r, mark: fmt.Sprintf("%016x", h.rng.Uint64()), since: time.Now(), ended: make(chan struct{}), window: make(chan struct{}, 16)}
+	t := &tunnel{r: h.r, mark: fmt.Sprintf("%016x", h.rng.Uint64()), since: time.Now(), ended: make(chan struct{}), window: make(chan struct{}, 16), opened: make(chan struct{})}
 	name := h.r.names[h.rng.IntN(len(h.r.names))]
-	c, err := h.r.dial(name)
+	c, err := h.dial(name)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errRefused, err)
 	}
@@ -106,6 +109,10 @@ func (h *honest) tunnel(life context.Context) error {
 		t.slow = 20 * time.Millisecond
 	}
 	go t.read()
+	if isRedirected(t.mark) && !t.awaitOpen() {
+		t.awaitEnd()
+		return t.over(t.err)
+	}
 	sent := 0
 	for sent == 0 || life.Err() == nil && !t.hasEnded() {
 		if !t.mayGoOn() {
@@ -199,10 +206,11 @@ type tunnel struct {
 	wrote int // messages before the answer to a Close; under writing
 	bye   bool
 
-	ended chan struct{} // closed by read, after err is set
-	err   error         // nil: the client was done
-	code  uint16        // of the Close that came
-	at    time.Time     // when it ended
+	opened chan struct{} // closed when the node's features have come
+	ended  chan struct{} // closed by read, after err is set
+	err    error         // nil: the client was done
+	code   uint16        // of the Close that came
+	at     time.Time     // when it ended
 }
 
 func (t *tunnel) hasEnded() bool {
@@ -220,6 +228,21 @@ func (t *tunnel) mayGoOn() bool {
 	defer late.Stop()
 	select {
 	case t.window <- struct{}{}:
+		return true
+	case <-t.ended:
+	case <-late.C:
+		t.tooLate()
+	}
+	return false
+}
+
+// awaitOpen waits until the stream is open, as one that may be redirected must.
+func (t *tunnel) awaitOpen() bool {
+	late := time.NewTimer(t.r.patience)
+	defer late.Stop()
+	select {
+	case <-t.opened:
+		t.r.redirected.Add(1)
 		return true
 	case <-t.ended:
 	case <-late.C:
@@ -348,8 +371,19 @@ func (t *tunnel) take(text string) bool {
 			}
 		}
 		return true // the gate's own has no from of a node's
-	case strings.HasPrefix(text, "<stream:features") && t.got == 0,
-		strings.HasPrefix(text, "<stream:error"), strings.HasPrefix(text, "<close"):
+	case strings.HasPrefix(text, "<stream:features") && t.got == 0:
+		select {
+		case <-t.opened:
+			t.r.breach("client %s gets features twice", t.mark)
+			return false
+		default:
+			close(t.opened)
+		}
+		return true
+	case strings.Contains(text, "see-other-uri"):
+		t.r.breach("client %s gets a node's address: %.200q", t.mark, text)
+		return false
+	case strings.HasPrefix(text, "<stream:error"), strings.HasPrefix(text, "<close"):
 		return true
 	}
 	w, ok := parse(text)
@@ -384,6 +418,10 @@ func (t *tunnel) over(err error) error {
 			t.r.excused.Add(1)
 			return err
 		}
+		if t.code == 1014 && t.got == 0 && t.r.anyOut(t.since) {
+			// No node could be dialled, behind the 101 or for a redirect.
+			return fmt.Errorf("%w: %w", errRefused, err)
+		}
 		if time.Since(began) > lateClose {
 			t.r.breach("a tunnel of client %s (%s) ended without a reason: %v, after %d answers, and no node knows it", t.mark, t.c.LocalAddr(), err, t.got)
 			return err
@@ -405,9 +443,32 @@ func (t *tunnel) over(err error) error {
 	return err
 }
 
+// dial connects with the client's TLS.
+func (h *honest) dial(name string) (*wire.Conn, error) {
+	config := h.r.site.Client(name)
+	config.ClientSessionCache = h.cache
+	if h.old {
+		config.MaxVersion = tls.VersionTLS12
+	}
+	c, err := h.r.dialWith(config)
+	if err != nil {
+		return nil, err
+	}
+	state := c.Conn.(*tls.Conn).ConnectionState()
+	if state.Version == tls.VersionTLS12 {
+		h.r.old.Add(1)
+	}
+	if state.DidResume {
+		h.r.resumed.Add(1)
+	}
+	return c, nil
+}
+
 // dial connects with TLS.
-func (r *rig) dial(name string) (*wire.Conn, error) {
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: patience}, Config: r.site.Client(name)}
+func (r *rig) dial(name string) (*wire.Conn, error) { return r.dialWith(r.site.Client(name)) }
+
+func (r *rig) dialWith(config *tls.Config) (*wire.Conn, error) {
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: patience}, Config: config}
 	conn, err := d.Dial("tcp", r.gate.addr("wss"))
 	if err != nil {
 		return nil, err

@@ -28,6 +28,36 @@ type node struct {
 	ln       net.Listener   // the server's
 	tunnels  map[*account]bool
 	draining bool
+	back     time.Time // when it was last killed or drained no more
+}
+
+// redirects names the node that sends clients with such marks to the other one.
+var redirects = map[byte]string{'0': "n1", '1': "n1", '2': "n2", '3': "n2"}
+
+func isRedirected(mark string) bool { return redirects[mark[0]] != "" }
+
+// other is the node that n redirects to.
+func (n *node) other() *node {
+	for _, o := range n.r.nodes {
+		if o != n {
+			return o
+		}
+	}
+	return nil
+}
+
+// anyOut reports whether a node was killed or drained since then, or not long
+// before: the gate learns late that it is back.
+func (r *rig) anyOut(since time.Time) bool {
+	for _, n := range r.nodes {
+		n.mu.Lock()
+		out := n.server == nil || n.draining || n.back.After(since.Add(-lateClose))
+		n.mu.Unlock()
+		if out {
+			return true
+		}
+	}
+	return false
 }
 
 // start makes the node listen.
@@ -38,6 +68,7 @@ func (n *node) start() error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.back = time.Now()
 	n.ln, n.tunnels = ln, map[*account]bool{}
 	n.server = wire.Serve(untidy{n.r.tb}, ln, func(c *wire.Conn) { n.serve(c, ln) })
 	return nil
@@ -81,7 +112,7 @@ func (n *node) drain() {
 func (n *node) stopDrain() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.draining = false
+	n.draining, n.back = false, time.Now()
 	for a := range n.tunnels {
 		a.stopDrain()
 	}
@@ -166,6 +197,14 @@ func (n *node) serve(c *wire.Conn, ln net.Listener) {
 			case strings.HasPrefix(text, "<open"):
 				if _, rest, ok := strings.Cut(text, " from='"); ok {
 					own, _, _ := strings.Cut(rest, "@")
+					if redirects[own[0]] == n.name {
+						// With the node's open before it, or without.
+						if own[1]%2 == 0 {
+							say("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='" + n.name + "' id='" + strconv.Itoa(int(n.r.ids.Add(1))) + "' version='1.0'/>")
+						}
+						err = say("<close xmlns='urn:ietf:params:xml:ns:xmpp-framing' see-other-uri='ws://" + n.other().addr + "/'/>")
+						break
+					}
 					a.know(own)
 					n.r.book.enter(own, a)
 				}
@@ -195,7 +234,9 @@ func (n *node) serve(c *wire.Conn, ln net.Listener) {
 				}
 			}
 		}
-		if err != nil {
+		// A gate that has closed resets what is written to it; what it delivered
+		// before is still there to read.
+		if err != nil && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 			return
 		}
 	}

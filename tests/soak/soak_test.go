@@ -66,6 +66,7 @@ type rig struct {
 
 	ids                                                     atomic.Int64
 	tunnels, finished, excused, refused                     atomic.Int64
+	redirected, resumed, old                                atomic.Int64
 	accepted, delivered                                     atomic.Int64
 	rudes, floods, updates                                  atomic.Int64
 	kills, drains, reloads, certs, stalls, hangs, shortages atomic.Int64
@@ -196,7 +197,7 @@ const (
 // newRig starts the nodes and the gate.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{tb: t, book: &book{accounts: map[string]*account{}}, patience: patience, names: []string{"one.test", "two.test", "three.test"}, issued: map[string]*minica.Pair{}}
+	r := &rig{tb: t, book: &book{accounts: map[string]*account{}}, patience: patience, names: []string{"one.test", "two.test", "three.test", "to.test"}, issued: map[string]*minica.Pair{}}
 	r.site = gate.NewSite(t)
 	for _, name := range r.names {
 		r.certify(name)
@@ -223,7 +224,10 @@ func (r *rig) run(length time.Duration, chaos ...func(context.Context, *rand.Ran
 	var clients, doings sync.WaitGroup
 	r.calm.Add(1)
 	for i := range honestClients {
-		h := &honest{r: r, rng: r.rng(i), kind: honestKind(i) % honestKinds}
+		h := &honest{r: r, rng: r.rng(i), kind: honestKind(i) % honestKinds, old: i/2%4 == 1}
+		if i/2%3 != 0 {
+			h.cache = tls.NewLRUClientSessionCache(len(r.names))
+		}
 		clients.Go(func() { h.run(ctx) })
 	}
 	for i := range rudeClients {
@@ -306,6 +310,11 @@ func (r *rig) finish(before possessions, lasted time.Duration) {
 	if r.delivered.Load() == 0 || r.finished.Load() == 0 {
 		t.Errorf("%d messages on %d tunnels: the rig did nothing", r.delivered.Load(), r.finished.Load())
 	}
+	for what, n := range map[string]int64{"with TLS 1.2": r.old.Load(), "on a resumed TLS session": r.resumed.Load(), "behind a redirect": r.redirected.Load()} {
+		if n == 0 {
+			t.Errorf("no tunnel %s: the rig did not try it", what)
+		}
+	}
 	r.gate.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-r.gate.ended:
@@ -323,6 +332,8 @@ func (r *rig) finish(before possessions, lasted time.Duration) {
 		{"honest tunnels", r.tunnels.Load()},
 		{"… that said all they had to say", r.finished.Load()},
 		{"… ended by a kill or a drain", r.excused.Load()},
+		{"… with TLS 1.2; on a resumed TLS session", fmt.Sprintf("%d; %d", r.old.Load(), r.resumed.Load())},
+		{"… behind a redirect from one node to the other", r.redirected.Load()},
 		{"tries that led to no tunnel, nodes out or no descriptor left", r.refused.Load()},
 		{"messages that nodes accepted", r.accepted.Load()},
 		{"answers delivered, each once, in order, at its own client", r.delivered.Load()},
@@ -351,7 +362,7 @@ func (r *rig) configure(variant int) {
 	limits := fmt.Sprintf("[limits]\nmessage = %d\n", 1<<20+variant)
 	vhosts := ""
 	if variant%2 == 1 {
-		vhosts = fmt.Sprintf("[[vhost]]\nnames = [%q]\n[[vhost]]\nnames = [%q, %q]\n", r.names[0], r.names[1], r.names[2])
+		vhosts = fmt.Sprintf("[[vhost]]\nnames = [%q]\n[[vhost]]\nnames = [%q, %q]\n[[vhost]]\nnames = [%q]\nroute = \"to\"\n", r.names[0], r.names[1], r.names[2], r.names[3])
 	}
 	r.site.Config(r.tb, fmt.Sprintf(`[upstream.up]
 nodes = [{ name = "n1", url = "ws://%s/" }, { name = "n2", url = "ws://%s/" }]
