@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,26 @@ func TestDrainWhileDialling(t *testing.T) {
 		t.Error("a frame behind the Close frame")
 	} else if ne, ok := err.(net.Error); ok && ne.Timeout() {
 		t.Error("the connection stays open after the closing handshake")
+	}
+}
+
+// A tunnel may end before its dial has begun, and forgets its request then: the dial
+// has it all the same.
+func TestEndBeforeTheDialBegins(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // the dial begins when this goroutine waits
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	want := &upstream.Request{}
+	got := make(chan *upstream.Request)
+	d := newTunnelRig(t, nil)
+	d.info.server, d.info.request, d.loop = g.Server, want, g.loops.all()[0]
+	d.greeting, d.done = &greeting{}, true
+	d.dial(func(_ context.Context, r *upstream.Request) (*upstream.Conn, error) {
+		got <- r
+		return nil, io.EOF
+	})
+	d.endGreeting()
+	if r := <-got; r != want {
+		t.Errorf("the dial got the request %p; want %p", r, want)
 	}
 }
 

@@ -253,7 +253,7 @@ func (t *tunnel) goodTag(behind []byte) {
 		}
 		t.greeting.frames = frames
 		if routes {
-			t.dial(func(ctx context.Context) (*upstream.Conn, error) { return vhost.Dial(ctx, t.info.request) })
+			t.dial(vhost.Dial)
 			return
 		}
 	}
@@ -380,7 +380,9 @@ func (t *tunnel) sentElsewhere(p *piece, to string) {
 	case fresh && vhost.Redirects() == "follow" && node != nil && t.info.request != nil && len(g.frames) <= maxGreeting:
 		t.info.upstream.Release()
 		t.info.upstream = nil
-		t.dial(func(ctx context.Context) (*upstream.Conn, error) { return vhost.Follow(ctx, to, node, t.info.request) })
+		t.dial(func(ctx context.Context, r *upstream.Request) (*upstream.Conn, error) {
+			return vhost.Follow(ctx, to, node, r)
+		})
 	case node != nil && node.PublicURL() != "":
 		t.redirectTo(stream, node.PublicURL())
 	default:
@@ -466,7 +468,10 @@ func (t *tunnel) endStream(why reason, messages [][]byte) {
 
 // dial looks for an upstream in a goroutine of the Server's. Nobody is read
 // meanwhile, unless the tunnel is to end: then the client's Close frame counts.
-func (t *tunnel) dial(dial func(context.Context) (*upstream.Conn, error)) {
+//
+// Dial runs beside the loop, so it must not look at t, which may end meanwhile and
+// forget its request.
+func (t *tunnel) dial(dial func(context.Context, *upstream.Request) (*upstream.Conn, error)) {
 	t.stage, t.greetBy = stageDialling, 0
 	t.info.server.redial(t, dial)
 }

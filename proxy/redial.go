@@ -10,7 +10,8 @@ import (
 
 // redial looks for an upstream for a tunnel that is open already: its domain,
 // or a redirect, decided which. The loop gets the answer as a turn.
-func (s *Server) redial(t *tunnel, dial func(context.Context) (*upstream.Conn, error)) {
+func (s *Server) redial(t *tunnel, dial func(context.Context, *upstream.Request) (*upstream.Conn, error)) {
+	request := t.info.request // which the loop forgets when the tunnel ends
 	ctx, giveUp := context.WithCancel(s.ctx)
 	t.greeting.giveUp = giveUp
 	s.job(func() {
@@ -22,7 +23,7 @@ func (s *Server) redial(t *tunnel, dial func(context.Context) (*upstream.Conn, e
 			}
 		}()
 		began := time.Now()
-		up, err := dial(ctx)
+		up, err := dial(ctx, request)
 		if err == nil {
 			owned := false
 			defer func() {
