@@ -422,6 +422,11 @@ func (t *tunnel) over(err error) error {
 			// No node could be dialled, behind the 101 or for a redirect.
 			return fmt.Errorf("%w: %w", errRefused, err)
 		}
+		if t.code == 1001 && t.got == 0 && t.r.anyOut(t.since) {
+			// Drained while the gate still had its first words.
+			t.r.excused.Add(1)
+			return err
+		}
 		if time.Since(began) > lateClose {
 			t.r.breach("a tunnel of client %s (%s) ended without a reason: %v, after %d answers, and no node knows it", t.mark, t.c.LocalAddr(), err, t.got)
 			return err
