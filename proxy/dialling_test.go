@@ -65,7 +65,7 @@ func TestDrainWhileDialling(t *testing.T) {
 // has it all the same.
 func TestEndBeforeTheDialBegins(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // the dial begins when this goroutine waits
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	want := &upstream.Request{}
 	got := make(chan *upstream.Request)
 	d := newTunnelRig(t, nil)
