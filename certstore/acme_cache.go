@@ -182,7 +182,7 @@ func (c acmeCache) remove(ctx context.Context, key string) error {
 
 // acmeEncode returns a certificate as autocert keeps it: key first, then the
 // chain, leaf first.
-func acmeEncode(key *ecdsa.PrivateKey, chain [][]byte) ([]byte, error) {
+func acmeEncode(key crypto.PrivateKey, chain [][]byte) ([]byte, error) {
 	data, err := acmeEncodeKey(key)
 	if err != nil {
 		return nil, err
@@ -193,12 +193,27 @@ func acmeEncode(key *ecdsa.PrivateKey, chain [][]byte) ([]byte, error) {
 	return data, nil
 }
 
-func acmeEncodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
-	der, err := x509.MarshalECPrivateKey(key)
+// acmeEncodeKey writes a key as autocert does; one that autocert does not know in
+// PKCS #8.
+func acmeEncodeKey(key crypto.PrivateKey) ([]byte, error) {
+	var kind string
+	var der []byte
+	var err error
+	switch key := key.(type) {
+	case *ecdsa.PrivateKey:
+		kind = "EC PRIVATE KEY"
+		der, err = x509.MarshalECPrivateKey(key)
+	case *rsa.PrivateKey:
+		kind = "RSA PRIVATE KEY"
+		der = x509.MarshalPKCS1PrivateKey(key)
+	default:
+		kind = "PRIVATE KEY"
+		der, err = x509.MarshalPKCS8PrivateKey(key)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("acme: key: %w", err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), nil
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), nil
 }
 
 // acmeDecode is the reverse of acmeEncode, for keys of any type. The certificate

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"fmt"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type acmeKeeper struct {
 	earliest time.Time         // no renewal before, lest a CA that gives what is due at once is asked at once
 	early    []time.Time       // when a certificate was last replaced before its time
 	unsaved  []byte            // file that the cache did not take
+	pending  *tls.Certificate  // newer than the one in use, and not better yet; nil: none
 	recorded bool              // whether the cache has record
 	seen     acmeSighting
 	complain string // last complaint about the cache, to log each once
@@ -44,9 +46,10 @@ type acmeKeeper struct {
 type acmeReason string
 
 const (
-	acmeMissing acmeReason = "none in the cache" // never there, or deleted: this is how it is revoked
-	acmeBad     acmeReason = "bad in the cache"
-	acmeOtherCA acmeReason = "from another CA"
+	acmeMissing  acmeReason = "none in the cache" // never there, or deleted: this is how it is revoked
+	acmeBad      acmeReason = "bad in the cache"
+	acmeOtherCA  acmeReason = "from another CA"
+	acmeRestored acmeReason = "older in the cache" // than the one in use, which is put back
 
 	// How long after an order the renewal of what it gave may come: a third of
 	// what is left of it, within these limits. It matters where a certificate is
@@ -137,6 +140,10 @@ func (k *acmeKeeper) turn() time.Duration {
 	if !k.look() || k.due() > 0 {
 		return 0
 	}
+	if k.anew == acmeRestored {
+		k.putBack()
+		return k.a.opts.Poll
+	}
 	k.now(ACMEOrdering, "")
 	issued, err := k.a.order(lease.ctx, k.name, k.did())
 	k.now("", "")
@@ -197,9 +204,24 @@ func (k *acmeKeeper) look() bool {
 			// old one must not order back and forth.
 			k.anew = acmeOtherCA
 		}
-		k.install(cert)
-	} else if k.anew == acmeMissing {
+		if worse := k.adopt(cert); worse != nil {
+			k.mu.Lock()
+			older := acmeOlder(cert.Leaf, k.cert.Leaf)
+			k.mu.Unlock()
+			text := "acme: the certificate in the cache is worse than the one in use, which is kept"
+			if older {
+				k.anew, k.pending = acmeRestored, nil
+				text = "acme: the certificate in the cache is worse than the one in use, which is put back"
+			}
+			k.a.opts.Log.Warn(text, "server_name", k.name, "file", k.a.cache.path(k.name), "err", worse)
+		}
+		return true
+	}
+	if k.anew == acmeMissing {
 		k.anew = "" // it is back, unchanged
+	}
+	if k.pending != nil {
+		k.adopt(k.pending) // its day may have come
 	}
 	return true
 }
@@ -215,10 +237,15 @@ func (k *acmeKeeper) due() time.Duration {
 		// No pause outlives the certificate: while a machine sleeps its
 		// monotonic clock stands still.
 		pause := min(time.Until(k.earliest), k.cert.Leaf.NotAfter.Sub(now))
-		renew := acmeLater(acmeRenewAt(k.cert.Leaf, k.a.owner), now.Add(pause))
+		leaf := k.cert.Leaf
+		if k.pending != nil && k.pending.Leaf.NotBefore.Before(leaf.NotAfter) && acmeChainWorse(k.pending, k.cert, now) == nil {
+			leaf = k.pending.Leaf // it takes over before the other ends
+		}
+		renew := acmeLater(acmeRenewAt(leaf, k.a.owner), now.Add(pause))
 		switch n := len(k.early); {
 		case k.anew == "":
 			k.next = renew
+		case k.anew == acmeRestored: // costs no order
 		case n >= acmeEarlyADay:
 			k.next = acmeLater(now, now.Add(time.Until(k.early[n-acmeEarlyADay].Add(24*time.Hour))))
 			if renew.Before(k.next) { // its time has come meanwhile
@@ -239,6 +266,13 @@ func acmeLater(a, b time.Time) time.Time {
 
 // accept takes over what an order gave.
 func (k *acmeKeeper) accept(issued *acmeIssued) {
+	k.mu.Lock()
+	held := k.cert
+	k.mu.Unlock()
+	if err := acmeChainWorse(issued.cert, held, k.a.opts.wall()); err != nil {
+		k.fail(fmt.Errorf("acme: order for %q: issued certificate: %w", k.name, err))
+		return
+	}
 	k.a.opts.Log.Info("acme: certificate obtained", "server_name", k.name,
 		"issuer", issued.cert.Leaf.Issuer.String(), "not_after", issued.cert.Leaf.NotAfter)
 	k.mu.Lock()
@@ -246,12 +280,19 @@ func (k *acmeKeeper) accept(issued *acmeIssued) {
 		k.early = append(k.early[max(len(k.early)-acmeEarlyADay+1, 0):], time.Now())
 	}
 	k.mu.Unlock()
-	k.install(issued.cert)
-	k.file, k.anew, k.unsaved = sha256.Sum256(issued.file), "", issued.file
+	if worse := k.adopt(issued.cert); worse != nil {
+		k.a.opts.Log.Warn("acme: the certificate obtained is worse than the one in use, which is kept; is the clock right?",
+			"server_name", k.name, "err", worse)
+	}
+	k.setFile(issued.file)
+	k.unsaved = issued.file
 	left := issued.cert.Leaf.NotAfter.Sub(k.a.opts.wall())
 	k.earliest = time.Now().Add(min(max(left/3, acmePauseMin), acmePauseMax))
 	k.remember(acmeRecord{Issuer: k.a.opts.Directory, Did: issued.challenge})
 }
+
+// setFile notes what the cache has, or is to have.
+func (k *acmeKeeper) setFile(file []byte) { k.file, k.anew = sha256.Sum256(file), "" }
 
 // install hands a certificate on, unless the name is no longer configured.
 func (k *acmeKeeper) install(cert *tls.Certificate) {

@@ -1,0 +1,101 @@
+package certstore
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"time"
+)
+
+// acmeWorse says why next must not replace held; nil: it may. Of two that are
+// valid neither is worse: a shorter life may be another profile's or another CA's,
+// and an older one somebody's wish.
+func acmeWorse(next, held *tls.Certificate, now time.Time) error {
+	if held == nil || next.Leaf.Equal(held.Leaf) {
+		return nil
+	}
+	if acmeInDates(held.Leaf, now) {
+		switch leaf := next.Leaf; {
+		case now.After(leaf.NotAfter):
+			return fmt.Errorf("expired %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+		case now.Before(leaf.NotBefore):
+			return fmt.Errorf("is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
+		}
+	}
+	return acmeChainWorse(next, held, now)
+}
+
+// acmeChainWorse says what is wrong with the chain of next and not with that of
+// held, while held is valid; nil: nothing.
+func acmeChainWorse(next, held *tls.Certificate, now time.Time) error {
+	if held == nil || !acmeInDates(held.Leaf, now) {
+		return nil
+	}
+	err := acmeBrokenChain(next, now)
+	switch {
+	case err == nil && len(next.Certificate) == 1 && acmeHasIntermediate(held) && bytes.Equal(next.Leaf.RawIssuer, held.Leaf.RawIssuer):
+		err = missingIssuer(next.Leaf)
+	case err != nil && acmeBrokenChain(held, now) != nil:
+		err = nil
+	}
+	return err
+}
+
+// acmeHasIntermediate reports whether clients need more than their roots for it.
+func acmeHasIntermediate(cert *tls.Certificate) bool {
+	if len(cert.Certificate) < 2 {
+		return false
+	}
+	issuer, err := x509.ParseCertificate(cert.Certificate[1])
+	return err == nil && !selfIssued(issuer)
+}
+
+func acmeBrokenChain(cert *tls.Certificate, now time.Time) error {
+	chain, err := x509.ParseCertificates(bytes.Join(cert.Certificate, nil))
+	if err != nil {
+		return err
+	}
+	return broken(chain, now)
+}
+
+// acmeOlder reports whether a was given out before b, whatever the clock says.
+func acmeOlder(a, b *x509.Certificate) bool {
+	return !a.NotAfter.After(b.NotAfter) && !a.NotBefore.After(b.NotBefore) && !(a.NotAfter.Equal(b.NotAfter) && a.NotBefore.Equal(b.NotBefore))
+}
+
+func acmeInDates(leaf *x509.Certificate, now time.Time) bool {
+	return !now.Before(leaf.NotBefore) && !now.After(leaf.NotAfter)
+}
+
+// adopt installs a certificate from the cache or the CA unless the one in use is
+// better. One that only has to wait for its first day is kept for that.
+func (k *acmeKeeper) adopt(cert *tls.Certificate) (worse error) {
+	k.mu.Lock()
+	held := k.cert
+	k.mu.Unlock()
+	if worse = acmeWorse(cert, held, k.a.opts.wall()); worse == nil {
+		k.pending = nil
+		k.install(cert)
+		return nil
+	}
+	k.pending = cert
+	return worse
+}
+
+// putBack replaces an older certificate in the cache by the one in use. The
+// caller holds the lease.
+func (k *acmeKeeper) putBack() {
+	k.mu.Lock()
+	held := k.cert
+	k.mu.Unlock()
+	file, err := acmeEncode(held.PrivateKey, held.Certificate)
+	if err == nil {
+		err = k.a.cache.put(k.ctx, k.name, file)
+	}
+	if err != nil {
+		k.trust(err)
+		return
+	}
+	k.setFile(file)
+}
