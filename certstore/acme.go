@@ -45,7 +45,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
 
 	"wssgate/files"
@@ -67,7 +66,7 @@ type ACME struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // keepers
 
-	account chan *acme.Client // capacity 1: the registered client, nil before; taken while it is made
+	account chan acmeAccount // capacity 1; taken while it is registered
 
 	reload sync.Mutex // one SetNames, Start or Close at a time; never taken by a handshake
 	names  atomic.Pointer[map[string]*acmeKeeper]
@@ -127,9 +126,9 @@ func NewACME(opts ACMEOptions) (*ACME, error) {
 		orders:  make(chan struct{}, acmeOrders),
 		ctx:     ctx,
 		cancel:  cancel,
-		account: make(chan *acme.Client, 1),
+		account: make(chan acmeAccount, 1),
 	}
-	a.account <- nil
+	a.account <- acmeAccount{}
 	a.manager = &autocert.Manager{
 		Prompt:     func(string) bool { return false }, // it never registers
 		Cache:      a.answers,

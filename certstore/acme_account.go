@@ -11,35 +11,88 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
+// An acmeAccount is how this gate and the CA stand.
+type acmeAccount struct {
+	client   *acme.Client // registered; nil: not yet
+	failures int          // refusals of the account itself, in a row
+	until    time.Time    // not before; of no meaning without failures
+	err      error        // the last of them
+}
+
+// An acmeAccountWait means that the CA was not asked, because it has refused the
+// account a short while ago, and so would refuse every name.
+type acmeAccountWait struct {
+	until time.Time
+	err   error
+}
+
+func (w acmeAccountWait) Error() string { return w.err.Error() }
+func (w acmeAccountWait) Unwrap() error { return w.err }
+
 // client returns the client of the registered account, which it makes first
 // where there is none yet. One goroutine does that, the others wait for it.
 func (a *ACME) client(ctx context.Context) (client *acme.Client, err error) {
+	var now acmeAccount
 	select {
-	case client = <-a.account:
+	case now = <-a.account:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	defer func() { a.account <- client }()
-	if client != nil {
-		return client, nil
+	defer func() { a.account <- now }()
+	if now.failures > 0 && time.Now().Before(now.until) {
+		return nil, acmeAccountWait{now.until, now.err}
 	}
-	ctx, cancel := context.WithTimeout(ctx, acmeOrderTimeout)
+	if now.client != nil {
+		return now.client, nil
+	}
+	limited, cancel := context.WithTimeout(ctx, acmeOrderTimeout)
 	defer cancel()
-	fresh, err := a.register(ctx)
+	fresh, err := a.register(limited)
 	if err != nil {
-		return nil, acmeCause{"account", err}
+		err = acmeCause{"account", err}
+		if ctx.Err() == nil {
+			now.refuse(err)
+		}
+		return nil, err
 	}
-	client = fresh
-	return client, nil
+	now = acmeAccount{client: fresh}
+	return fresh, nil
+}
+
+// refuse counts a refusal.
+func (c *acmeAccount) refuse(err error) {
+	c.failures++
+	c.err = err
+	c.until = time.Now().Add(min(acmeBackoff(c.failures, 0, acmeRateLimit(err)), max(acmeAccountMax, acmeRateLimit(err))))
+}
+
+// acmeAccountMax is the longest that all names wait after the account was refused,
+// unless the CA says another time: when its operator has mended that, nobody waits
+// for half a day.
+const acmeAccountMax = time.Hour
+
+// accountRefused makes all names wait because of what one of them heard.
+func (a *ACME) accountRefused(err error) {
+	now := <-a.account
+	if now.failures == 0 || !time.Now().Before(now.until) { // not of an order that began before
+		now.refuse(err)
+	}
+	a.account <- now
+}
+
+// accountWell ends the back-off: an order was accepted, or an operator wants a try.
+func (a *ACME) accountWell() {
+	now := <-a.account
+	a.account <- acmeAccount{client: now.client}
 }
 
 // forget makes the next order register again, if client is still the one in use.
 func (a *ACME) forget(client *acme.Client) {
-	if now := <-a.account; now == client {
-		a.account <- nil
-	} else {
-		a.account <- now
+	now := <-a.account
+	if now.client == client {
+		now.client = nil
 	}
+	a.account <- now
 }
 
 // register creates the account, or finds it by its key (RFC 8555, section 7.3).

@@ -97,3 +97,20 @@ func acmeNoAccount(err error) bool {
 	return errors.As(err, &problem) && problem.ProblemType == "urn:ietf:params:acme:error:accountDoesNotExist" ||
 		errors.Is(err, acme.ErrNoAccount)
 }
+
+// acmeAccountWide tells whether what the CA answered to a new order holds for every
+// name of the account. Which limit was met only its words tell (RFC 8555, section
+// 6.6, has one type for all).
+func acmeAccountWide(err error) bool {
+	var problem *acme.Error
+	if !errors.As(err, &problem) || len(problem.Subproblems) > 0 {
+		return false
+	}
+	switch acmeProblemType(problem.ProblemType) {
+	case "externalAccountRequired", "userActionRequired":
+		return true
+	case "unauthorized", "rateLimited":
+		return strings.Contains(strings.ToLower(problem.Detail), "account")
+	}
+	return false
+}

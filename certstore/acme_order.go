@@ -81,8 +81,12 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 	defer cancel()
 	o, err := client.AuthorizeOrder(ctx, acme.DomainIDs(name))
 	if err != nil {
+		if acmeAccountWide(err) {
+			a.accountRefused(acmeCause{"account", err})
+		}
 		return nil, err
 	}
+	a.accountWell()
 	switch o.Status {
 	case acme.StatusReady: // authorized earlier
 	case acme.StatusPending:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -77,6 +78,9 @@ func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 	var r acmeRecord
 	data, err := k.a.cache.read(k.ctx, k.name+acmeStateSuffix)
 	if err == autocert.ErrCacheMiss {
+		if mine.Failures > 0 { // an operator asks for a try
+			k.a.accountWell()
+		}
 		return r, nil
 	}
 	if err != nil {
@@ -109,6 +113,15 @@ func (k *acmeKeeper) fail(err error) {
 	}
 	k.mu.Unlock()
 	r.CA = k.a.opts.Directory
+	var wait acmeAccountWait
+	if errors.As(err, &wait) { // the account's failure is counted there
+		r.Failures = max(r.Failures, 1)
+		r.Last = now.UTC()
+		r.Next = r.Last.Add(time.Until(wait.until) + time.Duration(rand.Int64N(int64(time.Minute))))
+		r.Err = err.Error()
+		k.remember(r)
+		return
+	}
 	r.Failures++
 	r.Last = now.UTC()
 	r.Next = r.Last.Add(acmeBackoff(r.Failures, left, acmeRateLimit(err)))

@@ -1,0 +1,122 @@
+package certstore
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A refusal that holds for the account is heard once, not once for each name; when
+// the CA takes the account again, all names have their certificates within an hour.
+func TestACMEAccountBacksOff(t *testing.T) {
+	for _, tt := range []struct {
+		path    string
+		problem acmeTestProblem
+		most    int // requests in an hour
+	}{
+		{"/new-account", acmeTestProblem{Type: "externalAccountRequired", Detail: "an external account is required", Status: 403}, 5},
+		{"/new-account", acmeTestProblem{Type: "unauthorized", Detail: "the account is suspended", Status: 403}, 5},
+		{"/new-order", acmeTestProblem{Type: "userActionRequired", Detail: "agree to the new terms", Status: 403}, 5},
+		// Four orders are under way when the first is answered.
+		{"/new-order", acmeTestProblem{Type: "rateLimited", Detail: "too many new orders (300) from this account in the last 3h0m0s", Status: 429, retryAfter: "1800"}, 8},
+	} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			ca := newACMETestCA(t)
+			ca.refuse = func(path string, _ int) *acmeTestProblem {
+				if path != tt.path {
+					return nil
+				}
+				p := tt.problem
+				return &p
+			}
+			var names []string
+			for i := range 50 {
+				names = append(names, fmt.Sprintf("n%d.example.org", i))
+			}
+			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Names = names })
+			defer g.Close()
+			g.Start()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if n := ca.asked("POST " + tt.path); n > tt.most+3 {
+				t.Errorf("%s: %s: asked %d times in an hour; want %d", tt.path, tt.problem.Detail, n, tt.most)
+			}
+			for _, s := range g.Status() {
+				if s.Failures == 0 || !strings.Contains(s.Err, tt.problem.Detail) {
+					t.Errorf("%s: status %+v; want the CA's reason", tt.path, s)
+					break
+				}
+			}
+			ca.set(func() { ca.refuse = nil })
+			time.Sleep(time.Hour + 20*time.Minute)
+			synctest.Wait()
+			for _, s := range g.Status() {
+				if s.State != ACMEValid || s.Failures != 0 {
+					t.Errorf("%s: status %+v; want valid", tt.path, s)
+				}
+			}
+		})
+	}
+}
+
+// What concerns one name holds up no other, though the CA calls it by the same type.
+func TestACMENameIsNoAccount(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		ca.refuse = func(path string, n int) *acmeTestProblem {
+			if path == "/new-order" && n == 1 {
+				return &acmeTestProblem{Type: "rateLimited", Detail: `too many certificates (5) already issued for this exact set of identifiers`, Status: 429, retryAfter: "36000"}
+			}
+			return nil
+		}
+		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Names = []string{"a.example.org", "b.example.org"} })
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		valid := 0
+		for _, s := range g.Status() {
+			if s.State == ACMEValid {
+				valid++
+			}
+		}
+		if valid != 1 {
+			t.Errorf("%d valid; want one: %+v", valid, g.Status())
+		}
+	})
+}
+
+// Who removes a name's record wants a try, whatever the account waits for.
+func TestACMEAccountTriedOnRequest(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		ca.refuse = func(path string, _ int) *acmeTestProblem {
+			if path == "/new-account" {
+				return &acmeTestProblem{Type: "rateLimited", Detail: "too many new registrations", Status: 429, retryAfter: "36000"}
+			}
+			return nil
+		}
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := ca.asked("POST /new-account"); n != 1 {
+			t.Fatalf("asked %d times; want once", n)
+		}
+		ca.set(func() { ca.refuse = nil })
+		os.Remove(filepath.Join(dir, "chat.example.org+state"))
+		time.Sleep(acmePoll + time.Second)
+		synctest.Wait()
+		if g.cert("chat.example.org") == nil {
+			t.Errorf("not tried: %+v", g.one(t))
+		}
+	})
+}
