@@ -68,6 +68,11 @@ func inventoryOf(c *config.Config) (*inventory, error) {
 		return nil, &config.Error{File: c.File, Mistakes: []config.Mistake{{Text: list[0].What + ": " + list[0].Error(), Hint: "is its mount there?"}}}
 	}
 	inv.certificates, inv.problems = slices.Collect(store.Certificates()), store.Problems()
+	if len(c.ACME.Names) > 0 {
+		if err := certstore.ACMECacheProblem(context.Background(), c.ACME.Cache); err != nil {
+			inv.problems = append(inv.problems, certstore.Problem{File: c.ACME.Cache, Err: err})
+		}
+	}
 	return inv, nil
 }
 

@@ -61,6 +61,9 @@ func judge(st *Status, h *history) []Finding {
 		j.error("check DNS, or the mount of the socket's folder; the gate tries again automatically",
 			"listen.%s: %q has not been open since %s: %s", m.Name, m.Addr, m.Since.UTC().Format(time.DateTime), m.Err)
 	}
+	for _, p := range st.ACMEFiles {
+		j.error("let the gate write to the folder, or make room; it tries again every 10 minutes", "nothing can be obtained or renewed: %s", p.Err)
+	}
 	for _, h := range st.Hanging {
 		j.warn("check its mount; its previous contents are still served, and it is read again when it answers",
 			"%s: %q %s since %s", h.What, h.Path, h.does(), h.Since.UTC().Format(time.DateTime))

@@ -23,6 +23,7 @@ type Gate struct {
 	Files        []FileProblem     `json:"file_problems"`
 	AccessFiles  []FileProblem     `json:"access_file_problems"` // of access lists
 	ACME         []ACMEName        `json:"acme"`
+	ACMEFiles    []FileProblem     `json:"acme_file_problems"` // of the cache as a whole
 	Upstreams    []Upstream        `json:"upstreams"`
 	Logins       Logins            `json:"logins"`
 	Reload       Reload            `json:"reload"`
@@ -41,6 +42,7 @@ func (g *Gate) fill() {
 	fill(&g.Files)
 	fill(&g.AccessFiles)
 	fill(&g.ACME)
+	fill(&g.ACMEFiles)
 	fill(&g.Upstreams)
 	fill(&g.Logins.Clients)
 	fill(&g.Drains)

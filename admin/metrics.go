@@ -65,7 +65,7 @@ var (
 	mCertExpiry    = desc("certificate_expiry_timestamp_seconds", "When the certificate that clients get for a name expires.", "name", "key_type", "source")
 	mCertStart     = desc("certificate_not_before_timestamp_seconds", "Start of that certificate's validity, if its lifetime is short.", "name", "key_type", "source")
 	mCertMissing   = desc("certificate_missing", "Configured names without a certificate.")
-	mCertProblems  = desc("certificate_file_problems", "Certificate files that cannot be used as they are.")
+	mCertProblems  = desc("certificate_file_problems", "Certificate files that cannot be used as they are, the ACME cache among them.")
 	mACMEState     = desc("acme_state", "1 for the state that a name is in.", "name", "state")
 	mACMEFailures  = desc("acme_failures", "Failed orders since the last success.", "name")
 	mACMENext      = desc("acme_next_try_timestamp_seconds", "Time of the next order for a name.", "name")
@@ -218,7 +218,7 @@ func (c *collector) certificates(e emitter, st *Status) {
 		}
 	}
 	e.gauge(mCertMissing, float64(missing))
-	e.gauge(mCertProblems, float64(len(st.Files)))
+	e.gauge(mCertProblems, float64(len(st.Files)+len(st.ACMEFiles)))
 	for _, a := range st.ACME {
 		for _, state := range ACMEStates {
 			e.gauge(mACMEState, bit(a.State == state), a.Name, state)

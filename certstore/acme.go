@@ -68,6 +68,8 @@ type ACME struct {
 
 	account chan acmeAccount // capacity 1; taken while it is registered
 
+	folder atomic.Pointer[acmeCacheState] // nil: the cache can be used
+
 	reload sync.Mutex // one SetNames, Start or Close at a time; never taken by a handshake
 	names  atomic.Pointer[map[string]*acmeKeeper]
 	runs   bool // guarded by reload
@@ -151,7 +153,7 @@ func (a *ACME) Start() {
 		return
 	}
 	a.runs = true
-	a.wg.Go(func() { panics.Catch(panics.ACME, func() { a.cache.tidy(a.ctx, a.opts.Log) }) })
+	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.watchCache) })
 	for _, k := range *a.names.Load() {
 		a.wg.Go(func() {
 			defer k.cancel()

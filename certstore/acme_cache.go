@@ -34,6 +34,7 @@ import (
 //	NAME+rsa            unused
 //	NAME+state          acmeRecord
 //	NAME+lease          acmeLease
+//	.wssgate            acmeMark
 //	.tmp-*              being written
 const (
 	acmeAccountFile       = "acme_account+key"
@@ -71,8 +72,7 @@ func acmeOpenCache(ctx context.Context, dir string, log *slog.Logger) (acmeCache
 		if err := c.place.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
-		_, err := c.place.ReadDir(dir)
-		return err
+		return c.own()
 	})
 	if errors.Is(err, files.ErrHangs) {
 		err = nil

@@ -622,6 +622,7 @@ func TestACMECacheUnmounted(t *testing.T) {
 // What cannot be read may be a fine certificate: it is not replaced.
 func TestACMECacheUnreadable(t *testing.T) {
 	dir := t.TempDir()
+	os.WriteFile(filepath.Join(dir, acmeMark), nil, 0o600)
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(dir, "chat.example.org")
 		os.Mkdir(path, 0o700) // reads as EISDIR
@@ -877,6 +878,7 @@ func TestACMEDueAtOnce(t *testing.T) {
 func TestACMESlowCache(t *testing.T) {
 	for _, each := range []time.Duration{30 * time.Millisecond, time.Hour} {
 		dir := t.TempDir()
+		os.WriteFile(filepath.Join(dir, acmeMark), nil, 0o600)
 		var names, more []string
 		for i := range 80 {
 			name := fmt.Sprintf("n%d.example.org", i)

@@ -178,8 +178,8 @@ func TestACMECacheModes(t *testing.T) {
 				t.Errorf("folder has mode %o; want 700", got)
 			}
 			entries, _ := os.ReadDir(dir)
-			if len(entries) != 3 { // account, certificate, record
-				t.Errorf("cache has %v; want 3 files", entries)
+			if len(entries) != 4 { // mark, account, certificate, record
+				t.Errorf("cache has %v; want 4 files", entries)
 			}
 			for _, e := range entries {
 				if info, _ := e.Info(); info.Mode().Perm() != 0o600 {
@@ -336,7 +336,7 @@ func TestACMECloseEndsEverything(t *testing.T) {
 		if s := g.one(t); s.Failures != 0 || s.State != ACMEWaiting || s.Name != "chat.example.org" {
 			t.Errorf("status = %+v; want no failure", s)
 		}
-		if left, _ := os.ReadDir(dir); len(left) != 1 { // the account's key
+		if left, _ := os.ReadDir(dir); len(left) != 2 { // the mark, the account's key
 			t.Errorf("left in the cache: %v", left)
 		}
 	})

@@ -114,7 +114,8 @@ type ACME struct {
 	CARoot string `toml:"ca_root" file:"path"`
 
 	// Cache is the folder for the account's key, certificates and their keys.
-	// It must be writable. Default: "acme".
+	// It must be writable, and the gate's own: an empty folder or one that does
+	// not exist yet. Default: "acme".
 	Cache string `toml:"cache" file:"path"`
 
 	// AcceptTerms says that you accept the CA's terms of service; nothing is

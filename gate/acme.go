@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"wssgate/admin"
 	"wssgate/certstore"
 	"wssgate/config"
 	"wssgate/panics"
@@ -179,6 +180,19 @@ func (o *obtainer) status() []certstore.ACMEStatus {
 		return now.acme.Status()
 	}
 	return nil
+}
+
+// problem is what is wrong with the cache folder, as of a file; nil: nothing.
+func (o *obtainer) problem() *admin.FileProblem {
+	now := o.on.Load()
+	if now == nil {
+		return nil
+	}
+	err, since := now.acme.CacheProblem()
+	if err == nil {
+		return nil
+	}
+	return &admin.FileProblem{File: now.cfg.Cache, Err: err.Error(), Since: since}
 }
 
 // handler answers http-01 while ACME is on, and hands on all else.

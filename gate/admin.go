@@ -435,6 +435,9 @@ func (d *console) describe() admin.Gate {
 	for _, p := range g.store.Problems() {
 		out.Files = append(out.Files, admin.FileProblem{File: p.File, Err: p.Err.Error(), Since: p.Since, Kept: p.Kept})
 	}
+	if p := g.acme.problem(); p != nil {
+		out.ACMEFiles = append(out.ACMEFiles, *p)
+	}
 	for _, f := range cfg.AccessFiles {
 		if p, bad := accessProblem(f); bad {
 			out.AccessFiles = append(out.AccessFiles, p)

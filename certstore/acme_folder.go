@@ -1,0 +1,180 @@
+package certstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"wssgate/files"
+)
+
+// acmeMark is a file in a cache folder that says whose the folder is. The gate closes
+// the folder to others and deletes files in it, so it takes none for its own that has
+// something else in it.
+const acmeMark = ".wssgate"
+
+const acmeMarkText = "wssgate keeps accounts, keys and certificates of its [acme] section in this folder.\n"
+
+// own says why a folder is not for us; nil: it is empty, marked, or a cache of an
+// older version or of autocert.
+func (c acmeCache) own() error {
+	info, err := c.place.Stat(c.dir)
+	if err != nil {
+		return err
+	}
+	if info.Mode()&fs.ModeSticky != 0 {
+		return fmt.Errorf("%q is a folder that many share, as /tmp; name a folder of the gate's own", c.dir)
+	}
+	entries, err := c.place.ReadDir(c.dir)
+	if err != nil {
+		return err
+	}
+	var stranger, sample string
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case name == acmeMark, name == acmeAccountFile, name == acmeAccountFileLegacy:
+			return nil
+		case acmeIsHelper(name):
+		case e.IsDir() || !acmeIsName(name):
+			stranger = name
+		default:
+			sample = name
+		}
+	}
+	if stranger == "" && sample != "" { // host names are also what many other files are called
+		if data, err := c.place.Read(c.path(sample), maxACMEFile); err == nil && !bytes.HasPrefix(data, []byte("-----BEGIN ")) {
+			stranger = sample
+		}
+	}
+	if stranger != "" {
+		return fmt.Errorf("%q is no cache of wssgate's: it has %q; name an empty folder, or one that does not exist yet", c.dir, stranger)
+	}
+	return nil
+}
+
+// acmeIsHelper reports whether a file is one of a cache, and no certificate, or one
+// that comes with a volume.
+func acmeIsHelper(name string) bool {
+	for _, suffix := range []string{acmeStateSuffix, acmeLeaseSuffix, "+rsa"} {
+		if base, ok := strings.CutSuffix(name, suffix); ok && (base == acmeAccountFile || acmeIsName(base)) {
+			return true
+		}
+	}
+	return strings.HasPrefix(name, acmeTempPrefix) || strings.HasPrefix(name, "..") || name == "lost+found" || acmeIsAnswer(name)
+}
+
+func acmeIsName(name string) bool {
+	normal, err := acmeName(name)
+	return err == nil && normal == name
+}
+
+// usable says what keeps this process from using the cache; nil: nothing that can be
+// seen without writing.
+func (c acmeCache) usable() error {
+	if err := c.place.Writable(c.dir); err != nil {
+		return err
+	}
+	return c.place.Readable(c.path(acmeAccountFile))
+}
+
+// ACMECacheProblem says what keeps this process from using a folder as its cache, nil
+// for nothing. It changes nothing, and the folder may not exist yet. It waits for
+// a folder that hangs as files.Do does.
+func ACMECacheProblem(ctx context.Context, dir string) error {
+	c := acmeCache{dir, files.At("acme: cache", dir, slog.New(slog.DiscardHandler))}
+	defer c.place.Leave()
+	return c.do(ctx, func() error {
+		_, err := c.place.Stat(dir)
+		if err == nil {
+			return errors.Join(c.own(), c.usable())
+		}
+		parent := dir
+		for errors.Is(err, fs.ErrNotExist) && parent != filepath.Dir(parent) {
+			parent = filepath.Dir(parent)
+			_, err = c.place.Stat(parent)
+		}
+		if err == nil {
+			err = c.place.Writable(parent)
+		}
+		if err != nil {
+			return fmt.Errorf("%q cannot be made: %w", dir, err)
+		}
+		return nil
+	})
+}
+
+// acmeCacheLook is how often a gate tries whether it can write to its cache.
+const acmeCacheLook = 10 * time.Minute
+
+// acmeCacheState is what is wrong with the cache as a whole, and since when.
+type acmeCacheState struct {
+	err   error
+	since time.Time
+}
+
+// CacheProblem is what is wrong with the cache folder as a whole, and since when; nil:
+// nothing. It never waits.
+func (a *ACME) CacheProblem() (error, time.Time) {
+	if s := a.folder.Load(); s != nil {
+		return s.err, s.since
+	}
+	return nil, time.Time{}
+}
+
+// watchCache finds out before a renewal does whether the cache can be used.
+func (a *ACME) watchCache() {
+	tick := time.NewTicker(acmeCacheLook)
+	defer tick.Stop()
+	a.cache.tidy(a.ctx, a.opts.Log)
+	for first := true; ; first = false {
+		a.noteCache(a.tryCache(first))
+		select {
+		case <-a.ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// tryCache writes the mark. One that is gone is not written anew, but at the start:
+// the volume may be.
+func (a *ACME) tryCache(first bool) error {
+	err := a.cache.do(a.ctx, func() error {
+		if !first {
+			if _, err := a.cache.place.Stat(a.cache.path(acmeMark)); err != nil {
+				return err
+			}
+		}
+		return a.cache.usable()
+	})
+	if err != nil {
+		return err
+	}
+	err = a.cache.note(a.ctx, acmeMark, []byte(acmeMarkText))
+	if errno := syscall.Errno(0); errors.As(err, &errno) { // without the name that the file has before: it is another each time
+		err = acmeCacheError(&fs.PathError{Op: "write", Path: a.cache.path(acmeMark), Err: errno})
+	}
+	return err
+}
+
+func (a *ACME) noteCache(err error) {
+	if a.ctx.Err() != nil || errors.Is(err, files.ErrHangs) { // of which package files tells
+		return
+	}
+	old := a.folder.Load()
+	switch {
+	case err == nil && old != nil:
+		a.opts.Log.Info("acme: the cache can be used again", "file", a.cache.dir)
+		a.folder.Store(nil)
+	case err != nil && (old == nil || old.err.Error() != err.Error()):
+		a.opts.Log.Error("acme: the cache cannot be used; nothing can be renewed", "file", a.cache.dir, "err", err)
+		a.folder.Store(&acmeCacheState{err, a.opts.wall()})
+	}
+}
