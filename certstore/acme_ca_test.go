@@ -37,7 +37,8 @@ type acmeTestCA struct {
 	backdate time.Duration     // how long ago its certificates began
 	offers   []string          // types of challenges
 	eab      map[string][]byte // keys of external accounts; nil: none needed
-	gates    []*acmeTestGate   // who may be asked to answer; one that can is enough
+	profiles map[string]string
+	gates    []*acmeTestGate // who may be asked to answer; one that can is enough
 
 	mu       sync.Mutex
 	nonces   map[string]bool
@@ -59,6 +60,7 @@ type acmeTestKey struct {
 type acmeTestOrder struct {
 	id      int
 	name    string
+	profile string
 	status  string
 	authz   string // status
 	tokens  map[string]string
@@ -140,7 +142,7 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request) {
 		answer(w, 200, map[string]any{
 			"newNonce": acmeTestURL + "/new-nonce", "newAccount": acmeTestURL + "/new-account", "newOrder": acmeTestURL + "/new-order",
 			"revokeCert": acmeTestURL + "/revoke", "keyChange": acmeTestURL + "/key-change",
-			"meta": map[string]any{"termsOfService": acmeTestURL + "/terms", "externalAccountRequired": c.eab != nil},
+			"meta": map[string]any{"termsOfService": acmeTestURL + "/terms", "externalAccountRequired": c.eab != nil, "profiles": c.profiles},
 		})
 		return
 	}
@@ -177,9 +179,10 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request) {
 	case "new-order":
 		var req struct {
 			Identifiers []struct{ Type, Value string }
+			Profile     string
 		}
 		json.Unmarshal(payload, &req)
-		o := &acmeTestOrder{id: len(c.orders) + 1, name: req.Identifiers[0].Value, status: "pending", authz: "pending", tokens: map[string]string{}}
+		o := &acmeTestOrder{id: len(c.orders) + 1, name: req.Identifiers[0].Value, profile: req.Profile, status: "pending", authz: "pending", tokens: map[string]string{}}
 		for _, typ := range c.offers {
 			o.tokens[typ] = rand.Text()
 		}

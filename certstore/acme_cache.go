@@ -263,13 +263,21 @@ func acmeNewKey() (*ecdsa.PrivateKey, error) {
 	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 }
 
+// acmeNewLeafKey makes the key of a certificate.
+func acmeNewLeafKey(kind string) (crypto.Signer, error) {
+	if kind == "rsa" {
+		return rsa.GenerateKey(rand.Reader, 2048) // more costs each handshake, and gains little in a key that lives for weeks
+	}
+	return acmeNewKey()
+}
+
 // acmeCheckIssued tells whether what the CA sent is what we asked for.
-func acmeCheckIssued(name string, key *ecdsa.PrivateKey, chain [][]byte, now time.Time) (*tls.Certificate, error) {
+func acmeCheckIssued(name string, key crypto.Signer, chain [][]byte, now time.Time) (*tls.Certificate, error) {
 	leaf, err := x509.ParseCertificate(chain[0])
 	if err != nil {
 		return nil, fmt.Errorf("issued certificate: %w", err)
 	}
-	if pub, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || !pub.Equal(key.Public()) {
+	if pub, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(key.Public()) {
 		return nil, errors.New("issued certificate: is for another key")
 	}
 	if err := leaf.VerifyHostname(name); err != nil {

@@ -24,6 +24,8 @@ type ACMEOptions struct {
 	Roots       *x509.CertPool // whom to trust on the way to the CA; nil: the system's roots
 	Cache       string         // folder, may be shared with other gates; created with mode 0700
 	AcceptTerms bool           // the operator accepts the CA's terms of service
+	Profile     string         // of the CA, for orders; empty: the CA's default
+	KeyType     string         // of certificates: "ecdsa" (P-256) or "rsa" (2048 bits); empty: ecdsa
 	EABKeyID    string         // external account binding (RFC 8555, section 7.3.4); empty: none
 	EABKey      []byte         // its MAC key, decoded
 
@@ -82,6 +84,9 @@ func (o *ACMEOptions) check() (errs []error) {
 	}
 	if (o.EABKeyID == "") != (len(o.EABKey) == 0) {
 		errs = append(errs, errors.New("acme: external account binding needs both the key id and the key"))
+	}
+	if !slices.Contains([]string{"", "ecdsa", "rsa"}, o.KeyType) {
+		errs = append(errs, fmt.Errorf("acme: key type %q: neither \"ecdsa\" nor \"rsa\"", o.KeyType))
 	}
 	if !o.TLSALPN && !o.HTTP01 {
 		errs = append(errs, errors.New("acme: no challenge can be answered: neither tls-alpn-01 nor http-01 has a listener"))

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/acme"
@@ -79,7 +80,11 @@ var errACMENotOffered = errors.New("the CA does not offer it")
 func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge string) (*acmeIssued, error) {
 	ctx, cancel := context.WithTimeout(ctx, acmeOrderTimeout)
 	defer cancel()
-	o, err := client.AuthorizeOrder(ctx, acme.DomainIDs(name))
+	with, err := a.orderOptions(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	o, err := client.AuthorizeOrder(ctx, acme.DomainIDs(name), with...)
 	if err != nil {
 		if acmeAccountWide(err) {
 			a.accountRefused(acmeCause{"account", err})
@@ -103,7 +108,7 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 		return nil, fmt.Errorf("the new order is %q", o.Status)
 	}
 
-	key, err := acmeNewKey()
+	key, err := acmeNewLeafKey(a.opts.KeyType)
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +130,32 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 		return nil, err
 	}
 	return &acmeIssued{cert, file, challenge}, nil
+}
+
+// orderOptions are what is asked of every order beside its name. A profile that the
+// CA does not have is refused here, without asking.
+func (a *ACME) orderOptions(ctx context.Context, client *acme.Client) ([]acme.OrderOption, error) {
+	if a.opts.Profile == "" {
+		return nil, nil
+	}
+	dir, err := client.Discover(ctx)
+	if err != nil {
+		return nil, err
+	}
+	profile := acme.ProfileName(a.opts.Profile)
+	if _, known := dir.Profiles[profile]; known {
+		return []acme.OrderOption{acme.WithOrderIssuanceProfile(profile)}, nil
+	}
+	a.forget(client) // it asks for the directory once; the CA may learn
+	if len(dir.Profiles) == 0 {
+		return nil, fmt.Errorf("profile %q: the CA offers none", a.opts.Profile)
+	}
+	var offered []string
+	for name, what := range dir.Profiles {
+		offered = append(offered, printable(fmt.Sprintf("%q (%s)", string(name), what)))
+	}
+	slices.Sort(offered)
+	return nil, fmt.Errorf("profile %q: the CA offers %s", a.opts.Profile, strings.Join(offered, ", "))
 }
 
 // prove shows the CA, for one authorization of an order, that the name is ours.

@@ -3,6 +3,7 @@ package certstore
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -377,4 +378,65 @@ func acmeDescribe(cert *tls.Certificate) string {
 		return "none"
 	}
 	return fmt.Sprintf("serial %v until %v", cert.Leaf.SerialNumber, cert.Leaf.NotAfter)
+}
+
+// An order names the profile; one that the CA lacks is answered with those it has,
+// and without an order.
+func TestACMEProfile(t *testing.T) {
+	for _, tt := range []struct {
+		has  map[string]string
+		want string // "": obtained
+	}{
+		{map[string]string{"classic": "90 days", "shortlived": "6 days"}, ""},
+		{map[string]string{"tlsserver": "45 days", "classic": "90 days"}, `profile "shortlived": the CA offers "classic" (90 days), "tlsserver" (45 days)`},
+		{nil, `profile "shortlived": the CA offers none`},
+	} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			ca := newACMETestCA(t)
+			ca.profiles = tt.has
+			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Profile = "shortlived" })
+			defer g.Close()
+			g.Start()
+			time.Sleep(time.Minute / 2)
+			synctest.Wait()
+			switch s := g.one(t); {
+			case tt.want != "":
+				if !strings.Contains(s.Err, tt.want) || ca.ordered() != 0 {
+					t.Errorf("%d orders, %q; want none, %q", ca.ordered(), s.Err, tt.want)
+				}
+				ca.set(func() { ca.profiles = map[string]string{"shortlived": "6 days"} }) // the CA learns
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if g.one(t).State != ACMEValid {
+					t.Errorf("status %+v; want valid", g.one(t))
+				}
+			case s.State != ACMEValid || ca.orders[0].profile != "shortlived":
+				t.Errorf("status %+v, profile %q", s, ca.orders[0].profile)
+			}
+		})
+	}
+}
+
+// The key's type is what the configuration says; what is in the cache is served and
+// read again either way.
+func TestACMEKeyType(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.KeyType = "rsa" })
+		g.Start()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		g.Close()
+		key, ok := g.cert("chat.example.org").PrivateKey.(*rsa.PrivateKey)
+		if !ok || key.Size() != 256 {
+			t.Fatalf("key is %T; want RSA of 2048 bits", g.cert("chat.example.org").PrivateKey)
+		}
+		h := newACMETestGate(t, ca, dir, nil)
+		h.Close()
+		if cert := h.cert("chat.example.org"); cert == nil || !key.Equal(cert.PrivateKey) {
+			t.Error("another gate does not read it")
+		}
+	})
 }

@@ -79,6 +79,8 @@ func (c *Config) ACMEOptions(store *certstore.Store, log *slog.Logger) (certstor
 		Directory:   a.CA,
 		Cache:       a.Cache,
 		AcceptTerms: a.AcceptTerms,
+		Profile:     a.Profile,
+		KeyType:     a.KeyType,
 		EABKeyID:    a.EABKeyID,
 		TLSALPN:     true, // whether the CA can reach us at 443, only it knows
 		HTTP01:      len(c.Listen.HTTP) > 0,

@@ -122,6 +122,14 @@ type ACME struct {
 	// ordered without. Default: false.
 	AcceptTerms bool `toml:"accept_terms"`
 
+	// Profile is one of the CA's profiles, as "shortlived" is of Let's Encrypt.
+	// Default: none, the CA's default.
+	Profile string `toml:"profile"`
+
+	// KeyType is the type of the certificates' keys: "ecdsa" (P-256) or "rsa"
+	// (2048 bits), for clients that know no other. Default: "ecdsa".
+	KeyType string `toml:"key_type" oneof:"ecdsa,rsa"`
+
 	// EABKeyID and EABKeyFile bind the account to one that the CA already
 	// knows (RFC 8555, section 7.3.4). The file holds the HMAC key in
 	// base64url. Default: none; both or neither.
@@ -430,7 +438,7 @@ const MemoryDefault MemoryLimit = -1
 func (c *Config) setDefaults() {
 	c.Listen = Listen{WSS: []string{":5291"}, Admin: "127.0.0.1:9291"}
 	c.Certificates = Certificates{Directory: "certs", Watch: true}
-	c.ACME = ACME{CA: "https://acme-v02.api.letsencrypt.org/directory", Cache: "acme"}
+	c.ACME = ACME{CA: "https://acme-v02.api.letsencrypt.org/directory", Cache: "acme", KeyType: "ecdsa"}
 	c.Limits = Limits{Message: 1 << 20, ClientBacklog: 1 << 20, LoginFailures: Rate{20, 10 * time.Minute}, Memory: MemoryDefault}
 	c.Timeouts = Timeouts{
 		Handshake: 10 * time.Second,

@@ -47,6 +47,7 @@ func TestMistakes(t *testing.T) {
 			`acme.names: "a_b.example" is not a host name`, ""},
 		{"ACME with a key that is none", small + "[acme]\naccept_terms = true\nnames = \"a.example\"\neab_key_id = \"1\"\neab_key_file = \"config.go\"\n",
 			`acme.eab_key_file: "config.go": is not base64url`, ""},
+		{"ACME with an unknown key type", small + "[acme]\nkey_type = \"ed25519\"\n", `acme.key_type: "ed25519" is not "ecdsa" or "rsa"`, ""},
 		{"ACME name twice", small + "[acme]\naccept_terms = true\nnames = [\"example1.com\", \"EXAMPLE1.com\"]\n",
 			`acme.names: "EXAMPLE1.com" is listed twice`, ""},
 		{"ACME over http", small + "[acme]\naccept_terms = true\nnames = \"example1.com\"\nca = \"http://127.0.0.1/dir\"\n",

@@ -1,11 +1,14 @@
 package acme
 
 import (
+	"crypto/rsa"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
@@ -142,5 +145,38 @@ func TestBinaryReload(t *testing.T) {
 	tunnel.WantText("hello")
 	if n := p.Orders(); n != 2 {
 		t.Errorf("%d orders; want 2", n)
+	}
+}
+
+// The program asks for a profile and a type of key; a profile that the CA does not
+// have is answered with those it has.
+func TestBinaryProfile(t *testing.T) {
+	t.Parallel()
+	const name = "chat.example.org"
+	p, all := newPebble(t, pebbleConfig{})
+	g := newBinaryGate(t, p, all[0], name)
+	which := g.ca
+	g.ca = which + "profile = \"longlived\"\n"
+	g.config(g.addr, "", `"`+name+`"`)
+	g.Gate = gate.Start(t, g.site.Dir)
+	g.WaitLine("the CA's profiles", func(l gate.Line) bool {
+		err := l.Str("err")
+		return strings.Contains(err, `profile "longlived": the CA offers "default" (for tests), "shortlived" (six days)`)
+	})
+	if n := p.Orders(); n != 0 {
+		t.Errorf("%d orders; want none", n)
+	}
+	g.ca = which + "profile = \"shortlived\"\nkey_type = \"rsa\"\n"
+	g.config(g.addr, "", `"`+name+`"`)
+	if err := os.Remove(filepath.Join(g.cache, name+"+state")); err != nil {
+		t.Fatal(err)
+	}
+	g.reload()
+	leaf := g.obtains(name, p.Root())
+	if life := leaf.NotAfter.Sub(leaf.NotBefore).Round(time.Hour); life != 6*24*time.Hour {
+		t.Errorf("it lives for %v; want six days", life)
+	}
+	if _, ok := leaf.PublicKey.(*rsa.PublicKey); !ok {
+		t.Errorf("its key is %T; want RSA", leaf.PublicKey)
 	}
 }

@@ -174,7 +174,10 @@ func (p *pebble) start() {
 		"externalAccountBindingRequired": p.config.EAB != nil, "externalAccountMACKeys": p.config.EAB,
 		"domainBlocklist": p.config.Blocked, "keyAlgorithm": "ecdsa",
 		"retryAfter": map[string]int{"authz": 1, "order": 1},
-		"profiles":   map[string]any{"default": map[string]any{"description": "for tests", "validityPeriod": validity}},
+		"profiles": map[string]any{
+			"default":    map[string]any{"description": "for tests", "validityPeriod": validity},
+			"shortlived": map[string]any{"description": "six days", "validityPeriod": 6 * 24 * 3600},
+		},
 	}
 	data, err := json.Marshal(map[string]any{"pebble": conf})
 	if err != nil {
