@@ -68,7 +68,8 @@ type ACME struct {
 
 	account chan acmeAccount // capacity 1; taken while it is registered
 
-	folder atomic.Pointer[acmeCacheState] // nil: the cache can be used
+	replaced atomic.Bool                    // a deactivated account was, see replaceAccount
+	folder   atomic.Pointer[acmeCacheState] // nil: the cache can be used
 
 	reload sync.Mutex // one SetNames, Start or Close at a time; never taken by a handshake
 	names  atomic.Pointer[map[string]*acmeKeeper]
@@ -154,6 +155,7 @@ func (a *ACME) Start() {
 	}
 	a.runs = true
 	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.watchCache) })
+	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.tellContact) })
 	for _, k := range *a.names.Load() {
 		a.wg.Go(func() {
 			defer k.cancel()

@@ -3,6 +3,7 @@ package certstore
 import (
 	"context"
 	"crypto"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -48,6 +49,11 @@ func (a *ACME) client(ctx context.Context) (client *acme.Client, err error) {
 	limited, cancel := context.WithTimeout(ctx, acmeOrderTimeout)
 	defer cancel()
 	fresh, err := a.register(limited)
+	if acmeDeactivated(err) {
+		if err = a.replaceAccount(limited, err); err == nil {
+			fresh, err = a.register(limited)
+		}
+	}
 	if err != nil {
 		err = acmeCause{"account", err}
 		if ctx.Err() == nil {
@@ -122,10 +128,101 @@ func (a *ACME) register(ctx context.Context) (*acme.Client, error) {
 	if a.opts.EABKeyID != "" {
 		account.ExternalAccountBinding = &acme.ExternalAccountBinding{KID: a.opts.EABKeyID, Key: a.opts.EABKey}
 	}
-	if _, err := client.Register(ctx, account, autocert.AcceptTOS); err != nil && !errors.Is(err, acme.ErrAccountAlreadyExists) {
+	print, err := acme.JWKThumbprint(key.Public())
+	if err != nil {
 		return nil, err
 	}
+	told := acmeTold{CA: a.opts.Directory, Key: print, Email: a.opts.Email}
+	switch _, err := client.Register(ctx, account, autocert.AcceptTOS); {
+	case errors.Is(err, acme.ErrAccountAlreadyExists):
+		if a.told(ctx) == told || a.opts.Email == "" {
+			return client, nil
+		}
+		if _, err := client.UpdateReg(ctx, account); acmeDeactivated(err) {
+			return nil, err
+		} else if err != nil { // what it is told is no condition of an order
+			a.opts.Log.Warn("acme: the CA did not take the account's contact", "err", acmeWords(err))
+			return client, nil
+		}
+		a.opts.Log.Info("acme: the CA has the account's new contact")
+	case err != nil:
+		return nil, err
+	}
+	if data, err := json.Marshal(told); err == nil {
+		a.cache.note(ctx, acmeAccountFile+acmeStateSuffix, append(data, '\n')) // it would be told once more
+	}
 	return client, nil
+}
+
+// An acmeTold is what a CA was last told about an account.
+type acmeTold struct {
+	CA    string `json:"ca"`    // directory URL
+	Key   string `json:"key"`   // thumbprint (RFC 7638) of the account's key
+	Email string `json:"email"` // contact; empty: none
+}
+
+// told reads what the CA was told; the zero value where nobody knows.
+func (a *ACME) told(ctx context.Context) (t acmeTold) {
+	if data, err := a.cache.read(ctx, acmeAccountFile+acmeStateSuffix); err != nil || json.Unmarshal(data, &t) != nil {
+		return acmeTold{}
+	}
+	return t
+}
+
+// tellContact tells the CA of a new contact, which no order has to come before. It
+// ends when the CA has answered.
+func (a *ACME) tellContact() {
+	for a.ctx.Err() == nil {
+		if _, err := a.savedAccountKey(a.ctx); err != nil {
+			return // the first order makes it
+		}
+		if t := a.told(a.ctx); a.opts.Email == "" || t.Email == a.opts.Email && t.CA == a.opts.Directory {
+			return
+		}
+		if _, err := a.client(a.ctx); err == nil {
+			return
+		}
+		select {
+		case <-a.ctx.Done():
+		case <-time.After(acmeAccountMax):
+		}
+	}
+}
+
+// acmeAccountOld is where the key of an account goes that its CA has deactivated.
+const acmeAccountOld = acmeAccountFile + "+deactivated"
+
+// replaceAccount puts away the key of a deactivated account, so that a new one is
+// made. It does so once for each key, and once in the life of this ACME: a CA that
+// deactivates the new one as well means something else.
+func (a *ACME) replaceAccount(ctx context.Context, cause error) error {
+	if a.replaced.Swap(true) {
+		return cause
+	}
+	var seen acmeSighting
+	lease, err := a.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, a.owner, &seen)
+	if err != nil || lease == nil {
+		return errors.Join(cause, err)
+	}
+	defer lease.release()
+	for _, file := range []string{acmeAccountFile, acmeAccountFileLegacy} {
+		data, err := a.cache.read(ctx, file)
+		if err == autocert.ErrCacheMiss {
+			continue
+		}
+		if err == nil {
+			err = a.cache.put(ctx, acmeAccountOld, data)
+		}
+		if err == nil {
+			err = a.cache.remove(ctx, file)
+		}
+		if err != nil {
+			return errors.Join(cause, err)
+		}
+		a.opts.Log.Warn("acme: the CA has deactivated the account; registering a new one", "file", a.cache.path(acmeAccountOld), "err", acmeWords(cause))
+		return nil
+	}
+	return nil
 }
 
 // accountKey returns the key of the account that all gates on the cache share.

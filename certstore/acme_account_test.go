@@ -120,3 +120,62 @@ func TestACMEAccountTriedOnRequest(t *testing.T) {
 		}
 	})
 }
+
+// A new contact reaches the CA at once, though nothing is due; it is told once.
+func TestACMEContact(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca := newACMETestCA(t)
+		for _, tt := range []struct {
+			email, want string
+			requests    int // to the account
+		}{
+			{"a@example.org", "mailto:a@example.org", 0},
+			{"a@example.org", "mailto:a@example.org", 0},
+			{"b@example.org", "mailto:b@example.org", 1},
+			{"b@example.org", "mailto:b@example.org", 1},
+		} {
+			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Email = tt.email })
+			g.Start()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			g.Close()
+			if n := ca.asked("POST /account/1"); ca.contact != tt.want || n != tt.requests || ca.ordered() != 1 {
+				t.Errorf("%s: the CA has %q after %d requests and %d orders; want %q, %d and 1", tt.email, ca.contact, n, ca.ordered(), tt.want, tt.requests)
+			}
+		}
+	})
+}
+
+// An account that somebody has deactivated is replaced, once; its key is kept. One
+// that the CA does not want is not.
+func TestACMEAccountDeactivated(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			ca, g, _ := acmeForAnHour(t, dir)
+			old, _ := os.ReadFile(filepath.Join(dir, acmeAccountFile))
+			ca.set(func() {
+				ca.deactivated = map[string]bool{}
+				for print := range ca.accounts {
+					ca.deactivated[print] = true
+				}
+			})
+			if restart {
+				g.Close()
+				g = newACMETestGate(t, ca, dir, nil)
+				t.Cleanup(g.Close)
+				g.Start()
+			}
+			os.Remove(filepath.Join(dir, "chat.example.org"))
+			time.Sleep(10 * time.Minute)
+			synctest.Wait()
+			if s := g.one(t); ca.ordered() != 2 || s.Failures != 0 || len(ca.accounts) != 2 {
+				t.Errorf("restart %v: %d orders, %d accounts, status %+v; want two each, valid", restart, ca.ordered(), len(ca.accounts), s)
+			}
+			if kept, _ := os.ReadFile(filepath.Join(dir, acmeAccountOld)); string(kept) != string(old) || len(old) == 0 {
+				t.Errorf("restart %v: the old key was not kept", restart)
+			}
+		})
+	}
+}

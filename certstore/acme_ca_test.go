@@ -31,14 +31,16 @@ import (
 // that it works under a fake clock. It checks signatures, nonces and answers to
 // challenges, and remembers what it was asked.
 type acmeTestCA struct {
-	t        *testing.T
-	ca       *minica.CA
-	lifetime time.Duration
-	backdate time.Duration     // how long ago its certificates began
-	offers   []string          // types of challenges
-	eab      map[string][]byte // keys of external accounts; nil: none needed
-	profiles map[string]string
-	gates    []*acmeTestGate // who may be asked to answer; one that can is enough
+	t           *testing.T
+	ca          *minica.CA
+	lifetime    time.Duration
+	backdate    time.Duration     // how long ago its certificates began
+	offers      []string          // types of challenges
+	eab         map[string][]byte // keys of external accounts; nil: none needed
+	profiles    map[string]string
+	contact     string          // that it was last told
+	deactivated map[string]bool // thumbprints
+	gates       []*acmeTestGate // who may be asked to answer; one that can is enough
 
 	mu       sync.Mutex
 	nonces   map[string]bool
@@ -165,7 +167,7 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request) {
 	kind = parts[0]
 	if len(parts) > 1 {
 		fmt.Sscan(parts[1], &id)
-		if id < 1 || id > len(c.orders) {
+		if kind != "account" && (id < 1 || id > len(c.orders)) {
 			refuseWith(w, &acmeTestProblem{Type: "malformed", Detail: "no such thing", Status: 404})
 			return
 		}
@@ -173,7 +175,13 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request) {
 	if len(parts) > 2 {
 		challenge = parts[2]
 	}
+	if c.deactivated[key.print] {
+		refuseWith(w, &acmeTestProblem{Type: "unauthorized", Detail: "Account has been deactivated", Status: 401})
+		return
+	}
 	switch kind {
+	case "account":
+		c.newAccount(w, key, payload)
 	case "new-account":
 		c.newAccount(w, key, payload)
 	case "new-order":
@@ -223,11 +231,19 @@ func (c *acmeTestCA) refuseOrders(problem acmeTestProblem) {
 func (c *acmeTestCA) newAccount(w *httptest.ResponseRecorder, key *acmeTestKey, payload []byte) {
 	var req struct {
 		TermsOfServiceAgreed   bool
+		Contact                []string
 		ExternalAccountBinding *struct{ Protected, Payload, Signature string }
 	}
 	json.Unmarshal(payload, &req)
 	url, known := c.accounts[key.print]
 	status := 200
+	if c.deactivated[key.print] {
+		refuseWith(w, &acmeTestProblem{Type: "unauthorized", Detail: "Account has been deactivated", Status: 401})
+		return
+	}
+	if len(req.Contact) > 0 {
+		c.contact = req.Contact[0]
+	}
 	if !known {
 		if !req.TermsOfServiceAgreed {
 			refuseWith(w, &acmeTestProblem{Type: "userActionRequired", Detail: "agree to the terms", Status: 403})

@@ -114,3 +114,12 @@ func acmeAccountWide(err error) bool {
 	}
 	return false
 }
+
+// acmeDeactivated tells whether the CA knows the account and serves it no more,
+// because somebody with its key wanted so (RFC 8555, section 7.3.6). One that the CA
+// itself has revoked is another matter.
+func acmeDeactivated(err error) bool {
+	var problem *acme.Error
+	return errors.As(err, &problem) && acmeProblemType(problem.ProblemType) == "unauthorized" &&
+		strings.Contains(strings.ToLower(problem.Detail), "deactivated") && strings.Contains(strings.ToLower(problem.Detail), "account")
+}

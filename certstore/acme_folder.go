@@ -39,7 +39,7 @@ func (c acmeCache) own() error {
 	var stranger, sample string
 	for _, e := range entries {
 		switch name := e.Name(); {
-		case name == acmeMark, name == acmeAccountFile, name == acmeAccountFileLegacy:
+		case name == acmeMark, name == acmeAccountFile, name == acmeAccountFileLegacy, name == acmeAccountOld:
 			return nil
 		case acmeIsHelper(name):
 		case e.IsDir() || !acmeIsName(name):
@@ -130,7 +130,7 @@ func (a *ACME) CacheProblem() (error, time.Time) {
 
 // watchCache finds out before a renewal does whether the cache can be used.
 func (a *ACME) watchCache() {
-	tick := time.NewTicker(acmeCacheLook)
+	tick := time.NewTicker(max(acmeCacheLook, a.opts.Poll))
 	defer tick.Stop()
 	a.cache.tidy(a.ctx, a.opts.Log)
 	for first := true; ; first = false {

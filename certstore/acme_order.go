@@ -42,13 +42,17 @@ func (a *ACME) order(ctx context.Context, name, did string) (*acmeIssued, error)
 	var causes []error
 	for _, challenge := range a.challenges(did) {
 		issued, err := a.attempt(ctx, client, name, challenge)
+		if acmeNoAccount(err) || acmeDeactivated(err) { // the CA's database was lost, or somebody ended it
+			a.forget(client)
+			if client, err = a.client(ctx); err != nil {
+				return nil, acmeFailure{name, append(causes, err)}
+			}
+			issued, err = a.attempt(ctx, client, name, challenge)
+		}
 		if err == nil {
 			return issued, nil
 		}
 		causes = append(causes, acmeCause{challenge, err})
-		if acmeNoAccount(err) {
-			a.forget(client)
-		}
 		// Another challenge is an answer to a failed validation only: it is no
 		// answer to a rate limit, a network that is down, or our own end.
 		var invalid *acme.AuthorizationError
@@ -86,7 +90,7 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 	}
 	o, err := client.AuthorizeOrder(ctx, acme.DomainIDs(name), with...)
 	if err != nil {
-		if acmeAccountWide(err) {
+		if acmeAccountWide(err) && !acmeDeactivated(err) { // for which there is a remedy
 			a.accountRefused(acmeCause{"account", err})
 		}
 		return nil, err

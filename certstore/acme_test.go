@@ -179,8 +179,8 @@ func TestACMECacheModes(t *testing.T) {
 				t.Errorf("folder has mode %o; want 700", got)
 			}
 			entries, _ := os.ReadDir(dir)
-			if len(entries) != 4 { // mark, account, certificate, record
-				t.Errorf("cache has %v; want 4 files", entries)
+			if len(entries) != 5 { // mark, account and what the CA was told, certificate, record
+				t.Errorf("cache has %v; want 5 files", entries)
 			}
 			for _, e := range entries {
 				if info, _ := e.Info(); info.Mode().Perm() != 0o600 {

@@ -28,7 +28,18 @@ type obtainer struct {
 type acmeRun struct {
 	acme *certstore.ACME
 	cfg  config.ACME
-	http bool // http-01 has a listener
+	with [2]string // contents of ca_root and eab_key_file
+	http bool      // http-01 has a listener
+}
+
+func newACMERun(acme *certstore.ACME, cfg *config.Config) *acmeRun {
+	return &acmeRun{acme, cfg.ACME, acmeFiles(cfg), len(cfg.Listen.HTTP) > 0}
+}
+
+// acmeFiles are the contents of the files that [acme] names: one mended in place is
+// another, though the configuration is the same.
+func acmeFiles(cfg *config.Config) [2]string {
+	return [2]string{string(cfg.Files[cfg.ACME.CARoot]), string(cfg.Files[cfg.ACME.EABKeyFile])}
 }
 
 func newObtainer(store *certstore.Store, log *slog.Logger) *obtainer {
@@ -82,7 +93,7 @@ func (o *obtainer) prepare(cfg *config.Config) (*acmeChange, error) {
 	if err != nil {
 		return p, err
 	}
-	p.next = &acmeRun{acme, cfg.ACME, options.HTTP01}
+	p.next = newACMERun(acme, cfg)
 	return p, nil
 }
 
@@ -114,7 +125,7 @@ func (r *acmeRun) fits(cfg *config.Config) bool {
 	}
 	old, wanted := r.cfg, cfg.ACME
 	old.Names, wanted.Names = nil, nil
-	return reflect.DeepEqual(old, wanted) && r.http == (len(cfg.Listen.HTTP) > 0)
+	return reflect.DeepEqual(old, wanted) && r.with == acmeFiles(cfg) && r.http == (len(cfg.Listen.HTTP) > 0)
 }
 
 // abandon undoes prepare; p may be nil.
@@ -141,15 +152,18 @@ func (o *obtainer) install(p *acmeChange, cfg *config.Config) {
 		o.on.Store(p.next)
 		return
 	}
-	o.on.Store(&acmeRun{now.acme, cfg.ACME, now.http})
+	o.on.Store(newACMERun(now.acme, cfg)) // with other names
 }
 
 // begin orders what is missing, and ends what does so no more. Listeners are open
 // by now, for the CA comes back to them.
 //
-// It does not wait: an order that is given up gives its lease back in the cache.
-func (o *obtainer) begin(p *acmeChange) {
+// It does not wait: an order that is given up gives its lease back in the cache. The
+// channel is closed when all is done.
+func (o *obtainer) begin(p *acmeChange) <-chan struct{} {
+	done := make(chan struct{})
 	go panics.Catch(panics.ACME, func() {
+		defer close(done)
 		if p.last != nil {
 			p.last.acme.Close()
 		}
@@ -157,6 +171,7 @@ func (o *obtainer) begin(p *acmeChange) {
 			p.next.acme.Start()
 		}
 	})
+	return done
 }
 
 // close gives up what is being ordered.

@@ -82,7 +82,7 @@ func TestACMEInOneStep(t *testing.T) {
 			if got := served(old); !slices.Equal(got, before) {
 				t.Errorf("%s: the View of before has %q; want %q", step.what, got, before)
 			}
-			o.begin(change)
+			<-o.begin(change)
 		}
 		if got := served(store.View()); !slices.Equal(got, step.want) {
 			t.Errorf("%s: %q are served; want %q", step.what, got, step.want)
@@ -110,4 +110,23 @@ func withCache(t *testing.T, acme string, files map[string][]byte) *config.Confi
 		t.Fatal(err)
 	}
 	return cfg
+}
+
+// A file of [acme] that is mended in place is another.
+func TestACMEFilesMended(t *testing.T) {
+	cfg := withCache(t, "names = \"a.example\"\ncache = \"cache\"\neab_key_id = \"1\"\neab_key_file = \"key\"\n", map[string][]byte{"key": []byte("AAAA")})
+	run := newACMERun(nil, cfg)
+	if !run.fits(cfg) {
+		t.Error("the same configuration does not fit")
+	}
+	if err := os.WriteFile(cfg.ACME.EABKeyFile, []byte("BBBB"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := config.Parse(cfg.File, []byte("[upstream.tigase]\nnodes = \"ws://127.0.0.1:5290/\"\n[acme]\naccept_terms = true\nnames = \"a.example\"\ncache = \"cache\"\neab_key_id = \"1\"\neab_key_file = \"key\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if run.fits(again) {
+		t.Error("another key fits")
+	}
 }
