@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 )
 
 const acmeDay = 24 * time.Hour
@@ -25,7 +25,7 @@ func TestACMERestoredFromBackup(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		old := ca.ca.IssueSpec(certtest.Spec{Names: []string{"chat.example.org"}, NotBefore: time.Now().Add(-90 * acmeDay), NotAfter: time.Now().Add(-acmeDay)})
+		old := ca.ca.IssueSpec(minica.Spec{Names: []string{"chat.example.org"}, NotBefore: time.Now().Add(-90 * acmeDay), NotAfter: time.Now().Add(-acmeDay)})
 		os.WriteFile(path, append(old.KeyPEM(), old.ChainPEM()...), 0o600)
 		time.Sleep(2 * acmePoll)
 		synctest.Wait()
@@ -52,7 +52,7 @@ func TestACMENotValidYet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, g, good := acmeSlowly(t, dir)
 		from := time.Now().Add(30 * acmeDay)
-		next := ca.ca.IssueSpec(certtest.Spec{Names: []string{"chat.example.org"}, NotBefore: from, NotAfter: from.Add(90 * acmeDay)})
+		next := ca.ca.IssueSpec(minica.Spec{Names: []string{"chat.example.org"}, NotBefore: from, NotAfter: from.Add(90 * acmeDay)})
 		os.WriteFile(filepath.Join(dir, "chat.example.org"), append(next.KeyPEM(), next.ChainPEM()...), 0o600)
 		time.Sleep(29 * acmeDay)
 		synctest.Wait()
@@ -74,7 +74,7 @@ func TestACMENotValidInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, g, good := acmeSlowly(t, dir)
 		from := time.Now().Add(100 * acmeDay)
-		next := ca.ca.IssueSpec(certtest.Spec{Names: []string{"chat.example.org"}, NotBefore: from, NotAfter: from.Add(90 * acmeDay)})
+		next := ca.ca.IssueSpec(minica.Spec{Names: []string{"chat.example.org"}, NotBefore: from, NotAfter: from.Add(90 * acmeDay)})
 		os.WriteFile(filepath.Join(dir, "chat.example.org"), append(next.KeyPEM(), next.ChainPEM()...), 0o600)
 		ca.set(func() { ca.backdate = -100 * acmeDay; ca.lifetime = 190 * acmeDay })
 		time.Sleep(59 * acmeDay)
@@ -108,10 +108,10 @@ func acmeSlowly(t *testing.T, dir string) (*acmeTestCA, *acmeTestGate, *tls.Cert
 }
 
 func TestACMEWorse(t *testing.T) {
-	root, other := certtest.NewCA("root").Intermediate("between"), certtest.NewCA("other")
+	root, other := minica.NewCA("root").Intermediate("between"), minica.NewCA("other")
 	now := time.Now()
 	issue := func(from, until time.Duration) *tls.Certificate {
-		p := root.IssueSpec(certtest.Spec{Names: []string{"a.example.org"}, NotBefore: now.Add(from), NotAfter: now.Add(until)})
+		p := root.IssueSpec(minica.Spec{Names: []string{"a.example.org"}, NotBefore: now.Add(from), NotAfter: now.Add(until)})
 		c, err := acmeDecode("a.example.org", append(p.KeyPEM(), p.ChainPEM()...))
 		if err != nil {
 			t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/crypto/acme"
 
-	"wssgate/internal/certtest"
+	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
 )
 
@@ -25,7 +25,7 @@ func TestBinaryAccount(t *testing.T) {
 	p, all := newPebble(t, pebbleConfig{})
 	g := newBinaryGate(t, p, all[0], a, b)
 	wss := g.addr
-	g.site.Write(t, "root.pem", certtest.NewCA("another").RootPEM())
+	g.site.Write(t, "root.pem", minica.NewCA("another").RootPEM())
 	g.config(wss, "", `"`+a+`"`)
 	g.Gate = gate.Start(t, g.site.Dir)
 	g.WaitLine("no trust in the CA", func(l gate.Line) bool { return strings.Contains(l.Str("err"), "x509: ") })
