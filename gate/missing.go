@@ -22,17 +22,18 @@ type missing struct {
 }
 
 // mayMiss notes in o that a listener could not be opened, where the gate may go on
-// without it: at the start, or where it does so already. A reload that would put it in
-// the place of another fails instead, and is tried again.
+// without it: at the start, if nothing answers; and whatever the error is if the
+// listener is missing already. A reload that would put it in the place of another fails
+// instead, and is tried again.
 func (g *gate) mayMiss(o *opened, key, addr string, err error) bool {
-	if err == nil || !listen.IsPending(err) {
-		return false
-	}
 	m := missing{listen.Address{Key: key, Addr: addr}, err, time.Now()}
 	i := slices.IndexFunc(g.missing, func(known missing) bool { return known.Address == m.Address })
-	if i >= 0 {
+	switch {
+	case err == nil:
+		return false
+	case i >= 0:
 		m.since = g.missing[i].since
-	} else if g.server != nil {
+	case g.server != nil || !listen.IsPending(err):
 		return false
 	}
 	o.missing = append(o.missing, m)

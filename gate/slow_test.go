@@ -100,11 +100,14 @@ func TestMissingListeners(t *testing.T) {
 	for len(g.missing) > 0 { // the jobs that hung come first
 		g.openMissing()
 		reloads := 0
-		g.reload(func(error) { reloads++ }) // waits for its turn
+		g.reload(func(err error) { // waits for its turn
+			if reloads++; err != nil {
+				t.Error(err)
+			}
+		})
 		g.openedLate(<-g.late)
-		g.reloaded(<-g.gathered)
-		if reloads != 1 {
-			t.Fatalf("%d reloads; want 1", reloads)
+		for reloads == 0 { // one that fails takes two steps
+			g.reloaded(<-g.gathered)
 		}
 	}
 	if len(g.listeners) != 3 || g.console.ln == nil || len(g.console.describe().Missing) > 0 {
