@@ -31,6 +31,7 @@ var arrows = map[string][]string{
 	"proxy":       {"access", "fair", "files", "panics", "ports", "upstream", "xmpp"},
 	"sampling":    {"panics"},
 	"systemd":     {"files", "panics"},
+	"terminal":    {"access", "admin", "fair", "files", "human", "panics", "ports", "proxy", "sampling", "upstream", "xmpp"},
 	"upstream":    {"access", "files", "panics", "ports", "xmpp"},
 	"watch":       {"panics"},
 	"web":         {"fair", "panics", "ports", "sampling", "xmpp"},

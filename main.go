@@ -2,8 +2,8 @@
 // front of a server that speaks plain ws://, picks the certificate of every
 // vhost by TLS server name, and forwards the decrypted WebSocket frames.
 //
-// This package is the command line: main.go has "serve", and each other command has a
-// file. What a configuration says is package config's, what runs is package gate's.
+// This package is the command line: main.go has "serve", operate.go what asks a gate that
+// runs, and each other command has a file. What a configuration says is package config's, what runs is package gate's.
 package main
 
 import (
@@ -46,8 +46,13 @@ type command struct {
 var commands = []command{
 	{"serve", "[-config FILE] [-beside]", "serve until SIGTERM; SIGHUP reloads", serveCommand},
 	{"check", "[-config FILE] [-offline]", "print what is served, try each node", checkCommand},
-	{"certs", "[-json] [-within 14d]", "list certificates and when they expire", certsCommand},
-	{"probe", "URL [-domain D]", "connect like a client, report each step", probeCommand},
+	{"certs", "[-json] [-within 14d]", "list certificates and their expiry", certsCommand},
+	{"status", "[-json]", "how the gate that runs is", statusCommand},
+	{"tunnels", "[-client ADDR] [-json]", "list open tunnels", tunnelsCommand},
+	{"close", "ID | -client ADDR", "close tunnels", closeCommand},
+	{"drain", "-vhost V | -node N | -all", "close tunnels at a pace, let none in", drainCommand},
+	{"reload", "", "read the configuration again", reloadCommand},
+	{"probe", "URL [-domain D]", "connect like a client, step by step", probeCommand},
 	{"demo", "[-upstream URL]", "try it on loopback, with no setup", demoCommand},
 	{"version", "", "print the version", versionCommand},
 }
@@ -142,18 +147,16 @@ func usage() string {
 	var b strings.Builder
 	b.WriteString("wssgate terminates TLS for XMPP over WebSocket.\n\n")
 	for _, c := range commands {
-		fmt.Fprintf(&b, "  wssgate %-27s  %s\n", c.name+" "+c.flags, c.summary)
+		fmt.Fprintf(&b, "  wssgate %-32s  %s\n", c.name+" "+c.flags, c.summary)
 	}
 	b.WriteString(`
-Each command has -h. FILE is config.toml by default. To serve example1.com in
-front of a Tigase on this machine, with the certificate and key in
-certs/example1.com.pem:
+Each command has -h. FILE is config.toml by default. With certs/example1.com.pem
+(certificate and key), in front of a Tigase on this machine:
 
   printf '[upstream.tigase]\nnodes = "ws://127.0.0.1:5290/"\n' > config.toml
   wssgate check && wssgate serve
 
-Exit status: 0 done or drained, 1 failed, 2 usage or configuration, 3 the
-drain's deadline passed.
+Exit status: 0 done, 1 failed, 2 usage or configuration, 3 drain timed out.
 `)
 	return b.String()
 }

@@ -1,5 +1,5 @@
 // Package admin is the operator's listener: health for probes, metrics for
-// Prometheus, a status page for people, and three commands, reload, drain and pardon.
+// Prometheus, a status page for people, lists of tunnels, and a few commands.
 //
 // It makes no decisions about the gate, and of the gate's packages it only uses proxy's
 // counts. It gets what it shows from the functions in Options, and passes commands on
@@ -13,7 +13,9 @@
 //	/status               what the page shows, as JSON (status.go)
 //	/metrics              for Prometheus (metrics.go)
 //	/debug/pprof/         profiles, where Access.Debug is set
+//	/tunnels, /clients    what is open (tunnels.go)
 //	POST /reload, /drain, /pardon  (actions.go)
+//	POST /close           (tunnels.go)
 //
 // Whoever can reach it can stop the gate, so every request is held against
 // access.go first: no foreign web page may make one, and where the listener
@@ -74,6 +76,14 @@ type Options struct {
 	// the zero Addr, of all that are known, and returns how many addresses those
 	// were. Nil: pardoning is not supported.
 	Pardon func(client netip.Addr) int
+
+	// Tunnels lists tunnels that are open, Clients the client addresses that have
+	// some, with their total number, and CloseTunnels begins to close tunnels and
+	// returns how many. They wait for the event loops, and for nobody else. Nil: that is
+	// not supported.
+	Tunnels      func(proxy.TunnelQuery) proxy.TunnelList
+	Clients      func(limit int) (total int, busiest []proxy.ClientCount)
+	CloseTunnels func(proxy.TunnelFilter) int
 
 	// Warnings are shown on the page; nil: none.
 	Warnings *Warnings
@@ -195,6 +205,9 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /readyz", s.serveReady)
 	mux.HandleFunc("GET /status", s.serveStatus)
 	mux.Handle("GET /metrics", s.metrics())
+	mux.HandleFunc("GET /tunnels", s.serveTunnels)
+	mux.HandleFunc("GET /clients", s.serveClients)
+	mux.HandleFunc("POST /close", s.serveClose)
 	mux.HandleFunc("POST /reload", s.serveReload)
 	mux.HandleFunc("POST /drain", s.serveDrain)
 	mux.HandleFunc("POST /pardon", s.servePardon)

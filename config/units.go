@@ -70,7 +70,7 @@ func (d *decoder) size(p keyPath, value any, v reflect.Value) {
 		d.wrongType(p, `a size such as "64KiB"`, value)
 		return
 	}
-	size, err := parseSize(s)
+	size, err := ParseSize(s)
 	if err != nil {
 		d.undecodable(p, `a size is a whole number and a unit: "512B", "64KiB", "1MiB", or bytes without a unit`, "%q %v", s, err)
 		return
@@ -92,7 +92,7 @@ var sizeUnits = map[string]int64{
 }
 
 // parseSize reads a size. Its errors complete a sentence that begins with s.
-func parseSize(s string) (Size, error) {
+func ParseSize(s string) (Size, error) {
 	digits := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 	unit, ok := sizeUnits[strings.ToLower(s[len(digits):])]
 	n, err := strconv.ParseInt(strings.TrimSuffix(digits, " "), 10, 64)

@@ -24,13 +24,13 @@ func TestParseSize(t *testing.T) {
 	for s, want := range map[string]Size{
 		"0": 0, "512": 512, "512B": 512, "64KiB": 65536, "64KB": 64000, "64 kib": 65536, "1MiB": 1 << 20, "3GB": 3e9, "1024GiB": maxSize,
 	} {
-		if got, err := parseSize(s); err != nil || got != want {
-			t.Errorf("parseSize(%q) = %d, %v; want %d", s, got, err, want)
+		if got, err := ParseSize(s); err != nil || got != want {
+			t.Errorf("ParseSize(%q) = %d, %v; want %d", s, got, err, want)
 		}
 	}
 	for _, s := range []string{"", "KiB", "64K", "1.5MiB", "-1", "-0x1", "1e3", "0x10", "64  KiB", "64KiB ", "1025GiB", "99999999999999999999"} {
-		if got, err := parseSize(s); err == nil {
-			t.Errorf("parseSize(%q) = %d, want an error", s, got)
+		if got, err := ParseSize(s); err == nil {
+			t.Errorf("ParseSize(%q) = %d, want an error", s, got)
 		}
 	}
 }
@@ -41,8 +41,8 @@ func TestSizeString(t *testing.T) {
 		if got := size.String(); got != want {
 			t.Errorf("Size(%d) = %q, want %q", int64(size), got, want)
 		}
-		if back, err := parseSize(size.String()); err != nil || back != size {
-			t.Errorf("parseSize(%q) = %d, %v; want %d", size, back, err, int64(size))
+		if back, err := ParseSize(size.String()); err != nil || back != size {
+			t.Errorf("ParseSize(%q) = %d, %v; want %d", size, back, err, int64(size))
 		}
 	}
 }

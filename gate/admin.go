@@ -116,8 +116,16 @@ func (d *console) install(g *gate, cfg *config.Config, l *adminListener) {
 			Reload:   d.askReload,
 			Drain:    d.askDrain,
 			Pardon:   func(client netip.Addr) int { return g.server.Pardon(client) },
-			Warnings: d.warnings,
-			Access:   l.access,
+			Tunnels: func(q proxy.TunnelQuery) proxy.TunnelList {
+				if name, err := config.ServerName(q.Vhost); err == nil { // it may be as it stands in the file
+					q.Vhost = name
+				}
+				return g.server.Tunnels(q)
+			},
+			Clients:      g.server.Clients,
+			CloseTunnels: g.server.CloseTunnels,
+			Warnings:     d.warnings,
+			Access:       l.access,
 
 			Connections: proxy.DescriptorReserve().Admin,
 			Log:         g.log,

@@ -42,3 +42,28 @@ func TestCell(t *testing.T) {
 		}
 	}
 }
+
+func TestNumbers(t *testing.T) {
+	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567", -1000: "-1,000", -100: "-100"} {
+		if got := Number(n); got != want {
+			t.Errorf("Number(%d) = %q; want %q", n, got, want)
+		}
+	}
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 20 << 20: "20 MiB", 1<<20 - 1: "1.0 MiB", 5 << 50: "5120 TiB"} {
+		if got := Bytes(n); got != want {
+			t.Errorf("Bytes(%d) = %q; want %q", n, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{0: "0s", 90 * time.Second: "90s", 5 * time.Minute: "5m", 47 * time.Hour: "47h", 50 * time.Hour: "2d"} {
+		if got := Short(d); got != want {
+			t.Errorf("Short(%v) = %q; want %q", d, got, want)
+		}
+	}
+}
+
+// Nothing that somebody else chose moves a terminal's cursor.
+func TestLine(t *testing.T) {
+	if got, want := Line("a\x1b[2J\nb\tc\u202e"), "a\ufffd[2J b c\ufffd"; got != want {
+		t.Errorf("Line = %q; want %q", got, want)
+	}
+}

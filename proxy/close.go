@@ -47,6 +47,7 @@ const (
 	reasonDialFailed                   // no upstream took its stream
 	reasonPanic                        // a fault of the gate's own
 	reasonLoginFailures                // too many logins failed from the client's address
+	reasonOperator                     // the operator closed it
 	reasonCount
 )
 
@@ -81,6 +82,9 @@ var reasons = [reasonCount]struct {
 	reasonRedirectLost:   {codeGateway, "redirect_lost", xmpp.NotReachableHere, ""},
 	reasonDialFailed:     {codeGateway, "dial_failed", "the XMPP server is not reachable", ""},
 	reasonLoginFailures:  {codePolicy, "login_failures", "too many failed logins", xmpp.PolicyViolation},
+	// 1001 would say that the gate goes away, and so send the client to another one.
+	// It is this tunnel alone that shall not go on.
+	reasonOperator: {codePolicy, "operator", "closed by the operator", xmpp.PolicyViolation},
 }
 
 func (r reason) String() string { return reasons[r].word }

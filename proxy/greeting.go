@@ -231,6 +231,7 @@ func (t *tunnel) goodTag(behind []byte) {
 	t.greetBy = 0
 	vhost := t.info.vhost
 	tag := &t.greeting.tag
+	t.info.names(tag)
 	if url := t.info.elsewhere; url != "" {
 		t.redirectTo(tag.Reply(), url)
 		return

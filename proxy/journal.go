@@ -4,27 +4,45 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"wssgate/upstream"
+	"wssgate/xmpp"
 )
 
 // tunnelInfo is what the log says about a tunnel besides its counts.
 type tunnelInfo struct {
+	id         tunnelID
 	client     netip.AddrPort
 	key        clientKey
 	suspect    clientKey // what its failed logins are counted by; invalid: they are not
 	serverName string
 	host, path string
 	vhost      *upstream.Vhost
+	domain     string         // `to` of its stream; "" while that has none
 	upstream   *upstream.Conn // nil while there is none
 	began      time.Time
 
 	server    *Server
 	request   *upstream.Request // for another dial, while the greeting may need one
 	elsewhere string            // the URL that this client is sent to; mostly ""
+}
+
+// names notes the domain of a stream's start tag. Mostly it is another name of the
+// tunnel's, and then costs no memory of its own.
+func (i *tunnelInfo) names(tag *xmpp.Open) {
+	domain, err := tag.Domain()
+	switch {
+	case err != nil:
+		i.domain = ""
+	case domain == i.serverName:
+		i.domain = i.serverName
+	default:
+		i.domain = strings.Clone(domain)
+	}
 }
 
 // tunnelDone is each tunnel's onDone. It runs in the loop, so it does not wait:
@@ -83,7 +101,7 @@ func (j *journal) write(e entry) {
 	}
 	group, node := i.node()
 	attrs := []slog.Attr{
-		slog.Any("client", i.client), slog.String("server_name", i.serverName), slog.String("host", i.host),
+		slog.String("id", i.id.String()), slog.Any("client", i.client), slog.String("server_name", i.serverName), slog.String("host", i.host),
 		slog.String("path", i.path), slog.String("vhost", i.vhost.Name()), slog.String("upstream", group), slog.String("node", node),
 		slog.Duration("duration", e.took.Round(time.Millisecond)),
 		slog.Int64("bytes_in", e.bytesIn), slog.Int64("bytes_out", e.bytesOut),

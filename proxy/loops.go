@@ -183,6 +183,22 @@ func (d *loops) visit(f func(t *tunnel, w *turn)) {
 	}
 }
 
+// survey calls f for one tunnel after the other in the goroutine of its loop, and
+// returns when it has seen all. F changes nothing. Now is the loop's clock.
+func (d *loops) survey(f func(t *tunnel, now time.Duration)) {
+	for _, l := range d.all() {
+		seen := make(chan struct{})
+		if l.post(func() {
+			defer close(seen)
+			for _, t := range l.timers {
+				f(t, l.work.now)
+			}
+		}) {
+			<-seen
+		}
+	}
+}
+
 // drain carries an order out, also on tunnels that are taken later, until undrain.
 func (d *loops) drain(o *drainOrder) {
 	d.mu.Lock()

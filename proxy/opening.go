@@ -342,18 +342,18 @@ func (c *clientConn) toLoop(req *request, vhost *upstream.Vhost, up *upstream.Co
 // client's request. What the tunnel keeps of the request are copies: a part of
 // a string would keep the whole of it.
 func newTunnel(c *clientConn, req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) *tunnel {
-	serverName := c.tls.ConnectionState().ServerName
+	serverName, s := c.tls.ConnectionState().ServerName, c.server
 	t := &tunnel{
 		settings: &c.config.tunnel,
 		info: &tunnelInfo{
-			client: c.client, key: c.key, suspect: c.suspect(),
+			id: tunnelID(s.ids.Add(1)), client: c.client, key: c.key, suspect: c.suspect(),
 			serverName: serverName, host: serverName, path: "/",
 			vhost: vhost, upstream: up, began: time.Now(),
-			server: c.server, elsewhere: c.elsewhere,
+			server: s, elsewhere: c.elsewhere,
 		},
 		client:   leg{sock: c.sock, tls: c.tls, unscanned: rest, scan: scanner{fromClient: true, limit: c.config.Message, keep: 1}},
 		upstream: upstreamLeg(up),
-		onDone:   c.server.tunnelDone,
+		onDone:   s.tunnelDone,
 	}
 	if req.host != serverName {
 		t.info.host = strings.Clone(req.host)

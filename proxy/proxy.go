@@ -127,8 +127,9 @@ type Server struct {
 	loops     *loops
 	journal   *journal
 	stats     stats
-	short     atomic.Bool // of memory: nobody new is let in
-	brake     brake       // the same: no backlog grows
+	ids       atomic.Uint64 // the last tunnelID
+	short     atomic.Bool   // of memory: nobody new is let in
+	brake     brake         // the same: no backlog grows
 
 	challenges atomic.Int32    // CAs' that are being answered
 	ctx        context.Context // ends when Shutdown's deadline passes
@@ -179,6 +180,7 @@ func newServer(o Options, start func(panicked panicFunc) (*loops, error)) (*Serv
 		idle:      make(chan struct{}),
 		emptied:   make(chan struct{}),
 	}
+	s.ids.Store(firstTunnelID())
 	s.job = s.jobs.Go
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if s.log == nil {

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"wssgate/config"
+	"wssgate/gate"
+	"wssgate/terminal"
+)
+
+// The commands in this file ask a gate that runs, by its admin listener.
+
+// atGate ends the help of each of them.
+const atGate = `
+
+It asks the gate at listen.admin of the configuration, with the token of
+listen.admin_token_file. Exit status: 0 done, 1 failed or no answer, 2 usage or
+configuration.`
+
+// An operation is a command to a gate that runs.
+type operation struct {
+	*flags
+	file string
+	want func(args []string) error // the arguments that are no flags; nil: none
+	args []string                  // those
+}
+
+func newOperation(name, synopsis, text string) *operation {
+	o := &operation{flags: newFlags(name, strings.TrimSpace(synopsis+" [-config FILE]"), text)}
+	o.StringVar(&o.file, "config", "config.toml", "the configuration `FILE` of the gate")
+	return o
+}
+
+// run parses args and has do ask the gate; its status is the command's.
+func (o *operation) run(ctx context.Context, args []string, stdout, stderr io.Writer, do func(*terminal.Gate) (int, error)) int {
+	if o.want != nil {
+		args, o.args = flagsFirst(o.FlagSet, args)
+	}
+	if status, done := o.parse(args, stdout, stderr); done {
+		return status
+	}
+	if o.want != nil {
+		if err := o.want(o.args); err != nil {
+			fmt.Fprintf(stderr, "wssgate %s: %v\n  hint: see wssgate %s -h\n", o.Name(), err, o.Name())
+			return exitUsage
+		}
+	}
+	at, err := config.LoadAdmin(ctx, o.file)
+	if err != nil {
+		return printConfigError(stderr, err)
+	}
+	status := exitOK
+	g, err := terminal.Reach(at.File, at.Address, at.Token)
+	if err == nil {
+		defer g.Close()
+		status, err = do(g)
+	}
+	if err == nil {
+		return status
+	}
+	known, _ := errors.AsType[*terminal.Error](err)
+	if known != nil && known.Hint == "" {
+		err = errors.New(known.Text)
+	}
+	gate.PrintError(stderr, err)
+	if known != nil && known.Usage {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// say is run for a command whose answer is one line.
+func (o *operation) say(ctx context.Context, args []string, stdout, stderr io.Writer, do func(*terminal.Gate) (string, error)) int {
+	return o.run(ctx, args, stdout, stderr, func(g *terminal.Gate) (int, error) {
+		said, err := do(g)
+		if err == nil {
+			_, err = fmt.Fprintln(stdout, said)
+		}
+		return exitOK, err
+	})
+}
+
+// statusCommand is "wssgate status".
+func statusCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o := newOperation("status", "[-json]", `Prints how a gate that runs is: what needs somebody, its vhosts, nodes and
+certificates, and its last warnings. NO_COLOR=1 turns colours off.
+
+It asks the gate at listen.admin of the configuration, with the token of
+listen.admin_token_file. Exit status: 0 all is well, 1 the gate is not ready, has a
+finding that is an error, or does not answer, 2 usage or configuration.`)
+	asJSON := o.Bool("json", false, "print the answer of GET /status")
+	return o.run(ctx, args, stdout, stderr, func(g *terminal.Gate) (int, error) {
+		well, err := g.Status(ctx, stdout, *asJSON)
+		if !well {
+			return exitFailed, err
+		}
+		return exitOK, err
+	})
+}
+
+// tunnelsCommand is "wssgate tunnels".
+func tunnelsCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o := newOperation("tunnels", "[-client ADDR] [-domain D] … [-json]", `Lists open tunnels, the oldest first, and on standard error how many there are.
+Filters add up:
+
+  wssgate tunnels -client 192.0.2.0/24 -older 1h
+  wssgate tunnels -node tigase/t1 -bytes 10MiB -sort bytes`+atGate)
+	l := terminal.Listing{Filter: url.Values{}}
+	text := func(name, usage string) {
+		o.Func(name, usage, func(s string) error {
+			if s == "" {
+				return errors.New("is empty")
+			}
+			l.Filter.Set(name, s)
+			return nil
+		})
+	}
+	age := func(name, usage string) {
+		o.Func(name, usage, func(s string) error {
+			d, err := config.ParseDuration(s)
+			l.Filter.Set(name, d.String())
+			return err
+		})
+	}
+	text("client", "of this client `ADDRESS` or network")
+	text("vhost", "of the vhost `NAME`")
+	text("node", "on the node `UPSTREAM/NAME`, or on any of UPSTREAM")
+	text("domain", "whose stream is to the XMPP `DOMAIN`")
+	age("older", "open for at least a `DURATION` such as 90s, 36h or 14d")
+	age("younger", "open for at most a `DURATION`")
+	o.Func("bytes", "with at least a `SIZE` such as 10MiB, both directions together", func(s string) error {
+		n, err := config.ParseSize(s)
+		l.Filter.Set("bytes", strconv.FormatInt(int64(n), 10))
+		return err
+	})
+	o.Func("sort", "`bytes`: the 1000 with most bytes, those first", func(s string) error {
+		if s != "bytes" {
+			return errors.New("want bytes")
+		}
+		l.Filter.Set("sort", s)
+		return nil
+	})
+	o.IntVar(&l.Limit, "limit", 0, "list at most `N`; 0: all")
+	o.BoolVar(&l.JSON, "json", false, "print one JSON object a line")
+	return o.run(ctx, args, stdout, stderr, func(g *terminal.Gate) (int, error) {
+		return exitOK, g.Tunnels(ctx, stdout, stderr, l)
+	})
+}
+
+// closeCommand is "wssgate close".
+func closeCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o := newOperation("close", "ID | -client ADDR", `Closes one tunnel, by its ID in "wssgate tunnels" or in the log, or all tunnels of a
+client address or network (at most an IPv4 /16 or an IPv6 /32). Their clients get the
+Close frame 1008 and may come back; "wssgate access deny" keeps them out.`+atGate)
+	client := o.String("client", "", "close the tunnels of this `ADDRESS` or network")
+	o.want = func(args []string) error {
+		if len(args) > 1 || (len(args) == 1) == (*client != "") {
+			return errors.New("one ID or -client ADDRESS is required")
+		}
+		return nil
+	}
+	return o.say(ctx, args, stdout, stderr, func(g *terminal.Gate) (string, error) {
+		if *client != "" {
+			return g.CloseClient(ctx, *client)
+		}
+		return g.CloseTunnel(ctx, o.args[0])
+	})
+}
+
+// reloadCommand is "wssgate reload".
+func reloadCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o := newOperation("reload", "", `Has a gate that runs read its configuration and certificates again, as SIGHUP does,
+and prints what is wrong with them. Nobody is disconnected.`+atGate)
+	return o.say(ctx, args, stdout, stderr, func(g *terminal.Gate) (string, error) { return g.Reload(ctx) })
+}
+
+// drainCommand is "wssgate drain".
+func drainCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o := newOperation("drain", "-vhost NAME | -node NODE | -all | -end [-stop]", `Closes tunnels at the pace of [drain], and lets no new ones in, until the same command
+with -stop. Returns at once; "wssgate status" tells how far it has come.
+
+  wssgate drain -node tigase/t1
+  wssgate drain -node tigase/t1 -stop`+atGate)
+	vhost := o.String("vhost", "", "drain the vhost `NAME`")
+	node := o.String("node", "", "drain the node `UPSTREAM/NAME`")
+	all := o.Bool("all", false, "drain all vhosts; the gate goes on")
+	end := o.Bool("end", false, "drain the whole gate and end it, as SIGTERM does")
+	stop := o.Bool("stop", false, "end that drain")
+	o.want = func(args []string) error {
+		n := len(args) // anything else is too much
+		for _, given := range []bool{*vhost != "", *node != "", *all, *end} {
+			if given {
+				n++
+			}
+		}
+		switch {
+		case len(args) > 0:
+			return fmt.Errorf("unexpected %q", args[0])
+		case n != 1:
+			return errors.New("one of -vhost, -node, -all and -end is required")
+		case *end && *stop:
+			return errors.New("-stop: a drain that ends the gate can't be stopped")
+		}
+		return nil
+	}
+	return o.say(ctx, args, stdout, stderr, func(g *terminal.Gate) (string, error) {
+		query := url.Values{}
+		switch {
+		case *vhost != "":
+			query.Set("vhost", *vhost)
+		case *node != "":
+			query.Set("node", *node)
+		case *all:
+			query.Set("all", "1")
+		}
+		if *stop {
+			query.Set("stop", "1")
+		}
+		return g.Drain(ctx, query)
+	})
+}

@@ -1,0 +1,235 @@
+package proxy
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"wssgate/fair"
+)
+
+// A tunnelID names a tunnel for as long as it is open, and in the log afterwards. IDs
+// grow in the order in which tunnels open. The first one of a process is random, so that
+// two processes hardly ever use the same one.
+type tunnelID uint64
+
+// idBase makes IDs of eight letters and digits.
+const idBase = 36
+
+func (id tunnelID) String() string { return strconv.FormatUint(uint64(id), idBase) }
+
+func parseTunnelID(s string) (tunnelID, bool) {
+	n, err := strconv.ParseUint(s, idBase, 64)
+	return tunnelID(n), err == nil && n > 0
+}
+
+// firstTunnelID is the smallest number of eight digits, and a random one on top.
+func firstTunnelID() uint64 {
+	least := uint64(1)
+	for range 7 {
+		least *= idBase
+	}
+	var b [8]byte
+	rand.Read(b[:])
+	return least + binary.LittleEndian.Uint64(b[:])%least
+}
+
+// A TunnelFilter chooses tunnels. The zero value of a field chooses all.
+type TunnelFilter struct {
+	ID             string
+	Client         netip.Prefix  // the client's address is in it
+	Vhost          string        // by its configured name
+	Upstream, Node string        // Node only with Upstream
+	Domain         string        // in `to` of the stream, in its normal form
+	Older, Younger time.Duration // open for at least, or at most, so long
+	Bytes          int64         // at least so many, both directions together
+}
+
+// matches reports whether t is one of them; now is the clock's. It is called in t's loop.
+func (f *TunnelFilter) matches(t *tunnel, now time.Time) bool {
+	i := t.info
+	switch {
+	case f.ID != "" && f.ID != i.id.String(),
+		f.Client.IsValid() && !f.Client.Contains(i.client.Addr()),
+		f.Vhost != "" && f.Vhost != i.vhost.Name(),
+		f.Domain != "" && f.Domain != i.domain,
+		f.Older > 0 && now.Sub(i.began) < f.Older,
+		f.Younger > 0 && now.Sub(i.began) > f.Younger,
+		t.client.bytes+t.upstream.bytes < f.Bytes:
+		return false
+	}
+	if f.Upstream == "" {
+		return true
+	}
+	group, node := i.node()
+	return f.Upstream == group && (f.Node == "" || f.Node == node)
+}
+
+// A Tunnel is one that is open, as it was when it was listed.
+type Tunnel struct {
+	ID       string         `json:"id"`
+	Client   netip.AddrPort `json:"client"` // "" for one that came by a unix socket
+	Vhost    string         `json:"vhost"`
+	Host     string         `json:"host"`     // of the opening handshake
+	Domain   string         `json:"domain"`   // `to` of its stream; "" if it named none, or none that is valid
+	Upstream string         `json:"upstream"` // "" while there is none
+	Node     string         `json:"node"`
+	Began    time.Time      `json:"began"`
+	Silent   time.Duration  `json:"silent_ns"` // since the client was last heard of
+
+	// In is from the client, Out is to it. Bytes are those of WebSocket.
+	BytesIn   int64 `json:"bytes_in"`
+	BytesOut  int64 `json:"bytes_out"`
+	FramesIn  int64 `json:"frames_in"`
+	FramesOut int64 `json:"frames_out"`
+	Waiting   int64 `json:"waiting"` // bytes that one of its ends has not taken yet
+
+	// Closing is the reason of the close that is under way; "" while it is open.
+	Closing string `json:"closing"`
+
+	number tunnelID
+}
+
+// Bytes are those of both directions.
+func (t *Tunnel) Bytes() int64 { return t.BytesIn + t.BytesOut }
+
+// describe is called in t's loop. It leaves out the ID's text, which would allocate.
+func (t *tunnel) describe(now time.Duration) Tunnel {
+	i := t.info
+	group, node := i.node()
+	out := Tunnel{
+		number: i.id, Client: i.client, Vhost: i.vhost.Name(), Host: i.host, Domain: i.domain, Upstream: group, Node: node,
+		Began: i.began, Silent: max(now-t.heard, 0), Waiting: t.backlog(false),
+		BytesIn: t.client.bytes, BytesOut: t.upstream.bytes, FramesIn: t.client.scan.frames, FramesOut: t.upstream.scan.frames,
+	}
+	if t.why != reasonNone {
+		out.Closing = t.why.String()
+	}
+	return out
+}
+
+// A TunnelQuery asks for a part of the tunnels.
+type TunnelQuery struct {
+	TunnelFilter
+	Limit   int    // rows, at least 1
+	After   string // only tunnels that opened after the one with this ID; not with Busiest
+	Busiest bool   // those with most bytes first; otherwise the oldest first
+}
+
+// A TunnelList is an answer to a TunnelQuery.
+type TunnelList struct {
+	Open    int      `json:"open"`    // tunnels, all of them
+	Matched int      `json:"matched"` // by the filter, whatever After says
+	Tunnels []Tunnel `json:"tunnels"`
+	Next    string   `json:"next"` // After for the next part; "": there is none
+}
+
+// Tunnels lists tunnels. It does not wait for any client, but for each event loop to
+// finish what it does, and keeps that busy for about a millisecond for each ten
+// thousand tunnels. What it has in memory depends on q.Limit only. A tunnel that
+// changes its event loop meanwhile may be left out.
+func (s *Server) Tunnels(q TunnelQuery) TunnelList {
+	before := func(a, b Tunnel) int { return cmp.Compare(a.number, b.number) }
+	if q.Busiest {
+		before = func(a, b Tunnel) int {
+			return cmp.Or(cmp.Compare(b.Bytes(), a.Bytes()), cmp.Compare(a.number, b.number))
+		}
+	}
+	after, _ := parseTunnelID(q.After)
+	limit := max(q.Limit, 1)
+	list, more, now := TunnelList{Tunnels: []Tunnel{}}, false, time.Now()
+	cut := func() {
+		slices.SortFunc(list.Tunnels, before)
+		list.Tunnels = slices.CompactFunc(list.Tunnels, func(a, b Tunnel) bool { return a.number == b.number })
+		if len(list.Tunnels) > limit {
+			list.Tunnels, more = list.Tunnels[:limit], true
+		}
+	}
+	s.loops.survey(func(t *tunnel, clock time.Duration) {
+		list.Open++
+		if !q.matches(t, now) {
+			return
+		}
+		list.Matched++
+		if !q.Busiest && t.info.id <= after {
+			return
+		}
+		if list.Tunnels = append(list.Tunnels, t.describe(clock)); len(list.Tunnels) > 2*limit {
+			cut()
+		}
+	})
+	cut()
+	for i := range list.Tunnels {
+		list.Tunnels[i].ID = list.Tunnels[i].number.String()
+	}
+	if more && !q.Busiest {
+		list.Next = list.Tunnels[limit-1].ID
+	}
+	return list
+}
+
+// A ClientCount is the open tunnels of one client address.
+type ClientCount struct {
+	Client   string `json:"client"` // an IPv4 address, or the /64 of an IPv6 one; "": by unix sockets
+	Tunnels  int    `json:"tunnels"`
+	BytesIn  int64  `json:"bytes_in"` // of those tunnels, since they opened
+	BytesOut int64  `json:"bytes_out"`
+	Frames   int64  `json:"frames"`
+}
+
+// Bytes are those of both directions.
+func (c *ClientCount) Bytes() int64 { return c.BytesIn + c.BytesOut }
+
+// Clients returns how many client addresses have tunnels, and those whose tunnels have
+// moved most bytes, at most limit. It costs what Tunnels costs, and memory for each
+// address while it counts.
+func (s *Server) Clients(limit int) (total int, busiest []ClientCount) {
+	counts := map[netip.Addr]*ClientCount{}
+	s.loops.survey(func(t *tunnel, _ time.Duration) {
+		owner := fair.Owner(t.info.client.Addr())
+		c := counts[owner]
+		if c == nil {
+			c = &ClientCount{}
+			counts[owner] = c
+		}
+		c.Tunnels++
+		c.BytesIn += t.client.bytes
+		c.BytesOut += t.upstream.bytes
+		c.Frames += t.client.scan.frames + t.upstream.scan.frames
+	})
+	busiest = make([]ClientCount, 0, len(counts))
+	for owner, c := range counts {
+		switch {
+		case !owner.IsValid():
+		case owner.Is6():
+			c.Client = netip.PrefixFrom(owner, 64).String()
+		default:
+			c.Client = owner.String()
+		}
+		busiest = append(busiest, *c)
+	}
+	slices.SortFunc(busiest, func(a, b ClientCount) int {
+		return cmp.Or(cmp.Compare(b.Bytes(), a.Bytes()), cmp.Compare(a.Client, b.Client))
+	})
+	return len(busiest), busiest[:min(len(busiest), limit)]
+}
+
+// CloseTunnels begins to close the tunnels that f chooses, all at once, and returns how
+// many those are; tunnels that are closing already do not count.
+func (s *Server) CloseTunnels(f TunnelFilter) (n int) {
+	closing := func(t *tunnel, w *turn) {
+		if t.why == reasonNone && f.matches(t, time.Now()) {
+			t.end(w, reasonOperator, w.now+closeTimeout)
+			n++
+		}
+	}
+	s.loops.visit(closing)
+	if n == 0 && f.ID != "" {
+		s.loops.visit(closing) // it may have been between two loops
+	}
+	return n
+}

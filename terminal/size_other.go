@@ -1,0 +1,13 @@
+//go:build !unix
+
+package terminal
+
+import "os"
+
+// size is not known here.
+func size(*os.File) (columns, lines int, ok bool) { return 0, 0, false }
+
+func isTerminalFile(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

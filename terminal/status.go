@@ -1,0 +1,201 @@
+package terminal
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+
+	"wssgate/admin"
+	"wssgate/human"
+)
+
+// Status prints what the gate's page shows, and reports whether the gate is well: it is
+// ready, and no finding is an error.
+func (g *Gate) Status(ctx context.Context, stdout io.Writer, asJSON bool) (well bool, err error) {
+	var raw json.RawMessage
+	if err := g.get(ctx, "/status", nil, &raw); err != nil {
+		return false, err
+	}
+	var st admin.Status
+	if err := json.Unmarshal(raw, &st); err != nil {
+		return false, g.unreachable(err)
+	}
+	well = st.Ready && st.FindingsTotal[admin.LevelError] == 0
+	if asJSON {
+		_, err = fmt.Fprintf(stdout, "%s\n", raw)
+		return well, err
+	}
+	s := newScreen(stdout)
+	s.status(&st)
+	return well, s.err
+}
+
+func (s *screen) status(st *admin.Status) {
+	s.printf("%s\n", s.paint(soft, headline(st)))
+	s.verdict(st)
+	s.printf("\n")
+	s.totals(st)
+	for _, d := range st.Drains {
+		s.printf("%s\n", s.paint(work, drainLine(st, &d)))
+	}
+	s.vhosts(st)
+	s.nodes(st)
+	s.certificates(st)
+	s.logins(st)
+	for _, e := range st.Reload.Errors {
+		s.printf("%s %s\n", s.paint(bad, "last reload:"), human.Line(e))
+	}
+	if len(st.Warnings) > 0 {
+		s.printf("\n%s\n", s.paint(bold, "Last warnings"))
+	}
+	for _, w := range st.Warnings[:min(len(st.Warnings), 5)] {
+		s.printf("  %s ago  %s\n", human.Short(st.Now.Sub(w.Last)), human.Line(w.Text))
+	}
+}
+
+// headline says which gate it is.
+func headline(st *admin.Status) string {
+	return fmt.Sprintf("wssgate %s at %s, %s, up for %s", st.Version, st.Host, st.Config, human.Duration(st.Now.Sub(st.Started)))
+}
+
+func drainLine(st *admin.Status, d *admin.Drain) string {
+	return fmt.Sprintf("draining %s: %d of %d left, since %s", human.Cell(d.Scope), d.Left, d.Total, human.Short(st.Now.Sub(d.Since)))
+}
+
+// verdict is how the gate is, and what needs somebody.
+func (s *screen) verdict(st *admin.Status) {
+	how, text := good, "all is well"
+	switch errors, warnings := st.FindingsTotal[admin.LevelError], st.FindingsTotal[admin.LevelWarn]; {
+	case st.Drain != nil:
+		how, text = work, drainLine(st, st.Drain)
+	case errors > 0:
+		how, text = bad, human.Count(errors, "error")
+	case !st.Ready:
+		how, text = bad, "not ready"
+	case warnings > 0:
+		how, text = warn, human.Count(warnings, "warning")
+	}
+	s.printf("%s\n", s.paint(how+";"+bold, text))
+	for _, why := range st.NotReady {
+		s.printf("  not ready: %s\n", human.Line(why))
+	}
+	for _, f := range st.Findings {
+		how := warn
+		if f.Level == admin.LevelError {
+			how = bad
+		}
+		s.printf("  %s %s\n    hint: %s\n", s.paint(how, f.Level+":"), human.Line(f.What), human.Line(f.Do))
+	}
+}
+
+func (s *screen) totals(st *admin.Status) {
+	c := &st.Counts
+	s.printf("tunnels      %s; %s of %s connections\n", human.Number(st.Tunnels), human.Number(int64(c.Connections)), human.Number(int64(c.Limit)))
+	s.printf("traffic      %s in, %s out; %s frames\n", human.Bytes(c.BytesIn), human.Bytes(c.BytesOut), human.Number(c.FramesIn+c.FramesOut))
+	memory := fmt.Sprintf("memory       %s", human.Bytes(st.Memory.Used))
+	if st.Memory.Max > 0 {
+		memory += " of " + human.Bytes(st.Memory.Max)
+	}
+	s.printf("%s\n", memory)
+	s.printf("listening    %s\n", strings.Join(st.Listeners, " "))
+}
+
+func (s *screen) vhosts(st *admin.Status) {
+	var rows [][]cell
+	for _, v := range st.Vhosts {
+		certificate := cell{"none: clients are refused", bad}
+		switch {
+		case v.Certificate != nil:
+			certificate = timeLeft(v.Certificate, st.Now)
+		case v.Name == "*":
+			certificate = cell{human.Count(st.CertificatesTotal, "certificate"), plain}
+		case v.Gone:
+			certificate = cell{"no longer configured", soft}
+		}
+		to := v.Upstream
+		if v.Node != "" {
+			to += "/" + v.Node
+		}
+		rows = append(rows, []cell{{human.Cell(v.Name), bold}, {human.Number(v.Tunnels), plain}, {human.Number(v.Opened), plain}, {human.Cell(to), plain}, certificate})
+	}
+	s.section("Vhosts", st.VhostsTotal, []string{"NAME", " TUNNELS", " OPENED", "UPSTREAM", "CERTIFICATE"}, rows)
+}
+
+// section is a table with its title; no rows, no section.
+func (s *screen) section(title string, total int, headings []string, rows [][]cell) {
+	if len(rows) == 0 {
+		return
+	}
+	if total > len(rows) {
+		title += fmt.Sprintf(", %d of %d", len(rows), total)
+	}
+	s.printf("\n%s\n", s.paint(bold, title))
+	s.table(headings, rows)
+}
+
+func timeLeft(c *admin.Certificate, now time.Time) cell {
+	left := c.NotAfter.Sub(now)
+	switch {
+	case left <= 0:
+		return cell{"expired " + human.Duration(-left) + " ago", bad}
+	case left < min(3*24*time.Hour, c.NotAfter.Sub(c.NotBefore)/12):
+		return cell{human.Duration(left) + " left", bad}
+	case left < min(14*24*time.Hour, c.NotAfter.Sub(c.NotBefore)/6):
+		return cell{human.Duration(left) + " left", warn}
+	}
+	return cell{human.Duration(left) + " left", good}
+}
+
+// statePaint is the colour of a node's state.
+var statePaint = map[string]string{"up": good, "warming": good, "draining": work, "out": bad, "no address": bad}
+
+func (s *screen) nodes(st *admin.Status) {
+	var rows [][]cell
+	for _, u := range st.Upstreams {
+		for _, n := range u.Nodes {
+			rows = append(rows, []cell{{human.Cell(u.Name + "/" + n.Name), bold}, {n.State, statePaint[n.State]}, {human.Number(int64(n.Tunnels)), plain},
+				{human.Number(int64(n.Dials)), plain}, {human.Number(int64(n.Failures)), plain}, {human.Cell(n.LastError), soft}})
+		}
+	}
+	s.section("Upstream nodes", len(rows), []string{"NODE", "STATE", " TUNNELS", " DIALS", " FAILURES", "LAST ERROR"}, rows)
+}
+
+// certificates are those that end first, where vhosts do not show them.
+func (s *screen) certificates(st *admin.Status) {
+	if len(st.Vhosts) != 1 || st.Vhosts[0].Name != "*" {
+		return
+	}
+	var rows [][]cell
+	for _, c := range st.Certificates[:min(len(st.Certificates), 10)] {
+		source := c.File
+		if c.Source == "acme" {
+			source = "ACME"
+		}
+		rows = append(rows, []cell{{human.Cell(c.Name), bold}, timeLeft(&c, st.Now), {human.Cell(source), plain}})
+	}
+	s.section("Certificates", st.CertificatesTotal, []string{"NAME", "TIME LEFT", "FROM"}, rows)
+}
+
+func (s *screen) logins(st *admin.Status) {
+	var rows [][]cell
+	for _, c := range st.Logins.Clients[:min(len(st.Logins.Clients), 10)] {
+		state := cell{"counted", plain}
+		if c.Refused {
+			state = cell{"refused for " + human.Short(c.Until.Sub(st.Now)), bad}
+		}
+		rows = append(rows, []cell{{c.Network, bold}, {human.Number(int64(c.Failures)), plain}, state})
+	}
+	s.section("Failed logins", len(st.Logins.Clients), []string{"ADDRESS", " FAILURES", "STATE"}, rows)
+}
+
+// Reload has the gate read its configuration again.
+func (g *Gate) Reload(ctx context.Context) (string, error) { return g.order(ctx, "/reload", nil) }
+
+// Drain has the gate begin or stop a drain; query is that of POST /drain.
+func (g *Gate) Drain(ctx context.Context, query url.Values) (string, error) {
+	return g.order(ctx, "/drain", query)
+}

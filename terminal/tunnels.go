@@ -1,0 +1,102 @@
+package terminal
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/url"
+	"strconv"
+	"time"
+
+	"wssgate/human"
+	"wssgate/proxy"
+)
+
+// page is how many tunnels are asked for at once.
+const page = 1000
+
+// A Listing says what Tunnels prints. Filter is the query of GET /tunnels.
+type Listing struct {
+	Filter url.Values
+	Limit  int  // tunnels; 0: all
+	JSON   bool // one object a line
+}
+
+// Tunnels prints tunnels, the oldest first, and then how many there are. It has one part
+// of the answer in memory at a time.
+func (g *Gate) Tunnels(ctx context.Context, stdout, stderr io.Writer, l Listing) error {
+	s, encoder := newScreen(stdout), json.NewEncoder(stdout)
+	query := url.Values{}
+	for key, values := range l.Filter {
+		query[key] = values
+	}
+	shown := 0
+	for {
+		limit := page
+		if l.Limit > 0 {
+			limit = min(limit, l.Limit-shown)
+		}
+		query.Set("limit", strconv.Itoa(limit))
+		var list proxy.TunnelList
+		if err := g.get(ctx, "/tunnels", query, &list); err != nil {
+			return err
+		}
+		shown += len(list.Tunnels)
+		if l.JSON {
+			for i := range list.Tunnels {
+				if err := encoder.Encode(&list.Tunnels[i]); err != nil {
+					return err
+				}
+			}
+		} else if len(list.Tunnels) > 0 {
+			s.tunnels(list.Tunnels)
+		}
+		if s.err != nil {
+			return s.err
+		}
+		if list.Next == "" || l.Limit > 0 && shown >= l.Limit {
+			if !l.JSON { // standard output stays a table
+				out := newScreen(stderr)
+				out.printf("%d shown, %d match, %d open\n", shown, list.Matched, list.Open)
+			}
+			return nil
+		}
+		query.Set("after", list.Next)
+	}
+}
+
+func (s *screen) tunnels(list []proxy.Tunnel) {
+	now := time.Now()
+	var rows [][]cell
+	for i := range list {
+		t := &list[i]
+		state := cell{"open", good}
+		if t.Closing != "" {
+			state = cell{t.Closing, work}
+		}
+		node := "-"
+		if t.Upstream != "" {
+			node = t.Upstream + "/" + t.Node
+		}
+		rows = append(rows, []cell{{t.ID, bold}, {clientText(t), plain}, {human.Cell(t.Vhost), plain}, {human.Cell(t.Domain), plain}, {human.Cell(node), plain},
+			{human.Short(now.Sub(t.Began)), plain}, {human.Short(t.Silent), plain}, {human.Bytes(t.BytesIn), plain}, {human.Bytes(t.BytesOut), plain}, state})
+	}
+	s.table([]string{"ID", "CLIENT", "VHOST", "DOMAIN", "NODE", " AGE", " SILENT", " IN", " OUT", "STATE"}, rows)
+}
+
+func clientText(t *proxy.Tunnel) string {
+	if !t.Client.IsValid() {
+		return "unix socket"
+	}
+	return t.Client.String()
+}
+
+// CloseTunnel has the gate close one tunnel.
+func (g *Gate) CloseTunnel(ctx context.Context, id string) (string, error) {
+	return g.order(ctx, "/close", url.Values{"id": {id}})
+}
+
+// CloseClient has the gate close the tunnels of an address or network.
+func (g *Gate) CloseClient(ctx context.Context, client string) (string, error) {
+	return g.order(ctx, "/close", url.Values{"client": {client}})
+}
