@@ -51,6 +51,7 @@ var commands = []command{
 	{"tunnels", "[-client ADDR] [-json]", "list open tunnels", tunnelsCommand},
 	{"close", "ID | -client ADDR", "close tunnels", closeCommand},
 	{"drain", "-vhost V | -node N | -all", "close tunnels at a pace, let none in", drainCommand},
+	{"access", "deny ADDR -for 1h", "keep clients out for a while", accessCommand},
 	{"reload", "", "read the configuration again", reloadCommand},
 	{"probe", "URL [-domain D]", "connect like a client, step by step", probeCommand},
 	{"demo", "[-upstream URL]", "try it on loopback, with no setup", demoCommand},

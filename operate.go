@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"wssgate/config"
 	"wssgate/gate"
@@ -223,5 +224,45 @@ with -stop. Returns at once; "wssgate status" tells how far it has come.
 			query.Set("stop", "1")
 		}
 		return g.Drain(ctx, query)
+	})
+}
+
+// accessCommand is "wssgate access".
+func accessCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o := newOperation("access", "deny ADDR -for 1h [-close] | lift ADDR | list", `Keeps the clients of an address or network (at most an IPv4 /16 or an IPv6 /32) out
+for a while, beside [access]: they are closed before TLS. Reloads do not change that, a
+restart forgets it. What has to last belongs into [access].
+
+  wssgate access deny 192.0.2.7 -for 1h -close
+  wssgate access list
+  wssgate access lift 192.0.2.7`+atGate)
+	var duration time.Duration
+	o.Func("for", "deny for a `DURATION` such as 30m, 12h or 14d, at most 30d", func(s string) (err error) {
+		duration, err = config.ParseDuration(s)
+		return err
+	})
+	closes := o.Bool("close", false, "close the tunnels that these clients have, too")
+	o.want = func(args []string) error {
+		word, rest := "", args
+		if len(args) > 0 {
+			word, rest = args[0], args[1:]
+		}
+		switch {
+		case word != "deny" && word != "lift" && word != "list":
+			return errors.New("deny, lift or list is required")
+		case word == "list" && len(rest) > 0, word != "list" && len(rest) != 1:
+			return errors.New("one address or network is required, and none for list")
+		case (word == "deny") != (duration > 0):
+			return errors.New("deny takes -for with a duration, and nothing else does")
+		case word != "deny" && *closes:
+			return errors.New("-close goes with deny")
+		}
+		return nil
+	}
+	return o.run(ctx, args, stdout, stderr, func(g *terminal.Gate) (int, error) {
+		if o.args[0] == "list" {
+			return exitOK, g.Denied(ctx, stdout)
+		}
+		return exitOK, g.Deny(ctx, stdout, o.args[1], duration, *closes)
 	})
 }

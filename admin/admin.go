@@ -15,7 +15,7 @@
 //	/debug/pprof/         profiles, where Access.Debug is set
 //	/tunnels, /clients    what is open (tunnels.go)
 //	POST /reload, /drain, /pardon  (actions.go)
-//	POST /close           (tunnels.go)
+//	POST /close, /deny    (tunnels.go)
 //
 // Whoever can reach it can stop the gate, so every request is held against
 // access.go first: no foreign web page may make one, and where the listener
@@ -84,6 +84,10 @@ type Options struct {
 	Tunnels      func(proxy.TunnelQuery) proxy.TunnelList
 	Clients      func(limit int) (total int, busiest []proxy.ClientCount)
 	CloseTunnels func(proxy.TunnelFilter) int
+
+	// Ban keeps the clients of a network out for a while; zero lifts that, and is
+	// proxy.ErrNotBanned where there is no ban. Nil: that is not supported.
+	Ban func(network netip.Prefix, duration time.Duration) error
 
 	// Warnings are shown on the page; nil: none.
 	Warnings *Warnings
@@ -208,6 +212,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /tunnels", s.serveTunnels)
 	mux.HandleFunc("GET /clients", s.serveClients)
 	mux.HandleFunc("POST /close", s.serveClose)
+	mux.HandleFunc("POST /deny", s.serveDeny)
 	mux.HandleFunc("POST /reload", s.serveReload)
 	mux.HandleFunc("POST /drain", s.serveDrain)
 	mux.HandleFunc("POST /pardon", s.servePardon)

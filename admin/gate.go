@@ -3,6 +3,7 @@ package admin
 import (
 	"time"
 
+	"wssgate/access"
 	"wssgate/proxy"
 )
 
@@ -26,6 +27,7 @@ type Gate struct {
 	ACMEFiles    []FileProblem     `json:"acme_file_problems"` // of the cache as a whole
 	Upstreams    []Upstream        `json:"upstreams"`
 	Logins       Logins            `json:"logins"`
+	Denied       []access.Ban      `json:"denied"` // by the operator, for a while
 	Reload       Reload            `json:"reload"`
 	Hanging      []Hang            `json:"hanging"` // file systems that do not answer
 	Missing      []MissingListener `json:"missing_listeners"`
@@ -45,6 +47,7 @@ func (g *Gate) fill() {
 	fill(&g.ACMEFiles)
 	fill(&g.Upstreams)
 	fill(&g.Logins.Clients)
+	fill(&g.Denied)
 	fill(&g.Drains)
 	fill(&g.Hanging)
 	fill(&g.Missing)

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -193,6 +194,37 @@ func (s *Server) serveClose(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, outcome{OK: true, Result: scope + ": closing " + human.Count(n, "tunnel")})
+}
+
+// maxDenied is how long a ban may last. A restart forgets it in any case.
+const maxDenied = 30 * 24 * time.Hour
+
+// serveDeny keeps the clients of an address or network out for a while, or lets them in
+// again.
+func (s *Server) serveDeny(w http.ResponseWriter, r *http.Request) {
+	p := parametersOf(r, "client", "for")
+	client, duration := p.clients("client"), p.duration("for")
+	switch {
+	case !client.IsValid() || !p.query.Has("for"):
+		p.fail("client=ADDRESS and for=DURATION are required; for=0s lifts it")
+	case duration > maxDenied:
+		p.fail("for %v is longer than %v", duration, maxDenied)
+	}
+	if refused(w, p.err, s.options.Ban != nil) {
+		return
+	}
+	scope := networkText(client)
+	s.log.Info("deny", "client", r.RemoteAddr, "scope", scope, "refused_for", duration)
+	switch err := s.options.Ban(client, duration); {
+	case errors.Is(err, proxy.ErrNotBanned):
+		writeJSON(w, http.StatusNotFound, outcome{Result: scope + ": " + err.Error()})
+	case err != nil:
+		writeJSON(w, http.StatusConflict, outcome{Result: scope + ": " + err.Error()})
+	case duration == 0:
+		writeJSON(w, http.StatusOK, outcome{OK: true, Result: scope + ": may come again"})
+	default:
+		writeJSON(w, http.StatusOK, outcome{OK: true, Result: fmt.Sprintf("%s: denied until %s", scope, time.Now().Add(duration).Format(time.DateTime))})
+	}
 }
 
 // networkText is a network of one address as that address.

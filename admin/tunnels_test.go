@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"wssgate/access"
 	"wssgate/proxy"
 )
 
@@ -91,5 +92,43 @@ func TestClose(t *testing.T) {
 	}
 	if w := ask(newServer(t, nil), loopback, "POST", "http://127.0.0.1/close?id=abc"); w.Code != http.StatusNotImplemented {
 		t.Errorf("without support = %d; want 501", w.Code)
+	}
+}
+
+// A denial names a few clients and a time; zero lifts it.
+func TestDeny(t *testing.T) {
+	var network netip.Prefix
+	var duration time.Duration
+	var answer error
+	s := newServer(t, func(o *Options) {
+		o.Ban = func(n netip.Prefix, d time.Duration) error {
+			network, duration = n, d
+			return answer
+		}
+	})
+	for _, test := range []struct {
+		query  string
+		answer error
+		code   int
+		said   string
+	}{
+		{"?client=192.0.2.7&for=1h", nil, 200, "192.0.2.7: denied until"},
+		{"?client=192.0.2.0/24&for=0s", nil, 200, "192.0.2.0/24: may come again"},
+		{"?client=192.0.2.7&for=0s", proxy.ErrNotBanned, 404, "not banned"},
+		{"?client=192.0.2.7&for=1h", access.ErrTooManyBans, 409, "1000 bans"},
+		{"?client=192.0.2.7", nil, 400, "required"},
+		{"?for=1h", nil, 400, "required"},
+		{"?client=192.0.2.7&for=721h", nil, 400, "longer than"},
+		{"?client=192.0.2.7&for=-1h", nil, 400, "not a duration"},
+		{"?client=0.0.0.0/0&for=1h", nil, 400, "wider than a /16"},
+	} {
+		network, duration, answer = netip.Prefix{}, -1, test.answer
+		w := ask(s, loopback, "POST", "http://127.0.0.1/deny"+test.query)
+		if w.Code != test.code || !strings.Contains(w.Body.String(), test.said) {
+			t.Errorf("%s = %d %s; want %d and %q", test.query, w.Code, w.Body, test.code, test.said)
+		}
+		if asked := network.IsValid() && duration >= 0; asked == (test.code == 400) {
+			t.Errorf("%s asks the gate: %v", test.query, asked)
+		}
 	}
 }

@@ -124,6 +124,7 @@ func (d *console) install(g *gate, cfg *config.Config, l *adminListener) {
 			},
 			Clients:      g.server.Clients,
 			CloseTunnels: g.server.CloseTunnels,
+			Ban:          g.server.Ban,
 			Warnings:     d.warnings,
 			Access:       l.access,
 
@@ -483,6 +484,7 @@ func (d *console) describe() admin.Gate {
 	d.mu.Lock()
 	out.Missing = d.missing
 	d.mu.Unlock()
+	out.Denied = g.server.Bans()
 	for _, h := range files.Hanging() {
 		out.Hanging = append(out.Hanging, admin.Hang{What: h.What, Path: h.Path, Since: h.Since, Slow: h.Slow})
 	}

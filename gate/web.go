@@ -40,8 +40,8 @@ func (g *gate) webOptions(cfg *config.Config, routes *upstream.Routes, port int)
 			return errors.Join(v.AllowsPath(path), v.AllowsDomain(domain), v.TakesNew(domain))
 		},
 		AllowsClient: func(name string, client netip.Addr) error {
-			if !cfg.Access.Rules.Allows(client) {
-				return errors.New("denied by access.allow or access.deny")
+			if !g.server.Allows(cfg.Access.Rules, client) {
+				return errors.New("denied by access.allow, access.deny or a ban")
 			}
 			if v, err := routes.Lookup(name); err == nil {
 				return v.AllowsClient(client)

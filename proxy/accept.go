@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"syscall"
 	"time"
 
+	"wssgate/access"
 	"wssgate/panics"
 )
 
@@ -96,9 +98,10 @@ func (s *Server) admit(conn net.Conn) {
 func (s *Server) place(conn net.Conn) (limit int) {
 	now := s.now.Load()
 	key := keyOf(conn.RemoteAddr())
-	perClient, rules := now.PerClient, now.Access
-	if now.sendsProxyHeader(addrPortOf(conn.RemoteAddr()).Addr()) {
-		perClient, rules = 0, nil // its clients are judged, once they are known
+	perClient, addr := now.PerClient, addrPortOf(conn.RemoteAddr()).Addr()
+	balances := now.sendsProxyHeader(addr)
+	if balances {
+		perClient = 0 // its clients are judged, once they are known
 	}
 	c := s.newClientConn(conn, now)
 	c.visit.begin = func() { go c.serve() }
@@ -107,7 +110,7 @@ func (s *Server) place(conn net.Conn) (limit int) {
 	switch {
 	case s.stopped, s.ended:
 		return limitDrain
-	case !rules.Allows(addrPortOf(conn.RemoteAddr()).Addr()):
+	case !balances && !s.Allows(now.Access, addr):
 		return limitAccess
 	case s.short.Load():
 		return limitMemory
@@ -126,11 +129,41 @@ func (s *Server) place(conn net.Conn) (limit int) {
 	return -1
 }
 
-// DeniesPlain reports whether the access list denies a client on a listener without
+// Allows reports whether a client may come, by rules and by the operator's bans.
+func (s *Server) Allows(rules *access.Rules, client netip.Addr) bool {
+	return rules.Allows(client) && !s.bans.Has(client, time.Now)
+}
+
+// Ban keeps the clients of a network out for a while, reloads included; zero or less
+// lifts the ban. Tunnels go on. It is an error to lift what is not banned, and to ban a
+// network that has an address of a load balancer: that would be all of its clients.
+func (s *Server) Ban(network netip.Prefix, duration time.Duration) error {
+	now := time.Now()
+	if duration <= 0 {
+		if !s.bans.Lift(network, now) {
+			return ErrNotBanned
+		}
+		return nil
+	}
+	for _, balancer := range s.now.Load().ProxyProtocol {
+		if balancer.Overlaps(network) {
+			return fmt.Errorf("%s has load balancers of listen.proxy_protocol", network)
+		}
+	}
+	return s.bans.Set(network, now.Add(duration), now)
+}
+
+// ErrNotBanned is the error of lifting a ban that does not exist.
+var ErrNotBanned = errors.New("it is not banned")
+
+// Bans are those in force, those first that end first.
+func (s *Server) Bans() []access.Ban { return s.bans.List(time.Now()) }
+
+// DeniesPlain reports whether the access list or a ban denies a client on a listener without
 // TLS, and counts the refusal. An address that is only missing from the allow list is
 // not denied: a CA that fetches the answer to an http-01 challenge is not a client.
 func (s *Server) DeniesPlain(client netip.Addr) bool {
-	denies := s.now.Load().Access.Denies(client)
+	denies := s.now.Load().Access.Denies(client) || s.bans.Has(client, time.Now)
 	if denies {
 		s.stats.refused[limitAccess].Add(1)
 	}

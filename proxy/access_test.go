@@ -204,3 +204,46 @@ func TestPagesPanic(t *testing.T) {
 		}
 	}
 }
+
+// A ban is judged where the access list is, behind a load balancer by the client's
+// address. The balancer itself can't be banned.
+func TestBan(t *testing.T) {
+	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+		o.Settings.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	})
+	tries := func() error {
+		conn, err := net.Dial("tcp", g.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		io.WriteString(conn, "PROXY TCP4 192.0.2.7 192.0.2.1 50000 5291\r\n")
+		return tls.Client(conn, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool()}).Handshake()
+	}
+	network := netip.MustParsePrefix("192.0.2.0/24")
+	if err := g.Ban(network, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if err := tries(); err == nil {
+		t.Error("a banned client is let in")
+	}
+	if n := g.Counts().Refused["access"]; n != 1 {
+		t.Errorf("%d refused; want 1", n)
+	}
+	if !g.DeniesPlain(netip.MustParseAddr("192.0.2.7")) || g.DeniesPlain(netip.MustParseAddr("192.0.3.7")) {
+		t.Error("without TLS a ban is not what it is with TLS")
+	}
+	if err := g.Ban(network, 0); err != nil {
+		t.Error(err)
+	}
+	if err := tries(); err != nil {
+		t.Errorf("after the ban: %v", err)
+	}
+	if err := g.Ban(network, 0); !errors.Is(err, ErrNotBanned) {
+		t.Errorf("lifted twice: %v; want ErrNotBanned", err)
+	}
+	if err := g.Ban(netip.MustParsePrefix("127.0.0.1/32"), time.Hour); err == nil {
+		t.Error("the load balancer may be banned")
+	}
+}

@@ -52,7 +52,7 @@ func (s *Server) rekey(c *clientConn) error {
 	key := keyOfAddr(c.client.Addr())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !c.config.Access.Allows(c.client.Addr()) {
+	if !s.Allows(c.config.Access, c.client.Addr()) {
 		s.stats.refused[limitAccess].Add(1)
 		return errAccess
 	}

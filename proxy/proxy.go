@@ -124,6 +124,7 @@ type Server struct {
 	pages     *pages
 	door      *door
 	guard     *guard
+	bans      access.Bans // the operator's
 	loops     *loops
 	journal   *journal
 	stats     stats

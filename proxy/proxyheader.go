@@ -132,7 +132,7 @@ func (c *clientConn) proxied() error {
 
 var (
 	errPerClient = errors.New("limits.per_client reached")
-	errAccess    = errors.New("denied by access.allow or access.deny")
+	errAccess    = errors.New("denied by access.allow, access.deny or a ban")
 )
 
 // sendsProxyHeader reports whether a peer's connections begin with a header.

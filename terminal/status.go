@@ -46,6 +46,10 @@ func (s *screen) status(st *admin.Status) {
 	s.nodes(st)
 	s.certificates(st)
 	s.logins(st)
+	if len(st.Denied) > 0 {
+		s.printf("\n%s\n", s.paint(bold, "Denied for a while"))
+		s.denied(st)
+	}
 	for _, e := range st.Reload.Errors {
 		s.printf("%s %s\n", s.paint(bad, "last reload:"), human.Line(e))
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"wssgate/admin"
 	"wssgate/human"
 	"wssgate/proxy"
 )
@@ -99,4 +100,61 @@ func (g *Gate) CloseTunnel(ctx context.Context, id string) (string, error) {
 // CloseClient has the gate close the tunnels of an address or network.
 func (g *Gate) CloseClient(ctx context.Context, client string) (string, error) {
 	return g.order(ctx, "/close", url.Values{"client": {client}})
+}
+
+// Deny keeps the clients of an address or network out for a while, and prints what the
+// gate says; zero lets them in again. Closes has their tunnels closed after that: the
+// other way round they would be back before.
+func (g *Gate) Deny(ctx context.Context, stdout io.Writer, client string, duration time.Duration, closes bool) error {
+	s := newScreen(stdout)
+	said, err := g.order(ctx, "/deny", url.Values{"client": {client}, "for": {duration.String()}})
+	if err != nil {
+		return err
+	}
+	s.printf("%s\n", said)
+	if duration == 0 {
+		return s.err
+	}
+	var list proxy.TunnelList
+	if err := g.get(ctx, "/tunnels", url.Values{"client": {client}, "limit": {"1"}}, &list); err != nil {
+		return err
+	}
+	switch {
+	case list.Matched == 0:
+	case !closes:
+		s.printf("%s open; \"wssgate close -client %s\" closes them\n", human.Count(list.Matched, "tunnel"), client)
+	default:
+		if said, err = g.CloseClient(ctx, client); err != nil {
+			return err
+		}
+		s.printf("%s\n", said)
+	}
+	return s.err
+}
+
+// Denied prints who is kept out by Deny.
+func (g *Gate) Denied(ctx context.Context, stdout io.Writer) error {
+	var st admin.Status
+	if err := g.get(ctx, "/status", nil, &st); err != nil {
+		return err
+	}
+	s := newScreen(stdout)
+	if len(st.Denied) == 0 {
+		s.printf("nobody is denied for a while; [access] says who always is\n")
+		return s.err
+	}
+	s.denied(&st)
+	return s.err
+}
+
+func (s *screen) denied(st *admin.Status) {
+	var rows [][]cell
+	for _, ban := range st.Denied {
+		network := ban.Network.String()
+		if ban.Network.IsSingleIP() {
+			network = ban.Network.Addr().String()
+		}
+		rows = append(rows, []cell{{network, bold}, {human.Short(ban.Until.Sub(st.Now)), plain}, {ban.Until.Local().Format(time.DateTime), plain}})
+	}
+	s.table([]string{"ADDRESS", " LEFT", "UNTIL"}, rows)
 }

@@ -2,6 +2,7 @@ package tests
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -201,4 +202,41 @@ func TestTerminalNoGate(t *testing.T) {
 		})
 	}
 	d.want("status -config nowhere.toml", 2, "no such file", "hint: name the file with -config FILE")
+}
+
+// Who is denied for a while is closed before TLS, reloads included, until that is over
+// or lifted. Tunnels go on unless they are closed as well.
+func TestTerminalAccess(t *testing.T) {
+	site, g, d := terminalSite(t, unixAdmin)
+	c := wire.Dial(t, g.Addr("wss"), site.Client(name))
+	c.SendText("hello")
+	c.WantText("hello")
+	letIn := func() bool {
+		conn, err := tls.Dial("tcp", g.Addr("wss"), site.Client(name))
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	}
+	d.want("access list", 0, "nobody is denied")
+	d.want("access deny 127.0.0.1 -for 1h", 0, "127.0.0.1: denied until", "1 tunnel open")
+	d.want("reload", 0)
+	if letIn() {
+		t.Error("a denied client is let in")
+	}
+	c.SendText("still there")
+	c.WantText("still there")
+	d.want("access list", 0, "127.0.0.1", "59m")
+	d.want("status", 0, "Denied for a while")
+	d.want("access deny 127.0.0.1 -for 1d -close", 0, "closing 1 tunnel")
+	c.WantClose(1008)
+	d.want("access lift 127.0.0.1", 0, "may come again")
+	if !letIn() {
+		t.Error("a client is still denied")
+	}
+	d.want("access lift 127.0.0.1", 1, "it is not banned")
+	for _, line := range []string{"access", "access deny 127.0.0.1", "access deny -for 1h", "access lift 127.0.0.1 -for 1h", "access list -close", "access deny x -for 1h",
+		"access deny 0.0.0.0/0 -for 1h", "access deny 127.0.0.1 -for 31d", "access ban 127.0.0.1"} {
+		d.want(line, 2)
+	}
 }
