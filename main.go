@@ -48,6 +48,7 @@ var commands = []command{
 	{"check", "[-config FILE] [-offline]", "print what is served, try each node", checkCommand},
 	{"certs", "[-json] [-within 14d]", "list certificates and their expiry", certsCommand},
 	{"status", "[-json]", "how the gate that runs is", statusCommand},
+	{"top", "[-interval 2s]", "the same as it changes", topCommand},
 	{"tunnels", "[-client ADDR] [-json]", "list open tunnels", tunnelsCommand},
 	{"close", "ID | -client ADDR", "close tunnels", closeCommand},
 	{"drain", "-vhost V | -node N | -all", "close tunnels at a pace, let none in", drainCommand},

@@ -105,6 +105,26 @@ finding that is an error, or does not answer, 2 usage or configuration.`)
 	})
 }
 
+// topCommand is "wssgate top".
+func topCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o := newOperation("top", "[-interval 2s]", `Shows what a gate does, until Ctrl-C: tunnels by vhost and node, handshakes, traffic,
+and the client addresses with most of it, of the 1000 that have moved most bytes in
+their open tunnels. Without a terminal it prints that once, after one interval.`+atGate)
+	interval := o.Duration("interval", 2*time.Second, "ask so often")
+	o.want = func(args []string) error {
+		switch {
+		case len(args) > 0:
+			return fmt.Errorf("unexpected %q", args[0])
+		case *interval < 100*time.Millisecond:
+			return fmt.Errorf("-interval %v is less than 100ms", *interval)
+		}
+		return nil
+	}
+	return o.run(ctx, args, stdout, stderr, func(g *terminal.Gate) (int, error) {
+		return exitOK, g.Top(ctx, stdout, *interval)
+	})
+}
+
 // tunnelsCommand is "wssgate tunnels".
 func tunnelsCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o := newOperation("tunnels", "[-client ADDR] [-domain D] … [-json]", `Lists open tunnels, the oldest first, and on standard error how many there are.

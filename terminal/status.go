@@ -70,8 +70,8 @@ func drainLine(st *admin.Status, d *admin.Drain) string {
 	return fmt.Sprintf("draining %s: %d of %d left, since %s", human.Cell(d.Scope), d.Left, d.Total, human.Short(st.Now.Sub(d.Since)))
 }
 
-// verdict is how the gate is, and what needs somebody.
-func (s *screen) verdict(st *admin.Status) {
+// verdictLine is how the gate is.
+func (s *screen) verdictLine(st *admin.Status) {
 	how, text := good, "all is well"
 	switch errors, warnings := st.FindingsTotal[admin.LevelError], st.FindingsTotal[admin.LevelWarn]; {
 	case st.Drain != nil:
@@ -84,6 +84,11 @@ func (s *screen) verdict(st *admin.Status) {
 		how, text = warn, human.Count(warnings, "warning")
 	}
 	s.printf("%s\n", s.paint(how+";"+bold, text))
+}
+
+// verdict is that, and what needs somebody.
+func (s *screen) verdict(st *admin.Status) {
+	s.verdictLine(st)
 	for _, why := range st.NotReady {
 		s.printf("  not ready: %s\n", human.Line(why))
 	}

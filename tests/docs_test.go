@@ -283,6 +283,7 @@ var runBy = map[string]string{
 	"wssgate help":                          "TestScript",
 	"wssgate demo":                          "TestMake",
 	"wssgate status":                        "TestTerminal",
+	"wssgate top":                                 "TestTop",
 	"wssgate tunnels":                       "TestTerminal",
 	"wssgate tunnels -json":                 "TestTerminal",
 	"wssgate close ID":                      "TestTerminal",
