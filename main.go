@@ -50,6 +50,7 @@ var commands = []command{
 	{"status", "[-json]", "how the gate that runs is", statusCommand},
 	{"top", "[-interval 2s]", "the same as it changes", topCommand},
 	{"tunnels", "[-client ADDR] [-json]", "list open tunnels", tunnelsCommand},
+	{"trace", "ID", "show a tunnel's frames as they go", traceCommand},
 	{"close", "ID | -client ADDR", "close tunnels", closeCommand},
 	{"drain", "-vhost V | -node N | -all", "close tunnels at a pace, let none in", drainCommand},
 	{"access", "deny ADDR -for 1h", "keep clients out for a while", accessCommand},

@@ -286,3 +286,22 @@ restart forgets it. What has to last belongs into [access].
 		return exitOK, g.Deny(ctx, stdout, o.args[1], duration, *closes)
 	})
 }
+
+// traceCommand is "wssgate trace".
+func traceCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o := newOperation("trace", "ID [-json]", `Shows the frames of one tunnel as they go, until it ends or Ctrl-C: who sent it, its
+header, and the shape of its XML. Text and the values of attributes are left out, but
+for XMPP's namespaces and words such as type='get': nobody's messages or passwords are
+shown, and there is no option for it. The tunnel does not wait for the trace; frames
+that are left out for that are counted. One tunnel is traced at a time.`+atGate)
+	asJSON := o.Bool("json", false, "print one JSON object a line")
+	o.want = func(args []string) error {
+		if len(args) != 1 {
+			return errors.New("one ID is required")
+		}
+		return nil
+	}
+	return o.run(ctx, args, stdout, stderr, func(g *terminal.Gate) (int, error) {
+		return exitOK, g.Trace(ctx, stdout, o.args[0], *asJSON)
+	})
+}

@@ -14,6 +14,7 @@
 //	/metrics              for Prometheus (metrics.go)
 //	/debug/pprof/         profiles, where Access.Debug is set
 //	/tunnels, /clients    what is open (tunnels.go)
+//	/trace                what happens on one tunnel (tunnels.go)
 //	POST /reload, /drain, /pardon  (actions.go)
 //	POST /close, /deny    (tunnels.go)
 //
@@ -88,6 +89,10 @@ type Options struct {
 	// Ban keeps the clients of a network out for a while; zero lifts that, and is
 	// proxy.ErrNotBanned where there is no ban. Nil: that is not supported.
 	Ban func(network netip.Prefix, duration time.Duration) error
+
+	// Trace calls line for what happens on a tunnel: proxy.Server.Trace. Nil: that is
+	// not supported.
+	Trace func(ctx context.Context, id string, line func(proxy.TraceLine) error) error
 
 	// Warnings are shown on the page; nil: none.
 	Warnings *Warnings
@@ -211,6 +216,7 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("GET /metrics", s.metrics())
 	mux.HandleFunc("GET /tunnels", s.serveTunnels)
 	mux.HandleFunc("GET /clients", s.serveClients)
+	mux.HandleFunc("GET /trace", s.serveTrace)
 	mux.HandleFunc("POST /close", s.serveClose)
 	mux.HandleFunc("POST /deny", s.serveDeny)
 	mux.HandleFunc("POST /reload", s.serveReload)

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -224,6 +225,43 @@ func (s *Server) serveDeny(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, outcome{OK: true, Result: scope + ": may come again"})
 	default:
 		writeJSON(w, http.StatusOK, outcome{OK: true, Result: fmt.Sprintf("%s: denied until %s", scope, time.Now().Add(duration).Format(time.DateTime))})
+	}
+}
+
+// traceWrite is how long whoever reads a trace may take for one line.
+const traceWrite = 10 * time.Second
+
+// serveTrace writes one object a line for what happens on a tunnel, until that ends or
+// the reader goes away.
+func (s *Server) serveTrace(w http.ResponseWriter, r *http.Request) {
+	p := parametersOf(r, "id")
+	id := p.query.Get("id")
+	if id == "" {
+		p.fail("id=ID is required")
+	}
+	if refused(w, p.err, s.options.Trace != nil) {
+		return
+	}
+	control, encoder, begun := http.NewResponseController(w), json.NewEncoder(w), false
+	encoder.SetEscapeHTML(false)
+	err := s.options.Trace(r.Context(), id, func(l proxy.TraceLine) error {
+		if !begun {
+			begun = true
+			s.log.Info("trace", "client", r.RemoteAddr, "scope", "tunnel "+id)
+			w.Header().Set("Content-Type", "application/x-ndjson")
+		}
+		control.SetWriteDeadline(time.Now().Add(traceWrite))
+		if err := encoder.Encode(l); err != nil {
+			return err
+		}
+		return control.Flush()
+	})
+	switch {
+	case begun || err == nil: // or its reader is gone
+	case errors.Is(err, proxy.ErrNoTunnel):
+		writeJSON(w, http.StatusNotFound, outcome{Result: "tunnel " + id + ": " + err.Error()})
+	default:
+		writeJSON(w, http.StatusConflict, outcome{Result: err.Error()})
 	}
 }
 

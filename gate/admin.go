@@ -125,6 +125,7 @@ func (d *console) install(g *gate, cfg *config.Config, l *adminListener) {
 			Clients:      g.server.Clients,
 			CloseTunnels: g.server.CloseTunnels,
 			Ban:          g.server.Ban,
+			Trace:        g.server.Trace,
 			Warnings:     d.warnings,
 			Access:       l.access,
 

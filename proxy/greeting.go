@@ -460,7 +460,7 @@ func (t *tunnel) endStream(why reason, messages [][]byte) {
 	t.endGreeting()
 	if t.betweenMessages() {
 		for _, m := range messages {
-			t.toClient(appendFrame(nil, opText, m, nil))
+			t.say(opText, m)
 		}
 	}
 	t.stream.closed = true

@@ -52,6 +52,9 @@ func (s *Server) tunnelDone(t *tunnel, _ time.Duration) {
 	defer s.left(t.info.key, t.info.elsewhere == "")
 	defer s.stats.vhost(t.info.vhost).open.Add(-1)
 	defer t.giveUp()
+	if t.tap != nil {
+		defer t.tap.end(t.why)
+	}
 	if t.info.upstream != nil {
 		defer t.info.upstream.Release()
 	}

@@ -129,6 +129,7 @@ type Server struct {
 	journal   *journal
 	stats     stats
 	ids       atomic.Uint64 // the last tunnelID
+	tracing   atomic.Bool   // one tunnel, at most
 	short     atomic.Bool   // of memory: nobody new is let in
 	brake     brake         // the same: no backlog grows
 

@@ -110,6 +110,7 @@ type tunnel struct {
 	quota    quota
 	stage    stage
 	stream   streamState
+	tap      *tap          // nil: nobody traces it
 	vetting  *vetting      // nil: the client may name any domain, or has named none yet
 	greeting *greeting     // in the stages between awaited and over
 	greetBy  time.Duration // when a start tag is due; 0: never
@@ -273,7 +274,7 @@ func (t *tunnel) ping(w *turn) {
 		t.done, t.dead = true, true
 	case t.pinged == 0 && t.atBoundary():
 		t.pinged, t.before = w.now, t.client.sock.raw.unacknowledged()
-		t.toClient(appendFrame(nil, opPing, pingPayload[:], nil))
+		t.say(opPing, pingPayload[:])
 	}
 }
 
@@ -360,6 +361,9 @@ func (t *tunnel) take(w *turn, l *leg, b []byte) {
 			break
 		}
 		b = b[n:]
+		if t.tap != nil {
+			t.trace(l, &p)
+		}
 		switch {
 		case len(p.wire) == 0:
 		case l == &t.client:
@@ -450,11 +454,11 @@ func (t *tunnel) sayClose() {
 	r := reasons[t.why]
 	if t.betweenMessages() {
 		for _, m := range t.lastWords(r.stream, "") {
-			t.toClient(appendFrame(nil, opText, m, nil))
+			t.say(opText, m)
 		}
 	}
 	t.code = r.code
-	t.toClient(appendFrame(nil, opClose, closePayload(r.code, r.text), nil))
+	t.say(opClose, closePayload(r.code, r.text))
 	t.client.closeSent = true
 	if t.why != reasonDrain {
 		t.dropUpstream()
@@ -556,7 +560,7 @@ func (t *tunnel) fromClient(p *piece) {
 	case p.opcode == opPong && isOurPong(p.header, p.payload):
 	case p.opcode == opPing && !t.upstream.open() && t.why == reasonNone:
 		// There is no upstream yet, and a Pong is due now (RFC 6455, section 5.5.2).
-		t.toClient(appendFrame(nil, opPong, p.unmasked(nil), nil))
+		t.say(opPong, p.unmasked(nil))
 	case p.control() && t.stage == stageAwaited && t.upstream.open():
 		t.toUpstream(p.wire) // it is no first word
 	case t.why != reasonNone && t.stage != stageOver:
@@ -736,7 +740,7 @@ func (t *tunnel) upstreamEnded(w *turn) {
 // answerClose answers the client's Close frame where the upstream did not.
 func (t *tunnel) answerClose() {
 	if t.why == reasonClientClose && !t.client.closeSent && t.atBoundary() {
-		t.toClient(appendFrame(nil, opClose, closePayload(t.code, ""), nil))
+		t.say(opClose, closePayload(t.code, ""))
 		t.client.closeSent = true
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -238,5 +239,66 @@ func TestTerminalAccess(t *testing.T) {
 	for _, line := range []string{"access", "access deny 127.0.0.1", "access deny -for 1h", "access lift 127.0.0.1 -for 1h", "access list -close", "access deny x -for 1h",
 		"access deny 0.0.0.0/0 -for 1h", "access deny 127.0.0.1 -for 31d", "access ban 127.0.0.1"} {
 		d.want(line, 2)
+	}
+}
+
+// A trace shows who sent which frames until the tunnel ends, and nothing of what they
+// say.
+func TestTerminalTrace(t *testing.T) {
+	site, g, d := terminalSite(t, unixAdmin)
+	c := wire.Dial(t, g.Addr("wss"), site.Client(name))
+	c.SendText("hello")
+	c.WantText("hello")
+	id := d.tunnels("")[0].ID
+	d.want("trace zzzzzzzz", 1, "no such tunnel is open")
+	d.want("trace", 2, "one ID is required")
+
+	cmd := exec.Command(d.binary, "trace", id, "-json")
+	cmd.Dir = d.dir
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	decoder := json.NewDecoder(out)
+	next := func() (l proxy.TraceLine) {
+		t.Helper()
+		if err := decoder.Decode(&l); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	if l := next(); l.Tunnel == nil || l.Tunnel.ID != id {
+		t.Fatalf("the first line is %+v; want the tunnel", l)
+	}
+	d.want("trace "+id, 1, "another trace is under way")
+	const message = "<message xmlns='jabber:client' to='juliet'><body>s3cr3t</body></message>"
+	c.SendText(message)
+	c.WantText(message)
+	const shape = "<message xmlns='jabber:client' to='…'><body>…</body></message>"
+	for _, from := range []string{"client", "upstream"} {
+		if l := next(); l.From != from || l.Opcode != "text" || !l.Fin || l.Masked != (from == "client") || l.Length != int64(len(message)) || l.Shape != shape {
+			t.Errorf("a line is %+v; want that of the message, from the %s", l, from)
+		}
+	}
+	d.want("close "+id, 0)
+	c.WantClose(1008)
+	c.Send(wire.CloseFrame(true, 1008, ""))
+	var lines []proxy.TraceLine
+	for l := next(); ; l = next() {
+		if lines = append(lines, l); l.End != "" {
+			break
+		}
+	}
+	said := func(from string, code uint16) bool {
+		return slices.ContainsFunc(lines, func(l proxy.TraceLine) bool { return l.From == from && l.Opcode == "close" && l.Code == code })
+	}
+	if last := lines[len(lines)-1]; last.End != "operator" || !said("gate", 1008) || !said("client", 1008) {
+		t.Errorf("the end is %+v; want the Close frames of gate and client, and operator", lines)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("when the tunnel has ended: %v; want exit status 0", err)
 	}
 }
