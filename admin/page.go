@@ -9,7 +9,7 @@ import (
 )
 
 // page is one file, with its style and its script in it: it needs nothing from
-// anywhere but /status, /reload, /drain and /pardon.
+// anywhere but /status, /tunnels and the commands.
 //
 //go:embed page.html
 var page string

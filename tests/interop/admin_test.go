@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -63,6 +64,53 @@ func look(t *testing.T, names []string, steps ...lookStep) []looked {
 		t.Fatalf("node admin.mjs: %v; %d results for %d steps", err, len(results), len(steps))
 	}
 	return results
+}
+
+// The page lists tunnels while somebody looks, finds them by a filter, closes one, and
+// lets in who is denied.
+func TestAdminTunnels(t *testing.T) {
+	upstream := wire.Echo(t)
+	site := gate.NewSite(t, "one.test")
+	g := site.Start(t, "[upstream.xmpp]\nxmpp = false\nnodes = [{ name = \"n1\", url = \""+upstream.URL+"\" }]\n")
+	c := wire.Dial(t, g.Addr("wss"), site.Client("one.test"))
+	c.SendText("hello")
+	c.WantText("hello")
+	admin := "http://" + g.Addr("admin")
+	resp, err := http.Post(admin+"/deny?client=192.0.2.7&for=1h", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	const filter = "(document.querySelector('#tunnels select').value = 'client', document.querySelector('#tunnels input').value = '%s', document.querySelector('#tunnels form').requestSubmit())"
+	client := c.LocalAddr().String()
+	got := look(t, nil, []lookStep{
+		{"page": "a", "open": admin + "/"},
+		{"page": "a", "until": "All is well"},
+		{"page": "a", "until": "192.0.2.7"},
+		{"page": "a", "run": "document.querySelector('#tunnels').open = true"},
+		{"page": "a", "until": client},
+		{"page": "a", "see": true}, // 5
+		{"page": "a", "run": fmt.Sprintf(filter, "192.0.2.0/24")},
+		{"page": "a", "until": "1, of which 0 match"},
+		{"page": "a", "run": fmt.Sprintf(filter, "nonsense")},
+		{"page": "a", "until": "is not a network"},
+		{"page": "a", "run": fmt.Sprintf(filter, "127.0.0.1")},
+		{"page": "a", "until": client},
+		{"page": "a", "press": "Close"},
+		{"page": "a", "until": "closing 1 tunnel"},
+		{"page": "a", "press": "Let in"},
+		{"page": "a", "until": "All is well"},
+		{"page": "a", "see": true}, // 16
+	}...)
+	if page := got[5]; page.Wide || !strings.Contains(page.Text, "xmpp / n1") {
+		t.Errorf("the list, sideways %v:\n%s", page.Wide, page.Text)
+	}
+	for _, problem := range got[16].Errors {
+		if !strings.Contains(problem, "400 (Bad Request)") {
+			t.Errorf("the browser says %q", problem)
+		}
+	}
+	c.WantClose(1008)
 }
 
 // Somebody opens the page of a gate, by a name and by an address, logs in, reloads a configuration with a
