@@ -208,7 +208,7 @@ func TestPagesPanic(t *testing.T) {
 // A ban is judged where the access list is, behind a load balancer by the client's
 // address. The balancer itself can't be banned.
 func TestBan(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL(), func(o *Options) {
+	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
 		o.Settings.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	})
 	tries := func() error {

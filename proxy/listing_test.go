@@ -8,15 +8,15 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 )
 
 // opened logs clients in and returns their gate, whose tunnels the test may list.
 func opened(t *testing.T, n int) *gate {
 	t.Helper()
-	g := newGate(t, newUpstream(t, xmpptest.Config{}).URL())
+	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	for range n {
-		c, err := xmpptest.Login(t.Context(), g.target())
+		c, err := chat.Login(t.Context(), g.target())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,10 +111,10 @@ func TestBusiest(t *testing.T) {
 
 // The operator closes one tunnel, and no other one; its client learns why.
 func TestCloseTunnels(t *testing.T) {
-	up := newUpstream(t, xmpptest.Config{Echo: true})
+	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
 	first, second := g.dial(), g.dial()
-	for _, c := range []*xmpptest.Client{first, second} { // the 101 may come before there is a tunnel
+	for _, c := range []*chat.Client{first, second} { // the 101 may come before there is a tunnel
 		if err := c.WriteFrame(ws.NewTextFrame([]byte("hello"))); err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +144,7 @@ func TestCloseTunnels(t *testing.T) {
 }
 
 // closeCodeOf reads until the Close frame.
-func closeCodeOf(t *testing.T, c *xmpptest.Client) uint16 {
+func closeCodeOf(t *testing.T, c *chat.Client) uint16 {
 	t.Helper()
 	for {
 		f, err := c.ReadFrame()

@@ -10,7 +10,7 @@ import (
 
 	"github.com/gobwas/ws"
 
-	"wssgate/internal/xmpptest"
+	"wssgate/demo/chat"
 	"wssgate/upstream"
 )
 
@@ -111,7 +111,7 @@ func TestTraceFrames(t *testing.T) {
 // A trace of a tunnel begins with it, has the gate's frames, and ends when it ends; there
 // is one trace at a time, and after it another one.
 func TestTrace(t *testing.T) {
-	g := newGate(t, newUpstream(t, xmpptest.Config{Echo: true}).URL())
+	g := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL())
 	if err := g.Trace(t.Context(), "zzzzzzzz", nil); !errors.Is(err, ErrNoTunnel) {
 		t.Errorf("no tunnel: %v; want ErrNoTunnel", err)
 	}
