@@ -17,8 +17,8 @@ var ErrNotRegular = errors.New("is a pipe or a device, not a file")
 // ErrDirectory is the error of a file that is a directory.
 var ErrDirectory = errors.New("is a directory, not a file")
 
-// Call has the job's place know that f may hang at path. It is for calls that have
-// no method here.
+// Call runs f as a call of the job that may hang at path, for system calls without a
+// method here.
 func (p *Place) Call(path string, f func() error) error {
 	p.enter(path)
 	defer p.leave()
@@ -31,29 +31,29 @@ func call[T any](p *Place, path string, f func(string) (T, error)) (T, error) {
 	return f(path)
 }
 
-// callOnLink is call for a function that does not follow the link that path may be.
+// callOnLink is call for functions that do not follow path if it is a link.
 func callOnLink[T any](p *Place, path string, f func(string) (T, error)) (T, error) {
 	p.enterAs(path, false)
 	defer p.leave()
 	return f(path)
 }
 
-// Read returns the contents of a regular file of at most limit bytes. Links are
-// followed. Errors name the path: ErrNotRegular, ErrDirectory, that it is larger
-// than limit, and the system's.
+// Read returns the contents of a regular file of at most limit bytes. It follows links.
+// Errors name the path: ErrNotRegular, ErrDirectory, a file larger than limit, or the
+// system's error.
 func (p *Place) Read(path string, limit int64) ([]byte, error) {
 	var b bytes.Buffer
 	err := p.ReadInto(&b, path, limit)
 	return b.Bytes(), err
 }
 
-// ReadInto is Read into a buffer, which it empties first.
+// ReadInto is Read into b, which it empties first.
 func (p *Place) ReadInto(b *bytes.Buffer, path string, limit int64) error {
 	p.enter(path)
 	defer p.leave()
 	b.Reset()
-	// To open a pipe that nobody writes to would block. What it is, is looked at
-	// when it is open: before that it could still become another file.
+	// Opening a pipe without a writer would block. Check the type after opening: before
+	// that, the file could still be replaced.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -88,7 +88,7 @@ func (p *Place) ReadStream(path string, limit int64) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// readBounded reads what is there, whatever size it claims to have.
+// readBounded reads at most limit bytes, whatever size the file reports.
 func readBounded(b *bytes.Buffer, f *os.File, limit int64) error {
 	n, err := b.ReadFrom(io.LimitReader(f, limit+1))
 	if err == nil && n > limit {
@@ -97,7 +97,7 @@ func readBounded(b *bytes.Buffer, f *os.File, limit int64) error {
 	return err
 }
 
-// These are os's and filepath's.
+// The counterparts of os and path/filepath.
 
 func (p *Place) ReadDir(path string) ([]fs.DirEntry, error) { return call(p, path, os.ReadDir) }
 func (p *Place) Stat(path string) (fs.FileInfo, error)      { return call(p, path, os.Stat) }
@@ -120,7 +120,7 @@ func (p *Place) Rename(from, to string) error {
 }
 
 // Create makes a file with these contents and mode 0600. If the file exists, the error
-// is an fs.ErrExist. A file that could not be written completely is removed.
+// is fs.ErrExist. A file that could not be written completely is removed.
 func (p *Place) Create(path string, data []byte) error {
 	return p.Call(path, func() error {
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -131,10 +131,10 @@ func (p *Place) Create(path string, data []byte) error {
 	})
 }
 
-// Replace puts a file of mode 0600 in the place of path, whole or not at all. Temp
-// is what the name begins with that the file has before, in the same folder. With
-// sync it is there also after a power cut. The last moment before it is seen is
-// ok's: where that is false the file is left as it was, and nil returned.
+// Replace atomically replaces path with a file of mode 0600. Until then the file has a
+// temporary name in the same folder that begins with temp. With sync, the new file also
+// survives a power cut. Replace calls ok just before the rename; if it returns false,
+// Replace leaves the old file and returns nil.
 func (p *Place) Replace(path, temp string, data []byte, sync bool, ok func() bool) error {
 	return p.Call(path, func() error {
 		dir := filepath.Dir(path)
@@ -155,7 +155,7 @@ func (p *Place) Replace(path, temp string, data []byte, sync bool, ok func() boo
 		if !sync {
 			return nil
 		}
-		// Not every file system can sync a folder; the file is whole in any case.
+		// Not every file system can sync a folder. The file is complete in any case.
 		if d, err := os.Open(dir); err == nil {
 			d.Sync()
 			d.Close()
@@ -164,7 +164,7 @@ func (p *Place) Replace(path, temp string, data []byte, sync bool, ok func() boo
 	})
 }
 
-// finish writes a new file and closes it, or removes it.
+// finish writes and closes a new file. On an error it removes the file.
 func finish(f *os.File, data []byte, sync bool) error {
 	_, err := f.Write(data)
 	if sync {

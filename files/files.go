@@ -1,12 +1,11 @@
-// Package files reads and writes files for a program that must not wait for a
-// disk.
+// Package files reads and writes files for a program that must not wait for a disk.
 //
-// A file system may hang: a network mount whose server is gone, a volume whose
-// driver sleeps. A system call on it does not return, cannot be given up, and
-// keeps its goroutine and a thread until the file system is back. So nothing that
-// serves calls the file functions of package os (a test of package main looks for
-// them). It names a Place, gives it a job, and waits for the job only as long as
-// the file system answers.
+// A file system may hang: the server of a network mount is down, or the driver of a
+// volume has stalled. A system call on it does not return and cannot be cancelled, and
+// it occupies its goroutine and a thread until the file system is back. So code that
+// serves clients does not call the file functions of package os (a test of package main
+// checks this). It runs a job on a Place, and waits for the job only as long as the
+// file system answers.
 //
 // # States and owners
 //
@@ -16,27 +15,26 @@
 //	  │           └──its calls take longer than JobPatience──► slow
 //	  └───────────────────────job ends───────────────────────────┘
 //
-// A Place has one job at a time, which runs in a goroutine of its own. What the
-// job touches belongs to the job, also when nobody waits for it any more: when its
-// file system is back it goes on where it was, and its end is its own to tell.
-// Others wait for their turn while the job makes progress. Once it hangs they are
-// told so at once, by a *HangError with the path and the time; thus a Place that
-// hangs costs one goroutine and one thread, however many want something of it. The
-// same where the job is slow: all of its calls together have JobPatience. What a job
-// has done until then it can leave in parts (DoInParts), so that whoever goes on
-// without it goes on with those.
+// A Place runs one job at a time, in its own goroutine. The data of a job belongs to
+// the job, even after its caller has stopped waiting: when the file system is back, the
+// job continues where it was. Other callers wait for their turn while the job makes
+// progress. Once it hangs, they get a *HangError with the path and the time at once; so
+// a Place that hangs costs one goroutine and one thread, however many callers it has.
+// The same holds for a slow job: all of its calls together may take JobPatience. A job
+// can publish partial results (DoInParts) for callers that continue without it.
 //
-// Hangs and their ends are logged once each, and Hanging lists them, for people.
+// Hangs and their ends are logged once each. Hanging lists the current ones for the
+// admin page.
 //
-// Places of paths that come and go with a configuration are made with At, and given
-// up with Leave. There is one for a path, so that a path that hangs costs one thread
-// however often it is tried.
+// At returns the shared Place of a path that comes and goes with the configuration;
+// Leave releases it. Sharing means that a path that hangs costs one thread, however
+// often it is tried.
 //
 // # Rules for files
 //
-// A file is opened without blocking and looked at after that, not before: a pipe
-// that was put in its place in between is refused like one that was there. Only
-// regular files are read, and no more of them than the caller allows.
+// A file is opened without blocking and checked afterwards, so a pipe that replaced the
+// file in between is refused too. Only regular files are read, up to the limit of the
+// caller.
 package files
 
 import (
@@ -55,44 +53,43 @@ import (
 )
 
 // Patience is how long one call may take before its Place counts as hanging. A busy
-// disk answers sooner. A wrong guess costs one log line: the job continues.
+// disk answers sooner. If the guess is wrong, it costs one log line: the job continues.
 const Patience = 2 * time.Second
 
-// JobPatience is how long all calls of a job together may take before its Place
-// counts as slow. What the job computes in between does not count.
+// JobPatience is how long all calls of a job together may take before its Place counts
+// as slow. Time between calls does not count.
 const JobPatience = 5 * time.Second
 
-// A Place is a part of the file system that hangs as a whole: a directory with
-// what is below it. All methods are safe for concurrent use, but those that call
-// the system are for the Place's job. Outside a job they work too, for programs
-// that may wait; nobody notices then that they hang.
+// A Place is a part of the file system that hangs as a whole: a directory and
+// everything below it. All methods are safe for concurrent use, except the system
+// calls: those are for the Place's job. They also work outside a job, for programs that
+// may block, but then hangs go unnoticed.
 type Place struct {
 	what string // for the log
-	at   key    // in places; zero: it is not there
+	at   key    // in places; zero: not listed
 	log  func() *slog.Logger
 	turn chan struct{} // has an entry while there is a job
 
 	users int // guarded by places.mu
 
-	// still is held while the job's parts are taken: no call ends then. It comes
-	// before mu.
+	// still is held while part runs, so that no call ends meanwhile. Lock it before mu.
 	still sync.Mutex
 
 	mu    sync.Mutex
 	part  func()        // of the job; may be nil
-	watch *time.Timer   // calls check; nil: there is no job
+	watch *time.Timer   // calls check; nil: no job
 	path  string        // of the call under way; empty: none
 	began time.Time     // of the call
 	since time.Time     // when the job began, or its last hang ended
 	spent time.Duration // in calls since then
-	last  HangError     // of the call that hangs or hung last
-	hangs chan struct{} // closed while the call hangs, or the job is slow; another one after that
-	back  chan struct{} // closed while it does not; another one while it does
-	free  chan struct{} // closed while there is no job; another one for each
+	last  HangError     // of the latest call that hangs or hung
+	hangs chan struct{} // closed while the call hangs or the job is slow, then replaced
+	back  chan struct{} // closed while the Place answers; replaced when it hangs
+	free  chan struct{} // closed while there is no job; replaced for each job
 }
 
-// New makes a Place. What is what the log calls it, such as "certificates". A nil
-// log is slog.Default() of the time.
+// New makes a Place. The log calls it what, such as "certificates". If log is nil, it
+// uses slog.Default() at the time of logging.
 func New(what string, log *slog.Logger) *Place {
 	p := &Place{what: what, log: slog.Default, users: 1, turn: make(chan struct{}, 1), hangs: make(chan struct{}), back: make(chan struct{})}
 	if log != nil {
@@ -103,7 +100,7 @@ func New(what string, log *slog.Logger) *Place {
 	return p
 }
 
-// places are those that At made.
+// places are the Places that At returned.
 var places struct {
 	mu  sync.Mutex
 	all map[key]*Place
@@ -130,8 +127,8 @@ func At(what, path string, log *slog.Logger) *Place {
 	return p
 }
 
-// Leave releases a Place that At returned. A Place without users is not in Hanging, and
-// is forgotten when its job has ended.
+// Leave releases a Place that At returned. A Place without users does not appear in
+// Hanging and is forgotten when its job has ended.
 func (p *Place) Leave() {
 	places.mu.Lock()
 	defer places.mu.Unlock()
@@ -139,8 +136,7 @@ func (p *Place) Leave() {
 	p.forget()
 }
 
-// forget drops a Place that nobody uses and that has no job. The caller holds
-// places.mu.
+// forget drops a Place without users or a job. The caller holds places.mu.
 func (p *Place) forget() {
 	if p.users <= 0 && len(p.turn) == 0 && places.all[p.at] == p {
 		delete(places.all, p.at)
@@ -153,7 +149,7 @@ func (p *Place) used() bool {
 	return p.users > 0
 }
 
-// A HangError says that a file system does not answer, or is too slow. It is an
+// A HangError says that a file system does not answer or is too slow. It is an
 // ErrHangs.
 type HangError struct {
 	Path  string
@@ -162,9 +158,9 @@ type HangError struct {
 	place *Place
 }
 
-// FreeAfter returns a channel that is closed when the place of a HangError, which err is
-// or has in it, has done the job that hung or was slow: a job that comes then does not
-// wait for it. Nil: err is none.
+// FreeAfter returns a channel that is closed when the Place of the HangError in err has
+// finished the job that hung or was slow. A later job does not have to wait for it. It
+// returns nil if err has no HangError.
 func FreeAfter(err error) <-chan struct{} {
 	hang, ok := errors.AsType[*HangError](err)
 	if !ok || hang.place == nil {
@@ -175,10 +171,10 @@ func FreeAfter(err error) <-chan struct{} {
 	return hang.place.free
 }
 
-// ErrHangs is what every *HangError is, for errors.Is.
+// ErrHangs matches every *HangError in errors.Is.
 var ErrHangs = errors.New("the file system does not answer")
 
-// IsHang reports whether an error is a HangError, or one of several.
+// IsHang reports whether err is a HangError or wraps one.
 func IsHang(err error) bool { return errors.Is(err, ErrHangs) }
 
 func (e *HangError) Error() string {
@@ -189,26 +185,26 @@ func (e *HangError) Error() string {
 	return fmt.Sprintf("%q: the file system %s since %s", e.Path, what, e.Since.UTC().Format(time.RFC3339))
 }
 
-// Is makes it an ErrHangs.
+// Is matches ErrHangs.
 func (e *HangError) Is(target error) bool { return target == ErrHangs }
 
-// Do has the place do a job, and returns its results. Where the place hangs or is
-// slow, in this job or in one before it, the error is a *HangError; where ctx ends
-// first, it is ctx's cause. In both cases the job may not have begun, or may still be
-// under way: it shares nothing with the caller but its results and what has a lock.
+// Do runs a job on p and returns its results. If p hangs or is slow, in this job or an
+// earlier one, the error is a *HangError; if ctx ends first, the error is its cause. In
+// both cases the job may not have begun, or may still be running: it must share only
+// its results, and data under a lock, with the caller.
 func Do[T any](ctx context.Context, p *Place, job func() (T, error)) (T, error) {
 	return do(ctx, p, false, job, nil)
 }
 
-// DoInParts is Do for a job of many calls. Where it hangs or is slow, part is called
-// before Do returns. The job stands still while part runs, which therefore may use all
-// that is the job's; it must call no method of the Place.
+// DoInParts is Do for a job of many calls. If the job hangs or is slow, Do calls part
+// before it returns. The job is suspended while part runs, so part may use all of its
+// data. It must not call methods of the Place.
 func DoInParts[T any](ctx context.Context, p *Place, job func() (T, error), part func()) (T, error) {
 	return do(ctx, p, false, job, part)
 }
 
-// Await is Do for callers with nothing else to do: it also waits for a Place that
-// hangs, until ctx ends.
+// Await is Do for callers that have nothing else to do: while the Place hangs, it waits
+// until ctx ends.
 func Await[T any](ctx context.Context, p *Place, job func() (T, error)) (T, error) {
 	return do(ctx, p, true, job, nil)
 }
@@ -258,7 +254,7 @@ func do[T any](ctx context.Context, p *Place, await bool, job func() (T, error),
 	}
 }
 
-// take waits for the place's turn.
+// take waits for the turn of the caller.
 func (p *Place) take(ctx context.Context, await bool) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
@@ -279,8 +275,8 @@ func (p *Place) take(ctx context.Context, await bool) error {
 	}
 }
 
-// begin and end stand around a job. The channel that begin returns is closed when
-// the job hangs or is slow.
+// begin and end enclose a job. The channel that begin returns is closed when the job
+// hangs or is slow.
 func (p *Place) begin(part func()) (hangs <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -304,12 +300,12 @@ func (p *Place) end() {
 	p.forget()
 }
 
-// check looks whether the call under way, or the job, has had its time.
+// check runs when the time of the call or the job may be up.
 func (p *Place) check() {
 	p.still.Lock()
 	defer p.still.Unlock()
 	p.mu.Lock()
-	if p.watch == nil || isClosed(p.hangs) { // the job has ended, or it is known
+	if p.watch == nil || isClosed(p.hangs) { // the job has ended, or has been reported
 		p.mu.Unlock()
 		return
 	}
@@ -328,8 +324,8 @@ func (p *Place) check() {
 	p.giveUp(slow)
 }
 
-// giveUp has those who wait go on with what there is. The caller holds still and mu,
-// of which it releases mu; the job stands still, for it is in a call, or calls this.
+// giveUp lets the callers continue with partial results. The caller holds still and mu;
+// giveUp releases mu. The job is suspended: it is in a call, or is the caller.
 func (p *Place) giveUp(slow bool) {
 	p.last = HangError{p.path, p.began, slow, p}
 	if slow {
@@ -356,8 +352,8 @@ func (p *Place) giveUp(slow bool) {
 		"hint", "is its mount there? is it a pipe without a writer? the gate reads it again when it answers")
 }
 
-// answers notes that the place neither hangs nor is slow any more, if it was. The
-// caller holds mu, and calls tell without it.
+// answers notes that the Place answers again, if it did not. The caller holds mu, and
+// calls tell after releasing it.
 func (p *Place) answers() (tell func()) {
 	if !isClosed(p.hangs) {
 		return func() {}
@@ -376,10 +372,10 @@ func (p *Place) answers() (tell func()) {
 	}
 }
 
-// enter and leave stand around each call.
+// enter and leave enclose each call.
 func (p *Place) enter(path string) { p.enterAs(path, true) }
 
-// enterAs is enter; follow says whether the call follows a link.
+// enterAs is enter; follow says whether the call follows links.
 func (p *Place) enterAs(path string, follow bool) {
 	p.mu.Lock()
 	p.path, p.began = path, time.Now()
@@ -409,8 +405,8 @@ func (p *Place) leave() {
 	tell()
 }
 
-// Beside does a job of another place in a job of this one, which waits for it as Do
-// does. The time counts as this job's.
+// Beside runs a job of another Place within a job of p. It waits as Do does, and the
+// time counts for the job of p.
 func Beside[T any](p, other *Place, path string, job func() (T, error)) (T, error) {
 	began := time.Now()
 	v, err := Do(context.Background(), other, job)
@@ -439,7 +435,7 @@ func (p *Place) Hangs() *HangError {
 	return &last
 }
 
-// lastHang is for somebody who saw the place hang. It may be back by now.
+// lastHang is for a caller that saw the Place hang; it may answer again by now.
 func (p *Place) lastHang() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -458,7 +454,7 @@ func isClosed(c <-chan struct{}) bool {
 
 var hanging struct {
 	mu     sync.Mutex
-	places []*Place // in the order in which they began to
+	places []*Place // oldest hang first
 	late   []*lateness
 }
 
@@ -476,9 +472,9 @@ func note(p *Place, hangs bool) {
 	}
 }
 
-// GoneOnWithout is for many jobs that are slow together: the caller has waited for
-// them long enough. It says so, and lists the place until done. A place that hangs
-// has said so already.
+// GoneOnWithout reports that the caller no longer waits for jobs that are slow
+// together: it logs this, and lists the Place until done. A Place that hangs has
+// already been reported.
 func (p *Place) GoneOnWithout(path string, since time.Time, done <-chan struct{}) {
 	if p.Hangs() != nil {
 		return
@@ -505,8 +501,7 @@ type Hang struct {
 	HangError
 }
 
-// Hanging lists the Places of the process that are in use and hang or are slow, the
-// longest first.
+// Hanging lists the Places in use that hang or are slow, oldest first.
 func Hanging() (list []Hang) {
 	hanging.mu.Lock()
 	places, late := slices.Clone(hanging.places), slices.Clone(hanging.late)
@@ -517,7 +512,7 @@ func Hanging() (list []Hang) {
 		}
 	}
 	for _, l := range late {
-		hangs := func(h Hang) bool { return h.place == l.place } // and says so itself, by now
+		hangs := func(h Hang) bool { return h.place == l.place } // the Place reports itself by now
 		if l.place.used() && !slices.ContainsFunc(list, hangs) {
 			list = append(list, Hang{l.place.what, l.HangError})
 		}
@@ -525,17 +520,17 @@ func Hanging() (list []Hang) {
 	return list
 }
 
-// stalls are for tests; nil elsewhere.
+// stalls simulate hanging file systems in tests; otherwise nil.
 var stalls atomic.Pointer[[]stall]
 
 type stall struct {
 	prefix string
 	delay  time.Duration
-	over   chan struct{} // nil: it is a delay
+	over   chan struct{} // nil: a delay
 }
 
-// waitForStalls waits where a path leads, but for its last part if that is a link and
-// not to be followed.
+// waitForStalls waits for stalls on the way to path. Without follow it ignores a link
+// in the last element.
 func waitForStalls(path string, follow bool) {
 	if list := stalls.Load(); list != nil {
 		real, err := filepath.EvalSymlinks(path)
@@ -558,8 +553,8 @@ func waitForStalls(path string, follow bool) {
 	}
 }
 
-// Stall makes all calls for paths that begin with prefix hang until resume is
-// called. It is for tests of what uses this package.
+// Stall makes all calls for paths that begin with prefix hang until resume is called.
+// It is for tests of packages that use this one.
 func Stall(prefix string) (resume func()) {
 	over := make(chan struct{})
 	end := addStall(stall{prefix: prefix, over: over})
@@ -569,8 +564,8 @@ func Stall(prefix string) (resume func()) {
 	})
 }
 
-// Delay makes all calls for paths that begin with prefix take this long until end
-// is called. It is for tests as well.
+// Delay makes all calls for paths that begin with prefix take this long until end is
+// called. It is for tests too.
 func Delay(prefix string, each time.Duration) (end func()) {
 	return addStall(stall{prefix: prefix, delay: each})
 }

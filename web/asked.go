@@ -9,30 +9,28 @@ import (
 )
 
 const (
-	askedSessions = 4096 // that may have open logins; about 300 bytes each
-	askedShare    = 8    // one address may have this part of them
+	askedSessions = 4096 // sessions with open logins; about 300 bytes each
+	askedShare    = 8    // one address may have one in this many
 
-	// askedIdle is how long a session keeps its place after its last request. The answer
-	// comes within boshWait, and servers end a session that sends no requests for
-	// less than that.
+	// askedIdle is how long a session keeps its place after its last request. An answer
+	// comes within boshWait, and servers end a session that is idle for less than that.
 	askedIdle = 2 * boshWait
 )
 
-// askedLogins are the logins of jabber:iq:auth (XEP-0078) that sessions of BOSH have
-// asked for and the server has not refused. They are open. The refusal may come in any
-// answer of the session, and does not always repeat the question.
+// askedLogins are the open logins of BOSH sessions: a session asked for a
+// jabber:iq:auth login (XEP-0078), and the server has not refused it yet. The refusal
+// may come in any answer of the session, and does not always repeat the question.
 //
-// An open login is closed by an error that may refuse it, which then counts, and by
-// a proof that somebody is logged in. A result closes none: clients choose the ids, and
-// so can have another result look like that of the login. The logins that succeed
-// therefore stay open until that proof, and until then as many errors of other kinds can
-// count.
+// An error that may be the refusal closes an open login and counts as a failure; proof
+// of a login closes all of them. A result closes none, because clients choose the ids
+// and could make another result look like that of the login. So successful logins stay
+// open until the proof, and until then as many unrelated errors can count as failures.
 //
-// A full table takes no further session. It pushes none out, because a client could do
-// that to its own with a sid that it invents.
+// A full table accepts no more sessions. It does not evict any, because a client could
+// use that, with invented sids, to evict its own.
 //
-// Sessions are known by their sid alone, whatever the vhost and the client's address.
-// Servers make it unique, and hard to guess.
+// The key is the sid alone, without vhost and client address. Servers make it unique
+// and hard to guess.
 type askedLogins struct {
 	seed maphash.Seed
 
@@ -52,7 +50,7 @@ func newAskedLogins() *askedLogins {
 	return &askedLogins{seed: maphash.MakeSeed(), sessions: map[uint64]*fair.Entry[*askedSession]{}}
 }
 
-// add opens n logins, and reports false where there is no room.
+// add opens n logins. It reports false if there is no room.
 func (a *askedLogins) add(sid string, owner netip.Addr, n int) bool {
 	key := maphash.String(a.seed, sid)
 	a.mu.Lock()
@@ -95,7 +93,7 @@ func (a *askedLogins) take(sid string) bool {
 	return true
 }
 
-// drop closes all of a session's, for somebody is logged in.
+// drop closes all logins of a session that has logged in.
 func (a *askedLogins) drop(sid string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -104,7 +102,7 @@ func (a *askedLogins) drop(sid string) {
 	}
 }
 
-// forget drops a session; a.mu is held.
+// forget drops a session. The caller holds a.mu.
 func (a *askedLogins) forget(e *fair.Entry[*askedSession]) {
 	a.used.Remove(e)
 	delete(a.sessions, e.Value.key)

@@ -18,27 +18,26 @@ import (
 )
 
 const (
-	// boshWait bounds how long the XMPP server may hold a request. Clients ask
-	// for 60 s, and servers grant no more than 2 minutes by default.
+	// boshWait bounds how long the XMPP server may hold a request. Clients ask for 60
+	// s, and servers grant at most 2 minutes by default.
 	boshWait = 5 * time.Minute
 
 	boshBody      = 30 * time.Second // for a request's body, if no other request needs its slot
 	boshMaxHeader = 64 << 10         // bytes of an answer's header
 
 	boshDial  = 5 * time.Second
-	boshWrite = 30 * time.Second // for a client to take the answer, beside boshWait
+	boshWrite = 30 * time.Second // for the client to read the answer, in addition to boshWait
 
-	// boshIdle is how many idle connections to BOSH servers are kept where
-	// Options do not say.
+	// boshIdle is the default of Options.IdleBOSH.
 	boshIdle = 64
 )
 
-// bosh passes requests for one path to an XMPP server that does BOSH
-// (XEP-0124), as they are: who may ask from where (CORS) is its business.
+// bosh passes requests for one path unchanged to an XMPP server that supports BOSH
+// (XEP-0124). The server decides which origins may use it (CORS).
 //
-// A request has a slot among those of its Site (boshslots.go). Its body is read
-// whole and held against the vhost's rules (boshrules.go) before the server, or a
-// descriptor for it, is bothered.
+// Each request takes one of the slots of its Site (boshslots.go). Its body is read
+// completely and checked against the rules of the vhost (boshrules.go) before a
+// connection to the server is made.
 type bosh struct {
 	path         string
 	url          string // scheme and host, for the log
@@ -66,11 +65,10 @@ func newTransport(config *tls.Config, sources []netip.Addr, idle int) *http.Tran
 		DisableKeepAlives:   idle == 0,
 		MaxIdleConns:        idle,
 		MaxIdleConnsPerHost: idle,
-		// Short, for a server may close at that moment a connection that is
-		// chosen for a request.
+		// Short, because a server may close an idle connection just as it is chosen.
 		IdleConnTimeout:       15 * time.Second,
 		ResponseHeaderTimeout: boshWait,
-		// By default it would be 10 MiB, for each request.
+		// The default is 10 MiB per request.
 		MaxResponseHeaderBytes: boshMaxHeader,
 		DisableCompression:     true,
 	}
@@ -82,8 +80,8 @@ func newBOSH(o Vhost, slots *boshSlots, transport *http.Transport, log *slog.Log
 	b.proxy = &httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.Out.URL.Scheme, pr.Out.URL.Host = target.Scheme, target.Host
-			// The client's Host stays, as with WebSockets: servers find their
-			// own vhost by it.
+			// Keep the client's Host, as for WebSockets: servers find their own vhost
+			// by it.
 			pr.Out.Host = pr.In.Host
 			pr.Out.Header = boshHeader(pr.Out.Header)
 			pr.Out.Header.Set("Accept-Encoding", "identity") // for answers are read
@@ -93,17 +91,16 @@ func newBOSH(o Vhost, slots *boshSlots, transport *http.Transport, log *slog.Log
 		},
 		ModifyResponse: b.answered,
 		Transport:      transport,
-		FlushInterval:  -1, // what a server says early is for the client now
+		FlushInterval:  -1, // flush at once: the answer may come in pieces
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ErrorHandler:   func(w http.ResponseWriter, r *http.Request, err error) { b.failed(w, r, err, log) },
 	}
 	return b
 }
 
-// boshHeaders go through. All others of the client's stay behind, as with
-// WebSockets: there are a dozen by which proxies tell whose address it is
-// (X-Real-IP, True-Client-IP, CF-Connecting-IP, …), and from a client each is
-// hearsay.
+// boshHeaders are the request headers that are passed on. All others are dropped, as
+// for WebSockets: proxies name the client's address in a dozen of them (X-Real-IP,
+// True-Client-IP, CF-Connecting-IP, …), and a client could forge each.
 var boshHeaders = []string{
 	"Accept", "Accept-Charset", "Accept-Language", "Access-Control-Request-Headers",
 	"Access-Control-Request-Method", "Access-Control-Request-Private-Network", "Authorization", "Cache-Control",
@@ -121,7 +118,7 @@ func boshHeader(client http.Header) http.Header {
 	return h
 }
 
-// answered looks at the answer to a request before its client gets any of it.
+// answered inspects the answer before the client gets any of it.
 func (b *bosh) answered(resp *http.Response) error {
 	if err := hideRedirect(resp); err != nil {
 		return err
@@ -129,7 +126,8 @@ func (b *bosh) answered(resp *http.Response) error {
 	return b.judgeLogins(resp)
 }
 
-// serve passes one request on. The connection may be kept for others.
+// serve passes one request on. With keep, the connection may stay open for more
+// requests.
 func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool) {
 	if !allow(w, r, http.MethodGet, http.MethodHead, http.MethodPost, http.MethodOptions) {
 		return
@@ -177,8 +175,8 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 		b.failed(w, r, &bodyError{err}, s.log)
 		return
 	}
-	// From now on net/http reads to notice that the client goes, however long the
-	// server takes.
+	// From now on net/http reads, to notice when the client disconnects, however long
+	// the server takes.
 	control.SetReadDeadline(time.Time{})
 	control.SetWriteDeadline(time.Now().Add(boshWait + boshWrite))
 	if err := b.check(r, body, of); err != nil {
@@ -196,8 +194,8 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 	b.proxy.ServeHTTP(w, r)
 }
 
-// failed answers where the XMPP server did not. What is behind the gate is for
-// the log alone.
+// failed answers when the XMPP server did not. Details about the server go to the log
+// only.
 func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *slog.Logger) {
 	w.Header().Set("Connection", "close")
 	var tooLong *http.MaxBytesError
@@ -213,13 +211,13 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 	case errors.As(err, &tooLong):
 		tooLarge(w)
 	case errors.As(err, &cut):
-		// The client's doing, and no word about the server.
+		// The client's fault; says nothing about the server.
 		log.Debug("bosh: request cut short", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", cut.err)
 		http.Error(w, "400 Bad Request\n\nThe request was incomplete or late.", http.StatusBadRequest)
 	case errors.Is(err, context.Canceled):
-		// The client has gone, or a drain has begun, or memory is short. That client sends the
-		// request again, with the same rid, and finds another gate: XEP-0124,
-		// section 14.3, has the server answer it as if it were the first time.
+		// The client has disconnected, a drain has begun, or memory is short. The
+		// client repeats the request with the same rid at another gate, and the server
+		// answers as if it were the first time (XEP-0124, section 14.3).
 		unavailable(w, "This gate could not keep the request. Try again in a moment.")
 	case errors.As(err, &usedUp):
 		b.noAnswer.Warn(log, "bosh: no answer", "upstream", b.url, "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", err, "hint", usedUp.Hint())
@@ -235,14 +233,14 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 
 const tooManyText = "Too many clients are connected at the moment. Try again later."
 
-// A bodyError is the client's fault.
+// A bodyError is an error that the client caused.
 type bodyError struct{ err error }
 
 func (e *bodyError) Error() string { return e.err.Error() }
 func (e *bodyError) Unwrap() error { return e.err }
 
-// A placedBody is a body that was read already. It gives up what it takes of the
-// Site's share once the server has it.
+// A placedBody is a body that has been read already. It releases its share of the
+// Site's memory once the server has it.
 type placedBody struct {
 	*bytes.Reader
 	slot *boshSlot

@@ -10,13 +10,13 @@ import (
 	"wssgate/xmpp"
 )
 
-// lostBody ends a session whose server sent it to an inner address (XEP-0124, section
-// 17.2).
+// lostBody ends a session that the server redirected to an internal address (XEP-0124,
+// section 17.2).
 const lostBody = `<body xmlns="http://jabber.org/protocol/httpbind" type="terminate" condition="remote-connection-failed"/>`
 
-// hideRedirect puts another body in the place of one that sends the client elsewhere:
-// the address in it is an inner one, and there is none to tell instead. Such are
-// see-other-uri, and a stream error with a see-other-host in it.
+// hideRedirect replaces a body that redirects the client, because the address in it is
+// internal and there is no public one to replace it. Redirects are see-other-uri, and a
+// stream error with see-other-host.
 func hideRedirect(resp *http.Response) error {
 	if resp.Body == nil || resp.Body == http.NoBody || resp.ContentLength == 0 {
 		return nil
@@ -48,7 +48,7 @@ func hideRedirect(resp *http.Response) error {
 	return nil
 }
 
-// hasStart reports whether b has the whole start tag of a body, or can't come to it.
+// hasStart reports whether b has the complete start tag of a body, or can't have one.
 func hasStart(b []byte) bool {
 	if begins := bytes.TrimLeft(b, " \t\r\n\ufeff"); len(begins) > 0 && begins[0] != '<' || len(b) > xmpp.MaxOpen {
 		return true
@@ -57,7 +57,7 @@ func hasStart(b []byte) bool {
 	return err == nil
 }
 
-// readUntil appends to b until enough says so, or r ends.
+// readUntil appends to b until enough returns true, or r ends.
 func readUntil(r io.Reader, b []byte, enough func([]byte) bool) ([]byte, error) {
 	for buf := make([]byte, 4<<10); !enough(b); {
 		n, err := r.Read(buf)
@@ -72,7 +72,7 @@ func readUntil(r io.Reader, b []byte, enough func([]byte) bool) ([]byte, error) 
 	return b, nil
 }
 
-// A readAhead is a body of which something was read.
+// A readAhead is a body whose beginning has been read.
 type readAhead struct {
 	io.Reader
 	io.Closer

@@ -14,11 +14,11 @@ import (
 	"wssgate/xmpp"
 )
 
-// A boshRefusal is why a request does not reach the XMPP server, and what its
-// client gets instead: the end of its BOSH session with a condition (XEP-0124,
-// section 17.2), or an HTTP status.
+// A boshRefusal says why a request does not reach the XMPP server, and what its client
+// gets instead: the end of its BOSH session with a condition (XEP-0124, section 17.2),
+// or an HTTP status.
 type boshRefusal struct {
-	condition string // empty: status says it
+	condition string // if empty, use status
 	status    int
 	err       error
 }
@@ -49,13 +49,13 @@ func (e *boshRefusal) answer(w http.ResponseWriter) {
 // its request, and 80 ms for 1 MiB.
 const longAsk = 4 << 10 // bytes; real ones are below 1 KiB
 
-// check holds a request against the vhost's domains: each body that has a `to`, and
-// one that begins a session without. Where logins are judged, `of` is not nil: it is told
-// the session, and the logins of jabber:iq:auth that the body asks for.
+// check applies the vhost's rule on domains to each body that has a `to`, and to each
+// that begins a session without one. If failed logins are counted, `of` is not nil:
+// check gives it the session and the jabber:iq:auth logins in the body.
 //
-// A body that may have one of those is read as strictly as one that may have a `to`:
-// a login that only the server finds would not be counted. A long body is not read, and
-// taken to have as many logins as it can have.
+// A body that may have such a login is parsed as strictly as one with a `to`: a login
+// that only the server finds would not be counted. A long body is not parsed, and
+// counts as the most logins that it can have.
 func (b *bosh) check(r *http.Request, body []byte, of *loginsOf) *boshRefusal {
 	mayAsk := of != nil && xmpp.MayAskIQAuth(body)
 	strict := b.allowsDomain != nil || mayAsk

@@ -11,37 +11,37 @@ import (
 )
 
 const (
-	// boshRequests is how many requests of BOSH are under way at once where Options do
-	// not say. Each costs about 60 KiB here.
+	// boshRequests is the default of Options.BOSHRequests. Each request costs about 60
+	// KiB.
 	boshRequests = 2048
 
-	// A body takes a chunk for each so many bytes after the first so many, and
-	// there are so many chunks: 16 MiB.
+	// Beyond its first bytes, a body takes chunks of this size. All chunks together are
+	// 16 MiB.
 	boshChunk  = 16 << 10
 	boshChunks = 1024
 
-	// bodyPatience is how long a body may take beside others that want the slot.
+	// bodyPatience is how long a body may take while others wait for the slot.
 	bodyPatience = time.Second
 
-	// readingShare is which part of all slots one address may have for bodies that are
-	// not whole, before it gives one up at once.
+	// readingShare: an address may use one in this many slots for incomplete bodies.
+	// Beyond that, one of its slots is freed at once.
 	readingShare = 8
 )
 
-// errGivenUp is why a request ends whose slot another request gets.
+// errGivenUp ends a request whose slot another request gets.
 var errGivenUp = errors.New("closed to make room for another client")
 
-// boshSlots are the requests of a Site's BOSH, and the memory of their bodies. Where
-// either is all taken, a request whose body does not come is given up; else the client
-// address that has most of it loses its oldest request, unless that is the one that
-// wants more.
+// boshSlots bounds the requests of a Site's BOSH and the memory of their bodies. When
+// either runs out, it closes a request whose body has not arrived; otherwise the client
+// address with the most loses its oldest request, unless that request is the one
+// asking.
 type boshSlots struct {
 	most int // requests
 
 	mu       sync.Mutex
 	requests fair.Set[*boshSlot]
-	reading  fair.Set[*boshSlot] // those whose body is not whole
-	chunks   fair.Set[*boshSlot] // a request as often as its body has chunks
+	reading  fair.Set[*boshSlot] // requests with an incomplete body
+	chunks   fair.Set[*boshSlot] // a request appears once per chunk of its body
 }
 
 // A boshSlot is the slot of one request.
@@ -55,7 +55,7 @@ type boshSlot struct {
 }
 
 // take returns a slot for a request whose body is to be read, or nil. giveUp must not
-// wait.
+// block.
 func (p *boshSlots) take(client string, giveUp func()) *boshSlot {
 	slot := &boshSlot{slots: p, owner: fair.OwnerOf(client), giveUp: giveUp}
 	p.mu.Lock()
@@ -68,8 +68,8 @@ func (p *boshSlots) take(client string, giveUp func()) *boshSlot {
 	return slot
 }
 
-// room sees to it that the set can take one more for a request, and reports false where
-// nobody has to give one up for that; p.mu is held.
+// room makes the set able to take one more entry for a request. It reports false if no
+// request can be closed for that. The caller holds p.mu.
 func (p *boshSlots) room(set *fair.Set[*boshSlot], most int, wants *boshSlot) bool {
 	for set.Len() >= most {
 		out := p.reading.GivesWay(wants.owner, p.most/readingShare, bodyPatience)
@@ -85,7 +85,7 @@ func (p *boshSlots) room(set *fair.Set[*boshSlot], most int, wants *boshSlot) bo
 	return true
 }
 
-// free gives back all that a request has; slots.mu is held.
+// free releases everything that a request holds. The caller holds slots.mu.
 func (p *boshSlot) free() {
 	p.slots.requests.Remove(p.request)
 	p.slots.reading.Remove(p.reading)
@@ -106,21 +106,22 @@ func (p *boshSlot) leave() {
 	p.free()
 }
 
-// dropBody gives back what the body takes.
+// dropBody releases the memory of the body.
 func (p *boshSlot) dropBody() {
 	p.slots.mu.Lock()
 	defer p.slots.mu.Unlock()
 	p.freeBody()
 }
 
-// whole notes that the body has come.
+// whole notes that the body is complete.
 func (p *boshSlot) whole() {
 	p.slots.mu.Lock()
 	defer p.slots.mu.Unlock()
 	p.slots.reading.Remove(p.reading)
 }
 
-// grow takes what a body of size bytes takes, and reports whether that is there.
+// grow takes the chunks for a body of size bytes, and reports whether there were
+// enough.
 func (p *boshSlot) grow(size int) bool {
 	s := p.slots
 	s.mu.Lock()
@@ -134,8 +135,8 @@ func (p *boshSlot) grow(size int) bool {
 	return true
 }
 
-// read reads a body to its end. Memory grows with what has come, whatever length
-// was declared.
+// read reads a body to its end. Memory grows with what has arrived, whatever length was
+// declared.
 func (p *boshSlot) read(r io.Reader) ([]byte, error) {
 	var body []byte
 	for {

@@ -20,12 +20,11 @@ func isDiscovery(path string) bool {
 	return path == pathXRD || path == pathJRD || path == pathNodes
 }
 
-// discover answers with one of the documents: v's, or where that is nil, what
-// all vhosts together have for the XMPP domain of that name.
+// discover answers with one of the documents: that of v or, if v is nil, that of all
+// vhosts with the XMPP domain name.
 func (s *Site) discover(w http.ResponseWriter, r *http.Request, name string, v *vhost) {
 	h := w.Header()
-	// Clients in browsers ask from the pages of other origins (XEP-0156,
-	// section 3).
+	// Browsers ask from pages of other origins (XEP-0156, section 3).
 	h.Set("Access-Control-Allow-Origin", "*")
 	if !allow(w, r, http.MethodGet, http.MethodHead, http.MethodOptions) {
 		return
@@ -52,7 +51,7 @@ func (s *Site) discover(w http.ResponseWriter, r *http.Request, name string, v *
 		return
 	}
 	h.Set("X-Content-Type-Options", "nosniff")
-	// The order is another one for each client; a cache would give all the same.
+	// The order differs for each client; a cache would give all clients the same.
 	h.Set("Cache-Control", "no-cache")
 	h.Set("Content-Type", xmpp.TypeJSON)
 	switch r.URL.Path {
@@ -66,8 +65,8 @@ func (s *Site) discover(w http.ResponseWriter, r *http.Request, name string, v *
 	}
 }
 
-// discovery adds up what the vhosts have to tell, each thing once: what the client can
-// use now.
+// discovery merges the links of the vhosts, without duplicates, and keeps those that
+// the client can use now.
 func (s *Site) discovery(r *http.Request, name string, vhosts []*vhost) (d xmpp.Discovery) {
 	for _, v := range vhosts {
 		about := v.about(name)
@@ -89,13 +88,13 @@ func (s *Site) discovery(r *http.Request, name string, vhosts []*vhost) (d xmpp.
 	return d
 }
 
-// named reports whether there is an address to tell at other times.
+// named reports whether an address exists that the client could use at other times.
 func (s *Site) named(r *http.Request, name string, vhosts []*vhost) bool {
 	return slices.ContainsFunc(vhosts, func(v *vhost) bool { return len(v.urls()) > 0 || s.own(r, name, v) != "" })
 }
 
-// urlsOf are the URLs of a vhost at which the client's streams to one of the domains
-// are taken: of those that it has, or else the gate's own.
+// urlsOf returns the URLs of a vhost that now accept the client's streams to one of the
+// domains: the configured ones, or else the gate's own.
 func (s *Site) urlsOf(r *http.Request, name string, v *vhost, domains []string) (urls []string) {
 	all := false
 	if v.WebSocket != nil {
@@ -109,8 +108,8 @@ func (s *Site) urlsOf(r *http.Request, name string, v *vhost, domains []string) 
 	return urls
 }
 
-// about returns the XMPP domains that a document of v is about, where name was
-// asked for it: that, or all of v's where it is no domain but an address of theirs.
+// about returns the XMPP domains of a document of v that was requested for name: name
+// itself if it is a domain of v, otherwise all of v's domains.
 func (v *vhost) about(name string) []string {
 	if len(v.Domains) == 0 || slices.Contains(v.Domains, name) || slices.Contains(v.Domains, wildcard(name)) {
 		return []string{name}
@@ -118,8 +117,8 @@ func (v *vhost) about(name string) []string {
 	return v.Domains
 }
 
-// takes reports whether a client's streams to one of the domains, which may be
-// wildcards, are taken at a URL now. It is so at an address of somebody else's.
+// takes reports whether a URL now accepts the client's streams to one of the domains,
+// which may be wildcards. URLs of other servers always do.
 func (s *Site) takes(r *http.Request, wss string, domains []string) bool {
 	u, err := url.Parse(wss)
 	if err != nil || s.byName(u.Hostname()) == nil {
@@ -138,7 +137,7 @@ func (s *Site) takesBOSH(r *http.Request, own string, v *vhost, domains []string
 	})
 }
 
-// lets reports whether a client may come to a name of ours now.
+// lets reports whether a client may now use one of our names.
 func (s *Site) lets(r *http.Request, name string) bool {
 	return s.options.HasCertificate(name) && s.keepsOut(r, name) == nil && (s.options.TurnsAway == nil || !s.options.TurnsAway(name))
 }

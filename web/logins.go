@@ -14,40 +14,40 @@ import (
 	"wssgate/xmpp"
 )
 
-// maxLoginAnswer is how much of an answer of BOSH is looked at before any of it
-// goes on, where the server says how long it is. What comes behind that, or in
-// pieces, is looked at as it passes.
+// maxLoginAnswer is how much of a BOSH answer with a declared length is inspected
+// before any of it is sent. The rest, and answers without a length, are inspected as
+// they pass.
 const maxLoginAnswer = 16 << 10 // bytes
 
 // loginsKey finds a request's loginsOf in its context.
 type loginsKey struct{}
 
-// loginsOf is who judges the logins of a client's request.
+// loginsOf counts the logins of one request.
 type loginsOf struct {
 	logins  Logins
 	request *http.Request // the client's
 	asked   *askedLogins
-	sid     string // empty: there is no session yet
+	sid     string // empty: no session yet
 }
 
-// session notes which session the request is of.
+// session sets the session of the request.
 func (of *loginsOf) session(sid string) {
 	of.sid = sid
 	of.asked.touch(sid)
 }
 
-// asks notes that the request asks for so many logins of jabber:iq:auth, and reports
-// whether there was room for that.
+// asks notes that the request starts n logins of jabber:iq:auth, and reports whether
+// there was room.
 func (of *loginsOf) asks(n int) bool {
 	return of.asked.add(of.sid, fair.OwnerOf(of.request.RemoteAddr), n)
 }
 
-// A refusedError stands for an answer that its client does not get.
+// A refusedError replaces an answer that its client must not get.
 type refusedError struct{ banned time.Duration }
 
 func (e *refusedError) Error() string { return "too many failed logins" }
 
-// judgeLogins looks for the end of a login in the answer to a request.
+// judgeLogins looks for the end of a login in an answer.
 func (b *bosh) judgeLogins(resp *http.Response) error {
 	of, ok := resp.Request.Context().Value(loginsKey{}).(*loginsOf)
 	if !ok || resp.Body == nil || resp.Body == http.NoBody || resp.ContentLength == 0 {
@@ -82,14 +82,14 @@ func (b *bosh) judgeLogins(resp *http.Response) error {
 	return nil
 }
 
-// A loginBody is an answer's body that is looked at as it is read.
+// A loginBody is the body of an answer, inspected as it is read.
 type loginBody struct {
 	io.ReadCloser
 	of     *loginsOf
 	ctx    context.Context
-	first  []byte // read, and looked at
+	first  []byte // already read and inspected
 	reader xmpp.LoginReader
-	failed int // that the judge knows of
+	failed int // failures that have been counted
 	ended  bool
 }
 
@@ -101,13 +101,14 @@ func (l *loginBody) Read(p []byte) (n int, err error) {
 	}
 	n, err = l.ReadCloser.Read(p)
 	if banned, judged := l.judge(p[:n]); judged != nil || banned > 0 {
-		// The answer's head has gone: the connection ends in the middle of it.
+		// The header is already sent, so the connection ends in the middle of the
+		// answer.
 		return 0, &refusedError{banned}
 	}
 	return n, err
 }
 
-// judge looks at more of the body, and waits where its client is slowed.
+// judge inspects more of the body, and waits if its client is slowed down.
 func (l *loginBody) judge(b []byte) (banned time.Duration, err error) {
 	if l.ended {
 		return 0, nil
@@ -135,8 +136,8 @@ func (l *loginBody) judge(b []byte) (banned time.Duration, err error) {
 	}
 }
 
-// loginsRefused is the answer to a client whose address is refused. BOSH clients
-// read 403 as policy-violation (XEP-0124, section 17.1).
+// loginsRefused answers a client whose address is refused. BOSH clients read 403 as
+// policy-violation (XEP-0124, section 17.1).
 func loginsRefused(w http.ResponseWriter, banned time.Duration) {
 	seconds := int((banned + time.Second - 1) / time.Second)
 	w.Header().Set("Retry-After", strconv.Itoa(seconds))

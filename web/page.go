@@ -6,8 +6,8 @@ import (
 	"net/http"
 )
 
-// page says what this is to people who open the address in a browser, and to
-// clients that ask whether it is there before they open a WebSocket.
+// page explains the address to people who open it in a browser, and to clients that
+// check it before they open a WebSocket.
 func (s *Site) page(w http.ResponseWriter, r *http.Request, v *vhost) {
 	path, get := r.URL.EscapedPath(), r.Method == http.MethodGet || r.Method == http.MethodHead
 	if path != "/" && path != v.Path && (v.Path != "" || !get) {

@@ -21,7 +21,7 @@ func (s *Site) plain(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// redirect sends a client to the same path under TLS, for names that have it.
+// redirect sends a client to the same path under https, if the name has TLS.
 func (s *Site) redirect(w http.ResponseWriter, r *http.Request, name string) {
 	if s.byName(name) == nil && !s.options.HasCertificate(name) {
 		notFound(w, "Nothing is served under this name.")
@@ -38,7 +38,7 @@ func (s *Site) redirect(w http.ResponseWriter, r *http.Request, name string) {
 	w.WriteHeader(http.StatusPermanentRedirect)
 }
 
-// A server for plain HTTP has these bounds; there is nothing big or slow in it.
+// Bounds of the server for plain HTTP. It serves nothing large or slow.
 const (
 	plainHeader    = 5 * time.Second  // for a request's header
 	plainTimeout   = 10 * time.Second // for a request, and again for its answer

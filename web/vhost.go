@@ -11,13 +11,13 @@ import (
 	"strings"
 )
 
-// A vhost is a Vhost with what is made of it.
+// A vhost is a Vhost with the values derived from it.
 type vhost struct {
 	Vhost
-	bosh *bosh // nil: none
+	bosh *bosh // nil: no BOSH
 }
 
-// urls are the URLs to list that are not the gate's own.
+// urls returns the configured URLs, without the gate's own.
 func (v *vhost) urls() []string {
 	if v.WebSocket == nil {
 		return nil
@@ -67,15 +67,15 @@ func (s *Site) newVhost(o Vhost) *vhost {
 	return v
 }
 
-// Close gives up idle connections to BOSH. Requests are still answered.
+// Close closes idle connections to BOSH servers. Requests are still answered.
 func (s *Site) Close() {
 	for _, t := range s.transports {
 		t.CloseIdleConnections()
 	}
 }
 
-// byName returns the vhost of a server name, the exact one before a wildcard of
-// one label; nil where there is none.
+// byName returns the vhost of a server name, or nil. An exact name wins over a
+// wildcard.
 func (s *Site) byName(name string) *vhost {
 	if s.any != nil && s.options.HasCertificate(name) {
 		return s.any
@@ -94,8 +94,7 @@ func (s *Site) byDomain(domain string) []*vhost {
 	return s.domains[wildcard(domain)]
 }
 
-// normal is the normal form of a name that is ASCII already, as Host and the
-// TLS server name are.
+// normal is the normal form of a name in ASCII, such as a Host or a TLS server name.
 func normal(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
 // wildcard returns the wildcard that a name falls under.
@@ -116,13 +115,13 @@ func withPort(name, port string) string {
 	return net.JoinHostPort(name, port)
 }
 
-// own returns where the gate itself serves a vhost, as a client may be told who
-// asked under name: host and perhaps port; empty where nobody can say.
+// own returns the host, and perhaps port, at which the gate serves a vhost, for a
+// client that asked for name. It is empty if unknown.
 func (s *Site) own(r *http.Request, name string, v *vhost) string {
 	covers := v == s.any || slices.Contains(v.Names, name) || slices.Contains(v.Names, wildcard(name))
 	authority := s.authority
 	if _, port, err := net.SplitHostPort(r.Host); r.TLS != nil && err == nil && port != "" {
-		// What worked for this request works again, behind a port mapping too.
+		// The address of this request works again, behind a port mapping too.
 		authority = func(name string) string { return withPort(name, port) }
 	} else if r.TLS != nil && covers {
 		return name
@@ -135,7 +134,7 @@ func (s *Site) own(r *http.Request, name string, v *vhost) string {
 			return authority(other)
 		}
 	}
-	// Names are wildcards all: only what is configured helps.
+	// All names are wildcards: only configured URLs help.
 	if urls := v.urls(); len(urls) > 0 {
 		if u, err := url.Parse(urls[0]); err == nil {
 			return u.Host
@@ -144,8 +143,8 @@ func (s *Site) own(r *http.Request, name string, v *vhost) string {
 	return ""
 }
 
-// hostName takes a Host apart and returns its name in normal form, without the
-// port. It reports false for what is no name: a redirect would repeat it.
+// hostName returns the name in a Host, in normal form and without the port. It reports
+// false for invalid names: a redirect would repeat them.
 func hostName(host string) (name string, ok bool) {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h

@@ -15,9 +15,9 @@
 //	where WebSockets are taken      426                  redirect
 //	others                          404                  redirect
 //
-// Whose document it is, says the TLS server name or Host: a vhost answers for
-// its names, and for its XMPP domains, as XEP-0156 asks at https://DOMAIN/.
-// Names that nobody serves get 404 for everything.
+// The TLS server name or the Host selects the vhost. A vhost answers for its names, and
+// for its XMPP domains, because XEP-0156 asks at https://DOMAIN/. Names without a vhost
+// get 404 for every path.
 package web
 
 import (
@@ -35,8 +35,8 @@ import (
 
 // Options configure a Site.
 type Options struct {
-	// Vhosts in the order of the configuration. Any stands for them where there
-	// are none: it has every name with a certificate.
+	// Vhosts in the order of the configuration. If there are none, Any applies: it has
+	// every name with a certificate.
 	Vhosts []Vhost
 	Any    Vhost
 
@@ -44,43 +44,43 @@ type Options struct {
 	// can.
 	HasCertificate func(serverName string) bool
 
-	// AllowsOrigin returns an error where a browser's Origin may not use the
-	// vhost of a server name. Nil: any may.
+	// AllowsOrigin returns an error if the Origin of a browser may not use the vhost of
+	// a server name. Nil: every origin may.
 	AllowsOrigin func(serverName, origin string) error
 
-	// TakesStream returns an error where the vhost of a server name takes no streams
-	// to an XMPP domain at a path now. Nil: all take any.
+	// TakesStream returns an error if the vhost of a server name accepts no streams to
+	// an XMPP domain at a path now. Nil: it accepts all.
 	TakesStream func(serverName, path, domain string) error
 
-	// AllowsClient returns an error where a client may not use the vhost of a
-	// server name, or of a name that plain HTTP was asked for; it may be of no
-	// vhost. Nil: any client may. Addresses are zero for unix sockets.
+	// AllowsClient returns an error if a client may not use the vhost of a name. The
+	// name comes from TLS or from a plain HTTP request, and may have no vhost. Nil:
+	// every client may. The address is zero for unix sockets.
 	AllowsClient func(name string, client netip.Addr) error
 
-	// TurnsAway reports whether a drain keeps new clients of a server name out;
-	// its BOSH then answers 503. Nil: never.
+	// TurnsAway reports whether a drain refuses new clients of a server name; its BOSH
+	// then answers 503. Nil: never.
 	TurnsAway func(serverName string) bool
 
-	// Logins judges those that fail over BOSH; nil: nobody does.
+	// Logins counts failed logins over BOSH. Nil: they are not counted.
 	Logins Logins
 
-	// Port is where clients reach the TLS listener, for URLs in answers to
-	// requests that came another way. 0: 443.
+	// Port is the port of the TLS listener, for URLs in answers to requests that came
+	// another way. 0: 443.
 	Port int
 
 	// MaxBody bounds the body of a BOSH request, in bytes. 0: 1 MiB.
 	MaxBody int64
 
-	// IdleBOSH is how many connections to BOSH servers may be kept idle, all
-	// vhosts together. 0: 64.
+	// IdleBOSH is how many idle connections to BOSH servers are kept, for all vhosts
+	// together. 0: 64.
 	IdleBOSH int
 
-	// BOSHRequests is how many requests of BOSH are under way at once, of all vhosts
+	// BOSHRequests is how many BOSH requests may be in progress at once, for all vhosts
 	// together. 0: 2048.
 	BOSHRequests int
 
-	// Page answers what nothing else does under TLS. Nil: a page that says what
-	// this is, and 404.
+	// Page answers all other requests under TLS. Nil: a page that explains the address,
+	// and 404.
 	Page http.Handler
 
 	Log *slog.Logger // nil: slog.Default()
@@ -88,30 +88,30 @@ type Options struct {
 
 // Logins counts failed logins by client address. A Server of package proxy does.
 type Logins interface {
-	// LoginsRefused says for how long a request is to be refused for them; 0: it
-	// is not.
+	// LoginsRefused returns how long a client is refused for failed logins. 0: it is
+	// not.
 	LoginsRefused(r *http.Request) time.Duration
 
-	// LoginsEnded is told how many logins failed in the answer to a request; none
-	// where there is one that did not. The answer then waits for slow; or banned
-	// says for how long that client gets none, this one neither.
+	// LoginsEnded is called with the number of logins that failed in the answer to a
+	// request; 0 means that one succeeded. The answer waits for slow. If banned is not
+	// 0, the client gets no answer for that long, this one included.
 	LoginsEnded(r *http.Request, failed int) (slow, banned time.Duration)
 }
 
 // A Vhost describes how a Site answers for some names.
 type Vhost struct {
 	Names   []string // TLS server names in their normal form, exact or "*."
-	Domains []string // XMPP domains likewise, which discovery answers for too
+	Domains []string // XMPP domains, likewise; discovery answers for them too
 
-	// WebSocket returns the wss URLs to list now. Nil, or none unless that is all:
-	// the URL that the request was made at, or would be on the TLS listener, with
-	// Path. Of those at our names only what the client can use now is listed.
+	// WebSocket returns the wss URLs to list now. Nil, or an empty list without all:
+	// the URL of this request, or of the TLS listener, with Path. URLs with our names
+	// are listed only if the client can use them now.
 	WebSocket func() (urls []string, all bool)
 	Path      string // empty: "/"
 
-	// BOSH is where requests for its path go; nil: nowhere.
+	// BOSH is the server for requests to its path. Nil: none.
 	BOSH *url.URL
-	TLS  *tls.Config // for a BOSH that is https; nil: the system's roots. Vhosts with one in common share connections
+	TLS  *tls.Config // for an https BOSH; nil: the system's roots. Vhosts that share one share connections
 
 	// Sources are the addresses from which BOSH servers are dialled, as for
 	// ports.Memory.Dial.
@@ -128,9 +128,9 @@ type Vhost struct {
 // Its methods are safe for concurrent use.
 type Site struct {
 	options Options
-	names   map[string]*vhost   // by server name, or "*." and what follows one label
-	domains map[string][]*vhost // by XMPP domain likewise; several may have one
-	any     *vhost              // where no vhost is configured
+	names   map[string]*vhost   // by server name, or by "*." plus the rest of a wildcard
+	domains map[string][]*vhost // by XMPP domain, likewise; several vhosts may share one
+	any     *vhost              // if no vhost is configured
 	log     *slog.Logger
 
 	asked      *askedLogins            // by all vhosts' BOSH
@@ -138,10 +138,9 @@ type Site struct {
 	transports map[way]*http.Transport // to BOSH
 }
 
-// ServeHTTP answers a request that came under TLS for the server name that its
-// Host agrees with, and one that came without for its Host. Connections end with
-// the answer, but for those of BOSH that the caller would keep: who gets a document
-// or a page has no second question.
+// ServeHTTP answers a request. The server name selects the vhost under TLS, and must
+// agree with Host; without TLS, Host does. Connections end with the answer, except for
+// BOSH: clients do not ask for a second document or page.
 func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	keep := w.Header().Get("Connection") != "close"
 	w.Header().Set("Connection", "close")
@@ -167,7 +166,7 @@ func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// keepsOut returns an error where the client may not use the vhost of a name.
+// keepsOut returns an error if the client may not use the vhost of a name.
 func (s *Site) keepsOut(r *http.Request, name string) error {
 	if s.options.AllowsClient == nil {
 		return nil
@@ -188,8 +187,8 @@ func notFound(w http.ResponseWriter, text string) {
 	http.Error(w, "404 Not Found\n\n"+text, http.StatusNotFound)
 }
 
-// allow answers requests by other methods than these, and reports whether it
-// did not have to.
+// allow reports whether the method of the request is one of methods. If it is not, it
+// answers the request.
 func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
 	if slices.Contains(methods, r.Method) {
 		return true
