@@ -142,15 +142,15 @@ upstream = "xmpp"
 
 	steps := []lookStep{
 		{"page": "a", "open": "http://" + g.Addr("admin") + "/"},
-		{"page": "a", "until": "This gate wants its token"},
+		{"page": "a", "until": "Token required"},
 		{"page": "a", "login": "a token that is not it"},
-		{"page": "a", "until": "That is not the token."},
+		{"page": "a", "until": "Wrong token."},
 		{"page": "a", "login": token},
 		{"page": "a", "until": "All is well"},
 		{"page": "a", "see": true}, // 6
 		{"page": "a", "press": "Reload"},
 		{"page": "a", "until": "hint: did you mean"},
-		{"page": "a", "until": "1 thing needs you now"},
+		{"page": "a", "until": "1 problem needs attention now"},
 		{"page": "a", "see": true}, // 10
 		{"page": "a", "choose": "vhost two.test"},
 		{"page": "a", "press": "Drain…", "confirm": true},
@@ -168,7 +168,7 @@ upstream = "xmpp"
 	}
 	byName := []lookStep{
 		{"page": "b", "open": "http://gate.internal:" + port + "/"},
-		{"page": "b", "until": "This gate wants its token"},
+		{"page": "b", "until": "Token required"},
 		{"page": "b", "login": token},
 		{"page": "b", "until": "1 tunnel · 2 vhosts"},
 	}
@@ -355,15 +355,15 @@ func TestAdminPictures(t *testing.T) {
 	}{
 		{"status-well", well, "light", desk, 1, "card good", []string{
 			"All is well", "tunnels · 3 vhosts · 2 upstream nodes", "61 days", "43 days", "tigase / t2", "0.78 ms", "reason=slow_client",
-			"client close", "pong timeout", "from clients", "% resumed since the start", "taken",
+			"client close", "pong timeout", "from clients", "% resumed since start", "accepted",
 		}},
 		{"status-broken", broken, "dark", desk, 1, "card bad", []string{
-			"2 things need you now", `vhost "new.example3.com" has no certificate`, "put its certificate and key into the certificate directory",
-			`the certificate of "example2.com" expires in 9 days`, "connection refused", "warn ×38", "upstream gone", "refused",
+			"2 problems need attention now", `vhost "new.example3.com" has no certificate`, "put its certificate and key into the certificate directory",
+			`the certificate of "example2.com" expires in 9 days`, "connection refused", "warn ×38", "upstream gone", "rejected",
 			`hint: did you mean "connections"?`, "in 50 minutes",
 		}},
-		{"status-phone", broken, "light", phone, 2, "card bad", []string{"2 things need you now", "new.example3.com"}},
-		{"status-drain", draining, "dark", phone, 2, "card work", []string{" of 2,417 connections left", "since 11 seconds; what is left 19 seconds from now is closed"}},
+		{"status-phone", broken, "light", phone, 2, "card bad", []string{"2 problems need attention now", "new.example3.com"}},
+		{"status-drain", draining, "dark", phone, 2, "card work", []string{" of 2,417 connections left", "since 11 seconds; the rest will be closed in 19 seconds"}},
 	}
 	var steps []lookStep
 	for _, test := range tests {
