@@ -12,7 +12,8 @@ import (
 	"wssgate/access"
 )
 
-// checkAccess reads the lists of [access] and of the vhosts, and the files in them.
+// checkAccess reads the lists in [access] and in the vhosts, and the files that they
+// name.
 func (c *Config) checkAccess(ms *mistakes, root keyPath) {
 	c.Access.check(ms, root.key("access"), c)
 	for i, v := range c.Vhost {
@@ -27,7 +28,7 @@ func (a *Access) check(ms *mistakes, p keyPath, c *Config) {
 	}
 }
 
-// accessList takes a list apart into what stands in it and its files.
+// accessList separates the networks in a list from its files.
 func (c *Config) accessList(ms *mistakes, p keyPath, entries []string, allow bool) []*access.Networks {
 	var sets []*access.Networks
 	var inline []netip.Prefix
@@ -70,7 +71,7 @@ func (c *Config) accessList(ms *mistakes, p keyPath, entries []string, allow boo
 	return sets
 }
 
-// AccessFile is the one of a name: what several lists name is read and watched once.
+// accessFile returns the AccessFile of a name. Lists that name the same file share it.
 func (c *Config) accessFile(name string) *AccessFile {
 	for _, f := range c.AccessFiles {
 		if f.Name == name {
@@ -82,21 +83,20 @@ func (c *Config) accessFile(name string) *AccessFile {
 	return f
 }
 
-// An AccessFile is a file with networks. What it held last, when it was good, is in
-// force.
+// An AccessFile is a file with networks. Its latest good contents apply.
 type AccessFile struct {
 	Name     string
-	Folder   string // that it was in when it was read first, links followed
+	Folder   string // in which it was first read, symlinks resolved
 	networks *access.Networks
-	allow    bool // an empty one would let nobody in, and is a mistake
+	allow    bool // an empty file would lock everybody out, and is a mistake
 
 	mu    sync.Mutex
-	sum   [sha256.Size]byte // of what was read last
-	err   error             // what is wrong with the file now
+	sum   [sha256.Size]byte // of the latest contents read
+	err   error             // the current problem
 	since time.Time
 }
 
-// Take takes what reading the file gave. A bad one changes nothing.
+// Take applies the result of reading the file. Bad contents change nothing.
 func (f *AccessFile) Take(data []byte, err error) error {
 	var list []netip.Prefix
 	sum := Sum(data, err)
@@ -117,21 +117,21 @@ func (f *AccessFile) Take(data []byte, err error) error {
 	return err
 }
 
-// Problem is what is wrong with the file now, and since when it is.
+// Problem returns the current problem of the file, and since when it exists.
 func (f *AccessFile) Problem() (since time.Time, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.since, f.err
 }
 
-// LastSum is of what was read last.
+// LastSum is the sum of the latest contents read.
 func (f *AccessFile) LastSum() [sha256.Size]byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.sum
 }
 
-// IsNew reports whether the sum is of something else than was read last.
+// IsNew reports whether sum differs from that of the latest contents read.
 func (f *AccessFile) IsNew(sum [sha256.Size]byte) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -62,15 +62,15 @@ func (a *ACME) check(ms *mistakes, p keyPath) {
 	}
 }
 
-// isHostName reports whether a name in its normal form may be a host's: unlike
-// other names in the DNS it has no underscore, for example.
+// isHostName reports whether a name in normal form may be a host name: unlike other DNS
+// names it has no underscores, for example.
 func isHostName(name string) bool {
 	host, err := idna.Lookup.ToASCII(name)
 	return err == nil && host == name
 }
 
-// ACMEOptions are what [acme] says. What is obtained goes into
-// store. It must not be called where ACME is off.
+// ACMEOptions converts [acme]. Certificates go into store. Do not call it if ACME is
+// off.
 func (c *Config) ACMEOptions(store *certstore.Store, log *slog.Logger) (certstore.ACMEOptions, error) {
 	a := c.ACME
 	o := certstore.ACMEOptions{
@@ -82,7 +82,7 @@ func (c *Config) ACMEOptions(store *certstore.Store, log *slog.Logger) (certstor
 		Profile:     a.Profile,
 		KeyType:     a.KeyType,
 		EABKeyID:    a.EABKeyID,
-		TLSALPN:     true, // whether the CA can reach us at 443, only it knows
+		TLSALPN:     true, // only the CA knows whether it can reach port 443
 		HTTP01:      len(c.Listen.HTTP) > 0,
 		Log:         log,
 		Install: func(name string, cert *tls.Certificate) {
@@ -107,7 +107,7 @@ func (c *Config) ACMEOptions(store *certstore.Store, log *slog.Logger) (certstor
 	return o, nil
 }
 
-// decodeEABKey reads the key as CAs hand it out: base64url, perhaps padded.
+// decodeEABKey decodes a key in base64url, with or without padding.
 func decodeEABKey(data []byte) ([]byte, error) {
 	key, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(strings.TrimSpace(string(data)), "="))
 	if err != nil {

@@ -9,13 +9,12 @@ import (
 	"wssgate/upstream"
 )
 
-// The checks go through the Config in the order of its structs. They bring
-// values into their normal form where there is one (names, addresses), fill
-// in what a key refers to by default, and report everything that would make
-// a package refuse its options. Which mistakes a value can have is said where
-// the value is parsed: addresses in package listen, names in names.go, files in
-// files.go, URLs and origins in package upstream. [acme], upstreams and vhosts have
-// files of their own.
+// The checks go through the Config in the order of its structs. They bring names and
+// addresses into their normal form, fill in references that default to the only
+// candidate, and report everything for which a package would refuse its options. The
+// errors of a value come from where it is parsed: addresses in package listen, names in
+// names.go, files in files.go, URLs and origins in package upstream. [acme], upstreams
+// and vhosts have files of their own.
 
 func (c *Config) check(ms *mistakes) {
 	root := keyPath{}
@@ -35,10 +34,10 @@ func (c *Config) check(ms *mistakes) {
 
 // Bounds below which no real stream works.
 const (
-	minMessage       = 10_000   // bytes; what a server must at least allow for a stanza, RFC 6120, section 13.12
+	minMessage       = 10_000   // bytes; the least stanza size that a server must allow (RFC 6120, section 13.12)
 	minClientBacklog = 16 << 10 // bytes; one TLS record
-	maxBuffer        = 1 << 30  // bytes; one client alone could take that much memory
-	minMemory        = 32 << 20 // bytes; a gate without clients takes half of that
+	maxBuffer        = 1 << 30  // bytes; one client could use that much
+	minMemory        = 32 << 20 // bytes; an idle gate uses half of that
 )
 
 func (l *Limits) check(ms *mistakes, p keyPath) {
@@ -81,7 +80,7 @@ func (d *Drain) check(ms *mistakes, p keyPath) {
 	}
 }
 
-// publicURL checks a URL that clients are told, and returns it as they are told it.
+// publicURL checks a URL for clients and returns its normal form.
 func (ms *mistakes) publicURL(p keyPath, hint, s string, schemes ...string) string {
 	u, err := upstream.ParseURL(s, schemes...)
 	if err != nil {
@@ -104,7 +103,7 @@ func (ms *mistakes) notNegative(p keyPath, n int) {
 	}
 }
 
-// eitherBoth demands both of two keys or neither.
+// eitherBoth requires both of two keys, or neither.
 func (ms *mistakes) eitherBoth(p keyPath, key1, value1, key2, value2 string) {
 	switch {
 	case value1 != "" && value2 == "":
@@ -114,7 +113,7 @@ func (ms *mistakes) eitherBoth(p keyPath, key1, value1, key2, value2 string) {
 	}
 }
 
-// checkPath checks the path of a URL that may be empty.
+// checkPath checks the path of a URL, which may be empty.
 func (ms *mistakes) checkPath(p keyPath, s string) {
 	switch {
 	case s == "":

@@ -1,9 +1,10 @@
-// Package config reads config.toml: it makes a checked [Config] of it, or lists all
-// that is wrong with it at once, each mistake with its place and, where one is known,
-// a hint. It also says what each other package gets of a Config (options.go), which
-// names would be served by what (served.go), and when a file has changed (watch.go).
+// Package config reads config.toml. It makes a checked [Config], or lists all mistakes
+// at once, each with its place and, if possible, a hint. It also converts a Config to
+// the options of the other packages (options.go), says which names would be served by
+// what (served.go), and notices when a file has changed (watch.go).
 //
-// Only gate and the commands know a Config; no package knows another's part of it.
+// Only gate and the commands know the whole Config; other packages get their own
+// options.
 package config
 
 import (
@@ -14,35 +15,33 @@ import (
 	"wssgate/access"
 )
 
-// A Config is one configuration file: its defaults, then what the file says,
-// then checked. What Load returns is complete and consistent: every
-// value has passed its checks, every upstream and node that is named exists,
-// and every file name is resolved against the folder of the file.
+// A Config is one configuration file with the defaults filled in. What Load returns is
+// complete and consistent: every value has been checked, every named upstream and node
+// exists, and file names are relative to the folder of the file.
 //
 // A Config is not changed after Load returned it; a reload makes a new
 // one.
 //
-// Durations are strings such as "500ms" or "10s", sizes strings such as
-// "64KiB" or a plain number of bytes, and where a list of strings is wanted,
-// a single string will do. config.toml.example has every key, and a test
-// keeps that file and these structs alike.
+// Durations are strings such as "500ms" or "10s". Sizes are strings such as "64KiB", or
+// a number of bytes. A single string may replace a list of strings. config.toml.example
+// has every key; a test compares it with these structs.
 type Config struct {
 	// File is the name that Load was given.
 	File string `toml:"-"`
 
-	// Sum is of the file's content.
+	// Sum is the sum of the file's content.
 	Sum [sha256.Size]byte `toml:"-"`
 
-	// AccessFiles are those that [access] and vhosts name, each once.
+	// AccessFiles are the files that [access] and vhosts name, each once.
 	AccessFiles []*AccessFile `toml:"-"`
 
-	// Files are the contents of the files that it names, by their paths, as they
-	// were checked: nobody reads them again.
+	// Files holds the contents of the files that the configuration names, by path. They
+	// have been checked; nobody reads the files again.
 	Files map[string][]byte `toml:"-"`
 
-	// WatchConfig reloads the file by itself when it changes; the files that it
-	// names are read again with it, not watched.
-	// Default: false, which leaves it to SIGHUP. Reload: at once.
+	// WatchConfig reloads the file automatically when it changes. The files that it
+	// names are read again with it, but not watched. Default: false, reload with
+	// SIGHUP. Reload: at once.
 	WatchConfig bool `toml:"watch_config"`
 
 	Listen       Listen               `toml:"listen"`
@@ -57,15 +56,15 @@ type Config struct {
 	Log          Log                  `toml:"log"`
 }
 
-// Listen says where the gate listens. An address is "HOST:PORT", ":PORT" for
-// every address of the machine, or "unix:/path/to/socket".
-// Reload: new listeners are opened, gone ones closed, the others kept.
+// Listen says where the gate listens. An address is "HOST:PORT", ":PORT" for every
+// address of the machine, or "unix:/path/to/socket". Reload: opens new listeners,
+// closes removed ones, keeps the others.
 type Listen struct {
-	// WSS are the addresses of the TLS listeners. Default: ":5291". At least one.
+	// WSS are the addresses of the TLS listeners; at least one. Default: ":5291".
 	WSS []string `toml:"wss"`
 
-	// HTTP are the addresses that speak plain HTTP: for ACME's http-01
-	// challenge, discovery documents and redirects to https. Default: none.
+	// HTTP are the addresses for plain HTTP: ACME's http-01 challenge, discovery
+	// documents and redirects to https. Default: none.
 	HTTP []string `toml:"http"`
 
 	// Admin is the operator's address: health, metrics, status page.
@@ -75,29 +74,29 @@ type Listen struct {
 	// AdminDebug adds /debug/pprof to the admin listener. Default: false.
 	AdminDebug bool `toml:"admin_debug"`
 
-	// AdminTokenFile is a file with the token that a request to the admin
-	// listener must bear. Default: none, which is allowed only where Admin is
-	// a loopback address or a unix socket. Reload: read again.
+	// AdminTokenFile is a file with the token that admin requests must carry. Default:
+	// none, which is allowed only if Admin is a loopback address or a unix socket.
+	// Reload: read again.
 	AdminTokenFile string `toml:"admin_token_file" file:"path"`
 
-	// ProxyProtocol are the client networks that must send a PROXY header, v1
-	// or v2, and are believed. Default: none. Reload: new connections only.
+	// ProxyProtocol are the networks of trusted proxies, which must send a PROXY
+	// header, v1 or v2. Default: none. Reload: new connections only.
 	ProxyProtocol []string `toml:"proxy_protocol"`
 }
 
 // Certificates says where certificates come from. Reload: read again.
 type Certificates struct {
-	// Directory is searched for certificates and keys in PEM, folders below
-	// it included. Default: "certs".
+	// Directory is searched recursively for certificates and keys in PEM. Default:
+	// "certs".
 	Directory string `toml:"directory" file:"path"`
 
-	// Watch reloads certificates by itself when their files change.
-	// Default: true. False leaves it to SIGHUP.
+	// Watch reloads certificates automatically when their files change. Default: true.
+	// False: reload with SIGHUP.
 	Watch bool `toml:"watch"`
 }
 
-// ACME says which certificates are obtained from a CA (RFC 8555).
-// Reload: at once; the account stays with its cache and CA.
+// ACME says which certificates to obtain from a CA (RFC 8555). Reload: at once; the
+// account belongs to the cache and the CA.
 type ACME struct {
 	// Names are the server names to obtain a certificate for.
 	// Default: none, which turns ACME off.
@@ -109,8 +108,8 @@ type ACME struct {
 	// CA is the URL of the CA's directory. Default: Let's Encrypt.
 	CA string `toml:"ca"`
 
-	// CARoot is a PEM file with the root that the CA's own server is verified
-	// with. Default: the system's roots.
+	// CARoot is a PEM file with the root for the CA's own server. Default: the system's
+	// roots.
 	CARoot string `toml:"ca_root" file:"path"`
 
 	// Cache is the folder for the account's key, certificates and their keys.
@@ -118,8 +117,8 @@ type ACME struct {
 	// not exist yet. Default: "acme".
 	Cache string `toml:"cache" file:"path"`
 
-	// AcceptTerms says that you accept the CA's terms of service; nothing is
-	// ordered without. Default: false.
+	// AcceptTerms accepts the CA's terms of service. Without it nothing is ordered.
+	// Default: false.
 	AcceptTerms bool `toml:"accept_terms"`
 
 	// Profile is one of the CA's profiles, as "shortlived" is of Let's Encrypt.
@@ -143,9 +142,8 @@ type Upstream struct {
 	// Nodes are the servers, each a URL or a table. At least one.
 	Nodes []*Node `toml:"nodes"`
 
-	// Balance says which node a stream gets: "least" (the less loaded of two
-	// random ones), "random" or "hash" (of the client's address).
-	// Default: "least".
+	// Balance chooses the node of a stream: "least" (the less loaded of two random
+	// ones), "random" or "hash" (of the client's address). Default: "least".
 	Balance string `toml:"balance" oneof:"least,random,hash"`
 
 	// ProxyProtocol tells the upstream the client's address in a PROXY
@@ -165,16 +163,16 @@ type Upstream struct {
 	// Default: 5 s.
 	DialTimeout time.Duration `toml:"dial_timeout"`
 
-	// Resolve is how often DNS names of nodes are resolved again; a failed
-	// dial does so as well. Default: 30 s.
+	// Resolve is the interval at which DNS names of nodes are resolved; a failed dial
+	// also resolves. Default: 30 s.
 	Resolve time.Duration `toml:"resolve"`
 
 	// CA is a PEM file with the roots that wss nodes are verified with.
 	// Default: the system's roots.
 	CA string `toml:"ca" file:"path"`
 
-	// ServerName is asked for, and verified, in place of the host of a wss
-	// node's URL. Default: that host.
+	// ServerName replaces the host of a wss node's URL in SNI and verification.
+	// Default: that host.
 	ServerName string `toml:"server_name"`
 
 	// ClientCertificate and ClientKey are PEM files that the gate shows to
@@ -186,49 +184,49 @@ type Upstream struct {
 	// client sent) or "node" (the host of the node's URL). Default: "client".
 	Host string `toml:"host" oneof:"client,node"`
 
-	// XMPP holds clients to a stream's start: the upstream sees nothing before a
-	// good one. False is for bridges that speak something else, and for echo rigs.
-	// Default: true. Reload: new tunnels only.
+	// XMPP requires a valid start of an XMPP stream from the client; the upstream sees
+	// nothing before it. Set it to false for bridges to other protocols, and for echo
+	// servers. Default: true. Reload: new tunnels only.
 	XMPP bool `toml:"xmpp"`
 
-	// Redirects says what becomes of an upstream's see-other-uri: "follow"
-	// dials that node for the client, "rewrite" gives the client that node's
-	// public URL, "off" passes it on as it is. Default: "follow".
+	// Redirects says how to handle see-other-uri from an upstream: "follow" dials that
+	// node for the client, "rewrite" gives the client that node's public URL, "off"
+	// passes it on unchanged. Default: "follow".
 	Redirects string `toml:"redirects" oneof:"follow,rewrite,off"`
 
-	// MaxConnections bounds the tunnels to one node. Default: 0, no bound.
+	// MaxConnections bounds the tunnels to one node. Default: 0, no limit.
 	MaxConnections int `toml:"max_connections"`
 
-	// ConnectionsPerSecond bounds the new connections to one node; more wait
-	// within DialTimeout. Default: 0, no bound.
+	// ConnectionsPerSecond bounds the new connections to one node; others wait, up to
+	// DialTimeout. Default: 0, no limit.
 	ConnectionsPerSecond int `toml:"connections_per_second"`
 
 	// Health says how nodes are probed. Reload: at once.
 	Health Health `toml:"health"`
 }
 
-// A Node is one XMPP server of an upstream. In the file it is a URL, or a
-// table where more than the URL is to be said.
+// A Node is one XMPP server of an upstream. In the file it is a URL, or a table with
+// more settings.
 type Node struct {
 	// Name is what vhosts and logs call the node; unique in its upstream.
 	// Default: the host and port of URL, or the socket's path.
 	Name string `toml:"name"`
 
-	// URL is where the node speaks WebSocket: ws://, wss://, for a socket
-	// ws+unix:///path/to/socket:/path, for SRV records
-	// srv+ws://_service._tcp.name. Without a path it gets the client's own.
+	// URL is the WebSocket URL of the node: ws://, wss://,
+	// ws+unix:///path/to/socket:/path for a socket, srv+ws://_service._tcp.name for SRV
+	// records. Without a path, the node gets the client's.
 	URL string `toml:"url"`
 
 	// PublicURL is the wss URL under which clients reach this node.
 	// Default: none.
 	PublicURL string `toml:"public_url"`
 
-	// Weight is the node's share of streams beside the other nodes'.
-	// Default: 1; at least 1, at most 1000.
+	// Weight is the node's share of streams relative to other nodes. Default: 1; at
+	// least 1, at most 1000.
 	Weight int `toml:"weight"`
 
-	// Drain takes the node out: no new streams, and those that it has are
-	// closed at the pace of the drain. Default: false. Reload: at once.
+	// Drain takes the node out: it gets no new streams, and its existing ones are
+	// closed gradually, as in a drain. Default: false. Reload: at once.
 	Drain bool `toml:"drain"`
 
 	isString bool // the file has a URL, not a table
@@ -242,17 +240,16 @@ type Health struct {
 	// Timeout bounds one probe. Default: 5 s.
 	Timeout time.Duration `toml:"timeout"`
 
-	// Path is what the probe asks for.
-	// Default: the path of the node's URL.
+	// Path is the path of the probe's request. Default: the path of the node's URL.
 	Path string `toml:"path"`
 
-	// Domain, if set, is named in a stream open that must be answered with
-	// stream features. Default: none, the opening handshake is enough.
+	// Domain makes the probe open a stream to it and wait for stream features. Default:
+	// none, only the opening handshake.
 	Domain string `toml:"domain"`
 }
 
-// A Vhost says what becomes of clients of certain server names.
-// Reload: new connections only.
+// A Vhost says how to serve clients of certain server names. Reload: new connections
+// only.
 type Vhost struct {
 	// Names are the server names, exact or "*." for one label. At least one,
 	// each in one vhost only.
@@ -264,43 +261,43 @@ type Vhost struct {
 	// Node pins one node of the upstream by its name. Default: none.
 	Node string `toml:"node"`
 
-	// Fallback lets any other node serve while the pinned one is down.
-	// Default: false, which answers 503.
+	// Fallback allows other nodes while the pinned one is down. Default: false, which
+	// answers 503.
 	Fallback bool `toml:"fallback"`
 
 	// Domains are the XMPP domains allowed in `to`, exact or "*.".
 	// Default: any.
 	Domains []string `toml:"domains"`
 
-	// Origins are the values of a browser's Origin header that are let in,
-	// such as "https://chat.example.com" or "https://*.example.com".
-	// Default: any. A client that sends no Origin is no browser and is let in.
+	// Origins are the accepted values of a browser's Origin header, such as
+	// "https://chat.example.com" or "https://*.example.com". Default: any. Requests
+	// without Origin do not come from browsers and are accepted.
 	Origins []string `toml:"origins"`
 
-	// Path is the only path that is upgraded. Default: any.
+	// Path is the only path that accepts WebSockets. Default: any.
 	Path string `toml:"path"`
 
-	// Route says what chooses the upstream: "name" (the server name) or "to"
-	// (the domain in the client's stream open, see ByDomain). Default: "name".
+	// Route chooses the upstream by "name" (the server name) or "to" (the domain in the
+	// client's stream open, see ByDomain). Default: "name".
 	Route string `toml:"route" oneof:"name,to"`
 
-	// ByDomain names the upstream of a domain, where Route is "to"; Upstream
-	// serves all others. Default: none.
+	// ByDomain maps domains to upstreams if Route is "to"; all other domains go to
+	// Upstream. Default: none.
 	ByDomain map[string]string `toml:"by_domain"`
 
-	// BOSH is the http or https URL that requests for its path are passed to.
-	// Default: none.
+	// BOSH is the http or https URL of the BOSH server; requests for its path are
+	// passed to it. Default: none.
 	BOSH string `toml:"bosh"`
 
-	// PublicURL is the wss URL that the discovery documents name. Default: the
-	// public URLs of the upstream's nodes; without them, the vhost's own, from
-	// the request's host, the listener's port and Path.
+	// PublicURL is the wss URL in the discovery documents. Default: the public URLs of
+	// the upstream's nodes or, if there are none, the vhost's own URL, from the
+	// request's host, the listener's port and Path.
 	PublicURL string `toml:"public_url"`
 
 	// Links are added to the discovery documents (XEP-0156). Default: none.
 	Links []*Link `toml:"links"`
 
-	// Access is for this vhost, beside that for the gate.
+	// Access applies to this vhost, in addition to the gate's.
 	Access Access `toml:"access"`
 }
 
@@ -310,7 +307,7 @@ type Link struct {
 	Href string `toml:"href"`
 }
 
-// Limits bound what clients can take. Reload: new connections only.
+// Limits bound what clients can use. Reload: new connections only.
 type Limits struct {
 	// Connections bounds client connections in all.
 	// Default: 0, as many as file descriptors allow.
@@ -325,28 +322,28 @@ type Limits struct {
 	// Default: 0, 8 for each processor.
 	Handshakes int `toml:"handshakes"`
 
-	// Message bounds a client's message, all its frames added up. A longer
-	// one ends the tunnel with Close 1009. Default: 1 MiB.
+	// Message bounds the total size of a client's message, over all its frames. A
+	// longer one ends the tunnel with Close 1009. Default: 1 MiB.
 	Message Size `toml:"message"`
 
-	// FramesPerSecond bounds the frames of one client, control frames, empty
-	// ones and small TLS records included. Default: 0, framesPerSecond. Reload: new tunnels only.
+	// FramesPerSecond bounds the frames of one client, including control frames, empty
+	// frames and small TLS records. Default: 0, framesPerSecond. Reload: new tunnels
+	// only.
 	FramesPerSecond int `toml:"frames_per_second"`
 
-	// ClientBacklog bounds what is kept for a client that does not read;
-	// beyond it the client is cut with Close 1008. Default: 1 MiB.
+	// ClientBacklog bounds the data buffered for a client that does not read. Beyond
+	// it, the tunnel is closed with 1008. Default: 1 MiB.
 	ClientBacklog Size `toml:"client_backlog"`
 
-	// LoginFailures bounds the logins that may fail from one client address, the
-	// /64 of an IPv6 one: first it is slowed, then refused for the period.
-	// Default: 20 in 10 minutes; 0 turns it off. Reload: at once; counts and
-	// refusals go on.
+	// LoginFailures bounds the failed logins from one client address (for IPv6, one
+	// /64): first it is slowed down, then refused for the period. Default: 20 in 10
+	// minutes; 0 turns it off. Reload: at once; counts and refusals are kept.
 	LoginFailures Rate `toml:"login_failures"`
 
-	// Memory is what the process may use. Above it no new client is let in, and
-	// what takes most is given up. Default: empty (MemoryDefault), 80 % of the
-	// cgroup's limit or, where there is none, of the machine's memory; 0 or "off":
-	// no limit. Reload: at once.
+	// Memory is how much the process may use. Above it, new clients are refused and the
+	// largest consumers are closed. Default: empty (MemoryDefault), 80 % of the
+	// cgroup's limit or, without one, of the machine's memory; 0 or "off": no limit.
+	// Reload: at once.
 	Memory MemoryLimit `toml:"memory"`
 }
 
@@ -363,77 +360,73 @@ type Timeouts struct {
 	// Default: 30 s; 0 turns it off.
 	Ping time.Duration `toml:"ping"`
 
-	// Pong is how long it then may stay silent before the tunnel is closed.
+	// Pong is how long the client may then stay silent before the tunnel is closed.
 	// Default: 20 s.
 	Pong time.Duration `toml:"pong"`
 }
 
-// Access says which client addresses may come; one that is denied may not, allowed
-// or not. An entry is a network, an address, or "file:NAME" for a file with one of
-// these a line, which is read again by itself when it changes.
-// Reload: at once; tunnels go on.
+// Access says which client addresses may connect. Deny wins over allow. An entry is a
+// network, an address, or "file:NAME" for a file with one of these per line, which is
+// read again automatically when it changes. Reload: at once; tunnels stay.
 type Access struct {
-	// Allow, if it has entries, is where clients must come from. Default: none,
-	// from anywhere.
+	// Allow lists the allowed networks. Default: none, all are allowed.
 	Allow []string `toml:"allow"`
 
-	// Deny is where clients may not come from. Default: none.
+	// Deny lists the denied networks. Default: none.
 	Deny []string `toml:"deny"`
 
 	Rules *access.Rules `toml:"-"` // made of both
 }
 
-// Drain says how tunnels are ended. Reload: the next drain.
+// Drain says how tunnels are closed. Reload: the next drain.
 type Drain struct {
-	// Timeout is how long a drain may last before what is left is closed.
+	// Timeout is how long a drain may last before the remaining tunnels are closed.
 	// Default: 30 s; 0 closes at once.
 	Timeout time.Duration `toml:"timeout"`
 
-	// Pace is how many tunnels are closed in a second.
-	// Default: 0, all within half of Timeout.
+	// Pace is how many tunnels are closed per second. Default: 0, all within half of
+	// Timeout.
 	Pace int `toml:"pace"`
 
-	// Redirect is where clients that come during a drain are sent: wss URLs,
-	// or "nodes" for the public URLs of the other nodes.
-	// Default: none, they get 503.
+	// Redirect says where to send clients that connect during a drain: wss URLs, or
+	// "nodes" for the public URLs of the other nodes. Default: none, they get 503.
 	Redirect []string `toml:"redirect"`
 }
 
-// Log says what is written to standard error. Reload: at once, but for Format.
+// Log configures the log on standard error. Reload: at once, except Format.
 type Log struct {
-	// Level is the least level written: "debug", "info", "warn" or "error".
+	// Level is the lowest level that is written: "debug", "info", "warn" or "error".
 	// Default: "info".
 	Level string `toml:"level" oneof:"debug,info,warn,error"`
 
-	// Format is "text", "json", or "auto": text on a terminal, else json.
-	// Default: "auto". Reload: a restart changes it.
+	// Format is "text", "json", or "auto": text on a terminal, otherwise JSON. Default:
+	// "auto". Reload: needs a restart.
 	Format string `toml:"format" oneof:"auto,text,json"`
 
-	// Sample writes one of so many lines about finished streams; warnings are
-	// always written.
-	// Default: 0, every one.
+	// Sample writes one of this many lines about finished streams; warnings are always
+	// written. Default: 0, all.
 	Sample int `toml:"sample"`
 }
 
 // A Size is a number of bytes.
 type Size int64
 
-// A Rate is so many of something in each period, in the file "20/10m". The zero
-// value, in the file "" or 0, is none.
+// A Rate is a number of events per period, in the file "20/10m". The zero value, in the
+// file "" or 0, turns it off.
 type Rate struct {
 	Count  int
 	Period time.Duration
 }
 
-// A MemoryLimit is a Size, or MemoryDefault, written as an empty string; 0, which
-// may be written "off", is no limit.
+// A MemoryLimit is a Size, or MemoryDefault, which the file writes as "". 0, also
+// written "off", is no limit.
 type MemoryLimit int64
 
-// MemoryDefault is the default of limits.memory, a part of what there is.
+// MemoryDefault is the default of limits.memory, a part of the available memory.
 const MemoryDefault MemoryLimit = -1
 
-// The defaults live here and nowhere else. A table that may occur several
-// times has a setDefaults of its own, which the decoder calls for each.
+// The defaults, and the only place for them. A table that may occur several times has
+// its own setDefaults, which the decoder calls for each.
 
 func (c *Config) setDefaults() {
 	c.Listen = Listen{WSS: []string{":5291"}, Admin: "127.0.0.1:9291"}

@@ -11,13 +11,12 @@ import (
 	"time"
 )
 
-// A decoder fills a Config from the tables that the TOML library made of a
-// file. The library's own decoder stops at the first value of a wrong type,
-// whichever that is in a map's order; this one goes on, so that an operator
-// sees all mistakes at once.
+// A decoder fills a Config from the tables that the TOML library parsed. The library's
+// own decoder stops at the first value of a wrong type, in random map order. This one
+// goes on, so that an operator sees all mistakes at once.
 //
-// It knows the kinds of fields that Config has and panics at any other, which
-// is a mistake in Config, found by each test.
+// It supports the kinds of fields that Config has and panics at any other, which every
+// test would find.
 //
 // A field's tags: `toml` is its key, `oneof` lists the values allowed,
 // `file:"path"` marks a file name, which is resolved against base.
@@ -30,7 +29,7 @@ type decoder struct {
 // the same defaults.
 type table interface{ setDefaults() }
 
-// A shorthand is a table for which the file may have a mere string.
+// A shorthand is a table that the file may write as a string.
 type shorthand interface{ fromString(string) }
 
 func (d *decoder) decode(tree map[string]any, cfg *Config) {
@@ -38,8 +37,8 @@ func (d *decoder) decode(tree map[string]any, cfg *Config) {
 	d.fields(keyPath{}, tree, reflect.ValueOf(cfg).Elem())
 }
 
-// fields fills the fields of s from table t, which may be nil, and refuses keys
-// without a field.
+// fields fills the fields of s from table t, which may be nil, and rejects unknown
+// keys.
 func (d *decoder) fields(p keyPath, t map[string]any, s reflect.Value) {
 	for field, key := range keysOf(s.Type()) {
 		value, given := t[key]
@@ -49,7 +48,7 @@ func (d *decoder) fields(p keyPath, t map[string]any, s reflect.Value) {
 		case given:
 			d.value(kp, value, target, field.Tag)
 		case target.Kind() == reflect.Struct:
-			d.fields(kp, nil, target) // a table that is not there has all its defaults
+			d.fields(kp, nil, target) // a missing table has all its defaults
 		}
 		if field.Tag.Get("file") != "" && target.String() != "" && !filepath.IsAbs(target.String()) {
 			target.SetString(filepath.Join(d.base, target.String()))
@@ -110,7 +109,7 @@ func (d *decoder) value(p keyPath, value any, v reflect.Value, tag reflect.Struc
 			v.SetBool(b)
 		}
 	case reflect.Int:
-		// Bounded, so that sums and products of what a file says stay inside int64.
+		// Bounded, so that sums and products of values stay within int64.
 		if n, ok := value.(int64); !ok {
 			d.wrongType(p, "a whole number", value)
 		} else if n > 1<<31-1 || n < -1<<31 {
@@ -133,7 +132,7 @@ func (d *decoder) value(p keyPath, value any, v reflect.Value, tag reflect.Struc
 	}
 }
 
-// entries fills a map from a table whose keys are names of the operator's.
+// entries fills a map from a table whose keys are names chosen by the operator.
 func (d *decoder) entries(p keyPath, value any, v reflect.Value) {
 	t, ok := value.(map[string]any)
 	if !ok {
@@ -160,10 +159,9 @@ func (d *decoder) entries(p keyPath, value any, v reflect.Value) {
 	}
 }
 
-// slice fills a slice of strings or of tables. A single string stands for a
-// list of one, and so does a single table where it is written in one line; a
-// [table] in place of a [[table]] is refused, for the next one would be a
-// mistake that TOML itself finds, and says in words of its own.
+// slice fills a slice of strings or tables. A single string counts as a list of one,
+// and so does a single inline table. A [table] in place of [[table]] is rejected,
+// because the next one would be a syntax error of the TOML library, in its own words.
 func (d *decoder) slice(p keyPath, value any, v reflect.Value) {
 	var items []any
 	switch value := value.(type) {
@@ -218,8 +216,7 @@ func (d *decoder) slice(p keyPath, value any, v reflect.Value) {
 	}
 }
 
-// label is what people call a table of a list: its name, or the first of its
-// names.
+// label is what people call a table in a list: its name, or the first of its names.
 func label(t map[string]any) string {
 	for _, key := range []string{"name", "names", "rel"} {
 		switch value := t[key].(type) {
@@ -239,7 +236,7 @@ func (d *decoder) wrongType(p keyPath, want string, value any) {
 	d.undecodable(p, typeHint(p, want, value), "%s, not %s", describe(value), want)
 }
 
-// describe says what the file has in place of something else.
+// describe names the type of a value for a message.
 func describe(value any) string {
 	switch value := value.(type) {
 	case string:
@@ -261,7 +258,7 @@ func describe(value any) string {
 	}
 }
 
-// typeHint knows the slips that TOML invites.
+// typeHint is the hint for common TOML mistakes.
 func typeHint(p keyPath, want string, value any) string {
 	_, isTable := value.(map[string]any)
 	_, isTables := value.([]map[string]any)
@@ -304,7 +301,7 @@ func fieldFor(t reflect.Type, key string) (reflect.StructField, bool) {
 	return reflect.StructField{}, false
 }
 
-// quotedOr lists values for a person: "a", "b" or "c".
+// quotedOr lists values in a message: "a", "b" or "c".
 func quotedOr(values []string) string {
 	quoted := make([]string, len(values))
 	for i, v := range values {

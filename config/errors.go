@@ -8,7 +8,7 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// An Error holds every mistake of one file, in the file's order.
+// An Error holds all mistakes in one file, in the order of the file.
 type Error struct {
 	File     string
 	Mistakes []Mistake // at least one
@@ -20,16 +20,16 @@ type Mistake struct {
 	Text string // what is wrong, with which value, why
 	Hint string // what to do, or empty
 
-	// Excerpt is the place in the file with a caret below it; only for what
-	// is not TOML at all, for later mistakes have no line.
+	// Excerpt is the place in the file with a caret below it. Only syntax errors have
+	// one; later mistakes have no line.
 	Excerpt string
 
 	where string // as keyPath.where
-	err   error  // what it comes of; mostly nil
+	err   error  // the cause; usually nil
 }
 
-// Error returns all mistakes as the command line prints them: each with its
-// hint on a line of its own, without a line end behind the last.
+// Error returns all mistakes as the command line prints them, each with its hint on a
+// separate line, without a final line end.
 func (e *Error) Error() string {
 	lines := make([]string, 0, len(e.Mistakes))
 	for _, m := range e.Mistakes {
@@ -44,8 +44,8 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Unwrap returns each mistake as an error of its own, without its hint: a log
-// has one line for each.
+// Unwrap returns each mistake as a separate error, without its hint: the log has one
+// line for each.
 func (e *Error) Unwrap() []error {
 	list := make([]error, len(e.Mistakes))
 	for i, m := range e.Mistakes {
@@ -57,7 +57,7 @@ func (e *Error) Unwrap() []error {
 // Error is String.
 func (m Mistake) Error() string { return m.String() }
 
-// Unwrap returns what the mistake comes of.
+// Unwrap returns the cause.
 func (m Mistake) Unwrap() error { return m.err }
 
 // String returns the mistake in one line, without excerpt and hint.
@@ -73,7 +73,7 @@ const (
 	maxExcerpt = 4 << 10 // bytes
 )
 
-// shorten leaves the middle of a long text out: a file may have a key of megabytes.
+// shorten removes the middle of a long text: a file may have a key of megabytes.
 func shorten(s string) string {
 	if len(s) <= maxWords {
 		return s
@@ -86,8 +86,8 @@ func shorten(s string) string {
 
 // A keyPath names a key of the file.
 type keyPath struct {
-	// shown is for people. What occurs several times goes by its name:
-	// `vhost "example1.com".upstream`.
+	// shown is for messages. Elements of lists go by their names: `vhost
+	// "example1.com".upstream`.
 	shown string
 
 	// where is for sorting, with numbers: "vhost#0.upstream".
@@ -103,15 +103,15 @@ func (p keyPath) key(name string) keyPath {
 	return keyPath{dot(p.shown, quoted), dot(p.where, quoted), dot(p.pattern, name)}
 }
 
-// named is the path of a table in p that the operator gave its name.
+// named is the path of a table in p whose name the operator chose.
 func (p keyPath) named(name string) keyPath {
 	n := p.key(name)
 	n.pattern = p.pattern + ".*"
 	return n
 }
 
-// item is the path of element i of the list p. It goes by its name, or by its
-// number from 1 where it has none.
+// item is the path of element i of the list p, by its name or, if it has none, by its
+// number from 1.
 func (p keyPath) item(i int, name string) keyPath {
 	label := fmt.Sprintf("#%d", i+1)
 	if name != "" {
@@ -127,34 +127,33 @@ func dot(parent, child string) string {
 	return parent + "." + child
 }
 
-// Mistakes are gathered in two rounds: the decoder's, then the checks'. A
-// check that meets a key which could not be decoded would only repeat what
-// has been said about it in other words, so those are dropped.
+// Mistakes come from two rounds: the decoder's and the checks'. A check of a key that
+// could not be decoded would repeat the mistake in other words, so it is dropped.
 type mistakes struct {
 	list   []Mistake
 	broken []string          // keyPath.where of keys that did not decode
-	files  map[string][]byte // what was read, for Config.Files
+	files  map[string][]byte // files that were read, for Config.Files
 	more   bool              // some were left out
 }
 
-// maxMistakes is how many mistakes of one file are reported: more are of one kind,
-// or the file is no configuration, and each costs a look at all keys for its hint.
+// maxMistakes is how many mistakes of one file are reported. More are of one kind, or
+// the file is not a configuration; and the hint for each costs a search of all keys.
 const maxMistakes = 100
 
-// full reports whether the next mistake is left out, and notes that there is one.
+// full reports whether the next mistake must be left out, and records that.
 func (ms *mistakes) full() bool {
 	ms.more = ms.more || len(ms.list) >= maxMistakes
 	return ms.more
 }
 
-// add notes a mistake at p.
+// add records a mistake at p.
 func (ms *mistakes) add(p keyPath, hint, format string, args ...any) {
 	if !ms.isBroken(p) && !ms.full() {
 		ms.list = append(ms.list, Mistake{Key: p.shown, Text: fmt.Sprintf(format, args...), Hint: hint, where: p.where})
 	}
 }
 
-// undecodable notes a mistake at p, and that p has no value.
+// undecodable records a mistake at p, and that p has no value.
 func (ms *mistakes) undecodable(p keyPath, hint, format string, args ...any) {
 	ms.add(p, hint, format, args...)
 	if !ms.more {
@@ -162,8 +161,7 @@ func (ms *mistakes) undecodable(p keyPath, hint, format string, args ...any) {
 	}
 }
 
-// isBroken reports whether p, a part of p, or what p is a part of did not
-// decode.
+// isBroken reports whether p, a part of it, or a table around it did not decode.
 func (ms *mistakes) isBroken(p keyPath) bool {
 	return slices.ContainsFunc(ms.broken, func(b string) bool { return within(b, p.where) || within(p.where, b) })
 }
@@ -174,11 +172,11 @@ func within(inner, outer string) bool {
 	return ok && (rest == "" || outer == "" || rest[0] == '.' || rest[0] == '#')
 }
 
-// sort puts the mistakes into the order of the file. A key that is missing
-// from the file goes with the table that it is missing from.
+// sort puts the mistakes into the order of the file. A missing key goes with the table
+// that lacks it.
 func (ms *mistakes) sort(keys []toml.Key, tree map[string]any) {
 	order := map[string]int{}
-	seen := map[string]int{} // arrays of tables: how many of their tables so far
+	seen := map[string]int{} // arrays of tables: number of tables so far
 	for i, key := range keys {
 		where := numbered(key, tree, seen)
 		if _, ok := order[where]; !ok {
@@ -197,8 +195,8 @@ func (ms *mistakes) sort(keys []toml.Key, tree map[string]any) {
 	slices.SortStableFunc(ms.list, func(a, b Mistake) int { return position(a) - position(b) })
 }
 
-// numbered turns a key as the library lists it into a keyPath.where. The library
-// lists an array of tables once for each of its tables, without a number.
+// numbered turns a key from the library into a keyPath.where. The library lists an
+// array of tables once for each of its tables, without a number.
 func numbered(key toml.Key, tree any, seen map[string]int) string {
 	where := ""
 	for n := range key {

@@ -10,13 +10,13 @@ import (
 	"wssgate/files"
 )
 
-// Place is where the configuration and the small files that it names are. A
-// gate that runs reads them in its jobs (files.Do).
+// Place is the file system of the configuration and of the small files that it names. A
+// running gate reads them in jobs (files.Do).
 var Place = files.New("configuration", nil)
 
-// checkFile reports what check finds in a file that the configuration names, and
-// keeps what is in it for Config.Files.
-// Contents are never part of a message: most of these files are secrets.
+// checkFile reports what check finds in a file that the configuration names, and keeps
+// the contents for Config.Files. Contents never appear in messages: most of these files
+// are secrets.
 func (ms *mistakes) checkFile(p keyPath, file string, check func(data []byte) error) {
 	data, err := ms.read(file)
 	if err != nil {
@@ -48,7 +48,7 @@ func checkRoots(data []byte) error {
 	return nil
 }
 
-// CheckToken says what is wrong with the content of a file with a token.
+// CheckToken returns what is wrong with the contents of a token file.
 func CheckToken(data []byte) error {
 	if token := strings.TrimSpace(string(data)); len(token) < minToken {
 		return fmt.Errorf("has a token of %d bytes; at least %d are required", len(token), minToken)
@@ -58,11 +58,11 @@ func CheckToken(data []byte) error {
 	return nil
 }
 
-// minToken is the least length of a token in bytes: 16 random bytes in hex
-// are twice that.
+// minToken is the least length of a token in bytes. 16 random bytes in hex are twice as
+// long.
 const minToken = 16
 
-// keyPairWith checks a certificate against the key in another file.
+// keyPairWith checks that a certificate fits the key in another file.
 func (ms *mistakes) keyPairWith(keyFile string) func(data []byte) error {
 	return func(certificate []byte) error {
 		key, err := ms.read(keyFile)

@@ -6,9 +6,8 @@ import (
 	"strings"
 )
 
-// guessKey is the hint for a key that is unknown in the table of struct t:
-// a key of that table that looks like it, or the table where
-// such a key belongs.
+// guessKey is the hint for an unknown key in the table of struct t: a similar key of
+// that table, or the table where the key belongs.
 func guessKey(t reflect.Type, key string) string {
 	var here []string
 	for _, k := range keysOf(t) {
@@ -39,7 +38,7 @@ func guessKey(t reflect.Type, key string) string {
 	return near
 }
 
-// tableName says where in the file the table of that pattern is.
+// tableName names the table of a pattern as in the file.
 func tableName(pattern string) string {
 	switch pattern {
 	case "":
@@ -82,8 +81,7 @@ func walkKeys(t reflect.Type, table string, yield func(table, key string) bool) 
 	return true
 }
 
-// DidYouMean is the hint that names the value that word was meant to be, or
-// nothing where none is like it.
+// DidYouMean is the hint with the value that is most like word, or "".
 func DidYouMean(word string, values []string) string {
 	if v := Closest(word, values); v != "" {
 		return fmt.Sprintf("did you mean %q?", v)
@@ -91,9 +89,9 @@ func DidYouMean(word string, values []string) string {
 	return ""
 }
 
-// Closest returns the value that word was most probably meant to be, or "".
-// Hyphens, underscores and case count for nothing; the start of a word is
-// enough, and so is a word with a third of its letters wrong.
+// Closest returns the value that is most like word, or "". It ignores hyphens,
+// underscores and case. The start of a value matches, and so does a word with up to a
+// third of its letters wrong.
 func Closest(word string, values []string) string {
 	best, bestDistance := "", 1<<31-1
 	for _, v := range values {
@@ -109,13 +107,13 @@ func Closest(word string, values []string) string {
 	return best
 }
 
-// plain leaves of a key what people remember of it.
+// plain removes from a key what people tend to get wrong.
 func plain(s string) string { return noHyphens.Replace(strings.ToLower(s)) }
 
 var noHyphens = strings.NewReplacer("-", "", "_", "")
 
-// editDistance counts the letters to insert, delete, change, or swap with
-// their neighbour, to turn a into b. Words longer than any key are cut.
+// editDistance is the number of letters to insert, delete, change, or swap with a
+// neighbour to turn a into b. Words longer than any key are cut.
 func editDistance(a, b string) int {
 	const longest = 64
 	a, b = a[:min(len(a), longest)], b[:min(len(b), longest)]

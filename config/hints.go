@@ -9,8 +9,8 @@ import (
 	"wssgate/upstream"
 )
 
-// yamlLine is a line of YAML, jsonStart the beginning of JSON, bareList a list
-// without its brackets.
+// yamlLine matches a line of YAML, jsonStart the beginning of JSON, bareList a list
+// without brackets.
 var (
 	yamlLine  = regexp.MustCompile(`^\s*(-\s|---|[\w.-]+\s*:(\s|$))`)
 	jsonStart = regexp.MustCompile(`^\s*\{`)
@@ -18,7 +18,7 @@ var (
 	bareWord  = regexp.MustCompile(`^\s*([\w.-]+)\s*=\s*([A-Za-z~/:*$][^"'#\[\]{},\s]*)\s*(#|$)`)
 )
 
-// syntaxHint knows what is mistaken for TOML. Line is the one with the error.
+// syntaxHint recognizes formats that are not TOML. line is the one with the error.
 func syntaxHint(data, line string) string {
 	const example = `; config.toml.example has every key`
 	if list := bareList.FindStringSubmatch(line); list != nil {
@@ -36,10 +36,10 @@ func syntaxHint(data, line string) string {
 	return ""
 }
 
-// A variable is what a shell or a template would have replaced.
+// A variable is something that a shell or a template engine would replace.
 var variable = regexp.MustCompile(`\$\{[^}]*\}|\$\([^)]*\)|\{\{[^}]*\}\}|^\$\w+(/|$)`)
 
-// unexpanded reports whether a value waits for a shell: nothing in the file is expanded.
+// unexpanded reports whether a value has a variable: the file expands none.
 func (d *decoder) unexpanded(p keyPath, s string) bool {
 	path := s
 	for _, scheme := range []string{"file:", "unix:"} {
@@ -56,7 +56,7 @@ func (d *decoder) unexpanded(p keyPath, s string) bool {
 	return false
 }
 
-// includeHint is the hint for keys by which other programs read a further file.
+// includeHint is the hint for keys that include a file in other programs.
 func includeHint(key string) string {
 	switch strings.ToLower(key) {
 	case "include", "includes", "import", "imports", "conf_d":
@@ -77,7 +77,7 @@ func urlHint(s, scheme string, parse func(string) error) string {
 	return ""
 }
 
-// nodeHint is the hint for the URL of a node that can't be read.
+// nodeHint is the hint for an invalid node URL.
 func nodeHint(s string) string {
 	scheme, _, hasScheme := strings.Cut(s, "://")
 	switch {
@@ -98,7 +98,7 @@ func originHint(s string) string {
 	return urlHint(s, "https", func(s string) error { _, err := upstream.ParseOrigin(s); return err })
 }
 
-// nameHint takes scheme, port and path off what is meant to be a name.
+// nameHint removes scheme, port and path from a value that should be a name.
 func nameHint(s string, normal func(string) (string, error)) string {
 	name := s
 	if _, rest, ok := strings.Cut(name, "://"); ok {

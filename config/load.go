@@ -17,16 +17,16 @@ import (
 	"wssgate/files"
 )
 
-// MaxFile is far above what ten thousand vhosts need, in bytes; a file
-// that is longer, such as a device, is a mistake.
+// MaxFile bounds the file in bytes, far above the size for ten thousand vhosts. It
+// catches devices, for example.
 const MaxFile = 16 << 20
 
 // startFilesPatience is how long a start, or a command, waits for the configuration and
-// the files that it names: long enough for a pipe whose writer has to ask somebody,
-// and short enough for whoever starts it to notice and to try again.
+// the files that it names: long enough for a pipe from a program that queries a server,
+// short enough for an operator to notice.
 const startFilesPatience = 20 * time.Second
 
-// ErrNotRead is the error of a Load that does not wait any longer.
+// ErrNotRead is the error of a Load that has stopped waiting.
 var ErrNotRead = errors.New("not read in time")
 
 type notReadError struct{ error }
@@ -39,14 +39,14 @@ func (*notReadError) HintText() string {
 // Load reads, decodes and checks a configuration file. What is wrong with the file or
 // in it is an *Error with every mistake.
 //
-// It reads nothing but the file itself and the small files that it names for
-// CAs, client certificates, tokens and access lists; certificates are certstore's. The
+// It reads only the file itself and the small files that it names: CAs, client
+// certificates, tokens and access lists. Package certstore reads the certificates. The
 // file may be a pipe (check -config <(…)).
 //
-// Where a file does not come Load waits, which the log says, but neither longer than ctx
-// nor than startFilesPatience: then it is an ErrNotRead. Without all of its files a gate
-// does not begin: an access list that is missing would let everybody in, a token anybody
-// to the page.
+// If a file cannot be read yet, Load logs this and waits until ctx ends, or for
+// startFilesPatience, and then returns ErrNotRead. A gate does not start without all of
+// its files: without an access list everybody could connect, and without the token
+// anybody could use the admin page.
 func Load(ctx context.Context, file string) (*Config, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startFilesPatience, ErrNotRead)
 	defer cancel()
@@ -63,13 +63,11 @@ func Load(ctx context.Context, file string) (*Config, error) {
 	return cfg, err
 }
 
-// Reload is Load for a gate that runs, and so waits for nobody: it
-// takes a regular file only, and is an error where that hangs. Read is told what
-// the file's sum is, in any case.
+// Reload is Load for a running gate. It accepts only regular files, and fails if the
+// file system hangs. It always calls read with the sum of the file.
 //
-// Patient says that it was read before, which was given up: nobody waits for it now, so
-// it is given all the time that a start has. A disk that is too slow would else be
-// given up again and again.
+// patient repeats a reload that was too slow: nobody waits for this one, so it may take
+// as long as a start. Otherwise a slow disk would fail every time.
 func Reload(ctx context.Context, file string, patient bool, read func(sum [sha256.Size]byte)) (*Config, error) {
 	do := files.Do[*Config]
 	if patient {
@@ -100,8 +98,8 @@ func parseWhatWasRead(file string, data []byte, err error) (*Config, error) {
 	return Parse(file, data)
 }
 
-// cause strips operation and file name from an error of package os, where the
-// message around it names the file already.
+// cause strips operation and file name from an error of package os, because the message
+// around it already names the file.
 func cause(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err
@@ -109,8 +107,8 @@ func cause(err error) error {
 	return err
 }
 
-// Parse is Load for data already read; file names it in messages
-// and is what relative paths in it are relative to.
+// Parse is Load for data that has been read. file appears in messages, and relative
+// paths are relative to its folder.
 func Parse(file string, data []byte) (*Config, error) {
 	if m, ok := notText(data); ok {
 		return nil, &Error{file, []Mistake{m}}
@@ -137,8 +135,8 @@ func Parse(file string, data []byte) (*Config, error) {
 	return cfg, nil
 }
 
-// notText finds the first byte that is not UTF-8. The library would say so
-// too, but takes UTF-16 for a syntax error.
+// notText finds the first byte that is not UTF-8. The library would report it too, but
+// calls UTF-16 a syntax error.
 func notText(data []byte) (Mistake, bool) {
 	if bytes.HasPrefix(data, []byte{0xff, 0xfe}) || bytes.HasPrefix(data, []byte{0xfe, 0xff}) {
 		return Mistake{Text: "is UTF-16; UTF-8 is required"}, true
@@ -162,7 +160,7 @@ func notText(data []byte) (Mistake, bool) {
 	}
 }
 
-// syntaxMistake says where data stops being TOML, with a caret.
+// syntaxMistake reports where data is not valid TOML, with a caret.
 func syntaxMistake(data string, err error) Mistake {
 	pe, ok := errors.AsType[toml.ParseError](err)
 	if !ok {
@@ -175,24 +173,24 @@ func syntaxMistake(data string, err error) Mistake {
 	return m
 }
 
-// place names the place of n bytes in data by line and column, and shows it
-// with a caret below it and up to two lines above. The library would do both,
-// but is a line off where the place is a line's end or its beginning.
+// place returns the line and column of n bytes in data, and an excerpt with a caret and
+// up to two lines before. The library does both, but is one line off at the start and
+// end of a line.
 func place(data string, start, n int) (name, excerpt string) {
 	data = strings.TrimPrefix(data, "\ufeff") // the library does not count it
-	start = min(max(start, 0), len(data))     // for some it says -1
+	start = min(max(start, 0), len(data))     // the library sometimes says -1
 	lines := strings.Split(data, "\n")
 	line := strings.Count(data[:start], "\n")
 	before := data[strings.LastIndexByte(data[:start], '\n')+1 : start]
 	rest := lines[line][len(before):]
-	marked := rest[:min(n, len(rest))] // empty at the line's end
+	marked := rest[:min(n, len(rest))] // empty at the end of the line
 
 	var b strings.Builder
 	for i := max(line-2, 0); i <= line; i++ {
 		fmt.Fprintf(&b, "%7d | %s\n", i+1, strings.TrimSuffix(lines[i], "\r"))
 	}
 	b.WriteString(strings.Repeat(" ", len("1234567 | ")))
-	for _, r := range before { // a tab stays one, and so the caret below its place
+	for _, r := range before { // keep tabs, so that the caret is in the right place
 		if r != '\t' {
 			r = ' '
 		}

@@ -17,7 +17,7 @@ type listener struct {
 	address string
 }
 
-// Addresses are those to listen on, by their key.
+// Addresses are the listen addresses by key.
 func (l *Listen) Addresses() map[string][]string {
 	return map[string][]string{"wss": l.WSS, "http": l.HTTP, "admin": {l.Admin}}
 }
@@ -78,8 +78,8 @@ func (l *Listen) check(ms *mistakes, p keyPath, file string) {
 	}
 }
 
-// collides reports whether the system would refuse b beside a. Port 0 is a
-// port of the kernel's choice, another one each time.
+// collides reports whether the system would refuse b after a. With port 0 the kernel
+// chooses a free port each time.
 func (a listener) collides(b listener) bool {
 	if a.network != b.network || a.network == "unix" {
 		return a == listener{a.key, b.network, b.address}
@@ -89,8 +89,7 @@ func (a listener) collides(b listener) bool {
 	return portA == portB && portA != "0" && (plainHost(hostA) == plainHost(hostB) || isAnyAddress(hostA) || isAnyAddress(hostB))
 }
 
-// plainHost is one form for what are the same addresses. Go listens on 127.0.0.1
-// for localhost.
+// plainHost gives equal addresses the same form. Go listens on 127.0.0.1 for localhost.
 func plainHost(host string) string {
 	if host == "localhost" {
 		return "127.0.0.1"

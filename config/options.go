@@ -16,9 +16,9 @@ import (
 	"wssgate/upstream"
 )
 
-// What the packages get of a Config. No package knows another's part of it.
+// Conversions of a Config to the options of other packages.
 
-// UpstreamOptions waits for nothing: the files that upstreams name were read.
+// UpstreamOptions does not wait for files: they have been read.
 func (c *Config) UpstreamOptions(log *slog.Logger) (upstream.Options, error) {
 	o := upstream.Options{Log: log}
 	for name, u := range c.Upstream {
@@ -93,7 +93,7 @@ func (u *Upstream) NodeOptions() (nodes []upstream.NodeOptions) {
 	return nodes
 }
 
-// UpstreamTLS is for wss nodes; nil where the file says nothing about them.
+// UpstreamTLS is for wss nodes; nil if the file has no settings for them.
 func (c *Config) UpstreamTLS(u *Upstream) (*tls.Config, error) {
 	if u.CA == "" && u.ServerName == "" && u.ClientCertificate == "" {
 		return nil, nil
@@ -135,8 +135,8 @@ func (c *Config) PrepareCertificates(store *certstore.Store) (*certstore.Change,
 	return change, err
 }
 
-// needsNoDirectory reports whether an error may be that the certificates' directory
-// is missing: who has them all from ACME need not make an empty folder.
+// needsNoDirectory reports whether an error means only that the certificate directory
+// is missing: with ACME for all names it may be absent.
 func (c *Config) needsNoDirectory(err error) bool {
 	return len(c.ACME.Names) > 0 && errors.Is(err, fs.ErrNotExist)
 }

@@ -8,19 +8,19 @@ import (
 	"wssgate/certstore"
 )
 
-// A ServedName is a server name with what answers for it.
+// A ServedName is a server name and how it is served.
 type ServedName struct {
 	Name         string
-	Certificates []certstore.Entry // one for each key type; none: refused
-	vhost        *Vhost            // nil where upstream is "": no vhost has the name
+	Certificates []certstore.Entry // one for each key type; none: clients are refused
+	vhost        *Vhost            // nil if no vhost has the name; then upstream is ""
 	upstream     string
 }
 
-// Served lists what the vhosts name, in the order of the file, then what
-// certificates are for and the vhosts do not name.
+// Served lists the names of the vhosts, in the order of the file, and then other names
+// that have certificates.
 func (c *Config) Served(entries []certstore.Entry) []ServedName {
 	chosen := map[string][]certstore.Entry{}
-	var names []string // of certificates, ordered as entries
+	var names []string // of certificates, in the order of entries
 	for _, e := range entries {
 		if chosen[e.Name] == nil {
 			names = append(names, e.Name)
@@ -46,7 +46,7 @@ func (c *Config) Served(entries []certstore.Entry) []ServedName {
 			vhosts[name] = v
 		}
 	}
-	covered := map[string]bool{} // wildcards of vhosts for which exact names have certificates
+	covered := map[string]bool{} // wildcards of vhosts with certificates for exact names
 	for _, name := range names {
 		if vhosts[name] == nil && vhosts[WildcardFor(name)] != nil {
 			covered[WildcardFor(name)] = true
@@ -75,13 +75,13 @@ func (c *Config) Served(entries []certstore.Entry) []ServedName {
 	return list
 }
 
-// keyFamily is "ECDSA", "RSA" or "Ed25519": a name has one of each.
+// keyFamily is "ECDSA", "RSA" or "Ed25519". A name has at most one certificate of each.
 func keyFamily(e certstore.Entry) string {
 	family, _, _ := strings.Cut(e.KeyType, " ")
 	return family
 }
 
-// WildcardFor is the wildcard that an exact name falls under.
+// WildcardFor is the wildcard that covers an exact name.
 func WildcardFor(name string) string {
 	_, rest, ok := strings.Cut(name, ".")
 	if !ok || strings.HasPrefix(name, "*.") {
@@ -90,7 +90,7 @@ func WildcardFor(name string) string {
 	return "*." + rest
 }
 
-// Target says where the tunnels of a name end.
+// Target says where tunnels to a name lead.
 func (c *Config) Target(s ServedName) string {
 	u := c.Upstream[s.upstream]
 	if u == nil {

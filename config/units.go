@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// maxDuration bounds every duration of a file: added to the time of day it
-// stays far from overflowing, and nobody waits longer for a client.
+// maxDuration bounds every duration in the file, so that adding it to the current time
+// cannot overflow.
 const maxDuration = 366 * 24 * time.Hour
 
 // maxSize bounds every size of a file, in bytes.
@@ -124,7 +124,7 @@ func (d *decoder) rate(p keyPath, value any, v reflect.Value) {
 	v.Set(reflect.ValueOf(rate))
 }
 
-// maxRate bounds the number of a rate: far above what any of them is for.
+// maxRate bounds the number in a rate, far above any useful value.
 const maxRate = 1_000_000
 
 // parseRate reads a rate. Its errors complete a sentence that begins with s.
@@ -154,7 +154,7 @@ func parseRate(s string) (Rate, error) {
 	return Rate{int(n), every}, nil
 }
 
-// String writes the rate as a file has it.
+// String writes the rate in the form of the file.
 func (r Rate) String() string {
 	if r == (Rate{}) {
 		return ""
@@ -168,7 +168,7 @@ func (r Rate) String() string {
 	return fmt.Sprintf("%d/%s", r.Count, period)
 }
 
-// String writes the size in the largest unit that it is a whole number of.
+// String writes the size in the largest unit that divides it.
 func (s Size) String() string {
 	for _, unit := range []string{"GiB", "MiB", "KiB"} {
 		if n := sizeUnits[strings.ToLower(unit)]; s != 0 && int64(s)%n == 0 {

@@ -11,8 +11,8 @@ import (
 	"wssgate/xmpp"
 )
 
-// minWait is the least of an upstream's durations: package upstream refuses
-// less, for no real server could answer in it.
+// minWait is the least duration for upstreams. Package upstream refuses less, because
+// no real server could answer in time.
 const minWait = 10 * time.Millisecond
 
 func (c *Config) checkUpstreams(ms *mistakes, p keyPath) {
@@ -150,7 +150,7 @@ func (u *Upstream) checkTLS(ms *mistakes, p keyPath, tls bool) {
 }
 
 func (h *Health) check(ms *mistakes, p keyPath) {
-	if h.Interval > 0 { // else probes are off
+	if h.Interval > 0 { // otherwise probes are off
 		ms.positive(p.key("timeout"), h.Timeout)
 	}
 	ms.notShort(p.key("interval"), h.Interval)
@@ -163,7 +163,7 @@ func (h *Health) check(ms *mistakes, p keyPath) {
 	}
 }
 
-// notShort is for durations of which 0 is judged elsewhere.
+// notShort checks a duration, except 0, which is checked elsewhere.
 func (ms *mistakes) notShort(p keyPath, d time.Duration) {
 	if d > 0 && d < minWait {
 		ms.add(p, "", "%v is less than %v", d, minWait)

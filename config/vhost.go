@@ -39,7 +39,7 @@ func (c *Config) checkVhosts(ms *mistakes, p keyPath) {
 	}
 }
 
-// checkTargets checks what a vhost refers to, and fills in the only upstream.
+// checkTargets checks references of a vhost, and fills in the only upstream.
 func (c *Config) checkTargets(ms *mistakes, p keyPath, v *Vhost) {
 	names := slices.Sorted(maps.Keys(c.Upstream))
 	if v.Upstream == "" && len(names) == 1 {
@@ -90,7 +90,7 @@ func (c *Config) checkTargets(ms *mistakes, p keyPath, v *Vhost) {
 	}
 }
 
-// check checks what needs no look at the rest of the file.
+// check checks everything that does not depend on the rest of the file.
 func (v *Vhost) check(ms *mistakes, p keyPath) {
 	for i, domain := range v.Domains {
 		normal, err := domainPattern(domain)

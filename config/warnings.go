@@ -11,8 +11,8 @@ import (
 	"wssgate/upstream"
 )
 
-// A Warning is something that an operator should know and that does not keep wssgate
-// from starting.
+// A Warning is something that an operator should know but that does not prevent a
+// start.
 type Warning struct{ Text, Hint string }
 
 // A Resolver is the part of *net.Resolver that Warnings needs.
@@ -20,12 +20,12 @@ type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// resolvePatience bounds all look-ups of one call.
+// resolvePatience bounds all DNS queries of one call.
 const resolvePatience = 2 * time.Second
 
-// Warnings looks for servers that anyone could reach without TLS, and for what the
-// file has and nobody uses. With r nil it looks no name up; else it takes no longer than
-// resolvePatience, and a name that is not found is no warning.
+// Warnings looks for servers that anyone could reach without TLS, and for unused parts
+// of the file. If r is nil, it makes no DNS queries. Otherwise it takes at most
+// resolvePatience, and a name that is not found is not a warning.
 func (c *Config) Warnings(ctx context.Context, r Resolver) []Warning {
 	ctx, cancel := context.WithTimeout(ctx, resolvePatience)
 	defer cancel()
@@ -45,7 +45,7 @@ func (c *Config) Warnings(ctx context.Context, r Resolver) []Warning {
 			for _, n := range upstream.NodeNames(c.Upstream[name].NodeOptions()) {
 				for _, shared := range n.Shared {
 					if _, err := netip.ParseAddr(shared); err == nil {
-						continue // several servers of one machine: the port tells
+						continue // several servers on one machine: the port distinguishes them
 					}
 					out = append(out, Warning{
 						fmt.Sprintf("upstream %q: node %q: another node also has the name %q; a redirect to it is ambiguous", name, n.Node, shared),
@@ -82,10 +82,10 @@ func (c *Config) Warnings(ctx context.Context, r Resolver) []Warning {
 	return out
 }
 
-// sharedSpace is what carriers use inside their networks (RFC 6598).
+// sharedSpace is the range for networks of carriers (RFC 6598).
 var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
 
-// isPublic reports whether an address can be one of the open internet.
+// isPublic reports whether an address can be on the public internet.
 func isPublic(addr netip.Addr) bool {
 	addr = addr.Unmap()
 	return addr.IsGlobalUnicast() && !addr.IsPrivate() && !sharedSpace.Contains(addr)

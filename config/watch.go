@@ -19,18 +19,19 @@ const (
 	// The files are looked at this often whatever the system tells.
 	configPoll = 10 * time.Second
 
-	maxSymlinks = 40 // what Linux follows in one path
+	maxSymlinks = 40 // as in Linux, for one path
 )
 
-// A Watch tells when a file, the configuration's or one with an access list,
-// is another one than was read last. It looks at contents, so that a touch or a
-// copy of the same is no change, and at folders rather than the file, so that a
-// file that is replaced and a symlink that is moved (Kubernetes' ..data) are one.
+// A Watch reports when the contents of a file, the configuration or an access list,
+// differ from what was read last. It compares contents, so touching a file is not a
+// change. It watches folders, so it notices a replaced file and a moved symlink
+// (Kubernetes' ..data) alike.
 //
-// It reads in jobs of its Place, so that a file system that hangs holds up neither
-// a reload nor the end. set belongs to one goroutine, the gate's; seen is for all.
+// It reads in jobs of its Place, so that a file system that hangs delays neither a
+// reload nor the exit. Set belongs to one goroutine, the gate's; Seen may be called
+// from any.
 type Watch struct {
-	Changed chan struct{} // has an entry when a file is to be read again
+	Changed chan struct{} // has an entry when a file must be read again
 	key     string        // of the configuration, for the log
 	place   *files.Place
 	files   []string
@@ -39,11 +40,11 @@ type Watch struct {
 	quiet   time.Duration  // for tests: as in watch.Options
 
 	mu   sync.Mutex
-	last map[string][sha256.Size]byte // by file, of what was read last
+	last map[string][sha256.Size]byte // of the latest contents read, by file
 }
 
-// NewFileWatch makes a watch that is off. Read are the sums of what the files held
-// when they were read: they may have changed since.
+// NewFileWatch makes a watch that is off. read has the sums of the files as they were
+// read; they may have changed since.
 func NewFileWatch(key string, place *files.Place, read map[string][sha256.Size]byte, log *slog.Logger) *Watch {
 	return &Watch{Changed: make(chan struct{}, 1), key: key, place: place, files: slices.Sorted(maps.Keys(read)), log: log, last: read}
 }
@@ -104,21 +105,22 @@ func (w *Watch) Seen(file string, sum [sha256.Size]byte) {
 	w.last[file] = sum
 }
 
-// Note is seen of one file of several: what was told of the others stays.
+// Note is Seen for one of several files: reports for other files remain.
 func (w *Watch) Note(file string, sum [sha256.Size]byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last[file] = sum
 }
 
-// look tells that a file is another one than was seen last.
+// look reports a file that differs from what was seen last.
 func (w *Watch) look() {
 	for _, file := range w.files {
 		w.lookAt(file, Sum(w.place.Read(file, MaxFile)))
 	}
 }
 
-// Sum is the sum of what reading a file gave. All that can't be read have one,
+// Sum is the sum of the result of reading a file. All errors have the same sum, which
+// differs from that of an empty file.
 // which is not that of an empty file.
 func Sum(data []byte, err error) [sha256.Size]byte {
 	if err != nil {
@@ -136,7 +138,7 @@ func (w *Watch) lookAt(file string, sum [sha256.Size]byte) {
 	w.last[file] = sum
 	select {
 	case w.Changed <- struct{}{}:
-	default: // told already
+	default: // already reported
 	}
 }
 
@@ -151,8 +153,8 @@ func (w *Watch) follow(folders *watch.Watcher) {
 	}
 }
 
-// foldersOn returns the folders on the way to a file in which a change can make
-// its name mean another file: the file's own, and that of each symlink.
+// foldersOn returns the folders where a change can make the path lead to another file:
+// the file's own folder, and that of each symlink.
 func foldersOn(place *files.Place, file string) []string {
 	path, err := filepath.Abs(file)
 	if err != nil {
@@ -173,8 +175,8 @@ func foldersOn(place *files.Place, file string) []string {
 	return append(folders, filepath.Dir(path))
 }
 
-// firstSymlink returns the shortest beginning of path that is a symlink, and
-// where it leads; "" for none.
+// firstSymlink returns the shortest prefix of path that is a symlink, and its target;
+// "" for none.
 func firstSymlink(place *files.Place, path string) (link, target string) {
 	for i := 1; i <= len(path); i++ {
 		if i < len(path) && path[i] != filepath.Separator {

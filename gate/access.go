@@ -12,17 +12,16 @@ import (
 	"wssgate/panics"
 )
 
-// An accessWatch reads access lists again when their files change. Its methods
-// belong to one goroutine, the gate's.
+// An accessWatch reloads access lists when their files change. Its methods belong to
+// one goroutine, the gate's.
 //
-// Lists that really are in different folders have different Places: one that hangs
-// keeps no other away.
+// Each real folder has its own Place, so that one that hangs does not delay the others.
 type accessWatch struct {
 	log     *slog.Logger
 	folders []*accessFolder
 }
 
-// An accessFolder is the lists in one folder.
+// An accessFolder holds the lists in one folder.
 type accessFolder struct {
 	place *files.Place
 	lists []*config.AccessFile
@@ -31,7 +30,7 @@ type accessFolder struct {
 	stop  context.CancelFunc
 }
 
-// set has the files of another configuration watched, in place of those before.
+// set watches the files of another configuration instead of the current ones.
 func (w *accessWatch) set(lists []*config.AccessFile) {
 	for _, f := range w.folders {
 		f.watch.Set(false)
@@ -58,7 +57,7 @@ func (w *accessWatch) set(lists []*config.AccessFile) {
 	}
 }
 
-// follow reads what has changed, in jobs of the folder's place.
+// follow reads changed files, in jobs of the folder's Place.
 func (d *accessFolder) follow(ctx context.Context) {
 	for {
 		select {
@@ -85,7 +84,7 @@ func (d *accessFolder) follow(ctx context.Context) {
 	}
 }
 
-// accessProblem is what the page shows of a file that is bad.
+// accessProblem describes a bad file for the admin page.
 func accessProblem(f *config.AccessFile) (p admin.FileProblem, bad bool) {
 	since, err := f.Problem()
 	if err == nil {

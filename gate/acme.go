@@ -15,16 +15,16 @@ import (
 	"wssgate/panics"
 )
 
-// An obtainer is the gate's ACME: off, or on with what the configuration says.
-// Its handlers may be called at any time; install, begin and close come from
-// one goroutine, prepare from one at a time.
+// An obtainer runs the gate's ACME client, or none. Its handlers may be called at any
+// time; install, begin and close come from one goroutine, and prepare from one at a
+// time.
 type obtainer struct {
 	store *certstore.Store
 	log   *slog.Logger
 	on    atomic.Pointer[acmeRun] // nil: off
 }
 
-// An acmeRun is an ACME that has been started, and what it was made from.
+// An acmeRun is a running ACME client and the settings it was made from.
 type acmeRun struct {
 	acme *certstore.ACME
 	cfg  config.ACME
@@ -46,20 +46,21 @@ func newObtainer(store *certstore.Store, log *slog.Logger) *obtainer {
 	return &obtainer{store: store, log: log}
 }
 
-// An acmeChange is what prepare made, for install and then begin, or for abandon.
+// An acmeChange is the result of prepare. Pass it to install and then begin, or to
+// abandon.
 type acmeChange struct {
-	next  *acmeRun             // nil: the file leaves things as they are, but for the names, or turns ACME off
-	names *certstore.ACMENames // for what runs now; nil: nothing runs
-	last  *acmeRun             // what next replaces, for begin to end; nil: nothing
+	next  *acmeRun             // nil: ACME is off, or only its names change
+	names *certstore.ACMENames // for the client that runs now; nil: none runs
+	last  *acmeRun             // replaced by next, and closed by begin; nil: none
 	serve func(name string, cert *tls.Certificate)
 
 	mu     sync.Mutex
-	cached map[string]*tls.Certificate // what next found, and nobody sees before install; nil after that
+	cached map[string]*tls.Certificate // certificates that next found before install; nil after that
 }
 
-// prepare makes what cfg demands beside what runs now. It reads the cache, for as
-// long as that may take; nothing is ordered yet, and no certificate served. With an
-// error the change is to be abandoned.
+// prepare makes the ACME client of cfg beside the current one. It reads the cache,
+// which may take its time. It orders no certificate and serves none. After an error,
+// the change must be abandoned.
 func (o *obtainer) prepare(cfg *config.Config) (*acmeChange, error) {
 	p := &acmeChange{cached: map[string]*tls.Certificate{}}
 	now := o.on.Load()
@@ -71,7 +72,7 @@ func (o *obtainer) prepare(cfg *config.Config) (*acmeChange, error) {
 			break
 		}
 		var err error
-		// Of names that stay the old certificates are served until there are better ones.
+		// Names that stay keep their old certificates until there are better ones.
 		p.names, err = now.acme.PrepareNames(slices.DeleteFunc(slices.Clone(now.cfg.Names), func(name string) bool {
 			return !slices.Contains(cfg.ACME.Names, name)
 		}))
@@ -97,7 +98,7 @@ func (o *obtainer) prepare(cfg *config.Config) (*acmeChange, error) {
 	return p, nil
 }
 
-// install is the Install of next.
+// install is next's Install callback.
 func (p *acmeChange) install(name string, cert *tls.Certificate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -108,7 +109,7 @@ func (p *acmeChange) install(name string, cert *tls.Certificate) {
 	}
 }
 
-// show installs what next has found, and what it will find.
+// show installs the certificates that next has found and will find.
 func (p *acmeChange) show() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -118,7 +119,7 @@ func (p *acmeChange) show() {
 	p.cached = nil
 }
 
-// fits reports whether cfg wants nothing of an ACME but perhaps other names.
+// fits reports whether cfg needs the same ACME client, except perhaps for the names.
 func (r *acmeRun) fits(cfg *config.Config) bool {
 	if r == nil {
 		return false
@@ -128,7 +129,7 @@ func (r *acmeRun) fits(cfg *config.Config) bool {
 	return reflect.DeepEqual(old, wanted) && r.with == acmeFiles(cfg) && r.http == (len(cfg.Listen.HTTP) > 0)
 }
 
-// abandon undoes prepare; p may be nil.
+// abandon undoes prepare. p may be nil.
 func (o *obtainer) abandon(p *acmeChange) {
 	if p != nil && p.names != nil {
 		p.names.Abandon()
@@ -138,9 +139,9 @@ func (o *obtainer) abandon(p *acmeChange) {
 	}
 }
 
-// install puts in force what prepare made for cfg, but for orders: the certificates
-// of new names that the cache has are served, those of names that are gone are not
-// any more. It waits for no file.
+// install applies what prepare made for cfg, except for orders: it serves the cached
+// certificates of new names, and stops serving those of removed names. It does not wait
+// for files.
 func (o *obtainer) install(p *acmeChange, cfg *config.Config) {
 	now := o.on.Load()
 	if p.names != nil {
@@ -155,8 +156,8 @@ func (o *obtainer) install(p *acmeChange, cfg *config.Config) {
 	o.on.Store(newACMERun(now.acme, cfg)) // with other names
 }
 
-// begin orders what is missing, and ends what does so no more. Listeners are open
-// by now, for the CA comes back to them.
+// begin orders missing certificates and closes the old client. The listeners are open
+// by now, which the CA's challenges need.
 //
 // It does not wait: an order that is given up gives its lease back in the cache. The
 // channel is closed when all is done.
@@ -174,7 +175,7 @@ func (o *obtainer) begin(p *acmeChange) <-chan struct{} {
 	return done
 }
 
-// close gives up what is being ordered.
+// close cancels orders.
 func (o *obtainer) close() {
 	if now := o.on.Load(); now != nil {
 		now.acme.Close()
@@ -189,7 +190,7 @@ func (o *obtainer) challengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certif
 	return nil, nil
 }
 
-// status is how each name is doing; none while ACME is off.
+// status returns the state of each name, or nothing while ACME is off.
 func (o *obtainer) status() []certstore.ACMEStatus {
 	if now := o.on.Load(); now != nil {
 		return now.acme.Status()

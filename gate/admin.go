@@ -27,20 +27,19 @@ import (
 	"wssgate/proxy"
 )
 
-// A console serves the operator: it has the admin listener, what it is told of
-// the gate, and what it asks the gate for. The gate's own goroutine (serve's
-// loop) does what is asked for, so that it never does two such things at once.
+// A console serves the operator. It owns the admin listener, and passes commands to the
+// gate's loop, which runs one at a time.
 type console struct {
 	warnings *admin.Warnings
-	asked    chan func() // for the loop; see do
+	asked    chan func() // for the loop; see ask
 	drainAll chan struct{}
 
 	lines  *logqueue.Queue // nil in tests
-	turn   atomic.Int64    // when the loop turned last, Unix nanoseconds
+	turn   atomic.Int64    // when the loop last turned, Unix nanoseconds
 	gate   *gate
 	cfg    atomic.Pointer[config.Config] // in force
 	server *admin.Server
-	ln     net.Listener // nil: off; the loop's
+	ln     net.Listener // nil: off; belongs to the loop
 	addr   string       // of ln, as configured
 
 	mu      sync.Mutex
@@ -49,7 +48,7 @@ type console struct {
 	reload  admin.Reload
 	drain   *admin.Drain
 	drains  []partialDrain
-	over    chan struct{} // closed when the loop takes no more requests
+	over    chan struct{} // closed when the loop accepts no more requests
 }
 
 func newConsole(warnings *admin.Warnings, lines *logqueue.Queue) *console {
@@ -65,20 +64,20 @@ func newConsole(warnings *admin.Warnings, lines *logqueue.Queue) *console {
 	return d
 }
 
-// An adminListener is opened before anything is changed, and installed when
+// An adminListener is opened before a reload changes anything, and installed when
 // nothing can fail any more.
 type adminListener struct {
 	addr   string
-	ln     net.Listener // nil: the one that is there stays, or there is none
+	ln     net.Listener // nil: keep the current one, or have none
 	access admin.Access
 }
 
-// open opens what cfg asks for, unless it is open.
+// open opens the listener of cfg, unless it is open already.
 func (d *console) open(cfg *config.Config, sockets *listen.Sockets) (*adminListener, error) {
 	l := &adminListener{addr: cfg.Listen.Admin, access: admin.Access{Debug: cfg.Listen.AdminDebug}}
 	if file := cfg.Listen.AdminTokenFile; file != "" {
 		token := cfg.Files[file]
-		if err := config.CheckToken(token); err != nil { // an empty one would demand none
+		if err := config.CheckToken(token); err != nil { // an empty token would disable the check
 			return nil, fmt.Errorf("listen.admin_token_file: %q: %w", file, err)
 		}
 		l.access.Token = strings.TrimSpace(string(token))
@@ -100,7 +99,7 @@ func (l *adminListener) close() {
 	}
 }
 
-// install puts cfg and its listener into force. Nothing can fail any more.
+// install applies cfg and its listener. It cannot fail.
 func (d *console) install(g *gate, cfg *config.Config, l *adminListener) {
 	d.cfg.Store(cfg)
 	d.forget(cfg)
@@ -159,7 +158,7 @@ func (d *console) listen(addr string, ln net.Listener) {
 	}
 }
 
-// listens notes where clients connect. It ends the wait of /readyz.
+// listens records the client listeners, which makes /readyz ready.
 func (d *console) listens(listeners map[string]net.Listener) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -170,7 +169,7 @@ func (d *console) listens(listeners map[string]net.Listener) {
 	slices.Sort(d.serving)
 }
 
-// reloaded notes what became of a reload.
+// reloaded records the result of a reload.
 func (d *console) reloaded(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -184,15 +183,15 @@ func (d *console) reloaded(err error) {
 	d.reload.LastGood = d.reload.At
 }
 
-// lastReload reports whether the last reload was taken.
+// lastReload reports whether the last reload succeeded.
 func (d *console) lastReload() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.reload.OK
 }
 
-// leaves notes that the gate drains, before it does: from now on it is not
-// ready, and takes no requests.
+// leaves records, before the gate drains, that it is not ready and accepts no more
+// requests.
 func (d *console) leaves(connections int, timeout time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -201,14 +200,14 @@ func (d *console) leaves(connections int, timeout time.Duration) {
 	close(d.over)
 }
 
-// close ends the listener. The console may never have been opened.
+// close closes the listener. The console may never have been opened.
 func (d *console) close() {
 	if d.server != nil {
 		d.server.Close()
 	}
 }
 
-// askReload has the loop reload, and waits for the result.
+// askReload makes the loop reload, and waits for the result.
 func (d *console) askReload(ctx context.Context) error {
 	result := make(chan error, 1)
 	err := d.ask(ctx, func() error {
@@ -228,14 +227,15 @@ func (d *console) askReload(ctx context.Context) error {
 	}
 }
 
-// turned notes that the loop does.
+// turned records a turn of the loop.
 func (d *console) turned() { d.turn.Store(time.Now().UnixNano()) }
 
-// loopPatience is how long the loop may take for a turn: many times what the
-// longest one takes.
+// loopPatience is how long one turn of the loop may take: many times longer than any
+// should.
 const loopPatience = 30 * time.Second
 
-// alive says that the loop does not turn any more. A drain has a deadline instead.
+// alive returns an error if the loop is stuck. It does not check during a drain, which
+// has a deadline.
 func (d *console) alive() error {
 	d.mu.Lock()
 	draining := d.drain != nil
@@ -246,7 +246,7 @@ func (d *console) alive() error {
 	return nil
 }
 
-// ask has the loop call f, and waits for its result.
+// ask makes the loop call f, and waits for the result.
 func (d *console) ask(ctx context.Context, f func() error) error {
 	result := make(chan error, 1)
 	select {
@@ -262,10 +262,10 @@ func (d *console) ask(ctx context.Context, f func() error) error {
 	}
 }
 
-// askDrain begins a drain of the whole gate, as SIGTERM does, or begins or
-// stops one of a vhost, a node or all vhosts.
+// askDrain drains the whole gate, as SIGTERM does, or starts or stops the drain of one
+// vhost, one node or all vhosts.
 func (d *console) askDrain(r admin.DrainRequest) error {
-	if name, err := config.ServerName(r.Vhost); err == nil { // it may be as it stands in the file
+	if name, err := config.ServerName(r.Vhost); err == nil { // the request may spell it as the file does
 		r.Vhost = name
 	}
 	if r.All || r.Vhost != "" || r.Node != "" {
@@ -276,13 +276,13 @@ func (d *console) askDrain(r admin.DrainRequest) error {
 	}
 	select {
 	case d.drainAll <- struct{}{}:
-	default: // it was asked for before
+	default: // already requested
 	}
 	return nil
 }
 
-// A partialDrain is one of a vhost, a node or all vhosts that the operator asked
-// for. It outlives reloads, but for what a reload takes away.
+// A partialDrain is a drain of one vhost, one node or all vhosts that the operator
+// started. A reload keeps it, unless its target is removed.
 type partialDrain struct {
 	target proxy.Target // zero: all vhosts
 	since  time.Time
@@ -290,8 +290,7 @@ type partialDrain struct {
 	stop   func() // ends it
 }
 
-// drainSome begins or stops the drain of a vhost, a node or all vhosts. It is
-// called in the loop.
+// drainSome starts or stops a partial drain. It runs in the loop.
 func (d *console) drainSome(r admin.DrainRequest) error {
 	g, target := d.gate, proxy.Target{Vhost: r.Vhost, Upstream: r.Upstream, Node: r.Node}
 	if !has(g.cfg, target) {
@@ -321,20 +320,20 @@ func (d *console) drainSome(r admin.DrainRequest) error {
 	drains = slices.Clone(drains)
 	now := &drains[len(drains)-1]
 	now.total, now.stop = g.server.StartDrain(target, g.pacing())
-	before() // now, for nobody gets in between the two
+	before() // at once, so that no client gets in between the two drains
 	d.setDrains(drains)
 	g.log.Info("drain", "scope", r.Scope(), "tunnels", now.total)
 	return nil
 }
 
-// setDrains replaces the list, which others read.
+// setDrains replaces the list, which other goroutines read.
 func (d *console) setDrains(drains []partialDrain) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.drains = drains
 }
 
-// forget drops drains of what cfg no longer has.
+// forget drops drains whose target is not in cfg.
 func (d *console) forget(cfg *config.Config) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -348,7 +347,7 @@ func (d *console) forget(cfg *config.Config) {
 	})
 }
 
-// has reports whether a vhost or node is configured. Of all vhosts it is true.
+// has reports whether a target is configured. All vhosts always are.
 func has(c *config.Config, t proxy.Target) bool {
 	if t == (proxy.Target{}) {
 		return true
@@ -361,7 +360,7 @@ func has(c *config.Config, t proxy.Target) bool {
 	return u != nil && slices.ContainsFunc(u.Nodes, func(n *config.Node) bool { return n.Name == t.Node })
 }
 
-// notReady says why the gate can't take clients.
+// notReady returns the reasons why the gate can't accept clients.
 func (d *console) notReady() []string {
 	d.mu.Lock()
 	draining, listening := d.drain != nil, len(d.serving) > 0
@@ -397,7 +396,7 @@ func (d *console) notReady() []string {
 	return why
 }
 
-// configuredNames are the names that the file says must have a certificate.
+// configuredNames are the names that need a certificate according to the file.
 func configuredNames(c *config.Config) []string {
 	names := slices.Clone(c.ACME.Names)
 	for _, v := range c.Vhost {
@@ -410,7 +409,7 @@ func configuredNames(c *config.Config) []string {
 	return names
 }
 
-// describe is the gate as the page shows it.
+// describe is the state of the gate for the admin page.
 func (d *console) describe() admin.Gate {
 	cfg, g := d.cfg.Load(), d.gate
 	out := admin.Gate{
@@ -429,7 +428,7 @@ func (d *console) describe() admin.Gate {
 	drains := d.drains
 	d.mu.Unlock()
 
-	// There may be ten thousand; only the vhosts want to know all of them.
+	// There may be ten thousand; only the vhosts need all of them.
 	out.Certificates = make([]admin.Certificate, 0, g.store.Names())
 	var entries []certstore.Entry
 	for e := range g.store.Certificates() {
@@ -502,7 +501,7 @@ func (d *console) describe() admin.Gate {
 	return out
 }
 
-// describe tells how far a drain has come.
+// describe returns the progress of a drain.
 func (p partialDrain) describe(vhosts []proxy.VhostCount, upstreams []admin.Upstream) admin.Drain {
 	r := admin.DrainRequest{All: p.target == proxy.Target{}, Vhost: p.target.Vhost, Upstream: p.target.Upstream, Node: p.target.Node}
 	out := admin.Drain{Scope: r.Scope(), Since: p.since, Total: p.total}
@@ -533,9 +532,9 @@ func (p partialDrain) describe(vhosts []proxy.VhostCount, upstreams []admin.Upst
 	return out
 }
 
-// adminVhosts lists the configured names in the order of the file, each with
-// the certificate that ends first of those that its clients get, and then
-// vhosts that are gone while their tunnels go on.
+// adminVhosts lists the configured names in the order of the file, each with the
+// certificate that expires first of those that its clients get, and then removed vhosts
+// that still have tunnels.
 func adminVhosts(c *config.Config, entries []certstore.Entry, counts []proxy.VhostCount) []admin.Vhost {
 	var list []admin.Vhost
 	index := map[string]int{}
@@ -583,7 +582,7 @@ func adminCertificate(e certstore.Entry) admin.Certificate {
 		NotBefore: e.NotBefore, NotAfter: e.NotAfter}
 }
 
-// adminSuspect says a client address in admin's types.
+// adminSuspect converts a Suspect to admin's type.
 func adminSuspect(c proxy.Suspect) admin.Suspect {
 	network := c.Network.String()
 	if c.Network.IsSingleIP() {
@@ -592,10 +591,10 @@ func adminSuspect(c proxy.Suspect) admin.Suspect {
 	return admin.Suspect{Network: network, Failures: c.Failures, Total: c.Total, Last: c.Last, Refused: c.Refused, Until: c.Until}
 }
 
-// processStart is when the program began, near enough.
+// processStart is approximately when the process started.
 var processStart = time.Now()
 
-// buildOf is the version and the commit of a build, as far as they are known.
+// buildOf returns the version and the commit of a build, if known.
 func buildOf(info *debug.BuildInfo, _ bool) (version, revision string) {
 	if info == nil {
 		return "(devel)", ""
@@ -608,7 +607,7 @@ func buildOf(info *debug.BuildInfo, _ bool) (version, revision string) {
 	return cmp.Or(info.Main.Version, "(devel)"), revision
 }
 
-// withWarnings puts the ring of warnings in front of a log.
+// withWarnings makes a log that also records warnings for the admin page.
 func withWarnings(log *slog.Logger) (*slog.Logger, *admin.Warnings) {
 	w := admin.NewWarnings(log.Handler())
 	return slog.New(w), w

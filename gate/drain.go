@@ -15,9 +15,9 @@ import (
 	"wssgate/xmpp"
 )
 
-// drainNodes begins to drain the nodes that cfg takes out, and no more those
-// that it takes in again. A node that cfg does not name goes on as it was: its
-// drain comes to its end, but must not wait for the node's return.
+// drainNodes starts to drain the nodes that cfg takes out, and stops for those that it
+// takes in again. The drain of a node that cfg does not name continues, but does not
+// wait for the node to return.
 func (g *gate) drainNodes(cfg *config.Config) {
 	for target, out := range nodesOf(cfg) {
 		switch stop, was := g.takenOut[target]; {
@@ -33,7 +33,7 @@ func (g *gate) drainNodes(cfg *config.Config) {
 	}
 }
 
-// nodesOf yields all nodes, and whether the configuration takes them out.
+// nodesOf yields all nodes, and whether the configuration takes each out.
 func nodesOf(c *config.Config) iter.Seq2[proxy.Target, bool] {
 	return func(yield func(proxy.Target, bool) bool) {
 		for name, u := range c.Upstream {
@@ -46,7 +46,7 @@ func nodesOf(c *config.Config) iter.Seq2[proxy.Target, bool] {
 	}
 }
 
-// drain lets clients go, and then ends everything.
+// drain sends clients away and then stops everything.
 func (g *gate) drain() error {
 	g.console.leaves(g.server.Connections(), g.cfg.Drain.Timeout)
 	g.log.Info("drain", "connections", g.server.Connections(), "timeout", g.cfg.Drain.Timeout)
@@ -55,10 +55,10 @@ func (g *gate) drain() error {
 	return g.stop()
 }
 
-// stopPatience is what all may take that a drain does besides draining.
+// stopPatience is how long everything in a drain may take besides the drain itself.
 const stopPatience = plainPatience + settlePatience
 
-// pacing is what the configuration says of drains.
+// pacing is the configuration's [drain].
 func (g *gate) pacing() proxy.Pacing {
 	p := proxy.Pacing{Timeout: g.cfg.Drain.Timeout, Pace: g.cfg.Drain.Pace}
 	if redirect := g.cfg.Drain.Redirect; len(redirect) > 0 {
@@ -67,9 +67,9 @@ func (g *gate) pacing() proxy.Pacing {
 	return p
 }
 
-// elsewhere chooses where a client of a vhost goes during a drain: to one of
-// the URLs of drain.redirect, or, for "nodes", to the public one of a node, but
-// for that which led it here: it would come back at once, again and again.
+// elsewhere chooses where a client of a vhost goes during a drain: one of the URLs in
+// drain.redirect or, for "nodes", the public URL of a node, except the one that led to
+// this gate: the client would come straight back.
 func elsewhere(redirect []string, vhost *upstream.Vhost, host string) string {
 	here, _ := xmpp.ParseTarget("wss://" + host)
 	var urls []string
@@ -93,8 +93,7 @@ func elsewhere(redirect []string, vhost *upstream.Vhost, host string) string {
 // plainPatience is how long a drain waits for answers to plain requests.
 const plainPatience = 5 * time.Second
 
-// stop ends everything that was started, in the order in which a connection
-// needs it.
+// stop stops everything, in the order in which a connection needs it.
 func (g *gate) stop() error {
 	var err error
 	g.watch.Set(false)
@@ -110,7 +109,7 @@ func (g *gate) stop() error {
 	}
 	if g.server != nil {
 		pacing := g.pacing()
-		if pacing.Redirect == nil { // else who comes now is to be sent elsewhere
+		if pacing.Redirect == nil { // otherwise new clients are to be redirected
 			began := time.Now()
 			g.handOver(min(settlePatience, pacing.Timeout/2))
 			pacing.Timeout = max(0, pacing.Timeout-time.Since(began))
@@ -120,7 +119,7 @@ func (g *gate) stop() error {
 		})
 		// A context of its own: the one that SIGTERM ended is of no use.
 		err = g.server.Shutdown(context.Background(), pacing)
-		g.console.close() // last of the listeners: it shows how the drain goes
+		g.console.close() // last of the listeners, because it shows the drain's progress
 		g.accepting.Wait()
 		g.memory.Close()
 	}

@@ -35,20 +35,19 @@ import (
 	"wssgate/web"
 )
 
-// A gate is one running wssgate: everything that a configuration describes,
-// put together.
+// A gate is one running wssgate: everything that a configuration describes.
 //
-//	start   certificates and routes are read, then listeners are opened, then
-//	        connections are accepted; a mistake in any of it starts nothing
-//	reload  the file is read and checked as a whole, and all that can fail or takes
-//	        its time is prepared; then new connections are served by it at once, by
-//	        one store of one pointer (proxy.Server.Configure); what is bad changes nothing
-//	drain   listeners close, tunnels are closed, then everything else ends
+//	start   reads certificates and routes, opens listeners, then accepts
+//	        connections; an error starts nothing
+//	reload  reads and checks the whole file and prepares everything that can fail
+//	        or takes time, then switches new connections over at once, by storing
+//	        one pointer (proxy.Server.Configure); an error changes nothing
+//	drain   closes the listeners, then the tunnels, then everything else
 //
-// One goroutine, Serve's loop, owns it. The loop never waits for a file system, a
-// CA, DNS or the log: what a reload reads is gathered beside it, by gather, and comes
-// back through gathered; whatever hangs there, the loop goes on to give signs of
-// life, to take requests, and to drain. Each of these waits has a deadline:
+// One goroutine, Serve's loop, owns it. The loop never waits for a file system, a CA,
+// DNS or the log: gather reads what a reload needs beside it, and passes it back
+// through gathered. So whatever hangs, the loop still gives signs of life, accepts
+// commands and drains. Each of these waits has a deadline:
 //
 //	a file, a folder          files.Patience for a call; then it goes on without
 //	the names of listeners    listenerPatience, beside the loop; then without those
@@ -63,15 +62,15 @@ type gate struct {
 	store     *certstore.Store
 	upstreams *upstream.Table
 	acme      *obtainer
-	page      http.Handler // what answers in place of the site's own page; nil: nothing
+	page      http.Handler // answers instead of the site's own page; nil: the site
 	site      *web.Site    // the newest
 	server    *proxy.Server
 	memory    *memory.Guard
 	plain     *plainHTTP
 	listeners map[string]net.Listener // by their address in the configuration
-	takenOut  map[proxy.Target]func() // nodes for which the file said drain = true when it last named them, and what stops their drains
+	takenOut  map[proxy.Target]func() // drains of nodes with drain = true in the latest file that names them, and how to stop each
 	accepting sync.WaitGroup          // for wss
-	serving   sync.WaitGroup          // for all else
+	serving   sync.WaitGroup          // for everything else
 	failed    chan error              // a listener broke
 	console   *console
 	watch     *config.Watch
@@ -91,9 +90,9 @@ type gate struct {
 // Serving configures Serve, in addition to the configuration file.
 type Serving struct {
 	Reload  <-chan os.Signal // reads the file again
-	Pages   http.Handler     // answers requests that are no WebSocket upgrades; nil: the site's own
+	Pages   http.Handler     // answers requests that are not WebSocket upgrades; nil: the site's own
 	Sockets *listen.Sockets
-	Notify  *systemd.Notifier // closed by serve; nil: nobody wants to know
+	Notify  *systemd.Notifier // closed by Serve; nil: no service manager
 }
 
 // Serve runs the gate that cfg describes until ctx ends, then drains it, and
@@ -105,7 +104,7 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 	lines.Serving.Store(true)
 	defer lines.Close(LogPatience)
 	log, warnings := withWarnings(NewLogger(lines, cfg.Log, level, lines.Terminal))
-	// What the standard library has nobody to tell, goes there too.
+	// Code that uses the default logger writes to the same log.
 	slog.SetDefault(log)
 	slog.SetLogLoggerLevel(slog.LevelDebug)
 	defer memory.Keep()()
@@ -123,7 +122,7 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 		return statusOK
 	}
 	status := statusOK
-	var ended atomic.Pointer[time.Time] // when ctx did
+	var ended atomic.Pointer[time.Time] // when ctx ended
 	defer context.AfterFunc(ctx, func() { ended.Store(new(time.Now())) })()
 	g.notify.Ready(g.summary())
 	beats, stopBeats := g.notify.Beats()
@@ -194,22 +193,22 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 	return status
 }
 
-// What Serve returns, which is the program's exit status.
+// Results of Serve, which are exit statuses of the program.
 const (
 	statusOK      = 0 // drained
-	statusFailed  = 1 // could not do it
+	statusFailed  = 1 // an error
 	statusDrained = 3 // the drain's deadline passed with tunnels still open
 )
 
 const (
-	startPatience = time.Second            // for a start that SIGTERM comes into
-	exitPatience  = time.Second            // for all that ends beside the drain
-	LogPatience   = 700 * time.Millisecond // for lines that wait at the exit
-	loopTurn      = 5 * time.Second        // the loop turns at least so often
+	startPatience = time.Second            // for a start that SIGTERM interrupts
+	exitPatience  = time.Second            // for everything that ends beside the drain
+	LogPatience   = 700 * time.Millisecond // for queued lines at the exit
+	loopTurn      = 5 * time.Second        // the loop turns at least this often
 )
 
-// awaitGate waits for the start, but not for long once ctx has ended: then it
-// returns nil, and the start is left to itself.
+// awaitGate waits for the start, but not for long once ctx has ended: then it returns
+// nil, and the start is abandoned.
 func awaitGate(ctx context.Context, start func() (*gate, error)) (*gate, error) {
 	type result struct {
 		g   *gate
@@ -233,7 +232,7 @@ func awaitGate(ctx context.Context, start func() (*gate, error)) (*gate, error) 
 	}
 }
 
-// startGate starts everything, or nothing.
+// start starts everything, or nothing.
 func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Serving, console *console) (_ *gate, err error) {
 	g := &gate{cfg: cfg, log: log, level: level, page: how.Pages, listeners: map[string]net.Listener{}, failed: make(chan error, 1),
 		takenOut: map[proxy.Target]func(){}, console: console, sockets: how.Sockets, notify: how.Notify, gathered: make(chan *gathered, 1), late: make(chan lateListeners, 1)}
@@ -248,7 +247,7 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 	if err != nil {
 		return nil, err
 	}
-	debug.FreeOSMemory() // reading thousands of certificates leaves megabytes behind
+	debug.FreeOSMemory() // reading thousands of certificates leaves megabytes of garbage
 	options, err := cfg.UpstreamOptions(log)
 	if err != nil {
 		return nil, err
@@ -292,7 +291,7 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 	g.acme.install(change, cfg)
 	for target, out := range nodesOf(cfg) {
 		if out {
-			g.takenOut[target] = func() {} // no client has come yet
+			g.takenOut[target] = func() {} // no clients to drain yet
 		}
 	}
 	conns := &fair.Conns{Max: proxy.DescriptorReserve().HTTP, Refuses: g.server.DeniesPlain,
@@ -309,7 +308,7 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 	return g, nil
 }
 
-// configuration is what the server goes by. The Site in it becomes the gate's.
+// configuration is the server's configuration. The gate takes over the Site in it.
 func (g *gate) configuration(cfg *config.Config, certificates *certstore.View, routes *upstream.Routes, pages web.Options) proxy.Configuration {
 	pages.HasCertificate = certificates.Has
 	g.site = web.New(pages)
@@ -326,7 +325,7 @@ func (g *gate) configuration(cfg *config.Config, certificates *certstore.View, r
 	}
 }
 
-// summary is the gate in a line.
+// summary describes the gate in one line.
 func (g *gate) summary() string {
 	s := fmt.Sprintf("serving %d names", g.store.Names())
 	if !g.console.lastReload() {

@@ -10,28 +10,28 @@ import (
 )
 
 const (
-	// handOverPatience is how long a leaving process finishes the TCP handshakes
-	// that it has begun: half a second is a round trip for all but a few. Under
-	// a second, so that a client whose SYN was dropped meanwhile finds the
-	// other process at its second try.
+	// handOverPatience is how long a leaving process completes TCP handshakes that have
+	// begun: half a second is a round trip for nearly all clients. It is under a
+	// second, so that a client whose SYN was dropped meanwhile reaches the other
+	// process with its first retransmission.
 	handOverPatience = 500 * time.Millisecond
 
-	// settlePatience is how long those that were accepted last may take to
-	// become tunnels, before the drain begins.
+	// settlePatience is how long the last accepted connections may take to become
+	// tunnels before the drain begins.
 	settlePatience = time.Second
 
-	handOverStep = 10 * time.Millisecond // between two looks
+	handOverStep = 10 * time.Millisecond // between two checks
 )
 
-// handOver ends listening in such a way that whoever is on the way here is still
-// served, where somebody else listens on the same addresses: another process
-// that was started beside this one, or systemd, which keeps its sockets for the
-// next. It returns at once where nobody does; else when connections that had
-// been accepted are tunnels, or after patience.
+// handOver stops listening without refusing connections on the way here, if another
+// socket listens on the same addresses: that of another process started beside this
+// one, or of systemd, which keeps its sockets for the next process. Otherwise it
+// returns at once. It waits until accepted connections are tunnels, or until patience
+// is over.
 //
-// The kernel resets connections that wait in the queue of a listener when it is
-// closed, and those in the middle of the TCP handshake. So the order is: no new
-// ones, the old ones in, then close.
+// When a listener closes, the kernel resets the connections in its queue and those in
+// the middle of the TCP handshake. So the order is: divert new connections, accept
+// those that wait, then close.
 func (g *gate) handOver(patience time.Duration) {
 	var all, own, shared []net.Listener
 	for key, listeners := range map[string]map[string]net.Listener{"wss": g.listeners, "http": g.plain.listeners} {
@@ -44,7 +44,7 @@ func (g *gate) handOver(patience time.Duration) {
 	}
 	looking, cancel := context.WithTimeout(context.Background(), listen.RemovalPatience)
 	defer cancel()
-	for _, ln := range own { // what is done to a socket of systemd's, the next process would have too
+	for _, ln := range own { // a change to a socket of systemd's would affect the next process too
 		u, isUnix := ln.(*listen.UnixListener)
 		if isUnix && !u.IsOurs(looking) || !isUnix && listen.IsShared(ln, all) {
 			shared = append(shared, ln)
@@ -65,18 +65,17 @@ func (g *gate) handOver(patience time.Duration) {
 	}
 }
 
-// handOn is the same for listeners that a reload takes away: where another one is
-// on the same port by now, as it is where "127.0.0.1:5291" becomes ":5291",
-// those who are on the way to the old one are served. Where there is none, clients
-// are refused anyway.
+// handOn does the same for listeners that a reload removes, if another listener is on
+// the same port by now, such as ":5291" after "127.0.0.1:5291": connections on the way
+// to the old one are served. If there is none, clients are refused anyway.
 func (g *gate) handOn(gone []net.Listener) {
 	g.emptyQueues(slices.DeleteFunc(gone, func(ln net.Listener) bool {
 		return !listen.IsShared(ln, []net.Listener{ln})
 	}), settlePatience)
 }
 
-// emptyQueues has newcomers go to those who listen on the same addresses as these,
-// and waits until those who came here before are accepted.
+// emptyQueues diverts new connections to the other listeners on the same addresses, and
+// waits until those that came here before are accepted.
 func (g *gate) emptyQueues(shared []net.Listener, patience time.Duration) {
 	if len(shared) == 0 {
 		return
@@ -84,7 +83,7 @@ func (g *gate) emptyQueues(shared []net.Listener, patience time.Duration) {
 	began := time.Now()
 	for _, ln := range shared {
 		if _, isUnix := ln.(*listen.UnixListener); isUnix {
-			continue // nobody comes to it any more
+			continue // no new connections arrive
 		}
 		if err := listen.LeaveToOthers(ln); err != nil {
 			g.log.Warn("hand-over: some clients may be reset", "addr", ln.Addr().String(), "err", err)

@@ -16,8 +16,8 @@ import (
 	"wssgate/web"
 )
 
-// plainHTTP are the listeners of listen.http. All its methods but those of its
-// handler are called from one goroutine.
+// plainHTTP serves listen.http. Its methods are called from one goroutine, except those
+// of its handler.
 type plainHTTP struct {
 	log       *slog.Logger
 	server    *http.Server
@@ -27,8 +27,7 @@ type plainHTTP struct {
 	serving   sync.WaitGroup
 }
 
-// newPlainHTTP makes a server around a handler, a conns.Handler. Its connections are
-// bounded by conns.
+// newPlainHTTP makes a server around a handler. conns limits its connections.
 func newPlainHTTP(handler http.Handler, conns *fair.Conns, log *slog.Logger, failed chan<- error) *plainHTTP {
 	server := web.NewPlainServer(handler, log)
 	server.ConnContext, server.ConnState = conns.ConnContext, conns.ConnState
@@ -44,7 +43,7 @@ func (p *plainHTTP) accept(opened map[string]net.Listener) {
 	}
 }
 
-// leave ends those listeners that addrs has no more.
+// leave closes the listeners that are not in addrs.
 func (p *plainHTTP) leave(addrs []string) {
 	for addr, ln := range p.listeners {
 		if !slices.Contains(addrs, addr) {
@@ -58,16 +57,16 @@ func (p *plainHTTP) leave(addrs []string) {
 func (p *plainHTTP) serve(addr string, ln net.Listener) {
 	_, err := panics.Do(panics.HTTP, func() (struct{}, error) { return struct{}{}, p.server.Serve(ln) })
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
-		return // as we wanted
+		return // closed on purpose
 	}
 	select {
 	case p.failed <- fmt.Errorf("listener %q: %w", addr, err):
-	default: // the first one is enough
+	default: // the first error is enough
 	}
 }
 
-// shutdown closes the listeners, and the connections once they are answered or
-// patience is over. It may be called once.
+// shutdown closes the listeners, and then the connections once they are answered or
+// patience is over. Call it once.
 func (p *plainHTTP) shutdown(patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

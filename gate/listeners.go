@@ -13,7 +13,7 @@ import (
 	"wssgate/web"
 )
 
-// opened are listeners that nobody accepts from yet.
+// opened holds listeners that do not accept connections yet.
 type opened struct {
 	wss, http map[string]net.Listener // by their address in the configuration
 	operator  *adminListener
@@ -54,7 +54,7 @@ func (g *gate) openListeners(cfg *config.Config, routes *upstream.Routes) (_ *op
 	if err = errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
-	if g.server == nil { // the first time
+	if g.server == nil { // the start
 		if err = g.sockets.Unused(cfg.Listen.Addresses()); err != nil {
 			return nil, err
 		}
@@ -63,8 +63,7 @@ func (g *gate) openListeners(cfg *config.Config, routes *upstream.Routes) (_ *op
 	return o, err
 }
 
-// leaving returns the listeners that cfg has no more, but for systemd's, which stay
-// open.
+// leaving returns the listeners that are not in cfg, except systemd's, which stay open.
 func (g *gate) leaving(cfg *config.Config) (gone []net.Listener) {
 	look := func(key string, listeners map[string]net.Listener, addrs []string) {
 		for addr, ln := range listeners {
@@ -115,14 +114,14 @@ func (g *gate) accept(opened map[string]net.Listener) {
 			if err != nil {
 				select {
 				case g.failed <- fmt.Errorf("listener %q: %w", addr, err):
-				default: // the first one is enough
+				default: // the first error is enough
 				}
 			}
 		})
 	}
 }
 
-// addresses are those where the gate listens.
+// addresses are those on which the gate listens.
 func (g *gate) addresses() map[listen.Address]bool {
 	open := map[listen.Address]bool{{Key: "admin", Addr: g.console.addr}: true}
 	for addr := range g.listeners {

@@ -12,12 +12,12 @@ import (
 	"wssgate/logqueue"
 )
 
-// A LineQueue is the queue through which the whole program writes to standard error,
-// which may be a pipe that is not read.
+// A LineQueue decouples the program from standard error, which may be a pipe that
+// nobody reads.
 type LineQueue struct {
 	*logqueue.Queue
 	Terminal bool
-	Serving  atomic.Bool // serve has it
+	Serving  atomic.Bool // Serve uses it
 	Served   atomic.Bool // it is closed
 }
 
@@ -28,7 +28,7 @@ func NewLineQueue(stderr io.Writer) *LineQueue {
 	})}
 }
 
-// QueueOf returns the queue that a command was given for its standard error.
+// QueueOf returns the queue that a command writes its standard error to.
 func QueueOf(stderr io.Writer) *LineQueue {
 	if q, ok := stderr.(*LineQueue); ok {
 		return q
@@ -47,7 +47,7 @@ func PrintError(w io.Writer, err error) {
 	}
 }
 
-// splitError takes joined errors apart: one line of the log for each mistake.
+// splitError takes joined errors apart, to log each in its own line.
 func splitError(err error) []error {
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
@@ -65,7 +65,7 @@ func NewLogger(w io.Writer, cfg config.Log, level *slog.LevelVar, terminal bool)
 	setLevel(level, cfg.Level)
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Value.Kind() == slog.KindDuration {
-			a.Value = slog.StringValue(a.Value.Duration().String()) // JSON would have nanoseconds
+			a.Value = slog.StringValue(a.Value.Duration().String()) // JSON would show nanoseconds
 		}
 		return a
 	}}
@@ -75,7 +75,7 @@ func NewLogger(w io.Writer, cfg config.Log, level *slog.LevelVar, terminal bool)
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// setLevel takes one of the words that Load has checked.
+// setLevel sets a level that config has checked.
 func setLevel(level *slog.LevelVar, word string) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(word)); err == nil {

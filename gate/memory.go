@@ -6,7 +6,7 @@ import (
 	"wssgate/memory"
 )
 
-// guardMemory puts limits.memory into force, the first time and at each reload.
+// guardMemory applies limits.memory at the start and at each reload.
 func (g *gate) guardMemory(cfg *config.Config) {
 	there := memory.Available()
 	limit := int64(cfg.Limits.Memory)
@@ -41,7 +41,7 @@ func (g *gate) guardMemory(cfg *config.Config) {
 	})
 }
 
-// adminMemory says the Guard's state in admin's type.
+// adminMemory converts the state of the Guard to admin's type.
 func (g *gate) adminMemory() admin.Memory {
 	s := g.memory.State()
 	m := admin.Memory{

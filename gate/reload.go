@@ -14,9 +14,9 @@ import (
 	"wssgate/upstream"
 )
 
-// reload begins to read the file again, to take it whole or not at all; tunnels go
-// on. Then, which may be nil, is told what came of it. What is asked for while a
-// reload is under way is done after it, once.
+// reload starts to read the file again and apply it, all or nothing; tunnels stay. It
+// calls then, which may be nil, with the result. Requests during a reload are merged
+// into one reload after it.
 func (g *gate) reload(then func(error)) {
 	if then == nil {
 		then = func(error) {}
@@ -28,7 +28,7 @@ func (g *gate) reload(then func(error)) {
 	g.beginReload([]func(error){then}, false)
 }
 
-// beginReload begins a reload for those who asked; patient is config.Reload's.
+// beginReload starts a reload for the callers in asked. See config.Reload for patient.
 func (g *gate) beginReload(asked []func(error), patient bool) {
 	g.reloading, g.again, g.retry = asked, nil, false
 	g.notify.Reloading()
@@ -36,7 +36,7 @@ func (g *gate) beginReload(asked []func(error), patient bool) {
 	go func() { g.gathered <- g.gather(file, open, patient) }()
 }
 
-// A gathered is a configuration with what had to be read for it.
+// A gathered is a configuration and everything that was read for it.
 type gathered struct {
 	cfg          *config.Config
 	certificates *certstore.Change
@@ -46,9 +46,9 @@ type gathered struct {
 	err          error                           // instead of all else
 }
 
-// gather reads what a reload needs. It runs beside the loop, and so changes nothing
-// of the gate. Open are the addresses where it listens already; patient is
-// config.Reload's. A panic is an error of the reload.
+// gather reads everything that a reload needs. It runs beside the loop and changes
+// nothing in the gate. open are the addresses on which the gate already listens; see
+// config.Reload for patient. A panic becomes the error of the reload.
 func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) (out *gathered) {
 	r := &gathered{}
 	defer func() {
@@ -77,8 +77,8 @@ func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) (
 	return r
 }
 
-// gatherNothing reads certificates where nothing else is taken: they are mended
-// apart from the file.
+// gatherNothing reads only the certificates: an error in the file must not delay their
+// renewal.
 func (g *gate) gatherNothing(why error) *gathered {
 	panics.Catch(panics.Reload, func() {
 		if err := g.store.Reload(); err != nil && !files.IsHang(err) {
@@ -97,7 +97,7 @@ func (r *gathered) abandon(g *gate) {
 	listen.CloseReady(r.unix)
 }
 
-// reloaded ends a reload with what it has gathered.
+// reloaded finishes a reload with what was gathered for it.
 func (g *gate) reloaded(r *gathered) {
 	err := r.err
 	if err == nil {
@@ -128,8 +128,8 @@ func (g *gate) reloaded(r *gathered) {
 	}
 }
 
-// take does the rest that can fail, and puts what was gathered into force; or
-// nothing of it.
+// take does the remaining steps that can fail, and then applies what was gathered, or
+// nothing.
 func (g *gate) take(r *gathered) error {
 	options, err := r.cfg.UpstreamOptions(g.log)
 	c := &change{gathered: r}
@@ -153,17 +153,17 @@ func (g *gate) take(r *gathered) error {
 	return nil
 }
 
-// A change is a configuration that can be put into force without a failure.
-// Nobody sees anything of it before commit.
+// A change is a configuration that can be applied without an error. It is invisible
+// until commit.
 type change struct {
 	*gathered
 	routes *upstream.Routes
 	opened *opened
 }
 
-// commit puts a configuration into force. Clients see none of it before Configure,
-// and then all of it: what they could see until then comes in a View, Routes and a
-// Site that nobody has yet. What follows is no client's.
+// commit applies a configuration. For clients, Configure switches everything at once:
+// its View, Routes and Site are new, so nothing changes before. The rest does not
+// concern clients.
 func (g *gate) commit(c *change) {
 	cfg, before := c.cfg, g.site
 	certificates := c.certificates.Commit()

@@ -8,11 +8,11 @@ import (
 	"wssgate/proxy"
 )
 
-// handshakesPerProcessor is what limits.handshakes = 0 stands for.
+// handshakesPerProcessor is the meaning of limits.handshakes = 0.
 const handshakesPerProcessor = 8
 
-// framesPerSecond is what limits.frames_per_second = 0 stands for. The cheapest
-// frames at that rate cost the gate well under a hundredth of a processor.
+// framesPerSecond is the meaning of limits.frames_per_second = 0. At this rate, the
+// cheapest frames use well under 1 % of a processor.
 const framesPerSecond = 5000
 
 func proxySettings(c *config.Config) proxy.Settings {
@@ -31,7 +31,7 @@ func proxySettings(c *config.Config) proxy.Settings {
 		LoginFailures:    proxy.LoginFailures(c.Limits.LoginFailures),
 	}
 	for _, network := range c.Listen.ProxyProtocol {
-		s.ProxyProtocol = append(s.ProxyProtocol, netip.MustParsePrefix(network)) // checked when it was loaded
+		s.ProxyProtocol = append(s.ProxyProtocol, netip.MustParsePrefix(network)) // checked by config
 	}
 	if s.FramesPerSecond == 0 {
 		s.FramesPerSecond = framesPerSecond

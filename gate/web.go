@@ -18,11 +18,11 @@ import (
 	"wssgate/xmpp"
 )
 
-// maxBOSHRequests bounds what BOSH takes, which costs much more than tunnels: 1 GiB.
+// maxBOSHRequests bounds BOSH requests, which cost much more than tunnels: 1 GiB.
 const maxBOSHRequests = 16 << 10
 
-// webOptions says what is answered to requests that are no WebSocket upgrades, but
-// for HasCertificate. Port is where clients reach the TLS listener.
+// webOptions says how to answer requests that are not WebSocket upgrades. It does not
+// set HasCertificate. port is where clients reach the TLS listener.
 func (g *gate) webOptions(cfg *config.Config, routes *upstream.Routes, port int) (web.Options, error) {
 	o := web.Options{
 		AllowsOrigin: func(serverName, origin string) error {
@@ -48,8 +48,7 @@ func (g *gate) webOptions(cfg *config.Config, routes *upstream.Routes, port int)
 			}
 			return nil
 		},
-		// What is polled for by BOSH is a new request each time, so that a drain
-		// ends sessions too.
+		// Each BOSH poll is a new request, so a drain ends sessions too.
 		TurnsAway: func(serverName string) bool {
 			v, err := routes.Lookup(serverName)
 			return err == nil && g.server.TurnsAway(v)
@@ -57,7 +56,7 @@ func (g *gate) webOptions(cfg *config.Config, routes *upstream.Routes, port int)
 		Port:     port,
 		MaxBody:  int64(cfg.Limits.Message),
 		IdleBOSH: proxy.DescriptorReserve().BOSH,
-		// A client has two connections, and a request on one of them.
+		// A client has two connections, with a request on one of them.
 		BOSHRequests: min(max(proxy.ConnectionLimit(cfg.Limits.Connections)/2, 1), maxBOSHRequests),
 		Page:         g.page,
 		Log:          g.log,
@@ -110,7 +109,8 @@ func (g *gate) webOptions(cfg *config.Config, routes *upstream.Routes, port int)
 	return o, nil
 }
 
-// boshLogins asks the server of a gate, which the first Site is older than.
+// boshLogins reaches the server through the gate, because the first Site is made before
+// the server.
 type boshLogins struct{ *gate }
 
 func (b boshLogins) LoginsRefused(r *http.Request) time.Duration { return b.server.LoginsRefused(r) }
@@ -118,9 +118,9 @@ func (b boshLogins) LoginsEnded(r *http.Request, failed int) (slow, banned time.
 	return b.server.LoginsEnded(r, failed)
 }
 
-// publicURLs returns the wss URLs that a vhost's clients are to be told: the
-// one of the file, or those of the nodes that take new streams. None: the
-// gate's own, unless those are all.
+// publicURLs returns the wss URLs to tell clients of a vhost: the configured one, or
+// those of the nodes that accept new streams. If there are none, clients use the gate's
+// own URL, unless all is true.
 func publicURLs(v *config.Vhost, route *upstream.Vhost) func() ([]string, bool) {
 	switch {
 	case v.PublicURL != "":
@@ -131,16 +131,16 @@ func publicURLs(v *config.Vhost, route *upstream.Vhost) func() ([]string, bool) 
 			return []string{v.PublicURL}, true
 		}
 	case v.Route == "to":
-		return nil // it leads to several upstreams, and only the gate knows which
+		return nil // the vhost has several upstreams, and only the gate knows which
 	}
-	// The gate's own name is as good as the nodes behind it: without one that takes new
-	// streams, a fallback included, it is not an address to send clients to.
+	// The gate's own name leads to these nodes too: if none of them accepts new streams,
+	// fallbacks included, clients must not be sent there.
 	return func() ([]string, bool) { return route.PublicURLs(true), route.TakesNew("") != nil }
 }
 
-// publicPort returns the port of the wss listener that URLs name: 443 where one
-// has it, else the first one's in the order of the configuration. 0: all are
-// unix sockets, and what is in front of them has the port.
+// publicPort returns the port of the wss listener for URLs: 443 if a listener has it,
+// otherwise that of the first in the order of the configuration. 0: all are unix
+// sockets, and the proxy in front of them has the port.
 func publicPort(addrs []string, listeners ...map[string]net.Listener) int {
 	port := 0
 	for _, addr := range addrs {
