@@ -12,22 +12,22 @@ import (
 	"wssgate/ports"
 )
 
-// limits of each address; zero: none.
+// limits of each address; zero: no limit.
 type limits struct {
-	connections int // tunnels and dials under way
-	rate        int // new connections a second
+	connections int // tunnels and dials in progress
+	rate        int // new connections per second
 }
 
-// How long an address is out after a failure, and how it comes back.
+// How long an address stays out after a failure, and how it returns.
 const (
-	outAtFirst = time.Second // doubles with each failure in a row
+	outAtFirst = time.Second // doubles with each consecutive failure
 	outAtMost  = 30 * time.Second
 	slowStart  = 30 * time.Second // until a returned address has its full share
-	slowFloor  = 0.05             // the share at the beginning
+	slowFloor  = 0.05             // the share at the start
 )
 
-// An address is one place to dial. It lives as long as DNS or the
-// configuration names it, and through reloads; tunnels may outlive it.
+// An address is one place to dial. It lives as long as DNS or the configuration names
+// it, across reloads. Tunnels may outlive it.
 type address struct {
 	network string       // "tcp" or "unix"
 	addr    string       // IP:port, or a path
@@ -37,21 +37,21 @@ type address struct {
 
 	mu       sync.Mutex // never held across I/O
 	tunnels  int
-	dialing  int       // waiting for their turn included
-	nextTurn time.Time // of the pace that limits.rate sets
+	dialing  int       // including dials that wait for their turn
+	nextTurn time.Time // as limits.rate allows
 
-	failures   int       // in a row
-	outUntil   time.Time // after a failure; zero: never failed since it worked
-	trial      bool      // a dial is finding out whether it works again
-	probeBad   bool      // the last probes failed
-	probeFails int       // in a row
-	warmFrom   time.Time // slow start; zero: full share
+	failures   int       // consecutive
+	outUntil   time.Time // after a failure; zero: it has worked since
+	trial      bool      // a dial is testing whether it works again
+	probeBad   bool      // the latest probes failed
+	probeFails int       // consecutive
+	warmFrom   time.Time // start of slow start; zero: full share
 
 	dials    uint64 // since start
 	failed   uint64
 	lastErr  error
 	lastFail time.Time
-	lastDial time.Duration // of the last that worked
+	lastDial time.Duration // of the latest dial that worked
 }
 
 func newAddress(network, addr, target string, late bool) *address {
@@ -97,9 +97,9 @@ func (a *address) dial(ctx context.Context, g *group) (net.Conn, error) {
 	return d.Conn, nil
 }
 
-// balanceState is what balance needs to know about an address.
+// balanceState is the state of an address for balance.
 type balanceState struct {
-	out    bool    // not to be used while others can be
+	out    bool    // use it only if all are out
 	load   int     // tunnels and dials
 	warmth float64 // slowFloor to 1
 }
@@ -112,8 +112,8 @@ func (a *address) balanceState(now time.Time) balanceState {
 	return s
 }
 
-// warmth grows from slowFloor to 1. An address that is due for its trial counts
-// in full, or `least` would never come to it. The caller holds a.mu.
+// warmth grows from slowFloor to 1. An address that is due for its trial counts in
+// full; otherwise `least` would never choose it. The caller holds a.mu.
 func (a *address) warmth(now time.Time) float64 {
 	if a.warmFrom.IsZero() || !a.outUntil.IsZero() {
 		return 1
@@ -123,8 +123,8 @@ func (a *address) warmth(now time.Time) float64 {
 
 var errFull = errors.New("is at its limit")
 
-// reserve takes a place for one dial and says how long to wait until it may
-// begin. Each reserve is followed by one of worked, broke or dropped.
+// reserve reserves one dial and returns how long to wait before it may begin. Follow
+// each reserve by one of worked, broke or dropped.
 func (a *address) reserve(now time.Time, l limits, patience time.Duration) (wait time.Duration, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -144,7 +144,7 @@ func (a *address) reserve(now time.Time, l limits, patience time.Duration) (wait
 	return wait, nil
 }
 
-// dropped ends a reserve that says nothing about the address.
+// dropped ends a reserve whose result says nothing about the address.
 func (a *address) dropped() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -163,7 +163,7 @@ func (a *address) worked(now time.Time, took time.Duration) (back bool) {
 	return a.up(now)
 }
 
-// broke ends a reserve with a failure that is the address's own.
+// broke ends a reserve with a failure of the address itself.
 func (a *address) broke(now time.Time, cause error, jitter float64) (first bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -172,24 +172,24 @@ func (a *address) broke(now time.Time, cause error, jitter float64) (first bool)
 	return a.down(now, cause, jitter)
 }
 
-// up notes that the address works. The caller holds a.mu.
+// up records that the address works. The caller holds a.mu.
 func (a *address) up(now time.Time) (back bool) {
 	back = !a.outUntil.IsZero() || a.probeBad
-	if back && (a.failures > 1 || a.probeBad) { // one failure may be an accident
+	if back && (a.failures > 1 || a.probeBad) { // a single failure may be an accident
 		a.warmFrom = now
 	}
 	a.failures, a.outUntil, a.trial, a.probeBad, a.probeFails = 0, time.Time{}, false, false, 0
 	return back
 }
 
-// down notes that it does not, with jitter in [0,1). The caller holds a.mu.
+// down records that it does not work, with jitter in [0,1). The caller holds a.mu.
 func (a *address) down(now time.Time, cause error, jitter float64) (first bool) {
 	first = a.outUntil.IsZero() && !a.probeBad
 	a.trial = false
 	a.failed++
 	a.lastErr, a.lastFail = cause, now
 	if now.Before(a.outUntil) {
-		return false // dials that were under way together count once
+		return false // concurrent dials count once
 	}
 	a.failures++
 	out := min(outAtMost, outAtFirst<<min(a.failures-1, 10))

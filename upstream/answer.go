@@ -17,9 +17,9 @@ type answer struct {
 
 type field struct{ name, value string }
 
-// parseAnswer reads a head that ends in a blank line. It is stricter than
-// RFC 9112 asks for: lines end in CRLF, nothing is folded, no control
-// character in a value. What it takes, net/http reads as the same.
+// parseAnswer reads a head that ends in a blank line. It is stricter than RFC 9112:
+// lines end in CRLF, there is no folding, and values have no control characters.
+// net/http reads whatever it accepts as the same.
 func parseAnswer(head []byte) (*answer, error) {
 	lines := strings.Split(strings.TrimSuffix(string(head), blankLine), "\r\n")
 	status, reason, err := parseStatusLine(lines[0])
@@ -32,7 +32,7 @@ func parseAnswer(head []byte) (*answer, error) {
 		value = strings.Trim(value, " \t")
 		if !ok || !isToken(name) || !isFieldValue(value) {
 			if status != http.StatusSwitchingProtocols {
-				continue // the status says enough
+				continue // the status is enough
 			}
 			return nil, &HandshakeError{Status: status, What: fmt.Sprintf("answered 101 with a bad header %q", line)}
 		}
@@ -41,8 +41,8 @@ func parseAnswer(head []byte) (*answer, error) {
 	return a, nil
 }
 
-// parseStatusLine reads "HTTP/1.1 101 Switching Protocols" without its CRLF;
-// HTTP/1.0 is read too, for it brings refusals.
+// parseStatusLine reads "HTTP/1.1 101 Switching Protocols" without its CRLF. It also
+// accepts HTTP/1.0, for refusals.
 func parseStatusLine(line string) (status int, reason string, err error) {
 	version, rest, _ := strings.Cut(line, " ")
 	code, reason, _ := strings.Cut(rest, " ")
@@ -61,7 +61,7 @@ func parseStatusLine(line string) (status int, reason string, err error) {
 	return status, reason, nil
 }
 
-// check is RFC 6455, section 4.1, the client's list, with nothing forgiven.
+// check applies the client's list in RFC 6455, section 4.1, without exceptions.
 func (a *answer) check(key, subprotocol string) error {
 	if a.status != http.StatusSwitchingProtocols {
 		location, _ := a.get("Location")
@@ -97,7 +97,7 @@ func (a *answer) check(key, subprotocol string) error {
 	return nil
 }
 
-// get returns the values of a header, joined, and how many there are.
+// get returns the joined values of a header, and their number.
 func (a *answer) get(name string) (value string, n int) {
 	for _, f := range a.fields {
 		if !strings.EqualFold(f.name, name) {
@@ -111,7 +111,7 @@ func (a *answer) get(name string) (value string, n int) {
 	return value, n
 }
 
-// statusError is for an answer other than 101.
+// statusError is the error for an answer other than 101.
 func statusError(status int, reason, location string) error {
 	if !isFieldValue(reason) || len(reason) > 60 {
 		reason = http.StatusText(status)
@@ -142,7 +142,7 @@ func hasToken(list, token string) bool {
 	return false
 }
 
-// isToken is true for a header's name (RFC 9110, section 5.6.2).
+// isToken reports whether s can be a header name (RFC 9110, section 5.6.2).
 func isToken(s string) bool {
 	for i := range len(s) {
 		c := s[i]

@@ -16,14 +16,14 @@ const (
 	balanceHash   = "hash"
 )
 
-// A candidate is a place that one Dial may try.
+// A candidate is an address that one Dial may try.
 type candidate struct {
 	node *Node
 	endpoint
-	second bool // not the pinned node, only its fallback
+	second bool // a fallback for the pinned node
 }
 
-// A choice hands out the candidates of one Dial, the best first, each once.
+// A choice returns the candidates of one Dial, best first, each once.
 type choice struct {
 	balance string
 	client  netip.Addr
@@ -31,7 +31,7 @@ type choice struct {
 	left    []candidate
 }
 
-// add puts all places of c.node in, and is false where none is known.
+// add adds all addresses of c.node. It reports false if none is known.
 func (c *choice) add(e candidate) bool {
 	places := e.node.endpoints()
 	for _, e.endpoint = range places {
@@ -40,8 +40,7 @@ func (c *choice) add(e candidate) bool {
 	return len(places) > 0
 }
 
-// tier orders what must be tried before anything else is looked at: places in
-// order, then the pinned node, then SRV priority.
+// tier decides first: addresses that work, then the pinned node, then SRV priority.
 type tier struct {
 	out, second bool
 	priority    uint16
@@ -64,7 +63,7 @@ type runner struct {
 	load   int
 }
 
-// next removes and returns the best candidate of now.
+// next removes and returns the currently best candidate.
 func (c *choice) next(now time.Time) (candidate, bool) {
 	if len(c.left) == 0 {
 		return candidate{}, false
@@ -88,7 +87,7 @@ func (c *choice) next(now time.Time) (candidate, bool) {
 		i = pick(runners, c.random())
 	case balanceHash:
 		if !c.client.IsValid() {
-			i = c.lesser(runners) // all such clients would go to one place
+			i = c.lesser(runners) // all clients without an address would go to one place
 			break
 		}
 		i = c.highest(runners)
@@ -100,9 +99,9 @@ func (c *choice) next(now time.Time) (candidate, bool) {
 	return e, true
 }
 
-// lesser draws two different runners by weight and returns the one with less
-// load for its weight. Two are enough for an even load, and unlike the least
-// of all they do not send a whole storm to one node at once.
+// lesser draws two different runners by weight and returns the one with less load for
+// its weight. Two are enough for an even load. Unlike choosing the least loaded of all,
+// this does not send a whole storm of clients to one node.
 func (c *choice) lesser(runners []runner) int {
 	a := pick(runners, c.random())
 	if len(runners) == 1 {
@@ -119,8 +118,8 @@ func (c *choice) lesser(runners []runner) int {
 	return a
 }
 
-// pick returns the index on which the point r of [0,1) falls, when the runners
-// share that line by their weights.
+// pick returns the index of the runner at point r of [0,1), which the runners share by
+// weight.
 func pick(runners []runner, r float64) int {
 	var sum float64
 	for _, n := range runners {
@@ -135,9 +134,9 @@ func pick(runners []runner, r float64) int {
 	return len(runners) - 1
 }
 
-// highest is weighted rendezvous hashing: each place draws a number from the
-// client's address and its own name, and the highest wins. So a place that
-// goes takes nobody with it but its own clients, and all gates agree.
+// highest is weighted rendezvous hashing: each place draws a number from the client's
+// address and its own name, and the highest wins. So removing a place moves only its
+// own clients, and all gates agree.
 func (c *choice) highest(runners []runner) int {
 	best, top := 0, math.Inf(-1)
 	for i, n := range runners {
@@ -149,13 +148,13 @@ func (c *choice) highest(runners []runner) int {
 	return best
 }
 
-// draw is a number in (0,1) that depends on nothing but its arguments.
+// draw returns a number in (0,1) that depends only on its arguments.
 func draw(client netip.Addr, node, addr string) float64 {
 	h := fnv.New64a()
 	b, _ := client.Unmap().WithZone("").MarshalBinary()
 	h.Write(b)
 	io.WriteString(h, "\x00"+node+"\x00"+addr)
-	// FNV's high bits hardly move with the last bytes; mix them (splitmix64).
+	// The last bytes hardly change FNV's high bits; mix them (splitmix64).
 	x := h.Sum64()
 	x ^= x >> 30
 	x *= 0xbf58476d1ce4e5b9

@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// dialer makes the bare connections. net sets TCP_NODELAY by itself. A peer
-// that is gone without a FIN is noticed in about two minutes while the tunnel
-// is idle, and sooner while there is something to send.
+// dialer makes the bare connections. Package net sets TCP_NODELAY. A peer that
+// disappears without a FIN is noticed within about two minutes on an idle tunnel, and
+// sooner if there is data to send.
 var dialer = &net.Dialer{
-	FallbackDelay: -1, // addresses are ours to choose
+	FallbackDelay: -1, // we choose the address
 	KeepAliveConfig: net.KeepAliveConfig{
 		Enable:   true,
 		Idle:     60 * time.Second,
@@ -27,11 +27,11 @@ var dialer = &net.Dialer{
 	},
 }
 
-// errRequest says that the request can't be forwarded, whatever the node.
+// errRequest says that the request can't be forwarded to any node.
 var errRequest = errors.New("request can't be forwarded")
 
-// connect dials a and does everything up to the node's 101. The conn is the
-// caller's; there is none after an error.
+// connect dials a and completes the opening handshake. The caller owns the conn; after
+// an error there is none.
 func (n *Node) connect(ctx context.Context, a *address, r *Request) (net.Conn, []byte, error) {
 	key := NewKey()
 	request, err := r.appendRequest(make([]byte, 0, 1<<10), &n.loc, n.group.hostOfNode, key)
@@ -50,10 +50,9 @@ func (n *Node) connect(ctx context.Context, a *address, r *Request) (net.Conn, [
 	return n.open(ctx, conn, header, request, key, r.Subprotocol)
 }
 
-// proxyHeader is what the group's PROXY protocol wants before everything else.
-// Where the client's address is not known, as with a unix socket, the gate
-// stands in for it with its own: version 2's LOCAL would be right too, but
-// Tigase closes the connection on it.
+// proxyHeader is the PROXY header of the group. If the client's address is unknown, as
+// with a unix socket, it has the gate's own address. Version 2's LOCAL would be correct
+// too, but Tigase closes the connection on it.
 func (n *Node) proxyHeader(client, local netip.AddrPort, conn net.Conn) []byte {
 	if n.group.proxyProtocol == "" {
 		return nil
@@ -64,8 +63,8 @@ func (n *Node) proxyHeader(client, local netip.AddrPort, conn net.Conn) []byte {
 	return appendProxyHeader(nil, n.group.proxyProtocol, client, local)
 }
 
-// open does TLS, where the node wants it, and the opening handshake. It owns
-// conn: it returns it, perhaps inside a *tls.Conn, or closes it.
+// open does TLS, if the node needs it, and the opening handshake. It owns conn: it
+// returns it, perhaps inside a *tls.Conn, or closes it.
 func (n *Node) open(ctx context.Context, conn net.Conn, header, request []byte, key, subprotocol string) (_ net.Conn, rest []byte, err error) {
 	raw := conn
 	if deadline, ok := ctx.Deadline(); ok {
@@ -78,13 +77,13 @@ func (n *Node) open(ctx context.Context, conn net.Conn, header, request []byte, 
 	})
 	defer func() {
 		if !stop() {
-			<-interrupted // or it would spoil the conn after we gave it away
+			<-interrupted // otherwise it could still set a deadline on the returned conn
 			if err == nil {
 				err = ctx.Err()
 			}
 		}
 		if err != nil {
-			raw.Close() // without close_notify, which could wait
+			raw.Close() // without close_notify, which could block
 			return
 		}
 		raw.SetDeadline(time.Time{})
@@ -105,13 +104,13 @@ func (n *Node) open(ctx context.Context, conn net.Conn, header, request []byte, 
 	}
 	rest, err = OpeningHandshake(conn, append(header, request...), key, subprotocol)
 	if e, ok := errors.AsType[*HandshakeError](err); ok && isAlert(e.Err) {
-		// TLS 1.3 judges our certificate after our half of its handshake is over.
+		// In TLS 1.3 the server checks our certificate after our half of the handshake.
 		err = tlsError(n, e.Err)
 	}
 	return conn, rest, err
 }
 
-// tlsError says what failed, and what may help.
+// tlsError explains a failed TLS handshake, with a hint.
 func tlsError(n *Node, err error) error {
 	e := &HandshakeError{What: "TLS handshake", Err: bare(err)}
 	if record, ok := errors.AsType[tls.RecordHeaderError](err); ok {
@@ -125,14 +124,14 @@ func tlsError(n *Node, err error) error {
 	return e
 }
 
-// isAlert is true for a TLS alert of the other end. Without net's words "remote
-// error" in front it would read as though we were the ones who refuse.
+// isAlert reports whether err is a TLS alert from the peer. Without net's prefix
+// "remote error" it would read as if we had refused.
 func isAlert(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "remote error"
 }
 
-// addrPort is the end of a TCP conn; not valid for others.
+// addrPort is the address of a TCP conn, and not valid for others.
 func addrPort(a net.Addr) netip.AddrPort {
 	if t, ok := a.(*net.TCPAddr); ok {
 		return t.AddrPort()

@@ -14,8 +14,8 @@ import (
 	"wssgate/ports"
 )
 
-// How many places one Dial goes to at most: where a cluster is down, clients
-// must not multiply; and what two nodes refuse with a 4xx is the client's fault.
+// The most addresses that one Dial tries. If a cluster is down, clients must not
+// multiply; and a 4xx from two nodes is the client's fault.
 const (
 	maxTries    = 8
 	maxRefusals = 2
@@ -25,23 +25,23 @@ const (
 type Conn struct {
 	Conn    net.Conn // closed by the caller
 	Node    *Node
-	Address string // the IP address and port, or path, that was dialled
-	Rest    []byte // what followed the 101 already; it belongs to the tunnel
+	Address string // the IP address and port, or the socket path
+	Rest    []byte // bytes after the 101; they belong to the tunnel
 
 	address  *address
 	released atomic.Bool
 }
 
-// Release takes the tunnel out of the node's count; it does not close Conn.
-// Call it when the tunnel ends; a second call does nothing.
+// Release removes the tunnel from the node's count. It does not close Conn. Call it
+// when the tunnel ends; a second call does nothing.
 func (c *Conn) Release() {
 	if c.released.CompareAndSwap(false, true) {
 		c.address.release()
 	}
 }
 
-// A DialError says why no node took the stream. Its text names the upstream,
-// and for each try what happened, in one line.
+// A DialError says why no node accepted the stream. Its text names the upstream and the
+// result of each try, in one line.
 type DialError struct {
 	Upstream   string
 	Status     int           // for the client: 502, 503 or 504; 400 for a request that can't be forwarded
@@ -61,10 +61,10 @@ func (e *DialError) Error() string {
 	return text
 }
 
-// Unwrap makes errors.Is and errors.As look at every cause.
+// Unwrap returns all causes, for errors.Is and errors.As.
 func (e *DialError) Unwrap() []error { return e.Causes }
 
-// Hint is what the operator may look at, or "".
+// Hint suggests to the operator what to check, or is "".
 func (e *DialError) Hint() string {
 	for _, ours := range []bool{true, false} {
 		for _, err := range e.Causes {
@@ -97,8 +97,8 @@ func hintOf(err error) string {
 	return ""
 }
 
-// hintAttr is the hint of an error for a line of the log: the empty Attr, which
-// handlers leave out, where there is none.
+// hintAttr is the log attribute for an error's hint. If there is none, it is the empty
+// Attr, which handlers omit.
 func hintAttr(err error) slog.Attr {
 	if hint := hintOf(err); hint != "" {
 		return slog.String("hint", hint)
@@ -106,7 +106,7 @@ func hintAttr(err error) slog.Attr {
 	return slog.Attr{}
 }
 
-// Why there was nothing to dial, or nothing came of it.
+// Why there was nothing to dial, or no dial worked.
 var (
 	ErrDrained   = errors.New("accepts no new streams: it is draining")
 	ErrNoAddress = errors.New("no address")
@@ -146,7 +146,7 @@ func (g *group) dial(parent context.Context, r *Request, use func(*Node) (use, s
 	defer cancel()
 	c := choice{balance: g.balance, client: r.Client.Addr(), random: g.env.random}
 	fail := &failure{group: g, parent: parent}
-	var nowhere []candidate // nodes of which no place is known yet
+	var nowhere []candidate // nodes without a known address
 	for _, n := range nodes {
 		ok, second := use(n)
 		switch {
@@ -163,7 +163,7 @@ func (g *group) dial(parent context.Context, r *Request, use func(*Node) (use, s
 			if len(nowhere) == 0 {
 				break
 			}
-			// Nothing else is left: now DNS is worth waiting for.
+			// Nothing else is left: now wait for DNS.
 			e, nowhere = nowhere[0], nowhere[1:]
 			select {
 			case <-e.node.server.answered:
@@ -197,15 +197,15 @@ func (g *group) dial(parent context.Context, r *Request, use func(*Node) (use, s
 	return nil, fail.err()
 }
 
-// try reserves, dials and keeps the books of one candidate.
+// try reserves, dials and records the result for one candidate.
 func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error) {
 	start := time.Now()
 	deadline, _ := ctx.Deadline()
 	limit := deadline.Sub(start)
 	if more {
-		limit /= 2 // the next one shall have time as well
+		limit /= 2 // leave time for the next one
 	}
-	wait, err := e.reserve(start, e.node.limits, limit*3/4) // a turn without time to use it is none
+	wait, err := e.reserve(start, e.node.limits, limit*3/4) // a turn without time to use it is useless
 	if err != nil {
 		return nil, &busyError{err, wait}
 	}
@@ -255,9 +255,9 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 	return nil, err
 }
 
-// blames is true where a failed try speaks against the address, and not
-// against the client: one that went away, or asked for what the server does
-// not serve, must not take a node out for the others.
+// blames reports whether a failed try counts against the address. It does not if the
+// client is the cause: a client that disconnected, or requested something that the
+// server does not serve, must not take a node out for others.
 func (e candidate) blames(err error, ctx context.Context, limit time.Duration) bool {
 	if errors.Is(err, errRequest) || errors.Is(ctx.Err(), context.Canceled) || isOurs(err) {
 		return false
@@ -268,7 +268,7 @@ func (e candidate) blames(err error, ctx context.Context, limit time.Duration) b
 	return !isRefusal(err)
 }
 
-// isOurs is true where this process or machine lacks something.
+// isOurs reports whether this process or machine lacks something.
 func isOurs(err error) bool {
 	if _, ok := errors.AsType[*ports.UsedUpError](err); ok {
 		return true
@@ -281,7 +281,7 @@ func isOurs(err error) bool {
 	return false
 }
 
-// isRefusal is true for an answer that says no to this request, not to all.
+// isRefusal reports whether the node refused only this request.
 func isRefusal(err error) bool {
 	h, ok := errors.AsType[*HandshakeError](err)
 	return ok && h.Status >= 400 && h.Status < 500 && h.Status != http.StatusTooManyRequests

@@ -12,24 +12,24 @@ import (
 	"time"
 )
 
-// A busyError is a limit's refusal.
+// A busyError says that a limit refused the dial.
 type busyError struct {
 	error
-	wait time.Duration // until there may be a turn; 0: not known
+	wait time.Duration // until a turn may be free; 0: unknown
 }
 
 func (e *busyError) Unwrap() error { return e.error }
 
-// retryAfter is what a refused client is told to wait at least; up to twice
-// that, or all would come back in the same second.
+// retryAfter is the least time that a refused client is told to wait. It is told up to
+// twice as long, so that not all return in the same second.
 const retryAfter = 5 * time.Second
 
-// failure collects what one Dial met.
+// failure collects the errors of one Dial.
 type failure struct {
 	group  *group
 	parent context.Context // the caller's
 	causes []error
-	wait   time.Duration // the longest that a limit asked for
+	wait   time.Duration // the longest that a limit requires
 }
 
 func (f *failure) add(n *Node, err error) {
@@ -43,11 +43,11 @@ func (f *failure) add(n *Node, err error) {
 	f.causes = append(f.causes, err)
 }
 
-// err makes the DialError. An answer that is no 101 tells most (502), then a
-// node that keeps silent (504); else nothing can be reached now (503).
+// err makes the DialError. An answer other than 101 says most (502), then a node that
+// does not answer (504); otherwise nothing can be reached (503).
 func (f *failure) err() error {
 	e := &DialError{Upstream: f.group.name, Causes: f.causes, Status: http.StatusServiceUnavailable}
-	if len(e.Causes) == 0 { // there was no time for a single try
+	if len(e.Causes) == 0 { // there was no time for a try
 		e.Causes = []error{fmt.Errorf("dial: %w", cmp.Or(context.Cause(f.parent), errTimeout))}
 	}
 	e.Ours = slices.ContainsFunc(e.Causes, isOurs) // else that node might have taken the stream
@@ -82,8 +82,8 @@ func isTimeout(err error) bool {
 	return errors.As(err, &ne) && ne.Timeout()
 }
 
-// bare takes package net's own "dial tcp 10.0.0.1:5290: connect:" away: we say
-// where ourselves.
+// bare removes package net's prefix "dial tcp 10.0.0.1:5290: connect:", because our
+// message already names the address.
 func bare(err error) error {
 	var ours interface { // of package ports, whose words say more than the kernel's
 		error
@@ -103,9 +103,8 @@ func bare(err error) error {
 	return err
 }
 
-// roughly leaves two figures of a duration in milliseconds or more, so that the
-// same timeout is told in the same words each time: the page and people count
-// equal lines.
+// roughly rounds a duration to two digits, or to milliseconds, so that the same timeout
+// always reads the same: the admin page and people count equal lines.
 func roughly(d time.Duration) time.Duration {
 	unit := time.Millisecond
 	for d >= 100*unit {

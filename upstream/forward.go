@@ -23,18 +23,17 @@ type Request struct {
 	Host       string // the client's Host, unchanged
 	RequestURI string // origin form, with its query; "" is "/"
 
-	// Subprotocol is the only one offered: "xmpp" or "xmpp-framing". A node
-	// that does not answer with the same is refused.
+	// Subprotocol is the only one offered: "xmpp" or "xmpp-framing". A node that does
+	// not select it is refused.
 	Subprotocol string
 
-	// These go through where they are not empty.
+	// These are forwarded if not empty.
 	Origin, UserAgent, Cookie, Authorization, AcceptLanguage string
 }
 
-// appendRequest appends the opening handshake's request (RFC 6455, section
-// 4.1). Names are spelt as in the RFC: Tigase before 8.1 tells upper from
-// lower case. The result is always longer than the 100 bytes under which
-// Tigase does not even look at it.
+// appendRequest appends the request of the opening handshake (RFC 6455, section 4.1).
+// Header names are spelled as in the RFC, because Tigase before 8.1 is case-sensitive.
+// The result is always longer than 100 bytes; Tigase ignores shorter requests.
 func (r *Request) appendRequest(b []byte, loc *NodeURL, hostOfNode bool, key string) ([]byte, error) {
 	target, err := r.target(loc.uri)
 	if err != nil {
@@ -80,8 +79,8 @@ func (r *Request) appendRequest(b []byte, loc *NodeURL, hostOfNode bool, key str
 
 var errTarget = errors.New("not a path with an optional query")
 
-// target is the node's own path, if it has one, with the client's query unless
-// the node has its own; or else all that the client sent.
+// target is the node's own path, if it has one, with the node's query or else the
+// client's. Without a path it is the client's request target.
 func (r *Request) target(own string) (string, error) {
 	uri := r.RequestURI
 	if uri == "" {
@@ -99,7 +98,7 @@ func (r *Request) target(own string) (string, error) {
 	return own, nil
 }
 
-// forwardedFor leaves the port out: readers of X-Forwarded-For want addresses.
+// forwardedFor omits the port: readers of X-Forwarded-For expect addresses.
 func (r *Request) forwardedFor() string {
 	if !r.Client.IsValid() {
 		return ""
@@ -107,8 +106,8 @@ func (r *Request) forwardedFor() string {
 	return r.Client.Addr().Unmap().WithZone("").String()
 }
 
-// forwarded is RFC 7239's form of the same. The port stays out here too: it is
-// optional, and readers that split at the last colon would trip over it.
+// forwarded is the same for RFC 7239. It also omits the port, which is optional and
+// breaks readers that split at the last colon.
 func (r *Request) forwarded() string {
 	var b strings.Builder
 	switch addr := r.Client.Addr().Unmap().WithZone(""); {
@@ -126,11 +125,11 @@ func (r *Request) forwarded() string {
 	return b.String()
 }
 
-// quotedPairs escapes what a quoted string can't hold (RFC 9110, section 5.6.4).
+// quotedPairs escapes characters for a quoted string (RFC 9110, section 5.6.4).
 var quotedPairs = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
-// isFieldValue is true for what RFC 9110, section 5.5 lets a header hold,
-// without white space around it.
+// isFieldValue reports whether s is a valid header value (RFC 9110, section 5.5)
+// without surrounding white space.
 func isFieldValue(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {

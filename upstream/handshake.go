@@ -14,17 +14,17 @@ import (
 	"sync"
 )
 
-// maxAnswer is what a node may send up to the blank line of its 101, in bytes.
-// Real ones stay under 1 KiB.
+// maxAnswer is the most bytes that a node may send up to the blank line of its 101.
+// Real answers stay under 1 KiB.
 const maxAnswer = 16 << 10
 
 // A HandshakeError says how a node answered the opening handshake with something other
 // than the 101 that was requested.
 type HandshakeError struct {
-	Status int    // of the answer; 0 where there was none that is HTTP
+	Status int    // of the answer; 0 if it was not HTTP
 	What   string // such as "answered 404 Not Found to the opening handshake, want 101"
-	Hint   string // what the operator may look at; may be empty
-	Err    error  // the cause where it is one of the network; may be nil
+	Hint   string // what the operator may check; may be empty
+	Err    error  // the network error that caused it; may be nil
 }
 
 func (e *HandshakeError) Error() string {
@@ -36,15 +36,14 @@ func (e *HandshakeError) Error() string {
 
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
-// Why not ws.Dialer.Upgrade (gobwas/ws v1.5.0): its reader has no limit, it
-// takes HTTP/1.10, status digits such as "10:", bare LF, repeated headers and
-// an answer without a subprotocol, it writes a request over 4 KiB in pieces,
-// and can't write a PROXY header with it.
+// Why not ws.Dialer.Upgrade (gobwas/ws v1.5.0): its reader has no limit. It accepts
+// HTTP/1.10, status digits such as "10:", bare LF, repeated headers and an answer
+// without a subprotocol. It splits a request over 4 KiB into several writes, and can't
+// write a PROXY header with it.
 
-// OpeningHandshake writes request, which already holds key, and reads the
-// answer. It returns the bytes that followed the 101: they belong to the
-// tunnel. The error is a *HandshakeError. The caller sets deadlines, and closes the
-// conn after an error.
+// OpeningHandshake writes request, which already contains key, and reads the answer. It
+// returns the bytes after the 101; they belong to the tunnel. The error is a
+// *HandshakeError. The caller sets deadlines, and closes the conn after an error.
 func OpeningHandshake(conn net.Conn, request []byte, key, subprotocol string) (rest []byte, err error) {
 	if _, err := conn.Write(request); err != nil {
 		return nil, &HandshakeError{What: "write the opening handshake", Err: bare(err)}
@@ -80,11 +79,11 @@ func OpeningHandshake(conn net.Conn, request []byte, key, subprotocol string) (r
 	return append(rest, buf[end:]...), nil
 }
 
-// answerBuffers suit real answers; a longer one gets more. In a storm hundreds
-// wait for theirs.
+// answerBuffers fit real answers; longer ones are copied to a larger buffer. During a
+// storm, hundreds of dials wait for their answers.
 var answerBuffers = sync.Pool{New: func() any { return new([2 << 10]byte) }}
 
-// cutAnswer says what to make of an answer without a blank line.
+// cutAnswer is the error for an answer without a blank line.
 func cutAnswer(got []byte, cause error) error {
 	line, _, whole := strings.Cut(string(got), "\r\n")
 	if whole {
@@ -123,7 +122,7 @@ func NewKey() string {
 	return base64.StdEncoding.EncodeToString(nonce[:])
 }
 
-// AcceptKey is the Sec-WebSocket-Accept that answers key.
+// AcceptKey is the Sec-WebSocket-Accept for a key.
 func AcceptKey(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])

@@ -7,15 +7,15 @@ import (
 	"wssgate/panics"
 )
 
-// probesToFail is how many probes in a row must fail before an address is out;
-// the second comes soon after the first.
+// probesToFail is how many consecutive probes must fail before an address is out. The
+// second follows soon after the first.
 const (
 	probesToFail = 2
 	probeAgain   = time.Second
 )
 
-// syncProbes starts a probe for each place that has none, and ends those of
-// places that are gone. The caller holds s.mu.
+// syncProbes starts a probe for each address without one, and stops those of removed
+// addresses. The caller holds s.mu.
 func (s *server) syncProbes(t *Table) {
 	places := *s.endpoints.Load()
 	want := make(map[*address]bool, len(places))
@@ -42,8 +42,8 @@ func (s *server) syncProbes(t *Table) {
 	}
 }
 
-// watchHealth probes a until ctx ends. The first probe comes within a second,
-// and no two gates keep step.
+// watchHealth probes a until ctx ends. The first probe comes within a second; jitter
+// keeps gates from probing in step.
 func (s *server) watchHealth(ctx context.Context, a *address) {
 	every := s.node.Load().group.health.Interval
 	wait := min(every, probeAgain)
@@ -86,11 +86,11 @@ func (s *server) watchHealth(ctx context.Context, a *address) {
 	}
 }
 
-// probed takes a probe's result in. Change is true where the address goes out
-// or comes back; again, where one more probe is to tell soon.
+// probed records the result of a probe. change is true if the address goes out or comes
+// back; again is true if one more probe should follow soon.
 //
-// A probe that works ends the time out after a failed dial as well, but does
-// not forget how many failed in a row: only a client's dial knows that.
+// A successful probe also returns an address after a failed dial, but keeps the count
+// of consecutive failures: only the dial of a client resets that.
 func (a *address) probed(now time.Time, err error) (change, again bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -112,7 +112,7 @@ func (a *address) probed(now time.Time, err error) (change, again bool) {
 	return change, false
 }
 
-// forgetProbes is for an address that is probed no longer.
+// forgetProbes resets an address that is no longer probed.
 func (a *address) forgetProbes() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

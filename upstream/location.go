@@ -10,17 +10,17 @@ import (
 	"strings"
 )
 
-// A NodeURL is a node's URL, taken apart.
+// A NodeURL is a parsed node URL.
 type NodeURL struct {
 	TLS  bool
 	Unix string // path of the socket, or ""
-	SRV  bool   // Host is a name that has SRV records
-	Host string // in its normal form, with its last dot if it has one, without brackets; "" for a socket
+	SRV  bool   // Host is a name with SRV records
+	Host string // in normal form, without brackets, but with a final dot if it has one; "" for a socket
 
 	url       string // as written
 	port      uint16
-	uri       string // request target; "" means the client's own
-	authority string // what Host says where the group has host = "node"
+	uri       string // request target; "" means the client's
+	authority string // the Host header if the group has host = "node"
 }
 
 // ParseNodeURL reads the URL of a node; see NodeOptions.URL.
@@ -93,8 +93,8 @@ func (loc NodeURL) checkService(port string) error {
 	return nil
 }
 
-// service splits "_xmpp-websocket._tcp.example.com" as LookupSRV wants it,
-// underscores kept.
+// service splits "_xmpp-websocket._tcp.example.com" for LookupSRV, and keeps the
+// underscores.
 func (loc NodeURL) service() (service, proto, name string) {
 	labels := strings.SplitN(loc.Host, ".", 3)
 	if len(labels) < 3 || !strings.HasPrefix(labels[0], "_") || !strings.HasPrefix(labels[1], "_") || labels[2] == "" {
@@ -103,13 +103,14 @@ func (loc NodeURL) service() (service, proto, name string) {
 	return labels[0], labels[1], labels[2]
 }
 
-// literal is the IP address that the URL names, if it names one.
+// literal is the IP address in the URL, if it has one.
 func (loc NodeURL) literal() (netip.AddrPort, bool) {
 	addr, err := netip.ParseAddr(loc.Host)
 	return netip.AddrPortFrom(addr.Unmap(), loc.port), err == nil
 }
 
-// HostPort is the host with its port, always both; the path of a unix socket.
+// HostPort is the host with its port, which is never empty, or the path of a unix
+// socket.
 func (loc NodeURL) HostPort() string {
 	switch {
 	case loc.Unix != "":
@@ -120,9 +121,9 @@ func (loc NodeURL) HostPort() string {
 	return net.JoinHostPort(loc.Host, strconv.Itoa(int(loc.port)))
 }
 
-// serverName is what a wss node's certificate must be for. With SRV it is the
-// name that was asked for, not the target's: DNS is not to be believed here
-// (RFC 9525, section 6.1).
+// serverName is the name that a wss node's certificate must have. With SRV it is the
+// name of the query, not of the target, because DNS is not trusted here (RFC 9525,
+// section 6.1).
 func (loc NodeURL) serverName() string {
 	if loc.SRV {
 		_, _, name := loc.service()

@@ -11,8 +11,8 @@ import (
 	"wssgate/panics"
 )
 
-// A Node is one entry of an upstream's nodes. It never changes; compare nodes
-// by upstream and name, for a reload makes new ones.
+// A Node is one entry of an upstream's nodes. It never changes. A reload makes new
+// Nodes, so compare them by upstream and name.
 type Node struct {
 	group     *group
 	name      string
@@ -24,12 +24,12 @@ type Node struct {
 	tls       *tls.Config // nil for ws
 	server    *server
 
-	// place, where set, is the only one of the server's places that is meant:
-	// an IP address or an SRV target, with its port.
+	// place, if set, restricts the node to one of its addresses: an IP address or an
+	// SRV target, with its port.
 	place string
 }
 
-// Name is the configured name; it may be a metric's label.
+// Name is the configured name. It may be the label of a metric.
 func (n *Node) Name() string { return n.name }
 
 // Upstream is the name of the node's upstream.
@@ -38,7 +38,7 @@ func (n *Node) Upstream() string { return n.group.name }
 // URL is the node's URL as configured.
 func (n *Node) URL() string { return n.loc.url }
 
-// PublicURL is where clients reach this node through a gate, or "".
+// PublicURL is the URL at which clients reach this node through a gate, or "".
 func (n *Node) PublicURL() string { return n.publicURL }
 
 // Leaving is true once the node gets no more streams, because it is draining or a
@@ -46,42 +46,42 @@ func (n *Node) PublicURL() string { return n.publicURL }
 // from.
 func (n *Node) Leaving() bool { return n.server.drained.Load() || n.server.gone.Load() }
 
-// serverKey says when a node is still the same one after a Commit.
+// serverKey identifies a node across a Commit.
 type serverKey struct {
 	nodeName
 	url string
 }
 
-// A nodeName is what a node is called in the configuration.
+// A nodeName identifies a node in the configuration.
 type nodeName struct{ group, node string }
 
 func (n *Node) called() nodeName { return nodeName{n.group.name, n.name} }
 
-// A server is the lasting half of a Node.
+// A server is the part of a Node that survives a reload.
 type server struct {
 	drained   atomic.Bool
 	gone      atomic.Bool // no longer configured
 	endpoints atomic.Pointer[[]endpoint]
-	node      atomic.Pointer[Node] // its newest
+	node      atomic.Pointer[Node] // the newest
 
-	// answered is closed once places is what DNS said, or DNS failed.
+	// answered is closed once DNS has answered or failed.
 	answered chan struct{}
-	ask      chan struct{} // DNS should be asked soon
+	ask      chan struct{} // requests another DNS query soon
 
 	mu     sync.Mutex // never held across I/O
-	late   bool       // its next places join others that are warm
-	dnsErr error      // of the last question; nil after an answer
+	late   bool       // new places get a slow start
+	dnsErr error      // of the latest query; nil after an answer
 	health HealthOptions
 	probes map[*address]context.CancelFunc
 	ctx    context.Context // of its jobs
 	end    context.CancelFunc
 }
 
-// An endpoint is a server's address with what DNS says about it now.
+// An endpoint is an address of a server, with the current data from DNS.
 type endpoint struct {
 	*address
-	priority uint16  // SRV: the lower, the sooner
-	share    float64 // of the node's weight; they add up to 1 for each priority
+	priority uint16  // SRV: lower comes first
+	share    float64 // of the node's weight; the shares of each priority add up to 1
 }
 
 func newServer(n *Node, late bool) *server {
@@ -90,7 +90,7 @@ func newServer(n *Node, late bool) *server {
 	return s
 }
 
-// endpoints returns where n may go; the slice must not be changed.
+// endpoints returns the current addresses of n. Do not change the slice.
 func (n *Node) endpoints() []endpoint {
 	all := *n.server.endpoints.Load()
 	if n.place == "" {
@@ -105,8 +105,8 @@ func (n *Node) endpoints() []endpoint {
 	return some
 }
 
-// follow makes s behave as n says from now on, and starts its jobs the first
-// time. The caller holds t.mu.
+// follow makes s use the settings of n, and starts its jobs the first time. The caller
+// holds t.mu.
 func (s *server) follow(t *Table, n *Node) {
 	s.node.Store(n)
 	s.drained.Store(n.drain || t.drained[n.called()])
@@ -119,7 +119,7 @@ func (s *server) follow(t *Table, n *Node) {
 			t.jobs.Go(func() { panics.Keep(ctx.Done(), panics.DNS, func() { s.watchNames(ctx, t) }) })
 		}
 	}
-	if s.health != n.group.health { // what runs has the old ones
+	if s.health != n.group.health { // the current probes have the old settings
 		s.health.Interval = 0
 		s.syncProbes(t)
 		s.health = n.group.health
@@ -127,7 +127,7 @@ func (s *server) follow(t *Table, n *Node) {
 	s.syncProbes(t)
 }
 
-// setFixed sets the place of a node that needs no DNS, and reports whether n is one.
+// setFixed sets the address of a node that needs no DNS, and reports whether n is one.
 func (s *server) setFixed(n *Node) bool {
 	var a *address
 	switch literal, ok := n.loc.literal(); {
@@ -144,14 +144,14 @@ func (s *server) setFixed(n *Node) bool {
 	return true
 }
 
-// retire ends the server's jobs; its tunnels go on. The caller holds t.mu.
+// retire stops the server's jobs; its tunnels stay. The caller holds t.mu.
 func (s *server) retire() {
 	s.gone.Store(true)
 	s.end()
 	s.leavePlaces()
 }
 
-// leavePlaces gives up what is kept to dial paths with.
+// leavePlaces releases the Places of socket paths.
 func (s *server) leavePlaces() {
 	for _, e := range *s.endpoints.Load() {
 		if e.place != nil {
@@ -160,7 +160,7 @@ func (s *server) leavePlaces() {
 	}
 }
 
-// noAddress says why there is no place to go.
+// noAddress says why the server has no address.
 func (s *server) noAddress() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	// maxProbeBytes is what a node may send up to its stream features.
+	// maxProbeBytes is the most that a node may send up to its stream features.
 	maxProbeBytes = 64 << 10
 
 	// farewell is how long a probe waits for the node's Close frame.
@@ -32,11 +32,11 @@ const (
 	probeAgent = "wssgate (health probe)"
 )
 
-// probe does what a client would: a real opening handshake, and, where a
-// domain is configured, a stream up to its features. It says goodbye, for
-// Tigase keeps what was just dropped for a minute.
+// probe does what a client would: a real opening handshake and, if a domain is
+// configured, a stream up to its features. It closes the stream properly, because
+// Tigase keeps a dropped one for a minute.
 func (n *Node) probe(ctx context.Context, a *address) (err error) {
-	defer func() { // what a node says must not end the gate
+	defer func() { // an unexpected answer must not crash the gate
 		if cause := recover(); cause != nil {
 			panics.Caught(n.group.env.log, panics.Probe, cause, "upstream", n.group.name, "node", n.name)
 			err = fmt.Errorf("probe: %v", cause)
@@ -56,7 +56,7 @@ func (n *Node) probe(ctx context.Context, a *address) (err error) {
 	}
 	p, err := n.prober(ctx, a, &loc, &Request{Host: host, RequestURI: "/"})
 	if h, ok := errors.AsType[*HandshakeError](err); ok && loc.uri == "" && h.Status >= 400 && h.Status < 500 {
-		return nil // it lives; which path is right, only clients know
+		return nil // it is alive; only clients know the right path
 	}
 	if h, ok := errors.AsType[*HandshakeError](err); ok && h.Status == http.StatusNotFound && n.group.health.Domain == "" {
 		h.Hint = "a server that checks Host may not serve " + strconv.Quote(loc.authority) + "; set health.domain, which the probe then sends as Host"
@@ -74,16 +74,16 @@ func (n *Node) probe(ctx context.Context, a *address) (err error) {
 	return nil
 }
 
-// A prober is a WebSocket client of few words.
+// A prober is a minimal WebSocket client.
 type prober struct {
 	ctx    context.Context // when it ends, the conn's deadline is set to the past
 	conn   net.Conn
 	frames *bufio.Reader // of at most maxProbeBytes
 	stream bool          // <open/> was sent
-	stop   func() bool   // following ctx
+	stop   func() bool   // stops following ctx
 }
 
-// prober dials a for the gate itself and does the opening handshake.
+// prober dials a and does the opening handshake, with the gate as the client.
 func (n *Node) prober(ctx context.Context, a *address, loc *NodeURL, r *Request) (*prober, error) {
 	r.Subprotocol, r.UserAgent = "xmpp", probeAgent
 	key := NewKey()
@@ -110,7 +110,7 @@ func (p *prober) close() {
 	p.conn.Close()
 }
 
-// answerTags are the elements that end the waiting, whatever their prefix.
+// answerTags are the elements that end the wait, with any prefix.
 var (
 	answerTags = regexp.MustCompile(`<(?:[\w.-]+:)?(features|error|close)[\s/>]`)
 	condition  = regexp.MustCompile(`<([a-z-]+)[^>]*xmlns=["']urn:ietf:params:xml:ns:xmpp-streams["']`)
@@ -155,7 +155,7 @@ func (p *prober) wantFeatures(domain string) error {
 		case word == "features":
 			return nil
 		case bytes.Contains(rest, []byte("see-other-")):
-			return nil // it lives, and knows of another that would rather
+			return nil // it is alive, and redirects to another node
 		case word == "close":
 			return fmt.Errorf("probe: stream to %q: closed, want features", domain)
 		default:
@@ -168,12 +168,12 @@ func (p *prober) wantFeatures(domain string) error {
 	}
 }
 
-// sayGoodbye closes the stream and the WebSocket and waits for the answer, so
-// that nothing unread turns our FIN into a reset. TCP is the caller's.
+// sayGoodbye closes the stream and the WebSocket and waits for the answer, so that
+// unread data does not turn our FIN into a reset. The caller closes TCP.
 func (p *prober) sayGoodbye(patience time.Duration) {
 	p.conn.SetReadDeadline(time.Now().Add(patience))
 	if p.ctx.Err() != nil {
-		return // the deadline of now is not the one that says so
+		return // this deadline is not the one that ctx set
 	}
 	var frames []ws.Frame
 	if p.stream {
@@ -199,8 +199,8 @@ func (p *prober) send(frames ...ws.Frame) error {
 	return err
 }
 
-// receive reads one frame. The reader's own limit bounds the payload; a
-// declared length is never believed before it is there.
+// receive reads one frame. The reader's own limit bounds the payload; memory grows with
+// what arrives, not with the declared length.
 func (p *prober) receive() (ws.OpCode, []byte, error) {
 	h, err := ws.ReadHeader(p.frames)
 	if err != nil {

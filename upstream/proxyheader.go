@@ -16,9 +16,9 @@ const (
 const proxyV2Signature = "\r\n\r\n\x00\r\nQUIT\n"
 
 // appendProxyHeader appends the PROXY header for a connection from src to dst
-// (https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt). Where the
-// two are of different families, the IPv4 one is mapped. Where one is not
-// known, as with unix sockets at both ends, the header says UNKNOWN or LOCAL.
+// (https://www.haproxy.org/download/1.8/doc/proxy-protocol.txt). If the families
+// differ, the IPv4 address is mapped. If one is unknown, as with unix sockets at both
+// ends, the header says UNKNOWN or LOCAL.
 func appendProxyHeader(b []byte, version string, src, dst netip.AddrPort) []byte {
 	s, d := src.Addr().Unmap().WithZone(""), dst.Addr().Unmap().WithZone("")
 	known := s.IsValid() && d.IsValid()

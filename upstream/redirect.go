@@ -16,16 +16,16 @@ import (
 	"wssgate/xmpp"
 )
 
-// An XMPP server in a cluster names the node that it means in a redirect by the
-// host name that it has for itself, with the scheme and port of a connector of
-// its own. Publicly that name often leads to the gate. So a node is known by host
-// and port of its URL, of its SRV targets, of the addresses behind it, and of its
-// public_url; and where none of these is the place, by the host alone or the
-// node's name in the configuration. What two nodes share names neither of them.
+// In a redirect, an XMPP server of a cluster names another node by its internal host
+// name, with the scheme and port of its own connector. Publicly that name often leads
+// to the gate. So nodes are recognized by the host and port of their URL, their SRV
+// targets, their addresses and their public_url; and if none of these matches, by the
+// host alone or by the node's name in the configuration. A name that two nodes share
+// identifies neither.
 
-// NodeByAddress returns the node of v's upstream that an XMPP server means by
-// the host:port, host, or URL of a redirect (see-other-host, see-other-uri). A
-// host without a port is any port's. Nil: none is known by it, or several are.
+// NodeByAddress returns the node of v's upstream that an XMPP server means by the
+// host:port, host, or URL of a redirect (see-other-host, see-other-uri). A host without
+// a port matches any port. It returns nil if no node matches, or several do.
 func (v *Vhost) NodeByAddress(address string) *Node { return v.group.nodeByAddress(address) }
 
 func (g *group) nodeByAddress(address string) *Node {
@@ -39,7 +39,7 @@ func (g *group) nodeByAddress(address string) *Node {
 func (g *group) nodesByAddress(address string) (found []*Node) {
 	nodes := g.nodes
 	to, err := xmpp.ParseTarget(address)
-	if err != nil { // a name of the configuration may be any text
+	if err != nil { // a configured name may be any text
 		for _, n := range nodes {
 			if strings.EqualFold(n.name, address) {
 				found = append(found, n)
@@ -81,8 +81,7 @@ func (g *group) nodesByAddress(address string) (found []*Node) {
 	return nil
 }
 
-// A place is a host in the form in which hosts are compared, and a port in
-// decimal; "" is any port.
+// A place is a host in the form for comparisons, and a port in decimal; "" is any port.
 type place struct{ host, port string }
 
 func targetPlace(t xmpp.Target) place {
@@ -93,7 +92,7 @@ func targetPlace(t xmpp.Target) place {
 	return place{host, strings.TrimPrefix(strings.TrimPrefix(t.Address(""), t.Host), ":")}
 }
 
-// placeOf is the place of a host:port of ours.
+// placeOf is the place of one of our own host:port.
 func placeOf(hostPort string) place {
 	t, err := xmpp.ParseTarget(hostPort)
 	if err != nil {
@@ -111,8 +110,8 @@ func (n *Node) urlPlace() place {
 
 func (n *Node) publicPlace() place { return placeOf(n.publicURL) }
 
-// behind returns n at those places that DNS has for it: SRV targets, once for all
-// of their addresses, and addresses.
+// behind returns n at the places that DNS has for it: SRV targets, each once for all of
+// its addresses, and addresses.
 func (n *Node) behind(want place) (found []*Node) {
 	is := func(hostPort string) bool {
 		p := placeOf(hostPort)
@@ -136,9 +135,8 @@ func (n *Node) behind(want place) (found []*Node) {
 	return found
 }
 
-// Names are the hosts by which a redirect may name the node, besides what DNS has
-// for it: its name in the configuration, the hosts of its URL and of its
-// public_url.
+// Names are the hosts by which a redirect may name the node, without those from DNS:
+// its name in the configuration, and the hosts of its URL and public_url.
 func (n *Node) Names() []string {
 	own := placeOf(n.name).host
 	if own == "" {
@@ -184,7 +182,7 @@ type KnownNode struct {
 // NodeNames returns the names that redirects may use for the nodes of one upstream,
 // except those from DNS. For a node whose URL ParseNodeURL refuses, some are missing.
 func NodeNames(options []NodeOptions) (known []KnownNode) {
-	number := map[string]int{} // of nodes, by host
+	number := map[string]int{} // number of nodes, by host
 	var nodes []*Node
 	for _, o := range options {
 		loc, _ := ParseNodeURL(o.URL)
@@ -239,20 +237,20 @@ type LostRedirect struct {
 	Address string // as the server wrote it, cut off where it is long
 	Why     string // goes on after "to ADDRESS, "
 	Do      string // what to write in the configuration, or to look at
-	Count   int    // of all since the start
+	Count   int    // of all redirects since start
 	Last    time.Time
 }
 
-// lostRedirects are those of all groups of one name, over reloads.
+// lostRedirects are those of all groups with the same name, across reloads.
 type lostRedirects struct {
 	mu      sync.Mutex // never held across I/O
 	last    LostRedirect
-	unknown bool      // the last one was: no node was known by its address
-	said    time.Time // when the log had one
-	unsaid  int       // since then
+	unknown bool      // the latest one was to an unknown address
+	said    time.Time // time of the latest log line
+	unsaid  int       // since that line
 }
 
-// lostNow is the last one, unless the configuration of now would know the way.
+// lostNow is the latest one, unless the current configuration solves it.
 func (g *group) lostNow() LostRedirect {
 	g.lost.mu.Lock()
 	defer g.lost.mu.Unlock()
@@ -299,13 +297,13 @@ func (g *group) noteLost(lost LostRedirect, node *Node) error {
 
 func (l LostRedirect) err() error { return fmt.Errorf("redirect to %q, %s", l.Address, l.Why) }
 
-// sayLost has a goroutine of its own, for an event loop does not wait for the log.
+// sayLost runs in its own goroutine, because an event loop must not wait for the log.
 func sayLost(log *slog.Logger, upstream string, lost LostRedirect, count int) {
 	log.Warn("clients lost: the XMPP server redirects them to an address that the gate can't reach", "upstream", upstream,
 		"err", lost.err(), "count", count, "hint", lost.Do)
 }
 
-// explainLost says why a redirect is lost, and what mends that.
+// explainLost says why a redirect is lost, and how to fix it.
 func (g *group) explainLost(address string, node *Node, trail Trail) (why, do string) {
 	settings := "check the cluster settings of the XMPP servers: "
 	switch several := g.nodesByAddress(address); {
@@ -346,7 +344,7 @@ func (g *group) explainLost(address string, node *Node, trail Trail) (why, do st
 			g.name, nodeLine(host, urlFor(to, host), ""), host)
 }
 
-// nodeLine is how the configuration writes a node.
+// nodeLine is a node in the form of the configuration.
 func nodeLine(name, url, publicURL string) string {
 	line := fmt.Sprintf("{ name = %q, url = %q", name, url)
 	if publicURL != "" {
@@ -355,8 +353,8 @@ func nodeLine(name, url, publicURL string) string {
 	return line + " }"
 }
 
-// urlFor is a URL for the node that a redirect means. A see-other-host has the port of
-// another service.
+// urlFor suggests a URL for the node that a redirect means. The port in a
+// see-other-host belongs to another service.
 func urlFor(to xmpp.Target, host string) string {
 	u := url.URL{Scheme: to.Scheme, Host: joinHost(host, to.Port), Path: "/"}
 	if to.Scheme == "" {

@@ -17,11 +17,11 @@ import (
 
 const (
 	dnsTimeout = 5 * time.Second
-	dnsPause   = time.Second // at least, between two questions for one node
-	maxPlaces  = 64          // of one node; DNS has no say beyond it
+	dnsPause   = time.Second // least time between two queries for one node
+	maxPlaces  = 64          // of one node; more answers from DNS are ignored
 )
 
-// watchNames keeps s.places what DNS says. It ends with ctx.
+// watchNames keeps s.places up to date with DNS until ctx ends.
 func (s *server) watchNames(ctx context.Context, t *Table) {
 	retry := dnsPause
 	for {
@@ -35,7 +35,7 @@ func (s *server) watchNames(ctx context.Context, t *Table) {
 		wait := time.Duration(float64(n.group.resolveEvery) * (0.9 + 0.2*n.group.env.random()))
 		if err != nil {
 			wait = min(wait, retry)
-			retry = 2 * wait // and never more than that, or it would overflow
+			retry = 2 * wait // bounded, to avoid an overflow
 		} else {
 			retry = dnsPause
 		}
@@ -54,15 +54,15 @@ func (s *server) watchNames(ctx context.Context, t *Table) {
 	}
 }
 
-// askAgain makes DNS be asked soon: an address failed, perhaps it has moved.
+// askAgain requests a DNS query soon: an address failed, and may have moved.
 func (s *server) askAgain() {
 	select {
 	case s.ask <- struct{}{}:
-	default: // it is about to be, or there is nobody who asks
+	default: // one is due already, or nobody queries
 	}
 }
 
-// learn takes a new answer in. A failure keeps the last one.
+// learn applies a new answer. After a failure it keeps the previous one.
 func (s *server) learn(t *Table, n *Node, places []endpoint, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +79,7 @@ func (s *server) learn(t *Table, n *Node, places []endpoint, err error) {
 			log.Info("upstream addresses", "addresses", addresses(places), "before", addresses(old))
 		}
 		s.endpoints.Store(&places)
-		s.late = true // what comes from now on joins others that are warm
+		s.late = true // places added from now on get a slow start
 		s.syncProbes(t)
 	}
 	select {
@@ -97,7 +97,7 @@ func addresses(places []endpoint) []string {
 	return out
 }
 
-// A record is what DNS says about one place.
+// A record is one place from DNS.
 type record struct {
 	addr     netip.AddrPort
 	target   string
@@ -105,9 +105,9 @@ type record struct {
 	share    float64
 }
 
-// resolve asks DNS for n's places. Those that were there before keep their
-// address value, and with it their counts and health. An error may come with
-// places: an SRV target of several could not be resolved, and keeps those it had.
+// resolve queries DNS for n's places. Existing ones keep their address value, with its
+// counts and health. It may return both places and an error: if one of several SRV
+// targets could not be resolved, it keeps the target's old addresses.
 func (n *Node) resolve(ctx context.Context, old []endpoint) ([]endpoint, error) {
 	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
 	defer cancel()
@@ -142,8 +142,8 @@ func (n *Node) resolve(ctx context.Context, old []endpoint) ([]endpoint, error) 
 	return places, err
 }
 
-// lookup returns the addresses of a name, each once, at least one and at most
-// maxPlaces: a name may be the target of one of as many SRV records.
+// lookup returns the distinct addresses of a name, at least one and at most maxPlaces:
+// a name may be the target of as many SRV records.
 func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	addrs, err := untilEnd(ctx, func() ([]netip.Addr, error) { return n.group.env.resolver.LookupNetIP(ctx, "ip", host) })
 	if err != nil {
@@ -160,9 +160,9 @@ func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	return addrs[:min(len(addrs), maxPlaces)], nil
 }
 
-// untilEnd is what ask returns. Where that does not come a moment after ctx has ended,
-// it is ctx's error: net's resolver waits for SRV records until a timeout of its own,
-// but says itself what took too long where it can.
+// untilEnd returns the result of ask or, if that does not come within a moment after
+// ctx has ended, ctx's error. For SRV records, net's resolver waits for its own
+// timeout; but if it returns in time, its error is more specific.
 func untilEnd[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 	type answer struct {
 		value T
@@ -187,7 +187,7 @@ func untilEnd[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 	}
 }
 
-// answerMoment is how long an answer to a question that was given up is waited for.
+// answerMoment is how long to wait for the answer to a cancelled query.
 const answerMoment = 20 * time.Millisecond
 
 // lookupService returns the places behind SRV records (RFC 2782).
@@ -236,10 +236,10 @@ func (n *Node) lookupService(ctx context.Context, old []endpoint) ([]record, err
 	return records, errors.Join(errs...)
 }
 
-// srvWeight makes of 0 the "very small chance" that RFC 2782 asks for.
+// srvWeight gives weight 0 the "very small chance" of RFC 2782.
 func srvWeight(s *net.SRV) float64 { return max(float64(s.Weight), 0.1) }
 
-// dnsError is the resolver's reason without its own prefix.
+// dnsError is the resolver's error without its own prefix.
 func dnsError(host string, err error) error {
 	if d, ok := errors.AsType[*net.DNSError](err); ok {
 		at := ""

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limitUnacknowledged sets how long sent data may stay unacknowledged before
-// the kernel gives the connection up: without it, a peer that vanished while
-// data was under way is noticed after a quarter of an hour.
+// limitUnacknowledged sets how long sent data may stay unacknowledged before the kernel
+// drops the connection. By default, it takes a quarter of an hour to notice a peer that
+// vanished while data was in flight.
 func limitUnacknowledged(network string, c syscall.RawConn, limit time.Duration) error {
 	if !strings.HasPrefix(network, "tcp") {
 		return nil

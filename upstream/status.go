@@ -16,11 +16,11 @@ type GroupStatus struct {
 	Name    string
 	Balance string
 	Nodes   []NodeStatus
-	Lost    LostRedirect // the last one; zero: none was, or the configuration was mended
+	Lost    LostRedirect // the latest; zero: none, or the configuration has been fixed
 }
 
-// A NodeStatus is one node as it is now. Its numbers are the sums of its
-// addresses'; its state is that of the best of them.
+// A NodeStatus is the state of one node. Its numbers are sums over its addresses; its
+// state is that of the best address.
 type NodeStatus struct {
 	Name      string
 	URL       string
@@ -28,10 +28,10 @@ type NodeStatus struct {
 	Weight    int
 	State     string
 	Tunnels   int
-	Dialing   int    // dials under way, those that wait for their turn included
-	Dials     uint64 // since the start, with their failures; what a client gave up or asked wrongly is not counted
-	Failures  uint64 // of dials and probes, since the start
-	DNSError  string // why the last question failed, or ""
+	Dialing   int    // dials in progress, including those that wait for their turn
+	Dials     uint64 // since start, including failures; without dials that the client cancelled or caused to fail
+	Failures  uint64 // of dials and probes, since start
+	DNSError  string // of the latest query; "" if it succeeded
 	Addresses []AddressStatus
 }
 
@@ -44,7 +44,7 @@ type AddressStatus struct {
 	Dialing   int
 	Dials     uint64
 	Failures  uint64
-	LastError string        // of the last failure, which may be long ago
+	LastError string        // of the latest failure, which may be long ago
 	LastFail  time.Time     // zero: never
 	LastDial  time.Duration // connect to 101, of the last that worked; 0: none did
 

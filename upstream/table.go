@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A group is one upstream of the configuration. It never changes, but for what is
-// noted in lost, which outlives it.
+// A group is one upstream of the configuration. It never changes, except for lost,
+// which outlives it.
 type group struct {
 	name          string
 	nodes         []*Node
@@ -29,7 +29,7 @@ type group struct {
 	lost          *lostRedirects
 }
 
-// newRoutes checks o and makes routes of it. Its nodes have no server yet.
+// newRoutes checks o and makes routes from it. Their nodes have no server yet.
 func newRoutes(o Options) (*Routes, error) {
 	r := &Routes{exact: map[string]*Vhost{}, wild: map[string]*Vhost{}, env: newEnvironment(o)}
 	var m mistakes
@@ -162,7 +162,7 @@ func newNode(where string, i int, g *group, o GroupOptions, no NodeOptions, m *m
 	return n, true
 }
 
-// nodeTLS completes the group's TLS configuration for one node.
+// nodeTLS makes the TLS configuration for one node.
 func nodeTLS(base *tls.Config, loc NodeURL) *tls.Config {
 	c := &tls.Config{}
 	if base != nil {

@@ -9,12 +9,12 @@ import (
 	"wssgate/panics"
 )
 
-// A NodeError says why a node can't be used now.
+// A NodeError says why a node can't be used.
 type NodeError struct {
 	Upstream string
 	URL      string // as configured
 	Err      error  // of each of its addresses
-	Hint     string // what the operator may look at, or ""
+	Hint     string // what the operator may check, or ""
 }
 
 // TryNodes probes every address of every node once, all at the same time, and

@@ -1,24 +1,22 @@
-// Package upstream knows which XMPP server takes a stream, and reaches it: it
-// routes a server name to a group of nodes, chooses one by load and health,
-// dials it and does the client's half of the opening handshake (RFC 6455,
-// section 4.1). What it hands out is a conn on which frames may follow.
+// Package upstream finds the XMPP server for a stream and connects to it. It routes a
+// server name to a group of nodes, chooses one by load and health, dials it, and does
+// the client's half of the opening handshake (RFC 6455, section 4.1). The result is a
+// conn ready for frames.
 //
-// It does not speak to clients, reads no frames but its own probes' and those of
-// the question what a node speaks, and knows nothing of the configuration file:
-// its options are plain values.
+// It does not talk to clients, reads no frames except in its own probes, and does not
+// know the configuration file: its options are plain values.
 //
 //	Routes ── Vhost ── group ── Node ── server ── address
 //	              one configuration's │ kept by the Table
 //
-// Routes, Vhost, group and Node never change: another configuration has others,
-// and a client goes by those that it began with. What must outlive a reload hangs
-// below: a server is the lasting half of a Node (its DNS answers), an address is
-// one place where it listens (live tunnels, health, pace). The Table keeps them,
-// and finds those of new Routes among them.
+// Routes, Vhost, group and Node never change: a new configuration makes new ones, and a
+// client keeps those that it started with. State that outlives a reload is below: a
+// server is the lasting part of a Node (its DNS answers), and an address is one place
+// where it listens (live tunnels, health, pace). The Table keeps them and matches them
+// to the nodes of new Routes.
 //
-// The word node is the operator's: one entry in the configuration. A node whose
-// name has several addresses, or SRV records, has as many places to go; its
-// weight is shared among them, while limits hold for each.
+// A node is one entry in the configuration. If its name has several addresses, or SRV
+// records, they share its weight, while limits apply to each.
 //
 // Health of an address:
 //
@@ -28,8 +26,8 @@
 //	 │ works: filled slowly, 30 s        └──── fails: out for longer ──┤
 //	 └─────────────────────────────────────────────────────────────────┘
 //
-// An address that is out is tried last, never not at all. With probes on, an
-// address that failed them stays out until one works.
+// Addresses that are out are tried last, but they are tried. If probes are on, an
+// address that failed them stays out until a probe works.
 package upstream
 
 import (
@@ -48,8 +46,8 @@ import (
 // ErrNoRoute says that no vhost is configured for a server name.
 var ErrNoRoute = errors.New("no vhost")
 
-// A Table keeps the servers behind all Routes. Make one with New; all its methods
-// may be called at the same time.
+// A Table keeps the servers behind all Routes. Make one with New. All methods are safe
+// for concurrent use.
 type Table struct {
 	routes atomic.Pointer[Routes] // the newest
 
@@ -62,16 +60,16 @@ type Table struct {
 	end     context.CancelFunc
 }
 
-// Routes lead from server names to nodes, as one Options says. They never change.
+// Routes lead from server names to nodes, for one Options. They never change.
 type Routes struct {
 	exact  map[string]*Vhost // by server name
 	wild   map[string]*Vhost // by what follows "*."
-	only   *Vhost            // for every name, where no vhost is configured
+	only   *Vhost            // for every name if no vhost is configured
 	groups []*group
 	env    *environment
 }
 
-// environment is what nodes need from outside.
+// environment is what nodes use from outside.
 type environment struct {
 	wrap     func(net.Conn) net.Conn
 	resolver Resolver
@@ -80,8 +78,8 @@ type environment struct {
 	random   func() float64 // [0,1)
 }
 
-// New makes a Table, and starts resolvers and probes, which Close ends. It
-// waits for neither. The error joins one ConfigError for each mistake.
+// New makes a Table, and starts resolvers and probes in the background, which Close
+// stops. The error joins one ConfigError per mistake.
 func New(o Options) (*Table, error) {
 	r, err := Prepare(o)
 	if err != nil {
@@ -96,15 +94,14 @@ func New(o Options) (*Table, error) {
 // Routes are those of the newest Commit.
 func (t *Table) Routes() *Routes { return t.routes.Load() }
 
-// Prepare checks o and makes Routes of it, which are of use after their Commit.
-// Until then nothing has changed. The error joins one ConfigError for each
-// mistake.
+// Prepare checks o and makes Routes from it, which can be used after their Commit.
+// Until then nothing changes. The error joins one ConfigError per mistake.
 func Prepare(o Options) (*Routes, error) { return newRoutes(o) }
 
-// Commit gives Routes their servers, once, and ends those that they have not. A
-// node that stays (same upstream, name and URL) keeps its live counts, health and
-// DNS answers. Tunnels of a node that is gone go on, and so do dials under way;
-// who has older Routes may still dial it. After Close nothing is committed.
+// Commit gives Routes their servers, once, and stops servers that are not in them. A
+// node that stays (same upstream, name and URL) keeps its live counts, health and DNS
+// answers. Tunnels of removed nodes stay, and so do dials in progress; holders of older
+// Routes may still dial. After Close, Commit does nothing.
 func (t *Table) Commit(r *Routes) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -141,8 +138,8 @@ func (t *Table) Commit(r *Routes) {
 	t.routes.Store(r)
 }
 
-// Drain has a node take no new streams, whatever its options say, or as they say
-// again. It holds over a Commit, and for a node that is not there until it is.
+// Drain stops new streams to a node, whatever its options say, or lets them decide
+// again. It also applies after a Commit, and to a node that is configured later.
 func (t *Table) Drain(upstream, node string, drained bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -170,7 +167,7 @@ func (r *Routes) nodes() iter.Seq[*Node] {
 	}
 }
 
-// Close ends resolvers and probes and waits for them. Tunnels go on.
+// Close stops resolvers and probes and waits for them. Tunnels stay.
 func (t *Table) Close() error {
 	t.mu.Lock()
 	if !t.closed {

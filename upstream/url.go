@@ -13,14 +13,13 @@ import (
 	"wssgate/xmpp"
 )
 
-// The URLs of a configuration are read here and nowhere else: nodes' by
-// [ParseNodeURL], those that clients are told by [ParseURL], browsers' origins
-// by [ParseOrigin]. All errors follow a colon and the URL.
+// The only parsers of URLs in a configuration: [ParseNodeURL] for nodes, [ParseURL] for
+// URLs that clients are told, [ParseOrigin] for origins of browsers. Their errors
+// follow a colon and the URL.
 
-// ParseURL reads an absolute URL of one of the schemes. Its host comes back in
-// its normal form, for not every client knows how to get there from "Bücher".
-// It may be written into XML, and so has none of the characters that would need
-// escaping there.
+// ParseURL reads an absolute URL with one of the schemes. It returns the host in normal
+// form, because not every client can convert "Bücher". The URL may be written into XML,
+// so it must not contain characters that need escaping there.
 func ParseURL(s string, schemes ...string) (*url.URL, error) {
 	u, err := parseURL(s)
 	switch {
@@ -39,7 +38,7 @@ func ParseURL(s string, schemes ...string) (*url.URL, error) {
 	return u, noZone(host)
 }
 
-// noZone refuses what means nothing on another machine (RFC 4007, section 6).
+// noZone rejects a zone, which means nothing on another machine (RFC 4007, section 6).
 func noZone(host string) error {
 	if strings.Contains(host, "%") {
 		return fmt.Errorf("host %q has a zone", host)
@@ -47,8 +46,8 @@ func noZone(host string) error {
 	return nil
 }
 
-// parseURL is url.Parse for URLs that are dialled or handed out: nobody's
-// password, and no place inside a document.
+// parseURL is url.Parse for URLs that are dialled or given to clients: without a
+// password or a fragment.
 func parseURL(s string) (*url.URL, error) {
 	if s == "" {
 		return nil, errors.New("a URL is required")
@@ -79,9 +78,9 @@ func parseURL(s string) (*url.URL, error) {
 	return u, nil
 }
 
-// escaped replaces what a URL can't hold in its path and query, and nothing else.
-// net/url would write a path anew for one such byte, with '&' for "%26" and '/' for
-// "%2F", and leaves queries as they are, white space included.
+// escaped replaces only characters that a URL can't have in its path and query. net/url
+// would rewrite the whole path for one such byte, with '&' for "%26" and '/' for "%2F",
+// and leave queries unchanged, even white space.
 func escaped(s string) string {
 	var b strings.Builder
 	for _, c := range []byte(s) {
@@ -94,8 +93,8 @@ func escaped(s string) string {
 	return b.String()
 }
 
-// hostOf returns the host of a URL in its normal form, without brackets, and its
-// port in decimal, "" where there is none.
+// hostOf returns the host of a URL in normal form, without brackets, and its port in
+// decimal, or "".
 func hostOf(u *url.URL) (host, port string, err error) {
 	host, port = u.Hostname(), u.Port()
 	if host == "" {
@@ -119,7 +118,7 @@ func hostOf(u *url.URL) (host, port string, err error) {
 	return host, port, nil
 }
 
-// joinHost is the host of a URL as hostOf took it apart.
+// joinHost joins what hostOf split.
 func joinHost(host, port string) string {
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
@@ -130,10 +129,10 @@ func joinHost(host, port string) string {
 	return host
 }
 
-// maxSocketPath is the size of sun_path of Linux (unix(7)), its final NUL taken off.
+// maxSocketPath is the size of sun_path on Linux (unix(7)), without the final NUL.
 const maxSocketPath = 107 // bytes
 
-// CheckSocketPath finds what the system would refuse later.
+// CheckSocketPath rejects paths that the system would refuse later.
 func CheckSocketPath(path string) error {
 	switch {
 	case len(path) > maxSocketPath:
@@ -208,7 +207,7 @@ func (o Origin) String() string {
 	return o.scheme + "://" + joinHost(o.host, o.port)
 }
 
-// matches reports whether a browser's origin is one that o stands for.
+// matches reports whether o covers the origin of a browser.
 func (o Origin) matches(origin Origin) bool {
 	if o.wild {
 		_, origin.host, _ = strings.Cut(origin.host, ".")

@@ -18,12 +18,12 @@ var (
 	ErrClient = errors.New("client is not allowed") // 403
 )
 
-// A Vhost is what is configured for one server name or wildcard. It never
-// changes; a client that got it keeps its rules across a reload.
+// A Vhost is the configuration of one server name or wildcard. It never changes; a
+// client keeps its Vhost across a reload.
 type Vhost struct {
 	name     string
 	group    *group
-	node     string // pinned; or ""
+	node     string // the pinned node, or ""
 	fallback bool
 	path     string
 	origins  []Origin
@@ -33,7 +33,7 @@ type Vhost struct {
 	access   *access.Rules
 }
 
-// A namePattern is a domain in its normal form, or, wild, what follows "*.".
+// A namePattern is a domain in normal form or, if wild, the part after "*.".
 type namePattern struct {
 	name string
 	wild bool
@@ -51,8 +51,8 @@ func (p namePattern) matches(domain string) bool {
 	return p.name == domain
 }
 
-// Lookup returns the vhost of a TLS server name, the exact one before a
-// wildcard of one label, or an error that is ErrNoRoute.
+// Lookup returns the vhost of a TLS server name, or an ErrNoRoute. An exact name wins
+// over a wildcard of one label.
 func (r *Routes) Lookup(serverName string) (*Vhost, error) {
 	if r.only != nil {
 		return r.only, nil
@@ -69,8 +69,8 @@ func (r *Routes) Lookup(serverName string) (*Vhost, error) {
 	return nil, fmt.Errorf("%w for server name %q", ErrNoRoute, serverName)
 }
 
-// Name is the configured name, such as "*.example1.com", or "*" where no vhost
-// is configured. It never holds what a client sent: it may be a metric's label.
+// Name is the configured name, such as "*.example1.com", or "*" if no vhost is
+// configured. It never contains client input: it may be the label of a metric.
 func (v *Vhost) Name() string { return v.name }
 
 // Upstream is the name of the vhost's upstream.
@@ -117,16 +117,15 @@ func (v *Vhost) AllowsDomain(domain string) error {
 	return fmt.Errorf("vhost %q: domain %q: %w", v.name, domain, ErrDomain)
 }
 
-// ReadsTo reports whether the vhost must know the domain in `to` before the
-// upstream may see anything of the stream: it has a list of domains, or routes
-// by them.
+// ReadsTo reports whether the vhost must know the domain in `to` before the upstream
+// sees anything of the stream: it has a list of domains, or routes by them.
 func (v *Vhost) ReadsTo() bool { return len(v.domains) > 0 || v.routeTo }
 
-// RoutesTo reports whether the upstream is to be dialled only once `to` is
-// known. Dial is then of ForDomain's vhost.
+// RoutesTo reports whether `to` must be known before dialling. Then call Dial on the
+// result of ForDomain.
 func (v *Vhost) RoutesTo() bool { return v.routeTo }
 
-// ForDomain is v with the upstream of an XMPP domain in its normal form.
+// ForDomain is v with the upstream for an XMPP domain in normal form.
 func (v *Vhost) ForDomain(domain string) *Vhost {
 	if g := v.byDomain[domain]; g != nil {
 		other := *v
@@ -150,12 +149,11 @@ func (v *Vhost) TakesNew(domain string) error {
 	return fmt.Errorf("vhost %q: upstream %q: %w", v.name, v.group.name, ErrDrained)
 }
 
-// Nodes is how many nodes the vhost's upstream has.
+// Nodes is the number of nodes in the vhost's upstream.
 func (v *Vhost) Nodes() int { return len(v.group.nodes) }
 
-// PublicURLs are the public URLs of the nodes of the vhost's upstream that take
-// new streams, in their configured order; pinned, of the one that the vhost pins,
-// if it does.
+// PublicURLs are the public URLs of the upstream's nodes that accept new streams, in
+// configured order; with pinned, only of the pinned node, if there is one.
 func (v *Vhost) PublicURLs(pinned bool) []string {
 	var urls []string
 	for _, n := range v.group.nodes {
@@ -166,7 +164,7 @@ func (v *Vhost) PublicURLs(pinned bool) []string {
 	return urls
 }
 
-// XMPP reports whether the vhost's upstream speaks XMPP and nothing else.
+// XMPP reports whether the vhost's upstream speaks only XMPP.
 func (v *Vhost) XMPP() bool { return v.group.xmpp }
 
 // Redirects returns how redirects of the vhost's upstream are handled: "follow",
