@@ -1,16 +1,14 @@
 package certstore
 
-// ACME obtains and renews certificates from a CA that speaks RFC 8555.
+// ACME obtains and renews certificates from a CA (RFC 8555).
 //
-// It stands on golang.org/x/crypto/acme/autocert, behind rules of ours.
-// autocert's Manager gives the answers to challenges (acme_answer.go) and
-// defines the cache, names and contents of its files included, so that a folder
-// that a program with autocert has filled goes on working. Orders are made with
-// acme.Client, which the Manager itself stands on (acme_order.go), because the
-// Manager orders inside a handshake, tries tls-alpn-01 where nobody listens on
-// 443, keeps one key for ever, forgets failures and their reasons, starts
-// renewals only for names that were asked for, and cannot be closed. So the
-// Manager never sees an ordinary ClientHello.
+// It uses golang.org/x/crypto/acme/autocert for two things: autocert's Manager answers
+// challenges (acme_answer.go), and defines the names and contents of the files in the
+// cache, so that an existing autocert cache works. Orders use acme.Client, on which the
+// Manager is built (acme_order.go), because the Manager orders during a handshake,
+// tries tls-alpn-01 even if nothing listens on 443, never replaces its key, forgets
+// failures and their reasons, renews only names that were requested, and cannot be
+// closed. So the Manager never sees an ordinary ClientHello.
 //
 // Each name has a keeper (acme_keeper.go), one goroutine, and is in one of these
 // states:
@@ -22,14 +20,14 @@ package certstore
 //	ACMEValid      in use               the time of renewal, or the end of the back-off
 //	ACMEExpired    in use all the same  the end of the back-off
 //
-// A certificate that is in use stays in use until there is a better one.
+// A certificate stays in use until there is a better one.
 //
-// The cache folder may hang: then keepers wait until it is back, each with what it
-// has, and nobody waits for them (acmeCache).
+// If the cache folder hangs, each keeper waits until it is back and keeps its
+// certificate; nothing waits for keepers (acmeCache).
 //
-// The cache folder is the only thing that gates share. It is read again every
-// ACMEOptions.Poll; a lease (acme_lease.go) lets one gate order at a time, and
-// failures are counted there for all of them (acme_record.go).
+// Gates share only the cache folder. It is read again every ACMEOptions.Poll. A lease
+// (acme_lease.go) lets one gate order at a time, and failures are counted in the folder
+// for all gates (acme_record.go).
 
 import (
 	"context"
@@ -57,9 +55,9 @@ type ACME struct {
 	opts    ACMEOptions
 	cache   acmeCache
 	answers *acmeAnswers
-	manager *autocert.Manager // answers challenges, nothing else
+	manager *autocert.Manager // only answers challenges
 	http    *http.Client
-	owner   string // who we are in a lease and in Status
+	owner   string // names this process in leases and in Status
 	orders  chan struct{}
 
 	ctx    context.Context // ends with Close
@@ -92,15 +90,15 @@ const (
 type ACMEStatus struct {
 	Name       string
 	State      ACMEState
-	NotAfter   time.Time // of the certificate that was installed; zero: none
+	NotAfter   time.Time // of the installed certificate; zero: none
 	NextTry    time.Time // when the next order is due; in the past: now
-	Failures   int       // orders that failed since the last that did not, of all gates
-	Err        string    // why the last one failed, in the CA's own words; empty: it did not
-	LeaseOwner string    // gate that orders now; empty: none
+	Failures   int       // consecutive failed orders, over all gates
+	Err        string    // why the latest order failed, in the CA's words; empty: it did not
+	LeaseOwner string    // gate that is ordering; empty: none
 }
 
-// acmeOrders is how many orders are under way at once: enough to bring up a
-// hundred names in minutes, too few to look like an attack.
+// acmeOrders is the limit of concurrent orders: enough to obtain a hundred certificates
+// in minutes, few enough not to look like an attack.
 const acmeOrders = 4
 
 // NewACME checks the options, reads the cache and installs its certificates. It does
@@ -179,8 +177,8 @@ func (a *ACME) Close() {
 	a.http.CloseIdleConnections()
 }
 
-// ACMENames is a set of names whose new members were looked up in the cache. It has no
-// effect before Commit. Call Commit or Abandon once.
+// ACMENames is a set of names whose new members have been looked up in the cache. It
+// has no effect before Commit. Call Commit or Abandon once.
 type ACMENames struct {
 	a     *ACME
 	names []string
@@ -210,7 +208,7 @@ func (a *ACME) PrepareNames(names []string) (*ACMENames, error) {
 	return n, nil
 }
 
-// await waits until the fresh names were looked up, or have had their time.
+// await waits until the fresh names have been looked up, or their time is over.
 func (n *ACMENames) await() {
 	began, late := time.Now(), time.NewTimer(files.Patience)
 	defer late.Stop()
@@ -258,7 +256,7 @@ func (n *ACMENames) Commit() {
 		if k == nil {
 			k = n.fresh[name]
 		}
-		if k != nil { // else it was taken away since
+		if k != nil { // otherwise it has been removed since
 			now[name] = k
 		}
 	}
@@ -268,8 +266,8 @@ func (n *ACMENames) Commit() {
 			k.show()
 		}
 	}
-	// Not before: the CA's challenge is answered for names of that set only,
-	// and may come at once.
+	// Not earlier: challenges are answered only for configured names, and the CA may
+	// come at once.
 	if a.runs {
 		for name, k := range n.fresh {
 			if now[name] == k {
@@ -316,7 +314,7 @@ func (a *ACME) keeper(name string) *acmeKeeper {
 	return (*a.names.Load())[normal]
 }
 
-// acmeOwner names this process for people, and no other process.
+// acmeOwner identifies this process, also for people.
 func acmeOwner() string {
 	host, err := os.Hostname()
 	if err != nil {

@@ -253,7 +253,7 @@ func (a *ACME) accountKey(ctx context.Context) (crypto.Signer, error) {
 
 // makeAccountKey is the part of accountKey that needs the lease.
 func (a *ACME) makeAccountKey(ctx context.Context) (crypto.Signer, error) {
-	// Another gate may have made it before we had the lease.
+	// Another gate may have made it before we got the lease.
 	if key, err := a.savedAccountKey(ctx); err != autocert.ErrCacheMiss {
 		return key, err
 	}
@@ -268,7 +268,7 @@ func (a *ACME) makeAccountKey(ctx context.Context) (crypto.Signer, error) {
 	return key, a.cache.put(ctx, acmeAccountFile, file)
 }
 
-// savedAccountKey returns autocert.ErrCacheMiss, bare, where there is none.
+// savedAccountKey returns autocert.ErrCacheMiss, unwrapped, if there is none.
 func (a *ACME) savedAccountKey(ctx context.Context) (crypto.Signer, error) {
 	for _, file := range []string{acmeAccountFile, acmeAccountFileLegacy} {
 		data, err := a.cache.read(ctx, file)

@@ -15,15 +15,15 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// ChallengeCertificate answers a CA that validates a name by tls-alpn-01 (RFC
-// 8737): a ClientHello that offers acme-tls/1 and nothing else. For any other,
-// for a name that is not configured, and where no order is under way, it returns
-// nil, nil; crypto/tls then sends unrecognized_name.
+// ChallengeCertificate answers a CA that validates a name by tls-alpn-01 (RFC 8737): a
+// ClientHello that offers only acme-tls/1. For any other, for a name that is not
+// configured, and without an order in progress, it returns nil, nil; crypto/tls then
+// sends unrecognized_name.
 //
-// It never waits for the network or for an order. What this gate ordered is
-// answered from memory; what another gate ordered is read from the cache folder,
-// the one place where a handshake reads a disk: it is the CA's handshake, not a
-// client's. acmeAnswers bounds how many do so at once and for how long.
+// It never waits for the network or for an order. Answers for orders of this gate come
+// from memory; those for other gates are read from the cache folder. That is the only
+// disk access in a handshake, and the handshake is the CA's, not a client's.
+// acmeAnswers bounds how many run at once and for how long.
 func (a *ACME) ChallengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if len(hello.SupportedProtos) != 1 || hello.SupportedProtos[0] != acme.ALPNProto {
 		return nil, nil
@@ -34,8 +34,7 @@ func (a *ACME) ChallengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certificat
 	}
 	h := *hello
 	h.ServerName = k.name
-	// With such a hello the Manager looks for NAME+token in its cache, and does
-	// nothing else.
+	// For such a hello the Manager only looks for NAME+token in its cache.
 	cert, err := a.manager.GetCertificate(&h)
 	if err != nil {
 		a.opts.Log.Debug("acme: no answer to tls-alpn-01", "server_name", k.name, "err", err)
@@ -44,16 +43,16 @@ func (a *ACME) ChallengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certificat
 	return cert, nil
 }
 
-// HTTPHandler answers a CA that validates a configured name by http-01 (RFC
-// 8555, section 8.3), for orders of this and of other gates. All that is not
-// below /.well-known/acme-challenge/ goes to fallback; where that is nil, it is
-// redirected to https.
+// HTTPHandler answers a CA that validates a configured name by http-01 (RFC 8555,
+// section 8.3), for orders of this and of other gates. Requests outside
+// /.well-known/acme-challenge/ go to fallback; if that is nil, they are redirected to
+// https.
 func (a *ACME) HTTPHandler(fallback http.Handler) http.Handler {
 	return a.manager.HTTPHandler(fallback)
 }
 
-// allow is the Manager's HostPolicy. The Manager asks it for http-01 alone, with
-// the Host header as it came.
+// allow is the Manager's HostPolicy. The Manager calls it only for http-01, with the
+// unchanged Host header.
 func (a *ACME) allow(_ context.Context, host string) error {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
@@ -65,13 +64,13 @@ func (a *ACME) allow(_ context.Context, host string) error {
 }
 
 const (
-	acmeAnswerReads   = 4               // answers read from the folder at once
-	acmeAnswerTimeout = 2 * time.Second // for one of them, waiting for its turn included
+	acmeAnswerReads   = 4               // concurrent reads of answers from the folder
+	acmeAnswerTimeout = 2 * time.Second // for one of them, including the wait for its turn
 )
 
-// acmeAnswers is the Manager's cache: answers to challenges and nothing else, so
-// that a request can't reach any other file. It keeps those of this gate's own
-// orders in memory, and reads others from the folder.
+// acmeAnswers is the Manager's cache. It has only answers to challenges, so a request
+// can't reach any other file. Answers for this gate's orders are in memory, others are
+// read from the folder.
 type acmeAnswers struct {
 	cache acmeCache
 	reads chan struct{}
@@ -84,8 +83,8 @@ func newACMEAnswers(cache acmeCache) *acmeAnswers {
 	return &acmeAnswers{cache: cache, reads: make(chan struct{}, acmeAnswerReads), own: map[string][]byte{}}
 }
 
-// Get implements autocert.Cache. Its only error is ErrCacheMiss: the Manager
-// shows errors to whoever asks, and theirs would contain file names.
+// Get implements autocert.Cache. Its only error is ErrCacheMiss: the Manager shows
+// errors to clients, and other errors would contain file names.
 func (n *acmeAnswers) Get(ctx context.Context, key string) ([]byte, error) {
 	if !acmeIsAnswer(key) {
 		return nil, autocert.ErrCacheMiss
@@ -104,14 +103,14 @@ func (n *acmeAnswers) Get(ctx context.Context, key string) ([]byte, error) {
 	case <-ctx.Done():
 		return nil, autocert.ErrCacheMiss
 	}
-	data, err := n.cache.read(ctx, key) // gives up with ctx, whatever the disk does
+	data, err := n.cache.read(ctx, key) // returns when ctx ends, even if the disk hangs
 	if err != nil {
 		return nil, autocert.ErrCacheMiss
 	}
 	return data, nil
 }
 
-// errACMEReadOnly would mean that the Manager does what we keep it from.
+// errACMEReadOnly would mean that the Manager does more than answer challenges.
 var errACMEReadOnly = errors.New("acme: the Manager only reads")
 
 // Put implements autocert.Cache.
@@ -120,8 +119,8 @@ func (n *acmeAnswers) Put(context.Context, string, []byte) error { return errACM
 // Delete implements autocert.Cache.
 func (n *acmeAnswers) Delete(context.Context, string) error { return errACMEReadOnly }
 
-// present makes an answer known here and to all gates on the folder. The answer
-// stands in any case; the error says that other gates do not have it.
+// present publishes an answer here and for all gates on the folder. After an error,
+// only this gate has the answer.
 func (n *acmeAnswers) present(ctx context.Context, key string, data []byte) error {
 	n.mu.Lock()
 	n.own[key] = data
@@ -129,18 +128,18 @@ func (n *acmeAnswers) present(ctx context.Context, key string, data []byte) erro
 	return n.cache.note(ctx, key, data)
 }
 
-// withdraw is the reverse of present.
+// withdraw undoes present.
 func (n *acmeAnswers) withdraw(key string) {
 	n.mu.Lock()
 	delete(n.own, key)
 	n.mu.Unlock()
-	// The order may be over by now, with its context.
+	// The order may have ended, and its context with it.
 	ctx, cancel := context.WithTimeout(context.Background(), acmeGoodbye)
 	defer cancel()
 	n.cache.remove(ctx, key)
 }
 
-// acmeIsAnswer tells whether key is a file name of an answer.
+// acmeIsAnswer reports whether key is the file name of an answer.
 func acmeIsAnswer(key string) bool {
 	if token, ok := strings.CutSuffix(key, acmeHTTPSuffix); ok {
 		return acmeTokenOK(token)
@@ -153,8 +152,8 @@ func acmeIsAnswer(key string) bool {
 	return err == nil && normal == name
 }
 
-// acmeTokenOK tells whether token is one: base64url (RFC 8555, section 8.1), and
-// of a length that a file system takes. A CA's tokens become file names.
+// acmeTokenOK reports whether token is valid: base64url (RFC 8555, section 8.1), and
+// short enough for a file name, which it becomes.
 func acmeTokenOK(token string) bool {
 	if token == "" || len(token) > 200 {
 		return false

@@ -47,15 +47,14 @@ const (
 	acmeTempPrefix        = ".tmp-"
 )
 
-// acmeStale is the age at which a file that only a crash leaves behind is
-// swept: longer than any order lasts on any clock.
+// acmeStale is the age at which leftovers of a crash are deleted: longer than any order
+// lasts by any clock.
 const acmeStale = 7 * 24 * time.Hour
 
-// acmeCache is the folder, read and written as an autocert.DirCache does, but so
-// that writes also survive a power cut, and errors say what they are about. Any
-// number of goroutines and processes may use one folder. Every call is a job of
-// the folder's place: whoever makes it waits neither longer than its context nor
-// for a folder that hangs (files.ErrHangs).
+// acmeCache is the folder. It is compatible with autocert.DirCache, but writes also
+// survive a power cut, and errors name the file. Any number of goroutines and processes
+// may share a folder. Every call is a job of the folder's Place: callers wait neither
+// longer than their context nor for a folder that hangs (files.ErrHangs).
 type acmeCache struct {
 	dir   string
 	place *files.Place
@@ -64,9 +63,9 @@ type acmeCache struct {
 // maxACMEFile bounds what is read from one file of the cache, in bytes.
 const maxACMEFile = maxFile
 
-// acmeOpenCache makes the folder where it is missing. What is in one that is
-// there it leaves as it is, for it may be somebody who only looks. A folder that
-// hangs is no error: the keepers wait for it.
+// acmeOpenCache creates the folder if it is missing. It does not change an existing
+// one, because the caller may only want to look. A folder that hangs is not an error:
+// the keepers wait for it.
 func acmeOpenCache(ctx context.Context, dir string, log *slog.Logger) (acmeCache, error) {
 	c := acmeCache{dir, files.At("acme: cache", dir, log)}
 	err := c.do(ctx, func() error {
@@ -94,15 +93,15 @@ func acmeCacheError(err error) error {
 	return fmt.Errorf("acme: cache: %w", err)
 }
 
-// tidy closes the folder to others, and sweeps what crashed gates left behind.
+// tidy removes access for others, and deletes leftovers of crashed gates.
 func (c acmeCache) tidy(ctx context.Context, log *slog.Logger) {
-	c.do(ctx, func() error { // of what is wrong the keepers tell
+	c.do(ctx, func() error { // the keepers report problems
 		info, err := c.place.Stat(c.dir)
 		if err != nil {
 			return err
 		}
 		if info.Mode().Perm()&0o077 != 0 {
-			// A volume may belong to somebody else, or its driver may know no modes.
+			// A volume may have another owner, or its driver may not support modes.
 			if err := c.place.Chmod(c.dir, 0o700); err != nil {
 				log.Warn("acme: cache folder is open to others", "file", c.dir, "mode", info.Mode().String(), "err", err)
 			}
@@ -123,9 +122,9 @@ func (c acmeCache) tidy(ctx context.Context, log *slog.Logger) {
 
 func (c acmeCache) path(key string) string { return filepath.Join(c.dir, key) }
 
-// read returns a file's contents, or autocert.ErrCacheMiss where the folder is
-// there and the file is not. A folder that is gone is another error: nobody
-// deletes certificates that way, but volumes do vanish.
+// read returns a file's contents, or autocert.ErrCacheMiss if only the file is missing.
+// A missing folder is another error: nobody deletes certificates that way, but volumes
+// do disappear.
 func (c acmeCache) read(ctx context.Context, key string) ([]byte, error) {
 	data, err := files.Do(ctx, c.place, func() ([]byte, error) {
 		data, err := c.place.Read(c.path(key), maxACMEFile)
@@ -140,8 +139,8 @@ func (c acmeCache) read(ctx context.Context, key string) ([]byte, error) {
 	return data, acmeCacheError(err)
 }
 
-// emptied returns an error where the folder has nothing in it. A folder that had a
-// certificate is a mount point without its volume then.
+// emptied returns an error if the folder is empty. If it had a certificate before, it
+// is now a mount point without its volume.
 func (c acmeCache) emptied(ctx context.Context) error {
 	return c.do(ctx, func() error {
 		entries, err := c.place.ReadDir(c.dir)
@@ -152,25 +151,25 @@ func (c acmeCache) emptied(ctx context.Context) error {
 	})
 }
 
-// put writes a file of mode 0600, which appears whole or not at all, even after a
-// power cut; not after the end of ctx.
+// put writes a file of mode 0600 atomically, and durably against a power cut. It does
+// nothing after ctx has ended.
 func (c acmeCache) put(ctx context.Context, key string, data []byte) error {
 	return c.write(ctx, key, data, true)
 }
 
-// note is put for what a power cut may take: leases, records, answers.
+// note is put for files that a power cut may lose: leases, records, answers.
 func (c acmeCache) note(ctx context.Context, key string, data []byte) error {
 	return c.write(ctx, key, data, false)
 }
 
 func (c acmeCache) write(ctx context.Context, key string, data []byte, sync bool) error {
 	return c.do(ctx, func() error {
-		// What was held up by a folder that hung must not replace what others wrote.
+		// A write that was delayed by a hanging folder must not replace newer files.
 		return c.place.Replace(c.path(key), acmeTempPrefix, data, sync, func() bool { return ctx.Err() == nil })
 	})
 }
 
-// remove deletes a file that may be there.
+// remove deletes a file, which may be missing.
 func (c acmeCache) remove(ctx context.Context, key string) error {
 	return c.do(ctx, func() error {
 		err := c.place.Remove(c.path(key))
@@ -217,8 +216,8 @@ func acmeEncodeKey(key crypto.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), nil
 }
 
-// acmeDecode is the reverse of acmeEncode, for keys of any type. The certificate
-// is for name and belongs to the key; its dates are not looked at.
+// acmeDecode undoes acmeEncode, for keys of any type. It checks the name and the key,
+// but not the dates.
 func acmeDecode(name string, data []byte) (*tls.Certificate, error) {
 	cert, err := tls.X509KeyPair(data, data)
 	if err != nil {

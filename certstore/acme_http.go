@@ -15,11 +15,11 @@ import (
 const (
 	acmeRequestTimeout = 30 * time.Second // for one request to the CA, its answer included
 
-	// acmeMaxBody is the longest answer of a CA that is read, in bytes. Chains are
-	// a few KiB; acme.Client itself reads an error page without a limit.
+	// acmeMaxBody bounds the answer of a CA, in bytes. Chains are a few KiB;
+	// acme.Client itself reads an error page without a limit.
 	acmeMaxBody = 1 << 20
 
-	// acmeMaxHeader likewise for its header. The default would be 10 MiB.
+	// acmeMaxHeader bounds its header, in bytes. The default is 10 MiB.
 	acmeMaxHeader = 64 << 10
 
 	acmeRetryAfterMax = time.Minute // longest pause between two polls of an order
@@ -27,8 +27,8 @@ const (
 	acmeRetryMax = 10 * time.Second // longest pause before a request is sent again
 )
 
-// acmeHTTPClient returns the client for all requests to the CA. It goes through
-// a proxy where the environment names one.
+// acmeHTTPClient returns the client for all requests to the CA. It uses the proxy from
+// the environment, if any.
 func acmeHTTPClient(opts ACMEOptions) *http.Client {
 	next := opts.transport
 	if next == nil {
@@ -40,14 +40,14 @@ func acmeHTTPClient(opts ACMEOptions) *http.Client {
 			ResponseHeaderTimeout: acmeRequestTimeout,
 
 			MaxResponseHeaderBytes: acmeMaxHeader,
-			IdleConnTimeout:        10 * time.Second, // an order is over soon, the next is weeks away
+			IdleConnTimeout:        10 * time.Second, // an order is short, and the next is weeks away
 			ForceAttemptHTTP2:      true,
 		}
 	}
 	return &http.Client{Transport: acmeTransport{next}, Timeout: acmeRequestTimeout}
 }
 
-// acmeTransport guards acme.Client against what a CA may answer.
+// acmeTransport protects acme.Client from bad answers of a CA.
 type acmeTransport struct {
 	next http.RoundTripper
 }
@@ -58,9 +58,9 @@ func (t acmeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	res.Body = &acmeBody{ReadCloser: res.Body, left: acmeMaxBody}
-	// acme.Client polls an order as often as Retry-After says: without a pause
-	// where that is a moment in the past, and not before its deadline where it
-	// is tomorrow. A refusal's Retry-After stays as it is, for acmeBackoff.
+	// acme.Client polls an order as often as Retry-After says: in a tight loop if that
+	// is in the past, and not before its deadline if it is tomorrow. Retry-After in an
+	// error is left for acmeBackoff.
 	if v := res.Header.Get("Retry-After"); v != "" && res.StatusCode < 400 {
 		d := acmeRetryAfter(v)
 		res.Header.Del("Retry-After")
@@ -72,15 +72,15 @@ func (t acmeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// CloseIdleConnections is what http.Client.CloseIdleConnections looks for.
+// CloseIdleConnections is called by http.Client.CloseIdleConnections.
 func (t acmeTransport) CloseIdleConnections() {
 	if next, ok := t.next.(interface{ CloseIdleConnections() }); ok {
 		next.CloseIdleConnections()
 	}
 }
 
-// acmeRetryAfter returns how far ahead a Retry-After header points: 0 where it
-// does not, or says nothing (RFC 9110, section 10.2.3).
+// acmeRetryAfter returns how far ahead a Retry-After header points (RFC 9110, section
+// 10.2.3), or 0 if it is missing, invalid or in the past.
 func acmeRetryAfter(v string) time.Duration {
 	if seconds, err := strconv.ParseInt(v, 10, 32); err == nil {
 		return max(time.Duration(seconds)*time.Second, 0)
@@ -93,7 +93,7 @@ func acmeRetryAfter(v string) time.Duration {
 
 var errACMEBody = errors.New("answer of the CA is longer than 1 MiB")
 
-// acmeBody is http.MaxBytesReader for the client's side.
+// acmeBody is http.MaxBytesReader for a client.
 type acmeBody struct {
 	io.ReadCloser
 	left int64
@@ -111,16 +111,15 @@ func (b *acmeBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// acmeRetry is acme.Client.RetryBackoff: how long to wait before a request is
-// sent again, 0 for not at all. A nonce that the CA refuses is replaced at once
-// (RFC 8555, section 6.5); a CA that stumbles gets three more chances; one that
-// says that we ask too much, or to come back much later, is left alone, for
-// acmeBackoff.
+// acmeRetry is acme.Client.RetryBackoff: how long to wait before a request is sent
+// again, or 0 not to. A rejected nonce is replaced at once (RFC 8555, section 6.5).
+// After a server error there are three more tries. After a rate limit, or a long
+// Retry-After, there are none here; acmeBackoff decides.
 func acmeRetry(n int, _ *http.Request, res *http.Response) time.Duration {
 	switch {
 	case res.StatusCode == http.StatusTooManyRequests:
 		return 0
-	case res.StatusCode < 500: // badNonce: the client does not retry others
+	case res.StatusCode < 500: // badNonce: the client does not retry other errors
 		if n > 20 {
 			return 0
 		}
@@ -133,8 +132,7 @@ func acmeRetry(n int, _ *http.Request, res *http.Response) time.Duration {
 	return d
 }
 
-// acmeRateLimit returns how long the CA wants to be left alone: 0 where it did
-// not say so.
+// acmeRateLimit returns how long the CA asked us to wait, or 0.
 func acmeRateLimit(err error) time.Duration {
 	var problem *acme.Error
 	if !errors.As(err, &problem) || problem.Header == nil {

@@ -11,15 +11,15 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// An acmeKeeper looks after one name: it reads the cache again and again, and
-// orders when the certificate that it finds there is due. What has no lock belongs
-// to lookFirst, and to keep after that.
+// An acmeKeeper maintains the certificate of one name: it reads the cache periodically,
+// and orders when the certificate there is due. Fields without a lock belong to
+// lookFirst, and then to keep.
 type acmeKeeper struct {
 	a      *ACME
 	name   string
 	ctx    context.Context // ends when the name is no longer configured, or with Close
 	cancel context.CancelFunc
-	first  chan struct{} // closed when the cache was looked at for the first time
+	first  chan struct{} // closed when the cache has been read for the first time
 
 	file     [sha256.Size]byte // hash of the cache file as last read
 	anew     acmeReason        // why the certificate is due whatever its dates say; empty: it is not
@@ -29,20 +29,20 @@ type acmeKeeper struct {
 	pending  *tls.Certificate  // newer than the one in use, and not better yet; nil: none
 	recorded bool              // whether the cache has record
 	seen     acmeSighting
-	complain string // last complaint about the cache, to log each once
+	complain string // latest complaint about the cache, to log each once
 
 	mu      sync.Mutex // guards what follows; never held across disk or network
-	hidden  bool       // no longer than until Commit: nothing is installed
+	hidden  bool       // until Commit: nothing is installed
 	retired bool
 	cert    *tls.Certificate // installed; nil: none
 	record  acmeRecord
-	trouble string // what is wrong with the cache; empty: nothing
+	trouble string // problem with the cache; empty: none
 	next    time.Time
 	doing   ACMEState
 	holder  string // of the lease, while doing is ACMEElsewhere
 }
 
-// An acmeReason is why a certificate is replaced before its time.
+// An acmeReason is a reason to replace a certificate before its time.
 type acmeReason string
 
 const (
@@ -51,15 +51,15 @@ const (
 	acmeOtherCA  acmeReason = "from another CA"
 	acmeRestored acmeReason = "older in the cache" // than the one in use, which is put back
 
-	// How long after an order the renewal of what it gave may come: a third of
-	// what is left of it, within these limits. It matters where a certificate is
-	// due as soon as it comes, because the CA is odd or our clock is ahead; an
-	// order a moment would soon meet the CA's limits, for a week.
+	// The least time from an order to the renewal of its certificate: a third of the
+	// rest of its life, within these bounds. It matters if a new certificate is due at
+	// once, because the CA is odd or our clock is ahead: continuous orders would hit
+	// the CA's limits, for a week.
 	acmePauseMin = time.Second
 	acmePauseMax = 12 * time.Hour
 
-	// acmeEarlyADay is how often in a day a certificate is replaced before its
-	// time: an operator deletes it once, a clean-up job every hour.
+	// acmeEarlyADay is how often per day a certificate is replaced before its time. An
+	// operator deletes a file once, a broken clean-up job every hour.
 	acmeEarlyADay = 3
 )
 
@@ -69,14 +69,14 @@ func newACMEKeeper(a *ACME, name string) *acmeKeeper {
 	return k
 }
 
-// lookFirst looks at the cache for the first time. It ends with the keeper's context.
+// lookFirst reads the cache for the first time, until the keeper's context ends.
 func (k *acmeKeeper) lookFirst() {
 	defer close(k.first)
 	k.look()
 	k.due()
 }
 
-// show installs what is known and what comes.
+// show installs the current certificate and enables later ones.
 func (k *acmeKeeper) show() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -94,7 +94,7 @@ func (k *acmeKeeper) keep() {
 		if wait <= 0 {
 			continue
 		}
-		var back <-chan struct{} // of a cache that hangs
+		var back <-chan struct{} // closed when a hanging cache is back
 		if k.a.cache.place.Hangs() != nil {
 			back = k.a.cache.place.Back()
 		}
@@ -106,11 +106,11 @@ func (k *acmeKeeper) keep() {
 	}
 }
 
-// turn does what is to do now and returns when to look again: a wall clock that
-// jumps is noticed then, as is a file that another gate wrote.
+// turn does what is due, and returns when to call it again. That also detects jumps of
+// the wall clock and files from other gates.
 func (k *acmeKeeper) turn() time.Duration {
 	if !k.look() {
-		return k.a.opts.Poll // what we cannot read may be a fine certificate
+		return k.a.opts.Poll // the unreadable file may be a good certificate
 	}
 	if due := k.due(); due > 0 {
 		k.now("", "")
@@ -135,8 +135,8 @@ func (k *acmeKeeper) turn() time.Duration {
 		return min(acmeLeaseAgain, k.a.opts.Poll)
 	}
 	defer lease.release()
-	k.trust(nil) // it can be written, too
-	// Whoever had the lease before us may have done the work.
+	k.trust(nil) // it can be written too
+	// The previous owner of the lease may have done the work.
 	if !k.look() || k.due() > 0 {
 		return 0
 	}
@@ -150,7 +150,7 @@ func (k *acmeKeeper) turn() time.Duration {
 	switch {
 	case err == nil:
 		k.accept(issued)
-	case lease.ctx.Err() != nil: // closed, no longer configured, or lost: nobody failed
+	case lease.ctx.Err() != nil: // closed, not configured any more, or lost: not a failure
 		k.a.opts.Log.Info("acme: order abandoned", "server_name", k.name, "err", context.Cause(lease.ctx))
 	default:
 		k.fail(err)
@@ -158,11 +158,11 @@ func (k *acmeKeeper) turn() time.Duration {
 	return 0
 }
 
-// look reads the name's files and installs the certificate if it is another
-// than before. It returns whether they could be read.
+// look reads the files of the name and installs the certificate if it has changed. It
+// reports whether they could be read.
 func (k *acmeKeeper) look() bool {
 	if !k.flush() {
-		return true // what we hold is newer than what is there
+		return true // our unsaved certificate is newer than the file
 	}
 	k.mu.Lock()
 	first := k.cert == nil
@@ -200,8 +200,8 @@ func (k *acmeKeeper) look() bool {
 		}
 		k.anew = ""
 		if first && record.Issuer != "" && record.Issuer != k.a.opts.Directory {
-			// Asked once: while a new configuration is rolled out, gates with the
-			// old one must not order back and forth.
+			// Only once: during a rollout, gates with the old and the new configuration
+			// must not order alternately.
 			k.anew = acmeOtherCA
 		}
 		if worse := k.adopt(cert); worse != nil {
@@ -226,16 +226,16 @@ func (k *acmeKeeper) look() bool {
 	return true
 }
 
-// due returns how long the name can wait for its next order: for its renewal,
-// and for the end of the back-off.
+// due returns how long to wait for the next order: until renewal, and the end of the
+// back-off.
 func (k *acmeKeeper) due() time.Duration {
 	now := k.a.opts.wall()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.next = now
 	if k.cert != nil {
-		// No pause outlives the certificate: while a machine sleeps its
-		// monotonic clock stands still.
+		// The pause never outlasts the certificate: the monotonic clock stops while a
+		// machine sleeps.
 		pause := min(time.Until(k.earliest), k.cert.Leaf.NotAfter.Sub(now))
 		leaf := k.cert.Leaf
 		if k.pending != nil && k.pending.Leaf.NotBefore.Before(leaf.NotAfter) && acmeChainWorse(k.pending, k.cert, now) == nil {
@@ -248,7 +248,7 @@ func (k *acmeKeeper) due() time.Duration {
 		case k.anew == acmeRestored: // costs no order
 		case n >= acmeEarlyADay:
 			k.next = acmeLater(now, now.Add(time.Until(k.early[n-acmeEarlyADay].Add(24*time.Hour))))
-			if renew.Before(k.next) { // its time has come meanwhile
+			if renew.Before(k.next) { // it became due meanwhile
 				k.next = renew
 			}
 		}
@@ -264,7 +264,7 @@ func acmeLater(a, b time.Time) time.Time {
 	return a
 }
 
-// accept takes over what an order gave.
+// accept applies the result of an order.
 func (k *acmeKeeper) accept(issued *acmeIssued) {
 	k.mu.Lock()
 	held := k.cert
@@ -307,7 +307,7 @@ func (k *acmeKeeper) install(cert *tls.Certificate) {
 	}
 }
 
-// retire ends the keeper without waiting for it. No Install follows.
+// retire stops the keeper without waiting. Install is not called again.
 func (k *acmeKeeper) retire() {
 	k.cancel()
 	k.mu.Lock()
@@ -316,14 +316,14 @@ func (k *acmeKeeper) retire() {
 	k.a.opts.Remove(k.name)
 }
 
-// now sets what Status shows of an order under way.
+// now sets what Status shows of an order in progress.
 func (k *acmeKeeper) now(doing ACMEState, holder string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.doing, k.holder = doing, holder
 }
 
-// status tells how the name is doing.
+// status returns the state of the name.
 func (k *acmeKeeper) status() ACMEStatus {
 	now := k.a.opts.wall()
 	k.mu.Lock()

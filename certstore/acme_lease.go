@@ -12,10 +12,9 @@ import (
 	"wssgate/panics"
 )
 
-// Several gates may share a cache folder, often on a network file system, where
-// flock is unreliable, clocks differ, and a process that died cannot be seen. A
-// lease is therefore a plain file, NAME+lease, that its owner rewrites while the
-// order lasts:
+// Several gates may share a cache folder, often on a network file system, where flock
+// is unreliable, clocks differ, and dead processes are invisible. So a lease is a plain
+// file, NAME+lease, that its owner rewrites during the order:
 //
 //   - It is taken by creating it, exclusively: one gate succeeds (also on NFS).
 //   - It is alive as long as its beat goes on. A gate that has watched one beat
@@ -28,22 +27,23 @@ import (
 //   - An owner that finds another id in the file, or that could not write its
 //     beat for acmeLeaseTTL, has lost the lease and gives up its order.
 //
-// Two gates can both believe to be the owner only while one of them is frozen
-// for longer than acmeLeaseSettle between looking and renaming, and then until
-// the next beat. What it costs is one order too many.
+// Two gates can both believe that they own a lease only if one of them is frozen for
+// longer than acmeLeaseSettle between checking and renaming, and then until the next
+// beat. The cost is one order too many.
 const (
 	acmeLeaseBeat   = 10 * time.Second
-	acmeLeaseTTL    = time.Minute // several beats: a slow disk is no death
+	acmeLeaseTTL    = time.Minute // several beats, for slow disks
 	acmeLeaseSettle = 2 * time.Second
 
-	// acmeLeaseAgain is how often a gate looks whether another gate is done.
+	// acmeLeaseAgain is how often a gate checks whether the owner has finished.
 	acmeLeaseAgain = 3 * time.Second
 )
 
-// errACMELeaseLost ends the context of an order whose lease somebody else has.
+// errACMELeaseLost ends the context of an order whose lease another gate has.
 var errACMELeaseLost = errors.New("acme: lease lost to another gate")
 
-// acmeLeaseFile is the content of a lease. Only ID and Beat decide anything.
+// acmeLeaseFile is the content of a lease. Only ID and Beat matter; the rest is for
+// people.
 type acmeLeaseFile struct {
 	ID      string    `json:"id"`      // of this taking of the lease, random
 	Beat    int       `json:"beat"`    // grows while the owner lives
@@ -52,14 +52,14 @@ type acmeLeaseFile struct {
 	Expires time.Time `json:"expires"` // the same; others go by the beat
 }
 
-// An acmeSighting is what one keeper remembers of a lease that others hold. The
-// zero value has seen nothing.
+// An acmeSighting is what one keeper knows about the lease of another gate. The zero
+// value has seen none.
 type acmeSighting struct {
 	file  acmeLeaseFile
 	since time.Time // when this beat was first seen
 }
 
-// dead records a sighting and tells whether the owner must be dead.
+// dead records a sighting and reports whether the owner must be dead.
 func (s *acmeSighting) dead(f acmeLeaseFile) bool {
 	if s.since.IsZero() || f.ID != s.file.ID || f.Beat != s.file.Beat {
 		s.file, s.since = f, time.Now()
@@ -77,9 +77,8 @@ type acmeLease struct {
 	ended  chan struct{} // beat has returned
 }
 
-// acquire tries to take the lease called key. It returns nil, nil where another
-// gate has it, which seen then tells about. It waits only where it takes over
-// from a dead owner.
+// acquire tries to take the lease called key. If another gate has it, acquire returns
+// nil, nil, and seen describes it. It waits only if it takes over from a dead owner.
 func (c acmeCache) acquire(ctx context.Context, key, owner string, seen *acmeSighting) (*acmeLease, error) {
 	l := &acmeLease{cache: c, key: key, file: acmeLeaseFile{ID: acmeID(), Owner: owner}, ended: make(chan struct{})}
 	created, err := l.create(ctx)
@@ -89,7 +88,7 @@ func (c acmeCache) acquire(ctx context.Context, key, owner string, seen *acmeSig
 	if !created {
 		f, err := c.lease(ctx, key)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil // given back this moment: the caller tries again soon
+			return nil, nil // released just now: the caller tries again soon
 		}
 		if err != nil {
 			return nil, fmt.Errorf("acme: lease: %w", err)
@@ -110,11 +109,12 @@ func (c acmeCache) acquire(ctx context.Context, key, owner string, seen *acmeSig
 	return l, nil
 }
 
-// create makes the file, unless there is one.
+// create makes the file, if it does not exist.
 func (l *acmeLease) create(ctx context.Context) (bool, error) {
 	data, path := l.next(), l.cache.path(l.key)
-	// Until it is written others see an empty file: a lease like any other, whose
-	// beat is 0. One that is made when nobody waits for it any more dies, as it
+	// Until it is written, others see an empty file, which is a lease with beat 0. If
+	// it is created after the caller has stopped waiting, it expires like the lease of
+	// a dead owner.
 	// does when its owner is killed.
 	_, err := files.Do(ctx, l.cache.place, func() (struct{}, error) { return struct{}{}, l.cache.place.Create(path, data) })
 	if errors.Is(err, fs.ErrExist) {
@@ -150,7 +150,7 @@ func (l *acmeLease) next() []byte {
 	return append(data, '\n')
 }
 
-// beat shows others that the owner lives, until the lease's context ends.
+// beat renews the lease until its context ends.
 func (l *acmeLease) beat() {
 	tick := time.NewTicker(acmeLeaseBeat)
 	defer tick.Stop()
@@ -177,7 +177,7 @@ func (l *acmeLease) beat() {
 	}
 }
 
-// release gives the lease back and waits for its goroutine.
+// release ends the lease and waits for its goroutine.
 func (l *acmeLease) release() {
 	l.cancel(context.Canceled)
 	<-l.ended
@@ -193,11 +193,11 @@ func (l *acmeLease) remove() {
 	}
 }
 
-// acmeGoodbye is how long what is over may take to clean up behind it.
+// acmeGoodbye bounds clean-up after the end.
 const acmeGoodbye = time.Second
 
-// lease reads a lease. A file that is no lease, an empty one for example, is
-// one without an owner.
+// lease reads a lease. An invalid file, such as an empty one, is a lease without an
+// owner.
 func (c acmeCache) lease(ctx context.Context, key string) (acmeLeaseFile, error) {
 	var f acmeLeaseFile
 	data, err := files.Do(ctx, c.place, func() ([]byte, error) { return c.place.Read(c.path(key), maxACMEFile) })

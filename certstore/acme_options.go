@@ -15,13 +15,13 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// ACMEOptions says what to obtain, from whom, and where to keep it. NewACME
-// copies it; later changes have no effect.
+// ACMEOptions says which certificates to obtain from which CA, and where to keep them.
+// NewACME copies it; later changes have no effect.
 type ACMEOptions struct {
-	Names       []string       // server names; a wildcard, an address and a single label are refused
+	Names       []string       // server names; wildcards, addresses and single labels are rejected
 	Email       string         // contact of the account; may be empty
 	Directory   string         // URL of the CA's directory, https
-	Roots       *x509.CertPool // whom to trust on the way to the CA; nil: the system's roots
+	Roots       *x509.CertPool // for the CA's server; nil: the system's roots
 	Cache       string         // folder, may be shared with other gates; created with mode 0700
 	AcceptTerms bool           // the operator accepts the CA's terms of service
 	Profile     string         // of the CA, for orders; empty: the CA's default
@@ -29,18 +29,17 @@ type ACMEOptions struct {
 	EABKeyID    string         // external account binding (RFC 8555, section 7.3.4); empty: none
 	EABKey      []byte         // its MAC key, decoded
 
-	// TLSALPN and HTTP01 say how the CA can reach a gate: at port 443 with the
-	// listener that asks ChallengeCertificate, at port 80 with one that serves
-	// HTTPHandler. An order tries what is set, tls-alpn-01 first.
+	// TLSALPN and HTTP01 say how the CA can reach a gate: on port 443 with the listener
+	// that calls ChallengeCertificate, or on port 80 with HTTPHandler. An order tries
+	// those that are set, tls-alpn-01 first.
 	TLSALPN bool
 	HTTP01  bool
 
-	// Install is told of each certificate before it is served, an expired one
-	// included: whether a directory certificate is better is the Store's
-	// business. Remove is told that a name is no longer configured. Calls for
-	// one name never overlap, and no Install follows a Remove. Neither may call
-	// back into the ACME, nor wait for anything. The certificate must not be
-	// changed. Remove may be nil.
+	// Install gets each certificate before it is served, even an expired one: the Store
+	// decides whether one from the directory is better. Remove gets each name that is
+	// no longer configured. Calls for one name never overlap, and Install is not called
+	// after Remove. Neither may call back into the ACME, or block. They must not change
+	// the certificate. Remove may be nil.
 	Install func(name string, cert *tls.Certificate)
 	Remove  func(name string)
 
@@ -68,7 +67,7 @@ func (o *ACMEOptions) setDefaults() {
 	}
 }
 
-// check returns what is wrong with the options, names aside.
+// check returns all mistakes in the options, except for names.
 func (o *ACMEOptions) check() (errs []error) {
 	if u, err := url.Parse(o.Directory); err != nil {
 		errs = append(errs, fmt.Errorf("acme: directory %q: %w", o.Directory, err))
@@ -94,7 +93,7 @@ func (o *ACMEOptions) check() (errs []error) {
 	return errs
 }
 
-// acmeNames returns the normal forms, each once, and what is wrong with the rest.
+// acmeNames returns the distinct normal forms, and errors for invalid names.
 func acmeNames(names []string) (normal []string, errs []error) {
 	for _, name := range names {
 		n, err := acmeName(name)
@@ -107,8 +106,8 @@ func acmeNames(names []string) (normal []string, errs []error) {
 	return normal, errs
 }
 
-// acmeName returns a name's normal form, or why no CA gives a certificate for it
-// by the challenges that we have.
+// acmeName returns a name's normal form, or why no CA issues a certificate for it with
+// our challenges.
 func acmeName(name string) (string, error) {
 	if strings.HasPrefix(name, "*.") {
 		return "", fmt.Errorf("acme: name %q: a wildcard needs dns-01; let an external client write it into the directory", name)
@@ -120,7 +119,7 @@ func acmeName(name string) (string, error) {
 	if !strings.Contains(normal, ".") {
 		return "", fmt.Errorf("acme: name %q: has one label only", name)
 	}
-	// The Manager insists on names of hosts: no underscore, for example.
+	// The Manager requires host names: without underscores, for example.
 	if host, err := idna.Lookup.ToASCII(normal); err != nil || host != normal {
 		return "", fmt.Errorf("acme: name %q: is not a host name", name)
 	}

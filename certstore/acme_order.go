@@ -15,23 +15,21 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// acmeOrderTimeout is how long one challenge of an order may take, from newOrder
-// to the certificate.
+// acmeOrderTimeout bounds one challenge of an order, from newOrder to the certificate.
 const acmeOrderTimeout = 5 * time.Minute
 
-// An acmeIssued is the fruit of an order.
+// An acmeIssued is the result of an order.
 type acmeIssued struct {
 	cert      *tls.Certificate
 	file      []byte // for the cache
-	challenge string // type that convinced the CA
+	challenge string // the type that succeeded
 }
 
-// order obtains a certificate for name with a key made for it. It tries the
-// challenges that can be answered one after the other, each with an order of its
-// own, as a challenge that failed makes its order invalid. It begins with the
-// type that did last time: where port 443 is not ours, each failure of
-// tls-alpn-01 would count towards the CA's limits. The error has every attempt's
-// cause (acmeFailure).
+// order obtains a certificate for name with a new key. It tries the available
+// challenges in turn, each with its own order, because a failed challenge invalidates
+// its order. It starts with the type that succeeded last: if port 443 is not ours, each
+// failure of tls-alpn-01 would count towards the CA's limits. The error has the cause
+// of every attempt (acmeFailure).
 //
 // The caller holds the lease of name.
 func (a *ACME) order(ctx context.Context, name, did string) (*acmeIssued, error) {
@@ -63,7 +61,7 @@ func (a *ACME) order(ctx context.Context, name, did string) (*acmeIssued, error)
 	return nil, acmeFailure{name, causes}
 }
 
-// challenges returns the types that can be answered, did before all others.
+// challenges returns the available types, did first.
 func (a *ACME) challenges(did string) (types []string) {
 	if a.opts.TLSALPN {
 		types = append(types, "tls-alpn-01")
@@ -77,7 +75,7 @@ func (a *ACME) challenges(did string) (types []string) {
 	return types
 }
 
-// errACMENotOffered means that the CA wants another kind of proof.
+// errACMENotOffered means that the CA requires another challenge type.
 var errACMENotOffered = errors.New("the CA does not offer it")
 
 // attempt is one order with one type of challenge (RFC 8555, section 7.4).
@@ -97,7 +95,7 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 	}
 	a.accountWell()
 	switch o.Status {
-	case acme.StatusReady: // authorized earlier
+	case acme.StatusReady: // authorized before
 	case acme.StatusPending:
 		for _, authz := range o.AuthzURLs {
 			if err := a.prove(ctx, client, name, challenge, authz); err != nil {
@@ -116,7 +114,7 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 	if err != nil {
 		return nil, err
 	}
-	// No common name: it may not be longer than 64 bytes, a host name may.
+	// No common name: it is limited to 64 bytes, shorter than a host name may be.
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{name}}, key)
 	if err != nil {
 		return nil, err
@@ -207,9 +205,9 @@ func acmeAnswer(client *acme.Client, name string, chal *acme.Challenge) (key str
 	if err != nil {
 		return "", nil, err
 	}
-	// Another gate's Manager refuses the certificate when that gate's clock says
-	// that it is not valid yet. The CA does not look at the dates (RFC 8737,
-	// section 3), so there is room for any clock.
+	// Another gate's Manager rejects the certificate if, by that gate's clock, it is
+	// not valid yet. The CA ignores the dates (RFC 8737, section 3), so they leave room
+	// for any clock.
 	now := time.Now()
 	cert, err := client.TLSALPN01ChallengeCert(chal.Token, name, acme.WithKey(own), acme.WithTemplate(&x509.Certificate{
 		SerialNumber:          big.NewInt(1),
@@ -226,8 +224,8 @@ func acmeAnswer(client *acme.Client, name string, chal *acme.Challenge) (key str
 	return name + acmeTokenSuffix, answer, err
 }
 
-// relinquish gives up authorizations that an order left pending: a CA allows so
-// many and no more. It is a courtesy; nobody waits for it longer than 10 s.
+// relinquish deactivates authorizations that an order left pending, because CAs limit
+// their number. It is a courtesy, and takes at most 10 s.
 func (a *ACME) relinquish(client *acme.Client, authzs []string) {
 	ctx, cancel := context.WithTimeout(a.ctx, 10*time.Second)
 	defer cancel()

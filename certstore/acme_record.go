@@ -13,9 +13,8 @@ import (
 	"wssgate/files"
 )
 
-// An acmeRecord is what is remembered of a name beside its certificate: the
-// cache file NAME+state, read and written by all gates. An operator who removes
-// the file asks for a try at once.
+// An acmeRecord is the state of a name besides its certificate. It is the cache file
+// NAME+state, which all gates read and write. Removing the file requests a try at once.
 type acmeRecord struct {
 	Issuer   string    `json:"issuer,omitempty"`   // directory URL of the CA that gave the certificate; empty: not known
 	Did      string    `json:"did,omitempty"`      // type of challenge that Issuer was convinced by
@@ -26,10 +25,10 @@ type acmeRecord struct {
 	Err      string    `json:"error,omitempty"`    // of the last failure
 }
 
-// at returns the record as far as it concerns ca: what another CA refused says
-// nothing about this one. mine is what was known before: while gates of two
-// configurations share a cache, each overwrites the other's failures, and must not
-// forget its own.
+// at returns the part of the record that concerns ca: a refusal by another CA says
+// nothing about this one. mine is the previous state: if gates with two configurations
+// share a cache, each overwrites the failures of the other, and must not forget its
+// own.
 func (r acmeRecord) at(ca string, mine acmeRecord) acmeRecord {
 	switch {
 	case r.CA == ca:
@@ -41,12 +40,12 @@ func (r acmeRecord) at(ca string, mine acmeRecord) acmeRecord {
 	return mine
 }
 
-// acmeSkew is how far ahead of ours the clock of a gate on the same cache may be:
-// the longest back-off that it writes still binds us.
+// acmeSkew is how far ahead the clock of another gate on the cache may be: up to that,
+// its longest back-off still applies here.
 const acmeSkew = time.Hour
 
-// wait returns how long failures forbid another try. A moment further away than
-// any back-off was written by a clock that was wrong, and binds nobody.
+// wait returns how long failures rule out another try. A time further away than any
+// back-off comes from a wrong clock, and is ignored.
 func (r acmeRecord) wait(now time.Time) time.Duration {
 	if r.Failures == 0 {
 		return 0
@@ -66,8 +65,8 @@ func (r acmeRecord) encode() []byte {
 	return append(data, '\n')
 }
 
-// readRecord reads NAME+state. One that is missing or no record has nothing to
-// say; one that could not be written stands as it is in memory.
+// readRecord reads NAME+state. A missing or invalid file counts as empty. A record that
+// could not be written is used from memory.
 func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 	k.mu.Lock()
 	mine := k.record
@@ -92,14 +91,14 @@ func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 	return r.at(k.a.opts.Directory, mine), nil
 }
 
-// did returns the type of challenge that worked last.
+// did returns the type of challenge that succeeded last.
 func (k *acmeKeeper) did() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.record.Did
 }
 
-// acmeBefore stands between a rate limit and what led to it.
+// acmeBefore separates a rate limit from its cause.
 const acmeBefore = "; before that: "
 
 // fail counts a failure, for all gates.
@@ -127,7 +126,7 @@ func (k *acmeKeeper) fail(err error) {
 	r.Next = r.Last.Add(acmeBackoff(r.Failures, left, acmeRateLimit(err)))
 	text := err.Error()
 	if acmeIsRateLimit(err) && r.Err != "" {
-		// The limit is a consequence; what led to it must stay in sight.
+		// The limit is a consequence; keep its cause visible.
 		cause := r.Err
 		if _, earlier, found := strings.Cut(r.Err, acmeBefore); found {
 			cause = earlier
@@ -152,8 +151,7 @@ func (k *acmeKeeper) remember(r acmeRecord) {
 	k.flush()
 }
 
-// flush writes what the cache does not have yet, and returns whether there is
-// nothing left to write.
+// flush writes what the cache lacks, and reports whether nothing is left to write.
 func (k *acmeKeeper) flush() bool {
 	var err error
 	if k.unsaved != nil {
@@ -175,7 +173,7 @@ func (k *acmeKeeper) flush() bool {
 	return k.unsaved == nil
 }
 
-// trust notes what is wrong with the cache, nil for nothing, and logs it once.
+// trust records a problem with the cache, or nil, and logs it once.
 func (k *acmeKeeper) trust(err error) {
 	if err != nil && errors.Is(err, context.Canceled) {
 		return
@@ -188,7 +186,7 @@ func (k *acmeKeeper) trust(err error) {
 	k.trouble = text
 	k.mu.Unlock()
 	if errors.Is(err, files.ErrHangs) {
-		return // which is said once, and not for each name
+		return // reported once, not for each name
 	}
 	if text != "" && text != k.complain {
 		k.a.opts.Log.Error("acme: cache failed", "server_name", k.name, "err", err)

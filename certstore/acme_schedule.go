@@ -9,20 +9,19 @@ import (
 )
 
 const (
-	acmeShortLife  = 10 * 24 * time.Hour // a certificate that lives no longer is renewed at half of its life
+	acmeShortLife  = 10 * 24 * time.Hour // a certificate with at most this lifetime is renewed at half of it
 	acmeBackoffMin = time.Minute
 	acmeBackoffMax = 12 * time.Hour
 
-	// acmeBackoffUrgent is how long the back-off may get however soon a
-	// certificate expires: four tries in an hour keep within a CA's limits.
+	// acmeBackoffUrgent is the longest back-off shortly before a certificate expires:
+	// four tries per hour stay within a CA's limits.
 	acmeBackoffUrgent = 15 * time.Minute
 )
 
-// acmeRenewAt returns when a certificate is renewed: when a third of its
-// lifetime is left, or half of it where it lives 10 days or less, and up to a
-// twentieth of what is left later. How much later follows from the certificate
-// and from who asks, so that every look gives one gate the same moment and two
-// gates different ones.
+// acmeRenewAt returns when to renew a certificate: when a third of its lifetime is left
+// (half of it, if that is at most 10 days), plus up to a twentieth of the rest. The
+// addition depends on the certificate and the owner, so that a gate always computes the
+// same time and two gates compute different ones.
 func acmeRenewAt(leaf *x509.Certificate, owner string) time.Time {
 	life := leaf.NotAfter.Sub(leaf.NotBefore)
 	left := life / 3
@@ -36,17 +35,17 @@ func acmeRenewAt(leaf *x509.Certificate, owner string) time.Time {
 	return leaf.NotAfter.Add(jitter - left)
 }
 
-// acmeBackoff returns how long to wait after so many failures in a row: one
-// minute, three times more each time, 12 hours at most, each up to a fifth more
-// (at the top: less). With three as the factor an hour sees five tries, which
-// is how many failed validations of a name Let's Encrypt allows in an hour.
+// acmeBackoff returns how long to wait after a number of consecutive failures: one
+// minute, tripled each time, at most 12 hours, with up to a fifth of jitter (downwards
+// at the top). With the factor three there are five tries in the first hour, as many
+// failed validations of a name as Let's Encrypt allows per hour.
 //
-// left is how long the certificate in use is still valid, 0 or less where none
-// is. While there is one, a quarter of it is the most, so that a CA that comes
-// back in time finds us asking in time.
+// left is how long the current certificate is still valid, or 0 or less without one.
+// With one, the wait is at most a quarter of that, so that we still ask in time once
+// the CA is back.
 //
-// asked is how long the CA wants to be left alone. It is obeyed, jitter or not, up
-// to the 12 hours: a wrong Retry-After must not stop renewal for good.
+// asked is how long the CA asked us to wait. It is obeyed, without jitter, up to 12
+// hours: a wrong Retry-After must not stop renewal for good.
 func acmeBackoff(failures int, left, asked time.Duration) time.Duration {
 	d := acmeBackoffMin
 	for i := 1; i < failures && d < acmeBackoffMax; i++ {

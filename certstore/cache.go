@@ -9,38 +9,38 @@ import (
 	"time"
 )
 
-// maxParsed is how many certificates are kept in the form that crypto/tls
-// wants, about 2 KB each for ECDSA and 9 KB for RSA. Another one costs 12 µs
-// (ECDSA) or 120 µs (RSA) in its handshake.
+// maxParsed is how many certificates are kept in parsed form, about 2 KB each for ECDSA
+// and 9 KB for RSA. Parsing another one costs 12 µs (ECDSA) or 120 µs (RSA) in its
+// handshake.
 const maxParsed = 512
 
-// parsed is the ready form of a certificate.
+// parsed is a certificate in the form for crypto/tls.
 type parsed struct {
 	cert  *tls.Certificate
-	until int64       // Unix seconds: when the OCSP staple in cert is no longer fresh
-	used  atomic.Bool // since the hand last came by
+	until int64       // Unix seconds: when the OCSP staple in cert expires
+	used  atomic.Bool // since the hand last passed
 }
 
-// A cache bounds how many certificates are parsed at a time. A hit takes no
-// lock. The lock of a miss is held for no longer than it takes to turn a few
-// pointers; neither a reload nor a parse happens under it.
+// A cache bounds the number of parsed certificates. A hit takes no lock. A miss holds
+// the lock only to change a few pointers; neither a reload nor parsing happens under
+// it.
 //
-// It is the clock algorithm: a hand goes round and drops the first one that
-// was not used since it last came by.
+// It uses the clock algorithm: a hand goes round and drops the first entry that was not
+// used since it last passed.
 type cache struct {
 	mu   sync.Mutex
 	ring []*certificate
 	hand int
 }
 
-// get returns the ready form of c.
+// get returns c in parsed form.
 func (k *cache) get(c *certificate) (*tls.Certificate, error) {
 	if c.pinned != nil {
 		return c.pinned, nil
 	}
 	now := time.Now()
 	if p := c.parsed.Load(); p != nil && now.Unix() < p.until {
-		if !p.used.Load() { // do not write to a line that all processors read
+		if !p.used.Load() { // avoid writing to a cache line that all processors read
 			p.used.Store(true)
 		}
 		return p.cert, nil
@@ -79,9 +79,8 @@ func (k *cache) add(c *certificate) {
 	}
 }
 
-// drop forgets certificates that are out of use, and so lets go of the chunks
-// that they are in. One that is asked for this very moment may come back; the
-// next drop has it then.
+// drop removes certificates that are out of use, and so releases their chunks. One that
+// is being looked up concurrently may return; the next drop removes it.
 func (k *cache) drop(unused func(*certificate) bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
