@@ -32,7 +32,7 @@ Exit status: 0 if wssgate would start, with or without warnings; 2 if it would
 not. A name without a certificate is a warning, because its certificate may come
 later; until then only that name is refused. A node that does not work is a
 warning, too.`)
-	offline := f.Bool("offline", false, "connect to nothing, and look no name up")
+	offline := f.Bool("offline", false, "make no connections and no DNS queries")
 	file := f.String("config", "config.toml", "the configuration `FILE`")
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status

@@ -65,7 +65,7 @@ func inventoryOf(c *config.Config) (*inventory, error) {
 		}
 	}
 	if list := files.Hanging(); len(list) > 0 { // half an inventory would be a wrong one
-		return nil, &config.Error{File: c.File, Mistakes: []config.Mistake{{Text: list[0].What + ": " + list[0].Error(), Hint: "is its mount there?"}}}
+		return nil, &config.Error{File: c.File, Mistakes: []config.Mistake{{Text: list[0].What + ": " + list[0].Error(), Hint: "is the file system mounted?"}}}
 	}
 	inv.certificates, inv.problems = slices.Collect(store.Certificates()), store.Problems()
 	if len(c.ACME.Names) > 0 {

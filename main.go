@@ -204,7 +204,7 @@ SIGHUP reloads configuration and certificates without disconnecting anyone.`)
 	}
 	notify, err := systemd.New(os.Getenv)
 	if err != nil { // no reason not to serve
-		slog.Warn("systemd is not told how the gate is", "err", err)
+		slog.Warn("cannot notify systemd", "err", err)
 	}
 	how := gate.Serving{Reload: reload, Sockets: &listen.Sockets{Beside: *beside, Inherited: inherited}, Notify: notify}
 	return gate.Serve(ctx, cfg, how, stderr)

@@ -43,9 +43,9 @@ Exit status: 0 all steps succeeded, 1 one failed, 2 usage.
 	}
 	switch {
 	case len(urls) == 0:
-		return usage("which URL?")
+		return usage("a URL is required")
 	case len(urls) > 1:
-		return usage(fmt.Sprintf("one URL at a time, not %q too", urls[1]))
+		return usage(fmt.Sprintf("only one URL is allowed, but %q is another", urls[1]))
 	case *timeout <= 0:
 		return usage(fmt.Sprintf("-timeout %v: want more than 0", *timeout))
 	}
@@ -157,7 +157,7 @@ func verdict(r *probe.Report) string {
 		}
 	}
 	if r.OK {
-		return fmt.Sprintf("all is well, in %.1f ms", float64(took.Microseconds())/1000)
+		return fmt.Sprintf("ok, in %.1f ms", float64(took.Microseconds())/1000)
 	}
-	return "not well: " + strings.Join(failed, ", ")
+	return "failed: " + strings.Join(failed, ", ")
 }

@@ -41,15 +41,15 @@ func TestProbeCommand(t *testing.T) {
 		stdout string // both hold this
 		stderr string
 	}{
-		{[]string{url, "-ca", caFile, "-connect", s.Addr()}, 0, "\nall is well, in ", ""},
+		{[]string{url, "-ca", caFile, "-connect", s.Addr()}, 0, "\nok, in ", ""},
 		{[]string{"-ca", caFile, url, "--connect=" + s.Addr()}, 0, "SASL ANONYMOUS, PLAIN\n", ""},
 		{[]string{"-ca", caFile, "-connect", s.Addr(), "-timeout", "1s", "--", url}, 0, "  stream       ok ", ""},
 		{[]string{"wss://t1.example1.com/", "-domain", "example1.com", "-ca", caFile, "-connect", s.Addr()}, 0, "to example1.com\n", ""},
-		{[]string{"wss://t1.example1.com/", "-ca", caFile, "-connect", s.Addr()}, 1, "\nnot well: features\n", ""},
+		{[]string{"wss://t1.example1.com/", "-ca", caFile, "-connect", s.Addr()}, 1, "\nfailed: features\n", ""},
 		{[]string{url, "-connect", s.Addr()}, 1, "    unknown authority \"probe test CA\"", ""},
 		{[]string{"wss://example2.com/", "-domain", "example1.com", "-ca", caFile, "-connect", s.Addr()}, 1, "not for \"example2.com\"\n      hint: ", ""},
-		{[]string{}, 2, "", "wssgate probe: which URL?\n  hint: "},
-		{[]string{url, url}, 2, "", "one URL at a time"},
+		{[]string{}, 2, "", "wssgate probe: a URL is required\n  hint: "},
+		{[]string{url, url}, 2, "", "only one URL is allowed"},
 		{[]string{"https://example1.com/"}, 2, "", `scheme "https" is not wss or ws`},
 		{[]string{url, "-ca", "no/such/file"}, 2, "", "-ca: open no/such/file"},
 		{[]string{url, "-ca", empty}, 2, "", "-ca: no certificate in"},

@@ -45,7 +45,7 @@ func (c *Config) accessList(ms *mistakes, p keyPath, entries []string, allow boo
 			continue
 		}
 		if name == "" {
-			ms.add(p, `write "file:deny.txt"`, "%q has no name of a file", entry)
+			ms.add(p, `write "file:deny.txt"`, "%q has no file name", entry)
 			continue
 		}
 		if !filepath.IsAbs(name) {
@@ -102,7 +102,7 @@ func (f *AccessFile) Take(data []byte, err error) error {
 	sum := Sum(data, err)
 	if err == nil {
 		if list, err = access.ParseFile(data); err == nil && len(list) == 0 && f.allow {
-			err = errors.New("has no network, so that nobody would be allowed")
+			err = errors.New("has no networks, so every client would be refused")
 		}
 	}
 	f.mu.Lock()

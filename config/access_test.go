@@ -58,9 +58,9 @@ access.deny = "file:."
 	}
 	for _, want := range []string{
 		`access.allow: "10.0.0.1/8" has bits set beyond its prefix length; write "10.0.0.0/8"`,
-		`access.allow: "` + filepath.Join(dir, "empty.txt") + `": has no network, so that nobody would be allowed`,
+		`access.allow: "` + filepath.Join(dir, "empty.txt") + `": has no networks, so every client would be refused`,
 		`access.deny: "example.com" is not a network`,
-		`access.deny: "file:" has no name of a file`,
+		`access.deny: "file:" has no file name`,
 		`bad.txt": line 2: "nonsense" is not a network`,
 		`missing.txt": no such file or directory`,
 		`vhost "example1.com".access.deny: "` + dir + `": is a directory`,

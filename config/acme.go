@@ -43,7 +43,7 @@ func (a *ACME) check(ms *mistakes, p keyPath) {
 	}
 	if !a.AcceptTerms {
 		ms.add(p.key("accept_terms"), "read the CA's terms of service, then write accept_terms = true",
-			"is false; a CA issues certificates only to those who accept its terms")
+			"is false; a CA requires that you accept its terms")
 	}
 	if _, err := upstream.ParseURL(a.CA, "https"); err != nil {
 		ms.add(p.key("ca"), "", "%q: %v", a.CA, err)
@@ -87,7 +87,7 @@ func (c *Config) ACMEOptions(store *certstore.Store, log *slog.Logger) (certstor
 		Log:         log,
 		Install: func(name string, cert *tls.Certificate) {
 			if err := store.Install(certstore.SourceACME, name, cert); err != nil {
-				log.Error("acme: a certificate that cannot be served", "server_name", name, "err", err)
+				log.Error("acme: cannot serve the certificate", "server_name", name, "err", err)
 			}
 		},
 		Remove: func(name string) { store.Remove(certstore.SourceACME, name) },

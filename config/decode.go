@@ -242,11 +242,11 @@ func describe(value any) string {
 	case string:
 		return fmt.Sprintf("%q is a string", value)
 	case bool:
-		return fmt.Sprintf("%t is true or false", value)
+		return fmt.Sprintf("%t is a boolean", value)
 	case int64:
 		return fmt.Sprintf("%d is a number", value)
 	case float64:
-		return fmt.Sprintf("%v is a number with a point", value)
+		return fmt.Sprintf("%v is a number with a decimal point", value)
 	case map[string]any:
 		return "is a table"
 	case []map[string]any:
@@ -267,11 +267,11 @@ func typeHint(p keyPath, want string, value any) string {
 	case want == "a list of tables" && isTable:
 		return fmt.Sprintf("write [[%s]], with two brackets", p.pattern)
 	case p.pattern == "upstream" && isTables:
-		return "an upstream has a name: write [upstream.tigase]"
+		return "an upstream needs a name: write [upstream.tigase]"
 	case p.pattern == "upstream.*" && isTables:
 		return fmt.Sprintf("write [%s], with one bracket", p.shown)
 	case p.pattern == "upstream.*" && !isTable:
-		return fmt.Sprintf("an upstream has a name: write [upstream.tigase], and %q below it", strings.TrimPrefix(p.shown, "upstream."))
+		return fmt.Sprintf("an upstream needs a name: write [upstream.tigase], and %q below it", strings.TrimPrefix(p.shown, "upstream."))
 	case want == "a table" && isTables:
 		return fmt.Sprintf("write [%s], with one bracket", p.shown)
 	case want == "a string" && isTable && strings.HasPrefix(name, "vhost.by_domain"):

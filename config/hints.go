@@ -22,16 +22,16 @@ var (
 func syntaxHint(data, line string) string {
 	const example = `; config.toml.example has every key`
 	if list := bareList.FindStringSubmatch(line); list != nil {
-		return fmt.Sprintf("a list stands in brackets: %s = [%s]", list[1], list[2])
+		return fmt.Sprintf("write a list in brackets: %s = [%s]", list[1], list[2])
 	}
 	if word := bareWord.FindStringSubmatch(line); word != nil && word[2] != "true" && word[2] != "false" {
-		return fmt.Sprintf("a string stands in quotes: %s = %q", word[1], word[2])
+		return fmt.Sprintf("write a string in quotes: %s = %q", word[1], word[2])
 	}
 	if jsonStart.MatchString(data) {
-		return `this looks like JSON, and the file is TOML: write [listen], and below it wss = ":5291"` + example
+		return `this looks like JSON, but the file must be TOML: write [listen], and below it wss = ":5291"` + example
 	}
 	if yamlLine.MatchString(line) {
-		return `this looks like YAML, and the file is TOML: write [listen], and below it wss = ":5291"` + example
+		return `this looks like YAML, but the file must be TOML: write [listen], and below it wss = ":5291"` + example
 	}
 	return ""
 }
@@ -60,7 +60,7 @@ func (d *decoder) unexpanded(p keyPath, s string) bool {
 func includeHint(key string) string {
 	switch strings.ToLower(key) {
 	case "include", "includes", "import", "imports", "conf_d":
-		return "no other file is included: write everything into this one"
+		return "other files cannot be included; write everything into this file"
 	}
 	return ""
 }
@@ -93,7 +93,7 @@ func nodeHint(s string) string {
 
 func originHint(s string) string {
 	if s == "*" {
-		return "leave origins out: pages of every origin are then let in"
+		return "omit origins to allow pages of every origin"
 	}
 	return urlHint(s, "https", func(s string) error { _, err := upstream.ParseOrigin(s); return err })
 }

@@ -33,7 +33,7 @@ type notReadError struct{ error }
 
 func (e *notReadError) Unwrap() error { return e.error }
 func (*notReadError) HintText() string {
-	return "is its mount there? is it a pipe without a writer? start the gate again when it answers"
+	return "is the file system mounted? is it a pipe without a writer? start the gate again when it answers"
 }
 
 // Load reads, decodes and checks a configuration file. What is wrong with the file or
@@ -82,7 +82,7 @@ func Reload(ctx context.Context, file string, patient bool, read func(sum [sha25
 		return parseWhatWasRead(file, data, err)
 	})
 	if errors.Is(err, files.ErrHangs) {
-		err = &Error{file, []Mistake{{Text: err.Error(), Hint: "is its mount there? it is read again when it is back", err: err}}}
+		err = &Error{file, []Mistake{{Text: err.Error(), Hint: "is the file system mounted? it is read again when it answers", err: err}}}
 	}
 	return cfg, err
 }

@@ -60,14 +60,14 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 			case other.Name == n.Name && n.isString:
 				ms.add(key, fmt.Sprintf(`give each a name: { name = "a", url = %q }`, n.URL), "%q has the host and port of another node", n.URL)
 			case other.Name == n.Name && n.Name != "":
-				ms.add(np.key("name"), "each node of an upstream has a name of its own", "%q is the name of another node", n.Name)
+				ms.add(np.key("name"), "give each node of an upstream its own name", "%q is the name of another node", n.Name)
 			}
 		}
 		if n.PublicURL != "" {
 			n.PublicURL = ms.publicURL(np.key("public_url"), "", n.PublicURL, "wss")
 		}
 		if n.Weight < 1 || n.Weight > 1000 {
-			ms.add(np.key("weight"), "drain = true takes a node out", "%d is not 1 to 1000", n.Weight)
+			ms.add(np.key("weight"), "drain = true takes a node out", "%d is not between 1 and 1000", n.Weight)
 		}
 	}
 	ms.positive(p.key("dial_timeout"), u.DialTimeout)
@@ -131,7 +131,7 @@ func (u *Upstream) checkTLS(ms *mistakes, p keyPath, tls bool) {
 		"ca": u.CA, "server_name": u.ServerName, "client_certificate": u.ClientCertificate, "client_key": u.ClientKey,
 	} {
 		if value != "" && !tls {
-			ms.add(p.key(key), "", "applies to wss nodes only, and no node is one")
+			ms.add(p.key(key), "", "applies only to wss nodes, and there are none")
 		}
 	}
 	if u.CA != "" {

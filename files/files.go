@@ -349,7 +349,7 @@ func (p *Place) giveUp(slow bool) {
 		return
 	}
 	log.Warn(p.what+": the file system does not answer", "file", last.Path, "since", last.Since,
-		"hint", "is its mount there? is it a pipe without a writer? the gate reads it again when it answers")
+		"hint", "is the file system mounted? is it a pipe without a writer? the gate reads it again when it answers")
 }
 
 // answers notes that the Place answers again, if it did not. The caller holds mu, and

@@ -109,7 +109,7 @@ func (n *Notifier) send() {
 				})
 			})
 			if err != nil && !errors.Is(err, net.ErrClosed) {
-				slog.Warn("systemd is not told how the gate is", "err", err) // the log of the moment, which waits for nobody
+				slog.Warn("cannot notify systemd", "err", err) // the log of the moment, which waits for nobody
 			}
 		}
 	}

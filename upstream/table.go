@@ -151,7 +151,7 @@ func newNode(where string, i int, g *group, o GroupOptions, no NodeOptions, m *m
 		}
 	}
 	if no.Weight < 0 || no.Weight > 1000 {
-		m.add(where, "weight: %d is not 1 to 1000", no.Weight)
+		m.add(where, "weight: %d is not between 1 and 1000", no.Weight)
 	}
 	if n.limits.connections < 0 || n.limits.rate < 0 {
 		m.add(where, "a limit is negative")

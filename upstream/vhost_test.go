@@ -180,7 +180,7 @@ func TestOptionsMistakes(t *testing.T) {
 		{group(func(g *GroupOptions) { g.Health.Interval = time.Millisecond }), `upstream "tigase": health.interval: 1ms is too short`},
 		{group(func(g *GroupOptions) { g.Health.Path = "ws" }), `upstream "tigase": health.path: "ws" does not begin with a slash`},
 		{group(func(g *GroupOptions) { g.Nodes = append(g.Nodes, g.Nodes...) }), `upstream "tigase": node "127.0.0.1:5290": configured twice`},
-		{group(func(g *GroupOptions) { g.Nodes[0].Weight = -1 }), `upstream "tigase": node "127.0.0.1:5290": weight: -1 is not 1 to 1000`},
+		{group(func(g *GroupOptions) { g.Nodes[0].Weight = -1 }), `upstream "tigase": node "127.0.0.1:5290": weight: -1 is not between 1 and 1000`},
 		{group(func(g *GroupOptions) { g.Nodes[0].ConnectRate = -1 }), `a limit is negative`},
 		{group(func(g *GroupOptions) { g.Nodes[0].PublicURL = "https://x/" }), `public_url: "https://x/": scheme "https" is not wss`},
 		{group(func(g *GroupOptions) { g.Nodes[0].PublicURL = "wss://x/'><" }), `public_url: "wss://x/'><": has a quote`},
