@@ -25,12 +25,12 @@ const (
 	SourceACME      = "acme"
 )
 
-// A certificate is a leaf with its chain and its private key, held as DER with
-// the few facts that the choice among several needs: ten thousand of them cost
-// little more than their files. What crypto/tls wants is parsed at the first
-// handshake and may be dropped again (cache.go).
+// A certificate is a leaf with its chain and private key, held as DER with the few
+// facts for choosing among several: ten thousand cost little more than their files. The
+// form for crypto/tls is parsed at the first handshake and may be dropped again
+// (cache.go).
 //
-// It never changes after it came into a table, but for the parsed form.
+// It never changes once it is in a table, except for the parsed form.
 type certificate struct {
 	leaf  der
 	key   der                   // as readKey keeps it; empty: pinned has it
@@ -41,35 +41,35 @@ type certificate struct {
 	notAfter  int64 // Unix seconds
 	facts     unique.Handle[facts]
 
-	dir     string // of the files; shared by all that are in it
+	dir     string // folder of the files; shared by all in it
 	base    string // name of the file with the leaf; empty: installed
-	keyBase string // and of the one with the key; often the same
+	keyBase string // name of the file with the key; often the same
 	kept    bool   // the file has been replaced by something worse
-	whole   bool   // the root that the chain ends at was seen
+	whole   bool   // the root at the end of the chain has been seen
 	flaw    *flaw  // of the chain; nil: none is known
 	staple  *staple
 
-	round  uint32                 // of the last table it was in; Store.swap guards it
-	pinned *tls.Certificate       // installed as it is; never dropped
+	round  uint32                 // of the latest table with it; guarded by Store.swap
+	pinned *tls.Certificate       // installed in this form; never dropped
 	parsed atomic.Pointer[parsed] // nil until the first handshake, and again once dropped
 }
 
-// facts are what many certificates have in common.
+// facts are shared by many certificates.
 type facts struct {
 	source string
 	issuer string
 	kind   string // "ECDSA P-256"
 	family family
-	self   bool // signed by itself
-	common bool // the name is the common name, for want of a SAN
+	self   bool // self-signed
+	common bool // the name is the common name, because there is no SAN
 }
 
 func (c *certificate) family() family { return c.facts.Value().family }
 func (c *certificate) self() bool     { return c.facts.Value().self }
 func (c *certificate) source() string { return c.facts.Value().source }
 
-// file is where the leaf is from, keyFile where the private key is; both are
-// empty for an installed certificate.
+// file has the leaf and keyFile the private key; both are empty for an installed
+// certificate.
 func (c *certificate) file() string    { return c.path(c.base) }
 func (c *certificate) keyFile() string { return c.path(c.keyBase) }
 
@@ -80,14 +80,13 @@ func (c *certificate) path(base string) string {
 	return filepath.Join(c.dir, base)
 }
 
-// names are patterns in normal form, as Pattern returns them, with a space
-// between two: one piece of memory, of which a table's keys are parts.
+// names are patterns in normal form, as Pattern returns them, separated by spaces: one
+// piece of memory, which the keys of a table point into.
 type names string
 
 func (n names) all() iter.Seq[string] { return strings.SplitSeq(string(n), " ") }
 
-// newCertificate reads what the table needs from a leaf. The result has
-// neither leaf nor key nor chain yet.
+// newCertificate reads the facts from a leaf. The result has no leaf, key or chain yet.
 func newCertificate(leaf *x509.Certificate, source string) (*certificate, publicID, error) {
 	id, family, kind, err := identify(leaf.PublicKey)
 	if err != nil {
@@ -115,9 +114,9 @@ func newCertificate(leaf *x509.Certificate, source string) (*certificate, public
 
 var errNoName = errors.New("has no server name: neither a DNS name nor a usable common name")
 
-// serverNames returns the patterns that the leaf is for: its DNS names, or,
-// where it has no subject alternative name at all, its common name. IP
-// addresses are left out, for no server name is one.
+// serverNames returns the patterns in a leaf: its DNS names or, without any subject
+// alternative name, its common name. It omits IP addresses, because they are not server
+// names.
 func serverNames(leaf *x509.Certificate) (_ names, common bool, err error) {
 	var list []string
 	for _, san := range leaf.DNSNames {
@@ -142,7 +141,7 @@ func hasSAN(leaf *x509.Certificate) bool {
 	return slices.ContainsFunc(leaf.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSAN) })
 }
 
-// issuerName is how people call the issuer.
+// issuerName is the issuer's name for people.
 func issuerName(leaf *x509.Certificate) string {
 	name := leaf.Issuer.CommonName
 	switch org := leaf.Issuer.Organization; {
@@ -156,9 +155,9 @@ func issuerName(leaf *x509.Certificate) string {
 	return printable(name)
 }
 
-// printable makes one printable line of what others wrote: of what a CA sent, which
-// may be a page of HTML from the proxy in front of it, or of a name in a certificate,
-// which may have escapes for a terminal.
+// printable makes one printable line of foreign text: an answer of a CA, which may be
+// an HTML page of a proxy, or a name in a certificate, which may contain terminal
+// escapes.
 func printable(s string) string {
 	const most = 1000 // bytes; Let's Encrypt's longest details have some 300
 	s = strings.Join(strings.Fields(s), " ")
@@ -173,11 +172,11 @@ func printable(s string) string {
 	}, s)
 }
 
-// selfIssued reports whether issuer and subject are the same: so are a root
-// and a leaf that signed itself.
+// selfIssued reports whether issuer and subject are the same, as in a root or a
+// self-signed leaf.
 func selfIssued(c *x509.Certificate) bool { return bytes.Equal(c.RawIssuer, c.RawSubject) }
 
-// state says in a word how the certificate stands at a time.
+// state describes the validity of the certificate in a word.
 func (c *certificate) state(now time.Time) string {
 	switch t := now.Unix(); {
 	case t < c.notBefore:
@@ -190,13 +189,13 @@ func (c *certificate) state(now time.Time) string {
 
 func (c *certificate) valid(now time.Time) bool { return c.state(now) == StateOK }
 
-// same reports whether both would be the same to a client and to an operator.
+// same reports whether clients and operators can't tell them apart.
 func (c *certificate) same(o *certificate) bool {
 	return c.dir == o.dir && c.base == o.base && c.keyBase == o.keyBase && c.chain == o.chain && c.kept == o.kept && c.flaw == o.flaw &&
 		c.leaf.equal(o.leaf) && c.key.equal(o.key) && c.staple.same(o.staple)
 }
 
-// copy returns c without its parsed form, for its maker to change.
+// copy returns c without its parsed form, for changes.
 func (c *certificate) copy() *certificate {
 	return &certificate{
 		leaf: c.leaf, key: c.key, chain: c.chain,
@@ -205,8 +204,8 @@ func (c *certificate) copy() *certificate {
 	}
 }
 
-// parse makes what crypto/tls wants. It needs neither disk nor lock. Leaf
-// stays nil: a server never looks at it, and it would be the largest part.
+// parse makes the form for crypto/tls, without a disk or a lock. Leaf stays nil:
+// servers do not use it, and it would be the largest part.
 func (c *certificate) parse() (*tls.Certificate, error) {
 	key, err := openKey(c.key.bytes())
 	if err != nil {
@@ -225,7 +224,7 @@ func (c *certificate) parse() (*tls.Certificate, error) {
 	return out, nil
 }
 
-// fromTLS makes a certificate of one that is ready for use.
+// fromTLS makes a certificate from a tls.Certificate.
 func fromTLS(source string, cert *tls.Certificate) (*certificate, error) {
 	if cert == nil || len(cert.Certificate) == 0 {
 		return nil, errors.New("no certificate")

@@ -1,10 +1,8 @@
-// Package certstore answers one question: which certificate does this
-// ClientHello get?
+// Package certstore chooses the certificate for a ClientHello.
 //
-// A Store holds the certificates that it found in a directory, in any of the
-// layouts that people already have, and those that were handed to it with
-// Install. It never makes one up, has no default certificate, and asks nobody
-// else; what obtains certificates stands beside it.
+// A Store holds the certificates from a directory, in any of the usual layouts, and
+// those added with Install. It never generates one and has no default certificate.
+// ACME, in the same package, obtains certificates and installs them.
 //
 // # States and owners
 //
@@ -110,7 +108,7 @@ func Open(o Options) (*Store, error) {
 // View returns the newest View.
 func (s *Store) View() *View { return s.view.Load() }
 
-// table returns the newest one.
+// table returns the newest table.
 func (s *Store) table() *table { return s.View().table.Load() }
 
 // GetCertificate calls GetCertificate of the newest View.

@@ -9,20 +9,21 @@ import (
 	"time"
 )
 
-// A flaw says what is wrong with the chain of a certificate. Such a certificate
-// replaces none that has no flaw, and is served where there is no other.
+// A flaw is a defect in a certificate's chain. A certificate with one does not replace
+// one without, and is served only if there is no other.
 type flaw struct{ text string }
 
 func (f *flaw) Error() string { return f.text }
 
 func newFlaw(format string, args ...any) *flaw { return &flaw{fmt.Sprintf(format, args...)} }
 
-// isUnreadLabel reports whether a PEM block has certificates that are not read.
+// isUnreadLabel reports whether a PEM block has certificates in a form that is not
+// read.
 func isUnreadLabel(label string) bool {
 	return label == "TRUSTED CERTIFICATE" || label == "PKCS7" || label == "CMS"
 }
 
-// systemRoots is nil where they cannot be read. Few ever need them.
+// systemRoots is nil if they cannot be read. It is rarely needed.
 var systemRoots = sync.OnceValue(func() *x509.CertPool {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
@@ -31,13 +32,14 @@ var systemRoots = sync.OnceValue(func() *x509.CertPool {
 	return pool
 })
 
-// judge looks for flaws that show only beside the certificate before: in what
-// changed, for to verify ten thousand chains at every start would take seconds.
+// judge looks for flaws by comparison with the previous certificate. It checks only
+// changed files, because verifying ten thousand chains at every start would take
+// seconds.
 func (p *pairing) judge() {
 	if len(p.changed) == 0 {
 		return
 	}
-	before := map[string][]*certificate{} // as gave has it, of a few files
+	before := map[string][]*certificate{} // by file, as from gave; few files
 	for _, c := range p.folder.out {
 		if p.changed[c.base] {
 			before[c.base] = append(before[c.base], c)
@@ -49,7 +51,7 @@ func (p *pairing) judge() {
 		}
 		var old *certificate
 		for _, o := range before[c.base] {
-			if o == c { // it is in a table, and so does not change any more
+			if o == c { // it is in a table, so it must not change
 				old = nil
 				break
 			}
@@ -63,7 +65,7 @@ func (p *pairing) judge() {
 	}
 }
 
-// share reports whether some name is in both.
+// share reports whether they have a name in common.
 func (n names) share(o names) bool {
 	if n == o {
 		return true
@@ -76,8 +78,8 @@ func (n names) share(o names) bool {
 	return false
 }
 
-// worseThan says in what the chain of c is worse than that of old, which c is to
-// replace; nil: in nothing that can be seen.
+// worseThan returns in what way the chain of c is worse than that of old, which c is to
+// replace, or nil.
 func (c *certificate) worseThan(old *certificate, now time.Time) *flaw {
 	chain, err := c.certificates()
 	if err != nil {
@@ -117,12 +119,12 @@ func (c *certificate) certificates() ([]*x509.Certificate, error) {
 	return x509.ParseCertificates(append(c.leaf.bytes(), c.chain.Value()...))
 }
 
-// broken says why a client would not accept one link of a chain.
+// broken returns why a client would reject a link of the chain.
 func broken(chain []*x509.Certificate, now time.Time) error {
 	for i, issuer := range chain[1:] {
 		name := printable(issuer.Subject.String())
 		switch err := chain[i].CheckSignatureFrom(issuer); {
-		case errors.Is(err, x509.ErrUnsupportedAlgorithm): // others may know it
+		case errors.Is(err, x509.ErrUnsupportedAlgorithm): // others may support it
 		case err != nil:
 			return fmt.Errorf("the chain is broken: %q has not signed what it should have: %w", name, err)
 		}
@@ -151,10 +153,10 @@ func trusted(chain []*x509.Certificate, now time.Time) bool {
 	return err == nil
 }
 
-// alone says what can be seen of a chain that nothing was found for.
+// alone returns the flaw of a leaf without a chain, as far as it can be seen.
 func (l *leafPart) alone() *flaw {
 	if !l.stray && !l.missing.Value().elsewhere {
-		return nil // of a CA of one's own, whose root clients have
+		return nil // of a private CA, whose root clients have
 	}
 	chain, err := l.certificates()
 	if err != nil || trusted(chain, time.Now()) {

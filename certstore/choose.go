@@ -6,21 +6,20 @@ import (
 	"time"
 )
 
-// A candidate is a certificate as it stands for one name at one time.
+// A candidate is a certificate for one name at one time.
 type candidate struct {
 	*certificate
 	wild bool
 }
 
-// prefer compares two candidates of one family. It is negative where a goes
-// first, and says why the first one does. It is zero only for the same leaf
-// with the same chain from the same file.
+// prefer compares two candidates of one family. It is negative if a comes first, and
+// explains why. It is zero only for the same leaf with the same chain from the same
+// file.
 //
-// Valid goes over expired, a CA's over a self-signed one, a chain without a known flaw
-// over one with it, an exact name over a
-// wildcard, later expiry over earlier. So a wildcard serves where the exact
-// name has only an expired or a self-signed certificate. The rest is there to
-// give the same answer every time.
+// Valid wins over expired, a CA's over self-signed, a chain without a known flaw over
+// one with it, an exact name over a wildcard, later expiry over earlier. So a wildcard
+// serves if the exact name has only an expired or a self-signed certificate. The other
+// rules only make the result deterministic.
 func prefer(a, b candidate, now time.Time) (order int, why string) {
 	if sa, sb := a.state(now), b.state(now); (sa == StateOK) != (sb == StateOK) {
 		bad := sa
@@ -63,7 +62,7 @@ func before(first bool) int {
 	return 1
 }
 
-// best returns the best candidate of each family, nil where there is none.
+// best returns the best candidate of each family, or nil.
 func best(exact, wild []named, now time.Time) (out [families]candidate) {
 	for i, list := range [2][]named{exact, wild} {
 		for _, c := range list {
@@ -79,9 +78,9 @@ func best(exact, wild []named, now time.Time) (out [families]candidate) {
 	return out
 }
 
-// choose returns the certificates that may answer, best first: one of each
-// family, ECDSA before Ed25519 before RSA, unless a lesser family has a valid
-// one, a CA's one or one without a known flaw and the better family has not.
+// choose returns the possible answers, best first: one of each family, ECDSA before
+// Ed25519 before RSA, unless only the later family has a valid one, a CA's, or one
+// without a known flaw.
 func choose(exact, wild []named, now time.Time) []*certificate {
 	byFamily := best(exact, wild, now)
 	out := make([]*certificate, 0, families)
@@ -95,7 +94,7 @@ func choose(exact, wild []named, now time.Time) []*certificate {
 	return out
 }
 
-// class is what counts for more than the family of a key.
+// class ranks what matters more than the family.
 func (c *certificate) class(now time.Time) int {
 	class := 0
 	if c.valid(now) {
@@ -110,10 +109,9 @@ func (c *certificate) class(now time.Time) int {
 	return class
 }
 
-// pick returns the certificate for a client, or nil where there is none for
-// the name. Where the client can use none of those there are it returns the
-// first, so that the client learns of a handshake_failure and not that the
-// name were unknown.
+// pick returns the certificate for a client, or nil if there is none for the name. If
+// the client supports none of them, pick returns the first, so that the client gets
+// handshake_failure and not unrecognized_name.
 func (t *table) pick(hello *tls.ClientHelloInfo, name string, get func(*certificate) (*tls.Certificate, error)) (*tls.Certificate, error) {
 	exact, wild := t.lookup(name)
 	switch {
@@ -128,8 +126,8 @@ func (t *table) pick(hello *tls.ClientHelloInfo, name string, get func(*certific
 	if len(chosen) == 1 {
 		return get(chosen[0])
 	}
-	// SupportsCertificate would compare the name as well, by stricter rules
-	// than ours (it knows no common name), and parse the leaf for that.
+	// SupportsCertificate would also compare the name, by stricter rules than ours (no
+	// common name), and parse the leaf for that.
 	nameless := *hello
 	nameless.ServerName = ""
 	var first *tls.Certificate

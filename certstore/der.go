@@ -5,27 +5,25 @@ import (
 	"runtime"
 )
 
-// A der is a run of bytes that an arena holds: a leaf or a private key. The
-// zero der is empty. It never changes.
+// A der is a run of bytes in an arena: a leaf or a private key. The zero der is empty.
+// It never changes.
 //
-// Its bytes come out as copies only: the memory behind them goes back to the
-// system when the last der in its chunk is collected, and a slice of it would
-// not keep it.
+// Its bytes can only be copied: the memory goes back to the system when the last der in
+// its chunk is collected, and a slice of it would not keep it alive.
 type der struct {
 	chunk *chunk
 	off   uint32
 	len   uint32
 }
 
-// A chunk is memory outside the Go heap. The heap grows by GOGC percent of
-// what lives in it before it is collected; what ten thousand certificates
-// are made of would ask for half as much again, or twice as much, for nothing.
+// A chunk is memory outside the Go heap. On the heap, GOGC would let ten thousand
+// certificates take half as much memory again, or twice as much.
 type chunk struct{ mem []byte }
 
 const chunkSize = 256 << 10 // bytes; about 200 certificates
 
-// An arena fills one chunk after the other. It is not safe for concurrent use;
-// its ders are.
+// An arena fills one chunk after another. It is not safe for concurrent use; its ders
+// are.
 type arena struct {
 	chunk *chunk
 	used  int

@@ -9,19 +9,18 @@ import (
 	"wssgate/panics"
 )
 
-// A tree may lead to other file systems: by links, and by what is mounted in it. Each
-// of those has a Place of its own, so that one that hangs keeps away what is there and
-// nothing else. Its files and folders are read in jobs of that Place, for which the
-// tree's own job waits as long as that Place answers. When it is back they are read
-// again.
+// A tree may lead to other file systems, through links and mounts. Each of them has its
+// own Place, so that one that hangs affects only its own files. They are read in jobs
+// of that Place; the tree's job waits while that Place answers. When a Place is back,
+// its files are read again.
 
-// mounted is mountPoints; tests have others.
+// mounted is mountPoints; tests replace it.
 var mounted = mountPoints
 
-// maxLinks is how many links one path may lead through, as on Linux.
+// maxLinks is the most links in one path, as on Linux.
 const maxLinks = 40
 
-// mapOut begins to find out anew what is where.
+// mapOut starts to map paths to file systems anew.
 func (t *tree) mapOut() {
 	t.leads = map[string]*files.Place{}
 	t.points = mounted()
@@ -35,7 +34,7 @@ func (t *tree) mapOut() {
 	t.mount = t.mountOf(t.realRoot)
 }
 
-// mountOf returns the mount point that a path without links is below.
+// mountOf returns the mount point of a path without links.
 func (t *tree) mountOf(path string) string {
 	for path != "/" && path != "." && !t.points[path] {
 		path = filepath.Dir(path)
@@ -43,8 +42,8 @@ func (t *tree) mountOf(path string) string {
 	return path
 }
 
-// where returns the Place of what a path leads to: t.place, or another. It makes no
-// call to any other.
+// where returns the Place that a path leads to: t.place, or another. It makes no call
+// to any other Place.
 func (t *tree) where(path string) *files.Place {
 	if len(t.points) == 0 {
 		return t.place
@@ -86,7 +85,7 @@ func (t *tree) lead(path string, links int) *files.Place {
 	return p
 }
 
-// placeOf is the Place of a mount point.
+// placeOf returns the Place of a mount point.
 func (t *tree) placeOf(mount string) *files.Place {
 	if mount == t.mount {
 		return t.place
@@ -105,7 +104,7 @@ func (t *tree) placeOf(mount string) *files.Place {
 	return p
 }
 
-// in makes a call for a path in its Place. One that hangs is files.ErrHangs.
+// in makes a call for a path in its Place. If that hangs, the error is files.ErrHangs.
 func in[T any](t *tree, p *files.Place, path string, call func(p *files.Place) (T, error)) (T, error) {
 	if p == t.place {
 		return call(p)
@@ -113,12 +112,12 @@ func in[T any](t *tree, p *files.Place, path string, call func(p *files.Place) (
 	v, err := files.Beside(t.place, p, path, func() (T, error) { return call(p) })
 	if errors.Is(err, files.ErrHangs) {
 		t.takeUp(p)
-		err = files.ErrHangs // it is the same one each time
+		err = files.ErrHangs // the same error each time
 	}
 	return v, err
 }
 
-// takeUp has what is in p read again when it answers.
+// takeUp rereads what is in p when it answers again.
 func (t *tree) takeUp(p *files.Place) {
 	if t.awaited[p] || t.again == nil {
 		return
@@ -135,8 +134,8 @@ func (t *tree) takeUp(p *files.Place) {
 	})
 }
 
-// leave gives up the tree and its Places; a nil tree has none. What is being read goes
-// on to its end.
+// leave releases the tree and its Places; the tree may be nil. Running jobs go on to
+// their end.
 func (t *tree) leave() {
 	if t == nil {
 		return

@@ -16,9 +16,8 @@ import (
 // minRSA is the shortest key that crypto/rsa signs with, in bits.
 const minRSA = 1024
 
-// A family is what a client's ClientHello tells apart. Certificates of
-// different families stand side by side for one name; the order here is the
-// order of preference.
+// A family is a group of keys that a ClientHello distinguishes. A name may have one
+// certificate of each; the order here is the order of preference.
 type family uint8
 
 const (
@@ -28,8 +27,8 @@ const (
 	families
 )
 
-// A publicID tells public keys apart, whatever form they were written in: half
-// of a SHA-256 sum, for which nobody finds another key.
+// A publicID identifies a public key in any encoding: half of a SHA-256 sum, which is
+// still collision-resistant against a second key.
 type publicID [sha256.Size / 2]byte
 
 func publicIDOf(key []byte) publicID {
@@ -37,8 +36,8 @@ func publicIDOf(key []byte) publicID {
 	return publicID(sum[:])
 }
 
-// identify returns what is needed to find the leaf of a key and to describe
-// it. It refuses a key that crypto/tls cannot use.
+// identify returns the data to find the leaf of a key and to describe it. It rejects
+// keys that crypto/tls cannot use.
 func identify(public crypto.PublicKey) (id publicID, f family, kind string, err error) {
 	switch key := public.(type) {
 	case *ecdsa.PublicKey:
@@ -75,7 +74,7 @@ func ecdsaKind(curve elliptic.Curve) string {
 }
 
 func rsaKind(bits int) string {
-	switch bits { // the usual ones cost no memory of their own
+	switch bits { // constants for the usual ones, to save memory
 	case 2048:
 		return "RSA 2048"
 	case 3072:
@@ -91,7 +90,7 @@ func isKeyLabel(label string) bool {
 	return label == "PRIVATE KEY" || strings.HasSuffix(label, " PRIVATE KEY")
 }
 
-// openKey makes a private key of what readKey returned.
+// openKey undoes readKey.
 func openKey(kept []byte) (crypto.Signer, error) {
 	if len(kept) > 0 && kept[0] == packedRSA {
 		return unpackRSA(kept)
@@ -99,8 +98,8 @@ func openKey(kept []byte) (crypto.Signer, error) {
 	return parseKey(kept)
 }
 
-// readKey returns the public half of a private key that is found to be good, in
-// any form that parseKey reads, and the form in which it is kept.
+// readKey checks a private key in any form that parseKey accepts, and returns its
+// public half and its form for storage.
 func readKey(der []byte) (public crypto.PublicKey, kept []byte, err error) {
 	if key, ok := checkRSA(der); ok {
 		return &key.PublicKey, packRSA(key), nil
@@ -112,8 +111,8 @@ func readKey(der []byte) (public crypto.PublicKey, kept []byte, err error) {
 	return key.Public(), der, nil
 }
 
-// parseKey reads a private key in PKCS#8, PKCS#1 or SEC 1: it does not matter
-// what the PEM label claims. Errors never quote the key.
+// parseKey reads a private key in PKCS#8, PKCS#1 or SEC 1, whatever the PEM label says.
+// Errors never quote the key.
 func parseKey(der []byte) (crypto.Signer, error) {
 	if key, err := x509.ParsePKCS8PrivateKey(der); err == nil {
 		if signer, ok := key.(crypto.Signer); ok {

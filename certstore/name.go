@@ -27,8 +27,8 @@ var (
 	errWildcard   = errors.New("has a wildcard that is not the whole leftmost label")
 )
 
-// lookup maps what a person may write to A-labels: case, width and
-// composition, without the rules that only a registry has to enforce.
+// lookup maps user input to A-labels: case, width and composition, without the rules
+// that only registries enforce.
 var lookup = idna.New(idna.MapForLookup(), idna.CheckHyphens(false), idna.Transitional(false))
 
 // ServerName returns the normal form of a server name (RFC 6066, section 3):
@@ -59,8 +59,8 @@ func Pattern(s string) (string, error) {
 	return name, nil
 }
 
-// normalName is ServerName with errors that cost nothing: any client can
-// cause them. A name that is normal already is returned without a copy.
+// normalName is ServerName with errors that cost nothing, because any client can cause
+// them. It returns a normal name without a copy.
 func normalName(s string) (string, error) {
 	switch {
 	case s == "":
@@ -72,7 +72,7 @@ func normalName(s string) (string, error) {
 	for i := range len(s) {
 		if c := s[i]; c >= 0x80 {
 			mapped, err := lookup.ToASCII(s)
-			if err != nil || !utf8.ValidString(s) { // idna lets bytes that are no UTF-8 pass
+			if err != nil || !utf8.ValidString(s) { // idna accepts invalid UTF-8
 				return "", errNameIDNA
 			}
 			s, upper = mapped, true
@@ -119,8 +119,8 @@ func normalName(s string) (string, error) {
 	return s, nil
 }
 
-// parent returns what follows the leftmost label: the part that a wildcard
-// for the name would have behind its star.
+// parent returns the name without its leftmost label: the part of a matching wildcard
+// after the star.
 func parent(name string) (string, bool) {
 	_, rest, ok := strings.Cut(name, ".")
 	return rest, ok

@@ -13,8 +13,8 @@ import (
 // 4096 key is below 16 KiB; a bundle of all public roots is 220 KiB.
 const maxFile = 1 << 20
 
-// A part is one of the things in a file that are put together into
-// certificates (pair.go). It never changes. It is one of:
+// A part is one thing in a file, to be combined into certificates (pair.go). It never
+// changes. It is one of:
 //
 //	*certificate           leaf and private key both in the file
 //	*leafPart              a leaf whose key is elsewhere
@@ -23,44 +23,43 @@ const maxFile = 1 << 20
 //	ocspPart               the OCSP response that a .ocsp file is
 type part any
 
-// A leafPart is a leaf that waits for its key. Once paired, its certificate is
-// the one that is served, and so does not change any more.
+// A leafPart is a leaf without its key. Once paired, its certificate is served and does
+// not change any more.
 type leafPart struct {
 	*certificate
 	id       publicID
-	ownChain unique.Handle[string]    // what the leaf's own file has of the chain
-	missing  unique.Handle[authority] // issuer of the last certificate in it, where that is no root
-	optional bool                     // a CA's certificate: that it has no key here is ordinary
+	ownChain unique.Handle[string]    // the part of the chain in the leaf's own file
+	missing  unique.Handle[authority] // issuer of the last certificate in it, unless that is a root
+	optional bool                     // a CA's certificate, for which no key is expected
 	stray    bool                     // its own file has an intermediate, but not its issuer
-	ownFlaw  *flaw                    // what its own file is to blame for
+	ownFlaw  *flaw                    // a flaw of its own file
 }
 
-// A keyPart is a private key that waits for its leaf.
+// A keyPart is a private key without its leaf.
 type keyPart struct {
-	der der // as readKey keeps it
+	der der // in readKey's form
 	id  publicID
 }
 
 type ocspPart []byte
 
-// An issuer is an intermediate or a root. One in many files is held once, as a
-// unique.Handle.
+// An issuer is an intermediate or a root. It is held once, as a unique.Handle.
 type issuer struct {
 	der     string
 	subject string // DER
 	keyID   string // subject key identifier; may be empty
 	next    unique.Handle[authority]
 	root    bool     // issued by itself
-	key     publicID // zero where it is for no server name
+	key     publicID // zero if it has no server name
 }
 
 // mayBeLeaf reports whether a file with these keys may hold the issuer as a leaf:
-// "openssl req -x509" makes a CA's certificate that is for its common name.
+// "openssl req -x509" makes a CA's certificate that serves its common name.
 func (i issuer) mayBeLeaf(keys []*keyPart) bool {
 	return i.key != publicID{} && (i.root || keyOf(keys, i.key) >= 0)
 }
 
-// issuers are what chains are completed from, by subject.
+// issuers complete chains, by subject.
 type issuers map[string][]unique.Handle[issuer]
 
 func (is issuers) add(i unique.Handle[issuer]) {
@@ -69,23 +68,22 @@ func (is issuers) add(i unique.Handle[issuer]) {
 	}
 }
 
-// An authority says which issuer is meant: by its subject and, where both
-// sides have one, its key identifier (RFC 5280, sections 4.1.2.4 and 4.2.1.1).
-// It may say as well that the issuer can be had from somewhere else.
+// An authority identifies an issuer, by its subject and, if both sides have one, its
+// key identifier (RFC 5280, sections 4.1.2.4 and 4.2.1.1). It also records whether the
+// issuer can be downloaded.
 type authority struct {
 	subject, keyID string
 	elsewhere      bool
 }
 
-// nobody is missing in a chain that is whole.
+// nobody is missing in a complete chain.
 var nobody = unique.Make(authority{})
 
 func (a authority) is(i issuer) bool {
 	return sameAuthority(a, authority{subject: i.subject, keyID: i.keyID})
 }
 
-// A reader reads files one after the other and reuses its buffers. It is not
-// safe for concurrent use.
+// A reader reads files and reuses its buffers. It is not safe for concurrent use.
 type reader struct {
 	scratch []byte
 	blocks  []block
@@ -95,7 +93,7 @@ type reader struct {
 
 func newReader() *reader { return &reader{issuers: map[string]unique.Handle[issuer]{}} }
 
-// parse takes the bytes of the PEM file base in dir apart. The error does not
+// parse splits the contents of the PEM file base in dir into parts. The error does not
 // name the file.
 func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 	var err error
@@ -113,7 +111,7 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		others   []unique.Handle[issuer]
 		chains   = issuers{}
 		leafErr  error
-		bad      *flaw // the first one of the file
+		bad      *flaw // the first in the file
 		usedKeys = make([]bool, len(keys))
 	)
 	for n, b := range r.blocks {
@@ -124,7 +122,7 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 			continue
 		}
 		if slices.ContainsFunc(r.blocks[:n], func(o block) bool { return bytes.Equal(o.der, b.der) }) {
-			continue // cert.pem and fullchain.pem, put together
+			continue // cert.pem and fullchain.pem, concatenated
 		}
 		if known, ok := r.issuers[string(b.der)]; ok && !known.Value().mayBeLeaf(keys) {
 			others = append(others, known)
@@ -172,8 +170,8 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		leaf.stray = leaf.chain == noChain && !leaf.whole && slices.ContainsFunc(others, func(i unique.Handle[issuer]) bool {
 			return !i.Value().root && i.Value().key != leaf.id
 		})
-		// With an intermediate it is whole, for what is missing will be the
-		// root. Without one the folder may have it.
+		// With an intermediate it is complete, because only the root can be missing.
+		// Without one, the folder may have it.
 		if k := keyOf(keys, leaf.id); k >= 0 && (leaf.missing == nobody || leaf.chain != noChain) {
 			usedKeys[k], own = true, true
 			leaf.setKey(keys[k], base)
@@ -198,8 +196,7 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 	return slices.Clip(parts), nil
 }
 
-// readKeys checks each private key, so that a broken one is found now and not
-// in a client's handshake.
+// readKeys checks each private key, to find a broken one now and not in a handshake.
 func (r *reader) readKeys() ([]*keyPart, error) {
 	var keys []*keyPart
 	for _, b := range r.blocks {
@@ -231,8 +228,8 @@ func keyOf(keys []*keyPart, id publicID) int {
 	return -1
 }
 
-// issuer returns the one issuer of these bytes, which it copies. key is what the
-// issuer has as a leaf.
+// issuer returns the shared issuer with these bytes, which it copies. key is its key as
+// a leaf.
 func (r *reader) issuer(cert *x509.Certificate, key publicID) unique.Handle[issuer] {
 	i := unique.Make(issuer{
 		der:     string(cert.Raw),
@@ -248,7 +245,7 @@ func (r *reader) issuer(cert *x509.Certificate, key publicID) unique.Handle[issu
 	return i
 }
 
-// authorityOf is shared by all that have the same: leaves have few different ones.
+// authorityOf returns a shared value: leaves have few different issuers.
 func authorityOf(cert *x509.Certificate) unique.Handle[authority] {
 	return unique.Make(authority{string(cert.RawIssuer), string(cert.AuthorityKeyId), len(cert.IssuingCertificateURL) > 0})
 }
@@ -257,11 +254,11 @@ func (c *certificate) setKey(k *keyPart, base string) {
 	c.key, c.keyBase = k.der, base
 }
 
-// noChain is the chain of a leaf that its client knows the issuer of.
+// noChain is the chain of a leaf whose issuer clients know.
 var noChain = unique.Make("")
 
-// pair gives the leaf its key, and its chain what its own file has not got.
-// Where that changes nothing the certificate stays the same one, and it answers false.
+// pair gives the leaf its key, and completes its chain. If nothing changes, it keeps
+// the certificate and returns false.
 func (l *leafPart) pair(k *keyPart, base string, from issuers) bool {
 	chain, missing := l.ownChain, l.missing
 	if missing != nobody {
@@ -282,9 +279,9 @@ func (l *leafPart) pair(k *keyPart, base string, from issuers) bool {
 	return true
 }
 
-// extend puts behind a chain what can be found among issuers, as far as it
-// goes, and returns what is missing then. The root is left out: a client that
-// trusts it has it (RFC 8446, section 4.4.2).
+// extend appends the issuers that it finds to a chain, as far as possible, and returns
+// what is still missing. It omits the root: a client that trusts it has it (RFC 8446,
+// section 4.4.2).
 func extend(chain unique.Handle[string], missing unique.Handle[authority], from issuers) (unique.Handle[string], unique.Handle[authority]) {
 	var found []unique.Handle[issuer]
 	for missing != nobody {
@@ -309,8 +306,8 @@ func extend(chain unique.Handle[string], missing unique.Handle[authority], from 
 	return unique.Make(string(der)), missing
 }
 
-// find prefers an intermediate over a root of the same name and key: who
-// cross-signed a root put that into the file so that it be served.
+// find prefers an intermediate over a root with the same name and key: a cross-signed
+// root is in the file to be served.
 func (is issuers) find(want authority, used []unique.Handle[issuer]) (found unique.Handle[issuer], ok bool) {
 	for _, i := range is[want.subject] {
 		if !want.is(i.Value()) || slices.Contains(used, i) {
