@@ -27,8 +27,8 @@ const (
 	families
 )
 
-// A publicID identifies a public key in any encoding: half of a SHA-256 sum, which is
-// still collision-resistant against a second key.
+// A publicID identifies a public key in any encoding: half of a SHA-256 sum, for
+// which nobody can find a second key.
 type publicID [sha256.Size / 2]byte
 
 func publicIDOf(key []byte) publicID {
