@@ -61,7 +61,7 @@ const (
 	maxAcceptWait = time.Second
 )
 
-// passes reports whether an accept error goes away by itself.
+// passes reports whether an accept error is temporary.
 func passes(err error) bool {
 	for _, errno := range []syscall.Errno{
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
@@ -74,10 +74,9 @@ func passes(err error) bool {
 	return false
 }
 
-// admit gives conn a place among the connections and starts its goroutine, or
-// closes it where a limit is reached and the door has nobody to give up for it. It
-// does that before the next accept, so that Shutdown never misses a connection that
-// is on its way.
+// admit counts conn and starts its goroutine, or closes it if a limit is reached and
+// the door has no connection to give up for it. It runs before the next accept, so that
+// Shutdown never misses a connection.
 func (s *Server) admit(conn net.Conn) {
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -94,7 +93,7 @@ func (s *Server) admit(conn net.Conn) {
 	s.stats.accepted.Add(1)
 }
 
-// place gives conn its place, or returns the limit that was reached; -1: none was.
+// place counts conn, or returns the limit that was reached; -1: none.
 func (s *Server) place(conn net.Conn) (limit int) {
 	now := s.now.Load()
 	key := keyOf(conn.RemoteAddr())
@@ -170,8 +169,8 @@ func (s *Server) DeniesPlain(client netip.Addr) bool {
 	return denies
 }
 
-// addrPortOf returns the address and port of a TCP address, with an IPv4
-// address in its own form; the zero value for another kind.
+// addrPortOf returns the address and port of a TCP address, unmapping IPv4, or the zero
+// value for other kinds.
 func addrPortOf(addr net.Addr) netip.AddrPort {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {

@@ -7,11 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deferAccept asks the kernel to keep a connection to itself until the client
-// has sent something, for about a second. A client in TLS speaks first, so that
-// mostly an accepted connection has its ClientHello already, and thousands that
-// come at once wait where they cost least. It is a wish: where it is not
-// granted, everything works.
+// deferAccept asks the kernel to hold a connection until the client has sent data, for
+// about a second. A TLS client speaks first, so an accepted connection usually has its
+// ClientHello already, and thousands that arrive at once wait where they cost least. It
+// is only an optimization.
 func deferAccept(ln net.Listener) {
 	sc, ok := ln.(syscall.Conn)
 	if !ok || ln.Addr().Network() != "tcp" {

@@ -7,7 +7,7 @@ import (
 	"wssgate/fair"
 )
 
-// left gives a connection's place back; admitted is what admits said of it.
+// left uncounts a connection; admitted is the result of admits.
 func (s *Server) left(key clientKey, admitted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -19,7 +19,7 @@ func (s *Server) left(key clientKey, admitted bool) {
 	s.endIfIdle()
 }
 
-// uncount takes a connection off its client's; s.mu is held.
+// uncount removes a connection from the count of its client. The caller holds s.mu.
 func (s *Server) uncount(key clientKey) {
 	if key.IsValid() {
 		if s.clients[key]--; s.clients[key] <= 0 {
@@ -28,13 +28,12 @@ func (s *Server) uncount(key clientKey) {
 	}
 }
 
-// A clientKey is what limits.per_client counts by: an IPv4 address, or the /64
-// of an IPv6 one, which is what one customer gets. It is invalid for a unix
-// socket.
+// A clientKey is the unit of limits.per_client: an IPv4 address, or an IPv6 /64, which
+// is what one customer gets. It is invalid for a unix socket.
 type clientKey struct{ netip.Addr }
 
-// suspect is what a connection's failed logins are counted by. It is invalid where
-// nobody knows whose it is: then all would be one.
+// suspect is the key for failed logins. It is invalid if the client is unknown;
+// otherwise all such clients would share one count.
 func (c *clientConn) suspect() clientKey {
 	if c.unnamed {
 		return clientKey{}
@@ -46,8 +45,8 @@ func keyOf(addr net.Addr) clientKey { return keyOfAddr(addrPortOf(addr).Addr()) 
 
 func keyOfAddr(ip netip.Addr) clientKey { return clientKey{fair.Owner(ip)} }
 
-// rekey judges a connection by its client's address, and counts it for that, instead
-// of for the balancer.
+// rekey counts and checks a connection by its client's address instead of the
+// balancer's.
 func (s *Server) rekey(c *clientConn) error {
 	key := keyOfAddr(c.client.Addr())
 	s.mu.Lock()

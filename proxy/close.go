@@ -20,40 +20,40 @@ const (
 	codeGateway  = 1014 // bad gateway
 )
 
-// A reason says why a tunnel ended. What each one means for the client's Close
-// frame, the log and the metrics stands in one table below.
+// A reason says why a tunnel ended. The table below maps it to the client's Close
+// frame, the log and the metrics.
 type reason uint8
 
 const (
 	reasonNone           reason = iota // still open
 	reasonClientClose                  // the client began the closing handshake
 	reasonUpstreamClose                // the upstream began it
-	reasonClientGone                   // the client's connection ended without one
-	reasonUpstreamGone                 // the upstream's did
+	reasonClientGone                   // the client disconnected without a closing handshake
+	reasonUpstreamGone                 // the upstream did
 	reasonClientProtocol               // the client broke RFC 6455
 	reasonNotUTF8                      // the client's text was not UTF-8
 	reasonFlood                        // the client sent more frames than limits.frames_per_second
 	reasonTooBig                       // the client's message was over limits.message
 	reasonBadGateway                   // the upstream broke RFC 6455
-	reasonSlowClient                   // the client took less than limits.client_backlog allows
+	reasonSlowClient                   // the client read too slowly for limits.client_backlog
 	reasonUpstreamStuck                // the upstream took nothing for stallTimeout
 	reasonPong                         // the client did not answer our Ping
 	reasonDrain                        // drain or shutdown
-	reasonBadStream                    // the client's first words are no start of a stream
-	reasonNoStream                     // it said none for greetingTimeout
-	reasonHostUnknown                  // its `to` is none of the vhost's domains
-	reasonRedirect                     // it was sent elsewhere
-	reasonRedirectLost                 // its XMPP server sent it to a node that can't be reached
-	reasonDialFailed                   // no upstream took its stream
-	reasonPanic                        // a fault of the gate's own
+	reasonBadStream                    // the client's first words do not start a stream
+	reasonNoStream                     // it sent none within greetingTimeout
+	reasonHostUnknown                  // its `to` is not among the vhost's domains
+	reasonRedirect                     // it was redirected
+	reasonRedirectLost                 // its XMPP server redirected it to a node that can't be reached
+	reasonDialFailed                   // no upstream accepted its stream
+	reasonPanic                        // a bug in the gate
 	reasonLoginFailures                // too many logins failed from the client's address
 	reasonOperator                     // the operator closed it
 	reasonCount
 )
 
-// reasons is the table: the status code that the client gets (0 where it gets
-// none of ours), the word for logs and metrics, the text in the Close frame,
-// and the stream error that goes before it where there is an XMPP stream.
+// reasons is the table: the status code for the client (0: none from us), the word in
+// logs and metrics, the text in the Close frame, and the stream error before it if
+// there is an XMPP stream.
 var reasons = [reasonCount]struct {
 	code   uint16
 	word   string

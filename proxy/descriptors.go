@@ -24,7 +24,7 @@ func DescriptorReserve() Reserve {
 // reserve is an eighth of the descriptors, within bounds.
 func reserve(files int) int { return min(max(files/8, minReserve), maxReserve) }
 
-// descriptorLimit is how many connections to the wss listeners the process's file
+// descriptorLimit is how many connections to the wss listeners the process's
 // descriptors allow.
 func descriptorLimit() int {
 	files := openFiles()

@@ -13,14 +13,13 @@ import (
 )
 
 // A door has all connections that are not tunnels yet, and decides which of them
-// go on. It bounds three things: how many connections are open, tunnels included; how
-// many handshakes compute at once (slots); and the memory of connections that wait for
-// their client (room).
+// proceed. It bounds three things: open connections, including tunnels; concurrent
+// handshake computations (slots); and the memory of connections that wait for their
+// client (room).
 //
-// A connection is in one phase at a time, and only its own goroutine moves it, but
-// out of Outside and Ready, which the door does. In a phase that is stalled a
-// connection may be given up for others, for nothing but the client's next bytes
-// lead out of it:
+// A connection is in one phase at a time. Only its own goroutine changes it, except
+// that the door moves it out of Outside and Ready. In a stalled phase only the client's
+// next bytes lead on, so the connection may be given up for others:
 //
 //	Outside             accepted, but there is no place for it: no goroutine, nothing is read
 //	Hello      stalled  the ClientHello is not whole; crypto/tls has not begun
@@ -34,94 +33,89 @@ import (
 //	Kept                they answered; there may be another request
 //	Refused    stalled  has its answer, and may take it
 //
-// Each phase has a price: about what such a connection takes of this process's
-// memory. A stalled connection that cost more than a slot or a few KiB would let
-// clients that do not go on keep out those that do; so what a client sends is read
-// into a buffer that grows with the bytes that are there, crypto/tls gets whole
-// records only, and a slot is held while computing alone.
+// Each phase has a price: roughly the memory of such a connection. If a stalled
+// connection cost more than a slot or a few KiB, idle clients could keep out active
+// ones. So input is read into a buffer that grows with what arrives, crypto/tls gets
+// only complete records, and a slot is held only during computation.
 //
-// Where room or connections run short, one connection is given up for each newcomer.
-// That is one of the address that has most of them stalled or Ready, if it has at
-// least two more than the newcomer's: the one whose patience ends first. Whoever else
-// is stalled has the patience of its phase, which no other address and no price can
-// take from it; after that any newcomer may have its place. That patience shrinks for
-// others the more addresses wait outside. So strangers with many
-// connections an address are in nobody's way, strangers with one each make newcomers
-// wait for no longer than a patience, and a crowd behind one address comes in
-// although its members wait for their network. Meanwhile a newcomer waits outside and
-// a handshake that is ready stays so. Where too many connections are open and nobody
-// is to be given up, the one that is Kept for longest makes place. A newcomer is
-// refused where nobody is stalled who could make place for it, or too many are
-// outside.
+// When room or connections run out, one connection is given up for each newcomer: from
+// the address with the most stalled or Ready connections, if it has at least two more
+// than the newcomer's, the one whose patience ends first. Any other stalled connection
+// has the patience of its phase, which no other address and no price can take from it;
+// after that any newcomer may have its place. The patience shrinks the more addresses
+// wait outside. So strangers with many connections per address delay nobody, strangers
+// with one each delay newcomers by at most a patience, and a crowd behind one address
+// gets in although its members wait for their network. Meanwhile a newcomer waits
+// outside and a ready handshake stays ready. If too many connections are open and none
+// may be given up, the one that has been Kept longest makes room. A newcomer is refused
+// if no stalled connection could make room for it, or too many are outside.
 //
-// Of those outside the address with fewest inside comes in first; where too many are
-// outside, the address that has most loses its last, for an address with fewer, or for
-// the descriptor of a client that is served.
+// Of the connections outside, those of the address with fewest inside come in first. If
+// too many are outside, the address with the most loses its last one, for an address
+// with fewer or for the descriptor of a client that is being served.
 //
-// A client that has sent more than the price of its phase has room for waits for room,
-// stalled as it is: it is not turned away because others are silent.
+// If a client has sent more than the price of its phase covers, it waits for room and
+// stays stalled: it is not turned away because others are silent.
 //
-// Time that a connection is outside or Ready is not its client's: the handshake's
-// timeout begins anew when it is let in, and when it has its first slot.
+// Time in Outside or Ready does not count against the client: the handshake's timeout
+// restarts when it is let in, and when it gets its first slot.
 //
-// Slots are given to the addresses in turn, and to connections that had one before
-// the others.
+// Addresses get slots in turn. Connections that had one before come first.
 //
-// What is given up and for whom is in eviction.go.
+// eviction.go decides what is given up for whom.
 type door struct {
 	mu        sync.Mutex
 	slots     int
 	limit     int   // connections
 	open      int   // connections, from enter to gone
-	computing int   // slots that are taken
-	reserved  int64 // bytes: the prices of all
-	coming    int   // accepted, neither waiting for their client nor ever computing
-	leaving   int   // given up; their goroutines have not ended yet
+	computing int   // slots in use
+	reserved  int64 // bytes: the sum of all prices
+	coming    int   // accepted, and neither waiting for their client nor computing yet
+	leaving   int   // given up, but their goroutines have not ended
 	visits    map[*visit]struct{}
 	parties   map[clientKey]*party
-	order     ranking[party] // all parties, the first to lose a connection first
-	entry     ranking[party] // those with connections outside, the first to come in first
-	queues    ranking[party] // the same, the first to lose one of those first
+	order     ranking[party] // all parties; the first loses a connection first
+	entry     ranking[party] // those with connections outside; the first comes in first
+	queues    ranking[party] // the same; the first loses a connection outside first
 	stalled   ranking[visit] // of all parties
-	turns     list.List      // of *party: those that have connections that are Ready
-	again     list.List      // of *visit: had a slot before and want it back
-	growing   list.List      // of *visit: stalled, and wait for room for what their clients have sent
+	turns     list.List      // of *party: those with Ready connections
+	again     list.List      // of *visit: waiting to get their slot back
+	growing   list.List      // of *visit: stalled, and waiting for room for what their clients have sent
 	outside   int            // connections
-	served    int            // those that are Served or with the pages
-	kept      list.List      // of *visit, the one that is Kept for longest first
+	served    int            // those in Served, Body or Pages
+	kept      list.List      // of *visit, longest Kept first
 	room      chan struct{}
-	blocked   bool // there is no room for who is Ready or outside
+	blocked   bool // no room for connections that are Ready or Outside
 	retry     *time.Timer
-	closed    bool // nobody is accepted any more
-	draining  bool // no further request is waited for
+	closed    bool // no longer accepting
+	draining  bool // no longer waiting for further requests
 }
 
 const (
-	// roomPerSlot is what may be held by connections on their way in for each slot.
-	// With 16 slots it is 24 MiB: 3,000 connections that say nothing, or 1,600
-	// handshakes that wait for their client (1,200 where clients offer a
-	// post-quantum key share), so that 1,500 clients with a round trip of 700 ms
-	// need not wait for each other.
+	// roomPerSlot is the memory per slot for connections on their way in. With 16 slots
+	// it is 24 MiB: 3,000 silent connections, or 1,600 handshakes that wait for their
+	// client (1,200 with post-quantum key shares), so that 1,500 clients with a round
+	// trip of 700 ms do not wait for each other.
 	roomPerSlot = 3 << 19 // bytes
 
-	// helloShare is the part of the room that ClientHellos may take, in sixteenths:
-	// else those that are Ready could leave none for themselves to go on.
+	// helloShare is the share of the room for ClientHellos, in sixteenths; without it,
+	// Ready connections could leave no room to go on.
 	helloShare = 12
 	wholeRoom  = 16
 
-	// helloCopies is how often crypto/tls has a ClientHello in memory, and what it
-	// derives from it, while it waits for the client.
+	// helloCopies is how many copies of a ClientHello, with derived data, crypto/tls
+	// holds while it waits for the client.
 	helloCopies = 4
 
-	// comingFactor bounds, for each slot, the connections that are accepted while
-	// all slots are taken. The others wait in the kernel, where they cost least.
+	// comingFactor bounds the connections per slot that are accepted while all slots
+	// are taken. Others wait in the kernel, where they cost least.
 	comingFactor = 8
 
-	// outsideFactor bounds those outside, for each slot.
+	// outsideFactor bounds the connections outside, per slot.
 	outsideFactor = 256
 
-	// The door looks again whether somebody's patience has passed, while it is
-	// blocked, when the next one does: within these bounds.
+	// While it is blocked, the door checks again when the next patience ends, within
+	// these bounds.
 	minBlockedRetry = 5 * time.Millisecond
 	maxBlockedRetry = 100 * time.Millisecond
 )
@@ -133,11 +127,11 @@ var (
 	errGivenUp = errors.New("closed to make room for other clients")
 )
 
-// A phase is where a connection is; door has the list.
+// A phase is the state of a connection; see door.
 type phase uint8
 
 const (
-	phaseNone phase = iota // not on its way in: a tunnel, or with the pages
+	phaseNone phase = iota // not on its way in: a tunnel, or in Pages
 	phaseOutside
 	phaseHello
 	phaseReady
@@ -151,22 +145,21 @@ const (
 	phaseRefused
 )
 
-// What the phases cost was measured: a goroutine, which keeps the stack that it
-// had in crypto/tls, what Go has for a socket, and crypto/tls or net/http. A
-// connection that is Outside, Served, Kept or with the pages is bounded by
-// limits.connections alone, as a tunnel is.
+// The prices were measured: a goroutine, with the stack that it grew in crypto/tls,
+// Go's data for a socket, and crypto/tls or net/http. Connections that are Outside,
+// Served, Kept or in Pages are bounded only by limits.connections, like tunnels.
 //
-// The patience of Hello is more than the time after which a client with a round trip
-// of 300 ms sends again what was lost.
+// The patience of Hello exceeds the time after which a client with a round trip of 300
+// ms retransmits.
 var phases = [...]struct {
 	price    int64         // bytes
 	stalled  bool          // waits for its client
-	patience time.Duration // before anybody may have its place
+	patience time.Duration // before another connection may take its place
 }{
 	phaseOutside:   {0, false, 0},
 	phaseHello:     {8 << 10, true, 1500 * time.Millisecond},
 	phaseReady:     {8 << 10, false, 0},
-	phaseComputing: {14 << 10, false, 0}, // and what the ClientHello takes
+	phaseComputing: {14 << 10, false, 0}, // plus the cost of the ClientHello
 	phaseAnswered:  {14 << 10, true, 3 * time.Second},
 	phaseRequest:   {12 << 10, true, 3 * time.Second},
 	phaseServed:    {0, false, 0},
@@ -176,25 +169,25 @@ var phases = [...]struct {
 	phaseRefused:   {12 << 10, true, 0},
 }
 
-// A visit is a connection on its way in. Its fields are the door's.
+// A visit is a connection on its way in. Its fields belong to the door.
 type visit struct {
-	conn    net.Conn      // its deadline is set to give it up
+	conn    net.Conn      // its deadline is set to give the connection up
 	begin   func()        // starts its goroutine; called once
 	timeout time.Duration // of its handshake
-	until   time.Time     // when that, or what it waits for before it, has to be done
+	until   time.Time     // deadline for the handshake, or for what precedes it
 	party   *party
 	phase   phase
 	price   int64
 	hello   int64         // bytes
-	due     time.Time     // stalled: from then on others may have its place
-	inParty int           // stalled: where it is in party.stalled
-	inDoor  int           // the same in door.stalled
+	due     time.Time     // stalled: when others may take its place
+	inParty int           // stalled: index in party.stalled
+	inDoor  int           // stalled: index in door.stalled
 	waiting *list.Element // in party.ready, party.outside, door.again, door.growing or door.kept
-	line    *list.List    // which of them
+	line    *list.List    // the list with waiting
 	want    want          // growing: what it waits for
-	turn    chan error    // Ready, or wanting its slot again, or growing: nil, or why not
+	turn    chan error    // Ready, waiting for its slot, or growing: nil, or an error
 	coming  bool          // counted in door.coming
-	asked   bool          // its client has begun what the connection now waits for
+	asked   bool          // its client has begun to send what the connection waits for
 	givenUp bool
 }
 
@@ -202,7 +195,7 @@ type visit struct {
 type want struct {
 	phase phase
 	price int64
-	share int64 // of the room, in sixteenths
+	share int64 // of the room for this price, in sixteenths
 }
 
 func (v *visit) priceOf(s phase) int64 {
@@ -225,7 +218,7 @@ func newDoor() *door {
 	}
 }
 
-// configure sets how many connections may be open, and how many compute at once.
+// configure sets the limits of open connections and of concurrent computations.
 func (d *door) configure(connections, slots int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -233,8 +226,8 @@ func (d *door) configure(connections, slots int) {
 	d.dispatch()
 }
 
-// awaitRoom waits while enough handshakes wait for a slot, or until stop is closed.
-// It waits for nothing that a client has to do.
+// awaitRoom waits while enough handshakes wait for a slot, or until stop is closed. It
+// never waits for a client.
 func (d *door) awaitRoom(stop <-chan struct{}) {
 	for {
 		d.mu.Lock()
@@ -257,8 +250,8 @@ func (d *door) awaitRoom(stop <-chan struct{}) {
 
 func (d *door) crowded() bool { return d.coming >= d.slots*comingFactor && !d.blocked }
 
-// enter lets a connection in, or keeps it outside. The error says that there is no
-// place for it: errFull or errNoPlace. Otherwise it is open until gone is called.
+// enter lets a connection in, or keeps it outside. If there is no place for it, the
+// error is errFull or errNoPlace. Otherwise it counts as open until gone is called.
 func (d *door) enter(v *visit, key clientKey) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -279,13 +272,13 @@ func (d *door) enter(v *visit, key clientKey) error {
 		d.open++
 		v.until = time.Now().Add(v.timeout)
 		d.join(v, p, phaseOutside)
-		d.dispatch() // which looks again in a while
+		d.dispatch() // it checks again later
 	}
 	return nil
 }
 
-// gone is called when a connection that entered is closed, whatever it became. It
-// returns how many are open.
+// gone is called when a connection that entered is closed, in any state. It returns the
+// number of open ones.
 func (d *door) gone() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -301,8 +294,8 @@ func (d *door) connections() int {
 	return d.open
 }
 
-// begins is called first by a connection's goroutine. The error says that it is to
-// be closed: it was outside for too long.
+// begins is called first by a connection's goroutine. After an error, close the
+// connection: it was outside for too long.
 func (d *door) begins(v *visit) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -322,7 +315,7 @@ func (d *door) join(v *visit, p *party, s phase) {
 	d.set(v, s)
 }
 
-// belongs moves a connection to another address's party.
+// belongs moves a connection to the party of another address.
 func (d *door) belongs(v *visit, key clientKey) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -339,7 +332,7 @@ func (d *door) belongs(v *visit, key clientKey) {
 	d.put(v, s, price, due)
 }
 
-// waits notes that a connection's client has said nothing, or not all of it.
+// waits notes that the client has not sent everything.
 func (d *door) waits(v *visit) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -354,16 +347,16 @@ func (d *door) came(v *visit) {
 	}
 }
 
-// speaks notes that the client has begun what the connection waits for, so that
-// it may finish it although nobody is accepted any more.
+// speaks notes that the client has begun to send what the connection waits for, so that
+// it may finish after the door is closed.
 func (d *door) speaks(v *visit) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	v.asked = true
 }
 
-// move puts a connection into another phase. The error says that it is to be
-// closed: it was given up, or the server shuts down.
+// move changes the phase of a connection. After an error, close the connection: it was
+// given up, or the server shuts down.
 func (d *door) move(v *visit, s phase) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -383,15 +376,15 @@ func (d *door) move(v *visit, s phase) error {
 	return nil
 }
 
-// moveToBody is move to Body, from a phase that is stalled: it waits for room. The
-// error is errNoPlace where there was none in time.
+// moveToBody is move to Body from a stalled phase, and waits for room. The error is
+// errNoPlace if there was none in time.
 func (d *door) moveToBody(v *visit) error {
 	return d.grow(v, func() want { return want{phaseBody, phases[phaseBody].price, wholeRoom} })
 }
 
-// grows adds bytes that a connection has read to its price, and waits for the room for
-// them. The error says that it is to be closed: errNoPlace where there was none in
-// time. It does nothing where the connection is not on its way in.
+// grows adds bytes that a connection has read to its price, and waits for room. After
+// an error, close the connection; it is errNoPlace if there was no room in time. grows
+// does nothing if the connection is not on its way in.
 func (d *door) grows(v *visit, bytes int64) error {
 	return d.grow(v, func() want {
 		share := int64(helloShare)
@@ -402,8 +395,7 @@ func (d *door) grows(v *visit, bytes int64) error {
 	})
 }
 
-// shrinks takes bytes off a connection's price that grows added, unless another phase
-// did that.
+// shrinks removes bytes that grows added, unless a change of phase has done so.
 func (d *door) shrinks(v *visit, bytes int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -417,8 +409,8 @@ func (d *door) shrinks(v *visit, bytes int64) {
 	d.dispatch()
 }
 
-// grow waits for room for what wants returns, which is called with d.mu held. While a
-// connection waits here it is stalled as before, so that it may be given up for others.
+// grow waits for room for the result of wants, which it calls with d.mu held. The
+// connection stays stalled meanwhile, so it may be given up for others.
 func (d *door) grow(v *visit, wants func() want) error {
 	return d.await(v, func() (until time.Time, err error) {
 		if v.givenUp {
@@ -428,7 +420,7 @@ func (d *door) grow(v *visit, wants func() want) error {
 		switch {
 		case v.party == nil || d.fulfil(v, w):
 			return until, nil
-		case !phases[v.phase].stalled: // who computes does not wait with its slot
+		case !phases[v.phase].stalled: // never wait while holding a slot
 			return until, errNoPlace
 		}
 		v.want = w
@@ -437,7 +429,7 @@ func (d *door) grow(v *visit, wants func() want) error {
 	})
 }
 
-// start waits for a slot, for a client whose hello is so long.
+// start waits for a slot. hello is the length of the ClientHello.
 func (d *door) start(v *visit, hello int) error {
 	return d.await(v, func() (until time.Time, err error) {
 		switch {
@@ -459,7 +451,7 @@ func (d *door) start(v *visit, hello int) error {
 	})
 }
 
-// pause gives the slot back, while the client is waited for.
+// pause releases the slot while the client is waited for.
 func (d *door) pause(v *visit) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -467,7 +459,7 @@ func (d *door) pause(v *visit) {
 	d.dispatch()
 }
 
-// leaveSlot gives the slot back while something else than the client is waited for.
+// leaveSlot releases the slot while something other than the client is waited for.
 func (d *door) leaveSlot(v *visit) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -477,7 +469,7 @@ func (d *door) leaveSlot(v *visit) {
 	d.dispatch()
 }
 
-// resume follows pause and leaveSlot. On an error the slot is not held.
+// resume gets a slot back after pause or leaveSlot. After an error it holds none.
 func (d *door) resume(v *visit) error {
 	return d.await(v, func() (until time.Time, err error) {
 		if v.givenUp {
@@ -491,8 +483,8 @@ func (d *door) resume(v *visit) error {
 	})
 }
 
-// await calls queue with d.mu held. Where that returns a time, it then waits for v's
-// turn until then.
+// await calls queue with d.mu held. If queue returns a time, await waits for v's turn
+// until then.
 func (d *door) await(v *visit, queue func() (until time.Time, err error)) error {
 	until, err := d.enqueue(v, queue)
 	if until.IsZero() {
@@ -512,7 +504,7 @@ func (d *door) enqueue(v *visit, queue func() (until time.Time, err error)) (unt
 }
 
 func (d *door) awaitTurn(v *visit, until time.Time) error {
-	select { // most of the time there is a slot at once
+	select { // usually there is a slot at once
 	case err := <-v.turn:
 		return err
 	default:
@@ -527,14 +519,14 @@ func (d *door) awaitTurn(v *visit, until time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	select {
-	case err := <-v.turn: // it came with the deadline
+	case err := <-v.turn: // it came at the deadline
 		return err
 	default:
 		return errNoPlace
 	}
 }
 
-// leave ends a connection's way in, wherever it is.
+// leave ends a connection's way in, in any phase.
 func (d *door) leave(v *visit) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -554,7 +546,8 @@ func (d *door) leave(v *visit) {
 	d.dispatch()
 }
 
-// stop keeps newcomers out, and ends who has not begun to ask for something.
+// stop refuses new connections, and closes those whose clients have not begun a
+// request.
 func (d *door) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -573,7 +566,7 @@ func (d *door) stop() {
 	}
 }
 
-// drain ends who is kept for a further request.
+// drain closes connections kept for a further request.
 func (d *door) drain() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -591,13 +584,13 @@ func (d *door) closeAll() {
 	defer d.mu.Unlock()
 	for v := range d.visits {
 		if v.grows() {
-			d.giveUp(v) // it waits for nothing that the connection's end ends
+			d.giveUp(v) // it waits only for things that closing it ends
 		}
 		v.conn.Close()
 	}
 }
 
-// arriving is how many connections are on their way in.
+// arriving is the number of connections on their way in.
 func (d *door) arriving() (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -611,8 +604,7 @@ func (d *door) arriving() (n int) {
 	return n
 }
 
-// shed gives up one connection that can be, because the process can open no more
-// descriptors.
+// shed gives up one connection if possible, because the process is out of descriptors.
 func (d *door) shed() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -623,7 +615,7 @@ func (d *door) shed() {
 	}
 }
 
-// yields gives up the connection of an address that has waited longest for a further
+// yields closes the connection of an address that has waited longest for a further
 // request, and reports whether there was one.
 func (d *door) yields(key clientKey) bool {
 	d.mu.Lock()
@@ -639,20 +631,20 @@ func (d *door) yields(key clientKey) bool {
 
 var longAgo = time.Unix(1, 0)
 
-// What follows is called with d.mu held.
+// The following are called with d.mu held.
 
 // set moves v to a phase, at that phase's price.
 func (d *door) set(v *visit, s phase) {
 	d.unset(v)
 	due := v.due
-	// Who says a little again and again does not get more time by that.
+	// A client that sends little by little does not gain time.
 	if s != phaseAnswered || due.IsZero() {
 		due = time.Now().Add(phases[s].patience)
 	}
 	d.put(v, s, v.priceOf(s), due)
 }
 
-// unset takes v out of its phase; put follows, or nothing.
+// unset removes v from its phase.
 func (d *door) unset(v *visit) {
 	p := v.party
 	if v.countsForParty() {
@@ -732,7 +724,7 @@ func (d *door) put(v *visit, s phase, price int64, due time.Time) {
 	d.reorder(p)
 }
 
-// fulfil gives v what it wants, and reports whether there is room for that.
+// fulfil gives v what it wants, and reports whether there was room.
 func (d *door) fulfil(v *visit, w want) bool {
 	s, price, due := v.phase, v.price, v.due
 	if !d.mayMakeRoom(v.party, w.price-price, w.share) {
@@ -740,7 +732,7 @@ func (d *door) fulfil(v *visit, w want) bool {
 	}
 	waiting := v.waiting
 	v.waiting = nil // it keeps its place in the line
-	d.unset(v)      // for it makes no place for itself
+	d.unset(v)      // it must not make room for itself
 	roomy := d.makeRoom(v.party, w.price, w.share)
 	if roomy && waiting != nil {
 		v.line.Remove(waiting)
@@ -757,7 +749,7 @@ func (d *door) fulfil(v *visit, w want) bool {
 	return roomy
 }
 
-// letIn starts the goroutine of a connection that is let in.
+// letIn starts the goroutine of a connection.
 func (d *door) letIn(v *visit) {
 	v.until = time.Now().Add(v.timeout)
 	v.coming = true
@@ -765,11 +757,11 @@ func (d *door) letIn(v *visit) {
 	v.begin()
 }
 
-// dispatch gives room and free slots away, to those first who are further on.
+// dispatch assigns room and free slots, first to connections that are further on.
 func (d *door) dispatch() {
 	d.blocked = false
 	for _, v := range visitsIn(&d.growing) {
-		if v.grows() && d.fulfil(v, v.want) { // it may have been given up for one before it
+		if v.grows() && d.fulfil(v, v.want) { // it may have been given up for an earlier one
 			v.turn <- nil
 		}
 	}
@@ -816,7 +808,7 @@ func (d *door) look() {
 	d.dispatch()
 }
 
-// next moves who gets the next slot to Computing.
+// next moves the connection that gets the next slot to Computing.
 func (d *door) next() *visit {
 	if e := d.again.Front(); e != nil {
 		v := e.Value.(*visit)

@@ -11,29 +11,28 @@ import (
 	"wssgate/upstream"
 )
 
-// A Target says which tunnels a drain is for: those of a vhost, by its
-// configured name, those on one node, or, the zero value, all.
+// A Target selects the tunnels to drain: those of a vhost, by its configured name,
+// those on one node, or, with the zero value, all.
 type Target struct {
 	Vhost          string
 	Upstream, Node string
 }
 
-// A drainOrder closes the tunnels of a target, spread evenly, and those that
-// come later at once. Loops hold it until it is taken back.
+// A drainOrder closes the tunnels of a target, spread evenly, and later ones at once.
+// Loops keep it until it is revoked.
 type drainOrder struct {
 	target  Target
-	within  time.Duration // from the first close to the last one; 0: all at once
+	within  time.Duration // from the first close to the last; 0: all at once
 	timeout time.Duration // for each closing handshake, if it is more than closeTimeout
 }
 
-// patience is how long a client has to answer its Close frame. Shutdown may have
-// less of it.
+// patience is how long a client has to answer its Close frame. Shutdown may allow less.
 func (o *drainOrder) patience() time.Duration { return max(o.timeout, closeTimeout) }
 
 func (o *drainOrder) matches(t *tunnel) bool {
 	switch {
 	case t.info != nil && t.info.elsewhere != "":
-		return false // it is on its way already
+		return false // already closing
 	case o.target == Target{}:
 		return true
 	case o.target.Vhost != "":
@@ -43,9 +42,9 @@ func (o *drainOrder) matches(t *tunnel) bool {
 	return up != nil && up.Node.Upstream() == o.target.Upstream && up.Node.Name() == o.target.Node
 }
 
-// moments gives each of n tunnels its time: even slots in random order, and a
-// random moment in each slot, so that clients that come back after a fixed time
-// come back as evenly as they went. None is 0.
+// moments gives each of n tunnels its time: even slots in random order, with a random
+// moment in each slot, so that clients that reconnect after a fixed time return as
+// evenly as they left. None is 0.
 func (o *drainOrder) moments(n int, now time.Duration, random *rand.Rand) []time.Duration {
 	at := spread(n, o.within, random)
 	for i := range at {
@@ -66,20 +65,20 @@ func spread(n int, within time.Duration, random *rand.Rand) []time.Duration {
 
 // Pacing says how fast a drain closes tunnels.
 type Pacing struct {
-	Timeout time.Duration // when Shutdown is over at the latest; else for each client's answer
-	Pace    int           // closes a second; 0: all within half of Timeout, or at gentlePace
+	Timeout time.Duration // deadline of Shutdown; otherwise for each client's answer
+	Pace    int           // closes per second; 0: all within half of Timeout, or at gentlePace
 
-	// Redirect, where it returns a URL, sends clients that come during the
-	// drain there, in XMPP's words. Otherwise they get 503. Host is what the
-	// client named. Nil: 503 for all.
+	// Redirect may return a URL for clients that come during the drain; they are then
+	// redirected in XMPP. Other clients get 503. host is the host that the client
+	// requested. Nil: 503 for all.
 	Redirect func(v *upstream.Vhost, host string) string
 }
 
-// gentlePace is how many clients a second may come back anywhere without harm.
-// A drain is not made slower than that.
+// gentlePace is how many clients per second may reconnect anywhere without harm. A
+// drain is never slower.
 const gentlePace = 50
 
-// within is how long n closes take.
+// within is the duration of n closes.
 func (p Pacing) within(n int) time.Duration {
 	if p.Pace > 0 {
 		return time.Duration(n) * time.Second / time.Duration(p.Pace)
@@ -119,13 +118,12 @@ type activeDrain struct {
 	redirect func(v *upstream.Vhost, host string) string
 }
 
-// admits reports whether a new client of a vhost is let in: no drain and no shortage
-// of memory turns it away. Where one does, elsewhere is the URL that it is to be sent
-// to, if there is one; host is what the client named. A node's drain turns nobody
-// away: its upstream chooses another node for them.
+// admits reports whether a new client of a vhost is let in: no drain and no memory
+// shortage turns it away. If one does, elsewhere is the URL to redirect it to, if any;
+// host is the host that the client requested. The drain of a node turns nobody away:
+// the upstream chooses another node.
 //
-// Who is let in counts from here until left, without a gap in which Shutdown could
-// take the last client for gone.
+// An admitted client counts until left, without a gap in which Shutdown could miss it.
 func (s *Server) admits(vhost *upstream.Vhost, host string) (admitted bool, elsewhere string) {
 	if s.short.Load() {
 		return false, ""
@@ -150,8 +148,8 @@ func (s *Server) TurnsAway(vhost *upstream.Vhost) bool {
 	return s.short.Load() || s.turnedAway(vhost) != nil
 }
 
-// turnedAway returns the drain that keeps new clients of a vhost out, nil where there
-// is none; s.mu is held.
+// turnedAway returns the drain that refuses new clients of a vhost, or nil. The caller
+// holds s.mu.
 func (s *Server) turnedAway(vhost *upstream.Vhost) *activeDrain {
 	for i, a := range s.orders {
 		if a.target == (Target{}) || a.target.Vhost == vhost.Name() {
@@ -208,7 +206,7 @@ func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
 	return err
 }
 
-// stopAccepting closes the listeners, and keeps out who waits for a slot.
+// stopAccepting closes the listeners, and refuses connections that wait for a slot.
 func (s *Server) stopAccepting() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -223,8 +221,7 @@ func (s *Server) stopAccepting() {
 	s.door.stop()
 }
 
-// endIfIdle is called with s.mu held, whenever a connection or a tunnel has
-// ended.
+// endIfIdle is called with s.mu held, after each end of a connection or a tunnel.
 func (s *Server) endIfIdle() {
 	if !s.draining {
 		return

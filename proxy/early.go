@@ -9,51 +9,51 @@ import (
 	"syscall"
 )
 
-// An earlyConn is a client's socket below crypto/tls, until the connection is a
+// An earlyConn is a client's socket below crypto/tls, until the connection becomes a
 // tunnel.
 //
-// It hands crypto/tls whole records only, and the first time the whole
-// ClientHello. Until a record is whole it costs the bytes that have come: crypto/tls
-// takes room for a record as soon as five bytes declare its length. It reads from
-// the socket to the byte, because the event loop gets the bare socket later; so
-// nothing is left here when crypto/tls has what it asked for.
+// It passes only complete records to crypto/tls, and first the complete ClientHello.
+// Until a record is complete it costs only the bytes that have arrived, whereas
+// crypto/tls allocates a record as soon as five bytes declare its length. It never
+// reads more from the socket than crypto/tls needs, because the event loop gets the
+// bare socket later; so nothing is left here when crypto/tls has what it asked for.
 //
-// While a record is not whole the handshake's slot is given back.
+// The handshake releases its slot while a record is incomplete.
 //
 // One goroutine uses it at a time.
 type earlyConn struct {
 	net.Conn
 	client    *clientConn
-	raw       syscall.RawConn // nil where the connection has no descriptor
-	got       []byte          // of the records that are collected
-	charged   int             // bytes of got that are paid for
-	whole     []byte          // of got: what crypto/tls has not read yet
-	last      bool            // nothing may follow whole: it is no ClientHello
-	heard     bool            // the client has said something, behind a PROXY header where there is one
-	records   int             // of the request under way
+	raw       syscall.RawConn // nil if the connection has no descriptor
+	got       []byte          // of the records being collected
+	charged   int             // bytes of got that the price includes
+	whole     []byte          // part of got that crypto/tls has not read yet
+	last      bool            // nothing may follow whole: it is not a ClientHello
+	heard     bool            // the client has sent something, after a PROXY header if there is one
+	records   int             // of the current request
 	bytes     int             // in them
 	computing bool            // crypto/tls does the handshake
-	paused    bool            // the slot was given back
-	nameless  bool            // there is no certificate for the server name
+	paused    bool            // the slot was released
+	nameless  bool            // the server name has no certificate
 }
 
 const (
 	recordHeader = 5 // bytes: type, version, length (RFC 8446, section 5.1)
 
-	// maxHello is how much a ClientHello may take with the headers of its records.
-	// Those of browsers, with a post-quantum key share, stay under 2 KiB.
+	// maxHello bounds a ClientHello including the headers of its records. Those of
+	// browsers, with a post-quantum key share, stay under 2 KiB.
 	maxHello = 16 << 10 // bytes
 
 	// maxRecord is the longest record that crypto/tls reads: TLS 1.2's.
 	maxRecord = 16<<10 + 2048 // bytes, without the header
 
-	// freeBytes is how much the price of a phase has room for.
+	// freeBytes is how many bytes the price of a phase includes.
 	freeBytes = 4 << 10
 
-	// maxRecords is how many TLS records a request may come in, beside one for each
-	// recordShare bytes. A client that writes each piece of each header field apart
-	// needs a hundred; one that sends byte by byte, or KeyUpdates, would have us
-	// compute for little of its own.
+	// maxRecords is how many TLS records a request may have, in addition to one per
+	// recordShare bytes. A client that writes each piece of each header field
+	// separately needs a hundred; one that sends single bytes, or KeyUpdates, would
+	// make us compute much for little.
 	maxRecords = 512
 )
 
@@ -62,8 +62,8 @@ var (
 	errManyRecords = errors.New("request in too many TLS records")
 )
 
-// collectHello reads the client's first records until its ClientHello is whole.
-// What can't be one is left to crypto/tls, which knows the alert for it.
+// collectHello reads the client's first records until its ClientHello is complete. It
+// leaves invalid ones to crypto/tls, which knows the right alert.
 func (e *earlyConn) collectHello() error {
 	var head [4]byte // message type and length
 	message := head[:0]
@@ -133,7 +133,7 @@ func (e *earlyConn) collectRecord() error {
 	}
 	n := int(binary.BigEndian.Uint16(e.got[3:]))
 	e.bytes += n
-	if n <= maxRecord { // else crypto/tls refuses the header
+	if n <= maxRecord { // otherwise crypto/tls rejects the header
 		if err := e.collect(recordHeader + n); err != nil {
 			return err
 		}
@@ -148,8 +148,7 @@ func (e *earlyConn) collectRecord() error {
 	return nil
 }
 
-// afterTLS looks, between two records, at what a client makes of TLS after the
-// handshake.
+// afterTLS checks, between two records, how a client uses TLS after the handshake.
 func (e *earlyConn) afterTLS() error {
 	if e.computing || e.client.tls == nil {
 		return nil
@@ -164,7 +163,7 @@ func (e *earlyConn) afterTLS() error {
 	return nil
 }
 
-// collect reads until there are so many bytes in got, and none more.
+// collect reads until got has size bytes, and never more.
 func (e *earlyConn) collect(size int) (err error) {
 	for len(e.got) < size {
 		e.got, err = e.readSome(e.got, size-len(e.got), e.wait)
@@ -184,19 +183,19 @@ func (e *earlyConn) collect(size int) (err error) {
 	return nil
 }
 
-// scratches are what sockets are read into, for the moment.
+// scratches are temporary buffers for reading from sockets.
 var scratches = sync.Pool{New: func() any { return new([4 << 10]byte) }}
 
-// readSome waits until there is something to read, and appends at most so many bytes
-// of it to b. While it waits it holds no buffer; idle is called before that, perhaps
-// more than once. An error comes without bytes: io.EOF at the end.
+// readSome waits for data and appends at most the given number of bytes to b. It holds
+// no buffer while it waits; it calls idle before that, perhaps more than once. An error
+// comes without bytes: io.EOF at the end.
 func (e *earlyConn) readSome(b []byte, most int, idle func()) ([]byte, error) {
 	if e.raw == nil {
 		idle()
 		var few [512]byte
 		n, err := e.Conn.Read(few[:min(most, len(few))])
 		if n > 0 {
-			err = nil // it comes again
+			err = nil // it will be returned again
 		}
 		return append(b, few[:n]...), err
 	}
@@ -229,7 +228,7 @@ func (e *earlyConn) hear() {
 	}
 }
 
-// wait is called before the client is waited for.
+// wait is called before waiting for the client.
 func (e *earlyConn) wait() {
 	switch d := e.client.server.door; {
 	case e.client.visit.coming:
@@ -252,9 +251,9 @@ func (r headerReader) Read(b []byte) (int, error) {
 	return len(got), err
 }
 
-// Write is for crypto/tls. It has one alert for a name without certificate, where
-// it has not begun to compute: internal_error. RFC 6066, section 3, has another
-// one.
+// Write replaces the alert for a name without a certificate: before it has computed
+// anything, crypto/tls can only send internal_error, where RFC 6066, section 3,
+// requires unrecognized_name.
 func (e *earlyConn) Write(b []byte) (int, error) {
 	if e.nameless {
 		const alert, fatal, unrecognizedName = 21, 2, 112

@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eventBatch is how many events one wait returns at the most.
+// eventBatch is the most events that one wait returns.
 const eventBatch = 256
 
-// An epoll is the poller of connections that have a descriptor: an epoll instance,
-// level-triggered.
+// An epoll is the poller for connections with a descriptor: a level-triggered epoll
+// instance.
 type epoll struct {
 	fd     int
 	waker  int         // eventfd; readable after wake
@@ -30,7 +30,7 @@ type connEntry struct {
 	leg    *leg
 }
 
-// newSystemPoller makes the poller that this system has for descriptors.
+// newSystemPoller makes the system's poller for descriptors.
 func newSystemPoller() (poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -55,7 +55,7 @@ func (p *epoll) wait(timeout time.Duration) {
 		ms = int(min((timeout+time.Millisecond-1)/time.Millisecond, 1<<30))
 	}
 	if p.ready > 1 {
-		// Where many things happen something has happened meanwhile.
+		// After a large batch, more events are usually ready.
 		if p.ready = pollNow(p.fd, p.events); p.ready > 0 {
 			return
 		}
@@ -67,8 +67,8 @@ func (p *epoll) wait(timeout time.Duration) {
 	p.ready = max(n, 0)
 }
 
-// deliver looks each tunnel up when its event's turn has come: one that ended
-// earlier in the batch has left the table.
+// deliver looks each tunnel up when its event is due: one that ended earlier in the
+// batch is no longer in the table.
 func (p *epoll) deliver(tell func(*tunnel, *leg, readiness)) (woken bool) {
 	for _, ev := range p.events[:p.ready] {
 		if int(ev.Fd) == p.waker {
@@ -101,7 +101,7 @@ func (p *epoll) deliver(tell func(*tunnel, *leg, readiness)) (woken bool) {
 
 func (p *epoll) wake() {
 	one := [8]byte{1}
-	unix.Write(p.waker, one[:]) // fails only where the counter is full, and then it is readable too
+	unix.Write(p.waker, one[:]) // fails only if the counter is full, and then it is readable anyway
 }
 
 func (p *epoll) close() {
@@ -114,8 +114,8 @@ func (p *epoll) control(op, fd int, events uint32) error {
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.fd, op, fd, &ev))
 }
 
-// duplicate returns a second descriptor of a connection's socket. It does not
-// block, as net's own does not.
+// duplicate returns a second descriptor of a connection's socket. It is non-blocking,
+// like net's own.
 func duplicate(conn net.Conn) (int, error) {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
@@ -135,7 +135,7 @@ func duplicate(conn net.Conn) (int, error) {
 	return fd, os.NewSyscallError("fcntl", dupErr)
 }
 
-// closeDescriptor closes what duplicate returned; -1 is none.
+// closeDescriptor closes a result of duplicate; -1 is none.
 func closeDescriptor(fd int) {
 	if fd >= 0 {
 		unix.Close(fd)
