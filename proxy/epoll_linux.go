@@ -158,7 +158,7 @@ func (c *osConn) join(p poller, t *tunnel, leg *leg) {
 	c.poller.conns[c.fd] = connEntry{t, leg}
 }
 
-// leave takes it out again.
+// leave removes it.
 func (c *osConn) leave() {
 	c.watch(0)
 	c.poller.conns[c.fd] = connEntry{}
@@ -208,8 +208,8 @@ func (c *osConn) unacknowledged() int {
 
 func (c *osConn) closeWrite() { unix.Shutdown(c.fd, unix.SHUT_WR) }
 
-// watch keeps a socket in the epoll instance as long as it is to be waited for,
-// even if for its failure alone, which epoll always tells of.
+// watch keeps a socket in the epoll instance as long as anything is awaited, even if
+// only a failure, which epoll always reports.
 func (c *osConn) watch(want interest) {
 	var events uint32
 	if want&forInput != 0 {
@@ -232,7 +232,7 @@ func (c *osConn) watch(want interest) {
 	}
 	c.watched = want != 0
 	if err := c.poller.control(op, c.fd, events); err != nil {
-		// Out of kernel memory or of max_user_watches: the tunnel can't go on.
+		// Out of kernel memory or max_user_watches: the tunnel can't continue.
 		c.watched = false
 		if entry := c.poller.conns[c.fd]; entry.leg != nil {
 			entry.leg.sock.fail(err)

@@ -16,21 +16,21 @@ type party struct {
 	turn    *list.Element
 	outside list.List // of *visit, in the order of accept
 
-	inOrder, inEntry, inQueues int // where it is in the door's rankings
+	inOrder, inEntry, inQueues int // index in the door's rankings
 }
 
-// sharePrice is what a connection may cost and count as one. It is more than that of
-// any client's that means well, whose body and a record of it are awaited included, so
-// that who is further on counts no more than who has just come.
+// sharePrice is the most that a connection may cost and still count as one. It exceeds
+// that of any well-behaved client, including a body and a record that are awaited, so
+// that connections that are further on do not count more than new ones.
 const sharePrice = 64 << 10 // bytes
 
-// shares is what a connection counts among those of its address.
+// shares is how much a connection counts within its address.
 func (v *visit) shares() int { return 1 + int(v.price/sharePrice) }
 
-// countsForParty reports whether v is one for which its address may lose one.
+// countsForParty reports whether the address may lose a connection for v.
 func (v *visit) countsForParty() bool { return phases[v.phase].stalled || v.phase == phaseReady }
 
-// What follows is called with door.mu held.
+// The following are called with door.mu held.
 
 func (d *door) partyOf(key clientKey) *party {
 	p := d.parties[key]
@@ -49,7 +49,7 @@ func (d *door) forget(p *party) {
 	}
 }
 
-// reorder follows a change of what p has.
+// reorder updates the rankings after a change of p.
 func (d *door) reorder(p *party) {
 	heap.Fix(&d.order, p.inOrder)
 	if p.outside.Len() > 0 {
@@ -58,21 +58,21 @@ func (d *door) reorder(p *party) {
 	}
 }
 
-// full reports whether no more connections may be open. Those outside are not open
-// in that sense, and those that end will not be for long.
+// full reports whether the limit of open connections is reached. It ignores connections
+// outside, and those that are ending.
 func (d *door) full() bool { return d.open-d.outside-d.leaving >= d.limit }
 
-// wantsFiles reports whether there are no descriptors for so many connections more.
-// Each connection has one, and tunnels and those that are Served or with the pages
-// need a second one.
+// wantsFiles reports whether descriptors for this many more connections are lacking.
+// Each connection has one; tunnels, and connections in Served, Body or Pages, need a
+// second one.
 func (d *door) wantsFiles(more int) bool {
 	second := d.open - len(d.visits) + d.served - d.again.Len()
 	return d.open-d.leaving+second+more > 2*d.limit
 }
 
-// closeOutside closes the last connection that is outside of the address that has
-// most, if it has at least two more than p, and reports whether there was one. Nil is
-// for nobody's sake. Those that are stalled count as well.
+// closeOutside closes the last outside connection of the address with the most, if it
+// has at least two more than p, and reports whether there was one. With p nil, the
+// comparison is dropped. Stalled connections count as well.
 func (d *door) closeOutside(p *party) bool {
 	if d.queues.Len() == 0 {
 		return false
@@ -85,16 +85,14 @@ func (d *door) closeOutside(p *party) bool {
 	return true
 }
 
-// makePlace gives up connections until there is a place for one more of p. It returns
-// false where there is none.
+// makePlace gives up connections until p can have one more, or returns false.
 func (d *door) makePlace(p *party) bool {
 	price := phases[phaseHello].price
 	return (!d.full() || d.giveUpFor(p) || d.giveUpKept()) && d.makeRoom(p, price, helloShare)
 }
 
-// makeRoom gives up stalled connections until there is room for so many bytes more,
-// for a connection of p, in so much of the room. It returns false where there is
-// none.
+// makeRoom gives up stalled connections until there is room for this many bytes more,
+// for a connection of p, within the given share of the room, or returns false.
 func (d *door) makeRoom(p *party, bytes, sixteenths int64) bool {
 	for d.reserved+bytes > int64(d.slots)*roomPerSlot/wholeRoom*sixteenths {
 		if !d.giveUpFor(p) {
@@ -104,7 +102,7 @@ func (d *door) makeRoom(p *party, bytes, sixteenths int64) bool {
 	return true
 }
 
-// mayMakeRoom reports whether makeRoom would give up anybody, or need not.
+// mayMakeRoom reports whether makeRoom would succeed, or is not needed.
 func (d *door) mayMakeRoom(p *party, bytes, sixteenths int64) bool {
 	return d.reserved+bytes <= int64(d.slots)*roomPerSlot/wholeRoom*sixteenths || d.givesWay(p) != nil
 }
@@ -118,7 +116,7 @@ func (d *door) giveUpFor(p *party) bool {
 	return v != nil
 }
 
-// givesWay is who is given up for one of p, nil where nobody is.
+// givesWay returns the connection to give up for one of p, or nil.
 func (d *door) givesWay(p *party) *visit {
 	if v := d.most(); v != nil && v.party.shares > p.shares+1 {
 		return v
@@ -129,10 +127,10 @@ func (d *door) givesWay(p *party) *visit {
 	return nil
 }
 
-// dueFor is when v may be given up for one of p; nil is any other address. The more
-// addresses wait outside, the less patience is there: a quarter is left when they are
-// half as many as are stalled. An address competes with itself at full patience, or a
-// crowd behind it would throw out whoever is far away.
+// dueFor is when v may be given up for one of p; nil stands for any other address. The
+// more addresses wait outside, the shorter the patience: a quarter is left when half as
+// many addresses wait as connections are stalled. Within one address the patience is
+// full; otherwise a crowd behind it would push out its distant members.
 func (d *door) dueFor(v *visit, p *party) time.Time {
 	if v.party == p {
 		return v.due
@@ -144,7 +142,7 @@ func (d *door) dueFor(v *visit, p *party) time.Time {
 	return v.due.Add(left - patience)
 }
 
-// most is who is given up first of the party with most shares.
+// most is the first connection to give up of the party with the most shares.
 func (d *door) most() *visit {
 	if d.order.Len() == 0 {
 		return nil
@@ -153,13 +151,13 @@ func (d *door) most() *visit {
 	if v := p.stalled.first(); v != nil {
 		return v
 	}
-	if e := p.ready.Back(); e != nil { // the others are before it
+	if e := p.ready.Back(); e != nil { // the others precede it
 		return e.Value.(*visit)
 	}
 	return nil
 }
 
-// giveUpKept gives up the connection that is Kept for longest.
+// giveUpKept gives up the connection that has been Kept longest.
 func (d *door) giveUpKept() bool {
 	e := d.kept.Front()
 	if e != nil {
@@ -168,14 +166,14 @@ func (d *door) giveUpKept() bool {
 	return e != nil
 }
 
-// giveUp takes v off its phase at once. Its goroutine closes it.
+// giveUp removes v from its phase at once. Its goroutine closes it.
 func (d *door) giveUp(v *visit) {
 	was, waits := v.phase, v.phase == phaseReady || v.grows()
 	d.unset(v)
 	v.givenUp = true
 	d.leaving++
 	switch was {
-	case phaseBody: // net/http sets deadlines of its own
+	case phaseBody: // net/http sets its own deadlines
 		v.conn.Close()
 	default:
 		v.conn.SetDeadline(longAgo)
@@ -188,11 +186,11 @@ func (d *door) giveUp(v *visit) {
 	}
 }
 
-// all is what counts where too many are outside.
+// all is the count for the limit outside.
 func (p *party) all() int { return p.shares + p.outside.Len() }
 
-// loses is the order of those who lose a connection: the party with most shares
-// first, and of equal ones that whose first connection is due first.
+// loses orders parties by who loses a connection first: most shares first, and of equal
+// ones the one whose first connection is due first.
 func loses(a, b *party) bool {
 	if a.shares != b.shares || a.stalled.Len() == 0 || b.stalled.Len() == 0 {
 		return a.shares > b.shares
@@ -200,8 +198,8 @@ func loses(a, b *party) bool {
 	return a.stalled.first().due.Before(b.stalled.first().due)
 }
 
-// comesIn is the order of those outside: the party with fewest shares first, and of
-// equal ones that which waits for longest.
+// comesIn orders parties with connections outside: fewest shares first, and of equal
+// ones the one that has waited longest.
 func comesIn(a, b *party) bool {
 	if a.shares != b.shares {
 		return a.shares < b.shares
@@ -209,8 +207,8 @@ func comesIn(a, b *party) bool {
 	return a.outside.Front().Value.(*visit).until.Before(b.outside.Front().Value.(*visit).until)
 }
 
-// hasMore is the order of those outside where there are too many of them.
+// hasMore orders parties for the limit outside.
 func hasMore(a, b *party) bool { return a.all() > b.all() }
 
-// endsFirst is the order of those that are stalled: the one whose patience ends first.
+// endsFirst orders stalled connections by the end of their patience.
 func endsFirst(a, b *visit) bool { return a.due.Before(b.due) }

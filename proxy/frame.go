@@ -32,8 +32,8 @@ const (
 	// maxKeep bounds scanner.keep.
 	maxKeep = 256
 
-	// maxHeld bounds what a scanner leaves for the next call: the start of a
-	// data frame, which is more than of a control frame.
+	// maxHeld bounds what a scanner leaves for the next call: the start of a data
+	// frame, which may be longer than a control frame.
 	maxHeld = maxHeader + maxKeep
 )
 
@@ -42,17 +42,16 @@ type header struct {
 	fin    bool
 	opcode byte
 	masked bool
-	key    [4]byte // masking key, where masked
+	key    [4]byte // masking key, if masked
 	length int64   // bytes of payload
 	size   int     // bytes of the header itself
 }
 
 func (h header) control() bool { return h.opcode&0x8 != 0 }
 
-// parseHeader decodes the header at the start of b. It returns a size of 0
-// where b is too short to tell, and an error for what RFC 6455, section 5.2
-// forbids on any connection without extensions; who must mask is the
-// caller's to check.
+// parseHeader decodes the header at the start of b. The size is 0 if b is too short. It
+// returns an error for headers that RFC 6455, section 5.2, forbids without extensions;
+// the caller checks masking.
 func parseHeader(b []byte) (header, error) {
 	var h header
 	if len(b) < 2 {
@@ -109,7 +108,7 @@ func parseHeader(b []byte) (header, error) {
 	return h, nil
 }
 
-// appendHeader encodes h in its shortest form; h.size is not looked at.
+// appendHeader encodes h in its shortest form; it ignores h.size.
 func appendHeader(b []byte, h header) []byte {
 	first, mask := h.opcode, byte(0)
 	if h.fin {
@@ -134,8 +133,8 @@ func appendHeader(b []byte, h header) []byte {
 	return b
 }
 
-// appendFrame appends a whole final frame of ours. A frame for an upstream is
-// masked with key; for a client key is nil.
+// appendFrame appends a complete final frame of our own. For an upstream it is masked
+// with key; for a client, key is nil.
 func appendFrame(b []byte, opcode byte, payload []byte, key *[4]byte) []byte {
 	h := header{fin: true, opcode: opcode, length: int64(len(payload))}
 	if key != nil {
@@ -150,8 +149,8 @@ func appendFrame(b []byte, opcode byte, payload []byte, key *[4]byte) []byte {
 	return b
 }
 
-// applyMask masks or unmasks a part of a payload, which begins with byte at of
-// it (RFC 6455, section 5.3).
+// applyMask masks or unmasks a part of a payload that begins at byte at (RFC 6455,
+// section 5.3).
 func applyMask(payload []byte, key [4]byte, at int) {
 	wide := wideKey(key, at)
 	for len(payload) >= 8 {
@@ -170,8 +169,7 @@ func wideKey(key [4]byte, at int) uint64 {
 	return uint64(k) | uint64(k)<<32
 }
 
-// A protocolError is a breach of RFC 6455 by the peer whose frames were
-// scanned, with the status code that it earns.
+// A protocolError is a violation of RFC 6455 by the peer, with its status code.
 type protocolError struct {
 	code   uint16
 	reason string
@@ -179,45 +177,42 @@ type protocolError struct {
 
 func (e *protocolError) Error() string { return e.reason }
 
-// A scanner follows the frames that one peer sends, and cuts what it sends into
-// pieces. It is a plain value without buffers; what it can't use yet stays with
-// the caller. Payloads are not changed, and of their content only one thing is
-// checked: text is UTF-8.
+// A scanner follows the frames of one peer and splits its input into pieces. It is a
+// plain value without buffers; the caller keeps input that it can't use yet. It does
+// not change payloads, and checks only that text is UTF-8.
 type scanner struct {
 	fromClient bool // frames must be masked; from an upstream they must not be
 	started    bool // within a fragmented message
-	closed     bool // a Close frame has gone by, or an error: nothing may follow it
+	closed     bool // after a Close frame or an error: nothing may follow
 	text       utf8Checker
-	opcode     byte    // of the message under way
-	key        [4]byte // masking key of the frame under way
-	keep       uint16  // how much of a message is to be seen at once, if it may matter; 1 to maxKeep
+	opcode     byte    // of the current message
+	key        [4]byte // masking key of the current frame
+	keep       uint16  // how many bytes at the start of a message must be seen together, if they may matter; 1 to maxKeep
 	limit      int64   // bytes of one message; 0: no limit
-	length     int64   // payload bytes of the frame under way
-	left       int64   // those of them that are still to come
-	message    int64   // payload bytes of the message under way, this frame's included
+	length     int64   // payload bytes of the current frame
+	left       int64   // those that are still to come
+	message    int64   // payload bytes of the current message, including this frame
 	frames     int64   // data frames and control frames seen
 }
 
-// A piece is a part of what a peer sent: a whole control frame, or so much of
-// one data frame as is there; the opcode of a further piece of a frame is that of
-// a continuation. Pieces come in the order of the wire, and none
-// spans two frames: what a tunnel decides when it sees how a frame begins holds
-// for all of that frame, and for nothing before it.
+// A piece is a part of a peer's input: a whole control frame, or as much of one data
+// frame as has arrived; later pieces of a frame have the opcode of a continuation.
+// Pieces come in wire order, and none spans two frames: so a decision at the start of a
+// frame applies to all of that frame and to nothing before it.
 type piece struct {
 	header         // of its frame
-	wire    []byte // as it came
+	wire    []byte // as received
 	payload []byte // the part of wire that is payload; masked if the frame is
-	at      int64  // how much of the frame's payload came before
-	message byte   // opcode of the message; a control frame's own
-	empty   bool   // ends a message that has no payload at all
+	at      int64  // offset in the frame's payload
+	message byte   // opcode of the message, or of a control frame
+	empty   bool   // ends a message without any payload
 }
 
-// begins reports whether a message begins with p. Then payload has the first
-// bytes of it: scanner.keep of them where they may matter, or all that the first
-// frame has.
+// begins reports whether p begins a message. Then payload has its first bytes:
+// scanner.keep of them if they may matter, or all that the first frame has.
 func (p *piece) begins() bool { return !p.control() && p.opcode != opContinuation }
 
-// unmasked appends the payload to b, in the clear.
+// unmasked appends the unmasked payload to b.
 func (p *piece) unmasked(b []byte) []byte {
 	from := len(b)
 	b = append(b, p.payload...)
@@ -227,28 +222,27 @@ func (p *piece) unmasked(b []byte) []byte {
 	return b
 }
 
-// atBoundary reports whether the last piece ends its frame, so that a control
-// frame of ours may follow.
+// atBoundary reports whether the last piece ends its frame, so that we may send a
+// control frame.
 func (s *scanner) atBoundary() bool { return s.left == 0 }
 
-// betweenMessages reports whether a data frame of ours may follow, too.
+// betweenMessages reports whether we may also send a data frame.
 func (s *scanner) betweenMessages() bool { return s.left == 0 && !s.started }
 
-// forget gives up the frame that is under way, of which nothing went on: the rest of
-// its message will not come, whatever the frame said of that. With whole true the same
-// is true of the message, and then it is as if that had never begun.
+// forget drops the current frame, of which nothing was passed on: the rest of its
+// message will not come. With whole, nothing of the message was passed on either, as if
+// it had never begun.
 func (s *scanner) forget(whole bool) {
 	s.left, s.started, s.message, s.text = 0, !whole, 0, utf8Checker{}
 }
 
-// next takes the next piece off b. It returns how many bytes it used; 0 where
-// more are needed: then b, at most maxHeld bytes, must stand before the next
-// call's bytes. It waits for the whole of a control frame, and for the first
-// bytes of a payload behind its header: a peer that writes the two apart shall
-// not cost two TLS records, and the caller sees how a message begins.
+// next takes the next piece off b and returns how many bytes it used, or 0 if it needs
+// more: then b, at most maxHeld bytes, must precede the input of the next call. It
+// waits for a complete control frame, and for the first bytes of payload after a
+// header: a peer that writes the two separately must not cost two TLS records, and the
+// caller sees how a message begins.
 //
-// After an error, or once a Close frame has gone by, it uses up everything; the
-// piece then is empty.
+// After an error or a Close frame, it consumes all input and the piece is empty.
 func (s *scanner) next(b []byte) (p piece, used int, err error) {
 	switch {
 	case s.closed:
@@ -287,7 +281,7 @@ func (s *scanner) next(b []byte) (p piece, used int, err error) {
 	return p, len(p.wire), nil
 }
 
-// begin enters a data frame.
+// begin starts a data frame.
 func (s *scanner) begin(h header) {
 	if h.opcode != opContinuation {
 		s.opcode, s.message, s.text = h.opcode, 0, utf8Checker{}
@@ -296,7 +290,7 @@ func (s *scanner) begin(h header) {
 	s.message += h.length
 }
 
-// control takes a control frame, once it is whole.
+// control takes a control frame, once it is complete.
 func (s *scanner) control(b []byte, p piece) (piece, int, error) {
 	end := p.size + int(p.length)
 	if end > len(b) {
@@ -318,9 +312,9 @@ func (s *scanner) refuse(b []byte, err error) (piece, int, error) {
 	return piece{}, len(b), err
 }
 
-// wanted is how much of a payload that begins with head is to be there before
-// any of it goes on: keep, if that could tell us something, else 1. Stanzas,
-// which nearly all messages are, tell nothing.
+// wanted is how many bytes of a payload that begins with head must arrive before any of
+// it is passed on: keep if they could matter, otherwise 1. Nearly all messages are
+// stanzas, which never matter.
 func (s *scanner) wanted(head []byte) int64 {
 	head = bytes.TrimLeft(head, " \t\r\n")
 	switch {
@@ -332,7 +326,7 @@ func (s *scanner) wanted(head []byte) int64 {
 	return int64(s.keep)
 }
 
-// check holds a header against who sent it and what came before.
+// check checks a header against its sender and the preceding frames.
 func (s *scanner) check(h header) error {
 	if h.masked != s.fromClient {
 		if s.fromClient {
@@ -359,8 +353,8 @@ func (s *scanner) check(h header) error {
 	return nil
 }
 
-// checkClose looks at a Close frame's payload: empty, or a status code that may
-// stand on the wire and a reason in UTF-8 (RFC 6455, sections 5.5.1 and 7.4).
+// checkClose checks a Close frame's payload: empty, or a valid status code and a reason
+// in UTF-8 (RFC 6455, sections 5.5.1 and 7.4).
 func checkClose(p *piece) error {
 	var buf [maxControl]byte
 	plain := p.unmasked(buf[:0])
@@ -376,8 +370,8 @@ func checkClose(p *piece) error {
 	return nil
 }
 
-// closeCode returns the status code of a Close frame's payload, masked as it came, 1005 (RFC 6455, section
-// 7.4.1: no status code) where it has none.
+// closeCode returns the status code in a Close frame's masked payload, or 1005 (no
+// status code; RFC 6455, section 7.4.1).
 func closeCode(h header, payload []byte) uint16 {
 	if len(payload) < 2 {
 		return codeNone
@@ -385,8 +379,8 @@ func closeCode(h header, payload []byte) uint16 {
 	return binary.BigEndian.Uint16([]byte{payload[0] ^ h.key[0], payload[1] ^ h.key[1]})
 }
 
-// validCode reports whether a status code may stand in a Close frame: those of
-// the IANA registry that are not for local use, and the private ranges.
+// validCode reports whether a status code may appear in a Close frame: those in the
+// IANA registry that are not for local use, and the private ranges.
 func validCode(code uint16) bool {
 	switch {
 	case code >= 3000 && code <= 4999:

@@ -11,19 +11,19 @@ import (
 )
 
 const (
-	// greetingTimeout is how long a client has for its first start tag, where
-	// XMPP is spoken.
+	// greetingTimeout is how long a client has for its first start tag, if XMPP is
+	// spoken.
 	greetingTimeout = 10 * time.Second
 
 	// maxGreeting bounds what is kept of the client's frames for another node.
 	maxGreeting = 2 * xmpp.MaxOpen // bytes
 
-	// answerTimeout is how long an upstream's first words are held back for the
-	// ones that would make a redirect of them. Tigase writes both at once.
+	// answerTimeout is how long an upstream's first words are held back because they
+	// may be a redirect. Tigase writes both at once.
 	answerTimeout = time.Second
 
-	// maxBegins is how much of the client's first words tells what they are
-	// meant to be, white space in front included.
+	// maxBegins is how many of the client's first bytes show what they are meant to be,
+	// including leading white space.
 	maxBegins = 64 // bytes
 )
 
@@ -34,20 +34,20 @@ const (
 //	             │         └─redirect─┼─┘
 //	             └────────────────────┘
 //
-// In awaited nothing came from the client yet, and the tunnel owns no
-// greeting. In tag its first start tag is not whole yet. In dialling the client is
-// not read. In answer the upstream's messages are held until it is clear that it
-// keeps the stream. Over, frames go through; when the upstream opens the stream
-// again, as after SASL, or ends it, there is another answer to be read.
+// In awaited, nothing has come from the client, and the tunnel has no greeting. In tag,
+// its first start tag is incomplete. In dialling, the client is not read. In answer,
+// the upstream's messages are held until it is clear that it keeps the stream. In over,
+// frames pass; when the upstream opens the stream again, as after SASL, or ends it,
+// another answer is read.
 //
-// The rule is: where XMPP is spoken there is no stream without a good start tag
-// within greetingTimeout of the 101, and the node sees nothing of the client's
-// before. XMPP is spoken by an upstream that says so (upstream.GroupOptions.XMPP),
-// where the vhost wants to know `to`, and where the client is to be sent elsewhere.
+// Rule: if XMPP is spoken, a stream needs a valid start tag within greetingTimeout of
+// the 101, and the node sees nothing of the client's before it. XMPP is spoken if the
+// upstream says so (upstream.GroupOptions.XMPP), if the vhost needs `to`, and if the
+// client is to be redirected.
 //
-// Any other upstream gets everything. The gate reads along, to be able to repair
-// redirects and to speak the client's framing; there a client that begins a start
-// tag is held to it as well.
+// Any other upstream gets everything. The gate reads along, to repair redirects and to
+// use the client's framing; if the client begins a start tag there, it must be valid
+// too.
 type stage uint8
 
 const (
@@ -58,44 +58,44 @@ const (
 	stageOver
 )
 
-// A greeting is what a tunnel knows of its first words, until they are said.
+// A greeting is the state of a tunnel's first words.
 type greeting struct {
-	frames  []byte // the client's, as they came
+	frames  []byte // the client's, as received
 	pending bool   // the upstream has not seen them
-	said    int    // bytes of payload in them
-	begins  []byte // those, the first maxBegins
+	said    int    // payload bytes in them
+	begins  []byte // the first maxBegins of those
 	open    xmpp.OpenReader
-	tag     xmpp.Open // once it is whole
+	tag     xmpp.Open // once it is complete
 	tagged  bool
 
 	answers []byte // the upstream's frames, held back
-	whole   int    // how many bytes of them are whole messages
+	whole   int    // how many bytes of them are complete messages
 	answer  xmpp.AnswerReader
 
-	giveUp context.CancelFunc // of the dial under way
+	giveUp context.CancelFunc // of the dial in progress
 
 	trail upstream.Trail
-	again bool // the client has got some of the answers: an opening
+	again bool // the client has received some of the answers: an opening
 }
 
-// errNoTag is the error of a client that kept the gate waiting.
+// errNoTag is the error of a client that sent no start tag in time.
 var errNoTag = &xmpp.StreamError{Condition: xmpp.ConnectionTimeout, Text: "no start tag in time"}
 
-// streamState is what a tunnel knows of the XMPP stream on it.
+// streamState is the state of the XMPP stream on a tunnel.
 type streamState struct {
 	framing   xmpp.Framing
-	opened    bool              // the client has got an opening
+	opened    bool              // the client has received an opening
 	closed    bool              // and the end of the stream
-	resumable bool              // XEP-0198: the client may come back to it
-	loggedIn  bool              // no login is to come any more
-	login     *xmpp.LoginReader // reads the upstream's message under way; nil: there is none, or nobody wants to know
+	resumable bool              // XEP-0198: the client may resume it
+	loggedIn  bool              // no more logins can follow
+	login     *xmpp.LoginReader // reads the current message of the upstream; nil: none, or not needed
 
-	// unanswered is the gate's answer to an opening of the client's that nobody
-	// has answered yet.
+	// unanswered is the gate's answer to an opening of the client's that has no answer
+	// yet.
 	unanswered *xmpp.Stream
 }
 
-// noticed takes note of a message of the upstream that begins with a word.
+// noticed records a message of the upstream that begins with word.
 func (s *streamState) noticed(word xmpp.Word, head []byte) {
 	switch word {
 	case xmpp.OpenWord:
@@ -111,15 +111,15 @@ func (s *streamState) noticed(word xmpp.Word, head []byte) {
 	}
 }
 
-// opening notes that the client gets the upstream's opening.
+// opening records that the client gets the upstream's opening.
 func (s *streamState) opening(framing xmpp.Framing) {
-	if s.closed { // another stream, on which another login may come
+	if s.closed { // another stream, which may have another login
 		s.loggedIn = false
 	}
 	s.opened, s.closed, s.unanswered, s.framing = true, false, nil, framing
 }
 
-// greet takes a piece of what the client sends in the stages before over.
+// greet takes a piece from the client in the stages before over.
 func (t *tunnel) greet(p *piece) {
 	if t.greeting == nil {
 		t.greeting = &greeting{pending: t.strict()}
@@ -160,9 +160,8 @@ func (t *tunnel) greet(p *piece) {
 // errTooLong is the error of a start tag in more frames than are kept.
 var errTooLong = &xmpp.StreamError{Condition: xmpp.PolicyViolation, Text: "the start of the stream is too long"}
 
-// hear reads on in the start tag. A message is text (RFC 7395, section 3.2), and
-// the first one says something. Once the tag is whole, behind is what the piece has
-// behind it.
+// hear reads more of the start tag. Messages are text (RFC 7395, section 3.2), and the
+// first must not be empty. Once the tag is complete, behind is the rest of the piece.
 func (g *greeting) hear(p *piece) (behind []byte, err error) {
 	switch {
 	case p.control() || len(p.payload) == 0 && !p.empty:
@@ -182,14 +181,13 @@ func (g *greeting) hear(p *piece) (behind []byte, err error) {
 	return behind, err
 }
 
-// noTag is for a client whose first words are no start of a stream, or that has
-// not said them in time.
+// noTag handles first words that do not start a stream, or did not come in time.
 func (t *tunnel) noTag(why reason, err error) {
 	if t.strict() || t.greeting.triesToOpen() {
 		t.refuse(why, err)
 		return
 	}
-	t.endGreeting() // the upstream has seen it all
+	t.endGreeting() // the upstream has seen all of it
 }
 
 // refuse ends a stream that has not begun.
@@ -202,7 +200,7 @@ func (t *tunnel) refuse(why reason, err error) {
 	t.refuseStream(why, condition, text)
 }
 
-// conditionOf is the stream error for a client that is refused.
+// conditionOf is the stream error for a refused client.
 func conditionOf(why reason, err error) (xmpp.Condition, string) {
 	if se, ok := errors.AsType[*xmpp.StreamError](err); ok {
 		return se.Condition, se.Text
@@ -213,8 +211,8 @@ func conditionOf(why reason, err error) (xmpp.Condition, string) {
 	return xmpp.UndefinedCondition, ""
 }
 
-// triesToOpen reports whether the client's first words are at least the
-// beginning of a start tag: what is wrong with that is wrong for everybody.
+// triesToOpen reports whether the client's first words at least begin a start tag: a
+// bad one is wrong for every server.
 func (g *greeting) triesToOpen() bool {
 	begins := bytes.TrimLeft(g.begins, " \t\r\n")
 	for _, start := range []string{"<open", "<stream", "<?xml"} {
@@ -225,8 +223,8 @@ func (g *greeting) triesToOpen() bool {
 	return false
 }
 
-// goodTag decides what becomes of a stream, by its start tag. Behind is what the
-// client said in the same piece.
+// goodTag decides about a stream by its start tag. behind is the rest of the same
+// piece.
 func (t *tunnel) goodTag(behind []byte) {
 	t.greetBy = 0
 	vhost := t.info.vhost
@@ -264,8 +262,8 @@ func (t *tunnel) goodTag(behind []byte) {
 	t.awaitAnswer()
 }
 
-// awaitAnswer follows the client's first words to a node, whose answer could be
-// a redirect.
+// awaitAnswer follows the client's first words to a node whose answer may be a
+// redirect.
 func (t *tunnel) awaitAnswer() {
 	if t.info.vhost.Redirects() == "off" {
 		t.endGreeting()
@@ -276,9 +274,8 @@ func (t *tunnel) awaitAnswer() {
 	g.answers, g.whole, g.answer = nil, 0, xmpp.AnswerReader{}
 }
 
-// releaseAnswers gives the client the answers that are held in stageAnswer; in other
-// stages it does nothing. A message that has not been seen to its end stays: it may
-// yet be a redirect.
+// releaseAnswers passes on the answers that are held in stageAnswer; in other stages it
+// does nothing. An incomplete message stays, because it may still be a redirect.
 func (t *tunnel) releaseAnswers() {
 	if t.stage != stageAnswer {
 		return
@@ -299,15 +296,15 @@ func (t *tunnel) releaseAnswers() {
 	t.acceptAnswers()
 }
 
-// noticeOpening notes an opening among the answers whose first frame was too short to
-// tell.
+// noticeOpening records an opening among answers whose first frame was too short to
+// show it.
 func (g *greeting) noticeOpening(s *streamState) {
 	if open := g.answer.Feed(nil).Open; !s.opened && open != (xmpp.Open{}) {
 		s.opening(open.Framing)
 	}
 }
 
-// acceptAnswers ends the greeting in stageAnswer: the answers are no redirect.
+// acceptAnswers ends the greeting in stageAnswer: the answers are not a redirect.
 func (t *tunnel) acceptAnswers() {
 	answers := t.greeting.answers
 	t.greeting.noticeOpening(&t.stream)
@@ -320,7 +317,7 @@ func (t *tunnel) endGreeting() {
 	t.stage, t.greeting, t.greetBy, t.info.request = stageOver, nil, 0, nil
 }
 
-// answered takes a piece of a message of the upstream that began in stageAnswer.
+// answered takes a piece of an upstream's message that began in stageAnswer.
 func (t *tunnel) answered(p *piece) {
 	g := t.greeting
 	if len(g.answers) == 0 {
@@ -333,16 +330,16 @@ func (t *tunnel) answered(p *piece) {
 	switch answer := g.answer.Feed(p.payload); {
 	case answer.Verdict == xmpp.Redirected:
 		t.sentElsewhere(p, answer.SeeOther)
-	case t.ends.Held() > 0: // the rest will tell
+	case t.ends.Held() > 0: // the rest will show
 	case answer.Verdict != xmpp.Undecided, len(g.answers) > maxGreeting:
 		t.acceptAnswers()
 	}
 }
 
-// sentElsewhere repairs a redirect, which a piece of the upstream's completes: the
-// address in it is an inner one, and the client gets nothing of it. The stream goes to
-// that node if it is one of ours and the client has got nothing of this one, or its
-// client to the node's public address, or nowhere.
+// sentElsewhere repairs a redirect that a piece of the upstream's completes. Its
+// address is internal, and the client gets nothing of it. The stream goes to that node
+// if it is one of ours and the client has received nothing of this one; otherwise the
+// client is sent to the node's public address, or the stream ends.
 func (t *tunnel) sentElsewhere(p *piece, to string) {
 	g, vhost, w := t.greeting, t.info.vhost, t.client.sock.turn
 	boundary, between := t.clientBefore(p)
@@ -351,7 +348,7 @@ func (t *tunnel) sentElsewhere(p *piece, to string) {
 	stream := xmpp.Stream{Framing: t.stream.framing, Opened: t.stream.opened}
 	var trail upstream.Trail
 	switch {
-	case fresh: // what the node said stays here
+	case fresh: // the node's words stay here
 		if t.info.upstream != nil {
 			g.trail.Add(t.info.upstream)
 		}
@@ -366,13 +363,13 @@ func (t *tunnel) sentElsewhere(p *piece, to string) {
 	t.ends = xmpp.Redirects{}
 	t.upstream.scan.forget(between)
 	switch {
-	case !boundary: // half a frame went before
+	case !boundary: // half a frame has been passed on
 		if t.why == reasonNone {
 			t.upstream.err = vhost.LoseRedirect(to, node, trail)
 		}
 		t.cutOff()
 		t.endFor(reasonRedirectLost, w.now+closeTimeout)
-	case t.why != reasonNone: // it ends already
+	case t.why != reasonNone: // it is ending already
 		if t.answerClose(); !t.client.closeSent {
 			t.cutOff()
 		}
@@ -391,8 +388,8 @@ func (t *tunnel) sentElsewhere(p *piece, to string) {
 	}
 }
 
-// clientBefore says where the client was before a piece of the upstream's: behind a
-// whole frame, and behind a whole message.
+// clientBefore says whether the client was at the end of a frame, and at the end of a
+// message, before a piece of the upstream's.
 func (t *tunnel) clientBefore(p *piece) (boundary, between bool) {
 	switch {
 	case t.answering:
@@ -403,8 +400,8 @@ func (t *tunnel) clientBefore(p *piece) (boundary, between bool) {
 	return p.at == 0, p.begins()
 }
 
-// giveClient passes a piece of the upstream's on, but for what may be the beginning of
-// a redirect.
+// giveClient passes a piece of the upstream's on, except for a possible beginning of a
+// redirect.
 func (t *tunnel) giveClient(p *piece) {
 	held := t.ends.Held()
 	switch {
@@ -440,7 +437,7 @@ func (t *tunnel) refuseStream(why reason, condition xmpp.Condition, text string)
 	t.endStream(why, t.reply().Error(condition, text))
 }
 
-// reply is the stream in which the gate answers first words itself.
+// reply is the stream in which the gate itself answers first words.
 func (t *tunnel) reply() xmpp.Stream {
 	switch g := t.greeting; {
 	case g == nil:
@@ -452,9 +449,8 @@ func (t *tunnel) reply() xmpp.Stream {
 	}
 }
 
-// endStream says these messages, and then the Close frame of the reason. An
-// upstream that spoke before it was asked may have left a message half said:
-// then there is no place for others.
+// endStream sends these messages, and then the Close frame for the reason. If an
+// upstream has left a message incomplete, no others can be sent.
 func (t *tunnel) endStream(why reason, messages [][]byte) {
 	w := t.client.sock.turn
 	t.endGreeting()
@@ -477,14 +473,14 @@ func (t *tunnel) dial(dial func(context.Context, *upstream.Request) (*upstream.C
 	t.info.server.redial(t, dial)
 }
 
-// giveUp ends the dial of a tunnel that has ended itself.
+// giveUp cancels the dial of a tunnel that has ended.
 func (t *tunnel) giveUp() {
 	if g := t.greeting; g != nil && g.giveUp != nil {
 		g.giveUp()
 	}
 }
 
-// dialled is a turn that the Server begins: the upstream has said 101.
+// dialled is a turn that the Server starts after the upstream's 101.
 func (t *tunnel) dialled(w *turn, up *upstream.Conn) {
 	t.begin(w)
 	t.info.upstream = up
@@ -502,7 +498,7 @@ func (t *tunnel) dialled(w *turn, up *upstream.Conn) {
 	t.settle(w)
 }
 
-// dialFailed is the other one.
+// dialFailed is the turn after a failed dial.
 func (t *tunnel) dialFailed(w *turn, err error) {
 	t.begin(w)
 	if t.why == reasonNone {
@@ -515,11 +511,11 @@ func (t *tunnel) dialFailed(w *turn, err error) {
 // wantsTag reports whether the gate itself needs the start tag.
 func (t *tunnel) wantsTag() bool { return t.info.vhost.ReadsTo() || t.info.elsewhere != "" }
 
-// strict reports whether the upstream is to see nothing before a good start tag.
+// strict reports whether the upstream may see nothing before a valid start tag.
 func (t *tunnel) strict() bool { return t.wantsTag() || t.info.vhost.XMPP() }
 
-// holds reports whether a tunnel that is closing keeps the client's words to
-// itself: they were held before, or would be refused.
+// holds reports whether a closing tunnel keeps the client's words back: they were held
+// before, or would be refused.
 func (t *tunnel) holds() bool {
 	if g := t.greeting; g != nil {
 		return g.pending
@@ -527,13 +523,13 @@ func (t *tunnel) holds() bool {
 	return t.strict()
 }
 
-// paused reports whether the client is not read, for what it said so far waits
-// for a dial.
+// paused reports whether the client is not read because its first words wait for a
+// dial.
 func (t *tunnel) paused() bool { return t.stage == stageDialling && t.why == reasonNone }
 
-// lastWords are what a stream's client is told before a Close frame of ours: a
-// stream error and the stream's end. A stream that can be resumed gets neither
-// (XEP-0198, section 5), nor does one that has ended.
+// lastWords are sent to a stream's client before our Close frame: a stream error and
+// the stream's end. A stream that can be resumed (XEP-0198, section 5) or has ended
+// gets neither.
 func (t *tunnel) lastWords(condition xmpp.Condition, text string) [][]byte {
 	s := &t.stream
 	switch {

@@ -21,32 +21,32 @@ type LoginFailures struct {
 
 func (l LoginFailures) on() bool { return l.Count > 0 && l.Period > 0 }
 
-// each is how long it takes until one failure is forgotten.
+// each is the time until one failure is forgotten.
 func (l LoginFailures) each() time.Duration { return max(l.Period/time.Duration(max(l.Count, 1)), 1) }
 
 const (
-	// maxGuarded bounds the addresses that a guard remembers, each about 150
-	// bytes. Whoever has more than that at hand is stopped by none of it.
+	// maxGuarded bounds the addresses that a guard remembers, each about 150 bytes. An
+	// attacker with more addresses cannot be stopped this way anyway.
 	maxGuarded = 4096
 
 	// maxSlow bounds what a slowed client waits after a failure.
 	maxSlow = 10 * time.Second
 )
 
-// A guard counts failed logins by client address, for the XMPP server behind
-// the gate sees one address only: the gate's.
+// A guard counts failed logins by client address, because the XMPP server behind the
+// gate sees only the gate's.
 //
-// What it keeps of an address is the moment at which its failures are
-// forgotten: each one moves that by Period/Count, and once it is a whole Period
-// away, the address is refused until then. So an address that is let in again
-// begins anew. From half of Count on, each failure costs a wait, which doubles.
+// For each address it keeps the time when its failures are forgotten. Each failure
+// moves it by Period/Count; once it is a whole Period away, the address is refused
+// until then. After that it starts afresh. From half of Count on, each failure costs a
+// wait, which doubles.
 //
-// Nothing but time takes failures back. If a login did that succeeds, whoever
-// has one account could guess on for ever.
+// Only time takes failures back. If a successful login did, the owner of one account
+// could guess for ever.
 //
-// The addresses are a heap, the one that is forgotten next on top. Where there
-// is no more room that one goes: it is the least bad, however many addresses a
-// stranger comes from. Its methods may be called at the same time.
+// The addresses form a heap with the next one to be forgotten on top. When it is full,
+// that one is dropped: it is the least bad, however many addresses an attacker has.
+// Methods are safe for concurrent use.
 type guard struct {
 	failures atomic.Int64                   // that counted
 	refused  [len(guardedWays)]atomic.Int64 // by guardedWays
@@ -54,11 +54,11 @@ type guard struct {
 	mu    sync.Mutex
 	limit LoginFailures
 	known map[clientKey]*suspect
-	heap  ranking[suspect] // the one that is forgotten next first
-	bans  int              // of those in the heap, how many are refused
+	heap  ranking[suspect] // the next one to be forgotten first
+	bans  int              // refused addresses in the heap
 }
 
-// What a guard refuses, as metrics call it.
+// What a guard refuses, in metrics.
 const (
 	guardedTunnel = iota // ended
 	guardedUpgrade
@@ -70,10 +70,10 @@ var guardedWays = [...]string{guardedTunnel: "tunnel", guardedUpgrade: "upgrade"
 // A suspect is an address with failures.
 type suspect struct {
 	key    clientKey
-	clear  time.Time // when they are all forgotten
-	slow   time.Time // until when its new tunnels wait
+	clear  time.Time // when all are forgotten
+	slow   time.Time // end of the wait for its new tunnels
 	last   time.Time // the last failure
-	total  int       // failures since it is known
+	total  int       // failures since it became known
 	banned bool      // refused until clear
 	index  int       // in the heap
 }
@@ -85,8 +85,8 @@ func newGuard() *guard {
 	}}
 }
 
-// configure changes the limit. Counts go on; a refusal stays as long as it was
-// said to be. No limit forgets everything.
+// configure changes the limit. Counts continue, and a refusal keeps its end. No limit
+// forgets everything.
 func (g *guard) configure(limit LoginFailures, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -106,11 +106,11 @@ func (g *guard) configure(limit LoginFailures, now time.Time) {
 	}
 }
 
-// A verdict is what follows a failure.
+// A verdict is the consequence of a failure.
 type verdict struct {
-	slow   time.Duration // the client is to wait so long
-	banned time.Duration // its address is refused for so long
-	first  bool          // since just now
+	slow   time.Duration // how long the client must wait
+	banned time.Duration // how long its address is refused
+	first  bool          // the refusal is new
 	count  int           // failures that are not forgotten
 }
 
@@ -156,13 +156,13 @@ func (g *guard) failed(key clientKey, now time.Time) verdict {
 	return v
 }
 
-// count is how many of its failures are not forgotten.
+// count is the number of its failures that are not forgotten.
 func (s *suspect) count(now time.Time, each time.Duration) int {
 	left := max(s.clear.Sub(now), 0)
 	return int((left + each - 1) / each)
 }
 
-// state says how long an address is refused, and how long its new tunnels wait.
+// state returns how long an address is refused, and how long its new tunnels wait.
 func (g *guard) state(key clientKey, now time.Time) (banned, slow time.Duration) {
 	if !key.IsValid() {
 		return 0, 0
@@ -179,8 +179,7 @@ func (g *guard) state(key clientKey, now time.Time) (banned, slow time.Duration)
 	return 0, max(s.slow.Sub(now), 0)
 }
 
-// pardon forgets an address, or all that are known where the key is zero. It
-// reports how many those were.
+// pardon forgets an address, or all if key is zero, and returns their number.
 func (g *guard) pardon(key clientKey) (n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -194,14 +193,14 @@ func (g *guard) pardon(key clientKey) (n int) {
 	return n
 }
 
-// forget drops those whose time is over; mu is held.
+// forget drops expired addresses. The caller holds mu.
 func (g *guard) forget(now time.Time) {
 	for g.heap.Len() > 0 && !g.heap.first().clear.After(now) {
 		g.drop(g.heap.first())
 	}
 }
 
-// drop forgets one; mu is held.
+// drop forgets one. The caller holds mu.
 func (g *guard) drop(s *suspect) {
 	heap.Remove(&g.heap, s.index)
 	delete(g.known, s.key)
@@ -238,14 +237,14 @@ func (g *guard) counts(now time.Time) LoginCounts {
 // A Suspect is a client address from which logins failed.
 type Suspect struct {
 	Network  netip.Prefix // an IPv4 address, or the /64 of an IPv6 one
-	Failures int          // that are not forgotten yet
-	Total    int          // since it is known
+	Failures int          // not forgotten yet
+	Total    int          // since it became known
 	Last     time.Time    // the last one
 	Refused  bool         // until Until
-	Until    time.Time    // when all of that is forgotten
+	Until    time.Time    // when all of them are forgotten
 }
 
-// list returns those that are known, the worst first.
+// list returns the known addresses, worst first.
 func (g *guard) list(now time.Time) []Suspect {
 	g.mu.Lock()
 	g.forget(now)
@@ -269,7 +268,7 @@ func (g *guard) list(now time.Time) []Suspect {
 	return out
 }
 
-// network is what the key stands for.
+// network is the network of the key.
 func (k clientKey) network() netip.Prefix {
 	bits := 32
 	if k.Is6() {
@@ -278,10 +277,10 @@ func (k clientKey) network() netip.Prefix {
 	return netip.PrefixFrom(k.Addr, bits)
 }
 
-// heardLogin follows how logins on a tunnel end, in a piece of a message of the
-// upstream's. A login that ends while its address is refused ends the tunnel before
-// its client hears how, and heardLogin reports that: who guesses learns nothing then,
-// on however many tunnels.
+// heardLogin follows the results of logins in a piece of an upstream's message. A login
+// that ends while its address is refused ends the tunnel before its client learns the
+// result, and heardLogin reports that; so an attacker learns nothing then, on any
+// number of tunnels.
 func (t *tunnel) heardLogin(p *piece) (refused bool) {
 	if t.stream.loggedIn || p.control() || t.why != reasonNone || t.info == nil || !t.info.suspect.IsValid() || !t.info.vhost.XMPP() {
 		return false
@@ -311,7 +310,7 @@ func (t *tunnel) heardLogin(p *piece) (refused bool) {
 	case banned > 0:
 		s.guard.refused[guardedTunnel].Add(1)
 		t.withhold(p)
-		if t.endFor(reasonLoginFailures, now+closeTimeout); t.closeWanted { // something else is half said
+		if t.endFor(reasonLoginFailures, now+closeTimeout); t.closeWanted { // another message is incomplete
 			t.cutOff()
 		}
 		return true
@@ -321,8 +320,8 @@ func (t *tunnel) heardLogin(p *piece) (refused bool) {
 	return false
 }
 
-// withhold keeps a piece, and what is still to come of its message, from the client. A
-// client that has got a part of the message gets no more at all, not even a Close frame.
+// withhold keeps a piece and the rest of its message from the client. If the client has
+// received a part of the message, it gets nothing more at all, not even a Close frame.
 func (t *tunnel) withhold(p *piece) {
 	switch boundary, between := t.clientBefore(p); {
 	case t.stage == stageAnswer && t.answering:
@@ -335,8 +334,8 @@ func (t *tunnel) withhold(p *piece) {
 	}
 }
 
-// slowLogin has a new tunnel wait for what its address did on others: it is not
-// read, but for what came with its request.
+// slowLogin makes a new tunnel wait because of failures on others: it is not read,
+// except for data that came with its request.
 func (t *tunnel) slowLogin(w *turn) {
 	if t.info == nil || !t.info.suspect.IsValid() || t.info.elsewhere != "" {
 		return
@@ -349,8 +348,8 @@ func (t *tunnel) slowLogin(w *turn) {
 	}
 }
 
-// judgeLogin counts failed logins, and says what is to follow: how long the
-// client is to wait, or how long its address is refused.
+// judgeLogin counts failed logins, and returns how long the client must wait, or how
+// long its address is refused.
 func (s *Server) judgeLogin(key clientKey, failed int, client netip.AddrPort, serverName string) (slow, banned time.Duration) {
 	now := time.Now()
 	if failed == 0 {
@@ -361,7 +360,7 @@ func (s *Server) judgeLogin(key clientKey, failed int, client netip.AddrPort, se
 		v := s.guard.failed(key, now)
 		slow, banned = v.slow, v.banned
 		if v.first {
-			// Programs read this line: docs/logins.md has its form.
+			// Programs match this line: docs/logins.md has its form.
 			s.log.Warn("logins refused", "client", client, "network", key.network(), "failures", v.count, "refused_for", v.banned, "server_name", serverName)
 		}
 	}
@@ -391,7 +390,7 @@ func (s *Server) LoginsEnded(r *http.Request, failed int) (slow, banned time.Dur
 	return slow, banned
 }
 
-// whose is whose request it is; its key is invalid where nobody knows.
+// whose returns the client of a request; its key is invalid if unknown.
 func whose(r *http.Request) (netip.AddrPort, clientKey) {
 	conn, ok := r.Context().Value(pageConnKey{}).(*pageConn)
 	if !ok {
@@ -403,7 +402,7 @@ func whose(r *http.Request) (netip.AddrPort, clientKey) {
 // Suspects returns the client addresses with failed logins, the worst first.
 func (s *Server) Suspects() []Suspect { return s.guard.list(time.Now()) }
 
-// LoginLimit is the limit in force.
+// LoginLimit is the current limit.
 func (s *Server) LoginLimit() LoginFailures { return s.now.Load().LoginFailures }
 
 // Pardon forgets the failed logins of a client address or its /64, and lets it in

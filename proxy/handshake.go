@@ -13,43 +13,42 @@ import (
 )
 
 const (
-	// alpnHTTP is the one protocol that clients get. A browser that were offered
-	// h2 would take it, and then not do WebSocket (RFC 6455 is HTTP/1.1).
+	// alpnHTTP is the only protocol for clients. If h2 were offered, a browser would
+	// choose it and could not use WebSockets (RFC 6455 needs HTTP/1.1).
 	alpnHTTP = "http/1.1"
 
-	// alpnACME is what a CA offers, and nothing beside it, when it validates a
-	// name by tls-alpn-01 (RFC 8737, section 3).
+	// alpnACME is the only protocol that a CA offers when it validates a name by
+	// tls-alpn-01 (RFC 8737, section 3).
 	alpnACME = "acme-tls/1"
 )
 
-// suites12 are the cipher suites of TLS 1.2: those with AEAD and forward secrecy.
-// Those of TLS 1.3, which has no others, are crypto/tls's own choice.
+// suites12 are the cipher suites of TLS 1.2 with AEAD and forward secrecy. crypto/tls
+// chooses those of TLS 1.3, which all have both.
 var suites12 = []uint16{
 	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
 	tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
 	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 }
 
-// ticketLife is how long a session can be resumed, and how long a key of tickets is
-// good.
+// ticketLife is how long sessions and ticket keys are valid.
 const ticketLife = 24 * time.Hour
 
-// ticketClock is the time by which crypto/tls dates sessions and the keys of their
-// tickets, and nothing else on a server. It lets both live for seven days, which is
-// a constant there; so this clock runs seven times as fast as others. A session that
-// is resumed keeps its date in TLS 1.2, where a new ticket has the old secret.
+// ticketClock dates sessions and ticket keys; a server uses it for nothing else.
+// crypto/tls lets both live for seven days, a constant, so this clock runs seven times
+// as fast. In TLS 1.2 a resumed session keeps its date, because a new ticket has the
+// old secret.
 func ticketClock() time.Time {
 	const constant = 7 * 24 * time.Hour // maxSessionTicketLifetime, ticketKeyLifetime
 	return time.Unix(time.Now().Unix()*int64(constant/ticketLife), 0)
 }
 
-// errNameless ends a handshake for a server name without certificate, before
-// anything is computed.
+// errNameless ends a handshake for a server name without a certificate, before any
+// computation.
 var errNameless = errors.New("no certificate for the server name")
 
-// tlsConfig is the configuration of every client's connection: crypto/tls's
-// own choice of versions and key exchanges. It outlives all Configurations, and
-// with it the keys of tickets.
+// tlsConfig is the configuration for all clients, with crypto/tls's own choice of
+// versions and key exchanges. It outlives all Configurations, and so do its ticket
+// keys.
 func (s *Server) tlsConfig() *tls.Config {
 	cfg := &tls.Config{
 		GetCertificate: getCertificate,
@@ -57,11 +56,11 @@ func (s *Server) tlsConfig() *tls.Config {
 		CipherSuites:   suites12,
 		NextProtos:     []string{alpnHTTP},
 		Time:           ticketClock,
-		// Or the first 128 KiB of a connection go out in small records.
+		// Otherwise the first 128 KiB of a connection go out in small records.
 		DynamicRecordSizingDisabled: true,
 	}
-	// A resumed connection sees no certificate. So a ticket is good for the
-	// server name that it was made for, and only while that has one.
+	// A resumed connection sees no certificate. So a ticket is valid only for its
+	// server name, and only while that has a certificate.
 	cfg.WrapSession = func(cs tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
 		session.Extra = append(session.Extra, ticketName(cs.ServerName))
 		return cfg.EncryptTicket(cs, session)
@@ -78,8 +77,8 @@ func (s *Server) tlsConfig() *tls.Config {
 		}
 		return nil, nil
 	}
-	// A CA's ClientHello has a configuration of its own: no ordinary client can
-	// be shown a challenge's certificate, and no CA another one.
+	// A CA's ClientHello has its own configuration: an ordinary client never gets a
+	// challenge certificate, and a CA gets no other.
 	challenge := &tls.Config{
 		GetCertificate:         s.challengeCertificate,
 		MinVersion:             tls.VersionTLS12,
@@ -94,8 +93,8 @@ func (s *Server) tlsConfig() *tls.Config {
 		case s.challenge != nil && len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == alpnACME:
 			return challenge, nil
 		case !e.client.config.HasCertificate(hello.ServerName):
-			// Else crypto/tls would do the key exchange first, and then ask
-			// for a certificate.
+			// Otherwise crypto/tls would do the key exchange first, and then ask for a
+			// certificate.
 			e.nameless = true
 			return nil, errNameless
 		}
@@ -104,8 +103,8 @@ func (s *Server) tlsConfig() *tls.Config {
 	return cfg
 }
 
-// getCertificate notes where there is none: crypto/tls has no error of its own
-// for that.
+// getCertificate notes a missing certificate, because crypto/tls has no specific error
+// for it.
 func getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	e := earlyOf(hello)
 	cert, err := e.client.config.GetCertificate(hello)
@@ -113,9 +112,9 @@ func getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return cert, err
 }
 
-// challengeCertificate is getCertificate for a CA. The answer may be on a disk,
-// and a slow one must not keep clients out: the handshake has no slot meanwhile.
-// No more of them wait for the disk than there are slots.
+// challengeCertificate is getCertificate for a CA. The answer may be on a slow disk,
+// which must not keep clients out, so the handshake has no slot meanwhile. At most as
+// many wait for the disk as there are slots.
 func (s *Server) challengeCertificate(hello *tls.ClientHelloInfo) (cert *tls.Certificate, err error) {
 	e := earlyOf(hello)
 	if int(s.challenges.Add(1)) > e.client.config.Handshakes {
@@ -132,7 +131,7 @@ func (s *Server) challengeCertificate(hello *tls.ClientHelloInfo) (cert *tls.Cer
 	return cert, err
 }
 
-// earlyOf returns the connection that a ClientHello came on.
+// earlyOf returns the connection of a ClientHello.
 func earlyOf(hello *tls.ClientHelloInfo) *earlyConn {
 	return hello.Conn.(*sock).conn.(*earlyConn)
 }
