@@ -77,7 +77,7 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 	ms.notNegative(p.key("max_connections"), u.MaxConnections)
 	ms.notNegative(p.key("connections_per_second"), u.ConnectionsPerSecond)
 	if len(u.Source) > 0 && !tcp {
-		ms.add(p.key("source"), "", "applies to TCP nodes only, and no node is one")
+		ms.add(p.key("source"), "", "applies only to TCP nodes, and there are none")
 	}
 	u.checkTLS(ms, p, tls)
 	u.Health.check(ms, p.key("health"))

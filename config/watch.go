@@ -121,7 +121,6 @@ func (w *Watch) look() {
 
 // Sum is the sum of the result of reading a file. All errors have the same sum, which
 // differs from that of an empty file.
-// which is not that of an empty file.
 func Sum(data []byte, err error) [sha256.Size]byte {
 	if err != nil {
 		return [sha256.Size]byte{}
