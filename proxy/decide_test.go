@@ -419,9 +419,12 @@ func FuzzDomainsHold(f *testing.F) {
 		d := newTunnelRig(t, func(tn *tunnel) { tn.info.vhost = vhost })
 		var want string
 		say := func(text string) {
-			b := maskFrames(fragments(rnd, text))
+			b := withPings(rnd, maskFrames(fragments(rnd, text)))
 			for len(b) > 0 {
 				n := 1 + rnd.IntN(len(b))
+				if rnd.IntN(4) == 0 {
+					n = min(n, 1+rnd.IntN(4))
+				}
 				if rnd.IntN(2) == 0 {
 					n = len(b)
 				}
@@ -450,6 +453,17 @@ func FuzzDomainsHold(f *testing.F) {
 		}
 		d.turns()
 		got := strings.Join(d.upstream.text(), "")
+		s := scanner{fromClient: true, keep: 1}
+		for b := d.upstream.out; len(b) > 0; {
+			_, n, err := s.next(b)
+			if err != nil {
+				t.Fatalf("seed %d: the upstream got bytes in another order: %v at %.40x", seed, err, b)
+			}
+			if n == 0 {
+				break
+			}
+			b = b[n:]
+		}
 		if i := strings.Index(string(unmaskAll(d.upstream.out)), bad); i >= 0 {
 			t.Fatalf("seed %d: the upstream got %q", seed, got)
 		}
@@ -492,6 +506,45 @@ func TestUnfinishedTagIsBounded(t *testing.T) {
 		d.pass(time.Minute)
 		if !d.done || d.why != reasonNoStream && d.why != reasonBadStream {
 			t.Errorf("%s: done %t, %v; want an end", name, d.done, d.why)
+		}
+	}
+}
+
+// withPings puts Pings between masked frames.
+func withPings(rnd *rand.Rand, b []byte) (out []byte) {
+	for len(b) > 0 {
+		h, _ := parseHeader(b)
+		end := h.size + int(h.length)
+		out, b = append(out, b[:end]...), b[end:]
+		if rnd.IntN(3) == 0 {
+			out = appendFrame(out, opPing, []byte("are you there?"), &testKey)
+		}
+	}
+	return out
+}
+
+// A control frame behind a frame of which the end is held back, because it may begin a
+// tag, does not overtake that end.
+func TestPingStaysBehindItsFrame(t *testing.T) {
+	vhost := vhostWith(t, upstream.VhostOptions{Names: []string{testName}, Upstream: "test", Domains: []string{testName}})
+	ping := appendFrame(nil, opPing, []byte("p"), &testKey)
+	for cut := 1; cut < 30; cut++ {
+		d := newTunnelRig(t, func(tn *tunnel) { tn.info.vhost = vhost })
+		d.client.give(appendFrame(nil, opText, []byte(openTag(testName, false)), &testKey))
+		d.upstream.give(appendFrame(nil, opText, []byte("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' id='1'/>"), nil), appendFrame(nil, opText, []byte("<stream:features/>"), nil))
+		d.turns()
+		d.upstream.out = nil
+		first := appendFrame(nil, opText, []byte("<message><body>a<op"), &testKey)
+		first[0] &^= bitFIN
+		rest := maskFrames(append(appendHeader(nil, header{fin: true, opcode: opContinuation, length: 21}), "era/></body></message"...))
+		rest = append(rest, ping...)
+		for _, b := range [][]byte{first[:len(first)-min(cut, len(first)-1)], first[len(first)-min(cut, len(first)-1):], ping, rest} {
+			d.client.give(bytes.Clone(b))
+			d.turns()
+		}
+		want := slices.Concat(first, ping, rest)
+		if !bytes.Equal(d.upstream.out, want) {
+			t.Errorf("cut %d: the upstream got\n%x, want\n%x", cut, d.upstream.out, want)
 		}
 	}
 }

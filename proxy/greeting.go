@@ -246,7 +246,7 @@ func (t *tunnel) goodTag(behind []byte) {
 			t.info.vhost = vhost
 		}
 		t.vetting = &vetting{}
-		frames, ok := t.vet(t.greeting.frames, behind)
+		frames, ok := t.vet(t.greeting.frames, behind, true)
 		if !ok {
 			return
 		}

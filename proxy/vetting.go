@@ -13,8 +13,8 @@ type vetting struct {
 
 // vet takes bytes of the client's, and the payload in them in the clear. It returns
 // what may go on now, earlier bytes included; ok is false where the client was
-// refused for what it said.
-func (t *tunnel) vet(wire, payload []byte) (pass []byte, ok bool) {
+// refused for what it said. With begins, wire begins with a frame.
+func (t *tunnel) vet(wire, payload []byte, begins bool) (pass []byte, ok bool) {
 	v := t.vetting
 	for rest := payload; len(rest) > 0; {
 		n, open, found, err := v.opens.Feed(rest)
@@ -37,11 +37,12 @@ func (t *tunnel) vet(wire, payload []byte) (pass []byte, ok bool) {
 	case held > len(payload), held == len(payload) && len(v.kept) > 0: // it began before these
 		return nil, t.keep(wire)
 	}
-	if held == len(payload) && len(wire)-held <= maxHeader {
+	whole := begins && held == len(payload) && len(wire)-held <= maxHeader
+	if whole {
 		held = len(wire) // it begins with its frame: what comes between may pass
 	}
 	pass = append(v.kept, wire[:len(wire)-held]...)
-	v.kept, v.whole = nil, held == len(wire)
+	v.kept, v.whole = nil, whole
 	return pass, t.keep(wire[len(wire)-held:])
 }
 
@@ -91,7 +92,7 @@ func (t *tunnel) vetted(p *piece) (pass []byte, ok bool) {
 	}
 	w := t.client.sock.turn
 	w.clear = p.unmasked(w.clear[:0])
-	return t.vet(p.wire, w.clear)
+	return t.vet(p.wire, w.clear, p.at == 0)
 }
 
 // judgeDomain says why a start tag may not name the domain that it does; nil: it may.
