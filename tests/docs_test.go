@@ -286,7 +286,7 @@ var runBy = map[string]string{
 	"wssgate top":                           "TestTop",
 	"wssgate tunnels":                       "TestTerminal",
 	"wssgate tunnels -json":                 "TestTerminal",
-	"wssgate trace ID":                            "TestTerminalTrace",
+	"wssgate trace ID":                      "TestTerminalTrace",
 	"wssgate close ID":                      "TestTerminal",
 	"wssgate close -client 192.0.2.7":       "TestTerminal",
 	"wssgate access list":                   "TestTerminalAccess",
