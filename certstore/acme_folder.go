@@ -119,13 +119,13 @@ type acmeCacheState struct {
 	since time.Time
 }
 
-// CacheProblem is what is wrong with the cache folder as a whole, and since when; nil:
-// nothing. It never waits.
-func (a *ACME) CacheProblem() (error, time.Time) {
+// CacheProblem is since when something is wrong with the cache folder as a whole, and
+// what; nil: nothing. It never waits.
+func (a *ACME) CacheProblem() (since time.Time, err error) {
 	if s := a.folder.Load(); s != nil {
-		return s.err, s.since
+		return s.since, s.err
 	}
-	return nil, time.Time{}
+	return time.Time{}, nil
 }
 
 // watchCache finds out before a renewal does whether the cache can be used.

@@ -90,7 +90,7 @@ func TestACMECacheProblem(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		_, g, _ := acmeForAnHour(t, dir)
-		if err, _ := g.CacheProblem(); err != nil {
+		if _, err := g.CacheProblem(); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(acmeCacheLook / 2) // between two looks
@@ -99,7 +99,7 @@ func TestACMECacheProblem(t *testing.T) {
 		os.Mkdir(mark, 0o700) // no file can be renamed over it
 		time.Sleep(acmeCacheLook)
 		synctest.Wait()
-		err, since := g.CacheProblem()
+		since, err := g.CacheProblem()
 		if err == nil || !strings.Contains(err.Error(), mark) || time.Since(since) > acmeCacheLook {
 			t.Errorf("CacheProblem = %v, %v; want the file, and when", err, since)
 		}
@@ -107,13 +107,13 @@ func TestACMECacheProblem(t *testing.T) {
 		os.Remove(mark) // and it is not made anew: the volume may be gone
 		time.Sleep(acmeCacheLook)
 		synctest.Wait()
-		if err, _ := g.CacheProblem(); !errors.Is(err, os.ErrNotExist) {
+		if _, err := g.CacheProblem(); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("CacheProblem = %v; want that it is gone", err)
 		}
 		os.WriteFile(mark, nil, 0o600)
 		time.Sleep(acmeCacheLook)
 		synctest.Wait()
-		if err, _ := g.CacheProblem(); err != nil {
+		if _, err := g.CacheProblem(); err != nil {
 			t.Errorf("CacheProblem = %v; want none", err)
 		}
 		if log := g.log.String(); strings.Count(log, "the cache cannot be used") != 2 || strings.Count(log, "can be used again") != 1 {

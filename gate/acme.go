@@ -204,7 +204,7 @@ func (o *obtainer) problem() *admin.FileProblem {
 	if now == nil {
 		return nil
 	}
-	err, since := now.acme.CacheProblem()
+	since, err := now.acme.CacheProblem()
 	if err == nil {
 		return nil
 	}
