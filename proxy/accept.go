@@ -128,6 +128,10 @@ func (s *Server) place(conn net.Conn) (limit int) {
 	return -1
 }
 
+// denied reports whether a client may not come now, by the configuration in force and by
+// the operator's bans.
+func (s *Server) denied(client netip.Addr) bool { return !s.Allows(s.now.Load().Access, client) }
+
 // Allows reports whether a client may come, by rules and by the operator's bans.
 func (s *Server) Allows(rules *access.Rules, client netip.Addr) bool {
 	return rules.Allows(client) && !s.bans.Has(client, time.Now)

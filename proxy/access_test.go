@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -245,5 +246,54 @@ func TestBan(t *testing.T) {
 	}
 	if err := g.Ban(netip.MustParsePrefix("127.0.0.1/32"), time.Hour); err == nil {
 		t.Error("the load balancer may be banned")
+	}
+}
+
+// A ban and a new access list hold for those that are on their way in as well: they get
+// 403 where the gate knows before the upstream is dialled, and a Close frame behind that.
+func TestDeniedOnTheWayIn(t *testing.T) {
+	for _, how := range []string{"ban", "list"} {
+		t.Run(how, func(t *testing.T) {
+			rules, list := denying("192.0.2.0/24")
+			network := netip.MustParsePrefix("127.0.0.0/8")
+			var g *gate
+			deny := func(on bool) {
+				switch {
+				case how == "ban" && on:
+					g.Ban(network, time.Hour)
+				case how == "ban":
+					g.Ban(network, 0)
+				case on:
+					list.Replace([]netip.Prefix{network})
+				default:
+					list.Replace(nil)
+				}
+			}
+			var inDial atomic.Bool
+			g = newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", newUpstream(t, chat.Config{Echo: true}).URL())},
+				Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if inDial.Load() {
+						deny(true)
+					}
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}}, func(o *Options) { o.Access = rules })
+			c, err := tls.Dial("tcp", g.addr, g.clientConfig())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			deny(true)
+			c.SetDeadline(time.Now().Add(10 * time.Second))
+			io.WriteString(c, "GET / HTTP/1.1\r\nHost: "+testName+"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n")
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil || resp.StatusCode != http.StatusForbidden {
+				t.Errorf("behind the handshake: %v, %v; want 403", resp, err)
+			}
+			deny(false)
+			inDial.Store(true)
+			if code := closeCodeOf(t, g.dial()); code != codePolicy {
+				t.Errorf("behind the dial: Close %d; want 1008", code)
+			}
+		})
 	}
 }

@@ -224,7 +224,11 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	if err != nil {
 		return nil, &refusal{status: http.StatusNotFound, text: "There is no XMPP service for this name.", err: err}
 	}
-	if err := vhost.AllowsClient(c.client.Addr()); err != nil {
+	err = vhost.AllowsClient(c.client.Addr())
+	if err == nil && c.server.denied(c.client.Addr()) { // since it was let in
+		err = errAccess
+	}
+	if err != nil {
 		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}
 	}
 	if err := vhost.AllowsPath(req.path); err != nil {

@@ -161,7 +161,7 @@ func (c *clientConn) nextRequest(read []byte) {
 		read, more = one[:n], n > 0
 	}
 	c.config = c.server.now.Load()
-	more = more && c.config.HasCertificate(c.tls.ConnectionState().ServerName) && c.server.Allows(c.config.Access, c.client.Addr())
+	more = more && c.config.HasCertificate(c.tls.ConnectionState().ServerName) && !c.server.denied(c.client.Addr())
 	if !more {
 		c.tls.Close() // which says goodbye
 	}

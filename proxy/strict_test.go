@@ -33,6 +33,7 @@ func inFront(t *testing.T, cfg chat.Config, edit func(*upstream.Options), f func
 	synctest.Test(t, func(t *testing.T) {
 		g := &front{t: t, node: chat.New(cfg), server: &Server{ctx: t.Context(), loops: newTestLoops(t), guard: newGuard()}}
 		g.server.job = g.server.jobs.Go
+		g.server.now.Store(&configuration{})
 		o := upstream.Options{
 			Upstreams: []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/")},
 			Wrap:      WrapUpstream, Log: slog.New(slog.DiscardHandler),

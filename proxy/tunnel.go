@@ -141,6 +141,10 @@ func (t *tunnel) start(w *turn) {
 		t.greetBy = w.now + greetingTimeout
 	}
 	t.slowLogin(w)
+	if t.info != nil && t.info.server != nil && t.info.server.denied(t.info.client.Addr()) {
+		// Since the dial began. Who closes a client's tunnels sees this one from now on.
+		t.endFor(reasonOperator, w.now+closeTimeout)
+	}
 	t.takeHeld(w, &t.upstream)
 	t.takeHeld(w, &t.client)
 	t.settle(w)
