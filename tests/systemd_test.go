@@ -201,7 +201,7 @@ func TestUnits(t *testing.T) {
 func TestNobodyToNotify(t *testing.T) {
 	site := gate.NewSite(t, name)
 	g := site.Start(t, toUpstream("ws://127.0.0.1:9/"), gate.Env("NOTIFY_SOCKET="+filepath.Join(t.TempDir(), "none")))
-	g.WaitLine("that systemd is not told", func(l gate.Line) bool { return strings.HasPrefix(l.Msg(), "systemd is not told") })
+	g.WaitLine("that systemd is not told", func(l gate.Line) bool { return l.Msg() == "cannot notify systemd" })
 	if !accepts(g) {
 		t.Error("it does not listen")
 	}

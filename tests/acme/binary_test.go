@@ -153,7 +153,7 @@ func TestBinaryReload(t *testing.T) {
 func TestBinaryProfile(t *testing.T) {
 	t.Parallel()
 	const name = "chat.example.org"
-	p, all := newPebble(t, pebbleConfig{})
+	p, all := newPebble(t, pebbleConfig{ShortLived: true})
 	g := newBinaryGate(t, p, all[0], name)
 	which := g.ca
 	g.ca = which + "profile = \"longlived\"\n"

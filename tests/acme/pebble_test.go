@@ -130,6 +130,8 @@ type pebbleConfig struct {
 	Reuse     int               // percentage of authorizations that are used again
 	Listeners int               // gates that share the ports, on 127.0.0.1, 127.0.0.2 and so on; 0: one
 	Later     bool              // the test starts it itself
+
+	ShortLived bool // it offers that profile as well
 }
 
 // newPebble prepares a CA and, unless told otherwise, starts it. The listeners of
@@ -167,6 +169,10 @@ func (p *pebble) start() {
 	if validity == 0 {
 		validity = 90 * 24 * 3600
 	}
+	profiles := map[string]any{"default": map[string]any{"description": "for tests", "validityPeriod": validity}}
+	if p.config.ShortLived { // Pebble takes any of several for an order that names none
+		profiles["shortlived"] = map[string]any{"description": "six days", "validityPeriod": 6 * 24 * 3600}
+	}
 	conf := map[string]any{
 		"listenAddress": p.addr, "managementListenAddress": p.mgmt,
 		"certificate": filepath.Join(p.dir, "cert.pem"), "privateKey": filepath.Join(p.dir, "key.pem"),
@@ -174,10 +180,7 @@ func (p *pebble) start() {
 		"externalAccountBindingRequired": p.config.EAB != nil, "externalAccountMACKeys": p.config.EAB,
 		"domainBlocklist": p.config.Blocked, "keyAlgorithm": "ecdsa",
 		"retryAfter": map[string]int{"authz": 1, "order": 1},
-		"profiles": map[string]any{
-			"default":    map[string]any{"description": "for tests", "validityPeriod": validity},
-			"shortlived": map[string]any{"description": "six days", "validityPeriod": 6 * 24 * 3600},
-		},
+		"profiles":   profiles,
 	}
 	data, err := json.Marshal(map[string]any{"pebble": conf})
 	if err != nil {
