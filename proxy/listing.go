@@ -219,10 +219,11 @@ func (s *Server) Clients(limit int) (total int, busiest []ClientCount) {
 }
 
 // CloseTunnels begins to close the tunnels that f chooses, all at once, and returns how
-// many those are; tunnels that are closing already do not count.
+// many those are. It counts those too that are closing already: a drain may leave them
+// more time than the closing handshake of an operator's close has, and that is cut short.
 func (s *Server) CloseTunnels(f TunnelFilter) (n int) {
 	closing := func(t *tunnel, w *turn) {
-		if t.why == reasonNone && f.matches(t, time.Now()) {
+		if !t.done && f.matches(t, time.Now()) {
 			t.end(w, reasonOperator, w.now+closeTimeout)
 			n++
 		}

@@ -129,17 +129,35 @@ func TestCloseTunnels(t *testing.T) {
 	if n := g.CloseTunnels(TunnelFilter{ID: all[0].ID}); n != 1 {
 		t.Errorf("closed %d; want 1", n)
 	}
-	if n := g.CloseTunnels(TunnelFilter{ID: all[0].ID}); n != 0 {
-		t.Errorf("closed %d once more; want none: it is closing", n)
+	if n := g.CloseTunnels(TunnelFilter{ID: all[0].ID}); n != 1 {
+		t.Errorf("closed %d once more; want 1: it is closing, and not over", n)
 	}
 	if code := closeCodeOf(t, first); code != codePolicy {
 		t.Errorf("the client got %d; want 1008", code)
 	}
-	if n := g.CloseTunnels(TunnelFilter{Client: netip.MustParsePrefix("127.0.0.1/32")}); n != 1 {
-		t.Errorf("closed %d of the client; want the one that is left", n)
+	if n := g.CloseTunnels(TunnelFilter{Client: netip.MustParsePrefix("127.0.0.1/32")}); n != 2 {
+		t.Errorf("closed %d of the client; want the one that is left, and the one whose client does not answer", n)
 	}
 	if code := closeCodeOf(t, second); code != codePolicy {
 		t.Errorf("the client got %d; want 1008", code)
+	}
+}
+
+// A tunnel that closes already counts too, and does not keep the time that a drain gave
+// it; but a close does not give it more time either.
+func TestCloseOfClosing(t *testing.T) {
+	for name, test := range map[string]struct{ patience, want time.Duration }{
+		"a drain with patience": {time.Hour, closeTimeout},
+		"one that ends sooner":  {time.Second, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newTunnelRig(t, nil)
+			d.end(d.w, reasonDrain, d.w.now+test.patience)
+			d.end(d.w, reasonOperator, d.w.now+closeTimeout)
+			if d.why != reasonDrain || d.closeBy != d.w.now+test.want || d.due != d.closeBy {
+				t.Errorf("%v, closed by %v and due %v; want drain and %v", d.why, d.closeBy-d.w.now, d.due-d.w.now, test.want)
+			}
+		})
 	}
 }
 

@@ -432,7 +432,7 @@ func (t *tunnel) checkBacklog(w *turn) {
 // endFor begins the closing for a reason of the gate's own.
 func (t *tunnel) endFor(why reason, by time.Duration) {
 	if t.why != reasonNone {
-		if why == reasonDrain {
+		if why == reasonDrain || why == reasonOperator {
 			t.closeBy = min(t.closeBy, by)
 		}
 		return

@@ -115,21 +115,28 @@ func (g *Gate) Deny(ctx context.Context, stdout io.Writer, client string, durati
 	if duration == 0 {
 		return s.err
 	}
-	var list proxy.TunnelList
-	if err := g.get(ctx, "/tunnels", url.Values{"client": {client}, "limit": {"1"}}, &list); err != nil {
-		return err
-	}
+	n, err := g.open(ctx, client)
 	switch {
-	case list.Matched == 0:
+	case err != nil:
+		return err
+	case n == 0:
 	case !closes:
-		s.printf("%s open; \"wssgate close -client %s\" closes them\n", human.Count(list.Matched, "tunnel"), client)
+		s.printf("%s open; \"wssgate close -client %s\" closes them\n", human.Count(n, "tunnel"), client)
 	default:
-		if said, err = g.CloseClient(ctx, client); err != nil {
+		if said, err = g.CloseClient(ctx, client); err == nil {
+			s.printf("%s\n", said)
+		} else if n, again := g.open(ctx, client); again != nil || n > 0 {
 			return err
-		}
-		s.printf("%s\n", said)
+		} // else they have ended meanwhile
 	}
 	return s.err
+}
+
+// open is how many tunnels an address or network has.
+func (g *Gate) open(ctx context.Context, client string) (int, error) {
+	var list proxy.TunnelList
+	err := g.get(ctx, "/tunnels", url.Values{"client": {client}, "limit": {"1"}}, &list)
+	return list.Matched, err
 }
 
 // Denied prints who is kept out by Deny.
