@@ -58,6 +58,7 @@ type tap struct {
 type tapEnd struct {
 	line  TraceLine // of the frame under way
 	whole bool      // it was seen from its beginning
+	known bool      // so was its message, and xml has been fed all of it
 	xml   xmpp.Shape
 	shape []byte
 	clear []byte
@@ -79,19 +80,22 @@ func (p *tap) see(fromClient bool, s *scanner, it *piece) {
 		return
 	}
 	if it.at == 0 && len(it.wire) > len(it.payload) {
-		if it.opcode != opContinuation {
-			e.xml = xmpp.Shape{}
-		}
 		e.line, e.whole, e.shape = frameLine(from, it.header, nil), true, e.shape[:0]
+		switch {
+		case it.opcode != opContinuation:
+			e.xml, e.known = xmpp.Shape{}, true
+		case it.message == opText && !e.known:
+			e.shape = append(e.shape, "…"...) // it may go on inside of CDATA
+		}
 	}
 	if !e.whole {
 		return // the trace began in the middle of it
 	}
-	if it.message == opText {
+	if it.message == opText && e.known {
 		e.clear = it.unmasked(e.clear[:0])
 		e.shape = e.xml.Feed(e.shape, e.clear)
 		if len(e.shape) > maxShape {
-			e.shape, e.line.Cut = cutShape(e.shape), true
+			e.shape, e.line.Cut, e.known = cutShape(e.shape), true, false
 		}
 	}
 	if s.left == 0 {

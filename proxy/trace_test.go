@@ -102,9 +102,36 @@ func TestTraceFrames(t *testing.T) {
 		}
 		got = append(got, strings.Join([]string{l.From, l.Opcode, map[bool]string{true: "fin", false: "more"}[l.Fin], l.Shape}, " "))
 	}
-	want := []string{"upstream text more <message><body>…", "upstream ping fin ", "upstream continuation fin </body></message>", "client text fin ……", "client close fin "}
+	want := []string{"upstream text more <message><body>…", "upstream ping fin ", "upstream continuation fin </body></message>", "client text fin …", "client close fin "}
 	if !slices.Equal(got, want) {
 		t.Errorf("lines %q; want %q", got, want)
+	}
+}
+
+// What began before the trace may be CDATA, whose words look like tags; what is behind a
+// shape that is full is not looked at. The next message is shown again.
+func TestTraceRestOfMessage(t *testing.T) {
+	d := newTunnelRig(t, nil)
+	part := func(opcode byte, fin bool, text string) []byte {
+		return append(appendHeader(nil, header{fin: fin, opcode: opcode, length: int64(len(text))}), text...)
+	}
+	d.upstream.give(part(opText, false, "<message><body><![CDATA["))
+	d.turns()
+	p := &tap{lines: make(chan TraceLine, 20)}
+	d.tap = p
+	d.upstream.give(part(opContinuation, false, "<s3cret>"), part(opContinuation, true, "<more/>]]></body></message>"),
+		part(opText, false, strings.Repeat("<a/>", maxShape)), part(opContinuation, true, "<b/>"), part(opText, true, "<c/>"))
+	d.turns()
+	close(p.lines)
+	var got []string
+	for l := range p.lines {
+		if l.Cut {
+			l.Shape = "cut"
+		}
+		got = append(got, l.Shape)
+	}
+	if want := []string{"…", "…", "cut", "…", "<c/>"}; !slices.Equal(got, want) {
+		t.Errorf("shapes %q; want %q", got, want)
 	}
 }
 

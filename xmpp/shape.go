@@ -7,16 +7,18 @@ import (
 )
 
 // A Shape shows what kind of XML goes by, and nothing that somebody said in it: the names
-// of elements and attributes, namespaces of XMPP, and the few values of attributes that
-// are words of the protocol. All else, text and other values, becomes "…".
+// of elements and attributes, namespaces that it knows, and the few values of attributes
+// that are words of the protocol. All else, text and other values, becomes "…".
 //
-// It is fed a message in pieces of any size. A tag is shown once it is whole; behind what
-// is not well-formed, or has what XMPP forbids, the rest of the message is "…", for it
-// could be anything. The zero value is ready for a message.
+// It is fed a message in pieces of any size, from its beginning. A tag is shown once it is
+// whole; behind what is not well-formed, such as text outside of elements, or has what
+// XMPP forbids, the rest of the message is "…", for it could be anything. The zero value
+// is ready for a message.
 type Shape struct {
 	state shapeState
 	tag   []byte // what will be shown of the tag under way
 	name  []byte // of the attribute under way, or what "<" is followed by
+	open  []byte // the names of open elements, each behind a "<"
 	value []byte // of the attribute under way
 	long  bool   // value is longer than what any word has
 	quote byte
@@ -44,6 +46,7 @@ const (
 	maxShapeTag   = 1 << 10 // bytes that are shown of a tag
 	maxShapeName  = 64      // bytes of a name
 	maxShapeValue = 96      // bytes of a value that is shown
+	maxShapeOpen  = 4 << 10 // bytes of the names of open elements
 )
 
 // shapeWords are the values that are shown, by attribute.
@@ -56,8 +59,37 @@ var shapeWords = map[string][]string{
 	"resume":  {"true", "1"},
 }
 
-// shapeSpaces are what XMPP's namespaces begin with.
-var shapeSpaces = []string{"urn:ietf:params:xml:ns:", "urn:xmpp:", "jabber:", "http://jabber.org/", "http://etherx.jabber.org/"}
+// shapeSpaces are the namespaces that are shown. Others may be somebody's words, whatever
+// they begin with.
+var shapeSpaces = func() map[string]bool {
+	known := map[string]bool{}
+	for begin, ends := range map[string]string{
+		"": "vcard-temp vcard-temp:x:update http://etherx.jabber.org/streams eu.siacs.conversations.axolotl http://www.w3.org/1999/xhtml " +
+			"http://www.w3.org/XML/1998/namespace",
+		"urn:ietf:params:xml:ns:": "xmpp-framing xmpp-tls xmpp-sasl xmpp-bind xmpp-session xmpp-stanzas xmpp-streams vcard-4.0",
+		"jabber:": "client server component:accept iq:auth iq:roster iq:private iq:privacy iq:register iq:search iq:version iq:last iq:oob iq:time " +
+			"iq:gateway x:data x:oob x:conference x:delay x:event x:encrypted x:signed x:roster",
+		"http://jabber.org/": "features/iq-auth features/iq-register features/compress protocol/compress protocol/disco#info protocol/disco#items " +
+			"protocol/caps protocol/chatstates protocol/commands protocol/muc protocol/muc#user protocol/muc#admin protocol/muc#owner " +
+			"protocol/muc#unique protocol/nick protocol/mood protocol/tune protocol/activity protocol/geoloc protocol/address protocol/amp " +
+			"protocol/bytestreams protocol/ibb protocol/si protocol/feature-neg protocol/httpbind protocol/offline protocol/rsm " +
+			"protocol/pubsub protocol/pubsub#errors protocol/pubsub#event protocol/pubsub#owner protocol/xhtml-im protocol/xdata-validate protocol/xdata-layout",
+		"urn:xmpp:": "sasl:2 sasl:1 sasl-cb:0 sasl-upgrade:0 bind:0 fast:0 features:rosterver features:pre-approval sm:2 sm:3 csi:0 carbons:2 " +
+			"mam:1 mam:2 mam:2#extended mam:tmp ping receipts chat-markers:0 message-correct:0 message-retract:0 message-retract:1 " +
+			"message-moderate:0 message-moderate:1 message-attaching:1 forward:0 delay time push:0 blocking blocking:errors bookmarks:1 " +
+			"bookmarks:1#compat sid:0 hints eme:0 omemo:2 openpgp:0 attention:0 reactions:0 reply:0 fallback:0 reference:0 styling:0 spoiler:0 " +
+			"http:upload:0 http:0 sfs:0 file:metadata:0 hashes:2 bob bidi idle:1 invite ibr-token:0 inbox:0 inbox:1 extdisco:1 extdisco:2 " +
+			"avatar:data avatar:metadata avatar:metadata+notify vcard4 nick:0 json:0 json-msg:0 alt-connections:websocket alt-connections:xbosh " +
+			"occupant-id:0 mucsub:0 muclight:0 mix:core:0 mix:core:1 mix:pam:2 jingle:1 jingle:errors:1 jingle:apps:rtp:1 jingle:apps:rtp:audio " +
+			"jingle:apps:rtp:video jingle:apps:dtls:0 jingle:apps:file-transfer:5 jingle:transports:ice-udp:1 jingle:transports:ibb:1 " +
+			"jingle:transports:s5b:1 jingle-message:0 call-invites:0 thumbs:1 caps caps:optimize",
+	} {
+		for end := range strings.FieldsSeq(ends) {
+			known[begin+end] = true
+		}
+	}
+	return known
+}()
 
 // Feed appends the shape of the next bytes of the message to out.
 func (s *Shape) Feed(out, b []byte) []byte {
@@ -76,6 +108,8 @@ func (s *Shape) next(out []byte, c byte) []byte {
 		switch {
 		case c == '<':
 			s.state, s.text, s.tag, s.name = shapeTag, false, append(s.tag[:0], '<'), s.name[:0]
+		case !space && len(s.open) == 0:
+			return s.lost(out)
 		case !space && !s.text:
 			s.text = true
 			return append(out, blank...)
@@ -96,8 +130,12 @@ func (s *Shape) next(out []byte, c byte) []byte {
 		case isName(c) && len(s.name) < maxShapeName:
 			s.name = append(s.name, c)
 		case space, c == '/', c == '>':
-			s.tag = append(s.tag, s.name...)
-			s.state = shapeInside
+			if s.tag = append(s.tag, s.name...); len(s.tag) == 1+len(s.name) { // no end tag
+				s.open = append(append(s.open, '<'), s.name...)
+			}
+			if s.state = shapeInside; len(s.open) > maxShapeOpen {
+				return s.lost(out)
+			}
 			return s.next(out, c)
 		default:
 			return s.lost(out)
@@ -107,6 +145,9 @@ func (s *Shape) next(out []byte, c byte) []byte {
 		switch {
 		case space:
 		case c == '>':
+			if closing && !s.ends() {
+				return s.lost(out)
+			}
 			return s.show(append(out, s.tag...))
 		case c == '/' && !closing:
 			s.state = shapeEmpty
@@ -153,6 +194,7 @@ func (s *Shape) next(out []byte, c byte) []byte {
 		if c != '>' {
 			return s.lost(out)
 		}
+		s.open = s.open[:bytes.LastIndexByte(s.open, '<')]
 		return s.show(append(append(out, s.tag...), '/'))
 	case shapeDecl:
 		if c == '?' {
@@ -169,6 +211,16 @@ func (s *Shape) next(out []byte, c byte) []byte {
 		}
 	}
 	return out
+}
+
+// ends takes an end tag, and reports whether its element was open. The end of a stream may
+// be a message of its own.
+func (s *Shape) ends() bool {
+	open, ok := bytes.CutSuffix(s.open, s.tag[2:])
+	if ok = ok && len(open) > 0 && open[len(open)-1] == '<'; ok {
+		s.open = open[:len(open)-1]
+	}
+	return ok || len(s.open) == 0 && string(s.tag) == "</stream:stream"
 }
 
 // show ends a tag.
@@ -199,8 +251,7 @@ func shapeShows(name, value string) bool {
 	if name != "xmlns" && !strings.HasPrefix(name, "xmlns:") {
 		return slices.Contains(shapeWords[name], value)
 	}
-	known := slices.ContainsFunc(shapeSpaces, func(begin string) bool { return strings.HasPrefix(value, begin) })
-	return known && bytes.IndexFunc([]byte(value), func(r rune) bool { return r >= 0x80 || !isName(byte(r)) && r != '/' && r != '#' && r != '+' }) < 0
+	return shapeSpaces[value]
 }
 
 func isNameStart(c byte) bool { return c == '_' || c|0x20 >= 'a' && c|0x20 <= 'z' }
