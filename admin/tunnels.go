@@ -114,7 +114,11 @@ func (p *parameters) filter() proxy.TunnelFilter {
 		ID: p.query.Get("id"), Client: p.network("client"), Vhost: p.query.Get("vhost"),
 		Older: p.duration("older"), Younger: p.duration("younger"), Bytes: p.number("bytes", 0, 1<<62, 0),
 	}
-	f.Upstream, f.Node, _ = strings.Cut(p.query.Get("node"), "/") // as in parseDrain
+	node := p.query.Get("node")
+	upstream, name, named := strings.Cut(node, "/") // as in parseDrain
+	if f.Upstream, f.Node = upstream, name; node != "" && (upstream == "" || named && name == "") {
+		p.fail("node %q is not UPSTREAM or UPSTREAM/NAME", node)
+	}
 	if s := p.query.Get("domain"); s != "" {
 		var err error
 		if f.Domain, err = xmpp.NormalDomain(s); err != nil {
