@@ -63,9 +63,20 @@ func (b *Bans) Lift(network netip.Prefix, now time.Time) bool {
 	return was
 }
 
+// Rest returns the bans of a network's clients that are not of just that network, those
+// first that end first.
+func (b *Bans) Rest(network netip.Prefix, now time.Time) []Ban {
+	return slices.DeleteFunc(b.without(network, now), func(ban Ban) bool { return !ban.Network.Overlaps(network) })
+}
+
 // without is a new list, without those that are over.
 func (b *Bans) without(network netip.Prefix, now time.Time) []Ban {
 	return slices.DeleteFunc(b.List(now), func(ban Ban) bool { return ban.Network == network })
+}
+
+// Covers reports whether a ban is of all clients of a network.
+func (b *Ban) Covers(network netip.Prefix) bool {
+	return b.Network.Bits() <= network.Bits() && b.Network.Overlaps(network)
 }
 
 // List returns the bans, those first that end first.

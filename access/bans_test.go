@@ -45,6 +45,28 @@ func TestBans(t *testing.T) {
 	}
 }
 
+// Who is let in again may be in other bans, wholly or in part.
+func TestRestOfBans(t *testing.T) {
+	var b Bans
+	now := time.Unix(1e9, 0)
+	for i, n := range []string{"192.0.0.0/16", "192.0.2.0/24", "192.0.2.7/32", "192.0.3.0/24", "2001:db8::/32"} {
+		if err := b.Set(netip.MustParsePrefix(n), now.Add(time.Duration(i+1)*time.Minute), now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	network := netip.MustParsePrefix("192.0.2.0/24")
+	rest := b.Rest(network, now)
+	if len(rest) != 2 || rest[0].Network.String() != "192.0.0.0/16" || rest[1].Network.String() != "192.0.2.7/32" {
+		t.Fatalf("the rest is %v; want the /16 and the address", rest)
+	}
+	if !rest[0].Covers(network) || rest[1].Covers(network) {
+		t.Error("the /16 covers the network, and the address does not")
+	}
+	if rest := b.Rest(network, now.Add(time.Minute)); len(rest) != 1 {
+		t.Errorf("when the /16 is over the rest is %v; want the address", rest)
+	}
+}
+
 // There is a bound to bans, and those that are over do not count.
 func TestBansAreBounded(t *testing.T) {
 	var b Bans

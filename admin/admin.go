@@ -38,6 +38,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"wssgate/access"
 	"wssgate/fair"
 	"wssgate/panics"
 	"wssgate/proxy"
@@ -86,9 +87,10 @@ type Options struct {
 	Clients      func(limit int) (total int, busiest []proxy.ClientCount)
 	CloseTunnels func(proxy.TunnelFilter) int
 
-	// Ban keeps the clients of a network out for a while; zero lifts that, and is
-	// proxy.ErrNotBanned where there is no ban. Nil: that is not supported.
-	Ban func(network netip.Prefix, duration time.Duration) error
+	// Ban keeps the clients of a network out for a while; zero lifts that, returns other
+	// bans that they are in, and is proxy.ErrNotBanned where there is no ban. Nil: that is
+	// not supported.
+	Ban func(network netip.Prefix, duration time.Duration) (rest []access.Ban, err error)
 
 	// Trace calls line for what happens on a tunnel: proxy.Server.Trace. Nil: that is
 	// not supported.

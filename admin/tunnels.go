@@ -220,16 +220,36 @@ func (s *Server) serveDeny(w http.ResponseWriter, r *http.Request) {
 	}
 	scope := networkText(client)
 	s.log.Info("deny", "client", r.RemoteAddr, "scope", scope, "refused_for", duration)
-	switch err := s.options.Ban(client, duration); {
+	rest, err := s.options.Ban(client, duration)
+	still := stillDenied(client, rest)
+	switch {
 	case errors.Is(err, proxy.ErrNotBanned):
-		writeJSON(w, http.StatusNotFound, outcome{Result: scope + ": " + err.Error()})
+		writeJSON(w, http.StatusNotFound, outcome{Result: scope + ": " + err.Error() + still})
 	case err != nil:
 		writeJSON(w, http.StatusConflict, outcome{Result: scope + ": " + err.Error()})
+	case duration == 0 && still != "":
+		writeJSON(w, http.StatusOK, outcome{OK: true, Result: scope + ": lifted" + still})
 	case duration == 0:
 		writeJSON(w, http.StatusOK, outcome{OK: true, Result: scope + ": may come again"})
 	default:
 		writeJSON(w, http.StatusOK, outcome{OK: true, Result: fmt.Sprintf("%s: denied until %s", scope, time.Now().Add(duration).Format(time.DateTime))})
 	}
+}
+
+// stillDenied says which of the bans keeps a client out that is let in again: one of the
+// whole network rather than of a part of it, and that for longest. It is empty without any.
+func stillDenied(client netip.Prefix, bans []access.Ban) (text string) {
+	whole := false
+	for _, ban := range bans { // those first that end first
+		how := "; part of it is still denied"
+		if ban.Covers(client) {
+			whole, how = true, "; still denied"
+		} else if whole {
+			continue
+		}
+		text = fmt.Sprintf("%s by %s until %s", how, networkText(ban.Network), ban.Until.Local().Format(time.DateTime))
+	}
+	return text
 }
 
 // traceWrite is how long whoever reads a trace may take for one line.

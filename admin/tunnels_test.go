@@ -103,10 +103,11 @@ func TestDeny(t *testing.T) {
 	var network netip.Prefix
 	var duration time.Duration
 	var answer error
+	var rest []access.Ban
 	s := newServer(t, func(o *Options) {
-		o.Ban = func(n netip.Prefix, d time.Duration) error {
+		o.Ban = func(n netip.Prefix, d time.Duration) ([]access.Ban, error) {
 			network, duration = n, d
-			return answer
+			return rest, answer
 		}
 	})
 	for _, test := range []struct {
@@ -132,6 +133,23 @@ func TestDeny(t *testing.T) {
 		}
 		if asked := network.IsValid() && duration >= 0; asked == (test.code == 400) {
 			t.Errorf("%s asks the gate: %v", test.query, asked)
+		}
+	}
+	until := time.Date(2030, 1, 2, 3, 4, 5, 0, time.Local)
+	wide, narrow := access.Ban{Network: netip.MustParsePrefix("192.0.0.0/16"), Until: until}, access.Ban{Network: netip.MustParsePrefix("192.0.2.7/32"), Until: until}
+	for _, test := range []struct {
+		rest   []access.Ban
+		answer error
+		code   int
+		said   string
+	}{
+		{[]access.Ban{wide, narrow}, nil, 200, "192.0.2.0/24: lifted; still denied by 192.0.0.0/16 until 2030-01-02 03:04:05"},
+		{[]access.Ban{narrow, wide}, proxy.ErrNotBanned, 404, "192.0.2.0/24: it is not banned; still denied by 192.0.0.0/16 until 2030-01-02 03:04:05"},
+		{[]access.Ban{narrow}, nil, 200, "192.0.2.0/24: lifted; part of it is still denied by 192.0.2.7 until 2030-01-02 03:04:05"},
+	} {
+		rest, answer = test.rest, test.answer
+		if w := ask(s, loopback, "POST", "http://127.0.0.1/deny?client=192.0.2.0/24&for=0s"); w.Code != test.code || !strings.Contains(w.Body.String(), test.said) {
+			t.Errorf("lifted with %v = %d %s; want %d and %q", rest, w.Code, w.Body, test.code, test.said)
 		}
 	}
 }

@@ -138,22 +138,23 @@ func (s *Server) Allows(rules *access.Rules, client netip.Addr) bool {
 }
 
 // Ban keeps the clients of a network out for a while, reloads included; zero or less
-// lifts the ban. Tunnels go on. It is an error to lift what is not banned, and to ban a
-// network that has an address of a load balancer: that would be all of its clients.
-func (s *Server) Ban(network netip.Prefix, duration time.Duration) error {
+// lifts the ban, and returns other ones that these clients are in. Tunnels go on. It is an
+// error to lift what is not banned, and to ban a network that has an address of a load
+// balancer: that would be all of its clients.
+func (s *Server) Ban(network netip.Prefix, duration time.Duration) (rest []access.Ban, err error) {
 	now := time.Now()
 	if duration <= 0 {
 		if !s.bans.Lift(network, now) {
-			return ErrNotBanned
+			err = ErrNotBanned
 		}
-		return nil
+		return s.bans.Rest(network, now), err
 	}
 	for _, balancer := range s.now.Load().ProxyProtocol {
 		if balancer.Overlaps(network) {
-			return fmt.Errorf("%s has load balancers of listen.proxy_protocol", network)
+			return nil, fmt.Errorf("%s has load balancers of listen.proxy_protocol", network)
 		}
 	}
-	return s.bans.Set(network, now.Add(duration), now)
+	return nil, s.bans.Set(network, now.Add(duration), now)
 }
 
 // ErrNotBanned is the error of lifting a ban that does not exist.

@@ -223,7 +223,7 @@ func TestBan(t *testing.T) {
 		return tls.Client(conn, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool()}).Handshake()
 	}
 	network := netip.MustParsePrefix("192.0.2.0/24")
-	if err := g.Ban(network, time.Hour); err != nil {
+	if _, err := g.Ban(network, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	if err := tries(); err == nil {
@@ -235,16 +235,23 @@ func TestBan(t *testing.T) {
 	if !g.DeniesPlain(netip.MustParseAddr("192.0.2.7")) || g.DeniesPlain(netip.MustParseAddr("192.0.3.7")) {
 		t.Error("without TLS a ban is not what it is with TLS")
 	}
-	if err := g.Ban(network, 0); err != nil {
-		t.Error(err)
+	wider := netip.MustParsePrefix("192.0.0.0/16")
+	if _, err := g.Ban(wider, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if rest, err := g.Ban(network, 0); err != nil || len(rest) != 1 || rest[0].Network != wider {
+		t.Errorf("lifted in a wider ban: %v, %v; want the wider one", rest, err)
+	}
+	if rest, err := g.Ban(wider, 0); err != nil || len(rest) != 0 {
+		t.Errorf("lifted: %v, %v; want no other ban", rest, err)
 	}
 	if err := tries(); err != nil {
 		t.Errorf("after the ban: %v", err)
 	}
-	if err := g.Ban(network, 0); !errors.Is(err, ErrNotBanned) {
+	if _, err := g.Ban(network, 0); !errors.Is(err, ErrNotBanned) {
 		t.Errorf("lifted twice: %v; want ErrNotBanned", err)
 	}
-	if err := g.Ban(netip.MustParsePrefix("127.0.0.1/32"), time.Hour); err == nil {
+	if _, err := g.Ban(netip.MustParsePrefix("127.0.0.1/32"), time.Hour); err == nil {
 		t.Error("the load balancer may be banned")
 	}
 }

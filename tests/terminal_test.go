@@ -231,7 +231,10 @@ func TestTerminalAccess(t *testing.T) {
 	d.want("status", 0, "Denied for a while")
 	d.want("access deny 127.0.0.1 -for 1d -close", 0, "closing 1 tunnel")
 	c.WantClose(1008)
-	d.want("access lift 127.0.0.1", 0, "may come again")
+	d.want("access deny 127.0.0.0/16 -for 2h", 0)
+	d.want("access lift 127.0.0.1", 0, "127.0.0.1: lifted; still denied by 127.0.0.0/16 until")
+	d.want("access lift 127.0.0.1", 1, "it is not banned; still denied by 127.0.0.0/16 until")
+	d.want("access lift 127.0.0.0/16", 0, "may come again")
 	if !letIn() {
 		t.Error("a client is still denied")
 	}
