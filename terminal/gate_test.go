@@ -2,11 +2,13 @@ package terminal
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -59,4 +61,29 @@ func TestDenyNothingLeft(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A roundTrip answers requests without a network.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// What takes a request and says nothing is given up, also by a trace.
+func TestTraceNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &Gate{address: "127.0.0.1:9291", client: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})}}
+		began := time.Now()
+		err := g.Trace(t.Context(), &bytes.Buffer{}, "abc", false)
+		if err == nil || !strings.Contains(err.Error(), "no answer in time") || time.Since(began) != patience {
+			t.Errorf("after %v: %v; want no answer in time after %v", time.Since(began), err, patience)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := g.Trace(ctx, &bytes.Buffer{}, "abc", false); err == nil {
+			t.Error("a trace that never began is no error")
+		}
+	})
 }

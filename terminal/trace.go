@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"time"
 
 	"wssgate/human"
 	"wssgate/proxy"
@@ -18,14 +19,21 @@ const maxTraceLine = 64 << 10
 
 // Trace prints what happens on a tunnel, until that ends or ctx does, which is no error.
 func (g *Gate) Trace(ctx context.Context, stdout io.Writer, id string, asJSON bool) error {
-	resp, err := g.ask(ctx, http.MethodGet, "/trace", url.Values{"id": {id}})
+	asking, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	late := time.AfterFunc(patience, func() { cancel(context.DeadlineExceeded) })
+	resp, err := g.ask(asking, http.MethodGet, "/trace", url.Values{"id": {id}})
 	if err != nil {
+		if ctx.Err() == nil && asking.Err() != nil { // whatever the transport makes of it
+			return g.unreachable(context.Cause(asking))
+		}
 		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return g.decode(resp, http.StatusOK, nil)
 	}
+	late.Stop()
 	s, ended := newScreen(stdout), false
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Buffer(nil, maxTraceLine); lines.Scan() && s.err == nil; {
