@@ -87,3 +87,25 @@ func TestTraceNoAnswer(t *testing.T) {
 		}
 	})
 }
+
+// A trace that is cut off, wherever, says so, and not that there is no gate.
+func TestTraceCutOff(t *testing.T) {
+	const whole = `{"at":"2030-01-02T03:04:05Z","from":"client","opcode":"text","fin":true,"length":3}`
+	for _, body := range []string{"", whole + "\n", whole + "\n" + whole[:20], whole[:20]} {
+		g := gateOf(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Write([]byte(body))
+			http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}))
+		err := g.Trace(t.Context(), &bytes.Buffer{}, "abc", false)
+		if err == nil || !strings.Contains(err.Error(), "was cut off") {
+			t.Errorf("a trace of %q: %v; want that it was cut off", body, err)
+		}
+	}
+	g := gateOf(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write([]byte(whole + "\n" + `{"at":"2030-01-02T03:04:05Z","end":"operator"}` + "\n"))
+	}))
+	if err := g.Trace(t.Context(), &bytes.Buffer{}, "abc", false); err != nil {
+		t.Errorf("a trace to its end: %v", err)
+	}
+}
