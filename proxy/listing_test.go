@@ -113,8 +113,11 @@ func TestBusiest(t *testing.T) {
 func TestCloseTunnels(t *testing.T) {
 	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
-	first, second := g.dial(), g.dial()
-	for _, c := range []*chat.Client{first, second} { // the 101 may come before there is a tunnel
+	var clients []*chat.Client
+	for range 2 {
+		c := g.dial()
+		clients = append(clients, c)
+		// The 101 may come before there is a tunnel, and the second's before the first's.
 		if err := c.WriteFrame(ws.NewTextFrame([]byte("hello"))); err != nil {
 			t.Fatal(err)
 		}
@@ -122,6 +125,7 @@ func TestCloseTunnels(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	first, second := clients[0], clients[1]
 	all := g.Tunnels(TunnelQuery{Limit: 10}).Tunnels
 	if len(all) != 2 {
 		t.Fatalf("%d tunnels; want 2", len(all))
