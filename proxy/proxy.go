@@ -128,10 +128,10 @@ type Server struct {
 	loops     *loops
 	journal   *journal
 	stats     stats
-	ids       atomic.Uint64 // the last tunnelID
-	tracing   atomic.Bool   // one tunnel, at most
-	short     atomic.Bool   // of memory: nobody new is let in
-	brake     brake         // the same: no backlog grows
+	ids       atomic.Uint64             // the last tunnelID
+	tracing   atomic.Pointer[TraceLine] // of the one tunnel, at most: the first line
+	short     atomic.Bool               // of memory: nobody new is let in
+	brake     brake                     // the same: no backlog grows
 
 	challenges atomic.Int32    // CAs' that are being answered
 	ctx        context.Context // ends when Shutdown's deadline passes

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -19,7 +20,7 @@ const (
 // Errors of Trace.
 var (
 	ErrNoTunnel = errors.New("no such tunnel is open")
-	ErrTracing  = errors.New("another trace is under way; there is one at a time")
+	ErrTracing  = errors.New("another trace is under way, and there is one at a time")
 )
 
 // A TraceLine is one thing that happens on a tunnel that is traced. The first one of a
@@ -166,14 +167,27 @@ func (t *tunnel) say(opcode byte, payload []byte) {
 	t.toClient(appendFrame(nil, opcode, payload, nil))
 }
 
+// errTracing is ErrTracing with the tunnel that is traced, once that is found.
+func (s *Server) errTracing() error {
+	l := s.tracing.Load()
+	if l == nil || l.Tunnel == nil {
+		return ErrTracing
+	}
+	client := "a unix socket"
+	if l.Tunnel.Client.IsValid() {
+		client = l.Tunnel.Client.String()
+	}
+	return fmt.Errorf("%w: tunnel %s of %s, since %s", ErrTracing, l.Tunnel.ID, client, l.At.Format(time.DateTime))
+}
+
 // Trace calls line for what happens on a tunnel until that ends, which is nil, ctx does,
 // or line returns an error. The tunnel does not wait for line: what it can't take in time
 // is left out, and the next one says how much that was. One tunnel is traced at a time.
 func (s *Server) Trace(ctx context.Context, id string, line func(TraceLine) error) error {
-	if !s.tracing.CompareAndSwap(false, true) {
-		return ErrTracing
+	if !s.tracing.CompareAndSwap(nil, &TraceLine{}) {
+		return s.errTracing()
 	}
-	defer s.tracing.Store(false)
+	defer s.tracing.Store(nil)
 	p := &tap{lines: make(chan TraceLine, tapLines)}
 	var found *Tunnel
 	begin := func(t *tunnel, w *turn) {
@@ -194,7 +208,9 @@ func (s *Server) Trace(ctx context.Context, id string, line func(TraceLine) erro
 		}
 	})
 	defer p.off.Store(true)
-	if err := line(TraceLine{At: time.Now(), Tunnel: found}); err != nil {
+	first := TraceLine{At: time.Now(), Tunnel: found}
+	s.tracing.Store(&first)
+	if err := line(first); err != nil {
 		return err
 	}
 	for {

@@ -169,8 +169,8 @@ func TestTrace(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	_, done := start(ctx)
-	if err := g.Trace(t.Context(), id, nil); !errors.Is(err, ErrTracing) {
-		t.Errorf("a second trace: %v; want ErrTracing", err)
+	if err := g.Trace(t.Context(), id, nil); !errors.Is(err, ErrTracing) || !strings.Contains(err.Error(), "tunnel "+id+" of 127.0.0.1:") || !strings.Contains(err.Error(), ", since 20") {
+		t.Errorf("a second trace: %v; want ErrTracing with the tunnel, its client and a time", err)
 	}
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
