@@ -93,8 +93,15 @@ var shapeSpaces = func() map[string]bool {
 
 // Feed appends the shape of the next bytes of the message to out.
 func (s *Shape) Feed(out, b []byte) []byte {
-	for _, c := range b {
-		out = s.next(out, c)
+	for i := 0; i < len(b) && s.state != shapeLost; i++ {
+		if s.state == shapeText && s.text {
+			n := bytes.IndexByte(b[i:], '<')
+			if n < 0 {
+				break
+			}
+			i += n
+		}
+		out = s.next(out, b[i])
 	}
 	return out
 }

@@ -39,6 +39,7 @@ func TestShape(t *testing.T) {
 		"<a><b></a><secret/>":                            "<a><b>…",
 		"<ab></b><secret/>":                              "<ab>…",
 		"<a><b/></a><c>t</c>":                            "<a><b/></a><c>…</c>",
+		"<a>" + strings.Repeat("x y ", 999) + "</a><b>t": "<a>…</a><b>…",
 		"</stream:stream>":                               "</stream:stream>",
 		"<stream:stream>hello<a/>":                       "<stream:stream>…<a/>",
 		"<x xmlns='urn:xmpp:secret'/>":                   "<x xmlns='…'/>",
