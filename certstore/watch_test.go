@@ -2,6 +2,7 @@ package certstore
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -203,6 +204,36 @@ func TestWatchRealFiles(t *testing.T) {
 		}
 		d.link(t, "v1", "certs")
 		await("it is back", serves(s, "example1.com", one))
+	})
+	parallel("folders are replaced as a whole", func(t *testing.T, d dir) {
+		root := dir(filepath.Join(string(d), "top/above/certs"))
+		const file = "a/b/x.pem"
+		one, two := issue("example1.com"), issue("example1.com")
+		root.put(t, file, one.PEM())
+		s, await := watching(t, root)
+		for _, what := range []string{"top/above/certs/a/b", "top/above/certs/a", "top/above/certs", "top/above", "top"} {
+			rest, err := filepath.Rel(filepath.Join(string(d), what), filepath.Join(string(root), file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(string(d), what)
+			d.put(t, filepath.Join("new", rest), two.PEM())
+			if err := errors.Join(os.Rename(path, filepath.Join(string(d), "gone")), os.Rename(filepath.Join(string(d), "new"), path)); err != nil {
+				t.Fatal(err)
+			}
+			if what == "top" { // nothing tells of it before the poll, or a reload
+				if err := s.Reload(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			await(what+" is replaced", serves(s, "example1.com", two))
+			root.put(t, file, one.PEM())
+			await("a change in the new "+what, serves(s, "example1.com", one))
+			d.remove(t, "gone")
+			root.put(t, file, two.PEM())
+			await("a change after the old "+what+" is removed", serves(s, "example1.com", two))
+			one, two = two, one
+		}
 	})
 	parallel("another directory", func(t *testing.T, d dir) {
 		s, await := watching(t, d)

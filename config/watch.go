@@ -147,7 +147,7 @@ func (w *Watch) follow(folders *watch.Watcher) {
 	defer folders.End()
 	for _, file := range w.files {
 		for _, folder := range foldersOn(w.place, file) {
-			w.place.Call(folder, func() error { folders.Again(folder); return nil })
+			w.place.Call(folder, func() error { folders.Add(folder); return nil })
 		}
 	}
 }

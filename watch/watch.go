@@ -5,7 +5,7 @@
 //
 // It watches folders, not files: a file that is replaced takes its watch with it.
 //
-// Add, Again, Forget, Begin and End may be called by any goroutine, and before Start.
+// Add, Forget, Begin and End may be called by any goroutine, and before Start.
 // They call the system, which may hang for a folder that does; nothing else here
 // waits for them.
 package watch
@@ -113,38 +113,26 @@ func newWatcher(o Options, f folders, events <-chan fsnotify.Event, errs <-chan 
 }
 
 // Add has a folder watched from now on. It comes before the folder is looked at, so
-// that no change falls between the two.
-func (w *Watcher) Add(path string) { w.add(path, false) }
-
-// Again is Add for a folder that may be another one by that name than the one that
-// is watched, though the system has told nothing of it.
-func (w *Watcher) Again(path string) { w.add(path, true) }
-
-func (w *Watcher) add(path string, again bool) {
+// that no change falls between the two. It asks the system each time, also for a path
+// that is watched: another folder may be there by now, though nothing told of it. For
+// the same folder that changes nothing.
+func (w *Watcher) Add(path string) {
 	if w.folder == nil {
 		return
 	}
 	w.mu.Lock()
-	_, have := w.watched[path]
 	w.watched[path] = w.round
 	w.mu.Unlock()
-	if have && !again {
-		return
-	}
 	err := w.folder.Add(path)
 	if err == nil || errors.Is(err, fsnotify.ErrClosed) {
 		return
 	}
-	w.mu.Lock()
-	delete(w.watched, path)
-	w.mu.Unlock()
 	if !errors.Is(err, fs.ErrNotExist) { // whoever looks at the folder says so
 		w.fail(path, err)
 	}
 }
 
-// Forget is for a folder that went away, or may have: another of the same name has
-// to be watched anew.
+// Forget is for a folder that nobody looks at by this path any more.
 func (w *Watcher) Forget(path string) {
 	w.mu.Lock()
 	_, have := w.watched[path]
@@ -153,6 +141,40 @@ func (w *Watcher) Forget(path string) {
 	if have {
 		w.folder.Remove(path) // fails where the system has forgotten it already
 	}
+}
+
+func (w *Watcher) forget(which func(path string) bool) {
+	var old []string
+	w.mu.Lock()
+	for path := range w.watched {
+		if which(path) {
+			old = append(old, path)
+			delete(w.watched, path)
+		}
+	}
+	w.mu.Unlock()
+	for _, path := range old {
+		w.folder.Remove(path) // fails where the system has forgotten it already
+	}
+}
+
+// forgetGone forgets the folders that went away, and those below them: another of the
+// same name has to be watched anew. A folder that moves with the one above it gets no
+// event, and its watch goes with it. Moved says that there was such a folder.
+func (w *Watcher) forgetGone(gone map[string]bool) (moved bool) {
+	w.forget(func(path string) bool {
+		if gone[path] {
+			return true
+		}
+		for p := filepath.Dir(path); p != path; path, p = p, filepath.Dir(p) {
+			if gone[p] {
+				moved = true
+				return true
+			}
+		}
+		return false
+	})
+	return moved
 }
 
 // Begin and End stand around a look at everything; what nobody added between them
@@ -165,18 +187,10 @@ func (w *Watcher) Begin() {
 
 // End is explained at Begin.
 func (w *Watcher) End() {
-	var old []string
 	w.mu.Lock()
-	for path, round := range w.watched {
-		if round != w.round {
-			old = append(old, path)
-			delete(w.watched, path)
-		}
-	}
+	now := w.round
 	w.mu.Unlock()
-	for _, path := range old {
-		w.folder.Remove(path)
-	}
+	w.forget(func(path string) bool { return w.watched[path] != now })
 }
 
 // fail tells once that polling has to do.
@@ -215,7 +229,8 @@ func (w *Watcher) Start() {
 func (w *Watcher) run() {
 	var (
 		next    Changes
-		first   time.Time // of the changes gathered
+		gone    map[string]bool // of next.Names: removed or renamed
+		first   time.Time       // of the changes gathered
 		settle  = stoppedTimer()
 		recheck = stoppedTimer()
 		poll    = time.NewTimer(w.pollInterval())
@@ -254,14 +269,14 @@ func (w *Watcher) run() {
 				continue
 			}
 			name := filepath.Clean(ev.Name)
-			if ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename) {
-				w.Forget(name)
-			}
 			if next.Names == nil {
-				next.Names = map[string]bool{}
+				next.Names, gone = map[string]bool{}, map[string]bool{}
 			}
 			if len(next.Names) < maxGathered {
 				next.Names[name] = true
+				if ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename) {
+					gone[name] = true
+				}
 			} else {
 				next.All = true
 			}
@@ -277,8 +292,11 @@ func (w *Watcher) run() {
 			next.All = true
 			gather()
 		case <-settle.C:
+			if len(gone) > 0 && w.forgetGone(gone) {
+				next.All = true
+			}
 			c := next
-			next, first = Changes{}, time.Time{}
+			next, gone, first = Changes{}, nil, time.Time{}
 			look(c)
 			if w.o.Recheck > 0 {
 				recheck.Reset(w.o.Recheck)

@@ -22,6 +22,7 @@ func TestMain(m *testing.M) { leaktest.Main(m) }
 type fakeFolders struct {
 	mu      sync.Mutex
 	watched []string
+	asked   int // calls of Add that worked
 	err     error
 }
 
@@ -31,7 +32,9 @@ func (f *fakeFolders) Add(path string) error {
 	if f.err != nil {
 		return f.err
 	}
-	f.watched = append(f.watched, path)
+	if f.asked++; !slices.Contains(f.watched, path) {
+		f.watched = append(f.watched, path)
+	}
 	return nil
 }
 
@@ -192,7 +195,11 @@ func TestWatcherForgetsAFolderThatWentAway(t *testing.T) {
 		w, events, _, _ := startWatcher(folders)
 		w.Add("/d/e")
 		events <- fsnotify.Event{Name: "/d/e", Op: fsnotify.Remove}
+		time.Sleep(Quiet)
 		synctest.Wait()
+		if len(folders.watched) > 0 {
+			t.Errorf("watched = %q, want nothing", folders.watched)
+		}
 		w.Add("/d/e")
 		if !slices.Equal(folders.watched, []string{"/d/e"}) {
 			t.Errorf("watched = %q, want it anew", folders.watched)
@@ -268,7 +275,6 @@ func TestWatcherWithoutASystem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _, _, looks := startWatcher(nil)
 		w.Add("/d")
-		w.Again("/d")
 		w.Forget("/d")
 		time.Sleep(pollAll)
 		wantLooks(t, looks, look{at: pollAll, all: true, again: true})
@@ -277,14 +283,41 @@ func TestWatcherWithoutASystem(t *testing.T) {
 }
 
 // A folder may be another one than before, though nothing told of it.
-func TestWatcherAgain(t *testing.T) {
+func TestWatcherAddsAgain(t *testing.T) {
 	folders := &fakeFolders{}
 	w, _, _, _ := idleWatcher(folders)
 	w.Add("/d")
 	w.Add("/d")
-	w.Again("/d")
-	if !slices.Equal(folders.watched, []string{"/d", "/d"}) {
-		t.Errorf("watched = %q, want it twice", folders.watched)
+	if folders.asked != 2 {
+		t.Errorf("asked %d times, want 2", folders.asked)
 	}
 	w.Close()
+}
+
+// What is below a folder that moves has moved too, and is told by nobody; then all is
+// looked at. Where each is told of, as rm does, only what is named is.
+func TestWatcherForgetsWhatMovedAlong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		folders := &fakeFolders{}
+		w, events, _, looks := startWatcher(folders)
+		for _, path := range []string{"/d", "/d/e", "/d/e/.f/g", "/d/ee"} {
+			w.Add(path)
+		}
+		events <- fsnotify.Event{Name: "/d/e", Op: fsnotify.Rename}
+		time.Sleep(Quiet)
+		wantLooks(t, looks, look{at: Quiet, names: 1, all: true})
+		if !slices.Equal(folders.watched, []string{"/d", "/d/ee"}) {
+			t.Errorf("watched = %q, want what did not move", folders.watched)
+		}
+		w.Add("/d/e")
+		w.Add("/d/e/f")
+		events <- fsnotify.Event{Name: "/d/e/f", Op: fsnotify.Remove}
+		events <- fsnotify.Event{Name: "/d/e", Op: fsnotify.Remove}
+		time.Sleep(Quiet)
+		wantLooks(t, looks, look{at: 2 * Quiet, names: 2})
+		if !slices.Equal(folders.watched, []string{"/d", "/d/ee"}) {
+			t.Errorf("watched = %q, want what was not removed", folders.watched)
+		}
+		w.Close()
+	})
 }
