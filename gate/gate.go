@@ -83,8 +83,9 @@ type gate struct {
 	missing   []missing      // listeners that could not be opened yet
 	opening   bool           // they are being opened
 	late      chan lateListeners
-	retry     bool            // the last reload failed because DNS did not answer
-	again     <-chan struct{} // closed when the file that the last reload could not read answers again
+	retry     bool                 // the last reload failed because DNS did not answer
+	logged    map[string]time.Time // lines of reloads that failed, and when; see logsAgain
+	again     <-chan struct{}      // closed when the file that the last reload could not read answers again
 }
 
 // Serving configures Serve, in addition to the configuration file.
@@ -134,11 +135,7 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 		console.turned()
 		select {
 		case <-turns.C:
-			if g.retry {
-				g.tryReloadAgain()
-			} else {
-				g.openMissing()
-			}
+			g.turned()
 		case l := <-g.late:
 			g.openedLate(l)
 		case <-how.Reload:

@@ -127,11 +127,22 @@ func (g *gate) openedLate(l lateListeners) {
 	}
 }
 
+// turned tries again what DNS or a file system was in the way of. A listener that can
+// be opened need not wait for a reload that fails for another.
+func (g *gate) turned() {
+	g.openMissing()
+	if g.retry {
+		g.tryReloadAgain()
+	}
+}
+
 // tryReloadAgain is for a reload that failed because something did not answer.
 func (g *gate) tryReloadAgain() {
-	g.again = nil
+	g.again, g.retry = nil, false
 	if g.opening || g.reloading != nil { // one comes anyway, or after this
-		g.reload(nil)
+		if g.next == nil {
+			g.next = []func(error){}
+		}
 		return
 	}
 	g.beginReload([]func(error){}, true)

@@ -3,8 +3,12 @@ package gate
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"maps"
+	"regexp"
 	"slices"
+	"time"
 
 	"wssgate/certstore"
 	"wssgate/config"
@@ -44,6 +48,7 @@ type gathered struct {
 	hosts        listen.Hosts                    // of listeners
 	unix         map[listen.Address]listen.Ready // that are new
 	err          error                           // instead of all else
+	also         error                           // beside err: of the certificates
 }
 
 // gather reads everything that a reload needs. It runs beside the loop and changes
@@ -80,12 +85,13 @@ func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) (
 // gatherNothing reads only the certificates: an error in the file must not delay their
 // renewal.
 func (g *gate) gatherNothing(why error) *gathered {
+	r := &gathered{err: why}
 	panics.Catch(panics.Reload, func() {
 		if err := g.store.Reload(); err != nil && !files.IsHang(err) {
-			g.log.Error("reload", "err", err)
+			r.also = err
 		}
 	})
-	return &gathered{err: why}
+	return r
 }
 
 // abandon undoes gather.
@@ -110,12 +116,10 @@ func (g *gate) reloaded(r *gathered) {
 	g.retry = g.again == nil && err != nil && listen.IsPending(err) // DNS tells nobody when it is back
 	g.console.reloaded(err)
 	if err == nil {
+		g.logged = nil
 		g.log.Info("reloaded", "names", g.store.Names(), "problems", len(g.store.Problems()))
 	} else {
-		for _, mistake := range splitError(err) {
-			g.log.Error("reload", "err", mistake)
-		}
-		g.log.Error("reload: nothing was changed")
+		g.logFailure(errors.Join(r.also, err))
 	}
 	g.notify.Ready(g.summary())
 	asked, next := g.reloading, g.next
@@ -126,6 +130,43 @@ func (g *gate) reloaded(r *gathered) {
 	if next != nil {
 		g.beginReload(next, false)
 	}
+}
+
+// logFailure logs why a reload failed.
+func (g *gate) logFailure(err error) {
+	some := false
+	for _, mistake := range splitError(err) {
+		if g.logsAgain(mistake) {
+			g.log.Error("reload", "err", mistake)
+			some = true
+		}
+	}
+	if some {
+		g.log.Error("reload: nothing was changed")
+	}
+}
+
+// repeatAfter is how long a line is not repeated by a reload that is tried again.
+const repeatAfter = time.Minute
+
+// ownPort matches the port of the gate's end of a connection, which is another each time.
+var ownPort = regexp.MustCompile(`:\d+->`)
+
+// logsAgain reports whether an error of the reload under way is to be logged: each, if
+// somebody asked for the reload; but a reload that only tries again logs what is new, and
+// the rest once in repeatAfter.
+func (g *gate) logsAgain(err error) bool {
+	now := time.Now()
+	maps.DeleteFunc(g.logged, func(_ string, at time.Time) bool { return now.Sub(at) >= repeatAfter })
+	text := ownPort.ReplaceAllString(err.Error(), ":->")
+	if _, known := g.logged[text]; known && len(g.reloading) == 0 {
+		return false
+	}
+	if g.logged == nil {
+		g.logged = map[string]time.Time{}
+	}
+	g.logged[text] = now
+	return true
 }
 
 // take does the remaining steps that can fail, and then applies what was gathered, or
@@ -139,7 +180,9 @@ func (g *gate) take(r *gathered) error {
 	if err == nil {
 		g.sockets.Know(r.hosts)
 		for _, err := range r.hosts.Errors() {
-			g.log.Warn("listen: a name was not found; keeping its last address", "err", err)
+			if g.logsAgain(err) {
+				g.log.Warn("listen: a name was not found; keeping its last address", "err", err)
+			}
 		}
 		g.sockets.Ready = r.unix
 		c.opened, err = g.openListeners(r.cfg, c.routes)

@@ -130,8 +130,63 @@ func TestReloadTriesAgain(t *testing.T) {
 		}
 	}
 	g.tryReloadAgain()
+	if g.retry {
+		t.Error("it is tried twice")
+	}
 	g.reloaded(<-g.gathered)
 	if g.retry || !g.console.lastReload() {
 		t.Error("it is not taken")
 	}
+}
+
+// A reload that is tried again each turn keeps no missing listener from being opened, and
+// comes after it.
+func TestMissingBesideRetry(t *testing.T) {
+	g, _ := startSmall(t)
+	g.missing = []missing{{listen.Address{Key: "http", Addr: "127.0.0.1:0"}, errors.New("DNS"), time.Now()}}
+	g.reloading = []func(error){}
+	g.reloaded(&gathered{err: &net.DNSError{IsTimeout: true}})
+	g.turned()
+	g.turned() // DNS is slow
+	if !g.opening || g.reloading != nil {
+		t.Fatalf("opening %t, reloading %t", g.opening, g.reloading != nil)
+	}
+	g.openedLate(<-g.late)
+	if len(g.missing) > 0 || g.reloading == nil {
+		t.Fatalf("missing %v, reloading %t", g.missing, g.reloading != nil)
+	}
+	g.reloaded(<-g.gathered)
+	if g.retry || g.reloading != nil || !g.console.lastReload() {
+		t.Error("the reload is not taken")
+	}
+}
+
+// What a reload that is tried again finds each time is logged once a minute; what is new
+// at once, and so is all if somebody asked.
+func TestRetryLogs(t *testing.T) {
+	g, _ := startSmall(t)
+	log := new(strings.Builder)
+	synctest.Test(t, func(t *testing.T) {
+		refused := func(port int) error {
+			return fmt.Errorf("read udp 127.0.0.1:%d->127.0.0.1:53: read: connection refused", port)
+		}
+		gate := &gate{log: slog.New(slog.NewTextHandler(log, nil)), console: g.console, store: g.store}
+		fails := func(want int, asked []func(error), errs ...error) {
+			t.Helper()
+			log.Reset()
+			gate.reloading = asked
+			gate.reloaded(&gathered{err: errors.Join(errs...)})
+			if lines := strings.Count(log.String(), "msg=reload "); lines != want || strings.Count(log.String(), "nothing was changed") != min(want, 1) {
+				t.Errorf("%v: logged %d times; want %d:\n%s", errs, lines, want, log)
+			}
+		}
+		again := []func(error){}
+		fails(1, again, refused(4711))
+		time.Sleep(loopTurn)
+		fails(0, again, refused(4712))
+		fails(1, []func(error){func(error) {}}, refused(4713))
+		fails(1, again, refused(4714), errors.New("another"))
+		time.Sleep(repeatAfter)
+		fails(2, again, refused(4715), errors.New("another"))
+	})
 }
