@@ -96,9 +96,9 @@ func (t *tree) placeOf(mount string) *files.Place {
 	switch {
 	case p != nil:
 	case t.left:
-		p = files.New("certificates", t.log)
+		p = files.New("certificates", t.log).CountedBy(panics.Certificates)
 	default:
-		p = files.At("certificates", mount, t.log)
+		p = files.At("certificates", mount, t.log).CountedBy(panics.Certificates)
 		t.others[mount] = p
 	}
 	return p

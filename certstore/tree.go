@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"wssgate/files"
+	"wssgate/panics"
 	"wssgate/watch"
 )
 
@@ -101,7 +102,7 @@ func (fs fileList) get(name string) *file {
 
 func newTree(root string, log *slog.Logger) *tree {
 	root = filepath.Clean(root)
-	t := &tree{root: root, place: files.At("certificates", root, log), folders: map[string]*folder{}, limit: maxFolders,
+	t := &tree{root: root, place: files.At("certificates", root, log).CountedBy(panics.Certificates), folders: map[string]*folder{}, limit: maxFolders,
 		reader: newReader(), names: map[string]string{}, log: log, others: map[string]*files.Place{}, awaited: map[*files.Place]bool{}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.have.Store(new(harvest))

@@ -22,8 +22,20 @@ const (
 
 // newWatcher makes a watcher that looks at the tree in use.
 func (s *Store) newWatcher() (w *watch.Watcher) {
+	var pause time.Duration // before the next look, after one that failed
 	w = watch.New(watch.Options{
-		Look: func(ctx context.Context, c watch.Changes) time.Duration { return s.look(ctx, w, c) },
+		Look: func(ctx context.Context, c watch.Changes) time.Duration {
+			err := s.look(ctx, w, c)
+			switch {
+			case err == nil:
+				pause = 0
+			case errors.Is(err, files.ErrHangs):
+				pause = pollUnwatched
+			default: // a panic: what c says must not be lost
+				pause = min(max(grace, 2*pause), pollAll)
+			}
+			return pause
+		},
 		Failed: func(path string, err error) {
 			s.log.Warn("certificates: cannot watch all folders; checking them every "+pollUnwatched.String(),
 				"file", path, "err", err, "hint", "is fs.inotify.max_user_watches or max_user_instances too low?")
@@ -37,12 +49,12 @@ func (s *Store) newWatcher() (w *watch.Watcher) {
 }
 
 // look reads what may have changed, and publishes it.
-func (s *Store) look(ctx context.Context, w *watch.Watcher, c watch.Changes) (next time.Duration) {
+func (s *Store) look(ctx context.Context, w *watch.Watcher, c watch.Changes) error {
 	t, now := s.inUse()
 	if now != w || t == nil { // closed or replaced meanwhile
-		return 0
+		return nil
 	}
-	err := t.do(ctx, func() error {
+	return t.do(ctx, func() error {
 		if c.All {
 			t.scan() // a root that cannot be listed becomes a problem
 		} else {
@@ -53,8 +65,4 @@ func (s *Store) look(ctx context.Context, w *watch.Watcher, c watch.Changes) (ne
 		}
 		return nil
 	}, func() { s.publish(t, !c.Recheck) })
-	if errors.Is(err, files.ErrHangs) {
-		return pollUnwatched
-	}
-	return 0
 }

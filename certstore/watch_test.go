@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"wssgate/demo/minica"
+	"wssgate/files"
+	"wssgate/panics"
 )
 
 // watching opens a Store that watches d, and returns a function that waits
@@ -290,5 +292,37 @@ func TestWatchRelativeDirectory(t *testing.T) {
 			return err == nil && string(cert.Certificate[0]) == string(next.Cert.Raw)
 		})
 		s.Close()
+	}
+}
+
+// A panic while a change is read is counted as one of certificates, and all is looked at
+// again soon, not only with the next poll.
+func TestWatchPanics(t *testing.T) {
+	d := newDir(t)
+	one, two := ca.Issue("example1.com"), ca.Issue("example1.com")
+	d.put(t, "a.pem", one.PEM())
+	s, await := watching(t, d)
+	was := slog.Default()
+	slog.SetDefault(s.log) // panics are logged there
+	defer slog.SetDefault(was)
+	tree, _ := s.inUse()
+	var reader *reader
+	job := func(f func()) {
+		t.Helper()
+		if _, err := files.Do(t.Context(), tree.place, func() (struct{}, error) { f(); return struct{}{}, nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	job(func() { reader, tree.reader = tree.reader, nil })
+	before := panics.Counts()
+	d.put(t, "a.pem", two.PEM())
+	await("a panic", func() bool { return panics.Counts()["certificates"] > before["certificates"] })
+	job(func() { tree.reader = reader })
+	await("the change", func() bool {
+		cert, err := s.GetCertificate(hello("example1.com"))
+		return err == nil && string(cert.Certificate[0]) == string(two.Cert.Raw)
+	})
+	if n := panics.Counts()["files"] - before["files"]; n > 0 {
+		t.Errorf("%d panics are counted as files'", n)
 	}
 }

@@ -8,11 +8,12 @@ import (
 	"strings"
 
 	"wssgate/files"
+	"wssgate/panics"
 )
 
 // Place is the file system of the configuration and of the small files that it names. A
 // running gate reads them in jobs (files.Do).
-var Place = files.New("configuration", nil)
+var Place = files.New("configuration", nil).CountedBy(panics.Config)
 
 // checkFile reports what check finds in a file that the configuration names, and keeps
 // the contents for Config.Files. Contents never appear in messages: most of these files

@@ -86,18 +86,33 @@ type Place struct {
 	hangs chan struct{} // closed while the call hangs or the job is slow, then replaced
 	back  chan struct{} // closed while the Place answers; replaced when it hangs
 	free  chan struct{} // closed while there is no job; replaced for each job
+	where panics.Place  // what counts the panics of jobs
 }
 
 // New makes a Place. The log calls it what, such as "certificates". If log is nil, it
 // uses slog.Default() at the time of logging.
 func New(what string, log *slog.Logger) *Place {
-	p := &Place{what: what, log: slog.Default, users: 1, turn: make(chan struct{}, 1), hangs: make(chan struct{}), back: make(chan struct{})}
+	p := &Place{what: what, where: panics.Files, log: slog.Default, users: 1, turn: make(chan struct{}, 1), hangs: make(chan struct{}), back: make(chan struct{})}
 	if log != nil {
 		p.log = func() *slog.Logger { return log }
 	}
 	close(p.back)
 	p.free = p.back
 	return p
+}
+
+// CountedBy has panics of p's jobs counted by where instead of panics.Files. It returns p.
+func (p *Place) CountedBy(where panics.Place) *Place {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.where = where
+	return p
+}
+
+func (p *Place) countedBy() panics.Place {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.where
 }
 
 // places are the Places that At returned.
@@ -241,7 +256,7 @@ func do[T any](ctx context.Context, p *Place, await bool, job func() (T, error),
 	done := make(chan result, 1)
 	go func() {
 		defer p.end()
-		value, err := panics.Do(panics.Files, job)
+		value, err := panics.Do(p.countedBy(), job)
 		done <- result{value, err}
 	}()
 	select {
@@ -281,7 +296,7 @@ func (p *Place) begin(part func()) (hangs <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.part, p.since, p.spent, p.free = part, time.Now(), 0, make(chan struct{})
-	p.watch = time.AfterFunc(Patience, func() { panics.Catch(panics.Files, p.check) })
+	p.watch = time.AfterFunc(Patience, func() { panics.Catch(p.countedBy(), p.check) })
 	return p.hangs
 }
 

@@ -47,7 +47,7 @@ func (w *accessWatch) set(lists []*config.AccessFile) {
 		for _, f := range lists {
 			sums[f.Name] = f.LastSum()
 		}
-		place := files.At("access lists", folder, nil)
+		place := files.At("access lists", folder, nil).CountedBy(panics.Access)
 		f := &accessFolder{place: place, lists: lists, watch: config.NewFileWatch("access", place, sums, w.log), log: w.log}
 		f.watch.Set(true)
 		var ctx context.Context
