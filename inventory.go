@@ -69,7 +69,7 @@ func inventoryOf(c *config.Config) (*inventory, error) {
 	}
 	inv.certificates, inv.problems = slices.Collect(store.Certificates()), store.Problems()
 	if len(c.ACME.Names) > 0 {
-		if err := certstore.ACMECacheProblem(context.Background(), c.ACME.Cache); err != nil {
+		if err := certstore.ACMECacheProblem(context.Background(), c.ACME.Cache, c.Certificates.Directory); err != nil {
 			inv.problems = append(inv.problems, certstore.Problem{File: c.ACME.Cache, Err: err})
 		}
 	}

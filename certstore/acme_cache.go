@@ -66,8 +66,11 @@ const maxACMEFile = maxFile
 // acmeOpenCache creates the folder if it is missing. It does not change an existing
 // one, because the caller may only want to look. A folder that hangs is not an error:
 // the keepers wait for it.
-func acmeOpenCache(ctx context.Context, dir string, log *slog.Logger) (acmeCache, error) {
+func acmeOpenCache(ctx context.Context, dir, certificates string, log *slog.Logger) (acmeCache, error) {
 	c := acmeCache{dir, files.At("acme: cache", dir, log)}
+	if err := c.apart(ctx, certificates); err != nil {
+		return c, err
+	}
 	err := c.do(ctx, func() error {
 		if err := c.place.MkdirAll(dir, 0o700); err != nil {
 			return err

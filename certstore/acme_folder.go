@@ -3,6 +3,7 @@ package certstore
 import (
 	"bytes"
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,8 +23,10 @@ const acmeMark = ".wssgate"
 
 const acmeMarkText = "wssgate keeps accounts, keys and certificates of its [acme] section in this folder.\n"
 
-// own says why a folder is not for us; nil: it is empty, marked, or a cache of an
-// older version or of autocert.
+// own says why a folder is not for us. nil: it is empty, marked, or has what only
+// a cache of an older version or of autocert has: an account, a helper file, or
+// certificates under their own names, all of them, as acmeEncode writes them. Then
+// other things in it do not matter.
 func (c acmeCache) own() error {
 	info, err := c.place.Stat(c.dir)
 	if err != nil {
@@ -36,38 +39,65 @@ func (c acmeCache) own() error {
 	if err != nil {
 		return err
 	}
-	var stranger, sample string
+	stranger := ""
+	var names []string
 	for _, e := range entries {
 		switch name := e.Name(); {
-		case name == acmeMark, name == acmeAccountFile, name == acmeAccountFileLegacy, name == acmeAccountOld:
+		case name == "lost+found" || strings.HasPrefix(name, acmeTempPrefix): // says nothing
+		case !e.IsDir() && acmeIsHelper(name):
 			return nil
-		case acmeIsHelper(name):
-		case e.IsDir() || !acmeIsName(name):
+		case !e.IsDir() && acmeIsName(name):
+			names = append(names, name)
+		case stranger == "":
 			stranger = name
-		default:
-			sample = name
 		}
 	}
-	if stranger == "" && sample != "" { // host names are also what many other files are called
-		if data, err := c.place.Read(c.path(sample), maxACMEFile); err == nil && !bytes.HasPrefix(data, []byte("-----BEGIN ")) {
-			stranger = sample
+	for _, name := range names { // host names are also what many other files are called
+		data, err := c.place.Read(c.path(name), maxACMEFile)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // another gate's, which has just been there
+		case err != nil:
+			return err
+		case !acmeIsEncoded(name, data):
+			return c.strange(name)
+		default:
+			stranger = ""
 		}
 	}
 	if stranger != "" {
-		return fmt.Errorf("%q is no cache of wssgate's: it has %q; name an empty folder, or one that does not exist yet", c.dir, stranger)
+		return c.strange(stranger)
 	}
 	return nil
 }
 
-// acmeIsHelper reports whether a file is one of a cache, and no certificate, or one
-// that comes with a volume.
+func (c acmeCache) strange(name string) error {
+	return fmt.Errorf("%q is no cache of wssgate's: it has %q; name an empty folder, or one that does not exist yet", c.dir, name)
+}
+
+// acmeIsHelper reports whether only a cache has a file with this name. The name of a
+// certificate is none.
 func acmeIsHelper(name string) bool {
-	for _, suffix := range []string{acmeStateSuffix, acmeLeaseSuffix, "+rsa"} {
+	switch name {
+	case acmeMark, acmeAccountFile, acmeAccountFileLegacy, acmeAccountOld:
+		return true
+	}
+	for _, suffix := range []string{acmeStateSuffix, acmeLeaseSuffix, acmeTokenSuffix} {
 		if base, ok := strings.CutSuffix(name, suffix); ok && (base == acmeAccountFile || acmeIsName(base)) {
 			return true
 		}
 	}
-	return strings.HasPrefix(name, acmeTempPrefix) || strings.HasPrefix(name, "..") || name == "lost+found" || acmeIsAnswer(name)
+	return false
+}
+
+// acmeIsEncoded reports whether data is what acmeEncode returns for a certificate with
+// this name.
+func acmeIsEncoded(name string, data []byte) bool {
+	block, _ := pem.Decode(data)
+	if block == nil || !bytes.HasPrefix(data, []byte("-----BEGIN ")) || !strings.HasSuffix(block.Type, "PRIVATE KEY") {
+		return false
+	}
+	_, err := acmeDecode(name, data)
+	return err == nil
 }
 
 func acmeIsName(name string) bool {
@@ -84,12 +114,69 @@ func (c acmeCache) usable() error {
 	return c.place.Readable(c.path(acmeAccountFile))
 }
 
-// ACMECacheProblem says what keeps this process from using a folder as its cache, nil
-// for nothing. It changes nothing, and the folder may not exist yet. It waits for
-// a folder that hangs as files.Do does.
-func ACMECacheProblem(ctx context.Context, dir string) error {
+// apart says whether the cache and the directory of certificates are the same folder,
+// or one lies in the other: the gate would close the directory to others, and serve
+// what lies in the cache. Either may not exist yet. A directory that hangs is not an
+// error. certificates may be empty.
+func (c acmeCache) apart(ctx context.Context, certificates string) error {
+	if certificates == "" {
+		return nil
+	}
+	resolve := func(place *files.Place, path string) (string, error) {
+		return files.Do(ctx, place, func() (string, error) { return acmeResolve(place, path) })
+	}
+	cache, err := resolve(c.place, c.dir)
+	if err != nil {
+		return nil // who uses it will say so
+	}
+	place := files.At("acme: directory of certificates", certificates, slog.New(slog.DiscardHandler))
+	defer place.Leave()
+	directory, err := resolve(place, certificates)
+	if err != nil {
+		return nil
+	}
+	if acmeInside(cache, directory) || acmeInside(directory, cache) {
+		return acmeCacheError(fmt.Errorf("%q and certificates.directory %q must not be the same folder, nor one inside the other; name another cache", c.dir, certificates))
+	}
+	return nil
+}
+
+// acmeInside reports whether a path without symbolic links is outer or lies in it.
+func acmeInside(path, outer string) bool {
+	rel, err := filepath.Rel(outer, path)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// acmeResolve returns an absolute path without symbolic links in that part of it that
+// exists.
+func acmeResolve(place *files.Place, path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	missing := ""
+	for {
+		real, err := place.EvalSymlinks(path)
+		if err == nil {
+			return filepath.Join(real, missing), nil
+		}
+		parent := filepath.Dir(path)
+		if !errors.Is(err, fs.ErrNotExist) || parent == path {
+			return "", err
+		}
+		path, missing = parent, filepath.Join(filepath.Base(path), missing)
+	}
+}
+
+// ACMECacheProblem says what keeps this process from using a folder as its cache beside
+// a directory of certificates, which may be empty; nil for nothing. It changes nothing,
+// and the folder may not exist yet. It waits for a folder that hangs as files.Do does.
+func ACMECacheProblem(ctx context.Context, dir, certificates string) error {
 	c := acmeCache{dir, files.At("acme: cache", dir, slog.New(slog.DiscardHandler))}
 	defer c.place.Leave()
+	if err := c.apart(ctx, certificates); err != nil {
+		return err
+	}
 	return c.do(ctx, func() error {
 		_, err := c.place.Stat(dir)
 		if err == nil {

@@ -18,16 +18,17 @@ import (
 // ACMEOptions says which certificates to obtain from which CA, and where to keep them.
 // NewACME copies it; later changes have no effect.
 type ACMEOptions struct {
-	Names       []string       // server names; wildcards, addresses and single labels are rejected
-	Email       string         // contact of the account; may be empty
-	Directory   string         // URL of the CA's directory, https
-	Roots       *x509.CertPool // for the CA's server; nil: the system's roots
-	Cache       string         // folder, may be shared with other gates; created with mode 0700
-	AcceptTerms bool           // the operator accepts the CA's terms of service
-	Profile     string         // of the CA, for orders; empty: the CA's default
-	KeyType     string         // of certificates: "ecdsa" (P-256) or "rsa" (2048 bits); empty: ecdsa
-	EABKeyID    string         // external account binding (RFC 8555, section 7.3.4); empty: none
-	EABKey      []byte         // its MAC key, decoded
+	Names        []string       // server names; wildcards, addresses and single labels are rejected
+	Email        string         // contact of the account; may be empty
+	Directory    string         // URL of the CA's directory, https
+	Roots        *x509.CertPool // for the CA's server; nil: the system's roots
+	Cache        string         // folder, may be shared with other gates; created with mode 0700
+	Certificates string         // the Store's directory, which the cache must be apart from; may be empty
+	AcceptTerms  bool           // the operator accepts the CA's terms of service
+	Profile      string         // of the CA, for orders; empty: the CA's default
+	KeyType      string         // of certificates: "ecdsa" (P-256) or "rsa" (2048 bits); empty: ecdsa
+	EABKeyID     string         // external account binding (RFC 8555, section 7.3.4); empty: none
+	EABKey       []byte         // its MAC key, decoded
 
 	// TLSALPN and HTTP01 say how the CA can reach a gate: on port 443 with the listener
 	// that calls ChallengeCertificate, or on port 80 with HTTPHandler. An order tries

@@ -650,6 +650,7 @@ func TestACMECacheReadOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(dir, "chat.example.org+lease")
 		os.Mkdir(path, 0o700)
+		os.WriteFile(filepath.Join(dir, acmeMark), nil, 0o600)
 		ca := newACMETestCA(t)
 		g := newACMETestGate(t, ca, dir, nil)
 		defer g.Close()

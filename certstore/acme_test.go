@@ -208,6 +208,7 @@ func TestACMEInstallsCache(t *testing.T) {
 		file("old.example.org", root.IssueSpec(minica.Spec{Names: []string{"old.example.org"}, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-24 * time.Hour)}), false)
 		file("wrong.example.org", root.Issue("other.example.org"), false)
 		os.WriteFile(filepath.Join(dir, "torn.example.org"), []byte("-----BEGIN EC PRIV"), 0o600)
+		os.WriteFile(filepath.Join(dir, acmeMark), nil, 0o600)
 
 		ca := newACMETestCA(t)
 		ca.silent = true

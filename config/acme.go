@@ -74,17 +74,18 @@ func isHostName(name string) bool {
 func (c *Config) ACMEOptions(store *certstore.Store, log *slog.Logger) (certstore.ACMEOptions, error) {
 	a := c.ACME
 	o := certstore.ACMEOptions{
-		Names:       a.Names,
-		Email:       a.Email,
-		Directory:   a.CA,
-		Cache:       a.Cache,
-		AcceptTerms: a.AcceptTerms,
-		Profile:     a.Profile,
-		KeyType:     a.KeyType,
-		EABKeyID:    a.EABKeyID,
-		TLSALPN:     true, // only the CA knows whether it can reach port 443
-		HTTP01:      len(c.Listen.HTTP) > 0,
-		Log:         log,
+		Names:        a.Names,
+		Email:        a.Email,
+		Directory:    a.CA,
+		Cache:        a.Cache,
+		Certificates: c.Certificates.Directory,
+		AcceptTerms:  a.AcceptTerms,
+		Profile:      a.Profile,
+		KeyType:      a.KeyType,
+		EABKeyID:     a.EABKeyID,
+		TLSALPN:      true, // only the CA knows whether it can reach port 443
+		HTTP01:       len(c.Listen.HTTP) > 0,
+		Log:          log,
 		Install: func(name string, cert *tls.Certificate) {
 			if err := store.Install(certstore.SourceACME, name, cert); err != nil {
 				log.Error("acme: cannot serve the certificate", "server_name", name, "err", err)
