@@ -92,10 +92,14 @@ func (c *certificate) worseThan(old *certificate, now time.Time) *flaw {
 	if err := broken(chain, now); err != nil && broken(before, now) == nil {
 		return &flaw{err.Error()}
 	}
+	last := chain[len(chain)-1]
+	if !c.whole && trusted(before, now) && !trusted(chain, now) {
+		return missingIssuer(last)
+	}
 	if c.whole || len(before) == 1 {
 		return nil
 	}
-	end := authorityOf(chain[len(chain)-1]).Value()
+	end := authorityOf(last).Value()
 	lost := len(chain) == 1 && !sameAuthority(end, authorityOf(before[len(before)-1]).Value())
 	for _, i := range before[1:] {
 		lost = lost || end.subject == string(i.RawSubject)
@@ -103,7 +107,7 @@ func (c *certificate) worseThan(old *certificate, now time.Time) *flaw {
 	if !lost || trusted(chain, now) {
 		return nil
 	}
-	return missingIssuer(chain[len(chain)-1])
+	return missingIssuer(last)
 }
 
 func sameAuthority(a, b authority) bool {

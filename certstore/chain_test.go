@@ -152,23 +152,25 @@ func TestOtherChainReplaces(t *testing.T) {
 	t.Cleanup(func() { systemRoots = was })
 	self := func() *minica.Pair { return minica.SelfSigned(minica.Spec{Names: []string{"example1.com"}}) }
 	pair := func(ca *minica.CA) *minica.Pair { return ca.Issue("example1.com") }
-	low := pair(lower)
+	low, anew := pair(lower), pair(inter)
+	again := caLike(t, inter, root, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(7) })
 	for name, row := range map[string]struct {
 		before, after *minica.Pair
 		data          []byte // of after; nil: PEM
 	}{
-		"the same intermediate":             {pair(inter), pair(inter), nil},
-		"a new intermediate":                {pair(inter), pair(other), nil},
-		"a longer chain":                    {pair(inter), pair(lower), nil},
-		"a chain reversed":                  {pair(inter), low, cat(minica.CertPEM(other.Cert), minica.CertPEM(lower.Cert), minica.CertPEM(low.Cert), low.KeyPEM())},
-		"a shorter chain":                   {pair(lower), pair(inter), nil},
-		"under the root of the one before":  {pair(inter), pair(root), nil},
-		"under a root of the system":        {pair(inter), pair(system), nil},
-		"under a private root, once again":  {pair(private), pair(private), nil},
-		"under another private root":        {pair(private), pair(minica.NewCA("Other Root")), nil},
-		"self-signed, once again":           {self(), self(), nil},
-		"from a CA, self-signed before":     {self(), pair(inter), nil},
-		"another private CA with two tiers": {pair(inter), pair(minica.NewCA("Other Root").Intermediate("Other CA")), nil},
+		"the same intermediate":              {pair(inter), pair(inter), nil},
+		"a new intermediate":                 {pair(inter), pair(other), nil},
+		"a longer chain":                     {pair(inter), pair(lower), nil},
+		"a chain reversed":                   {pair(inter), low, cat(minica.CertPEM(other.Cert), minica.CertPEM(lower.Cert), minica.CertPEM(low.Cert), low.KeyPEM())},
+		"a shorter chain":                    {pair(lower), pair(inter), nil},
+		"under the root of the one before":   {pair(inter), pair(root), nil},
+		"under a root of the system":         {pair(inter), pair(system), nil},
+		"under a private root, once again":   {pair(private), pair(private), nil},
+		"under another private root":         {pair(private), pair(minica.NewCA("Other Root")), nil},
+		"self-signed, once again":            {self(), self(), nil},
+		"from a CA, self-signed before":      {self(), pair(inter), nil},
+		"the same intermediate, issued anew": {pair(inter), anew, cat(minica.CertPEM(anew.Cert), minica.CertPEM(again), anew.KeyPEM())},
+		"another private CA with two tiers":  {pair(inter), pair(minica.NewCA("Other Root").Intermediate("Other CA")), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDir(t)
@@ -197,6 +199,43 @@ func TestOtherChainReplaces(t *testing.T) {
 		wantServed(t, s, "example1.com", after)
 		wantProblems(t, s)
 	})
+}
+
+// A chain that ended at a root of the system does not give way to one that does not.
+func TestTrustedChainStays(t *testing.T) {
+	system := minica.NewCA("System Root")
+	pool := system.Pool()
+	was := systemRoots
+	systemRoots = func() *x509.CertPool { return pool }
+	t.Cleanup(func() { systemRoots = was })
+	private := minica.NewCA("Private Root")
+	before, after := system.Intermediate("Public CA").Issue("example1.com"), private.Intermediate("Private CA").Issue("example1.com")
+	d := newDir(t)
+	d.put(t, "x.pem", before.PEM())
+	s := d.open(t)
+	inter := before.Issuers[0]
+	for _, at := range []int{len(inter.Raw) - 1, bytes.Index(inter.Raw, inter.RawIssuer) + len(inter.RawIssuer) - 1} { // signature, issuer
+		der := bytes.Clone(inter.Raw)
+		der[at] ^= 1
+		damaged := cat(minica.CertPEM(before.Cert), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), before.KeyPEM())
+		d.put(t, "x.pem", damaged)
+		reload(t, s)
+		wantProblems(t, s, "lacks its issuer")
+		one := d.open(t) // damaged from the start, then mended
+		d.put(t, "x.pem", before.PEM())
+		for _, s := range []*Store{s, one} {
+			reload(t, s)
+			wantProblems(t, s)
+		}
+	}
+	d.put(t, "x.pem", after.PEM())
+	reload(t, s)
+	wantServed(t, s, "example1.com", before)
+	wantProblems(t, s, `lacks its issuer "wssgate test Private Root"`)
+	d.put(t, "x.pem", after.PEM(), private.RootPEM())
+	reload(t, s)
+	wantServed(t, s, "example1.com", after)
+	wantProblems(t, s)
 }
 
 // A chain that is in a file of its own may go bad alone.
