@@ -81,12 +81,12 @@ func acmeIsHelper(name string) bool {
 	case acmeMark, acmeAccountFile, acmeAccountFileLegacy, acmeAccountOld:
 		return true
 	}
-	for _, suffix := range []string{acmeStateSuffix, acmeLeaseSuffix, acmeTokenSuffix} {
+	for _, suffix := range []string{acmeStateSuffix, acmeLeaseSuffix} {
 		if base, ok := strings.CutSuffix(name, suffix); ok && (base == acmeAccountFile || acmeIsName(base)) {
 			return true
 		}
 	}
-	return false
+	return acmeIsAnswer(name)
 }
 
 // acmeIsEncoded reports whether data is what acmeEncode returns for a certificate with
