@@ -25,6 +25,7 @@ var recovers = map[string]string{
 	"gate/reload.go g.gather":                "recovers: a panic is an error of the reload",
 	"gate/reload.go g.gatherNothing":         "catches what it calls",
 	"main.go dispatch":                       "is the program itself",
+	"terminal/trace.go cancel":               "ends a wait",
 
 	"listen/listen.go removals.Wait":      "only waits",
 	"certstore/acme.go close":             "only waits",

@@ -20,7 +20,7 @@ var (
 			"Args", "Exit", "Getenv", "Getpagesize", "Getpid", "Hostname", "Interrupt", "Stderr", "Stdout", "Unsetenv",
 			"ErrDeadlineExceeded", "ErrNotExist", "IsNotExist", "File", "FileInfo", "FileMode", "ModeCharDevice", "NewFile", "NewSyscallError", "SameFile", "Signal", "SyscallError",
 		},
-		"filepath":  {"Abs", "Base", "Clean", "Dir", "Ext", "IsAbs", "Join", "Separator", "Split"},
+		"filepath":  {"Abs", "Base", "Clean", "Dir", "Ext", "IsAbs", "IsLocal", "Join", "Rel", "Separator", "Split"},
 		"ioutil":    {},
 		"exec":      {},
 		"tls.Load":  {},

@@ -144,7 +144,6 @@ func (s *Server) Tunnels(q TunnelQuery) TunnelList {
 	list, more, now := TunnelList{Tunnels: []Tunnel{}}, false, time.Now()
 	cut := func() {
 		slices.SortFunc(list.Tunnels, before)
-		list.Tunnels = slices.CompactFunc(list.Tunnels, func(a, b Tunnel) bool { return a.number == b.number })
 		if len(list.Tunnels) > limit {
 			list.Tunnels, more = list.Tunnels[:limit], true
 		}
@@ -222,15 +221,11 @@ func (s *Server) Clients(limit int) (total int, busiest []ClientCount) {
 // many those are. It counts those too that are closing already: a drain may leave them
 // more time than the closing handshake of an operator's close has, and that is cut short.
 func (s *Server) CloseTunnels(f TunnelFilter) (n int) {
-	closing := func(t *tunnel, w *turn) {
+	s.loops.visit(func(t *tunnel, w *turn) {
 		if !t.done && f.matches(t, time.Now()) {
 			t.end(w, reasonOperator, w.now+closeTimeout)
 			n++
 		}
-	}
-	s.loops.visit(closing)
-	if n == 0 && f.ID != "" {
-		s.loops.visit(closing) // it may have been between two loops
-	}
+	})
 	return n
 }

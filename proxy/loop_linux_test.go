@@ -43,8 +43,8 @@ func TestIdleTunnelOwnsNoBuffer(t *testing.T) {
 	}
 }
 
-// Tunnels that move between loops, back and forth under traffic, lose nothing,
-// and are drained wherever they are.
+// Tunnels that move between loops, back and forth under traffic, lose nothing. Whoever
+// goes through them meanwhile sees each of them once.
 func TestTunnelsMoveBetweenLoops(t *testing.T) {
 	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
@@ -69,8 +69,28 @@ func TestTunnelsMoveBetweenLoops(t *testing.T) {
 			}
 		})
 	}
-	for i := range clients {
-		c := g.dial()
+	conns := make([]*chat.Client, clients)
+	for i := range conns {
+		conns[i] = g.dial()
+		pingPong(t, conns[i]) // a loop has its tunnel
+	}
+	shedding.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			seen := 0
+			d.survey(func(*tunnel, time.Duration) { seen++ })
+			if seen != clients {
+				t.Errorf("%d tunnels are seen; want %d", seen, clients)
+				return
+			}
+			time.Sleep(100 * time.Microsecond) // they don't move while they are seen
+		}
+	})
+	for i, c := range conns {
 		traffic.Go(func() {
 			for n := range messages {
 				want := bytes.Repeat(fmt.Appendf(nil, "%d.%d ", i, n), 1+n*10)

@@ -43,6 +43,7 @@ type loops struct {
 	mu     sync.Mutex
 	list   []*loop // the first one is never idle while another is not
 	orders drainOrders
+	visits int // calls of each that are under way
 	closed bool
 }
 
@@ -167,32 +168,42 @@ func (d *loops) lose(t *tunnel) {
 	l.post(func() { l.lose(t) })
 }
 
-// visit calls f for one tunnel after the other, each in a turn of its own, and
-// returns when it has seen all.
+// visit calls f for every tunnel once, each in a turn of its own, and returns when it
+// has seen all.
 func (d *loops) visit(f func(t *tunnel, w *turn)) {
-	for _, l := range d.all() {
-		seen := make(chan struct{})
-		if l.post(func() {
-			defer close(seen)
-			for _, t := range slices.Clone(l.timers) { // a turn may reorder them
-				l.turn(t, func(w *turn) { f(t, w) })
-			}
-		}) {
-			<-seen
+	d.each(func(l *loop) {
+		for _, t := range slices.Clone(l.timers) { // a turn may reorder them
+			l.turn(t, func(w *turn) { f(t, w) })
 		}
-	}
+	})
 }
 
-// survey calls f for one tunnel after the other in the goroutine of its loop, and
-// returns when it has seen all. F changes nothing. Now is the loop's clock.
+// survey calls f for every tunnel once, in the goroutine of its loop, and returns when
+// it has seen all. F changes nothing. Now is the loop's clock.
 func (d *loops) survey(f func(t *tunnel, now time.Duration)) {
+	d.each(func(l *loop) {
+		for _, t := range l.timers {
+			f(t, l.work.now)
+		}
+	})
+}
+
+// each calls f in the goroutine of one loop after the other. No tunnel moves meanwhile:
+// f would miss one that goes to a loop it has left, and see another twice.
+func (d *loops) each(f func(l *loop)) {
+	d.mu.Lock()
+	d.visits++
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		d.visits--
+		d.mu.Unlock()
+	}()
 	for _, l := range d.all() {
 		seen := make(chan struct{})
 		if l.post(func() {
 			defer close(seen)
-			for _, t := range l.timers {
-				f(t, l.work.now)
-			}
+			f(l)
 		}) {
 			<-seen
 		}
@@ -305,17 +316,25 @@ func (l *loop) used(busy []time.Duration, length time.Duration) {
 	}
 }
 
-// move hands t to the loop that l sheds to; t had an event just now.
+// move hands t to the loop that l sheds to, unless the tunnels are being visited; t had
+// an event just now.
 func (l *loop) move(t *tunnel) {
 	l.pressure.shed--
 	to := l.pressure.to
+	l.group.mu.Lock()
+	if l.group.visits > 0 {
+		l.group.mu.Unlock()
+		return
+	}
 	l.timers.remove(t)
 	for _, leg := range []*leg{&t.client, &t.upstream} {
 		if leg.sock.state != sockClosed {
 			leg.sock.raw.(polled).leave()
 		}
 	}
-	if to.post(func() { to.adopt(t) }) {
+	posted := to.post(func() { to.adopt(t) }) // before a visit's own
+	l.group.mu.Unlock()
+	if posted {
 		l.group.migrated.Add(1)
 		return
 	}

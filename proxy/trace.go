@@ -190,15 +190,12 @@ func (s *Server) Trace(ctx context.Context, id string, line func(TraceLine) erro
 	defer s.tracing.Store(nil)
 	p := &tap{lines: make(chan TraceLine, tapLines)}
 	var found *Tunnel
-	begin := func(t *tunnel, w *turn) {
+	s.loops.visit(func(t *tunnel, w *turn) {
 		if !t.done && t.info.id.String() == id {
 			d := t.describe(w.now)
 			d.ID, found, t.tap = id, &d, p
 		}
-	}
-	if s.loops.visit(begin); found == nil {
-		s.loops.visit(begin) // it may have been between two loops
-	}
+	})
 	if found == nil {
 		return ErrNoTunnel
 	}
