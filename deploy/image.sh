@@ -10,13 +10,13 @@ image=${IMAGE:-wssgate}
 
 context=build/image
 mkdir -p "$context"
-# Inlining makes code faster and larger. It is left out where no message passes.
-slow=()
-for packages in google.golang.org/protobuf/... github.com/prometheus/... net/http github.com/BurntSushi/toml/... \
-  golang.org/x/crypto/acme/... wssgate/{terminal,config,admin,probe,demo/...}; do
-  slow+=("-gcflags=$packages=-l")
+# Inlining makes code faster and larger. Only what each message passes has it.
+flags=(-gcflags=all=-l)
+for packages in wssgate/{proxy,xmpp} github.com/gobwas/... crypto/... vendor/golang.org/x/crypto/... runtime/... internal/... \
+  syscall net golang.org/x/sys/... sync/... time bytes strings unicode/... math/... hash/... encoding/binary; do
+  flags+=("-gcflags=$packages=")
 done
-CGO_ENABLED=0 go build -trimpath "${slow[@]}" -ldflags='-s -w' -o "$context/wssgate" .
+CGO_ENABLED=0 go build -trimpath "${flags[@]}" -ldflags='-s -w' -o "$context/wssgate" .
 for roots in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
   [[ -r $roots ]] && break
 done
