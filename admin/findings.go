@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"wssgate/human"
+	"wssgate/proxy"
 )
 
 // Levels of a Finding.
@@ -85,6 +86,7 @@ func judge(st *Status, h *history) []Finding {
 	for _, d := range st.Drains {
 		j.warn("stop the drain under Drain when the work is done", "%s has been draining since %s: its clients are turned away", d.Scope, d.Since.UTC().Format(time.DateTime))
 	}
+	j.unserved(st.Unserved)
 	j.capacity(st, h)
 
 	slices.SortStableFunc(j.found, func(a, b Finding) int { return cmp.Compare(a.Level, b.Level) }) // "error" < "warn"
@@ -163,6 +165,22 @@ func (j *judgement) certificates(certificates []Certificate) {
 	}
 }
 
+// MaxUnserved is how many names without a certificate are shown.
+const MaxUnserved = 10
+
+// oftenUnserved is how often clients ask for a name before it is a finding. Scanners ask
+// for many names, but seldom twice.
+const oftenUnserved = 20
+
+func (j *judgement) unserved(names []proxy.UnservedName) {
+	for _, n := range names {
+		if n.Count >= oftenUnserved {
+			j.warn("add a certificate for it, or remove it from DNS; its clients are refused",
+				"clients ask for %q, which has no certificate: %s since %s", n.Name, human.Count(n.Count, "handshake"), n.First.UTC().Format(time.DateTime))
+		}
+	}
+}
+
 func (j *judgement) acme(names []ACMEName) {
 	const do = "docs/acme.md explains the CA's messages; the gate tries again automatically"
 	for _, n := range names {
@@ -188,16 +206,16 @@ func (j *judgement) upstream(u Upstream) {
 		}
 	}
 	if good == 0 && len(u.Nodes) > 0 {
-		why := "all nodes are draining"
+		why, hint := "all nodes are draining", ""
 		if len(bad) > 0 {
-			why = bad[0].trouble()
+			why, hint = bad[0].trouble(), bad[0].LastHint
 		}
-		j.error("is the XMPP server running, and does it listen where the configuration says?",
+		j.error(cmp.Or(hint, "is the XMPP server running, and does it listen where the configuration says?"),
 			"upstream %q has no working node: %s", u.Name, why)
 		return
 	}
 	for _, n := range bad {
-		j.warn("its clients go to the other nodes; check the XMPP server of this one",
+		j.warn(cmp.Or(n.LastHint, "its clients go to the other nodes; check the XMPP server of this one"),
 			"node %q of upstream %q: %s", n.Name, u.Name, n.trouble())
 	}
 }

@@ -19,21 +19,25 @@ type Gate struct {
 	Config    string    `json:"config"` // the configuration file
 	Listeners []string  `json:"listeners"`
 
-	Vhosts       []Vhost           `json:"vhosts"`
-	Certificates []Certificate     `json:"certificates"` // those that clients get, ordered by name and key type
-	Files        []FileProblem     `json:"file_problems"`
-	AccessFiles  []FileProblem     `json:"access_file_problems"` // of access lists
-	ACME         []ACMEName        `json:"acme"`
-	ACMEFiles    []FileProblem     `json:"acme_file_problems"` // of the cache as a whole
-	Upstreams    []Upstream        `json:"upstreams"`
-	Logins       Logins            `json:"logins"`
-	Denied       []access.Ban      `json:"denied"` // by the operator, for a while
-	Reload       Reload            `json:"reload"`
-	Hanging      []Hang            `json:"hanging"` // file systems that do not answer
-	Missing      []MissingListener `json:"missing_listeners"`
-	Log          Log               `json:"log"`
-	Drain        *Drain            `json:"drain"`  // of the whole gate, which ends it; nil: none
-	Drains       []Drain           `json:"drains"` // of vhosts and nodes, or all vhosts, that were asked for
+	Vhosts       []Vhost       `json:"vhosts"`
+	Certificates []Certificate `json:"certificates"` // those that clients get, ordered by name and key type
+	Files        []FileProblem `json:"file_problems"`
+	AccessFiles  []FileProblem `json:"access_file_problems"` // of access lists
+	ACME         []ACMEName    `json:"acme"`
+	ACMEFiles    []FileProblem `json:"acme_file_problems"` // of the cache as a whole
+	Upstreams    []Upstream    `json:"upstreams"`
+	Logins       Logins        `json:"logins"`
+	Denied       []access.Ban  `json:"denied"` // by the operator, for a while
+
+	// Unserved are the names without a certificate that clients ask for most.
+	Unserved []proxy.UnservedName `json:"unserved_names"`
+
+	Reload  Reload            `json:"reload"`
+	Hanging []Hang            `json:"hanging"` // file systems that do not answer
+	Missing []MissingListener `json:"missing_listeners"`
+	Log     Log               `json:"log"`
+	Drain   *Drain            `json:"drain"`  // of the whole gate, which ends it; nil: none
+	Drains  []Drain           `json:"drains"` // of vhosts and nodes, or all vhosts, that were asked for
 }
 
 // fill makes lists that nobody set empty ones: JSON has null for the others.
@@ -48,6 +52,7 @@ func (g *Gate) fill() {
 	fill(&g.Upstreams)
 	fill(&g.Logins.Clients)
 	fill(&g.Denied)
+	fill(&g.Unserved)
 	fill(&g.Drains)
 	fill(&g.Hanging)
 	fill(&g.Missing)
@@ -198,6 +203,7 @@ type Node struct {
 	Failures  uint64        `json:"failures"` // of dials and probes
 	LastDial  time.Duration `json:"last_dial_ns"`
 	LastError string        `json:"last_error"` // perhaps long ago
+	LastHint  string        `json:"last_hint"`  // what to check about it, or ""
 	LastFail  time.Time     `json:"last_fail"`
 
 	// Ports is the largest share of source ports in use for one of its addresses;

@@ -24,7 +24,11 @@ func (c *Config) checkVhosts(ms *mistakes, p keyPath) {
 		for j, name := range v.Names {
 			normal, err := ServerName(name)
 			if err != nil {
-				ms.add(vp.key("names"), nameHint(name, ServerName), "%q %v", name, err)
+				hint := nameHint(name, ServerName)
+				if name == "*" {
+					hint = "names are listed; without [[vhost]] every name with a certificate is served"
+				}
+				ms.add(vp.key("names"), hint, "%q %v", name, err)
 			} else if other, ok := owner[normal]; ok && other == vp {
 				ms.add(vp.key("names"), "", "%q is listed twice", name)
 			} else if ok {

@@ -462,7 +462,7 @@ func (d *console) describe() admin.Gate {
 			node := admin.Node{Name: n.Name, URL: n.URL, State: n.State, Tunnels: n.Tunnels, Dialing: n.Dialing, Dials: n.Dials, Failures: n.Failures}
 			for _, a := range n.Addresses {
 				if a.LastFail.After(node.LastFail) {
-					node.LastFail, node.LastError = a.LastFail, a.LastError
+					node.LastFail, node.LastError, node.LastHint = a.LastFail, a.LastError, a.LastHint
 				}
 				node.LastDial = max(node.LastDial, a.LastDial)
 				node.Ports = max(node.Ports, a.Ports)
@@ -470,7 +470,9 @@ func (d *console) describe() admin.Gate {
 					node.PortsUsedUp = a.PortsUsedUp
 				}
 			}
-			node.LastError = cmp.Or(n.DNSError, node.LastError)
+			if n.DNSError != "" {
+				node.LastError, node.LastHint = n.DNSError, ""
+			}
 			group.Nodes = append(group.Nodes, node)
 		}
 		out.Upstreams = append(out.Upstreams, group)
@@ -485,6 +487,7 @@ func (d *console) describe() admin.Gate {
 	out.Missing = d.missing
 	d.mu.Unlock()
 	out.Denied = g.server.Bans()
+	out.Unserved = g.server.Unserved(admin.MaxUnserved)
 	for _, h := range files.Hanging() {
 		out.Hanging = append(out.Hanging, admin.Hang{What: h.What, Path: h.Path, Since: h.Since, Slow: h.Slow})
 	}

@@ -35,6 +35,7 @@ type earlyConn struct {
 	computing bool            // crypto/tls does the handshake
 	paused    bool            // the slot was released
 	nameless  bool            // the server name has no certificate
+	name      string          // that server name, as the client sent it
 }
 
 const (

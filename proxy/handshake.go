@@ -95,7 +95,7 @@ func (s *Server) tlsConfig() *tls.Config {
 		case !e.client.config.HasCertificate(hello.ServerName):
 			// Otherwise crypto/tls would do the key exchange first, and then ask for a
 			// certificate.
-			e.nameless = true
+			e.nameless, e.name = true, hello.ServerName
 			return nil, errNameless
 		}
 		return nil, nil // cfg itself
@@ -108,7 +108,7 @@ func (s *Server) tlsConfig() *tls.Config {
 func getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	e := earlyOf(hello)
 	cert, err := e.client.config.GetCertificate(hello)
-	e.nameless = cert == nil && err == nil
+	e.nameless, e.name = cert == nil && err == nil, hello.ServerName
 	return cert, err
 }
 
@@ -220,8 +220,14 @@ func (c *clientConn) handshake() bool {
 		e.computing = false
 	}
 	if err != nil {
-		s.stats.handshakes[e.failure(err)].Add(1)
-		c.debug("TLS handshake", err)
+		kind := e.failure(err)
+		s.stats.handshakes[kind].Add(1)
+		if kind == handshakeNameless {
+			s.stats.unserved.note(e.name, time.Now())
+			c.debug("TLS handshake", err, "server_name", e.name[:min(len(e.name), maxNameLength)])
+		} else {
+			c.debug("TLS handshake", err)
+		}
 		c.answerPlainHTTP(err)
 		return false
 	}
@@ -235,6 +241,6 @@ func (c *clientConn) handshake() bool {
 	return true
 }
 
-func (c *clientConn) debug(what string, err error) {
-	c.server.log.Debug(what, "client", c.client, "err", err)
+func (c *clientConn) debug(what string, err error, attrs ...any) {
+	c.server.log.Debug(what, append([]any{"client", c.client, "err", err}, attrs...)...)
 }

@@ -144,6 +144,7 @@ type stats struct {
 	closed     [reasonCount]atomic.Int64
 	vhosts     byName[string, *vhostCount]
 	dials      byName[[2]string, *histogram] // by upstream and node
+	unserved   unserved
 }
 
 // The limits that a connection can meet, as settings call them.

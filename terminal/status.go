@@ -45,6 +45,7 @@ func (s *screen) status(st *admin.Status) {
 	s.vhosts(st)
 	s.nodes(st)
 	s.certificates(st)
+	s.unserved(st)
 	s.logins(st)
 	if len(st.Denied) > 0 {
 		s.printf("\n%s\n", s.paint(bold, "Denied for a while"))
@@ -187,6 +188,14 @@ func (s *screen) certificates(st *admin.Status) {
 		rows = append(rows, []cell{{human.Cell(c.Name), bold}, timeLeft(&c, st.Now), {human.Cell(source), plain}})
 	}
 	s.section("Certificates", st.CertificatesTotal, []string{"NAME", "TIME LEFT", "FROM"}, rows)
+}
+
+func (s *screen) unserved(st *admin.Status) {
+	var rows [][]cell
+	for _, n := range st.Unserved {
+		rows = append(rows, []cell{{human.Cell(n.Name), bold}, {human.Number(int64(n.Count)), plain}, {human.Short(st.Now.Sub(n.Last)) + " ago", plain}})
+	}
+	s.section("Names without a certificate that clients ask for", len(rows), []string{"NAME", " HANDSHAKES", "LAST"}, rows)
 }
 
 func (s *screen) logins(st *admin.Status) {

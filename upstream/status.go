@@ -45,6 +45,7 @@ type AddressStatus struct {
 	Dials     uint64
 	Failures  uint64
 	LastError string        // of the latest failure, which may be long ago
+	LastHint  string        // what the operator may check about it, or ""
 	LastFail  time.Time     // zero: never
 	LastDial  time.Duration // connect to 101, of the last that worked; 0: none did
 
@@ -109,7 +110,7 @@ func (a *address) status(now time.Time) AddressStatus {
 		s.State = StateWarming
 	}
 	if a.lastErr != nil {
-		s.LastError = a.lastErr.Error()
+		s.LastError, s.LastHint = a.lastErr.Error(), hintOf(a.lastErr)
 	}
 	return s
 }
