@@ -28,7 +28,7 @@ var arrows = map[string][]string{
 	"panics":      {},
 	"ports":       {},
 	"probe":       {"access", "files", "human", "panics", "ports", "upstream", "xmpp"},
-	"proxy":       {"access", "fair", "files", "panics", "ports", "upstream", "xmpp"},
+	"proxy":       {"access", "fair", "files", "panics", "ports", "sampling", "upstream", "xmpp"},
 	"sampling":    {"panics"},
 	"systemd":     {"files", "panics"},
 	"terminal":    {"access", "admin", "fair", "files", "human", "panics", "ports", "proxy", "sampling", "upstream", "xmpp"},

@@ -86,6 +86,7 @@ func judge(st *Status, h *history) []Finding {
 	for _, d := range st.Drains {
 		j.warn("stop the drain under Drain when the work is done", "%s has been draining since %s: its clients are turned away", d.Scope, d.Since.UTC().Format(time.DateTime))
 	}
+	j.balancers(&st.Gate)
 	j.unserved(st.Unserved)
 	j.capacity(st, h)
 
@@ -162,6 +163,21 @@ func (j *judgement) certificates(certificates []Certificate) {
 		case left < min(certificateWarn, life/6):
 			j.warn(do, "the certificate of %q expires in %s", c.Name, human.Duration(left))
 		}
+	}
+}
+
+// somePeers is how many connections of a load balancer there are before they are a
+// finding: a scanner may send anything once.
+const somePeers = 3
+
+func (j *judgement) balancers(g *Gate) {
+	if t := g.ProxyHeader; t.Count >= somePeers {
+		j.error(proxy.ProxyHeaderHint, "%s from networks of listen.proxy_protocol had no valid PROXY header since %s and were closed, most recently one from %s: %s",
+			human.Count(t.Count, "connection"), t.First.UTC().Format(time.DateTime), t.Peer, t.Err)
+	}
+	if t := g.ProxyUnexpected; t.Count >= somePeers {
+		j.warn(proxy.ProxyUnexpectedHint, "%s from outside listen.proxy_protocol began with a PROXY header since %s and were closed, most recently one from %s",
+			human.Count(t.Count, "connection"), t.First.UTC().Format(time.DateTime), t.Peer)
 	}
 }
 

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +66,9 @@ func TestFindings(t *testing.T) {
 		{"one node is out", Status{Gate: Gate{Upstreams: nodes("up", "out")}}, nil, "warn", `node "t2" of upstream "tigase": connection refused`},
 		{"all nodes are out", Status{Gate: Gate{Upstreams: nodes("no address", "out")}}, nil, "error", "has no working node: connection refused"},
 		{"the server redirects", Status{Gate: Gate{Upstreams: []Upstream{{Name: "tigase", Nodes: []Node{{State: "out", LastError: "answered 301", LastHint: "is it https://b?"}}}}}}, nil, "error", "has no working node: answered 301"},
+		{"a stranger sends a PROXY header", Status{Gate: Gate{ProxyUnexpected: proxy.BalancerTrouble{Count: 2}}}, nil, "", ""},
+		{"a balancer sends a PROXY header", Status{Gate: Gate{ProxyUnexpected: proxy.BalancerTrouble{Count: 3, Peer: netip.MustParseAddr("10.1.2.3")}}}, nil, "warn", "3 connections from outside listen.proxy_protocol began with a PROXY header since 0001-01-01 00:00:00 and were closed, most recently one from 10.1.2.3"},
+		{"a balancer sends no PROXY header", Status{Gate: Gate{ProxyHeader: proxy.BalancerTrouble{Count: 3, Err: "missing"}}}, nil, "error", "had no valid PROXY header"},
 		{"scanners ask for names", Status{Gate: Gate{Unserved: []proxy.UnservedName{{Name: "b.example", Count: 19}}}}, nil, "", ""},
 		{"clients ask for a name", Status{Gate: Gate{Unserved: []proxy.UnservedName{{Name: "b.example", Count: 20}}}}, nil, "warn", `clients ask for "b.example", which has no certificate: 20 handshakes`},
 		{"all nodes drain", Status{Gate: Gate{Upstreams: nodes("draining")}}, nil, "error", "all nodes are draining"},

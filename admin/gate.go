@@ -32,6 +32,10 @@ type Gate struct {
 	// Unserved are the names without a certificate that clients ask for most.
 	Unserved []proxy.UnservedName `json:"unserved_names"`
 
+	// The two troubles that a load balancer can have with listen.proxy_protocol.
+	ProxyHeader     proxy.BalancerTrouble `json:"proxy_header"`     // missing or not valid
+	ProxyUnexpected proxy.BalancerTrouble `json:"proxy_unexpected"` // from a network that is not listed
+
 	Reload  Reload            `json:"reload"`
 	Hanging []Hang            `json:"hanging"` // file systems that do not answer
 	Missing []MissingListener `json:"missing_listeners"`

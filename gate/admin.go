@@ -488,6 +488,7 @@ func (d *console) describe() admin.Gate {
 	d.mu.Unlock()
 	out.Denied = g.server.Bans()
 	out.Unserved = g.server.Unserved(admin.MaxUnserved)
+	out.ProxyHeader, out.ProxyUnexpected = g.server.ProxyTroubles()
 	for _, h := range files.Hanging() {
 		out.Hanging = append(out.Hanging, admin.Hang{What: h.What, Path: h.Path, Since: h.Since, Slow: h.Slow})
 	}

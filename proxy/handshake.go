@@ -222,10 +222,15 @@ func (c *clientConn) handshake() bool {
 	if err != nil {
 		kind := e.failure(err)
 		s.stats.handshakes[kind].Add(1)
-		if kind == handshakeNameless {
+		switch kind {
+		case handshakeNameless:
 			s.stats.unserved.note(e.name, time.Now())
 			c.debug("TLS handshake", err, "server_name", e.name[:min(len(e.name), maxNameLength)])
-		} else {
+		case handshakeProxyHeader:
+			s.stats.proxyHeader.note(s.log, c.client.Addr(), err.Error(), ProxyHeaderHint)
+		case handshakeProxyUnexpected:
+			s.stats.proxyUnexpected.note(s.log, c.client.Addr(), errProxyUnexpected.Error(), ProxyUnexpectedHint)
+		default:
 			c.debug("TLS handshake", err)
 		}
 		c.answerPlainHTTP(err)

@@ -26,6 +26,11 @@ const (
 
 var proxyV2Signature = []byte("\r\n\r\n\x00\r\nQUIT\n")
 
+// A proxyHeaderError is about bytes that are no PROXY header, or not a valid one.
+type proxyHeaderError string
+
+func (e proxyHeaderError) Error() string { return "PROXY header: " + string(e) }
+
 // readProxyHeader reads a PROXY header of either version from r, and nothing
 // behind it. Both addresses are zero where the header names none (UNKNOWN,
 // LOCAL, or unix sockets): the connection is the balancer's own.
@@ -38,7 +43,7 @@ func readProxyHeader(r io.Reader) (client, local netip.AddrPort, err error) {
 	case bytes.HasPrefix(head, []byte("PROXY ")):
 		for head[len(head)-1] != '\n' {
 			if len(head) == maxProxyV1 {
-				return client, local, errors.New("PROXY header: line over 107 bytes")
+				return client, local, proxyHeaderError("line over 107 bytes")
 			}
 			head = head[:len(head)+1]
 			if _, err := io.ReadFull(r, head[len(head)-1:]); err != nil {
@@ -49,11 +54,11 @@ func readProxyHeader(r io.Reader) (client, local netip.AddrPort, err error) {
 	case bytes.HasPrefix(head, proxyV2Signature):
 		return readProxyV2(r, head)
 	}
-	return client, local, errors.New("PROXY header: missing")
+	return client, local, proxyHeaderError("missing")
 }
 
 func parseProxyV1(line string) (client, local netip.AddrPort, err error) {
-	bad := fmt.Errorf("PROXY header: %q is not a version 1 line", line)
+	bad := proxyHeaderError(fmt.Sprintf("%q is not a version 1 line", line))
 	line, ok := strings.CutSuffix(line, "\r\n")
 	words := strings.Split(line, " ")
 	switch {
@@ -84,10 +89,10 @@ func readProxyV2(r io.Reader, head []byte) (client, local netip.AddrPort, err er
 	}
 	command, family, length := head[12], head[13], int(binary.BigEndian.Uint16(head[14:]))
 	if command>>4 != 2 || command&0xf > 1 {
-		return client, local, fmt.Errorf("PROXY header: unknown version and command %#x", command)
+		return client, local, proxyHeaderError(fmt.Sprintf("unknown version and command %#x", command))
 	}
 	if length > maxProxyV2 {
-		return client, local, fmt.Errorf("PROXY header: %d bytes of addresses, want at most %d", length, maxProxyV2)
+		return client, local, proxyHeaderError(fmt.Sprintf("%d bytes of addresses, want at most %d", length, maxProxyV2))
 	}
 	body := make([]byte, length)
 	if _, err := io.ReadFull(r, body); err != nil {
@@ -98,7 +103,7 @@ func readProxyV2(r io.Reader, head []byte) (client, local netip.AddrPort, err er
 		return client, local, nil // LOCAL, or a kind of address that is none of ours
 	}
 	if length < 2*size+4 {
-		return client, local, errors.New("PROXY header: truncated")
+		return client, local, proxyHeaderError("truncated")
 	}
 	from, _ := netip.AddrFromSlice(body[:size])
 	to, _ := netip.AddrFromSlice(body[size : 2*size])

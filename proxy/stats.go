@@ -145,6 +145,8 @@ type stats struct {
 	vhosts     byName[string, *vhostCount]
 	dials      byName[[2]string, *histogram] // by upstream and node
 	unserved   unserved
+
+	proxyHeader, proxyUnexpected balancerTrouble
 }
 
 // The limits that a connection can meet, as settings call them.
@@ -181,21 +183,25 @@ const (
 	handshakeTimeout
 	handshakeDrain
 	handshakeFailed
+	handshakeProxyHeader
+	handshakeProxyUnexpected
 	handshakeChallenge
 )
 
 var handshakeKinds = [...]struct{ result, version string }{
-	handshakeFull12:    {HandshakeFull, "1.2"},
-	handshakeFull13:    {HandshakeFull, "1.3"},
-	handshakeResumed12: {HandshakeResumed, "1.2"},
-	handshakeResumed13: {HandshakeResumed, "1.3"},
-	handshakeSilent:    {HandshakeSilent, ""},  // not a byte came; an end is none
-	handshakeNoPlace:   {HandshakeNoPlace, ""}, // too many at once, for too long
-	handshakeNameless:  {"unknown_name", ""},   // no certificate for the server name
-	handshakeTimeout:   {"timeout", ""},
-	handshakeDrain:     {"drain", ""},
-	handshakeFailed:    {"failed", ""},
-	handshakeChallenge: {HandshakeChallenge, ""}, // a CA's, for tls-alpn-01
+	handshakeFull12:          {HandshakeFull, "1.2"},
+	handshakeFull13:          {HandshakeFull, "1.3"},
+	handshakeResumed12:       {HandshakeResumed, "1.2"},
+	handshakeResumed13:       {HandshakeResumed, "1.3"},
+	handshakeSilent:          {HandshakeSilent, ""},  // not a byte came; an end is none
+	handshakeNoPlace:         {HandshakeNoPlace, ""}, // too many at once, for too long
+	handshakeNameless:        {"unknown_name", ""},   // no certificate for the server name
+	handshakeTimeout:         {"timeout", ""},
+	handshakeDrain:           {"drain", ""},
+	handshakeFailed:          {"failed", ""},
+	handshakeProxyHeader:     {"proxy_header", ""}, // missing or not valid
+	handshakeProxyUnexpected: {"proxy_unexpected", ""},
+	handshakeChallenge:       {HandshakeChallenge, ""}, // a CA's, for tls-alpn-01
 }
 
 // handshakeDone tells which kind of success a connection's is.
@@ -226,6 +232,11 @@ func (e *earlyConn) failure(err error) int {
 		return handshakeSilent
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, errGivenUp):
 		return handshakeTimeout
+	case beginsProxyHeader(err):
+		return handshakeProxyUnexpected
+	}
+	if _, ok := errors.AsType[proxyHeaderError](err); ok {
+		return handshakeProxyHeader
 	}
 	return handshakeFailed
 }

@@ -1,0 +1,77 @@
+package proxy
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"wssgate/sampling"
+)
+
+// A BalancerTrouble says that a load balancer and the gate disagree about the PROXY
+// protocol, which cuts off all clients behind that balancer.
+type BalancerTrouble struct {
+	Count int        `json:"count"` // connections since First; 0: no trouble in the last minutes
+	First time.Time  `json:"first"`
+	Last  time.Time  `json:"last"`
+	Peer  netip.Addr `json:"peer"`  // of the last one
+	Err   string     `json:"error"` // of the last one
+}
+
+// troubleFor is how long a trouble is remembered after its last connection.
+const troubleFor = 10 * time.Minute
+
+// balancerTrouble counts one kind of trouble. The zero value is ready; methods may be
+// called at the same time.
+type balancerTrouble struct {
+	line sampling.Line
+	mu   sync.Mutex
+	BalancerTrouble
+}
+
+func (t *balancerTrouble) note(log *slog.Logger, peer netip.Addr, err, hint string) {
+	t.mu.Lock()
+	now := time.Now()
+	if now.Sub(t.Last) >= troubleFor {
+		t.BalancerTrouble = BalancerTrouble{First: now}
+	}
+	t.Count++
+	t.Last, t.Peer, t.Err = now, peer, err
+	t.mu.Unlock()
+	t.line.Warn(log, "connection closed: the load balancer and listen.proxy_protocol disagree", "client", peer, "err", err, "hint", hint)
+}
+
+func (t *balancerTrouble) recent(now time.Time) BalancerTrouble {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now.Sub(t.Last) >= troubleFor {
+		return BalancerTrouble{}
+	}
+	return t.BalancerTrouble
+}
+
+// What to do about a trouble.
+const (
+	ProxyHeaderHint     = "have the balancer send a PROXY header (in HAProxy: send-proxy-v2), or remove its network from listen.proxy_protocol"
+	ProxyUnexpectedHint = "if this is your load balancer, add its network to listen.proxy_protocol, or turn the PROXY protocol off there"
+)
+
+var errProxyUnexpected = errors.New("PROXY header from a network that listen.proxy_protocol does not contain")
+
+// ProxyTroubles returns the troubles of the last minutes: with networks of
+// listen.proxy_protocol whose connections begin without a valid header, and with peers
+// that send one and are in none of these networks.
+func (s *Server) ProxyTroubles() (header, unexpected BalancerTrouble) {
+	now := time.Now()
+	return s.stats.proxyHeader.recent(now), s.stats.proxyUnexpected.recent(now)
+}
+
+// beginsProxyHeader reports whether a failed handshake began with a PROXY header.
+func beginsProxyHeader(handshake error) bool {
+	record, ok := errors.AsType[tls.RecordHeaderError](handshake)
+	return ok && (string(record.RecordHeader[:]) == "PROXY" || bytes.HasPrefix(proxyV2Signature, record.RecordHeader[:]))
+}
