@@ -3,6 +3,7 @@ package certstore
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"wssgate/files"
@@ -12,10 +13,16 @@ import (
 // A tree may lead to other file systems, through links and mounts. Each of them has its
 // own Place, so that one that hangs affects only its own files. They are read in jobs
 // of that Place; the tree's job waits while that Place answers. When a Place is back,
-// its files are read again.
+// its files are read again. On a network or in user space a single file or folder may
+// hang, too: there each has a Place for as long as a call takes, and the same holds for
+// it.
 
 // mounted is mountPoints; tests replace it.
 var mounted = mountPoints
+
+// localTypes are file systems on which no file hangs alone, because the kernel reads a
+// local disk or memory. A Place for each call would cost more than reading the file.
+var localTypes = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "overlay", "tmpfs", "ramfs", "rootfs", "vfat", "squashfs", "erofs"}
 
 // maxLinks is the most links in one path, as on Linux.
 const maxLinks = 40
@@ -32,11 +39,13 @@ func (t *tree) mapOut() {
 		t.realRoot = abs
 	}
 	t.mount = t.mountOf(t.realRoot)
+	kind, known := t.points[t.mount]
+	t.remote = known && !slices.Contains(localTypes, kind)
 }
 
 // mountOf returns the mount point of a path without links.
 func (t *tree) mountOf(path string) string {
-	for path != "/" && path != "." && !t.points[path] {
+	for path != "/" && path != "." && t.points[path] == "" {
 		path = filepath.Dir(path)
 	}
 	return path
@@ -69,12 +78,12 @@ func (t *tree) lead(path string, links int) *files.Place {
 	}
 	p := t.placeOf(t.mountOf(path))
 	if path != "/" {
-		if above := t.lead(filepath.Dir(path), links); above != t.place && !t.points[path] {
+		if above := t.lead(filepath.Dir(path), links); above != t.place && t.points[path] == "" {
 			p = above
 		}
 	}
 	if p == t.place && links > 0 && path != "/" {
-		if link, err := t.place.Readlink(path); err == nil {
+		if link, err := in(t, t.place, path, func(p *files.Place) (string, error) { return p.Readlink(path) }); err == nil {
 			if !filepath.IsAbs(link) {
 				link = filepath.Join(filepath.Dir(path), link)
 			}
@@ -105,26 +114,40 @@ func (t *tree) placeOf(mount string) *files.Place {
 }
 
 // in makes a call for a path in its Place. If that hangs, the error is files.ErrHangs.
+// The call shares nothing with the tree that the tree uses after such an error.
 func in[T any](t *tree, p *files.Place, path string, call func(p *files.Place) (T, error)) (T, error) {
+	leave := func() {}
 	if p == t.place {
-		return call(p)
+		if !t.remote || path == t.root || len(t.awaited) >= maxAlone {
+			return call(p)
+		}
+		p = files.At("certificate", path, t.log).CountedBy(panics.Certificates)
+		leave = p.Leave
 	}
 	v, err := files.Beside(t.place, p, path, func() (T, error) { return call(p) })
-	if errors.Is(err, files.ErrHangs) {
-		t.takeUp(p)
-		err = files.ErrHangs // the same error each time
+	if !errors.Is(err, files.ErrHangs) {
+		leave()
+		return v, err
 	}
-	return v, err
+	t.takeUp(p, leave)
+	return v, files.ErrHangs // the same error each time
 }
 
-// takeUp rereads what is in p when it answers again.
-func (t *tree) takeUp(p *files.Place) {
+// maxAlone bounds how many Places of a tree may hang, because each costs a thread. The
+// next file that hangs has the whole tree hang.
+const maxAlone = 16
+
+// takeUp rereads what is in p when it answers again. It calls leave when the tree has no
+// more use for p.
+func (t *tree) takeUp(p *files.Place, leave func()) {
 	if t.awaited[p] || t.again == nil {
+		leave()
 		return
 	}
 	t.awaited[p] = true
 	back := p.Back()
 	go panics.Catch(panics.Certificates, func() {
+		defer leave()
 		select {
 		case <-back:
 		case <-t.ctx.Done():

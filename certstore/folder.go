@@ -97,8 +97,13 @@ func (t *tree) entries(f *folder, link bool) (real string, entries []fs.DirEntry
 		if real, err = t.resolve(f.path, link); err != nil {
 			real = ""
 		}
-		t.watch(cmp.Or(real, f.real))
-		entries, err = t.place.ReadDir(f.path)
+		w, path, watched := t.watcher.Load(), f.path, cmp.Or(real, f.real)
+		entries, err = in(t, t.place, path, func(p *files.Place) ([]fs.DirEntry, error) {
+			if w != nil {
+				p.Call(watched, func() error { w.Add(watched); return nil })
+			}
+			return p.ReadDir(path)
+		})
 		return real, entries, err
 	}
 	type listing struct {
@@ -123,7 +128,7 @@ func (t *tree) resolve(path string, link bool) (string, error) {
 	if above := t.folders[filepath.Dir(path)]; above != nil && !link && path != t.root {
 		return filepath.Join(above.real, filepath.Base(path)), nil
 	}
-	return t.place.EvalSymlinks(path)
+	return in(t, t.place, path, func(p *files.Place) (string, error) { return p.EvalSymlinks(path) })
 }
 
 func (t *tree) isFolder(path string, e fs.DirEntry) bool {

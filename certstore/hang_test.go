@@ -89,6 +89,97 @@ func TestDirectoryHangs(t *testing.T) {
 	})
 }
 
+// Where a file may hang alone, on a network for example, it is named, and all others are
+// served: at the start, later, behind a link, and in a folder that hangs. Such files cost
+// a bounded number of threads; when they are back, they are read.
+func TestFileHangsAlone(t *testing.T) {
+	defer func() { mounted = mountPoints }()
+	mounted = func() map[string]string { return map[string]string{"/": "fuse.sshfs"} }
+	for name, hangs := range map[string]string{"a file": "/b.pem", "what a link leads to": "/.there", "a folder": "/b"} {
+		t.Run(name, func(t *testing.T) {
+			d := newDir(t)
+			put := func(file, host string) { d.put(t, file, ca.Issue(host).PEM()) }
+			put("a.pem", "example1.com")
+			put("c.pem", "example3.com")
+			switch hangs {
+			case "/b.pem":
+				put("b.pem", "example2.com")
+			case "/b":
+				put("b/b.pem", "example2.com")
+			default:
+				put(".there", "example2.com")
+				if err := os.Symlink(".there", string(d)+"/b.pem"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			synctest.Test(t, func(t *testing.T) {
+				resume := files.Stall(string(d) + hangs)
+				s, err := Open(Options{Directory: string(d), Log: slog.New(slog.DiscardHandler)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				wantNames(t, "while it hangs", s, map[string]bool{"example1.com": true, "example2.com": false, "example3.com": true})
+				list := files.Hanging()
+				if len(list) != 1 || !strings.HasPrefix(list[0].Path, string(d)+hangs) || time.Since(list[0].Since) != files.Patience {
+					t.Errorf("hanging: %+v", list)
+				}
+				put("d.pem", "example4.com")
+				if err := s.Reload(); err != nil && !files.IsHang(err) {
+					t.Error(err)
+				}
+				wantNames(t, "a reload", s, map[string]bool{"example1.com": true, "example2.com": false, "example4.com": true})
+				resume()
+				synctest.Wait()
+				wantNames(t, "back", s, map[string]bool{"example1.com": true, "example2.com": true, "example3.com": true})
+				resume = files.Stall(string(d) + hangs)
+				s.Reload()
+				wantNames(t, "it hangs again", s, map[string]bool{"example1.com": true, "example2.com": true, "example3.com": true})
+				resume()
+				synctest.Wait()
+				if list := files.Hanging(); len(list) > 0 {
+					t.Errorf("hanging: %+v", list)
+				}
+			})
+		})
+	}
+}
+
+// However many files hang alone, they cost no more than maxAlone threads and that of the
+// directory.
+func TestManyFilesHang(t *testing.T) {
+	defer func() { mounted = mountPoints }()
+	mounted = func() map[string]string { return map[string]string{"/": "nfs4"} }
+	d := newDir(t)
+	names := map[string]bool{"example1.com": true, "example2.com": false}
+	d.put(t, "a.pem", ca.Issue("example1.com").PEM())
+	d.put(t, "c.pem", ca.Issue("example2.com").PEM())
+	for i := range 3 * maxAlone {
+		name := fmt.Sprintf("there%d.example.org", i)
+		d.put(t, fmt.Sprintf("b%d.pem", i), ca.Issue(name).PEM())
+		names[name] = false
+	}
+	synctest.Test(t, func(t *testing.T) {
+		resume := files.Stall(string(d) + "/b")
+		s, err := Open(Options{Directory: string(d), Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		time.Sleep(time.Hour)
+		if n := len(files.Hanging()); n != maxAlone+1 {
+			t.Errorf("%d hang; want %d", n, maxAlone+1)
+		}
+		wantNames(t, "while they hang", s, names)
+		resume()
+		synctest.Wait()
+		for name := range names {
+			names[name] = true
+		}
+		wantNames(t, "back", s, names)
+	})
+}
+
 // A file that hangs in the middle of a directory is named, and those before it are
 // served; the others when it is back.
 func TestFileHangs(t *testing.T) {
@@ -123,7 +214,9 @@ func TestOtherMountHangs(t *testing.T) {
 	d, other := newDir(t), newDir(t)
 	inside := string(d) + "/k-mount"
 	defer func() { mounted = mountPoints }()
-	mounted = func() map[string]bool { return map[string]bool{"/": true, string(other): true, inside: true} }
+	mounted = func() map[string]string {
+		return map[string]string{"/": "ext4", string(other): "nfs4", inside: "tmpfs"}
+	}
 	names := map[string]bool{}
 	for i, file := range []string{"a.pem", "c.pem", "x/z.pem", "k-mount/k.pem"} {
 		name := fmt.Sprintf("here%d.example.org", i)

@@ -2,4 +2,4 @@
 
 package certstore
 
-func mountPoints() map[string]bool { return nil }
+func mountPoints() map[string]string { return nil }

@@ -72,48 +72,56 @@ func (t *tree) file(f *folder, name string, last *way) {
 			f.drop(name)
 			return
 		}
-		if real, err := t.target(f, name, last); err == nil {
+		f.links = true
+		real, err := t.target(f, name, last)
+		switch {
+		case err == nil:
 			target = real
 			t.watch(target)
-		}
-		f.links = true
-	}
-	info, err := t.place.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := t.place.Lstat(path); err != nil { // not even a link that leads nowhere
-			f.drop(name)
+		case errors.Is(err, files.ErrHangs):
+			t.settle(f, name, sight{}, err)
 			return
 		}
 	}
-	have := t.known(f, name, target)
-	if err != nil {
-		have.set(f, nil, plainError(err))
-		have.stamp = 0
-		return
+	known, buf := f.known(name), t.buf
+	s, err := in(t, t.place, path, func(p *files.Place) (sight, error) { return look(p, path, known, buf), nil })
+	if errors.Is(err, files.ErrHangs) {
+		t.buf = new(bytes.Buffer) // the other one is the call's
 	}
-	if !have.isNew(info) {
-		return
-	}
-	if !info.Mode().IsRegular() {
-		have.set(f, nil, files.ErrNotRegular)
-		return
-	}
-	if err := t.place.ReadInto(&t.buf, path, maxFile); err != nil {
-		have.set(f, nil, plainError(err))
-		have.stamp = 0
-		return
-	}
-	t.take(f, have, t.buf.Bytes())
+	s.target = target
+	t.settle(f, name, s, err)
 }
 
-// fileElsewhere is file for what is in another Place. One that hangs is an error of
-// the file, and what it held before stays.
+// fileElsewhere is file for what is in another Place.
 func (t *tree) fileElsewhere(f *folder, name string, place *files.Place) {
-	var known file
+	path, known := filepath.Join(f.path, name), f.known(name)
+	w := t.watcher.Load()
+	s, err := in(t, place, path, func(p *files.Place) (sight, error) {
+		target := ""
+		if real, err := p.EvalSymlinks(path); err == nil {
+			target = filepath.Dir(real)
+			if w != nil {
+				p.Call(target, func() error { w.Add(target); return nil })
+			}
+		}
+		s := look(p, path, known, new(bytes.Buffer))
+		s.target = target
+		return s, nil
+	})
+	t.settle(f, name, s, err)
+}
+
+// known returns what was read of a file; zero: nothing yet.
+func (f *folder) known(name string) file {
 	if have := f.files.get(name); have != nil {
-		known = *have
+		return *have
 	}
-	s, err := t.sightOf(place, filepath.Join(f.path, name), known)
+	return file{}
+}
+
+// settle notes what was found of a file. An err is that its Place hangs: then it is an
+// error of the file, and what it held before stays.
+func (t *tree) settle(f *folder, name string, s sight, err error) {
 	if err == nil && s.gone {
 		f.drop(name)
 		return
@@ -137,50 +145,40 @@ func (t *tree) fileElsewhere(f *folder, name string, place *files.Place) {
 	}
 }
 
-// A sight is what was found of a file elsewhere.
+// A sight is what was found of a file.
 type sight struct {
 	target string      // see file
 	info   fs.FileInfo // nil: err
-	data   []byte      // nil: it is as it was
+	data   []byte      // of a file that is not as it was
 	gone   bool        // not even a link is there
 	err    error
 }
 
-// sightOf looks at a file in a job of p.
-func (t *tree) sightOf(p *files.Place, path string, known file) (sight, error) {
-	w := t.watcher.Load()
-	return in(t, p, path, func(p *files.Place) (s sight, _ error) {
-		if real, err := p.EvalSymlinks(path); err == nil {
-			s.target = filepath.Dir(real)
-			if w != nil {
-				p.Call(s.target, func() error { w.Add(s.target); return nil })
-			}
+// look looks at a file of which known was read, and reads it into buf where it is not as
+// it was.
+func look(p *files.Place, path string, known file, buf *bytes.Buffer) (s sight) {
+	info, err := p.Stat(path)
+	if err != nil {
+		s.err = plainError(err)
+		if errors.Is(err, fs.ErrNotExist) {
+			_, err = p.Lstat(path)
+			s.gone = err != nil
 		}
-		info, err := p.Stat(path)
-		if err != nil {
-			s.err = plainError(err)
-			if errors.Is(err, fs.ErrNotExist) {
-				_, err = p.Lstat(path)
-				s.gone = err != nil
-			}
-			return s, nil
-		}
-		s.info = info
-		if stampOf(info).sum() == known.stamp && !known.young {
-			return s, nil
-		}
-		if !info.Mode().IsRegular() {
-			s.err = files.ErrNotRegular
-			return s, nil
-		}
-		data, err := p.Read(path, maxFile)
-		if s.data = data; err != nil {
-			s.err = plainError(err)
-		} else if data == nil {
-			s.data = []byte{}
-		}
-		return s, nil
-	})
+		return s
+	}
+	s.info = info
+	if stampOf(info).sum() == known.stamp && !known.young {
+		return s
+	}
+	if !info.Mode().IsRegular() {
+		s.err = files.ErrNotRegular
+		return s
+	}
+	if err := p.ReadInto(buf, path, maxFile); err != nil {
+		s.err = plainError(err)
+	}
+	s.data = buf.Bytes()
+	return s
 }
 
 // isNew notes the stamp of a file, and reports whether it has to be read.
@@ -251,7 +249,8 @@ func (t *tree) target(f *folder, name string, last *way) (string, error) {
 		}
 		last.dir, last.real = dir, real
 	}
-	info, err := t.place.Lstat(filepath.Join(last.real, base))
+	end := filepath.Join(last.real, base)
+	info, err := in(t, t.place, end, func(p *files.Place) (fs.FileInfo, error) { return p.Lstat(end) })
 	if err != nil || info.Mode().IsRegular() {
 		return last.real, err
 	}
@@ -290,7 +289,7 @@ func (t *tree) hasMoreOf(f *folder, name string, last *way) bool {
 	if path := filepath.Join(f.path, "fullchain.pem"); path != last.wholePath {
 		last.wholePath, last.whole = path, ""
 		if link, err := t.place.Readlink(path); err == nil {
-			if _, err := t.place.Stat(path); err == nil {
+			if _, err := in(t, t.place, path, func(p *files.Place) (fs.FileInfo, error) { return p.Stat(path) }); err == nil {
 				last.whole = link
 			}
 		}

@@ -1,6 +1,7 @@
 package certstore
 
 import (
+	"errors"
 	"io/fs"
 	"maps"
 	"path/filepath"
@@ -119,7 +120,11 @@ func (t *tree) entry(f *folder, name string) {
 		return
 	}
 	path := filepath.Join(f.path, name)
-	info, err := t.place.Lstat(path)
+	info, err := in(t, t.place, path, func(p *files.Place) (fs.FileInfo, error) { return p.Lstat(path) })
+	if errors.Is(err, files.ErrHangs) {
+		t.settle(f, name, sight{}, err)
+		return
+	}
 	if err != nil {
 		if t.isDir(f.path) { // a folder that went away proves nothing about its files
 			f.drop(name)

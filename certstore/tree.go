@@ -33,8 +33,8 @@ type tree struct {
 	limit    int                           // of folders
 	full     bool                          // there are more than that
 	reader   *reader
-	names    map[string]string // see sameName
-	buf      bytes.Buffer
+	names    map[string]string    // see sameName
+	buf      *bytes.Buffer        // for one file at a time
 	way      way                  // of the last link that list has seen
 	wanted   []string             // for folder, which uses it again and again
 	seen     map[string]bool      // resolved folders of this scan: links may go round
@@ -49,7 +49,8 @@ type tree struct {
 	again    func(first func())      // anybody's: has all read again, after first, and published
 	realRoot string                  // root without links
 	mount    string                  // that root is in
-	points   map[string]bool         // mount points
+	points   map[string]string       // mount points, and the types of what is there
+	remote   bool                    // a file of the root may hang alone
 	leads    map[string]*files.Place // by path; of this scan
 	mu       sync.Mutex
 	others   map[string]*files.Place // anybody's, with mu: by mount point
@@ -103,7 +104,7 @@ func (fs fileList) get(name string) *file {
 func newTree(root string, log *slog.Logger) *tree {
 	root = filepath.Clean(root)
 	t := &tree{root: root, place: files.At("certificates", root, log).CountedBy(panics.Certificates), folders: map[string]*folder{}, limit: maxFolders,
-		reader: newReader(), names: map[string]string{}, log: log, others: map[string]*files.Place{}, awaited: map[*files.Place]bool{}}
+		reader: newReader(), names: map[string]string{}, buf: new(bytes.Buffer), log: log, others: map[string]*files.Place{}, awaited: map[*files.Place]bool{}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.have.Store(new(harvest))
 	return t
