@@ -23,6 +23,8 @@ type epoll struct {
 	conns  []connEntry // by descriptor
 	events []unix.EpollEvent
 	ready  int // of events
+	batch  *batch
+	ring   *ring // that the batch uses; nil: none
 }
 
 type connEntry struct {
@@ -31,22 +33,28 @@ type connEntry struct {
 }
 
 // newSystemPoller makes the system's poller for descriptors.
-func newSystemPoller() (poller, error) {
+// It has a ring where the kernel gives it one; unringed is why not.
+func newSystemPoller(ring bool) (made poller, unringed, err error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		return nil, os.NewSyscallError("epoll_create1", err)
+		return nil, nil, os.NewSyscallError("epoll_create1", err)
 	}
 	waker, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		unix.Close(fd)
-		return nil, os.NewSyscallError("eventfd", err)
+		return nil, nil, os.NewSyscallError("eventfd", err)
 	}
 	p := &epoll{fd: fd, waker: waker, events: make([]unix.EpollEvent, eventBatch)}
 	if err := p.control(unix.EPOLL_CTL_ADD, waker, unix.EPOLLIN); err != nil {
 		p.close()
-		return nil, err
+		return nil, nil, err
 	}
-	return p, nil
+	if ring {
+		if p.ring, unringed = newRing(); unringed == nil {
+			p.batch = newBatch(p.ring.do)
+		}
+	}
+	return p, unringed, nil
 }
 
 func (p *epoll) wait(timeout time.Duration) {
@@ -54,9 +62,9 @@ func (p *epoll) wait(timeout time.Duration) {
 	if timeout != never {
 		ms = int(min((timeout+time.Millisecond-1)/time.Millisecond, 1<<30))
 	}
-	if p.ready > 1 {
+	if p.ready > 1 || p.batch.waiting() {
 		// After a large batch, more events are usually ready.
-		if p.ready = pollNow(p.fd, p.events); p.ready > 0 {
+		if p.ready = pollNow(p.fd, p.events); p.ready > 0 || p.batch.waiting() {
 			return
 		}
 	}
@@ -70,6 +78,17 @@ func (p *epoll) wait(timeout time.Duration) {
 // deliver looks each tunnel up when its event is due: one that ended earlier in the
 // batch is no longer in the table.
 func (p *epoll) deliver(tell func(*tunnel, *leg, readiness)) (woken bool) {
+	p.batch.left(tell)
+	if p.batch != nil && p.ready > 1 {
+		for _, ev := range p.events[:p.ready] {
+			if int(ev.Fd) != p.waker && ev.Events&unix.EPOLLIN != 0 {
+				if entry := p.conns[ev.Fd]; entry.tunnel != nil {
+					p.batch.read(entry.tunnel, entry.leg)
+				}
+			}
+		}
+		p.batch.begin()
+	}
 	for _, ev := range p.events[:p.ready] {
 		if int(ev.Fd) == p.waker {
 			var counter [8]byte
@@ -94,8 +113,10 @@ func (p *epoll) deliver(tell func(*tunnel, *leg, readiness)) (woken bool) {
 		if ev.Events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 			is |= failed
 		}
+		p.batch.turnOf(entry.tunnel)
 		tell(entry.tunnel, entry.leg, is)
 	}
+	p.batch.end(tell)
 	return woken
 }
 
@@ -104,7 +125,10 @@ func (p *epoll) wake() {
 	unix.Write(p.waker, one[:]) // fails only if the counter is full, and then it is readable anyway
 }
 
+func (p *epoll) batching() *batch { return p.batch }
+
 func (p *epoll) close() {
+	p.ring.close()
 	unix.Close(p.waker)
 	unix.Close(p.fd)
 }

@@ -17,7 +17,9 @@ func (*osConn) join(poller, *tunnel, *leg) {}
 
 func (*osConn) leave() {}
 
-func newSystemPoller() (poller, error) { return nil, errors.ErrUnsupported }
+func newSystemPoller(bool) (made poller, unringed, err error) {
+	return nil, nil, errors.ErrUnsupported
+}
 
 func duplicate(net.Conn) (int, error) { return -1, errors.ErrUnsupported }
 

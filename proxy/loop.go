@@ -28,6 +28,7 @@ type loop struct {
 	work     *turn
 	timers   timers // all tunnels of this loop
 	pressure pressure
+	leaving  []*tunnel // for another loop, after this batch
 	orders   drainOrders
 	quit     bool
 	last     time.Duration                  // the end of the last round
@@ -50,6 +51,8 @@ type poller interface {
 	// called.
 	deliver(tell func(*tunnel, *leg, readiness)) (woken bool)
 	wake()
+	// batching returns the batch that deliver has turns read and write by; nil: none.
+	batching() *batch
 	close()
 }
 
@@ -60,6 +63,7 @@ func newLoop(group *loops) (*loop, error) {
 		return nil, err
 	}
 	l := &loop{group: group, poller: p, work: newTurn(), done: make(chan struct{})}
+	l.work.batch = p.batching()
 	l.work.now = l.now()
 	l.tellEach = l.tell
 	l.pressure.since = l.work.now
@@ -88,7 +92,9 @@ func (l *loop) round() {
 	l.poller.wait(timeout)
 	began := l.now()
 	l.work.now = began
-	if l.poller.deliver(l.tellEach) {
+	woken := l.poller.deliver(l.tellEach)
+	l.leave()
+	if woken {
 		l.drainInbox() // last: what comes by it may have the descriptor of what has just ended
 	}
 	for {
@@ -112,8 +118,20 @@ func (l *loop) tell(t *tunnel, leg *leg, is readiness) {
 	defer l.rescue(t)
 	t.event(l.work, leg, is)
 	l.after(t)
-	if l.pressure.shed > 0 && t.movable() {
-		l.move(t)
+	if l.pressure.shed > len(l.leaving) && !slices.Contains(l.leaving, t) {
+		l.leaving = append(l.leaving, t)
+	}
+}
+
+// leave hands over what is to leave, now that no batch is under way.
+func (l *loop) leave() {
+	for len(l.leaving) > 0 {
+		last := len(l.leaving) - 1
+		t := l.leaving[last]
+		l.leaving[last] = nil
+		if l.leaving = l.leaving[:last]; t.movable() {
+			l.move(t)
+		}
 	}
 }
 
@@ -143,9 +161,9 @@ func (l *loop) rescue(t *tunnel) {
 		return
 	}
 	l.group.panicked(panics.Tunnel, cause)
-	now := l.work.now
+	now, batch := l.work.now, l.work.batch
 	l.work = newTurn()
-	l.work.now = now
+	l.work.now, l.work.batch = now, batch
 	l.lose(t)
 }
 
@@ -161,9 +179,12 @@ func (l *loop) mend() {
 	l.broken++
 	l.group.panicked(panics.Loop, cause, "tunnels", len(l.timers), "again", l.broken)
 	l.work = newTurn()
+	l.work.batch = l.poller.batching()
 	l.last = l.now()
 	l.work.now = l.last
+	l.leaving = nil
 	if l.broken == 1 {
+		l.caught(func() { l.work.batch.end(l.tellEach) }) // or what is pending would wait for the next round
 		for i, t := range l.timers {
 			t.place.index = i
 		}
@@ -198,6 +219,7 @@ func (l *loop) startOver() {
 	old := l.poller
 	l.poller = next
 	l.mu.Unlock()
+	l.work.batch = next.batching()
 	l.caught(old.close)
 }
 
@@ -396,5 +418,7 @@ func (p *wakePoller) wake() {
 	default:
 	}
 }
+
+func (p *wakePoller) batching() *batch { return nil }
 
 func (p *wakePoller) close() {}

@@ -29,6 +29,7 @@ type loops struct {
 	started     time.Time // the clock of all tunnels
 	max         int
 	newPoller   func() (poller, error)
+	unringed    error                                // why the first loop has no io_uring; nil: it has, or was not to
 	descriptors bool                                 // pollers wait for descriptors
 	processors  func() (used time.Duration, ok bool) // by the process, since its start; nil: not known
 	panicked    panicFunc                            // in the goroutine that panicked
@@ -57,15 +58,21 @@ const (
 // newLoops starts the first loop. System says that connections with a descriptor
 // have the system's poller, where there is one; otherwise goroutines pump all of
 // them, and one loop does, for those do not move. Panicked is told of each panic in
-// a turn.
-func newLoops(system bool, panicked panicFunc) (*loops, error) {
+// a turn. With ring they batch their system calls, where the kernel lets them.
+func newLoops(system, ring bool, panicked panicFunc) (*loops, error) {
 	d := &loops{started: time.Now(), max: 1, newPoller: newWakePoller, panicked: panicked, random: rand.New(systemRandom{}), pump: pump}
 	if system {
-		d.newPoller, d.max, d.descriptors, d.processors = newSystemPoller, runtime.GOMAXPROCS(0), true, processTime
+		var first sync.Once
+		d.newPoller = func() (poller, error) {
+			p, unringed, err := newSystemPoller(ring)
+			first.Do(func() { d.unringed = unringed })
+			return p, err
+		}
+		d.max, d.descriptors, d.processors = runtime.GOMAXPROCS(0), true, processTime
 	}
 	_, err := d.grow()
 	if errors.Is(err, errors.ErrUnsupported) {
-		return newLoops(false, panicked)
+		return newLoops(false, false, panicked)
 	}
 	return d, err
 }

@@ -54,6 +54,8 @@ type Options struct {
 	// It may read a disk, as no client waits for it. Nil: no CA is answered.
 	ChallengeCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
+	NoRing bool // batches no system calls by io_uring, even where the kernel has it
+
 	Log *slog.Logger // waits for nobody, for the event loops write to it; nil: slog.Default()
 }
 
@@ -166,7 +168,7 @@ type settings struct {
 
 // New makes a Server and starts its event loop, which Shutdown ends.
 func New(o Options) (*Server, error) {
-	return newServer(o, func(panicked panicFunc) (*loops, error) { return newLoops(true, panicked) })
+	return newServer(o, func(panicked panicFunc) (*loops, error) { return newLoops(true, !o.NoRing, panicked) })
 }
 
 // newServer is New with loops of the caller's.

@@ -326,6 +326,7 @@ type simPoller struct {
 	parked chan struct{}
 	resume chan simBatch
 	batch  simBatch
+	group  *batch    // nil: it makes each call by itself
 	due    time.Time // when it wants to be woken, at the latest; zero: never
 	moving bool      // parked has something to say
 	closed bool
@@ -350,6 +351,9 @@ type simEvent struct {
 
 func (w *simWorld) newPoller() (poller, error) {
 	p := &simPoller{w: w, parked: make(chan struct{}, 1), resume: make(chan simBatch), moving: true}
+	if w.batches {
+		p.group = newBatch(p.do)
+	}
 	w.pollers = append(w.pollers, p)
 	return p, nil
 }
@@ -363,11 +367,24 @@ func (p *simPoller) wait(timeout time.Duration) {
 }
 
 func (p *simPoller) deliver(tell func(*tunnel, *leg, readiness)) (woken bool) {
+	if p.group.waiting() {
+		p.w.left++
+	}
+	p.group.left(tell)
+	if p.group != nil && (len(p.batch.events) > 1 || p.w.oneIn(2)) {
+		for _, e := range p.batch.events {
+			if s := p.conns[e.fd]; s != nil && e.is&inputReady != 0 && !p.w.oneIn(8) {
+				p.group.read(s.tunnel, s.leg)
+			}
+		}
+		p.group.begin()
+	}
 	for _, e := range p.batch.events {
 		s := p.conns[e.fd]
 		if s == nil {
 			continue
 		}
+		p.group.turnOf(s.tunnel)
 		before, fresh := s.looks(), s.ready()&e.is
 		s.reads, s.readBytes = 0, 0
 		p.w.trace("event %s: %s", s.name, e.is)
@@ -385,8 +402,31 @@ func (p *simPoller) deliver(tell func(*tunnel, *leg, readiness)) (woken bool) {
 		if e.slow > 0 {
 			time.Sleep(e.slow)
 		}
+		if p.w.oneIn(8) && p.group != nil {
+			p.group.flush() // as where a batch has no room left
+		}
 	}
+	p.group.end(tell)
 	return p.batch.woken
+}
+
+// do makes the calls of a batch, some of them not in full.
+func (p *simPoller) do(calls []call) {
+	for i := range calls {
+		c := &calls[i]
+		s := c.s.raw.(*simSocket)
+		switch {
+		case !c.write:
+			c.n, c.err = s.read(c.b)
+		case p.w.oneIn(6):
+			c.n, c.err = s.write(c.b[:p.w.rnd.IntN(len(c.b))])
+		default:
+			c.n, c.err = s.write(c.b)
+		}
+		if c.n < len(c.b) && c.write {
+			p.w.late++
+		}
+	}
 }
 
 // looks is all of a socket that an event can change.
@@ -410,6 +450,8 @@ func (is readiness) String() string {
 	}
 	return s
 }
+
+func (p *simPoller) batching() *batch { return p.group }
 
 func (p *simPoller) wake() {
 	p.mu.Lock()

@@ -18,6 +18,8 @@ package proxy
 //	an order        in loops.visit         until the loops have come to it
 //	an opening      in simSocket.Read      until the network carries something
 //
+// Two worlds of three read and write in batches, whose calls the network makes; some are cut.
+//
 // It lets one of them go on, and waits until all have come to rest again. So a seed is
 // a world, and the same one each time. It is checked after each step of a loop
 // (simWorld.check) and by the peers with each byte that they get; at the end all that is
@@ -130,6 +132,9 @@ type simWorld struct {
 	stops   []func()    // of drains
 	orders  drainOrders // of all loops, at the last check
 	short   bool        // memory is, or was: tunnels may be given up for it
+	batches bool        // loops read and write in batches
+	late    int64       // writes of a batch that were not made in full
+	left    int64       // batches that found something left ahead
 
 	verbose bool
 	started time.Time
@@ -173,7 +178,7 @@ func (w *simWorld) report(t *testing.T) {
 }
 
 func newWorld(t *testing.T, seed uint64, verbose bool) *simWorld {
-	w := &simWorld{seed: seed, rnd: rand.New(rand.NewPCG(seed, 0)), verbose: verbose, started: time.Now(), faults: true}
+	w := &simWorld{seed: seed, rnd: rand.New(rand.NewPCG(seed, 0)), verbose: verbose, started: time.Now(), faults: true, batches: seed%3 != 0}
 	w.vhosts = []*simVhost{
 		{name: "lax.example"}, {name: "xmpp.example", strict: true}, {name: "domains.example", strict: true, domains: true},
 		{name: "route.example", strict: true, routes: true}, {name: "rewrite.example", strict: true},
@@ -858,6 +863,10 @@ func (w *simWorld) checkTunnel(l *loop, i int, t *tunnel) {
 			bad("%s is not in its loop's poller", raw.name)
 		case s.turn != nil:
 			bad("%s has a turn between turns", raw.name)
+		case s.pending:
+			bad("%s has a write pending between batches", raw.name)
+		case s.ahead != 0 && l.work.batch.slots[s.ahead-1].s != s:
+			bad("%s has what another is to read", raw.name)
 		case size != s.out.size || size > s.max || len(leg.unscanned) > maxHeld:
 			bad("%s: %d bytes wait, and are said to be %d; %d are held", raw.name, size, s.out.size, len(leg.unscanned))
 		case raw.want != s.want || s.state >= sockFailed && s.want != 0 || s.state < sockFailed && s.want&forFailure == 0:
@@ -937,6 +946,8 @@ type tally struct {
 	worlds  int
 	moved   int64
 	streams int
+	late    int64
+	left    int64
 	ends    map[string]int64
 }
 
@@ -949,13 +960,15 @@ func (y *tally) add(w *simWorld) {
 	y.worlds++
 	y.moved += w.server.loops.migrated.Load()
 	y.streams += len(w.links)
+	y.late += w.late
+	y.left += w.left
 	for why, n := range w.server.Counts().Closed {
 		y.ends[why] += n
 	}
 }
 
 func (y *tally) String() string {
-	s := fmt.Sprintf("%d worlds, %d streams at nodes, %d moves between loops; ends:", y.worlds, y.streams, y.moved)
+	s := fmt.Sprintf("%d worlds, %d streams at nodes, %d moves between loops, %d late writes, %d reads left ahead; ends:", y.worlds, y.streams, y.moved, y.late, y.left)
 	for _, why := range slices.Sorted(maps.Keys(y.ends)) {
 		s += fmt.Sprintf(" %s %d", why, y.ends[why])
 	}

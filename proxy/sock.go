@@ -38,6 +38,8 @@ type sock struct {
 	state   sockState
 	fin     finState
 	drained bool     // this turn: the kernel has nothing more for us
+	ahead   uint8    // the batch's slot with what was read ahead, plus 1; 0: none
+	pending bool     // the batch has a write that was not made yet; out is empty
 	want    interest // what the loop was last told
 }
 
@@ -126,7 +128,13 @@ func (s *sock) Read(b []byte) (int, error) {
 		return 0, errAgain
 	}
 	b = b[:min(len(b), s.turn.budget)]
-	n, err := s.raw.read(b)
+	var n int
+	var err error
+	if s.ahead != 0 {
+		n, err = s.turn.batch.take(s, b)
+	} else {
+		n, err = s.raw.read(b)
+	}
 	s.turn.budget -= n
 	s.records.count(b[:n])
 	// A short read means an empty socket, and the event that tells of more
@@ -158,22 +166,40 @@ func (s *sock) Write(b []byte) (int, error) {
 
 // send hands bytes to the kernel, behind those that wait already.
 func (s *sock) send(b []byte) {
-	if s.state >= sockFailed {
+	if s.land(); s.state >= sockFailed {
 		return
 	}
 	if s.out.size == 0 {
-		n, err := s.raw.write(b)
-		if err != nil && err != errAgain {
-			s.fail(err)
+		if s.turn != nil && s.turn.batch.add(s, b) {
 			return
 		}
-		b = b[n:]
+		n, err := s.raw.write(b)
+		s.unsent(b[n:], err)
+		return
+	}
+	s.unsent(b, errAgain)
+}
+
+// unsent takes what a write left, and its error.
+func (s *sock) unsent(b []byte, err error) {
+	if err != nil && err != errAgain {
+		s.fail(err)
+		return
 	}
 	if s.max > 0 && len(b) > s.max-s.out.size {
 		s.fail(errQueueFull)
 		return
 	}
 	s.out.add(b)
+}
+
+// land has a pending write made, and reports whether that changed something.
+func (s *sock) land() bool {
+	if !s.pending || s.turn == nil {
+		return false
+	}
+	s.turn.batch.flush()
+	return s.out.size > 0 || s.state >= sockFailed
 }
 
 // flush sends what waits, as far as the kernel takes it, and reports whether
@@ -233,7 +259,7 @@ func (s *sock) stuck() bool {
 // movable reports whether another loop may take the socket over.
 func (s *sock) movable() bool {
 	_, can := s.raw.(polled)
-	return can || s.raw == nil
+	return (can || s.raw == nil) && s.ahead == 0 && !s.pending
 }
 
 // close gives the descriptor back. What waits in out is lost, and with reset what
@@ -242,6 +268,7 @@ func (s *sock) close(reset bool) {
 	if s.state == sockClosed {
 		return
 	}
+	s.land()
 	s.raw.close(reset)
 	s.state, s.err, s.out, s.want = sockClosed, net.ErrClosed, queue{}, 0
 }

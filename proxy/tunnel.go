@@ -780,6 +780,9 @@ func (t *tunnel) settle(w *turn) {
 			t.flush(w)
 		}
 		t.flush(w)
+		if t.why != reasonNone && t.land() {
+			continue
+		}
 		client.finish()
 		if t.why != reasonNone && !t.done {
 			t.done = t.finished()
@@ -809,6 +812,13 @@ func (t *tunnel) settle(w *turn) {
 	upstream.watch(true, false)
 	client.turn, upstream.turn = nil, nil
 	t.due = t.nextDue(w.now)
+}
+
+// land has pending writes of a tunnel that is closing made, and reports whether there is
+// something new to see.
+func (t *tunnel) land() bool {
+	client, upstream := t.client.sock.land(), t.upstream.sock.land()
+	return client || upstream
 }
 
 // finished reports whether a closing tunnel has nothing left to wait for. What a client

@@ -30,6 +30,8 @@ type turn struct {
 	gathered []byte // written to one sock in this turn, not yet sent
 	to       *sock  // which
 
+	batch *batch // the loop's; nil: it has none
+
 	traffic traffic // since the loop last added it to its load
 }
 

@@ -1,0 +1,241 @@
+package proxy
+
+// A batch makes the reads and the writes of many turns at once, where the system has a
+// cheap way to (ring_linux.go). A loop that was told of several sockets reads them all
+// with one call, lends each tunnel its turn, and writes what they have sent with another.
+// It belongs to the loop. The methods of a nil batch do nothing, and sockets then do
+// everything themselves.
+//
+// What a turn is told of a socket comes early or late by that, so that a sock has two
+// states more, and only while a batch lasts:
+//
+//	                  batch.read                     sock.Read, to the last byte
+//	nothing ahead ───────────────▶ ahead: a slot ───────────────────────────────▶ nothing ahead
+//	                  batch.add                      batch.flush
+//	nothing pending ─────────────▶ pending: a write ─────────────────────────────▶ nothing pending
+//
+// Ahead is what the kernel has given already: bytes, an end or an error, in this order. A
+// turn may leave some of it, because the tunnel does not read its client for a while. It
+// then outlives the batch in its slot, and the loop tells of it as of bytes in the kernel,
+// since no event will. While there are no slots left, sockets are read one by one.
+//
+// Pending is a write that the tunnel believes to be done. What the kernel does not take
+// goes into the sock's queue, or fails the sock, and the tunnel gets another turn to see
+// that. So:
+//
+//   - A sock's queue is empty while a write is pending, and a second write makes the first
+//     one happen. Nothing is sent out of order.
+//   - A tunnel that is closing has nothing pending when it decides what is left to do, for
+//     FIN and the end depend on what was taken (tunnel.land).
+//   - A socket is closed with nothing pending: its descriptor may be somebody else's at once.
+//   - A tunnel changes its loop between two batches, and with nothing ahead.
+//   - A panic in a turn drops what is pending of that tunnel, and nobody else's.
+type batch struct {
+	do    func(calls []call) // makes them, and waits for none of them
+	on    bool               // turns are under way: writes may be gathered
+	turn  *tunnel            // whose turn it is
+	slots []slot
+	taken int       // slots with something in them
+	reads []call    // to do at begin
+	write []call    // to do at flush
+	arena []byte    // what write refers to
+	late  []*tunnel // whose writes were cut or failed
+}
+
+// A call is a read or a write of a socket that does not block.
+type call struct {
+	s     *sock
+	t     *tunnel
+	b     []byte // to read into, or to write
+	write bool
+	made  bool  // do's own
+	n     int   // bytes that it moved
+	err   error // errAgain or io.EOF, as for rawConn; a write that was cut may have none
+}
+
+// A slot holds what one sock has ahead.
+type slot struct {
+	s    *sock // nil: it is free
+	t    *tunnel
+	leg  *leg
+	rest []byte // of room
+	full bool   // the kernel may have more
+	err  error  // behind rest
+	room []byte
+}
+
+const (
+	batchSlots = 128       // reads in a batch
+	slotSize   = 4 << 10   // bytes; a longer read goes on in the turn
+	arenaSize  = 256 << 10 // bytes that wait to be written
+)
+
+func newBatch(do func([]call)) *batch { return &batch{do: do} }
+
+// read is called for sockets that have input, before begin.
+func (b *batch) read(t *tunnel, l *leg) {
+	s := l.sock
+	if b == nil || s.ahead != 0 || s.state != sockOpen || s.want&forInput == 0 || b.taken == batchSlots {
+		return
+	}
+	if b.slots == nil {
+		b.slots = make([]slot, batchSlots)
+		room := make([]byte, batchSlots*slotSize)
+		for i := range b.slots {
+			b.slots[i].room = room[i*slotSize : (i+1)*slotSize : (i+1)*slotSize]
+		}
+		b.arena = make([]byte, 0, arenaSize)
+	}
+	i := b.taken // mostly free: few slots outlive a batch
+	for b.slots[i].s != nil {
+		i = (i + 1) % batchSlots
+	}
+	b.slots[i].s, b.slots[i].t, b.slots[i].leg = s, t, l
+	b.taken++
+	s.ahead = uint8(i + 1)
+	b.reads = append(b.reads, call{s: s, b: b.slots[i].room})
+}
+
+// begin makes the reads. Until end, turns gather their writes.
+func (b *batch) begin() {
+	if b == nil || len(b.reads) == 0 {
+		return
+	}
+	b.do(b.reads)
+	for i := range b.reads {
+		c := &b.reads[i]
+		a := &b.slots[c.s.ahead-1]
+		switch {
+		case c.err == errAgain:
+			b.free(a)
+		default:
+			a.rest, a.full, a.err = a.room[:c.n], c.n == slotSize, c.err
+		}
+	}
+	clear(b.reads)
+	b.reads, b.on = b.reads[:0], true
+}
+
+// take is a sock's read of what it has ahead.
+func (b *batch) take(s *sock, p []byte) (int, error) {
+	a := &b.slots[s.ahead-1]
+	n := copy(p, a.rest)
+	if a.rest = a.rest[n:]; len(a.rest) > 0 {
+		return n, nil
+	}
+	if a.full && n < len(p) {
+		m, err := s.raw.read(p[n:])
+		a.full = m == len(p)-n
+		if n += m; err != errAgain {
+			a.err = err // for the next read: the kernel tells of an error once
+		}
+	}
+	if a.err != nil && n > 0 {
+		return n, nil
+	}
+	err := a.err
+	b.free(a)
+	return n, err
+}
+
+func (b *batch) free(a *slot) {
+	a.s.ahead = 0
+	*a = slot{room: a.room}
+	b.taken--
+}
+
+// turnOf says whose turn is next.
+func (b *batch) turnOf(t *tunnel) {
+	if b != nil {
+		b.turn = t
+	}
+}
+
+// add takes a write of s, whose queue is empty, and reports whether it did.
+func (b *batch) add(s *sock, p []byte) bool {
+	if b == nil || !b.on || s.pending || len(p) > cap(b.arena) {
+		return false
+	}
+	if len(b.write) == batchSlots || len(p) > cap(b.arena)-len(b.arena) {
+		b.flush()
+	}
+	from := len(b.arena)
+	b.arena = append(b.arena, p...)
+	b.write = append(b.write, call{s: s, t: b.turn, b: b.arena[from:len(b.arena):len(b.arena)], write: true})
+	s.pending = true
+	return true
+}
+
+// flush makes the writes. Tunnels that have to know how they went get a turn at the end.
+func (b *batch) flush() {
+	live := b.write[:0]
+	for _, c := range b.write {
+		c.s.pending = false
+		if c.s.state < sockFailed { // or else what waits is lost
+			live = append(live, c)
+		}
+	}
+	if len(live) > 0 {
+		b.do(live)
+	}
+	for i := range live {
+		c := &live[i]
+		if c.n < len(c.b) {
+			c.s.unsent(c.b[c.n:], c.err)
+			b.late = append(b.late, c.t)
+		}
+	}
+	clear(b.write)
+	b.write, b.arena = b.write[:0], b.arena[:0]
+}
+
+// end makes the writes, and gives a turn to each tunnel for which one went wrong.
+func (b *batch) end(tell func(*tunnel, *leg, readiness)) {
+	if b == nil {
+		return
+	}
+	for i := range b.reads { // only after a panic: begin did not come
+		b.free(&b.slots[b.reads[i].s.ahead-1])
+	}
+	b.reads = b.reads[:0]
+	if b.on {
+		b.flush()
+		b.on, b.turn = false, nil
+		for i := range b.late { // what they write now is not gathered, so there will be no more
+			if t := b.late[i]; !t.done {
+				tell(t, &t.client, 0)
+			}
+		}
+		clear(b.late)
+		b.late = b.late[:0]
+	}
+	for i := 0; b.taken > 0 && i < len(b.slots); i++ {
+		a := &b.slots[i]
+		if a.s != nil && a.s.state >= sockFailed {
+			b.free(a)
+		}
+	}
+}
+
+// left tells of what an earlier batch left ahead. It is called before read.
+func (b *batch) left(tell func(*tunnel, *leg, readiness)) {
+	for i := 0; b != nil && b.taken > 0 && i < len(b.slots); i++ {
+		if a := &b.slots[i]; a.ready() {
+			tell(a.t, a.leg, inputReady)
+		}
+	}
+}
+
+// waiting reports whether left has something to tell of.
+func (b *batch) waiting() bool {
+	for i := 0; b != nil && b.taken > 0 && i < len(b.slots); i++ {
+		if b.slots[i].ready() {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *slot) ready() bool {
+	return a.s != nil && a.s.state == sockOpen && a.s.want&forInput != 0
+}
