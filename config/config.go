@@ -74,6 +74,10 @@ type Listen struct {
 	// AdminDebug adds /debug/pprof to the admin listener. Default: false.
 	AdminDebug bool `toml:"admin_debug"`
 
+	// IOUring is "auto" or "off": whether the event loops batch system calls by
+	// io_uring where the kernel lets them. Default: "auto". Reload: a restart changes it.
+	IOUring string `toml:"io_uring" oneof:"auto,off"`
+
 	// AdminTokenFile is a file with the token that admin requests must carry. Default:
 	// none, which is allowed only if Admin is a loopback address or a unix socket.
 	// Reload: read again.
@@ -429,7 +433,7 @@ const MemoryDefault MemoryLimit = -1
 // its own setDefaults, which the decoder calls for each.
 
 func (c *Config) setDefaults() {
-	c.Listen = Listen{WSS: []string{":5291"}, Admin: "127.0.0.1:9291"}
+	c.Listen = Listen{WSS: []string{":5291"}, Admin: "127.0.0.1:9291", IOUring: "auto"}
 	c.Certificates = Certificates{Directory: "certs", Watch: true}
 	c.ACME = ACME{CA: "https://acme-v02.api.letsencrypt.org/directory", Cache: "acme", KeyType: "ecdsa"}
 	c.Limits = Limits{Message: 1 << 20, ClientBacklog: 1 << 20, LoginFailures: Rate{20, 10 * time.Minute}, Memory: MemoryDefault}

@@ -279,6 +279,7 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 	g.server, err = proxy.New(proxy.Options{
 		Configuration:        g.configuration(cfg, g.store.View(), routes, o.web),
 		ChallengeCertificate: g.acme.challengeCertificate,
+		NoRing:               cfg.Listen.IOUring == "off",
 		Log:                  log,
 	})
 	if err != nil {

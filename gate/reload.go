@@ -237,6 +237,9 @@ func (g *gate) commit(c *change) {
 			g.log.Warn("clients of an unused socket wait until a reload uses it again", "err", err)
 		}
 	}
+	if cfg.Listen.IOUring != g.cfg.Listen.IOUring {
+		g.log.Warn("listen.io_uring changes only with a restart")
+	}
 	if cfg.Log.Format != g.cfg.Log.Format {
 		g.log.Warn("log.format changes only with a restart")
 	}

@@ -77,6 +77,17 @@ func newLoops(system, ring bool, panicked panicFunc) (*loops, error) {
 	return d, err
 }
 
+// ring says whether the loops have io_uring.
+func (d *loops) ring() string {
+	switch l := d.all(); {
+	case d.unringed != nil:
+		return d.unringed.Error()
+	case len(l) > 0 && l[0].poller.batching() != nil:
+		return "on"
+	}
+	return "off"
+}
+
 // systemRandom is math/rand/v2's own source, which several goroutines may use.
 type systemRandom struct{}
 

@@ -195,6 +195,9 @@ func newServer(o Options, start func(panicked panicFunc) (*loops, error)) (*Serv
 	if s.loops, err = start(s.panicked); err != nil {
 		return nil, err
 	}
+	if err := s.loops.unringed; err != nil {
+		s.log.Info("io_uring is not available: each read and write is a system call of its own", "err", err)
+	}
 	s.journal = &journal{log: s.log}
 	s.Configure(o.Configuration)
 	s.pages = newPages(s)

@@ -49,6 +49,9 @@ type Counts struct {
 	// loops, of which there are at most Loops.
 	Lag   Durations `json:"lag"`
 	Loops int       `json:"loops"`
+
+	// IOUring is "on", "off" by the configuration or the system, or why the kernel refused it.
+	IOUring string `json:"io_uring"`
 }
 
 // Tunnels are those that are open now.
@@ -110,6 +113,7 @@ func (s *Server) Counts() Counts {
 		Closed:      map[string]int64{},
 		Panics:      panics.Counts(),
 		Loops:       runtime.GOMAXPROCS(0),
+		IOUring:     s.loops.ring(),
 		Logins:      s.guard.counts(time.Now()),
 		Vhosts:      s.stats.vhostCounts(),
 		Dials:       s.stats.dialCounts(),
