@@ -1,5 +1,7 @@
 package proxy
 
+import "errors"
+
 // A batch makes the reads and the writes of many turns at once, where the system has a
 // cheap way to (ring_linux.go). A loop that was told of several sockets reads them all
 // with one call, lends each tunnel its turn, and writes what they have sent with another.
@@ -29,10 +31,13 @@ package proxy
 //     FIN and the end depend on what was taken (tunnel.land).
 //   - A socket is closed with nothing pending: its descriptor may be somebody else's at once.
 //   - A tunnel changes its loop between two batches, and with nothing ahead.
-//   - A panic in a turn drops what is pending of that tunnel, and nobody else's.
+//   - A panic in a turn drops what is pending of that tunnel, and nobody else's. A panic in
+//     do itself fails the sockets of its calls, for nobody knows which of them were made.
+//   - A socket without a descriptor is not in batches.
 type batch struct {
 	do    func(calls []call) // makes them, and waits for none of them
 	on    bool               // turns are under way: writes may be gathered
+	doing []call             // what is being made, or was when a panic came
 	turn  *tunnel            // whose turn it is
 	slots []slot
 	taken int       // slots with something in them
@@ -93,7 +98,7 @@ func (b *batch) read(t *tunnel, l *leg) {
 	b.slots[i].s, b.slots[i].t, b.slots[i].leg = s, t, l
 	b.taken++
 	s.ahead = uint8(i + 1)
-	b.reads = append(b.reads, call{s: s, b: b.slots[i].room})
+	b.reads = append(b.reads, call{s: s, t: t, b: b.slots[i].room})
 }
 
 // begin makes the reads. Until end, turns gather their writes.
@@ -101,6 +106,7 @@ func (b *batch) begin() {
 	if b == nil || len(b.reads) == 0 {
 		return
 	}
+	b.doing = b.reads
 	b.do(b.reads)
 	for i := range b.reads {
 		c := &b.reads[i]
@@ -113,8 +119,21 @@ func (b *batch) begin() {
 		}
 	}
 	clear(b.reads)
-	b.reads, b.on = b.reads[:0], true
+	b.doing, b.reads, b.on = nil, b.reads[:0], true
 }
+
+// spoil fails the sockets of calls that a panic has cut off.
+func (b *batch) spoil() {
+	for i := range b.doing {
+		c := &b.doing[i]
+		c.s.pending = false
+		c.s.fail(errBatch)
+		b.late = append(b.late, c.t)
+	}
+	b.doing = nil
+}
+
+var errBatch = errors.New("a panic in a batch of reads or writes")
 
 // take is a sock's read of what it has ahead.
 func (b *batch) take(s *sock, p []byte) (int, error) {
@@ -156,6 +175,9 @@ func (b *batch) add(s *sock, p []byte) bool {
 	if b == nil || !b.on || s.pending || len(p) > cap(b.arena) {
 		return false
 	}
+	if _, ok := s.raw.(polled); !ok {
+		return false
+	}
 	if len(b.write) == batchSlots || len(p) > cap(b.arena)-len(b.arena) {
 		b.flush()
 	}
@@ -168,6 +190,7 @@ func (b *batch) add(s *sock, p []byte) bool {
 
 // flush makes the writes. Tunnels that have to know how they went get a turn at the end.
 func (b *batch) flush() {
+	b.spoil()
 	live := b.write[:0]
 	for _, c := range b.write {
 		c.s.pending = false
@@ -175,7 +198,7 @@ func (b *batch) flush() {
 			live = append(live, c)
 		}
 	}
-	if len(live) > 0 {
+	if b.doing = live; len(live) > 0 {
 		b.do(live)
 	}
 	for i := range live {
@@ -186,7 +209,7 @@ func (b *batch) flush() {
 		}
 	}
 	clear(b.write)
-	b.write, b.arena = b.write[:0], b.arena[:0]
+	b.doing, b.write, b.arena = nil, b.write[:0], b.arena[:0]
 }
 
 // end makes the writes, and gives a turn to each tunnel for which one went wrong.
@@ -194,24 +217,24 @@ func (b *batch) end(tell func(*tunnel, *leg, readiness)) {
 	if b == nil {
 		return
 	}
-	for i := range b.reads { // only after a panic: begin did not come
-		b.free(&b.slots[b.reads[i].s.ahead-1])
-	}
-	b.reads = b.reads[:0]
-	if b.on {
-		b.flush()
-		b.on, b.turn = false, nil
-		for i := range b.late { // what they write now is not gathered, so there will be no more
-			if t := b.late[i]; !t.done {
-				tell(t, &t.client, 0)
-			}
+	b.flush()
+	for i := range b.reads { // only after a panic: begin did not come, or not to its end
+		if at := b.reads[i].s.ahead; at != 0 {
+			b.free(&b.slots[at-1])
 		}
-		clear(b.late)
-		b.late = b.late[:0]
 	}
+	clear(b.reads)
+	b.reads, b.on, b.turn = b.reads[:0], false, nil
+	for i := range b.late { // what they write now is not gathered, so there will be no more
+		if t := b.late[i]; !t.done {
+			tell(t, &t.client, 0)
+		}
+	}
+	clear(b.late)
+	b.late = b.late[:0]
 	for i := 0; b.taken > 0 && i < len(b.slots); i++ {
 		a := &b.slots[i]
-		if a.s != nil && a.s.state >= sockFailed {
+		if a.s != nil && a.s.state != sockOpen {
 			b.free(a)
 		}
 	}

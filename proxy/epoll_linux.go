@@ -33,28 +33,30 @@ type connEntry struct {
 }
 
 // newSystemPoller makes the system's poller for descriptors.
-// It has a ring where the kernel gives it one; unringed is why not.
-func newSystemPoller(ring bool) (made poller, unringed, err error) {
+// Where noRing is not nil it has a ring, or noRing is told why it has none any more.
+func newSystemPoller(noRing func(error)) (poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		return nil, nil, os.NewSyscallError("epoll_create1", err)
+		return nil, os.NewSyscallError("epoll_create1", err)
 	}
 	waker, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		unix.Close(fd)
-		return nil, nil, os.NewSyscallError("eventfd", err)
+		return nil, os.NewSyscallError("eventfd", err)
 	}
 	p := &epoll{fd: fd, waker: waker, events: make([]unix.EpollEvent, eventBatch)}
 	if err := p.control(unix.EPOLL_CTL_ADD, waker, unix.EPOLLIN); err != nil {
 		p.close()
-		return nil, nil, err
+		return nil, err
 	}
-	if ring {
-		if p.ring, unringed = newRing(); unringed == nil {
+	if noRing != nil {
+		if p.ring, err = newRing(noRing); err != nil {
+			noRing(err)
+		} else {
 			p.batch = newBatch(p.ring.do)
 		}
 	}
-	return p, unringed, nil
+	return p, nil
 }
 
 func (p *epoll) wait(timeout time.Duration) {

@@ -170,7 +170,7 @@ func TestLoopThatWaitsForAProcessor(t *testing.T) {
 	}{
 		{window / 4, false}, {window * 8 / 10, false}, {window, true}, {4 * window, true},
 	} {
-		d, err := newLoops(true, false, func(_ panics.Place, cause any, _ ...any) { panic(cause) })
+		d, err := newLoops(true, nil, func(_ panics.Place, cause any, _ ...any) { panic(cause) })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -29,7 +29,8 @@ type loops struct {
 	started     time.Time // the clock of all tunnels
 	max         int
 	newPoller   func() (poller, error)
-	unringed    error                                // why the first loop has no io_uring; nil: it has, or was not to
+	ringed      bool                                 // they are to have io_uring
+	unringed    atomic.Pointer[string]               // why one of them has none; nil: they have
 	descriptors bool                                 // pollers wait for descriptors
 	processors  func() (used time.Duration, ok bool) // by the process, since its start; nil: not known
 	panicked    panicFunc                            // in the goroutine that panicked
@@ -58,31 +59,38 @@ const (
 // newLoops starts the first loop. System says that connections with a descriptor
 // have the system's poller, where there is one; otherwise goroutines pump all of
 // them, and one loop does, for those do not move. Panicked is told of each panic in
-// a turn. With ring they batch their system calls, where the kernel lets them.
-func newLoops(system, ring bool, panicked panicFunc) (*loops, error) {
+// a turn. Where noRing is not nil they batch their system calls by io_uring; it is told,
+// once, why one of them can't, in that one's goroutine or before newLoops returns. The
+// others go on as they are, but new ones do not try.
+func newLoops(system bool, noRing func(error), panicked panicFunc) (*loops, error) {
 	d := &loops{started: time.Now(), max: 1, newPoller: newWakePoller, panicked: panicked, random: rand.New(systemRandom{}), pump: pump}
 	if system {
-		var first sync.Once
+		d.ringed = noRing != nil
 		d.newPoller = func() (poller, error) {
-			p, unringed, err := newSystemPoller(ring)
-			first.Do(func() { d.unringed = unringed })
-			return p, err
+			if !d.ringed || d.unringed.Load() != nil {
+				return newSystemPoller(nil)
+			}
+			return newSystemPoller(func(err error) {
+				if why := err.Error(); d.unringed.CompareAndSwap(nil, &why) {
+					noRing(err)
+				}
+			})
 		}
 		d.max, d.descriptors, d.processors = runtime.GOMAXPROCS(0), true, processTime
 	}
 	_, err := d.grow()
 	if errors.Is(err, errors.ErrUnsupported) {
-		return newLoops(false, false, panicked)
+		return newLoops(false, nil, panicked)
 	}
 	return d, err
 }
 
 // ring says whether the loops have io_uring.
 func (d *loops) ring() string {
-	switch l := d.all(); {
-	case d.unringed != nil:
-		return d.unringed.Error()
-	case len(l) > 0 && l[0].poller.batching() != nil:
+	if why := d.unringed.Load(); why != nil {
+		return *why
+	}
+	if d.ringed {
 		return "on"
 	}
 	return "off"

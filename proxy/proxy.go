@@ -168,11 +168,21 @@ type settings struct {
 
 // New makes a Server and starts its event loop, which Shutdown ends.
 func New(o Options) (*Server, error) {
-	return newServer(o, func(panicked panicFunc) (*loops, error) { return newLoops(true, !o.NoRing, panicked) })
+	return newServer(o, func(s *Server) (*loops, error) {
+		if o.NoRing {
+			return newLoops(true, nil, s.panicked)
+		}
+		return newLoops(true, s.noRing, s.panicked)
+	})
+}
+
+// noRing logs why the loops don't batch their system calls.
+func (s *Server) noRing(err error) {
+	s.log.Info("io_uring is not available: each read and write is a system call of its own", "err", err)
 }
 
 // newServer is New with loops of the caller's.
-func newServer(o Options, start func(panicked panicFunc) (*loops, error)) (*Server, error) {
+func newServer(o Options, start func(s *Server) (*loops, error)) (*Server, error) {
 	s := &Server{
 		challenge: o.ChallengeCertificate,
 		log:       o.Log,
@@ -192,11 +202,8 @@ func newServer(o Options, start func(panicked panicFunc) (*loops, error)) (*Serv
 	}
 	s.tls = s.tlsConfig()
 	var err error
-	if s.loops, err = start(s.panicked); err != nil {
+	if s.loops, err = start(s); err != nil {
 		return nil, err
-	}
-	if err := s.loops.unringed; err != nil {
-		s.log.Info("io_uring is not available: each read and write is a system call of its own", "err", err)
 	}
 	s.journal = &journal{log: s.log}
 	s.Configure(o.Configuration)

@@ -22,6 +22,7 @@ type ring struct {
 	sqHead, sqTail *uint32 // the kernel takes calls from the head, and we add at the tail
 	cqHead, cqTail *uint32 // the other way round for results
 	broken         bool    // the kernel refused what it has done before: each call is made alone
+	lost           func(error)
 }
 
 // From linux/io_uring.h.
@@ -70,14 +71,14 @@ type cqe struct {
 
 // newRing makes a ring, and sees that it works. An error says what the kernel, or a seccomp
 // filter in front of it, refuses. Linux before 5.19 is refused for what it does not know:
-// the ring was never tested there.
-func newRing() (*ring, error) {
+// the ring was never tested there. Lost is told once if the kernel refuses later.
+func newRing(lost func(error)) (*ring, error) {
 	p := ringParams{flags: ringCoop}
 	fd, _, errno := syscall.Syscall(unix.SYS_IO_URING_SETUP, ringEntries, uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil, os.NewSyscallError("io_uring_setup", errno)
 	}
-	r := &ring{fd: int(fd)}
+	r := &ring{fd: int(fd), lost: lost} // close-on-exec, as every ring
 	if p.features&ringOneMap == 0 {
 		r.close()
 		return nil, errors.New("io_uring_setup: the kernel's is too old")
@@ -147,13 +148,17 @@ func (r *ring) do(calls []call) {
 		}
 		c.made = false
 	}
-	r.broken = r.enter(len(calls)) != 0
+	r.broken = true // until all is well: what a panic leaves in the queues is of no use
+	failure := r.enter(len(calls))
 	for {
 		i, res, ok := r.result()
 		if !ok {
 			break
 		}
 		calls[i].returned(res)
+	}
+	if r.broken = failure != 0; r.broken {
+		r.lost(os.NewSyscallError("io_uring_enter", failure))
 	}
 	for i := range calls {
 		if !calls[i].made { // interrupted, or the kernel did not take it

@@ -2,19 +2,32 @@ package proxy
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"testing"
 
+	"github.com/gobwas/ws"
 	"golang.org/x/sys/unix"
+
+	"wssgate/demo/chat"
 )
 
+// testRing is a ring, or one that the kernel has failed, where it allows none at all.
 func testRing(t *testing.T) *ring {
-	r, err := newRing()
+	r, err := newRing(func(err error) { t.Error("the ring is lost: ", err) })
 	if err != nil {
-		t.Skip("run it where the kernel allows io_uring: ", err)
+		t.Log("without a ring: ", err)
+		return &ring{broken: true}
 	}
 	t.Cleanup(r.close)
 	return r
+}
+
+// failingRing is a ring that the kernel refuses at the first call.
+func failingRing(lost func(error)) *ring {
+	var places [4]uint32
+	return &ring{fd: -1, lost: lost, sqes: make([]sqe, ringEntries), cqes: make([]cqe, 2*ringEntries),
+		sqHead: &places[0], sqTail: &places[1], cqHead: &places[2], cqTail: &places[3]}
 }
 
 // ringPair is a sock with a descriptor, and the other end of it.
@@ -30,38 +43,45 @@ func ringPair(t *testing.T) (*sock, int) {
 	return s, ends[1]
 }
 
-// A batch costs no allocation, brings what was sent, and tells of an end behind it.
+// A batch costs no allocation, brings what was sent, and tells of an end behind it; with a
+// ring, with one that fails at the first call, and from then on.
 func TestRingBatch(t *testing.T) {
-	for _, broken := range []bool{false, true} {
-		r := testRing(t)
-		r.broken = broken
+	losses := 0
+	for name, r := range map[string]*ring{
+		"ring":    testRing(t),
+		"failing": failingRing(func(error) { losses++ }),
+		"failed":  {broken: true},
+	} {
 		b, w := newBatch(r.do), newTurn()
 		w.batch = b
 		s, peer := ringPair(t)
 		tun := &tunnel{client: leg{sock: s}}
-		tell := func(*tunnel, *leg, readiness) { t.Error("a write was not made in full") }
-		got, long := make([]byte, 3*slotSize), bytes.Repeat([]byte("message "), slotSize/4) // two slots
-		back := make([]byte, len(long))
-		round := func() {
-			unix.Write(peer, long)
+		tell := func(*tunnel, *leg, readiness) { t.Errorf("%s: a write was not made in full", name) }
+		got, whole := make([]byte, 3*slotSize), bytes.Repeat([]byte("message "), slotSize/4)
+		back := make([]byte, len(whole))
+		round := func(size int) { // of a read that a slot may not hold
+			sent := whole[:size]
+			unix.Write(peer, sent)
 			b.read(tun, &tun.client)
 			b.begin()
 			b.turnOf(tun)
 			s.turn, s.drained, w.budget = w, false, turnBudget
-			if n, err := s.Read(got); err != nil || !bytes.Equal(got[:n], long) {
-				t.Fatalf("read %d bytes, %v; want %d", n, err, len(long))
+			if n, err := s.Read(got); err != nil || !bytes.Equal(got[:n], sent) {
+				t.Fatalf("%s: read %d bytes, %v; want %d", name, n, err, len(sent))
 			}
-			if s.send(long); !s.pending {
-				t.Fatal("the write is not gathered")
+			if s.send(sent); !s.pending {
+				t.Fatalf("%s: a write of %d bytes is not gathered", name, size)
 			}
 			b.end(tell)
-			if n, err := unix.Read(peer, back); err != nil || !bytes.Equal(back[:n], long) {
-				t.Fatalf("the peer read %d bytes, %v; want %d", n, err, len(long))
+			if n, err := unix.Read(peer, back); err != nil || !bytes.Equal(back[:n], sent) {
+				t.Fatalf("%s: the peer read %d bytes, %v; want %d", name, n, err, len(sent))
 			}
 		}
-		round()
-		if n := testing.AllocsPerRun(100, round); n != 0 {
-			t.Errorf("broken %t: %v allocations for a message; want 0", broken, n)
+		for _, size := range []int{10, slotSize - 1, slotSize, slotSize + 1, 2 * slotSize, 10} {
+			round(size)
+		}
+		if n := testing.AllocsPerRun(100, func() { round(100) }); n != 0 {
+			t.Errorf("%s: %v allocations for a message; want 0", name, n)
 		}
 		unix.Write(peer, []byte("last"))
 		unix.Shutdown(peer, unix.SHUT_WR)
@@ -69,17 +89,20 @@ func TestRingBatch(t *testing.T) {
 		b.begin()
 		w.budget, s.drained = 2, false // a turn that reads half
 		if n, _ := s.Read(got); n != 2 || !b.waiting() {
-			t.Fatalf("read %d bytes, waiting %t", n, b.waiting())
+			t.Fatalf("%s: read %d bytes, waiting %t", name, n, b.waiting())
 		}
 		b.end(tell)
 		w.budget, s.drained = turnBudget, false
 		if n, err := s.Read(got); string(got[:n]) != "st" || err != nil || s.ahead != 0 {
-			t.Fatalf("read %q, %v", got[:n], err)
+			t.Fatalf("%s: read %q, %v", name, got[:n], err)
 		}
 		s.drained = false
 		if _, err := s.Read(got); err != io.EOF {
-			t.Errorf("behind the last bytes: %v; want an end", err)
+			t.Errorf("%s: behind the last bytes: %v; want an end", name, err)
 		}
+	}
+	if losses != 1 {
+		t.Errorf("a ring that the kernel refuses says so %d times; want once", losses)
 	}
 }
 
@@ -90,13 +113,18 @@ func TestRingLateWrite(t *testing.T) {
 	w.batch = b
 	s, peer := ringPair(t)
 	other, _ := ringPair(t)
-	unix.SetsockoptInt(s.os.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4096)
 	tun := &tunnel{client: leg{sock: s}}
+	var sent []byte
+	for n := 0; n >= 0; n, _ = unix.Write(s.os.fd, sent[len(sent)-1:]) { // until the kernel takes no more
+		sent = append(sent, byte(len(sent)))
+	}
+	sent = sent[:len(sent)-1]
+	unix.Read(peer, make([]byte, 1))
 	b.read(tun, &leg{sock: other})
 	b.begin()
 	b.turnOf(tun)
 	s.turn = w
-	first, second := bytes.Repeat([]byte("a"), 100_000), []byte("b")
+	first, second := bytes.Repeat([]byte("a"), slotSize), []byte("b")
 	s.send(first)
 	s.send(second)
 	told := 0
@@ -104,9 +132,10 @@ func TestRingLateWrite(t *testing.T) {
 	if told != 1 || s.pending || s.out.size == 0 {
 		t.Fatalf("told %d times, pending %t, %d bytes wait", told, s.pending, s.out.size)
 	}
+	want := append(append(sent[1:], first...), second...)
 	var got []byte
 	buf := make([]byte, 1<<16)
-	for len(got) <= len(first) {
+	for len(got) < len(want) {
 		n, err := unix.Read(peer, buf)
 		if err != nil {
 			t.Fatal(err)
@@ -114,7 +143,111 @@ func TestRingLateWrite(t *testing.T) {
 		got = append(got, buf[:n]...)
 		s.flush()
 	}
-	if !bytes.Equal(got, append(first, second...)) {
+	if !bytes.Equal(got, want) {
 		t.Error("the peer got something else")
+	}
+}
+
+// A socket that goroutines pump has no descriptor for a ring, and 0 is one of somebody
+// else's.
+func TestRingWithoutDescriptor(t *testing.T) {
+	b, w := newBatch(func([]call) { t.Error("a call was made") }), newTurn()
+	raw := &pumpedConn{}
+	s := &sock{raw: raw, turn: w}
+	w.batch, b.on, b.arena = b, true, make([]byte, 0, 100)
+	if s.turn.batch.add(s, []byte("x")) || s.pending {
+		t.Error("the write is in a batch")
+	}
+	b.end(nil)
+}
+
+// A panic within a batch ends the tunnel that had its turn, or the sockets of the calls
+// that it cut off. To others it is nothing: they get every byte once. The loop goes on.
+func TestPanicInBatch(t *testing.T) {
+	const clients = 12
+	for name, test := range map[string]struct {
+		inject func(l *loop, p *epoll)
+		ends   int // clients that it may cost, at most
+	}{
+		"in a turn": {func(l *loop, p *epoll) { l.timers[clients/2].settings = nil }, 1},
+		"in the table": {func(l *loop, p *epoll) {
+			told := 0
+			l.tellEach = func(t *tunnel, leg *leg, is readiness) {
+				if told++; told == clients/2 {
+					l.tellEach = l.tell
+					panic("test")
+				}
+				l.tell(t, leg, is)
+			}
+		}, 0},
+		"before reads":  {func(l *loop, p *epoll) { p.batch.do = panicsIn(p, 0, false) }, clients},
+		"after reads":   {func(l *loop, p *epoll) { p.batch.do = panicsIn(p, 0, true) }, clients},
+		"before writes": {func(l *loop, p *epoll) { p.batch.do = panicsIn(p, 1, false) }, clients},
+		"after writes":  {func(l *loop, p *epoll) { p.batch.do = panicsIn(p, 1, true) }, clients},
+	} {
+		t.Run(name, func(t *testing.T) {
+			up := newUpstream(t, chat.Config{Echo: true})
+			g := newGate(t, up.URL())
+			l := g.loops.list[0]
+			conns := make([]*chat.Client, clients)
+			for i := range conns {
+				conns[i] = g.dial()
+				pingPong(t, conns[i])
+			}
+			held, release, batched := make(chan struct{}), make(chan struct{}), make(chan bool)
+			l.post(func() {
+				p := l.poller.(*epoll)
+				if p.batch == nil { // the kernel refuses rings
+					p.ring = &ring{broken: true}
+					p.batch = newBatch(p.ring.do)
+					l.work.batch = p.batch
+				}
+				close(held)
+				<-release
+				test.inject(l, p)
+			})
+			<-held
+			for i, c := range conns {
+				if err := c.WriteFrame(ws.NewTextFrame(fmt.Appendf(nil, "message of client %d", i))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			close(release)
+			ended := 0
+			for i, c := range conns {
+				f, err := c.ReadFrame()
+				switch {
+				case err != nil || f.Header.OpCode != ws.OpText:
+					ended++
+				case string(f.Payload) != fmt.Sprintf("message of client %d", i):
+					t.Errorf("client %d got %q", i, f.Payload)
+				default:
+					pingPong(t, c)
+				}
+			}
+			if ended > test.ends {
+				t.Errorf("%d clients have ended; want at most %d", ended, test.ends)
+			}
+			l.post(func() { batched <- len(l.poller.(*epoll).batch.slots) > 0 })
+			if !<-batched {
+				t.Error("there was no batch")
+			}
+			pingPong(t, g.dial())
+		})
+	}
+}
+
+// panicsIn is a batch's do that panics once, after so many calls of it.
+func panicsIn(p *epoll, after int, made bool) func([]call) {
+	do := p.ring.do
+	return func(calls []call) {
+		if after--; after != -1 {
+			do(calls)
+			return
+		}
+		if made {
+			do(calls)
+		}
+		panic("test")
 	}
 }

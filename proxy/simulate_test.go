@@ -195,7 +195,7 @@ func newWorld(t *testing.T, seed uint64, verbose bool) *simWorld {
 		t.Fatal(err)
 	}
 	w.server, err = newServer(Options{Configuration: w.configuration(), Log: slog.New(slog.DiscardHandler)},
-		func(panicFunc) (*loops, error) {
+		func(*Server) (*loops, error) {
 			d := &loops{started: time.Now(), max: 2, newPoller: w.newPoller, pump: w.pump,
 				random:   rand.New(rand.NewPCG(seed, 1)),
 				panicked: func(_ panics.Place, cause any, _ ...any) { w.fail("panic: %v\n%s", cause, debug.Stack()) }}

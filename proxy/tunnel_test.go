@@ -31,7 +31,7 @@ var testKey = [4]byte{0xa5, 0x5a, 0x01, 0xff}
 // newTestLoops are loops without a poller of the system's, which a fake clock could
 // not wait for.
 func newTestLoops(t testing.TB) *loops {
-	d, err := newLoops(false, false, func(_ panics.Place, cause any, _ ...any) { t.Errorf("panic in a turn: %v\n%s", cause, debug.Stack()) })
+	d, err := newLoops(false, nil, func(_ panics.Place, cause any, _ ...any) { t.Errorf("panic in a turn: %v\n%s", cause, debug.Stack()) })
 	if err != nil {
 		t.Fatal(err)
 	}
