@@ -95,6 +95,11 @@ func newACMETestCA(t *testing.T) *acmeTestCA {
 func (c *acmeTestCA) asked(path string) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.count(path)
+}
+
+// count is asked for who holds c.mu.
+func (c *acmeTestCA) count(path string) (n int) {
 	for _, r := range c.requests {
 		if r == path {
 			n++
@@ -117,9 +122,11 @@ func (c *acmeTestCA) set(f func()) {
 }
 
 func (c *acmeTestCA) RoundTrip(r *http.Request) (*http.Response, error) {
+	path := r.Method + " " + r.URL.Path
 	c.mu.Lock()
 	down, silent := c.down, c.silent
-	c.requests = append(c.requests, r.Method+" "+r.URL.Path)
+	c.requests = append(c.requests, path)
+	n := c.count(path) // another request may come before it is answered
 	c.mu.Unlock()
 	if silent {
 		<-r.Context().Done()
@@ -129,11 +136,12 @@ func (c *acmeTestCA) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, down
 	}
 	w := httptest.NewRecorder()
-	c.serve(w, r)
+	c.serve(w, r, n)
 	return w.Result(), nil
 }
 
-func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request) {
+// serve answers the n-th request for its path.
+func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int) {
 	nonce := rand.Text()
 	c.mu.Lock()
 	c.nonces[nonce] = true
@@ -153,7 +161,7 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request) {
 	}
 	key, payload, problem := c.open(r)
 	if problem == nil && refuse != nil {
-		problem = refuse(r.URL.Path, c.asked(r.Method+" "+r.URL.Path))
+		problem = refuse(r.URL.Path, n)
 	}
 	if problem != nil {
 		refuseWith(w, problem)
