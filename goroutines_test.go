@@ -17,7 +17,7 @@ import (
 // package panics, but for these. The keys are file and function or call.
 var recovers = map[string]string{
 	"proxy/loop.go l.run":                    "mends itself, and rescues its tunnels",
-	"proxy/accept.go c.serve":                "defers survive",
+	"proxy/ingress.go c.serve":               "defers survive",
 	"proxy/pageconn.go c.client.nextRequest": "defers survive",
 	"proxy/pump.go c.keep":                   "catches, and fails the connection",
 	"proxy/pages.go p.serve":                 "catches",

@@ -62,14 +62,6 @@ const (
 
 var errProxyUnexpected = errors.New("PROXY header from a network that listen.proxy_protocol does not contain")
 
-// ProxyTroubles returns the troubles of the last minutes: with networks of
-// listen.proxy_protocol whose connections begin without a valid header, and with peers
-// that send one and are in none of these networks.
-func (s *Server) ProxyTroubles() (header, unexpected BalancerTrouble) {
-	now := time.Now()
-	return s.stats.proxyHeader.recent(now), s.stats.proxyUnexpected.recent(now)
-}
-
 // beginsProxyHeader reports whether a failed handshake began with a PROXY header.
 func beginsProxyHeader(handshake error) bool {
 	record, ok := errors.AsType[tls.RecordHeaderError](handshake)

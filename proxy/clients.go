@@ -3,65 +3,53 @@ package proxy
 import (
 	"net"
 	"net/netip"
+	"sync"
 
 	"wssgate/fair"
 )
-
-// left uncounts a connection; admitted is the result of admits.
-func (s *Server) left(key clientKey, admitted bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if admitted {
-		s.admitted--
-	}
-	s.uncount(key)
-	s.door.gone()
-	s.endIfIdle()
-}
-
-// uncount removes a connection from the count of its client. The caller holds s.mu.
-func (s *Server) uncount(key clientKey) {
-	if key.IsValid() {
-		if s.clients[key]--; s.clients[key] <= 0 {
-			delete(s.clients, key)
-		}
-	}
-}
 
 // A clientKey is the unit of limits.per_client: an IPv4 address, or an IPv6 /64, which
 // is what one customer gets. It is invalid for a unix socket.
 type clientKey struct{ netip.Addr }
 
-// suspect is the key for failed logins. It is invalid if the client is unknown;
-// otherwise all such clients would share one count.
-func (c *clientConn) suspect() clientKey {
-	if c.unnamed {
-		return clientKey{}
-	}
-	return c.key
-}
-
 func keyOf(addr net.Addr) clientKey { return keyOfAddr(addrPortOf(addr).Addr()) }
 
 func keyOfAddr(ip netip.Addr) clientKey { return clientKey{fair.Owner(ip)} }
 
-// rekey counts and checks a connection by its client's address instead of the
-// balancer's.
-func (s *Server) rekey(c *clientConn) error {
-	key := keyOfAddr(c.client.Addr())
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.Allows(c.config.Access, c.client.Addr()) {
-		s.stats.refused[limitAccess].Add(1)
-		return errAccess
+// clientCounts counts the open connections of each client address. Invalid keys are not
+// counted. The zero value is empty. Its methods are safe for concurrent use.
+type clientCounts struct {
+	mu   sync.Mutex
+	open map[clientKey]int
+}
+
+// add counts one more connection of key. It returns false, and does not count, if key
+// has limit connections already and yields does not close one of them; limit 0 is none.
+// yields is called with mu held.
+func (c *clientCounts) add(key clientKey, limit int, yields func(clientKey) bool) bool {
+	if !key.IsValid() {
+		return true
 	}
-	if c.config.PerClient > 0 && s.clients[key] >= c.config.PerClient && !s.door.yields(key) {
-		s.stats.refused[limitPerClient].Add(1)
-		return errPerClient
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if limit > 0 && c.open[key] >= limit && !yields(key) {
+		return false
 	}
-	s.uncount(c.key)
-	s.clients[key]++
-	c.key = key
-	s.door.belongs(&c.visit, key)
-	return nil
+	if c.open == nil {
+		c.open = map[clientKey]int{}
+	}
+	c.open[key]++
+	return true
+}
+
+// remove takes one connection of key off.
+func (c *clientCounts) remove(key clientKey) {
+	if !key.IsValid() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open[key]--; c.open[key] <= 0 {
+		delete(c.open, key)
+	}
 }

@@ -129,7 +129,7 @@ func (g *gate) over() *tls.Conn {
 	client, server := net.Pipe()
 	g.t.Cleanup(func() { client.Close() })
 	client.SetDeadline(time.Now().Add(10 * time.Second))
-	g.admit(server)
+	g.ingress.admit(server)
 	return tls.Client(client, g.clientConfig())
 }
 

@@ -69,7 +69,7 @@ func TestEndBeforeTheDialBegins(t *testing.T) {
 	want := &upstream.Request{}
 	got := make(chan *upstream.Request)
 	d := newTunnelRig(t, nil)
-	d.info.server, d.info.request, d.loop = g.Server, want, g.loops.all()[0]
+	d.info.shared, d.info.request, d.loop = g.tunnels, want, g.loops.all()[0]
 	d.greeting, d.done = &greeting{}, true
 	d.dial(func(_ context.Context, r *upstream.Request) (*upstream.Conn, error) {
 		got <- r
@@ -116,7 +116,7 @@ func TestPipeGoesWhileDialling(t *testing.T) {
 		began := time.Now()
 		b.client.Close()
 		b.wantReason(reasonClientGone)
-		g.server.jobs.Wait()
+		g.server.dialler.jobs.Wait()
 		if took := time.Since(began); took != 0 {
 			t.Errorf("the dial went on for %v", took)
 		}

@@ -89,6 +89,9 @@ type door struct {
 	retry     *time.Timer
 	closed    bool // no longer accepting
 	draining  bool // no longer waiting for further requests
+	ended     bool // idle is closed, and nothing enters any more
+
+	idle chan struct{} // closed once draining, when no connection is open
 }
 
 const (
@@ -208,7 +211,7 @@ func (v *visit) priceOf(s phase) int64 {
 
 func newDoor() *door {
 	return &door{
-		slots: 1, limit: 1,
+		slots: 1, limit: 1, idle: make(chan struct{}),
 		visits:  map[*visit]struct{}{},
 		parties: map[clientKey]*party{},
 		order:   ranking[party]{before: loses, place: func(p *party) *int { return &p.inOrder }},
@@ -250,11 +253,22 @@ func (d *door) awaitRoom(stop <-chan struct{}) {
 
 func (d *door) crowded() bool { return d.coming >= d.slots*comingFactor && !d.blocked }
 
+// accepts reports whether connections may still enter.
+func (d *door) accepts() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.closed && !d.ended
+}
+
 // enter lets a connection in, or keeps it outside. If there is no place for it, the
-// error is errFull or errNoPlace. Otherwise it counts as open until gone is called.
+// error is errFull or errNoPlace; errClosing if the door does not accept. Otherwise it
+// counts as open until gone is called.
 func (d *door) enter(v *visit, key clientKey) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.closed || d.ended {
+		return errClosing
+	}
 	p := d.partyOf(key)
 	switch {
 	case d.makePlace(p):
@@ -284,7 +298,16 @@ func (d *door) gone() int {
 	defer d.mu.Unlock()
 	d.open--
 	d.dispatch()
+	d.closeIfIdle()
 	return d.open
+}
+
+// closeIfIdle is called with d.mu held.
+func (d *door) closeIfIdle() {
+	if d.draining && d.open == 0 && !d.ended {
+		d.ended = true
+		close(d.idle)
+	}
 }
 
 // connections is how many are open.
@@ -547,10 +570,13 @@ func (d *door) leave(v *visit) {
 }
 
 // stop refuses new connections, and closes those whose clients have not begun a
-// request.
+// request. A second call does nothing.
 func (d *door) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.closed {
+		return
+	}
 	d.closed = true
 	for v := range d.visits {
 		switch {
@@ -566,7 +592,8 @@ func (d *door) stop() {
 	}
 }
 
-// drain closes connections kept for a further request.
+// drain closes connections kept for a further request. The end of the last connection
+// then closes idle.
 func (d *door) drain() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -576,6 +603,7 @@ func (d *door) drain() {
 			v.conn.SetReadDeadline(longAgo)
 		}
 	}
+	d.closeIfIdle()
 }
 
 // closeAll closes all connections on their way in.

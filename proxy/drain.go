@@ -1,9 +1,6 @@
 package proxy
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -86,155 +83,47 @@ func (p Pacing) within(n int) time.Duration {
 	return min(p.Timeout/2, time.Duration(n)*time.Second/gentlePace)
 }
 
-// StartDrain closes the tunnels of a target at a pace, and turns its new clients away,
-// until stop is called. Tunnels that are still open then stay open, unless another
-// drain applies to them. StartDrain returns the number of tunnels to close. If several
-// drains apply to the same tunnels or clients, the newest one decides. A second call of
-// stop does nothing.
-func (s *Server) StartDrain(target Target, p Pacing) (tunnels int, stop func()) {
-	o := &drainOrder{target: target, timeout: p.Timeout}
-	s.loops.visit(func(t *tunnel, _ *turn) {
+// drainOrders are the drain orders that a loop has to carry out.
+type drainOrders []*drainOrder
+
+// has reports whether one of them is for t.
+func (s drainOrders) has(t *tunnel) bool { return s.find(t) != nil }
+
+// find returns the newest that is for t, or nil.
+func (s drainOrders) find(t *tunnel) *drainOrder {
+	for _, o := range slices.Backward(s) {
 		if o.matches(t) {
-			tunnels++
-		}
-	})
-	o.within = p.within(tunnels)
-	s.mu.Lock()
-	s.orders = append([]activeDrain{{o, p.Redirect}}, s.orders...)
-	s.mu.Unlock()
-	s.loops.drain(o)
-	return tunnels, func() { s.stopDrain(o) }
-}
-
-func (s *Server) stopDrain(o *drainOrder) {
-	s.mu.Lock()
-	s.orders = slices.DeleteFunc(slices.Clone(s.orders), func(a activeDrain) bool { return a.drainOrder == o })
-	s.mu.Unlock()
-	s.loops.undrain(o)
-}
-
-type activeDrain struct {
-	*drainOrder
-	redirect func(v *upstream.Vhost, host string) string
-}
-
-// admits reports whether a new client of a vhost is let in: no drain and no memory
-// shortage turns it away. If one does, elsewhere is the URL to redirect it to, if any;
-// host is the host that the client requested. The drain of a node turns nobody away:
-// the upstream chooses another node.
-//
-// An admitted client counts until left, without a gap in which Shutdown could miss it.
-func (s *Server) admits(vhost *upstream.Vhost, host string) (admitted bool, elsewhere string) {
-	if s.short.Load() {
-		return false, ""
-	}
-	s.mu.Lock()
-	a := s.turnedAway(vhost)
-	if a == nil {
-		s.admitted++
-	}
-	s.mu.Unlock()
-	if a != nil && a.redirect != nil {
-		elsewhere = a.redirect(vhost, host)
-	}
-	return a == nil, elsewhere
-}
-
-// TurnsAway reports whether a drain or a shortage of memory turns away new clients of a
-// vhost.
-func (s *Server) TurnsAway(vhost *upstream.Vhost) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.short.Load() || s.turnedAway(vhost) != nil
-}
-
-// turnedAway returns the drain that refuses new clients of a vhost, or nil. The caller
-// holds s.mu.
-func (s *Server) turnedAway(vhost *upstream.Vhost) *activeDrain {
-	for i, a := range s.orders {
-		if a.target == (Target{}) || a.target.Vhost == vhost.Name() {
-			return &s.orders[i]
+			return o
 		}
 	}
 	return nil
 }
 
-// ErrDrainDeadline is returned by Shutdown if connections were still open at its
-// deadline.
-var ErrDrainDeadline = errors.New("drain deadline passed")
-
-// Shutdown drains all tunnels and ends the Server. It stops accepting at once or, if it
-// redirects new clients, when the last tunnel has ended; clients that keep reconnecting
-// do not delay it. It cancels requests that wait in Pages. It sends each tunnel's
-// client, at the pace, a Close frame with status code 1001 between two frames, and
-// waits for the closing handshakes. What is still open after p.Timeout, or when ctx
-// ends, is closed without a handshake, and the error is then ErrDrainDeadline. When
-// Shutdown returns, all goroutines of the Server have ended. Call it once.
-func (s *Server) Shutdown(ctx context.Context, p Pacing) error {
-	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
-	defer cancel()
-
-	total := s.Connections()
-	if p.Redirect == nil {
-		s.stopAccepting()
-	}
-	s.StartDrain(Target{}, p)
-	s.pages.drain()
-	s.mu.Lock()
-	s.draining = true
-	s.door.drain()
-	s.endIfIdle()
-	s.mu.Unlock()
-
-	select {
-	case <-s.emptied:
-	case <-ctx.Done():
-	}
-	s.stopAccepting()
-	var err error
-	select {
-	case <-s.idle:
-	case <-ctx.Done():
-		err = fmt.Errorf("%w: %d of %d connections open after %v; closed them", ErrDrainDeadline, s.Connections(), total, p.Timeout)
-	}
-	s.cancel()
-	s.door.closeAll()
-	s.loops.close()
-	s.jobs.Wait()
-	s.pages.close()
-	<-s.idle
-	return err
-}
-
-// stopAccepting closes the listeners, and refuses connections that wait for a slot.
-func (s *Server) stopAccepting() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopped {
-		return
-	}
-	s.stopped = true
-	close(s.stop)
-	for ln := range s.listeners {
-		ln.Close()
-	}
-	s.door.stop()
-}
-
-// endIfIdle is called with s.mu held, after each end of a connection or a tunnel.
-func (s *Server) endIfIdle() {
-	if !s.draining {
-		return
-	}
-	if s.admitted == 0 && !s.empty {
-		s.empty = true
-		close(s.emptied)
-	}
-	if s.door.connections() == 0 && !s.ended {
-		s.ended = true
-		close(s.idle)
+// catch is for a tunnel that has just come to a loop or to another node. An order
+// that is for it there ends it at once, unless it has its time; a time that it got
+// from an order for where it was is void.
+func (s drainOrders) catch(t *tunnel, w *turn) {
+	switch o := s.find(t); {
+	case t.done:
+	case o == nil:
+		t.drainAt = 0
+	case t.drainAt == 0:
+		t.end(w, reasonDrain, w.now+o.patience())
 	}
 }
 
-// Arriving returns the number of connections between accept and a tunnel or an answer.
-func (s *Server) Arriving() int { return s.door.arriving() }
+// without returns the orders but for o.
+func (s drainOrders) without(o *drainOrder) drainOrders {
+	return slices.DeleteFunc(slices.Clone(s), func(x *drainOrder) bool { return x == o })
+}
+
+// chosen returns those of the tunnels that o is for.
+func (o *drainOrder) chosen(all []*tunnel) []*tunnel {
+	var out []*tunnel
+	for _, t := range all {
+		if o.matches(t) {
+			out = append(out, t)
+		}
+	}
+	return out
+}

@@ -118,7 +118,7 @@ func (e *earlyConn) Read(b []byte) (int, error) {
 	n := copy(b, e.whole)
 	if e.whole = e.whole[n:]; len(e.whole) == 0 {
 		if e.charged > freeBytes {
-			e.client.server.door.shrinks(&e.client.visit, int64(e.charged-freeBytes))
+			e.client.in.door.shrinks(&e.client.visit, int64(e.charged-freeBytes))
 		}
 		e.got, e.whole, e.charged = nil, nil, 0
 	}
@@ -140,7 +140,7 @@ func (e *earlyConn) collectRecord() error {
 		}
 	}
 	if e.paused {
-		if err := e.client.server.door.resume(&e.client.visit); err != nil {
+		if err := e.client.in.door.resume(&e.client.visit); err != nil {
 			return err
 		}
 		e.paused = false
@@ -176,7 +176,7 @@ func (e *earlyConn) collect(size int) (err error) {
 			e.charged = freeBytes
 			continue
 		}
-		if err := e.client.server.door.grows(&e.client.visit, int64(len(e.got)-e.charged)); err != nil {
+		if err := e.client.in.door.grows(&e.client.visit, int64(len(e.got)-e.charged)); err != nil {
 			return err
 		}
 		e.charged = len(e.got)
@@ -225,13 +225,13 @@ func (e *earlyConn) readSome(b []byte, most int, idle func()) ([]byte, error) {
 func (e *earlyConn) hear() {
 	if !e.heard {
 		e.heard = true
-		e.client.server.door.speaks(&e.client.visit)
+		e.client.in.door.speaks(&e.client.visit)
 	}
 }
 
 // wait is called before waiting for the client.
 func (e *earlyConn) wait() {
-	switch d := e.client.server.door; {
+	switch d := e.client.in.door; {
 	case e.client.visit.coming:
 		d.waits(&e.client.visit)
 	case e.computing && !e.paused:

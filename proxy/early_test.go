@@ -75,7 +75,7 @@ func TestCollectHello(t *testing.T) {
 			for _, step := range []int{1, 7, len(test.bytes) + 3} {
 				synctest.Test(t, func(t *testing.T) {
 					client, conn := net.Pipe()
-					c := (&Server{door: newDoor()}).newClientConn(conn, &configuration{settings: &settings{}})
+					c := (&ingress{door: newDoor()}).newClientConn(conn, &configuration{settings: &settings{}})
 					left := make(chan int, 1)
 					go func() {
 						n := 0
@@ -262,7 +262,7 @@ func TestPanicInAccept(t *testing.T) {
 	caught, panics := caughtSoFar("handshake"), 0
 	for nth := range 4 {
 		client, server := net.Pipe()
-		g.admit(&panicsAt{Conn: server, left: nth})
+		g.ingress.admit(&panicsAt{Conn: server, left: nth})
 		client.Close()
 		if n := int(caught()); n > panics {
 			panics = n
@@ -290,7 +290,7 @@ func (c *panicsAt) RemoteAddr() net.Addr {
 func TestPanicInPageRead(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	caught := caughtSoFar("pages")
-	c := &pageConn{client: &clientConn{server: g.Server}, framed: true} // without a connection
+	c := &pageConn{client: &clientConn{in: g.ingress}, framed: true} // without a connection
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || caught() != 1 {
 		t.Errorf("Read = %d, %v; %d panics are counted; want an error, and 1", n, err, caught())
 	}
@@ -324,12 +324,13 @@ func page(t *testing.T, g *gate) {
 func inTLS(t *testing.T, f func(t *testing.T, handshake func(*tls.Config) (tls.ConnectionState, error))) {
 	cert := minica.NewCA("tls test").Issue(testName).TLS()
 	synctest.Test(t, func(t *testing.T) {
-		s := &Server{door: newDoor(), log: slog.New(slog.DiscardHandler), clients: map[clientKey]int{}}
+		admission := newAdmission(nil)
+		s := &ingress{now: new(current), log: slog.New(slog.DiscardHandler), admission: admission, door: admission.door}
 		s.door.configure(100, 1)
 		s.now.Store(&configuration{Configuration{
 			GetCertificate: only(cert), HasCertificate: func(name string) bool { return name == testName },
 		}, &settings{Settings: Settings{HandshakeTimeout: time.Minute}}})
-		s.tls = s.tlsConfig()
+		s.tls = newTLSConfig(s.now, nil)
 		f(t, func(config *tls.Config) (tls.ConnectionState, error) {
 			client, server := net.Pipe()
 			defer client.Close()

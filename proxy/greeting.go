@@ -463,14 +463,14 @@ func (t *tunnel) endStream(why reason, messages [][]byte) {
 	t.endFor(why, w.now+closeTimeout)
 }
 
-// dial looks for an upstream in a goroutine of the Server's. Nobody is read
+// dial looks for an upstream in a goroutine of the dialler's. Nobody is read
 // meanwhile, unless the tunnel is to end: then the client's Close frame counts.
 //
 // Dial runs beside the loop, so it must not look at t, which may end meanwhile and
 // forget its request.
 func (t *tunnel) dial(dial func(context.Context, *upstream.Request) (*upstream.Conn, error)) {
 	t.stage, t.greetBy = stageDialling, 0
-	t.info.server.redial(t, dial)
+	t.info.shared.dialler.again(t, dial)
 }
 
 // giveUp cancels the dial of a tunnel that has ended.

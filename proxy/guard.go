@@ -2,14 +2,12 @@ package proxy
 
 import (
 	"container/heap"
-	"net/http"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"wssgate/xmpp"
 )
 
 // LoginFailures limits how many logins from one client address may fail: this many at
@@ -48,6 +46,8 @@ const (
 // that one is dropped: it is the least bad, however many addresses an attacker has.
 // Methods are safe for concurrent use.
 type guard struct {
+	log *slog.Logger
+
 	failures atomic.Int64                   // that counted
 	refused  [len(guardedWays)]atomic.Int64 // by guardedWays
 
@@ -78,8 +78,8 @@ type suspect struct {
 	index  int       // in the heap
 }
 
-func newGuard() *guard {
-	return &guard{known: map[clientKey]*suspect{}, heap: ranking[suspect]{
+func newGuard(log *slog.Logger) *guard {
+	return &guard{log: log, known: map[clientKey]*suspect{}, heap: ranking[suspect]{
 		before: func(a, b *suspect) bool { return a.clear.Before(b.clear) },
 		place:  func(s *suspect) *int { return &s.index },
 	}}
@@ -277,140 +277,31 @@ func (k clientKey) network() netip.Prefix {
 	return netip.PrefixFrom(k.Addr, bits)
 }
 
-// heardLogin follows the results of logins in a piece of an upstream's message. A login
-// that ends while its address is refused ends the tunnel before its client learns the
-// result, and heardLogin reports that; so an attacker learns nothing then, on any
-// number of tunnels.
-func (t *tunnel) heardLogin(p *piece) (refused bool) {
-	if t.stream.loggedIn || p.control() || t.why != reasonNone || t.info == nil || !t.info.suspect.IsValid() || !t.info.vhost.XMPP() {
-		return false
-	}
-	if p.begins() {
-		t.stream.login = new(xmpp.LoginReader)
-	}
-	r := t.stream.login
-	if r == nil {
-		return false
-	}
-	before := r.Failed
-	if r.Feed(p.payload); t.upstream.scan.betweenMessages() || r.Failing() {
-		r.End()
-	}
-	if r.In || t.upstream.scan.betweenMessages() {
-		t.stream.login = nil
-	}
-	t.stream.loggedIn = r.In
-	failed := r.Failed - before
-	if failed == 0 && !r.Succeeded {
-		return false
-	}
-	s, now := t.info.server, t.client.sock.turn.now
-	slow, banned := s.judgeLogin(t.info.suspect, failed, t.info.client, t.info.serverName)
-	switch {
-	case banned > 0:
-		s.guard.refused[guardedTunnel].Add(1)
-		t.withhold(p)
-		if t.endFor(reasonLoginFailures, now+closeTimeout); t.closeWanted { // another message is incomplete
-			t.cutOff()
-		}
-		return true
-	case slow > 0:
-		t.rest(now + slow)
-	}
-	return false
-}
-
-// withhold keeps a piece and the rest of its message from the client. If the client has
-// received a part of the message, it gets nothing more at all, not even a Close frame.
-func (t *tunnel) withhold(p *piece) {
-	switch boundary, between := t.clientBefore(p); {
-	case t.stage == stageAnswer && t.answering:
-		t.greeting.answers = t.greeting.answers[:t.greeting.whole]
-	case boundary && between:
-		t.pend, t.answering = nil, true
-	default:
-		t.client.closeSent = true
-		t.cutOff()
-	}
-}
-
-// slowLogin makes a new tunnel wait because of failures on others: it is not read,
-// except for data that came with its request.
-func (t *tunnel) slowLogin(w *turn) {
-	if t.info == nil || !t.info.suspect.IsValid() || t.info.elsewhere != "" {
-		return
-	}
-	if _, slow := t.info.server.guard.state(t.info.suspect, time.Now()); slow > 0 {
-		t.rest(w.now + slow)
-		if t.greetBy != 0 {
-			t.greetBy += slow
-		}
-	}
-}
-
-// judgeLogin counts failed logins, and returns how long the client must wait, or how
-// long its address is refused.
-func (s *Server) judgeLogin(key clientKey, failed int, client netip.AddrPort, serverName string) (slow, banned time.Duration) {
+// judge counts failed logins, logs a new refusal, and returns how long the client must
+// wait, or how long its address is refused.
+func (g *guard) judge(key clientKey, failed int, client netip.AddrPort, serverName string) (slow, banned time.Duration) {
 	now := time.Now()
 	if failed == 0 {
-		banned, _ = s.guard.state(key, now)
+		banned, _ = g.state(key, now)
 		return 0, banned
 	}
 	for range failed {
-		v := s.guard.failed(key, now)
+		v := g.failed(key, now)
 		slow, banned = v.slow, v.banned
 		if v.first {
 			// Programs match this line: docs/logins.md has its form.
-			s.log.Warn("logins refused", "client", client, "network", key.network(), "failures", v.count, "refused_for", v.banned, "server_name", serverName)
+			g.log.Warn("logins refused", "client", client, "network", key.network(), "failures", v.count, "refused_for", v.banned, "server_name", serverName)
 		}
 	}
 	return slow, banned
 }
 
-// LoginsRefused returns how long to refuse a request for the Pages, because too many
-// logins from its client's address failed; 0: do not refuse it.
-func (s *Server) LoginsRefused(r *http.Request) time.Duration {
-	_, key := whose(r)
-	banned, _ := s.guard.state(key, time.Now())
+// refuses returns how long an address is refused, and counts that refusal in the way
+// given; 0: it is not refused.
+func (g *guard) refuses(key clientKey, way int) time.Duration {
+	banned, _ := g.state(key, time.Now())
 	if banned > 0 {
-		s.guard.refused[guardedBOSH].Add(1)
+		g.refused[way].Add(1)
 	}
 	return banned
-}
-
-// LoginsEnded counts failed logins, and possibly a successful one, in the answer to a
-// request for the Pages. The caller must delay the answer by slow. If banned is not 0,
-// the client gets no answers for that time, including this one.
-func (s *Server) LoginsEnded(r *http.Request, failed int) (slow, banned time.Duration) {
-	client, key := whose(r)
-	slow, banned = s.judgeLogin(key, failed, client, r.TLS.ServerName)
-	if banned > 0 {
-		s.guard.refused[guardedBOSH].Add(1)
-	}
-	return slow, banned
-}
-
-// whose returns the client of a request; its key is invalid if unknown.
-func whose(r *http.Request) (netip.AddrPort, clientKey) {
-	conn, ok := r.Context().Value(pageConnKey{}).(*pageConn)
-	if !ok {
-		return netip.AddrPort{}, clientKey{}
-	}
-	return conn.client.client, conn.client.suspect()
-}
-
-// Suspects returns the client addresses with failed logins, the worst first.
-func (s *Server) Suspects() []Suspect { return s.guard.list(time.Now()) }
-
-// LoginLimit is the current limit.
-func (s *Server) LoginLimit() LoginFailures { return s.now.Load().LoginFailures }
-
-// Pardon forgets the failed logins of a client address or its /64, and lets it in
-// again; the zero Addr means all addresses. It returns the number of addresses that it
-// forgot.
-func (s *Server) Pardon(client netip.Addr) int {
-	if !client.IsValid() {
-		return s.guard.pardon(clientKey{})
-	}
-	return s.guard.pardon(keyOfAddr(client.Unmap()))
 }

@@ -23,7 +23,7 @@ func keyFor(addr string) clientKey { return keyOfAddr(netip.MustParseAddr(addr))
 
 // guarding makes a guard with a limit, which knows nobody.
 func guarding(count int, period time.Duration) *guard {
-	g := newGuard()
+	g := newGuard(nil)
 	g.configure(LoginFailures{count, period}, noon)
 	return g
 }

@@ -2,41 +2,12 @@ package proxy
 
 import (
 	"cmp"
-	"crypto/rand"
-	"encoding/binary"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 
 	"wssgate/fair"
 )
-
-// A tunnelID names a tunnel for as long as it is open, and in the log afterwards. IDs
-// grow in the order in which tunnels open. The first one of a process is random, so that
-// two processes hardly ever use the same one.
-type tunnelID uint64
-
-// idBase makes IDs of eight letters and digits.
-const idBase = 36
-
-func (id tunnelID) String() string { return strconv.FormatUint(uint64(id), idBase) }
-
-func parseTunnelID(s string) (tunnelID, bool) {
-	n, err := strconv.ParseUint(s, idBase, 64)
-	return tunnelID(n), err == nil && n > 0
-}
-
-// firstTunnelID is the smallest number of eight digits, and a random one on top.
-func firstTunnelID() uint64 {
-	least := uint64(1)
-	for range 7 {
-		least *= idBase
-	}
-	var b [8]byte
-	rand.Read(b[:])
-	return least + binary.LittleEndian.Uint64(b[:])%least
-}
 
 // A TunnelFilter chooses tunnels. The zero value of a field chooses all.
 type TunnelFilter struct {
@@ -128,11 +99,8 @@ type TunnelList struct {
 	Next    string   `json:"next"` // After for the next part; "": there is none
 }
 
-// Tunnels lists tunnels. It does not wait for any client, but for each event loop to
-// finish what it does, and keeps that busy for about a millisecond for each ten
-// thousand tunnels. What it has in memory depends on q.Limit only. A tunnel that
-// changes its event loop meanwhile may be left out.
-func (s *Server) Tunnels(q TunnelQuery) TunnelList {
+// tunnels is Server.Tunnels.
+func (d *loops) tunnels(q TunnelQuery) TunnelList {
 	before := func(a, b Tunnel) int { return cmp.Compare(a.number, b.number) }
 	if q.Busiest {
 		before = func(a, b Tunnel) int {
@@ -148,7 +116,7 @@ func (s *Server) Tunnels(q TunnelQuery) TunnelList {
 			list.Tunnels, more = list.Tunnels[:limit], true
 		}
 	}
-	s.loops.survey(func(t *tunnel, clock time.Duration) {
+	d.survey(func(t *tunnel, clock time.Duration) {
 		list.Open++
 		if !q.matches(t, now) {
 			return
@@ -183,12 +151,10 @@ type ClientCount struct {
 // Bytes are those of both directions.
 func (c *ClientCount) Bytes() int64 { return c.BytesIn + c.BytesOut }
 
-// Clients returns how many client addresses have tunnels, and those whose tunnels have
-// moved most bytes, at most limit. It costs what Tunnels costs, and memory for each
-// address while it counts.
-func (s *Server) Clients(limit int) (total int, busiest []ClientCount) {
+// clients is Server.Clients.
+func (d *loops) clients(limit int) (total int, busiest []ClientCount) {
 	counts := map[netip.Addr]*ClientCount{}
-	s.loops.survey(func(t *tunnel, _ time.Duration) {
+	d.survey(func(t *tunnel, _ time.Duration) {
 		owner := fair.Owner(t.info.client.Addr())
 		c := counts[owner]
 		if c == nil {
@@ -217,11 +183,9 @@ func (s *Server) Clients(limit int) (total int, busiest []ClientCount) {
 	return len(busiest), busiest[:min(len(busiest), limit)]
 }
 
-// CloseTunnels begins to close the tunnels that f chooses, all at once, and returns how
-// many those are. It counts those too that are closing already: a drain may leave them
-// more time than the closing handshake of an operator's close has, and that is cut short.
-func (s *Server) CloseTunnels(f TunnelFilter) (n int) {
-	s.loops.visit(func(t *tunnel, w *turn) {
+// closeTunnels is Server.CloseTunnels.
+func (d *loops) closeTunnels(f TunnelFilter) (n int) {
+	d.visit(func(t *tunnel, w *turn) {
 		if !t.done && f.matches(t, time.Now()) {
 			t.end(w, reasonOperator, w.now+closeTimeout)
 			n++

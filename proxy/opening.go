@@ -2,10 +2,8 @@ package proxy
 
 import (
 	"bytes"
-	"crypto/tls"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -28,7 +26,7 @@ var blankLine = []byte("\r\n\r\n")
 // already, and answers it. It reports whether the connection lives on: as a
 // tunnel, or with the pages.
 func (c *clientConn) request(read []byte) bool {
-	door := c.server.door
+	door := c.in.door
 	c.early.SetDeadline(time.Now().Add(c.config.RequestTimeout))
 	c.early.records, c.early.bytes = 0, 0
 	if door.move(&c.visit, phaseRequest) != nil {
@@ -88,7 +86,7 @@ func (r *requestReader) Read(b []byte) (n int, err error) {
 		n, err = r.c.tls.Read(b)
 	}
 	if r.total += n; err == nil && r.total > freeBytes {
-		err = r.c.server.door.grows(&r.c.visit, int64(n))
+		err = r.c.in.door.grows(&r.c.visit, int64(n))
 	}
 	return n, err
 }
@@ -156,12 +154,10 @@ func (c *clientConn) upgrade(req *request) (*upstream.Conn, *upstream.Vhost, err
 	}
 	var up *upstream.Conn
 	if !vhost.RoutesTo() && c.elsewhere == "" {
-		began := time.Now()
-		if up, err = vhost.Dial(c.server.ctx, c.dialRequest(req)); err != nil {
+		if up, err = c.in.dialler.first(vhost, c.dialRequest(req)); err != nil {
 			return nil, nil, c.dialRefusal(err)
 		}
 		c.upstream = up
-		c.server.stats.dialled(up.Node, time.Since(began))
 	}
 	answer, err := req.switchingProtocols()
 	if err == nil {
@@ -181,14 +177,6 @@ func (c *clientConn) upgrade(req *request) (*upstream.Conn, *upstream.Vhost, err
 func (c *clientConn) letGo() {
 	letGo(c.upstream)
 	c.upstream = nil
-}
-
-// letGo closes an upstream that no tunnel got; nil is none.
-func letGo(up *upstream.Conn) {
-	if up != nil {
-		up.Conn.Close()
-		up.Release()
-	}
 }
 
 // dialRequest is what an upstream is to know of the client's request. It holds
@@ -215,8 +203,7 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 		return nil, &refusal{status: http.StatusMisdirectedRequest, text: "The request's Host differs from the TLS server name.",
 			err: errors.New("host " + strconv.Quote(req.host) + ", server name " + strconv.Quote(serverName))}
 	}
-	if banned, _ := c.server.guard.state(c.suspect(), time.Now()); banned > 0 {
-		c.server.guard.refused[guardedUpgrade].Add(1)
+	if banned := c.in.guard.refuses(c.suspect(), guardedUpgrade); banned > 0 {
 		return nil, &refusal{status: http.StatusForbidden, text: "Too many logins from this address failed. Try again later.",
 			header: retryAfter(banned), err: errLogins}
 	}
@@ -225,7 +212,7 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 		return nil, &refusal{status: http.StatusNotFound, text: "There is no XMPP service for this name.", err: err}
 	}
 	err = vhost.AllowsClient(c.client.Addr())
-	if err == nil && c.server.denied(c.client.Addr()) { // since it was let in
+	if err == nil && c.in.access.denied(c.client.Addr()) { // since it was let in
 		err = errAccess
 	}
 	if err != nil {
@@ -237,7 +224,7 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	if err := vhost.AllowsOrigin(req.origin); err != nil {
 		return nil, &refusal{status: http.StatusForbidden, text: "This is not allowed.", err: err}
 	}
-	c.admitted, c.elsewhere = c.server.admits(vhost, req.host)
+	c.admitted, c.elsewhere = c.in.admission.admits(vhost, req.host)
 	if !c.admitted && c.elsewhere == "" {
 		return nil, &refusal{status: http.StatusServiceUnavailable, text: "This gate is not accepting new clients at the moment. Try again later.",
 			header: "Retry-After: 5\r\n", err: errClosing}
@@ -283,7 +270,7 @@ func (c *clientConn) refused(req *request, err error) {
 	if !errors.As(err, &r) {
 		r = &refusal{status: http.StatusInternalServerError, text: "An internal error occurred.", err: err}
 	}
-	c.server.stats.refuse(r.status)
+	c.in.refuse(r.status)
 	attrs := []any{"client", c.client, "server_name", c.tls.ConnectionState().ServerName, "code", r.status, "err", r.Error()}
 	if req != nil {
 		attrs = append(attrs, "host", req.host, "path", req.path)
@@ -294,13 +281,13 @@ func (c *clientConn) refused(req *request, err error) {
 	}
 	switch {
 	case r.status >= 500 && r.status != http.StatusServiceUnavailable || errors.As(err, new(*upstream.DialError)):
-		c.server.log.Warn("opening handshake refused", attrs...)
+		c.in.log.Warn("opening handshake refused", attrs...)
 	case errors.Is(err, upstream.ErrOrigin) || errors.Is(err, upstream.ErrPath):
 		// The answer does not tell why, so that the log must: perhaps it is the
 		// configuration that is wrong.
-		c.server.log.Info("opening handshake refused", attrs...)
+		c.in.log.Info("opening handshake refused", attrs...)
 	default:
-		c.server.log.Debug("opening handshake refused", attrs...)
+		c.in.log.Debug("opening handshake refused", attrs...)
 	}
 	if r.status == 0 {
 		return
@@ -310,7 +297,7 @@ func (c *clientConn) refused(req *request, err error) {
 		return
 	}
 	c.tls.CloseWrite()
-	if c.server.door.move(&c.visit, phaseRefused) != nil {
+	if c.in.door.move(&c.visit, phaseRefused) != nil {
 		return
 	}
 	// A close with unread bytes is a reset, which can overtake the answer.
@@ -320,72 +307,40 @@ func (c *clientConn) refused(req *request, err error) {
 // lingerTimeout is how long a refused client has to take its answer.
 const lingerTimeout = 2 * time.Second
 
-// toLoop makes the two connections a tunnel, which a loop owns from here.
+// toLoop makes the two connections a tunnel, which a loop owns from here. Rest is the
+// bytes behind the client's request.
 func (c *clientConn) toLoop(req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) bool {
-	s := c.server
 	conn := c.early.Conn
 	conn.SetDeadline(time.Time{})
-	s.door.leave(&c.visit)
+	c.in.door.leave(&c.visit)
 	c.sock.conn = conn
-	t := newTunnel(c, req, vhost, up, rest)
-	count := s.stats.vhost(vhost)
-	count.open.Add(1)
-	if err := s.loops.take(t); err != nil {
-		count.open.Add(-1)
-		s.log.Warn("tunnel", "client", c.client, "err", err)
+	client := leg{sock: c.sock, tls: c.tls, unscanned: rest, scan: scanner{fromClient: true, limit: c.config.Message, keep: 1}}
+	if err := c.in.tunnels.open(newTunnel(c.tunnelInfo(req, vhost, up), &c.config.tunnel, client)); err != nil {
+		c.in.log.Warn("tunnel", "client", c.client, "err", err)
 		c.letGo()
 		return false
 	}
 	c.upstream = nil
-	count.opened.Add(1)
 	return true
 }
 
-// newTunnel makes a tunnel of a client that got its 101, and of its upstream,
-// nil where that is to be dialled later or never. Rest is what came behind the
-// client's request. What the tunnel keeps of the request are copies: a part of
-// a string would keep the whole of it.
-func newTunnel(c *clientConn, req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) *tunnel {
-	serverName, s := c.tls.ConnectionState().ServerName, c.server
-	t := &tunnel{
-		settings: &c.config.tunnel,
-		info: &tunnelInfo{
-			id: tunnelID(s.ids.Add(1)), client: c.client, key: c.key, suspect: c.suspect(),
-			serverName: serverName, host: serverName, path: "/",
-			vhost: vhost, upstream: up, began: time.Now(),
-			server: s, elsewhere: c.elsewhere,
-		},
-		client:   leg{sock: c.sock, tls: c.tls, unscanned: rest, scan: scanner{fromClient: true, limit: c.config.Message, keep: 1}},
-		upstream: upstreamLeg(up),
-		onDone:   s.tunnelDone,
+// tunnelInfo describes the tunnel of a client that got its 101. What it keeps of the
+// request are copies: a part of a string would keep the whole of it.
+func (c *clientConn) tunnelInfo(req *request, vhost *upstream.Vhost, up *upstream.Conn) *tunnelInfo {
+	serverName := c.tls.ConnectionState().ServerName
+	info := &tunnelInfo{
+		client: c.client, key: c.key, suspect: c.suspect(),
+		serverName: serverName, host: serverName, path: "/",
+		vhost: vhost, upstream: up, elsewhere: c.elsewhere,
 	}
 	if req.host != serverName {
-		t.info.host = strings.Clone(req.host)
+		info.host = strings.Clone(req.host)
 	}
 	if req.path != "/" {
-		t.info.path = strings.Clone(req.path)
+		info.path = strings.Clone(req.path)
 	}
 	if vhost.RoutesTo() || vhost.Nodes() > 1 {
-		t.info.request = c.dialRequest(req)
+		info.request = c.dialRequest(req)
 	}
-	return t
-}
-
-// upstreamLeg is the upstream's end of a tunnel; one that has ended where there
-// is no upstream.
-func upstreamLeg(up *upstream.Conn) leg {
-	if up == nil {
-		return leg{sock: &sock{state: sockClosed, err: net.ErrClosed}}
-	}
-	l := leg{unscanned: up.Rest, scan: scanner{keep: maxKeep}}
-	up.Rest = nil
-	switch conn := up.Conn.(type) {
-	case *sock:
-		l.sock = conn
-	case *tls.Conn:
-		l.tls, l.sock = conn, conn.NetConn().(*sock)
-	default:
-		l.sock = &sock{conn: conn}
-	}
-	return l
+	return info
 }

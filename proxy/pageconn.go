@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/tls"
 	"io"
+	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,7 +54,7 @@ func newPageConn(c *clientConn, read []byte, head int) *pageConn {
 func (c *pageConn) Read(b []byte) (n int, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			c.client.server.panicked(panics.Pages, cause, "client", c.client.client)
+			c.client.in.panicked(panics.Pages, cause, "client", c.client.client)
 			n, err = 0, io.ErrUnexpectedEOF
 		}
 	}()
@@ -130,20 +132,19 @@ func bodyLength(head []byte) (n int64, ok bool) {
 // http.Server, which owns the connection until it has answered. The request's
 // head are the first bytes.
 func (c *clientConn) toPages(read []byte, head int) bool {
-	s := c.server
 	c.early.SetDeadline(time.Time{})
 	p := newPageConn(c, read, head)
 	var err error
 	if p.body > 0 || !p.framed {
-		err = s.door.moveToBody(&c.visit)
+		err = c.in.door.moveToBody(&c.visit)
 	} else {
-		err = s.door.move(&c.visit, phasePages)
+		err = c.in.door.move(&c.visit, phasePages)
 	}
 	if err != nil {
 		c.readFailed(err)
 		return false
 	}
-	return s.pages.take(p)
+	return c.in.pages.take(p)
 }
 
 // nextRequest waits for another request on a connection that the pages kept,
@@ -154,18 +155,27 @@ func (c *clientConn) toPages(read []byte, head int) bool {
 func (c *clientConn) nextRequest(read []byte) {
 	defer c.survive()
 	c.early.SetDeadline(time.Now().Add(keepTimeout))
-	more := c.server.door.move(&c.visit, phaseKept) == nil
+	more := c.in.door.move(&c.visit, phaseKept) == nil
 	if more && len(read) == 0 {
 		var one [1]byte
 		n, _ := c.tls.Read(one[:])
 		read, more = one[:n], n > 0
 	}
-	c.config = c.server.now.Load()
-	more = more && c.config.HasCertificate(c.tls.ConnectionState().ServerName) && !c.server.denied(c.client.Addr())
+	c.config = c.in.now.Load()
+	more = more && c.config.HasCertificate(c.tls.ConnectionState().ServerName) && !c.in.access.denied(c.client.Addr())
 	if !more {
 		c.tls.Close() // which says goodbye
 	}
 	if kept := more && c.request(read); !kept {
 		c.close()
 	}
+}
+
+// whose returns the client of a request to the pages; its key is invalid if unknown.
+func whose(r *http.Request) (netip.AddrPort, clientKey) {
+	conn, ok := r.Context().Value(pageConnKey{}).(*pageConn)
+	if !ok {
+		return netip.AddrPort{}, clientKey{}
+	}
+	return conn.client.client, conn.client.suspect()
 }

@@ -45,19 +45,26 @@ const (
 	// that does BOSH has two connections, and one of them is idle for as long
 	// as a request on the other is held: 60 s is what clients ask for.
 	keepTimeout = 90 * time.Second
+
+	// requestCost is what a request of BOSH takes beside its body: the goroutines
+	// and buffers of two HTTP connections, in bytes.
+	requestCost = 64 << 10
+
+	// requestPatience is how long its client has to take the 503.
+	requestPatience = time.Second
 )
 
-func newPages(s *Server) *pages {
+func newPages(log *slog.Logger, panicked panicFunc) *pages {
 	ctx, drain := context.WithCancel(context.Background())
 	p := &pages{conns: make(chan net.Conn), closed: make(chan struct{}), done: make(chan struct{}), drain: drain,
 		requests: map[*pageConn]context.CancelFunc{}}
 	p.server = &http.Server{
-		Handler:           s.Recover(panics.Pages, http.HandlerFunc(underServerName)),
+		Handler:           recovering(panicked, panics.Pages, http.HandlerFunc(p.underServerName)),
 		ReadHeaderTimeout: 10 * time.Second, // it is there already
 		ReadTimeout:       pageRequestTimeout,
 		WriteTimeout:      pageAnswerTimeout,
 		MaxHeaderBytes:    maxRequestHeader,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, pageConnKey{}, conn)
@@ -117,7 +124,7 @@ type pageConnKey struct{}
 
 // underServerName completes what net/http knows of a request, and hands it to the
 // Pages of its connection. It refuses one that is for another vhost.
-func underServerName(w http.ResponseWriter, r *http.Request) {
+func (p *pages) underServerName(w http.ResponseWriter, r *http.Request) {
 	conn := r.Context().Value(pageConnKey{}).(*pageConn)
 	if !conn.framed {
 		w.Header().Set("Connection", "close")
@@ -141,7 +148,6 @@ func underServerName(w http.ResponseWriter, r *http.Request) {
 		r.Body = &awaitedBody{r.Body, conn.client}
 	}
 	ctx, end := context.WithCancel(r.Context())
-	p := conn.client.server.pages
 	p.mu.Lock()
 	p.requests[conn] = end
 	p.mu.Unlock()
@@ -169,4 +175,35 @@ func (b *awaitedBody) Read(p []byte) (n int, err error) {
 }
 
 // whole notes that the pages have all of a request.
-func (c *clientConn) whole() { c.server.door.move(&c.visit, phasePages) }
+func (c *clientConn) whole() { c.in.door.move(&c.visit, phasePages) }
+
+// weights returns what each request under way takes.
+func (p *pages) weights() (out []int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for conn := range p.requests {
+		out = append(out, conn.weight())
+	}
+	return out
+}
+
+// shed ends requests that take at least so much, until so many bytes are free.
+func (p *pages) shed(least, bytes int64) (n int, freed int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for conn, end := range p.requests {
+		if freed >= bytes {
+			break
+		}
+		if w := conn.weight(); w >= least {
+			end()
+			conn.SetReadDeadline(time.Unix(1, 0)) // the body may be what it waits for
+			conn.SetWriteDeadline(time.Now().Add(requestPatience))
+			n++
+			freed += w
+		}
+	}
+	return n, freed
+}
+
+func (c *pageConn) weight() int64 { return requestCost + c.received.Load() }

@@ -15,6 +15,27 @@
 //	dial       the same                     the upstream has said 101
 //	tunnel     an event loop                no goroutine, no buffer while idle
 //
+// A Server is its parts, and has neither state nor a lock of its own. Each part has a
+// file of its name, and owns what it changes. It knows the parts above it in this list,
+// where it needs them, and never the Server:
+//
+//	current     the configuration in force: one atomic pointer
+//	access      the operator's bans; one lock
+//	door        connections that are not tunnels yet, and the number of all; one lock
+//	clients     connections of each client address; one lock, held while door's is taken
+//	drains      who turns new clients away, and the number admitted; one lock
+//	shortage    whether memory is short; atomics (shed.go)
+//	admission   gives a connection its place in these five, and takes it back
+//	acceptor    the listeners; one lock
+//	loops       the event loops, and through them the tunnels; one lock
+//	dialler     the dials that clients and tunnels wait for; jobs to wait for
+//	guard       failed logins of each client address; one lock
+//	journal     the lines about finished tunnels; one lock
+//	tunnels     what all tunnels share of the above, and their counts; atomics
+//	pages       requests that are no WebSocket; one lock
+//	ingress     what a connection needs until it is a tunnel; atomics
+//	tracer      the one tunnel that is traced; an atomic pointer
+//
 // All that may change while the Server runs is one Configuration behind one atomic
 // pointer. A connection takes it twice: at accept, for the places and limits that
 // come before TLS; and at its ClientHello, for everything from the certificate to
@@ -30,18 +51,11 @@
 package proxy
 
 import (
-	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
-	"sync"
-	"sync/atomic"
 	"time"
-
-	"wssgate/access"
-	"wssgate/upstream"
 )
 
 // Options configure a new Server. ChallengeCertificate and Log may be nil.
@@ -59,111 +73,24 @@ type Options struct {
 	Log *slog.Logger // waits for nobody, for the event loops write to it; nil: slog.Default()
 }
 
-// A Configuration is what the Server uses for a connection. All fields but Pages are
-// required. The values that they refer to must not change when the Server gets another
-// Configuration.
-type Configuration struct {
-	// GetCertificate answers a ClientHello; nil, nil means that the name is
-	// refused with the alert unrecognized_name. It must not block.
-	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-
-	// HasCertificate reports whether GetCertificate has one for a server name.
-	// A ticket of an earlier connection is worth nothing without it.
-	HasCertificate func(serverName string) bool
-
-	// Routes say which upstream takes a stream. Their Options.Wrap must be
-	// WrapUpstream.
-	Routes *upstream.Routes
-
-	// Pages answers what is no WebSocket upgrade: HTTP/1.1 under the TLS server
-	// name, which Host agrees with. A handler may keep its client waiting: it
-	// then sets the deadline for writing itself (http.ResponseController), and that
-	// for reading where it wants a body: else a client has 2 s for one. Each
-	// request's context ends when Shutdown begins. Nil: 404 for everything.
-	Pages http.Handler
-
-	// Access says which client addresses may come; nil: all.
-	Access *access.Rules
-
-	Settings Settings
-}
-
-// Settings are numbers. Tunnels go on under those that they began with.
-type Settings struct {
-	Connections   int   // connections at once; never more than file descriptors allow, and 0: as many
-	PerClient     int   // connections from one client address; 0: no limit
-	Handshakes    int   // TLS handshakes at once; at least 1
-	Message       int64 // bytes of one message from a client; 0: no limit
-	ClientBacklog int   // bytes that may wait for a client that is slow to read
-
-	// FramesPerSecond is how many frames of a client's are read in a second, twice as
-	// many at once; a client that goes on with more is closed. 0: any number.
-	FramesPerSecond int
-
-	// LogSample writes one of so many lines about finished tunnels, that of the
-	// first one included, and each that is a warning. 0 and 1: every line.
-	LogSample int
-
-	LoginFailures LoginFailures // from one client address; zero: they are not counted
-
-	// ProxyProtocol are the networks whose connections must begin with a PROXY
-	// header, version 1 or 2, which is believed.
-	ProxyProtocol []netip.Prefix
-
-	HandshakeTimeout time.Duration // for TLS
-	RequestTimeout   time.Duration // for the opening handshake's request
-	Ping             time.Duration // silence of a client before it is asked; 0: never
-	Pong             time.Duration // what it then has to answer
-}
-
 // A Server serves clients on any number of listeners. Make one with New; its
 // methods may be called at the same time.
 type Server struct {
-	challenge func(*tls.ClientHelloInfo) (*tls.Certificate, error) // nil: no CA is answered
 	log       *slog.Logger
-	tls       *tls.Config
-	now       atomic.Pointer[configuration]
-	pages     *pages
-	door      *door
-	guard     *guard
-	bans      access.Bans // the operator's
+	panicked  panicFunc
+	now       *current
+	access    *accessControl
+	door      *door // the admission's
+	admission *admission
+	acceptor  *acceptor
 	loops     *loops
+	dialler   *dialler
+	guard     *guard
 	journal   *journal
-	stats     stats
-	ids       atomic.Uint64             // the last tunnelID
-	tracing   atomic.Pointer[TraceLine] // of the one tunnel, at most: the first line
-	short     atomic.Bool               // of memory: nobody new is let in
-	brake     brake                     // the same: no backlog grows
-
-	challenges atomic.Int32    // CAs' that are being answered
-	ctx        context.Context // ends when Shutdown's deadline passes
-	cancel     context.CancelFunc
-	jobs       sync.WaitGroup // what tunnels wait for: dials, questions
-	job        func(f func()) // runs f as one of them, in a goroutine of its own
-	stop       chan struct{}  // closed by stopAccepting
-	mu         sync.Mutex
-	stopped    bool          // nothing is accepted any more
-	draining   bool          // Shutdown has begun
-	ended      bool          // idle is closed
-	empty      bool          // emptied is closed
-	orders     []activeDrain // the newest first; never changed in place
-	listeners  map[net.Listener]struct{}
-	clients    map[clientKey]int // connections of each client address, while limited
-	idle       chan struct{}     // closed by the last connection's end once draining
-	admitted   int               // open connections of clients that no drain turned away, from that judgement on
-	emptied    chan struct{}     // closed by the last of their ends once draining
-}
-
-// A configuration is a Configuration with what is derived from it.
-type configuration struct {
-	Configuration
-	*settings // for themselves: a tunnel keeps these, and must not keep the rest
-}
-
-type settings struct {
-	Settings
-	connections int
-	tunnel      tunnelSettings
+	tunnels   *tunnels
+	pages     *pages
+	ingress   *ingress
+	tracer    *tracer
 }
 
 // New makes a Server and starts its event loop, which Shutdown ends.
@@ -183,31 +110,38 @@ func (s *Server) noRing(err error) {
 
 // newServer is New with loops of the caller's.
 func newServer(o Options, start func(s *Server) (*loops, error)) (*Server, error) {
-	s := &Server{
-		challenge: o.ChallengeCertificate,
-		log:       o.Log,
-		door:      newDoor(),
-		guard:     newGuard(),
-		stop:      make(chan struct{}),
-		listeners: map[net.Listener]struct{}{},
-		clients:   map[clientKey]int{},
-		idle:      make(chan struct{}),
-		emptied:   make(chan struct{}),
-	}
-	s.ids.Store(firstTunnelID())
-	s.job = s.jobs.Go
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s := &Server{log: o.Log, now: new(current)}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	s.tls = s.tlsConfig()
+	s.panicked = logPanics(s.log)
 	var err error
 	if s.loops, err = start(s); err != nil {
 		return nil, err
 	}
+	s.access = &accessControl{now: s.now}
+	s.admission = newAdmission(s.access)
+	s.door = s.admission.door
+	s.dialler = newDialler(s.loops, s.panicked)
+	s.guard = newGuard(s.log)
 	s.journal = &journal{log: s.log}
+	s.tunnels = &tunnels{
+		access: s.access, guard: s.guard, dialler: s.dialler, loops: s.loops,
+		admission: s.admission, journal: s.journal, ids: newTunnelIDs(),
+	}
 	s.Configure(o.Configuration)
-	s.pages = newPages(s)
+	s.pages = newPages(s.log, s.panicked)
+	var ca *challenges
+	if o.ChallengeCertificate != nil {
+		ca = &challenges{answer: o.ChallengeCertificate, door: s.door}
+	}
+	s.ingress = &ingress{
+		now: s.now, log: s.log, panicked: s.panicked, tls: newTLSConfig(s.now, ca),
+		admission: s.admission, door: s.door, access: s.access, guard: s.guard,
+		dialler: s.dialler, pages: s.pages, tunnels: s.tunnels,
+	}
+	s.acceptor = newAcceptor(s.log, s.door, s.ingress.admit)
+	s.tracer = &tracer{loops: s.loops}
 	if !Lends() {
 		s.log.Warn("unsupported Go release in this build: idle connections keep their TLS buffers")
 	}
@@ -234,21 +168,12 @@ func (s *Server) Configure(c Configuration) {
 	s.now.Store(&configuration{c, &settings{
 		Settings:    set,
 		connections: connections,
-		tunnel:      tunnelSettings{backlog: set.ClientBacklog, brake: &s.brake, ping: set.Ping, pong: set.Pong, frames: set.FramesPerSecond},
+		tunnel:      tunnelSettings{backlog: set.ClientBacklog, brake: &s.admission.shortage.brake, ping: set.Ping, pong: set.Pong, frames: set.FramesPerSecond},
 	}})
 	s.door.configure(connections, set.Handshakes)
 	s.guard.configure(set.LoginFailures, time.Now())
 	s.journal.sample.Store(int64(set.LogSample))
 }
-
-// Pages returns a handler that calls the current Pages, for requests from other
-// listeners.
-func (s *Server) Pages() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.now.Load().Pages.ServeHTTP(w, r) })
-}
-
-// Connections returns how many connections are open, tunnels included.
-func (s *Server) Connections() int { return s.door.connections() }
 
 // WrapUpstream is for upstream.Options.Wrap. It prepares a connection to a node so that
 // the event loop can drive it later, below TLS if there is any.

@@ -86,9 +86,9 @@ func newGateFor(t testing.TB, routing upstream.Options, edit ...func(*Options)) 
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(ln) }()
 	t.Cleanup(func() {
-		g.mu.Lock()
-		down := g.draining
-		g.mu.Unlock()
+		g.door.mu.Lock()
+		down := g.door.draining
+		g.door.mu.Unlock()
 		if !down {
 			g.Shutdown(context.Background(), Pacing{Timeout: time.Second})
 		}

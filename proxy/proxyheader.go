@@ -128,7 +128,7 @@ func (c *clientConn) proxied() error {
 	default:
 		c.client, c.local = client, local
 	}
-	if err := c.server.rekey(c); err != nil {
+	if c.key, err = c.in.admission.rekey(&c.visit, c.config, c.client.Addr(), c.key); err != nil {
 		return err
 	}
 	c.early.heard = false // that was the balancer

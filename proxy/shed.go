@@ -18,29 +18,16 @@ const (
 	// largest go first all the same, but many small ones can be too much as well.
 	shedLeast       = 64 << 10
 	shedLeastAtOnce = 4 << 10
-
-	// requestCost is what a request of BOSH takes beside its body: the goroutines
-	// and buffers of two HTTP connections, in bytes.
-	requestCost = 64 << 10
-
-	// requestPatience is how long its client has to take the 503.
-	requestPatience = time.Second
 )
 
 // errShort is why a tunnel was shed.
 var errShort = errors.New("memory is short (limits.memory)")
 
-// SetShort tells the Server whether memory is short. While it is, the Server closes new
-// connections at once, and answers opening handshakes and BOSH requests on others with
-// 503. Tunnels continue, but if brake is true, a tunnel whose backlog grows beyond 64
-// KiB ends.
-func (s *Server) SetShort(short, brake bool) {
-	s.short.Store(short)
-	s.brake.on.Store(brake)
+// A shortage is what the Server knows of one. Both may be read at any time.
+type shortage struct {
+	on    atomic.Bool // nobody new is let in
+	brake brake
 }
-
-// Braked returns how many tunnels the brake has ended.
-func (s *Server) Braked() int { return int(s.brake.ended.Load()) }
 
 // A brake keeps backlogs from growing while it is on.
 type brake struct {
@@ -48,25 +35,21 @@ type brake struct {
 	ended atomic.Int64 // tunnels
 }
 
-// Shed ends the largest consumers of memory until about that many bytes are free, or no
-// large ones are left. It ends tunnels like those of slow clients, and resets their
-// connections after patience; BOSH requests get 503. If sockets is true, data in the
-// kernel counts as well. Shed returns how many it ended, and how many bytes they used.
-// Calls must not overlap.
-func (s *Server) Shed(bytes int64, sockets bool, patience time.Duration) (tunnels, requests int, freed int64) {
+// shed is Server.Shed.
+func shed(loops *loops, pages *pages, bytes int64, sockets bool, patience time.Duration) (tunnels, requests int, freed int64) {
 	floor := int64(shedLeast)
 	if patience == 0 {
 		floor = shedLeastAtOnce
 	}
 	var held []int64
-	s.loops.visit(func(t *tunnel, _ *turn) {
+	loops.visit(func(t *tunnel, _ *turn) {
 		if n := t.backlog(sockets); n >= floor {
 			held = append(held, n)
 		}
 	})
-	held = append(held, s.pages.weights()...)
+	held = append(held, pages.weights()...)
 	least := leastToShed(held, bytes, floor)
-	s.loops.visit(func(t *tunnel, w *turn) {
+	loops.visit(func(t *tunnel, w *turn) {
 		if n := t.backlog(sockets); n >= least && freed < bytes {
 			if t.why == reasonNone {
 				tunnels++ // others are counted
@@ -75,7 +58,7 @@ func (s *Server) Shed(bytes int64, sockets bool, patience time.Duration) (tunnel
 			freed += n
 		}
 	})
-	requests, n := s.pages.shed(least, bytes-freed)
+	requests, n := pages.shed(least, bytes-freed)
 	return tunnels, requests, freed + n
 }
 
@@ -138,34 +121,3 @@ func (t *tunnel) brakes(w *turn) bool {
 	t.closeBy = min(t.closeBy, w.now)
 	return true
 }
-
-// weights returns what each request under way takes.
-func (p *pages) weights() (out []int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for conn := range p.requests {
-		out = append(out, conn.weight())
-	}
-	return out
-}
-
-// shed ends requests that take at least so much, until so many bytes are free.
-func (p *pages) shed(least, bytes int64) (n int, freed int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for conn, end := range p.requests {
-		if freed >= bytes {
-			break
-		}
-		if w := conn.weight(); w >= least {
-			end()
-			conn.SetReadDeadline(time.Unix(1, 0)) // the body may be what it waits for
-			conn.SetWriteDeadline(time.Now().Add(requestPatience))
-			n++
-			freed += w
-		}
-	}
-	return n, freed
-}
-
-func (c *pageConn) weight() int64 { return requestCost + c.received.Load() }

@@ -205,7 +205,7 @@ func newWorld(t *testing.T, seed uint64, verbose bool) *simWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.server.job = func(f func()) { w.jobs = append(w.jobs, f) }
+	w.server.dialler.job = func(f func()) { w.jobs = append(w.jobs, f) }
 	w.settle()
 	return w
 }
@@ -337,29 +337,27 @@ func (w *simWorld) arrive() {
 	w.clients = append(w.clients, c)
 	w.trace("%s comes to %s, plan %d", c.name, c.vhost.name, c.plan)
 	s := w.server
-	conn := s.newClientConn(c.socket, s.now.Load())
+	conn := s.ingress.newClientConn(c.socket, s.now.Load())
 	conn.visit.begin = func() { go c.enter(conn) }
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.admission.clients.add(conn.key, 0, nil)
 	if err := s.door.enter(&conn.visit, conn.key); err != nil {
 		w.fail("%s is not let in: %v", c.name, err)
 	}
-	s.clients[conn.key]++
 }
 
 // enter is the goroutine of a connection that comes.
 func (c *simClient) enter(conn *clientConn) {
 	s := c.w.server
-	conn.tls = tls.Server(conn.sock, s.tls) // says nothing; begins takes it off
+	conn.tls = tls.Server(conn.sock, s.ingress.tls) // says nothing; begins takes it off
 	req := &request{host: c.vhost.name, path: "/", target: "/", subprotocol: subprotocolXMPP}
 	vhost, err := conn.config.Routes.Lookup(c.vhost.name)
 	if err == nil {
-		if conn.admitted, conn.elsewhere = s.admits(vhost, req.host); !conn.admitted && conn.elsewhere == "" {
+		if conn.admitted, conn.elsewhere = s.admission.admits(vhost, req.host); !conn.admitted && conn.elsewhere == "" {
 			err = errClosing
 		}
 	}
 	if err == nil && !vhost.RoutesTo() && conn.elsewhere == "" {
-		conn.upstream, err = vhost.Dial(s.ctx, conn.dialRequest(req))
+		conn.upstream, err = s.dialler.first(vhost, conn.dialRequest(req))
 	}
 	if err != nil || !conn.toLoop(req, vhost, conn.upstream, nil) {
 		conn.close()
@@ -415,7 +413,7 @@ func (w *simWorld) begin() {
 		i := w.rnd.IntN(n)
 		f := w.jobs[i]
 		w.jobs = slices.Delete(w.jobs, i, i+1)
-		w.server.jobs.Go(f)
+		w.server.dialler.jobs.Go(f)
 	}
 }
 
@@ -666,7 +664,7 @@ func (w *simWorld) shutdown() {
 	}
 	w.trace("shutdown")
 	go func() {
-		err = w.server.Shutdown(w.server.ctx, Pacing{Timeout: timeout})
+		err = w.server.Shutdown(w.server.dialler.ctx, Pacing{Timeout: timeout})
 		over = true
 	}()
 	w.settle()
@@ -688,9 +686,7 @@ func (w *simWorld) shutdown() {
 		return
 	}
 	c := w.server.Counts()
-	w.server.mu.Lock()
-	admitted, clients := w.server.admitted, len(w.server.clients)
-	w.server.mu.Unlock()
+	admitted, clients := w.server.admission.drains.admitted, len(w.server.admission.clients.open)
 	if c.Connections != 0 || admitted != 0 || clients != 0 {
 		w.fail("at the end: %d connections, %d admitted, %d addresses", c.Connections, admitted, clients)
 	}

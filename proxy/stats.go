@@ -2,19 +2,14 @@ package proxy
 
 import (
 	"cmp"
-	"crypto/tls"
-	"errors"
 	"maps"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"wssgate/panics"
-	"wssgate/upstream"
 )
 
 // Counts are what a Server has done since it was made, and its current state. Words in
@@ -106,31 +101,31 @@ func (s *Server) Counts() Counts {
 	c := Counts{
 		Connections: s.Connections(),
 		Limit:       s.now.Load().connections,
-		Accepted:    s.stats.accepted.Load(),
+		Accepted:    s.admission.accepted.Load(),
 		Refused:     map[string]int64{},
 		Refusals:    map[int]int64{},
-		GaveUp:      s.stats.refusals[0].Load(),
+		GaveUp:      s.ingress.refusals[0].Load(),
 		Closed:      map[string]int64{},
 		Panics:      panics.Counts(),
 		Loops:       runtime.GOMAXPROCS(0),
 		IOUring:     s.loops.ring(),
 		Logins:      s.guard.counts(time.Now()),
-		Vhosts:      s.stats.vhostCounts(),
-		Dials:       s.stats.dialCounts(),
+		Vhosts:      s.tunnels.vhostCounts(),
+		Dials:       s.dialler.dialCounts(),
 	}
 	for i, name := range limitNames {
-		c.Refused[name] = s.stats.refused[i].Load()
+		c.Refused[name] = s.admission.refused[i].Load()
 	}
 	for i, k := range handshakeKinds {
-		c.Handshakes = append(c.Handshakes, HandshakeCount{k.result, k.version, s.stats.handshakes[i].Load()})
+		c.Handshakes = append(c.Handshakes, HandshakeCount{k.result, k.version, s.ingress.handshakes[i].Load()})
 	}
-	for status := 1; status < len(s.stats.refusals); status++ {
-		if n := s.stats.refusals[status].Load(); n > 0 {
+	for status := 1; status < len(s.ingress.refusals); status++ {
+		if n := s.ingress.refusals[status].Load(); n > 0 {
 			c.Refusals[status] = n
 		}
 	}
 	for why := reasonNone + 1; why < reasonCount; why++ {
-		c.Closed[why.String()] = s.stats.closed[why].Load()
+		c.Closed[why.String()] = s.tunnels.closed[why].Load()
 	}
 	l := &s.loops.done
 	c.BytesIn, c.BytesOut = l.bytesIn.Load(), l.bytesOut.Load()
@@ -138,114 +133,6 @@ func (s *Server) Counts() Counts {
 	c.Lag = l.lag.durations()
 	return c
 }
-
-// stats are the Server's own counts; loops have theirs (load).
-type stats struct {
-	accepted   atomic.Int64
-	refused    [len(limitNames)]atomic.Int64
-	handshakes [len(handshakeKinds)]atomic.Int64
-	refusals   [600]atomic.Int64 // by HTTP status; 0: the client was gone
-	closed     [reasonCount]atomic.Int64
-	vhosts     byName[string, *vhostCount]
-	dials      byName[[2]string, *histogram] // by upstream and node
-	unserved   unserved
-
-	proxyHeader, proxyUnexpected balancerTrouble
-}
-
-// The limits that a connection can meet, as settings call them.
-const (
-	limitConnections = iota
-	limitPerClient
-	limitDrain
-	limitAccess
-	limitMemory
-	limitHandshakes
-)
-
-var limitNames = [...]string{
-	limitConnections: "connections", limitPerClient: "per_client", limitDrain: "drain",
-	limitAccess: "access", limitMemory: "memory",
-	limitHandshakes: "handshakes", // too many on their way in, of the same address above all
-}
-
-func (s *stats) refuse(status int) {
-	if status >= 0 && status < len(s.refusals) {
-		s.refusals[status].Add(1)
-	}
-}
-
-// The ways in which a handshake ends.
-const (
-	handshakeFull12 = iota
-	handshakeFull13
-	handshakeResumed12
-	handshakeResumed13
-	handshakeSilent
-	handshakeNoPlace
-	handshakeNameless
-	handshakeTimeout
-	handshakeDrain
-	handshakeFailed
-	handshakeProxyHeader
-	handshakeProxyUnexpected
-	handshakeChallenge
-)
-
-var handshakeKinds = [...]struct{ result, version string }{
-	handshakeFull12:          {HandshakeFull, "1.2"},
-	handshakeFull13:          {HandshakeFull, "1.3"},
-	handshakeResumed12:       {HandshakeResumed, "1.2"},
-	handshakeResumed13:       {HandshakeResumed, "1.3"},
-	handshakeSilent:          {HandshakeSilent, ""},  // not a byte came; an end is none
-	handshakeNoPlace:         {HandshakeNoPlace, ""}, // too many at once, for too long
-	handshakeNameless:        {"unknown_name", ""},   // no certificate for the server name
-	handshakeTimeout:         {"timeout", ""},
-	handshakeDrain:           {"drain", ""},
-	handshakeFailed:          {"failed", ""},
-	handshakeProxyHeader:     {"proxy_header", ""}, // missing or not valid
-	handshakeProxyUnexpected: {"proxy_unexpected", ""},
-	handshakeChallenge:       {HandshakeChallenge, ""}, // a CA's, for tls-alpn-01
-}
-
-// handshakeDone tells which kind of success a connection's is.
-func handshakeDone(cs tls.ConnectionState) int {
-	if cs.NegotiatedProtocol == alpnACME {
-		return handshakeChallenge
-	}
-	kind := handshakeFull12
-	if cs.DidResume {
-		kind = handshakeResumed12
-	}
-	if cs.Version >= tls.VersionTLS13 {
-		kind++
-	}
-	return kind
-}
-
-// failure tells which kind of failure an error of a handshake is.
-func (e *earlyConn) failure(err error) int {
-	switch {
-	case e.nameless:
-		return handshakeNameless
-	case errors.Is(err, errClosing):
-		return handshakeDrain
-	case errors.Is(err, errNoPlace):
-		return handshakeNoPlace
-	case !e.heard:
-		return handshakeSilent
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, errGivenUp):
-		return handshakeTimeout
-	case beginsProxyHeader(err):
-		return handshakeProxyUnexpected
-	}
-	if _, ok := errors.AsType[proxyHeaderError](err); ok {
-		return handshakeProxyHeader
-	}
-	return handshakeFailed
-}
-
-type vhostCount struct{ open, opened atomic.Int64 }
 
 // byName holds what is counted apart for each configured name. It only grows,
 // by a reload's new names. The zero value is empty.
@@ -281,7 +168,7 @@ func (b *byName[K, V]) all() map[K]V {
 }
 
 // vhostCounts lists the vhosts by name.
-func (s *stats) vhostCounts() []VhostCount {
+func (s *tunnels) vhostCounts() []VhostCount {
 	var out []VhostCount
 	for name, v := range s.vhosts.all() {
 		out = append(out, VhostCount{name, v.open.Load(), v.opened.Load()})
@@ -291,22 +178,13 @@ func (s *stats) vhostCounts() []VhostCount {
 }
 
 // dialCounts lists the nodes by upstream and name.
-func (s *stats) dialCounts() []DialCount {
+func (d *dialler) dialCounts() []DialCount {
 	var out []DialCount
-	for node, h := range s.dials.all() {
+	for node, h := range d.took.all() {
 		out = append(out, DialCount{node[0], node[1], h.durations()})
 	}
 	slices.SortFunc(out, func(a, b DialCount) int {
 		return cmp.Or(strings.Compare(a.Upstream, b.Upstream), strings.Compare(a.Node, b.Node))
 	})
 	return out
-}
-
-// dialled notes how long it took to get a 101 out of a node.
-func (s *stats) dialled(n *upstream.Node, took time.Duration) {
-	s.dials.get([2]string{n.Upstream(), n.Name()}, newHistogram).add(took)
-}
-
-func (s *stats) vhost(v *upstream.Vhost) *vhostCount {
-	return s.vhosts.get(v.Name(), func() *vhostCount { return new(vhostCount) })
 }

@@ -31,9 +31,13 @@ type front struct {
 func inFront(t *testing.T, cfg chat.Config, edit func(*upstream.Options), f func(*front)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		g := &front{t: t, node: chat.New(cfg), server: &Server{ctx: t.Context(), loops: newTestLoops(t), guard: newGuard()}}
-		g.server.job = g.server.jobs.Go
-		g.server.now.Store(&configuration{})
+		loops, now, quiet := newTestLoops(t), new(current), slog.New(slog.DiscardHandler)
+		now.Store(&configuration{})
+		control := &accessControl{now: now}
+		g := &front{t: t, node: chat.New(cfg), server: &Server{
+			loops: loops, guard: newGuard(quiet), dialler: newDialler(loops, logPanics(quiet)), admission: newAdmission(control), access: control,
+		}}
+		g.server.tunnels = &tunnels{access: control, guard: g.server.guard, dialler: g.server.dialler}
 		o := upstream.Options{
 			Upstreams: []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/")},
 			Wrap:      WrapUpstream, Log: slog.New(slog.DiscardHandler),
@@ -56,7 +60,7 @@ func inFront(t *testing.T, cfg chat.Config, edit func(*upstream.Options), f func
 		}
 		defer func() {
 			g.server.loops.close()
-			g.server.jobs.Wait()
+			g.server.dialler.jobs.Wait()
 			table.Close()
 			g.node.Close()
 		}()
@@ -79,7 +83,7 @@ func (g *front) tunnel() *bench {
 	b := &bench{t: g.t, loops: g.server.loops, client: client, done: make(chan struct{})}
 	b.tunnel = &tunnel{
 		settings: &tunnelSettings{backlog: 1 << 20},
-		info:     &tunnelInfo{server: g.server, suspect: keyFor("192.0.2.7"), vhost: g.vhost, upstream: up, request: request, serverName: testName, host: testName, path: "/"},
+		info:     &tunnelInfo{shared: g.server.tunnels, suspect: keyFor("192.0.2.7"), vhost: g.vhost, upstream: up, request: request, serverName: testName, host: testName, path: "/"},
 		client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20, keep: 1}},
 		upstream: upstreamLeg(up),
 		onDone:   func(t *tunnel, _ time.Duration) { t.giveUp(); close(b.done) },

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"container/heap"
-	"slices"
 	"time"
 )
 
@@ -74,49 +73,4 @@ func (h *timers) next(now time.Duration) (*tunnel, time.Duration) {
 		heap.Fix(h, 0)
 	}
 	return nil, never
-}
-
-// drainOrders are the drain orders that a loop has to carry out.
-type drainOrders []*drainOrder
-
-// has reports whether one of them is for t.
-func (s drainOrders) has(t *tunnel) bool { return s.find(t) != nil }
-
-// find returns the newest that is for t, or nil.
-func (s drainOrders) find(t *tunnel) *drainOrder {
-	for _, o := range slices.Backward(s) {
-		if o.matches(t) {
-			return o
-		}
-	}
-	return nil
-}
-
-// catch is for a tunnel that has just come to a loop or to another node. An order
-// that is for it there ends it at once, unless it has its time; a time that it got
-// from an order for where it was is void.
-func (s drainOrders) catch(t *tunnel, w *turn) {
-	switch o := s.find(t); {
-	case t.done:
-	case o == nil:
-		t.drainAt = 0
-	case t.drainAt == 0:
-		t.end(w, reasonDrain, w.now+o.patience())
-	}
-}
-
-// without returns the orders but for o.
-func (s drainOrders) without(o *drainOrder) drainOrders {
-	return slices.DeleteFunc(slices.Clone(s), func(x *drainOrder) bool { return x == o })
-}
-
-// chosen returns those of the tunnels that o is for.
-func (o *drainOrder) chosen(all []*tunnel) []*tunnel {
-	var out []*tunnel
-	for _, t := range all {
-		if o.matches(t) {
-			out = append(out, t)
-		}
-	}
-	return out
 }

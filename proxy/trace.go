@@ -167,9 +167,15 @@ func (t *tunnel) say(opcode byte, payload []byte) {
 	t.toClient(appendFrame(nil, opcode, payload, nil))
 }
 
+// A tracer traces one tunnel at a time. Its methods are safe for concurrent use.
+type tracer struct {
+	loops   *loops
+	current atomic.Pointer[TraceLine] // the first line of the trace; nil: there is none
+}
+
 // errTracing is ErrTracing with the tunnel that is traced, once that is found.
-func (s *Server) errTracing() error {
-	l := s.tracing.Load()
+func (r *tracer) errTracing() error {
+	l := r.current.Load()
 	if l == nil || l.Tunnel == nil {
 		return ErrTracing
 	}
@@ -180,17 +186,15 @@ func (s *Server) errTracing() error {
 	return fmt.Errorf("%w: tunnel %s of %s, since %s", ErrTracing, l.Tunnel.ID, client, l.At.Format(time.DateTime))
 }
 
-// Trace calls line for what happens on a tunnel until that ends, which is nil, ctx does,
-// or line returns an error. The tunnel does not wait for line: what it can't take in time
-// is left out, and the next one says how much that was. One tunnel is traced at a time.
-func (s *Server) Trace(ctx context.Context, id string, line func(TraceLine) error) error {
-	if !s.tracing.CompareAndSwap(nil, &TraceLine{}) {
-		return s.errTracing()
+// trace is Server.Trace.
+func (r *tracer) trace(ctx context.Context, id string, line func(TraceLine) error) error {
+	if !r.current.CompareAndSwap(nil, &TraceLine{}) {
+		return r.errTracing()
 	}
-	defer s.tracing.Store(nil)
+	defer r.current.Store(nil)
 	p := &tap{lines: make(chan TraceLine, tapLines)}
 	var found *Tunnel
-	s.loops.visit(func(t *tunnel, w *turn) {
+	r.loops.visit(func(t *tunnel, w *turn) {
 		if !t.done && t.info.id.String() == id {
 			d := t.describe(w.now)
 			d.ID, found, t.tap = id, &d, p
@@ -199,14 +203,14 @@ func (s *Server) Trace(ctx context.Context, id string, line func(TraceLine) erro
 	if found == nil {
 		return ErrNoTunnel
 	}
-	defer s.loops.visit(func(t *tunnel, _ *turn) {
+	defer r.loops.visit(func(t *tunnel, _ *turn) {
 		if t.tap == p {
 			t.tap = nil
 		}
 	})
 	defer p.off.Store(true)
 	first := TraceLine{At: time.Now(), Tunnel: found}
-	s.tracing.Store(&first)
+	r.current.Store(&first)
 	if err := line(first); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package proxy
 import (
 	"cmp"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"io"
 	"time"
@@ -39,24 +38,6 @@ const (
 
 // never is a due time that does not come.
 const never = time.Duration(1<<63 - 1)
-
-// A leg is one end of a tunnel: a socket, TLS on it or not, and the frames
-// that come from there.
-type leg struct {
-	sock      *sock
-	tls       *tls.Conn // nil: plain
-	scan      scanner   // follows the frames that this leg sends
-	unscanned []byte    // of those, what the scanner could not use yet
-	bytes     int64     // received, TLS taken off
-	closeSent bool      // a Close frame went to this leg; nothing follows it
-	closeSeen bool      // a Close frame came from it
-	unread    bool      // it was not read for a while: tls may hold bytes that no event tells of
-	known     sockState // the state of sock that the tunnel has drawn its conclusions from
-	err       error     // why it ended, or is to, for the log
-}
-
-// open reports whether bytes of this leg may still come.
-func (l *leg) open() bool { return l.sock.state == sockOpen }
 
 // A tunnel is a client and its upstream after both have said 101. Its loop
 // calls start once, then event, expire and end, never two at a time; each call
@@ -141,7 +122,7 @@ func (t *tunnel) start(w *turn) {
 		t.greetBy = w.now + greetingTimeout
 	}
 	t.slowLogin(w)
-	if t.info != nil && t.info.server != nil && t.info.server.denied(t.info.client.Addr()) {
+	if t.info != nil && t.info.shared != nil && t.info.shared.access.denied(t.info.client.Addr()) {
 		// Since the dial began. Who closes a client's tunnels sees this one from now on.
 		t.endFor(reasonOperator, w.now+closeTimeout)
 	}
@@ -391,16 +372,6 @@ func (t *tunnel) count(w *turn, l *leg, n int) {
 	w.traffic.add(l == &t.client, int64(n), 0)
 }
 
-// hold keeps the rest that a scanner left. A few bytes keep their memory, for
-// some upstreams write every header apart.
-func (l *leg) hold(rest []byte) {
-	if len(rest) == 0 && cap(l.unscanned) > 2*maxHeader {
-		l.unscanned = nil
-		return
-	}
-	l.unscanned = append(l.unscanned[:0], rest...)
-}
-
 // breach ends the tunnel because l broke RFC 6455 or went over a limit.
 func (t *tunnel) breach(w *turn, l *leg, err error) {
 	l.err = err
@@ -542,18 +513,6 @@ func (t *tunnel) flush(w *turn) {
 	t.client.write(w.toClient.take())
 	t.upstream.write(w.toUpstream.take())
 	w.flush()
-}
-
-// write is for toClient, toUpstream and flush. An error is the socket's, and
-// known by its state.
-func (l *leg) write(b []byte) {
-	switch {
-	case len(b) == 0 || l.sock.state >= sockFailed:
-	case l.tls != nil:
-		l.tls.Write(b)
-	default:
-		l.sock.send(b)
-	}
 }
 
 // fromClient takes a piece of what the client sends.

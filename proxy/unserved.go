@@ -95,7 +95,3 @@ func isHostname(name string) bool {
 	return name != "" && len(name) <= maxNameLength && strings.Contains(name, ".") &&
 		strings.Trim(strings.ToLower(name), nameCharacters) == ""
 }
-
-// Unserved returns the server names without a certificate that clients asked for most
-// within the last hour, at most limit.
-func (s *Server) Unserved(limit int) []UnservedName { return s.stats.unserved.most(limit, time.Now()) }

@@ -1,0 +1,81 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"net"
+	"net/netip"
+
+	"wssgate/panics"
+	"wssgate/upstream"
+)
+
+// A clientConn is a client's connection until it is a tunnel. One goroutine
+// serves it.
+type clientConn struct {
+	in     *ingress
+	config *configuration // of its accept, and from its ClientHello on of then
+	early  earlyConn
+	visit  visit
+	sock   *sock // on early
+	tls    *tls.Conn
+	key    clientKey
+
+	client, local netip.AddrPort // zero for a unix socket
+	unnamed       bool           // a balancer's PROXY header does not say whose it is
+
+	upstream *upstream.Conn // dialled for it, while no tunnel has it
+
+	admitted  bool   // no drain turned it away
+	elsewhere string // the URL that one sends it to
+}
+
+func (in *ingress) newClientConn(conn net.Conn, config *configuration) *clientConn {
+	c := &clientConn{in: in, config: config, key: keyOf(conn.RemoteAddr())}
+	c.early = earlyConn{Conn: conn, client: c, raw: rawOf(conn)}
+	c.visit.conn, c.visit.timeout = conn, config.HandshakeTimeout
+	c.sock = &sock{conn: &c.early}
+	c.client, c.local = addrPortOf(conn.RemoteAddr()), addrPortOf(conn.LocalAddr())
+	return c
+}
+
+// serve takes the connection from accept to the tunnel.
+func (c *clientConn) serve() {
+	defer c.survive()
+	if kept := c.handshake() && c.request(nil); !kept {
+		c.close()
+	}
+}
+
+// survive is deferred by the goroutines of a connection. A panic ends the
+// connection, and nothing else.
+func (c *clientConn) survive() {
+	if v := recover(); v != nil {
+		where := panics.Request
+		if c.early.computing {
+			where = panics.Handshake
+		}
+		c.in.panicked(where, v, "client", c.client)
+		c.letGo()
+		c.close()
+	}
+}
+
+// close gives the connection up, and its place.
+func (c *clientConn) close() {
+	c.early.Close()
+	c.in.door.leave(&c.visit)
+	c.in.admission.leave(c.key, c.admitted)
+}
+
+// suspect is the key for failed logins. It is invalid if the client is unknown;
+// otherwise all such clients would share one count.
+func (c *clientConn) suspect() clientKey {
+	if c.unnamed {
+		return clientKey{}
+	}
+	return c.key
+}
+
+func (c *clientConn) debug(what string, err error, attrs ...any) {
+	c.in.log.Debug(what, append([]any{"client", c.client, "err", err}, attrs...)...)
+}

@@ -1,0 +1,115 @@
+package proxy
+
+import (
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"wssgate/upstream"
+	"wssgate/xmpp"
+)
+
+// tunnels are what all tunnels of a Server share: what they ask of others while they
+// are open, and who counts them and writes them down. It is safe for concurrent use.
+type tunnels struct {
+	access    *accessControl
+	guard     *guard
+	dialler   *dialler
+	loops     *loops
+	admission *admission // takes their places back
+	journal   *journal
+	ids       *tunnelIDs
+
+	vhosts byName[string, *vhostCount]
+	closed [reasonCount]atomic.Int64
+}
+
+type vhostCount struct{ open, opened atomic.Int64 }
+
+// tunnelInfo is what is known of a tunnel beside its bytes. Its loop may change it.
+type tunnelInfo struct {
+	id         tunnelID
+	client     netip.AddrPort
+	key        clientKey
+	suspect    clientKey // what its failed logins are counted by; invalid: they are not
+	serverName string
+	host, path string
+	vhost      *upstream.Vhost
+	domain     string         // `to` of its stream; "" while that has none
+	upstream   *upstream.Conn // nil while there is none
+	began      time.Time
+
+	shared    *tunnels
+	request   *upstream.Request // for another dial, while the greeting may need one
+	elsewhere string            // the URL to redirect this client to; mostly ""
+}
+
+// newTunnel makes a tunnel of a client that got its 101. info.upstream is nil if the
+// upstream is to be dialled later or never.
+func newTunnel(info *tunnelInfo, settings *tunnelSettings, client leg) *tunnel {
+	return &tunnel{settings: settings, info: info, client: client, upstream: upstreamLeg(info.upstream)}
+}
+
+// open gives t an ID and a loop, which owns it from here. After an error, the caller
+// closes both ends.
+func (s *tunnels) open(t *tunnel) error {
+	t.info.id, t.info.began, t.info.shared = s.ids.next(), time.Now(), s
+	t.onDone = s.done
+	count := s.vhost(t.info.vhost)
+	count.open.Add(1)
+	if err := s.loops.take(t); err != nil {
+		count.open.Add(-1)
+		return err
+	}
+	count.opened.Add(1)
+	return nil
+}
+
+// done is each tunnel's onDone. It runs in the loop, so it does not wait, and neither
+// does the log.
+func (s *tunnels) done(t *tunnel, _ time.Duration) {
+	// Deferred, so that a panic in one of these keeps no place from being given back.
+	defer s.admission.leave(t.info.key, t.info.elsewhere == "")
+	defer s.vhost(t.info.vhost).open.Add(-1)
+	defer t.giveUp()
+	if t.tap != nil {
+		defer t.tap.end(t.why)
+	}
+	if t.info.upstream != nil {
+		defer t.info.upstream.Release()
+	}
+	s.closed[t.why].Add(1)
+	s.journal.write(entry{
+		info: t.info, why: t.why, code: t.code, err: t.lastError(), took: time.Since(t.info.began),
+		bytesIn: t.client.bytes, bytesOut: t.upstream.bytes,
+		framesIn: t.client.scan.frames, framesOut: t.upstream.scan.frames,
+	})
+}
+
+func (s *tunnels) vhost(v *upstream.Vhost) *vhostCount {
+	return s.vhosts.get(v.Name(), func() *vhostCount { return new(vhostCount) })
+}
+
+// names notes the domain of a stream's start tag. Mostly it is another name of the
+// tunnel's, and then costs no memory of its own.
+func (i *tunnelInfo) names(tag *xmpp.Open) {
+	domain, err := tag.Domain()
+	switch {
+	case err != nil:
+		i.domain = ""
+	case domain == i.serverName:
+		i.domain = i.serverName
+	default:
+		i.domain = strings.Clone(domain)
+	}
+}
+
+// node returns the names of the stream's last node and of its upstream; both are empty
+// if there was none.
+func (i *tunnelInfo) node() (upstream, node string) {
+	if i.upstream == nil {
+		return "", ""
+	}
+	return i.upstream.Node.Upstream(), i.upstream.Node.Name()
+}
