@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"net/netip"
 	"sync/atomic"
 
@@ -128,3 +129,8 @@ func (a *admission) leave(key clientKey, admitted bool) {
 	a.clients.remove(key)
 	a.door.gone()
 }
+
+var (
+	errPerClient = errors.New("limits.per_client reached")
+	errAccess    = errors.New("denied by access.allow, access.deny or a ban")
+)

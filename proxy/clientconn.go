@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"time"
 
 	"wssgate/panics"
 	"wssgate/upstream"
@@ -28,6 +29,9 @@ type clientConn struct {
 	admitted  bool   // no drain turned it away
 	elsewhere string // the URL that one sends it to
 }
+
+// lingerTimeout is how long a refused client has to take its answer.
+const lingerTimeout = 2 * time.Second
 
 func (in *ingress) newClientConn(conn net.Conn, config *configuration) *clientConn {
 	c := &clientConn{in: in, config: config, key: keyOf(conn.RemoteAddr())}

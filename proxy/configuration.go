@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -83,3 +84,28 @@ type settings struct {
 // current is the configuration in force. Whoever needs more than one value of it loads it
 // once.
 type current = atomic.Pointer[configuration]
+
+// sendsProxyHeader reports whether a peer's connections begin with a header.
+func (set *settings) sendsProxyHeader(peer netip.Addr) bool {
+	return slices.ContainsFunc(set.ProxyProtocol, func(p netip.Prefix) bool { return p.Contains(peer) })
+}
+
+// tunnelSettings are shared by all tunnels that began under one configuration.
+type tunnelSettings struct {
+	backlog    int           // bytes that may wait for a client
+	brake      *brake        // nil: none; see shed.go
+	ping, pong time.Duration // ping 0: off
+	frames     int           // that a client may send in a second; 0: any number
+}
+
+// LoginFailures limits how many logins from one client address may fail: this many at
+// once, and no more than that in each period. The zero value is no limit.
+type LoginFailures struct {
+	Count  int
+	Period time.Duration
+}
+
+func (l LoginFailures) on() bool { return l.Count > 0 && l.Period > 0 }
+
+// each is the time until one failure is forgotten.
+func (l LoginFailures) each() time.Duration { return max(l.Period/time.Duration(max(l.Count, 1)), 1) }

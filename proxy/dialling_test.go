@@ -69,7 +69,7 @@ func TestEndBeforeTheDialBegins(t *testing.T) {
 	want := &upstream.Request{}
 	got := make(chan *upstream.Request)
 	d := newTunnelRig(t, nil)
-	d.info.shared, d.info.request, d.loop = g.tunnels, want, g.loops.all()[0]
+	d.shared, d.info.request, d.loop = g.tunnels, want, g.loops.all()[0]
 	d.greeting, d.done = &greeting{}, true
 	d.dial(func(_ context.Context, r *upstream.Request) (*upstream.Conn, error) {
 		got <- r

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -39,6 +40,10 @@ type earlyConn struct {
 }
 
 const (
+	// recordShare is how much data pays for a TLS record that it comes in. A record
+	// takes a microsecond or two here, however little is in it.
+	recordShare = 256 // bytes
+
 	recordHeader = 5 // bytes: type, version, length (RFC 8446, section 5.1)
 
 	// maxHello bounds a ClientHello including the headers of its records. Those of
@@ -264,4 +269,9 @@ func (e *earlyConn) Write(b []byte) (int, error) {
 		return len(b), nil
 	}
 	return e.Conn.Write(b)
+}
+
+// earlyOf returns the connection of a ClientHello.
+func earlyOf(hello *tls.ClientHelloInfo) *earlyConn {
+	return hello.Conn.(*sock).conn.(*earlyConn)
 }

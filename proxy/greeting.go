@@ -470,7 +470,7 @@ func (t *tunnel) endStream(why reason, messages [][]byte) {
 // forget its request.
 func (t *tunnel) dial(dial func(context.Context, *upstream.Request) (*upstream.Conn, error)) {
 	t.stage, t.greetBy = stageDialling, 0
-	t.info.shared.dialler.again(t, dial)
+	t.shared.dialler.again(t, dial)
 }
 
 // giveUp cancels the dial of a tunnel that has ended.

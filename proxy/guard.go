@@ -10,18 +10,6 @@ import (
 	"time"
 )
 
-// LoginFailures limits how many logins from one client address may fail: this many at
-// once, and no more than that in each period. The zero value is no limit.
-type LoginFailures struct {
-	Count  int
-	Period time.Duration
-}
-
-func (l LoginFailures) on() bool { return l.Count > 0 && l.Period > 0 }
-
-// each is the time until one failure is forgotten.
-func (l LoginFailures) each() time.Duration { return max(l.Period/time.Duration(max(l.Count, 1)), 1) }
-
 const (
 	// maxGuarded bounds the addresses that a guard remembers, each about 150 bytes. An
 	// attacker with more addresses cannot be stopped this way anyway.

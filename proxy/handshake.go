@@ -56,6 +56,15 @@ func (c *clientConn) handshake() bool {
 	return true
 }
 
+// Results of handshakes that have a meaning elsewhere; others are failures.
+const (
+	HandshakeFull      = "full"
+	HandshakeResumed   = "resumed"
+	HandshakeSilent    = "silent"
+	HandshakeNoPlace   = "no_place"
+	HandshakeChallenge = "challenge"
+)
+
 // The ways in which a handshake ends.
 const (
 	handshakeFull12 = iota

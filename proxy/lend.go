@@ -78,6 +78,13 @@ func unfinished(c *tls.Conn) int {
 	return hand.Len()
 }
 
+// maxUnfinished bounds a handshake message from a client after the handshake:
+// only KeyUpdate may come (RFC 8446, section 4.6), a header and one byte.
+const maxUnfinished = 4 + 1 // bytes
+
+// errHandshakeMessage is the breach of a client with a longer one.
+var errHandshakeMessage = &protocolError{codeProtocol, "a TLS handshake message other than KeyUpdate"}
+
 // giveBack ends what lend began: c keeps a copy of the part of a record that
 // it holds, mostly nothing, and no reference to the lent buffer that it would
 // read through again. It must not hold plaintext that was not read; reading

@@ -33,7 +33,7 @@ func (t *tunnel) heardLogin(p *piece) (refused bool) {
 	if failed == 0 && !r.Succeeded {
 		return false
 	}
-	guard, now := t.info.shared.guard, t.client.sock.turn.now
+	guard, now := t.shared.guard, t.client.sock.turn.now
 	slow, banned := guard.judge(t.info.suspect, failed, t.info.client, t.info.serverName)
 	switch {
 	case banned > 0:
@@ -69,7 +69,7 @@ func (t *tunnel) slowLogin(w *turn) {
 	if t.info == nil || !t.info.suspect.IsValid() || t.info.elsewhere != "" {
 		return
 	}
-	if _, slow := t.info.shared.guard.state(t.info.suspect, time.Now()); slow > 0 {
+	if _, slow := t.shared.guard.state(t.info.suspect, time.Now()); slow > 0 {
 		t.rest(w.now + slow)
 		if t.greetBy != 0 {
 			t.greetBy += slow

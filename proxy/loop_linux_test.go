@@ -135,7 +135,8 @@ func TestEventOfFormerDescriptor(t *testing.T) {
 	conn, _ := net.Pipe() // what Go's poller had
 	comes := &tunnel{
 		settings: &tunnelSettings{backlog: 1 << 20},
-		info:     &tunnelInfo{shared: g.tunnels, vhost: vhost, request: &upstream.Request{ServerName: testName, Host: testName, Subprotocol: "xmpp"}},
+		shared:   g.tunnels,
+		info:     &tunnelInfo{vhost: vhost, request: &upstream.Request{ServerName: testName, Host: testName, Subprotocol: "xmpp"}},
 		client: leg{sock: &sock{conn: conn}, unscanned: masked(ws.NewTextFrame([]byte(openTag(testName, false)))),
 			scan: scanner{fromClient: true, keep: 1}},
 		upstream: upstreamLeg(nil),

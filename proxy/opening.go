@@ -304,9 +304,6 @@ func (c *clientConn) refused(req *request, err error) {
 	io.Copy(io.Discard, io.LimitReader(c.tls, maxRequestHeader))
 }
 
-// lingerTimeout is how long a refused client has to take its answer.
-const lingerTimeout = 2 * time.Second
-
 // toLoop makes the two connections a tunnel, which a loop owns from here. Rest is the
 // bytes behind the client's request.
 func (c *clientConn) toLoop(req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) bool {

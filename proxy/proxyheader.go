@@ -3,11 +3,9 @@ package proxy
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -133,14 +131,4 @@ func (c *clientConn) proxied() error {
 	}
 	c.early.heard = false // that was the balancer
 	return nil
-}
-
-var (
-	errPerClient = errors.New("limits.per_client reached")
-	errAccess    = errors.New("denied by access.allow, access.deny or a ban")
-)
-
-// sendsProxyHeader reports whether a peer's connections begin with a header.
-func (set *settings) sendsProxyHeader(peer netip.Addr) bool {
-	return slices.ContainsFunc(set.ProxyProtocol, func(p netip.Prefix) bool { return p.Contains(peer) })
 }

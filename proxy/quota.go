@@ -15,10 +15,6 @@ const (
 	// takes two derivations of keys here, and next to nothing there.
 	idleRecordCost = 16
 
-	// recordShare is how much data pays for a TLS record that it comes in. A record
-	// takes a microsecond or two here, however little is in it.
-	recordShare = 256 // bytes
-
 	// smallRecords is from how many records with little in them on, in one turn, a
 	// client is read in smaller pieces.
 	smallRecords = 16

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"slices"
-	"sync/atomic"
 	"time"
 )
 
@@ -22,18 +21,6 @@ const (
 
 // errShort is why a tunnel was shed.
 var errShort = errors.New("memory is short (limits.memory)")
-
-// A shortage is what the Server knows of one. Both may be read at any time.
-type shortage struct {
-	on    atomic.Bool // nobody new is let in
-	brake brake
-}
-
-// A brake keeps backlogs from growing while it is on.
-type brake struct {
-	on    atomic.Bool
-	ended atomic.Int64 // tunnels
-}
 
 // shed is Server.Shed.
 func shed(loops *loops, pages *pages, bytes int64, sockets bool, patience time.Duration) (tunnels, requests int, freed int64) {

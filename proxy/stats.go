@@ -2,11 +2,9 @@ package proxy
 
 import (
 	"cmp"
-	"maps"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"wssgate/panics"
@@ -64,15 +62,6 @@ type HandshakeCount struct {
 	N       int64  `json:"n"`
 }
 
-// Results of handshakes that have a meaning elsewhere; others are failures.
-const (
-	HandshakeFull      = "full"
-	HandshakeResumed   = "resumed"
-	HandshakeSilent    = "silent"
-	HandshakeNoPlace   = "no_place"
-	HandshakeChallenge = "challenge"
-)
-
 // A VhostCount is the tunnels of one vhost, by its configured name.
 type VhostCount struct {
 	Name   string `json:"name"`
@@ -86,14 +75,6 @@ type DialCount struct {
 	Upstream string    `json:"upstream"`
 	Node     string    `json:"node"`
 	Took     Durations `json:"took"`
-}
-
-// Durations is a histogram. Counts[i] are those of at most Bounds[i]; the
-// last, which has no bound, are all others.
-type Durations struct {
-	Bounds []time.Duration `json:"bounds_ns"`
-	Counts []uint64        `json:"counts"`
-	Sum    time.Duration   `json:"sum_ns"`
 }
 
 // Counts returns the Server's counts as they are now.
@@ -132,39 +113,6 @@ func (s *Server) Counts() Counts {
 	c.FramesIn, c.FramesOut = l.framesIn.Load(), l.framesOut.Load()
 	c.Lag = l.lag.durations()
 	return c
-}
-
-// byName holds what is counted apart for each configured name. It only grows,
-// by a reload's new names. The zero value is empty.
-type byName[K comparable, V any] struct {
-	mu sync.RWMutex
-	m  map[K]V
-}
-
-func (b *byName[K, V]) get(name K, made func() V) V {
-	b.mu.RLock()
-	v, ok := b.m[name]
-	b.mu.RUnlock()
-	if ok {
-		return v
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if v, ok := b.m[name]; ok {
-		return v
-	}
-	if b.m == nil {
-		b.m = map[K]V{}
-	}
-	v = made()
-	b.m[name] = v
-	return v
-}
-
-func (b *byName[K, V]) all() map[K]V {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	return maps.Clone(b.m)
 }
 
 // vhostCounts lists the vhosts by name.

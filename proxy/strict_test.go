@@ -83,7 +83,8 @@ func (g *front) tunnel() *bench {
 	b := &bench{t: g.t, loops: g.server.loops, client: client, done: make(chan struct{})}
 	b.tunnel = &tunnel{
 		settings: &tunnelSettings{backlog: 1 << 20},
-		info:     &tunnelInfo{shared: g.server.tunnels, suspect: keyFor("192.0.2.7"), vhost: g.vhost, upstream: up, request: request, serverName: testName, host: testName, path: "/"},
+		shared:   g.server.tunnels,
+		info:     &tunnelInfo{suspect: keyFor("192.0.2.7"), vhost: g.vhost, upstream: up, request: request, serverName: testName, host: testName, path: "/"},
 		client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20, keep: 1}},
 		upstream: upstreamLeg(up),
 		onDone:   func(t *tunnel, _ time.Duration) { t.giveUp(); close(b.done) },

@@ -108,10 +108,5 @@ func getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return cert, err
 }
 
-// earlyOf returns the connection of a ClientHello.
-func earlyOf(hello *tls.ClientHelloInfo) *earlyConn {
-	return hello.Conn.(*sock).conn.(*earlyConn)
-}
-
 // ticketName is what a session ticket says of the server name it is for.
 func ticketName(serverName string) []byte { return []byte("wssgate name " + serverName) }

@@ -23,10 +23,6 @@ const (
 	// stallTimeout is how long an upstream may take nothing of what it is sent.
 	stallTimeout = 60 * time.Second
 
-	// maxUnfinished bounds a handshake message from a client after the handshake:
-	// only KeyUpdate may come (RFC 8446, section 4.6), a header and one byte.
-	maxUnfinished = 4 + 1 // bytes
-
 	// clientExtra is what may wait for a client beyond its backlog: one turn's worth,
 	// so that the frame under way ends, and the last words.
 	clientExtra = turnBudget + recordMax + joinSize // bytes
@@ -66,6 +62,7 @@ type tunnel struct {
 
 	settings *tunnelSettings
 	info     *tunnelInfo
+	shared   *tunnels                           // nil in tests that need none
 	onDone   func(t *tunnel, now time.Duration) // called once by the loop, which then forgets t
 
 	why         reason
@@ -103,14 +100,6 @@ type tunnel struct {
 	place timerPlace    // the loop's
 }
 
-// tunnelSettings are shared by all tunnels that began under one configuration.
-type tunnelSettings struct {
-	backlog    int           // bytes that may wait for a client
-	brake      *brake        // nil: none; see shed.go
-	ping, pong time.Duration // ping 0: off
-	frames     int           // that a client may send in a second; 0: any number
-}
-
 // start is the first turn.
 func (t *tunnel) start(w *turn) {
 	t.heard = w.now
@@ -122,7 +111,7 @@ func (t *tunnel) start(w *turn) {
 		t.greetBy = w.now + greetingTimeout
 	}
 	t.slowLogin(w)
-	if t.info != nil && t.info.shared != nil && t.info.shared.access.denied(t.info.client.Addr()) {
+	if t.info != nil && t.shared != nil && t.shared.access.denied(t.info.client.Addr()) {
 		// Since the dial began. Who closes a client's tunnels sees this one from now on.
 		t.endFor(reasonOperator, w.now+closeTimeout)
 	}
@@ -320,8 +309,6 @@ func (t *tunnel) afterTLS(w *turn, l *leg) {
 		t.breach(w, l, errHandshakeMessage)
 	}
 }
-
-var errHandshakeMessage = &protocolError{codeProtocol, "a TLS handshake message other than KeyUpdate"}
 
 // take moves bytes of one leg to the other, the held ones in front, piece by
 // piece.

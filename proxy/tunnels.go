@@ -1,13 +1,10 @@
 package proxy
 
 import (
-	"net/netip"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"wssgate/upstream"
-	"wssgate/xmpp"
 )
 
 // tunnels are what all tunnels of a Server share: what they ask of others while they
@@ -27,24 +24,6 @@ type tunnels struct {
 
 type vhostCount struct{ open, opened atomic.Int64 }
 
-// tunnelInfo is what is known of a tunnel beside its bytes. Its loop may change it.
-type tunnelInfo struct {
-	id         tunnelID
-	client     netip.AddrPort
-	key        clientKey
-	suspect    clientKey // what its failed logins are counted by; invalid: they are not
-	serverName string
-	host, path string
-	vhost      *upstream.Vhost
-	domain     string         // `to` of its stream; "" while that has none
-	upstream   *upstream.Conn // nil while there is none
-	began      time.Time
-
-	shared    *tunnels
-	request   *upstream.Request // for another dial, while the greeting may need one
-	elsewhere string            // the URL to redirect this client to; mostly ""
-}
-
 // newTunnel makes a tunnel of a client that got its 101. info.upstream is nil if the
 // upstream is to be dialled later or never.
 func newTunnel(info *tunnelInfo, settings *tunnelSettings, client leg) *tunnel {
@@ -54,8 +33,8 @@ func newTunnel(info *tunnelInfo, settings *tunnelSettings, client leg) *tunnel {
 // open gives t an ID and a loop, which owns it from here. After an error, the caller
 // closes both ends.
 func (s *tunnels) open(t *tunnel) error {
-	t.info.id, t.info.began, t.info.shared = s.ids.next(), time.Now(), s
-	t.onDone = s.done
+	t.info.id, t.info.began = s.ids.next(), time.Now()
+	t.shared, t.onDone = s, s.done
 	count := s.vhost(t.info.vhost)
 	count.open.Add(1)
 	if err := s.loops.take(t); err != nil {
@@ -89,27 +68,4 @@ func (s *tunnels) done(t *tunnel, _ time.Duration) {
 
 func (s *tunnels) vhost(v *upstream.Vhost) *vhostCount {
 	return s.vhosts.get(v.Name(), func() *vhostCount { return new(vhostCount) })
-}
-
-// names notes the domain of a stream's start tag. Mostly it is another name of the
-// tunnel's, and then costs no memory of its own.
-func (i *tunnelInfo) names(tag *xmpp.Open) {
-	domain, err := tag.Domain()
-	switch {
-	case err != nil:
-		i.domain = ""
-	case domain == i.serverName:
-		i.domain = i.serverName
-	default:
-		i.domain = strings.Clone(domain)
-	}
-}
-
-// node returns the names of the stream's last node and of its upstream; both are empty
-// if there was none.
-func (i *tunnelInfo) node() (upstream, node string) {
-	if i.upstream == nil {
-		return "", ""
-	}
-	return i.upstream.Node.Upstream(), i.upstream.Node.Name()
 }
