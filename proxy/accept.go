@@ -4,7 +4,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -106,15 +105,4 @@ func passes(err error) bool {
 		}
 	}
 	return false
-}
-
-// addrPortOf returns the address and port of a TCP address, unmapping IPv4, or the zero
-// value for other kinds.
-func addrPortOf(addr net.Addr) netip.AddrPort {
-	tcp, ok := addr.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	ap := tcp.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }

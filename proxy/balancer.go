@@ -1,9 +1,6 @@
 package proxy
 
 import (
-	"bytes"
-	"crypto/tls"
-	"errors"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -59,11 +56,3 @@ const (
 	ProxyHeaderHint     = "have the balancer send a PROXY header (in HAProxy: send-proxy-v2), or remove its network from listen.proxy_protocol"
 	ProxyUnexpectedHint = "if this is your load balancer, add its network to listen.proxy_protocol, or turn the PROXY protocol off there"
 )
-
-var errProxyUnexpected = errors.New("PROXY header from a network that listen.proxy_protocol does not contain")
-
-// beginsProxyHeader reports whether a failed handshake began with a PROXY header.
-func beginsProxyHeader(handshake error) bool {
-	record, ok := errors.AsType[tls.RecordHeaderError](handshake)
-	return ok && (string(record.RecordHeader[:]) == "PROXY" || bytes.HasPrefix(proxyV2Signature, record.RecordHeader[:]))
-}

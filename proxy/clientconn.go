@@ -35,7 +35,7 @@ const lingerTimeout = 2 * time.Second
 
 func (in *ingress) newClientConn(conn net.Conn, config *configuration) *clientConn {
 	c := &clientConn{in: in, config: config, key: keyOf(conn.RemoteAddr())}
-	c.early = earlyConn{Conn: conn, client: c, raw: rawOf(conn)}
+	c.early = earlyConn{Conn: conn, client: c, door: in.door, raw: rawOf(conn)}
 	c.visit.conn, c.visit.timeout = conn, config.HandshakeTimeout
 	c.sock = &sock{conn: &c.early}
 	c.client, c.local = addrPortOf(conn.RemoteAddr()), addrPortOf(conn.LocalAddr())

@@ -53,3 +53,14 @@ func (c *clientCounts) remove(key clientKey) {
 		delete(c.open, key)
 	}
 }
+
+// addrPortOf returns the address and port of a TCP address, unmapping IPv4, or the zero
+// value for other kinds.
+func addrPortOf(addr net.Addr) netip.AddrPort {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}

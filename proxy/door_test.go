@@ -838,7 +838,7 @@ func TestDoorGrowsInVain(t *testing.T) {
 func TestDoorRecordsOfBody(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		client, server := net.Pipe()
-		e := &earlyConn{Conn: server, client: &clientConn{in: &ingress{door: d.door}}}
+		e := &earlyConn{Conn: server, client: &clientConn{}, door: d.door}
 		v := &e.client.visit
 		*v = visit{conn: server, begin: func() {}, timeout: time.Hour}
 		d.enter(v, addressOf(honest))

@@ -8,15 +8,8 @@ import (
 	"wssgate/upstream"
 )
 
-// A Target selects the tunnels to drain: those of a vhost, by its configured name,
-// those on one node, or, with the zero value, all.
-type Target struct {
-	Vhost          string
-	Upstream, Node string
-}
-
 // A drainOrder closes the tunnels of a target, spread evenly, and later ones at once.
-// Loops keep it until it is revoked.
+// Loops keep it until undrain.
 type drainOrder struct {
 	target  Target
 	within  time.Duration // from the first close to the last; 0: all at once

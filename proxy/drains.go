@@ -15,28 +15,36 @@ type drains struct {
 	emptied chan struct{} // closed once end was called and no admitted client is left
 
 	mu       sync.Mutex
-	active   []activeDrain // the newest first; never changed in place
-	admitted int           // open connections of admitted clients
-	ending   bool          // end was called
-	empty    bool          // emptied is closed
+	active   []*activeDrain // the newest first
+	admitted int            // open connections of admitted clients
+	ending   bool           // end was called
+	empty    bool           // emptied is closed
 }
 
+// A Target selects the tunnels to drain: those of a vhost, by its configured name,
+// those on one node, or, with the zero value, all.
+type Target struct {
+	Vhost          string
+	Upstream, Node string
+}
+
+// An activeDrain turns new clients of a target away. redirect may be nil; see Pacing.
 type activeDrain struct {
-	*drainOrder
+	target   Target
 	redirect func(v *upstream.Vhost, host string) string
 }
 
-// start makes a drain turn new clients away until stop.
-func (d *drains) start(o *drainOrder, redirect func(v *upstream.Vhost, host string) string) {
+// start makes a drain turn new clients away until stop is called.
+func (d *drains) start(target Target, redirect func(v *upstream.Vhost, host string) string) (stop func()) {
+	a := &activeDrain{target, redirect}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.active = append([]activeDrain{{o, redirect}}, d.active...)
-}
-
-func (d *drains) stop(o *drainOrder) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.active = slices.DeleteFunc(slices.Clone(d.active), func(a activeDrain) bool { return a.drainOrder == o })
+	d.active = slices.Insert(d.active, 0, a)
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.active = slices.DeleteFunc(d.active, func(other *activeDrain) bool { return other == a })
+	}
 }
 
 // admit counts a new client of a vhost as admitted, until left. If a drain turns it
@@ -90,9 +98,9 @@ func (d *drains) turnsAway(vhost *upstream.Vhost) bool {
 // turningAway returns the newest drain that turns away new clients of a vhost, or nil.
 // The caller holds mu.
 func (d *drains) turningAway(vhost *upstream.Vhost) *activeDrain {
-	for i, a := range d.active {
+	for _, a := range d.active {
 		if a.target == (Target{}) || a.target.Vhost == vhost.Name() {
-			return &d.active[i]
+			return a
 		}
 	}
 	return nil

@@ -25,6 +25,7 @@ import (
 type earlyConn struct {
 	net.Conn
 	client    *clientConn
+	door      *door
 	raw       syscall.RawConn // nil if the connection has no descriptor
 	got       []byte          // of the records being collected
 	charged   int             // bytes of got that the price includes
@@ -123,7 +124,7 @@ func (e *earlyConn) Read(b []byte) (int, error) {
 	n := copy(b, e.whole)
 	if e.whole = e.whole[n:]; len(e.whole) == 0 {
 		if e.charged > freeBytes {
-			e.client.in.door.shrinks(&e.client.visit, int64(e.charged-freeBytes))
+			e.door.shrinks(&e.client.visit, int64(e.charged-freeBytes))
 		}
 		e.got, e.whole, e.charged = nil, nil, 0
 	}
@@ -145,7 +146,7 @@ func (e *earlyConn) collectRecord() error {
 		}
 	}
 	if e.paused {
-		if err := e.client.in.door.resume(&e.client.visit); err != nil {
+		if err := e.door.resume(&e.client.visit); err != nil {
 			return err
 		}
 		e.paused = false
@@ -181,7 +182,7 @@ func (e *earlyConn) collect(size int) (err error) {
 			e.charged = freeBytes
 			continue
 		}
-		if err := e.client.in.door.grows(&e.client.visit, int64(len(e.got)-e.charged)); err != nil {
+		if err := e.door.grows(&e.client.visit, int64(len(e.got)-e.charged)); err != nil {
 			return err
 		}
 		e.charged = len(e.got)
@@ -230,13 +231,13 @@ func (e *earlyConn) readSome(b []byte, most int, idle func()) ([]byte, error) {
 func (e *earlyConn) hear() {
 	if !e.heard {
 		e.heard = true
-		e.client.in.door.speaks(&e.client.visit)
+		e.door.speaks(&e.client.visit)
 	}
 }
 
 // wait is called before waiting for the client.
 func (e *earlyConn) wait() {
-	switch d := e.client.in.door; {
+	switch d := e.door; {
 	case e.client.visit.coming:
 		d.waits(&e.client.visit)
 	case e.computing && !e.paused:

@@ -128,6 +128,9 @@ func bodyLength(head []byte) (n int64, ok bool) {
 	return n, true
 }
 
+// whole notes that the pages have all of a request.
+func (c *clientConn) whole() { c.in.door.move(&c.visit, phasePages) }
+
 // toPages hands a request that is no upgrade, with the bytes read, to the
 // http.Server, which owns the connection until it has answered. The request's
 // head are the first bytes.

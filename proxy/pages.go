@@ -174,9 +174,6 @@ func (b *awaitedBody) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// whole notes that the pages have all of a request.
-func (c *clientConn) whole() { c.in.door.move(&c.visit, phasePages) }
-
 // weights returns what each request under way takes.
 func (p *pages) weights() (out []int64) {
 	p.mu.Lock()

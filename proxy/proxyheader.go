@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -131,4 +133,12 @@ func (c *clientConn) proxied() error {
 	}
 	c.early.heard = false // that was the balancer
 	return nil
+}
+
+var errProxyUnexpected = errors.New("PROXY header from a network that listen.proxy_protocol does not contain")
+
+// beginsProxyHeader reports whether a failed handshake began with a PROXY header.
+func beginsProxyHeader(handshake error) bool {
+	record, ok := errors.AsType[tls.RecordHeaderError](handshake)
+	return ok && (string(record.RecordHeader[:]) == "PROXY" || bytes.HasPrefix(proxyV2Signature, record.RecordHeader[:]))
 }

@@ -178,10 +178,10 @@ func (s *Server) StartDrain(target Target, p Pacing) (tunnels int, stop func()) 
 		}
 	})
 	o.within = p.within(tunnels)
-	s.admission.drains.start(o, p.Redirect)
+	admitAgain := s.admission.drains.start(target, p.Redirect)
 	s.loops.drain(o)
 	return tunnels, func() {
-		s.admission.drains.stop(o)
+		admitAgain()
 		s.loops.undrain(o)
 	}
 }
