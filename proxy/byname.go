@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// byName holds what is counted apart for each configured name. It only grows,
-// by a reload's new names. The zero value is empty.
+// byName has a counter for each configured name. It only grows, with the new names of
+// reloads. The zero value is empty. Its methods are safe for concurrent use.
 type byName[K comparable, V any] struct {
 	mu sync.RWMutex
 	m  map[K]V

@@ -30,7 +30,7 @@ type clientConn struct {
 	elsewhere string // the URL that one sends it to
 }
 
-// lingerTimeout is how long a refused client has to take its answer.
+// lingerTimeout bounds the time in which a refused client takes its answer.
 const lingerTimeout = 2 * time.Second
 
 func (in *ingress) newClientConn(conn net.Conn, config *configuration) *clientConn {

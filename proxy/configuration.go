@@ -12,67 +12,66 @@ import (
 	"wssgate/upstream"
 )
 
-// A Configuration is what the Server uses for a connection. All fields but Pages are
-// required. The values that they refer to must not change when the Server gets another
-// Configuration.
+// A Configuration has everything that the Server needs for a connection. All fields but
+// Pages and Access are required. The values behind them must not change, even after the
+// Server gets another Configuration.
 type Configuration struct {
 	// GetCertificate answers a ClientHello; nil, nil means that the name is
 	// refused with the alert unrecognized_name. It must not block.
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-	// HasCertificate reports whether GetCertificate has one for a server name.
-	// A ticket of an earlier connection is worth nothing without it.
+	// HasCertificate reports whether GetCertificate has a certificate for a server
+	// name. Without one, session tickets for the name are not valid. It must not block.
 	HasCertificate func(serverName string) bool
 
-	// Routes say which upstream takes a stream. Their Options.Wrap must be
-	// WrapUpstream.
+	// Routes choose the upstream of a stream. Their Options.Wrap must be WrapUpstream.
 	Routes *upstream.Routes
 
-	// Pages answers what is no WebSocket upgrade: HTTP/1.1 under the TLS server
-	// name, which Host agrees with. A handler may keep its client waiting: it
-	// then sets the deadline for writing itself (http.ResponseController), and that
-	// for reading where it wants a body: else a client has 2 s for one. Each
-	// request's context ends when Shutdown begins. Nil: 404 for everything.
+	// Pages answers requests that are not WebSocket upgrades: HTTP/1.x whose Host agrees
+	// with the TLS server name. A client has 2 s to send a body. A handler that keeps
+	// its client waiting sets the write deadline, and one that wants more of a body the
+	// read deadline (http.ResponseController). Each request's context ends when
+	// Shutdown begins. Nil: 404 for everything.
 	Pages http.Handler
 
-	// Access says which client addresses may come; nil: all.
+	// Access lists the client addresses that may connect; nil: all.
 	Access *access.Rules
 
 	Settings Settings
 }
 
-// Settings are numbers. Tunnels go on under those that they began with.
+// Settings are the numbers of a Configuration. A tunnel keeps those that it began with.
 type Settings struct {
-	Connections   int   // connections at once; never more than file descriptors allow, and 0: as many
+	Connections   int   // connections at once, within what the file descriptors allow; 0: as many as they allow
 	PerClient     int   // connections from one client address; 0: no limit
 	Handshakes    int   // TLS handshakes at once; at least 1
 	Message       int64 // bytes of one message from a client; 0: no limit
-	ClientBacklog int   // bytes that may wait for a client that is slow to read
+	ClientBacklog int   // bytes that may wait for a slow client
 
-	// FramesPerSecond is how many frames of a client's are read in a second, twice as
-	// many at once; a client that goes on with more is closed. 0: any number.
+	// FramesPerSecond is how many frames are read from a client per second, with a burst
+	// of twice as many. A client that keeps exceeding it is closed. 0: no limit.
 	FramesPerSecond int
 
-	// LogSample writes one of so many lines about finished tunnels, that of the
-	// first one included, and each that is a warning. 0 and 1: every line.
+	// LogSample makes the log have one line for this many finished tunnels, beginning
+	// with the first, and every line that is a warning. 0 and 1: every line.
 	LogSample int
 
-	LoginFailures LoginFailures // from one client address; zero: they are not counted
+	LoginFailures LoginFailures // from one client address; zero: not counted
 
-	// ProxyProtocol are the networks whose connections must begin with a PROXY
-	// header, version 1 or 2, which is believed.
+	// ProxyProtocol lists the networks whose connections must begin with a PROXY header,
+	// version 1 or 2. The Server trusts the addresses in it.
 	ProxyProtocol []netip.Prefix
 
 	HandshakeTimeout time.Duration // for TLS
 	RequestTimeout   time.Duration // for the opening handshake's request
-	Ping             time.Duration // silence of a client before it is asked; 0: never
-	Pong             time.Duration // what it then has to answer
+	Ping             time.Duration // silence of a client before it gets a Ping; 0: no Pings
+	Pong             time.Duration // time for the answer
 }
 
-// A configuration is a Configuration with what is derived from it.
+// A configuration is a Configuration with derived values.
 type configuration struct {
 	Configuration
-	*settings // for themselves: a tunnel keeps these, and must not keep the rest
+	*settings // allocated separately: a tunnel keeps them, and must not keep the rest
 }
 
 type settings struct {
@@ -81,11 +80,10 @@ type settings struct {
 	tunnel      tunnelSettings
 }
 
-// current is the configuration in force. Whoever needs more than one value of it loads it
-// once.
+// current is the current configuration. Load it once for all values that must agree.
 type current = atomic.Pointer[configuration]
 
-// sendsProxyHeader reports whether a peer's connections begin with a header.
+// sendsProxyHeader reports whether a peer's connections begin with a PROXY header.
 func (set *settings) sendsProxyHeader(peer netip.Addr) bool {
 	return slices.ContainsFunc(set.ProxyProtocol, func(p netip.Prefix) bool { return p.Contains(peer) })
 }
@@ -94,12 +92,12 @@ func (set *settings) sendsProxyHeader(peer netip.Addr) bool {
 type tunnelSettings struct {
 	backlog    int           // bytes that may wait for a client
 	brake      *brake        // nil: none; see shed.go
-	ping, pong time.Duration // ping 0: off
-	frames     int           // that a client may send in a second; 0: any number
+	ping, pong time.Duration // ping 0: no Pings
+	frames     int           // that a client may send per second; 0: no limit
 }
 
-// LoginFailures limits how many logins from one client address may fail: this many at
-// once, and no more than that in each period. The zero value is no limit.
+// LoginFailures limits the failed logins from one client address to Count in each Period.
+// The zero value is no limit.
 type LoginFailures struct {
 	Count  int
 	Period time.Duration

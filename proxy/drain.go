@@ -76,13 +76,13 @@ func (p Pacing) within(n int) time.Duration {
 	return min(p.Timeout/2, time.Duration(n)*time.Second/gentlePace)
 }
 
-// drainOrders are the drain orders that a loop has to carry out.
+// drainOrders are the orders that a loop carries out, the newest last.
 type drainOrders []*drainOrder
 
-// has reports whether one of them is for t.
+// has reports whether an order matches t.
 func (s drainOrders) has(t *tunnel) bool { return s.find(t) != nil }
 
-// find returns the newest that is for t, or nil.
+// find returns the newest order that matches t, or nil.
 func (s drainOrders) find(t *tunnel) *drainOrder {
 	for _, o := range slices.Backward(s) {
 		if o.matches(t) {
@@ -92,9 +92,9 @@ func (s drainOrders) find(t *tunnel) *drainOrder {
 	return nil
 }
 
-// catch is for a tunnel that has just come to a loop or to another node. An order
-// that is for it there ends it at once, unless it has its time; a time that it got
-// from an order for where it was is void.
+// catch applies the orders to a tunnel that is new to a loop or to a node. A matching
+// order ends it at once, unless the tunnel has a time already. Without a matching order,
+// its time is void, because it is that of an order for its old node.
 func (s drainOrders) catch(t *tunnel, w *turn) {
 	switch o := s.find(t); {
 	case t.done:
@@ -105,12 +105,12 @@ func (s drainOrders) catch(t *tunnel, w *turn) {
 	}
 }
 
-// without returns the orders but for o.
+// without returns the orders except o.
 func (s drainOrders) without(o *drainOrder) drainOrders {
 	return slices.DeleteFunc(slices.Clone(s), func(x *drainOrder) bool { return x == o })
 }
 
-// chosen returns those of the tunnels that o is for.
+// chosen returns the tunnels that o matches.
 func (o *drainOrder) chosen(all []*tunnel) []*tunnel {
 	var out []*tunnel
 	for _, t := range all {

@@ -56,7 +56,7 @@ func (c *clientConn) handshake() bool {
 	return true
 }
 
-// Results of handshakes that have a meaning elsewhere; others are failures.
+// Results of handshakes that other packages use. All other results are failures.
 const (
 	HandshakeFull      = "full"
 	HandshakeResumed   = "resumed"
@@ -65,7 +65,7 @@ const (
 	HandshakeChallenge = "challenge"
 )
 
-// The ways in which a handshake ends.
+// The results of a handshake.
 const (
 	handshakeFull12 = iota
 	handshakeFull13
@@ -87,8 +87,8 @@ var handshakeKinds = [...]struct{ result, version string }{
 	handshakeFull13:          {HandshakeFull, "1.3"},
 	handshakeResumed12:       {HandshakeResumed, "1.2"},
 	handshakeResumed13:       {HandshakeResumed, "1.3"},
-	handshakeSilent:          {HandshakeSilent, ""},  // not a byte came; an end is none
-	handshakeNoPlace:         {HandshakeNoPlace, ""}, // too many at once, for too long
+	handshakeSilent:          {HandshakeSilent, ""},  // no byte arrived
+	handshakeNoPlace:         {HandshakeNoPlace, ""}, // no slot or room in time
 	handshakeNameless:        {"unknown_name", ""},   // no certificate for the server name
 	handshakeTimeout:         {"timeout", ""},
 	handshakeDrain:           {"drain", ""},
@@ -98,7 +98,7 @@ var handshakeKinds = [...]struct{ result, version string }{
 	handshakeChallenge:       {HandshakeChallenge, ""}, // a CA's, for tls-alpn-01
 }
 
-// handshakeDone tells which kind of success a connection's is.
+// handshakeDone returns the result of a successful handshake.
 func handshakeDone(cs tls.ConnectionState) int {
 	if cs.NegotiatedProtocol == alpnACME {
 		return handshakeChallenge
@@ -113,7 +113,7 @@ func handshakeDone(cs tls.ConnectionState) int {
 	return kind
 }
 
-// failure tells which kind of failure an error of a handshake is.
+// failure returns the result of a handshake that ended with err.
 func (e *earlyConn) failure(err error) int {
 	switch {
 	case e.nameless:

@@ -5,16 +5,16 @@ import (
 	"time"
 )
 
-// Durations is a histogram. Counts[i] are those of at most Bounds[i]; the
-// last, which has no bound, are all others.
+// Durations is a histogram. Counts[i] is the number of durations above Bounds[i-1] and up
+// to Bounds[i]; the last one, which has no bound, counts all others.
 type Durations struct {
 	Bounds []time.Duration `json:"bounds_ns"`
 	Counts []uint64        `json:"counts"`
 	Sum    time.Duration   `json:"sum_ns"`
 }
 
-// histogramBounds suit both a batch of the event loop and a dial: what is
-// normal there lies in the first half, what hurts in the second.
+// histogramBounds suit both a batch of an event loop and a dial: normal values are in the
+// first half, harmful ones in the second.
 var histogramBounds = [...]time.Duration{
 	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
 	1 * time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
@@ -23,8 +23,8 @@ var histogramBounds = [...]time.Duration{
 	1 * time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
 }
 
-// A histogram counts durations. Its methods may be called at the same time;
-// the zero value is empty.
+// A histogram counts durations. The zero value is empty. Its methods are safe for
+// concurrent use.
 type histogram struct {
 	counts [len(histogramBounds) + 1]atomic.Uint64
 	sum    atomic.Int64 // nanoseconds

@@ -19,11 +19,11 @@ type entry struct {
 	framesIn, framesOut int64
 }
 
-// A journal writes one line for each finished tunnel, or for one of so many. It may
-// be used by several goroutines.
+// A journal writes one line to the log for each finished tunnel, or for one in sample.
+// It is safe for concurrent use.
 type journal struct {
 	log    *slog.Logger
-	sample atomic.Int64 // one of so many lines is written
+	sample atomic.Int64 // one line in this many is written; 0 and 1: every line
 
 	mu   sync.Mutex
 	skip int64 // lines to leave out before the next one
@@ -50,7 +50,7 @@ func (j *journal) write(e entry) {
 	j.log.LogAttrs(context.Background(), level, "tunnel", attrs...)
 }
 
-// level is how loud a tunnel's end is told.
+// level is the log level of a finished tunnel.
 func (e *entry) level() slog.Level {
 	switch e.why {
 	case reasonSlowClient, reasonFlood, reasonBadGateway, reasonUpstreamGone, reasonUpstreamStuck, reasonDialFailed:
@@ -59,12 +59,12 @@ func (e *entry) level() slog.Level {
 	return slog.LevelInfo
 }
 
-// sampled reports whether the next line is one that is written.
+// sampled reports whether the next line is written.
 func (j *journal) sampled() bool {
 	n := j.sample.Load()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.skip = min(j.skip, n-1); j.skip > 0 { // n may be less than it was
+	if j.skip = min(j.skip, n-1); j.skip > 0 { // a reload may have made n smaller
 		j.skip--
 		return false
 	}

@@ -7,26 +7,25 @@ import (
 	"wssgate/upstream"
 )
 
-// A leg is one end of a tunnel: a socket, TLS on it or not, and the frames
-// that come from there.
+// A leg is one end of a tunnel: a socket, perhaps with TLS, and the frames that arrive on
+// it.
 type leg struct {
 	sock      *sock
 	tls       *tls.Conn // nil: plain
 	scan      scanner   // follows the frames that this leg sends
-	unscanned []byte    // of those, what the scanner could not use yet
-	bytes     int64     // received, TLS taken off
+	unscanned []byte    // bytes of those that the scanner could not use yet
+	bytes     int64     // received, without TLS
 	closeSent bool      // a Close frame went to this leg; nothing follows it
 	closeSeen bool      // a Close frame came from it
-	unread    bool      // it was not read for a while: tls may hold bytes that no event tells of
-	known     sockState // the state of sock that the tunnel has drawn its conclusions from
-	err       error     // why it ended, or is to, for the log
+	unread    bool      // it was not read for a while: tls may hold bytes without an event
+	known     sockState // the state of sock that the tunnel has handled
+	err       error     // why it ended or will end, for the log
 }
 
-// open reports whether bytes of this leg may still come.
+// open reports whether more bytes may arrive.
 func (l *leg) open() bool { return l.sock.state == sockOpen }
 
-// upstreamLeg is the upstream's end of a tunnel; one that has ended where there
-// is no upstream.
+// upstreamLeg returns the upstream's end of a tunnel. Without an upstream it has ended.
 func upstreamLeg(up *upstream.Conn) leg {
 	if up == nil {
 		return leg{sock: &sock{state: sockClosed, err: net.ErrClosed}}
@@ -44,8 +43,8 @@ func upstreamLeg(up *upstream.Conn) leg {
 	return l
 }
 
-// hold keeps the rest that a scanner left. A few bytes keep their memory, for
-// some upstreams write every header apart.
+// hold keeps the bytes that the scanner left. The memory of a few bytes is reused, because
+// some upstreams write each header separately.
 func (l *leg) hold(rest []byte) {
 	if len(rest) == 0 && cap(l.unscanned) > 2*maxHeader {
 		l.unscanned = nil
@@ -54,8 +53,7 @@ func (l *leg) hold(rest []byte) {
 	l.unscanned = append(l.unscanned[:0], rest...)
 }
 
-// write is for toClient, toUpstream and flush. An error is the socket's, and
-// known by its state.
+// write is for toClient, toUpstream and flush. An error shows in the socket's state.
 func (l *leg) write(b []byte) {
 	switch {
 	case len(b) == 0 || l.sock.state >= sockFailed:

@@ -7,17 +7,16 @@ import (
 	"unsafe"
 )
 
-// A tls.Conn keeps two buffers for as long as it lives: rawInput, which after
-// one full record stays at 18 KiB, and hand, which keeps room for the largest
-// handshake message. An idle tunnel shall own neither, so a turn lends its own
-// buffer to rawInput and takes it back at its end, and hand is let go.
+// A tls.Conn keeps two buffers for its whole life: rawInput, which stays at 18 KiB after
+// one full record, and hand, which keeps room for the largest handshake message. An idle
+// tunnel should own neither. So a turn lends its own buffer to rawInput and takes it back
+// at its end, and hand is dropped.
 //
-// Both fields are unexported. Their place is found once, by name and type;
-// where a Go release has them no more, or with other types, lending is off:
-// everything works, and an idle tunnel that has seen a full record costs
-// 18 KiB more. TestLendingKnowsThisGo fails then.
+// Both fields are unexported. Their offsets are found once, by name and type. If a Go
+// release lacks them, or has other types, lending is off: everything works, but an idle
+// tunnel that has seen a full record costs 18 KiB more, and TestLendingKnowsThisGo fails.
 
-// tlsLayout is where in a tls.Conn the two buffers are.
+// tlsLayout has the offsets of the two buffers in a tls.Conn.
 type tlsLayout struct {
 	rawInput, hand uintptr
 	ok             bool
@@ -44,8 +43,8 @@ func (l tlsLayout) buffers(c *tls.Conn) (rawInput, hand *bytes.Buffer) {
 	return (*bytes.Buffer)(unsafe.Add(p, l.rawInput)), (*bytes.Buffer)(unsafe.Add(p, l.hand))
 }
 
-// lend gives c the buffer b to read ciphertext into, until giveBack. What c
-// had read of a record before moves to b. Nobody else may use c meanwhile.
+// lend gives c the buffer b to read ciphertext into, until giveBack. The part of a record
+// that c has read before moves to b. The caller is the only user of c meanwhile.
 func lend(c *tls.Conn, b []byte) {
 	if !layout.ok {
 		return
@@ -56,8 +55,8 @@ func lend(c *tls.Conn, b []byte) {
 	*raw = *lent
 }
 
-// dropHand lets go of hand, which during a handshake has the room that the last
-// message took. It is for calls from under c, in a Read of its connection.
+// dropHand frees hand, which during a handshake has room for the last message. It is for
+// calls from below c, in a Read of its connection.
 func dropHand(c *tls.Conn) {
 	if !layout.ok {
 		return
@@ -67,9 +66,8 @@ func dropHand(c *tls.Conn) {
 	}
 }
 
-// unfinished is how many bytes c keeps of a handshake message that is not whole yet; 0
-// where that is not known. Like dropHand, it is for calls from under c, and for those of
-// who alone uses c.
+// unfinished returns how many bytes c keeps of an incomplete handshake message; 0 if that
+// is unknown. Call it from below c, as dropHand, or as the only user of c.
 func unfinished(c *tls.Conn) int {
 	if !layout.ok {
 		return 0
@@ -85,10 +83,9 @@ const maxUnfinished = 4 + 1 // bytes
 // errHandshakeMessage is the breach of a client with a longer one.
 var errHandshakeMessage = &protocolError{codeProtocol, "a TLS handshake message other than KeyUpdate"}
 
-// giveBack ends what lend began: c keeps a copy of the part of a record that
-// it holds, mostly nothing, and no reference to the lent buffer that it would
-// read through again. It must not hold plaintext that was not read; reading
-// until errAgain sees to that.
+// giveBack ends lend: c keeps a copy of the incomplete record, which is usually empty, and
+// no reference to the lent buffer. c must not hold unread plaintext; reading until
+// errAgain ensures that.
 func giveBack(c *tls.Conn) {
 	if !layout.ok {
 		return

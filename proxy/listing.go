@@ -9,18 +9,18 @@ import (
 	"wssgate/fair"
 )
 
-// A TunnelFilter chooses tunnels. The zero value of a field chooses all.
+// A TunnelFilter selects tunnels. The zero value of a field selects all.
 type TunnelFilter struct {
 	ID             string
 	Client         netip.Prefix  // the client's address is in it
 	Vhost          string        // by its configured name
 	Upstream, Node string        // Node only with Upstream
-	Domain         string        // in `to` of the stream, in its normal form
-	Older, Younger time.Duration // open for at least, or at most, so long
-	Bytes          int64         // at least so many, both directions together
+	Domain         string        // `to` of the stream, in its normal form
+	Older, Younger time.Duration // the least and the greatest age
+	Bytes          int64         // the least number of bytes, both directions together
 }
 
-// matches reports whether t is one of them; now is the clock's. It is called in t's loop.
+// matches reports whether f selects t; now is the wall clock. Call it in t's loop.
 func (f *TunnelFilter) matches(t *tunnel, now time.Time) bool {
 	i := t.info
 	switch {
@@ -40,35 +40,36 @@ func (f *TunnelFilter) matches(t *tunnel, now time.Time) bool {
 	return f.Upstream == group && (f.Node == "" || f.Node == node)
 }
 
-// A Tunnel is one that is open, as it was when it was listed.
+// A Tunnel describes an open tunnel at the time of the listing.
 type Tunnel struct {
 	ID       string         `json:"id"`
-	Client   netip.AddrPort `json:"client"` // "" for one that came by a unix socket
+	Client   netip.AddrPort `json:"client"` // "" for a client of a unix socket
 	Vhost    string         `json:"vhost"`
-	Host     string         `json:"host"`     // of the opening handshake
-	Domain   string         `json:"domain"`   // `to` of its stream; "" if it named none, or none that is valid
+	Host     string         `json:"host"`     // of the opening handshake's request
+	Domain   string         `json:"domain"`   // `to` of its stream; "" if it is missing or invalid
 	Upstream string         `json:"upstream"` // "" while there is none
 	Node     string         `json:"node"`
 	Began    time.Time      `json:"began"`
-	Silent   time.Duration  `json:"silent_ns"` // since the client was last heard of
+	Silent   time.Duration  `json:"silent_ns"` // since the client's last sign of life
 
-	// In is from the client, Out is to it. Bytes are those of WebSocket.
+	// In is from the client, Out is to it. Bytes are those of WebSocket, without TLS.
 	BytesIn   int64 `json:"bytes_in"`
 	BytesOut  int64 `json:"bytes_out"`
 	FramesIn  int64 `json:"frames_in"`
 	FramesOut int64 `json:"frames_out"`
-	Waiting   int64 `json:"waiting"` // bytes that one of its ends has not taken yet
+	Waiting   int64 `json:"waiting"` // bytes that its ends have not taken yet
 
-	// Closing is the reason of the close that is under way; "" while it is open.
+	// Closing is the reason of a close in progress; "" while the tunnel is open.
 	Closing string `json:"closing"`
 
 	number tunnelID
 }
 
-// Bytes are those of both directions.
+// Bytes returns the bytes of both directions.
 func (t *Tunnel) Bytes() int64 { return t.BytesIn + t.BytesOut }
 
-// describe is called in t's loop. It leaves out the ID's text, which would allocate.
+// describe returns t without the text of its ID, which would allocate. Call it in t's
+// loop.
 func (t *tunnel) describe(now time.Duration) Tunnel {
 	i := t.info
 	group, node := i.node()
@@ -83,20 +84,20 @@ func (t *tunnel) describe(now time.Duration) Tunnel {
 	return out
 }
 
-// A TunnelQuery asks for a part of the tunnels.
+// A TunnelQuery asks for one page of the tunnels.
 type TunnelQuery struct {
 	TunnelFilter
 	Limit   int    // rows, at least 1
 	After   string // only tunnels that opened after the one with this ID; not with Busiest
-	Busiest bool   // those with most bytes first; otherwise the oldest first
+	Busiest bool   // the most bytes first; otherwise the oldest first
 }
 
 // A TunnelList is an answer to a TunnelQuery.
 type TunnelList struct {
-	Open    int      `json:"open"`    // tunnels, all of them
-	Matched int      `json:"matched"` // by the filter, whatever After says
+	Open    int      `json:"open"`    // all open tunnels
+	Matched int      `json:"matched"` // by the filter, on all pages
 	Tunnels []Tunnel `json:"tunnels"`
-	Next    string   `json:"next"` // After for the next part; "": there is none
+	Next    string   `json:"next"` // After for the next page; "": this is the last one
 }
 
 // tunnels is Server.Tunnels.
@@ -139,16 +140,16 @@ func (d *loops) tunnels(q TunnelQuery) TunnelList {
 	return list
 }
 
-// A ClientCount is the open tunnels of one client address.
+// A ClientCount counts the open tunnels of one client address.
 type ClientCount struct {
-	Client   string `json:"client"` // an IPv4 address, or the /64 of an IPv6 one; "": by unix sockets
+	Client   string `json:"client"` // an IPv4 address, or the /64 of an IPv6 one; "" for unix sockets
 	Tunnels  int    `json:"tunnels"`
 	BytesIn  int64  `json:"bytes_in"` // of those tunnels, since they opened
 	BytesOut int64  `json:"bytes_out"`
 	Frames   int64  `json:"frames"`
 }
 
-// Bytes are those of both directions.
+// Bytes returns the bytes of both directions.
 func (c *ClientCount) Bytes() int64 { return c.BytesIn + c.BytesOut }
 
 // clients is Server.Clients.

@@ -2,15 +2,15 @@ package proxy
 
 import "sync/atomic"
 
-// A load is what the loops have done. Others may read it at any time.
+// A load counts the work of the loops. It may be read at any time.
 type load struct {
 	bytesIn, bytesOut   atomic.Int64 // of WebSocket, from and to clients
 	framesIn, framesOut atomic.Int64
-	lag                 histogram // how long it was busy with one batch of events
+	lag                 histogram // how long a loop was busy with one batch of events
 }
 
-// traffic is what went through in a turn, or in a batch of them: plain numbers
-// of the loop's own, so that a frame costs no atomic operation.
+// traffic counts what passed in a turn, or in a batch of them. It belongs to one loop and
+// has plain numbers, so that a frame costs no atomic operation.
 type traffic struct {
 	bytesIn, bytesOut   int64
 	framesIn, framesOut int64
@@ -26,7 +26,7 @@ func (m *traffic) add(fromClient bool, bytes, frames int64) {
 	}
 }
 
-// into adds m to the load, and makes it zero again.
+// into adds m to the load and resets m.
 func (m *traffic) into(l *load) {
 	if *m == (traffic{}) {
 		return

@@ -6,10 +6,10 @@ import (
 	"wssgate/xmpp"
 )
 
-// heardLogin follows the results of logins in a piece of an upstream's message. A login
-// that ends while its address is refused ends the tunnel before its client learns the
-// result, and heardLogin reports that; so an attacker learns nothing then, on any
-// number of tunnels.
+// heardLogin follows the results of logins in a piece of an upstream's message. If a login
+// ends while its address is refused, the tunnel ends before its client learns the result,
+// and heardLogin returns true. So an attacker learns nothing then, on any number of
+// tunnels.
 func (t *tunnel) heardLogin(p *piece) (refused bool) {
 	if t.stream.loggedIn || p.control() || t.why != reasonNone || t.info == nil || !t.info.suspect.IsValid() || !t.info.vhost.XMPP() {
 		return false

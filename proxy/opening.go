@@ -15,16 +15,14 @@ import (
 	"wssgate/upstream"
 )
 
-// heads holds the buffers that requests are read into.
-// They are small, for in a storm hundreds wait for their dial; a longer request
-// gets more.
+// heads has the buffers that requests are read into. They are small, because hundreds of
+// clients may wait for their dial at once; a longer request gets a larger one.
 var heads = sync.Pool{New: func() any { return new([2 << 10]byte) }}
 
 var blankLine = []byte("\r\n\r\n")
 
-// request reads the client's request, whose first bytes may have been read
-// already, and answers it. It reports whether the connection lives on: as a
-// tunnel, or with the pages.
+// request reads the client's request, whose first bytes may be in read, and answers it.
+// It reports whether the connection continues, as a tunnel or with the pages.
 func (c *clientConn) request(read []byte) bool {
 	door := c.in.door
 	c.early.SetDeadline(time.Now().Add(c.config.RequestTimeout))
@@ -32,7 +30,7 @@ func (c *clientConn) request(read []byte) bool {
 	if door.move(&c.visit, phaseRequest) != nil {
 		return false
 	}
-	if len(read) == 0 { // no buffer before there is something for it
+	if len(read) == 0 { // no buffer while the client is silent
 		var first [1]byte
 		n, err := c.tls.Read(first[:])
 		if n == 0 {
@@ -71,10 +69,11 @@ func (c *clientConn) request(read []byte) bool {
 	return false
 }
 
-// A requestReader reads a client's request, and has it pay for what it holds.
+// A requestReader reads a client's request, and adds the bytes that it holds to the price
+// of the connection.
 type requestReader struct {
 	c     *clientConn
-	read  []byte // already
+	read  []byte // before
 	total int
 }
 
@@ -97,9 +96,9 @@ var (
 	errNotAtOnce = errors.New("incomplete request at the deadline")
 )
 
-// readHead reads until the blank line, and never more than maxRequestHeader. It
-// returns what it read, in buf as long as that has room, and where the head
-// ends: bytes behind it belong to the tunnel.
+// readHead reads until the blank line, and never more than maxRequestHeader. It returns
+// the bytes that it read, in buf if they fit, and the end of the head: bytes behind it
+// belong to the tunnel.
 func readHead(r io.Reader, buf []byte) (read []byte, end int, err error) {
 	for {
 		if len(buf) == cap(buf) {
@@ -125,8 +124,7 @@ func readHead(r io.Reader, buf []byte) (read []byte, end int, err error) {
 	}
 }
 
-// readFailed answers a request that could not be read, where there is an
-// answer.
+// readFailed answers a request that could not be read, if HTTP has an answer.
 func (c *clientConn) readFailed(err error) {
 	switch {
 	case errors.Is(err, errTooLarge):
@@ -143,10 +141,9 @@ func (c *clientConn) readFailed(err error) {
 	}
 }
 
-// upgrade checks the request against the routes, dials the upstream, and sends
-// the 101. It returns the upstream's side, or a *refusal. There is no upstream
-// yet where the domain in the stream's start tag is to choose it, and never one
-// where the client is only to be sent elsewhere.
+// upgrade checks the request against the routes, dials the upstream, and sends the 101.
+// The error is a *refusal. The upstream is nil if the domain in the stream's start tag
+// will choose it, or if the client will only be redirected.
 func (c *clientConn) upgrade(req *request) (*upstream.Conn, *upstream.Vhost, error) {
 	vhost, err := c.route(req)
 	if err != nil {
@@ -173,14 +170,14 @@ func (c *clientConn) upgrade(req *request) (*upstream.Conn, *upstream.Vhost, err
 	return up, vhost, nil
 }
 
-// letGo closes the upstream that was dialled for a tunnel which is not to be.
+// letGo closes the upstream that was dialled for a tunnel that is not made.
 func (c *clientConn) letGo() {
 	letGo(c.upstream)
 	c.upstream = nil
 }
 
-// dialRequest is what an upstream is to know of the client's request. It holds
-// copies only, for it may outlive the buffer.
+// dialRequest returns the parts of the client's request for the upstream. They are copies,
+// because they may outlive the buffer.
 func (c *clientConn) dialRequest(req *request) *upstream.Request {
 	return &upstream.Request{
 		Client: c.client, Local: c.local,
@@ -196,7 +193,7 @@ func (c *clientConn) dialRequest(req *request) *upstream.Request {
 	}
 }
 
-// route finds the vhost, and holds the request against its rules.
+// route finds the vhost and checks the request against its rules.
 func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	serverName := c.tls.ConnectionState().ServerName
 	if !hostIs(req.host, serverName) {
@@ -212,7 +209,7 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 		return nil, &refusal{status: http.StatusNotFound, text: "There is no XMPP service for this name.", err: err}
 	}
 	err = vhost.AllowsClient(c.client.Addr())
-	if err == nil && c.in.access.denied(c.client.Addr()) { // since it was let in
+	if err == nil && c.in.access.denied(c.client.Addr()) { // banned since it was let in
 		err = errAccess
 	}
 	if err != nil {
@@ -232,7 +229,7 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 	return vhost, nil
 }
 
-// errLogins is why a client's address is refused.
+// errLogins is the error of a refused client address.
 var errLogins = errors.New("too many failed logins")
 
 // retryAfter is a header field in whole seconds, rounded up.
@@ -240,8 +237,8 @@ func retryAfter(d time.Duration) string {
 	return "Retry-After: " + strconv.Itoa(int((d+time.Second-1)/time.Second)) + "\r\n"
 }
 
-// dialRefusal says that no upstream took the stream. What is behind the gate
-// is for the log alone.
+// dialRefusal is the refusal for a failed dial. Only the log gets details of the servers
+// behind the gate.
 func (c *clientConn) dialRefusal(err error) error {
 	r := &refusal{status: http.StatusBadGateway, err: err}
 	var de *upstream.DialError
@@ -264,7 +261,7 @@ func (c *clientConn) dialRefusal(err error) error {
 	return r
 }
 
-// refused sends a refusal and writes it down.
+// refused sends a refusal, counts it and logs it.
 func (c *clientConn) refused(req *request, err error) {
 	var r *refusal
 	if !errors.As(err, &r) {
@@ -283,8 +280,8 @@ func (c *clientConn) refused(req *request, err error) {
 	case r.status >= 500 && r.status != http.StatusServiceUnavailable || errors.As(err, new(*upstream.DialError)):
 		c.in.log.Warn("opening handshake refused", attrs...)
 	case errors.Is(err, upstream.ErrOrigin) || errors.Is(err, upstream.ErrPath):
-		// The answer does not tell why, so that the log must: perhaps it is the
-		// configuration that is wrong.
+		// The answer does not say why. The log does, because the configuration may be
+		// wrong.
 		c.in.log.Info("opening handshake refused", attrs...)
 	default:
 		c.in.log.Debug("opening handshake refused", attrs...)

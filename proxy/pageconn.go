@@ -15,24 +15,24 @@ import (
 	"wssgate/panics"
 )
 
-// A pageConn is a connection as net/http sees it: one request, of which the
-// beginning was read already, and then nothing more. Where net/http is done
-// with a connection that it would keep, Close gives it back to its clientConn.
+// A pageConn is a connection as net/http sees it: one request, whose beginning was read
+// before, and nothing behind it. When net/http closes a connection that can be kept,
+// Close gives it back to its clientConn.
 type pageConn struct {
 	*tls.Conn
 	client *clientConn
-	ready  []byte // of this request: read already
-	body   int64  // of this request: bytes that are still to come
-	next   []byte // read already, and behind this request
-	framed bool   // it is known where this request ends
+	ready  []byte // of this request: read before
+	body   int64  // of this request: bytes that are missing
+	next   []byte // read before, and behind this request
+	framed bool   // the end of this request is known
 
 	received atomic.Int64 // bytes of this request
-	answered atomic.Bool  // set between two requests, when no Read is under way
+	answered atomic.Bool  // set between two requests, when no Read is in progress
 	once     sync.Once
 }
 
-// newPageConn makes a connection of which read was read already, a request's
-// head and perhaps more; head is the length of that head.
+// newPageConn makes a connection whose first bytes are read: a request's head, of length
+// head, and perhaps more.
 func newPageConn(c *clientConn, read []byte, head int) *pageConn {
 	p := &pageConn{Conn: c.tls, client: c, ready: read}
 	if p.body, p.framed = bodyLength(read[:head]); p.framed {
@@ -44,13 +44,11 @@ func newPageConn(c *clientConn, read []byte, head int) *pageConn {
 	return p
 }
 
-// Read gives net/http the request. Behind it, while the request is being
-// answered, net/http reads to notice that the client has gone away. What the
-// client says there instead is the beginning of another request, and kept; the
-// Read then is over, with neither data nor an error.
+// Read gives net/http the request. While net/http answers, it reads on to notice when the
+// client goes away. If the client sends bytes instead, they begin another request: Read
+// keeps them, and returns neither data nor an error.
 //
-// A panic is the end of what can be read: net/http reads in goroutines in which it
-// catches none.
+// A panic becomes an error: net/http reads in goroutines without a recover.
 func (c *pageConn) Read(b []byte) (n int, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -83,7 +81,7 @@ func (c *pageConn) Read(b []byte) (n int, err error) {
 	return 0, err
 }
 
-// Close gives a connection back that can be kept, and closes another one.
+// Close gives the connection back if it can be kept, and closes it otherwise.
 func (c *pageConn) Close() (err error) {
 	c.once.Do(func() {
 		if c.framed && c.answered.Load() && c.body == 0 {
@@ -96,9 +94,9 @@ func (c *pageConn) Close() (err error) {
 	return err
 }
 
-// bodyLength returns the length of the body that follows a request's head. It
-// reports false where another reader of the head might see it otherwise: with
-// chunks, several lengths, an older version, or lines that are not plain ones.
+// bodyLength returns the length of the body that follows a request's head. ok is false if
+// another reader of the head might disagree: with chunks, several lengths, an older
+// version, or unusual lines.
 func bodyLength(head []byte) (n int64, ok bool) {
 	if bytes.Count(head, []byte("\n")) != bytes.Count(head, []byte("\r\n")) {
 		return 0, false
@@ -128,12 +126,11 @@ func bodyLength(head []byte) (n int64, ok bool) {
 	return n, true
 }
 
-// whole notes that the pages have all of a request.
+// whole tells the door that the pages have all of a request.
 func (c *clientConn) whole() { c.in.door.move(&c.visit, phasePages) }
 
-// toPages hands a request that is no upgrade, with the bytes read, to the
-// http.Server, which owns the connection until it has answered. The request's
-// head are the first bytes.
+// toPages gives a request that is not an upgrade to the http.Server, which owns the
+// connection until it has answered. The request's head is the first bytes of read.
 func (c *clientConn) toPages(read []byte, head int) bool {
 	c.early.SetDeadline(time.Time{})
 	p := newPageConn(c, read, head)
@@ -150,11 +147,10 @@ func (c *clientConn) toPages(read []byte, head int) bool {
 	return c.in.pages.take(p)
 }
 
-// nextRequest waits for another request on a connection that the pages kept,
-// and goes on as with the first one. Read are bytes of it that are there
-// already. A client may keep its connection for days, so each request has the
-// Configuration of its time; like a ticket, a connection is worth nothing for a
-// name that has lost its certificate.
+// nextRequest waits for another request on a connection that the pages kept, and handles
+// it like the first one. Its first bytes may be in read. A client may keep its connection
+// for days, so each request gets the current Configuration. Like a ticket, a connection
+// is worthless once its name has lost the certificate.
 func (c *clientConn) nextRequest(read []byte) {
 	defer c.survive()
 	c.early.SetDeadline(time.Now().Add(keepTimeout))
@@ -167,7 +163,7 @@ func (c *clientConn) nextRequest(read []byte) {
 	c.config = c.in.now.Load()
 	more = more && c.config.HasCertificate(c.tls.ConnectionState().ServerName) && !c.in.access.denied(c.client.Addr())
 	if !more {
-		c.tls.Close() // which says goodbye
+		c.tls.Close() // sends close_notify
 	}
 	if kept := more && c.request(read); !kept {
 		c.close()

@@ -12,19 +12,19 @@ import (
 	"wssgate/panics"
 )
 
-// pages answers requests that are no WebSocket upgrade: an http.Server on
-// connections that were accepted, decrypted and partly read already.
+// pages answers requests that are not WebSocket upgrades. It is an http.Server on
+// connections that were accepted, decrypted and partly read before.
 //
-// A connection that is kept for a further request comes back from it: that
-// request may be an upgrade, which is ours to judge and must be read by nobody
-// else. So net/http never sees more of a connection than one request:
+// If a connection is kept for another request, the server gives it back, because that
+// request may be an upgrade, which net/http must not read. So net/http sees one request
+// of a connection at a time:
 //
 //	clientConn.request ──head──▶ http.Server on a pageConn ──answered──▶ clientConn.nextRequest
 //	        ▲                                                                     │
 //	        └───────────────────────────first byte of another─────────────────────┘
 //
-// That takes a request whose end we know without reading its body. Another one
-// (see bodyLength) gets its answer, and then the connection is closed.
+// This requires that the end of the request is known before its body is read. After any
+// other request (see bodyLength) the connection is closed.
 type pages struct {
 	server *http.Server
 	conns  chan net.Conn
@@ -34,23 +34,23 @@ type pages struct {
 	drain  context.CancelFunc // ends requests that keep their clients waiting
 
 	mu       sync.Mutex
-	requests map[*pageConn]context.CancelFunc // under way
+	requests map[*pageConn]context.CancelFunc // in progress
 }
 
 const (
 	pageRequestTimeout = 30 * time.Second // for a request's body
 	pageAnswerTimeout  = 60 * time.Second // from the request's head to the last byte of the answer
 
-	// keepTimeout is how long a connection waits for another request. A client
-	// that does BOSH has two connections, and one of them is idle for as long
-	// as a request on the other is held: 60 s is what clients ask for.
+	// keepTimeout is how long a connection waits for another request. A BOSH client has
+	// two connections. One of them is idle while the server holds a request on the
+	// other: for 60 s, as most clients ask.
 	keepTimeout = 90 * time.Second
 
-	// requestCost is what a request of BOSH takes beside its body: the goroutines
-	// and buffers of two HTTP connections, in bytes.
+	// requestCost is the memory of a BOSH request without its body: the goroutines and
+	// buffers of two HTTP connections, in bytes.
 	requestCost = 64 << 10
 
-	// requestPatience is how long its client has to take the 503.
+	// requestPatience is how long a client has to take the 503 of a request that was shed.
 	requestPatience = time.Second
 )
 
@@ -60,7 +60,7 @@ func newPages(log *slog.Logger, panicked panicFunc) *pages {
 		requests: map[*pageConn]context.CancelFunc{}}
 	p.server = &http.Server{
 		Handler:           recovering(panicked, panics.Pages, http.HandlerFunc(p.underServerName)),
-		ReadHeaderTimeout: 10 * time.Second, // it is there already
+		ReadHeaderTimeout: 10 * time.Second, // the head was read before
 		ReadTimeout:       pageRequestTimeout,
 		WriteTimeout:      pageAnswerTimeout,
 		MaxHeaderBytes:    maxRequestHeader,
@@ -84,7 +84,8 @@ func (p *pages) serve() {
 	panics.Catch(panics.Pages, func() { p.server.Serve(p) })
 }
 
-// take hands conn over. It reports false, and does not own conn, once closed.
+// take gives conn to the server. After close it returns false, and the caller still owns
+// conn.
 func (p *pages) take(conn net.Conn) bool {
 	select {
 	case p.conns <- conn:
@@ -122,8 +123,8 @@ func (p *pages) Addr() net.Addr { return &net.TCPAddr{} }
 // pageConnKey finds a request's *pageConn in its context.
 type pageConnKey struct{}
 
-// underServerName completes what net/http knows of a request, and hands it to the
-// Pages of its connection. It refuses one that is for another vhost.
+// underServerName sets the fields of a request that net/http can't know, and gives it to
+// the Pages of its connection. It refuses a request for another vhost.
 func (p *pages) underServerName(w http.ResponseWriter, r *http.Request) {
 	conn := r.Context().Value(pageConnKey{}).(*pageConn)
 	if !conn.framed {
@@ -133,7 +134,7 @@ func (p *pages) underServerName(w http.ResponseWriter, r *http.Request) {
 		r.RemoteAddr = c.String()
 	}
 	if r.Host == "" && !r.ProtoAtLeast(1, 1) {
-		r.Host = r.TLS.ServerName // HTTP/1.0 need not say it
+		r.Host = r.TLS.ServerName // optional in HTTP/1.0
 	}
 	if !hostIs(r.Host, r.TLS.ServerName) {
 		w.Header().Set("Connection", "close")
@@ -143,7 +144,7 @@ func (p *pages) underServerName(w http.ResponseWriter, r *http.Request) {
 	if r.Body == http.NoBody {
 		conn.client.whole()
 	} else {
-		// A Pages that wants a body gives its client more time.
+		// Pages that want a body give the client more time.
 		http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerTimeout))
 		r.Body = &awaitedBody{r.Body, conn.client}
 	}
@@ -160,8 +161,8 @@ func (p *pages) underServerName(w http.ResponseWriter, r *http.Request) {
 	conn.client.config.Pages.ServeHTTP(w, r.WithContext(ctx))
 }
 
-// An awaitedBody is a request's body, which a client may never send. Until it is whole
-// the connection is one that is stalled.
+// An awaitedBody is a request's body. Until it is complete, the connection is stalled at
+// the door, because the client may never send the rest.
 type awaitedBody struct {
 	io.ReadCloser
 	client *clientConn
@@ -174,7 +175,7 @@ func (b *awaitedBody) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// weights returns what each request under way takes.
+// weights returns the memory of each request in progress, in bytes.
 func (p *pages) weights() (out []int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -184,7 +185,7 @@ func (p *pages) weights() (out []int64) {
 	return out
 }
 
-// shed ends requests that take at least so much, until so many bytes are free.
+// shed ends requests of at least the size least, until bytes are free.
 func (p *pages) shed(least, bytes int64) (n int, freed int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -194,7 +195,7 @@ func (p *pages) shed(least, bytes int64) (n int, freed int64) {
 		}
 		if w := conn.weight(); w >= least {
 			end()
-			conn.SetReadDeadline(time.Unix(1, 0)) // the body may be what it waits for
+			conn.SetReadDeadline(time.Unix(1, 0)) // it may wait for the body
 			conn.SetWriteDeadline(time.Now().Add(requestPatience))
 			n++
 			freed += w

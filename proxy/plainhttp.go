@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// answerPlainHTTP answers a client whose handshake failed because it speaks HTTP
-// without TLS, and only that one.
+// answerPlainHTTP answers a client if its handshake failed because it speaks HTTP without
+// TLS.
 func (c *clientConn) answerPlainHTTP(handshake error) {
 	record, ok := errors.AsType[tls.RecordHeaderError](handshake)
 	if !ok || record.Conn == nil || !beginsRequest(string(record.RecordHeader[:])) {
@@ -26,8 +26,8 @@ func (c *clientConn) answerPlainHTTP(handshake error) {
 	io.Copy(io.Discard, io.LimitReader(conn, maxRequestHeader))
 }
 
-// beginsRequest reports whether the first bytes are those of an HTTP/1 request
-// line: a method in upper case and a blank, or the beginning of a longer one.
+// beginsRequest reports whether the bytes begin an HTTP/1 request line: a method in upper
+// case and a space, or the beginning of a longer method.
 func beginsRequest(first string) bool {
 	for _, method := range []string{"GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "CONNECT ", "OPTIONS ", "TRACE ", "PATCH "} {
 		if strings.HasPrefix(first, method) || strings.HasPrefix(method, first) {

@@ -1,53 +1,52 @@
 // Package proxy takes one client connection from accept to close: TLS, the
 // opening handshake, the tunnel to the upstream, the closing handshake.
 //
-// It asks others for everything that is not the connection itself: which
-// certificate answers (a function for tls.Config), which upstream takes the
-// stream (package upstream), what the XMPP in the frames means (package xmpp).
-// It reads no files and knows no configuration; package gate hands it Options.
+// Callers supply the rest: the certificate (a function for tls.Config), the upstream of
+// a stream (package upstream), and the meaning of the XMPP in the frames (package xmpp).
+// The package reads no files and no configuration; package gate gives it Options.
 //
-// The way of a connection, and who owns it there:
+// The stages of a connection, and its owner in each:
 //
 //	accept     Serve's goroutine            a place at the door (door.go)
-//	hello      the conn's own goroutine     until the ClientHello is whole (early.go)
+//	hello      the conn's own goroutine     until the ClientHello is complete (early.go)
 //	handshake  the same                     a slot, while it computes
 //	request    the same                     reads the opening handshake, 16 KiB at most
-//	dial       the same                     the upstream has said 101
+//	dial       the same                     until the upstream answers 101
 //	tunnel     an event loop                no goroutine, no buffer while idle
 //
-// A Server is its parts, and has neither state nor a lock of its own. Each part has a
-// file of its name, and owns what it changes. It knows the parts above it in this list,
-// where it needs them, and never the Server:
+// A Server consists of the following parts, and has no state and no lock of its own. Each
+// part is in a file of its name and owns the state that it changes. It knows only the
+// parts above it in this list that it needs, and never the Server:
 //
-//	current     the configuration in force: one atomic pointer
+//	current     the current configuration; one atomic pointer (configuration.go)
 //	access      the operator's bans; one lock
 //	door        connections that are not tunnels yet, and the number of all; one lock
 //	clients     connections of each client address; one lock, held while door's is taken
-//	drains      who turns new clients away, and the number admitted; one lock
-//	shortage    whether memory is short; atomics (shed.go)
+//	drains      drains that turn new clients away, and the number admitted; one lock
+//	shortage    whether memory is short; atomics
 //	admission   gives a connection its place in these five, and takes it back
-//	acceptor    the listeners; one lock
+//	acceptor    the listeners; one lock (accept.go)
 //	loops       the event loops, and through them the tunnels; one lock
-//	dialler     the dials that clients and tunnels wait for; jobs to wait for
+//	dialler     the dials that clients and tunnels wait for; a WaitGroup (dial.go)
 //	guard       failed logins of each client address; one lock
 //	journal     the lines about finished tunnels; one lock
 //	tunnels     what all tunnels share of the above, and their counts; atomics
-//	pages       requests that are no WebSocket; one lock
+//	pages       requests that are not upgrades to WebSocket; one lock
 //	ingress     what a connection needs until it is a tunnel; atomics
-//	tracer      the one tunnel that is traced; an atomic pointer
+//	tracer      the one tunnel that is traced; an atomic pointer (trace.go)
 //
-// All that may change while the Server runs is one Configuration behind one atomic
-// pointer. A connection takes it twice: at accept, for the places and limits that
-// come before TLS; and at its ClientHello, for everything from the certificate to
-// the 101 or the refusal. So a reload in between neither mixes the certificate of
-// one with the routes of another, nor has to wait. Of the second one a tunnel keeps
-// its vhost and its settings. A further request on a connection that the pages kept
-// is a new beginning.
+// All settings that may change while the Server runs are in one Configuration behind one
+// atomic pointer. A connection loads it twice: at accept, for the places and limits
+// before TLS; and at its ClientHello, for everything from the certificate to the 101 or
+// the refusal. So a reload in between never mixes the certificate of one Configuration
+// with the routes of another, and never waits. A tunnel keeps its vhost and settings of
+// the second load. A further request on a connection that the pages kept loads the
+// pointer again.
 //
-// A goroutine closes the connection when it gives up; once loops.take has
-// returned nil a loop does. A request that is no WebSocket upgrade goes to
-// an http.Server, which owns the connection until it has answered (pages.go). A panic
-// on the way in ends the connection alone (panic.go).
+// The connection's goroutine closes it on failure; after loops.take has returned nil, its
+// loop does. A request that is not a WebSocket upgrade goes to an http.Server, which owns
+// the connection until it has answered (pages.go). A panic before the tunnel ends only
+// that connection (panic.go).
 package proxy
 
 import (
@@ -62,19 +61,19 @@ import (
 type Options struct {
 	Configuration // the first one
 
-	// ChallengeCertificate answers a CA's ClientHello, which offers acme-tls/1
-	// and nothing else (RFC 8737); GetCertificate is not asked then, and the
-	// connection ends with the handshake. Nil, nil: there is no such challenge.
-	// It may read a disk, as no client waits for it. Nil: no CA is answered.
+	// ChallengeCertificate answers a CA's ClientHello, which offers only acme-tls/1
+	// (RFC 8737). GetCertificate is not called for it, and the connection ends after
+	// the handshake. Nil, nil means that there is no such challenge. It may read a
+	// disk, because no client waits for it. Nil: no CA gets an answer.
 	ChallengeCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
-	NoRing bool // batches no system calls by io_uring, even where the kernel has it
+	NoRing bool // make no system calls in batches by io_uring, even if the kernel has it
 
-	Log *slog.Logger // waits for nobody, for the event loops write to it; nil: slog.Default()
+	Log *slog.Logger // must not block, because the event loops write to it; nil: slog.Default()
 }
 
-// A Server serves clients on any number of listeners. Make one with New; its
-// methods may be called at the same time.
+// A Server serves clients on any number of listeners. Make one with New. Its methods are
+// safe for concurrent use.
 type Server struct {
 	log       *slog.Logger
 	panicked  panicFunc
@@ -93,7 +92,8 @@ type Server struct {
 	tracer    *tracer
 }
 
-// New makes a Server and starts its event loop, which Shutdown ends.
+// New makes a Server and starts its event loop, which Shutdown ends. An error is that of
+// the system call for the loop's poller.
 func New(o Options) (*Server, error) {
 	return newServer(o, func(s *Server) (*loops, error) {
 		if o.NoRing {
@@ -108,7 +108,8 @@ func (s *Server) noRing(err error) {
 	s.log.Info("io_uring is not available: each read and write is a system call of its own", "err", err)
 }
 
-// newServer is New with loops of the caller's.
+// newServer is New with the loops that start returns. At its call, log and panicked are
+// set.
 func newServer(o Options, start func(s *Server) (*loops, error)) (*Server, error) {
 	s := &Server{log: o.Log, now: new(current)}
 	if s.log == nil {

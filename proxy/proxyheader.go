@@ -12,28 +12,27 @@ import (
 	"strings"
 )
 
-// The PROXY protocol (HAProxy's doc/proxy-protocol.txt, sections 2.1 and 2.2):
-// a header in front of everything else, in which a balancer before the gate
-// tells whose connection it is. It is read to the byte, without a buffer that
-// could take some of the ClientHello along: the event loop gets the bare socket
-// later. That is why no library does it.
+// The PROXY protocol (HAProxy's doc/proxy-protocol.txt, sections 2.1 and 2.2): a header
+// before all other bytes, in which a load balancer in front of the gate names the client.
+// It is read to the exact byte, because the event loop gets the bare socket later: a
+// buffer could take bytes of the ClientHello. Libraries read with a buffer.
 
 const (
 	maxProxyV1 = 107     // bytes of a v1 line, CRLF included
-	minProxy   = 15      // bytes of the shortest header of either version but one
-	maxProxyV2 = 4 << 10 // bytes of a v2 header's addresses and TLVs that are read
+	minProxy   = 15      // bytes; no valid header is shorter
+	maxProxyV2 = 4 << 10 // bytes of addresses and TLVs in a v2 header
 )
 
 var proxyV2Signature = []byte("\r\n\r\n\x00\r\nQUIT\n")
 
-// A proxyHeaderError is about bytes that are no PROXY header, or not a valid one.
+// A proxyHeaderError is a missing or invalid PROXY header.
 type proxyHeaderError string
 
 func (e proxyHeaderError) Error() string { return "PROXY header: " + string(e) }
 
-// readProxyHeader reads a PROXY header of either version from r, and nothing
-// behind it. Both addresses are zero where the header names none (UNKNOWN,
-// LOCAL, or unix sockets): the connection is the balancer's own.
+// readProxyHeader reads a PROXY header of either version from r, and nothing behind it.
+// Both addresses are zero if the header has none (UNKNOWN, LOCAL, or unix sockets): then
+// it is a connection of the balancer itself.
 func readProxyHeader(r io.Reader) (client, local netip.AddrPort, err error) {
 	head := make([]byte, minProxy, maxProxyV1)
 	if _, err := io.ReadFull(r, head); err != nil {
@@ -81,7 +80,7 @@ func parseProxyV1(line string) (client, local netip.AddrPort, err error) {
 	return ends[0], ends[1], nil
 }
 
-// readProxyV2 reads the rest of a header of which the first bytes are in head.
+// readProxyV2 reads the rest of a header that begins with head.
 func readProxyV2(r io.Reader, head []byte) (client, local netip.AddrPort, err error) {
 	head = head[:16]
 	if _, err := io.ReadFull(r, head[minProxy:]); err != nil {
@@ -100,7 +99,7 @@ func readProxyV2(r io.Reader, head []byte) (client, local netip.AddrPort, err er
 	}
 	size := map[byte]int{0x11: 4, 0x21: 16}[family] // TCP over IPv4 and IPv6
 	if command&0xf == 0 || size == 0 {
-		return client, local, nil // LOCAL, or a kind of address that is none of ours
+		return client, local, nil // LOCAL, or another kind of address
 	}
 	if length < 2*size+4 {
 		return client, local, proxyHeaderError("truncated")
@@ -112,9 +111,9 @@ func readProxyV2(r io.Reader, head []byte) (client, local netip.AddrPort, err er
 		netip.AddrPortFrom(to.Unmap(), binary.BigEndian.Uint16(ports[2:])), nil
 }
 
-// proxied reads the PROXY header where the peer must send one, and takes the
-// addresses in it for the client's. A peer of another network is its own
-// client; a header from there is no TLS, and ends the connection.
+// proxied reads the PROXY header if the peer must send one, and takes the client's
+// addresses from it. Any other peer is the client itself. A header from such a peer is
+// not TLS and ends the connection.
 func (c *clientConn) proxied() error {
 	if !c.config.sendsProxyHeader(c.client.Addr()) {
 		return nil
@@ -131,7 +130,7 @@ func (c *clientConn) proxied() error {
 	if c.key, err = c.in.admission.rekey(&c.visit, c.config, c.client.Addr(), c.key); err != nil {
 		return err
 	}
-	c.early.heard = false // that was the balancer
+	c.early.heard = false // the balancer sent that
 	return nil
 }
 

@@ -8,10 +8,9 @@ import (
 	"wssgate/panics"
 )
 
-// A pumpedConn is the rawConn of a connection that no poller can wait for: two
-// goroutines read and write it, and tell the loop by its inbox what there is.
-//
-// The tunnel's side of it, which is the methods of rawConn, is called by the loop.
+// A pumpedConn is the rawConn of a connection that no poller can wait for. Two goroutines
+// read and write it, and tell the loop through its inbox. The loop calls the methods of
+// rawConn.
 type pumpedConn struct {
 	loop   *loop
 	tunnel *tunnel
@@ -22,14 +21,14 @@ type pumpedConn struct {
 	changed sync.Cond // of any of these
 	in      []byte    // read, not yet taken by the tunnel
 	inErr   error     // follows in
-	out     []byte    // being written; empty: the next write is welcome
+	out     []byte    // being written; empty: write takes more
 	outErr  error
 	want    interest
-	told    bool // the inbox has word of this connection
+	told    bool // the inbox has a look at this connection
 	closed  bool
 }
 
-// pump makes goroutines read and write a connection for l, until its close.
+// pump starts the goroutines that read and write a connection for l until its close.
 func pump(l *loop, t *tunnel, leg *leg) rawConn {
 	c := &pumpedConn{loop: l, tunnel: t, leg: leg, conn: leg.sock.conn}
 	c.changed.L = &c.mu
@@ -39,7 +38,7 @@ func pump(l *loop, t *tunnel, leg *leg) rawConn {
 	return c
 }
 
-// ready is what the loop waits for, and has come; c.mu is held.
+// ready returns the readiness that the loop waits for. The caller holds c.mu.
 func (c *pumpedConn) ready() (is readiness) {
 	if c.want&forInput != 0 && (len(c.in) > 0 || c.inErr != nil) {
 		is |= inputReady
@@ -56,14 +55,14 @@ func (c *pumpedConn) ready() (is readiness) {
 	return is
 }
 
-// tell has the loop look at the connection, if there is reason to; c.mu is held.
+// tell makes the loop look at the connection if it is ready. The caller holds c.mu.
 func (c *pumpedConn) tell() {
 	if !c.told && c.ready() != 0 {
 		c.told = c.loop.post(c.look)
 	}
 }
 
-// look is that look.
+// look tells the tunnel of the readiness. It runs in the loop.
 func (c *pumpedConn) look() {
 	c.mu.Lock()
 	c.told = false
@@ -112,8 +111,8 @@ func (c *pumpedConn) write(b []byte) (int, error) {
 
 func (c *pumpedConn) unacknowledged() int { return 0 }
 
-// closeWrite does nothing where the connection can't be closed by halves, or
-// something is still being written: the tunnel's deadline closes it.
+// closeWrite does nothing if the connection has no CloseWrite, or a write is in progress;
+// then the tunnel's deadline closes it.
 func (c *pumpedConn) closeWrite() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -129,8 +128,8 @@ func (c *pumpedConn) watch(want interest) {
 	c.tell()
 }
 
-// close lets what is being written go out, for at most closeTimeout, unless the
-// peer is to be reset.
+// close lets a write in progress finish, for at most closeTimeout. With reset it does
+// not wait.
 func (c *pumpedConn) close(reset bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,8 +145,8 @@ func (c *pumpedConn) close(reset bool) {
 	c.changed.Broadcast()
 }
 
-// keep is one of the two goroutines. A panic ends the connection, as a failure to read
-// and to write does.
+// keep runs one of the two goroutines. A panic ends the connection, like a failed read
+// and write.
 func (c *pumpedConn) keep(pump func()) {
 	defer c.loop.group.pumps.Done()
 	if err := panics.Catch(panics.Tunnel, pump); err != nil {
@@ -179,8 +178,7 @@ func (c *pumpedConn) readFrom() {
 	}
 }
 
-// writeTo writes what the tunnel hands over, and closes the connection at the
-// end.
+// writeTo writes the bytes of the tunnel, and closes the connection at the end.
 func (c *pumpedConn) writeTo() {
 	defer c.conn.Close()
 	c.mu.Lock()

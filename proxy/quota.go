@@ -6,42 +6,42 @@ const (
 	// quotaBurst is how many seconds' worth of frames a client may send at once.
 	quotaBurst = 2
 
-	// quotaPatience is how long a client may go on with more than its quota. Until
-	// then it is only read more slowly: a peer that fills its socket in good faith
-	// is slowed down by that.
+	// quotaPatience is how long a client may exceed its quota. Until then it is only
+	// read more slowly, which is enough for a well-behaved peer that fills its socket.
 	quotaPatience = 10 * time.Second
 
-	// idleRecordCost is what a TLS record without data costs, in frames: a KeyUpdate
-	// takes two derivations of keys here, and next to nothing there.
+	// idleRecordCost is the cost of a TLS record without data, in frames: a KeyUpdate
+	// needs two derivations of keys here and almost nothing at the client.
 	idleRecordCost = 16
 
-	// smallRecords is from how many records with little in them on, in one turn, a
+	// smallRecords is the number of records with little data in one turn from which a
 	// client is read in smaller pieces.
 	smallRecords = 16
 
-	// smallBudget is how much is read at once of a client that sent such records, or
-	// some without data: 75 of those, which hold others up for less than a millisecond.
+	// smallBudget is how much is read at once from a client that sent such records, or
+	// records without data. It is 75 of those, which delay other tunnels by less than a
+	// millisecond.
 	smallBudget = 2 << 10 // bytes
 )
 
-// A quota is a token bucket for what one client sends (limits.frames_per_second).
-// All frames count, for the cheapest ones to send are the ones that carry nothing:
-// empty fragments, Pings, and records without data. Where a client has its data in more
-// records than frames, those that recordShare does not pay for count instead: a frame
-// that comes byte by byte counts as often, and one whose header has a record of its own,
-// as some libraries write it, as two.
+// A quota is a token bucket for the frames of one client (limits.frames_per_second). All
+// frames count, because the cheapest ones to send carry no data: empty fragments, Pings,
+// and TLS records without data. If a client sends more records than frames, the records
+// that recordShare does not pay for count instead. So a frame that arrives byte by byte
+// counts once per byte, and a frame whose header is in a separate record, as some
+// libraries write it, counts twice.
 //
-// A client that has used up its quota is not read until it has earned what it
-// took. The time of that is also how others slow a client down.
+// A client that has used up its quota is not read until it has earned the excess back.
+// Others use this wait to slow a client down (rest).
 type quota struct {
 	spent float64       // frames, not yet earned back
 	at    time.Duration // as of then
-	over  time.Duration // since when it is above its quota; 0: it is not
-	until time.Duration // the client is not read before
-	small bool          // many records with little or no data came last
+	over  time.Duration // when it began to exceed its quota; 0: it does not
+	until time.Duration // the client is not read before that
+	small bool          // the last turn had many records with little or no data
 }
 
-// A share is what a client sent in one turn.
+// A share counts what a client sent in one turn.
 type share struct {
 	frames int64
 	bytes  int64 // without TLS
@@ -49,17 +49,17 @@ type share struct {
 	idle   int64 // TLS records without
 }
 
-// cost is what a share takes of a quota, in frames.
+// cost returns the cost of a share, in frames.
 func (s share) cost() int64 {
 	return max(s.frames, s.data-s.bytes/recordShare) + idleRecordCost*max(s.idle, 0)
 }
 
-// small reports whether reading so much as this at once would take long.
+// small reports whether the client should be read in smaller pieces.
 func (s share) small() bool {
 	return s.idle > 0 || s.data-s.bytes/recordShare > 2*s.frames+smallRecords
 }
 
-// charge takes what a client sent in one turn off its quota.
+// charge takes the cost of a turn off the client's quota.
 func (t *tunnel) charge(w *turn, sent share) {
 	q := &t.quota
 	q.small = sent.small()
@@ -87,14 +87,14 @@ func (t *tunnel) charge(w *turn, sent share) {
 	t.rest(w.now + wait)
 }
 
-// rest keeps the client from being read until then. It is not silent meanwhile.
+// rest stops reading the client until then. The wait does not count as its silence.
 func (t *tunnel) rest(until time.Duration) {
 	t.quota.until = max(t.quota.until, until)
 	t.heard, t.pinged = max(t.heard, until), 0
 }
 
-// rests reports whether the client is not read now, whatever it sends. One that is
-// told goodbye is read, for its answer, unless it gets it for what it sends.
+// rests reports whether the client is not read now. A client that gets our Close frame is
+// read, for its answer, unless its own frames are the reason for the close.
 func (t *tunnel) rests(now time.Duration) bool {
 	return t.paused() || t.quota.until > now && (t.why == reasonNone || t.why == reasonFlood)
 }

@@ -1,14 +1,14 @@
 package proxy
 
-// A ranking is a [heap] of pointers, the first by its order first. Each member knows
-// where in it it is, so that it can be removed and moved.
+// A ranking is a [heap] of pointers, ordered by before. Each member stores its index, so
+// that it can be removed and moved.
 type ranking[T any] struct {
 	all    []*T
 	before func(a, b *T) bool
-	place  func(*T) *int // where a member has its index in all
+	place  func(*T) *int // the field of a member with its index in all
 }
 
-// first is nil where there is none.
+// first returns the first member, or nil.
 func (r *ranking[T]) first() *T {
 	if len(r.all) == 0 {
 		return nil

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What follows are system calls that never block. They do without Go's scheduler,
-// which would else prepare at each one to give the processor to another goroutine. The
-// flag, not the descriptor's mode, says that they do not block: a descriptor may lose
-// its O_NONBLOCK to another process that shares it, and a call that blocks would then
-// stop the garbage collector, and so the program.
+// These system calls never block. They bypass Go's scheduler, which would prepare in each
+// one to give the processor to another goroutine. A flag of the call makes it
+// non-blocking, not the mode of the descriptor: another process that shares the
+// descriptor may clear its O_NONBLOCK, and a blocked raw call would stop the garbage
+// collector, and so the program.
 
 // receive reads from a socket into b.
 func receive(fd int, b []byte) (int, syscall.Errno) {
@@ -26,7 +26,7 @@ func send(fd int, b []byte) (int, syscall.Errno) {
 	return int(n), err
 }
 
-// pollNow is epoll_wait without a wait. It returns how many events there are.
+// pollNow is epoll_wait with a timeout of zero. It returns the number of events.
 func pollNow(epoll int, events []unix.EpollEvent) int {
 	n, _, err := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
 	if err != 0 {
@@ -35,7 +35,7 @@ func pollNow(epoll int, events []unix.EpollEvent) int {
 	return int(n)
 }
 
-// processTime is the processor time that the process has used.
+// processTime returns the processor time that the process has used.
 func processTime() (time.Duration, bool) {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &ts); err != nil {

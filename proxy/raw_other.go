@@ -4,5 +4,5 @@ package proxy
 
 import "time"
 
-// processTime is not known.
+// processTime is unknown on this system.
 func processTime() (time.Duration, bool) { return 0, false }

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readNow reads what the socket has, without waiting; again is true where it has
-// nothing yet. N is 0 at the end, and with an error.
+// readNow reads the available bytes of a non-blocking socket; again is true if there are
+// none yet. n is 0 at the end, and with an error.
 func readNow(fd uintptr, b []byte) (n int, again bool, err error) {
 	for {
 		switch n, err = unix.Read(int(fd), b); err {
@@ -23,7 +23,7 @@ func readNow(fd uintptr, b []byte) (n int, again bool, err error) {
 	}
 }
 
-// rawOf returns the descriptor's access of a connection that has one, else nil.
+// rawOf returns the access to a connection's descriptor, or nil if it has none.
 func rawOf(conn net.Conn) syscall.RawConn {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
@@ -36,7 +36,7 @@ func rawOf(conn net.Conn) syscall.RawConn {
 	return rc
 }
 
-// openFiles is how many descriptors the process may have.
+// openFiles returns the number of descriptors that the process may have.
 func openFiles() int {
 	var rl unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &rl) != nil {

@@ -19,31 +19,31 @@ const (
 	maxFields        = 100      // header fields
 )
 
-// Subprotocols that carry XMPP. "xmpp" is RFC 7395's; "xmpp-framing" is what
-// some clients of its drafts say.
+// Subprotocols that carry XMPP. "xmpp" is from RFC 7395; "xmpp-framing" is from its
+// drafts, and some clients still offer it.
 const (
 	subprotocolXMPP    = "xmpp"
 	subprotocolFraming = "xmpp-framing"
 )
 
-// A request is a client's opening handshake, read strictly: what parseRequest
-// accepts, net/http reads as the same method, target and host.
+// A request is a client's opening handshake. It is read strictly: whatever parseRequest
+// accepts, net/http reads with the same method, target and host.
 type request struct {
 	method string
 	target string // origin form: path and query
-	path   string // target without its query, as it was sent
-	host   string // Host, as it was sent
+	path   string // target without its query, as received
+	host   string // Host, as received
 
 	upgrade     bool   // it asks for an upgrade to WebSocket
 	version     string // Sec-WebSocket-Version
 	key         string // Sec-WebSocket-Key
-	subprotocol string // the one chosen; empty: none that we know
-	offered     string // Sec-WebSocket-Protocol, all of it
+	subprotocol string // the chosen one; empty: none is known
+	offered     string // all of Sec-WebSocket-Protocol
 
 	origin, userAgent, cookie, authorization, language string
 }
 
-// A refusal is the HTTP answer to a request that gets no 101.
+// A refusal is the HTTP answer to a request that does not get 101.
 type refusal struct {
 	status int
 	text   string // for people; one line
@@ -62,8 +62,8 @@ func (r *refusal) Unwrap() error { return r.err }
 
 func refuse(status int, text string) *refusal { return &refusal{status: status, text: text} }
 
-// answer is the whole HTTP answer. A refusal ends the connection: bytes behind
-// the request were meant for a WebSocket.
+// answer returns the complete HTTP response. A refusal ends the connection, because the
+// bytes behind the request are for a WebSocket.
 func (r *refusal) answer() []byte {
 	body := strconv.Itoa(r.status) + " " + http.StatusText(r.status) + "\n\n" + r.text + "\n"
 	var b bytes.Buffer
@@ -74,10 +74,9 @@ func (r *refusal) answer() []byte {
 	return b.Bytes()
 }
 
-// parseRequest reads the head of a request: all bytes up to the blank line,
-// and that. It reads as far as it must to tell what the request wants; a
-// request that is no upgrade to WebSocket is net/http's to judge, and comes
-// back with upgrade false and no error.
+// parseRequest reads the head of a request: all bytes up to and including the blank line.
+// If the request is not an upgrade to WebSocket, upgrade is false and there is no error;
+// net/http then checks the request. Otherwise an error is a *refusal.
 func parseRequest(head []byte) (*request, error) {
 	r := &request{}
 	lines := strings.Split(strings.TrimSuffix(string(head), "\r\n\r\n"), "\r\n")
@@ -99,7 +98,7 @@ func parseRequest(head []byte) (*request, error) {
 	return r, r.check()
 }
 
-// asksForWebSocket looks for "Upgrade: websocket" in what may be anything.
+// asksForWebSocket looks for "Upgrade: websocket" in fields that may be invalid.
 func asksForWebSocket(fields []string) bool {
 	for _, f := range fields {
 		name, value, _ := strings.Cut(f, ":")
@@ -143,7 +142,7 @@ func isHex(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
-// once says which fields may not come twice.
+// once has the fields that may appear only once.
 var once = map[string]bool{
 	"host": true, "upgrade": true, "sec-websocket-key": true, "sec-websocket-version": true,
 	"origin": true, "content-length": true, "transfer-encoding": true, "authorization": true,
@@ -220,7 +219,7 @@ func joinNonEmpty(a, sep, b string) string {
 	return a + sep + b
 }
 
-// offer reads a list of subprotocols. RFC 7395's own wins, whatever the order.
+// offer reads a list of subprotocols. That of RFC 7395 wins, in any order.
 func (r *request) offer(value string) {
 	r.offered = joinNonEmpty(r.offered, ", ", value)
 	for _, p := range tokens(value) {
@@ -230,8 +229,8 @@ func (r *request) offer(value string) {
 	}
 }
 
-// check holds the request as a whole against RFC 6455, section 4.2.1, and
-// RFC 7395, section 3.1.
+// check checks the complete request against RFC 6455, section 4.2.1, and RFC 7395,
+// section 3.1.
 func (r *request) check() error {
 	if r.method != http.MethodGet {
 		return &refusal{status: http.StatusMethodNotAllowed, text: "An opening handshake uses GET.", header: "Allow: GET\r\n"}
@@ -251,10 +250,10 @@ func (r *request) check() error {
 	return nil
 }
 
-// switchingProtocols is the answer that accepts a request (RFC 6455, section 4.2.2).
-// ws.Upgrader writes it. It never sees what the client wrote, which it would read in
-// its own way, but the request as it was understood here, and never a blank line
-// with something behind it. An error is a fault of ours.
+// switchingProtocols returns the response that accepts a request (RFC 6455, section
+// 4.2.2). ws.Upgrader writes it. To rule out two readings of one request, it gets a
+// canonical one instead of the client's bytes, and nothing behind its blank line. An
+// error is a bug of ours.
 func (r *request) switchingProtocols() ([]byte, error) {
 	canonical := "GET / HTTP/1.1\r\nHost: " + r.host + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + r.key + "\r\nSec-WebSocket-Protocol: " + r.subprotocol + "\r\n\r\n"
@@ -266,8 +265,8 @@ func (r *request) switchingProtocols() ([]byte, error) {
 	return answer.Bytes(), err
 }
 
-// hostIs reports whether a request's Host names the TLS server name (RFC 9110,
-// section 7.4): a connection for one vhost gives no access to another.
+// hostIs reports whether a request's Host is the TLS server name (RFC 9110, section 7.4),
+// so that a connection for one vhost gives no access to another.
 func hostIs(host, serverName string) bool {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
@@ -286,7 +285,7 @@ func tokens(list string) []string {
 	return out
 }
 
-// isToken is true for a token of RFC 9110, section 5.6.2.
+// isToken reports whether s is a token (RFC 9110, section 5.6.2).
 func isToken(s string) bool {
 	for _, c := range []byte(s) {
 		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
@@ -296,7 +295,7 @@ func isToken(s string) bool {
 	return s != ""
 }
 
-// validHost is true for a name or an IP address, with a port or without. It is
+// validHost reports whether s is a name or an IP address, with or without a port. It is
 // narrower than RFC 3986: letters, digits, hyphens, dots and underscores.
 func validHost(s string) bool {
 	if rest, ok := strings.CutPrefix(s, "["); ok {

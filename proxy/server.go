@@ -14,8 +14,8 @@ import (
 	"wssgate/upstream"
 )
 
-// What a Server does for its callers. Each part does its own; what concerns several of
-// them, as StartDrain and Shutdown do, is here.
+// The methods of a Server. Most of them belong to one part; StartDrain and Shutdown
+// coordinate several.
 
 // Serve accepts connections from ln until Shutdown is called, or ln is closed or fails
 // permanently. It closes ln. When descriptors or memory run out, Serve continues: it
@@ -41,13 +41,13 @@ func (s *Server) Recover(where panics.Place, next http.Handler) http.Handler {
 	return recovering(s.panicked, where, next)
 }
 
-// Allows reports whether a client may come, by rules and by the operator's bans.
+// Allows reports whether rules and the operator's bans allow a client to connect.
 func (s *Server) Allows(rules *access.Rules, client netip.Addr) bool {
 	return s.access.allows(rules, client)
 }
 
-// DeniesPlain reports whether the access list or a ban denies a client on a listener without
-// TLS, and counts the refusal. An address that is only missing from the allow list is
+// DeniesPlain reports whether the access list or a ban denies a client on a listener
+// without TLS, and counts the refusal. An address that is only missing from the allow list is
 // not denied: a CA that fetches the answer to an http-01 challenge is not a client.
 func (s *Server) DeniesPlain(client netip.Addr) bool {
 	denies := s.access.deniesPlain(client)
@@ -57,15 +57,16 @@ func (s *Server) DeniesPlain(client netip.Addr) bool {
 	return denies
 }
 
-// Ban keeps the clients of a network out for a while, reloads included; zero or less
-// lifts the ban, and returns other ones that these clients are in. Tunnels go on. It is an
-// error to lift what is not banned, and to ban a network that has an address of a load
-// balancer: that would be all of its clients.
+// Ban refuses the clients of a network for the duration, across reloads. Their open
+// tunnels continue. A duration of zero or less lifts the ban, and returns other bans that
+// still cover some of these clients. The error is ErrNotBanned if there was no ban to
+// lift. It is also an error to ban the address of a load balancer, because that would ban
+// all of its clients.
 func (s *Server) Ban(network netip.Prefix, duration time.Duration) (rest []access.Ban, err error) {
 	return s.access.ban(network, duration)
 }
 
-// Bans are those in force, those first that end first.
+// Bans returns the current bans, ordered by their end.
 func (s *Server) Bans() []access.Ban { return s.access.bans.List(time.Now()) }
 
 // Unserved returns the server names without a certificate that clients asked for most
@@ -85,7 +86,7 @@ func (s *Server) ProxyTroubles() (header, unexpected BalancerTrouble) {
 // Suspects returns the client addresses with failed logins, the worst first.
 func (s *Server) Suspects() []Suspect { return s.guard.list(time.Now()) }
 
-// LoginLimit is the current limit.
+// LoginLimit returns the current limit of failed logins.
 func (s *Server) LoginLimit() LoginFailures { return s.now.Load().LoginFailures }
 
 // Pardon forgets the failed logins of a client address or its /64, and lets it in
@@ -117,25 +118,25 @@ func (s *Server) LoginsEnded(r *http.Request, failed int) (slow, banned time.Dur
 	return slow, banned
 }
 
-// Tunnels lists tunnels. It does not wait for any client, but for each event loop to
-// finish what it does, and keeps that busy for about a millisecond for each ten
-// thousand tunnels. What it has in memory depends on q.Limit only. A tunnel that
-// changes its event loop meanwhile may be left out.
+// Tunnels lists tunnels. It waits for the current batch of each event loop, but not for
+// clients, and keeps each loop busy for about a millisecond per 10,000 tunnels. Its
+// memory depends only on q.Limit.
 func (s *Server) Tunnels(q TunnelQuery) TunnelList { return s.loops.tunnels(q) }
 
-// Clients returns how many client addresses have tunnels, and those whose tunnels have
-// moved most bytes, at most limit. It costs what Tunnels costs, and memory for each
-// address while it counts.
+// Clients returns the number of client addresses with tunnels, and the addresses whose
+// tunnels have moved the most bytes, at most limit. It costs as much as Tunnels, and
+// memory for each address while it counts.
 func (s *Server) Clients(limit int) (total int, busiest []ClientCount) { return s.loops.clients(limit) }
 
-// CloseTunnels begins to close the tunnels that f chooses, all at once, and returns how
-// many those are. It counts those too that are closing already: a drain may leave them
-// more time than the closing handshake of an operator's close has, and that is cut short.
+// CloseTunnels begins to close all tunnels that f selects, and returns their number. This
+// includes tunnels that are closing already: if a drain gave them more time than an
+// operator's close does, that time is cut short.
 func (s *Server) CloseTunnels(f TunnelFilter) (n int) { return s.loops.closeTunnels(f) }
 
-// Trace calls line for what happens on a tunnel until that ends, which is nil, ctx does,
-// or line returns an error. The tunnel does not wait for line: what it can't take in time
-// is left out, and the next one says how much that was. One tunnel is traced at a time.
+// Trace calls line for each event of a tunnel. It returns nil when the tunnel ends, and
+// otherwise the error of ctx or of line; ErrNoTunnel if no open tunnel has the ID, and
+// ErrTracing during another trace. The tunnel does not wait for line: events that line
+// cannot take in time are left out and counted in the next one.
 func (s *Server) Trace(ctx context.Context, id string, line func(TraceLine) error) error {
 	return s.tracer.trace(ctx, id, line)
 }
@@ -149,7 +150,7 @@ func (s *Server) SetShort(short, brake bool) {
 	s.admission.shortage.brake.on.Store(brake)
 }
 
-// Braked returns how many tunnels the brake has ended.
+// Braked returns the number of tunnels that the brake has ended since the start.
 func (s *Server) Braked() int { return int(s.admission.shortage.brake.ended.Load()) }
 
 // Shed ends the largest consumers of memory until about that many bytes are free, or no

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// What the Server does when memory is short. Whoever measures it says so
-// (SetShort), and asks for as much as is to be given up (Shed); nothing here
-// knows a limit.
+// The reaction to a shortage of memory. The caller measures memory: it reports a shortage
+// (SetShort), and asks for a number of bytes (Shed). Nothing here knows a limit.
 
 const (
-	// shedLeast is what a tunnel must hold to be shed, in bytes: a client that is
-	// a moment behind is not what the memory went into. Where there is no time, the
-	// largest go first all the same, but many small ones can be too much as well.
+	// shedLeast is the least size of a tunnel that is shed, in bytes: a client that is
+	// a moment behind does not use much memory. In an emergency the least size is
+	// shedLeastAtOnce, because many small tunnels can be too much as well; the largest
+	// still go first.
 	shedLeast       = 64 << 10
 	shedLeastAtOnce = 4 << 10
 )
 
-// errShort is why a tunnel was shed.
+// errShort is the error of a tunnel that was shed.
 var errShort = errors.New("memory is short (limits.memory)")
 
 // shed is Server.Shed.
@@ -49,8 +49,8 @@ func shed(loops *loops, pages *pages, bytes int64, sockets bool, patience time.D
 	return tunnels, requests, freed + n
 }
 
-// leastToShed returns the size from which on things are to be given up so that
-// the largest of them add up to bytes; floor where all do not.
+// leastToShed returns the least size to shed so that the largest sizes add up to bytes, or
+// floor if all together do not.
 func leastToShed(sizes []int64, bytes, floor int64) int64 {
 	slices.SortFunc(sizes, func(a, b int64) int { return cmp.Compare(b, a) })
 	for _, n := range sizes {
@@ -61,8 +61,8 @@ func leastToShed(sizes []int64, bytes, floor int64) int64 {
 	return floor
 }
 
-// backlog is what waits for the ends of a tunnel, in bytes: here, and with sockets
-// true in the kernel.
+// backlog returns the bytes that wait for the ends of a tunnel: here, and with sockets in
+// the kernel as well.
 func (t *tunnel) backlog(sockets bool) int64 {
 	n := 0
 	for _, l := range []*leg{&t.client, &t.upstream} {
@@ -80,8 +80,8 @@ func (t *tunnel) backlog(sockets bool) int64 {
 	return int64(n + len(t.pend))
 }
 
-// shed ends the tunnel for what waits for its client, which has patience to take
-// it. One that is ending already has no more than that.
+// shed ends the tunnel. Its client has patience to take what waits for it, even if the
+// tunnel was ending with more time.
 func (t *tunnel) shed(w *turn, patience time.Duration) {
 	t.begin(w)
 	if t.why == reasonNone {
@@ -92,9 +92,10 @@ func (t *tunnel) shed(w *turn, patience time.Duration) {
 	t.settle(w)
 }
 
-// brakes ends a tunnel that would grow while none may: at once, for a Close frame
-// behind its backlog would free nothing. It reports whether it did. It is asked
-// before the upstream is read, when what waits is what the kernel did not take.
+// brakes ends a tunnel with a large backlog while the brake is on, and reports whether it
+// did. It ends it at once, because a Close frame behind the backlog would free nothing.
+// It is called before the upstream is read, when only bytes that the kernel did not take
+// are waiting.
 func (t *tunnel) brakes(w *turn) bool {
 	if t.client.sock.out.size <= shedLeast || t.settings.brake == nil || !t.settings.brake.on.Load() {
 		return false

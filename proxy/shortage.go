@@ -2,9 +2,9 @@ package proxy
 
 import "sync/atomic"
 
-// A shortage is what the Server knows of one. Both may be read at any time.
+// A shortage says whether memory is short. It may be read at any time.
 type shortage struct {
-	on    atomic.Bool // nobody new is let in
+	on    atomic.Bool // new clients are refused
 	brake brake
 }
 

@@ -10,36 +10,36 @@ import (
 	"wssgate/panics"
 )
 
-// Counts are what a Server has done since it was made, and its current state. Words in
-// it, which may become labels of metrics, are fixed or names of the configuration;
-// clients cannot add any.
+// Counts has a Server's counters since its start, and its current state. Its words, which
+// may become labels of metrics, are fixed or names of the configuration; clients cannot
+// add any.
 type Counts struct {
 	Connections int              `json:"connections"`      // open now, from accept to close
-	Limit       int              `json:"connection_limit"` // how many may be open; see Settings.Connections
+	Limit       int              `json:"connection_limit"` // the most that may be open; see Settings.Connections
 	Accepted    int64            `json:"accepted"`         // connections that got a place
-	Refused     map[string]int64 `json:"refused"`          // connections that got none, by the limit that they met
+	Refused     map[string]int64 `json:"refused"`          // connections without a place, by the limit that was reached
 
 	Handshakes []HandshakeCount `json:"handshakes"`
-	Refusals   map[int]int64    `json:"refusals"` // requests for an upgrade that got no 101, by HTTP status
-	GaveUp     int64            `json:"gave_up"`  // clients that went away before their 101
+	Refusals   map[int]int64    `json:"refusals"` // opening handshakes that were refused, by HTTP status
+	GaveUp     int64            `json:"gave_up"`  // clients that disconnected before their 101
 
 	Logins LoginCounts `json:"logins"`
 
-	Vhosts []VhostCount     `json:"vhosts"` // those that ever had a tunnel, by name
+	Vhosts []VhostCount     `json:"vhosts"` // those that have had a tunnel, ordered by name
 	Closed map[string]int64 `json:"closed"` // by reason
-	Panics map[string]int64 `json:"panics"` // by where they were caught, in the process
+	Panics map[string]int64 `json:"panics"` // in the process, by the place where they were caught
 	Dials  []DialCount      `json:"dials"`  // by upstream and node
 
-	// In is from clients, Out is to them. Bytes are those of WebSocket, TLS
-	// taken off. They are up to date but for the turns under way.
+	// In is from clients, Out is to them. Bytes are those of WebSocket, without TLS. They
+	// lack only the turns in progress.
 	BytesIn   int64 `json:"bytes_in"`
 	BytesOut  int64 `json:"bytes_out"`
 	FramesIn  int64 `json:"frames_in"`
 	FramesOut int64 `json:"frames_out"`
 
-	// Lag is how long an event loop was busy with one batch of events: what
-	// came meanwhile waited at most that long. Its sum is the busy time of all
-	// loops, of which there are at most Loops.
+	// Lag is the time that an event loop was busy with one batch of events. Events that
+	// arrived meanwhile waited at most that long. The sum is the busy time of all loops,
+	// of which there are at most Loops.
 	Lag   Durations `json:"lag"`
 	Loops int       `json:"loops"`
 
@@ -47,7 +47,7 @@ type Counts struct {
 	IOUring string `json:"io_uring"`
 }
 
-// Tunnels are those that are open now.
+// Tunnels returns the number of open tunnels.
 func (c Counts) Tunnels() (n int64) {
 	for _, v := range c.Vhosts {
 		n += v.Open
@@ -55,29 +55,29 @@ func (c Counts) Tunnels() (n int64) {
 	return n
 }
 
-// A HandshakeCount is how many TLS handshakes ended in one way.
+// A HandshakeCount counts the TLS handshakes with one result.
 type HandshakeCount struct {
-	Result  string `json:"result"`  // a Handshake constant, or another word for why there was none
-	Version string `json:"version"` // "1.2", "1.3"; empty where there was none
+	Result  string `json:"result"`  // a Handshake constant, or another word for a failure
+	Version string `json:"version"` // "1.2", "1.3"; empty for a failure
 	N       int64  `json:"n"`
 }
 
-// A VhostCount is the tunnels of one vhost, by its configured name.
+// A VhostCount counts the tunnels of one vhost, by its configured name.
 type VhostCount struct {
 	Name   string `json:"name"`
 	Open   int64  `json:"open"` // now
 	Opened int64  `json:"opened"`
 }
 
-// A DialCount is how long upstreams took to give a 101, other nodes tried
-// before included, by the node that gave it.
+// A DialCount has the times until a node answered with 101. They include failed attempts
+// at other nodes before.
 type DialCount struct {
 	Upstream string    `json:"upstream"`
 	Node     string    `json:"node"`
 	Took     Durations `json:"took"`
 }
 
-// Counts returns the Server's counts as they are now.
+// Counts returns the Server's current counts. Counters may change while it reads them.
 func (s *Server) Counts() Counts {
 	c := Counts{
 		Connections: s.Connections(),
@@ -115,7 +115,7 @@ func (s *Server) Counts() Counts {
 	return c
 }
 
-// vhostCounts lists the vhosts by name.
+// vhostCounts returns the vhosts ordered by name.
 func (s *tunnels) vhostCounts() []VhostCount {
 	var out []VhostCount
 	for name, v := range s.vhosts.all() {
@@ -125,7 +125,7 @@ func (s *tunnels) vhostCounts() []VhostCount {
 	return out
 }
 
-// dialCounts lists the nodes by upstream and name.
+// dialCounts returns the nodes ordered by upstream and name.
 func (d *dialler) dialCounts() []DialCount {
 	var out []DialCount
 	for node, h := range d.took.all() {

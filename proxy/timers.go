@@ -8,12 +8,12 @@ import (
 // timerPlace is a tunnel's place among the timers of its loop.
 type timerPlace struct {
 	index int
-	due   time.Duration // what the heap is ordered by; never later than tunnel.due
+	due   time.Duration // the order of the heap; never later than tunnel.due
 }
 
-// timers orders the tunnels of a loop by when they want to be looked at. It
-// is lazy: a tunnel whose time moved back keeps its place, and gets the new
-// one when the old one comes up, so that traffic costs no reordering.
+// timers orders the tunnels of a loop by their due time. It is lazy: a tunnel whose time
+// moves back keeps its place until the old time comes, so that traffic costs no
+// reordering.
 type timers []*tunnel
 
 func (h timers) Len() int           { return len(h) }
@@ -46,7 +46,7 @@ func (h *timers) add(t *tunnel) {
 
 func (h *timers) remove(t *tunnel) { heap.Remove(h, t.place.index) }
 
-// has reports whether t is among them.
+// has reports whether t is in h.
 func (h timers) has(t *tunnel) bool {
 	return t.place.index < len(h) && t.place.index >= 0 && h[t.place.index] == t
 }
@@ -59,7 +59,7 @@ func (h *timers) update(t *tunnel) {
 	}
 }
 
-// next returns a tunnel that is due, or nil and how long there is time.
+// next returns a tunnel that is due, or nil and the time until one is.
 func (h *timers) next(now time.Duration) (*tunnel, time.Duration) {
 	for len(*h) > 0 {
 		t := (*h)[0]

@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// tapLines bounds what waits for whoever reads a trace.
+	// tapLines bounds the lines that wait for the reader of a trace.
 	tapLines = 256
-	// maxShape bounds what is shown of one frame, in bytes.
+	// maxShape bounds the shape of one frame, in bytes.
 	maxShape = 2 << 10
 )
 
@@ -23,43 +23,43 @@ var (
 	ErrTracing  = errors.New("another trace is under way, and there is one at a time")
 )
 
-// A TraceLine is one thing that happens on a tunnel that is traced. The first one of a
-// trace has Tunnel, the last one End.
+// A TraceLine is one event of a traced tunnel. The first one of a trace has Tunnel, the
+// last one End, and the others are frames.
 type TraceLine struct {
 	At     time.Time `json:"at"`
 	Tunnel *Tunnel   `json:"tunnel,omitempty"`
 
-	// A frame, once the whole of it has come: who sent it, and its header (RFC 6455,
-	// section 5.2). Code is a Close frame's. Shape is what kind of XML it has: see
-	// xmpp.Shape, which leaves out text and values.
-	From   string `json:"from,omitempty"` // client, upstream, or gate: to the client
+	// A frame that has arrived completely: its sender, and its header (RFC 6455, section
+	// 5.2). Code is the status code of a Close frame. Shape is the structure of its XML
+	// without text and values: see xmpp.Shape.
+	From   string `json:"from,omitempty"` // client, upstream, or gate (to the client)
 	Opcode string `json:"opcode,omitempty"`
 	Fin    bool   `json:"fin,omitempty"`
 	Masked bool   `json:"masked,omitempty"`
 	Length int64  `json:"length,omitempty"` // bytes of payload
 	Code   uint16 `json:"code,omitempty"`
 	Shape  string `json:"shape,omitempty"`
-	Cut    bool   `json:"cut,omitempty"` // there is more of the shape
+	Cut    bool   `json:"cut,omitempty"` // the shape was longer
 
-	Dropped int    `json:"dropped,omitempty"` // lines before this one that found no room
+	Dropped int    `json:"dropped,omitempty"` // lines before this one that were left out
 	End     string `json:"end,omitempty"`     // why the tunnel ended
 }
 
-// A tap is a trace of one tunnel. Its tunnel's loop writes, and never waits: what finds
-// no room is counted. But for off it is the loop's; others read lines.
+// A tap collects the trace of one tunnel. The tunnel's loop owns it, except off, and
+// sends to lines without waiting: it counts the lines that do not fit.
 type tap struct {
-	off     atomic.Bool // nobody reads any more
+	off     atomic.Bool // nobody reads lines any more
 	lines   chan TraceLine
-	last    TraceLine // behind lines, once that is closed
+	last    TraceLine // follows lines, once that is closed
 	dropped int
 	ends    [2]tapEnd // the client's and the upstream's frames
 }
 
 // A tapEnd follows the frames of one sender.
 type tapEnd struct {
-	line  TraceLine // of the frame under way
-	whole bool      // it was seen from its beginning
-	known bool      // so was its message, and xml has been fed all of it
+	line  TraceLine // of the frame in progress
+	whole bool      // the tap saw the frame from its beginning
+	known bool      // and the whole message before, which xml has read
 	xml   xmpp.Shape
 	shape []byte
 	clear []byte
@@ -67,16 +67,16 @@ type tapEnd struct {
 
 var opcodeNames = map[byte]string{opContinuation: "continuation", opText: "text", opBinary: "binary", opClose: "close", opPing: "ping", opPong: "pong"}
 
-// see takes a piece that one end sent.
+// see reads a piece that one end sent.
 func (p *tap) see(fromClient bool, s *scanner, it *piece) {
 	e, from := &p.ends[0], "client"
 	if !fromClient {
 		e, from = &p.ends[1], "upstream"
 	}
-	if len(it.wire) == 0 { // behind the last frame that counts
+	if len(it.wire) == 0 { // behind a Close frame
 		return
 	}
-	if it.control() { // it may stand between two pieces of a frame
+	if it.control() { // it may be between two pieces of a frame
 		p.put(frameLine(from, it.header, it.payload))
 		return
 	}
@@ -86,11 +86,11 @@ func (p *tap) see(fromClient bool, s *scanner, it *piece) {
 		case it.opcode != opContinuation:
 			e.xml, e.known = xmpp.Shape{}, true
 		case it.message == opText && !e.known:
-			e.shape = append(e.shape, "…"...) // it may go on inside of CDATA
+			e.shape = append(e.shape, "…"...) // it may continue inside CDATA
 		}
 	}
 	if !e.whole {
-		return // the trace began in the middle of it
+		return // the trace began inside this frame
 	}
 	if it.message == opText && e.known {
 		e.clear = it.unmasked(e.clear[:0])
@@ -114,7 +114,7 @@ func cutShape(b []byte) []byte {
 	return b[:n]
 }
 
-// frameLine is the line of a frame, or of its header where payload is nil.
+// frameLine returns the line of a frame, or of its header if payload is nil.
 func frameLine(from string, h header, payload []byte) TraceLine {
 	l := TraceLine{From: from, Opcode: opcodeNames[h.opcode], Fin: h.fin, Masked: h.masked, Length: h.length}
 	if h.opcode == opClose {
@@ -123,7 +123,7 @@ func frameLine(from string, h header, payload []byte) TraceLine {
 	return l
 }
 
-// says takes a frame of the gate's own.
+// says notes a frame of the gate's own.
 func (p *tap) says(opcode byte, payload []byte) {
 	l := frameLine("gate", header{fin: true, opcode: opcode, length: int64(len(payload))}, payload)
 	if opcode == opText {
@@ -143,14 +143,14 @@ func (p *tap) put(l TraceLine) {
 	}
 }
 
-// end is called once, when the tunnel has ended.
+// end closes the trace when the tunnel has ended. Call it once.
 func (p *tap) end(why reason) {
 	p.last = TraceLine{At: time.Now(), End: why.String(), Dropped: p.dropped}
 	close(p.lines)
 }
 
-// trace shows t's tap a piece, unless nobody reads that any more. It is out of line, so
-// that without a tap a piece costs one comparison.
+// trace gives a piece to t's tap, or drops a tap without a reader. It is a separate
+// function, so that a piece costs one comparison without a tap.
 func (t *tunnel) trace(l *leg, p *piece) {
 	if t.tap.off.Load() {
 		t.tap = nil
@@ -173,7 +173,7 @@ type tracer struct {
 	current atomic.Pointer[TraceLine] // the first line of the trace; nil: there is none
 }
 
-// errTracing is ErrTracing with the tunnel that is traced, once that is found.
+// errTracing returns ErrTracing with the traced tunnel, if it is found already.
 func (r *tracer) errTracing() error {
 	l := r.current.Load()
 	if l == nil || l.Tunnel == nil {

@@ -7,12 +7,12 @@ import (
 	"sync/atomic"
 )
 
-// A tunnelID names a tunnel for as long as it is open, and in the log afterwards. IDs
-// grow in the order in which tunnels open. The first one of a process is random, so that
-// two processes hardly ever use the same one.
+// A tunnelID identifies a tunnel while it is open, and in the log afterwards. IDs ascend
+// in the order in which tunnels open. The first one of a process is random, so that two
+// processes rarely use the same ID.
 type tunnelID uint64
 
-// idBase makes IDs of eight letters and digits.
+// idBase gives IDs of eight letters and digits.
 const idBase = 36
 
 func (id tunnelID) String() string { return strconv.FormatUint(uint64(id), idBase) }

@@ -9,25 +9,26 @@ import (
 	"wssgate/xmpp"
 )
 
-// tunnelInfo is what is known of a tunnel beside its bytes. Its loop may change it.
+// tunnelInfo describes a tunnel in logs and lists, and to the upstream. It belongs to the
+// tunnel's loop.
 type tunnelInfo struct {
 	id         tunnelID
 	client     netip.AddrPort
 	key        clientKey
-	suspect    clientKey // what its failed logins are counted by; invalid: they are not
+	suspect    clientKey // the key for its failed logins; invalid: they are not counted
 	serverName string
 	host, path string
 	vhost      *upstream.Vhost
-	domain     string         // `to` of its stream; "" while that has none
-	upstream   *upstream.Conn // nil while there is none
+	domain     string         // `to` of its stream; "" before that
+	upstream   *upstream.Conn // nil if there is none now
 	began      time.Time
 
-	request   *upstream.Request // for another dial, while the greeting may need one
+	request   *upstream.Request // for another dial; nil once the greeting needs none
 	elsewhere string            // the URL to redirect this client to; mostly ""
 }
 
-// names notes the domain of a stream's start tag. Mostly it is another name of the
-// tunnel's, and then costs no memory of its own.
+// names notes the domain of a stream's start tag. It is usually equal to the server name,
+// and then shares its memory.
 func (i *tunnelInfo) names(tag *xmpp.Open) {
 	domain, err := tag.Domain()
 	switch {

@@ -7,8 +7,8 @@ import (
 	"wssgate/upstream"
 )
 
-// tunnels are what all tunnels of a Server share: what they ask of others while they
-// are open, and who counts them and writes them down. It is safe for concurrent use.
+// tunnels is what all tunnels of a Server share: the parts that they need while they are
+// open, their counters, and their journal. It is safe for concurrent use.
 type tunnels struct {
 	access    *accessControl
 	guard     *guard
@@ -24,8 +24,8 @@ type tunnels struct {
 
 type vhostCount struct{ open, opened atomic.Int64 }
 
-// newTunnel makes a tunnel of a client that got its 101. info.upstream is nil if the
-// upstream is to be dialled later or never.
+// newTunnel makes the tunnel of a client that got its 101. info.upstream is nil if the
+// upstream will be dialled later or never.
 func newTunnel(info *tunnelInfo, settings *tunnelSettings, client leg) *tunnel {
 	return &tunnel{settings: settings, info: info, client: client, upstream: upstreamLeg(info.upstream)}
 }
@@ -45,10 +45,10 @@ func (s *tunnels) open(t *tunnel) error {
 	return nil
 }
 
-// done is each tunnel's onDone. It runs in the loop, so it does not wait, and neither
-// does the log.
+// done is the onDone of every tunnel. It runs in the loop, so it must not wait; the log
+// does not either.
 func (s *tunnels) done(t *tunnel, _ time.Duration) {
-	// Deferred, so that a panic in one of these keeps no place from being given back.
+	// Deferred, so that the place is given back even if one of these panics.
 	defer s.admission.leave(t.info.key, t.info.elsewhere == "")
 	defer s.vhost(t.info.vhost).open.Add(-1)
 	defer t.giveUp()

@@ -5,25 +5,25 @@ import (
 	"unicode/utf8"
 )
 
-// errNotUTF8 is the breach of text, or a Close frame's reason, that is not UTF-8
-// (RFC 6455, sections 5.5.1, 5.6 and 8.1). Some servers answer it with silence,
-// and keep a dead stream.
+// errNotUTF8 is the error of a text message, or a Close frame's reason, that is not UTF-8
+// (RFC 6455, sections 5.5.1, 5.6 and 8.1). Some servers do not answer such a message, and
+// keep a dead stream.
 var errNotUTF8 = &protocolError{codeNotUTF8, "text that is not UTF-8"}
 
-// A utf8Checker checks the text of one message as it comes, however its bytes
-// are cut into frames and reads. The zero value is at the beginning.
+// A utf8Checker checks the text of one message as it arrives, in pieces of any size. The
+// zero value is at the beginning of a message.
 type utf8Checker struct {
-	need   uint8 // bytes that the character under way still needs
-	lo, hi uint8 // what the next one of them may be
+	need   uint8 // bytes that the current character still needs
+	lo, hi uint8 // the range of the next one
 }
 
-// check reads a piece of the message, and reports whether the text may go on so,
-// or, with last, end so.
+// check reads a piece of the message, and reports whether it is valid. With last, the
+// message ends with the piece.
 func (c *utf8Checker) check(p *piece, last bool) bool {
 	b, at := p.payload, int(p.at&3)
 	for len(b) > 0 {
 		if c.need == 0 {
-			n := ascii(b, wideKey(p.key, at)) // key is zero where there is no mask
+			n := ascii(b, wideKey(p.key, at)) // key is zero without a mask
 			b, at = b[n:], at+n
 		}
 		var plain [512]byte
@@ -39,7 +39,7 @@ func (c *utf8Checker) check(p *piece, last bool) bool {
 	return !last || c.need == 0
 }
 
-// ascii returns how many bytes at the start of b are ASCII under the key, a
+// ascii returns the number of bytes at the start of b that are ASCII once unmasked, as a
 // multiple of 32.
 func ascii(b []byte, key uint64) (n int) {
 	const high = 0x8080808080808080
@@ -54,7 +54,7 @@ func ascii(b []byte, key uint64) (n int) {
 	return n
 }
 
-// chunk reads bytes in the clear.
+// chunk reads unmasked bytes.
 func (c *utf8Checker) chunk(b []byte) bool {
 	for c.need > 0 && len(b) > 0 {
 		if !c.step(b[0]) {
