@@ -71,7 +71,7 @@ func newLoop(group *loops) (*loop, error) {
 	return l, nil
 }
 
-// run is the loop's goroutine.
+// run is the goroutine of the loop.
 func (l *loop) run() {
 	defer close(l.done)
 	for l.last = l.now(); !l.quit; {
@@ -113,7 +113,7 @@ func (l *loop) round() {
 
 func (l *loop) now() time.Duration { return time.Since(l.group.started) }
 
-// tell hands an event to its tunnel.
+// tell gives an event to its tunnel.
 func (l *loop) tell(t *tunnel, leg *leg, is readiness) {
 	defer l.rescue(t)
 	t.event(l.work, leg, is)
@@ -153,8 +153,8 @@ func (l *loop) after(t *tunnel) {
 	t.onDone(t, l.work.now)
 }
 
-// rescue is deferred around a turn of t. A panic ends t, as it stands. What it may
-// have left half done is given up: its turn, and whatever the turn lent.
+// rescue is deferred around a turn of t. A panic ends t without a closing handshake. The
+// loop gets new buffers, because the turn may have left the old ones in any state.
 func (l *loop) rescue(t *tunnel) {
 	cause := recover()
 	if cause == nil {
@@ -167,10 +167,10 @@ func (l *loop) rescue(t *tunnel) {
 	l.lose(t)
 }
 
-// mend is deferred around a round. What panics in it outside a turn has most likely
-// left every tunnel as it was: all that is waited for comes again, as epoll is
-// level-triggered. So the loop tries again, once, with its tunnels. If that panics too
-// the tunnels or the poller are broken: it ends all of them and gets a new poller.
+// mend is deferred around a round. A panic outside a turn has most likely left all tunnels
+// intact, and events are not lost, because epoll is level-triggered. So the loop tries
+// once more with its tunnels. If that panics as well, the tunnels or the poller are
+// broken: the loop ends all tunnels and gets a new poller.
 func (l *loop) mend() {
 	cause := recover()
 	if cause == nil {
@@ -200,10 +200,10 @@ func (l *loop) mend() {
 	}
 }
 
-// brokenPause is how much longer a loop pauses after each round that panics.
+// brokenPause is the increase of the pause after each round that panics.
 const brokenPause = 10 * time.Millisecond
 
-// startOver ends all tunnels, and replaces the poller, whatever state they are in.
+// startOver ends all tunnels and replaces the poller, in any state.
 func (l *loop) startOver() {
 	tunnels := l.timers
 	l.timers = nil
@@ -213,7 +213,7 @@ func (l *loop) startOver() {
 	}
 	next, err := l.group.newPoller()
 	if err != nil {
-		return // no descriptors: the old one has to do
+		return // no descriptors: keep the old one
 	}
 	l.mu.Lock()
 	old := l.poller
@@ -223,8 +223,8 @@ func (l *loop) startOver() {
 	l.caught(old.close)
 }
 
-// lose ends t as it stands, unless it is over, after a panic. Whatever panics on the
-// way, the rest is done.
+// lose ends t after a panic, without a closing handshake, unless it is over. If a step
+// panics, the other steps still follow.
 func (l *loop) lose(t *tunnel) {
 	if t.over {
 		return
@@ -250,7 +250,7 @@ func (l *loop) caught(f func()) {
 	f()
 }
 
-// start makes the loop the owner of t and of its sockets.
+// start makes the loop the owner of t and its sockets.
 func (l *loop) start(t *tunnel, client, upstream int) {
 	t.loop = l
 	t.due = never
@@ -265,7 +265,7 @@ func (l *loop) start(t *tunnel, client, upstream int) {
 	})
 }
 
-// swap gives t the upstream up, the leg next, whose socket is fd.
+// swap gives t the upstream up with the leg next, whose second descriptor is fd.
 func (l *loop) swap(t *tunnel, up *upstream.Conn, next leg, fd int) {
 	if t.done {
 		closeDescriptor(fd)
@@ -281,15 +281,15 @@ func (l *loop) swap(t *tunnel, up *upstream.Conn, next leg, fd int) {
 	})
 }
 
-// own begins the second phase of a socket, of which fd is a second descriptor; -1
-// where there is none, and the group's pump has it.
+// own begins the second phase of a socket with its second descriptor fd. With -1 the
+// group's pump takes the socket.
 func (l *loop) own(t *tunnel, leg *leg, fd int) {
 	s := leg.sock
 	if fd < 0 {
 		s.raw = l.group.pump(l, t, leg)
 		return
 	}
-	s.conn.Close() // so that Go's own poller forgets the socket: it would wake up for each event too
+	s.conn.Close() // otherwise Go's own poller would wake up for each event too
 	s.conn = nil
 	s.os.fd = fd
 	s.raw = &s.os
@@ -316,8 +316,8 @@ func (l *loop) undrain(o *drainOrder) {
 	l.rearm(chosen)
 }
 
-// rearm gives tunnels their place among the timers after their times changed. What was
-// due already, and has not had its turn yet, stays due.
+// rearm updates the timers of tunnels whose times have changed. A tunnel that is due, and
+// has not had its turn yet, stays due.
 func (l *loop) rearm(tunnels []*tunnel) {
 	for _, t := range tunnels {
 		t.due = min(t.due, t.nextDue(l.work.now))
@@ -325,8 +325,7 @@ func (l *loop) rearm(tunnels []*tunnel) {
 	}
 }
 
-// close ends the loop and closes its tunnels. What was posted before is done
-// first.
+// close ends the loop and closes its tunnels, after everything that was posted before.
 func (l *loop) close() {
 	l.mu.Lock()
 	if !l.shut {
@@ -337,8 +336,8 @@ func (l *loop) close() {
 	<-l.done
 }
 
-// post has f run in the loop's goroutine. It reports false, and drops f, where
-// the loop is closed.
+// post makes the loop's goroutine call f. It returns false, and drops f, if the loop is
+// closed.
 func (l *loop) post(f func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -348,7 +347,7 @@ func (l *loop) post(f func()) bool {
 	return !l.shut
 }
 
-// push is for post and close; l.mu is held.
+// push is for post and close. The caller holds l.mu.
 func (l *loop) push(f func()) {
 	l.inbox = append(l.inbox, f)
 	if len(l.inbox) == 1 {
@@ -356,7 +355,7 @@ func (l *loop) push(f func()) {
 	}
 }
 
-// drainInbox does what was posted.
+// drainInbox calls everything that was posted.
 func (l *loop) drainInbox() {
 	l.mu.Lock()
 	posted := l.inbox
@@ -367,7 +366,7 @@ func (l *loop) drainInbox() {
 	}
 }
 
-// do does one thing that was posted. What concerns one tunnel rescues that itself.
+// do calls one posted function. Functions for one tunnel have a rescue of their own.
 func (l *loop) do(f func()) {
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -377,7 +376,7 @@ func (l *loop) do(f func()) {
 	f()
 }
 
-// A wakePoller waits for wake alone.
+// A wakePoller waits only for wake.
 type wakePoller struct {
 	woken chan struct{}
 	was   bool

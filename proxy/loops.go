@@ -14,17 +14,16 @@ import (
 	"wssgate/upstream"
 )
 
-// loops are the event loops of a Server, as many as there is work for.
+// loops has the event loops of a Server, as many as the load needs.
 //
-// One loop costs less CPU for a message than two, as long as it keeps up:
-// events come in larger batches, and one thread wakes instead of two. So there
-// is one at first, and all tunnels are its. A loop that is busy for nearly all
-// of a window hands some of its tunnels, those that just had an event, to one
-// that is not; when there is little to do again, they go back to the first.
-// There are at most as many loops as processors.
+// One loop needs less CPU per message than two, as long as it keeps up: events come in
+// larger batches, and one thread wakes instead of two. So the first loop has all tunnels
+// at the beginning. A loop that is busy for nearly all of a window moves some of its
+// tunnels, those that just had an event, to a loop with less work. When the load falls
+// again, they go back to the first loop. There are at most as many loops as processors.
 //
-// A tunnel belongs to one loop at any time. It moves between two turns, with
-// its sockets, its timers and whatever waits in it; it does not notice.
+// A tunnel belongs to one loop at any time. It moves between two turns, with its sockets,
+// its timers and its waiting bytes, and does not notice.
 type loops struct {
 	started     time.Time // the clock of all tunnels
 	max         int
@@ -50,10 +49,10 @@ type loops struct {
 }
 
 const (
-	window    = 100 * time.Millisecond // that a loop's load is measured over
-	saturated = window * 85 / 100      // a processor was used for so much of a window: it sheds
-	calm      = window * 40 / 100      // busy for so little, both together: one is enough
-	shedShare = 8                      // it sheds one in so many of its tunnels for each window
+	window    = 100 * time.Millisecond // of the measurement of a loop's load
+	saturated = window * 85 / 100      // a loop that used a processor for this part of a window sheds
+	calm      = window * 40 / 100      // two loops that are busy for less, together, become one
+	shedShare = 8                      // a loop sheds one in this many of its tunnels per window
 )
 
 // newLoops starts the first loop. System says that connections with a descriptor
@@ -96,12 +95,12 @@ func (d *loops) ring() string {
 	return "off"
 }
 
-// systemRandom is math/rand/v2's own source, which several goroutines may use.
+// systemRandom is the source of math/rand/v2, which is safe for concurrent use.
 type systemRandom struct{}
 
 func (systemRandom) Uint64() uint64 { return rand.Uint64() }
 
-// grow starts one loop more.
+// grow starts one more loop.
 func (d *loops) grow() (*loop, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -117,15 +116,15 @@ func (d *loops) grow() (*loop, error) {
 	return l, err
 }
 
-// all returns the loops there are now.
+// all returns the current loops.
 func (d *loops) all() []*loop {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.list)
 }
 
-// take starts t, which a loop owns from here. An error means that none does, and
-// that the caller closes both sockets.
+// take gives t to a loop, which owns it from here. After an error the caller closes both
+// sockets.
 func (d *loops) take(t *tunnel) error {
 	client, err := d.hold(t.client.sock)
 	if err != nil {
@@ -145,9 +144,8 @@ func (d *loops) take(t *tunnel) error {
 	return nil
 }
 
-// hold returns a second descriptor of a socket, which survives the first; -1 for
-// one that goroutines have to pump: it has no descriptor, or there is none to be
-// had at the moment.
+// hold returns a second descriptor of a socket, which survives the first. It returns -1 if
+// goroutines must pump the socket, because it has no descriptor, or none is available.
 func (d *loops) hold(s *sock) (int, error) {
 	if !d.descriptors || s.state == sockClosed {
 		return -1, nil
@@ -161,9 +159,9 @@ func (d *loops) hold(s *sock) (int, error) {
 	return fd, err
 }
 
-// swap gives t another upstream, once its old one is closed, and begins a turn
-// with tunnel.dialled. An error means that no loop owns up. The loop is where t was
-// when its greeting began to dial: a tunnel with a greeting does not move.
+// swap gives t another upstream, after its old one was closed, in a turn that calls
+// tunnel.dialled. After an error the caller still owns up. The loop of t is the one from
+// which its greeting began to dial: a tunnel with a greeting does not move.
 func (d *loops) swap(t *tunnel, up *upstream.Conn) error {
 	next := upstreamLeg(up)
 	fd, err := d.hold(next.sock)
@@ -178,7 +176,7 @@ func (d *loops) swap(t *tunnel, up *upstream.Conn) error {
 	return nil
 }
 
-// do begins a turn of t with f, unless t is done. t has a greeting.
+// do calls f in a turn of t, unless t is done. t has a greeting.
 func (d *loops) do(t *tunnel, f func(*turn)) {
 	l := t.loop
 	l.post(func() {
@@ -188,7 +186,7 @@ func (d *loops) do(t *tunnel, f func(*turn)) {
 	})
 }
 
-// lose ends t, whose greeting has met a panic.
+// lose ends t after a panic of its dial.
 func (d *loops) lose(t *tunnel) {
 	l := t.loop
 	l.post(func() { l.lose(t) })
@@ -236,7 +234,7 @@ func (d *loops) each(f func(l *loop)) {
 	}
 }
 
-// drain carries an order out, also on tunnels that are taken later, until undrain.
+// drain carries out an order until undrain, also on later tunnels.
 func (d *loops) drain(o *drainOrder) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -255,8 +253,8 @@ func (d *loops) undrain(o *drainOrder) {
 	}
 }
 
-// close ends every tunnel at once, and the loops in their order. A tunnel that is moving when its new
-// loop is gone already is closed by the old one.
+// close ends all tunnels at once, and the loops in their order. If a tunnel moves to a
+// loop that is closed already, its old loop closes it.
 func (d *loops) close() {
 	d.mu.Lock()
 	d.closed = true
@@ -267,13 +265,12 @@ func (d *loops) close() {
 	d.pumps.Wait()
 }
 
-// pressure is what one loop knows of the last window. Only busy is others' to
-// read.
+// pressure is a loop's load in the last window. Other loops read only busy.
 //
-// A loop is busy while it handles events, and while it waits for a processor with events
-// to handle. That wait is no reason to shed: a second loop would wait as well, and both
-// cost more. So all loops together count as busy for no longer than the process has
-// used processors.
+// A loop is busy while it handles events, and while it waits for a processor to handle
+// them. That wait is not a reason to shed: a second loop would wait as well, and both
+// would cost more. So the busy time of all loops together is at most the processor time
+// of the process.
 type pressure struct {
 	busy   atomic.Int64 // nanoseconds outside epoll_wait, since the start
 	since  time.Duration
@@ -283,8 +280,8 @@ type pressure struct {
 	to     *loop
 }
 
-// measure is called by l after each batch of events, which took from began
-// until now. At the end of a window it decides whether tunnels are to move.
+// measure is called after each batch of events, which took from began until now. At the
+// end of a window it decides whether tunnels move.
 func (l *loop) measure(began, now time.Duration) {
 	l.pressure.busy.Add(int64(now - began))
 	if now-l.pressure.since < window {
@@ -319,7 +316,7 @@ func (l *loop) measure(began, now time.Duration) {
 	}
 }
 
-// used takes off what loops have waited for processors in a window of that length.
+// used subtracts the time that the loops waited for processors in a window.
 func (l *loop) used(busy []time.Duration, length time.Duration) {
 	if l.group.processors == nil {
 		return
@@ -364,10 +361,10 @@ func (l *loop) move(t *tunnel) {
 		l.group.migrated.Add(1)
 		return
 	}
-	l.adopt(t) // the other is closed; so will we be
+	l.adopt(t) // the other loop is closed, and this one will be
 }
 
-// adopt makes l the owner of a tunnel that is no loop's.
+// adopt makes l the owner of a tunnel without a loop.
 func (l *loop) adopt(t *tunnel) {
 	for _, leg := range []*leg{&t.client, &t.upstream} {
 		if s := leg.sock; s.state != sockClosed {

@@ -10,20 +10,19 @@ import (
 
 // A sock is one socket of a tunnel, and the net.Conn below its crypto/tls.
 //
-// It lives through two phases. In the first a goroutine does the handshakes,
-// and all calls go to the connection as it was accepted or dialled: they
-// block, and obey deadlines. A loop ends that phase for good when it sets raw.
-// In the second the loop owns the socket: Read gives what the kernel has, once
-// a turn, and errAgain where it has nothing more; Write never fails and never
-// blocks, for crypto/tls remembers a failed write for ever. What the kernel does
-// not take waits in out.
+// It has two phases. In the first a goroutine does the handshakes, and all calls go to the
+// connection that was accepted or dialled: they block, and obey deadlines. A loop ends
+// this phase when it sets raw. In the second the loop owns the socket. Read returns the
+// bytes that the kernel has, once a turn, and then errAgain. Write never fails and never
+// blocks, because crypto/tls remembers a failed write for ever. Bytes that the kernel
+// does not take wait in out.
 //
-// crypto/tls allows this use: an error with Temporary() == true is not kept by
-// tls.Conn.Read, which can be called again and goes on where it was.
+// crypto/tls allows this use: tls.Conn.Read does not keep an error whose Temporary() is
+// true, and the next call continues.
 //
-// What can still be done with a socket is its state, and nothing else is. What the
-// loop waits for follows from it, so that a socket that is dead is not waited
-// for, whatever is left in its queue.
+// The state of a socket says everything that can still be done with it. The events that
+// the loop waits for follow from the state, so the loop never waits for a dead socket,
+// even if bytes are left in its queue.
 type sock struct {
 	conn net.Conn // first phase only
 	raw  rawConn  // second phase; nil in the first
@@ -43,8 +42,8 @@ type sock struct {
 	want    interest // what the loop was last told
 }
 
-// A sockState says what can be done with a socket. It only moves forward, by end,
-// fail and close:
+// A sockState says what can be done with a socket. It only advances, by end, fail and
+// close:
 //
 //	open ──end──▶ ended ──fail──▶ failed ──close──▶ closed
 //	  └────────────fail─────────────▲
@@ -55,8 +54,8 @@ type sockState uint8
 const (
 	sockOpen   sockState = iota
 	sockEnded            // nothing more comes from the peer; it may still be written to
-	sockFailed           // neither: it was reset, or the queue is full. What waited is lost
-	sockClosed           // the descriptor is given back
+	sockFailed           // neither: it was reset, or the queue is full. Waiting bytes are lost
+	sockClosed           // the descriptor is closed
 )
 
 // A finState says whether FIN was sent.
@@ -64,52 +63,52 @@ type finState uint8
 
 const (
 	finNone   finState = iota
-	finWanted          // behind what waits
+	finWanted          // after the waiting bytes
 	finSent
 )
 
-// An interest says what a loop waits for on a socket. While a socket is neither
-// failed nor closed, the loop also waits for its failure.
+// An interest is the set of events that a loop waits for on a socket. While a socket is
+// neither failed nor closed, the loop also waits for its failure.
 type interest uint8
 
 const (
 	forFailure interest = 1 << iota // always set while the loop waits for anything
 	forInput
 	forRoom
-	forEnd // the peer's FIN, where forInput is not set
+	forEnd // the peer's FIN, without forInput
 )
 
-// rawConn is a socket that never blocks, as a loop gives it to sock.
+// rawConn is a socket that never blocks. A loop gives it to sock.
 type rawConn interface {
-	// read returns errAgain where the kernel has nothing, io.EOF after a FIN.
+	// read returns errAgain if the kernel has no bytes, and io.EOF after a FIN.
 	read(b []byte) (int, error)
-	// write takes as much as the kernel does, and errAgain with less than all.
+	// write takes as many bytes as the kernel does; errAgain if those are not all.
 	write(b []byte) (int, error)
-	// unacknowledged is how many bytes the kernel holds that the peer's kernel
-	// has not confirmed; 0 where that is not known.
+	// unacknowledged returns how many bytes the kernel holds that the peer has not
+	// acknowledged; 0 if that is unknown.
 	unacknowledged() int
-	// closeWrite sends FIN behind what was written.
+	// closeWrite sends FIN behind all written bytes.
 	closeWrite()
-	// watch says what the loop is to wait for; 0: for nothing.
+	// watch sets the events that the loop waits for; 0: none.
 	watch(interest)
-	// close gives the descriptor back. With reset the peer gets RST, and the
-	// kernel forgets what it still holds for it.
+	// close closes the descriptor. With reset the peer gets RST, and the kernel drops the
+	// bytes that it still holds for the peer.
 	close(reset bool)
 }
 
-// A polled socket is a rawConn that a loop's poller waits for, so that the loop can
-// hand it to another one.
+// A polled socket is a rawConn that a loop's poller waits for. It can move to another
+// loop.
 type polled interface {
 	rawConn
-	join(p poller, t *tunnel, leg *leg) // watch says what for
+	join(p poller, t *tunnel, leg *leg) // watch then sets the events
 	leave()
 }
 
-// errQueueFull fails a socket whose peer takes less than it makes us send.
+// errQueueFull is the error of a socket whose peer takes too few bytes.
 var errQueueFull = errors.New("the backlog for the peer exceeds its limit")
 
-// errAgain is what a read or write that would block returns. It is a net.Error
-// whose Temporary is true, the one kind that tls.Conn.Read does not remember.
+// errAgain is the error of a read or write that would block. It is a net.Error whose
+// Temporary is true, the only kind that tls.Conn.Read does not remember.
 var errAgain error = again{}
 
 type again struct{}
@@ -202,8 +201,8 @@ func (s *sock) land() bool {
 	return s.out.size > 0 || s.state >= sockFailed
 }
 
-// flush sends what waits, as far as the kernel takes it, and reports whether
-// it took anything.
+// flush sends waiting bytes until the kernel takes no more, and reports whether it took
+// any.
 func (s *sock) flush() (progress bool) {
 	for s.out.size > 0 {
 		n, err := s.raw.write(s.out.head())
@@ -221,8 +220,8 @@ func (s *sock) flush() (progress bool) {
 	return progress
 }
 
-// shutdown asks for FIN behind everything that was written; finish, at the end
-// of a turn, sends it when its time has come.
+// shutdown requests FIN behind all written bytes. finish, at the end of a turn, sends it
+// once none of them wait.
 func (s *sock) shutdown() {
 	if s.fin == finNone {
 		s.fin = finWanted
@@ -236,22 +235,21 @@ func (s *sock) finish() {
 	}
 }
 
-// end notes that nothing more comes from the peer, or that what comes is of no
-// use.
+// end notes that the peer sends no more bytes, or that they are of no use.
 func (s *sock) end(err error) {
 	if s.state == sockOpen {
 		s.state, s.err = sockEnded, err
 	}
 }
 
-// fail gives the socket up. What waits is lost.
+// fail gives the socket up. Waiting bytes are lost.
 func (s *sock) fail(err error) {
 	if s.state < sockFailed {
 		s.state, s.err, s.out = sockFailed, err, queue{}
 	}
 }
 
-// stuck reports whether bytes wait for a peer that has not confirmed them.
+// stuck reports whether bytes wait that the peer has not acknowledged.
 func (s *sock) stuck() bool {
 	return s.out.size > 0 || s.state < sockFailed && s.raw.unacknowledged() > 0
 }
@@ -273,7 +271,7 @@ func (s *sock) close(reset bool) {
 	s.state, s.err, s.out, s.want = sockClosed, net.ErrClosed, queue{}, 0
 }
 
-// abandon closes a socket as it stands, whoever waits for it.
+// abandon closes a socket in either phase.
 func (s *sock) abandon() {
 	switch {
 	case s.raw != nil:
@@ -283,8 +281,8 @@ func (s *sock) abandon() {
 	}
 }
 
-// watch tells the loop what to wait for, where that has changed. read and end
-// say whether the tunnel wants the peer's bytes, or their end alone.
+// watch tells the loop the events to wait for, if they have changed. With read the tunnel
+// wants the peer's bytes, and with end only their end.
 func (s *sock) watch(read, end bool) {
 	want := interest(0)
 	if s.state < sockFailed {
@@ -305,8 +303,8 @@ func (s *sock) watch(read, end bool) {
 	}
 }
 
-// Close closes the connection in the first phase. In the second the tunnel
-// does that, and crypto/tls has no business to.
+// Close closes the connection in the first phase. In the second it does nothing for
+// crypto/tls, because the tunnel closes the socket.
 func (s *sock) Close() error {
 	if s.raw == nil {
 		return s.conn.Close()
@@ -338,12 +336,12 @@ func (s *sock) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// blockSize is what a queue grows by: two TLS records' worth for a client that
-// is really behind, while the small rest of one write gets a block its size.
+// blockSize is the step by which a queue grows: two TLS records. The first block has only
+// the size of its bytes, because the rest of one write is usually small.
 const blockSize = 32 << 10 // bytes
 
-// A queue holds bytes that wait for a socket, in blocks, oldest first. An
-// empty queue holds no memory.
+// A queue has the bytes that wait for a socket, in blocks, oldest first. An empty queue
+// has no memory.
 type queue struct {
 	blocks [][]byte
 	size   int // bytes in all blocks
@@ -371,7 +369,7 @@ func (q *queue) add(b []byte) {
 // head returns the oldest bytes; never empty while size is above zero.
 func (q *queue) head() []byte { return q.blocks[0] }
 
-// drop forgets the n oldest bytes; n is at most len(head()).
+// drop removes the n oldest bytes; n is at most len(head()).
 func (q *queue) drop(n int) {
 	q.size -= n
 	q.blocks[0] = q.blocks[0][n:]
@@ -384,15 +382,15 @@ func (q *queue) drop(n int) {
 	}
 }
 
-// A recordCounter counts the TLS records in a stream of them, by their headers
-// (RFC 8446, section 5.1). crypto/tls does not tell how many it read, and those
-// without data are what a client can send most cheaply.
+// A recordCounter counts the TLS records in a stream by their headers (RFC 8446, section
+// 5.1). crypto/tls does not report their number, and records without data are the
+// cheapest thing that a client can send.
 type recordCounter struct {
 	on     bool
-	have   uint8   // bytes of head that are there
-	head   [5]byte // of a record whose header was cut
-	left   int32   // bytes of the record under way that are still to come
-	number int     // whole records since somebody set it to 0
+	have   uint8   // bytes in head
+	head   [5]byte // an incomplete record header
+	left   int32   // missing bytes of the current record
+	number int     // complete records since the last reset to 0
 }
 
 func (c *recordCounter) count(b []byte) {

@@ -10,53 +10,50 @@ import (
 	"wssgate/xmpp"
 )
 
-// How long a tunnel waits for others once it is to end.
+// How long a tunnel waits for its peers, and how much may wait for them.
 const (
-	// closeTimeout bounds the closing handshake: the peer's Close frame, and
-	// the client's taking of what still waits for it.
+	// closeTimeout bounds the closing handshake: until the peer's Close frame has come,
+	// and the client has taken all that waits for it.
 	closeTimeout = 10 * time.Second
-	// breachTimeout is how long a client that broke the protocol has to take
-	// its Close frame. It gets FIN behind it at once (RFC 6455, section
-	// 7.1.7), but a close with unread bytes would be a reset, which overtakes
-	// the frame.
+	// breachTimeout is how long a client that broke the protocol has to take its Close
+	// frame. FIN follows the frame at once (RFC 6455, section 7.1.7), but a close with
+	// unread bytes would be a reset, which can overtake the frame.
 	breachTimeout = 2 * time.Second
-	// stallTimeout is how long an upstream may take nothing of what it is sent.
+	// stallTimeout is how long an upstream may leave sent bytes untaken.
 	stallTimeout = 60 * time.Second
 
-	// clientExtra is what may wait for a client beyond its backlog: one turn's worth,
-	// so that the frame under way ends, and the last words.
+	// clientExtra bounds the bytes that may wait for a client beyond its backlog: one
+	// turn's worth, so that the current frame ends, and the last words.
 	clientExtra = turnBudget + recordMax + joinSize // bytes
 
-	// upstreamQueue bounds what waits for an upstream. Its client is not read
-	// meanwhile, so that this is one turn's worth, and a greeting's frames.
+	// upstreamQueue bounds the bytes that wait for an upstream: one turn's worth, and
+	// the frames of a greeting. The client is not read meanwhile.
 	upstreamQueue = plainSize + maxGreeting // bytes
 )
 
 // never is a due time that does not come.
 const never = time.Duration(1<<63 - 1)
 
-// A tunnel is a client and its upstream after both have said 101. Its loop
-// calls start once, then event, expire and end, never two at a time; each call
-// is a turn, and finishes before the next one begins. So nothing in here is
-// locked, and nothing in here waits.
+// A tunnel is a client and its upstream after the opening handshakes. Its loop calls start
+// once, then event, expire and end, one at a time. Each call is a turn, and finishes
+// before the next one begins. So a tunnel has no locks and never waits.
 //
 // Its life:
 //
 //	open ──▶ closing ──▶ done
 //
-// It is open while why is reasonNone. It is closing from the first Close frame,
-// the first end of a connection, or the first breach of the protocol on, and
-// why stays at what came first. It is done when both ends know all they can
-// be told, or at closeBy; the loop then takes it out and calls onDone.
+// It is open while why is reasonNone. The first Close frame, end of a connection or breach
+// of the protocol begins the closing, and why keeps the first reason. It is done when
+// both ends have got everything, or at closeBy. The loop then removes it and calls
+// onDone.
 //
-// Who initiates a close decides what is left to do:
+// The rest depends on the side that initiates the close:
 //
-//   - client or upstream: the Close frame goes through, and so does the answer.
-//     An upstream that goes away instead of answering is answered for.
-//   - wssgate: the client gets a Close frame with the status code of the reason
-//     as soon as a frame boundary allows, and its answer ends the tunnel. The
-//     upstream gets a plain FIN at the end, as if the client had lost its
-//     network, so that a stream with XEP-0198 can be resumed.
+//   - client or upstream: the Close frame and its answer pass through. If an upstream
+//     disconnects instead of answering, the gate answers the client.
+//   - wssgate: the client gets a Close frame with the status code of the reason at the
+//     next frame boundary, and its answer ends the tunnel. The upstream gets only FIN, as
+//     if the client had lost its network, so that a stream with XEP-0198 can be resumed.
 type tunnel struct {
 	client, upstream leg
 
@@ -67,36 +64,36 @@ type tunnel struct {
 
 	why         reason
 	code        uint16        // of the first Close frame that went to or came from the client
-	closeWanted bool          // the client is to get a Close frame at the next boundary
-	cut         bool          // the client can't get one: half a frame went before
+	closeWanted bool          // the client gets a Close frame at the next boundary
+	cut         bool          // the client can't get one, because it has half a frame
 	done        bool          // nothing is left to do
 	over        bool          // onDone has been called
-	dead        bool          // the client takes nothing any more, not even its end
+	dead        bool          // the client takes nothing any more
 	aborted     bool          // the client was reset while the upstream was behind
-	answering   bool          // the upstream's message under way is held back
+	answering   bool          // the upstream's current message is held back
 	pendWhole   bool          // pend begins with a frame
 	pendBetween bool          // and with a message
-	closeBy     time.Duration // closing ends then at the latest
-	heard       time.Duration // when the client last showed life
-	spoke       time.Duration // when the upstream last sent something
-	stalled     time.Duration // since when the upstream takes nothing; 0: it takes
-	pinged      time.Duration // when our Ping went out that nothing came after; 0: none
-	before      int           // bytes on their way to the client before that Ping
+	closeBy     time.Duration // the latest end of the closing
+	heard       time.Duration // the client's last sign of life
+	spoke       time.Duration // the upstream's last bytes
+	stalled     time.Duration // when the upstream stopped taking bytes; 0: it takes them
+	pinged      time.Duration // the time of a Ping of ours without an answer; 0: none
+	before      int           // bytes in transit to the client before that Ping
 
-	pend     []byte         // the upstream's, from the beginning of what may be a redirect on
-	ends     xmpp.Redirects // follows what the upstream says
+	pend     []byte         // the upstream's bytes, from the beginning of a possible redirect
+	ends     xmpp.Redirects // follows the upstream's stream
 	quota    quota
 	stage    stage
 	stream   streamState
-	tap      *tap          // nil: nobody traces it
-	vetting  *vetting      // nil: the client may name any domain, or has named none yet
+	tap      *tap          // nil: no trace
+	vetting  *vetting      // nil: any domain is allowed, or the client has named none yet
 	greeting *greeting     // in the stages between awaited and over
 	greetBy  time.Duration // when a start tag is due; 0: never
-	drainAt  time.Duration // when a drain closes it; 0: never
-	patience time.Duration // what its client then has to answer
+	drainAt  time.Duration // when a drain closes the tunnel; 0: never
+	patience time.Duration // the client's time to answer then
 
-	due   time.Duration // when expire wants to be called, at the latest
-	loop  *loop         // that owns it
+	due   time.Duration // the latest time for expire
+	loop  *loop         // the owner
 	place timerPlace    // the loop's
 }
 
@@ -112,7 +109,8 @@ func (t *tunnel) start(w *turn) {
 	}
 	t.slowLogin(w)
 	if t.info != nil && t.shared != nil && t.shared.access.denied(t.info.client.Addr()) {
-		// Since the dial began. Who closes a client's tunnels sees this one from now on.
+		// Banned since the dial began. From now on, closing a client's tunnels includes this
+		// one.
 		t.endFor(reasonOperator, w.now+closeTimeout)
 	}
 	t.takeHeld(w, &t.upstream)
@@ -120,8 +118,7 @@ func (t *tunnel) start(w *turn) {
 	t.settle(w)
 }
 
-// takeHeld takes the bytes that came behind a leg's handshake, and everything
-// that is there already.
+// takeHeld takes the bytes that came behind a leg's handshake, and then reads the leg.
 func (t *tunnel) takeHeld(w *turn, l *leg) {
 	if n := copy(w.plain, l.unscanned); n > 0 {
 		l.unscanned = nil
@@ -133,13 +130,13 @@ func (t *tunnel) takeHeld(w *turn, l *leg) {
 	}
 }
 
-// A readiness is what a loop tells of a socket.
+// A readiness is the state of a socket in an event.
 type readiness uint8
 
 const (
-	inputReady readiness = 1 << iota // or its end
-	roomReady                        // takes more
-	endReady                         // the peer's FIN came, and forEnd was set
+	inputReady readiness = 1 << iota // bytes or the end of the input
+	roomReady                        // it takes more
+	endReady                         // the peer's FIN came; only with forEnd
 	failed                           // it is dead, in both directions
 )
 
@@ -156,26 +153,26 @@ func (t *tunnel) event(w *turn, l *leg, is readiness) {
 	reading := l.sock.want&forInput != 0
 	switch {
 	case reading && l.open() && is&(inputReady|failed) != 0:
-		t.read(w, l) // which finds the failure behind the last bytes
+		t.read(w, l) // it finds the failure behind the last bytes
 	case is&failed != 0:
 		l.sock.fail(errFailed)
 	case is&endReady != 0:
-		l.sock.end(io.EOF) // nobody is left to dial for
+		l.sock.end(io.EOF) // the dial has no client any more
 	}
 	t.settle(w)
 }
 
-// errFailed is a socket's end that its loop told of while it was not read.
+// errFailed is the error of a socket that failed while it was not read.
 var errFailed = errors.New("connection reset")
 
-// end closes the tunnel for a reason of the gate's own. The first reason stays.
+// end closes the tunnel for a reason of the gate. The first reason stays.
 func (t *tunnel) end(w *turn, why reason, by time.Duration) {
 	t.begin(w)
 	t.endFor(why, by)
 	t.settle(w)
 }
 
-// movable reports whether another loop may take the tunnel over.
+// movable reports whether the tunnel may move to another loop.
 func (t *tunnel) movable() bool {
 	return !t.done && t.greeting == nil && t.client.sock.movable() && t.upstream.sock.movable()
 }
@@ -186,7 +183,7 @@ func (t *tunnel) last(w *turn) {
 	t.end(w, reasonDrain, 0)
 }
 
-// abandon gives up a tunnel in which something broke, but for its sockets.
+// abandon ends a tunnel after a panic, but does not close its sockets.
 func (t *tunnel) abandon() {
 	if t.why == reasonNone {
 		t.why = reasonPanic
@@ -194,7 +191,7 @@ func (t *tunnel) abandon() {
 	t.done, t.due = true, never
 }
 
-// expire does what is due: a Ping, or the end of somebody's patience.
+// expire handles a due time: it sends a Ping, or ends a wait.
 func (t *tunnel) expire(w *turn) {
 	t.begin(w)
 	switch {
@@ -226,17 +223,15 @@ func (t *tunnel) begin(w *turn) {
 	t.client.sock.turn, t.upstream.sock.turn = w, w
 }
 
-// ping asks a silent client whether it lives, and gives up on one that does
-// not answer. A client that is not read now, because the upstream does not
-// take what it sent, is not silent.
+// ping sends a silent client a Ping, and ends the tunnel if it does not answer. A client
+// that is not read, because the upstream does not take its bytes, is not silent.
 func (t *tunnel) ping(w *turn) {
 	ping, pong := t.settings.ping, t.settings.pong
 	silent := w.now - t.heard
 	switch {
 	case silent < ping:
 	case t.pinged != 0 && w.now >= t.pinged+pong:
-		// The Ping may still be behind what was sent before it, and the client
-		// be busy reading that.
+		// The client may still be reading the bytes that were sent before the Ping.
 		if now := t.client.sock.raw.unacknowledged(); now < t.before {
 			t.before, t.pinged = now, w.now
 			return
@@ -252,7 +247,7 @@ func (t *tunnel) ping(w *turn) {
 	}
 }
 
-// read takes what one leg has, at most once from the kernel, and moves it on.
+// read reads one leg, at most once from the kernel, and passes its bytes on.
 func (t *tunnel) read(w *turn, l *leg) {
 	if l == &t.upstream && t.brakes(w) {
 		return
@@ -278,7 +273,7 @@ func (t *tunnel) read(w *turn, l *leg) {
 				m, err = l.sock.Read(w.plain[n:])
 			}
 			if n += m; m > 0 && l.tls != nil {
-				sent.data++ // a Read gives what one record has
+				sent.data++ // each Read returns the data of one record
 			}
 		}
 		if n > from {
@@ -293,7 +288,7 @@ func (t *tunnel) read(w *turn, l *leg) {
 			if l.err == nil {
 				l.err = err
 			}
-			l.sock.end(err) // where TLS ended, but not the socket
+			l.sock.end(err) // if TLS ended, but not the socket
 		}
 	}
 	if l == &t.client {
@@ -302,7 +297,7 @@ func (t *tunnel) read(w *turn, l *leg) {
 	}
 }
 
-// afterTLS ends a turn's reading, and looks at what crypto/tls kept of a client's bytes.
+// afterTLS ends a turn's reading, and bounds the client's bytes that crypto/tls keeps.
 func (t *tunnel) afterTLS(w *turn, l *leg) {
 	giveBack(l.tls)
 	if l == &t.client && unfinished(l.tls) > maxUnfinished {
@@ -310,8 +305,8 @@ func (t *tunnel) afterTLS(w *turn, l *leg) {
 	}
 }
 
-// take moves bytes of one leg to the other, the held ones in front, piece by
-// piece.
+// take passes bytes of one leg to the other, piece by piece. The bytes begin with those
+// that the leg held.
 func (t *tunnel) take(w *turn, l *leg, b []byte) {
 	if l == &t.client {
 		t.heard, t.pinged = w.now, 0
@@ -349,17 +344,17 @@ func (t *tunnel) take(w *turn, l *leg, b []byte) {
 		b = nil
 	}
 	t.sayClose()
-	t.flush(w) // for what was passed on lies in b's buffer
+	t.flush(w) // because the passed bytes are in b's buffer
 	l.hold(b)
 }
 
-// count notes bytes that came from a leg.
+// count counts bytes that arrived from a leg.
 func (t *tunnel) count(w *turn, l *leg, n int) {
 	l.bytes += int64(n)
 	w.traffic.add(l == &t.client, int64(n), 0)
 }
 
-// breach ends the tunnel because l broke RFC 6455 or went over a limit.
+// breach ends the tunnel because l broke RFC 6455 or exceeded a limit.
 func (t *tunnel) breach(w *turn, l *leg, err error) {
 	l.err = err
 	if l == &t.upstream {
@@ -378,16 +373,16 @@ func (t *tunnel) breach(w *turn, l *leg, err error) {
 	t.endFor(why, w.now+breachTimeout)
 }
 
-// checkBacklog ends a client that does not take what it is sent, whoever sends it:
-// the upstream, crypto/tls, or the gate. The frame that is under way may still be
-// finished, as long as the queue has room, so that a Close frame can follow.
+// checkBacklog ends the tunnel if its client does not take the bytes that the upstream,
+// crypto/tls or the gate sends. The current frame may still end, if the queue has room,
+// so that a Close frame can follow.
 func (t *tunnel) checkBacklog(w *turn) {
 	if t.client.sock.out.size > t.settings.backlog && t.why == reasonNone {
 		t.endFor(reasonSlowClient, w.now+closeTimeout)
 	}
 }
 
-// endFor begins the closing for a reason of the gate's own.
+// endFor begins the closing for a reason of the gate. by is the latest end.
 func (t *tunnel) endFor(why reason, by time.Duration) {
 	if t.why != reasonNone {
 		if why == reasonDrain || why == reasonOperator {
@@ -403,8 +398,7 @@ func (t *tunnel) endFor(why reason, by time.Duration) {
 	t.sayClose()
 }
 
-// sayClose sends the client the Close frame that it is to get, if the frames
-// before it are whole.
+// sayClose sends the client a wanted Close frame, if the frame before it is complete.
 func (t *tunnel) sayClose() {
 	if !t.closeWanted || !t.atBoundary() {
 		return
@@ -427,15 +421,14 @@ func (t *tunnel) sayClose() {
 	}
 	switch t.why {
 	case reasonClientProtocol, reasonTooBig, reasonNotUTF8, reasonFlood:
-		// Nothing the client says will be understood any more.
+		// Later bytes of the client can't be parsed.
 		t.finishClient()
 	}
 	t.hurryClient()
 }
 
-// hurryClient is for a client that was told the end when its upstream was gone, or is
-// now. One that is in the middle of a frame may not be able to answer: the rest goes
-// nowhere.
+// hurryClient shortens the wait for a client that has its Close frame and no upstream. In
+// the middle of a frame it may be unable to answer: the rest of the frame is dropped.
 func (t *tunnel) hurryClient() {
 	mid := !t.client.scan.atBoundary() || len(t.client.unscanned) > 0
 	if mid && t.client.closeSent && !t.client.closeSeen && t.upstream.sock.state == sockClosed {
@@ -444,14 +437,13 @@ func (t *tunnel) hurryClient() {
 	}
 }
 
-// finishClient sends close_notify and FIN behind everything that the client is
-// told.
+// finishClient sends close_notify and FIN behind all bytes for the client.
 func (t *tunnel) finishClient() {
 	t.closeTLS(&t.client)
 	t.client.sock.shutdown()
 }
 
-// closeTLS says the last word of a leg's TLS.
+// closeTLS sends close_notify on a leg with TLS.
 func (t *tunnel) closeTLS(l *leg) {
 	t.flush(l.sock.turn)
 	if l.tls != nil && l.sock.state < sockFailed {
@@ -459,8 +451,8 @@ func (t *tunnel) closeTLS(l *leg) {
 	}
 }
 
-// atBoundary reports whether what the client was sent ends with a whole frame. Of a
-// message that is held back it has got nothing.
+// atBoundary reports whether the bytes sent to the client end with a complete frame. They
+// include nothing of a message that is held back.
 func (t *tunnel) atBoundary() bool {
 	if len(t.pend) > 0 {
 		return t.pendWhole
@@ -468,7 +460,7 @@ func (t *tunnel) atBoundary() bool {
 	return t.answering || t.upstream.scan.atBoundary()
 }
 
-// betweenMessages reports whether it ends with a whole message.
+// betweenMessages reports whether they end with a complete message.
 func (t *tunnel) betweenMessages() bool {
 	if len(t.pend) > 0 {
 		return t.pendBetween
@@ -476,12 +468,12 @@ func (t *tunnel) betweenMessages() bool {
 	return t.answering || t.upstream.scan.betweenMessages()
 }
 
-// ignoresClient reports whether what the client sends goes nowhere any more.
-// A drain still delivers what the client sent before it saw the Close frame.
+// ignoresClient reports whether the client's bytes are dropped. A drain still delivers the
+// bytes that the client sent before it saw the Close frame.
 func (t *tunnel) ignoresClient() bool { return !t.upstream.open() || t.upstream.closeSent }
 
-// toClient sends bytes to the client, behind all that it was sent before. b must
-// stay as it is until flush.
+// toClient sends bytes to the client, behind all earlier ones. b must not change until
+// flush.
 func (t *tunnel) toClient(b []byte) {
 	if !t.client.closeSent {
 		t.client.write(t.client.sock.turn.toClient.add(b))
@@ -495,14 +487,14 @@ func (t *tunnel) toUpstream(b []byte) {
 	}
 }
 
-// flush sends what the turn has collected for both ends.
+// flush sends the bytes that the turn has collected for both ends.
 func (t *tunnel) flush(w *turn) {
 	t.client.write(w.toClient.take())
 	t.upstream.write(w.toUpstream.take())
 	w.flush()
 }
 
-// fromClient takes a piece of what the client sends.
+// fromClient handles a piece of the client's frames.
 func (t *tunnel) fromClient(p *piece) {
 	switch {
 	case p.opcode == opClose:
@@ -512,7 +504,7 @@ func (t *tunnel) fromClient(p *piece) {
 		// There is no upstream yet, and a Pong is due now (RFC 6455, section 5.5.2).
 		t.say(opPong, p.unmasked(nil))
 	case p.control() && t.stage == stageAwaited && t.upstream.open():
-		t.toUpstream(p.wire) // it is no first word
+		t.toUpstream(p.wire) // it does not begin the stream
 	case t.why != reasonNone && t.stage != stageOver:
 		if !t.holds() {
 			t.toUpstream(p.wire)
@@ -524,7 +516,7 @@ func (t *tunnel) fromClient(p *piece) {
 	}
 }
 
-// clientCloses takes the client's Close frame.
+// clientCloses handles the client's Close frame.
 func (t *tunnel) clientCloses(p *piece) {
 	t.client.closeSeen = true
 	if !t.client.closeSent {
@@ -536,10 +528,10 @@ func (t *tunnel) clientCloses(p *piece) {
 	switch {
 	case t.why != reasonClientClose && t.why != reasonUpstreamClose:
 	case !t.upstream.open():
-		t.answerClose() // for there is nobody else
+		t.answerClose() // there is no upstream to answer
 	default:
 		if v := t.vetting; v != nil {
-			t.toUpstream(v.kept) // the tag in it never ends
+			t.toUpstream(v.kept) // its tag will not end
 			v.kept = nil
 		}
 		t.toUpstream(p.wire)
@@ -547,9 +539,8 @@ func (t *tunnel) clientCloses(p *piece) {
 	}
 }
 
-// fromUpstream takes a piece of what the upstream sends. What happens where a
-// message begins is decided before any of that message goes on, and holds for all
-// of it.
+// fromUpstream handles a piece of the upstream's frames. A decision at the beginning of a
+// message is made before any of the message is sent on, and applies to all of it.
 func (t *tunnel) fromUpstream(p *piece) {
 	if p.opcode == opClose {
 		t.upstreamCloses(p)
@@ -581,23 +572,23 @@ func (t *tunnel) fromUpstream(p *piece) {
 			return
 		}
 		if !t.info.vhost.XMPP() && t.upstream.scan.betweenMessages() {
-			t.ends = xmpp.Redirects{} // what looks like half a tag may be a whole message
+			t.ends = xmpp.Redirects{} // half a tag may be a complete message here
 		}
 	}
 	switch {
 	case p.control() && len(t.pend) > 0 && !t.pendWhole:
-		t.pend = append(t.pend, p.wire...) // for it may not stand in a frame
+		t.pend = append(t.pend, p.wire...) // it must not be inside a frame
 	case p.control():
 		t.toClient(p.wire)
 	case !t.answering:
 		t.giveClient(p)
 	case t.stage == stageAnswer:
 		t.answered(p)
-	} // or else the rest of what was not released
+	} // otherwise it is the rest of a message that was not released
 }
 
-// endless ends a tunnel whose upstream begins an end of the stream that does not end.
-// Nothing of it goes on.
+// endless ends a tunnel whose upstream sends an end of the stream that is too long. The
+// client gets nothing of it.
 func (t *tunnel) endless(err error) {
 	t.upstream.err = err
 	if t.stage == stageAnswer {
@@ -610,7 +601,7 @@ func (t *tunnel) endless(err error) {
 	}
 }
 
-// upstreamCloses takes the upstream's Close frame.
+// upstreamCloses handles the upstream's Close frame.
 func (t *tunnel) upstreamCloses(p *piece) {
 	if t.releaseAnswers(); t.stage == stageAnswer {
 		t.endGreeting()
@@ -630,11 +621,11 @@ func (t *tunnel) upstreamCloses(p *piece) {
 	}
 }
 
-// repairs reports whether inner addresses are kept from the client.
+// repairs reports whether internal addresses are hidden from the client.
 func (t *tunnel) repairs() bool { return t.info != nil && t.info.vhost.Redirects() != "off" }
 
-// notice draws the conclusions from what became of the sockets, once from each
-// state. It reports whether there was something new.
+// notice handles changes of the sockets' states, each state once. It reports whether there
+// was one.
 func (t *tunnel) notice(w *turn) (news bool) {
 	for _, l := range []*leg{&t.client, &t.upstream} {
 		state := l.sock.state
@@ -657,8 +648,8 @@ func (t *tunnel) notice(w *turn) (news bool) {
 	return news
 }
 
-// clientEnded is called when no more bytes come from the client, and again when
-// its socket has failed after that. What it sent before is still delivered.
+// clientEnded is called at the end of the client's bytes, and again if its socket fails
+// after that. Earlier bytes are still delivered.
 func (t *tunnel) clientEnded(w *turn) {
 	if t.why == reasonNone {
 		t.why = reasonClientGone
@@ -671,7 +662,7 @@ func (t *tunnel) clientEnded(w *turn) {
 	t.closeWanted = false
 }
 
-// upstreamEnded is called when no more bytes come from the upstream.
+// upstreamEnded is called at the end of the upstream's bytes.
 func (t *tunnel) upstreamEnded(w *turn) {
 	t.releaseAnswers()
 	switch {
@@ -687,7 +678,7 @@ func (t *tunnel) upstreamEnded(w *turn) {
 	t.hurryClient()
 }
 
-// answerClose answers the client's Close frame where the upstream did not.
+// answerClose answers the client's Close frame if the upstream did not.
 func (t *tunnel) answerClose() {
 	if t.why == reasonClientClose && !t.client.closeSent && t.atBoundary() {
 		t.say(opClose, closePayload(t.code, ""))
@@ -695,8 +686,8 @@ func (t *tunnel) answerClose() {
 	}
 }
 
-// cutOff gives up on a Close frame, for half a frame went before it. What waits
-// for the client is still sent.
+// cutOff gives up the Close frame, because the client has half a frame. The bytes that
+// wait for the client are still sent.
 func (t *tunnel) cutOff() {
 	t.closeWanted, t.cut = false, true
 	t.dropUpstream()
@@ -713,9 +704,8 @@ func (t *tunnel) dropUpstream() {
 	t.upstream.sock.close(t.why == reasonUpstreamStuck)
 }
 
-// settle ends every turn: it sends what the turn gathered, decides whether the
-// tunnel is done, tells the loop what to wait for, and says when to come
-// again.
+// settle ends every turn. It sends the gathered bytes, decides whether the tunnel is done,
+// tells the loop the events to wait for, and sets the next due time.
 func (t *tunnel) settle(w *turn) {
 	client := t.client.sock
 	var upstream *sock
@@ -767,9 +757,9 @@ func (t *tunnel) land() bool {
 	return client || upstream
 }
 
-// finished reports whether a closing tunnel has nothing left to wait for. What a client
-// sent before it ended is still delivered; but of one that was reset while it was not
-// read, because its upstream was behind, the rest is lost anyhow.
+// finished reports whether a closing tunnel has nothing left to wait for. Bytes that a
+// client sent before its end are still delivered. If it was reset while it was not read,
+// because its upstream was behind, the rest is lost in any case.
 func (t *tunnel) finished() bool {
 	if t.aborted {
 		return true
@@ -782,9 +772,8 @@ func (t *tunnel) finished() bool {
 	return toldAll && t.client.sock.out.size == 0 && delivered
 }
 
-// farewell says the last words of TLS and closes both sockets. A client that is
-// known to be dead is reset, or the kernel would go on to hold what it did not
-// take.
+// farewell sends close_notify and closes both sockets. A dead client is reset; otherwise
+// the kernel would keep the bytes that it did not take.
 func (t *tunnel) farewell(w *turn) {
 	t.closeTLS(&t.client)
 	if t.upstream.sock.state != sockClosed {
@@ -797,7 +786,7 @@ func (t *tunnel) farewell(w *turn) {
 	t.due = never
 }
 
-// nextDue says when expire has something to do.
+// nextDue returns the next time at which expire has something to do.
 func (t *tunnel) nextDue(now time.Duration) time.Duration {
 	if t.why != reasonNone {
 		return t.closeBy
@@ -828,8 +817,8 @@ func (t *tunnel) nextDue(now time.Duration) time.Duration {
 	return due
 }
 
-// pingPayload marks our own Pings, so that their Pongs do not reach an upstream
-// that never asked. The last four bytes are drawn at start.
+// pingPayload marks our own Pings, so that their Pongs do not reach an upstream that sent
+// no Ping. The last four bytes are random.
 var pingPayload = newPingPayload()
 
 func newPingPayload() (payload [8]byte) {
@@ -850,7 +839,7 @@ func isOurPong(h header, payload []byte) bool {
 	return true
 }
 
-// lastError is what the log says about the end of a tunnel.
+// lastError returns the error at the end of a tunnel, for the log.
 func (t *tunnel) lastError() error {
 	for _, l := range []*leg{&t.client, &t.upstream} {
 		if l.err != nil && !errors.Is(l.err, io.EOF) {

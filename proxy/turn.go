@@ -2,9 +2,9 @@ package proxy
 
 import "time"
 
-// Sizes of what a loop lends to a tunnel for one turn. A turn reads at most
-// turnBudget from the kernel, once; rawSize has room for that behind a record
-// that an earlier turn left unfinished.
+// Sizes of the buffers that a loop lends to a tunnel for one turn. A turn reads at most
+// turnBudget from the kernel, once; rawSize has room for that behind an incomplete record
+// of an earlier turn.
 const (
 	turnBudget = 64 << 10
 	recordMax  = 5 + 16<<10 + 2048 // bytes of one TLS record on the wire (RFC 5246, section 6.2.3)
@@ -14,8 +14,8 @@ const (
 	joinSize   = 16 << 10 // bytes of one full TLS record
 )
 
-// A turn is the working space of an event loop, lent to
-// one tunnel for one event. Between turns an idle tunnel owns no buffer.
+// A turn is the working space of an event loop, lent to one tunnel for one event. Between
+// turns an idle tunnel owns no buffer.
 type turn struct {
 	now    time.Duration // since the loops began; read once for each batch of events
 	budget int           // bytes that this turn may still read
@@ -46,16 +46,15 @@ func newTurn() *turn {
 	}
 }
 
-// An outlet joins what a turn writes to one leg, so that frames that came together
-// go on together: in one TLS record, or one system call. What it was given must
-// not change before it is flushed.
+// An outlet joins the bytes that a turn writes to one leg. So frames that arrived together
+// leave together, in one TLS record or one system call. The bytes must not change before
+// they are flushed.
 type outlet struct {
 	run    []byte // not yet written; part of turn.plain, or of joined
-	joined []byte // what did not lie side by side
+	joined []byte // bytes that were not adjacent
 }
 
-// add takes the next bytes. It returns what is to be written before them, mostly
-// nothing.
+// add takes the next bytes. It returns bytes to write before them, usually none.
 func (o *outlet) add(b []byte) (first []byte) {
 	switch n := len(o.run); {
 	case len(b) == 0:
@@ -74,15 +73,15 @@ func (o *outlet) add(b []byte) (first []byte) {
 	return first
 }
 
-// take returns all that is to be written.
+// take returns all bytes to write.
 func (o *outlet) take() []byte {
 	run := o.run
 	o.run = nil
 	return run
 }
 
-// gather puts bytes for s together with those before them, so that the records
-// of one turn leave in one write.
+// gather appends bytes for s to those before them, so that the records of one turn leave
+// in one write.
 func (w *turn) gather(s *sock, b []byte) {
 	if w.to != s || len(w.gathered)+len(b) > cap(w.gathered) {
 		w.flush()
@@ -95,7 +94,7 @@ func (w *turn) gather(s *sock, b []byte) {
 	w.gathered = append(w.gathered, b...)
 }
 
-// flush sends what was gathered.
+// flush sends the gathered bytes.
 func (w *turn) flush() {
 	if w.to != nil && len(w.gathered) > 0 {
 		w.to.send(w.gathered)
