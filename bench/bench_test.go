@@ -86,21 +86,11 @@ func TestPercentile(t *testing.T) {
 	}
 }
 
-// What one end writes, the other reads, at each form of the length.
-func TestFrames(t *testing.T) {
-	for _, size := range []int{0, 125, 126, 1 << 10, 0xffff, 1 << 16} {
-		for _, mask := range []bool{true, false} {
-			payload := bytes.Repeat([]byte("x"), size)
-			frame := appendFrame(nil, opText, payload, mask)
-			opcode, got, err := readFrame(bufio.NewReader(bytes.NewReader(frame)), nil)
-			if err != nil || opcode != opText || !bytes.Equal(got, payload) {
-				t.Errorf("%d bytes, mask %v: opcode %d, %d bytes, %v", size, mask, opcode, len(got), err)
-			}
-		}
-	}
+func TestMessage(t *testing.T) {
 	for _, size := range []int{128, 1 << 10, 16 << 10} {
-		if _, payload, err := readFrame(bufio.NewReader(bytes.NewReader(message(size))), nil); len(payload) != size || err != nil {
-			t.Errorf("message(%d) has %d bytes, %v", size, len(payload), err)
+		f, err := readMessage(bufio.NewReader(bytes.NewReader(message(size))), nil)
+		if len(f.Payload) != size || !f.Masked || err != nil {
+			t.Errorf("message(%d) is %v, %v", size, f, err)
 		}
 	}
 }

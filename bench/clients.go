@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"wssgate/internal/websocket"
 )
 
 // patience bounds every wait for a gate.
@@ -147,7 +149,7 @@ func (c *crowd) enter(ctx context.Context, dial func(context.Context) (net.Conn,
 		return nil, err
 	}
 	for _, want := range []string{"open", "features"} {
-		if _, _, err := readFrame(cl.br, nil); err != nil {
+		if _, err := readMessage(cl.br, nil); err != nil {
 			conn.Close()
 			return nil, fmt.Errorf("waiting for %s: %w", want, err)
 		}
@@ -162,15 +164,15 @@ func (cl *client) read() {
 	c := cl.crowd
 	var buf []byte
 	for {
-		opcode, payload, err := readFrame(cl.br, buf)
-		if err == nil && opcode == opPing {
-			_, err = cl.conn.Write(appendFrame(nil, opPong, payload, true))
+		f, err := readMessage(cl.br, buf)
+		if err == nil && f.Op == websocket.Ping {
+			_, err = cl.conn.Write(clientFrame(websocket.Pong, f.Payload))
 		}
-		if err == nil && opcode == opText {
+		if err == nil && f.Op == websocket.Text {
 			err = cl.answered()
 		}
-		if err == nil && opcode == opClose {
-			err = fmt.Errorf("got a Close frame %x", payload)
+		if err == nil && f.Op == websocket.Close {
+			err = fmt.Errorf("got a Close frame %x", f.Payload)
 		}
 		if err != nil {
 			if !c.closing.Load() {
@@ -180,7 +182,7 @@ func (cl *client) read() {
 			cl.conn.Close()
 			return
 		}
-		if buf = payload; cap(buf) > 4096 {
+		if buf = f.Payload; cap(buf) > 4096 {
 			buf = nil
 		}
 	}
@@ -385,11 +387,11 @@ func (g *gate) comeOnce(ctx context.Context, config *tls.Config) (resumed bool, 
 	if err := upgrade(conn, br); err != nil {
 		return false, err
 	}
-	if _, err := conn.Write(appendFrame(nil, opClose, []byte{0x03, 0xe8}, true)); err != nil {
+	if _, err := conn.Write(clientFrame(websocket.Close, []byte{0x03, 0xe8})); err != nil {
 		return false, err
 	}
-	if opcode, _, err := readFrame(br, nil); err != nil || opcode != opClose {
-		return false, fmt.Errorf("answer to Close: opcode %d, %w", opcode, err)
+	if f, err := readMessage(br, nil); err != nil || f.Op != websocket.Close {
+		return false, fmt.Errorf("answer to Close: %v, %w", f, err)
 	}
 	if _, err := io.Copy(io.Discard, br); err != nil {
 		return false, fmt.Errorf("after the closing handshake: %w", err)

@@ -15,6 +15,7 @@ import (
 
 	"wssgate/bench/internal/process"
 	"wssgate/internal/tlstest"
+	"wssgate/internal/websocket"
 )
 
 // costMeasures are what a stranger can make a gate pay: the table in SECURITY.md.
@@ -42,7 +43,9 @@ var actions = []action{
 		})
 	}},
 	{"an empty continuation frame", 8000, 20, func(g *gate, n int) error {
-		return g.rude(func(c *rudeConn) error { return errors.Join(c.begin(), c.frames(opContinuation, n), c.pings(1)) })
+		return g.rude(func(c *rudeConn) error {
+			return errors.Join(c.begin(), c.frames(websocket.Continuation, n), c.pings(1))
+		})
 	}},
 	{"a TLS KeyUpdate", 400, 40, func(g *gate, n int) error {
 		return g.rude(func(c *rudeConn) error { return errors.Join(c.updates(n), c.pings(1)) })
@@ -137,7 +140,7 @@ func flood(ctx context.Context, g *gate) ([]figure, error) {
 		do   func(c *rudeConn) error
 	}{
 		{"Pings", func(c *rudeConn) error { return c.pings(1000) }},
-		{"empty continuation frames", func(c *rudeConn) error { return c.frames(opContinuation, 1000) }},
+		{"empty continuation frames", func(c *rudeConn) error { return c.frames(websocket.Continuation, 1000) }},
 		{"KeyUpdates", func(c *rudeConn) error { return c.updates(100) }},
 	} {
 		ctx, stop := context.WithCancel(ctx)
@@ -164,8 +167,6 @@ func flood(ctx context.Context, g *gate) ([]figure, error) {
 	}
 	return figures, nil
 }
-
-const opContinuation = 0x0
 
 // A rudeConn is a tunnel whose client writes records of its own.
 type rudeConn struct {
@@ -195,30 +196,22 @@ func (g *gate) rude(f func(*rudeConn) error) error {
 		return err
 	}
 	c := &rudeConn{raw: raw, w: w, br: bufio.NewReader(conn)}
-	if err := upgrade(&splitConn{conn, w}, c.br); err != nil {
+	if err := upgrade(w, c.br); err != nil {
 		return err
 	}
 	return f(c)
 }
 
-// A splitConn is read in one way and written in another.
-type splitConn struct {
-	net.Conn
-	w io.Writer
-}
-
-func (c *splitConn) Write(b []byte) (int, error) { return c.w.Write(b) }
-
 // begin begins a message that does not end.
 func (c *rudeConn) begin() error {
-	_, err := c.w.Write([]byte{opText, 0x80, 0, 0, 0, 0})
+	_, err := c.w.Write([]byte{websocket.Text, 0x80, 0, 0, 0, 0})
 	return err
 }
 
 // frames sends so many empty frames, a thousand to a record.
 func (c *rudeConn) frames(opcode byte, n int) error {
 	first := opcode
-	if opcode != opContinuation {
+	if opcode != websocket.Continuation {
 		first |= 0x80 // FIN
 	}
 	batch := bytes.Repeat([]byte{first, 0x80, 0, 0, 0, 0}, min(n, 1000))
@@ -232,15 +225,15 @@ func (c *rudeConn) frames(opcode byte, n int) error {
 
 // pings sends so many Pings in one record, and reads their answers.
 func (c *rudeConn) pings(n int) (err error) {
-	if err := c.frames(opPing, n); err != nil {
+	if err := c.frames(websocket.Ping, n); err != nil {
 		return err
 	}
 	for pongs := 0; pongs < n; {
-		opcode, buf, err := readFrame(c.br, c.buf)
+		f, err := readMessage(c.br, c.buf)
 		if err != nil {
 			return err
 		}
-		if c.buf = buf; opcode == opPong {
+		if c.buf = f.Payload; f.Op == websocket.Pong {
 			pongs++
 		}
 	}
@@ -251,7 +244,7 @@ func (c *rudeConn) pings(n int) (err error) {
 func (c *rudeConn) updates(n int) error {
 	for i := range n {
 		if i%10 == 9 {
-			if err := c.frames(opPing, 1); err != nil {
+			if err := c.frames(websocket.Ping, 1); err != nil {
 				return err
 			}
 		}

@@ -3,9 +3,7 @@ package wire
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha1"
 	"crypto/tls"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"wssgate/internal/websocket"
 )
 
 // Patience is how long a Conn waits for bytes that must come.
@@ -55,14 +55,6 @@ func Dial(tb testing.TB, addr string, config *tls.Config) *Conn {
 	return c
 }
 
-// key and accept are a Sec-WebSocket-Key and its answer (RFC 6455, 4.2.2).
-const key = "dGhlIHNhbXBsZSBub25jZQ=="
-
-func accept(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
-
 // Request returns a browser's opening handshake for the host; more header
 // lines replace those of the same name, and "Name:" alone takes one away.
 func Request(host string, more ...string) string {
@@ -77,7 +69,7 @@ func RequestLine(line, host string, more ...string) string {
 		"Upgrade: websocket",
 		"Origin: https://" + host,
 		"Sec-WebSocket-Version: 13",
-		"Sec-WebSocket-Key: " + key,
+		"Sec-WebSocket-Key: " + websocket.Key,
 		"Sec-WebSocket-Protocol: xmpp",
 	}
 	var kept []string
@@ -112,27 +104,7 @@ func (c *Conn) Upgrade(request string) {
 func (c *Conn) TryUpgrade(request string) error {
 	c.SetDeadline(time.Now().Add(Patience))
 	defer c.SetDeadline(time.Time{})
-	if _, err := io.WriteString(c.Conn, request); err != nil {
-		return err
-	}
-	resp, err := http.ReadResponse(c.R, nil)
-	if err != nil {
-		return fmt.Errorf("opening handshake: %w", err)
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		body, _ := io.ReadAll(resp.Body)
-		return fmt.Errorf("opening handshake: %s\n%s", resp.Status, body)
-	}
-	for name, want := range map[string]string{
-		"Upgrade": "websocket", "Connection": "upgrade",
-		"Sec-Websocket-Accept": accept(key), "Sec-Websocket-Protocol": "xmpp",
-		"Sec-Websocket-Extensions": "",
-	} {
-		if got := resp.Header.Get(name); !strings.EqualFold(got, want) {
-			return fmt.Errorf("opening handshake: %s %q; want %q", name, got, want)
-		}
-	}
-	return nil
+	return websocket.Upgrade(c.Conn, c.R, request)
 }
 
 // Answer sends the request and returns the answer with its body.

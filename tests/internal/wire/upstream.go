@@ -3,7 +3,6 @@ package wire
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -11,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"wssgate/internal/websocket"
 )
 
 // An Upstream listens on loopback and hands each connection to a handler.
@@ -69,7 +70,7 @@ func Serve(tb testing.TB, ln net.Listener, handler func(*Conn)) *Upstream {
 			if !c.gates {
 				u.remember(req) // before the client can know of the 101
 			}
-			if c.switchProtocols(req) == nil {
+			if websocket.SwitchProtocols(c.Conn, req) == nil {
 				handler(c)
 			}
 		}
@@ -135,14 +136,6 @@ func (c *Conn) request() (*http.Request, error) {
 	c.SetReadDeadline(time.Now().Add(Patience))
 	defer c.SetReadDeadline(time.Time{})
 	return http.ReadRequest(c.R)
-}
-
-// switchProtocols answers it with 101, as Tigase does.
-func (c *Conn) switchProtocols(req *http.Request) error {
-	_, err := fmt.Fprintf(c.Conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Access-Control-Allow-Origin: *\r\nSec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n",
-		accept(req.Header.Get("Sec-WebSocket-Key")))
-	return err
 }
 
 func (u *Upstream) acceptLoop(handler func(net.Conn)) {
