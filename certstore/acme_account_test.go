@@ -35,10 +35,10 @@ func TestACMEAccountBacksOff(t *testing.T) {
 				return &p
 			}
 			var names []string
-			for i := range 50 {
+			for i := range 12 {
 				names = append(names, fmt.Sprintf("n%d.example.org", i))
 			}
-			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Names = names })
+			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Names, o.Poll = names, 10*time.Minute })
 			defer g.Close()
 			g.Start()
 			time.Sleep(time.Hour)

@@ -59,7 +59,7 @@ func TestACMENotValidYet(t *testing.T) {
 		if g.cert("chat.example.org") != good {
 			t.Errorf("serves %s", acmeDescribe(g.cert("chat.example.org")))
 		}
-		time.Sleep(acmeDay + 2*time.Hour)
+		time.Sleep(acmeDay + 7*time.Hour)
 		synctest.Wait()
 		if got := g.cert("chat.example.org"); !got.Leaf.Equal(next.Cert) || ca.ordered() != 1 {
 			t.Errorf("serves %s after %d orders; want the one whose day has come, and no order", acmeDescribe(got), ca.ordered())
@@ -95,11 +95,11 @@ func TestACMENotValidInTime(t *testing.T) {
 	})
 }
 
-// acmeSlowly is acmeForAnHour with a look at the cache each hour.
+// acmeSlowly is acmeForAnHour with a look at the cache every six hours.
 func acmeSlowly(t *testing.T, dir string) (*acmeTestCA, *acmeTestGate, *tls.Certificate) {
 	t.Helper()
 	ca := newACMETestCA(t)
-	g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Poll = time.Hour })
+	g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Poll = 6 * time.Hour })
 	t.Cleanup(g.Close)
 	g.Start()
 	time.Sleep(time.Hour)

@@ -226,7 +226,7 @@ func TestACMEBacksOff(t *testing.T) {
 			return &acmeTestProblem{Type: "dns", Detail: "NXDOMAIN looking up A", Status: 400}
 		}
 		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) {
-			o.Names, o.Poll = []string{"bad.example.org", "good.example.org"}, 10*time.Minute
+			o.Names, o.Poll = []string{"bad.example.org", "good.example.org"}, 6*time.Hour
 		})
 		g.Start()
 		defer g.Close()

@@ -67,14 +67,14 @@ func TestConcurrentUse(t *testing.T) {
 		})
 	}
 	writers.Go(func() {
-		for i := range 30 {
+		for i := range 15 {
 			d.put(t, "changes.pem", versions[i%len(versions)])
 			reload(t, s)
 			runtime.GC() // gives chunks back that nobody needs
 		}
 	})
 	writers.Go(func() {
-		for range 30 {
+		for range 15 {
 			if err := s.Install(SourceACME, "x", acme); err != nil {
 				t.Error(err)
 			}
