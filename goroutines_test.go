@@ -2,11 +2,9 @@ package main
 
 import (
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"go/types"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -41,46 +39,33 @@ var recovers = map[string]string{
 func TestPanicsEndNoProcess(t *testing.T) {
 	used := map[string]bool{}
 	seen := 0
-	for _, dir := range append(slices.Sorted(maps.Keys(arrows)), ".") {
-		if dir == "probe" || strings.HasPrefix(dir, "demo") {
-			continue // commands, which end with what they started
+	dirs := slices.DeleteFunc(slices.Sorted(maps.Keys(arrows)), func(dir string) bool {
+		return dir == "probe" || strings.HasPrefix(dir, "demo") // commands, which end with what they started
+	})
+	inspectSources(t, append(dirs, "."), func(name string, at func(ast.Node) token.Position, n ast.Node) bool {
+		if name == "demo.go" {
+			return false
 		}
-		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
-		if err != nil || len(names) == 0 {
-			t.Fatalf("%s: %d files, %v", dir, len(names), err)
+		started := startedBy(n)
+		if started == nil {
+			return true
 		}
-		for _, name := range names {
-			if strings.HasSuffix(name, "_test.go") || name == "demo.go" {
-				continue
-			}
-			set := token.NewFileSet()
-			file, err := parser.ParseFile(set, name, nil, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ast.Inspect(file, func(n ast.Node) bool {
-				started := startedBy(n)
-				if started == nil {
-					return true
-				}
-				seen++
-				calls := callsOf(started)
-				for _, call := range calls {
-					if strings.HasPrefix(call, "panics.") {
-						return true
-					}
-				}
-				for _, call := range calls {
-					if recovers[name+" "+call] != "" {
-						used[name+" "+call] = true
-						return true
-					}
-				}
-				t.Errorf("%s: a panic in this goroutine, which calls %q, ends the process; use panics.Keep or panics.Catch", set.Position(n.Pos()), calls)
+		seen++
+		calls := callsOf(started)
+		for _, call := range calls {
+			if strings.HasPrefix(call, "panics.") {
 				return true
-			})
+			}
 		}
-	}
+		for _, call := range calls {
+			if recovers[name+" "+call] != "" {
+				used[name+" "+call] = true
+				return true
+			}
+		}
+		t.Errorf("%s: a panic in this goroutine, which calls %q, ends the process; use panics.Keep or panics.Catch", at(n), calls)
+		return true
+	})
 	for place := range recovers {
 		if !used[place] {
 			t.Errorf("recovers: %q is no more", place)

@@ -2,11 +2,9 @@ package main
 
 import (
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -52,56 +50,40 @@ func TestLogKeysDocumented(t *testing.T) {
 func logKeys(t *testing.T, dirs ...string) map[string]string {
 	t.Helper()
 	used := map[string]string{}
-	files := token.NewFileSet()
-	note := func(e ast.Expr) {
+	note := func(e ast.Expr, at func(ast.Node) token.Position) {
 		if lit, ok := e.(*ast.BasicLit); ok && lit.Kind == token.STRING {
 			key, err := strconv.Unquote(lit.Value)
 			if err != nil {
 				t.Fatal(err)
 			}
-			used[key] = files.Position(lit.Pos()).String()
+			used[key] = at(lit).String()
 		}
 	}
-	for _, dir := range dirs {
-		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
-		if err != nil || len(names) == 0 {
-			t.Fatalf("%s: %d files, %v", dir, len(names), err)
-		}
-		for _, name := range names {
-			if strings.HasSuffix(name, "_test.go") {
-				continue
+	inspectSources(t, dirs, func(_ string, at func(ast.Node) token.Position, n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CallExpr:
+			f, ok := n.Fun.(*ast.SelectorExpr)
+			if !ok {
+				break
 			}
-			file, err := parser.ParseFile(files, name, nil, 0)
-			if err != nil {
-				t.Fatal(err)
+			first, ok := keysAt[f.Sel.Name]
+			if ok && len(n.Args) > 0 && aboutLog(n.Args[0]) { // a sampling.Line's
+				first++
+			} else if !ok || !aboutLog(f.X) {
+				break
 			}
-			ast.Inspect(file, func(n ast.Node) bool {
-				switch n := n.(type) {
-				case *ast.CallExpr:
-					f, ok := n.Fun.(*ast.SelectorExpr)
-					if !ok {
-						break
-					}
-					first, ok := keysAt[f.Sel.Name]
-					if ok && len(n.Args) > 0 && aboutLog(n.Args[0]) { // a sampling.Line's
-						first++
-					} else if !ok || !aboutLog(f.X) {
-						break
-					}
-					for i := first; i < len(n.Args); i += 2 {
-						note(n.Args[i])
-					}
-				case *ast.CompositeLit: // attrs := []any{"key", value, …}
-					if a, ok := n.Type.(*ast.ArrayType); ok && isAny(a.Elt) {
-						for i := 0; i < len(n.Elts); i += 2 {
-							note(n.Elts[i])
-						}
-					}
+			for i := first; i < len(n.Args); i += 2 {
+				note(n.Args[i], at)
+			}
+		case *ast.CompositeLit: // attrs := []any{"key", value, …}
+			if a, ok := n.Type.(*ast.ArrayType); ok && isAny(a.Elt) {
+				for i := 0; i < len(n.Elts); i += 2 {
+					note(n.Elts[i], at)
 				}
-				return true
-			})
+			}
 		}
-	}
+		return true
+	})
 	return used
 }
 

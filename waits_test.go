@@ -2,10 +2,8 @@ package main
 
 import (
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -55,51 +53,36 @@ var (
 
 func TestNothingWaitsForFiles(t *testing.T) {
 	used := map[string]bool{}
-	for _, dir := range []string{".", "access", "admin", "certstore", "config", "fair", "gate", "listen", "logqueue", "memory", "ports", "proxy", "sampling", "systemd", "upstream", "web", "xmpp"} {
-		names, err := filepath.Glob(filepath.Join(dir, "*.go"))
-		if err != nil || len(names) == 0 {
-			t.Fatalf("%s: %d files, %v", dir, len(names), err)
+	dirs := []string{".", "access", "admin", "certstore", "config", "fair", "gate", "listen", "logqueue", "memory", "ports", "proxy", "sampling", "systemd", "upstream", "web", "xmpp"}
+	inspectSources(t, dirs, func(name string, at func(ast.Node) token.Position, n ast.Node) bool {
+		sel, ok := n.(*ast.SelectorExpr)
+		if !ok {
+			return true
 		}
-		for _, name := range names {
-			if strings.HasSuffix(name, "_test.go") {
-				continue
+		pkg := ""
+		switch x := sel.X.(type) {
+		case *ast.Ident:
+			if x.Obj == nil || x.Name == "env" {
+				pkg = x.Name
 			}
-			set := token.NewFileSet()
-			file, err := parser.ParseFile(set, name, nil, 0)
-			if err != nil {
-				t.Fatal(err)
+		case *ast.SelectorExpr:
+			if x.Sel.Name == "env" {
+				pkg = "env"
 			}
-			ast.Inspect(file, func(n ast.Node) bool {
-				sel, ok := n.(*ast.SelectorExpr)
-				if !ok {
-					return true
-				}
-				pkg := ""
-				switch x := sel.X.(type) {
-				case *ast.Ident:
-					if x.Obj == nil || x.Name == "env" {
-						pkg = x.Name
-					}
-				case *ast.SelectorExpr:
-					if x.Sel.Name == "env" {
-						pkg = "env"
-					}
-				}
-				if !mightWait(pkg, sel.Sel.Name) {
-					return true
-				}
-				call := pkg + "." + sel.Sel.Name
-				for _, place := range []string{name, name + " " + call} {
-					if mayWait[place] != "" {
-						used[place] = true
-						return true
-					}
-				}
-				t.Errorf("%s: %s may wait for a disk or for DNS; use package files, or a context", set.Position(sel.Pos()), call)
+		}
+		if !mightWait(pkg, sel.Sel.Name) {
+			return true
+		}
+		call := pkg + "." + sel.Sel.Name
+		for _, place := range []string{name, name + " " + call} {
+			if mayWait[place] != "" {
+				used[place] = true
 				return true
-			})
+			}
 		}
-	}
+		t.Errorf("%s: %s may wait for a disk or for DNS; use package files, or a context", at(sel), call)
+		return true
+	})
 	for place := range maps.Keys(mayWait) {
 		if !used[place] {
 			t.Errorf("mayWait: %q does not do so any more", place)
