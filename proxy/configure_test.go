@@ -208,7 +208,7 @@ func TestConfigureAllTheTime(t *testing.T) {
 	}
 	for range 4 {
 		clients.Go(func() {
-			for i := range 50 {
+			for i := range 20 {
 				if err := visit(i); err != nil {
 					t.Error(err)
 				}
