@@ -51,9 +51,7 @@ func TestACMENotValidYet(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		ca, g, good := acmeSlowly(t, dir)
-		from := time.Now().Add(30 * acmeDay)
-		next := ca.ca.IssueSpec(minica.Spec{Names: []string{"chat.example.org"}, NotBefore: from, NotAfter: from.Add(90 * acmeDay)})
-		os.WriteFile(filepath.Join(dir, "chat.example.org"), append(next.KeyPEM(), next.ChainPEM()...), 0o600)
+		next := acmePutLater(t, ca, dir, 30*acmeDay)
 		time.Sleep(29 * acmeDay)
 		synctest.Wait()
 		if g.cert("chat.example.org") != good {
@@ -73,9 +71,7 @@ func TestACMENotValidInTime(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		ca, g, good := acmeSlowly(t, dir)
-		from := time.Now().Add(100 * acmeDay)
-		next := ca.ca.IssueSpec(minica.Spec{Names: []string{"chat.example.org"}, NotBefore: from, NotAfter: from.Add(90 * acmeDay)})
-		os.WriteFile(filepath.Join(dir, "chat.example.org"), append(next.KeyPEM(), next.ChainPEM()...), 0o600)
+		acmePutLater(t, ca, dir, 100*acmeDay)
 		ca.set(func() { ca.backdate = -100 * acmeDay; ca.lifetime = 190 * acmeDay })
 		time.Sleep(59 * acmeDay)
 		if ca.ordered() != 1 {
@@ -105,6 +101,17 @@ func acmeSlowly(t *testing.T, dir string) (*acmeTestCA, *acmeTestGate, *tls.Cert
 	time.Sleep(time.Hour)
 	synctest.Wait()
 	return ca, g, g.cert("chat.example.org")
+}
+
+// acmePutLater puts a certificate into the cache whose first day is that far away.
+func acmePutLater(t *testing.T, ca *acmeTestCA, dir string, in time.Duration) *minica.Pair {
+	t.Helper()
+	from := time.Now().Add(in)
+	next := ca.ca.IssueSpec(minica.Spec{Names: []string{"chat.example.org"}, NotBefore: from, NotAfter: from.Add(90 * acmeDay)})
+	if err := os.WriteFile(filepath.Join(dir, "chat.example.org"), append(next.KeyPEM(), next.ChainPEM()...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return next
 }
 
 func TestACMEWorse(t *testing.T) {

@@ -148,6 +148,18 @@ func (c *crowd) serve(t *testing.T, n int) {
 	eventually(t, "clients come and go", func() bool { return count() >= until })
 }
 
+// failFor fails the test for each error, and prints the first ten.
+func failFor(t *testing.T, errs []error) {
+	t.Helper()
+	for i, err := range errs {
+		if i == 10 {
+			t.Errorf("and %d more", len(errs)-i)
+			break
+		}
+		t.Error(err)
+	}
+}
+
 // leave ends the crowd, and the test fails for each that was not served.
 func (c *crowd) leave(t *testing.T) string {
 	t.Helper()
@@ -158,13 +170,7 @@ func (c *crowd) leave(t *testing.T) string {
 		close(c.stop)
 	}
 	c.members.Wait()
-	for i, err := range c.errs {
-		if i == 10 {
-			t.Errorf("and %d more", len(c.errs)-i)
-			break
-		}
-		t.Error(err)
-	}
+	failFor(t, c.errs)
 	return fmt.Sprintf("%d clients, the longest took %v", c.served, c.longest.Round(time.Millisecond))
 }
 

@@ -257,12 +257,6 @@ func (k *talk) end(t *testing.T) (messages int) {
 		close(k.stop)
 	}
 	k.ended.Wait()
-	for i, err := range k.errs {
-		if i == 10 {
-			t.Errorf("and %d more", len(k.errs)-i)
-			break
-		}
-		t.Error(err)
-	}
+	failFor(t, k.errs)
 	return k.messages
 }

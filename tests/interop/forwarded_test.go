@@ -1,7 +1,6 @@
 package interop
 
 import (
-	"fmt"
 	"net"
 	"os"
 	"regexp"
@@ -19,21 +18,7 @@ func TestForwardedForSideBySide(t *testing.T) {
 	prosody := runProsody(t, "", "example1.test")
 	ejabberd, ejabberdLog := runEjabberd(t, "", "example2.test")
 	site := gate.NewSite(t, "example1.test", "example2.test")
-	g := site.Start(t, fmt.Sprintf(`
-[upstream.prosody]
-nodes = [%q]
-
-[upstream.ejabberd]
-nodes = [%q]
-
-[[vhost]]
-names = ["example1.test"]
-upstream = "prosody"
-
-[[vhost]]
-names = ["example2.test"]
-upstream = "ejabberd"
-`, prosody.url, ejabberd))
+	g := site.Start(t, sideBySide(prosody.url, ejabberd))
 
 	_, port, err := net.SplitHostPort(g.Addr("wss"))
 	if err != nil {

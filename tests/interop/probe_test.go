@@ -10,14 +10,9 @@ import (
 	"wssgate/tests/internal/gate"
 )
 
-// Two real servers side by side, each behind a vhost of its own: "wssgate
-// probe" finds all well at both, with the certificate of the name, and says so
-// where a server does not serve the domain.
-func TestProbeSideBySide(t *testing.T) {
-	prosody, ejabberd := startProsody(t, "example1.test"), startEjabberd(t, "example2.test")
-	site := gate.NewSite(t, "example1.test", "example2.test")
-	site.Write(t, "root.pem", site.CA.RootPEM())
-	g := site.Start(t, fmt.Sprintf(`
+// sideBySide configures two servers, with a vhost each.
+func sideBySide(prosody, ejabberd string) string {
+	return fmt.Sprintf(`
 [upstream.prosody]
 nodes = [%q]
 
@@ -31,7 +26,17 @@ upstream = "prosody"
 [[vhost]]
 names = ["example2.test"]
 upstream = "ejabberd"
-`, prosody, ejabberd))
+`, prosody, ejabberd)
+}
+
+// Two real servers side by side, each behind a vhost of its own: "wssgate
+// probe" finds all well at both, with the certificate of the name, and says so
+// where a server does not serve the domain.
+func TestProbeSideBySide(t *testing.T) {
+	prosody, ejabberd := startProsody(t, "example1.test"), startEjabberd(t, "example2.test")
+	site := gate.NewSite(t, "example1.test", "example2.test")
+	site.Write(t, "root.pem", site.CA.RootPEM())
+	g := site.Start(t, sideBySide(prosody, ejabberd))
 
 	for _, tt := range []struct {
 		host, path, domain string
