@@ -50,20 +50,20 @@ func judge(st *Status, h *history) []Finding {
 	for _, p := range st.Files {
 		if p.Kept {
 			j.warn("fix the file; it is read again automatically or on a reload",
-				"%s; its previous contents are still served", p.Err)
+				"%s; its previous contents are still served%s", p.Err, since(p.Since))
 		} else {
-			j.warn("fix the file or remove it; it is read again automatically or on a reload", "%s", p.Err)
+			j.warn("fix the file or remove it; it is read again automatically or on a reload", "%s%s", p.Err, since(p.Since))
 		}
 	}
 	for _, p := range st.AccessFiles {
-		j.warn("fix the file; it is read again automatically or on a reload", "%s; its previous contents are in force", p.Err)
+		j.warn("fix the file; it is read again automatically or on a reload", "%s; its previous contents are in force%s", p.Err, since(p.Since))
 	}
 	for _, m := range st.Missing {
 		j.error("check DNS, or the mount of the socket's folder; the gate tries again automatically",
 			"listen.%s: %q has not been open since %s: %s", m.Name, m.Addr, m.Since.UTC().Format(time.DateTime), m.Err)
 	}
 	for _, p := range st.ACMEFiles {
-		j.error("let the gate write to the folder, or make room; it tries again every 10 minutes", "nothing can be obtained or renewed: %s", p.Err)
+		j.error("let the gate write to the folder, or make room; it tries again every 10 minutes", "nothing can be obtained or renewed%s: %s", since(p.Since), p.Err)
 	}
 	for _, h := range st.Hanging {
 		j.warn("check its mount; its previous contents are still served, and it is read again when it answers",
@@ -134,7 +134,7 @@ func (j *judgement) reload(r Reload) {
 			}
 		}
 		j.error("fix the mistakes listed under Reload, then reload again",
-			"the last reload changed nothing: %s", human.Count(n, "error"))
+			"the last reload changed nothing: %s at %s", human.Count(n, "error"), r.At.UTC().Format(time.DateTime))
 	}
 }
 
@@ -181,6 +181,14 @@ func (j *judgement) balancers(g *Gate) {
 	}
 }
 
+// since is the end of a finding, or empty if the time is not known.
+func since(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return " since " + t.UTC().Format(time.DateTime)
+}
+
 // MaxUnserved is how many names without a certificate are shown.
 const MaxUnserved = 10
 
@@ -202,11 +210,11 @@ func (j *judgement) acme(names []ACMEName) {
 	for _, n := range names {
 		switch {
 		case n.State == "expired":
-			j.error(do, "ACME could not renew the certificate of %q: %s", n.Name, n.Err)
+			j.error(do, "ACME could not renew the certificate of %q%s: %s", n.Name, since(n.Since), n.Err)
 		case n.Failures > 0 && n.NotAfter.IsZero():
-			j.error(do, "ACME has no certificate for %q after %s: %s", n.Name, human.Count(n.Failures, "attempt"), n.Err)
+			j.error(do, "ACME has no certificate for %q after %s%s: %s", n.Name, human.Count(n.Failures, "attempt"), since(n.Since), n.Err)
 		case n.Failures > 0:
-			j.warn(do, "ACME could not renew the certificate of %q yet: %s", n.Name, n.Err)
+			j.warn(do, "ACME could not renew the certificate of %q yet, after %s%s: %s", n.Name, human.Count(n.Failures, "attempt"), since(n.Since), n.Err)
 		}
 	}
 }

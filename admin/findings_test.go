@@ -59,7 +59,7 @@ func TestFindings(t *testing.T) {
 		{"a bad file", Status{Gate: Gate{Files: []FileProblem{{Err: "certificate \"x\": no key"}}}}, nil, "warn", "no key"},
 		{"a bad file whose old certificate is kept", Status{Gate: Gate{Files: []FileProblem{{Err: "no key", Kept: true}}}}, nil, "warn", "its previous contents are still served"},
 		{"ACME works", Status{Gate: Gate{ACME: []ACMEName{{State: "valid", NotAfter: now.Add(day)}}}}, nil, "", ""},
-		{"ACME never worked", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "waiting", Failures: 1, Err: "no such host"}}}}, nil, "error", "after 1 attempt: no such host"},
+		{"ACME never worked", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "waiting", Failures: 1, Since: now, Err: "no such host"}}}}, nil, "error", "after 1 attempt since " + now.UTC().Format(time.DateTime) + ": no such host"},
 		{"ACME can't renew", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "valid", Failures: 1, NotAfter: now.Add(day)}}}}, nil, "warn", "could not renew"},
 		{"ACME could not renew", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "expired", NotAfter: now}}}}, nil, "error", "could not renew"},
 		{"nodes work", Status{Gate: Gate{Upstreams: nodes("up", "warming", "draining")}}, nil, "", ""},

@@ -170,6 +170,7 @@ type ACMEName struct {
 	NotAfter time.Time `json:"not_after"`
 	NextTry  time.Time `json:"next_try"`
 	Failures int       `json:"failures"` // since the last success
+	Since    time.Time `json:"since"`    // when the first of them was; zero: not known
 	Err      string    `json:"error"`    // of the last one, the CA's words
 }
 

@@ -93,6 +93,7 @@ type ACMEStatus struct {
 	NotAfter   time.Time // of the installed certificate; zero: none
 	NextTry    time.Time // when the next order is due; in the past: now
 	Failures   int       // consecutive failed orders, over all gates
+	Since      time.Time // of the first of them; zero: not known
 	Err        string    // why the latest order failed, in the CA's words; empty: it did not
 	LeaseOwner string    // gate that is ordering; empty: none
 }

@@ -333,6 +333,7 @@ func (k *acmeKeeper) status() ACMEStatus {
 		State:      k.doing,
 		NextTry:    k.next,
 		Failures:   k.record.Failures,
+		Since:      k.record.First,
 		Err:        k.record.Err,
 		LeaseOwner: k.holder,
 	}

@@ -20,6 +20,7 @@ type acmeRecord struct {
 	Did      string    `json:"did,omitempty"`      // type of challenge that Issuer was convinced by
 	CA       string    `json:"ca,omitempty"`       // directory URL of the CA that refused
 	Failures int       `json:"failures,omitempty"` // in a row, at CA
+	First    time.Time `json:"first,omitzero"`     // of the first of them
 	Last     time.Time `json:"last,omitzero"`      // of the last failure
 	Next     time.Time `json:"next,omitzero"`      // not before; of no meaning without failures
 	Err      string    `json:"error,omitempty"`    // of the last failure
@@ -112,6 +113,9 @@ func (k *acmeKeeper) fail(err error) {
 	}
 	k.mu.Unlock()
 	r.CA = k.a.opts.Directory
+	if r.Failures == 0 {
+		r.First = now.UTC()
+	}
 	var wait acmeAccountWait
 	if errors.As(err, &wait) { // the account's failure is counted there
 		r.Failures = max(r.Failures, 1)
