@@ -2,9 +2,11 @@ package certstore
 
 import (
 	"errors"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"wssgate/files"
 	"wssgate/panics"
@@ -83,7 +85,7 @@ func (t *tree) lead(path string, links int) *files.Place {
 		}
 	}
 	if p == t.place && links > 0 && path != "/" {
-		if link, err := in(t, t.place, path, func(p *files.Place) (string, error) { return p.Readlink(path) }); err == nil {
+		if link, err := t.readlink(path); err == nil {
 			if !filepath.IsAbs(link) {
 				link = filepath.Join(filepath.Dir(path), link)
 			}
@@ -92,6 +94,32 @@ func (t *tree) lead(path string, links int) *files.Place {
 	}
 	t.leads[path] = p
 	return p
+}
+
+// What a link says, and what a name itself is whether it is a link or not: types of
+// their own, so that no late result of another call is taken for them.
+type (
+	linkText string
+	ownInfo  struct{ fs.FileInfo }
+)
+
+func (t *tree) readlink(path string) (string, error) {
+	link, err := in(t, t.place, path, func(p *files.Place) (linkText, error) {
+		link, err := p.Readlink(path)
+		return linkText(link), err
+	})
+	return string(link), err
+}
+
+func (t *tree) evalSymlinks(path string) (string, error) {
+	return in(t, t.place, path, func(p *files.Place) (string, error) { return p.EvalSymlinks(path) })
+}
+
+func (t *tree) lstat(path string) (ownInfo, error) {
+	return in(t, t.place, path, func(p *files.Place) (ownInfo, error) {
+		info, err := p.Lstat(path)
+		return ownInfo{info}, err
+	})
 }
 
 // placeOf returns the Place of a mount point.
@@ -116,36 +144,77 @@ func (t *tree) placeOf(mount string) *files.Place {
 // in makes a call for a path in its Place. If that hangs, the error is files.ErrHangs.
 // The call shares nothing with the tree that the tree uses after such an error.
 func in[T any](t *tree, p *files.Place, path string, call func(p *files.Place) (T, error)) (T, error) {
-	leave := func() {}
 	if p == t.place {
-		if !t.remote || path == t.root || len(t.awaited) >= maxAlone {
-			return call(p)
-		}
-		p = files.At("certificate", path, t.log).CountedBy(panics.Certificates)
-		leave = p.Leave
+		return alone(t, path, call)
 	}
 	v, err := files.Beside(t.place, p, path, func() (T, error) { return call(p) })
-	if !errors.Is(err, files.ErrHangs) {
-		leave()
-		return v, err
+	if errors.Is(err, files.ErrHangs) {
+		t.takeUp(p, p.Back(), 0, func() {}, func() {})
+		err = files.ErrHangs // the same error each time
 	}
-	t.takeUp(p, leave)
-	return v, files.ErrHangs // the same error each time
+	return v, err
 }
 
 // maxAlone bounds how many Places of a tree may hang, because each costs a thread. The
 // next file that hangs has the whole tree hang.
 const maxAlone = 16
 
-// takeUp rereads what is in p when it answers again. It calls leave when the tree has no
-// more use for p.
-func (t *tree) takeUp(p *files.Place, leave func()) {
+// againAfter is the pause before what hangs each time is read again.
+const againAfter = time.Minute
+
+type (
+	lateKey[T any] struct{ path string }
+	result[T any]  struct {
+		value T
+		err   error
+	}
+)
+
+// alone is in for t.place. Where a file may hang alone, what a call returns in the end is
+// the result of the next one: otherwise a file that always takes too long would never be
+// read.
+func alone[T any](t *tree, path string, call func(p *files.Place) (T, error)) (T, error) {
+	key := lateKey[T]{path}
+	if late, ok := t.late[key].(result[T]); ok {
+		delete(t.late, key)
+		return late.value, late.err
+	}
+	if !t.remote || path == t.root || len(t.awaited) >= maxAlone {
+		return call(t.place)
+	}
+	own := files.At("certificate", path, t.log).CountedBy(panics.Certificates)
+	done := make(chan result[T], 1)
+	v, err := files.Beside(t.place, own, path, func() (T, error) {
+		v, err := call(own)
+		done <- result[T]{v, err}
+		return v, err
+	})
+	if !errors.Is(err, files.ErrHangs) {
+		own.Leave()
+		return v, err
+	}
+	pause := time.Duration(0)
+	if time.Since(t.hung[path]) < 5*againAfter {
+		pause = againAfter
+	}
+	t.takeUp(own, files.FreeAfter(err), pause, own.Leave, func() {
+		t.hung[path] = time.Now()
+		select {
+		case t.late[key] = <-done:
+		default: // it was another tree's call that hung, or it panicked
+		}
+	})
+	return v, files.ErrHangs
+}
+
+// takeUp has the tree read again, after first, a pause after p is back. It calls leave
+// when the tree has no more use for p.
+func (t *tree) takeUp(p *files.Place, back <-chan struct{}, pause time.Duration, leave, first func()) {
 	if t.awaited[p] || t.again == nil {
 		leave()
 		return
 	}
 	t.awaited[p] = true
-	back := p.Back()
 	go panics.Catch(panics.Certificates, func() {
 		defer leave()
 		select {
@@ -153,7 +222,15 @@ func (t *tree) takeUp(p *files.Place, leave func()) {
 		case <-t.ctx.Done():
 			return
 		}
-		t.again(func() { delete(t.awaited, p) })
+		select {
+		case <-time.After(pause):
+		case <-t.ctx.Done():
+			return
+		}
+		t.again(func() {
+			delete(t.awaited, p)
+			first()
+		})
 	})
 }
 

@@ -128,7 +128,7 @@ func (t *tree) resolve(path string, link bool) (string, error) {
 	if above := t.folders[filepath.Dir(path)]; above != nil && !link && path != t.root {
 		return filepath.Join(above.real, filepath.Base(path)), nil
 	}
-	return in(t, t.place, path, func(p *files.Place) (string, error) { return p.EvalSymlinks(path) })
+	return t.evalSymlinks(path)
 }
 
 func (t *tree) isFolder(path string, e fs.DirEntry) bool {
@@ -160,7 +160,7 @@ func withoutArchive(path string, subs []string) []string {
 }
 
 func (t *tree) isSymlink(path string) bool {
-	info, err := t.place.Lstat(path)
+	info, err := t.lstat(path)
 	return err == nil && info.Mode()&fs.ModeSymlink != 0
 }
 

@@ -145,6 +145,31 @@ func TestFileHangsAlone(t *testing.T) {
 	}
 }
 
+// A file that always takes longer than anybody waits is served, too.
+func TestSlowFileAlone(t *testing.T) {
+	defer func() { mounted = mountPoints }()
+	mounted = func() map[string]string { return map[string]string{"/": "nfs4"} }
+	d := newDir(t)
+	d.put(t, "a.pem", ca.Issue("example1.com").PEM())
+	d.put(t, "b.pem", ca.Issue("example2.com").PEM())
+	if err := os.Symlink("b.pem", string(d)+"/c.pem"); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		defer files.Delay(string(d)+"/b.pem", 2*files.Patience)()
+		s, err := Open(Options{Directory: string(d), Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		wantNames(t, "at first", s, map[string]bool{"example1.com": true, "example2.com": false})
+		time.Sleep(time.Hour)
+		wantNames(t, "after an hour", s, map[string]bool{"example1.com": true, "example2.com": true})
+		s.Close()
+		time.Sleep(time.Minute) // the call under way
+	})
+}
+
 // However many files hang alone, they cost no more than maxAlone threads and that of the
 // directory.
 func TestManyFilesHang(t *testing.T) {

@@ -54,7 +54,7 @@ func (t *tree) file(f *folder, name string, last *way) {
 	path := filepath.Join(f.path, name)
 	place := f.place
 	if last != nil && place == t.place && len(t.points) > 0 {
-		if link, err := t.place.Readlink(path); err == nil {
+		if link, err := t.readlink(path); err == nil {
 			if !filepath.IsAbs(link) {
 				link = filepath.Join(f.real, link)
 			}
@@ -230,7 +230,7 @@ type way struct {
 // link before.
 func (t *tree) target(f *folder, name string, last *way) (string, error) {
 	path := filepath.Join(f.path, name)
-	link, err := t.place.Readlink(path)
+	link, err := t.readlink(path)
 	if err != nil {
 		return "", err
 	}
@@ -250,11 +250,11 @@ func (t *tree) target(f *folder, name string, last *way) (string, error) {
 		last.dir, last.real = dir, real
 	}
 	end := filepath.Join(last.real, base)
-	info, err := in(t, t.place, end, func(p *files.Place) (fs.FileInfo, error) { return p.Lstat(end) })
+	info, err := t.lstat(end)
 	if err != nil || info.Mode().IsRegular() {
 		return last.real, err
 	}
-	real, err := t.place.EvalSymlinks(path) // a link to a link
+	real, err := t.evalSymlinks(path) // a link to a link
 	return filepath.Dir(real), err
 }
 
@@ -288,7 +288,7 @@ func (t *tree) hasMoreOf(f *folder, name string, last *way) bool {
 	}
 	if path := filepath.Join(f.path, "fullchain.pem"); path != last.wholePath {
 		last.wholePath, last.whole = path, ""
-		if link, err := t.place.Readlink(path); err == nil {
+		if link, err := t.readlink(path); err == nil {
 			if _, err := in(t, t.place, path, func(p *files.Place) (fs.FileInfo, error) { return p.Stat(path) }); err == nil {
 				last.whole = link
 			}
@@ -297,7 +297,7 @@ func (t *tree) hasMoreOf(f *folder, name string, last *way) bool {
 	if last.whole == "" {
 		return false
 	}
-	part, err := t.place.Readlink(filepath.Join(f.path, name))
+	part, err := t.readlink(filepath.Join(f.path, name))
 	dir, base := filepath.Split(part)
 	version, ok := strings.CutPrefix(base, stem)
 	return err == nil && ok && last.whole == dir+"fullchain"+version

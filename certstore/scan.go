@@ -16,6 +16,7 @@ import (
 func (t *tree) all() error {
 	err := t.scan()
 	t.bad()
+	clear(t.late) // of what is gone
 	return err
 }
 
@@ -108,7 +109,10 @@ func (t *tree) bad() {
 			continue
 		}
 		for _, fault := range f.faults {
-			t.entry(f, filepath.Base(fault.path))
+			name := filepath.Base(fault.path)
+			if !f.known(name).fresh { // else it was read just now
+				t.entry(f, name)
+			}
 		}
 	}
 }
@@ -120,7 +124,7 @@ func (t *tree) entry(f *folder, name string) {
 		return
 	}
 	path := filepath.Join(f.path, name)
-	info, err := in(t, t.place, path, func(p *files.Place) (fs.FileInfo, error) { return p.Lstat(path) })
+	info, err := t.lstat(path)
 	if errors.Is(err, files.ErrHangs) {
 		t.settle(f, name, sight{}, err)
 		return

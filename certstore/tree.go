@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"wssgate/files"
 	"wssgate/panics"
@@ -56,6 +57,8 @@ type tree struct {
 	others   map[string]*files.Place // anybody's, with mu: by mount point
 	left     bool                    // anybody's, with mu
 	awaited  map[*files.Place]bool
+	late     map[any]any          // see alone
+	hung     map[string]time.Time // when paths that had hung alone were read again
 }
 
 // A folder is the unit in which leaves meet their keys.
@@ -104,7 +107,7 @@ func (fs fileList) get(name string) *file {
 func newTree(root string, log *slog.Logger) *tree {
 	root = filepath.Clean(root)
 	t := &tree{root: root, place: files.At("certificates", root, log).CountedBy(panics.Certificates), folders: map[string]*folder{}, limit: maxFolders,
-		reader: newReader(), names: map[string]string{}, buf: new(bytes.Buffer), log: log, others: map[string]*files.Place{}, awaited: map[*files.Place]bool{}}
+		reader: newReader(), names: map[string]string{}, buf: new(bytes.Buffer), log: log, others: map[string]*files.Place{}, awaited: map[*files.Place]bool{}, late: map[any]any{}, hung: map[string]time.Time{}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.have.Store(new(harvest))
 	return t
