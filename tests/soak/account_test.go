@@ -3,6 +3,7 @@ package soak
 import (
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -155,8 +156,13 @@ func (a *account) judge(got, wrote int, code uint16, at time.Time, slow bool) st
 type book struct {
 	mu       sync.Mutex
 	accounts map[string]*account
-	// When nodes ended tunnels whose mark they did not know: each excuses one.
-	unknown []time.Time
+	// What nodes did to tunnels whose mark they did not know: each excuses one.
+	unknown []unknownEnd
+}
+
+type unknownEnd struct {
+	how ending
+	at  time.Time
 }
 
 func (b *book) enter(mark string, a *account) {
@@ -165,10 +171,10 @@ func (b *book) enter(mark string, a *account) {
 	b.accounts[mark] = a
 }
 
-func (b *book) lostUnknown() {
+func (b *book) lostUnknown(how ending) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.unknown = append(b.unknown, time.Now())
+	b.unknown = append(b.unknown, unknownEnd{how, time.Now()})
 }
 
 // find returns the account of a mark, nil if there is none.
@@ -184,15 +190,31 @@ func (b *book) close(mark string) {
 	delete(b.accounts, mark)
 }
 
-// useUnknown uses up the end of a tunnel without a mark, since then.
-func (b *book) useUnknown(since time.Time) bool {
+// useUnknown uses up the end of a tunnel without a mark, since then, that explains
+// a code. Most are of tunnels that say no mark: old ones go.
+func (b *book) useUnknown(since time.Time, code uint16) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for i, at := range b.unknown {
-		if at.After(since) {
-			b.unknown = append(b.unknown[:i], b.unknown[i+1:]...)
+	b.unknown = slices.DeleteFunc(b.unknown, func(e unknownEnd) bool { return time.Since(e.at) > 2*patience })
+	for i, e := range b.unknown {
+		if e.at.After(since) && e.how.explains(code) {
+			b.unknown = slices.Delete(b.unknown, i, i+1)
 			return true
 		}
+	}
+	return false
+}
+
+// explains reports whether a tunnel that a node ended so ends with a code at its
+// client; 0: with no Close.
+func (e ending) explains(code uint16) bool {
+	switch e {
+	case goodbye:
+		return code == codeGoodbye
+	case inOrder:
+		return code == 1012
+	case byReset: // which may cut a frame in two
+		return code == 1012 || code == 0
 	}
 	return false
 }

@@ -414,7 +414,7 @@ func (t *tunnel) over(err error) error {
 	}
 	own := t.r.book.find(t.mark)
 	for began := time.Now(); own == nil; own = t.r.book.find(t.mark) {
-		if (t.code == 0 || t.code == 1012) && t.got == 0 && t.r.book.useUnknown(t.since) {
+		if t.got == 0 && t.r.book.useUnknown(t.since, t.code) {
 			t.r.excused.Add(1)
 			return err
 		}

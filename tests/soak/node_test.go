@@ -82,8 +82,9 @@ func (n *node) kill(draw func() ending) {
 	n.ln.Close()
 	n.server, n.ln = nil, nil
 	for a := range n.tunnels {
-		if a.end(draw()); !a.isKnown() {
-			n.r.book.lostUnknown()
+		how := draw()
+		if a.end(how); !a.isKnown() {
+			n.r.book.lostUnknown(how)
 		}
 	}
 }
@@ -123,7 +124,7 @@ func (n *node) enter(c *wire.Conn, ln net.Listener) *account {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ln != ln {
-		n.r.book.lostUnknown()
+		n.r.book.lostUnknown(byReset) // or FIN, if the client's words are not here yet
 		return nil
 	}
 	a := &account{c: c, fault: n.r.fault, over: make(chan struct{}), drained: n.draining}

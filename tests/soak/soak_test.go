@@ -38,6 +38,7 @@ const (
 	honestClients = 40
 	rudeClients   = 4
 	floodClients  = 2
+	boshClients   = 6
 
 	// Few enough to run out of, enough for the honest: two for a tunnel.
 	descriptors = 512
@@ -54,7 +55,9 @@ type rig struct {
 	gate  *process
 	names []string
 	nodes []*node
+	bosh  *boshServer
 	book  *book
+	short spell // the gate may have no descriptor left
 	fault fault // for TestSoakNotices
 	// How long a client waits for an answer, or for the end.
 	patience time.Duration
@@ -68,6 +71,8 @@ type rig struct {
 	tunnels, finished, excused, refused                     atomic.Int64
 	redirected, resumed, old                                atomic.Int64
 	accepted, delivered                                     atomic.Int64
+	boshSessions, boshFinished, boshRequests, boshRepeated  atomic.Int64
+	boshAccepted, boshDelivered, boshOutages                atomic.Int64
 	rudes, floods, updates                                  atomic.Int64
 	kills, drains, reloads, certs, stalls, hangs, shortages atomic.Int64
 
@@ -108,7 +113,7 @@ func TestSoak(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	r.run(*length, r.disturbNodes, r.change, r.starve)
+	r.run(*length, r.disturbNodes, r.bosh.disturb, r.change, r.starve)
 	r.finish(before, time.Since(began).Round(time.Second))
 }
 
@@ -149,6 +154,10 @@ func TestSoakNotices(t *testing.T) {
 		{torn, "", nil, "wants answer"},
 		{ends, "", nil, "ended without a reason"},
 		{up, "", nil, " of client "},
+		{boshTwice, "", nil, "comes twice"},
+		{boshLost, "", nil, "BOSH: client"},
+		{boshOthers, "", nil, "BOSH: client"},
+		{boshEnds, "", nil, "failed without a reason"},
 		{atEnd, "FIN", kill(inOrder, time.Second), "answers are missing"},
 		{atEnd, "Close", kill(goodbye, time.Second), "answers are missing"},
 		{silent, "reset", kill(byReset, afterMoment), "answers are missing"},
@@ -188,6 +197,11 @@ const (
 	ends   fault = "a tunnel ends by itself"
 	up     fault = "a message comes to the node twice"
 
+	boshTwice  fault = "a request of BOSH comes twice"
+	boshLost   fault = "an answer over BOSH is lost"
+	boshOthers fault = "an answer over BOSH is another client's"
+	boshEnds   fault = "answers over BOSH break off"
+
 	silent  fault = "answers are lost long before the end"
 	atEnd   fault = "the last answer before an end in order is lost"
 	unheard fault = "a drain loses what the client said"
@@ -210,6 +224,7 @@ func newRig(t *testing.T) *rig {
 		t.Cleanup(n.end)
 		r.nodes = append(r.nodes, n)
 	}
+	r.bosh = newBOSHServer(t, r)
 	r.configure(0)
 	r.gate = startProcess(t, r.site.Dir, descriptors)
 	return r
@@ -235,6 +250,10 @@ func (r *rig) run(length time.Duration, chaos ...func(context.Context, *rand.Ran
 	}
 	for i := range floodClients {
 		clients.Go(func() { r.flood(ctx, r.rng(200+i)) })
+	}
+	for i := range boshClients {
+		h := &boshClient{r: r, rng: r.rng(400 + i)}
+		clients.Go(func() { h.run(ctx) })
 	}
 	for i, do := range chaos {
 		doings.Go(func() { do(ctx, r.rng(300+i)) })
@@ -307,6 +326,9 @@ func (r *rig) finish(before possessions, lasted time.Duration) {
 		}
 		return err
 	})
+	if r.boshDelivered.Load() == 0 || r.boshFinished.Load() == 0 {
+		t.Errorf("%d messages in %d sessions of BOSH: the rig did nothing", r.boshDelivered.Load(), r.boshFinished.Load())
+	}
 	if r.delivered.Load() == 0 || r.finished.Load() == 0 {
 		t.Errorf("%d messages on %d tunnels: the rig did nothing", r.delivered.Load(), r.finished.Load())
 	}
@@ -337,6 +359,11 @@ func (r *rig) finish(before possessions, lasted time.Duration) {
 		{"tries that led to no tunnel, nodes out or no descriptor left", r.refused.Load()},
 		{"messages that nodes accepted", r.accepted.Load()},
 		{"answers delivered, each once, in order, at its own client", r.delivered.Load()},
+		{"BOSH sessions; that said all they had to say", fmt.Sprintf("%d; %d", r.boshSessions.Load(), r.boshFinished.Load())},
+		{"BOSH requests; repeated, server out or no descriptor left", fmt.Sprintf("%d; %d", r.boshRequests.Load(), r.boshRepeated.Load())},
+		{"messages accepted over BOSH", r.boshAccepted.Load()},
+		{"answers delivered over BOSH, each once, in order, at its own client", r.boshDelivered.Load()},
+		{"times that the BOSH server was out or broke off", r.boshOutages.Load()},
 		{"rude connections", r.rudes.Load()},
 		{"floods; KeyUpdates in them", fmt.Sprintf("%d; %d", r.floods.Load(), r.updates.Load())},
 		{"nodes killed; drained", fmt.Sprintf("%d; %d", r.kills.Load(), r.drains.Load())},
@@ -358,11 +385,15 @@ func (r *rig) finish(before possessions, lasted time.Duration) {
 func (r *rig) rng(i int) *rand.Rand { return rand.New(rand.NewPCG(*seed, uint64(i))) }
 
 // configure writes a configuration; variants differ in what a reload may change.
+// Each name has BOSH.
 func (r *rig) configure(variant int) {
 	limits := fmt.Sprintf("[limits]\nmessage = %d\n", 1<<20+variant)
-	vhosts := ""
+	bosh := fmt.Sprintf("bosh = %q\n", "http://"+r.bosh.addr+boshPath)
+	vhosts := fmt.Sprintf("[[vhost]]\nnames = [%q, %q, %q, %q]\n", r.names[0], r.names[1], r.names[2], r.names[3]) + bosh
 	if variant%2 == 1 {
-		vhosts = fmt.Sprintf("[[vhost]]\nnames = [%q]\n[[vhost]]\nnames = [%q, %q]\n[[vhost]]\nnames = [%q]\nroute = \"to\"\n", r.names[0], r.names[1], r.names[2], r.names[3])
+		vhosts = fmt.Sprintf("[[vhost]]\nnames = [%q]\n", r.names[0]) + bosh +
+			fmt.Sprintf("[[vhost]]\nnames = [%q, %q]\n", r.names[1], r.names[2]) + bosh +
+			fmt.Sprintf("[[vhost]]\nnames = [%q]\nroute = \"to\"\n", r.names[3]) + bosh
 	}
 	r.site.Config(r.tb, fmt.Sprintf(`[upstream.up]
 nodes = [{ name = "n1", url = "ws://%s/" }, { name = "n2", url = "ws://%s/" }]
@@ -462,6 +493,8 @@ func (r *rig) starve(ctx context.Context, rng *rand.Rand) {
 
 // exhaust has more silent connections open than the gate has descriptors for.
 func (r *rig) exhaust(ctx context.Context, rng *rand.Rand) {
+	r.short.begin()
+	defer r.short.end(0)
 	var silent []net.Conn
 	for range descriptors + 100 {
 		if conn, err := net.DialTimeout("tcp", r.gate.addr("wss"), time.Second); err == nil {
@@ -471,6 +504,17 @@ func (r *rig) exhaust(ctx context.Context, rng *rand.Rand) {
 	between(ctx, rng, 500*time.Millisecond, 3*time.Second)
 	for _, conn := range silent {
 		conn.Close()
+	}
+	// It is over when the gate has noticed.
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		m, err := r.gate.metrics()
+		if err == nil && m["process_open_fds"] < descriptors*3/4 {
+			return
+		}
+		if time.Since(began) > patience {
+			r.breach("the gate keeps %v descriptors after a shortage: %v", m["process_open_fds"], err)
+			return
+		}
 	}
 }
 
