@@ -3,7 +3,9 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"testing"
@@ -159,6 +161,93 @@ func TestEventOfFormerDescriptor(t *testing.T) {
 		t.Fatalf("the tunnel ended at once: %v", got)
 	}
 	<-hangs
+}
+
+// What one end sent before it reset its connection reaches the other one, even if a
+// message of the other one meets the reset first.
+func TestLastWordsBeforeReset(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	g := newGate(t, "ws://"+ln.Addr().String()+"/")
+	for _, resets := range []string{"upstream", "client"} {
+		t.Run(resets, func(t *testing.T) {
+			upgraded := make(chan *net.TCPConn)
+			go func() {
+				defer close(upgraded)
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				u := ws.Upgrader{Protocol: func([]byte) bool { return true }}
+				if _, err := u.Upgrade(conn); err == nil {
+					upgraded <- conn.(*net.TCPConn)
+				}
+			}()
+			c := g.dial()
+			up := <-upgraded
+			if up == nil {
+				t.Fatal("no upstream")
+			}
+			defer up.Close()
+			up.SetDeadline(time.Now().Add(10 * time.Second))
+			toUpstream := func(text string) {
+				t.Helper()
+				if err := c.WriteFrame(ws.NewTextFrame([]byte(text))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			toClient := func(text string) {
+				t.Helper()
+				if err := ws.WriteFrame(up, ws.NewTextFrame([]byte(text))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			atUpstream := func(want string) {
+				t.Helper()
+				h, err := ws.ReadHeader(up)
+				payload := make([]byte, min(h.Length, 100))
+				if err == nil {
+					_, err = io.ReadFull(up, payload)
+				}
+				if ws.Cipher(payload, h.Mask, 0); err != nil || string(payload) != want {
+					t.Errorf("the upstream gets %q, %v; want %q", payload, err, want)
+				}
+			}
+			toUpstream("hello")
+			atUpstream("hello") // a loop has the tunnel
+
+			held, goOn := make(chan struct{}), make(chan struct{})
+			g.loops.list[0].post(func() { close(held); <-goOn })
+			<-held
+			if resets == "upstream" {
+				toUpstream("crosses") // the first that the loop is told of
+				toClient("last words")
+				up.SetLinger(0)
+				up.Close()
+				close(goOn)
+				if f, err := c.ReadFrame(); err != nil || string(f.Payload) != "last words" {
+					t.Errorf("the client gets %q, %v; want the last words", f.Payload, err)
+				}
+				if f, err := c.ReadFrame(); err != nil || f.Header.OpCode != ws.OpClose {
+					t.Errorf("the client gets %v, %v; want a Close frame", f.Header, err)
+				}
+				return
+			}
+			toClient("crosses")
+			toUpstream("last words")
+			conn := c.Conn.(*tls.Conn).NetConn().(*net.TCPConn)
+			conn.SetLinger(0)
+			conn.Close()
+			close(goOn)
+			atUpstream("last words")
+			if _, err := ws.ReadHeader(up); err != io.EOF {
+				t.Errorf("the upstream gets %v; want the end", err)
+			}
+		})
+	}
 }
 
 // A loop that is preempted is not saturated: it takes no processor, and a second loop

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -36,6 +37,7 @@ type sock struct {
 
 	state   sockState
 	fin     finState
+	lost    error    // a write met the peer's reset; what came before it is still to be read
 	drained bool     // this turn: the kernel has nothing more for us
 	ahead   uint8    // the batch's slot with what was read ahead, plus 1; 0: none
 	pending bool     // the batch has a write that was not made yet; out is empty
@@ -141,6 +143,9 @@ func (s *sock) Read(b []byte) (int, error) {
 	if n < len(b) || s.turn.budget <= 0 {
 		s.drained = true
 	}
+	if err == io.EOF && s.lost != nil {
+		err = s.lost // the write was told of the reset, and a socket tells it once
+	}
 	switch err {
 	case nil, errAgain:
 	case io.EOF:
@@ -165,7 +170,7 @@ func (s *sock) Write(b []byte) (int, error) {
 
 // send hands bytes to the kernel, behind those that wait already.
 func (s *sock) send(b []byte) {
-	if s.land(); s.state >= sockFailed {
+	if s.land(); s.lost != nil || s.state >= sockFailed {
 		return
 	}
 	if s.out.size == 0 {
@@ -182,7 +187,7 @@ func (s *sock) send(b []byte) {
 // unsent takes what a write left, and its error.
 func (s *sock) unsent(b []byte, err error) {
 	if err != nil && err != errAgain {
-		s.fail(err)
+		s.refused(err)
 		return
 	}
 	if s.max > 0 && len(b) > s.max-s.out.size {
@@ -214,10 +219,21 @@ func (s *sock) flush() (progress bool) {
 			break
 		}
 		if err != nil {
-			s.fail(err)
+			s.refused(err)
 		}
 	}
 	return progress
+}
+
+// refused notes that a write failed. Behind a reset, what the peer sent before it may
+// still be there to read, such as a server's last words that a client's message crosses.
+// So the socket stays open until Read meets the end, and nothing is written any more.
+func (s *sock) refused(err error) {
+	if s.state != sockOpen || !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+		s.fail(err)
+		return
+	}
+	s.lost, s.out = err, queue{}
 }
 
 // shutdown requests FIN behind all written bytes. finish, at the end of a turn, sends it
