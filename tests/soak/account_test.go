@@ -2,10 +2,13 @@ package soak
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"wssgate/tests/internal/wire"
 )
@@ -24,8 +27,8 @@ const (
 const codeGoodbye = 4000
 
 const (
-	// What a node wrote that long before its reset, or before the gate's Close of a
-	// drain came, must have arrived; twice that at a client that reads slowly.
+	// What a node wrote that long before the gate's Close of a drain came must have
+	// arrived; twice that at a client that reads slowly.
 	lastMoment = 2 * time.Second
 	// How long after the end of a drain its Close may come.
 	lateClose = 15 * time.Second
@@ -41,11 +44,19 @@ type account struct {
 	mu      sync.Mutex // held while the node writes
 	mark    string     // "" before the client has said it
 	taken   int        // messages
-	written []time.Time
+	bytes   int64      // written
+	written []answer
 	ending  ending
-	endedAt time.Time
+	sure    int64     // bytes that the gate's kernel had when the node ended it
 	drained bool      // it was there while the node was drained
+	before  int       // answers written before the drain was asked for
 	stopped time.Time // when the drain stopped; zero: not yet
+}
+
+// An answer is one that a node wrote.
+type answer struct {
+	at  time.Time
+	end int64 // bytes that were written with it
 }
 
 // write writes a frame; counts is for answers.
@@ -56,11 +67,12 @@ func (a *account) write(f wire.Frame, counts bool) error {
 		return net.ErrClosed
 	}
 	var err error
+	b := f.Append(nil)
 	if a.fault != silent || !counts || len(a.written) < 4 {
-		_, err = a.c.Write(f.Append(nil))
+		_, err = a.c.Write(b)
 	}
-	if err == nil && counts {
-		a.written = append(a.written, time.Now())
+	if a.bytes += int64(len(b)); err == nil && counts {
+		a.written = append(a.written, answer{time.Now(), a.bytes})
 	}
 	return err
 }
@@ -70,10 +82,10 @@ func (a *account) end(how ending) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.fault == atEnd {
-		a.written = append(a.written, time.Now())
+		a.written = append(a.written, answer{time.Now(), a.bytes})
 	}
 	tcp := a.c.Conn.(*net.TCPConn)
-	a.ending, a.endedAt = how, time.Now()
+	a.ending, a.sure = how, a.bytes-unacknowledged(tcp)
 	switch how {
 	case goodbye:
 		a.c.Write(wire.CloseFrame(false, codeGoodbye, "").Append(nil))
@@ -84,6 +96,17 @@ func (a *account) end(how ending) {
 		tcp.SetLinger(0)
 		tcp.Close()
 	}
+}
+
+// unacknowledged is how many bytes the peer's kernel may not have.
+func unacknowledged(tcp *net.TCPConn) int64 {
+	n := int32(math.MaxInt32)
+	if rc, err := tcp.SyscallConn(); err == nil {
+		rc.Control(func(fd uintptr) {
+			syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&n)))
+		})
+	}
+	return int64(n)
 }
 
 func (a *account) know(mark string) {
@@ -109,6 +132,9 @@ func (a *account) take() {
 func (a *account) drain() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if !a.drained || !a.stopped.IsZero() && time.Since(a.stopped) > lateClose {
+		a.before = len(a.written) // or else an earlier drain's Close may be under way
+	}
 	a.drained, a.stopped = true, time.Time{}
 }
 
@@ -120,34 +146,48 @@ func (a *account) stopDrain() {
 
 // judge says what is wrong with a tunnel's end, "" for nothing. The client got that
 // many answers, and wrote that many messages before it answered a Close.
+//
+// What may be lost:
+//
+//   - Where the node ended the tunnel in order, or with a Close frame: nothing.
+//   - Where it reset the tunnel: what the gate's kernel had not acknowledged then.
+//   - Where a drain did: nothing of the client's; answers that the node wrote after
+//     the drain was asked for, for they may not follow the Close frame (RFC 6455,
+//     section 5.5.1), and of those only the ones of the last moment.
 func (a *account) judge(got, wrote int, code uint16, at time.Time, slow bool) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	moment := lastMoment
-	if slow {
-		moment *= 2
-	}
-	lost := func(before time.Time) string {
-		n := 0
-		for n < len(a.written) && a.written[n].Before(before) {
-			n++
-		}
-		if got < n {
-			return fmt.Sprintf("%d answers are missing of the %d that the node wrote before %s, of %d in all; ended by %q, Close %d", n-got, n, before.Format("15:04:05.000"), len(a.written), a.ending, code)
+	lost := func(must int, why string) string {
+		if got < must {
+			return fmt.Sprintf("%d answers are missing of the %d that the node wrote %s, of %d in all; ended by %q, Close %d", must-got, must, why, len(a.written), a.ending, code)
 		}
 		return ""
 	}
-	all := at.Add(time.Hour)
+	count := func(f func(answer) bool) int {
+		n := 0
+		for n < len(a.written) && f(a.written[n]) {
+			n++
+		}
+		return n
+	}
 	switch {
 	case code == 1001 && a.drained && (a.stopped.IsZero() || at.Before(a.stopped.Add(lateClose))):
 		if a.ending == byPeer && a.taken < wrote {
 			return fmt.Sprintf("a drain lost %d of %d messages for the node", wrote-a.taken, wrote)
 		}
-		return lost(at.Add(-moment))
-	case code == 1012 && a.ending == inOrder, code == codeGoodbye && a.ending == goodbye:
-		return lost(all)
-	case (code == 1012 || code == 0) && a.ending == byReset:
-		return lost(a.endedAt.Add(-moment))
+		moment := lastMoment
+		if slow {
+			moment *= 2
+		}
+		old := count(func(n answer) bool { return n.at.Before(at.Add(-moment)) })
+		return lost(max(old, a.before), "before the drain, or long before its Close")
+	case a.ending.explains(code) && a.ending != byReset:
+		return lost(len(a.written), "before its end")
+	case a.ending.explains(code):
+		if code == 0 && a.sure == a.bytes {
+			return "a reset between two frames came without a Close"
+		}
+		return lost(count(func(n answer) bool { return n.end <= a.sure }), "and the gate's kernel had")
 	}
 	return fmt.Sprintf("ended without a reason: Close %d, by the node: %q, drained: %v", code, a.ending, a.drained)
 }

@@ -260,11 +260,11 @@ type boshReply struct {
 func (s *boshSession) take(q boshQuery) *boshReply {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if key := [2]int{q.rid, q.attempt}; s.seen[key] {
+	key := [2]int{q.rid, q.attempt}
+	if s.seen[key] || s.r.fault == boshTwice && q.rid == 2 {
 		s.r.breach("BOSH: request %d of client %s, attempt %d, comes twice", q.rid, s.mark, q.attempt)
-	} else {
-		s.seen[key] = s.r.fault != boshTwice || q.rid != 3
 	}
+	s.seen[key] = true
 	reply := s.replies[q.rid]
 	if reply == nil {
 		reply = &boshReply{rid: q.rid, done: make(chan struct{})}

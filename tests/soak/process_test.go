@@ -181,32 +181,30 @@ func (p *process) metrics() (map[string]float64, error) {
 // possessions are what must come back.
 type possessions struct {
 	descriptors, goroutines int
-	memory                  int64 // bytes that are the process's own
+	footprint
 }
 
 func (p *process) possessions() (possessions, error) {
-	m, err := p.metrics()
+	f, err := p.footprint()
 	if err != nil {
 		return possessions{}, err
 	}
-	var memory int64
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.cmd.Process.Pid))
-	for line := range strings.Lines(string(data)) {
-		var kib int64
-		if n, _ := fmt.Sscanf(strings.Replace(line, "Clean", "Dirty", 1), "Private_Dirty: %d kB", &kib); n == 1 {
-			memory += kib << 10
-		}
-	}
+	m, err := p.metrics()
 	// The request for the metrics has a descriptor of its own.
-	return possessions{int(m["process_open_fds"]), int(m["go_goroutines"]), memory}, err
+	return possessions{int(m["process_open_fds"]), int(m["go_goroutines"]), f}, err
 }
 
 // peak is the most memory that the process ever had, in bytes.
-func (p *process) peak() (bytes int64) {
+func (p *process) peak() int64 {
 	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	for line := range strings.Lines(string(data)) {
-		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &bytes); n == 1 {
-			return bytes << 10
+	return number(string(data), "VmHWM: %d kB") << 10
+}
+
+// number returns what a line says in a place, as with Sscanf; 0 where none does.
+func number(text, format string) (n int64) {
+	for line := range strings.Lines(text) {
+		if got, _ := fmt.Sscanf(line, format, &n); got == 1 {
+			return n
 		}
 	}
 	return 0

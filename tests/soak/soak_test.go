@@ -43,8 +43,7 @@ const (
 	// Few enough to run out of, enough for the honest: two for a tunnel.
 	descriptors = 512
 
-	// What the process may keep at the end of what it grew by.
-	spareMemory     = 16 << 20 // bytes
+	// What the process may keep at the end; see spareIdle for its memory.
 	spareGoroutines = 5
 )
 
@@ -75,6 +74,8 @@ type rig struct {
 	boshAccepted, boshDelivered, boshOutages                atomic.Int64
 	rudes, floods, updates                                  atomic.Int64
 	kills, drains, reloads, certs, stalls, hangs, shortages atomic.Int64
+
+	footprints []footprint // by watchMemory
 
 	mu       sync.Mutex
 	breaches []string
@@ -259,6 +260,7 @@ func (r *rig) run(length time.Duration, chaos ...func(context.Context, *rand.Ran
 		doings.Go(func() { do(ctx, r.rng(300+i)) })
 	}
 	doings.Go(func() { r.watchLife(ctx) })
+	doings.Go(func() { r.watchMemory(ctx, length) })
 	doings.Wait()
 	r.calm.Done()
 	clients.Wait()
@@ -321,11 +323,15 @@ func (r *rig) finish(before possessions, lasted time.Duration) {
 	eventually(t, "descriptors, goroutines and memory come back", func() (err error) {
 		after, err = r.gate.possessions()
 		if err == nil && (after.descriptors > before.descriptors+len(r.nodes) || after.goroutines > before.goroutines+spareGoroutines ||
-			after.memory > before.memory+spareMemory) {
+			after.live > before.live+spareIdle) {
 			err = fmt.Errorf("from %+v to %+v", before, after)
 		}
 		return err
 	})
+	first, second, wrong := growth(r.footprints)
+	if wrong != "" {
+		t.Error(wrong)
+	}
 	if r.boshDelivered.Load() == 0 || r.boshFinished.Load() == 0 {
 		t.Errorf("%d messages in %d sessions of BOSH: the rig did nothing", r.boshDelivered.Load(), r.boshFinished.Load())
 	}
@@ -346,7 +352,6 @@ func (r *rig) finish(before possessions, lasted time.Duration) {
 	case <-time.After(patience):
 		t.Errorf("SIGTERM does not end it within %v", patience)
 	}
-	mib := func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 	var b strings.Builder
 	for _, row := range [][2]any{
 		{"seed", *seed},
@@ -373,7 +378,10 @@ func (r *rig) finish(before possessions, lasted time.Duration) {
 		{"… that descriptors ran out", r.shortages.Load()},
 		{"descriptors before, after", fmt.Sprintf("%d, %d", before.descriptors, after.descriptors)},
 		{"goroutines before, after", fmt.Sprintf("%d, %d", before.goroutines, after.goroutines)},
-		{"private memory before, after", mib(before.memory) + ", " + mib(after.memory)},
+		{"memory in use before, after", mib(before.live) + ", " + mib(after.live)},
+		{"… under load, median of the first half behind the warm-up, of the second", mib(first.live) + ", " + mib(second.live)},
+		{"anonymous memory, before, after", mib(before.anonymous) + ", " + mib(after.anonymous)},
+		{"… under load, likewise", mib(first.anonymous) + ", " + mib(second.anonymous)},
 		{"resident memory, peak", mib(peak)},
 	} {
 		fmt.Fprintf(&b, "| %v | %v |\n", row[0], row[1])
@@ -395,13 +403,19 @@ func (r *rig) configure(variant int) {
 			fmt.Sprintf("[[vhost]]\nnames = [%q, %q]\n", r.names[1], r.names[2]) + bosh +
 			fmt.Sprintf("[[vhost]]\nnames = [%q]\nroute = \"to\"\n", r.names[3]) + bosh
 	}
-	r.site.Config(r.tb, fmt.Sprintf(`[upstream.up]
+	r.site.Write(r.tb, "config.toml", fmt.Appendf(nil, `[listen]
+wss = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+admin_debug = true
+[certificates]
+directory = "certs"
+[upstream.up]
 nodes = [{ name = "n1", url = "ws://%s/" }, { name = "n2", url = "ws://%s/" }]
 health = { interval = "1s", timeout = "10s" }
 [timeouts]
 ping = "5s"
 pong = "1m"
-`, r.nodes[0].addr, r.nodes[1].addr)+limits+vhosts)
+%s%s`, r.nodes[0].addr, r.nodes[1].addr, limits, vhosts))
 }
 
 // certify gives a name a new certificate.
