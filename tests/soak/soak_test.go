@@ -306,6 +306,7 @@ func (r *rig) finish(before possessions, lasted time.Duration) {
 			return nil
 		})
 	}
+	r.bosh.kill(false) // the gate keeps idle connections to it
 	eventually(t, "no tunnel is left", func() error {
 		m, err := r.gate.metrics()
 		open := 0
