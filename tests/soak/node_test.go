@@ -206,8 +206,8 @@ func (n *node) serve(c *wire.Conn, ln net.Listener) {
 						err = say("<close xmlns='urn:ietf:params:xml:ns:xmpp-framing' see-other-uri='ws://" + n.other().addr + "/'/>")
 						break
 					}
+					n.r.book.enter(own, a) // first: whoever kills an account that is known leaves no other excuse
 					a.know(own)
-					n.r.book.enter(own, a)
 				}
 				err = say("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='" + n.name + "' id='" + strconv.Itoa(int(n.r.ids.Add(1))) + "' version='1.0'/>")
 				if err == nil {
