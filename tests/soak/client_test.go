@@ -30,9 +30,8 @@ func opening(mark string) string {
 //   - Each message that the node accepted is answered, and the answers come
 //     once, in order, whole, at this client; nothing of another's comes.
 //   - It ends when the client is done, or because its own node ended this very
-//     tunnel or was drained while it had it (see account). Then everything has
-//     arrived that was written before, but for the last moment before a reset or
-//     a drain.
+//     tunnel or was drained while it had it. Then everything has arrived but for
+//     what account.judge allows to be lost.
 type honest struct {
 	r    *rig
 	rng  *rand.Rand
