@@ -12,16 +12,16 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// An acmeAccount is how this gate and the CA stand.
+// An acmeAccount is the state of this gate's account at the CA.
 type acmeAccount struct {
 	client   *acme.Client // registered; nil: not yet
 	failures int          // refusals of the account itself, in a row
-	until    time.Time    // not before; of no meaning without failures
+	until    time.Time    // no try before; meaningless without failures
 	err      error        // the last of them
 }
 
-// An acmeAccountWait means that the CA was not asked, because it has refused the
-// account a short while ago, and so would refuse every name.
+// An acmeAccountWait means that the CA was not asked: it refused the account a short
+// while ago, and would refuse every name.
 type acmeAccountWait struct {
 	until time.Time
 	err   error
@@ -30,8 +30,8 @@ type acmeAccountWait struct {
 func (w acmeAccountWait) Error() string { return w.err.Error() }
 func (w acmeAccountWait) Unwrap() error { return w.err }
 
-// client returns the client of the registered account, which it makes first
-// where there is none yet. One goroutine does that, the others wait for it.
+// client returns the client of the registered account. If there is none yet, one
+// goroutine registers it, and the others wait for that.
 func (a *ACME) client(ctx context.Context) (client *acme.Client, err error) {
 	var now acmeAccount
 	select {
@@ -65,34 +65,36 @@ func (a *ACME) client(ctx context.Context) (client *acme.Client, err error) {
 	return fresh, nil
 }
 
-// refuse counts a refusal.
+// refuse counts a refusal of the account.
 func (c *acmeAccount) refuse(err error) {
 	c.failures++
 	c.err = err
 	c.until = time.Now().Add(min(acmeBackoff(c.failures, 0, acmeRateLimit(err)), max(acmeAccountMax, acmeRateLimit(err))))
 }
 
-// acmeAccountMax is the longest that all names wait after the account was refused,
-// unless the CA says another time: when its operator has mended that, nobody waits
+// acmeAccountMax is the longest wait of all names after the account was refused,
+// unless the CA sets another time. When an operator has fixed the cause, nobody waits
 // for half a day.
 const acmeAccountMax = time.Hour
 
-// accountRefused makes all names wait because of what one of them heard.
+// accountRefused makes all names wait because the CA refused the account to one of
+// them.
 func (a *ACME) accountRefused(err error) {
 	now := <-a.account
-	if now.failures == 0 || !time.Now().Before(now.until) { // not of an order that began before
+	if now.failures == 0 || !time.Now().Before(now.until) { // not for an order that began earlier
 		now.refuse(err)
 	}
 	a.account <- now
 }
 
-// accountWell ends the back-off: an order was accepted, or an operator wants a try.
+// accountWell ends the back-off: the CA accepted an order, or an operator asks for a
+// try.
 func (a *ACME) accountWell() {
 	now := <-a.account
 	a.account <- acmeAccount{client: now.client}
 }
 
-// forget makes the next order register again, if client is still the one in use.
+// forget makes the next order register again if client is still in use.
 func (a *ACME) forget(client *acme.Client) {
 	now := <-a.account
 	if now.client == client {
@@ -140,7 +142,7 @@ func (a *ACME) register(ctx context.Context) (*acme.Client, error) {
 		}
 		if _, err := client.UpdateReg(ctx, account); acmeDeactivated(err) {
 			return nil, err
-		} else if err != nil { // what it is told is no condition of an order
+		} else if err != nil { // orders do not depend on the contact
 			a.opts.Log.Warn("acme: the CA did not take the account's contact", "err", acmeWords(err))
 			return client, nil
 		}
@@ -149,19 +151,19 @@ func (a *ACME) register(ctx context.Context) (*acme.Client, error) {
 		return nil, err
 	}
 	if data, err := json.Marshal(told); err == nil {
-		a.cache.note(ctx, acmeAccountFile+acmeStateSuffix, append(data, '\n')) // it would be told once more
+		a.cache.note(ctx, acmeAccountFile+acmeStateSuffix, append(data, '\n')) // after an error the CA is told again
 	}
 	return client, nil
 }
 
-// An acmeTold is what a CA was last told about an account.
+// An acmeTold is what was last sent to a CA about an account.
 type acmeTold struct {
 	CA    string `json:"ca"`    // directory URL
 	Key   string `json:"key"`   // thumbprint (RFC 7638) of the account's key
 	Email string `json:"email"` // contact; empty: none
 }
 
-// told reads what the CA was told; the zero value where nobody knows.
+// told reads what was last sent to the CA; the zero value if that is not known.
 func (a *ACME) told(ctx context.Context) (t acmeTold) {
 	if data, err := a.cache.read(ctx, acmeAccountFile+acmeStateSuffix); err != nil || json.Unmarshal(data, &t) != nil {
 		return acmeTold{}
@@ -169,12 +171,12 @@ func (a *ACME) told(ctx context.Context) (t acmeTold) {
 	return t
 }
 
-// tellContact tells the CA of a new contact, which no order has to come before. It
-// ends when the CA has answered.
+// tellContact sends a new contact to the CA, without an order. It returns when the CA
+// has answered.
 func (a *ACME) tellContact() {
 	for a.ctx.Err() == nil {
 		if _, err := a.savedAccountKey(a.ctx); err != nil {
-			return // the first order makes it
+			return // the first order creates it
 		}
 		if t := a.told(a.ctx); a.opts.Email == "" || t.Email == a.opts.Email && t.CA == a.opts.Directory {
 			return
@@ -189,12 +191,12 @@ func (a *ACME) tellContact() {
 	}
 }
 
-// acmeAccountOld is where the key of an account goes that its CA has deactivated.
+// acmeAccountOld keeps the key of an account that the CA has deactivated.
 const acmeAccountOld = acmeAccountFile + "+deactivated"
 
-// replaceAccount puts away the key of a deactivated account, so that a new one is
-// made. It does so once for each key, and once in the life of this ACME: a CA that
-// deactivates the new one as well means something else.
+// replaceAccount moves the key of a deactivated account away, so that a new account is
+// registered. It does so once in the life of this ACME: if the CA deactivates the new
+// account as well, it has another reason.
 func (a *ACME) replaceAccount(ctx context.Context, cause error) error {
 	if a.replaced.Swap(true) {
 		return cause
@@ -225,9 +227,9 @@ func (a *ACME) replaceAccount(ctx context.Context, cause error) error {
 	return nil
 }
 
-// accountKey returns the key of the account that all gates on the cache share.
-// The first one makes it, under a lease; a file that is there but is no key is
-// an error, as an account must not be lost by a scratch on a disk.
+// accountKey returns the key of the account that all gates on the cache share. The
+// first gate creates it, under a lease. A file that is not a key is an error, because
+// a disk error must not cost the account.
 func (a *ACME) accountKey(ctx context.Context) (crypto.Signer, error) {
 	var seen acmeSighting
 	for {

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// acmeWorse says why next must not replace held; nil: it may. Of two that are
-// valid neither is worse: a shorter life may be another profile's or another CA's,
-// and an older one somebody's wish.
+// acmeWorse returns why next must not replace held, or nil if it may. Of two valid
+// certificates neither is worse: a shorter lifetime may be another profile or CA, and
+// an older one may be what the operator wants.
 func acmeWorse(next, held *tls.Certificate, now time.Time) error {
 	if held == nil || next.Leaf.Equal(held.Leaf) {
 		return nil
@@ -26,8 +26,8 @@ func acmeWorse(next, held *tls.Certificate, now time.Time) error {
 	return acmeChainWorse(next, held, now)
 }
 
-// acmeChainWorse says what is wrong with the chain of next and not with that of
-// held, while held is valid; nil: nothing.
+// acmeChainWorse returns the flaw of next's chain if held is valid and has none, or
+// nil.
 func acmeChainWorse(next, held *tls.Certificate, now time.Time) error {
 	if held == nil || !acmeInDates(held.Leaf, now) {
 		return nil
@@ -42,7 +42,8 @@ func acmeChainWorse(next, held *tls.Certificate, now time.Time) error {
 	return err
 }
 
-// acmeHasIntermediate reports whether clients need more than their roots for it.
+// acmeHasIntermediate reports whether clients need more than their roots to verify
+// cert.
 func acmeHasIntermediate(cert *tls.Certificate) bool {
 	if len(cert.Certificate) < 2 {
 		return false
@@ -59,7 +60,7 @@ func acmeBrokenChain(cert *tls.Certificate, now time.Time) error {
 	return broken(chain, now)
 }
 
-// acmeOlder reports whether a was given out before b, whatever the clock says.
+// acmeOlder reports whether a was issued before b, independently of the clock.
 func acmeOlder(a, b *x509.Certificate) bool {
 	return !a.NotAfter.After(b.NotAfter) && !a.NotBefore.After(b.NotBefore) && !(a.NotAfter.Equal(b.NotAfter) && a.NotBefore.Equal(b.NotBefore))
 }
@@ -69,7 +70,7 @@ func acmeInDates(leaf *x509.Certificate, now time.Time) bool {
 }
 
 // adopt installs a certificate from the cache or the CA unless the one in use is
-// better. One that only has to wait for its first day is kept for that.
+// better. It keeps a certificate that is not valid yet, for later.
 func (k *acmeKeeper) adopt(cert *tls.Certificate) (worse error) {
 	k.mu.Lock()
 	held := k.cert
@@ -83,8 +84,8 @@ func (k *acmeKeeper) adopt(cert *tls.Certificate) (worse error) {
 	return worse
 }
 
-// putBack replaces an older certificate in the cache by the one in use. The
-// caller holds the lease.
+// putBack overwrites an older certificate in the cache with the one in use. The caller
+// holds the lease.
 func (k *acmeKeeper) putBack() {
 	k.mu.Lock()
 	held := k.cert

@@ -16,17 +16,17 @@ import (
 	"wssgate/files"
 )
 
-// acmeMark is a file in a cache folder that says whose the folder is. The gate closes
-// the folder to others and deletes files in it, so it takes none for its own that has
-// something else in it.
+// acmeMark is a file in a cache folder that shows that the folder is wssgate's. The
+// gate removes other users' access to the folder and deletes files in it, so it
+// accepts only a folder without other contents.
 const acmeMark = ".wssgate"
 
 const acmeMarkText = "wssgate keeps accounts, keys and certificates of its [acme] section in this folder.\n"
 
-// own says why a folder is not for us. nil: it is empty, marked, or has what only
-// a cache of an older version or of autocert has: an account, a helper file, or
-// certificates under their own names, all of them, as acmeEncode writes them. Then
-// other things in it do not matter.
+// own returns why a folder can't be our cache. It returns nil if the folder is empty,
+// marked, or has evidence of a cache of an older version or of autocert: an account, a
+// helper file, or only certificates that acmeEncode would write under the same names.
+// With evidence, other files do not matter.
 func (c acmeCache) own() error {
 	info, err := c.place.Stat(c.dir)
 	if err != nil {
@@ -43,7 +43,7 @@ func (c acmeCache) own() error {
 	var names []string
 	for _, e := range entries {
 		switch name := e.Name(); {
-		case name == "lost+found" || strings.HasPrefix(name, acmeTempPrefix): // says nothing
+		case name == "lost+found" || strings.HasPrefix(name, acmeTempPrefix): // proves nothing
 		case !e.IsDir() && acmeIsHelper(name):
 			return nil
 		case !e.IsDir() && acmeIsName(name):
@@ -52,10 +52,10 @@ func (c acmeCache) own() error {
 			stranger = name
 		}
 	}
-	for _, name := range names { // host names are also what many other files are called
+	for _, name := range names { // many other files are called like a host name
 		data, err := c.place.Read(c.path(name), maxACMEFile)
 		switch {
-		case errors.Is(err, fs.ErrNotExist): // another gate's, which has just been there
+		case errors.Is(err, fs.ErrNotExist): // another gate has just removed it
 		case err != nil:
 			return err
 		case !acmeIsEncoded(name, data):
@@ -75,7 +75,7 @@ func (c acmeCache) strange(name string) error {
 }
 
 // acmeIsHelper reports whether only a cache has a file with this name. The name of a
-// certificate is none.
+// certificate is not such a name.
 func acmeIsHelper(name string) bool {
 	switch name {
 	case acmeMark, acmeAccountFile, acmeAccountFileLegacy, acmeAccountOld:
@@ -105,8 +105,8 @@ func acmeIsName(name string) bool {
 	return err == nil && normal == name
 }
 
-// usable says what keeps this process from using the cache; nil: nothing that can be
-// seen without writing.
+// usable returns why this process can't use the cache, as far as that can be seen
+// without writing, or nil.
 func (c acmeCache) usable() error {
 	if err := c.place.Writable(c.dir); err != nil {
 		return err

@@ -12,28 +12,27 @@ import (
 	"unique"
 )
 
-// A fault is why a file cannot be used as it is.
+// A fault is the reason why a file can't be used.
 type fault struct {
 	path string
 	err  error
 	kept bool
 }
 
-// pairing puts together what the files of one folder hold. All layouts come
-// down to this: a leaf goes with the private key that fits it, wherever in the
-// folder that is, and its chain is completed from the same file first and from
-// the folder's other issuers then.
+// pairing combines the contents of one folder's files. It covers all layouts: a leaf
+// belongs to the matching private key, in any file of the folder. Its chain is
+// completed first from its own file, then from the other issuers in the folder.
 type pairing struct {
 	*folder
 	now     time.Time
-	before  map[string][]*certificate // see gave; nil until somebody asks
+	before  map[string][]*certificate // see gave; nil until first used
 	changed map[string]bool           // files with leaves to judge
 	out     []*certificate
-	faults  map[string]*fault // by file; nil for one that may turn out to be none
+	faults  map[string]*fault // by file; nil: whether it is a fault is not known yet
 }
 
-// pair renews what the folder gives. Certificates that did not change keep
-// their identity and with it their parsed form.
+// pair recomputes what the folder provides. Unchanged certificates keep their
+// identity, and with it their parsed form.
 func (f *folder) pair(now time.Time) {
 	p := &pairing{folder: f, now: now, faults: map[string]*fault{}, changed: map[string]bool{}}
 	p.out = make([]*certificate, 0, len(f.out)+1)
@@ -67,12 +66,12 @@ func (f *folder) pair(now time.Time) {
 		p.match(loose)
 	}
 	p.judge()
-	for _, c := range p.out { // those that match found as well
+	for _, c := range p.out { // including those from match
 		if c.flaw != nil {
 			p.fail(c.base, c.flaw)
 		}
 		if _, failed := p.faults[c.base]; !failed && !c.valid(now) {
-			p.faults[c.base] = nil // keepBetter looks whether it is one
+			p.faults[c.base] = nil // keepBetter decides whether it is a fault
 		}
 	}
 	if staples {
@@ -87,7 +86,8 @@ func (f *folder) pair(now time.Time) {
 	}
 }
 
-// gave returns what the folder gave before from the leaves in a file.
+// gave returns the certificates that the folder provided before from the leaves in a
+// file.
 func (p *pairing) gave(base string) []*certificate {
 	if p.before == nil {
 		p.before = map[string][]*certificate{}
@@ -98,7 +98,8 @@ func (p *pairing) gave(base string) []*certificate {
 	return p.before[base]
 }
 
-// change has what is in a file judged beside what it gave before.
+// change marks a file, so that its contents are judged by comparison with what it
+// provided before.
 func (p *pairing) change(name string) {
 	if len(p.folder.out) > 0 {
 		p.changed[name] = true
@@ -106,13 +107,13 @@ func (p *pairing) change(name string) {
 }
 
 func (p *pairing) fail(name string, err error) {
-	if p.faults[name] == nil { // the first one is the cause of the others
+	if p.faults[name] == nil { // the first one causes the others
 		path := filepath.Join(p.path, name)
 		p.faults[name] = &fault{path: path, err: fmt.Errorf("%s %q: %w", fileKind(name), path, err)}
 	}
 }
 
-// match finds the key of each leaf that has none in its own file.
+// match finds the key for each leaf without one in its own file.
 func (p *pairing) match(loose []*file) {
 	type located struct {
 		*keyPart
@@ -135,7 +136,7 @@ func (p *pairing) match(loose []*file) {
 			}
 		}
 	}
-	blamed := map[string]bool{} // key files already named as another certificate's
+	blamed := map[string]bool{} // key files already reported as another certificate's
 	for _, file := range loose {
 		for _, part := range file.parts {
 			leaf, ok := part.(*leafPart)
@@ -168,17 +169,17 @@ func (p *pairing) match(loose []*file) {
 	}
 }
 
-// withoutCopies leaves one of each leaf, the one with the longest chain:
+// withoutCopies keeps one certificate of each leaf, the one with the longest chain:
 // certbot writes each leaf into cert.pem and into fullchain.pem.
 func withoutCopies(certs []*certificate) []*certificate {
 	if len(certs) == 1 {
 		return certs
 	}
-	type looks struct { // tells most leaves apart, of which one key may have thousands
+	type looks struct { // distinguishes most leaves; one key may have thousands
 		names               names
 		notBefore, notAfter int64
 	}
-	alike := make(map[looks][]int, len(certs)) // places in out
+	alike := make(map[looks][]int, len(certs)) // indexes into out
 	var out []*certificate
 next:
 	for _, c := range certs {
@@ -200,8 +201,8 @@ next:
 	return out
 }
 
-// keyless says why the leaf in a file has no key, and which file an operator
-// would look for it in.
+// keyless explains why the leaf in a file has no key, and names the file where an
+// operator would look for it.
 func (p *pairing) keyless(file *file) (partner string, err error) {
 	name := file.name
 	if file.hasKey() {
@@ -221,12 +222,12 @@ func (p *pairing) keyless(file *file) (partner string, err error) {
 	return "", errors.New("no private key for it in the folder")
 }
 
-// hasKey reports whether there is a private key whose leaf is elsewhere.
+// hasKey reports whether there is a private key whose leaf is in another file.
 func (f *file) hasKey() bool {
 	return slices.ContainsFunc(f.parts, func(part part) bool { _, ok := part.(*keyPart); return ok })
 }
 
-// ocsp returns the OCSP response that the file is, or nil.
+// ocsp returns the file's contents if it is an OCSP response, or nil.
 func (f *file) ocsp() []byte {
 	if f == nil || len(f.parts) == 0 {
 		return nil
@@ -235,9 +236,9 @@ func (f *file) ocsp() []byte {
 	return response
 }
 
-// addStaples joins NAME.ocsp to the certificate from NAME.pem, NAME.crt or
-// whatever NAME's other end is; NAME.pem.ocsp does as well. Where NAME.pem has
-// several, for ECDSA and RSA, the response need be for one of them.
+// addStaples attaches NAME.ocsp to the certificate from NAME.pem, NAME.crt or another
+// file called NAME with an ending; NAME.pem.ocsp works, too. If NAME.pem has several
+// certificates, for ECDSA and RSA, the response belongs to one of them.
 func (p *pairing) addStaples() {
 	took := map[string]bool{} // by file of the response
 	refused := map[string]error{}
@@ -270,7 +271,8 @@ func (p *pairing) addStaples() {
 	}
 }
 
-// stapled returns what the folder gave before for c with this very response.
+// stapled returns the certificate that the folder provided before for c with the same
+// response.
 func (p *pairing) stapled(c *certificate, response []byte) *certificate {
 	for _, old := range p.gave(c.base) {
 		if old.staple != nil && bytes.Equal(old.staple.response, response) {
@@ -285,9 +287,9 @@ func (p *pairing) stapled(c *certificate, response []byte) *certificate {
 	return nil
 }
 
-// keepBetter goes through the files that hold something bad. What such a file
-// gave before stays, unless what it holds now is better for that key family;
-// so a bad replacement takes nothing down.
+// keepBetter visits the files with bad contents. What such a file provided before
+// stays, unless its present contents are better for that key family. So a bad
+// replacement takes nothing out of service.
 func (p *pairing) keepBetter() {
 	if len(p.faults) == 0 {
 		return
@@ -327,8 +329,8 @@ func (p *pairing) keepBetter() {
 	}
 }
 
-// successor returns which of the certificates in its file has taken the place of
-// old: of its key family, for the same names if there is one, valid if there is one.
+// successor returns the certificate in its file that replaces old: of the same key
+// family, for the same names if possible, valid if possible.
 func successor(old *certificate, fresh []*certificate, now time.Time) (next *certificate) {
 	rank := func(c *certificate) (n int) {
 		if c.names == old.names {
@@ -347,7 +349,7 @@ func successor(old *certificate, fresh []*certificate, now time.Time) (next *cer
 	return next
 }
 
-// dateError says how a certificate is out of its time.
+// dateError returns an error for a certificate outside its validity period.
 func (c *certificate) dateError(now time.Time) error {
 	if t := time.Unix(c.notBefore, 0).UTC(); now.Before(t) {
 		return fmt.Errorf("not valid before %s", t.Format(time.RFC3339))

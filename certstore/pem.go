@@ -7,8 +7,8 @@ import (
 	"fmt"
 )
 
-// A block is one PEM block (RFC 7468). The bytes of der belong to the reader
-// that made it and live until its next file.
+// A block is one PEM block (RFC 7468). The bytes of der belong to the reader that made
+// it and are valid until it reads its next file.
 type block struct {
 	label string
 	der   []byte
@@ -23,16 +23,16 @@ var (
 	errEncrypted = errors.New("private key is encrypted")
 )
 
-// readBlocks finds all PEM blocks of data and appends them to blocks; their
-// bytes go into scratch, which is returned for the next call.
+// readBlocks finds all PEM blocks of data and appends them to blocks. Their bytes go
+// into scratch, which is returned for the next call.
 //
-// It differs from encoding/pem on purpose. Text between blocks, long lines and
-// a missing line end between two blocks (cat of two files) do no harm; but
-// where encoding/pem silently skips what it cannot read, here a block without
-// its end is an error, because that is what a half-written file looks like.
+// It differs from encoding/pem on purpose. Text between blocks, long lines and a
+// missing line end between two blocks (cat of two files) are accepted. Where
+// encoding/pem silently skips what it cannot read, a block without its end is an error
+// here, because a half-written file looks like that.
 func readBlocks(data []byte, blocks []block, scratch []byte) ([]block, []byte, error) {
 	if need := base64.StdEncoding.DecodedLen(len(data)); cap(scratch) < need {
-		scratch = make([]byte, 0, need) // room for all: no block moves while another is added
+		scratch = make([]byte, 0, need) // room for all, so that no block moves when another is added
 	}
 	scratch = scratch[:0]
 	found := len(blocks)
@@ -82,10 +82,10 @@ func readBlocks(data []byte, blocks []block, scratch []byte) ([]block, []byte, e
 	return blocks, scratch, nil
 }
 
-// withoutHeaders cuts off headers as in RFC 1421, which OpenSSL wrote before
-// keys it had encrypted.
+// withoutHeaders removes headers as in RFC 1421, which OpenSSL wrote before encrypted
+// keys.
 func withoutHeaders(body []byte) ([]byte, error) {
-	if !bytes.Contains(body, []byte{':'}) { // no base64 has one
+	if !bytes.Contains(body, []byte{':'}) { // base64 never contains one
 		return body, nil
 	}
 	if bytes.Contains(body, []byte("ENCRYPTED")) {
@@ -99,7 +99,7 @@ func withoutHeaders(body []byte) ([]byte, error) {
 	return nil, errors.New("PEM headers without a blank line after them")
 }
 
-// appendBase64 decodes body, whatever white space is in it, behind dst.
+// appendBase64 decodes body, which may contain white space, and appends it to dst.
 func appendBase64(dst, body []byte) ([]byte, error) {
 	clean := body
 	if bytes.ContainsAny(body, " \t") { // the decoder itself skips line ends
@@ -120,7 +120,7 @@ func appendBase64(dst, body []byte) ([]byte, error) {
 	return out, nil
 }
 
-// blockLabel spares an allocation for the labels that every file has.
+// blockLabel avoids an allocation for the labels that every file has.
 func blockLabel(name []byte) string {
 	switch string(name) {
 	case "CERTIFICATE":

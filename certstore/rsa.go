@@ -12,14 +12,13 @@ import (
 
 var bigOne = big.NewInt(1)
 
-// checkRSA reads an RSA key of two primes, in PKCS#1 or PKCS#8, and reports
-// whether all its numbers belong together (RFC 8017, section 3.2). The key is not
-// ready for signing.
+// checkRSA reads an RSA key of two primes, in PKCS#1 or PKCS#8, and reports whether
+// its numbers are consistent (RFC 8017, section 3.2). The key is not ready for
+// signing.
 //
-// It is a tenth of the work of x509.ParsePKCS8PrivateKey, which also prepares
-// the key for signing; with thousands of keys that can wait until somebody
-// wants a signature. What is not found good here is left to crypto/x509 to
-// judge.
+// It takes a tenth of the work of x509.ParsePKCS8PrivateKey, which also prepares the
+// key for signing; with thousands of keys that can wait for the first signature. For a
+// key that fails here, crypto/x509 decides.
 func checkRSA(der []byte) (*rsa.PrivateKey, bool) {
 	key, ok := openPKCS8(der)
 	if !ok {
@@ -30,7 +29,7 @@ func checkRSA(der []byte) (*rsa.PrivateKey, bool) {
 		return nil, false
 	}
 	var version int
-	if !seq.ReadASN1Integer(&version) || version != 0 { // 1 has more than two primes
+	if !seq.ReadASN1Integer(&version) || version != 0 { // version 1 has more than two primes
 		return nil, false
 	}
 	var n, e, d, p, q, dp, dq, qinv big.Int
@@ -53,7 +52,7 @@ func checkRSA(der []byte) (*rsa.PrivateKey, bool) {
 	return &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: &n, E: int(e.Int64())}, D: &d, Primes: []*big.Int{&p, &q}}, good
 }
 
-// packedRSA begins a packed key; all that is in DER begins with another byte.
+// packedRSA is the first byte of a packed key; DER never begins with it.
 const packedRSA = 0
 
 // packRSA is the fifth part of a key that all the rest can be computed from:
@@ -69,8 +68,8 @@ func packRSA(key *rsa.PrivateKey) []byte {
 	return append(append(b, p...), q...)
 }
 
-// unpackRSA makes the key ready for signing. Its private exponent may be another
-// than the one that packRSA had: there are several that do the same.
+// unpackRSA makes the key ready for signing. Its private exponent may differ from the
+// original one: several are equivalent.
 func unpackRSA(b []byte) (*rsa.PrivateKey, error) {
 	e, n := binary.Uvarint(b[1:])
 	b = b[1+n:]
@@ -84,7 +83,7 @@ func unpackRSA(b []byte) (*rsa.PrivateKey, error) {
 		return nil, errors.New("private key: its public exponent has no inverse")
 	}
 	key := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: new(big.Int).Mul(p, q), E: int(e)}, D: d, Primes: []*big.Int{p, q}}
-	key.Precomputed.Dp = new(big.Int).Mod(d, &p1) // with these three Precompute is five times as fast
+	key.Precomputed.Dp = new(big.Int).Mod(d, &p1) // with these three, Precompute is five times as fast
 	key.Precomputed.Dq = new(big.Int).Mod(d, &q1)
 	key.Precomputed.Qinv = new(big.Int).ModInverse(q, p)
 	key.Precompute()
@@ -95,7 +94,7 @@ func unpackRSA(b []byte) (*rsa.PrivateKey, error) {
 // object identifier and NULL.
 const rsaEncryption = "\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00"
 
-// openPKCS8 returns the PKCS#1 key that a PKCS#8 one (RFC 5208) wraps.
+// openPKCS8 returns the PKCS#1 key inside a PKCS#8 one (RFC 5208).
 func openPKCS8(der []byte) (cryptobyte.String, bool) {
 	input := cryptobyte.String(der)
 	var seq, algorithm, key cryptobyte.String

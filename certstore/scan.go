@@ -12,7 +12,7 @@ import (
 	"wssgate/files"
 )
 
-// all reads what changed anywhere, and what is bad whether it changed or not.
+// all reads what changed anywhere, and everything bad, changed or not.
 func (t *tree) all() error {
 	err := t.scan()
 	t.bad()
@@ -20,27 +20,27 @@ func (t *tree) all() error {
 	return err
 }
 
-// scan reads what changed anywhere in the tree. It fails only where the root
-// itself cannot be listed; what the tree gives is as before then.
+// scan reads what changed anywhere in the tree. It fails only if the root itself
+// cannot be listed; the tree then provides what it did before.
 func (t *tree) scan() error {
 	if w := t.watcher.Load(); w != nil {
 		w.Begin()
 		defer w.End()
-		t.watch(filepath.Dir(t.root)) // where the root itself may be replaced
+		t.watch(filepath.Dir(t.root)) // the root itself may be replaced there
 	}
 	t.reader.issuers = map[string]unique.Handle[issuer]{}
 	t.full = false
 	t.mapOut()
 	t.list(t.root, true)
-	t.orphaned = false // all were read just now
+	t.orphaned = false // all have just been read
 	return t.folders[t.root].err
 }
 
-// changed reads again what the events named by paths may have been about, and
-// nothing else. Paths are of the file system, without symlinks, as the folders
-// are watched; the tree's own may lead there by links.
+// changed reads again only what the events named by paths may concern. Paths are of
+// the file system, without symlinks, because folders are watched by those; the tree's
+// own paths may contain links.
 func (t *tree) changed(paths map[string]bool) error {
-	relist := map[string]bool{} // by folder; true: and all below it
+	relist := map[string]bool{} // by folder; true: including all below it
 	t.leads = map[string]*files.Place{}
 	for path := range paths {
 		if path == t.root || path == t.folders[t.root].real {
@@ -62,12 +62,12 @@ func (t *tree) changed(paths map[string]bool) error {
 				if !relist[f.path] {
 					relist[f.path] = false
 				}
-				relist[filepath.Join(f.path, name)] = true // it may have been made anew
+				relist[filepath.Join(f.path, name)] = true // it may have been created again
 			}
 		}
 	}
 	t.linked(paths)
-	for _, path := range slices.Sorted(maps.Keys(relist)) { // a folder before those in it
+	for _, path := range slices.Sorted(maps.Keys(relist)) { // a folder comes before those in it
 		if t.folders[path] != nil {
 			t.list(path, relist[path])
 		}
@@ -78,8 +78,8 @@ func (t *tree) changed(paths map[string]bool) error {
 	return nil
 }
 
-// linked reads again the files that are links to somewhere in the folders of
-// the paths, such as certbot's archive.
+// linked reads again the files that are links into the folders of the paths, such as
+// certbot's archive.
 func (t *tree) linked(paths map[string]bool) {
 	dirs := make(map[string]bool, len(paths))
 	for path := range paths {
@@ -89,7 +89,7 @@ func (t *tree) linked(paths map[string]bool) {
 		if !f.links {
 			continue
 		}
-		var names []string // entry may drop files
+		var names []string // entry may remove files
 		for i := range f.files {
 			if dirs[f.files[i].target] {
 				names = append(names, f.files[i].name)
@@ -101,7 +101,7 @@ func (t *tree) linked(paths map[string]bool) {
 	}
 }
 
-// bad reads again what could not be used.
+// bad reads again the files that could not be used.
 func (t *tree) bad() {
 	for _, f := range t.folders {
 		if f.err != nil || len(f.faults) > 0 && f.place != t.place {
@@ -117,7 +117,7 @@ func (t *tree) bad() {
 	}
 }
 
-// entry reads one name of a folder, which may have become a folder itself.
+// entry reads one name of a folder. The name may have become a folder itself.
 func (t *tree) entry(f *folder, name string) {
 	if f.place != t.place {
 		t.list(f.path, false)
@@ -130,7 +130,7 @@ func (t *tree) entry(f *folder, name string) {
 		return
 	}
 	if err != nil {
-		if t.isDir(f.path) { // a folder that went away proves nothing about its files
+		if t.isDir(f.path) { // a folder that disappeared proves nothing about its files
 			f.drop(name)
 		}
 		return
@@ -146,8 +146,8 @@ func (t *tree) entry(f *folder, name string) {
 	t.file(f, name, last)
 }
 
-// list reads what changed in a folder; deep says whether in all folders below
-// it as well, or only in those that are new.
+// list reads what changed in a folder. deep includes all folders below it, not only
+// new ones.
 func (t *tree) list(path string, deep bool) {
 	t.seen, t.way = map[string]bool{}, way{}
 	for _, f := range t.folders {

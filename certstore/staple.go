@@ -10,17 +10,17 @@ import (
 	"golang.org/x/crypto/ocsp"
 )
 
-// A staple is an OCSP response that goes with a certificate (RFC 6960; RFC
-// 8446, section 4.4.2.1). A nil staple is ordinary.
+// A staple is an OCSP response for a certificate (RFC 6960; RFC 8446, section
+// 4.4.2.1). A nil staple is common.
 type staple struct {
 	response []byte // DER
 	from     int64  // Unix seconds: thisUpdate
 	until    int64  // Unix seconds: nextUpdate
 }
 
-// newStaple reads the response for a certificate. It refuses one that a client
-// would refuse: for another certificate, not signed on behalf of the issuer,
-// any status but good, without an end. Freshness is judged later.
+// newStaple reads the response for a certificate. It refuses a response that a client
+// would refuse: for another certificate, not signed on behalf of the issuer, with a
+// status other than good, or without an end. Freshness is judged later.
 func newStaple(c *certificate, response []byte) (*staple, error) {
 	leaf, err := x509.ParseCertificate(c.leaf.bytes())
 	if err != nil {
@@ -30,7 +30,7 @@ func newStaple(c *certificate, response []byte) (*staple, error) {
 	if err != nil {
 		return nil, err
 	}
-	var issuer *x509.Certificate // unknown where the chain leaves out the root
+	var issuer *x509.Certificate // unknown if the chain leaves out the root
 	if len(issuers) > 0 {
 		issuer = issuers[0]
 	}

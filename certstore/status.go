@@ -17,42 +17,42 @@ const (
 	StateNotYetValid = "not yet valid"
 )
 
-// An Entry is one certificate as it stands for one name. A name has an entry
-// for each certificate that is for it, and among those of one key family
-// exactly one is chosen, unless a wildcard's is better than all of them.
+// An Entry describes one certificate for one name. A name has an entry for each of its
+// certificates. Among those of one key family exactly one is chosen, unless a wildcard
+// certificate is better than all of them.
 type Entry struct {
 	Name      string    `json:"name"`     // exact name or wildcard, in normal form
 	Source    string    `json:"source"`   // SourceDirectory or SourceACME
-	File      string    `json:"file"`     // where the leaf is from; empty for ACME
-	KeyFile   string    `json:"key_file"` // where the private key is from; often the same
+	File      string    `json:"file"`     // file of the leaf; empty for ACME
+	KeyFile   string    `json:"key_file"` // file of the private key; often the same
 	Issuer    string    `json:"issuer"`
 	NotBefore time.Time `json:"not_before"`
 	NotAfter  time.Time `json:"not_after"`
 	KeyType   string    `json:"key_type"` // "ECDSA P-256", "RSA 2048", "Ed25519"
 	State     string    `json:"state"`    // StateOK, StateExpired, StateNotYetValid
 	Chosen    bool      `json:"chosen"`   // a client that can use this key type gets it
-	Why       string    `json:"why"`      // why it was chosen, or which one was chosen instead
-	Kept      bool      `json:"kept"`     // the file now holds something worse; see Problems
+	Why       string    `json:"why"`      // why it was chosen, or the one chosen instead
+	Kept      bool      `json:"kept"`     // the file now contains something worse; see Problems
 	Staple    bool      `json:"staple"`   // a fresh OCSP response is served with it
 }
 
 // A Problem is a file that cannot be used as it is, or a certificate that is outside
 // its validity period and still served because there is no better one.
 type Problem struct {
-	File  string    // empty for an installed certificate
-	Err   error     // names the file too
-	Since time.Time // when it was first seen
-	Kept  bool      // what the file held before is still served, or what it holds now regardless
+	File  string    // empty for a certificate from ACME
+	Err   error     // contains the file name, too
+	Since time.Time // first seen
+	Kept  bool      // the previous contents are still served, or the present ones in spite of the error
 
 	logged bool
 }
 
-// Certificates yields all entries, ordered by name, key type and preference, as
-// they stand when it is called.
+// Certificates yields all entries at the time of the call, ordered by name, key type
+// and preference.
 func (s *Store) Certificates() iter.Seq[Entry] {
 	t, now := s.table(), time.Now()
 	return func(yield func(Entry) bool) {
-		var list []Entry // of one name
+		var list []Entry // all of one name
 		for _, name := range slices.SortedFunc(t.patterns(), byLabels) {
 			same, wild := t.lookupPattern(name)
 			list = appendEntries(list[:0], name, same, wild, now)
@@ -65,8 +65,8 @@ func (s *Store) Certificates() iter.Seq[Entry] {
 	}
 }
 
-// byLabels orders names so that a domain stands together with what is below
-// it, and its wildcard behind it.
+// byLabels orders names so that a domain comes directly before its subdomains, and its
+// wildcard after it.
 func byLabels(a, b string) int {
 	for {
 		i, j := strings.LastIndexByte(a, '.'), strings.LastIndexByte(b, '.')
@@ -77,7 +77,8 @@ func byLabels(a, b string) int {
 	}
 }
 
-// appendEntries describes one name: a row for each of exact, judged beside wild.
+// appendEntries appends an entry for each certificate in exact, compared with those in
+// wild.
 func appendEntries(out []Entry, name string, exact, wild []named, now time.Time) []Entry {
 	chosen := best(exact, wild, now)
 	for f := range families {
@@ -123,7 +124,7 @@ func (c *certificate) entry(name string, now time.Time) Entry {
 	}
 }
 
-// where names a certificate in a message.
+// where returns the place of a certificate for a message.
 func (c *certificate) where() string {
 	if c.base == "" {
 		return "the one from " + c.source()
@@ -135,9 +136,9 @@ func (c *certificate) where() string {
 // fixed or removed.
 func (s *Store) Problems() []Problem { return slices.Clone(s.table().problems) }
 
-// problems makes the list of problems of the table that is about to be, each
-// with the time when it was first seen, and logs what came and what went.
-// Where hasty is set new ones are not logged yet: the file may be half written.
+// problems returns the problems of the next table, each with the time when it was
+// first seen, and logs new and fixed ones. If hasty is set, it does not log new ones
+// yet, because the file may be half written.
 func (s *Store) problems(next *table, before []Problem, hasty bool) []Problem {
 	now := time.Now()
 	faults := slices.Clip(s.read.faults)
@@ -181,10 +182,10 @@ func (c *certificate) quoted() string {
 	return fmt.Sprintf("%q", c.file())
 }
 
-// Names returns how many names and wildcards have a certificate, without describing
-// them as Certificates does.
+// Names returns the number of names and wildcards with a certificate, without
+// describing them as Certificates does.
 func (s *Store) Names() int { return s.table().size() }
 
-// Empty reports whether there is no certificate at all: every client is
+// Empty reports whether there is no certificate at all, so that every client is
 // refused.
 func (s *Store) Empty() bool { return len(s.table().all) == 0 }

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// A table answers handshakes. It never changes once it is in place, so that it
-// is read without a lock; a reload makes another and swaps them.
+// A table answers handshakes. It never changes once it is in use, so it is read
+// without a lock; a reload builds another and swaps them.
 //
-// Names are spread over shards, and tables share the shards in which they do
-// not differ: of ten thousand certificates one that changes costs one or two shards.
+// Names are spread over shards. Tables share the shards in which they do not differ:
+// if one of ten thousand certificates changes, one or two shards are new.
 type table struct {
 	shards   [shards]*shard
 	all      []*certificate
@@ -22,24 +22,24 @@ type table struct {
 
 const shards = 64
 
-// A shard has the certificates for some of the names: lists that are ordered
-// by name, which take a third of the memory that maps would.
+// A shard has the certificates of some names, in lists ordered by name, which take a
+// third of the memory of maps.
 type shard struct {
 	exact []named // by name
-	wild  []named // by what follows the "*."
+	wild  []named // by the part after "*."
 }
 
-// A named is a certificate under one of its names.
+// A named is a certificate with one of its names.
 type named struct {
 	name string
 	*certificate
 }
 
-// nowhere stands for a shard without names.
+// nowhere is a shard without names.
 var nowhere = new(shard)
 
-// newTable makes a table of all certificates from an older one, which stays as
-// it is. Only one may be made of the same older one.
+// newTable builds a table of all certificates from an older one, which it does not
+// change. Only one table may be built from the same older one.
 func newTable(old *table, all []*certificate) *table {
 	t := &table{shards: old.shards, all: all, round: old.round + 2}
 	gone, come := old.difference(all)
@@ -76,8 +76,7 @@ func newTable(old *table, all []*certificate) *table {
 	return t
 }
 
-// without returns a copy that lacks the certificates that were last seen in a
-// round.
+// without returns a copy that lacks the certificates that were last seen in a round.
 func (s *shard) without(round uint32) *shard {
 	if s == nil {
 		return new(shard)
@@ -88,10 +87,10 @@ func (s *shard) without(round uint32) *shard {
 
 func ordered(list []named) []named {
 	slices.SortStableFunc(list, func(a, b named) int { return strings.Compare(a.name, b.name) })
-	return slices.Clip(slices.Clone(list)) // what append and DeleteFunc left over goes
+	return slices.Clip(slices.Clone(list)) // releases what append and DeleteFunc left over
 }
 
-// under returns the part of an ordered list that has a name.
+// under returns the part of an ordered list with a name.
 func under(list []named, name string) []named {
 	at := func(n named, name string) int { return strings.Compare(n.name, name) }
 	first, _ := slices.BinarySearchFunc(list, name, at)
@@ -102,9 +101,9 @@ func under(list []named, name string) []named {
 	return list[first:last:last]
 }
 
-// difference returns what is in t but not in all, and what is in all but not
-// in t. It marks each certificate with the round in which it was last seen:
-// that takes a tenth of the time that comparing sets would.
+// difference returns what is in t but not in all, and what is in all but not in t. It
+// marks each certificate with the round in which it was last seen, which takes a tenth
+// of the time that comparing sets would.
 func (t *table) difference(all []*certificate) (gone, come []*certificate) {
 	before, now := t.round+1, t.round+2
 	for _, c := range t.all {
@@ -126,8 +125,7 @@ func (t *table) difference(all []*certificate) (gone, come []*certificate) {
 
 func shardOf(name string) int { return int(maphash.String(seed, name) % shards) }
 
-// shard returns the one that a name belongs into, by the name itself or by
-// what follows its "*.".
+// shard returns the shard of a name, or of the part after "*.".
 func (t *table) shard(name string) *shard {
 	if s := t.shards[shardOf(name)]; s != nil {
 		return s
@@ -135,8 +133,8 @@ func (t *table) shard(name string) *shard {
 	return nowhere
 }
 
-// lookup returns the certificates for a name in normal form: those with just
-// this name, and those with a wildcard one label above.
+// lookup returns the certificates for a name in normal form: those with exactly this
+// name, and those with a wildcard one label above.
 func (t *table) lookup(name string) (exact, wild []named) {
 	exact = under(t.shard(name).exact, name)
 	if rest, ok := parent(name); ok {
@@ -145,8 +143,8 @@ func (t *table) lookup(name string) (exact, wild []named) {
 	return exact, wild
 }
 
-// lookupPattern returns the certificates for a pattern, beside those with a
-// wildcard that is for all names of it too.
+// lookupPattern returns the certificates for a pattern, and those with a wildcard that
+// covers all names of it.
 func (t *table) lookupPattern(pattern string) (same, wild []named) {
 	if rest, ok := strings.CutPrefix(pattern, "*."); ok {
 		return under(t.shard(rest).wild, rest), nil
@@ -154,7 +152,7 @@ func (t *table) lookupPattern(pattern string) (same, wild []named) {
 	return t.lookup(pattern)
 }
 
-// patterns yields all names and wildcards, in no order, each once.
+// patterns yields each name and wildcard once, in no particular order.
 func (t *table) patterns() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, s := range t.shards {
@@ -175,7 +173,7 @@ func (t *table) patterns() iter.Seq[string] {
 	}
 }
 
-// size returns how many names and wildcards there are.
+// size returns the number of names and wildcards.
 func (t *table) size() int {
 	n := 0
 	for range t.patterns() {
@@ -184,8 +182,8 @@ func (t *table) size() int {
 	return n
 }
 
-// untimely returns the certificates that are out of their time and yet chosen
-// for some name, there being nothing better.
+// untimely returns the certificates outside their validity period that are chosen for
+// a name, because there is no better one.
 func (t *table) untimely(now time.Time) []*certificate {
 	var out []*certificate
 	for _, c := range t.all {
@@ -204,7 +202,7 @@ func (t *table) untimely(now time.Time) []*certificate {
 }
 
 // nextDate returns when the next certificate becomes valid or expires, in Unix
-// seconds; 0 where none does.
+// seconds; 0 if none does.
 func (t *table) nextDate(now time.Time) int64 {
 	var next int64
 	for _, c := range t.all {

@@ -29,12 +29,11 @@ func (s *Store) newView(t *table) *View {
 // GetCertificate is for tls.Config.GetCertificate; that Config must have no
 // Certificates.
 //
-// It answers nil, nil where it has none for the server name, or where the
-// client sent no server name: crypto/tls then sends the alert
-// unrecognized_name (RFC 6066, section 3), where an error would reach the
-// client as internal_error. Where the client can use none of the name's
-// certificates, it gets one regardless and with it a handshake_failure.
-// The caller must not change the certificate.
+// It returns nil, nil if it has no certificate for the server name, or if the client
+// sent no server name. crypto/tls then sends the alert unrecognized_name (RFC 6066,
+// section 3); an error would reach the client as internal_error. A client that
+// supports none of the name's certificates gets one of them, and with it a
+// handshake_failure. The caller must not change the certificate.
 func (v *View) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name, err := normalName(hello.ServerName)
 	if err != nil {
