@@ -10,45 +10,45 @@ import (
 	"strings"
 )
 
-// Access configures who may do what. A Server accepts a new one at any time.
+// Access configures the permissions of requests. A Server accepts a new one at any
+// time.
 type Access struct {
-	// Token is what every request must bear, but those in open. Empty: none,
-	// and then only the machine itself is answered.
+	// Token must be in every request, except for the paths in open. Empty: no token;
+	// then the Server answers only requests from this machine.
 	Token string
 
 	// Debug adds /debug/pprof/.
 	Debug bool
 }
 
-// SetAccess replaces the Access for requests that come from now on.
+// SetAccess replaces the Access for later requests. It is safe for concurrent use.
 func (s *Server) SetAccess(a Access) { s.access.Store(&a) }
 
-// open are the paths that need no token: what a kubelet's probe asks, which
-// can't keep a secret, and the page, which is empty until somebody logs in.
+// open are the paths that need no token: those for a kubelet's probes, which can't
+// keep a secret, and the page, which is empty until somebody logs in.
 var open = map[string]bool{"/healthz": true, "/readyz": true, "/": true}
 
-// allows reports whether a request bears the token, if there is one
-// (RFC 6750, section 2.1).
+// allows reports whether a request has the token, if one is required (RFC 6750,
+// section 2.1).
 func (a *Access) allows(r *http.Request) bool {
 	if a.Token == "" {
 		return true
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	// Sums are of one length, so that the time tells nothing of the token's.
+	// Sums have one length, so that the time reveals nothing about the token's.
 	got, want := sha256.Sum256([]byte(strings.TrimSpace(token))), sha256.Sum256([]byte(a.Token))
 	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(got[:], want[:]) == 1
 }
 
-// guard keeps out what neither the operator nor a program of the operator's
+// guard refuses requests that neither the operator nor one of the operator's programs
 // has sent.
 //
-// A browser can be made to send requests by any page that it shows. Three
-// things tell them from the operator's own. Origin and Sec-Fetch-Site say from
-// where a page makes a request to somewhere else. DNS rebinding makes that
-// somewhere else look like the page's own: the attacker's name then resolves
-// to our address; but it is the attacker's name that stands in Host. And no
-// answer allows another origin to read it. A page can't add the Authorization
-// of somebody else, so that a request with the token may have any Host.
+// Any page can make the browser that shows it send requests. Three checks distinguish
+// those from the operator's. Origin and Sec-Fetch-Site name the source of a
+// cross-origin request. With DNS rebinding a request looks same-origin, because the
+// attacker's name resolves to our address, but Host contains the attacker's name. No
+// answer allows another origin to read it. A page can't add somebody else's
+// Authorization, so a request with the token may have any Host.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := s.access.Load()
@@ -67,7 +67,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		bears := a.allows(r)
 		if !bears && r.Header.Get("Authorization") != "" {
-			// Whatever it asks for: the answers of open paths differ too.
+			// For all paths: the answers of open paths differ, too.
 			s.guesses.wrong(r, s.log)
 		}
 		switch {
@@ -99,8 +99,8 @@ func isLocal(r *http.Request) bool {
 	return tcp.IP.IsLoopback()
 }
 
-// sameSite reports whether a request comes from no page at all, from our own,
-// or from somebody who typed the address (Fetch Metadata, section 2.4).
+// sameSite reports whether a request comes from our own page, from an address that
+// somebody typed, or not from a page at all (Fetch Metadata, section 2.4).
 func sameSite(r *http.Request) bool {
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "", "none", "same-origin":
@@ -112,13 +112,13 @@ func sameSite(r *http.Request) bool {
 		return true
 	}
 	u, err := url.Parse(origin[0])
-	// What terminates TLS in front of us makes it https.
+	// A TLS terminator in front of us makes it https.
 	return err == nil && len(origin) == 1 && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && strings.EqualFold(u.Host, r.Host)
 }
 
-// isPlainHost reports whether a Host is an IP address or localhost: what no
-// attacker can make resolve to something else. No Host at all is one, too: so
-// a load balancer's check in HTTP/1.0 asks, and no browser does.
+// isPlainHost reports whether a Host is an IP address or localhost, which an attacker
+// can't make resolve to another address. A missing Host counts as well: a load
+// balancer's HTTP/1.0 check has none, and a browser always sends it.
 func isPlainHost(hostport string) bool {
 	host := hostport
 	if host == "" {

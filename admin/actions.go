@@ -9,23 +9,23 @@ import (
 	"strings"
 )
 
-// What Options.Drain may answer, so that its caller learns which it was.
+// Errors of Options.Drain that callers distinguish.
 var (
 	ErrNotSupported = errors.New("not supported")
-	ErrUnknown      = errors.New("not configured")     // that vhost or node
-	ErrConflict     = errors.New("no longer possible") // a drain that can't be stopped, say
+	ErrUnknown      = errors.New("not configured")     // the vhost or node
+	ErrConflict     = errors.New("no longer possible") // such as a drain that can't be stopped
 )
 
-// A DrainRequest says what is to be drained: one vhost, one node, all vhosts at
-// once, or, where nothing of that is set, the whole gate, which then ends.
+// A DrainRequest selects what to drain: one vhost, one node, all vhosts at once, or,
+// if nothing is set, the whole gate, which then ends.
 type DrainRequest struct {
-	All            bool   // every vhost; the gate stays
+	All            bool   // every vhost; the gate does not end
 	Vhost          string // its configured name
 	Upstream, Node string // both or neither
-	Stop           bool   // end that drain, and let tunnels in again
+	Stop           bool   // end that drain, and accept tunnels again
 }
 
-// Scope is what the request is about, for people.
+// Scope describes the request for people.
 func (r DrainRequest) Scope() string {
 	switch {
 	case r.All:
@@ -38,9 +38,9 @@ func (r DrainRequest) Scope() string {
 	return "all"
 }
 
-// parseDrain reads the query of POST /drain: vhost=NAME, node=UPSTREAM/NAME,
-// all, or none of them; and stop. It refuses what it does not know,
-// for a slip in a name would otherwise drain everybody.
+// parseDrain reads the query of POST /drain: vhost=NAME, node=UPSTREAM/NAME, all, or
+// none of them; and stop. It refuses unknown parameters, because a slip in a name
+// would otherwise drain everything.
 func parseDrain(query url.Values) (DrainRequest, error) {
 	var r DrainRequest
 	for key, values := range query {
@@ -52,8 +52,8 @@ func parseDrain(query url.Values) (DrainRequest, error) {
 		case "vhost":
 			r.Vhost = value
 		case "node":
-			// An upstream's name has no slash; a node's, which may be the path
-			// of a socket, does.
+			// An upstream's name contains no slash. A node's name may be the path of a
+			// socket, which does.
 			r.Upstream, r.Node, _ = strings.Cut(value, "/")
 			if r.Upstream == "" || r.Node == "" {
 				return r, fmt.Errorf("node %q is not UPSTREAM/NAME", value)
@@ -100,8 +100,8 @@ func (s *Server) serveReload(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, outcome{OK: true, Result: "reloaded"})
 }
 
-// parsePardon reads the query of POST /pardon: client=ADDRESS, which may be a
-// network as the page lists it, or all.
+// parsePardon reads the query of POST /pardon: client=ADDRESS, which may be a network
+// as on the page, or all.
 func parsePardon(query url.Values) (netip.Addr, error) {
 	if len(query) != 1 || len(query["client"])+len(query["all"]) != 1 {
 		return netip.Addr{}, errors.New("client=ADDRESS or all is required")

@@ -47,75 +47,74 @@ import (
 // Options configure a new Server. The functions are called from several goroutines at
 // the same time and should return at once. Gate and Counts are required.
 type Options struct {
-	// Gate describes the gate as it is now.
+	// Gate describes the current state of the gate.
 	Gate func() Gate
 
-	// Counts returns what the gate has done so far. It is called every
-	// SampleEvery, and must be cheap.
+	// Counts returns the gate's counts. It is called every SampleEvery, and must be
+	// cheap.
 	Counts func() proxy.Counts
 
-	// Memory returns what the process has. It is called as often. Nil: that is
+	// Memory returns the memory of the process. It is called every SampleEvery. Nil:
 	// not known.
 	Memory func() Memory
 
-	// NotReady says why the gate cannot take clients, one reason a line; none
-	// means that it can. Nil: it always can.
+	// NotReady returns why the gate cannot accept clients, one reason per entry; none:
+	// it can. Nil: it always can.
 	NotReady func() []string
 
-	// Alive says why the gate should be ended and started again; nil: it need not.
-	// Nil: it never need.
+	// Alive returns why the gate should be restarted; nil error: no reason. Nil:
+	// never.
 	Alive func() error
 
-	// Reload reads the configuration again and returns what was wrong with it,
-	// one mistake a line. Nil: reloading is not supported.
+	// Reload reads the configuration again and returns its mistakes, one per entry.
+	// Nil: not supported.
 	Reload func(context.Context) error
 
-	// Drain begins or stops a drain. It returns when that is under way, not
-	// when the drain is over. Nil: draining is not supported.
+	// Drain begins or stops a drain. It returns when the drain is under way, not when
+	// it is over. Nil: not supported.
 	Drain func(DrainRequest) error
 
-	// Pardon forgets the failed logins of a client address, or of its /64, or, for
-	// the zero Addr, of all that are known, and returns how many addresses those
-	// were. Nil: pardoning is not supported.
+	// Pardon forgets the failed logins of a client address, or of its /64, or of all
+	// addresses for the zero Addr. It returns the number of addresses. Nil: not
+	// supported.
 	Pardon func(client netip.Addr) int
 
-	// Tunnels lists tunnels that are open, Clients the client addresses that have
-	// some, with their total number, and CloseTunnels begins to close tunnels and
-	// returns how many. They wait for the event loops, and for nobody else. Nil: that is
-	// not supported.
+	// Tunnels lists open tunnels. Clients lists the client addresses that have some,
+	// with their total number. CloseTunnels begins to close tunnels and returns their
+	// number. All three wait only for the event loops. Nil: not supported.
 	Tunnels      func(proxy.TunnelQuery) proxy.TunnelList
 	Clients      func(limit int) (total int, busiest []proxy.ClientCount)
 	CloseTunnels func(proxy.TunnelFilter) int
 
-	// Ban keeps the clients of a network out for a while; zero lifts that, returns other
-	// bans that they are in, and is proxy.ErrNotBanned where there is no ban. Nil: that is
-	// not supported.
+	// Ban refuses the clients of a network for a while; zero lifts the ban and returns
+	// other bans that include the network, or proxy.ErrNotBanned if there is none.
+	// Nil: not supported.
 	Ban func(network netip.Prefix, duration time.Duration) (rest []access.Ban, err error)
 
-	// Trace calls line for what happens on a tunnel: proxy.Server.Trace. Nil: that is
-	// not supported.
+	// Trace calls line for each event of a tunnel: proxy.Server.Trace. Nil: not
+	// supported.
 	Trace func(ctx context.Context, id string, line func(proxy.TraceLine) error) error
 
 	// Warnings are shown on the page; nil: none.
 	Warnings *Warnings
 
-	// Connections bounds those of all listeners together. 0: 64.
+	// Connections is the limit for all listeners together. 0: 64.
 	Connections int
 
-	// Panicked writes a panic down and counts it; v is what recover returned. Nil:
-	// it is written to Log.
+	// Panicked logs a panic and counts it; v is the result of recover. Nil: the panic
+	// is logged to Log.
 	Panicked func(v any)
 
 	Access Access
 	Log    *slog.Logger // nil: slog.Default()
 }
 
-// maxConns is what Options.Connections is by default: Prometheus, a few probes and
-// a few people.
+// maxConns is the default of Options.Connections: Prometheus, a few probes and a few
+// people.
 const maxConns = 64
 
-// A Server answers the operator, on any number of listeners. Make one with
-// New, end it with Close. All methods may be called at the same time.
+// A Server answers the operator, on any number of listeners. Create one with New, end
+// it with Close. All methods are safe for concurrent use.
 type Server struct {
 	options Options
 	log     *slog.Logger
@@ -129,7 +128,7 @@ type Server struct {
 	jobs    sync.WaitGroup
 }
 
-// New makes a Server and starts to sample the counts, which Close ends.
+// New returns a Server and starts to sample the counts until Close.
 func New(o Options) *Server {
 	s := &Server{options: o, log: o.Log, history: newHistory()}
 	if s.log == nil {
@@ -156,8 +155,8 @@ func New(o Options) *Server {
 	return s
 }
 
-// Serve answers on ln until ln is closed or the Server is; it closes ln. Other
-// errors are those of accepting.
+// Serve answers on ln until ln or the Server is closed, and closes ln. It returns
+// other errors of Accept.
 func (s *Server) Serve(ln net.Listener) error {
 	err := s.http.Serve(s.conns.Listen(ln))
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
@@ -166,7 +165,7 @@ func (s *Server) Serve(ln net.Listener) error {
 	return err
 }
 
-// ServeHTTP answers one request, as Serve does for those of its listeners.
+// ServeHTTP answers one request, as for a listener of Serve.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 // Close ends all connections, listeners and goroutines of the Server.
@@ -176,7 +175,7 @@ func (s *Server) Close() {
 	s.jobs.Wait()
 }
 
-// recovered ends a request that panics, and its connection, and nothing else.
+// recovered limits the effect of a panic to one request and its connection.
 func (s *Server) recovered(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -193,8 +192,8 @@ func (s *Server) recovered(next http.Handler) http.Handler {
 	})
 }
 
-// survive is to be deferred where a panic would end the process: net/http catches
-// those of its own goroutines only.
+// survive is to be deferred in goroutines whose panic would end the process: net/http
+// catches panics only in its own goroutines.
 func (s *Server) survive() {
 	if v := recover(); v != nil {
 		s.panicked(v)
@@ -236,15 +235,15 @@ func (s *Server) routes() http.Handler {
 			http.Error(w, "404 Not Found\n\nSet admin_debug = true and reload.", http.StatusNotFound)
 			return
 		}
-		// A profile takes as long as it is asked to.
+		// A profile takes as long as requested.
 		http.NewResponseController(w).SetWriteDeadline(time.Time{})
 		profiles.ServeHTTP(w, r)
 	})
 	return mux
 }
 
-// serveHealth says whether the gate's own works still turn, and nothing of what it
-// depends on: to start it again would not help there.
+// serveHealth reports whether the gate itself works, and not what it depends on: a
+// restart would not help there.
 func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
 	if s.options.Alive != nil {
 		if err := s.options.Alive(); err != nil {
@@ -255,8 +254,8 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
 	w.Write([]byte("ok\n"))
 }
 
-// maxReasons is how many reasons not to be ready are told: thousands of names may
-// have no certificate, and probes ask every few seconds.
+// maxReasons bounds the reasons in an answer: thousands of names may lack a
+// certificate, and probes ask every few seconds.
 const maxReasons = 20
 
 // notReady is never nil.
@@ -271,8 +270,7 @@ func (s *Server) notReady() (why []string) {
 	return why
 }
 
-// serveReady says why the gate is not ready only to those who may know: a
-// probe bears no token.
+// serveReady shows the reasons only to requests with permission: a probe has no token.
 func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
 	why := s.notReady()
 	if len(why) == 0 {

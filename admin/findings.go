@@ -13,8 +13,8 @@ import (
 
 // Levels of a Finding.
 const (
-	LevelError = "error" // clients are refused now, or will be soon: act
-	LevelWarn  = "warn"  // somebody should know by day
+	LevelError = "error" // clients are refused now or soon: act
+	LevelWarn  = "warn"  // somebody should know during working hours
 )
 
 // maxFindings bounds the list; the last one then counts the rest.
@@ -28,20 +28,20 @@ type Finding struct {
 	Do    string `json:"do"`
 }
 
-// Certificates are renewed with a third of their time left. So one with less
-// than these, or than the same share of a short life, was not.
+// Certificates are renewed with a third of their time left. A certificate with less
+// than this, or than this share of a short lifetime, was not renewed.
 const (
 	certificateWarn  = 14 * 24 * time.Hour
 	certificateError = 3 * 24 * time.Hour
 )
 
-// isShortLived reports whether a share of the certificate's life is what it is judged
-// by. The alerts have to know where that began; for others, of which there may be
-// ten thousand, they don't.
+// isShortLived reports whether a certificate is judged by a share of its lifetime.
+// Only for those do alerts need the beginning of the lifetime; there may be ten
+// thousand others.
 func (c *Certificate) isShortLived() bool { return c.NotAfter.Sub(c.NotBefore)/6 < certificateWarn }
 
-// judge says what is wrong, worst first. It looks at the state of now and at
-// the last five minutes, never at what is long over.
+// judge returns the findings, the worst first. It considers the present state and the
+// last five minutes, nothing older.
 func judge(st *Status, h *history) []Finding {
 	j := judgement{now: st.Now}
 	j.reload(st.Reload)
@@ -103,7 +103,7 @@ func tally(found []Finding) map[string]int {
 	return n
 }
 
-// bound cuts the list off.
+// bound truncates the list.
 func bound(found []Finding) []Finding {
 	if more := len(found) - maxFindings; more > 0 {
 		found = append(found[:maxFindings], Finding{found[maxFindings].Level, fmt.Sprintf("and %d more", more), "fix these first"})
@@ -129,7 +129,7 @@ func (j *judgement) reload(r Reload) {
 	if !r.At.IsZero() && !r.OK {
 		n := 0
 		for _, line := range r.Errors {
-			if !strings.HasPrefix(line, " ") { // else it is a hint
+			if !strings.HasPrefix(line, " ") { // otherwise it is a hint
 				n++
 			}
 		}
@@ -166,8 +166,8 @@ func (j *judgement) certificates(certificates []Certificate) {
 	}
 }
 
-// somePeers is how many connections of a load balancer there are before they are a
-// finding: a scanner may send anything once.
+// somePeers is how many connections of a load balancer make a finding: a scanner may
+// send anything once.
 const somePeers = 3
 
 func (j *judgement) balancers(g *Gate) {
@@ -192,8 +192,8 @@ func since(t time.Time) string {
 // MaxUnserved is how many names without a certificate are shown.
 const MaxUnserved = 10
 
-// oftenUnserved is how often clients ask for a name before it is a finding. Scanners ask
-// for many names, but seldom twice.
+// oftenUnserved is how often clients must ask for a name before it is a finding.
+// Scanners ask for many names, but seldom twice.
 const oftenUnserved = 20
 
 func (j *judgement) unserved(names []proxy.UnservedName) {
@@ -244,8 +244,8 @@ func (j *judgement) upstream(u Upstream) {
 	}
 }
 
-// lostRecently is how long a redirect that led nowhere is a finding: clients that
-// belong to that node may be few.
+// lostRecently is how long a lost redirect remains a finding: the node may have few
+// clients.
 const lostRecently = time.Hour
 
 func (j *judgement) lost(u Upstream) {
@@ -255,7 +255,7 @@ func (j *judgement) lost(u Upstream) {
 	}
 }
 
-// ports reports nodes for which there are few source ports left, or none.
+// ports reports nodes with few source ports left, or none.
 func (j *judgement) ports(u Upstream) {
 	const do = `add addresses of this machine to "source" of the upstream, or widen net.ipv4.ip_local_port_range; see docs/troubleshooting.md`
 	for _, n := range u.Nodes {
@@ -275,7 +275,7 @@ func (n Node) trouble() string {
 	return n.State
 }
 
-// Shares of a limit, from which on somebody should know.
+// Shares of a limit from which on there is a finding.
 const (
 	nearlyFull = 0.9
 	nearlyBusy = 0.8

@@ -14,26 +14,26 @@ type Gate struct {
 	Version   string    `json:"version"`
 	Go        string    `json:"go"`
 	Revision  string    `json:"revision"`
-	Host      string    `json:"host"` // the machine's name
+	Host      string    `json:"host"` // host name of the machine
 	Started   time.Time `json:"started"`
 	Config    string    `json:"config"` // the configuration file
 	Listeners []string  `json:"listeners"`
 
 	Vhosts       []Vhost       `json:"vhosts"`
-	Certificates []Certificate `json:"certificates"` // those that clients get, ordered by name and key type
+	Certificates []Certificate `json:"certificates"` // in use, ordered by name and key type
 	Files        []FileProblem `json:"file_problems"`
 	AccessFiles  []FileProblem `json:"access_file_problems"` // of access lists
 	ACME         []ACMEName    `json:"acme"`
 	ACMEFiles    []FileProblem `json:"acme_file_problems"` // of the cache as a whole
 	Upstreams    []Upstream    `json:"upstreams"`
 	Logins       Logins        `json:"logins"`
-	Denied       []access.Ban  `json:"denied"` // by the operator, for a while
+	Denied       []access.Ban  `json:"denied"` // by the operator, until a time
 
 	// Unserved are the names without a certificate that clients ask for most.
 	Unserved []proxy.UnservedName `json:"unserved_names"`
 
-	// The two troubles that a load balancer can have with listen.proxy_protocol.
-	ProxyHeader     proxy.BalancerTrouble `json:"proxy_header"`     // missing or not valid
+	// The two mismatches between a load balancer and listen.proxy_protocol.
+	ProxyHeader     proxy.BalancerTrouble `json:"proxy_header"`     // missing or invalid
 	ProxyUnexpected proxy.BalancerTrouble `json:"proxy_unexpected"` // from a network that is not listed
 
 	Reload  Reload            `json:"reload"`
@@ -41,10 +41,10 @@ type Gate struct {
 	Missing []MissingListener `json:"missing_listeners"`
 	Log     Log               `json:"log"`
 	Drain   *Drain            `json:"drain"`  // of the whole gate, which ends it; nil: none
-	Drains  []Drain           `json:"drains"` // of vhosts and nodes, or all vhosts, that were asked for
+	Drains  []Drain           `json:"drains"` // requested ones, of vhosts, nodes or all vhosts
 }
 
-// fill makes lists that nobody set empty ones: JSON has null for the others.
+// fill replaces nil lists by empty ones, which JSON would show as null.
 func (g *Gate) fill() {
 	fill(&g.Listeners)
 	fill(&g.Vhosts)
@@ -66,7 +66,7 @@ func (g *Gate) fill() {
 	}
 }
 
-// fillCounts makes empty lists of those that are missing, as Gate.fill does.
+// fillCounts replaces nil lists by empty ones, like Gate.fill.
 func fillCounts(c *proxy.Counts) {
 	fill(&c.Handshakes)
 	fill(&c.Vhosts)
@@ -79,22 +79,21 @@ func fill[T any](list *[]T) {
 	}
 }
 
-// A Vhost is one configured name, "*" where every name is served.
+// A Vhost is one configured name; "*" if every name is served.
 type Vhost struct {
 	Name     string `json:"name"`
 	Upstream string `json:"upstream"`
 	Node     string `json:"node"` // pinned; or ""
 	Tunnels  int64  `json:"tunnels"`
-	Opened   int64  `json:"opened"` // tunnels, since the start
-	Gone     bool   `json:"gone"`   // no longer configured; its tunnels go on
+	Opened   int64  `json:"opened"` // tunnels since the start
+	Gone     bool   `json:"gone"`   // no longer configured; its tunnels continue
 
-	// Certificate is what clients of this name get; of several the one that
-	// expires first. Nil: none, and clients are refused; for "*" see
-	// Gate.Certificates.
+	// Certificate is the one that clients of this name get, or the first of several to
+	// expire. Nil: none, and clients are refused; for "*" see Gate.Certificates.
 	Certificate *Certificate `json:"certificate"`
 }
 
-// end is when its clients can't come any more.
+// end is when its clients can no longer connect.
 func (v Vhost) end() time.Time {
 	if v.Certificate == nil {
 		return time.Time{}
@@ -102,10 +101,10 @@ func (v Vhost) end() time.Time {
 	return v.Certificate.NotAfter
 }
 
-// lacksCertificate is true for a vhost whose clients are refused.
+// lacksCertificate reports whether the vhost's clients are refused.
 func (v Vhost) lacksCertificate() bool { return v.Certificate == nil && v.Name != "*" && !v.Gone }
 
-// A Certificate stands for one name.
+// A Certificate is the certificate of one name.
 type Certificate struct {
 	Name      string    `json:"name"`
 	Source    string    `json:"source"` // "directory" or "acme"
@@ -121,16 +120,16 @@ type FileProblem struct {
 	File  string    `json:"file"`
 	Err   string    `json:"error"`
 	Since time.Time `json:"since"`
-	Kept  bool      `json:"kept"` // what the file held before is still served
+	Kept  bool      `json:"kept"` // the previous contents are still served
 }
 
 // A Hang is a file or folder whose file system does not answer. The gate does not wait
 // for it, and reads it again when it answers.
 type Hang struct {
-	What  string    `json:"what"` // what it is there for
+	What  string    `json:"what"` // its purpose
 	Path  string    `json:"path"`
 	Since time.Time `json:"since"`
-	Slow  bool      `json:"slow,omitempty"` // it answers, but not all is read yet
+	Slow  bool      `json:"slow,omitempty"` // it answers, but is partly unread
 }
 
 func (h Hang) does() string {
@@ -140,8 +139,8 @@ func (h Hang) does() string {
 	return "has not answered"
 }
 
-// A MissingListener is one that is configured and could not be opened yet, because DNS or
-// a file system does not answer. The gate tries again.
+// A MissingListener is configured, but could not be opened yet, because DNS or a file
+// system does not answer. The gate tries again.
 type MissingListener struct {
 	Name  string    `json:"name"` // "wss", "http" or "admin"
 	Addr  string    `json:"addr"` // as configured
@@ -151,16 +150,17 @@ type MissingListener struct {
 
 // Log is the state of the log's output.
 type Log struct {
-	Lost    int64     `json:"lost"`             // lines that were dropped since the start
-	Since   time.Time `json:"since,omitzero"`   // when the write began that is under way; zero: none is
-	Err     string    `json:"error,omitempty"`  // why the last write failed; empty: it did not
+	Lost    int64     `json:"lost"`             // lines dropped since the start
+	Since   time.Time `json:"since,omitzero"`   // start of the write under way; zero: none
+	Err     string    `json:"error,omitempty"`  // error of the last write; empty: it succeeded
 	Failing time.Time `json:"failing,omitzero"` // since when all writes have failed
 }
 
-// logHangs is how long a write of the log may take before nobody reads it.
+// logHangs is how long a write of the log may take before the reader counts as
+// stopped.
 const logHangs = 10 * time.Second
 
-// hangs reports whether nobody reads the log.
+// hangs reports whether the log's reader has stopped.
 func (l Log) hangs(now time.Time) bool { return !l.Since.IsZero() && now.Sub(l.Since) >= logHangs }
 
 // An ACMEName is a name whose certificate is obtained from a CA.
@@ -174,7 +174,7 @@ type ACMEName struct {
 	Err      string    `json:"error"`    // of the last one, the CA's words
 }
 
-// ACMEStates are the states that a name can be in.
+// ACMEStates are the possible states of a name.
 var ACMEStates = []string{"waiting", "ordering", "elsewhere", "valid", "expired"}
 
 // An Upstream is a group of nodes.
@@ -183,17 +183,17 @@ type Upstream struct {
 	Balance string `json:"balance"`
 	Nodes   []Node `json:"nodes"`
 
-	// Lost is the last redirect of the XMPP server that led nowhere; zero: none did,
-	// or the configuration knows the way now.
+	// Lost is the last redirect of the XMPP server to an unknown node; zero: there was
+	// none, or the configuration has the node now.
 	Lost LostRedirect `json:"lost_redirect"`
 }
 
-// A LostRedirect is one that ended its client's stream.
+// A LostRedirect is a redirect that ended its client's stream.
 type LostRedirect struct {
-	Address string    `json:"address"` // as the server wrote it
-	Why     string    `json:"why"`     // goes on after "to ADDRESS, "
-	Do      string    `json:"do"`      // what to write in the configuration, or to look at
-	Count   int       `json:"count"`   // of all since the start
+	Address string    `json:"address"` // as in the redirect
+	Why     string    `json:"why"`     // continues a sentence after "to ADDRESS, "
+	Do      string    `json:"do"`      // what to configure or check
+	Count   int       `json:"count"`   // of all lost redirects since the start
 	Last    time.Time `json:"last"`
 }
 
@@ -207,36 +207,36 @@ type Node struct {
 	Dials     uint64        `json:"dials"`    // since the start
 	Failures  uint64        `json:"failures"` // of dials and probes
 	LastDial  time.Duration `json:"last_dial_ns"`
-	LastError string        `json:"last_error"` // perhaps long ago
+	LastError string        `json:"last_error"` // may be old
 	LastHint  string        `json:"last_hint"`  // what to check about it, or ""
 	LastFail  time.Time     `json:"last_fail"`
 
-	// Ports is the largest share of source ports in use for one of its addresses;
-	// PortsUsedUp is when a dial last found none left.
+	// Ports is the largest share of source ports in use for one of its addresses.
+	// PortsUsedUp is when a dial last found none free.
 	Ports       float64   `json:"source_ports_used"`
 	PortsUsedUp time.Time `json:"source_ports_used_up,omitzero"`
 }
 
-// NodeStates are the states that a node can be in, the good ones first.
+// NodeStates are the possible states of a node, the good ones first.
 var NodeStates = []string{"up", "warming", "draining", "out", "no address"}
 
-// Works reports whether the node takes streams, or would.
+// Works reports whether the node accepts streams, or would.
 func (n Node) Works() bool { return n.State == "up" || n.State == "warming" }
 
 // Logins describe failed logins.
 type Logins struct {
-	Limit   string    `json:"limit"`   // of the configuration; "": there is none
-	Clients []Suspect `json:"clients"` // addresses with failures that are not forgotten, worst first
+	Limit   string    `json:"limit"`   // as configured; "": none
+	Clients []Suspect `json:"clients"` // addresses with failures that have not expired, worst first
 }
 
-// A Suspect is a client address from which logins failed.
+// A Suspect is a client address with failed logins.
 type Suspect struct {
 	Network  string    `json:"network"`  // an IPv4 address, or the /64 of an IPv6 one
-	Failures int       `json:"failures"` // that are not forgotten
-	Total    int       `json:"total"`    // since the first of them
+	Failures int       `json:"failures"` // that have not expired
+	Total    int       `json:"total"`    // since the first of these
 	Last     time.Time `json:"last"`
 	Refused  bool      `json:"refused"` // until Until
-	Until    time.Time `json:"until"`   // when all of that is forgotten
+	Until    time.Time `json:"until"`   // when all failures have expired
 }
 
 // Reload describes the reloads since the start.
@@ -244,17 +244,17 @@ type Reload struct {
 	At       time.Time `json:"at"` // of the last one; zero: none yet
 	OK       bool      `json:"ok"` // true without one, too
 	Errors   []string  `json:"errors"`
-	LastGood time.Time `json:"last_good"` // the start is one
+	LastGood time.Time `json:"last_good"` // initially the start
 	Good     int64     `json:"good"`
 	Bad      int64     `json:"bad"`
 }
 
-// A Drain is one that is under way.
+// A Drain is a drain under way.
 type Drain struct {
 	Scope    string    `json:"scope"` // as DrainRequest.Scope
-	Query    string    `json:"query"` // what POST /drain was asked with
+	Query    string    `json:"query"` // query of POST /drain
 	Since    time.Time `json:"since"`
-	Deadline time.Time `json:"deadline"` // what is open then is closed; zero: no deadline
+	Deadline time.Time `json:"deadline"` // connections still open then are closed; zero: no deadline
 	Total    int       `json:"total"`    // connections when it began
 	Left     int       `json:"left"`
 }

@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	freeGuesses = 10               // wrong tokens of an address that are answered at once
-	firstWait   = time.Second / 10 // before the answer to the next one; then twice that, and so on
+	freeGuesses = 10               // wrong tokens of an address with an immediate answer
+	firstWait   = time.Second / 10 // before the next answer; doubles each time
 	longestWait = 2 * time.Second
 	forgetAfter = 5 * time.Minute // without a wrong token
-	maxGuessers = 1024            // addresses that are told apart
+	maxGuessers = 1024            // addresses with a count of their own
 )
 
-// guesses slows down those who send wrong tokens, each address for itself; who has
-// the right one never waits. Of the log they get a line a minute. The zero value is
-// ready.
+// guesses slows down senders of wrong tokens, each address by itself; requests with
+// the right token never wait. The log has a line a minute about them. The zero value
+// is ready for use.
 type guesses struct {
 	line sampling.Line
 
@@ -34,8 +34,8 @@ type guesser struct {
 	last time.Time
 }
 
-// wrong notes a request with a wrong token, and waits as long as its address has
-// earned. Its connection may be given up meanwhile, so that it keeps nobody out.
+// wrong records a request with a wrong token, and waits for its address's delay.
+// Meanwhile the connection may give way to others.
 func (g *guesses) wrong(r *http.Request, log *slog.Logger) {
 	g.line.Warn(log, "admin request with a wrong token", "client", r.RemoteAddr, "path", r.URL.Path)
 	if wait := g.note(fair.OwnerOf(r.RemoteAddr), time.Now()); wait > 0 {
@@ -65,7 +65,7 @@ func (g *guesses) note(owner netip.Addr, now time.Time) (wait time.Duration) {
 			}
 		}
 		if len(g.of) >= maxGuessers {
-			owner = netip.Addr{} // all others are one
+			owner = netip.Addr{} // all others share one count
 		}
 	}
 	a := g.of[owner]

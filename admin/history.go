@@ -16,14 +16,14 @@ const (
 	maxSamples  = 360
 )
 
-// A sample is what the counts were at one time. What counts up is kept as it
-// was, so that rates come out right whatever the time between two samples.
+// A sample is the counts at one time. Counters keep their values, so that rates are
+// right for any time between two samples.
 type sample struct {
 	at                                     time.Time
 	tunnels, connections                   int64
 	full, resumed, failed, noPlace         int64
 	framesIn, framesOut, bytesIn, bytesOut int64
-	busy                                   time.Duration // of one loop of those that there can be
+	busy                                   time.Duration // of one loop of the possible ones
 	memory                                 int64
 	closed                                 []int64 // as history.reasons, which may have grown since
 }
@@ -33,14 +33,14 @@ type history struct {
 	mu   sync.Mutex
 	ring []sample // oldest first; one more than is shown, for the first rates
 
-	// reasons are the words for which tunnels were closed, each once. There are
-	// few: they are the program's own.
+	// reasons are the reasons of closed tunnels, each once. There are few, because
+	// they are constants of the program.
 	reasons []string
 }
 
 func newHistory() *history { return &history{ring: make([]sample, 0, maxSamples+1)} }
 
-// sample takes one every SampleEvery until ctx ends.
+// sample takes a sample every SampleEvery until ctx ends.
 func (s *Server) sample(ctx context.Context) {
 	ticker := time.NewTicker(SampleEvery)
 	defer ticker.Stop()
@@ -83,7 +83,7 @@ func newSample(at time.Time, c proxy.Counts, memory Memory) sample {
 	return s
 }
 
-// add takes a sample, and what is counted for each reason.
+// add appends a sample with the counts of each reason.
 func (h *history) add(s sample, closed map[string]int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -167,8 +167,8 @@ func (h *history) rows() *History {
 	return out
 }
 
-// since returns the newest sample and the one that was taken about d before
-// it; ok is false where there are no two.
+// since returns the newest sample and the one taken about d before it; ok is false if
+// there are fewer than two.
 func (h *history) since(d time.Duration) (then, now sample, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -180,7 +180,8 @@ func (h *history) since(d time.Duration) (then, now sample, ok bool) {
 	return h.ring[min(first, last-1)], h.ring[last], true
 }
 
-// perSecond is rounded: the page has no use for more, and the JSON is shorter.
+// perSecond returns a rounded rate: the page needs no more digits, and the JSON is
+// shorter.
 func perSecond(n int64, d time.Duration) float64 {
 	if d <= 0 || n < 0 {
 		return 0

@@ -2,22 +2,22 @@ package admin
 
 import "time"
 
-// Memory is what the process has, in bytes.
+// Memory is the memory of the process, in bytes.
 type Memory struct {
-	Bytes     int64 `json:"bytes"`      // that Go's runtime has from the system and did not give back
+	Bytes     int64 `json:"bytes"`      // that Go's runtime has obtained from the system and not returned
 	Limit     int64 `json:"limit"`      // of Go's runtime; 0: none
-	PerTunnel int64 `json:"per_tunnel"` // Bytes shared out among the tunnels; 0: no tunnels
+	PerTunnel int64 `json:"per_tunnel"` // Bytes divided by the tunnels; 0: no tunnels
 
 	Used         int64      `json:"used"`          // what counts against Max
 	Max          int64      `json:"max"`           // limits.memory; 0: none
 	Short        bool       `json:"short"`         // new clients are refused
-	Since        *time.Time `json:"since"`         // when that began, the last time; nil: never
-	Until        *time.Time `json:"until"`         // when it was over; nil while it lasts
+	Since        *time.Time `json:"since"`         // last beginning of that; nil: never
+	Until        *time.Time `json:"until"`         // end of that; nil while it lasts
 	ShedTunnels  int        `json:"shed_tunnels"`  // ended for it, since the start
 	ShedRequests int        `json:"shed_requests"` // of BOSH, likewise
 }
 
-// among shares the memory out among tunnels.
+// among divides the memory among tunnels.
 func (m Memory) among(tunnels int64) Memory {
 	if tunnels > 0 {
 		m.PerTunnel = m.Bytes / tunnels

@@ -23,13 +23,12 @@ func (s *Server) metrics() http.Handler {
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 4})
 }
 
-// A collector turns one look at the gate into metrics. Nothing is counted for
-// Prometheus alone: what the page shows and what is scraped are the same.
+// A collector makes metrics from one state of the gate. Nothing is counted for
+// Prometheus alone: the page and the metrics share their figures.
 type collector struct{ server *Server }
 
-// Everything that we export; docs/reference.md lists it, and a test keeps
-// the two alike. Labels have configured names and words of ours, never what a
-// client sent.
+// All exported metrics; docs/reference.md lists them, and a test compares both. Labels
+// have configured names and constants, never anything that a client sent.
 var (
 	mPanics   = desc("panics_total", "Panics that ended one connection, request or job in place of the gate.", "where")
 	mBuild    = desc("build_info", "Always 1; the labels say what is running.", "version", "revision", "goversion")
@@ -134,8 +133,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	e.gauge(mLoginClients, float64(n.Logins.Known-n.Logins.RefusedNow), "counted")
 	e.gauge(mLoginClients, float64(n.Logins.RefusedNow), "refused")
 
-	// Configured ones from the start, with zeros: a query that adds something to
-	// a metric that is not there has no result at all.
+	// Configured names have zeros from the start: in a query, adding to a missing
+	// metric has no result at all.
 	for _, v := range st.Vhosts {
 		e.gauge(mTunnels, float64(v.Tunnels), v.Name)
 		e.counter(mOpened, v.Opened, v.Name)
@@ -195,8 +194,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (c *collector) certificates(e emitter, st *Status) {
-	// Two files may hold certificates for one name and key type, both served
-	// at times: the metric is for the one that ends first.
+	// Two files may have certificates for one name and key type, both in use at times:
+	// the metric is for the one that expires first.
 	type key struct{ name, keyType, source string }
 	of := func(c Certificate) key { return key{c.Name, c.KeyType, c.Source} }
 	for i, rest := 0, st.Certificates; len(rest) > 0; rest = rest[i:] {

@@ -8,22 +8,22 @@ import (
 	"strings"
 )
 
-// page is one file, with its style and its script in it: it needs nothing from
-// anywhere but /status, /tunnels and the commands.
+// page is one file with its style and script. It needs only /status, /tunnels and the
+// commands.
 //
 //go:embed page.html
 var page string
 
-// pagePolicy lets the page run its own script and nothing else: no other
-// source, no inline attribute, no string made into markup.
+// pagePolicy allows only the page's own script: no other source, no inline attribute,
+// and no string as markup.
 var pagePolicy = "default-src 'none'; " +
 	"script-src '" + hashOf(page, "script") + "'; " +
 	"style-src '" + hashOf(page, "style") + "'; " +
 	"img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " +
 	"require-trusted-types-for 'script'; trusted-types 'none'"
 
-// hashOf is the CSP hash source of the page's one element of that name
-// (CSP Level 3, section 2.3.1).
+// hashOf returns the CSP hash source of the page's only element of that name (CSP
+// Level 3, section 2.3.1).
 func hashOf(page, element string) string {
 	_, rest, _ := strings.Cut(page, "<"+element+">")
 	text, _, _ := strings.Cut(rest, "</"+element+">")

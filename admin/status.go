@@ -9,8 +9,8 @@ import (
 	"wssgate/proxy"
 )
 
-// maxRows bounds the lists of certificates, vhosts and failed logins in an answer, unless it
-// is asked for with "all": a page of ten thousand rows helps nobody.
+// maxRows bounds the lists of certificates, vhosts and failed logins in an answer
+// without "all": a page of ten thousand rows helps nobody.
 const maxRows = 200
 
 // Status is the answer to GET /status.
@@ -18,7 +18,7 @@ type Status struct {
 	Now      time.Time `json:"now"`
 	Ready    bool      `json:"ready"`
 	NotReady []string  `json:"not_ready"`
-	Findings []Finding `json:"findings"` // what needs somebody, worst first
+	Findings []Finding `json:"findings"` // worst first
 	Gate
 	FindingsTotal     map[string]int `json:"findings_total"` // by level
 	VhostsTotal       int            `json:"vhosts_total"`
@@ -30,16 +30,16 @@ type Status struct {
 	History           *History       `json:"history,omitempty"`
 }
 
-// serveStatus answers with JSON. "?history" adds the last hour, "?all" lists
-// all vhosts, certificates and failed logins, not just the first.
+// serveStatus answers with JSON. "?history" adds the last hour, "?all" lists all
+// vhosts, certificates and failed logins, not only the first.
 func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	st := s.status(time.Now())
 	if query.Has("history") {
 		st.History = s.history.rows()
 	}
-	// What needs somebody first comes first, whatever is cut off. Vhosts stay
-	// in their own order where all of them are shown.
+	// Problems come first, whatever is cut off. Vhosts stay in their own order if all
+	// of them are shown.
 	slices.SortStableFunc(st.Certificates, func(a, b Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
 	if len(st.Vhosts) > maxRows {
 		slices.SortStableFunc(st.Vhosts, func(a, b Vhost) int { return a.end().Compare(b.end()) })

@@ -18,21 +18,21 @@ import (
 	"wssgate/xmpp"
 )
 
-// How many rows an answer with tunnels or clients has: without limit, and at most.
+// Rows of an answer with tunnels or clients: without limit, and at most.
 const (
 	someRows = 100
 	mostRows = 1000
 )
 
-// The widest networks that a command may name, in bits of the prefix: a slip in it must
-// not hit everybody at once.
+// The widest networks of a command, in bits of the prefix: a slip in it must not
+// affect everybody.
 const (
 	widest4 = 16
 	widest6 = 32
 )
 
-// parameters read the query of a request, in which each parameter has one value. What
-// is wrong with it is kept until it is asked for.
+// parameters reads the query of a request, in which each parameter has one value. It
+// keeps the first mistake.
 type parameters struct {
 	query url.Values
 	err   error // the first mistake
@@ -82,7 +82,7 @@ func (p *parameters) number(key string, least, most, otherwise int64) int64 {
 	return n
 }
 
-// network is an address or a network; the zero value where there is none.
+// network returns an address or a network; the zero value if there is none.
 func (p *parameters) network(key string) (network netip.Prefix) {
 	if s := p.query.Get(key); s != "" {
 		var err error
@@ -93,7 +93,7 @@ func (p *parameters) network(key string) (network netip.Prefix) {
 	return network
 }
 
-// clients is network for a command, which may not name very many.
+// clients is network for a command, which may not include very many addresses.
 func (p *parameters) clients(key string) netip.Prefix {
 	network := p.network(key)
 	widest := widest6
@@ -106,7 +106,7 @@ func (p *parameters) clients(key string) netip.Prefix {
 	return network
 }
 
-// filterParameters are those that filter reads.
+// filterParameters are the parameters of filter.
 var filterParameters = []string{"id", "client", "vhost", "node", "domain", "older", "younger", "bytes"}
 
 func (p *parameters) filter() proxy.TunnelFilter {
@@ -128,7 +128,7 @@ func (p *parameters) filter() proxy.TunnelFilter {
 	return f
 }
 
-// refused answers a request with a mistake, or one that the gate does not support.
+// refused answers a request that is invalid or not supported.
 func refused(w http.ResponseWriter, err error, supported bool) bool {
 	switch {
 	case err != nil:
@@ -166,7 +166,7 @@ type Clients struct {
 	Clients []proxy.ClientCount `json:"clients"`
 }
 
-// serveClients lists the busiest client addresses.
+// serveClients lists the client addresses with the most tunnels.
 func (s *Server) serveClients(w http.ResponseWriter, r *http.Request) {
 	p := parametersOf(r, "limit")
 	limit := int(p.number("limit", 1, mostRows, someRows))
@@ -201,11 +201,10 @@ func (s *Server) serveClose(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, outcome{OK: true, Result: scope + ": closing " + human.Count(n, "tunnel")})
 }
 
-// maxDenied is how long a ban may last. A restart forgets it in any case.
+// maxDenied is the longest ban. A restart forgets it in any case.
 const maxDenied = 30 * 24 * time.Hour
 
-// serveDeny keeps the clients of an address or network out for a while, or lets them in
-// again.
+// serveDeny bans an address or network for a while, or lifts the ban.
 func (s *Server) serveDeny(w http.ResponseWriter, r *http.Request) {
 	p := parametersOf(r, "client", "for")
 	client, duration := p.clients("client"), p.duration("for")
@@ -236,11 +235,12 @@ func (s *Server) serveDeny(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// stillDenied says which of the bans keeps a client out that is let in again: one of the
-// whole network rather than of a part of it, and that for longest. It is empty without any.
+// stillDenied returns the ban that still applies to a client whose ban was lifted:
+// preferably one of the whole network, and the one that ends last. It is empty if
+// there is none.
 func stillDenied(client netip.Prefix, bans []access.Ban) (text string) {
 	whole := false
-	for _, ban := range bans { // those first that end first
+	for _, ban := range bans { // ordered by their end
 		how := "; part of it is still denied"
 		if ban.Covers(client) {
 			whole, how = true, "; still denied"
@@ -252,11 +252,11 @@ func stillDenied(client netip.Prefix, bans []access.Ban) (text string) {
 	return text
 }
 
-// traceWrite is how long whoever reads a trace may take for one line.
+// traceWrite is how long writing one line of a trace may take.
 const traceWrite = 10 * time.Second
 
-// serveTrace writes one object a line for what happens on a tunnel, until that ends or
-// the reader goes away.
+// serveTrace writes one JSON object per line for each event of a tunnel, until the
+// tunnel ends or the client goes away.
 func (s *Server) serveTrace(w http.ResponseWriter, r *http.Request) {
 	p := parametersOf(r, "id")
 	id := p.query.Get("id")
@@ -281,7 +281,7 @@ func (s *Server) serveTrace(w http.ResponseWriter, r *http.Request) {
 		return control.Flush()
 	})
 	switch {
-	case begun || err == nil: // or its reader is gone
+	case begun || err == nil: // or its client has gone away
 	case errors.Is(err, proxy.ErrNoTunnel):
 		writeJSON(w, http.StatusNotFound, outcome{Result: "tunnel " + id + ": " + err.Error()})
 	default:
@@ -289,7 +289,7 @@ func (s *Server) serveTrace(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// networkText is a network of one address as that address.
+// networkText returns a network of one address as that address.
 func networkText(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()

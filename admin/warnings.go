@@ -14,10 +14,10 @@ const (
 	maxWarningText = 1000 // bytes of one
 )
 
-// Warnings is a slog.Handler that keeps the last records of level Warn and
-// Error in memory, and passes all records on. Records that differ only in
-// what differs with every client are kept as one, with their number, so that
-// a storm of one kind does not hide the others.
+// Warnings is a slog.Handler that keeps the last records of level Warn and Error in
+// memory, and passes all records on. Records that differ only in keys that vary with
+// every client are kept as one, with their number, so that many of one kind do not
+// hide the others.
 type Warnings struct {
 	next   slog.Handler
 	prefix string // of groups
@@ -25,14 +25,14 @@ type Warnings struct {
 	ring   *warningRing
 }
 
-// A Warning is what was logged, in words.
+// A Warning is a log record as text.
 type Warning struct {
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"`
 	Count int       `json:"count"`
 	Level string    `json:"level"` // "warn" or "error"
-	Text  string    `json:"text"`  // of the last: the message, then key=value
-	kind  string    // equal for records that are kept as one
+	Text  string    `json:"text"`  // of the last one: the message, then key=value
+	kind  string    // equal for records kept as one
 }
 
 type warningRing struct {
@@ -40,12 +40,12 @@ type warningRing struct {
 	list []Warning // oldest first
 }
 
-// NewWarnings returns a handler in front of next.
+// NewWarnings returns a handler that passes records on to next.
 func NewWarnings(next slog.Handler) *Warnings {
 	return &Warnings{next: next, ring: &warningRing{}}
 }
 
-// Last returns the warnings that are kept, newest first.
+// Last returns the kept warnings, newest first.
 func (w *Warnings) Last() []Warning {
 	w.ring.mu.Lock()
 	defer w.ring.mu.Unlock()
@@ -90,8 +90,8 @@ func (w *Warnings) WithGroup(name string) slog.Handler {
 	return &c
 }
 
-// varying are the keys that differ from client to client. Where there is no
-// client, a name is what the record is about.
+// varying are the keys that differ from client to client. Without a client, a name is
+// the subject of the record.
 var varying = map[string]bool{
 	"client": true, "duration": true, "host": true, "path": true, "server_name": true, "vhost": true,
 	"bytes_in": true, "bytes_out": true, "frames_in": true, "frames_out": true, "network": true, "failures": true,
@@ -137,8 +137,8 @@ func (r *warningRing) add(n Warning) {
 	r.list = append(r.list, n)
 }
 
-// writeAttr writes " key=value", as slog's TextHandler would, but for people:
-// without quotes, and nothing for what is empty.
+// writeAttr writes " key=value" like slog's TextHandler, but for people: without
+// quotes, and nothing for an empty value.
 func writeAttr(b *strings.Builder, prefix string, a slog.Attr) {
 	v := a.Value.Resolve()
 	if a.Equal(slog.Attr{}) || b.Len() > maxWarningText {
@@ -158,7 +158,7 @@ func writeAttr(b *strings.Builder, prefix string, a slog.Attr) {
 	}
 }
 
-// shorten bounds what is kept, at the start of a rune.
+// shorten truncates a text at the start of a rune.
 func shorten(s string) string {
 	if len(s) <= maxWarningText {
 		return strings.Clone(s)

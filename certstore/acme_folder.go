@@ -114,10 +114,10 @@ func (c acmeCache) usable() error {
 	return c.place.Readable(c.path(acmeAccountFile))
 }
 
-// apart says whether the cache and the directory of certificates are the same folder,
-// or one lies in the other: the gate would close the directory to others, and serve
-// what lies in the cache. Either may not exist yet. A directory that hangs is not an
-// error. certificates may be empty.
+// apart returns an error if the cache and the directory of certificates are the same
+// folder, or one is inside the other: the gate would remove other users' access to the
+// directory, and serve the cache's files. Either may not exist yet. A directory that
+// hangs is not an error. certificates may be empty.
 func (c acmeCache) apart(ctx context.Context, certificates string) error {
 	if certificates == "" {
 		return nil
@@ -127,7 +127,7 @@ func (c acmeCache) apart(ctx context.Context, certificates string) error {
 	}
 	cache, err := resolve(c.place, c.dir)
 	if err != nil {
-		return nil // who uses it will say so
+		return nil // its user reports that
 	}
 	place := files.At("acme: directory of certificates", certificates, slog.New(slog.DiscardHandler))
 	defer place.Leave()
@@ -141,14 +141,15 @@ func (c acmeCache) apart(ctx context.Context, certificates string) error {
 	return nil
 }
 
-// acmeInside reports whether a path without symbolic links is outer or lies in it.
+// acmeInside reports whether path is outer or inside it. Both are without symbolic
+// links.
 func acmeInside(path, outer string) bool {
 	rel, err := filepath.Rel(outer, path)
 	return err == nil && filepath.IsLocal(rel)
 }
 
-// acmeResolve returns an absolute path without symbolic links in that part of it that
-// exists.
+// acmeResolve returns an absolute path. The part of it that exists is without symbolic
+// links.
 func acmeResolve(place *files.Place, path string) (string, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -168,9 +169,9 @@ func acmeResolve(place *files.Place, path string) (string, error) {
 	}
 }
 
-// ACMECacheProblem says what keeps this process from using a folder as its cache beside
-// a directory of certificates, which may be empty; nil for nothing. It changes nothing,
-// and the folder may not exist yet. It waits for a folder that hangs as files.Do does.
+// ACMECacheProblem returns why this process can't use dir as its cache beside a
+// directory of certificates, which may be empty, or nil. It changes nothing, and the
+// folder may not exist yet. It waits for a folder that hangs as long as files.Do does.
 func ACMECacheProblem(ctx context.Context, dir, certificates string) error {
 	c := acmeCache{dir, files.At("acme: cache", dir, slog.New(slog.DiscardHandler))}
 	defer c.place.Leave()
@@ -197,17 +198,17 @@ func ACMECacheProblem(ctx context.Context, dir, certificates string) error {
 	})
 }
 
-// acmeCacheLook is how often a gate tries whether it can write to its cache.
+// acmeCacheLook is how often a gate tests whether it can write to its cache.
 const acmeCacheLook = 10 * time.Minute
 
-// acmeCacheState is what is wrong with the cache as a whole, and since when.
+// acmeCacheState is the problem of the cache as a whole, and its beginning.
 type acmeCacheState struct {
 	err   error
 	since time.Time
 }
 
-// CacheProblem is since when something is wrong with the cache folder as a whole, and
-// what; nil: nothing. It never waits.
+// CacheProblem returns the problem of the cache folder as a whole and its beginning;
+// nil if there is none. It never blocks, and is safe for concurrent use.
 func (a *ACME) CacheProblem() (since time.Time, err error) {
 	if s := a.folder.Load(); s != nil {
 		return s.since, s.err
@@ -215,7 +216,7 @@ func (a *ACME) CacheProblem() (since time.Time, err error) {
 	return time.Time{}, nil
 }
 
-// watchCache finds out before a renewal does whether the cache can be used.
+// watchCache finds out whether the cache can be used before a renewal needs it.
 func (a *ACME) watchCache() {
 	tick := time.NewTicker(max(acmeCacheLook, a.opts.Poll))
 	defer tick.Stop()
@@ -230,8 +231,8 @@ func (a *ACME) watchCache() {
 	}
 }
 
-// tryCache writes the mark. One that is gone is not written anew, but at the start:
-// the volume may be.
+// tryCache writes the mark. It does not recreate a missing one, except at the start:
+// the volume may be unmounted.
 func (a *ACME) tryCache(first bool) error {
 	err := a.cache.do(a.ctx, func() error {
 		if !first {
@@ -245,14 +246,14 @@ func (a *ACME) tryCache(first bool) error {
 		return err
 	}
 	err = a.cache.note(a.ctx, acmeMark, []byte(acmeMarkText))
-	if errno := syscall.Errno(0); errors.As(err, &errno) { // without the name that the file has before: it is another each time
+	if errno := syscall.Errno(0); errors.As(err, &errno) { // without the name of the temporary file, which differs each time
 		err = acmeCacheError(&fs.PathError{Op: "write", Path: a.cache.path(acmeMark), Err: errno})
 	}
 	return err
 }
 
 func (a *ACME) noteCache(err error) {
-	if a.ctx.Err() != nil || errors.Is(err, files.ErrHangs) { // of which package files tells
+	if a.ctx.Err() != nil || errors.Is(err, files.ErrHangs) { // package files reports that
 		return
 	}
 	old := a.folder.Load()

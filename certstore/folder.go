@@ -11,7 +11,7 @@ import (
 	"wssgate/files"
 )
 
-// folder lists the folder at path and reads what changed in it and below.
+// folder lists the folder at path, and reads what changed in it and below.
 func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	f := t.folders[path]
 	if f == nil {
@@ -31,7 +31,7 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	}
 	if err != nil {
 		f.fail(err)
-		return // what it gave stays: a folder that cannot be read proves nothing
+		return // its certificates stay: a folder that cannot be read proves nothing
 	}
 	f.fail(nil)
 	if t.seen[f.real] {
@@ -60,7 +60,7 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 				links[sub] = true
 			}
 		} else if isWanted(e.Name()) {
-			t.wanted = append(t.wanted, e.Name()) // in order, as entries are
+			t.wanted = append(t.wanted, e.Name()) // in the order of the entries
 			if link {
 				t.file(f, e.Name(), &t.way)
 			} else {
@@ -90,8 +90,8 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	}
 }
 
-// entries has a folder watched, and lists it. Real is where it is without symlinks;
-// empty: that is not known.
+// entries watches a folder and lists it. real is its path without symlinks; empty: not
+// known.
 func (t *tree) entries(f *folder, link bool) (real string, entries []fs.DirEntry, err error) {
 	if f.place == t.place {
 		if real, err = t.resolve(f.path, link); err != nil {
@@ -122,8 +122,8 @@ func (t *tree) entries(f *folder, link bool) (real string, entries []fs.DirEntry
 	return l.real, l.entries, err
 }
 
-// resolve returns the path of a folder without symlinks. Only where its last
-// part is a link does that take more than the folder above.
+// resolve returns the path of a folder without symlinks. Only a link in its last part
+// requires more than the folder above.
 func (t *tree) resolve(path string, link bool) (string, error) {
 	if above := t.folders[filepath.Dir(path)]; above != nil && !link && path != t.root {
 		return filepath.Join(above.real, filepath.Base(path)), nil
@@ -144,13 +144,13 @@ func (t *tree) isFolder(path string, e fs.DirEntry) bool {
 		return true // it says that it can't be listed
 	}
 	if err != nil {
-		return t.folders[path] != nil // it says why it can't be listed, and keeps what it gave
+		return t.folders[path] != nil // as above, and its certificates stay
 	}
 	return info.IsDir()
 }
 
-// withoutArchive leaves only live of the folders that certbot has: the others
-// hold what live links to, and what it has served before.
+// withoutArchive keeps only live of certbot's folders: the others have the targets of
+// the links in live, and older certificates.
 func withoutArchive(path string, subs []string) []string {
 	live := filepath.Join(path, "live")
 	if slices.Contains(subs, live) && slices.Contains(subs, filepath.Join(path, "archive")) {

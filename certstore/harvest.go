@@ -9,23 +9,22 @@ import (
 	"wssgate/files"
 )
 
-// A harvest is what a tree gives. It never changes.
+// A harvest is what a tree provides. It never changes.
 type harvest struct {
 	all    []*certificate
 	faults []fault
 }
 
-// do has the tree's place do a job on it, and puts what the tree gives then where
-// everybody finds it; where the job hangs or is slow, what the tree gives until there.
-// Then, which may be nil, comes after both. The job's error comes back; files.Do has the
-// others.
+// do runs a job on the tree in the tree's Place, and then publishes what the tree
+// provides. If the job hangs or is slow, it publishes what the tree has so far. then,
+// which may be nil, is called after both. The error is the job's, or that of files.Do.
 func (t *tree) do(ctx context.Context, job func() error, then func()) error {
 	whole, part := t.job(job, then)
 	_, err := files.DoInParts(ctx, t.place, whole, part)
 	return err
 }
 
-// doLater is do for whom nobody waits.
+// doLater is do without a caller that waits.
 func (t *tree) doLater(job func() error, then func()) {
 	whole, _ := t.job(job, then)
 	files.Await(t.ctx, t.place, whole)
@@ -48,18 +47,18 @@ func (t *tree) job(job func() error, then func()) (whole func() (struct{}, error
 	}, part
 }
 
-// collect pairs the folders that changed and returns what the whole tree
-// gives, and whether that may be something else than before.
+// collect pairs the folders that changed. It returns what the whole tree provides, and
+// whether that may differ from before.
 func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, changed bool) {
 	n := 0
 	changed, t.pruned = t.pruned, false
 	for _, f := range t.folders {
-		if f.dirty || f.hasKept() { // what is kept may have ended meanwhile
+		if f.dirty || f.hasKept() { // a kept certificate may have expired meanwhile
 			before := f.out
 			f.pair(now)
 			changed = changed || f.dirty || !sameSet(before, f.out)
 			f.dirty = false
-			if f.busy { // what seems to be missing may be there
+			if f.busy { // files that seem to be missing may exist
 				f.faults, f.dirty = nil, true
 			}
 		}

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// publish makes handshakes see the tree where it is the one in use, and not as it
-// was; hasty is as in problems.
+// publish makes handshakes use the current state of the tree if it is the tree in use.
+// hasty is as in problems.
 func (s *Store) publish(t *tree, hasty bool) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
@@ -15,7 +15,7 @@ func (s *Store) publish(t *tree, hasty bool) {
 	}
 }
 
-// publishTree is publish for who holds swap.
+// publishTree is publish for callers that hold swap.
 func (s *Store) publishTree(hasty bool) {
 	read := new(harvest)
 	if s.tree != nil {

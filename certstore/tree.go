@@ -22,14 +22,14 @@ const (
 	maxNames   = 64      // of files that many folders have, such as fullchain.pem
 )
 
-// A tree is the directory as it was last read. It belongs to the job that its
-// place does, but for what is said to be anybody's.
+// A tree is the directory as it was last read. It belongs to the job that its Place
+// runs, except for fields marked "shared", which any goroutine may use.
 type tree struct {
-	root     string                        // anybody's
-	place    *files.Place                  // anybody's
-	have     atomic.Pointer[harvest]       // anybody's: what the last job that came to its end has left
-	done     atomic.Bool                   // anybody's: a job has come to its end
-	watcher  atomic.Pointer[watch.Watcher] // anybody's: told of each folder before it is listed; may be nil
+	root     string                        // shared
+	place    *files.Place                  // shared
+	have     atomic.Pointer[harvest]       // shared: the result of the last job that ended
+	done     atomic.Bool                   // shared: a job has ended
+	watcher  atomic.Pointer[watch.Watcher] // shared: gets each folder before it is listed; may be nil
 	folders  map[string]*folder            // by path
 	limit    int                           // of folders
 	full     bool                          // there are more than that
@@ -37,54 +37,54 @@ type tree struct {
 	names    map[string]string    // see sameName
 	buf      *bytes.Buffer        // for one file at a time
 	way      way                  // of the last link that list has seen
-	wanted   []string             // for folder, which uses it again and again
-	seen     map[string]bool      // resolved folders of this scan: links may go round
-	orphaned bool                 // a folder went away that others were links to: those have to be read now
-	pruned   bool                 // folders went away since the last collect
+	wanted   []string             // reused by folder
+	seen     map[string]bool      // resolved folders of this scan: links may form a circle
+	orphaned bool                 // the target of other folders' links disappeared: read those now
+	pruned   bool                 // folders disappeared since the last collect
 	aliases  map[string][]*folder // see at; nil when folders have changed
 
 	// See elsewhere.go.
 	log      *slog.Logger
-	ctx      context.Context // anybody's: ends with leave
+	ctx      context.Context // shared: ends with leave
 	cancel   context.CancelFunc
-	again    func(first func())      // anybody's: has all read again, after first, and published
+	again    func(first func())      // shared: reads everything again, after first, and publishes it
 	realRoot string                  // root without links
 	mount    string                  // that root is in
 	points   map[string]string       // mount points, and the types of what is there
 	remote   bool                    // a file of the root may hang alone
 	leads    map[string]*files.Place // by path; of this scan
 	mu       sync.Mutex
-	others   map[string]*files.Place // anybody's, with mu: by mount point
-	left     bool                    // anybody's, with mu
+	others   map[string]*files.Place // shared, guarded by mu: by mount point
+	left     bool                    // shared, guarded by mu
 	awaited  map[*files.Place]bool
 	late     map[any]any          // see alone
 	hung     map[string]time.Time // when paths that had hung alone were read again
 }
 
-// A folder is the unit in which leaves meet their keys.
+// A folder is the unit in which leaves are paired with keys.
 type folder struct {
 	path   string
-	real   string // path without symlinks: what has to be watched
+	real   string // path without symlinks, which is watched
 	place  *files.Place
 	busy   bool // it is being listed
 	files  fileList
 	subs   []string       // paths of the folders in it, sorted
-	err    error          // why it could not be listed; the rest is then as it was
+	err    error          // why it could not be listed; the rest is then unchanged
 	links  bool           // some file is a link to another folder
 	dirty  bool           // out is older than files
-	out    []*certificate // what it gives
+	out    []*certificate // its certificates
 	faults []fault
 }
 
-// A file is what was last read from one name in a folder.
+// A file is the last reading of one name in a folder.
 type file struct {
 	name   string
-	stamp  uint64 // sum of the stamp that it had; 0: read it again
+	stamp  uint64 // sum of its last stamp; 0: read it again
 	sum    uint64 // of its bytes
-	target string // folder where the symlink led when it last led anywhere, shared by those that lead there; else empty
-	parts  []part // nil until it was read
+	target string // folder of the symlink's last target, one string for all links to it; empty: not a link
+	parts  []part // nil until read
 	err    error  // instead of parts; does not name the file
-	young  bool   // so fresh when it was read that the stamp is not to be trusted
+	young  bool   // so recently changed when it was read that the stamp is not reliable
 	fresh  bool   // parts are newer than the last pairing
 }
 
@@ -95,8 +95,8 @@ func (fs fileList) find(name string) (int, bool) {
 	return slices.BinarySearchFunc(fs, name, func(f file, name string) int { return strings.Compare(f.name, name) })
 }
 
-// get returns nil where there is none of that name. What it returns is good
-// until files are added or dropped.
+// get returns the file of a name, or nil. The result is valid until files are added or
+// removed.
 func (fs fileList) get(name string) *file {
 	if i, ok := fs.find(name); ok {
 		return &fs[i]
@@ -113,15 +113,14 @@ func newTree(root string, log *slog.Logger) *tree {
 	return t
 }
 
-// watch has a folder watched from now on.
+// watch starts watching a folder.
 func (t *tree) watch(path string) {
 	if w := t.watcher.Load(); w != nil {
 		t.place.Call(path, func() error { w.Add(path); return nil })
 	}
 }
 
-// at returns the folders that really are at a path: links may lead several to
-// one place.
+// at returns the folders whose real path is path: links may lead several to one.
 func (t *tree) at(real string) []*folder {
 	if t.aliases == nil {
 		t.aliases = map[string][]*folder{}
@@ -137,7 +136,7 @@ func (t *tree) at(real string) []*folder {
 	return t.aliases[real]
 }
 
-// prune forgets the folders that no other lists any more.
+// prune forgets the folders that no other folder lists any more.
 func (t *tree) prune() {
 	before := len(t.folders)
 	for path, f := range t.folders {
@@ -156,7 +155,7 @@ func (t *tree) prune() {
 	}
 }
 
-// reachable reports whether the folder is still listed by the one above it.
+// reachable reports whether its parent folder still lists the folder.
 func (t *tree) reachable(path string) bool {
 	for path != t.root {
 		above := t.folders[filepath.Dir(path)]
@@ -168,7 +167,7 @@ func (t *tree) reachable(path string) bool {
 	return true
 }
 
-// has reports whether the folder at path is one of those in f.
+// has reports whether the folder at path is one of the folders in f.
 func (f *folder) has(path string) bool {
 	_, ok := slices.BinarySearch(f.subs, path)
 	return ok
@@ -188,7 +187,7 @@ func (f *folder) drop(name string) {
 	}
 }
 
-// known returns the file of a name, which is a new one if need be.
+// known returns the file of a name, and adds it if necessary.
 func (t *tree) known(f *folder, name, target string) *file {
 	i, known := f.files.find(name)
 	if !known {
@@ -202,7 +201,7 @@ func (t *tree) known(f *folder, name, target string) *file {
 	return have
 }
 
-// sameName returns one string for a name that many folders have a file of.
+// sameName returns one string for a file name that many folders have.
 func (t *tree) sameName(name string) string {
 	if same, ok := t.names[name]; ok {
 		return same

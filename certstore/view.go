@@ -59,19 +59,19 @@ type Change struct {
 	store   *Store
 	tree    *tree          // nil without a directory
 	watcher *watch.Watcher // the one in use, or one that does not run yet
-	late    atomic.Bool    // nobody waits for the reading any more
+	late    atomic.Bool    // no caller waits for the reading any more
 }
 
-// Prepare reads a directory, which may be the one in use or another, and may be
-// watched from then on or no more. It is an error where it cannot be listed; then,
-// and until Commit, handshakes see what they saw before. Another directory that
-// hangs is an error too; of one that is slow there is what was read until then. Where it is the one in use, its certificates stay as they
-// are until it is back.
+// Prepare reads a directory: the one in use or another. watch says whether it is
+// watched from then on. Prepare fails if the directory cannot be listed. In that case,
+// and until Commit, handshakes are not affected. Another directory that hangs is an
+// error, too; of a slow one, the change has what was read so far. If the directory in
+// use hangs, its certificates stay until it answers.
 func (s *Store) Prepare(dir string, watch bool) (*Change, error) {
 	return s.prepare(dir, watch, false)
 }
 
-// prepare is Prepare; first says that what hangs is awaited in any case.
+// prepare is Prepare; first makes it wait for a directory that hangs in any case.
 func (s *Store) prepare(dir string, watch, first bool) (*Change, error) {
 	c := &Change{store: s}
 	err := c.read(dir, watch)
@@ -97,7 +97,7 @@ func (c *Change) read(dir string, watch bool) error {
 		c.tree = newTree(dir, s.log)
 		if used != nil && used.root == c.tree.root {
 			c.tree.leave()
-			c.tree = used // so that what it kept stays
+			c.tree = used // so that its kept certificates stay
 		} else {
 			tree := c.tree
 			tree.again = func(first func()) {
@@ -160,7 +160,7 @@ func (c *Change) Abandon() {
 	s := c.store
 	used, watcher := s.inUse()
 	if c.tree != nil && c.tree == used {
-		c.tree.watcher.Store(watcher) // it hears of new folders with the next Reload
+		c.tree.watcher.Store(watcher) // the next Reload tells it about new folders
 	} else {
 		c.tree.leave()
 	}

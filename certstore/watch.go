@@ -11,18 +11,18 @@ import (
 )
 
 const (
-	// grace is how long a file that was changed may stay bad before that is
-	// logged: it may have been read in the middle of its writing.
+	// grace is how long a changed file may stay bad before that is logged: it may have
+	// been read while it was being written.
 	grace = 2 * time.Second
 
-	pollAll       = time.Minute      // how often everything is looked at again
-	pollUnwatched = 10 * time.Second // the same where a folder could not be watched, or hangs
-	pollShare     = 500              // looks at everything are rarer where one takes long
+	pollAll       = time.Minute      // how often everything is read again
+	pollUnwatched = 10 * time.Second // the same if a folder can't be watched, or hangs
+	pollShare     = 500              // reading everything is rarer if it takes long
 )
 
-// newWatcher makes a watcher that looks at the tree in use.
+// newWatcher returns a watcher of the tree in use.
 func (s *Store) newWatcher() (w *watch.Watcher) {
-	var pause time.Duration // before the next look, after one that failed
+	var pause time.Duration // before the next attempt, after a failure
 	w = watch.New(watch.Options{
 		Look: func(ctx context.Context, c watch.Changes) time.Duration {
 			err := s.look(ctx, w, c)
@@ -31,7 +31,7 @@ func (s *Store) newWatcher() (w *watch.Watcher) {
 				pause = 0
 			case errors.Is(err, files.ErrHangs):
 				pause = pollUnwatched
-			default: // a panic: what c says must not be lost
+			default: // a panic: the changes in c must not be lost
 				pause = min(max(grace, 2*pause), pollAll)
 			}
 			return pause
@@ -48,7 +48,7 @@ func (s *Store) newWatcher() (w *watch.Watcher) {
 	return w
 }
 
-// look reads what may have changed, and publishes it.
+// look reads what may have changed, and publishes the result.
 func (s *Store) look(ctx context.Context, w *watch.Watcher, c watch.Changes) error {
 	t, now := s.inUse()
 	if now != w || t == nil { // closed or replaced meanwhile

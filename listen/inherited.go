@@ -56,9 +56,8 @@ func Inherit(getenv func(string) string, unsetenv func(string) error) ([]*Inheri
 	return all, nil
 }
 
-// Find returns the inherited socket that is bound to an address of the
-// configuration. One that is called "wss", "http" or "admin" is for that key of
-// [listen] only. Nil: there is none.
+// Find returns the inherited socket that is bound to an address of the configuration,
+// or nil. A socket called "wss", "http" or "admin" is for that key of [listen] only.
 func (s *Sockets) Find(key, addr string) *Inherited {
 	for _, i := range s.Inherited {
 		other := slices.Contains([]string{"wss", "http", "admin"}, i.name) && i.name != key
@@ -111,7 +110,7 @@ func (i *Inherited) isBoundTo(addr string, known Hosts) bool {
 	return false
 }
 
-// resolveTCP is net.ResolveTCPAddr for hosts that are known.
+// resolveTCP is net.ResolveTCPAddr for resolved hosts.
 func resolveTCP(address string, known Hosts) (*net.TCPAddr, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

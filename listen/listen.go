@@ -1,6 +1,6 @@
-// Package listen opens the addresses of [listen]: TCP and unix sockets, those that
-// systemd has opened for this process (sd_listen_fds(3)), and those that another
-// wssgate still has. It also says what an address of the configuration means.
+// Package listen opens the addresses of [listen]: TCP and unix sockets, sockets that
+// systemd has opened for this process (sd_listen_fds(3)), and sockets that another
+// wssgate still has open. It also parses these addresses.
 package listen
 
 import (
@@ -22,28 +22,27 @@ import (
 	"wssgate/panics"
 )
 
-// An Address is an address of the configuration, with the key that has it.
+// An Address is an address of the configuration, with its key.
 type Address struct{ Key, Addr string }
 
-// Sockets opens what [listen] names: it takes the sockets that systemd has
-// opened already, and opens the others itself. Its methods belong to one
-// goroutine, the gate's. The zero value has nothing from systemd.
+// Sockets opens the addresses in [listen]: it takes the sockets that systemd has
+// opened, and opens the others itself. Its methods belong to one goroutine, the
+// gate's. The zero value has no sockets from systemd.
 //
-// On Linux TCP sockets get SO_REUSEPORT, so that another process of the same
-// user can open the same address and this one can then leave. A
-// second process that was started by mistake would silently get a part of the
-// clients; so an address where somebody listens is refused as ever, unless
-// Beside is set.
+// On Linux, TCP sockets get SO_REUSEPORT, so that another process of the same user can
+// open the same address before this one closes it. A second process that was started
+// by mistake would silently take a share of the clients. So an address in use is
+// refused, unless Beside is set.
 type Sockets struct {
-	Beside    bool // another process may listen there: it is about to leave
+	Beside    bool // another process, which is about to end, may listen on the same addresses
 	Inherited []*Inherited
-	hosts     Hosts             // that are known
-	Ready     map[Address]Ready // opened already, or tried; Open takes them out
+	hosts     Hosts             // resolved so far
+	Ready     map[Address]Ready // opened or tried in advance; Open removes them
 	leaving   []string          // ports of TCP listeners of this process that those opened next replace
 }
 
-// Open opens one address of the configuration. Key is where it stands there:
-// "wss", "http" or "admin".
+// Open opens one address of the configuration. key is its key there: "wss", "http" or
+// "admin". The caller closes the listener.
 func (s *Sockets) Open(key, addr string) (net.Listener, error) {
 	if i := s.Find(key, addr); i != nil {
 		return net.FileListener(i.file)
@@ -69,9 +68,9 @@ func (s *Sockets) Open(key, addr string) (net.Listener, error) {
 	return s.listenTCP(address)
 }
 
-// Replace notes which listeners are about to be closed: their ports may be opened
-// beside them. Those of one that stays may not, or its clients would be shared
-// out between the two.
+// Replace records which listeners are about to be closed, so that Open may use their
+// ports as well. It omits the port of a listener that stays, because the two would
+// share its clients.
 func (s *Sockets) Replace(leaving []net.Listener) {
 	s.leaving = nil
 	for _, ln := range leaving {
@@ -89,7 +88,7 @@ func (s *Sockets) listenTCP(address string) (net.Listener, error) {
 	if host, err = s.hosts.address(host); err != nil {
 		return nil, err
 	}
-	// Of an address, which waits for nothing.
+	// For an IP address; does not block.
 	ln, err := listenConfig(s.Beside || slices.Contains(s.leaving, port)).Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -100,12 +99,12 @@ func (s *Sockets) listenTCP(address string) (net.Listener, error) {
 	return ln, err
 }
 
-// listenerPatience is how long the host names of listeners may take to be resolved.
-// To open a listener waits for nothing else.
+// listenerPatience is how long resolving the host names of listeners may take. Opening
+// a listener waits for nothing else.
 const listenerPatience = 2 * time.Second
 
-// Hosts are the addresses of listeners' host names. They are looked up before the
-// listeners are opened, all at once, and not by the loop.
+// Hosts are the addresses of listeners' host names. They are resolved before the
+// listeners are opened, all at once, and outside the gate's loop.
 type Hosts map[string]hostAddress
 
 type hostAddress struct {
@@ -152,13 +151,13 @@ func lookUpHost(ctx context.Context, host string) hostAddress {
 	return hostAddress{addr: found[i].Unmap().String()}
 }
 
-// isAddress reports whether a host needs no look-up.
+// isAddress reports whether a host needs no lookup.
 func isAddress(host string) bool {
 	_, err := netip.ParseAddr(host)
 	return err == nil || host == ""
 }
 
-// address returns what to listen on for a host.
+// address returns the address to listen on for a host.
 func (h Hosts) address(host string) (string, error) {
 	switch {
 	case isAddress(host):
@@ -173,7 +172,7 @@ func (h Hosts) address(host string) (string, error) {
 	return a.addr, a.err
 }
 
-// Know adds to what is known. A name that is not found any more is known by its last
+// Know adds results of a lookup. A name that is no longer found keeps its last
 // address.
 func (s *Sockets) Know(more Hosts) {
 	known := maps.Clone(s.hosts)
@@ -188,8 +187,8 @@ func (s *Sockets) Know(more Hosts) {
 	s.hosts = known
 }
 
-// Errors are those of names that were not found, in the order of the names. Each says
-// which name it is.
+// Errors returns the errors of names that were not found, in the order of the names.
+// Each contains its name.
 func (h Hosts) Errors() (errs []error) {
 	for _, host := range slices.Sorted(maps.Keys(h)) {
 		if err := h[host].err; err != nil {
@@ -199,8 +198,8 @@ func (h Hosts) Errors() (errs []error) {
 	return errs
 }
 
-// listenUnix is the function of that name in a job of the place of the socket's
-// folder. A socket that is made when nobody waits for it any more is closed.
+// listenUnix is the function of that name in a job of the Place of the socket's
+// folder. If the job ends after its caller has left, it closes the socket.
 func (s *Sockets) listenUnix(key, path string) (*UnixListener, error) {
 	place := files.At("listeners", filepath.Dir(path), nil)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -226,15 +225,15 @@ func (s *Sockets) listenUnix(key, path string) (*UnixListener, error) {
 	return ln, nil
 }
 
-// A Ready is what OpenUnix made of an address.
+// A Ready is the result of OpenUnix for one address.
 type Ready struct {
 	Listener *UnixListener
 	Err      error // instead
 }
 
-// OpenUnix opens those unix sockets of a configuration that are neither open nor
-// systemd's, all at once. It is for a goroutine beside the gate's, which meanwhile
-// changes nothing of s.
+// OpenUnix opens, all at once, the unix sockets of a configuration that are neither
+// open nor systemd's. It may run in another goroutine than the gate's, which does not
+// change s meanwhile.
 func (s *Sockets) OpenUnix(configured map[string][]string, open map[Address]bool) map[Address]Ready {
 	type result struct {
 		Address
@@ -264,7 +263,7 @@ func (s *Sockets) OpenUnix(configured map[string][]string, open map[Address]bool
 	return opened
 }
 
-// CloseReady closes what OpenUnix has opened and Open has not taken.
+// CloseReady closes the sockets that OpenUnix has opened and Open has not taken.
 func CloseReady(opened map[Address]Ready) {
 	for _, r := range opened {
 		if r.Listener != nil {
@@ -273,9 +272,9 @@ func CloseReady(opened map[Address]Ready) {
 	}
 }
 
-// IsPending reports whether an address could not be opened because DNS or a file system
-// does not answer, or DNS can't at the moment: it is to be tried again. A name that DNS
-// says does not exist is not.
+// IsPending reports whether an address could not be opened because DNS or a file
+// system does not answer at the moment, so that the caller should try again. It is
+// false for a name that does not exist in DNS.
 func IsPending(err error) bool {
 	if files.IsHang(err) {
 		return true
@@ -284,7 +283,7 @@ func IsPending(err error) bool {
 	return ok && !dns.IsNotFound
 }
 
-// inUse is the error of an address where somebody listens.
+// inUse is the error of an address that is in use.
 type inUse struct{ error }
 
 func (e *inUse) Unwrap() error { return e.error }
@@ -293,7 +292,7 @@ func (*inUse) HintText() string {
 	return "stop the process that listens there; to replace a running wssgate without refusing clients, start this one with -beside, then stop the old one"
 }
 
-// lowPort is the error of a port that only root may open.
+// lowPort is the error of a port that requires root.
 type lowPort struct{ error }
 
 func (e *lowPort) Unwrap() error { return e.error }
@@ -302,8 +301,7 @@ func (*lowPort) HintText() string {
 	return "ports below 1024 need CAP_NET_BIND_SERVICE: AmbientCapabilities= in the unit, setcap cap_net_bind_service=+ep on the program, or a port forward to a higher one"
 }
 
-// A UnixListener owns the name of its socket only until another process has
-// taken it.
+// A UnixListener owns the name of its socket until another process takes it.
 type UnixListener struct {
 	*net.UnixListener
 	path  string
@@ -313,19 +311,18 @@ type UnixListener struct {
 	close sync.Once
 }
 
-// listenUnix opens a socket. Where somebody answers on one of that name, it
-// takes the name if beside is set: clients then come here, and those who were on
-// their way there stay there.
-// It is for a job of place.
+// listenUnix opens a socket. If another process answers on a socket of that name, it
+// takes the name if beside is set: new clients then reach this process, and clients in
+// the other process's queue stay there. It runs in a job of place.
 func listenUnix(place *files.Place, path string, beside bool) (*UnixListener, error) {
 	name := path
 	if info, err := place.Stat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
 		var conn net.Conn
 		err := place.Call(path, func() (err error) { conn, err = net.Dial("unix", path); return err })
 		switch {
-		case errors.Is(err, syscall.ECONNREFUSED): // left over from a process that was killed
+		case errors.Is(err, syscall.ECONNREFUSED): // left by a process that was killed
 			place.Remove(path)
-		case beside: // somebody listens, be it that no more fit into the queue
+		case beside: // another process listens, perhaps with a full queue
 			name = path + ".new"
 			place.Remove(name)
 		}
@@ -357,11 +354,11 @@ func listenUnix(place *files.Place, path string, beside bool) (*UnixListener, er
 	return u, nil
 }
 
-// Addr returns the name that clients know.
+// Addr returns the name that clients use.
 func (u *UnixListener) Addr() net.Addr { return &net.UnixAddr{Name: u.path, Net: "unix"} }
 
-// IsOurs reports whether the name still leads to this socket, or may do so: ctx bounds
-// how long that is looked at.
+// IsOurs reports whether the name still leads to this socket. If that can't be found
+// out before ctx ends, it returns true.
 func (u *UnixListener) IsOurs(ctx context.Context) bool {
 	ours, err := files.Do(ctx, u.place, func() (bool, error) { return u.hasName(), nil })
 	return ours || err != nil
@@ -372,15 +369,15 @@ func (u *UnixListener) hasName() bool {
 	return err == nil && os.SameFile(info, u.made)
 }
 
-// removals are names of sockets that are being taken away.
+// removals counts the names of sockets that are being removed.
 var removals sync.WaitGroup
 
-// RemovalPatience is how long the end of the program waits for removals. A name that
-// stays is taken away by the next start.
+// RemovalPatience is how long the end of the program waits for removals. The next
+// start removes a name that is left.
 const RemovalPatience = 300 * time.Millisecond
 
-// AwaitRemovals returns when no name is being taken away, or after RemovalPatience, or
-// after most where that is less.
+// AwaitRemovals returns when all removals have ended, or after the shorter of
+// RemovalPatience and most.
 func AwaitRemovals(most time.Duration) {
 	done := make(chan struct{})
 	go func() {
@@ -393,8 +390,8 @@ func AwaitRemovals(most time.Duration) {
 	}
 }
 
-// Close waits for no file system: the name is taken away beside it, where it is still
-// this socket's.
+// Close does not wait for a file system: it removes the name in the background, if
+// that still leads to this socket.
 func (u *UnixListener) Close() error {
 	u.close.Do(func() {
 		removals.Go(func() {

@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listenConfig opens sockets that another process of the same user may open as
-// well; beside says that one may listen there already.
+// listenConfig opens sockets that another process of the same user may open as well.
+// beside allows that one is listening there already.
 //
-// MPTCP, which Go would ask for, is off: the kernel takes neither filters nor
-// questions about the queue on such a socket, which a hand-over needs.
+// MPTCP, Go's default, is off: on such a socket the kernel supports neither filters
+// nor queries of the queue, which a handover needs.
 func listenConfig(beside bool) *net.ListenConfig {
 	lc := &net.ListenConfig{KeepAlive: -1, Control: func(_, address string, c syscall.RawConn) error {
 		return control(c, func(fd int) error {
@@ -36,8 +36,8 @@ func listenConfig(beside bool) *net.ListenConfig {
 	return lc
 }
 
-// keepAlive gives a listener Go's own keep-alives. A socket that it accepts
-// inherits them; Go would make four system calls for each one instead.
+// keepAlive sets Go's keep-alive values on a listener. Accepted sockets inherit them;
+// Go would make four system calls for each one instead.
 func keepAlive(fd int) error {
 	return errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
@@ -47,9 +47,9 @@ func keepAlive(fd int) error {
 	)
 }
 
-// isFree is nil where nobody listens on the address that fd is to be bound to:
-// that is what the kernel says to a socket without SO_REUSEPORT. It is only
-// bound, and does not listen, so that no client meets it.
+// isFree returns nil if no socket listens on the address that fd is to be bound to. It
+// binds a socket without SO_REUSEPORT, and does not listen, so that no client reaches
+// it.
 func isFree(fd int, address string) error {
 	if address[0] == ':' { // every address of the machine
 		address = "[::]" + address
@@ -106,8 +106,8 @@ func control(c syscall.RawConn, f func(fd int) error) error {
 	return err
 }
 
-// controlListener is control for a TCP listener. It fails for another kind, and
-// for one that is closed.
+// controlListener is control for a TCP listener. It fails for other kinds, and for a
+// closed one.
 func controlListener(ln net.Listener, f func(fd int) error) error {
 	tcp, ok := ln.(*net.TCPListener)
 	if !ok {
@@ -120,18 +120,18 @@ func controlListener(ln net.Listener, f func(fd int) error) error {
 	return control(c, f)
 }
 
-// LeaveToOthers has the kernel drop the SYNs that come to a listener. Their
-// clients send them again a second later, and by then they reach somebody else;
-// handshakes that are under way are finished.
+// LeaveToOthers makes the kernel drop the SYNs that reach a listener. Clients send
+// them again a second later, and then reach another process. TCP handshakes under way
+// are completed.
 //
-// Connections accepted from now on inherit the filter, which they do not
-// notice: no SYN belongs to them.
+// Connections accepted from now on inherit the filter, without effect: they receive no
+// SYN.
 func LeaveToOthers(ln net.Listener) error {
 	drop := []unix.SockFilter{ // the packet begins with the TCP header
 		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 13},                   // its flags
 		{Code: unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K, K: 0x02, Jt: 0, Jf: 1}, // SYN?
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},                                  // nothing of it
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},                         // all of it
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},                                  // drop it
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},                         // keep all of it
 	}
 	return controlListener(ln, func(fd int) error {
 		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
@@ -144,15 +144,15 @@ func Waiting(ln net.Listener) (n int) {
 	controlListener(ln, func(fd int) error {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err == nil {
-			n = int(info.Unacked) // what it means on a listener
+			n = int(info.Unacked) // the length of the queue, on a listener
 		}
 		return err
 	})
 	return n
 }
 
-// IsShared reports whether somebody else listens on the port of one of our
-// listeners. It answers true where the system does not tell.
+// IsShared reports whether another process listens on the port of one of our
+// listeners. It returns true if the system does not tell.
 func IsShared(ln net.Listener, ours []net.Listener) bool {
 	tcp, ok := ln.Addr().(*net.TCPAddr)
 	if !ok {
@@ -176,8 +176,8 @@ func IsShared(ln net.Listener, ours []net.Listener) bool {
 	return listening != expected
 }
 
-// listenersOn counts those on a port in a file of /proc/net (proc_net_tcp(5)).
-// It has listeners first, then all connections, which may be many.
+// listenersOn counts the listeners on a port in a file of /proc/net (proc_net_tcp(5)).
+// The file has listeners first, then all connections, which may be many.
 func listenersOn(file string, port uint16) (n int, err error) {
 	f, err := os.Open(file)
 	if err != nil {

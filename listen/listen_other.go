@@ -7,15 +7,16 @@ import (
 	"net"
 )
 
-// listenConfig is Go's own: elsewhere SO_REUSEPORT does not mean that clients
-// are shared out.
+// listenConfig is Go's default: on other systems SO_REUSEPORT does not distribute
+// clients.
 func listenConfig(bool) *net.ListenConfig { return new(net.ListenConfig) }
 
-// LeaveToOthers fails: elsewhere nobody else can listen on the same address.
+// LeaveToOthers fails: on other systems no other process can listen on the same
+// address.
 func LeaveToOthers(net.Listener) error { return errors.ErrUnsupported }
 
-// Waiting is 0: the system does not tell.
+// Waiting returns 0, because the system does not tell.
 func Waiting(net.Listener) int { return 0 }
 
-// IsShared is false: see listenConfig.
+// IsShared returns false, see listenConfig.
 func IsShared(net.Listener, []net.Listener) bool { return false }

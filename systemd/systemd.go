@@ -19,28 +19,28 @@ import (
 	"wssgate/panics"
 )
 
-// What systemd and a service say to each other: sockets that it has opened for
-// us (sd_listen_fds(3)), and how we are (sd_notify(3)). Both are a few
-// environment variables and datagrams, and mean nothing elsewhere.
+// systemd and a service communicate by environment variables and datagrams: sockets
+// that systemd has opened for us (sd_listen_fds(3)), and our state (sd_notify(3)).
+// They have no effect elsewhere.
 
 // A Notifier tells systemd the state of the service. A nil Notifier does nothing. Its
 // methods do not block: one goroutine sends, in a job of the socket's Place, so that a
 // systemd that does not read is a finding, as a file system is.
 type Notifier struct {
 	conn  net.Conn
-	beat  time.Duration // between two signs of life; 0: none is wanted
+	beat  time.Duration // between two watchdog signals; 0: none is expected
 	place *files.Place  // of the socket
 	path  string        // of the socket
 	wake  chan struct{} // pending has something, or it is closed
 	done  chan struct{}
 
 	mu      sync.Mutex
-	pending []string // what waits to be sent, the oldest first
+	pending []string // waiting to be sent, the oldest first
 	closed  bool
 }
 
-// maxPending is how many messages wait while systemd does not read; the oldest go
-// first, for the newest say how it is.
+// maxPending is how many messages wait while systemd does not read. The oldest are
+// dropped first, because the newest have the current state.
 const maxPending = 16
 
 // New returns nil if systemd did not ask for notifications. getenv is os.Getenv.
@@ -66,8 +66,7 @@ func New(getenv func(string) string) (*Notifier, error) {
 	return n, nil
 }
 
-// say has assignments sent, one of a line. That nobody hears them is no reason to
-// stop.
+// say queues assignments, one per line. A failure to deliver them is logged.
 func (n *Notifier) say(lines ...string) {
 	if n == nil {
 		return
@@ -86,7 +85,7 @@ func (n *Notifier) poke() {
 	}
 }
 
-// send sends what waits until there is nothing more and the notifier is closed.
+// send sends queued messages until the queue is empty and the notifier is closed.
 func (n *Notifier) send() {
 	for range n.wake {
 		for {
@@ -109,27 +108,27 @@ func (n *Notifier) send() {
 				})
 			})
 			if err != nil && !errors.Is(err, net.ErrClosed) {
-				slog.Warn("cannot notify systemd", "err", err) // the log of the moment, which waits for nobody
+				slog.Warn("cannot notify systemd", "err", err) // the current default logger, which does not block
 			}
 		}
 	}
 }
 
-// Ready says that the service is ready, after a start or a reload.
+// Ready reports that the service is ready, after a start or a reload.
 func (n *Notifier) Ready(status string) { n.say("READY=1", "STATUS="+oneLine(status)) }
 
-// Reloading must be followed by ready. The time tells systemd that it is an
-// answer to its signal, not to an earlier one (Type=notify-reload).
+// Reloading must be followed by Ready. The time tells systemd that it answers this
+// signal, not an earlier one (Type=notify-reload).
 func (n *Notifier) Reloading() {
 	n.say("RELOADING=1", "MONOTONIC_USEC="+strconv.FormatInt(monotonic().Microseconds(), 10))
 }
 
-// Stopping asks for the time that the drain may take beside TimeoutStopSec=.
+// Stopping asks for the time that the drain may take in addition to TimeoutStopSec=.
 func (n *Notifier) Stopping(status string, takes time.Duration) {
 	n.say("STOPPING=1", "STATUS="+oneLine(status), "EXTEND_TIMEOUT_USEC="+strconv.FormatInt(takes.Microseconds(), 10))
 }
 
-// Alive sends a sign of life, unless another notification is queued.
+// Alive sends a watchdog signal, unless another notification is queued.
 func (n *Notifier) Alive() {
 	if n == nil {
 		return
@@ -142,7 +141,7 @@ func (n *Notifier) Alive() {
 	}
 }
 
-// Beats returns a channel that has an entry whenever a sign of life is due.
+// Beats returns a channel that has an entry whenever a watchdog signal is due.
 func (n *Notifier) Beats() (c <-chan time.Time, stop func()) {
 	if n == nil || n.beat == 0 {
 		return nil, func() {}
@@ -151,7 +150,7 @@ func (n *Notifier) Beats() (c <-chan time.Time, stop func()) {
 	return t.C, t.Stop
 }
 
-// KeepAlive gives signs of life until stop is called.
+// KeepAlive sends watchdog signals until stop is called.
 func (n *Notifier) KeepAlive() (stop func()) {
 	beats, stopBeats := n.Beats()
 	done, ended := make(chan struct{}), make(chan struct{})
@@ -175,7 +174,7 @@ func (n *Notifier) KeepAlive() (stop func()) {
 	}
 }
 
-// notifyPatience is how long close waits for what is not sent yet.
+// notifyPatience is how long Close waits for queued messages.
 const notifyPatience = 100 * time.Millisecond
 
 // Close sends queued notifications, for at most notifyPatience.

@@ -4,5 +4,5 @@ package systemd
 
 import "time"
 
-// monotonic is for systemd, which there is none of here.
+// monotonic is only used with systemd, which does not exist here.
 func monotonic() time.Duration { return 0 }
