@@ -1,9 +1,8 @@
-// Package access says which addresses may come: lists of networks that are
-// allowed or denied, written in the configuration or in files that change while
-// the gate runs.
+// Package access decides which addresses are allowed: lists of networks that are
+// allowed or denied, in the configuration or in files that change while the gate runs.
 //
-// It reads no files itself and knows no other package. Proxy, upstream and web
-// ask a [Rules]; main makes them and looks after the files.
+// It reads no files and imports no other package of ours. Proxy, upstream and web ask
+// a [Rules]; gate creates it and reads the files.
 package access
 
 import (
@@ -36,8 +35,8 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 	return prefix, nil
 }
 
-// ParseFile reads a list: one network or address a line. Empty lines and what
-// follows "#" or ";" are left out.
+// ParseFile reads a list: one network or address per line. It ignores empty lines and
+// everything after "#" or ";".
 func ParseFile(data []byte) ([]netip.Prefix, error) {
 	var list []netip.Prefix
 	n := 0
@@ -59,7 +58,7 @@ func ParseFile(data []byte) ([]netip.Prefix, error) {
 	return list, nil
 }
 
-// shorten bounds what an error repeats of a file that may be anything.
+// shorten bounds what an error repeats of a file with arbitrary contents.
 func shorten(s string) string {
 	const most = 60 // bytes
 	if len(s) > most {
@@ -68,10 +67,10 @@ func shorten(s string) string {
 	return s
 }
 
-// A span is addresses of one family, both ends included.
+// A span is a range of addresses of one family, including both ends.
 type span struct{ first, last netip.Addr }
 
-// A list is a set of addresses: spans in order, none touching another.
+// A list is a set of addresses: spans in order that neither overlap nor touch.
 type list []span
 
 func newList(networks []netip.Prefix) list {
@@ -93,7 +92,7 @@ func newList(networks []netip.Prefix) list {
 	return slices.Clip(merged)
 }
 
-// last is the last address of a network.
+// last returns the last address of a network.
 func last(p netip.Prefix) netip.Addr {
 	b := p.Addr().AsSlice()
 	for i := p.Bits(); i < len(b)*8; i++ {
@@ -108,17 +107,17 @@ func (l list) has(addr netip.Addr) bool {
 	return found || i > 0 && l[i-1].last.BitLen() == addr.BitLen() && addr.Compare(l[i-1].last) <= 0
 }
 
-// A Networks is a set of networks. It may be replaced while others ask.
+// A Networks is a set of networks. It is safe for concurrent use, including Replace.
 type Networks struct{ now atomic.Pointer[list] }
 
-// NewNetworks returns a set of these.
+// NewNetworks returns a set of the given networks.
 func NewNetworks(networks []netip.Prefix) *Networks {
 	n := &Networks{}
 	n.Replace(networks)
 	return n
 }
 
-// Replace is in force with the next question.
+// Replace replaces the set. The next question uses the new one.
 func (n *Networks) Replace(networks []netip.Prefix) {
 	l := newList(networks)
 	n.now.Store(&l)
@@ -126,17 +125,17 @@ func (n *Networks) Replace(networks []netip.Prefix) {
 
 func (n *Networks) has(addr netip.Addr) bool { return n.now.Load().has(addr) }
 
-// Rules say which clients may come. The zero value, and nil, let everybody in.
-// Methods may be called at the same time; the fields stay as they are.
+// Rules decide which clients are allowed. The zero value, and nil, allow all. Methods
+// are safe for concurrent use; the fields must not change.
 //
-// What has no address, because it came by a unix socket, is let in: rights of
-// the file say who may use that.
+// Clients without an address, on a unix socket, are allowed: file permissions decide
+// who may use the socket.
 type Rules struct {
 	Allow, Deny []*Networks
 }
 
-// Allows reports whether a client may come: it is not denied, and is among
-// those that are allowed, where that is said at all.
+// Allows reports whether a client is allowed: Deny does not have it, and Allow has it
+// or is nil.
 func (r *Rules) Allows(client netip.Addr) bool {
 	if r == nil || !client.IsValid() || len(r.Allow)+len(r.Deny) == 0 {
 		return true

@@ -9,22 +9,23 @@ import (
 	"time"
 )
 
-// maxBans bounds Bans: each question looks at all of them. Long lists belong in a file.
+// maxBans bounds Bans, because each question checks all of them. Long lists belong in
+// a file.
 const maxBans = 1000
 
-// ErrTooManyBans is the error of a ban that finds no room.
+// ErrTooManyBans is returned by Set when the number of bans is at its limit.
 var ErrTooManyBans = errors.New("there are 1000 bans already; write a list of networks to a file in access.deny")
 
-// A Ban keeps the clients of a network out until a time.
+// A Ban denies the clients of a network until a time.
 type Ban struct {
 	Network netip.Prefix `json:"network"`
 	Until   time.Time    `json:"until"`
 }
 
-// Bans are networks that are denied for a while. The zero value has none. Methods may be
-// called at the same time; Has waits for nobody.
+// Bans are networks that are denied for a while. The zero value has none. Methods are
+// safe for concurrent use; Has does not block.
 type Bans struct {
-	mu  sync.Mutex // of who changes them
+	mu  sync.Mutex // guards changes
 	now atomic.Pointer[[]Ban]
 }
 
@@ -38,8 +39,8 @@ func (b *Bans) Has(client netip.Addr, at func() time.Time) bool {
 	return slices.ContainsFunc(*list, func(ban Ban) bool { return ban.Network.Contains(client) && now.Before(ban.Until) })
 }
 
-// Set bans a network until a time, whatever was said of the same network before. It
-// forgets the bans that are over.
+// Set bans a network until a time. It replaces an earlier ban of the same network, and
+// removes the bans that have ended.
 func (b *Bans) Set(network netip.Prefix, until, now time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -63,23 +64,22 @@ func (b *Bans) Lift(network netip.Prefix, now time.Time) bool {
 	return was
 }
 
-// Rest returns the bans of a network's clients that are not of just that network, those
-// first that end first.
+// Rest returns the other bans that include clients of a network, ordered by their end.
 func (b *Bans) Rest(network netip.Prefix, now time.Time) []Ban {
 	return slices.DeleteFunc(b.without(network, now), func(ban Ban) bool { return !ban.Network.Overlaps(network) })
 }
 
-// without is a new list, without those that are over.
+// without returns a new list, without bans that have ended.
 func (b *Bans) without(network netip.Prefix, now time.Time) []Ban {
 	return slices.DeleteFunc(b.List(now), func(ban Ban) bool { return ban.Network == network })
 }
 
-// Covers reports whether a ban is of all clients of a network.
+// Covers reports whether a ban includes all clients of a network.
 func (b *Ban) Covers(network netip.Prefix) bool {
 	return b.Network.Bits() <= network.Bits() && b.Network.Overlaps(network)
 }
 
-// List returns the bans, those first that end first.
+// List returns the bans, ordered by their end.
 func (b *Bans) List(now time.Time) []Ban {
 	list := b.now.Load()
 	if list == nil {

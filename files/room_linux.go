@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Writable says what keeps this process from making files in a folder: rights, a
-// file system that is read-only or full. It writes nothing.
+// Writable returns why this process can't create files in a folder: permissions, or a
+// file system that is read-only or full. It writes nothing. nil: it can.
 func (p *Place) Writable(dir string) error {
 	return p.Call(dir, func() error {
 		if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
@@ -25,7 +25,8 @@ func (p *Place) Writable(dir string) error {
 	})
 }
 
-// Readable says what keeps this process from reading a file that is there.
+// Readable returns why this process can't read an existing file. nil: it can, or the
+// file does not exist.
 func (p *Place) Readable(path string) error {
 	return p.Call(path, func() error {
 		err := unix.Faccessat(unix.AT_FDCWD, path, unix.R_OK, unix.AT_EACCESS)
@@ -36,7 +37,7 @@ func (p *Place) Readable(path string) error {
 	})
 }
 
-// owned adds whose a thing is, where rights are what is missing.
+// owned adds the owner to an error of missing permissions.
 func owned(err *fs.PathError) error {
 	if !errors.Is(err, fs.ErrPermission) {
 		return err

@@ -2,8 +2,8 @@
 
 package files
 
-// Writable is nil: only an attempt to write tells.
+// Writable returns nil: here only an attempt to write shows errors.
 func (p *Place) Writable(string) error { return nil }
 
-// Readable is nil: only an attempt to read tells.
+// Readable returns nil: here only an attempt to read shows errors.
 func (p *Place) Readable(string) error { return nil }

@@ -15,10 +15,10 @@ import (
 
 // opened holds listeners that do not accept connections yet.
 type opened struct {
-	wss, http map[string]net.Listener // by their address in the configuration
+	wss, http map[string]net.Listener // by address in the configuration
 	operator  *adminListener
 	missing   []missing   // what can't be opened yet
-	web       web.Options // what answers name the port of a listener; HasCertificate is missing
+	web       web.Options // for answers that contain a listener's port; without HasCertificate
 }
 
 func (o *opened) close() {
@@ -32,9 +32,10 @@ func (o *opened) close() {
 	}
 }
 
-// openListeners opens those of cfg that are not open yet, all of them or none. Its error
-// has all that can't be opened. Those for which DNS or a file system does not answer are
-// no error at the start, nor for a reload that finds them missing: they become missing.
+// openListeners opens the listeners of cfg that are not open yet, all of them or none.
+// Its error lists all that can't be opened. If DNS or a file system does not answer,
+// that is not an error at the start, nor in a reload for a listener that is missing
+// already: the listener becomes missing.
 func (g *gate) openListeners(cfg *config.Config, routes *upstream.Routes) (_ *opened, err error) {
 	o := &opened{}
 	defer func() {
@@ -82,7 +83,7 @@ func (g *gate) leaving(cfg *config.Config) (gone []net.Listener) {
 	return gone
 }
 
-// open opens the listeners of one key that are not open yet, those that can be.
+// open opens the listeners of one key that are not open yet, as far as possible.
 func (g *gate) open(o *opened, key string, addrs []string, have map[string]net.Listener) (map[string]net.Listener, error) {
 	opened := map[string]net.Listener{}
 	var errs []error
@@ -121,7 +122,7 @@ func (g *gate) accept(opened map[string]net.Listener) {
 	}
 }
 
-// addresses are those on which the gate listens.
+// addresses returns the addresses on which the gate listens.
 func (g *gate) addresses() map[listen.Address]bool {
 	open := map[listen.Address]bool{{Key: "admin", Addr: g.console.addr}: true}
 	for addr := range g.listeners {

@@ -12,19 +12,19 @@ import (
 	"wssgate/panics"
 )
 
-// A missing is a listener that is configured and can't be opened as long as DNS or a
-// file system does not answer. The gate serves without it, shows it as a finding, and
-// tries again every loopTurn.
+// A missing is a configured listener that can't be opened because DNS or a file system
+// does not answer. The gate serves without it, shows a finding, and tries again every
+// loopTurn.
 type missing struct {
 	listen.Address
-	err   error // of the last try
+	err   error // of the last attempt
 	since time.Time
 }
 
-// mayMiss notes in o that a listener could not be opened, where the gate may go on
-// without it: at the start, if nothing answers; and whatever the error is if the
-// listener is missing already. A reload that would put it in the place of another fails
-// instead, and is tried again.
+// mayMiss records in o that a listener could not be opened, if the gate may continue
+// without it: at the start, if DNS or a file system does not answer; later, if the
+// listener is missing already, whatever the error. A reload in which the listener
+// would replace another one fails instead, and is tried again.
 func (g *gate) mayMiss(o *opened, key, addr string, err error) bool {
 	m := missing{listen.Address{Key: key, Addr: addr}, err, time.Now()}
 	i := slices.IndexFunc(g.missing, func(known missing) bool { return known.Address == m.Address })
@@ -40,17 +40,17 @@ func (g *gate) mayMiss(o *opened, key, addr string, err error) bool {
 	return true
 }
 
-// openAdmin is console.open, which may miss.
+// openAdmin is console.open, and may miss the listener.
 func (g *gate) openAdmin(o *opened, cfg *config.Config) (*adminListener, error) {
 	l, err := g.console.open(cfg, g.sockets)
 	if l != nil && g.mayMiss(o, "admin", cfg.Listen.Admin, err) {
-		l.addr = g.console.addr // of the one that there is
+		l.addr = g.console.addr // of the existing one
 		return l, nil
 	}
 	return l, err
 }
 
-// miss notes which listeners are missing now.
+// miss records which listeners are missing now.
 func (g *gate) miss(now []missing) {
 	for _, m := range now {
 		if !slices.ContainsFunc(g.missing, func(known missing) bool { return known.Address == m.Address }) {
@@ -67,14 +67,14 @@ func (g *gate) miss(now []missing) {
 	g.console.missing = list
 }
 
-// lateListeners is what openMissing has found out.
+// lateListeners is the result of openMissing.
 type lateListeners struct {
 	hosts listen.Hosts
 	unix  map[listen.Address]listen.Ready
 }
 
-// openMissing begins to open what is missing, beside the loop; openedLate ends it. No
-// reload begins in between.
+// openMissing begins to open the missing listeners in another goroutine; openedLate
+// ends that. No reload begins in between.
 func (g *gate) openMissing() {
 	if len(g.missing) == 0 || g.opening || g.reloading != nil {
 		return
@@ -94,7 +94,7 @@ func (g *gate) openMissing() {
 	}()
 }
 
-// openedLate takes what could be opened, and begins a reload that had to wait.
+// openedLate takes over the opened listeners, and begins a reload that had to wait.
 func (g *gate) openedLate(l lateListeners) {
 	g.opening = false
 	g.sockets.Know(l.hosts)
@@ -127,8 +127,9 @@ func (g *gate) openedLate(l lateListeners) {
 	}
 }
 
-// turned tries again what DNS or a file system was in the way of. A listener that can
-// be opened need not wait for a reload that fails for another.
+// turned tries again what failed because DNS or a file system did not answer. A
+// listener that can be opened does not wait for a reload that fails because of
+// another.
 func (g *gate) turned() {
 	g.openMissing()
 	if g.retry {
@@ -136,10 +137,10 @@ func (g *gate) turned() {
 	}
 }
 
-// tryReloadAgain is for a reload that failed because something did not answer.
+// tryReloadAgain repeats a reload that failed because something did not answer.
 func (g *gate) tryReloadAgain() {
 	g.again, g.retry = nil, false
-	if g.opening || g.reloading != nil { // one comes anyway, or after this
+	if g.opening || g.reloading != nil { // a reload is under way, or follows
 		if g.next == nil {
 			g.next = []func(error){}
 		}

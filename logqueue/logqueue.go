@@ -22,15 +22,14 @@ import (
 	"wssgate/panics"
 )
 
-// Size is how many bytes of lines may wait: as many lines as tunnels end at once
-// when the upstream of a large gate does.
+// Size is how many bytes of lines may wait: the lines of all tunnels that end at once
+// when the upstream of a large gate stops.
 const Size = 8 << 20
 
-// chunk is how many bytes go out with one write, so that room comes back bit by
-// bit.
+// chunk is how many bytes one write has, so that room becomes free gradually.
 const chunk = 32 << 10
 
-// A Queue is a writer of lines that never waits. Make one with New, end it with
+// A Queue is a writer of lines that never blocks. Create one with New, end it with
 // Close. All methods are safe for concurrent use.
 type Queue struct {
 	out    io.Writer
@@ -43,24 +42,24 @@ type Queue struct {
 	chunks [][]byte  // whole lines each; the first is being written while writing is set
 	bytes  int       // in chunks
 	began  time.Time // of the write under way; zero: none is
-	lost   int       // lines that nobody was told of
+	lost   int       // lines not reported yet
 	total  int64     // lost since New
 	err    error     // of the last write
-	failed time.Time // when the first of the writes failed that have failed since; zero: the last did not
+	failed time.Time // when the current series of failed writes began; zero: the last one succeeded
 	closed bool
 }
 
-// State is how a Queue does.
+// State is the state of a Queue.
 type State struct {
 	Lost   int64     // lines, since the start
-	Since  time.Time // when the write began that is under way; zero: none is
-	Err    error     // of the last write; nil: it was taken
-	Failed time.Time // since when all have failed; zero: the last was taken
+	Since  time.Time // start of the write under way; zero: none
+	Err    error     // of the last write; nil: it succeeded
+	Failed time.Time // since when all writes have failed; zero: the last one succeeded
 }
 
-// New makes a Queue of at most size bytes and starts its writer. When lines go
-// through again after some were lost, resume is called with their number, by the
-// writer; it may log. Nil: it is told nobody.
+// New returns a Queue of at most size bytes and starts its writer. When lines are
+// written again after some were lost, the writer calls resume with their number;
+// resume may log, and may be nil.
 func New(out io.Writer, size int, resume func(lost int)) *Queue {
 	q := &Queue{out: out, size: size, resume: resume, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go func() {
@@ -70,8 +69,8 @@ func New(out io.Writer, size int, resume func(lost int)) *Queue {
 	return q
 }
 
-// Write takes what must be one whole line, or several. It never fails: what there
-// is no room for is counted.
+// Write queues one or several whole lines. It never fails: lines that don't fit are
+// counted.
 func (q *Queue) Write(line []byte) (int, error) {
 	q.mu.Lock()
 	if q.closed || q.bytes+len(line) > q.size {
@@ -84,10 +83,10 @@ func (q *Queue) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// add puts a line behind the others. The caller holds mu.
+// add appends a line. The caller holds mu.
 func (q *Queue) add(line []byte) {
 	q.bytes += len(line)
-	// The first chunk may be on its way out.
+	// The first chunk may be being written.
 	if n := len(q.chunks) - 1; n > 0 && len(q.chunks[n])+len(line) <= chunk {
 		q.chunks[n] = append(q.chunks[n], line...)
 		return
@@ -108,22 +107,22 @@ func (q *Queue) poke() {
 	}
 }
 
-// State tells how the queue does.
+// State returns the state of the queue.
 func (q *Queue) State() State {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return State{q.total, q.began, q.err, q.failed}
 }
 
-// Close has what waits written, but for no longer than patience, and reports
-// whether all was. Lines that come later are lost.
+// Close writes what is queued, for at most patience, and reports whether all of it was
+// written. Later lines are lost.
 func (q *Queue) Close(patience time.Duration) bool {
 	now := make(chan struct{})
 	close(now)
 	return q.CloseUntil(now, patience)
 }
 
-// CloseUntil is Close for somebody who may wait until hurry is closed, and for
+// CloseUntil is Close for a caller that can wait until hurry is closed, and for
 // patience after that.
 func (q *Queue) CloseUntil(hurry <-chan struct{}, patience time.Duration) bool {
 	q.mu.Lock()

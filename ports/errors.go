@@ -6,11 +6,11 @@ import (
 	"os"
 )
 
-// Hint is what to do where ports are used up.
+// Hint says what to do when ports are used up.
 const Hint = `add source addresses with "source" of the upstream, widen net.ipv4.ip_local_port_range, or add a node on another address or port`
 
-// A UsedUpError says that no source address has a port left for the server, which is
-// not to blame.
+// A UsedUpError means that no source address has a port left for the server. The
+// server is not at fault.
 type UsedUpError struct {
 	Err error // the kernel's; nil where it was not asked again
 }
@@ -20,8 +20,8 @@ func (e *UsedUpError) Error() string { return "no source port is left" }
 func (e *UsedUpError) Unwrap() error { return e.Err }
 func (e *UsedUpError) Hint() string  { return Hint }
 
-// A ForeignError says that no source address belongs to this machine: a mistake in the
-// configuration, like a FamilyError.
+// A ForeignError means that no source address belongs to this machine: a mistake in
+// the configuration, like a FamilyError.
 type ForeignError struct {
 	Err error // the kernel's; nil where it was not asked again
 }
@@ -32,7 +32,7 @@ func (e *ForeignError) Hint() string {
 	return `add the addresses of "source" to an interface, or correct them`
 }
 
-// A FamilyError says that no source address is of the server's family.
+// A FamilyError means that no source address is of the server's family.
 type FamilyError struct{ Server netip.Addr }
 
 func (e *FamilyError) Error() string {
@@ -45,7 +45,7 @@ func (e *FamilyError) Error() string {
 
 func (e *FamilyError) Hint() string { return `add one to "source" of the upstream` }
 
-// isBind is true for the failure to take a source address, not a port of it.
+// isBind reports whether binding to a source address failed, not finding a port on it.
 func isBind(err error) bool {
 	call, ok := errors.AsType[*os.SyscallError](err)
 	return ok && call.Syscall == "bind"

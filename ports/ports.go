@@ -1,13 +1,13 @@
-// Package ports dials TCP from source addresses that have ports left.
+// Package ports dials TCP from source addresses that have free ports.
 //
-// A connection is told by its two addresses and two ports. So from one address of
-// this machine to one address and port of a server there can be as many as the
-// kernel has ephemeral ports, 28,232 by default; then connect fails with
-// EADDRNOTAVAIL. With another source address there are as many again.
+// Two addresses and two ports identify a connection. So from one address of this
+// machine to one address and port of a server, there can be as many connections as the
+// kernel has ephemeral ports, 28,232 by default; after that, connect fails with
+// EADDRNOTAVAIL. Another source address adds as many again.
 //
-// Nobody counts ports here. The kernel knows which are free, including those of other
-// processes; a Memory only remembers which sources it found without a port, because the
-// search is long where there is none.
+// This package does not count ports. The kernel knows which are free, including those
+// of other processes. A Memory only remembers which sources had no free port, because
+// the kernel's search is long in that case.
 package ports
 
 import (
@@ -23,65 +23,66 @@ import (
 )
 
 const (
-	// fullFor is how long a source that had no port left is not asked again. The
-	// kernel takes milliseconds to find none, and Go asks three times.
+	// fullFor is how long a source without a free port is not tried again. The kernel
+	// takes milliseconds to find none, and Go tries three times.
 	fullFor = 2 * time.Second
 
-	// searchFor bounds how long one dial looks for a source that has a port.
+	// searchFor bounds how long one dial looks for a source with a free port.
 	searchFor = 500 * time.Millisecond
 
-	// batch is how many sources a dial takes from a Memory that knows of full ones,
-	// before it looks what other dials have found.
+	// batch is how many sources a dial takes from a Memory with full sources, before
+	// it looks for results of other dials.
 	batch = 16
 
-	// LoopbackSources is how many source addresses there are for an IPv4 loopback
-	// address where none is configured: 127.0.0.1 to 127.0.0.254.
+	// LoopbackSources is the number of source addresses for an IPv4 loopback address
+	// if none is configured: 127.0.0.1 to 127.0.0.254.
 	LoopbackSources = 254
 )
 
-// A Memory is what a dialer remembers of the sources of one server or a few. Its
-// zero value is ready; all methods may be called at the same time.
+// A Memory is what a dialer remembers about the sources of one or several servers. The
+// zero value is ready for use; all methods are safe for concurrent use.
 type Memory struct {
 	turn   atomic.Uint32
 	usedUp atomic.Int64 // Unix time in ns of the last UsedUpError; 0: none
-	short  atomic.Bool  // no dial has worked since
+	short  atomic.Bool  // no dial has succeeded since
 
 	mu    sync.Mutex // never held across I/O
 	full  map[path]mark
-	asked time.Time         // when a source was last asked again though others had ports
-	names map[string]direct // by the name and port that was dialled
+	asked time.Time         // when a source was last tried again although others had ports
+	names map[string]direct // by name and port dialled
 
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error) // nil: the system's
 }
 
-// A path is from a source address, or the kernel's choice, to a server.
+// A path leads from a source address, or the kernel's choice, to a server.
 type path struct {
 	source netip.Addr
 	server string
 }
 
-// A mark is on a path that could not be taken. It stays, so that after a pause one dial
-// does not have to find all full ones again; after until the path is tried again.
+// A mark is on a path that failed. It stays, so that after a pause one dial does not
+// have to rediscover all full ones; after until, the path is tried again.
 type mark struct {
 	until   time.Time
-	foreign bool // the source is not this machine's
+	foreign bool // the source is not an address of this machine
 }
 
-// A direct is where a name leads on loopback, to be dialled instead of the name.
+// A direct is the loopback address of a name, to be dialled instead of the name.
 type direct struct {
 	address string
 	until   time.Time
 }
 
-// A DialFunc makes a bare connection, from SourceOf(ctx).
+// A DialFunc makes a plain connection, from SourceOf(ctx).
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// Dial connects to a TCP address. Sources are taken in turn, those of the family of
-// the address; one that has no port left is passed over. Without sources the kernel
-// chooses, and beyond its ports the other addresses of 127.0.0.0/8 follow where the
-// server is on one of them: the first has precedence while it has ports.
+// Dial connects to a TCP address. It uses the sources of the address's family in turn,
+// and skips those without a free port. Without sources the kernel chooses. If its
+// ports are used up and the server is on 127.0.0.0/8, the other addresses there
+// follow; the first one has precedence while it has ports.
 //
-// Where no source has a port left the error is a *UsedUpError.
+// If no source has a free port, the error is a *UsedUpError. The caller owns the
+// connection.
 func (m *Memory) Dial(ctx context.Context, dial DialFunc, sources []netip.Addr, network, address string) (net.Conn, error) {
 	conn, err := m.dial(ctx, dial, sources, network, address)
 	if _, ok := errors.AsType[*UsedUpError](err); ok {
@@ -111,8 +112,8 @@ func (m *Memory) dial(ctx context.Context, dial DialFunc, sources []netip.Addr, 
 	return m.dialFrom(ctx, dial, 1, loopback, network, address)
 }
 
-// dialName dials a name. For one such as localhost net.Dialer may report only what
-// happened at ::1, when it is 127.0.0.1 that has no port left.
+// dialName dials a name. For one such as localhost, net.Dialer may report only the
+// error of ::1 although 127.0.0.1 has no port left.
 func (m *Memory) dialName(ctx context.Context, dial DialFunc, network, name string) (net.Conn, error) {
 	m.mu.Lock()
 	d := m.names[name]
@@ -141,8 +142,8 @@ func (m *Memory) dialName(ctx context.Context, dial DialFunc, network, name stri
 	return conn, err2
 }
 
-// onLoopback is the place in 127.0.0.0/8 of a name and port that mean this machine and
-// no other; else "".
+// onLoopback returns the address in 127.0.0.0/8 of a name and port that mean only this
+// machine, or "".
 func (m *Memory) onLoopback(ctx context.Context, name string) (at string) {
 	host, port, err := net.SplitHostPort(name)
 	if err != nil || ctx.Err() != nil {
@@ -167,7 +168,7 @@ func (m *Memory) onLoopback(ctx context.Context, name string) (at string) {
 	return at
 }
 
-// dialFrom dials from one of count sources, of which nth is the i-th.
+// dialFrom dials from one of count sources; nth returns the i-th.
 func (m *Memory) dialFrom(ctx context.Context, dial DialFunc, count int, nth func(i int) netip.Addr, network, address string) (net.Conn, error) {
 	start := time.Now()
 	var last error
@@ -181,7 +182,7 @@ func (m *Memory) dialFrom(ctx context.Context, dial DialFunc, count int, nth fun
 			}
 			foreign := isBind(err)
 			if at, ok := reached(err); ok && !p.source.IsValid() && !hasSource(at) {
-				return nil, err // as for ::1 where there is no IPv6
+				return nil, err // as for ::1 without IPv6
 			}
 			m.mark(p, mark{time.Now().Add(fullFor), foreign})
 			full = full || !foreign
@@ -197,10 +198,10 @@ func (m *Memory) dialFrom(ctx context.Context, dial DialFunc, count int, nth fun
 	}
 }
 
-// order returns the paths that a dial tries, the best first: those that have no mark,
-// then those whose mark has run out, the oldest first. One of the latter goes first every
-// now and then, or no source would be used again while others have ports. It reports
-// whether a path that was tried lately has no port.
+// order returns the paths that a dial tries, the best first: those without a mark,
+// then those with an expired mark, the oldest first. Now and then one of the latter
+// comes first, because otherwise a source would not be used again while others have
+// ports. The second result reports whether a recently tried path has no port.
 func (m *Memory) order(count int, nth func(i int) netip.Addr, address string, now time.Time) (paths []path, full bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -245,7 +246,7 @@ func (m *Memory) unmark(p path) {
 	delete(m.full, p)
 }
 
-// UsedUp is when a dial last found no port; zero: never.
+// UsedUp returns when a dial last found no port; zero: never.
 func (m *Memory) UsedUp() time.Time {
 	if ns := m.usedUp.Load(); ns != 0 {
 		return time.Unix(0, ns)
@@ -253,14 +254,14 @@ func (m *Memory) UsedUp() time.Time {
 	return time.Time{}
 }
 
-// shortFor is how long a UsedUpError says something about now, where no other dial
-// has come.
+// shortFor is how long a UsedUpError counts as the current state without another dial.
 const shortFor = 30 * time.Second
 
-// Short reports whether there is no port now, as far as is known.
+// Short reports whether, as far as is known, no port is free now.
 func (m *Memory) Short(now time.Time) bool { return m.short.Load() && now.Sub(m.UsedUp()) < shortFor }
 
-// Sources is how many source addresses m.Dial has for a server's address.
+// Sources returns the number of source addresses that m.Dial has for a server's
+// address.
 func Sources(sources []netip.Addr, address string) int {
 	to := serverOf(address)
 	switch {
@@ -272,7 +273,7 @@ func Sources(sources []netip.Addr, address string) int {
 	return 1
 }
 
-// loopback is the i-th source for loopback: first the kernel's choice, which is
+// loopback returns the i-th source for loopback: first the kernel's choice, which is
 // 127.0.0.1, then 127.0.0.2 and so on.
 func loopback(i int) netip.Addr {
 	if i == 0 {
@@ -281,12 +282,12 @@ func loopback(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{127, 0, 0, byte(i + 1)})
 }
 
-// spreads reports whether there are more source addresses for a server by
-// themselves. IPv6 has only one loopback address.
+// spreads reports whether a server has several source addresses without configuration.
+// IPv6 has only one loopback address.
 func spreads(to netip.Addr) bool { return loopbackNet && to.Is4() && to.IsLoopback() }
 
-// fitting are the sources of the family of a server's address; all of them where
-// that is not known yet, and then net.Dialer chooses by the source.
+// fitting returns the sources of the family of a server's address. If the family is
+// not known yet, it returns all, and net.Dialer chooses by the source.
 func fitting(sources []netip.Addr, to netip.Addr) []netip.Addr {
 	if !to.IsValid() {
 		return sources
@@ -300,7 +301,7 @@ func fitting(sources []netip.Addr, to netip.Addr) []netip.Addr {
 	return fit
 }
 
-// serverOf is the IP address of a place to dial; not valid for a name.
+// serverOf returns the IP address in the address to dial; invalid for a name.
 func serverOf(address string) netip.Addr {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -309,7 +310,7 @@ func serverOf(address string) netip.Addr {
 	return to.Addr().Unmap()
 }
 
-// reached is the address that a failed dial went to.
+// reached returns the address that a failed dial tried.
 func reached(err error) (netip.AddrPort, bool) {
 	op, ok := errors.AsType[*net.OpError](err)
 	if !ok {
@@ -325,16 +326,16 @@ func reached(err error) (netip.AddrPort, bool) {
 
 type sourceKey struct{}
 
-// SourceOf is where a DialFunc's connection is to come from; not valid: from where
-// the kernel chooses.
+// SourceOf returns the source address for a DialFunc's connection; invalid: the kernel
+// chooses.
 func SourceOf(ctx context.Context) netip.Addr {
 	source, _ := ctx.Value(sourceKey{}).(netip.Addr)
 	return source
 }
 
-// From is a DialFunc that uses d, whose LocalAddr is not set, with the source that
-// Dial asks for. The kernel then chooses the port when it knows the server as well:
-// a port chosen by bind alone would be lost for all other servers.
+// From returns a DialFunc that uses d, whose LocalAddr must not be set, with the
+// source that Dial chooses. The kernel then chooses the port when it knows the server
+// as well: a port chosen by bind alone would be lost for all other servers.
 func From(d *net.Dialer) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		source := SourceOf(ctx)

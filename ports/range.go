@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Count is how many ephemeral ports the kernel has for one source address and one
-// server now; 0: not known. It reads /proc, and waits for nothing.
+// Count returns how many ephemeral ports the kernel has for one source address and one
+// server now; 0: not known. It reads /proc, and does not block.
 func Count() int { return count(os.DirFS("/")) }
 
 const folder = "proc/sys/net/ipv4/"
@@ -31,8 +31,8 @@ func count(root fs.FS) int {
 	return max(high-low+1-countReserved(string(reserved), low, high), 1)
 }
 
-// countReserved reads a list such as "8080,9000-9010" and counts what of it is
-// between low and high. The kernel merges ranges that overlap.
+// countReserved reads a list such as "8080,9000-9010" and counts the ports between low
+// and high. The kernel merges overlapping ranges.
 func countReserved(list string, low, high int) (n int) {
 	for item := range strings.SplitSeq(strings.TrimSpace(list), ",") {
 		first, last, isRange := strings.Cut(item, "-")

@@ -7,15 +7,15 @@ import (
 	"syscall"
 )
 
-// Here reports whether a connection may come from source. It takes a UDP socket, which
-// sends nothing; for want of one it is true.
+// Here reports whether a connection may come from source. It uses a UDP socket, which
+// sends nothing; if it can't open one, it returns true.
 func Here(source netip.Addr) bool {
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(source, 0)))
 	return !lacksAddress(conn, err)
 }
 
-// hasSource reports whether this machine has an address to reach a server from: TCP's
-// connect has one errno for the lack of that and for the lack of a port.
+// hasSource reports whether this machine has an address from which it can reach a
+// server: TCP's connect has one errno for the lack of that and for the lack of a port.
 func hasSource(to netip.AddrPort) bool {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 	return !lacksAddress(conn, err)

@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loopbackNet: all of 127.0.0.0/8 is this machine's.
+// loopbackNet: all of 127.0.0.0/8 belongs to this machine.
 const loopbackNet = true
 
-// chooseLate has connect choose the port, not bind. Kernels before 4.2 have no such
+// chooseLate makes connect choose the port, not bind. Kernels before 4.2 lack the
 // option; there each port of a source is for one server.
 func chooseLate(c syscall.RawConn) error {
 	return c.Control(func(fd uintptr) {

@@ -1,5 +1,5 @@
-// Package sampling keeps a log readable where strangers can cause lines of it: of
-// each kind one a minute is written, with how many there were.
+// Package sampling keeps a log readable if strangers can cause lines in it: of each
+// kind, one line a minute is written, with the number of occurrences.
 package sampling
 
 import (
@@ -10,25 +10,24 @@ import (
 	"wssgate/panics"
 )
 
-// Every is how often a kind of line is written.
+// Every is the interval of lines of one kind.
 const Every = time.Minute
 
-// A Line is one kind of line in a log. Its first occurrence is written at once;
-// those of the minute after it are counted, and the last of them is written at
-// its end with their number as "count". The zero value is ready; methods may be
-// called at the same time. There must be a fixed number of Lines, never one for
-// each client.
+// A Line is one kind of line in a log. Its first occurrence is written at once. Those
+// of the following minute are counted, and the last of them is written at its end with
+// their number as "count". The zero value is ready for use; methods are safe for
+// concurrent use. The number of Lines must be fixed, not one for each client.
 type Line struct {
 	mu      sync.Mutex
-	waiting bool // the minute is not over
-	count   int  // since it began, without the one that was written at once
+	waiting bool // the minute has not ended
+	count   int  // in this minute, without the first
 	last    func(count int)
 }
 
-// Warn notes an occurrence, with a message and attributes as for slog's Warn.
+// Warn records an occurrence, with a message and attributes as for slog's Warn.
 func (l *Line) Warn(log *slog.Logger, msg string, attrs ...any) { l.note(log.Warn, msg, attrs) }
 
-// Info is Warn for a line of that level.
+// Info is Warn at level Info.
 func (l *Line) Info(log *slog.Logger, msg string, attrs ...any) { l.note(log.Info, msg, attrs) }
 
 func (l *Line) note(write func(string, ...any), msg string, attrs []any) {
@@ -47,7 +46,7 @@ func (l *Line) note(write func(string, ...any), msg string, attrs []any) {
 	}
 }
 
-// over ends the minute. Another begins where there was something to tell.
+// over ends the minute. If there was something to report, another begins.
 func (l *Line) over() {
 	l.mu.Lock()
 	count, last := l.count, l.last

@@ -1,13 +1,13 @@
-// Package watch tells when the files in some folders have to be looked at again:
-// soon after the system has told of a change, and from time to time whatever it
-// tells, for some file systems tell nothing. What is in the files it does not look
-// at, and so it does not know what is a change to whoever reads them.
+// Package watch reports when the files in some folders must be read again: soon after
+// the system has reported a change, and periodically, because some file systems report
+// nothing. It does not read the files, so it does not know whether their contents
+// changed.
 //
-// It watches folders, not files: a file that is replaced takes its watch with it.
+// It watches folders, not files, because replacing a file ends its watch.
 //
-// Add, Forget, Begin and End may be called by any goroutine, and before Start.
-// They call the system, which may hang for a folder that does; nothing else here
-// waits for them.
+// Add, Forget, Begin and End may be called by any goroutine, and before Start. They
+// make system calls, which may hang if the folder's file system does; nothing else
+// here waits for them.
 package watch
 
 import (
@@ -24,55 +24,55 @@ import (
 )
 
 const (
-	// A change is often one of several: a key and its chain, a temporary file
-	// and its renaming, the halves of a file. They are gathered until there was
-	// nothing for Quiet, but for no longer than Patience: the folder may hold
-	// busier files.
+	// A change is often one of several: a key and its chain, a temporary file and its
+	// renaming, the halves of a file. Changes are gathered until there is none for
+	// Quiet, but no longer than Patience: the folder may have busier files.
 	Quiet    = 200 * time.Millisecond
 	Patience = 2 * time.Second
 
-	maxGathered = 4096 // changes; beyond it all files are looked at
+	maxGathered = 4096 // changes; above that, all files are read
 
 	closePatience = time.Second // for a system call that hangs
 )
 
-// Options say what a Watcher does. Look, Poll and Panics are needed.
+// Options configure a Watcher. Look, Poll and Panics are required.
 type Options struct {
-	// Look is called in the Watcher's goroutine, one call at a time. It returns in how long everything
-	// has to be looked at; zero: as Poll says. ctx ends with Close.
+	// Look is called in the Watcher's goroutine, one call at a time. It returns when
+	// everything must be read again; zero: after Poll. ctx ends with Close.
 	Look func(ctx context.Context, c Changes) (next time.Duration)
-	// Failed, where set, is told once why Poll has to do: of the system, which
-	// then has path "", or of a folder.
+	// Failed, if set, is called once with the reason why only polling works: of the
+	// system, with an empty path, or of a folder.
 	Failed func(path string, err error)
-	// Lost, where set, is told that the system has told of fewer changes than
-	// there were.
+	// Lost, if set, is called when the system has reported fewer changes than there
+	// were.
 	Lost func(err error)
 
-	Now        bool          // look at everything at Start
-	Poll       time.Duration // how often everything is looked at
-	PollFailed time.Duration // the same once Failed was told; 0: Poll
-	Share      int           // a look at everything takes one in Share of the time at most; 0: any
-	Recheck    time.Duration // how long after a look at changes there is another one; 0: none
+	Now        bool          // read everything at Start
+	Poll       time.Duration // interval of reading everything
+	PollFailed time.Duration // the same after a call of Failed; 0: Poll
+	Share      int           // reading everything takes at most 1/Share of the time; 0: no limit
+	Recheck    time.Duration // time from reading changes to reading them once more; 0: never
 	Quiet      time.Duration // 0: Quiet
-	Panics     panics.Place  // what counts a panic; the Watcher goes on after it
+	Panics     panics.Place  // the counter of panics; the Watcher continues after one
 }
 
-// Changes are what has to be looked at.
+// Changes are what must be read again.
 type Changes struct {
-	All     bool            // everything: it is time, or not all changes are known
-	Names   map[string]bool // clean paths that the system told of
-	Recheck bool            // what was unusable at the last look, too: it is no longer being written
+	All     bool            // everything: it is time, or some changes are unknown
+	Names   map[string]bool // clean paths that the system reported
+	Recheck bool            // also what was unusable the last time: it is no longer being written
 }
 
-// A Watcher watches folders. New makes one, Start starts it, and Close ends it.
+// A Watcher watches folders. Create one with New, start it with Start, end it with
+// Close. Its methods are safe for concurrent use.
 type Watcher struct {
 	o      Options
-	folder folders // nil: only Poll
+	folder folders // nil: only polling
 	events <-chan fsnotify.Event
 	errors <-chan error
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	ran    bool // of Start's goroutine: what was gathered before is lost
+	ran    bool // belongs to Start's goroutine: earlier gathered changes are lost
 
 	mu      sync.Mutex    // guards what follows; never held while the system is called
 	done    chan struct{} // closed when Start's goroutine has ended; nil: not started
@@ -81,15 +81,15 @@ type Watcher struct {
 	failed  bool
 }
 
-// folders is the part of fsnotify.Watcher that takes orders.
+// folders is the part of fsnotify.Watcher that changes its set.
 type folders interface {
 	Add(path string) error
 	Remove(path string) error
 	Close() error
 }
 
-// New makes a Watcher of no folders. Where the system has none to give, polling has
-// to do.
+// New returns a Watcher without folders. If the system can't watch any, the Watcher
+// polls.
 func New(o Options) *Watcher {
 	notify, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -112,10 +112,10 @@ func newWatcher(o Options, f folders, events <-chan fsnotify.Event, errs <-chan 
 	return w
 }
 
-// Add has a folder watched from now on. It comes before the folder is looked at, so
-// that no change falls between the two. It asks the system each time, also for a path
-// that is watched: another folder may be there by now, though nothing told of it. For
-// the same folder that changes nothing.
+// Add starts watching a folder. Call it before reading the folder, so that no change
+// is missed in between. It makes the system call each time, also for a watched path:
+// another folder may be there by now without an event. For the same folder, that
+// changes nothing.
 func (w *Watcher) Add(path string) {
 	if w.folder == nil {
 		return
@@ -127,12 +127,12 @@ func (w *Watcher) Add(path string) {
 	if err == nil || errors.Is(err, fsnotify.ErrClosed) {
 		return
 	}
-	if !errors.Is(err, fs.ErrNotExist) { // whoever looks at the folder says so
+	if !errors.Is(err, fs.ErrNotExist) { // the reader of the folder reports that
 		w.fail(path, err)
 	}
 }
 
-// Forget is for a folder that nobody looks at by this path any more.
+// Forget stops watching a folder that is no longer read by this path.
 func (w *Watcher) Forget(path string) {
 	w.mu.Lock()
 	_, have := w.watched[path]
@@ -158,9 +158,9 @@ func (w *Watcher) forget(which func(path string) bool) {
 	}
 }
 
-// forgetGone forgets the folders that went away, and those below them: another of the
-// same name has to be watched anew. A folder that moves with the one above it gets no
-// event, and its watch goes with it. Moved says that there was such a folder.
+// forgetGone forgets the folders that disappeared, and those below them: another one
+// of the same name must be watched anew. A folder that moves with its parent gets no
+// event, and its watch moves with it. moved reports whether there was such a folder.
 func (w *Watcher) forgetGone(gone map[string]bool) (moved bool) {
 	w.forget(func(path string) bool {
 		if gone[path] {
@@ -177,15 +177,15 @@ func (w *Watcher) forgetGone(gone map[string]bool) (moved bool) {
 	return moved
 }
 
-// Begin and End stand around a look at everything; what nobody added between them
-// is no longer watched.
+// Begin and End enclose reading everything. Folders that were not added in between are
+// no longer watched.
 func (w *Watcher) Begin() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.round++
 }
 
-// End is explained at Begin.
+// End ends the reading that Begin began, and forgets folders that were not added since.
 func (w *Watcher) End() {
 	w.mu.Lock()
 	now := w.round
@@ -193,7 +193,7 @@ func (w *Watcher) End() {
 	w.forget(func(path string) bool { return w.watched[path] != now })
 }
 
-// fail tells once that polling has to do.
+// fail reports once that only polling works.
 func (w *Watcher) fail(path string, err error) {
 	w.mu.Lock()
 	first := !w.failed
@@ -213,8 +213,8 @@ func (w *Watcher) pollInterval() time.Duration {
 	return w.o.Poll
 }
 
-// Start has changes gathered and looked at, until Close; after Close it does nothing.
-// It is called once at most.
+// Start begins to gather changes and to call Look, until Close. After Close it does
+// nothing. Call it at most once.
 func (w *Watcher) Start() {
 	done := make(chan struct{})
 	w.mu.Lock()
@@ -265,7 +265,7 @@ func (w *Watcher) run() {
 				w.events = nil
 				continue
 			}
-			if ev.Name == "" { // about a watch that is no more
+			if ev.Name == "" { // about a watch that no longer exists
 				continue
 			}
 			name := filepath.Clean(ev.Name)
@@ -318,8 +318,8 @@ func stoppedTimer() *time.Timer {
 	return t
 }
 
-// Close returns when the Watcher has ended, or hangs: then its end is left to itself.
-// Start need not have been called.
+// Close returns when the Watcher has ended. If it hangs, Close returns after
+// closePatience. Start need not have been called.
 func (w *Watcher) Close() error {
 	w.cancel()
 	ended := make(chan error, 1)
