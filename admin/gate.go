@@ -172,6 +172,16 @@ type ACMEName struct {
 	Failures int       `json:"failures"` // since the last success
 	Since    time.Time `json:"since"`    // when the first of them was; zero: not known
 	Err      string    `json:"error"`    // of the last one, the CA's words
+
+	Renewal ACMERenewal `json:"renewal"`
+}
+
+// An ACMERenewal is what the CA says about the renewal of a certificate (RFC 9773).
+type ACMERenewal struct {
+	Start       time.Time `json:"start,omitzero"` // when it wants that; zero: not known
+	End         time.Time `json:"end,omitzero"`
+	Explanation string    `json:"explanation,omitempty"` // http or https URL of a page that says why
+	Err         string    `json:"error,omitempty"`       // why it was not to be had when last asked for
 }
 
 // ACMEStates are the possible states of a name.

@@ -66,6 +66,8 @@ type ACME struct {
 
 	account chan acmeAccount // capacity 1; taken while it is registered
 
+	renewalInfo atomic.Pointer[string] // URL, without the last slash; nil: not known; empty: the CA has none
+
 	replaced atomic.Bool                    // a deactivated account was, see replaceAccount
 	folder   atomic.Pointer[acmeCacheState] // nil: the cache can be used
 
@@ -96,6 +98,8 @@ type ACMEStatus struct {
 	Since      time.Time // of the first of them; zero: not known
 	Err        string    // why the latest order failed, in the CA's words; empty: it did not
 	LeaseOwner string    // gate that is ordering; empty: none
+
+	Renewal ACMERenewal // what the CA says of the installed certificate
 }
 
 // acmeOrders is the limit of concurrent orders: enough to obtain a hundred certificates
@@ -155,6 +159,7 @@ func (a *ACME) Start() {
 	a.runs = true
 	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.watchCache) })
 	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.tellContact) })
+	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.watchRenewals) })
 	for _, k := range *a.names.Load() {
 		a.wg.Go(func() {
 			defer k.cancel()

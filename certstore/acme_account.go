@@ -113,7 +113,7 @@ func (a *ACME) register(ctx context.Context) (*acme.Client, error) {
 		Key:          key,
 		HTTPClient:   a.http,
 		DirectoryURL: a.opts.Directory,
-		UserAgent:    "wssgate",
+		UserAgent:    acmeUserAgent,
 		RetryBackoff: acmeRetry,
 	}
 	dir, err := client.Discover(ctx)

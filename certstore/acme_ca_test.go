@@ -52,6 +52,7 @@ type acmeTestCA struct {
 	silent   bool     // requests are never answered
 	refuse   func(path string, n int) *acmeTestProblem
 	invalid  func(name, challenge string) *acmeTestProblem // verdict of a validation
+	renewal  func(id string) (status int, retryAfter, body string)
 }
 
 type acmeTestKey struct {
@@ -145,15 +146,29 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 	nonce := rand.Text()
 	c.mu.Lock()
 	c.nonces[nonce] = true
-	refuse := c.refuse
+	refuse, renewal := c.refuse, c.renewal
 	c.mu.Unlock()
 	w.Header().Set("Replay-Nonce", nonce)
 	if r.URL.Path == "/directory" {
-		answer(w, 200, map[string]any{
+		dir := map[string]any{
 			"newNonce": acmeTestURL + "/new-nonce", "newAccount": acmeTestURL + "/new-account", "newOrder": acmeTestURL + "/new-order",
 			"revokeCert": acmeTestURL + "/revoke", "keyChange": acmeTestURL + "/key-change",
 			"meta": map[string]any{"termsOfService": acmeTestURL + "/terms", "externalAccountRequired": c.eab != nil, "profiles": c.profiles},
-		})
+		}
+		if renewal != nil {
+			dir["renewalInfo"] = acmeTestURL + "/renewal-info/"
+		}
+		answer(w, 200, dir)
+		return
+	}
+	if id, asked := strings.CutPrefix(r.URL.Path, "/renewal-info/"); asked && renewal != nil {
+		status, after, body := renewal(id)
+		w.Header().Set("Content-Type", "application/json")
+		if after != "" {
+			w.Header().Set("Retry-After", after)
+		}
+		w.WriteHeader(status)
+		io.WriteString(w, body)
 		return
 	}
 	if r.Method == "HEAD" {

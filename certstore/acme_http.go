@@ -25,6 +25,8 @@ const (
 	acmeRetryAfterMax = time.Minute // longest pause between two polls of an order
 
 	acmeRetryMax = 10 * time.Second // longest pause before a request is sent again
+
+	acmeUserAgent = "wssgate"
 )
 
 // acmeHTTPClient returns the client for all requests to the CA. It uses the proxy from
@@ -61,7 +63,7 @@ func (t acmeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	// acme.Client polls an order as often as Retry-After says: in a tight loop if that
 	// is in the past, and not before its deadline if it is tomorrow. Retry-After in an
 	// error is left for acmeBackoff.
-	if v := res.Header.Get("Retry-After"); v != "" && res.StatusCode < 400 {
+	if v := res.Header.Get("Retry-After"); v != "" && res.StatusCode < 400 && r.Method == http.MethodPost {
 		d := acmeRetryAfter(v)
 		res.Header.Del("Retry-After")
 		if d > 0 {

@@ -225,7 +225,8 @@ func TestACMETransport(t *testing.T) {
 				}
 				return &http.Response{StatusCode: tt.status, Header: h, Body: io.NopCloser(strings.NewReader("x"))}, nil
 			})
-			res, err := acmeTransport{next}.RoundTrip(nil)
+			r := httptest.NewRequest("POST", acmeTestURL+"/order/1", nil)
+			res, err := acmeTransport{next}.RoundTrip(r)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -240,7 +241,7 @@ func TestACMETransport(t *testing.T) {
 	}{{0, nil}, {acmeMaxBody - 1, nil}, {acmeMaxBody, errACMEBody}, {10 * acmeMaxBody, errACMEBody}} {
 		res, _ := acmeTransport{roundTrip(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 500, Body: io.NopCloser(strings.NewReader(strings.Repeat("x", tt.size)))}, nil
-		})}.RoundTrip(nil)
+		})}.RoundTrip(httptest.NewRequest("POST", acmeTestURL+"/order/1", nil))
 		data, err := io.ReadAll(res.Body)
 		if !errors.Is(err, tt.err) || len(data) > acmeMaxBody {
 			t.Errorf("a body of %d bytes: %d bytes, %v; want %v", tt.size, len(data), err, tt.err)

@@ -38,6 +38,7 @@ type acmeKeeper struct {
 	record  acmeRecord
 	trouble string // problem with the cache; empty: none
 	next    time.Time
+	asked   acmeAsked
 	doing   ACMEState
 	holder  string // of the lease, while doing is ACMEElsewhere
 }
@@ -241,16 +242,24 @@ func (k *acmeKeeper) due() time.Duration {
 		if k.pending != nil && k.pending.Leaf.NotBefore.Before(leaf.NotAfter) && acmeChainWorse(k.pending, k.cert, now) == nil {
 			leaf = k.pending.Leaf // it takes over before the other ends
 		}
-		renew := acmeLater(acmeRenewAt(leaf, k.a.owner), now.Add(pause))
+		renew, early := acmeRenewAt(leaf, k.a.owner), k.anew != ""
+		if said := k.asked; said.leaf == leaf && !said.End.IsZero() {
+			switch at := said.moment(leaf); {
+			case said.over(now):
+				early = true
+			case at.Before(renew):
+				renew = at
+			case said.postpones():
+				renew = acmeEarlier(at, acmeLatest(leaf))
+			}
+		}
+		renew = acmeLater(renew, now.Add(pause))
 		switch n := len(k.early); {
-		case k.anew == "":
+		case !early:
 			k.next = renew
 		case k.anew == acmeRestored: // costs no order
-		case n >= acmeEarlyADay:
-			k.next = acmeLater(now, now.Add(time.Until(k.early[n-acmeEarlyADay].Add(24*time.Hour))))
-			if renew.Before(k.next) { // it became due meanwhile
-				k.next = renew
-			}
+		case n >= acmeEarlyADay: // unless it became due meanwhile
+			k.next = acmeEarlier(renew, acmeLater(now, now.Add(time.Until(k.early[n-acmeEarlyADay].Add(24*time.Hour)))))
 		}
 	}
 	k.next = acmeLater(k.next, now.Add(k.record.wait(now)))
@@ -259,6 +268,13 @@ func (k *acmeKeeper) due() time.Duration {
 
 func acmeLater(a, b time.Time) time.Time {
 	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+func acmeEarlier(a, b time.Time) time.Time {
+	if b.Before(a) {
 		return b
 	}
 	return a
@@ -276,7 +292,7 @@ func (k *acmeKeeper) accept(issued *acmeIssued) {
 	k.a.opts.Log.Info("acme: certificate obtained", "server_name", k.name,
 		"issuer", issued.cert.Leaf.Issuer.String(), "not_after", issued.cert.Leaf.NotAfter)
 	k.mu.Lock()
-	if k.cert != nil && k.anew != "" {
+	if k.cert != nil && (k.anew != "" || k.asked.leaf == k.cert.Leaf && k.asked.over(k.a.opts.wall())) {
 		k.early = append(k.early[max(len(k.early)-acmeEarlyADay+1, 0):], time.Now())
 	}
 	k.mu.Unlock()
@@ -345,6 +361,9 @@ func (k *acmeKeeper) status() ACMEStatus {
 	}
 	if k.cert != nil {
 		s.NotAfter = k.cert.Leaf.NotAfter
+		if k.asked.leaf == k.cert.Leaf {
+			s.Renewal = k.asked.ACMERenewal
+		}
 	}
 	switch {
 	case k.doing != "":

@@ -454,7 +454,7 @@ func (d *console) describe() admin.Gate {
 	}
 	for _, s := range g.acme.status() {
 		out.ACME = append(out.ACME, admin.ACMEName{Name: s.Name, State: string(s.State), NotAfter: s.NotAfter,
-			NextTry: s.NextTry, Failures: s.Failures, Since: s.Since, Err: s.Err})
+			NextTry: s.NextTry, Failures: s.Failures, Since: s.Since, Err: s.Err, Renewal: admin.ACMERenewal(s.Renewal)})
 	}
 	for _, u := range g.upstreams.Status() {
 		group := admin.Upstream{Name: u.Name, Balance: u.Balance, Lost: admin.LostRedirect(u.Lost)}

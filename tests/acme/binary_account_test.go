@@ -1,18 +1,12 @@
 package acme
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/crypto/acme"
 
 	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
@@ -43,17 +37,7 @@ func TestBinaryAccount(t *testing.T) {
 	g.reload()
 	after("the contact", func(l gate.Line) bool { return l.Msg() == "acme: the CA has the account's new contact" })
 
-	data, err := os.ReadFile(filepath.Join(g.cache, "acme_account+key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, _ := pem.Decode(data)
-	key, err := x509.ParseECPrivateKey(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := &acme.Client{Key: key, DirectoryURL: p.Directory, HTTPClient: &http.Client{Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: p.https.Pool()}, DisableKeepAlives: true}}}
+	client := p.account(g.cache)
 	account, err := client.GetReg(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)

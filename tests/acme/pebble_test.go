@@ -2,13 +2,11 @@ package acme
 
 import (
 	"bytes"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +14,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/miekg/dns"
 
@@ -215,8 +212,7 @@ func (p *pebble) Root() *x509.CertPool {
 }
 
 func (p *pebble) get(url string) ([]byte, error) {
-	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: p.https.Pool()}, DisableKeepAlives: true}
-	res, err := (&http.Client{Transport: tr, Timeout: 5 * time.Second}).Get(url)
+	res, err := p.client().Get(url)
 	if err != nil {
 		return nil, err
 	}
