@@ -42,17 +42,18 @@ type acmeTestCA struct {
 	deactivated map[string]bool // thumbprints
 	gates       []*acmeTestGate // who may be asked to answer; one that can is enough
 
-	mu       sync.Mutex
-	nonces   map[string]bool
-	accounts map[string]string // thumbprint → URL
-	keys     map[string]*acmeTestKey
-	orders   []*acmeTestOrder
-	requests []string // "POST /new-order" and so on
-	down     error    // every request fails so
-	silent   bool     // requests are never answered
-	refuse   func(path string, n int) *acmeTestProblem
-	invalid  func(name, challenge string) *acmeTestProblem // verdict of a validation
-	renewal  func(id string) (status int, retryAfter, body string)
+	mu        sync.Mutex
+	nonces    map[string]bool
+	accounts  map[string]string // thumbprint → URL
+	keys      map[string]*acmeTestKey
+	orders    []*acmeTestOrder
+	requests  []string // "POST /new-order" and so on
+	down      error    // every request fails so
+	silent    bool     // requests are never answered
+	refuse    func(path string, n int) *acmeTestProblem
+	invalid   func(name, challenge string) *acmeTestProblem // verdict of a validation
+	replacing *acmeTestProblem                              // answer to an order that replaces a certificate
+	renewal   func(id string) (status int, retryAfter, body string)
 }
 
 type acmeTestKey struct {
@@ -61,16 +62,17 @@ type acmeTestKey struct {
 }
 
 type acmeTestOrder struct {
-	id      int
-	name    string
-	profile string
-	status  string
-	authz   string // status
-	tokens  map[string]string
-	failed  string // challenge
-	problem *acmeTestProblem
-	cert    []byte
-	leaf    *x509.Certificate
+	id       int
+	name     string
+	profile  string
+	replaces string
+	status   string
+	authz    string // status
+	tokens   map[string]string
+	failed   string // challenge
+	problem  *acmeTestProblem
+	cert     []byte
+	leaf     *x509.Certificate
 }
 
 type acmeTestProblem struct {
@@ -211,9 +213,14 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 		var req struct {
 			Identifiers []struct{ Type, Value string }
 			Profile     string
+			Replaces    string
 		}
 		json.Unmarshal(payload, &req)
-		o := &acmeTestOrder{id: len(c.orders) + 1, name: req.Identifiers[0].Value, profile: req.Profile, status: "pending", authz: "pending", tokens: map[string]string{}}
+		if req.Replaces != "" && c.replacing != nil {
+			refuseWith(w, c.replacing)
+			return
+		}
+		o := &acmeTestOrder{id: len(c.orders) + 1, name: req.Identifiers[0].Value, profile: req.Profile, replaces: req.Replaces, status: "pending", authz: "pending", tokens: map[string]string{}}
 		for _, typ := range c.offers {
 			o.tokens[typ] = rand.Text()
 		}

@@ -55,6 +55,10 @@ type acmeTransport struct {
 }
 
 func (t acmeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	r, err := acmeReplacing(r)
+	if err != nil {
+		return nil, err
+	}
 	res, err := t.next.RoundTrip(r)
 	if err != nil {
 		return nil, err

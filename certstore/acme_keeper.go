@@ -146,7 +146,7 @@ func (k *acmeKeeper) turn() time.Duration {
 		return k.a.opts.Poll
 	}
 	k.now(ACMEOrdering, "")
-	issued, err := k.a.order(lease.ctx, k.name, k.did())
+	issued, err := k.a.order(lease.ctx, k.name, k.did(), k.replaces())
 	k.now("", "")
 	switch {
 	case err == nil:

@@ -31,21 +31,23 @@ type acmeIssued struct {
 // failure of tls-alpn-01 would count towards the CA's limits. The error has the cause
 // of every attempt (acmeFailure).
 //
+// replaces is the acmeCertID of the certificate that it renews, or "".
+//
 // The caller holds the lease of name.
-func (a *ACME) order(ctx context.Context, name, did string) (*acmeIssued, error) {
+func (a *ACME) order(ctx context.Context, name, did, replaces string) (*acmeIssued, error) {
 	client, err := a.client(ctx)
 	if err != nil {
 		return nil, acmeFailure{name, []error{err}}
 	}
 	var causes []error
 	for _, challenge := range a.challenges(did) {
-		issued, err := a.attempt(ctx, client, name, challenge)
+		issued, err := a.attempt(ctx, client, name, challenge, replaces)
 		if acmeNoAccount(err) || acmeDeactivated(err) { // the CA's database was lost, or somebody ended it
 			a.forget(client)
 			if client, err = a.client(ctx); err != nil {
 				return nil, acmeFailure{name, append(causes, err)}
 			}
-			issued, err = a.attempt(ctx, client, name, challenge)
+			issued, err = a.attempt(ctx, client, name, challenge, replaces)
 		}
 		if err == nil {
 			return issued, nil
@@ -79,14 +81,18 @@ func (a *ACME) challenges(did string) (types []string) {
 var errACMENotOffered = errors.New("the CA does not offer it")
 
 // attempt is one order with one type of challenge (RFC 8555, section 7.4).
-func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge string) (*acmeIssued, error) {
+func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge, replaces string) (*acmeIssued, error) {
 	ctx, cancel := context.WithTimeout(ctx, acmeOrderTimeout)
 	defer cancel()
 	with, err := a.orderOptions(ctx, client)
 	if err != nil {
 		return nil, err
 	}
-	o, err := client.AuthorizeOrder(ctx, acme.DomainIDs(name), with...)
+	saying := a.replacing(ctx, client, replaces)
+	o, err := client.AuthorizeOrder(saying, acme.DomainIDs(name), with...)
+	if saying != ctx && acmeRefusesReplaces(err) {
+		o, err = client.AuthorizeOrder(ctx, acme.DomainIDs(name), with...)
+	}
 	if err != nil {
 		if acmeAccountWide(err) && !acmeDeactivated(err) { // for which there is a remedy
 			a.accountRefused(acmeCause{"account", err})

@@ -246,6 +246,17 @@ func (k *acmeKeeper) asks() *x509.Certificate {
 	return leaf
 }
 
+// replaces returns the CA's name for the certificate that an order is to replace, or ""
+// if it has not told of that.
+func (k *acmeKeeper) replaces() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.cert == nil || k.asked.leaf != k.cert.Leaf || k.asked.End.IsZero() {
+		return ""
+	}
+	return acmeCertID(k.cert.Leaf)
+}
+
 // told notes an answer.
 func (k *acmeKeeper) told(leaf *x509.Certificate, said ACMERenewal, after time.Duration, err error) {
 	k.mu.Lock()

@@ -151,10 +151,13 @@ func TestACMERenewalWindow(t *testing.T) {
 				if n := ca.ordered(); n > 1 && tt.least > 0 {
 					t.Errorf("%d orders after %v; want one", n, tt.least)
 				}
-				time.Sleep(tt.most - tt.least + 4*time.Hour)
+				time.Sleep(tt.most - tt.least + 7*time.Hour)
 				synctest.Wait()
 				if n := ca.ordered(); n != 2 {
-					t.Errorf("%d orders after %v; want two", n, tt.most)
+					t.Fatalf("%d orders after %v; want two", n, tt.most)
+				}
+				if a, b := ca.orders[0].replaces, ca.orders[1].replaces; a != "" || b != first {
+					t.Errorf("the orders replace %q, then %q; want none, then %q", a, b, first)
 				}
 			})
 		})
@@ -297,6 +300,46 @@ func TestACMERenewalSilent(t *testing.T) {
 			t.Errorf("Close took %v", took)
 		}
 	})
+}
+
+// An order whose certificate the CA does not let it replace is made without: by another
+// account, perhaps, or replaced already, which says nothing of the account.
+func TestACMEReplacesRefused(t *testing.T) {
+	for _, problem := range []acmeTestProblem{
+		{Type: "alreadyReplaced", Detail: "replaced by an order of this account", Status: 409},
+		{Type: "unauthorized", Detail: "requester account did not request the certificate being replaced by this order", Status: 403},
+		{Type: "malformed", Detail: "no such certificate", Status: 400},
+		{Type: "serverInternal", Detail: "could not find an order for the given certificate", Status: 500}, // Pebble
+	} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			ca := newACMETestCA(t)
+			ca.renewal = func(string) (int, string, string) {
+				return 200, "", acmeWindow(time.Now().Add(24*time.Hour), time.Now().Add(48*time.Hour), "")
+			}
+			g := newACMETestGate(t, ca, dir, nil)
+			defer g.Close()
+			g.Start()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			ca.set(func() { ca.replacing = &problem })
+			if _, err := g.order(t.Context(), "chat.example.org", "", acmeCertID(g.cert("chat.example.org").Leaf)); err != nil {
+				t.Errorf("%s: %v", problem.Type, err)
+			}
+			want := 3
+			if problem.Status == 500 {
+				want += 3 // acmeRetry
+			}
+			if n := ca.asked("POST /new-order"); n != want || ca.orders[1].replaces != "" {
+				t.Errorf("%s: %d orders were asked for, the last one replaces %q", problem.Type, n, ca.orders[1].replaces)
+			}
+			ca.set(func() { ca.replacing = nil })
+			ca.refuseOrders(acmeTestProblem{Type: "rateLimited", Detail: "too many certificates", Status: 429})
+			if _, err := g.order(t.Context(), "chat.example.org", "", "x.y"); err == nil || ca.asked("POST /new-order") != want+1 {
+				t.Errorf("a rate limit: %v after %d requests; want one", err, ca.asked("POST /new-order")-want)
+			}
+		})
+	}
 }
 
 // Without renewal information the directory is read once a day, and no failure is said.

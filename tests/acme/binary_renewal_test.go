@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -56,8 +57,8 @@ func TestBinaryRenewalInfo(t *testing.T) {
 	if leaf, err := g.leaf(malformed, root); err != nil || !leaf.Equal(before[malformed]) {
 		t.Errorf("%s has another certificate, or none: %v", malformed, err)
 	}
-	if n := p.Orders(); n != 5 {
-		t.Errorf("%d orders; want 5", n)
+	if n, replaced := p.Orders(), strings.Count(p.log.String(), "has been marked as replaced"); n != 5 || replaced != 2 {
+		t.Errorf("%d orders, which replace %d; want 5, which replace 2", n, replaced)
 	}
 }
 
