@@ -118,7 +118,7 @@ func (a *ACME) register(ctx context.Context) (*acme.Client, error) {
 	}
 	dir, err := client.Discover(ctx)
 	if err != nil {
-		return nil, err
+		return nil, acmeStep("the directory", a.opts.Directory, err)
 	}
 	if dir.Terms != "" && !a.opts.AcceptTerms {
 		return nil, fmt.Errorf("the CA's terms of service are not accepted: %s", dir.Terms)
@@ -148,7 +148,7 @@ func (a *ACME) register(ctx context.Context) (*acme.Client, error) {
 		}
 		a.opts.Log.Info("acme: the CA has the account's new contact")
 	case err != nil:
-		return nil, err
+		return nil, acmeStep("the account", a.opts.Directory, err)
 	}
 	if data, err := json.Marshal(told); err == nil {
 		a.cache.note(ctx, acmeAccountFile+acmeStateSuffix, append(data, '\n')) // after an error the CA is told again

@@ -1,8 +1,11 @@
 package certstore
 
 import (
+	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -46,10 +49,11 @@ func acmeHTTPClient(opts ACMEOptions) *http.Client {
 			ForceAttemptHTTP2:      true,
 		}
 	}
-	return &http.Client{Transport: acmeTransport{next}, Timeout: acmeRequestTimeout}
+	return &http.Client{Transport: acmeTransport{next}}
 }
 
-// acmeTransport protects acme.Client from bad answers of a CA.
+// acmeTransport protects acme.Client from bad answers of a CA. It reads them whole,
+// within acmeRequestTimeout.
 type acmeTransport struct {
 	next http.RoundTripper
 }
@@ -59,11 +63,28 @@ func (t acmeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	res, err := t.next.RoundTrip(r)
+	ctx, cancel := context.WithTimeout(r.Context(), acmeRequestTimeout)
+	defer cancel()
+	res, err := t.next.RoundTrip(r.WithContext(ctx))
 	if err != nil {
-		return nil, err
+		return nil, acmeUnsent(r, acmeRequestTimeout, err)
 	}
-	res.Body = &acmeBody{ReadCloser: res.Body, left: acmeMaxBody}
+	data, err := io.ReadAll(io.LimitReader(res.Body, acmeMaxBody+1))
+	res.Body.Close()
+	refused := res.StatusCode >= 400 // whatever else comes with it
+	switch {
+	case len(data) > acmeMaxBody && !refused:
+		return nil, errACMEBody
+	case err != nil && !refused:
+		return nil, acmeUnsent(r, acmeRequestTimeout, fmt.Errorf("the answer breaks off after %d bytes: %w", len(data), err))
+	}
+	if err := acmeStrange(r, res, data); err != nil {
+		if !refused {
+			return nil, err
+		}
+		data = fmt.Appendf(nil, "%s %q: %v", r.Method, r.URL.Redacted(), err) // acme.Client takes it for the CA's words
+	}
+	res.Body, res.ContentLength = io.NopCloser(bytes.NewReader(data)), int64(len(data))
 	// acme.Client polls an order as often as Retry-After says: in a tight loop if that
 	// is in the past, and not before its deadline if it is tomorrow. Retry-After in an
 	// error is left for acmeBackoff.
@@ -98,24 +119,6 @@ func acmeRetryAfter(v string) time.Duration {
 }
 
 var errACMEBody = errors.New("answer of the CA is longer than 1 MiB")
-
-// acmeBody is http.MaxBytesReader for a client.
-type acmeBody struct {
-	io.ReadCloser
-	left int64
-}
-
-func (b *acmeBody) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, errACMEBody
-	}
-	if int64(len(p)) > b.left {
-		p = p[:b.left]
-	}
-	n, err := b.ReadCloser.Read(p)
-	b.left -= int64(n)
-	return n, err
-}
 
 // acmeRetry is acme.Client.RetryBackoff: how long to wait before a request is sent
 // again, or 0 not to. A rejected nonce is replaced at once (RFC 8555, section 6.5).

@@ -223,7 +223,7 @@ func TestACMETransport(t *testing.T) {
 				if tt.in != "" {
 					h.Set("Retry-After", tt.in)
 				}
-				return &http.Response{StatusCode: tt.status, Header: h, Body: io.NopCloser(strings.NewReader("x"))}, nil
+				return &http.Response{StatusCode: tt.status, Header: h, Body: io.NopCloser(strings.NewReader("{}"))}, nil
 			})
 			r := httptest.NewRequest("POST", acmeTestURL+"/order/1", nil)
 			res, err := acmeTransport{next}.RoundTrip(r)
@@ -236,15 +236,22 @@ func TestACMETransport(t *testing.T) {
 		}
 	})
 	for _, tt := range []struct {
-		size int
-		err  error
-	}{{0, nil}, {acmeMaxBody - 1, nil}, {acmeMaxBody, errACMEBody}, {10 * acmeMaxBody, errACMEBody}} {
-		res, _ := acmeTransport{roundTrip(func(*http.Request) (*http.Response, error) {
-			return &http.Response{StatusCode: 500, Body: io.NopCloser(strings.NewReader(strings.Repeat("x", tt.size)))}, nil
+		status, size int
+		err          error
+	}{
+		{200, 2, nil}, {200, acmeMaxBody, nil}, {200, acmeMaxBody + 1, errACMEBody}, {200, 10 * acmeMaxBody, errACMEBody},
+		{500, 0, nil}, {500, 10 * acmeMaxBody, nil}, // its status is what matters
+	} {
+		res, err := acmeTransport{roundTrip(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: tt.status, Body: io.NopCloser(strings.NewReader(strings.Repeat(" ", max(tt.size-2, 0)) + "{}"))}, nil
 		})}.RoundTrip(httptest.NewRequest("POST", acmeTestURL+"/order/1", nil))
-		data, err := io.ReadAll(res.Body)
-		if !errors.Is(err, tt.err) || len(data) > acmeMaxBody {
-			t.Errorf("a body of %d bytes: %d bytes, %v; want %v", tt.size, len(data), err, tt.err)
+		if !errors.Is(err, tt.err) {
+			t.Errorf("status %d with %d bytes: %v; want %v", tt.status, tt.size, err, tt.err)
+		}
+		if err == nil {
+			if data, err := io.ReadAll(res.Body); err != nil || len(data) > acmeMaxBody {
+				t.Errorf("status %d with %d bytes: %d bytes, %v", tt.status, tt.size, len(data), err)
+			}
 		}
 	}
 }

@@ -97,7 +97,7 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 		if acmeAccountWide(err) && !acmeDeactivated(err) { // for which there is a remedy
 			a.accountRefused(acmeCause{"account", err})
 		}
-		return nil, err
+		return nil, acmeStep("new order", a.opts.Directory, err)
 	}
 	a.accountWell()
 	switch o.Status {
@@ -109,8 +109,9 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 				return nil, err
 			}
 		}
-		if o, err = client.WaitOrder(ctx, o.URI); err != nil {
-			return nil, err
+		at := o.URI
+		if o, err = client.WaitOrder(ctx, at); err != nil {
+			return nil, acmeStep("the order", at, err)
 		}
 	default:
 		return nil, fmt.Errorf("the new order is %q", o.Status)
@@ -127,7 +128,7 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 	}
 	chain, _, err := client.CreateCertFromOrder(ctx, o, csr, true)
 	if err != nil {
-		return nil, err
+		return nil, acmeStep("the certificate", o.FinalizeURL, err)
 	}
 	cert, err := acmeCheckIssued(name, key, chain, a.opts.wall())
 	if err != nil {
@@ -170,7 +171,7 @@ func (a *ACME) orderOptions(ctx context.Context, client *acme.Client) ([]acme.Or
 func (a *ACME) prove(ctx context.Context, client *acme.Client, name, challenge, authz string) error {
 	z, err := client.GetAuthorization(ctx, authz)
 	if err != nil {
-		return err
+		return acmeStep("the authorization", authz, err)
 	}
 	if z.Status == acme.StatusValid {
 		return nil
@@ -195,10 +196,10 @@ func (a *ACME) prove(ctx context.Context, client *acme.Client, name, challenge, 
 	}
 	defer a.answers.withdraw(key)
 	if _, err := client.Accept(ctx, chal); err != nil {
-		return err
+		return acmeStep("the challenge", chal.URI, err)
 	}
 	_, err = client.WaitAuthorization(ctx, z.URI)
-	return err
+	return acmeStep("the CA's validation of the name", z.URI, err)
 }
 
 // acmeAnswer returns the answer to a challenge and the name of its cache file.

@@ -1,7 +1,6 @@
 package certstore
 
 import (
-	"context"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -196,9 +195,7 @@ func (a *ACME) askRenewal(r *acmeRenewals, leaf *x509.Certificate) (said ACMERen
 
 // get asks for a resource that needs no account.
 func (a *ACME) get(url string) ([]byte, http.Header, error) {
-	ctx, cancel := context.WithTimeout(a.ctx, acmeRequestTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	req, err := http.NewRequestWithContext(a.ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, nil, err
 	}
