@@ -54,6 +54,7 @@ var commands = []command{
 	{"close", "ID | -client ADDR", "close tunnels", closeCommand},
 	{"drain", "-vhost V | -node N | -all", "close tunnels at a pace, let none in", drainCommand},
 	{"access", "deny ADDR -for 1h", "keep clients out for a while", accessCommand},
+	{"acme", "status | renew NAME | …", "certificates from a CA", acmeCommand},
 	{"reload", "", "read the configuration again", reloadCommand},
 	{"probe", "URL [-domain D]", "connect like a client, step by step", probeCommand},
 	{"demo", "[-upstream URL]", "try it on loopback, with no setup", demoCommand},
@@ -153,13 +154,12 @@ func usage() string {
 		fmt.Fprintf(&b, "  wssgate %-32s  %s\n", c.name+" "+c.flags, c.summary)
 	}
 	b.WriteString(`
-Each command has -h. FILE is config.toml by default. With certs/example1.com.pem
-(certificate and key), in front of a Tigase on this machine:
+Each command has -h. FILE is config.toml by default. Exit status: 0 done,
+1 failed, 2 usage or configuration, 3 drain timed out. In front of a Tigase on
+this machine, with certs/example1.com.pem (certificate and key):
 
   printf '[upstream.tigase]\nnodes = "ws://127.0.0.1:5290/"\n' > config.toml
   wssgate check && wssgate serve
-
-Exit status: 0 done, 1 failed, 2 usage or configuration, 3 drain timed out.
 `)
 	return b.String()
 }

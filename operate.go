@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"wssgate/certstore"
 	"wssgate/config"
 	"wssgate/gate"
 	"wssgate/terminal"
@@ -303,5 +305,48 @@ that are left out for that are counted. One tunnel is traced at a time.`+atGate)
 	}
 	return o.run(ctx, args, stdout, stderr, func(g *terminal.Gate) (int, error) {
 		return exitOK, g.Trace(ctx, stdout, o.args[0], *asJSON)
+	})
+}
+
+// acmeCommand is "wssgate acme".
+func acmeCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o := newOperation("acme", "status [-json] | renew NAME | retry NAME | revoke NAME -reason R", `What a gate does to have certificates from a CA for acme.names. "renew" orders a new
+certificate though the old one is well, at most three times a day; "retry" does not wait
+for the next try of a name that failed; "revoke" has the CA revoke the certificate in use,
+and orders another one with a new key. They return at once; the old certificate is served
+until there is the new one.
+
+  wssgate acme status
+  wssgate acme revoke chat.example.org -reason keyCompromise`+atGate)
+	asJSON := o.Bool("json", false, "status: print JSON, as in /status")
+	reason := o.String("reason", "", "revoke: `R` is one of "+strings.Join(certstore.ACMEReasons(), ", "))
+	o.want = func(args []string) error {
+		word := ""
+		if len(args) > 0 {
+			word, args = args[0], args[1:]
+		}
+		switch {
+		case !slices.Contains([]string{"status", "renew", "retry", "revoke"}, word):
+			return errors.New("status, renew, retry or revoke is required")
+		case (word == "status") != (len(args) == 0), len(args) > 1:
+			return errors.New("one NAME is required, and none for status")
+		case (word == "revoke") != (*reason != ""):
+			return errors.New("revoke takes -reason, and nothing else does")
+		case word == "revoke" && !slices.Contains(certstore.ACMEReasons(), *reason):
+			return fmt.Errorf("-reason %q is none of %s", *reason, strings.Join(certstore.ACMEReasons(), ", "))
+		case *asJSON && word != "status":
+			return errors.New("-json goes with status")
+		}
+		return nil
+	}
+	return o.run(ctx, args, stdout, stderr, func(g *terminal.Gate) (int, error) {
+		if o.args[0] == "status" {
+			return exitOK, g.ACME(ctx, stdout, *asJSON)
+		}
+		said, err := g.ACMEDo(ctx, o.args[0], o.args[1], *reason)
+		if err == nil {
+			_, err = fmt.Fprintln(stdout, said)
+		}
+		return exitOK, err
 	})
 }

@@ -17,6 +17,7 @@
 //	/trace                what happens on one tunnel (tunnels.go)
 //	POST /reload, /drain, /pardon  (actions.go)
 //	POST /close, /deny    (tunnels.go)
+//	POST /acme            (acme.go)
 //
 // Whoever can reach it can stop the gate, so every request is held against
 // access.go first: no foreign web page may make one, and where the listener
@@ -94,6 +95,10 @@ type Options struct {
 	// Trace calls line for each event of a tunnel: proxy.Server.Trace. Nil: not
 	// supported.
 	Trace func(ctx context.Context, id string, line func(proxy.TraceLine) error) error
+
+	// ACME does what is asked of a name's certificate, and says what that is. A
+	// revocation waits for the CA, within the context. Nil: that is not supported.
+	ACME func(context.Context, ACMERequest) (said string, err error)
 
 	// Warnings are shown on the page; nil: none.
 	Warnings *Warnings
@@ -223,6 +228,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /reload", s.serveReload)
 	mux.HandleFunc("POST /drain", s.serveDrain)
 	mux.HandleFunc("POST /pardon", s.servePardon)
+	mux.HandleFunc("POST /acme", s.serveACME)
 
 	profiles := http.NewServeMux()
 	profiles.HandleFunc("GET /debug/pprof/", pprof.Index)

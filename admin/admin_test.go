@@ -254,3 +254,38 @@ func TestFindingsOfHangs(t *testing.T) {
 		t.Errorf("found %+v", found)
 	}
 }
+
+// POST /acme says what is asked about which name, and what came of it; a slip asks
+// nothing.
+func TestACME(t *testing.T) {
+	var got ACMERequest
+	var fails error
+	s := newServer(t, func(o *Options) {
+		o.ACME = func(_ context.Context, r ACMERequest) (string, error) { got = r; return r.Name + ": done", fails }
+	})
+	for query, want := range map[string]ACMERequest{
+		"?renew=a.example.org":                       {"renew", "a.example.org", ""},
+		"?retry=a.example.org":                       {"retry", "a.example.org", ""},
+		"?revoke=a.example.org&reason=keyCompromise": {"revoke", "a.example.org", "keyCompromise"},
+		"?reason=superseded&revoke=b%C3%BC.example":  {"revoke", "b\u00fc.example", "superseded"},
+	} {
+		if w := ask(s, loopback, "POST", "http://127.0.0.1/acme"+query); w.Code != 202 || got != want || !strings.Contains(w.Body.String(), want.Name+": done") {
+			t.Errorf("POST /acme%s = %d %s, asked %q; want %q", query, w.Code, w.Body, got, want)
+		}
+	}
+	got = ACMERequest{}
+	for _, slip := range []string{"", "?renew", "?renew=", "?renew=a&renew=b", "?renew=a&retry=a", "?renew=a&reason=superseded", "?revoke=a", "?revoke=a&reason=", "?reason=superseded", "?renw=a", "?renew=%zz"} {
+		if w := ask(s, loopback, "POST", "http://127.0.0.1/acme"+slip); w.Code != 400 || got != (ACMERequest{}) {
+			t.Errorf("POST /acme%s = %d, asked %q; want 400", slip, w.Code, got)
+		}
+	}
+	for err, want := range map[error]int{ErrUnknown: 404, ErrConflict: 409, errors.New("the CA refuses"): 422} {
+		fails = fmt.Errorf("a: %w", err)
+		if w := ask(s, loopback, "POST", "http://127.0.0.1/acme?retry=a"); w.Code != want {
+			t.Errorf("%v: %d; want %d", err, w.Code, want)
+		}
+	}
+	if w := ask(newServer(t, nil), loopback, "POST", "http://127.0.0.1/acme?renew=a"); w.Code != 501 {
+		t.Errorf("without ACME: %d; want 501", w.Code)
+	}
+}

@@ -53,6 +53,8 @@ type acmeTestCA struct {
 	refuse    func(path string, n int) *acmeTestProblem
 	invalid   func(name, challenge string) *acmeTestProblem // verdict of a validation
 	replacing *acmeTestProblem                              // answer to an order that replaces a certificate
+	revoking  *acmeTestProblem                              // answer to a revocation
+	revoked   []string
 	renewal   func(id string) (status int, retryAfter, body string)
 }
 
@@ -207,6 +209,17 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 	switch kind {
 	case "account":
 		c.newAccount(w, key, payload)
+	case "revoke":
+		if problem := c.revoking; problem != nil {
+			refuseWith(w, problem)
+			return
+		}
+		var req struct {
+			Certificate string
+			Reason      int
+		}
+		json.Unmarshal(payload, &req)
+		c.revoked = append(c.revoked, fmt.Sprintf("%x for %d", decode64(req.Certificate), req.Reason))
 	case "new-account":
 		c.newAccount(w, key, payload)
 	case "new-order":

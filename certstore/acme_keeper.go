@@ -20,6 +20,7 @@ type acmeKeeper struct {
 	ctx    context.Context // ends when the name is no longer configured, or with Close
 	cancel context.CancelFunc
 	first  chan struct{} // closed when the cache has been read for the first time
+	wake   chan struct{} // capacity 1; has one when there is a wish
 
 	file     [sha256.Size]byte // hash of the cache file as last read
 	anew     acmeReason        // why the certificate is due whatever its dates say; empty: it is not
@@ -39,6 +40,7 @@ type acmeKeeper struct {
 	trouble string // problem with the cache; empty: none
 	next    time.Time
 	asked   acmeAsked
+	wish    acmeWish
 	doing   ACMEState
 	holder  string // of the lease, while doing is ACMEElsewhere
 }
@@ -51,6 +53,7 @@ const (
 	acmeBad      acmeReason = "bad in the cache"
 	acmeOtherCA  acmeReason = "from another CA"
 	acmeRestored acmeReason = "older in the cache" // than the one in use, which is put back
+	acmeWanted   acmeReason = "wanted"             // by an operator
 
 	// The least time from an order to the renewal of its certificate: a third of the
 	// rest of its life, within these bounds. It matters if a new certificate is due at
@@ -65,7 +68,7 @@ const (
 )
 
 func newACMEKeeper(a *ACME, name string) *acmeKeeper {
-	k := &acmeKeeper{a: a, name: name, recorded: true, hidden: true, first: make(chan struct{})}
+	k := &acmeKeeper{a: a, name: name, recorded: true, hidden: true, first: make(chan struct{}), wake: make(chan struct{}, 1)}
 	k.ctx, k.cancel = context.WithCancel(a.ctx)
 	return k
 }
@@ -102,6 +105,7 @@ func (k *acmeKeeper) keep() {
 		select {
 		case <-k.ctx.Done():
 		case <-back:
+		case <-k.wake:
 		case <-time.After(wait):
 		}
 	}
@@ -110,6 +114,7 @@ func (k *acmeKeeper) keep() {
 // turn does what is due, and returns when to call it again. That also detects jumps of
 // the wall clock and files from other gates.
 func (k *acmeKeeper) turn() time.Duration {
+	k.heed()
 	if !k.look() {
 		return k.a.opts.Poll // the unreadable file may be a good certificate
 	}
@@ -254,12 +259,12 @@ func (k *acmeKeeper) due() time.Duration {
 			}
 		}
 		renew = acmeLater(renew, now.Add(pause))
-		switch n := len(k.early); {
+		switch {
 		case !early:
 			k.next = renew
 		case k.anew == acmeRestored: // costs no order
-		case n >= acmeEarlyADay: // unless it became due meanwhile
-			k.next = acmeEarlier(renew, acmeLater(now, now.Add(time.Until(k.early[n-acmeEarlyADay].Add(24*time.Hour)))))
+		default: // unless it became due meanwhile
+			k.next = acmeEarlier(acmeLater(renew, now), now.Add(k.earlyWait()))
 		}
 	}
 	k.next = acmeLater(k.next, now.Add(k.record.wait(now)))

@@ -1,13 +1,17 @@
 package gate
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"wssgate/admin"
 	"wssgate/certstore"
@@ -196,6 +200,40 @@ func (o *obtainer) status() []certstore.ACMEStatus {
 		return now.acme.Status()
 	}
 	return nil
+}
+
+// revokePatience is how long a CA may take to revoke: less than the console for an answer.
+const revokePatience = 25 * time.Second
+
+// do does what the operator asks, and says what that is.
+func (o *obtainer) do(ctx context.Context, r admin.ACMERequest) (string, error) {
+	now := o.on.Load()
+	if now == nil {
+		return "", fmt.Errorf("ACME is off: acme.names is empty: %q is %w", r.Name, admin.ErrUnknown)
+	}
+	var said string
+	var err error
+	switch r.Do {
+	case "renew":
+		said, err = "a new certificate is ordered", now.acme.Renew(r.Name)
+	case "retry":
+		said, err = "is tried again", now.acme.Retry(r.Name)
+	case "revoke":
+		ctx, cancel := context.WithTimeout(ctx, revokePatience)
+		defer cancel()
+		var serial string
+		serial, err = now.acme.Revoke(ctx, r.Name, r.Reason)
+		said = fmt.Sprintf("certificate %s is revoked, and a new one is ordered", serial)
+	default:
+		err = admin.ErrNotSupported
+	}
+	switch {
+	case errors.Is(err, certstore.ErrACMEUnknown):
+		err = fmt.Errorf("%w, for the CA: %w", err, admin.ErrUnknown)
+	case errors.Is(err, certstore.ErrACMEState):
+		err = fmt.Errorf("%w: %w", err, admin.ErrConflict)
+	}
+	return r.Name + ": " + said, err
 }
 
 // problem is what is wrong with the cache folder, as of a file; nil: nothing.

@@ -125,6 +125,7 @@ func (d *console) install(g *gate, cfg *config.Config, l *adminListener) {
 			CloseTunnels: g.server.CloseTunnels,
 			Ban:          g.server.Ban,
 			Trace:        g.server.Trace,
+			ACME:         func(ctx context.Context, r admin.ACMERequest) (string, error) { return g.acme.do(ctx, r) },
 			Warnings:     d.warnings,
 			Access:       l.access,
 

@@ -20,6 +20,7 @@ type binaryGate struct {
 	site     *gate.Site
 	upstream string
 	ca       string // the lines of [acme] that say which
+	admin    string // listen.admin
 }
 
 // newBinaryGate prepares a site whose names the CA finds at the addresses; the
@@ -46,7 +47,7 @@ func newBinaryGate(t *testing.T, p *pebble, at gateListeners, names ...string) *
 func (g *binaryGate) config(wss, http, names string) {
 	g.testGate.t.Helper()
 	g.site.Write(g.testGate.t, "config.toml", fmt.Appendf(nil,
-		"[listen]\nwss = %q\nhttp = [%s]\nadmin = \"\"\n\n[upstream.xmpp]\nnodes = [%q]\nxmpp = false\n\n[acme]\nnames = [%s]\n%s", wss, http, g.upstream, names, g.ca))
+		"[listen]\nwss = %q\nhttp = [%s]\nadmin = %q\n\n[upstream.xmpp]\nnodes = [%q]\nxmpp = false\n\n[acme]\nnames = [%s]\n%s", wss, http, g.admin, g.upstream, names, g.ca))
 }
 
 func (g *binaryGate) reload() {

@@ -1,0 +1,70 @@
+package admin
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+)
+
+// An ACMERequest is a command about one name of ACME.
+type ACMERequest struct {
+	Do     string // "renew", "retry" or "revoke"
+	Name   string
+	Reason string // of revoke
+}
+
+// parseACME reads the query of POST /acme: renew=NAME, retry=NAME, or revoke=NAME with
+// reason=REASON.
+func parseACME(query url.Values) (r ACMERequest, err error) {
+	for key, values := range query {
+		switch {
+		case len(values) != 1 || values[0] == "":
+			return r, fmt.Errorf("%q is required once, with a value", key)
+		case key == "reason":
+			r.Reason = values[0]
+		case key != "renew" && key != "retry" && key != "revoke":
+			return r, fmt.Errorf("unknown parameter %q, want renew, retry, revoke or reason", key)
+		case r.Do != "":
+			return r, errors.New("one of renew, retry and revoke is required")
+		default:
+			r.Do, r.Name = key, values[0]
+		}
+	}
+	switch {
+	case r.Do == "":
+		return r, errors.New("renew=NAME, retry=NAME or revoke=NAME is required")
+	case (r.Do == "revoke") != (r.Reason != ""):
+		return r, errors.New("revoke takes a reason, and nothing else does")
+	}
+	return r, nil
+}
+
+func (s *Server) serveACME(w http.ResponseWriter, r *http.Request) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	var req ACMERequest
+	if err == nil {
+		req, err = parseACME(query)
+	}
+	if err != nil {
+		writeJSON(w, http.StatusBadRequest, outcome{Result: err.Error()})
+		return
+	}
+	said, err := "", ErrNotSupported
+	if s.options.ACME != nil {
+		s.log.Info("acme "+req.Do+" requested", "client", r.RemoteAddr, "scope", req.Name)
+		said, err = s.options.ACME(r.Context(), req)
+	}
+	switch {
+	case err == nil:
+		writeJSON(w, http.StatusAccepted, outcome{OK: true, Result: said})
+	case errors.Is(err, ErrNotSupported):
+		writeJSON(w, http.StatusNotImplemented, outcome{Result: err.Error()})
+	case errors.Is(err, ErrUnknown):
+		writeJSON(w, http.StatusNotFound, outcome{Result: err.Error()})
+	case errors.Is(err, ErrConflict):
+		writeJSON(w, http.StatusConflict, outcome{Result: err.Error()})
+	default:
+		writeJSON(w, http.StatusUnprocessableEntity, outcome{Result: err.Error()})
+	}
+}

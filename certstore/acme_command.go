@@ -1,0 +1,167 @@
+package certstore
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/acme"
+)
+
+// What an operator may ask of a name, beside the schedule. Renew and Retry note it, and
+// the keeper does it; Revoke asks the CA itself.
+
+// Errors of Renew, Retry and Revoke, for errors.Is.
+var (
+	ErrACMEUnknown = errors.New("is none of acme.names")
+	ErrACMEState   = errors.New("not possible now")
+	ErrACMERefused = errors.New("not revoked")
+)
+
+// An acmeWish is what an operator has asked for and the keeper has not done yet.
+type acmeWish struct{ retry, renew bool }
+
+// acmeReasons are the reasons for a revocation that an operator may give (RFC 5280,
+// section 5.3.1), by name.
+var acmeReasons = map[string]acme.CRLReasonCode{
+	"unspecified":          acme.CRLReasonUnspecified,
+	"keyCompromise":        acme.CRLReasonKeyCompromise,
+	"affiliationChanged":   acme.CRLReasonAffiliationChanged,
+	"superseded":           acme.CRLReasonSuperseded,
+	"cessationOfOperation": acme.CRLReasonCessationOfOperation,
+}
+
+// ask returns the keeper of a name for which an operator asks something.
+func (a *ACME) ask(name string) (*acmeKeeper, error) {
+	if k := a.keeper(name); k != nil {
+		return k, nil
+	}
+	return nil, fmt.Errorf("%q %w", name, ErrACMEUnknown)
+}
+
+// Renew has a certificate ordered for a name whatever the dates of the one in use say.
+// It does not wait. It refuses that where certificates were replaced before their time
+// so often in the last day that the CA's limits are near (acmeEarlyADay).
+func (a *ACME) Renew(name string) error {
+	k, err := a.ask(name)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if wait := k.earlyWait(); wait > 0 {
+		return fmt.Errorf("%q has had %d certificates before their time in a day, and may have another in %v, lest it meet the CA's limits: %w",
+			k.name, acmeEarlyADay, wait.Round(time.Minute), ErrACMEState)
+	}
+	k.wants(acmeWish{retry: true, renew: true})
+	return nil
+}
+
+// Retry ends the back-off of a name whose orders have failed. It does not wait.
+func (a *ACME) Retry(name string) error {
+	k, err := a.ask(name)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.record.Failures == 0 {
+		return fmt.Errorf("no order for %q has failed since its last certificate: %w", k.name, ErrACMEState)
+	}
+	k.wants(acmeWish{retry: true})
+	return nil
+}
+
+// Revoke has the CA revoke the certificate in use of a name, and removes it from the
+// cache, so that another one is ordered at once, with another key; until then it goes on
+// being served. It returns the certificate's serial number, in hex.
+func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, err error) {
+	code, known := acmeReasons[reason]
+	if !known {
+		return "", fmt.Errorf("reason %q is none of %s: %w", reason, strings.Join(ACMEReasons(), ", "), ErrACMEState)
+	}
+	k, err := a.ask(name)
+	if err != nil {
+		return "", err
+	}
+	k.mu.Lock()
+	cert, issuer := k.cert, k.record.Issuer
+	k.mu.Unlock()
+	switch {
+	case cert == nil:
+		return "", fmt.Errorf("%q has no certificate of the CA: %w", k.name, ErrACMEState)
+	case issuer != "" && issuer != a.opts.Directory:
+		return "", fmt.Errorf("the certificate of %q is from another CA, %s: %w", k.name, issuer, ErrACMEState)
+	}
+	client, err := a.client(ctx)
+	if err != nil {
+		return "", fmt.Errorf("%q %w: %s", k.name, ErrACMERefused, acmeWords(err))
+	}
+	err = client.RevokeCert(ctx, nil, cert.Certificate[0], code)
+	if key, ok := cert.PrivateKey.(crypto.Signer); err != nil && ok { // another account's
+		if again := client.RevokeCert(ctx, key, cert.Certificate[0], code); again == nil {
+			err = nil
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("%q %w: %s", k.name, ErrACMERefused, acmeWords(acmeStep("the revocation", a.opts.Directory, err)))
+	}
+	serial = fmt.Sprintf("%x", cert.Leaf.SerialNumber)
+	a.opts.Log.Warn("acme: certificate revoked", "server_name", k.name, "serial", serial, "reason", reason)
+	if err := a.cache.remove(ctx, k.name); err != nil { // the CA's renewal information may tell later
+		a.opts.Log.Error("acme: a revoked certificate stays in the cache", "server_name", k.name, "file", a.cache.path(k.name), "err", err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.early = nil
+	k.wants(acmeWish{retry: true, renew: k.cert == cert})
+	return serial, nil
+}
+
+// ACMEReasons returns the names of reasons for a revocation.
+func ACMEReasons() []string {
+	var names []string
+	for name := range acmeReasons {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// wants notes a wish and wakes the keeper. The caller holds k.mu.
+func (k *acmeKeeper) wants(w acmeWish) {
+	k.wish.retry, k.wish.renew = k.wish.retry || w.retry, k.wish.renew || w.renew
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// heed does what an operator has asked for.
+func (k *acmeKeeper) heed() {
+	k.mu.Lock()
+	wish, record := k.wish, k.record
+	k.wish = acmeWish{}
+	k.mu.Unlock()
+	if wish.renew {
+		k.anew = acmeWanted
+	}
+	if wish.retry && record.Failures > 0 {
+		k.a.accountWell()
+		k.remember(acmeRecord{Issuer: record.Issuer, Did: record.Did})
+	}
+}
+
+// earlyWait returns how long no certificate may be replaced before its time. The caller
+// holds k.mu.
+func (k *acmeKeeper) earlyWait() time.Duration {
+	n := len(k.early)
+	if n < acmeEarlyADay {
+		return 0
+	}
+	return max(time.Until(k.early[n-acmeEarlyADay].Add(24*time.Hour)), 0)
+}

@@ -1,0 +1,141 @@
+package certstore
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Renew has a certificate replaced at once, up to three times a day, and whatever the
+// back-off says.
+func TestACMERenew(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		const name = "chat.example.org"
+		ca, g, first := acmeForAnHour(t, dir)
+		for i := range acmeEarlyADay {
+			if err := g.Renew("CHAT.example.org."); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second) // not until the next look at the cache
+			synctest.Wait()
+			if ca.ordered() != i+2 || g.cert(name) == first {
+				t.Fatalf("%d orders after %d wishes", ca.ordered(), i+1)
+			}
+		}
+		if err := g.Renew(name); !errors.Is(err, ErrACMEState) || !strings.Contains(err.Error(), "in 24h0m") {
+			t.Errorf("the fourth time: %v", err)
+		}
+		time.Sleep(24 * time.Hour)
+		ca.refuseOrders(acmeTestProblem{Type: "malformed", Detail: "no", Status: 400})
+		if err := g.Renew(name); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Hour) // it fails, and backs off
+		synctest.Wait()
+		if s := g.one(t); s.Failures < 2 || s.State != ACMEValid {
+			t.Errorf("status %+v", s)
+		}
+		ca.set(func() { ca.refuse = nil })
+		if err := g.Renew(name); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if s := g.one(t); s.Failures != 0 || ca.ordered() != 5 {
+			t.Errorf("status %+v, %d orders", s, ca.ordered())
+		}
+		if err := g.Renew("other.example.org"); !errors.Is(err, ErrACMEUnknown) {
+			t.Errorf("another name: %v", err)
+		}
+	})
+}
+
+// Retry ends a back-off, also that of the account, and says where there is none.
+func TestACMERetry(t *testing.T) {
+	for _, problem := range []acmeTestProblem{
+		{Type: "malformed", Detail: "no", Status: 400},
+		{Type: "rateLimited", Detail: "too many new orders for this account", Status: 429},
+	} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			ca := newACMETestCA(t)
+			ca.refuseOrders(problem)
+			g := newACMETestGate(t, ca, dir, nil)
+			defer g.Close()
+			g.Start()
+			time.Sleep(12 * time.Hour)
+			ca.set(func() { ca.refuse = nil })
+			if g.one(t).Failures == 0 {
+				t.Fatal("nothing failed")
+			}
+			if err := g.Retry("chat.example.org"); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if s := g.one(t); s.Failures != 0 || s.State != ACMEValid {
+				t.Errorf("%s: status %+v", problem.Type, s)
+			}
+			if err := g.Retry("chat.example.org"); !errors.Is(err, ErrACMEState) {
+				t.Errorf("nothing failed: %v", err)
+			}
+			if err := g.Retry("other.example.org"); !errors.Is(err, ErrACMEUnknown) {
+				t.Errorf("another name: %v", err)
+			}
+		})
+	}
+}
+
+// Revoke has the certificate in use revoked, and replaced, on all gates; if the CA
+// refuses, nothing changes.
+func TestACMERevoke(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		const name = "chat.example.org"
+		ca, g, first := acmeForAnHour(t, dir)
+		other := newACMETestGate(t, ca, dir, nil)
+		defer other.Close()
+		other.Start()
+		time.Sleep(time.Minute)
+
+		ca.set(func() { ca.revoking = &acmeTestProblem{Type: "badRevocationReason", Detail: "not today", Status: 400} })
+		if _, err := g.Revoke(t.Context(), name, "keyCompromise"); !errors.Is(err, ErrACMERefused) || !strings.Contains(err.Error(), "badRevocationReason: not today") {
+			t.Errorf("refused: %v", err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if ca.ordered() != 1 || g.cert(name) != first {
+			t.Errorf("after a refusal: %d orders", ca.ordered())
+		}
+
+		ca.set(func() { ca.revoking = nil })
+		serial, err := g.Revoke(t.Context(), name, "keyCompromise")
+		if want := fmt.Sprintf("%x", first.Leaf.SerialNumber); err != nil || serial != want {
+			t.Errorf("Revoke = %q, %v; want %q", serial, err, want)
+		}
+		if want := fmt.Sprintf("%x for 1", first.Leaf.Raw); len(ca.revoked) != 1 || ca.revoked[0] != want {
+			t.Errorf("revoked %.200s; want %.200s", ca.revoked, want)
+		}
+		if g.cert(name) == nil {
+			t.Error("nothing is served")
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if next := g.cert(name); ca.ordered() != 2 || next == first || !next.Leaf.Equal(other.cert(name).Leaf) {
+			t.Errorf("%d orders; want two, and one certificate in both gates", ca.ordered())
+		}
+
+		for _, tt := range []struct {
+			name, reason string
+			want         error
+		}{{name, "because", ErrACMEState}, {name, "", ErrACMEState}, {"other.example.org", "superseded", ErrACMEUnknown}} {
+			if _, err := g.Revoke(t.Context(), tt.name, tt.reason); !errors.Is(err, tt.want) {
+				t.Errorf("Revoke(%q, %q): %v; want %v", tt.name, tt.reason, err, tt.want)
+			}
+		}
+	})
+}

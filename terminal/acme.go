@@ -1,0 +1,80 @@
+package terminal
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"time"
+
+	"wssgate/admin"
+	"wssgate/human"
+)
+
+// ACME prints the names whose certificates come from a CA.
+func (g *Gate) ACME(ctx context.Context, stdout io.Writer, asJSON bool) error {
+	var st admin.Status
+	if err := g.get(ctx, "/status", nil, &st); err != nil {
+		return err
+	}
+	s := newScreen(stdout)
+	if asJSON {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(st.ACME)
+	}
+	for _, p := range st.ACMEFiles {
+		s.printf("%s\n", s.paint(bad, human.Line(p.Err)))
+	}
+	if len(st.ACME) == 0 {
+		s.printf("no certificates come from a CA: acme.names is empty\n")
+		return s.err
+	}
+	s.acme(&st)
+	return s.err
+}
+
+// acmePaint is the colour of a name's state.
+var acmePaint = map[string]string{"valid": good, "ordering": work, "elsewhere": work, "waiting": warn, "expired": bad}
+
+func (s *screen) acme(st *admin.Status) {
+	var rows [][]cell
+	for _, n := range st.ACME {
+		left := "-"
+		if !n.NotAfter.IsZero() {
+			left = human.Short(n.NotAfter.Sub(st.Now))
+		}
+		rows = append(rows, []cell{{human.Cell(n.Name), bold}, {n.State, acmePaint[n.State]}, {left, plain}, {in(n.NextTry.Sub(st.Now)), plain}, {human.Number(int64(n.Failures)), plain}})
+	}
+	s.table([]string{"NAME", "STATE", " LEFT", " NEXT TRY", " FAILURES"}, rows)
+	for _, n := range st.ACME {
+		if n.Err != "" {
+			s.printf("%s %s\n", s.paint(bad, human.Cell(n.Name)+":"), human.Line(n.Err))
+		}
+		if r := n.Renewal; r.Explanation != "" {
+			s.printf("%s: the CA wants the renewal from %s to %s: %s\n", human.Cell(n.Name), r.Start.Format(time.RFC3339), r.End.Format(time.RFC3339), human.Line(r.Explanation))
+		}
+	}
+}
+
+// in says when something is.
+func in(d time.Duration) string {
+	if d <= 0 {
+		return "now"
+	}
+	return human.Short(d)
+}
+
+// ACMEDo has the gate renew, retry or revoke, with a reason, the certificate of a name.
+func (g *Gate) ACMEDo(ctx context.Context, do, name, reason string) (string, error) {
+	query := url.Values{do: {name}}
+	if reason != "" {
+		query.Set("reason", reason)
+	}
+	said, err := g.order(ctx, "/acme", query)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s; \"wssgate acme status\" tells how far it has come", said), nil
+}
