@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"time"
+	"unique"
 )
 
 // acmeWorse returns why next must not replace held, or nil if it may. Of two valid
@@ -57,7 +58,7 @@ func acmeBrokenChain(cert *tls.Certificate, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return broken(chain, now)
+	return broken(chain, linksOf(unique.Make(string(bytes.Join(cert.Certificate[1:], nil)))), now)
 }
 
 // acmeOlder reports whether a was issued before b, independently of the clock.

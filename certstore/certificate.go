@@ -35,6 +35,7 @@ type certificate struct {
 	leaf  der
 	key   der                   // as readKey keeps it; empty: pinned has it
 	chain unique.Handle[string] // issuers as one run of DER, in order, without the root; shared by all that have the same
+	links *links
 	names names
 
 	notBefore int64 // Unix seconds
@@ -98,6 +99,7 @@ func newCertificate(leaf *x509.Certificate, source string) (*certificate, public
 	}
 	return &certificate{
 		chain:     noChain,
+		links:     noLinks,
 		names:     names,
 		notBefore: leaf.NotBefore.Unix(),
 		notAfter:  leaf.NotAfter.Unix(),
@@ -189,6 +191,12 @@ func (c *certificate) state(now time.Time) string {
 
 func (c *certificate) valid(now time.Time) bool { return c.state(now) == StateOK }
 
+// timely reports whether the certificate and its chain are valid.
+func (c *certificate) timely(now time.Time) bool { return c.valid(now) && c.links.valid(now) }
+
+// sound reports whether no client has a reason known here to reject the chain.
+func (c *certificate) sound(now time.Time) bool { return c.flaw == nil && c.links.valid(now) }
+
 // same reports whether clients and operators can't tell them apart.
 func (c *certificate) same(o *certificate) bool {
 	return c.dir == o.dir && c.base == o.base && c.keyBase == o.keyBase && c.chain == o.chain && c.kept == o.kept && c.flaw == o.flaw &&
@@ -198,7 +206,7 @@ func (c *certificate) same(o *certificate) bool {
 // copy returns c without its parsed form, for changes.
 func (c *certificate) copy() *certificate {
 	return &certificate{
-		leaf: c.leaf, key: c.key, chain: c.chain,
+		leaf: c.leaf, key: c.key, chain: c.chain, links: c.links,
 		names: c.names, notBefore: c.notBefore, notAfter: c.notAfter, facts: c.facts,
 		dir: c.dir, base: c.base, keyBase: c.keyBase, kept: c.kept, whole: c.whole, flaw: c.flaw, staple: c.staple,
 	}
@@ -250,6 +258,7 @@ func fromTLS(source string, cert *tls.Certificate) (*certificate, error) {
 	}
 	c.leaf = onHeap(cert.Certificate[0])
 	c.chain = unique.Make(string(bytes.Join(cert.Certificate[1:], nil)))
+	c.links = linksOf(c.chain)
 	c.pinned = cert
 	return c, nil
 }

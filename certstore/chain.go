@@ -1,8 +1,9 @@
 package certstore
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -16,6 +17,14 @@ type flaw struct{ text string }
 func (f *flaw) Error() string { return f.text }
 
 func newFlaw(format string, args ...any) *flaw { return &flaw{fmt.Sprintf(format, args...)} }
+
+// orBroken returns f or, if it is nil, a signature of the chain that is wrong.
+func (f *flaw) orBroken(l *links) *flaw {
+	if f == nil && l.broken != nil {
+		return &flaw{l.broken.Error()}
+	}
+	return f
+}
 
 // isUnreadLabel reports whether a PEM block has certificates in a form that is not
 // read.
@@ -32,11 +41,21 @@ var systemRoots = sync.OnceValue(func() *x509.CertPool {
 	return pool
 })
 
-// judge looks for flaws by comparison with the previous certificate. It checks only
-// changed files, because verifying ten thousand chains at every start would take
-// seconds.
+// judge looks for flaws by comparison with the previous certificate, and for a leaf
+// that its issuer has not signed. It checks only changed files, because verifying ten
+// thousand leaves at every start would take seconds; those of the first few folders it
+// does verify.
 func (p *pairing) judge() {
 	if len(p.changed) == 0 {
+		return
+	}
+	if len(p.folder.out) == 0 { // so none of them is in a table
+		for _, c := range p.out {
+			if c.flaw == nil && !c.self() && c.chain != noChain && p.verify > 0 {
+				p.verify--
+				c.flaw = c.unsigned()
+			}
+		}
 		return
 	}
 	before := map[string][]*certificate{} // by file, as from gave; few files
@@ -89,12 +108,18 @@ func (c *certificate) worseThan(old *certificate, now time.Time) *flaw {
 	if err != nil || old.self() {
 		return nil
 	}
-	if err := broken(chain, now); err != nil && broken(before, now) == nil {
+	if err := broken(chain, c.links, now); err != nil && broken(before, old.links, now) == nil {
 		return &flaw{err.Error()}
 	}
 	last := chain[len(chain)-1]
 	if !c.whole && trusted(before, now) && !trusted(chain, now) {
 		return missingIssuer(last)
+	}
+	for _, i := range before[1:] {
+		if altered(last, i) && old.sound(now) && !trusted(chain, now) {
+			return newFlaw("the chain is damaged: %q has the key and the serial number or signature of the one before, but is another certificate; if the one before is the damaged one, remove the file and write it again",
+				printable(last.Subject.String()))
+		}
 	}
 	if c.whole || len(before) == 1 {
 		return nil
@@ -123,21 +148,32 @@ func (c *certificate) certificates() ([]*x509.Certificate, error) {
 	return x509.ParseCertificates(append(c.leaf.bytes(), c.chain.Value()...))
 }
 
-// broken returns why a client would reject a link of the chain.
-func broken(chain []*x509.Certificate, now time.Time) error {
-	for i, issuer := range chain[1:] {
-		name := printable(issuer.Subject.String())
-		switch err := chain[i].CheckSignatureFrom(issuer); {
-		case errors.Is(err, x509.ErrUnsupportedAlgorithm): // others may support it
-		case err != nil:
-			return fmt.Errorf("the chain is broken: %q has not signed what it should have: %w", name, err)
+// altered reports whether two certificates of one key differ in what no CA would issue
+// twice. So damage shows in the last certificate of a chain, whose issuer is unknown.
+func altered(a, b *x509.Certificate) bool {
+	return !a.Equal(b) && bytes.Equal(a.RawSubjectPublicKeyInfo, b.RawSubjectPublicKeyInfo) &&
+		(a.SerialNumber.Cmp(b.SerialNumber) == 0 || bytes.Equal(a.Signature, b.Signature))
+}
+
+// broken returns why a client would reject a link of the chain. l are those of its
+// issuers.
+func broken(chain []*x509.Certificate, l *links, now time.Time) error {
+	if len(chain) > 1 {
+		if err := unsigned(chain[0], chain[1]); err != nil {
+			return err
 		}
-		switch {
-		case now.After(issuer.NotAfter):
-			return fmt.Errorf("the chain has expired: %q ended %s", name, issuer.NotAfter.UTC().Format(time.RFC3339))
-		case now.Before(issuer.NotBefore):
-			return fmt.Errorf("the chain is not valid yet: %q begins %s", name, issuer.NotBefore.UTC().Format(time.RFC3339))
-		}
+	}
+	return cmp.Or(l.broken, l.dateError(now))
+}
+
+// unsigned returns the flaw that the first issuer of the chain has not signed the leaf.
+func (c *certificate) unsigned() *flaw {
+	chain, err := c.certificates()
+	if err == nil {
+		err = unsigned(chain[0], chain[1])
+	}
+	if err != nil {
+		return &flaw{err.Error()}
 	}
 	return nil
 }

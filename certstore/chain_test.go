@@ -10,9 +10,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"wssgate/demo/minica"
+	"wssgate/watch"
 )
 
 // caLike signs a certificate for the key of a CA again, as edit has it.
@@ -65,7 +67,7 @@ func TestWorseChainReplacesNothing(t *testing.T) {
 	for name, row := range map[string]struct {
 		chain []byte
 		want  string
-		alone string // "": it takes the certificate before to see it
+		alone string
 	}{
 		"damaged":          {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: damaged}), "cannot be read: x509: ", "cannot be read: x509: "},
 		"of a foreign CA":  {minica.CertPEM(foreign.Cert), `lacks its issuer "wssgate test Chain CA"`, "the intermediate in the file is of another CA"},
@@ -74,8 +76,8 @@ func TestWorseChainReplacesNothing(t *testing.T) {
 		"negative serial":  {negative(t, small), "negative serial number", "negative serial number"},
 		"gone":             {nil, `lacks its issuer "wssgate test Chain CA"`, `lacks its issuer "wssgate test Chain CA"`},
 		"same name":        {minica.CertPEM(sameName.Cert), "another CA", "another CA"},
-		"same name and ID": {minica.CertPEM(noKeyID), `has not signed what it should have`, ""},
-		"expired":          {minica.CertPEM(expired), "the chain has expired: ", ""},
+		"same name and ID": {minica.CertPEM(noKeyID), `has not signed what it should have`, `has not signed what it should have`},
+		"expired":          {minica.CertPEM(expired), "the chain has expired: ", "the chain has expired: "},
 		"whole, and more":  {cat(chain, negative(t, small)), "negative serial number", "negative serial number"},
 	} {
 		layouts := map[string]func(t *testing.T, d dir, leaf, chain, key []byte){
@@ -120,13 +122,9 @@ func TestWorseChainReplacesNothing(t *testing.T) {
 
 				one := d.open(t) // nothing before it
 				wantServed(t, one, "example1.com", next)
-				if row.alone == "" {
-					wantProblems(t, one)
-				} else {
-					wantProblems(t, one, row.alone)
-					if p := one.Problems()[0]; p.Kept || !strings.HasSuffix(p.Err.Error(), "; served all the same") {
-						t.Errorf("problem = %+v", p)
-					}
+				wantProblems(t, one, row.alone)
+				if p := one.Problems()[0]; !strings.HasSuffix(p.Err.Error(), "; served all the same") && !strings.HasSuffix(p.Err.Error(), "; still served") {
+					t.Errorf("problem = %+v", p)
 				}
 
 				put(t, d, minica.CertPEM(mended.Cert), chain, mended.KeyPEM())
@@ -236,6 +234,64 @@ func TestTrustedChainStays(t *testing.T) {
 	reload(t, s)
 	wantServed(t, s, "example1.com", after)
 	wantProblems(t, s)
+}
+
+// Damage in the last certificate of a chain shows beside the one before, also where
+// its issuer, a private root, is unknown. A wrong signature of the leaf shows alone.
+func TestDamagedChainOfPrivateRoot(t *testing.T) {
+	inter := minica.NewCA("Private Root").Intermediate("Private CA")
+	before, after := inter.Issue("example1.com"), inter.Issue("example1.com")
+	d := newDir(t)
+	d.put(t, "x.pem", before.PEM())
+	s := d.open(t)
+	raw := inter.Cert.Raw
+	for what, at := range map[string]int{"signature": len(raw) - 1, "issuer": bytes.Index(raw, inter.Cert.RawIssuer) + len(inter.Cert.RawIssuer) - 1} {
+		der := bytes.Clone(raw)
+		der[at] ^= 1
+		d.put(t, "x.pem", minica.CertPEM(after.Cert), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), after.KeyPEM())
+		reload(t, s)
+		wantServed(t, s, "example1.com", before)
+		wantProblems(t, s, "the chain is damaged: ")
+		if t.Failed() {
+			t.Fatalf("with another %s", what)
+		}
+		one := d.open(t) // the damaged one first: to write the file again is not enough, to remove it before is
+		d.put(t, "x.pem", after.PEM())
+		reload(t, one)
+		wantProblems(t, one, "the chain is damaged: ")
+		d.remove(t, "x.pem")
+		reload(t, one)
+		d.put(t, "x.pem", after.PEM())
+		reload(t, one)
+		wantServed(t, one, "example1.com", after)
+		wantProblems(t, one)
+	}
+	der := bytes.Clone(after.Cert.Raw)
+	der[len(der)-1] ^= 1
+	d.put(t, "x.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), minica.CertPEM(inter.Cert), after.KeyPEM())
+	wantProblems(t, d.open(t), "has not signed what it should have")
+}
+
+// A chain expires while it is served: that is said, and another certificate goes first.
+func TestChainExpires(t *testing.T) {
+	d := newDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		root := minica.NewCA("Test Root")
+		inter, other := root.Intermediate("Short CA"), root.Intermediate("Long CA")
+		short := caLike(t, inter, root, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(time.Hour) })
+		p := inter.Issue("example1.com")
+		spare := other.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().Add(48 * time.Hour)})
+		d.put(t, "x.pem", minica.CertPEM(p.Cert), minica.CertPEM(short), p.KeyPEM())
+		s := d.open(t)
+		wantProblems(t, s)
+		time.Sleep(2 * time.Hour)
+		s.look(t.Context(), nil, watch.Changes{All: true})
+		wantProblems(t, s, `the chain has expired: "CN=Short CA,O=wssgate test" ended `)
+		d.put(t, "y.pem", spare.PEM())
+		reload(t, s)
+		wantServed(t, s, "example1.com", spare)
+		wantProblems(t, s)
+	})
 }
 
 // A chain that is in a file of its own may go bad alone.

@@ -31,8 +31,8 @@ func prefer(a, b candidate, now time.Time) (order int, why string) {
 	if a.self() != b.self() {
 		return before(b.self()), "from a CA, the other is self-signed"
 	}
-	if (a.flaw == nil) != (b.flaw == nil) {
-		return before(a.flaw == nil), "its chain is right, the other's is not"
+	if a.sound(now) != b.sound(now) {
+		return before(a.sound(now)), "its chain is right, the other's is not"
 	}
 	if a.wild != b.wild {
 		return before(b.wild), "has the exact name, the other a wildcard"
@@ -103,7 +103,7 @@ func (c *certificate) class(now time.Time) int {
 	if !c.self() {
 		class += 2
 	}
-	if c.flaw == nil {
+	if c.sound(now) {
 		class++
 	}
 	return class

@@ -55,7 +55,7 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 	for _, f := range t.folders {
 		if f.dirty || f.hasKept() { // a kept certificate may have expired meanwhile
 			before := f.out
-			f.pair(now)
+			t.verify = f.pair(now, t.verify)
 			changed = changed || f.dirty || !sameSet(before, f.out)
 			f.dirty = false
 			if f.busy { // files that seem to be missing may exist

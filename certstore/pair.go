@@ -27,14 +27,16 @@ type pairing struct {
 	now     time.Time
 	before  map[string][]*certificate // see gave; nil until first used
 	changed map[string]bool           // files with leaves to judge
+	verify  int                       // how many more leaves judge verifies without a cause
 	out     []*certificate
 	faults  map[string]*fault // by file; nil: whether it is a fault is not known yet
 }
 
-// pair recomputes what the folder provides. Unchanged certificates keep their
-// identity, and with it their parsed form.
-func (f *folder) pair(now time.Time) {
-	p := &pairing{folder: f, now: now, faults: map[string]*fault{}, changed: map[string]bool{}}
+// pair recomputes what the folder provides. Unchanged certificates keep their identity,
+// and with it their parsed form. It verifies up to verify leaves that have no predecessor,
+// and returns how many of verify are left.
+func (f *folder) pair(now time.Time, verify int) (left int) {
+	p := &pairing{folder: f, verify: verify, now: now, faults: map[string]*fault{}, changed: map[string]bool{}}
 	p.out = make([]*certificate, 0, len(f.out)+1)
 	var loose []*file
 	staples := false
@@ -70,7 +72,7 @@ func (f *folder) pair(now time.Time) {
 		if c.flaw != nil {
 			p.fail(c.base, c.flaw)
 		}
-		if _, failed := p.faults[c.base]; !failed && !c.valid(now) {
+		if _, failed := p.faults[c.base]; !failed && !c.timely(now) {
 			p.faults[c.base] = nil // keepBetter decides whether it is a fault
 		}
 	}
@@ -84,6 +86,7 @@ func (f *folder) pair(now time.Time) {
 			f.faults = append(f.faults, *fault)
 		}
 	}
+	return p.verify
 }
 
 // gave returns the certificates that the folder provided before from the leaves in a
@@ -101,9 +104,7 @@ func (p *pairing) gave(base string) []*certificate {
 // change marks a file, so that its contents are judged by comparison with what it
 // provided before.
 func (p *pairing) change(name string) {
-	if len(p.folder.out) > 0 {
-		p.changed[name] = true
-	}
+	p.changed[name] = true
 }
 
 func (p *pairing) fail(name string, err error) {
@@ -303,8 +304,8 @@ func (p *pairing) keepBetter() {
 	for name, fault := range p.faults {
 		for _, old := range p.gave(name) {
 			next := successor(old, given[name], p.now)
-			if next != nil && (!old.valid(p.now) ||
-				(next.flaw == nil || old.flaw != nil) && (next.valid(p.now) || next.leaf.equal(old.leaf))) {
+			if next != nil && (!old.timely(p.now) ||
+				(next.flaw == nil || old.flaw != nil) && (next.timely(p.now) || next.leaf.equal(old.leaf))) {
 				continue
 			}
 			if !old.kept {
@@ -336,7 +337,7 @@ func successor(old *certificate, fresh []*certificate, now time.Time) (next *cer
 		if c.names == old.names {
 			n += 2
 		}
-		if c.valid(now) {
+		if c.timely(now) {
 			n++
 		}
 		return n
@@ -349,8 +350,11 @@ func successor(old *certificate, fresh []*certificate, now time.Time) (next *cer
 	return next
 }
 
-// dateError returns an error for a certificate outside its validity period.
+// dateError returns an error for a certificate or a chain outside its validity period.
 func (c *certificate) dateError(now time.Time) error {
+	if c.valid(now) {
+		return c.links.dateError(now)
+	}
 	if t := time.Unix(c.notBefore, 0).UTC(); now.Before(t) {
 		return fmt.Errorf("not valid before %s", t.Format(time.RFC3339))
 	}

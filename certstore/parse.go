@@ -166,7 +166,9 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		leaf.chain, leaf.missing = extend(noChain, leaf.missing, chains)
 		leaf.ownChain = leaf.chain
 		leaf.whole = leaf.missing == nobody
-		leaf.flaw, leaf.ownFlaw = bad, bad
+		leaf.links = linksOf(leaf.chain)
+		leaf.ownFlaw = bad
+		leaf.flaw = leaf.ownFlaw.orBroken(leaf.links)
 		leaf.stray = leaf.chain == noChain && !leaf.whole && slices.ContainsFunc(others, func(i unique.Handle[issuer]) bool {
 			return !i.Value().root && i.Value().key != leaf.id
 		})
@@ -272,7 +274,8 @@ func (l *leafPart) pair(k *keyPart, base string, from issuers) bool {
 		l.certificate = l.copy()
 	}
 	l.setKey(k, base)
-	l.chain, l.whole, l.flaw = chain, whole, l.ownFlaw
+	l.chain, l.links, l.whole = chain, linksOf(chain), whole
+	l.flaw = l.ownFlaw.orBroken(l.links)
 	if l.flaw == nil && chain == noChain && !whole {
 		l.flaw = l.alone()
 	}

@@ -94,6 +94,7 @@ func TestConcurrentUse(t *testing.T) {
 func TestTimeGoesOn(t *testing.T) {
 	d := newDir(t)
 	synctest.Test(t, func(t *testing.T) {
+		ca := minica.NewCA("Root of this time").Intermediate("CA of this time")
 		in := func(from, to time.Duration) *minica.Pair {
 			return ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(to)})
 		}

@@ -187,7 +187,7 @@ func (t *table) size() int {
 func (t *table) untimely(now time.Time) []*certificate {
 	var out []*certificate
 	for _, c := range t.all {
-		if c.valid(now) {
+		if c.timely(now) || c.flaw != nil && c.valid(now) {
 			continue
 		}
 		for name := range c.names.all() {
@@ -206,7 +206,7 @@ func (t *table) untimely(now time.Time) []*certificate {
 func (t *table) nextDate(now time.Time) int64 {
 	var next int64
 	for _, c := range t.all {
-		for _, date := range [2]int64{c.notBefore, c.notAfter + 1} {
+		for _, date := range [4]int64{c.notBefore, c.notAfter + 1, c.links.from, c.links.until + 1} {
 			if date > now.Unix() && (next == 0 || date < next) {
 				next = date
 			}

@@ -19,6 +19,7 @@ import (
 const (
 	maxDepth   = 8       // folders below the directory
 	maxFolders = 1 << 16 // in all; a directory such as "/" would not end
+	maxVerify  = 256     // leaves that are verified without a cause; 50 to 500 µs for each
 	maxNames   = 64      // of files that many folders have, such as fullchain.pem
 )
 
@@ -33,6 +34,7 @@ type tree struct {
 	folders  map[string]*folder            // by path
 	limit    int                           // of folders
 	full     bool                          // there are more than that
+	verify   int                           // see folder.pair
 	reader   *reader
 	names    map[string]string    // see sameName
 	buf      *bytes.Buffer        // for one file at a time
@@ -106,7 +108,7 @@ func (fs fileList) get(name string) *file {
 
 func newTree(root string, log *slog.Logger) *tree {
 	root = filepath.Clean(root)
-	t := &tree{root: root, place: files.At("certificates", root, log).CountedBy(panics.Certificates), folders: map[string]*folder{}, limit: maxFolders,
+	t := &tree{root: root, place: files.At("certificates", root, log).CountedBy(panics.Certificates), folders: map[string]*folder{}, limit: maxFolders, verify: maxVerify,
 		reader: newReader(), names: map[string]string{}, buf: new(bytes.Buffer), log: log, others: map[string]*files.Place{}, awaited: map[*files.Place]bool{}, late: map[any]any{}, hung: map[string]time.Time{}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.have.Store(new(harvest))

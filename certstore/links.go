@@ -1,0 +1,91 @@
+package certstore
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+	"unique"
+)
+
+// links are what is known of a chain without its leaf. They never change, and
+// certificates with the same chain share them.
+type links struct {
+	broken      error  // why a client would reject one of the signatures
+	from, until int64  // Unix seconds; all of its certificates are valid between them
+	begins      string // the one that from is of
+	ends        string // the one that until is of
+}
+
+// noLinks are those of no chain.
+var noLinks = &links{from: math.MinInt64, until: math.MaxInt64 - 1}
+
+// linksCache holds the links of the chains that were met last, of which few differ.
+var linksCache struct {
+	sync.Mutex
+	of map[unique.Handle[string]]*links
+}
+
+const maxChains = 1024 // in linksCache
+
+func linksOf(chain unique.Handle[string]) *links {
+	if chain == noChain {
+		return noLinks
+	}
+	linksCache.Lock()
+	defer linksCache.Unlock()
+	if l := linksCache.of[chain]; l != nil {
+		return l
+	}
+	if linksCache.of == nil || len(linksCache.of) >= maxChains {
+		linksCache.of = map[unique.Handle[string]]*links{}
+	}
+	l := newLinks(chain.Value())
+	linksCache.of[chain] = l
+	return l
+}
+
+func newLinks(der string) *links {
+	l := &links{from: math.MinInt64, until: math.MaxInt64 - 1}
+	chain, err := x509.ParseCertificates([]byte(der))
+	if err != nil {
+		l.broken = fmt.Errorf("chain: %w", err)
+		return l
+	}
+	for i, c := range chain {
+		if i > 0 && l.broken == nil {
+			l.broken = unsigned(chain[i-1], c)
+		}
+		if t := c.NotBefore.Unix(); t > l.from {
+			l.from, l.begins = t, printable(c.Subject.String())
+		}
+		if t := c.NotAfter.Unix(); t < l.until {
+			l.until, l.ends = t, printable(c.Subject.String())
+		}
+	}
+	return l
+}
+
+// unsigned returns why a client would reject the issuer's signature.
+func unsigned(c, issuer *x509.Certificate) error {
+	err := c.CheckSignatureFrom(issuer)
+	if err == nil || errors.Is(err, x509.ErrUnsupportedAlgorithm) { // others may support it
+		return nil
+	}
+	return fmt.Errorf("the chain is broken: %q has not signed what it should have: %w", printable(issuer.Subject.String()), err)
+}
+
+// dateError says how the chain is out of its time, if it is.
+func (l *links) dateError(now time.Time) error {
+	switch t := now.Unix(); {
+	case t > l.until:
+		return fmt.Errorf("the chain has expired: %q ended %s", l.ends, time.Unix(l.until, 0).UTC().Format(time.RFC3339))
+	case t < l.from:
+		return fmt.Errorf("the chain is not valid yet: %q begins %s", l.begins, time.Unix(l.from, 0).UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+func (l *links) valid(now time.Time) bool { t := now.Unix(); return l.from <= t && t <= l.until }
