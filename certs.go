@@ -18,7 +18,8 @@ import (
 func certsCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f := newFlags("certs", "[-config FILE] [-json] [-within DURATION]", `Lists the names of every certificate with file, issuer, expiry, key type and
 state, and the reason why the certificate is chosen or another one is. What needs
-attention goes to standard error, one line each.
+attention goes to standard error, one line each; with "warning:" if some clients
+reject a certificate, which does not change the exit status.
 
 Exit status: 0; 1 if a chosen certificate has expired; 2 for a mistake in the
 configuration. With -within, also 1 if one expires within DURATION, a file can't
@@ -55,6 +56,9 @@ be used, or a name of a vhost or of ACME has no certificate:
 	expiring, bad := list.expiring(now, within), list.bad()
 	for _, line := range slices.Concat(expiring, bad) {
 		fmt.Fprintln(stderr, line)
+	}
+	for _, w := range list.Warnings {
+		fmt.Fprintf(stderr, "warning: %s\n  hint: %s\n", w.Warning, w.Hint)
 	}
 	if len(expiring) > 0 || alarm && len(bad) > 0 {
 		return exitFailed
@@ -97,6 +101,15 @@ type certificateList struct {
 	Problems     []certificateProblem `json:"problems"`
 	Missing      []string             `json:"missing"` // names of vhosts that have none, but for those of ACME
 	ACME         []acmeName           `json:"acme"`
+	Warnings     []certificateWarning `json:"warnings"`
+}
+
+// A certificateWarning is why some clients reject a certificate that is served.
+type certificateWarning struct {
+	Rule    string `json:"rule"` // see certstore.RuleNames
+	File    string `json:"file"` // empty for one that is not from a file
+	Warning string `json:"warning"`
+	Hint    string `json:"hint"`
 }
 
 type certificateProblem struct {
@@ -116,10 +129,13 @@ type acmeName struct {
 }
 
 func newCertificateList(inv *inventory) certificateList {
-	list := certificateList{[]certstore.Entry{}, []certificateProblem{}, []string{}, []acmeName{}} // never null in JSON
+	list := certificateList{[]certstore.Entry{}, []certificateProblem{}, []string{}, []acmeName{}, []certificateWarning{}} // never null in JSON
 	list.Certificates = append(list.Certificates, inv.certificates...)
 	for _, p := range inv.problems {
 		list.Problems = append(list.Problems, certificateProblem{p.File, p.Err.Error(), p.Kept})
+	}
+	for _, w := range inv.rejected {
+		list.Warnings = append(list.Warnings, certificateWarning{w.Rule, w.File, w.Text, w.Hint})
 	}
 	for _, s := range inv.cfg.Served(inv.certificates) {
 		if len(s.Certificates) == 0 && !slices.Contains(inv.cfg.ACME.Names, s.Name) {

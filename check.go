@@ -147,6 +147,9 @@ func (inv *inventory) warnings(served []config.ServedName) []config.Warning {
 	for _, p := range inv.problems {
 		out = append(out, config.Warning{Text: p.Err.Error()}) // expired ones too
 	}
+	for _, w := range inv.rejected {
+		out = append(out, config.Warning{Text: w.Text, Hint: w.Hint})
+	}
 	if c := inv.cfg; len(c.Access.Allow) > 0 && len(c.ACME.Names) > 0 && len(c.Listen.HTTP) == 0 {
 		out = append(out, config.Warning{Text: "access.allow: excludes the CA of [acme], which may connect from any address",
 			Hint: "open listen.http on port 80, where http-01 is answered to every address outside access.deny"})

@@ -19,6 +19,7 @@ type inventory struct {
 	cfg          *config.Config
 	certificates []certstore.Entry
 	problems     []certstore.Problem
+	rejected     []certstore.Warning
 	acme         []certstore.ACMEStatus // names to obtain; empty where ACME is off
 }
 
@@ -68,6 +69,7 @@ func inventoryOf(c *config.Config) (*inventory, error) {
 		return nil, &config.Error{File: c.File, Mistakes: []config.Mistake{{Text: list[0].What + ": " + list[0].Error(), Hint: "is the file system mounted?"}}}
 	}
 	inv.certificates, inv.problems = slices.Collect(store.Certificates()), store.Problems()
+	inv.rejected = store.Warnings()
 	if len(c.ACME.Names) > 0 {
 		if err := certstore.ACMECacheProblem(context.Background(), c.ACME.Cache, c.Certificates.Directory); err != nil {
 			inv.problems = append(inv.problems, certstore.Problem{File: c.ACME.Cache, Err: err})

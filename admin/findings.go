@@ -48,11 +48,21 @@ func judge(st *Status, h *history) []Finding {
 	j.vhosts(st.Vhosts)
 	j.certificates(st.Certificates)
 	for _, p := range st.Files {
-		if p.Kept {
+		if strings.HasSuffix(p.Err, "; still served") {
+			j.warn("replace the file; it is read again automatically or on a reload", "%s", p.Err)
+		} else if p.Kept {
 			j.warn("fix the file; it is read again automatically or on a reload",
 				"%s; its previous contents are still served%s", p.Err, since(p.Since))
 		} else {
 			j.warn("fix the file or remove it; it is read again automatically or on a reload", "%s%s", p.Err, since(p.Since))
+		}
+	}
+	for _, r := range st.Rejected {
+		switch {
+		case r.Count == 1:
+			j.warn(r.Hint, "%s", r.First)
+		case r.Count > 1:
+			j.warn(r.Hint, "%s; the same is true of %d more", r.First, r.Count-1)
 		}
 	}
 	for _, p := range st.AccessFiles {

@@ -57,6 +57,8 @@ func TestFindings(t *testing.T) {
 		{"expired", Status{Gate: Gate{Certificates: cert(90*day, -time.Hour)}}, nil, "error", "expired 60 minutes ago"},
 		{"not yet valid", Status{Gate: Gate{Certificates: cert(day, 2*day)}}, nil, "error", "is not valid before 2027-03-15 03:00:00"},
 		{"a bad file", Status{Gate: Gate{Files: []FileProblem{{Err: "certificate \"x\": no key"}}}}, nil, "warn", "no key"},
+		{"an expired file", Status{Gate: Gate{Files: []FileProblem{{Err: "expired; still served", Kept: true}}}}, nil, "warn", "expired; still served"},
+		{"a certificate that clients reject", Status{Gate: Gate{Rejected: []Rejected{{Rule: "sha1"}, {Rule: "p521", Count: 3, First: "its key is P-521", Hint: "use P-256"}}}}, nil, "warn", "the same is true of 2 more"},
 		{"a bad file whose old certificate is kept", Status{Gate: Gate{Files: []FileProblem{{Err: "no key", Kept: true}}}}, nil, "warn", "its previous contents are still served"},
 		{"ACME works", Status{Gate: Gate{ACME: []ACMEName{{State: "valid", NotAfter: now.Add(day)}}}}, nil, "", ""},
 		{"ACME never worked", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "waiting", Failures: 1, Since: now, Err: "no such host"}}}}, nil, "error", "after 1 attempt since " + now.UTC().Format(time.DateTime) + ": no such host"},

@@ -22,6 +22,7 @@ type Gate struct {
 	Vhosts       []Vhost       `json:"vhosts"`
 	Certificates []Certificate `json:"certificates"` // in use, ordered by name and key type
 	Files        []FileProblem `json:"file_problems"`
+	Rejected     []Rejected    `json:"certificate_warnings"` // one for each rule
 	AccessFiles  []FileProblem `json:"access_file_problems"` // of access lists
 	ACME         []ACMEName    `json:"acme"`
 	ACMEFiles    []FileProblem `json:"acme_file_problems"` // of the cache as a whole
@@ -50,6 +51,7 @@ func (g *Gate) fill() {
 	fill(&g.Vhosts)
 	fill(&g.Certificates)
 	fill(&g.Files)
+	fill(&g.Rejected)
 	fill(&g.AccessFiles)
 	fill(&g.ACME)
 	fill(&g.ACMEFiles)
@@ -121,6 +123,14 @@ type FileProblem struct {
 	Err   string    `json:"error"`
 	Since time.Time `json:"since"`
 	Kept  bool      `json:"kept"` // the previous contents are still served
+}
+
+// Rejected counts the certificates that some clients reject for one reason.
+type Rejected struct {
+	Rule  string `json:"rule"`
+	Count int    `json:"count"`
+	First string `json:"first"` // names one of them, and the reason
+	Hint  string `json:"hint"`
 }
 
 // A Hang is a file or folder whose file system does not answer. The gate does not wait

@@ -64,6 +64,7 @@ var (
 	mCertExpiry    = desc("certificate_expiry_timestamp_seconds", "When the certificate that clients get for a name expires.", "name", "key_type", "source")
 	mCertStart     = desc("certificate_not_before_timestamp_seconds", "Start of that certificate's validity, if its lifetime is short.", "name", "key_type", "source")
 	mCertMissing   = desc("certificate_missing", "Configured names without a certificate.")
+	mCertWarnings  = desc("certificate_warnings", "Certificates that some clients reject, by the rule that tells.", "rule")
 	mCertProblems  = desc("certificate_file_problems", "Certificate files that cannot be used as they are, the ACME cache among them.")
 	mACMEState     = desc("acme_state", "1 for the state that a name is in.", "name", "state")
 	mACMEFailures  = desc("acme_failures", "Failed orders since the last success.", "name")
@@ -217,6 +218,9 @@ func (c *collector) certificates(e emitter, st *Status) {
 		}
 	}
 	e.gauge(mCertMissing, float64(missing))
+	for _, r := range st.Rejected {
+		e.gauge(mCertWarnings, float64(r.Count), r.Rule)
+	}
 	e.gauge(mCertProblems, float64(len(st.Files)+len(st.ACMEFiles)))
 	for _, a := range st.ACME {
 		for _, state := range ACMEStates {

@@ -45,10 +45,13 @@ type certificate struct {
 	dir     string // folder of the files; shared by all in it
 	base    string // name of the file with the leaf; empty: installed
 	keyBase string // name of the file with the key; often the same
-	kept    bool   // the file has been replaced by something worse
-	whole   bool   // the root at the end of the chain has been seen
-	flaw    *flaw  // of the chain; nil: none is known
-	staple  *staple
+
+	readable bool  // anybody can read the key's file
+	kept     bool  // the file has been replaced by something worse
+	whole    bool  // the root at the end of the chain has been seen
+	outside  bool  // see isOutside
+	flaw     *flaw // of the chain; nil: none is known
+	staple   *staple
 
 	round  uint32                 // of the latest table with it; guarded by Store.swap
 	pinned *tls.Certificate       // installed in this form; never dropped
@@ -63,6 +66,8 @@ type facts struct {
 	family family
 	self   bool // self-signed
 	common bool // the name is the common name, because there is no SAN
+	public bool // issued by a root of this system
+	doubts uint32
 }
 
 func (c *certificate) family() family { return c.facts.Value().family }
@@ -110,6 +115,8 @@ func newCertificate(leaf *x509.Certificate, source string) (*certificate, public
 			family: family,
 			self:   selfIssued(leaf),
 			common: common,
+			public: fromRoot(leaf),
+			doubts: doubts(leaf),
 		}),
 	}, id, nil
 }
@@ -199,8 +206,14 @@ func (c *certificate) sound(now time.Time) bool { return c.flaw == nil && c.link
 
 // same reports whether clients and operators can't tell them apart.
 func (c *certificate) same(o *certificate) bool {
-	return c.dir == o.dir && c.base == o.base && c.keyBase == o.keyBase && c.chain == o.chain && c.kept == o.kept && c.flaw == o.flaw &&
+	return c.dir == o.dir && c.base == o.base && c.keyBase == o.keyBase && c.chain == o.chain && c.kept == o.kept && c.readable == o.readable && c.flaw == o.flaw &&
 		c.leaf.equal(o.leaf) && c.key.equal(o.key) && c.staple.same(o.staple)
+}
+
+// setChain sets the chain, and what is known of it. The leaf is there already.
+func (c *certificate) setChain(chain unique.Handle[string]) {
+	c.chain, c.links = chain, linksOf(chain)
+	c.outside = c.isOutside()
 }
 
 // copy returns c without its parsed form, for changes.
@@ -208,7 +221,7 @@ func (c *certificate) copy() *certificate {
 	return &certificate{
 		leaf: c.leaf, key: c.key, chain: c.chain, links: c.links,
 		names: c.names, notBefore: c.notBefore, notAfter: c.notAfter, facts: c.facts,
-		dir: c.dir, base: c.base, keyBase: c.keyBase, kept: c.kept, whole: c.whole, flaw: c.flaw, staple: c.staple,
+		dir: c.dir, base: c.base, keyBase: c.keyBase, kept: c.kept, whole: c.whole, outside: c.outside, readable: c.readable, flaw: c.flaw, staple: c.staple,
 	}
 }
 
@@ -257,8 +270,7 @@ func fromTLS(source string, cert *tls.Certificate) (*certificate, error) {
 		return nil, errors.New("private key belongs to another certificate")
 	}
 	c.leaf = onHeap(cert.Certificate[0])
-	c.chain = unique.Make(string(bytes.Join(cert.Certificate[1:], nil)))
-	c.links = linksOf(c.chain)
+	c.setChain(unique.Make(string(bytes.Join(cert.Certificate[1:], nil))))
 	c.pinned = cert
 	return c, nil
 }

@@ -144,10 +144,7 @@ func TestOtherChainReplaces(t *testing.T) {
 	lower := other.Intermediate("Lower CA")
 	private := minica.NewCA("Private Root")
 	system := minica.NewCA("System Root")
-	pool := system.Pool()
-	was := systemRoots
-	systemRoots = func() *x509.CertPool { return pool }
-	t.Cleanup(func() { systemRoots = was })
+	trustOnly(t, system)
 	self := func() *minica.Pair { return minica.SelfSigned(minica.Spec{Names: []string{"example1.com"}}) }
 	pair := func(ca *minica.CA) *minica.Pair { return ca.Issue("example1.com") }
 	low, anew := pair(lower), pair(inter)
@@ -202,10 +199,7 @@ func TestOtherChainReplaces(t *testing.T) {
 // A chain that ended at a root of the system does not give way to one that does not.
 func TestTrustedChainStays(t *testing.T) {
 	system := minica.NewCA("System Root")
-	pool := system.Pool()
-	was := systemRoots
-	systemRoots = func() *x509.CertPool { return pool }
-	t.Cleanup(func() { systemRoots = was })
+	trustOnly(t, system)
 	private := minica.NewCA("Private Root")
 	before, after := system.Intermediate("Public CA").Issue("example1.com"), private.Intermediate("Private CA").Issue("example1.com")
 	d := newDir(t)

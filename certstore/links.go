@@ -17,18 +17,42 @@ type links struct {
 	from, until int64  // Unix seconds; all of its certificates are valid between them
 	begins      string // the one that from is of
 	ends        string // the one that until is of
+
+	public        bool // it leads to a root of this system
+	constrained   bool // it has name constraints
+	notForServers bool // see forServers
+	sha1          bool
+	shortRSA      bool
 }
 
 // noLinks are those of no chain.
 var noLinks = &links{from: math.MinInt64, until: math.MaxInt64 - 1}
 
-// linksCache holds the links of the chains that were met last, of which few differ.
+// linksCache holds what is known of the chains that were met last, of which few differ.
 var linksCache struct {
 	sync.Mutex
-	of map[unique.Handle[string]]*links
+	of       map[unique.Handle[string]]*links
+	notRoots map[string]bool // subjects of issuers
 }
 
-const maxChains = 1024 // in linksCache
+const maxChains = 1024 // in each map of linksCache
+
+// fromRoot reports whether a root of this system has issued the leaf.
+func fromRoot(leaf *x509.Certificate) bool {
+	linksCache.Lock()
+	defer linksCache.Unlock()
+	if linksCache.notRoots[string(leaf.RawIssuer)] {
+		return false
+	}
+	if trusted([]*x509.Certificate{leaf}, leaf.NotAfter) {
+		return true
+	}
+	if linksCache.notRoots == nil || len(linksCache.notRoots) >= maxChains {
+		linksCache.notRoots = map[string]bool{}
+	}
+	linksCache.notRoots[string(leaf.RawIssuer)] = true
+	return false
+}
 
 func linksOf(chain unique.Handle[string]) *links {
 	if chain == noChain {
@@ -64,7 +88,13 @@ func newLinks(der string) *links {
 		if t := c.NotAfter.Unix(); t < l.until {
 			l.until, l.ends = t, printable(c.Subject.String())
 		}
+		l.constrained = l.constrained || len(c.PermittedDNSDomains)+len(c.ExcludedDNSDomains)+len(c.PermittedIPRanges)+len(c.ExcludedIPRanges) > 0
+		l.notForServers = l.notForServers || !forServers(c)
+		l.sha1 = l.sha1 || sha1(c)
+		l.shortRSA = l.shortRSA || shortRSA(c)
 	}
+	last := chain[len(chain)-1:]
+	l.public = trusted(last, last[0].NotAfter)
 	return l
 }
 

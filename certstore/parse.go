@@ -37,8 +37,9 @@ type leafPart struct {
 
 // A keyPart is a private key without its leaf.
 type keyPart struct {
-	der der // in readKey's form
-	id  publicID
+	der      der // in readKey's form
+	id       publicID
+	readable bool // see certificate.readable
 }
 
 type ocspPart []byte
@@ -166,7 +167,7 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		leaf.chain, leaf.missing = extend(noChain, leaf.missing, chains)
 		leaf.ownChain = leaf.chain
 		leaf.whole = leaf.missing == nobody
-		leaf.links = linksOf(leaf.chain)
+		leaf.setChain(leaf.chain)
 		leaf.ownFlaw = bad
 		leaf.flaw = leaf.ownFlaw.orBroken(leaf.links)
 		leaf.stray = leaf.chain == noChain && !leaf.whole && slices.ContainsFunc(others, func(i unique.Handle[issuer]) bool {
@@ -216,7 +217,7 @@ func (r *reader) readKeys() ([]*keyPart, error) {
 		if err != nil {
 			return nil, err
 		}
-		keys = append(keys, &keyPart{r.arena.put(kept), id})
+		keys = append(keys, &keyPart{der: r.arena.put(kept), id: id})
 	}
 	return keys, nil
 }
@@ -253,7 +254,7 @@ func authorityOf(cert *x509.Certificate) unique.Handle[authority] {
 }
 
 func (c *certificate) setKey(k *keyPart, base string) {
-	c.key, c.keyBase = k.der, base
+	c.key, c.keyBase, c.readable = k.der, base, k.readable
 }
 
 // noChain is the chain of a leaf whose issuer clients know.
@@ -267,14 +268,15 @@ func (l *leafPart) pair(k *keyPart, base string, from issuers) bool {
 		chain, missing = extend(chain, missing, from)
 	}
 	whole := missing == nobody
-	if l.key.equal(k.der) && l.keyBase == base && l.chain == chain && l.whole == whole {
+	if l.key.equal(k.der) && l.keyBase == base && l.readable == k.readable && l.chain == chain && l.whole == whole {
 		return false
 	}
 	if l.keyBase != "" { // it may be in a table
 		l.certificate = l.copy()
 	}
 	l.setKey(k, base)
-	l.chain, l.links, l.whole = chain, linksOf(chain), whole
+	l.setChain(chain)
+	l.whole = whole
 	l.flaw = l.ownFlaw.orBroken(l.links)
 	if l.flaw == nil && chain == noChain && !whole {
 		l.flaw = l.alone()

@@ -2,6 +2,7 @@ package certstore
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"hash/maphash"
 	"io/fs"
@@ -141,7 +142,7 @@ func (t *tree) settle(f *folder, name string, s sight, err error) {
 			have.stamp = 0
 		}
 	default:
-		t.take(f, have, s.data)
+		t.take(f, have, s.data, s.info.Mode())
 	}
 }
 
@@ -193,18 +194,44 @@ func (have *file) isNew(info fs.FileInfo) bool {
 }
 
 // take takes the bytes of a file, which it does not keep.
-func (t *tree) take(f *folder, have *file, data []byte) {
+func (t *tree) take(f *folder, have *file, data []byte, mode fs.FileMode) {
 	sum := maphash.Bytes(seed, data)
-	if sum == have.sum && have.parts != nil {
+	open := mode&0o004 != 0 && bytes.Contains(data, []byte("PRIVATE KEY-----")) && t.isOpen(f, cmp.Or(have.target, f.real))
+	if sum == have.sum && have.parts != nil && open == have.open {
 		return
 	}
-	have.sum = sum
+	have.sum, have.open = sum, open
 	if strings.EqualFold(filepath.Ext(have.name), ".ocsp") {
 		have.set(f, []part{ocspPart(bytes.Clone(data))}, nil)
 		return
 	}
 	parts, err := panics.Do(panics.Certificates, func() ([]part, error) { return t.reader.parse(f.path, have.name, data) })
+	for _, p := range parts {
+		switch p := p.(type) {
+		case *certificate:
+			p.readable = open
+		case *keyPart:
+			p.readable = open
+		}
+	}
 	have.set(f, parts, err)
+}
+
+// isOpen reports whether every user can reach the files in a folder. Those of a volume
+// of Kubernetes, which are so by default, only the container can.
+func (t *tree) isOpen(f *folder, dir string) bool {
+	if f.place != t.place || strings.Contains(dir, string(filepath.Separator)+"..") {
+		return false
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		info, err := t.place.Stat(dir)
+		if err != nil || info.Mode()&0o001 == 0 {
+			return false
+		}
+		if dir == filepath.Dir(dir) {
+			return true
+		}
+	}
 }
 
 // plainError drops the path, which every message names once already.

@@ -76,6 +76,7 @@ func TestValidRSAOverExpiredECDSA(t *testing.T) {
 
 // Certificates says for each name and key type what is served and why.
 func TestCertificatesSaysWhy(t *testing.T) {
+	trustOnly(t, root)
 	d := newDir(t)
 	later := ca.IssueSpec(minica.Spec{Names: []string{"example1.com", "*.example1.com"}, NotAfter: time.Now().AddDate(0, 0, 80)})
 	d.put(t, "new.pem", later.PEM())

@@ -106,6 +106,9 @@ func appendEntries(out []Entry, name string, exact, wild []named, now time.Time)
 			if c.facts.Value().common {
 				e.Why += "; the name is only its common name, which browsers do not accept"
 			}
+			if e.Chosen && !c.public() && !c.self() {
+				e.Why += "; private CA"
+			}
 			if c.kept {
 				e.Why += "; kept, because the file now holds a worse certificate"
 			}

@@ -190,12 +190,8 @@ func (t *table) untimely(now time.Time) []*certificate {
 		if c.timely(now) || c.flaw != nil && c.valid(now) {
 			continue
 		}
-		for name := range c.names.all() {
-			same, wild := t.lookupPattern(name)
-			if slices.Contains(choose(same, wild, now), c) {
-				out = append(out, c)
-				break
-			}
+		if t.serves(c, false, now) {
+			out = append(out, c)
 		}
 	}
 	return out

@@ -86,6 +86,7 @@ type file struct {
 	target string // folder of the symlink's last target, one string for all links to it; empty: not a link
 	parts  []part // nil until read
 	err    error  // instead of parts; does not name the file
+	open   bool   // anybody can read it
 	young  bool   // so recently changed when it was read that the stamp is not reliable
 	fresh  bool   // parts are newer than the last pairing
 }

@@ -445,6 +445,7 @@ func (d *console) describe() admin.Gate {
 	for _, p := range g.store.Problems() {
 		out.Files = append(out.Files, admin.FileProblem{File: p.File, Err: p.Err.Error(), Since: p.Since, Kept: p.Kept})
 	}
+	out.Rejected = adminRejected(g.store.Warnings())
 	if p := g.acme.problem(); p != nil {
 		out.ACMEFiles = append(out.ACMEFiles, *p)
 	}
@@ -616,4 +617,21 @@ func buildOf(info *debug.BuildInfo, _ bool) (version, revision string) {
 func withWarnings(log *slog.Logger) (*slog.Logger, *admin.Warnings) {
 	w := admin.NewWarnings(log.Handler())
 	return slog.New(w), w
+}
+
+// adminRejected counts warnings by rule, in the order of the rules.
+func adminRejected(list []certstore.Warning) (out []admin.Rejected) {
+	for _, rule := range certstore.RuleNames() {
+		r := admin.Rejected{Rule: rule}
+		for _, w := range list {
+			if w.Rule != rule {
+				continue
+			}
+			if r.Count++; r.Count == 1 {
+				r.First, r.Hint = w.Text, w.Hint
+			}
+		}
+		out = append(out, r)
+	}
+	return out
 }

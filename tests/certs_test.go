@@ -40,12 +40,12 @@ func TestCerts(t *testing.T) {
 	_, table := certs(t, site)
 	rows := strings.Split(table, "\n")
 	for i, want := range []struct{ file, why string }{
-		{"d.pem", "chosen: before certs/c.pem: expires later"},
+		{"d.pem", "chosen: before certs/c.pem: expires later; private CA"},
 		{"c.pem", "not chosen: certs/d.pem goes first: expires later"},
 		{"b.pem", "not chosen: certs/d.pem goes first: from a CA, the other is self-signed"},
 		{"e.pem", "not chosen: certs/d.pem goes first: valid, the other is not yet valid"},
 		{"a.pem", "not chosen: certs/d.pem goes first: valid, the other is expired"},
-		{"f.pem", "chosen: the only one for this name and key type"},
+		{"f.pem", "chosen: the only one for this name and key type; private CA"},
 	} {
 		if i+1 >= len(rows) || !strings.HasPrefix(rows[i+1], name) || !strings.Contains(rows[i+1], "certs/"+want.file) || !strings.HasSuffix(rows[i+1], " "+want.why) {
 			t.Fatalf("row %d of\n%s\nwant %s, %s", i+1, table, want.file, want.why)

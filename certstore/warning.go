@@ -1,0 +1,234 @@
+package certstore
+
+import (
+	"cmp"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+)
+
+// A Warning is why some clients reject a certificate that is served.
+type Warning struct {
+	Rule string // one of RuleNames
+	File string // with the leaf; empty for an installed certificate
+	Text string // names the certificate too
+	Hint string
+}
+
+// A rule tells a certificate that some clients reject. It looks at the leaf once, when
+// it is read, or at what is kept of the certificate.
+type rule struct {
+	name   string
+	leaf   func(*x509.Certificate) bool // nil: kept
+	kept   func(*certificate) bool
+	others bool // only where the name has no certificate with another kind of key
+	text   func(*certificate) string
+	hint   string
+}
+
+var rules = [...]rule{
+	{
+		name: "server_auth",
+		leaf: func(leaf *x509.Certificate) bool { return !forServers(leaf) },
+		text: says("its extended key usage lacks serverAuth, so that no client accepts it"),
+		hint: "have it issued anew for a TLS server",
+	}, {
+		name: "issuer_server_auth",
+		kept: func(c *certificate) bool { return c.links.notForServers },
+		text: says("the extended key usage of an intermediate lacks serverAuth, so that no client accepts it"),
+		hint: "have it issued by a CA for TLS servers",
+	}, {
+		name: "name_constraints",
+		kept: func(c *certificate) bool { return c.outside },
+		text: says("an intermediate may not issue for one of its names (name constraints), so that clients reject it"),
+		hint: "have it issued without that name, or by another CA",
+	}, {
+		name: "sha1",
+		leaf: sha1,
+		text: says("its signature uses SHA-1, which clients reject"),
+		hint: "have it issued anew, with SHA-256",
+	}, {
+		name: "issuer_sha1",
+		kept: func(c *certificate) bool { return c.links.sha1 },
+		text: says("the signature of an intermediate uses SHA-1, which clients reject"),
+		hint: "use a newer intermediate of its CA",
+	}, {
+		name: "rsa_short",
+		leaf: shortRSA,
+		text: func(c *certificate) string {
+			return fmt.Sprintf("its key is %s; browsers and OpenSSL want 2048 bits", c.facts.Value().kind)
+		},
+		hint: "make a new key, ECDSA P-256 or RSA 2048",
+	}, {
+		name: "issuer_rsa_short",
+		kept: func(c *certificate) bool { return c.links.shortRSA },
+		text: says("the RSA key of an intermediate is shorter than 2048 bits, which browsers and OpenSSL reject"),
+		hint: "use a newer intermediate of its CA",
+	}, {
+		name:   "p521",
+		kept:   func(c *certificate) bool { return c.facts.Value().kind == "ECDSA P-521" },
+		others: true,
+		text:   says("its key is ECDSA P-521, which Chrome and other browsers reject"),
+		hint:   "use ECDSA P-256 or P-384, or put an RSA certificate beside it",
+	}, {
+		name:   "ed25519",
+		kept:   func(c *certificate) bool { return c.family() == familyEd25519 },
+		others: true,
+		text:   says("its key is Ed25519, which browsers reject"),
+		hint:   "use ECDSA P-256, or put such a certificate beside it",
+	}, {
+		name: "self_signed",
+		kept: func(c *certificate) bool { return c.self() },
+		text: says("it is self-signed; only clients that were told to trust it accept it"),
+		hint: "have it issued by a CA, for instance by [acme]",
+	}, {
+		name: "common_name",
+		kept: func(c *certificate) bool { return c.facts.Value().common },
+		text: says("its name is only its common name, which browsers do not accept"),
+		hint: "have it issued with a subject alternative name",
+	}, {
+		name: "lifetime",
+		kept: func(c *certificate) bool { return c.notAfter-c.notBefore >= c.lifetimeLimit() },
+		text: func(c *certificate) string {
+			const day = 24 * 60 * 60
+			return fmt.Sprintf("it is valid for %d days; browsers take %d", (c.notAfter-c.notBefore)/day, c.lifetimeLimit()/day-1)
+		},
+		hint: "have it issued for a shorter time, and renewed automatically",
+	}, {
+		name: "key_readable",
+		kept: func(c *certificate) bool { return c.readable },
+		text: func(c *certificate) string {
+			return fmt.Sprintf("every user of this machine can read its private key %q", c.keyFile())
+		},
+		hint: "chmod o-r the file; if others may have read the key, make a new one",
+	},
+}
+
+func says(text string) func(*certificate) string { return func(*certificate) string { return text } }
+
+// RuleNames returns all values that Warning.Rule can have.
+func RuleNames() (names []string) {
+	for _, r := range rules {
+		names = append(names, r.name)
+	}
+	return names
+}
+
+func forServers(c *x509.Certificate) bool {
+	return len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) == 0 ||
+		slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth) || slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny)
+}
+
+func sha1(c *x509.Certificate) bool {
+	switch c.SignatureAlgorithm {
+	case x509.SHA1WithRSA, x509.ECDSAWithSHA1, x509.DSAWithSHA1, x509.MD5WithRSA:
+		return !selfIssued(c) // nobody looks at the signature of a root
+	}
+	return false
+}
+
+func shortRSA(c *x509.Certificate) bool {
+	key, ok := c.PublicKey.(interface{ Size() int }) // *rsa.PublicKey; in bytes
+	return ok && key.Size() < 2048/8
+}
+
+// lifetimeLimit returns the lifetime that browsers no longer take, in seconds. Apple's
+// limit is for all CAs, the others are for those that browsers know (CA/Browser Forum's
+// Baseline Requirements, section 6.3.2).
+func (c *certificate) lifetimeLimit() int64 {
+	const day = 24 * 60 * 60
+	if !c.public() {
+		return 826 * day
+	}
+	for _, l := range [...]struct {
+		from time.Time
+		days int64
+	}{
+		{time.Date(2029, 3, 15, 0, 0, 0, 0, time.UTC), 47},
+		{time.Date(2027, 3, 15, 0, 0, 0, 0, time.UTC), 100},
+		{time.Date(2026, 3, 15, 0, 0, 0, 0, time.UTC), 200},
+		{time.Date(2020, 9, 1, 0, 0, 0, 0, time.UTC), 398},
+	} {
+		if c.notBefore >= l.from.Unix() {
+			return (l.days + 1) * day
+		}
+	}
+	return math.MaxInt64
+}
+
+// public reports whether the chain leads to a root of this system.
+func (c *certificate) public() bool { return c.links.public || c.facts.Value().public }
+
+// doubts returns the rules of which the leaf falls foul, as a bit for each.
+func doubts(leaf *x509.Certificate) (bits uint32) {
+	for i, r := range rules {
+		if r.leaf != nil && r.leaf(leaf) {
+			bits |= 1 << i
+		}
+	}
+	return bits
+}
+
+func (c *certificate) breaks(i int) bool {
+	if rules[i].leaf != nil {
+		return c.facts.Value().doubts&(1<<i) != 0
+	}
+	return rules[i].kept(c)
+}
+
+// isOutside reports whether the chain's name constraints exclude a name of the leaf (RFC
+// 5280, section 4.2.1.10).
+func (c *certificate) isOutside() bool {
+	if !c.links.constrained {
+		return false
+	}
+	chain, err := c.certificates()
+	if err != nil {
+		return false
+	}
+	end, between := x509.NewCertPool(), x509.NewCertPool()
+	end.AddCert(chain[len(chain)-1])
+	for _, i := range chain[1 : len(chain)-1] {
+		between.AddCert(i)
+	}
+	_, err = chain[0].Verify(x509.VerifyOptions{Roots: end, Intermediates: between, CurrentTime: middle(c),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	var invalid x509.CertificateInvalidError
+	return errors.As(err, &invalid) && invalid.Reason == x509.CANotAuthorizedForThisName
+}
+
+// middle is when the certificate and its chain are valid, if ever.
+func middle(c *certificate) time.Time {
+	from, until := max(c.notBefore, c.links.from), min(c.notAfter, c.links.until)
+	return time.Unix(from+(until-from)/2, 0)
+}
+
+// Warnings returns why clients reject certificates that are chosen for some name, ordered
+// by file.
+func (s *Store) Warnings() (out []Warning) {
+	t, now := s.table(), time.Now()
+	for _, c := range t.all {
+		for i, r := range rules {
+			if c.breaks(i) && t.serves(c, r.others, now) {
+				out = append(out, Warning{r.name, c.file(), fmt.Sprintf("certificate %s: %s", c.quoted(), r.text(c)), r.hint})
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Warning) int { return cmp.Compare(a.File, b.File) })
+	return out
+}
+
+// serves reports whether a certificate is chosen for some name, or where alone is set, is
+// the only one that is.
+func (t *table) serves(c *certificate, alone bool, now time.Time) bool {
+	for name := range c.names.all() {
+		same, wild := t.lookupPattern(name)
+		if chosen := choose(same, wild, now); slices.Contains(chosen, c) && (!alone || len(chosen) == 1) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,174 @@
+package certstore
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"wssgate/demo/minica"
+)
+
+// sha1By puts the algorithm of a SHA-1 signature in place of that of a certificate,
+// which is as long and whose signature nobody checks here.
+func sha1By(t *testing.T, der []byte) []byte {
+	t.Helper()
+	sha256, sha1 := []byte{0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2}, []byte{0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1}
+	if bytes.Count(der, sha256) != 2 {
+		t.Fatal("not signed with ECDSA and SHA-256")
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Two identifiers become shorter by one: the lengths around them follow.
+	tbs := bytes.Replace(cert.RawTBSCertificate, sha256, sha1, 1)
+	i := bytes.Index(tbs, sha1)
+	tbs[i-1]--
+	tbs[i-3]--
+	n := len(tbs) - 4
+	tbs[2], tbs[3] = byte(n>>8), byte(n)
+	rest := bytes.Replace(der[4+len(cert.RawTBSCertificate):], sha256, sha1, 1)
+	i = bytes.Index(rest, sha1)
+	rest[i-1]--
+	rest[i-3]--
+	n = len(tbs) + len(rest)
+	return slices.Concat([]byte{0x30, 0x82, byte(n >> 8), byte(n)}, tbs, rest)
+}
+
+// trustOnly makes the root of a CA the only one of this system for a test.
+func trustOnly(t *testing.T, ca *minica.CA) {
+	t.Helper()
+	pool, was := ca.Pool(), systemRoots
+	set := func(roots func() *x509.CertPool) {
+		linksCache.Lock()
+		defer linksCache.Unlock()
+		systemRoots = roots
+		linksCache.of, linksCache.notRoots = nil, nil
+	}
+	set(func() *x509.CertPool { return pool })
+	t.Cleanup(func() { set(was) })
+}
+
+// Each rule finds the certificate that it is for, and nothing else does.
+func TestWarnings(t *testing.T) {
+	system := minica.NewCA("System Root")
+	trustOnly(t, system)
+	public, private := system.Intermediate("Public CA"), root.Intermediate("Private CA")
+	short, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"example1.com"}
+	with := func(ca *minica.CA, edit func(*x509.Certificate)) []byte {
+		return ca.IssueSpec(minica.Spec{Names: names, Edit: edit}).PEM()
+	}
+	under := func(edit func(*x509.Certificate)) []byte {
+		inter := root.Intermediate("Edited CA")
+		p := inter.Issue("example1.com")
+		return cat(minica.CertPEM(p.Cert), minica.CertPEM(caLike(t, inter, root, edit)), p.KeyPEM())
+	}
+	days := func(n int) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.NotAfter = c.NotBefore.AddDate(0, 0, n).Add(-time.Second) }
+	}
+	plain := private.Issue("example1.com")
+	for name, row := range map[string]struct {
+		data []byte
+		want []string // rules
+	}{
+		"of a public CA":  {public.Issue("example1.com").PEM(), nil},
+		"of a private CA": {plain.PEM(), nil},
+		"for clients":     {with(private, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }), []string{"server_auth"}},
+		"for anything":    {with(private, func(c *x509.Certificate) { c.ExtKeyUsage = nil }), nil},
+		"CA for clients":  {under(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }), []string{"issuer_server_auth"}},
+		"outside": {under(func(c *x509.Certificate) {
+			c.PermittedDNSDomains, c.PermittedDNSDomainsCritical = []string{"example2.com"}, true
+		}), []string{"name_constraints"}},
+		"excluded":      {under(func(c *x509.Certificate) { c.ExcludedDNSDomains = []string{"example1.com"} }), []string{"name_constraints"}},
+		"inside":        {under(func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"example1.com"} }), nil},
+		"SHA-1":         {cat(minica.CertPEM(&x509.Certificate{Raw: sha1By(t, plain.Cert.Raw)}), plain.KeyPEM()), []string{"sha1"}},
+		"CA with SHA-1": {cat(minica.CertPEM(plain.Cert), minica.CertPEM(&x509.Certificate{Raw: sha1By(t, private.Cert.Raw)}), plain.KeyPEM()), []string{"issuer_sha1"}},
+		"RSA 1024":      {private.IssueSpec(minica.Spec{Names: names, Key: short}).PEM(), []string{"rsa_short"}},
+		"RSA 2048":      {private.IssueSpec(minica.Spec{Names: names, Key: rsaKey()}).PEM(), nil},
+		"P-521":         {private.IssueSpec(minica.Spec{Names: names, Key: p521}).PEM(), []string{"p521"}},
+		"Ed25519":       {private.IssueSpec(minica.Spec{Names: names, Key: ed}).PEM(), []string{"ed25519"}},
+		"Ed25519 beside RSA": {cat(private.IssueSpec(minica.Spec{Names: names, Key: ed}).PEM(),
+			private.IssueSpec(minica.Spec{Names: names, Key: rsaKey()}).PEM()), nil},
+		"self-signed": {minica.SelfSigned(minica.Spec{Names: names}).PEM(), []string{"self_signed"}},
+		"common name only": {with(private, func(c *x509.Certificate) {
+			c.DNSNames, c.Subject = nil, pkix.Name{CommonName: "example1.com"}
+		}), []string{"common_name"}},
+		"826 days":             {with(private, days(827)), []string{"lifetime"}},
+		"825 days":             {with(private, days(825)), nil},
+		"a year, public CA":    {with(public, days(400)), []string{"lifetime"}},
+		"90 days, public CA":   {with(public, days(90)), nil},
+		"a year, private CA":   {with(private, days(400)), nil},
+		"directly from a root": {system.IssueSpec(minica.Spec{Names: names, Edit: days(400)}).PEM(), []string{"lifetime"}},
+	} {
+		d := newDir(t)
+		d.put(t, "x.pem", row.data)
+		var got []string
+		s := d.open(t)
+		for _, w := range s.Warnings() {
+			got = append(got, w.Rule)
+			if !strings.HasPrefix(w.Text, `certificate "`+w.File+`": `) || w.Hint == "" {
+				t.Errorf("%s: warning = %+v", name, w)
+			}
+		}
+		if !slices.Equal(got, row.want) {
+			t.Errorf("%s: warnings = %q; want %q; problems %v", name, got, row.want, s.Problems())
+		}
+		for e := range s.Certificates() {
+			isPrivate := strings.HasSuffix(e.Why, "; private CA")
+			if want := !strings.Contains(name, "public") && !strings.Contains(name, "self") && !strings.Contains(name, "directly"); isPrivate != want {
+				t.Errorf("%s: why = %q; private CA should be %v", name, e.Why, want)
+			}
+		}
+	}
+}
+
+// A key is said to be open to others where they can reach it; chmod is seen.
+func TestReadableKey(t *testing.T) {
+	base, err := os.MkdirTemp("/tmp", "open")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(base) })
+	d := dir(base)
+	p := ca.Issue("example1.com")
+	d.put(t, "x/cert.pem", p.ChainPEM())
+	key := d.put(t, "x/key.pem", p.KeyPEM())
+	s := d.open(t)
+	for _, step := range []struct {
+		folder, file os.FileMode
+		want         int
+	}{{0o755, 0o600, 0}, {0o755, 0o644, 1}, {0o755, 0o640, 0}, {0o755, 0o644, 1}, {0o755, 0o600, 0}, {0o700, 0o644, 0}} {
+		for path, mode := range map[string]os.FileMode{base: step.folder, base + "/x": 0o755, key: step.file} {
+			if err := os.Chmod(path, mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+		reload(t, s)
+		wantServed(t, s, "example1.com", p)
+		if w := s.Warnings(); len(w) != step.want || step.want > 0 && (w[0].Rule != "key_readable" || !strings.Contains(w[0].Text, key)) {
+			t.Errorf("%v: warnings = %+v", step, w)
+		}
+	}
+}
