@@ -103,11 +103,12 @@ func (b *batch) read(t *tunnel, l *leg) {
 
 // begin makes the reads. Until end, turns gather their writes.
 func (b *batch) begin() {
-	if b == nil || len(b.reads) == 0 {
+	if b == nil {
 		return
 	}
-	b.doing = b.reads
-	b.do(b.reads)
+	if b.doing = b.reads; len(b.reads) > 0 {
+		b.do(b.reads)
+	}
 	for i := range b.reads {
 		c := &b.reads[i]
 		a := &b.slots[c.s.ahead-1]
@@ -217,6 +218,7 @@ func (b *batch) end(tell func(*tunnel, *leg, readiness)) {
 	if b == nil {
 		return
 	}
+	b.on, b.turn = false, nil // whatever panics below
 	b.flush()
 	for i := range b.reads { // only after a panic: begin did not come, or not to its end
 		if at := b.reads[i].s.ahead; at != 0 {
@@ -224,7 +226,7 @@ func (b *batch) end(tell func(*tunnel, *leg, readiness)) {
 		}
 	}
 	clear(b.reads)
-	b.reads, b.on, b.turn = b.reads[:0], false, nil
+	b.reads = b.reads[:0]
 	for i := range b.late { // what they write now is not gathered, so there will be no more
 		if t := b.late[i]; !t.done {
 			tell(t, &t.client, 0)

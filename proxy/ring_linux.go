@@ -19,10 +19,10 @@ type ring struct {
 	mapped         [][]byte // the queues, and the entries of the first
 	sqes           []sqe
 	cqes           []cqe
-	sqHead, sqTail *uint32 // the kernel takes calls from the head, and we add at the tail
-	cqHead, cqTail *uint32 // the other way round for results
-	broken         bool    // the kernel refused what it has done before: each call is made alone
-	lost           func(error)
+	sqHead, sqTail *uint32     // the kernel takes calls from the head, and we add at the tail
+	cqHead, cqTail *uint32     // the other way round for results
+	broken         bool        // the kernel refused what it has done before: each call is made alone
+	lost           func(error) // nil: it was told
 }
 
 // From linux/io_uring.h.
@@ -134,6 +134,9 @@ func (r *ring) close() {
 // do makes calls, which are at most ringEntries.
 func (r *ring) do(calls []call) {
 	if r.broken {
+		if r.lost != nil { // a panic came between
+			r.lose(errBatch)
+		}
 		for i := range calls {
 			calls[i].alone()
 		}
@@ -158,13 +161,20 @@ func (r *ring) do(calls []call) {
 		calls[i].returned(res)
 	}
 	if r.broken = failure != 0; r.broken {
-		r.lost(os.NewSyscallError("io_uring_enter", failure))
+		r.lose(os.NewSyscallError("io_uring_enter", failure))
 	}
 	for i := range calls {
 		if !calls[i].made { // interrupted, or the kernel did not take it
 			calls[i].alone()
 		}
 	}
+}
+
+// lose says that the ring is used no more.
+func (r *ring) lose(why error) {
+	lost := r.lost
+	r.lost = nil
+	lost(why)
 }
 
 // add puts a call on the queue, at place i of those that enter hands over.

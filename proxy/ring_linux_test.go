@@ -106,6 +106,34 @@ func TestRingBatch(t *testing.T) {
 	}
 }
 
+// Writes are gathered also while no slot is free for reads.
+func TestRingWithoutSlots(t *testing.T) {
+	b, w := newBatch(testRing(t).do), newTurn()
+	w.batch = b
+	s, peer := ringPair(t)
+	tun := &tunnel{client: leg{sock: s}}
+	tell := func(*tunnel, *leg, readiness) { t.Error("a write was not made in full") }
+	b.read(tun, &tun.client)
+	b.begin()
+	if _, err := s.Read(make([]byte, 1)); err != errAgain {
+		t.Fatalf("a read of nothing: %v", err)
+	}
+	b.end(tell)
+	b.taken = batchSlots
+	b.read(tun, &tun.client)
+	b.begin()
+	b.turnOf(tun)
+	s.turn = w
+	if s.send([]byte("x")); s.ahead != 0 || !s.pending {
+		t.Errorf("ahead %d, pending %t; want a write alone", s.ahead, s.pending)
+	}
+	b.taken = 0
+	b.end(tell)
+	if n, err := unix.Read(peer, make([]byte, 2)); n != 1 {
+		t.Errorf("the peer read %d bytes, %v; want 1", n, err)
+	}
+}
+
 // What the kernel does not take waits in the sock, and its tunnel is told. A second write
 // stays behind the first.
 func TestRingLateWrite(t *testing.T) {
