@@ -104,6 +104,38 @@ func TestCertificatesHang(t *testing.T) {
 	}
 }
 
+// A file that hangs by itself keeps no other one from being served, at the start and in
+// a reload; it is named, and taken up when it answers.
+func TestCertificateHangsAlone(t *testing.T) {
+	u := wire.Echo(t)
+	site := gate.NewSite(t, name)
+	site.Write(t, "certs/0.pem", site.CA.Issue("first.test").PEM())
+	site.Write(t, "certs/zz.pem", site.CA.Issue("last.test").PEM())
+	m := onMount(t, site, "certs")
+	defer m.Resume()
+	m.HangAlone("certs/0.pem")
+	g := site.Start(t, toUpstream(u.URL))
+	o := operate(t, g)
+	line := g.WaitLine("the file hangs", hangs)
+	if !strings.HasSuffix(line.Str("file"), "/0.pem") || line.Str("since") == "" {
+		t.Errorf("the line has file %q, since %q", line.Str("file"), line.Str("since"))
+	}
+	for _, served := range []string{name, "last.test"} {
+		wire.DialTLS(t, g.Addr("wss"), site.Client(served))
+	}
+	if !o.finding("/0.pem", "has not answered since") {
+		t.Errorf("no finding names the file: %+v", o.status().Findings)
+	}
+	o.want("POST", "/reload", 200)
+	next := g.Mark()
+	m.Resume()
+	next("the file is back", back)
+	eventually(t, "the certificate is served", func() bool {
+		return slices.ContainsFunc(o.status().Certificates, func(c admin.Certificate) bool { return c.Name == "first.test" })
+	})
+	wire.DialTLS(t, g.Addr("wss"), site.Client("first.test"))
+}
+
 // A folder that hangs from the start leaves the gate with listeners, a line in the
 // log and a reason not to be ready, and is taken up when it answers.
 func TestCertificatesHangAtStart(t *testing.T) {

@@ -33,6 +33,8 @@ type Mount struct {
 
 	mu    sync.Mutex // held while a request is taken and answered
 	hangs bool
+	alone string        // what hangs by itself, below show; empty: nothing
+	taken [][]byte      // requests for it, not answered yet
 	delay time.Duration // before each answer
 	ended bool
 	nodes []string       // paths below show, by node number less 1
@@ -77,6 +79,14 @@ func (m *Mount) Hang() { m.set(true) }
 // Resume ends Hang.
 func (m *Mount) Resume() { m.set(false) }
 
+// HangAlone has a file hang by itself: its attributes are known, but who opens it waits
+// until Resume. The process can be killed only when the test ends.
+func (m *Mount) HangAlone(path string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.alone = path
+}
+
 // Delay has each answer take so long from now on; there are several for one call.
 func (m *Mount) Delay(each time.Duration) {
 	m.mu.Lock()
@@ -88,6 +98,13 @@ func (m *Mount) set(hangs bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.hangs = hangs
+	if !hangs {
+		m.alone = ""
+		for _, request := range m.taken {
+			m.answer(request)
+		}
+		m.taken = nil
+	}
 }
 
 func (m *Mount) mount() (err error) {
@@ -172,6 +189,10 @@ func (m *Mount) answer(request []byte) {
 	var path string
 	if 0 < node && node <= uint64(len(m.nodes)) {
 		path = m.nodes[node-1]
+	}
+	if m.alone != "" && path == m.alone && opcode == opOpen {
+		m.taken = append(m.taken, bytes.Clone(request))
+		return
 	}
 	var out []byte
 	var err error
