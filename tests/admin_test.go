@@ -208,16 +208,20 @@ func TestMetricsOfAGate(t *testing.T) {
 	eventually(t, "the tunnel has ended", func() bool {
 		return o.metric(`wssgate_tunnels{vhost="example1.test"}`) == 0 && o.metric(`wssgate_tunnels_closed_total{reason="client_close"}`) == 1
 	})
-	// A name that a client made up is nowhere.
+	// A name that a client made up is no label, and in the status only where the names
+	// without a certificate are.
 	stranger := site.Client("made-up-by-a-client.test")
 	if conn, err := (&net.Dialer{}).Dial("tcp", g.Addr("wss")); err == nil {
 		tlsFails(conn, stranger)
 	}
 	eventually(t, "an unknown name", func() bool { return o.metric(`wssgate_handshakes_total{result="unknown_name",version=""}`) == 1 })
-	for _, path := range []string{"/metrics", "/status?history"} {
-		if _, body := o.ask("GET", path); strings.Contains(body, "made-up") {
-			t.Errorf("%s has a name that a client sent", path)
+	for path, want := range map[string]int{"/metrics": 0, "/status?history": 1} {
+		if _, body := o.ask("GET", path); strings.Count(body, "made-up") != want {
+			t.Errorf("%s has a name that a client sent %d times; want %d", path, strings.Count(body, "made-up"), want)
 		}
+	}
+	if names := o.status().Unserved; len(names) != 1 || names[0].Name != "made-up-by-a-client.test" || names[0].Count != 1 {
+		t.Errorf("the names without a certificate are %+v; want one", names)
 	}
 }
 
