@@ -37,7 +37,7 @@ type sock struct {
 
 	state   sockState
 	fin     finState
-	lost    error    // a write met the peer's reset; what came before it is still to be read
+	lost    bool     // a write met the peer's reset, which is err; what came before it is still to be read
 	drained bool     // this turn: the kernel has nothing more for us
 	ahead   uint8    // the batch's slot with what was read ahead, plus 1; 0: none
 	pending bool     // the batch has a write that was not made yet; out is empty
@@ -143,8 +143,8 @@ func (s *sock) Read(b []byte) (int, error) {
 	if n < len(b) || s.turn.budget <= 0 {
 		s.drained = true
 	}
-	if err == io.EOF && s.lost != nil {
-		err = s.lost // the write was told of the reset, and a socket tells it once
+	if err == io.EOF && s.lost {
+		err = s.err // the write was told of the reset, and a socket tells it once
 	}
 	switch err {
 	case nil, errAgain:
@@ -170,7 +170,7 @@ func (s *sock) Write(b []byte) (int, error) {
 
 // send hands bytes to the kernel, behind those that wait already.
 func (s *sock) send(b []byte) {
-	if s.land(); s.lost != nil || s.state >= sockFailed {
+	if s.land(); s.lost || s.state >= sockFailed {
 		return
 	}
 	if s.out.size == 0 {
@@ -233,7 +233,7 @@ func (s *sock) refused(err error) {
 		s.fail(err)
 		return
 	}
-	s.lost, s.out = err, queue{}
+	s.lost, s.err, s.out = true, err, queue{}
 }
 
 // shutdown requests FIN behind all written bytes. finish, at the end of a turn, sends it
