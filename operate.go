@@ -333,7 +333,7 @@ until there is the new one.
 		case (word == "revoke") != (*reason != ""):
 			return errors.New("revoke takes -reason, and nothing else does")
 		case word == "revoke" && !slices.Contains(certstore.ACMEReasons(), *reason):
-			return fmt.Errorf("-reason %q is none of %s", *reason, strings.Join(certstore.ACMEReasons(), ", "))
+			return fmt.Errorf("-reason %q is not one of %s", *reason, strings.Join(certstore.ACMEReasons(), ", "))
 		case *asJSON && word != "status":
 			return errors.New("-json goes with status")
 		}

@@ -55,16 +55,9 @@ func (s *Server) serveACME(w http.ResponseWriter, r *http.Request) {
 		s.log.Info("acme "+req.Do+" requested", "client", r.RemoteAddr, "scope", req.Name)
 		said, err = s.options.ACME(r.Context(), req)
 	}
-	switch {
-	case err == nil:
-		writeJSON(w, http.StatusAccepted, outcome{OK: true, Result: said})
-	case errors.Is(err, ErrNotSupported):
-		writeJSON(w, http.StatusNotImplemented, outcome{Result: err.Error()})
-	case errors.Is(err, ErrUnknown):
-		writeJSON(w, http.StatusNotFound, outcome{Result: err.Error()})
-	case errors.Is(err, ErrConflict):
-		writeJSON(w, http.StatusConflict, outcome{Result: err.Error()})
-	default:
-		writeJSON(w, http.StatusUnprocessableEntity, outcome{Result: err.Error()})
+	if err != nil {
+		writeJSON(w, failureStatus(err, http.StatusUnprocessableEntity), outcome{Result: err.Error()})
+		return
 	}
+	writeJSON(w, http.StatusAccepted, outcome{OK: true, Result: said})
 }

@@ -171,13 +171,21 @@ func (s *Server) serveDrain(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, outcome{OK: true, Result: req.Scope() + ": accepts clients again"})
 	case err == nil:
 		writeJSON(w, http.StatusAccepted, outcome{OK: true, Result: req.Scope() + ": drain begun"})
-	case errors.Is(err, ErrNotSupported):
-		writeJSON(w, http.StatusNotImplemented, outcome{Result: err.Error()})
-	case errors.Is(err, ErrUnknown):
-		writeJSON(w, http.StatusNotFound, outcome{Result: err.Error()})
-	case errors.Is(err, ErrConflict):
-		writeJSON(w, http.StatusConflict, outcome{Result: err.Error()})
 	default:
-		writeJSON(w, http.StatusInternalServerError, outcome{Result: err.Error()})
+		writeJSON(w, failureStatus(err, http.StatusInternalServerError), outcome{Result: err.Error()})
 	}
+}
+
+// failureStatus is the HTTP status for the error of an action; other for one that the
+// gate's owner has no name for.
+func failureStatus(err error, other int) int {
+	switch {
+	case errors.Is(err, ErrNotSupported):
+		return http.StatusNotImplemented
+	case errors.Is(err, ErrUnknown):
+		return http.StatusNotFound
+	case errors.Is(err, ErrConflict):
+		return http.StatusConflict
+	}
+	return other
 }

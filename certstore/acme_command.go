@@ -17,7 +17,7 @@ import (
 
 // Errors of Renew, Retry and Revoke, for errors.Is.
 var (
-	ErrACMEUnknown = errors.New("is none of acme.names")
+	ErrACMEUnknown = errors.New("is not in acme.names")
 	ErrACMEState   = errors.New("not possible now")
 	ErrACMERefused = errors.New("not revoked")
 )
@@ -54,7 +54,7 @@ func (a *ACME) Renew(name string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if wait := k.earlyWait(); wait > 0 {
-		return fmt.Errorf("%q has had %d certificates before their time in a day, and may have another in %v, lest it meet the CA's limits: %w",
+		return fmt.Errorf("%q has had %d certificates before their time in a day; because of the CA's limits it may have another in %v: %w",
 			k.name, acmeEarlyADay, wait.Round(time.Minute), ErrACMEState)
 	}
 	k.wants(acmeWish{retry: true, renew: true})
@@ -82,7 +82,7 @@ func (a *ACME) Retry(name string) error {
 func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, err error) {
 	code, known := acmeReasons[reason]
 	if !known {
-		return "", fmt.Errorf("reason %q is none of %s: %w", reason, strings.Join(ACMEReasons(), ", "), ErrACMEState)
+		return "", fmt.Errorf("reason %q is not one of %s: %w", reason, strings.Join(ACMEReasons(), ", "), ErrACMEState)
 	}
 	k, err := a.ask(name)
 	if err != nil {

@@ -190,6 +190,7 @@ func alone[T any](t *tree, path string, call func(p *files.Place) (T, error)) (T
 		return v, err
 	})
 	if !errors.Is(err, files.ErrHangs) {
+		delete(t.hung, path)
 		own.Leave()
 		return v, err
 	}

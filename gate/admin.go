@@ -621,17 +621,16 @@ func withWarnings(log *slog.Logger) (*slog.Logger, *admin.Warnings) {
 
 // adminRejected counts warnings by rule, in the order of the rules.
 func adminRejected(list []certstore.Warning) (out []admin.Rejected) {
-	for _, rule := range certstore.RuleNames() {
-		r := admin.Rejected{Rule: rule}
-		for _, w := range list {
-			if w.Rule != rule {
-				continue
-			}
-			if r.Count++; r.Count == 1 {
-				r.First, r.Hint = w.Text, w.Hint
-			}
+	of := map[string]int{} // by rule: its place in out
+	for i, rule := range certstore.RuleNames() {
+		of[rule] = i
+		out = append(out, admin.Rejected{Rule: rule})
+	}
+	for _, w := range list {
+		r := &out[of[w.Rule]]
+		if r.Count++; r.Count == 1 {
+			r.First, r.Hint = w.Text, w.Hint
 		}
-		out = append(out, r)
 	}
 	return out
 }

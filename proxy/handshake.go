@@ -39,7 +39,7 @@ func (c *clientConn) handshake() bool {
 		case handshakeProxyHeader:
 			in.proxyHeader.note(in.log, c.client.Addr(), err.Error(), ProxyHeaderHint)
 		case handshakeProxyUnexpected:
-			in.proxyUnexpected.note(in.log, c.client.Addr(), errProxyUnexpected.Error(), ProxyUnexpectedHint)
+			in.proxyUnexpected.note(in.log, c.client.Addr(), textProxyUnexpected, ProxyUnexpectedHint)
 		default:
 			c.debug("TLS handshake", err)
 		}

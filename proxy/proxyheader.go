@@ -134,7 +134,7 @@ func (c *clientConn) proxied() error {
 	return nil
 }
 
-var errProxyUnexpected = errors.New("PROXY header from a network that listen.proxy_protocol does not contain")
+const textProxyUnexpected = "PROXY header from a network that listen.proxy_protocol does not contain"
 
 // beginsProxyHeader reports whether a failed handshake began with a PROXY header.
 func beginsProxyHeader(handshake error) bool {

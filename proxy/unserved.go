@@ -34,10 +34,9 @@ type unserved struct {
 
 // note counts a handshake.
 func (u *unserved) note(name string, now time.Time) {
-	if !isHostname(name) {
+	if name = strings.ToLower(name); !isHostname(name) {
 		return
 	}
-	name = strings.ToLower(name)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	n := u.names[name]
@@ -90,8 +89,8 @@ func (u *unserved) most(limit int, now time.Time) []UnservedName {
 	return list[:min(len(list), limit)]
 }
 
-// isHostname reports whether a server name may be one that somebody configured in DNS.
+// isHostname reports whether a server name in lower case may be one that somebody configured in DNS.
 func isHostname(name string) bool {
 	return name != "" && len(name) <= maxNameLength && strings.Contains(name, ".") &&
-		strings.Trim(strings.ToLower(name), nameCharacters) == ""
+		strings.Trim(name, nameCharacters) == ""
 }

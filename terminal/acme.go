@@ -18,12 +18,12 @@ func (g *Gate) ACME(ctx context.Context, stdout io.Writer, asJSON bool) error {
 	if err := g.get(ctx, "/status", nil, &st); err != nil {
 		return err
 	}
-	s := newScreen(stdout)
 	if asJSON {
 		e := json.NewEncoder(stdout)
 		e.SetIndent("", "  ")
 		return e.Encode(st.ACME)
 	}
+	s := newScreen(stdout)
 	for _, p := range st.ACMEFiles {
 		s.printf("%s\n", s.paint(bad, human.Line(p.Err)))
 	}

@@ -62,9 +62,9 @@ func TestBinaryCommand(t *testing.T) {
 	want("acme retry "+lost, 0, "is tried again")
 	g.obtains(lost, root)
 
-	want("acme renew other.example.org", 1, `"other.example.org" is none of acme.names`)
+	want("acme renew other.example.org", 1, `"other.example.org" is not in acme.names`)
 	want("acme revoke "+name, 2, "revoke takes -reason")
-	want("acme revoke "+name+" -reason because", 2, `-reason "because" is none of`, "keyCompromise")
+	want("acme revoke "+name+" -reason because", 2, `-reason "because" is not one of`, "keyCompromise")
 	want("acme renew", 2, "one NAME is required")
 	want("acme", 2, "status, renew, retry or revoke is required")
 }
