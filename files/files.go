@@ -402,6 +402,11 @@ func (p *Place) leave() {
 	p.still.Lock()
 	defer p.still.Unlock()
 	p.mu.Lock()
+	p.left()
+}
+
+// left ends a call. The caller holds still and mu; left releases mu.
+func (p *Place) left() {
 	p.spent += time.Since(p.began)
 	hung := isClosed(p.hangs)
 	if p.watch != nil && !hung && p.spent >= JobPatience {
@@ -425,10 +430,11 @@ func (p *Place) leave() {
 func Beside[T any](p, other *Place, path string, job func() (T, error)) (T, error) {
 	began := time.Now()
 	v, err := Do(context.Background(), other, job)
+	p.still.Lock() // or check could take the call of other for one of p
+	defer p.still.Unlock()
 	p.mu.Lock()
 	p.path, p.began = path, began
-	p.mu.Unlock()
-	p.leave()
+	p.left()
 	return v, err
 }
 

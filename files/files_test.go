@@ -275,3 +275,25 @@ func TestReplace(t *testing.T) {
 		t.Errorf("left behind: %v", entries)
 	}
 }
+
+// A job of another Place that hangs is not a call of the Place that waits for it, also
+// when both look at the same moment whether something hangs.
+func TestBesideHangs(t *testing.T) {
+	dir := t.TempDir()
+	for range 200 {
+		synctest.Test(t, func(t *testing.T) {
+			resume := Stall(dir)
+			p, other := New("p", slog.New(slog.DiscardHandler)), New("other", slog.New(slog.DiscardHandler))
+			_, err := Do(t.Context(), p, func() (struct{}, error) {
+				return Beside(p, other, dir, func() (struct{}, error) {
+					_, err := other.Stat(dir)
+					return struct{}{}, err
+				})
+			})
+			if hang, ok := errors.AsType[*HangError](err); !ok || hang.place != other || p.Hangs() != nil {
+				t.Errorf("err = %v, and the Place hangs: %v; want only the other to", err, p.Hangs())
+			}
+			resume()
+		})
+	}
+}
