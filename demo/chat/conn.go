@@ -34,7 +34,7 @@ type Conn struct {
 	s        *Server
 	nc       net.Conn
 	br       *bufio.Reader
-	upgraded atomic.Bool
+	upgraded atomic.Bool   // the 101 is queued
 	done     chan struct{} // closed by destroy
 
 	// Only the reading goroutine touches these.
@@ -113,12 +113,11 @@ func (c *Conn) serve() {
 	}
 	if c.at(WithUpgrade) {
 		c.outburst = true
-		c.enqueue(slices.Concat(answer, c.s.cfg.Rude.Bytes))
+		c.upgrade(slices.Concat(answer, c.s.cfg.Rude.Bytes))
 		c.then(c.s.cfg.Rude.Then)
 	} else {
-		c.enqueue(answer)
+		c.upgrade(answer)
 	}
-	c.upgraded.Store(true)
 	if c.s.cfg.NeverRead {
 		<-c.done
 		return
@@ -352,6 +351,18 @@ func (c *Conn) enqueue(bufs ...[]byte) {
 		c.queue = append(c.queue, item{bytes: b})
 	}
 	c.wake()
+}
+
+// upgrade queues the 101. It is one step with upgraded: whoever has read a 101
+// finds its Conn in Server.Conns, and nobody's Send comes before it.
+func (c *Conn) upgrade(answer []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended {
+		c.queue = append(c.queue, item{bytes: answer})
+		c.upgraded.Store(true)
+		c.wake()
+	}
 }
 
 // end queues an ending; nothing is queued behind it.
