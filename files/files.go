@@ -23,8 +23,8 @@
 // The same holds for a slow job: all of its calls together may take JobPatience. A job
 // can publish partial results (DoInParts) for callers that continue without it.
 //
-// Hangs and their ends are logged once each. Hanging lists the current ones for the
-// admin page.
+// Hangs and their ends are logged once each, and not every time if they come back again
+// and again (report.go). Hanging lists the current ones for the admin page.
 //
 // At returns the shared Place of a path that comes and goes with the configuration;
 // Leave releases it. Sharing means that a path that hangs costs one thread, however
@@ -87,6 +87,7 @@ type Place struct {
 	back  chan struct{} // closed while the Place answers; replaced when it hangs
 	free  chan struct{} // closed while there is no job; replaced for each job
 	where panics.Place  // what counts the panics of jobs
+	news  report        // what the log has said
 }
 
 // New makes a Place. The log calls it what, such as "certificates". If log is nil, it
@@ -126,9 +127,10 @@ type key struct{ what, path string }
 // At is New for the file system at a path. Callers with the same path share one Place;
 // each releases it with Leave. The log is that of the first caller.
 func At(what, path string, log *slog.Logger) *Place {
+	k := key{what, path}
+	sweep(k)
 	places.mu.Lock()
 	defer places.mu.Unlock()
-	k := key{what, path}
 	p := places.all[k]
 	if p == nil {
 		p = New(what, log)
@@ -146,15 +148,38 @@ func At(what, path string, log *slog.Logger) *Place {
 // Hanging and is forgotten when its job has ended.
 func (p *Place) Leave() {
 	places.mu.Lock()
-	defer places.mu.Unlock()
 	p.users--
 	p.forget()
+	places.mu.Unlock()
+	p.sayIfOver()
 }
 
-// forget drops a Place without users or a job. The caller holds places.mu.
+// forget drops a Place without users or a job, unless it had trouble lately: what was
+// logged about it must not be logged again. The caller holds places.mu.
 func (p *Place) forget() {
-	if p.users <= 0 && len(p.turn) == 0 && places.all[p.at] == p {
+	if p.users > 0 || len(p.turn) > 0 || places.all[p.at] != p {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.news.quiet(time.Now()) {
 		delete(places.all, p.at)
+	}
+}
+
+// sweep forgets the Places that were kept because they had trouble, except that of k.
+func sweep(k key) {
+	var idle []*Place
+	places.mu.Lock()
+	for at, p := range places.all {
+		if at != k && p.users <= 0 {
+			p.forget()
+			idle = append(idle, p)
+		}
+	}
+	places.mu.Unlock()
+	for _, p := range idle {
+		p.sayIfOver()
 	}
 }
 
@@ -294,10 +319,12 @@ func (p *Place) take(ctx context.Context, await bool) error {
 // hangs or is slow.
 func (p *Place) begin(part func()) (hangs <-chan struct{}) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.part, p.since, p.spent, p.free = part, time.Now(), 0, make(chan struct{})
 	p.watch = time.AfterFunc(Patience, func() { panics.Catch(p.countedBy(), p.check) })
-	return p.hangs
+	hangs = p.hangs
+	p.mu.Unlock()
+	p.sayIfOver()
+	return hangs
 }
 
 func (p *Place) end() {
@@ -309,10 +336,10 @@ func (p *Place) end() {
 	p.mu.Unlock()
 	tell()
 	places.mu.Lock()
-	defer places.mu.Unlock()
 	<-p.turn
 	close(free)
 	p.forget()
+	places.mu.Unlock()
 }
 
 // check runs when the time of the call or the job may be up.
@@ -356,15 +383,11 @@ func (p *Place) giveUp(slow bool) {
 	note(p, true)
 	close(p.hangs)
 	last := p.last
+	say, repeated := p.news.begins(time.Now(), last.Since)
 	p.mu.Unlock()
-	log := p.log()
-	if slow {
-		log.Warn(p.what+": the file system is slow", "file", last.Path, "since", last.Since,
-			"hint", "the gate continues with what it has read, and adds the rest when it is read")
-		return
+	if say {
+		p.sayTrouble(last, repeated)
 	}
-	log.Warn(p.what+": the file system does not answer", "file", last.Path, "since", last.Since,
-		"hint", "is the file system mounted? is it a pipe without a writer? the gate reads it again when it answers")
 }
 
 // answers notes that the Place answers again, if it did not. The caller holds mu, and
@@ -377,14 +400,14 @@ func (p *Place) answers() (tell func()) {
 	p.hangs = make(chan struct{})
 	note(p, false)
 	close(p.back)
-	return func() {
-		text := ": the file system answers again"
-		if last.Slow {
-			text = ": everything is read"
-		}
-		log := p.log()
-		log.Info(p.what+text, "file", last.Path, "duration", time.Since(last.Since).Round(time.Millisecond))
+	if !p.news.ends(time.Now()) {
+		return func() {}
 	}
+	text := answersAgain
+	if last.Slow {
+		text = isRead
+	}
+	return func() { p.sayOver(text, last.Path, last.Since) }
 }
 
 // enter and leave enclose each call.
@@ -504,15 +527,13 @@ func (p *Place) GoneOnWithout(path string, since time.Time, done <-chan struct{}
 	hanging.mu.Lock()
 	hanging.late = append(hanging.late, l)
 	hanging.mu.Unlock()
-	log := p.log()
-	log.Warn(p.what+": the file system is slow", "file", path, "since", since,
-		"hint", "the gate continues with what it has read, and adds the rest when it is read")
+	p.sayTrouble(l.HangError, false)
 	go func() {
 		<-done
 		hanging.mu.Lock()
 		hanging.late = slices.DeleteFunc(hanging.late, func(o *lateness) bool { return o == l })
 		hanging.mu.Unlock()
-		log.Info(p.what+": everything is read", "file", path, "duration", time.Since(since).Round(time.Millisecond))
+		p.sayOver(isRead, path, since)
 	}()
 }
 

@@ -197,10 +197,96 @@ func TestAt(t *testing.T) {
 		}
 		resume()
 		synctest.Wait()
+		At("certificates", "/other", nil).Leave()
+		if n := len(places.all); n != 1 {
+			t.Errorf("%d places are left; want the one that had trouble just now", n)
+		}
+		time.Sleep(calm)
+		At("certificates", "/other", nil).Leave()
 		if n := len(places.all); n > 0 {
 			t.Errorf("%d places are left", n)
 		}
 	})
+}
+
+// A hang that came back is not over because somebody leaves, however long it takes.
+func TestRepeatedHangLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		named, log := newTestPlace()
+		for range 2 {
+			resume := Stall("/bad")
+			p := At("certificates", "/bad", named.log())
+			Do(t.Context(), p, func() (int, error) { p.Stat("/bad/x"); return 0, nil })
+			time.Sleep(2 * calm / 3)
+			p.Leave()
+			lines := len(log.lines())
+			time.Sleep(calm / 2)
+			At("certificates", "/bad", nil).Leave()
+			if n := len(log.lines()); n != lines {
+				t.Errorf("it hangs, and the log has\n%s", strings.Join(log.lines(), "\n"))
+			}
+			resume()
+			synctest.Wait()
+		}
+		time.Sleep(calm)
+		At("certificates", "/other", nil).Leave()
+		if lines := log.lines(); len(lines) != 4 || !strings.Contains(lines[3], "answers again") {
+			t.Errorf("in the end the log has\n%s", strings.Join(lines, "\n"))
+		}
+	})
+}
+
+// What is slow or hangs at every look is logged twice, and again when it has been well
+// for a while; what comes back after that is news. That holds for a Place that is
+// forgotten between two looks, too.
+func TestRepeatedTrouble(t *testing.T) {
+	for _, hang := range []bool{false, true} {
+		for _, shared := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				p, log := newTestPlace()
+				look := func(each time.Duration) {
+					if shared {
+						p = At("certificates", "/bad", p.log())
+						defer p.Leave()
+					}
+					Do(t.Context(), p, func() (int, error) {
+						for range 4 {
+							p.Call("/bad/x", func() error { time.Sleep(each); return nil })
+						}
+						return 0, nil
+					})
+					time.Sleep(30 * time.Second)
+				}
+				each := Patience - time.Millisecond
+				trouble, end := "is slow", "everything is read"
+				if hang {
+					each, trouble, end = Patience+time.Second, "does not answer", "answers again"
+				}
+				for range 20 {
+					look(each)
+				}
+				for range 20 {
+					look(0)
+				}
+				look(each)
+				want := []string{trouble, end, "again and again", "answers again", trouble, end}
+				if hang { // each of the four calls is one
+					want = append(want, "again and again")
+				}
+				lines := log.lines()
+				if len(lines) != len(want) {
+					t.Fatalf("hang %t, shared %t: the log has\n%s", hang, shared, strings.Join(lines, "\n"))
+				}
+				for i, line := range lines {
+					if !strings.Contains(line, want[i]) {
+						t.Errorf("hang %t, shared %t: line %d is %s; want %q", hang, shared, i, line, want[i])
+					}
+				}
+				time.Sleep(calm)
+				At("certificates", "/other", nil).Leave()
+			})
+		}
+	}
 }
 
 // Contexts end both kinds of waiting, for the turn and for the job; and Await waits
