@@ -417,7 +417,7 @@ func (t *tunnel) over(err error) error {
 			t.r.excused.Add(1)
 			return err
 		}
-		if t.code == 1014 && t.got == 0 && t.r.anyOut(t.since) {
+		if t.code == 1014 && t.got == 0 && t.r.noneFor(t.mark, t.since) {
 			// No node could be dialled, behind the 101 or for a redirect.
 			return fmt.Errorf("%w: %w", errRefused, err)
 		}

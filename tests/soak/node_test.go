@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,18 +47,34 @@ func (n *node) other() *node {
 	return nil
 }
 
-// anyOut reports whether a node was killed or drained since then, or not long
-// before: the gate learns late that it is back.
-func (r *rig) anyOut(since time.Time) bool {
+// lateBack is how long the gate may take to learn that a node is back: it asks each
+// second, and a busy machine answers later.
+const lateBack = 5 * time.Second
+
+// noneFor reports whether the gate may have found no node for the client with this mark
+// since then: each was out, or, of a client that is redirected, the node it is sent to.
+func (r *rig) noneFor(mark string, since time.Time) bool {
 	for _, n := range r.nodes {
-		n.mu.Lock()
-		out := n.server == nil || n.draining || n.back.After(since.Add(-lateClose))
-		n.mu.Unlock()
-		if out {
-			return true
+		if from := redirects[mark[0]]; from != "" && n.name == from {
+			continue
+		}
+		if !n.wasOut(since) {
+			return false
 		}
 	}
-	return false
+	return true
+}
+
+// anyOut reports whether a node was killed or drained since then, or not long before.
+func (r *rig) anyOut(since time.Time) bool {
+	return slices.ContainsFunc(r.nodes, func(n *node) bool { return n.wasOut(since) })
+}
+
+// wasOut reports whether the node was killed or drained since then, or not long before.
+func (n *node) wasOut(since time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.server == nil || n.draining || n.back.After(since.Add(-lateBack))
 }
 
 // start makes the node listen.
