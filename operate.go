@@ -206,15 +206,20 @@ and prints what is wrong with them. Nobody is disconnected.`+atGate)
 // drainCommand is "wssgate drain".
 func drainCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o := newOperation("drain", "-vhost NAME | -node NODE | -all | -end [-stop]", `Closes tunnels at the pace of [drain], and lets no new ones in, until the same command
-with -stop. Returns at once; "wssgate status" tells how far it has come.
+with -stop. Returns at once, unless -wait is given; "wssgate status" shows the progress.
+With -after the gate is not ready at once, but accepts clients until then, so that a
+balancer stops sending them first: this is for a preStop hook.
 
   wssgate drain -node tigase/t1
-  wssgate drain -node tigase/t1 -stop`+atGate)
+  wssgate drain -node tigase/t1 -stop
+  wssgate drain -all -after 5s -wait`+atGate)
 	vhost := o.String("vhost", "", "drain the vhost `NAME`")
 	node := o.String("node", "", "drain the node `UPSTREAM/NAME`")
 	all := o.Bool("all", false, "drain all vhosts; the gate goes on")
 	end := o.Bool("end", false, "drain the whole gate and end it, as SIGTERM does")
 	stop := o.Bool("stop", false, "end that drain")
+	after := o.Duration("after", 0, "with -all: begin after a `DURATION` such as 5s; not ready until then")
+	wait := o.Bool("wait", false, "return when the last tunnel has ended")
 	o.want = func(args []string) error {
 		n := len(args) // anything else is too much
 		for _, given := range []bool{*vhost != "", *node != "", *all, *end} {
@@ -229,6 +234,10 @@ with -stop. Returns at once; "wssgate status" tells how far it has come.
 			return errors.New("one of -vhost, -node, -all and -end is required")
 		case *end && *stop:
 			return errors.New("-stop: a drain that ends the gate can't be stopped")
+		case *after != 0 && (!*all || *stop):
+			return errors.New("-after is for -all without -stop")
+		case *wait && (*end || *stop):
+			return errors.New("-wait is for a drain that does not end the gate, and begins")
 		}
 		return nil
 	}
@@ -245,7 +254,10 @@ with -stop. Returns at once; "wssgate status" tells how far it has come.
 		if *stop {
 			query.Set("stop", "1")
 		}
-		return g.Drain(ctx, query)
+		if *after != 0 {
+			query.Set("after", after.String())
+		}
+		return g.Drain(ctx, query, *wait)
 	})
 }
 

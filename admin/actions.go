@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // Errors of Options.Drain that callers distinguish.
@@ -19,7 +20,10 @@ var (
 // A DrainRequest selects what to drain: one vhost, one node, all vhosts at once, or,
 // if nothing is set, the whole gate, which then ends.
 type DrainRequest struct {
-	All            bool   // every vhost; the gate does not end
+	All bool // every vhost; the gate does not end
+	// After, of All, is how long the gate goes on accepting clients although it is not
+	// ready, so that a balancer learns it first. At most maxAfter.
+	After          time.Duration
 	Vhost          string // its configured name
 	Upstream, Node string // both or neither
 	Stop           bool   // end that drain, and accept tunnels again
@@ -38,8 +42,11 @@ func (r DrainRequest) Scope() string {
 	return "all"
 }
 
+// maxAfter bounds DrainRequest.After.
+const maxAfter = 10 * time.Minute
+
 // parseDrain reads the query of POST /drain: vhost=NAME, node=UPSTREAM/NAME, all, or
-// none of them; and stop. It refuses unknown parameters, because a slip in a name
+// none of them; and stop, or after=DURATION with all. It refuses unknown parameters, because a slip in a name
 // would otherwise drain everything.
 func parseDrain(query url.Values) (DrainRequest, error) {
 	var r DrainRequest
@@ -67,8 +74,14 @@ func parseDrain(query url.Values) (DrainRequest, error) {
 			} else {
 				r.Stop = true
 			}
+		case "after":
+			after, err := time.ParseDuration(value)
+			if err != nil || after < 0 || after > maxAfter {
+				return r, fmt.Errorf("after %q is not a duration such as 5s, at most %v", value, maxAfter)
+			}
+			r.After = after
 		default:
-			return r, fmt.Errorf("unknown parameter %q, want vhost, node, all or stop", key)
+			return r, fmt.Errorf("unknown parameter %q, want vhost, node, all, stop or after", key)
 		}
 	}
 	if query.Has("vhost") && r.Vhost == "" {
@@ -77,6 +90,9 @@ func parseDrain(query url.Values) (DrainRequest, error) {
 	if r.Vhost != "" && r.Node != "" || r.All && (r.Vhost != "" || r.Node != "") {
 		return r, errors.New("one of vhost, node and all is required")
 	}
+	if query.Has("after") && (!r.All || r.Stop) {
+		return r, errors.New("after is for all without stop")
+	}
 	return r, nil
 }
 
@@ -84,6 +100,7 @@ func parseDrain(query url.Values) (DrainRequest, error) {
 type outcome struct {
 	OK     bool     `json:"ok"`
 	Result string   `json:"result"`
+	Scope  string   `json:"scope,omitempty"` // of a drain that has begun
 	Errors []string `json:"errors,omitempty"`
 }
 
@@ -170,7 +187,11 @@ func (s *Server) serveDrain(w http.ResponseWriter, r *http.Request) {
 	case err == nil && req.Stop:
 		writeJSON(w, http.StatusOK, outcome{OK: true, Result: req.Scope() + ": accepts clients again"})
 	case err == nil:
-		writeJSON(w, http.StatusAccepted, outcome{OK: true, Result: req.Scope() + ": drain begun"})
+		result := req.Scope() + ": drain begun"
+		if req.After > 0 {
+			result = fmt.Sprintf("%s: not ready; the drain begins in %v", req.Scope(), req.After)
+		}
+		writeJSON(w, http.StatusAccepted, outcome{OK: true, Result: result, Scope: req.Scope()})
 	default:
 		writeJSON(w, failureStatus(err, http.StatusInternalServerError), outcome{Result: err.Error()})
 	}

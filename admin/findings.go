@@ -94,6 +94,10 @@ func judge(st *Status, h *history) []Finding {
 		j.lost(u)
 	}
 	for _, d := range st.Drains {
+		if !d.Begins.IsZero() {
+			j.warn("stop the drain under Drain if it is a mistake", "%s: a drain begins at %s; until then the gate is not ready and accepts clients", d.Scope, d.Begins.UTC().Format(time.DateTime))
+			continue
+		}
 		j.warn("stop the drain under Drain when the work is done", "%s has been draining since %s: its clients are turned away", d.Scope, d.Since.UTC().Format(time.DateTime))
 	}
 	j.balancers(&st.Gate)

@@ -274,7 +274,8 @@ type Drain struct {
 	Scope    string    `json:"scope"` // as DrainRequest.Scope
 	Query    string    `json:"query"` // query of POST /drain
 	Since    time.Time `json:"since"`
-	Deadline time.Time `json:"deadline"` // connections still open then are closed; zero: no deadline
-	Total    int       `json:"total"`    // connections when it began
+	Begins   time.Time `json:"begins,omitzero"` // the gate is not ready, and accepts clients until then
+	Deadline time.Time `json:"deadline"`        // connections still open then are closed; zero: no deadline
+	Total    int       `json:"total"`           // connections when it began
 	Left     int       `json:"left"`
 }

@@ -287,8 +287,9 @@ func (d *console) askDrain(r admin.DrainRequest) error {
 type partialDrain struct {
 	target proxy.Target // zero: all vhosts
 	since  time.Time
-	total  int    // tunnels when it began
-	stop   func() // ends it
+	begins time.Time // zero: it has begun
+	total  int       // tunnels when it began
+	stop   func()    // ends it
 }
 
 // drainSome starts or stops a partial drain. It runs in the loop.
@@ -301,13 +302,21 @@ func (d *console) drainSome(r admin.DrainRequest) error {
 	if r.Stop && i < 0 {
 		return fmt.Errorf("%s is not draining: stopping that is %w", r.Scope(), admin.ErrConflict)
 	}
+	if r.After > 0 && i >= 0 && d.drains[i].begins.IsZero() {
+		return nil // it has begun already
+	}
 	drains, before := slices.Clone(d.drains), func() {}
 	if i >= 0 {
 		before = drains[i].stop
 		drains = slices.Delete(drains, i, i+1)
 	}
 	if !r.Stop {
-		drains = append(drains, partialDrain{target: target, since: time.Now()})
+		p := partialDrain{target: target, since: time.Now()}
+		if r.After > 0 {
+			p.begins = p.since.Add(r.After)
+			p.stop = d.beginDrainAt(target, p.begins)
+		}
+		drains = append(drains, p)
 	}
 	d.setDrains(drains)
 	if r.Node != "" { // the upstream must not choose it for those who come back
@@ -318,13 +327,40 @@ func (d *console) drainSome(r admin.DrainRequest) error {
 		g.log.Info("drain stopped", "scope", r.Scope())
 		return nil
 	}
-	drains = slices.Clone(drains)
-	now := &drains[len(drains)-1]
-	now.total, now.stop = g.server.StartDrain(target, g.pacing())
+	if r.After > 0 {
+		before()
+		g.log.Info("drain soon", "scope", r.Scope(), "after", r.After)
+		return nil
+	}
+	d.beginDrain(r.Scope(), len(drains)-1)
 	before() // at once, so that no client gets in between the two drains
-	d.setDrains(drains)
-	g.log.Info("drain", "scope", r.Scope(), "tunnels", now.total)
 	return nil
+}
+
+// beginDrain begins the drain that is listed at i. It runs in the loop.
+func (d *console) beginDrain(scope string, i int) {
+	drains := slices.Clone(d.drains)
+	now := &drains[i]
+	now.begins = time.Time{}
+	now.total, now.stop = d.gate.server.StartDrain(now.target, d.gate.pacing())
+	d.setDrains(drains)
+	d.gate.log.Info("drain", "scope", scope, "tunnels", now.total)
+}
+
+// beginDrainAt has the loop begin a listed drain at a time, unless stop is called or the
+// drain is no longer listed.
+func (d *console) beginDrainAt(target proxy.Target, at time.Time) (stop func()) {
+	begin := func() error {
+		i := slices.IndexFunc(d.drains, func(p partialDrain) bool { return p.target == target && p.begins.Equal(at) })
+		if i >= 0 {
+			d.beginDrain(requestFor(target).Scope(), i)
+		}
+		return nil
+	}
+	timer := time.AfterFunc(time.Until(at), func() {
+		panics.Catch(panics.Admin, func() { d.ask(context.Background(), begin) })
+	})
+	return func() { timer.Stop() }
 }
 
 // setDrains replaces the list, which other goroutines read.
@@ -365,13 +401,17 @@ func has(c *config.Config, t proxy.Target) bool {
 func (d *console) notReady() []string {
 	d.mu.Lock()
 	draining, listening := d.drain != nil, len(d.serving) > 0
-	away := slices.ContainsFunc(d.drains, func(p partialDrain) bool { return p.target == proxy.Target{} })
+	away := slices.IndexFunc(d.drains, func(p partialDrain) bool { return p.target == proxy.Target{} })
+	soon := away >= 0 && !d.drains[away].begins.IsZero()
 	d.mu.Unlock()
 	var why []string
 	if draining {
 		why = append(why, "the gate is draining")
 	}
-	if away {
+	switch {
+	case soon:
+		why = append(why, "a drain of all vhosts is about to begin")
+	case away >= 0:
 		why = append(why, "all vhosts are draining")
 	}
 	if d.gate.upstreams.PortsUsedUp() {
@@ -507,10 +547,15 @@ func (d *console) describe() admin.Gate {
 	return out
 }
 
+// requestFor is the request for a drain of target.
+func requestFor(t proxy.Target) admin.DrainRequest {
+	return admin.DrainRequest{All: t == proxy.Target{}, Vhost: t.Vhost, Upstream: t.Upstream, Node: t.Node}
+}
+
 // describe returns the progress of a drain.
 func (p partialDrain) describe(vhosts []proxy.VhostCount, upstreams []admin.Upstream) admin.Drain {
-	r := admin.DrainRequest{All: p.target == proxy.Target{}, Vhost: p.target.Vhost, Upstream: p.target.Upstream, Node: p.target.Node}
-	out := admin.Drain{Scope: r.Scope(), Since: p.since, Total: p.total}
+	r := requestFor(p.target)
+	out := admin.Drain{Scope: r.Scope(), Since: p.since, Begins: p.begins, Total: p.total}
 	if r.All {
 		out.Query = "all"
 		for _, v := range vhosts {

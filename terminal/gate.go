@@ -160,6 +160,7 @@ func (g *Gate) get(ctx context.Context, path string, query url.Values, answer an
 // An outcome is what the gate answers to a command, and to a request with a mistake.
 type outcome struct {
 	Result string   `json:"result"`
+	Scope  string   `json:"scope"` // of a drain
 	Errors []string `json:"errors"`
 }
 
@@ -183,13 +184,19 @@ func (g *Gate) decode(resp *http.Response, status int, answer any) error {
 	return nil
 }
 
-// order has the gate do something. It returns what the gate says of it.
+// order has the gate do something. It returns the gate's answer in words.
 func (g *Gate) order(ctx context.Context, path string, query url.Values) (string, error) {
+	o, err := g.post(ctx, path, query)
+	return o.Result, err
+}
+
+// post is order with the whole answer.
+func (g *Gate) post(ctx context.Context, path string, query url.Values) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, reloadPatience)
 	defer cancel()
 	resp, err := g.ask(ctx, http.MethodPost, path, query)
 	if err != nil {
-		return "", err
+		return outcome{}, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusAccepted { // a drain has begun
@@ -197,7 +204,7 @@ func (g *Gate) order(ctx context.Context, path string, query url.Values) (string
 	}
 	var o outcome
 	if err := g.decode(resp, http.StatusOK, &o); err != nil {
-		return "", err
+		return outcome{}, err
 	}
-	return o.Result, nil
+	return o, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,6 +69,9 @@ func headline(st *admin.Status) string {
 }
 
 func drainLine(st *admin.Status, d *admin.Drain) string {
+	if !d.Begins.IsZero() {
+		return fmt.Sprintf("drain of %s begins in %s: not ready until then, but clients are accepted", human.Cell(d.Scope), human.Short(d.Begins.Sub(st.Now)))
+	}
 	return fmt.Sprintf("draining %s: %d of %d left, since %s", human.Cell(d.Scope), d.Left, d.Total, human.Short(st.Now.Sub(d.Since)))
 }
 
@@ -213,7 +217,32 @@ func (s *screen) logins(st *admin.Status) {
 // Reload has the gate read its configuration again.
 func (g *Gate) Reload(ctx context.Context) (string, error) { return g.order(ctx, "/reload", nil) }
 
-// Drain has the gate begin or stop a drain; query is that of POST /drain.
-func (g *Gate) Drain(ctx context.Context, query url.Values) (string, error) {
-	return g.order(ctx, "/drain", query)
+// Drain has the gate begin or stop a drain; query is that of POST /drain. With wait it
+// returns when the last tunnel has ended, and an error if the drain was stopped first.
+func (g *Gate) Drain(ctx context.Context, query url.Values, wait bool) (string, error) {
+	o, err := g.post(ctx, "/drain", query)
+	if err != nil || !wait {
+		return o.Result, err
+	}
+	for {
+		var st admin.Status
+		if err := g.get(ctx, "/status", nil, &st); err != nil {
+			return "", err
+		}
+		i := slices.IndexFunc(st.Drains, func(d admin.Drain) bool { return d.Scope == o.Scope })
+		switch {
+		case i < 0:
+			return "", &Error{Text: o.Scope + ": the drain was stopped"}
+		case st.Drains[i].Begins.IsZero() && st.Drains[i].Left == 0:
+			return o.Scope + ": drained", nil
+		}
+		select {
+		case <-time.After(waitPause):
+		case <-ctx.Done():
+			return "", g.unreachable(ctx.Err())
+		}
+	}
 }
+
+// waitPause is the time between two looks at a drain.
+const waitPause = 250 * time.Millisecond

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"wssgate/config"
 	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
@@ -85,7 +87,7 @@ func drainTimeout(t *testing.T, config map[string]any) time.Duration {
 func TestKubernetes(t *testing.T) {
 	var (
 		set      apps.StatefulSet
-		config   core.ConfigMap
+		settings core.ConfigMap
 		secrets  []string
 		services []core.Service
 	)
@@ -99,7 +101,7 @@ func TestKubernetes(t *testing.T) {
 		case "apps/v1 StatefulSet":
 			err = yaml.UnmarshalStrict([]byte(doc), &set)
 		case "v1 ConfigMap":
-			err = yaml.UnmarshalStrict([]byte(doc), &config)
+			err = yaml.UnmarshalStrict([]byte(doc), &settings)
 		case "v1 Service":
 			var s core.Service
 			err = yaml.UnmarshalStrict([]byte(doc), &s)
@@ -108,6 +110,9 @@ func TestKubernetes(t *testing.T) {
 			var s core.Secret
 			err = yaml.UnmarshalStrict([]byte(doc), &s)
 			secrets = append(secrets, s.Name)
+			if token := s.StringData["token"]; config.CheckToken([]byte(token)) == nil {
+				t.Errorf("the gate takes the token %q; want it refused until it is replaced", token)
+			}
 		default:
 			t.Errorf("kind %q of %q; want one that this test knows", kind.Kind, kind.APIVersion)
 		}
@@ -123,13 +128,22 @@ func TestKubernetes(t *testing.T) {
 	if sidecar.RestartPolicy == nil || *sidecar.RestartPolicy != core.ContainerRestartPolicyAlways {
 		t.Error("the gate has no restartPolicy Always; want it, for that makes it a sidecar")
 	}
-	if sidecar.Lifecycle != nil {
-		t.Error("the gate has a lifecycle hook; want none: SIGTERM drains")
+	if sidecar.Lifecycle == nil || sidecar.Lifecycle.PreStop == nil || sidecar.Lifecycle.PreStop.Exec == nil {
+		t.Fatal("the gate has no preStop hook")
 	}
-	decoded := checked(t, config.Data["config.toml"], "example1.com")
+	hook := sidecar.Lifecycle.PreStop.Exec.Command
+	if !slices.Equal(hook, []string{"/wssgate", "drain", "-all", "-after", "5s", "-wait"}) {
+		t.Errorf("the gate's preStop hook is %q", hook)
+	}
+	decoded := checked(t, settings.Data["config.toml"], "example1.com")
 	grace := time.Duration(*pod.TerminationGracePeriodSeconds) * time.Second
-	if drain := drainTimeout(t, decoded); grace <= drain {
-		t.Errorf("terminationGracePeriodSeconds is %v, drain.timeout %v; want it longer", grace, drain)
+	drain := drainTimeout(t, decoded) + 5*time.Second
+	stay := pod.Containers[0].Lifecycle.PreStop.Exec.Command
+	if len(stay) != 2 || stay[0] != "sleep" {
+		t.Fatalf("Tigase's preStop hook is %q; want sleep", stay)
+	}
+	if wait, err := time.ParseDuration(stay[1] + "s"); err != nil || wait < drain || grace <= wait {
+		t.Errorf("Tigase stays for %v, %v; want it longer than the drain, %v, and shorter than terminationGracePeriodSeconds, %v", wait, err, drain, grace)
 	}
 	if sc := sidecar.SecurityContext; !*sc.RunAsNonRoot || !*sc.ReadOnlyRootFilesystem || *sc.AllowPrivilegeEscalation {
 		t.Error("the gate's securityContext is not strict")
@@ -334,50 +348,36 @@ func unitLine(t *testing.T, unit, key string) string {
 	return values[0]
 }
 
-// The preStop hook in deploy/README.md is one that Kubernetes takes, and its
-// command has the gate say goodbye and end.
+// The preStop hook of the manifest drains a gate that listens as the manifest has it, and
+// returns when the last tunnel has ended; SIGTERM then ends the gate at once.
 func TestPreStop(t *testing.T) {
-	_, section, _ := strings.Cut(document(t, "deploy/README.md").text, "\n    containers:\n")
-	text := "containers:\n"
-	for line := range strings.Lines(section) {
-		line, isIndented := strings.CutPrefix(line, "    ")
-		if !isIndented {
-			break
+	var set apps.StatefulSet
+	for doc := range strings.SplitSeq(readFile(t, deployed(t, "kubernetes.yaml")), "\n---\n") {
+		if strings.Contains(doc, "kind: StatefulSet") {
+			if err := yaml.UnmarshalStrict([]byte(doc), &set); err != nil {
+				t.Fatal(err)
+			}
 		}
-		text += line
 	}
-	var pod core.PodSpec
-	if err := yaml.UnmarshalStrict([]byte(text), &pod); err != nil {
-		t.Fatalf("%v\nin\n%s", err, text)
-	}
-	if len(pod.Containers) != 1 || pod.Containers[0].Lifecycle == nil {
-		t.Fatalf("deploy/README.md has no container with a hook in\n%s", text)
-	}
-	command := pod.Containers[0].Lifecycle.PreStop.Exec.Command
+	hook := slices.Clone(set.Spec.Template.Spec.InitContainers[0].Lifecycle.PreStop.Exec.Command)
+	hook[slices.Index(hook, "5s")] = "10ms"
 
 	site := gate.NewSite(t, name)
 	site.Write(t, "token", []byte("0123456789abcdef\n"))
 	upstream := wire.Echo(t)
-	site.Write(t, "config.toml", []byte("[listen]\nwss = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nadmin_token_file = \"token\"\n"+toUpstream(upstream.URL)))
+	site.Write(t, "config.toml", fmt.Appendf(nil, "[listen]\nwss = \"127.0.0.1:0\"\nadmin = \":%d\"\nadmin_token_file = \"token\"\n%s", gate.FreePort(t), toUpstream(upstream.URL)))
 	g := gate.Start(t, site.Dir)
 	tunnel := wire.Dial(t, g.Addr("wss"), site.Client(name))
-	script := command[len(command)-1]
-	for old, now := range map[string]string{
-		"/run/secrets/wssgate/token": filepath.Join(site.Dir, "token"),
-		"127.0.0.1:9291":             g.Addr("admin"),
-		"sleep 20":                   "echo then it waits",
-	} {
-		if !strings.Contains(script, old) {
-			t.Fatalf("the hook has no %q: %s", old, script)
-		}
-		script = strings.ReplaceAll(script, old, now)
-	}
-	hook := exec.Command(command[0], append(command[1:len(command)-1:len(command)-1], script)...)
-	if out := succeed(t, hook); !strings.Contains(out, "then it waits") {
-		t.Errorf("the hook prints %q; want it to go on to its wait", out)
-	}
+	d := sit(t, site.Dir)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		d.want(strings.Join(hook[1:], " "), 0, "all vhosts: drained")
+	}()
 	tunnel.WantClose(1001)
 	tunnel.Send(wire.CloseFrame(true, 1001, ""))
+	<-ended
+	g.Signal(syscall.SIGTERM)
 	if status := g.Wait(); status != 0 {
 		t.Errorf("exit status %d; want 0", status)
 	}

@@ -300,6 +300,8 @@ var runBy = map[string]string{
 	"wssgate drain -vhost example1.com":     "TestTerminalDrainAndReload",
 	"wssgate drain -node tigase/t1":         "TestTerminalDrainAndReload",
 	"wssgate drain -all":                    "TestTerminalDrainAndReload",
+	"wssgate drain -all -after 5s":          "TestTerminalDrainAfter",
+	"wssgate drain -all -after 5s -wait":    "TestPreStop",
 	"wssgate drain -end":                    "TestTerminalDrainAndReload",
 
 	"wssgate tunnels -client 192.0.2.0/24 -older 1h": "TestTerminal",
@@ -317,8 +319,6 @@ var runBy = map[string]string{
 	"install -m 644 deploy/wssgate.service /etc/systemd/system/": "TestInstall",
 	"systemctl enable --now wssgate":                             "TestInstall",
 	"systemctl reload wssgate":                                   "TestInstall",
-
-	`curl -s -X POST -H "Authorization: Bearer $(cat /run/secrets/wssgate/token)" \`: "TestPreStop",
 
 	"cd bench":                                    "TestReadmeCommands",
 	"go run . -run 'trips|fixed' -rounds 5":       "TestReadmeCommands",

@@ -172,6 +172,53 @@ func TestTerminalDrainAndReload(t *testing.T) {
 	d.want("status", 1, "no gate at", `hint: is the gate running with this file? "wssgate serve -config config.toml" starts it`)
 }
 
+// Before a drain with -after begins, the gate is not ready but accepts clients, as a preStop
+// hook wants it. With -wait the command returns when the last tunnel has ended.
+func TestTerminalDrainAfter(t *testing.T) {
+	site, g, d := terminalSite(t, unixAdmin)
+	for line, want := range map[string]string{
+		"drain -node xmpp/n1 -after 5s":       "-after is for -all",
+		"drain -all -stop -after 5s":          "-after is for -all",
+		"drain -all -after 11m":               "at most 10m",
+		"drain -all -after -1s":               "at most 10m",
+		"drain -end -wait":                    "-wait is for a drain that does not end the gate",
+		"drain -vhost other.test -wait -stop": "-wait",
+	} {
+		d.want(line, 2, want)
+	}
+	dial := func() *wire.Conn {
+		c := wire.Dial(t, g.Addr("wss"), site.Client(name))
+		c.SendText("hello")
+		c.WantText("hello")
+		return c
+	}
+	early := dial()
+	d.want("drain -all -after 10m", 0, "all vhosts: not ready; the drain begins in 10m0s")
+	d.want("status", 1, "not ready", "a drain of all vhosts is about to begin", "drain of all vhosts begins in")
+	site.Write(t, "other.toml", nil)
+	d.want("reload", 0)
+	d.want("status", 1, "a drain of all vhosts is about to begin")
+	late := dial()
+	d.want("drain -all -stop", 0, "accepts clients again")
+	d.want("status", 0)
+
+	d.want("drain -all -after 10m", 0)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		d.want("drain -all -after 100ms -wait", 0, "all vhosts: drained")
+	}()
+	for _, c := range []*wire.Conn{early, late} {
+		c.WantClose(1001)
+		c.Send(wire.CloseFrame(true, 1001, ""))
+	}
+	<-ended
+	d.want("status", 1, "all vhosts are draining")
+	d.want("drain -all -wait -after 5m", 0, "all vhosts: drained") // it has begun
+	d.want("drain -all -stop", 0)
+	dial()
+}
+
 // Whatever keeps a command from its gate is said, with what to do.
 func TestTerminalNoGate(t *testing.T) {
 	port := gate.FreePort(t)
