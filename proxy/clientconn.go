@@ -24,6 +24,7 @@ type clientConn struct {
 	client, local netip.AddrPort // zero for a unix socket
 	unnamed       bool           // a balancer's PROXY header does not say whose it is
 
+	id       tunnelID       // of its opening handshake, and of the tunnel; 0: not yet
 	upstream *upstream.Conn // dialled for it, while no tunnel has it
 
 	admitted  bool   // no drain turned it away

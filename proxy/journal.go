@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ type entry struct {
 	took                time.Duration
 	bytesIn, bytesOut   int64
 	framesIn, framesOut int64
+	tls                 *tls.Conn // of the client; nil in tests
 }
 
 // A journal writes one line to the log for each finished tunnel, or for one in sample.
@@ -43,6 +45,11 @@ func (j *journal) write(e entry) {
 		slog.Int64("bytes_in", e.bytesIn), slog.Int64("bytes_out", e.bytesOut),
 		slog.Int64("frames_in", e.framesIn), slog.Int64("frames_out", e.framesOut),
 		slog.Int("code", int(e.code)), slog.String("reason", e.why.String()),
+	}
+	if e.tls != nil {
+		s := e.tls.ConnectionState()
+		attrs = append(attrs, slog.String("tls", tls.VersionName(s.Version)), slog.String("cipher_suite", tls.CipherSuiteName(s.CipherSuite)),
+			slog.String("alpn", s.NegotiatedProtocol), slog.Bool("resumed", s.DidResume), slog.Bool("ech", s.ECHAccepted))
 	}
 	if e.err != nil {
 		attrs = append(attrs, slog.String("err", e.err.Error()))

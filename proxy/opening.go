@@ -145,6 +145,7 @@ func (c *clientConn) readFailed(err error) {
 // The error is a *refusal. The upstream is nil if the domain in the stream's start tag
 // will choose it, or if the client will only be redirected.
 func (c *clientConn) upgrade(req *request) (*upstream.Conn, *upstream.Vhost, error) {
+	c.id = c.in.tunnels.ids.next()
 	vhost, err := c.route(req)
 	if err != nil {
 		return nil, nil, err
@@ -181,6 +182,7 @@ func (c *clientConn) letGo() {
 func (c *clientConn) dialRequest(req *request) *upstream.Request {
 	return &upstream.Request{
 		Client: c.client, Local: c.local,
+		ID:             c.id.String(),
 		ServerName:     c.tls.ConnectionState().ServerName,
 		Host:           strings.Clone(req.host),
 		RequestURI:     strings.Clone(req.target),
@@ -272,6 +274,9 @@ func (c *clientConn) refused(req *request, err error) {
 	if req != nil {
 		attrs = append(attrs, "host", req.host, "path", req.path)
 	}
+	if c.id != 0 {
+		attrs = append(attrs, "id", c.id.String())
+	}
 	var de *upstream.DialError
 	if errors.As(err, &de) && de.Ours && de.Hint() != "" {
 		attrs = append(attrs, "hint", de.Hint())
@@ -323,7 +328,7 @@ func (c *clientConn) toLoop(req *request, vhost *upstream.Vhost, up *upstream.Co
 func (c *clientConn) tunnelInfo(req *request, vhost *upstream.Vhost, up *upstream.Conn) *tunnelInfo {
 	serverName := c.tls.ConnectionState().ServerName
 	info := &tunnelInfo{
-		client: c.client, key: c.key, suspect: c.suspect(),
+		id: c.id, client: c.client, key: c.key, suspect: c.suspect(),
 		serverName: serverName, host: serverName, path: "/",
 		vhost: vhost, upstream: up, elsewhere: c.elsewhere,
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -270,6 +271,30 @@ func TestShutdown(t *testing.T) {
 	if !strings.Contains(g.logs.String(), "reason=drain") {
 		t.Error("no line in the log for the drained tunnel")
 	}
+}
+
+// The upstream gets the ID of the tunnel's line in the log,
+// and a refused handshake has one too. The line tells of the client's TLS.
+func TestRequestID(t *testing.T) {
+	up := newUpstream(t, chat.Config{})
+	g := newGate(t, up.URL())
+	c := g.dial()
+	peer := up.Last()
+	id := strings.Join(peer.Header("X-Request-Id"), ", ")
+	c.Abort()
+	want := fmt.Sprintf("msg=tunnel id=%s ", id)
+	g.eventually("the tunnel's line", func(Counts) bool { return strings.Contains(g.logs.String(), want) })
+	if log := g.logs.String(); len(id) != 8 || !strings.Contains(log, `tls="TLS 1.3" cipher_suite=TLS_`) || !strings.Contains(log, "resumed=false ech=false") {
+		t.Errorf("the upstream got the ID %q; the log has\n%s", id, log)
+	}
+	up.Close()
+	if _, err := chat.Dial(t.Context(), g.target()); err == nil {
+		t.Error("the upstream is gone, and the gate gave 101")
+	}
+	g.eventually("the refused handshake's line", func(Counts) bool {
+		_, line, found := strings.Cut(g.logs.String(), `msg="opening handshake refused"`)
+		return found && strings.Contains(line, " id=")
+	})
 }
 
 // Clients that are sent elsewhere and knock again, as xmpp.js does, keep no gate

@@ -7,8 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// A tunnelID identifies a tunnel while it is open, and in the log afterwards. IDs ascend
-// in the order in which tunnels open. The first one of a process is random, so that two
+// A tunnelID identifies a client's opening handshake and the tunnel that it leads to: at
+// the upstream (X-Request-Id), while the tunnel is open, and in the log. IDs ascend in the
+// order of the requests. The first one of a process is random, so that two
 // processes rarely use the same ID.
 type tunnelID uint64
 

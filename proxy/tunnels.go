@@ -30,10 +30,10 @@ func newTunnel(info *tunnelInfo, settings *tunnelSettings, client leg) *tunnel {
 	return &tunnel{settings: settings, info: info, client: client, upstream: upstreamLeg(info.upstream)}
 }
 
-// open gives t an ID and a loop, which owns it from here. After an error, the caller
+// open gives t a loop, which owns it from here. After an error, the caller
 // closes both ends.
 func (s *tunnels) open(t *tunnel) error {
-	t.info.id, t.info.began = s.ids.next(), time.Now()
+	t.info.began = time.Now()
 	t.shared, t.onDone = s, s.done
 	count := s.vhost(t.info.vhost)
 	count.open.Add(1)
@@ -62,7 +62,7 @@ func (s *tunnels) done(t *tunnel, _ time.Duration) {
 	s.journal.write(entry{
 		info: t.info, why: t.why, code: t.code, err: t.lastError(), took: time.Since(t.info.began),
 		bytesIn: t.client.bytes, bytesOut: t.upstream.bytes,
-		framesIn: t.client.scan.frames, framesOut: t.upstream.scan.frames,
+		framesIn: t.client.scan.frames, framesOut: t.upstream.scan.frames, tls: t.client.tls,
 	})
 }
 

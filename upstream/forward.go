@@ -19,6 +19,7 @@ type Request struct {
 	// not known, as with a unix socket.
 	Client, Local netip.AddrPort
 
+	ID         string // for X-Request-Id, which joins the logs of the gate and the node
 	ServerName string // TLS
 	Host       string // the client's Host, unchanged
 	RequestURI string // origin form, with its query; "" is "/"
@@ -62,6 +63,7 @@ func (r *Request) appendRequest(b []byte, loc *NodeURL, hostOfNode bool, key str
 		{"X-Forwarded-Proto", "https"},
 		{"X-Forwarded-Host", r.Host},
 		{"Forwarded", r.forwarded()},
+		{"X-Request-Id", r.ID},
 	} {
 		if f.value == "" {
 			continue

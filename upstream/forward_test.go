@@ -23,6 +23,7 @@ func TestRequestText(t *testing.T) {
 	r := &Request{
 		Client:     netip.MustParseAddrPort("192.0.2.7:51812"),
 		Local:      netip.MustParseAddrPort("198.51.100.1:5291"),
+		ID:         "1r0o0les",
 		ServerName: "example1.com",
 		Host:       "example1.com:5291", RequestURI: "/ws?room=a%20b", Subprotocol: "xmpp",
 		Origin: "https://chat.example1.com", UserAgent: "Mozilla/5.0", Cookie: "a=b; c=d",
@@ -46,6 +47,7 @@ X-Forwarded-For: 192.0.2.7
 X-Forwarded-Proto: https
 X-Forwarded-Host: example1.com:5291
 Forwarded: for=192.0.2.7;host="example1.com:5291";proto=https
+X-Request-Id: 1r0o0les
 
 `, "\n", "\r\n")
 	if err != nil || string(got) != want {
