@@ -19,8 +19,7 @@ type admission struct {
 	drains   drains
 	shortage shortage
 
-	accepted atomic.Int64                  // connections with a place
-	refused  [len(limitNames)]atomic.Int64 // connections without, by the limit that was reached
+	refused [len(limitNames)]atomic.Int64 // connections without, by the limit that was reached
 }
 
 func newAdmission(access *accessControl) *admission {
@@ -48,9 +47,7 @@ var limitNames = [...]string{
 // configuration now, to be given back with leave. It returns limitNone, or the limit that
 // was reached. The door may begin v before enter returns.
 func (a *admission) enter(v *visit, now *configuration, addr netip.Addr, key clientKey) (limit int) {
-	if limit = a.place(v, now, addr, key); limit == limitNone {
-		a.accepted.Add(1)
-	} else {
+	if limit = a.place(v, now, addr, key); limit != limitNone {
 		a.refused[limit].Add(1)
 	}
 	return limit

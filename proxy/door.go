@@ -68,6 +68,7 @@ type door struct {
 	slots     int
 	limit     int   // connections
 	open      int   // connections, from enter to gone
+	entered   int64 // connections since the start
 	computing int   // slots in use
 	reserved  int64 // bytes: the sum of all prices
 	coming    int   // accepted, and neither waiting for their client nor computing yet
@@ -272,7 +273,7 @@ func (d *door) enter(v *visit, key clientKey) error {
 	p := d.partyOf(key)
 	switch {
 	case d.makePlace(p):
-		d.open++
+		d.counts()
 		d.join(v, p, phaseHello)
 		d.letIn(v)
 	case d.wantsFiles(1) && !d.closeOutside(p):
@@ -283,12 +284,18 @@ func (d *door) enter(v *visit, key clientKey) error {
 		d.forget(p)
 		return errNoPlace
 	default:
-		d.open++
+		d.counts()
 		v.until = time.Now().Add(v.timeout)
 		d.join(v, p, phaseOutside)
 		d.dispatch() // it checks again later
 	}
 	return nil
+}
+
+// counts notes a connection that enters, before its goroutine begins.
+func (d *door) counts() {
+	d.open++
+	d.entered++
 }
 
 // gone is called when a connection that entered is closed, in any state. It returns the
@@ -315,6 +322,13 @@ func (d *door) connections() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.open
+}
+
+// entries is how many connections have entered since the start.
+func (d *door) entries() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.entered
 }
 
 // begins is called first by a connection's goroutine. After an error, close the

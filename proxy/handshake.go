@@ -31,7 +31,6 @@ func (c *clientConn) handshake() bool {
 	}
 	if err != nil {
 		kind := e.failure(err)
-		in.handshakes[kind].Add(1)
 		switch kind {
 		case handshakeNameless:
 			in.unserved.note(e.name, time.Now())
@@ -43,6 +42,7 @@ func (c *clientConn) handshake() bool {
 		default:
 			c.debug("TLS handshake", err)
 		}
+		in.handshakes[kind].Add(1) // last: who sees the count finds the rest
 		c.answerPlainHTTP(err)
 		return false
 	}

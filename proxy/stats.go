@@ -82,7 +82,7 @@ func (s *Server) Counts() Counts {
 	c := Counts{
 		Connections: s.Connections(),
 		Limit:       s.now.Load().connections,
-		Accepted:    s.admission.accepted.Load(),
+		Accepted:    s.door.entries(),
 		Refused:     map[string]int64{},
 		Refusals:    map[int]int64{},
 		GaveUp:      s.ingress.refusals[0].Load(),
