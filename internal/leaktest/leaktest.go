@@ -16,7 +16,7 @@ import (
 
 // patience is how long what ends by itself may take to do so; a leak costs a
 // failing run this much, a clean run nothing.
-const patience = 5 * time.Second
+const patience = 30 * time.Second
 
 // Main runs the tests and exits with their status, or with 1 where they pass
 // but leave goroutines or file descriptors that were not there before.
