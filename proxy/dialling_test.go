@@ -47,7 +47,7 @@ func dialForEver(ctx context.Context, _, _ string) (net.Conn, error) {
 // A drain that begins while a node is dialled ends the tunnel as any other: the
 // client's answer to the Close frame is heard, though nobody read the client.
 func TestDrainWhileDialling(t *testing.T) {
-	g, c, _ := whileDialling(t, 300*time.Millisecond)
+	g, c, _ := whileDialling(t, time.Hour)
 	g.StartDrain(Target{}, Pacing{})
 	words, code := lastWords(t, c)
 	wantWords(t, words, "<open ", "system-shutdown", "<close ")
