@@ -33,7 +33,7 @@ func TestSilentClientsKeepNobodyOut(t *testing.T) {
 		}
 		defer conn.Close()
 	}
-	for deadline := time.Now().Add(10 * time.Second); g.Connections() < silent; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); g.Connections() < silent; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d silent clients accepted; want all %d", g.Connections(), silent)
 		}

@@ -38,7 +38,7 @@ func TestAccessGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	if n, err := conn.Read(make([]byte, 1)); n > 0 || errors.Is(err, context.DeadlineExceeded) || err == nil {
 		t.Errorf("read %d bytes, %v; want the connection's end", n, err)
 	}
@@ -63,7 +63,7 @@ func TestAccessBehindBalancer(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		conn.SetDeadline(time.Now().Add(patience))
 		io.WriteString(conn, header)
 		return tls.Client(conn, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool()}).Handshake()
 	}
@@ -199,7 +199,7 @@ func TestPagesPanic(t *testing.T) {
 	if log := g.logs.String(); !strings.Contains(log, "level=ERROR msg=panic client=127.0.0.1:") || !strings.Contains(log, `where=pages err="at the disco" stack=`) || !strings.Contains(log, "TestPagesPanic") {
 		t.Error("the log has no line with the panic's stack")
 	}
-	for deadline := time.Now().Add(10 * time.Second); g.Connections() > 1; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); g.Connections() > 1; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d connections are open; want the other's", g.Connections())
 		}
@@ -218,7 +218,7 @@ func TestBan(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		conn.SetDeadline(time.Now().Add(patience))
 		io.WriteString(conn, "PROXY TCP4 192.0.2.7 192.0.2.1 50000 5291\r\n")
 		return tls.Client(conn, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool()}).Handshake()
 	}
@@ -290,7 +290,7 @@ func TestDeniedOnTheWayIn(t *testing.T) {
 			}
 			defer c.Close()
 			deny(true)
-			c.SetDeadline(time.Now().Add(10 * time.Second))
+			c.SetDeadline(time.Now().Add(patience))
 			io.WriteString(c, "GET / HTTP/1.1\r\nHost: "+testName+"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n")
 			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 			if err != nil || resp.StatusCode != http.StatusForbidden {

@@ -36,7 +36,7 @@ func TestChallenge(t *testing.T) {
 	if cs.NegotiatedProtocol != "acme-tls/1" || !bytes.Equal(cs.PeerCertificates[0].Raw, challenge.Certificate[0]) {
 		t.Errorf("protocol %q, certificate for %q; want acme-tls/1 and the challenge's", cs.NegotiatedProtocol, cs.PeerCertificates[0].DNSNames)
 	}
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("behind the handshake: %v; want the end", err)
 	}
@@ -94,7 +94,7 @@ func TestChallengeSlow(t *testing.T) {
 		t.Errorf("the CA got %v; want unrecognized_name", err)
 	}
 	// The alert goes out before it is counted.
-	if err := g.Shutdown(context.Background(), Pacing{Timeout: 10 * time.Second}); err != nil {
+	if err := g.Shutdown(context.Background(), Pacing{Timeout: patience}); err != nil {
 		t.Error(err)
 	}
 	for _, h := range g.Counts().Handshakes {

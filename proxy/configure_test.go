@@ -128,7 +128,7 @@ func (g *gate) clientConfig() *tls.Config {
 func (g *gate) over() *tls.Conn {
 	client, server := net.Pipe()
 	g.t.Cleanup(func() { client.Close() })
-	client.SetDeadline(time.Now().Add(10 * time.Second))
+	client.SetDeadline(time.Now().Add(patience))
 	g.ingress.admit(server)
 	return tls.Client(client, g.clientConfig())
 }
@@ -190,7 +190,7 @@ func TestConfigureAllTheTime(t *testing.T) {
 			return err
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		conn.SetDeadline(time.Now().Add(patience))
 		for _, w := range worlds {
 			if !w.certified(conn) {
 				continue
@@ -281,7 +281,7 @@ func TestConfigureTickets(t *testing.T) {
 				return false, err
 			}
 			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			conn.SetDeadline(time.Now().Add(patience))
 			return conn.ConnectionState().DidResume, w.tunnels(conn, bufio.NewReader(conn))
 		}
 		g.Configure(a.Configuration)
@@ -305,7 +305,7 @@ func TestTunnelKeepsNoConfiguration(t *testing.T) {
 	now := weak.Make(g.now.Load())
 	client := g.dial()
 	g.Configure(g.now.Load().Configuration)
-	for until := time.Now().Add(10 * time.Second); now.Value() != nil; runtime.GC() {
+	for until := time.Now().Add(patience); now.Value() != nil; runtime.GC() {
 		if time.Now().After(until) {
 			t.Fatal("the Configuration is still there")
 		}

@@ -90,11 +90,11 @@ func TestClientGoesWhileDialling(t *testing.T) {
 			c.Conn.(*tls.Conn).NetConn().(*net.TCPConn).SetLinger(0)
 		}
 		c.Abort()
-		node.SetReadDeadline(time.Now().Add(10 * time.Second))
+		node.SetReadDeadline(time.Now().Add(patience))
 		if _, err := io.Copy(io.Discard, node); err != nil {
 			t.Errorf("reset %t: the node's connection: %v; want its end", reset, err)
 		}
-		if err := g.Shutdown(t.Context(), Pacing{Timeout: 10 * time.Second}); err != nil {
+		if err := g.Shutdown(t.Context(), Pacing{Timeout: patience}); err != nil {
 			t.Errorf("reset %t: %v", reset, err)
 		}
 		if !strings.Contains(g.logs.String(), "reason=client_gone") {

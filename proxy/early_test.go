@@ -139,7 +139,7 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 				be = func(conn net.Conn) { io.WriteString(conn, "PROXY TCP4 192.0.2.7 198.51.100.1 49152 5291\r\n") }
 				target.Addr = frontWith(t, g.addr, "PROXY TCP4 192.0.2.8 198.51.100.1 49152 5291\r\n")
 			}
-			dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}, Timeout: 10 * time.Second}
+			dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}, Timeout: patience}
 			var strangers sync.WaitGroup
 			defer strangers.Wait()
 			said := make(chan struct{}, 30)
@@ -155,7 +155,7 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 				<-said
 			}
 			for range 5 {
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				c, err := chat.Dial(ctx, target)
 				cancel()
 				if err != nil {
@@ -211,7 +211,7 @@ func TestPanics(t *testing.T) {
 				c.Abort()
 				t.Fatal("the client came in")
 			}
-			for deadline := time.Now().Add(10 * time.Second); g.Connections() > 0; time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(patience); g.Connections() > 0; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("%d connections are open; want none", g.Connections())
 				}
@@ -248,7 +248,7 @@ func TestPanicInGreetingsDial(t *testing.T) {
 			t.Errorf("panics %t: the answer to open is %v", panics, err)
 		}
 		c.Abort()
-		for deadline := time.Now().Add(10 * time.Second); g.Connections() > 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(patience); g.Connections() > 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		}
 		if n := g.Connections(); n != 0 || caught() != 1 {
 			t.Errorf("panics %t: %d connections, %d panics; want none, and 1", panics, n, caught())
@@ -315,7 +315,7 @@ func page(t *testing.T, g *gate) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	io.WriteString(conn, "GET / HTTP/1.1\r\nHost: "+testName+"\r\n\r\n")
 	io.Copy(io.Discard, conn)
 }

@@ -32,14 +32,14 @@ func (g *gate) stream(edit func(*chat.Target)) *chat.Client {
 	if edit != nil {
 		edit(&target)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c, err := chat.Dial(ctx, target)
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	g.t.Cleanup(func() { c.Abort() })
-	c.Conn.SetDeadline(time.Now().Add(10 * time.Second))
+	c.Conn.SetDeadline(time.Now().Add(patience))
 	return c
 }
 
@@ -187,7 +187,7 @@ func TestRouteByDomain(t *testing.T) {
 		})
 		for domain, want := range map[string]*chat.Server{testName: first, "two.example": second} {
 			before := want.Seen()
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			target := g.target()
 			target.Domain, target.Legacy = domain, legacy
 			c, err := chat.Login(ctx, target)
@@ -261,7 +261,7 @@ func TestFramesInTheRecordOfTheRequest(t *testing.T) {
 	if _, err := conn.Write(append([]byte(request), frames...)); err != nil {
 		t.Fatal(err)
 	}
-	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(patience))
 	r := bufio.NewReader(conn)
 	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("%v, %v", resp, err)
@@ -297,7 +297,7 @@ func TestRedirectFollowed(t *testing.T) {
 		routing := upstream.Options{Upstreams: []upstream.GroupOptions{group("test", first.URL(), second.URL())},
 			Vhosts: []upstream.VhostOptions{{Names: []string{testName}, Upstream: "test", Node: "n1"}}}
 		g := newGateFor(t, routing)
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		target := g.target()
 		target.Legacy = legacy
@@ -441,7 +441,7 @@ func TestLastWords(t *testing.T) {
 			t.Run(fmt.Sprintf("resumable %v", resumable), func(t *testing.T) {
 				up := newUpstream(t, chat.Config{Habits: chat.Tigase()})
 				g := newGate(t, up.URL())
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				target := g.target()
 				target.Legacy = legacy
@@ -477,7 +477,7 @@ func TestLastWords(t *testing.T) {
 func TestLastWordsUpstreamGone(t *testing.T) {
 	up := newUpstream(t, chat.Config{Habits: chat.Tigase()})
 	g := newGate(t, up.URL())
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c, err := chat.Login(ctx, g.target())
 	if err != nil {

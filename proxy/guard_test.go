@@ -342,7 +342,7 @@ func TestLoginFailuresLog(t *testing.T) {
 	g.wantRefused()
 	client := c.Conn.LocalAddr().String()
 	want := `level=WARN msg="logins refused" client=` + client + ` network=127.0.0.1/32 failures=1 refused_for=10m0s server_name=` + testName
-	for until := time.Now().Add(10 * time.Second); !strings.Contains(g.logs.String(), want); time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(patience); !strings.Contains(g.logs.String(), want); time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatalf("no %s in the log:\n%s", want, g.logs)
 		}

@@ -3,7 +3,12 @@ package proxy
 import (
 	"strings"
 	"sync"
+	"time"
 )
+
+// patience is how long a test waits on the real clock for what must come. It is no
+// measure of speed: only a broken gate makes a test wait that long.
+const patience = 30 * time.Second
 
 // logLines keeps what was logged.
 type logLines struct {

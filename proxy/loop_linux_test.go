@@ -192,7 +192,7 @@ func TestLastWordsBeforeReset(t *testing.T) {
 				t.Fatal("no upstream")
 			}
 			defer up.Close()
-			up.SetDeadline(time.Now().Add(10 * time.Second))
+			up.SetDeadline(time.Now().Add(patience))
 			toUpstream := func(text string) {
 				t.Helper()
 				if err := c.WriteFrame(ws.NewTextFrame([]byte(text))); err != nil {

@@ -33,7 +33,7 @@ func (g *gate) pageClient(t *testing.T) *pageClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	return &pageClient{conn, t, bufio.NewReader(conn)}
 }
 
@@ -165,7 +165,7 @@ func TestPagesClientLeaves(t *testing.T) {
 	c.Close()
 	select {
 	case <-gone:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Error("the handler still waits")
 	}
 }
@@ -235,7 +235,7 @@ func TestPagesDrain(t *testing.T) {
 	idle.send("GET / HTTP/1.1\r\nHost: example1.com\r\n\r\n")
 	idle.want(200, "")
 	down := make(chan error, 1)
-	go func() { down <- g.Shutdown(context.Background(), Pacing{Timeout: 10 * time.Second}) }()
+	go func() { down <- g.Shutdown(context.Background(), Pacing{Timeout: patience}) }()
 	waits.want(503, "")
 	if err := <-down; err != nil {
 		t.Errorf("Shutdown = %v", err)
@@ -258,7 +258,7 @@ func TestPagesBehindBalancer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	io.WriteString(conn, "PROXY TCP4 192.0.2.7 192.0.2.1 50000 5291\r\n")
 	secure := tls.Client(conn, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool()})
 	c := &pageClient{secure, t, bufio.NewReader(secure)}

@@ -44,7 +44,7 @@ func newGate(t testing.TB, url string, edit ...func(*Options)) *gate {
 
 // group is an upstream with these nodes, which are called n1, n2 and so on.
 func group(name string, urls ...string) upstream.GroupOptions {
-	g := upstream.GroupOptions{Name: name, DialTimeout: 2 * time.Second}
+	g := upstream.GroupOptions{Name: name, DialTimeout: patience}
 	for i, url := range urls {
 		g.Nodes = append(g.Nodes, upstream.NodeOptions{URL: url, Name: "n" + string(rune('1'+i))})
 	}
@@ -120,14 +120,14 @@ func (g *gate) target() chat.Target {
 
 func (g *gate) dial() *chat.Client {
 	g.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c, err := chat.Dial(ctx, g.target())
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	g.t.Cleanup(func() { c.Abort() })
-	c.Conn.SetDeadline(time.Now().Add(10 * time.Second))
+	c.Conn.SetDeadline(time.Now().Add(patience))
 	return c
 }
 
@@ -145,7 +145,7 @@ func newUpstream(t testing.TB, cfg chat.Config) *chat.Server {
 func TestLoginAndMessage(t *testing.T) {
 	up := newUpstream(t, chat.Config{Habits: chat.Tigase()})
 	g := newGate(t, up.URL())
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	target := g.target()
 	juliet, err := chat.Login(ctx, target)
@@ -259,7 +259,7 @@ func TestShutdown(t *testing.T) {
 	g := newGate(t, up.URL())
 	c := g.dial()
 	down := make(chan error, 1)
-	go func() { down <- g.Shutdown(context.Background(), Pacing{Timeout: 10 * time.Second}) }()
+	go func() { down <- g.Shutdown(context.Background(), Pacing{Timeout: patience}) }()
 	_, err := c.Recv() // answers
 	var ce *chat.CloseError
 	if !errors.As(err, &ce) || ce.Code != 1001 {
@@ -317,7 +317,7 @@ func TestShutdownDespiteKnocking(t *testing.T) {
 
 	knock = g.stream(nil)
 	c.Abort()
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		next, err := chat.Dial(t.Context(), g.target())
 		if err != nil {
 			break // nobody is let in any more

@@ -18,7 +18,7 @@ import (
 // eventually waits for what happens behind a client's back.
 func (g *gate) eventually(what string, holds func(Counts) bool) Counts {
 	g.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		if c := g.Counts(); holds(c) {
 			return c
 		} else if time.Now().After(deadline) {
@@ -93,7 +93,7 @@ func TestCountsOfHandshakes(t *testing.T) {
 		}
 		defer conn.Close()
 		conn.Write(send)
-		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(patience))
 		for b := make([]byte, 512); err == nil; {
 			_, err = conn.Read(b)
 		}
@@ -157,7 +157,7 @@ func TestCountsOfHandshakes(t *testing.T) {
 func TestCountsOfRefusals(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL(), func(o *Options) { o.Settings.PerClient = 1 })
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	target := g.target()
 	target.Subprotocols = []string{"mqtt"}
