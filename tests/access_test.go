@@ -25,13 +25,13 @@ const besideHTTP = "[\"127.0.0.1:0\"]\nhttp = \"127.0.0.1:0\""
 // dialFrom connects from an address of loopback.
 func dialFrom(t *testing.T, from, to string) net.Conn {
 	t.Helper()
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 10 * time.Second}
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: gate.Patience}
 	conn, err := d.Dial("tcp", to)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(4 * gate.Patience))
 	return conn
 }
 
@@ -41,7 +41,7 @@ func statusFrom(t *testing.T, from, addr, path string) int {
 	t.Helper()
 	client := &http.Client{
 		Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext},
-		Timeout:   20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Timeout:   gate.Patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+addr+path, nil)
 	if err != nil {

@@ -55,7 +55,7 @@ domains = ["example2.com"]
 `, nodes[0].URL(), nodes[1].URL()))
 	login := func(name string, legacy bool) *chat.Client {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), gate.Patience)
 		defer cancel()
 		c, err := chat.Login(ctx, chat.Target{
 			URL: "wss://" + name + ":5291/", Addr: g.Addr("wss"), TLS: site.Client(name), Domain: domain, Legacy: legacy,
@@ -101,7 +101,7 @@ func TestFailoverUnderLoad(t *testing.T) {
 	site := gate.NewSite(t, name)
 	g := site.Start(t, fmt.Sprintf("[upstream.echo]\nnodes = [%q, %q, %q]\nxmpp = false\nhealth.interval = \"0s\"\n", urls[0], urls[1], urls[2]))
 	dial := func() (*chat.Client, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), gate.Patience)
 		defer cancel()
 		return chat.Dial(ctx, chat.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name)})
 	}
@@ -126,7 +126,7 @@ func TestFailoverUnderLoad(t *testing.T) {
 				case <-time.After(50 * time.Millisecond):
 				}
 				want := fmt.Sprintf("message %d", n)
-				c.Conn.SetDeadline(time.Now().Add(30 * time.Second))
+				c.Conn.SetDeadline(time.Now().Add(gate.Patience))
 				err := c.Send(want)
 				var got string
 				if err == nil {
@@ -137,7 +137,7 @@ func TestFailoverUnderLoad(t *testing.T) {
 					ready.Done()
 				}
 				var ce *chat.CloseError
-				if errors.As(err, &ce) && ce.Code == 1012 || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) {
+				if errors.As(err, &ce) && ce.Code == 1012 || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed) {
 					mu.Lock()
 					returned++
 					mu.Unlock()
@@ -162,7 +162,7 @@ func TestFailoverUnderLoad(t *testing.T) {
 	third := nodes[2].Open()
 	before := [2]int{nodes[0].Open(), nodes[1].Open()}
 	nodes[2].Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*gate.Patience)
 	defer cancel()
 	for nodes[0].Open()+nodes[1].Open() < clients {
 		select {
@@ -203,7 +203,7 @@ pace = 100
 	g := site.Start(t, config(false))
 	dial := func() *chat.Client {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), gate.Patience)
 		defer cancel()
 		c, err := chat.Login(ctx, chat.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name)})
 		if err != nil {
@@ -236,7 +236,7 @@ pace = 100
 			t.Errorf("err = %v; want Close 1001", err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), gate.Patience)
 	defer cancel()
 	if err := nodes[0].WaitOpen(ctx, 0); err != nil {
 		t.Error(err)
@@ -267,7 +267,7 @@ func TestNodeDrainedThenAway(t *testing.T) {
 		wait("reloaded", func(l gate.Line) bool { return l.Msg() == "reloaded" })
 	}
 	nodes[1].Close() // n1 alone is left
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), gate.Patience)
 	defer cancel()
 	c, err := chat.Login(ctx, chat.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name)})
 	if err != nil {

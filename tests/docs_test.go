@@ -449,7 +449,7 @@ func TestMake(t *testing.T) {
 	if err := demo.Start(); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.AfterFunc(4*gate.Patience, func() { syscall.Kill(-demo.Process.Pid, syscall.SIGKILL) })
+	deadline := time.AfterFunc(20*gate.Patience, func() { syscall.Kill(-demo.Process.Pid, syscall.SIGKILL) })
 	defer deadline.Stop()
 	var log strings.Builder
 	for lines := bufio.NewScanner(out); lines.Scan(); {

@@ -324,13 +324,8 @@ func TestFilesBecomePipes(t *testing.T) {
 // A standard error that nobody reads costs lines of the log, and nothing else.
 func TestLogIsNotRead(t *testing.T) {
 	u, conns := wire.Chan(t)
-	down, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	down.Close()
 	site := gate.NewSite(t, name, "down.test")
-	g := site.Start(t, toUpstream(u.URL)+fmt.Sprintf("[upstream.down]\nnodes = \"ws://%s/\"\n", down.Addr())+
+	g := site.Start(t, toUpstream(u.URL)+"[upstream.down]\nnodes = \"ws://127.0.0.1:1/\"\n"+
 		vhosts(name)+"[[vhost]]\nnames = [\"down.test\"]\nupstream = \"down\"\n")
 	o := operate(t, g)
 	addr := g.Addr("wss")

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"wssgate/demo/chat"
 	"wssgate/tests/internal/gate"
@@ -52,7 +51,7 @@ func TestGateBesideEachNode(t *testing.T) {
 	site1, gate1 := start(config, first)
 	site2, gate2 := start(strings.NewReplacer("t1", "t2", "t2", "t1").Replace(config), second)
 	for _, legacy := range []bool{false, true} {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*gate.Patience)
 		defer cancel()
 		target := chat.Target{URL: "wss://" + t1 + ":5291/", Addr: gate1.Addr("wss"), TLS: site1.Client(t1), Domain: "example2.com", Legacy: legacy}
 		_, err := chat.Login(ctx, target)
@@ -78,7 +77,7 @@ func TestLostRedirectAdvice(t *testing.T) {
 		return "[upstream.tigase]\nhealth.interval = \"0s\"\nnodes = [\n{ name = \"t1\", url = \"" + first.URL() + "\" },\n" + more + "]\n[[vhost]]\nnames = [\"" + name + "\"]\nnode = \"t1\"\n"
 	}
 	g := site.Start(t, config(""))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*gate.Patience)
 	defer cancel()
 	target := chat.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name), Domain: "example2.com"}
 	if _, err := chat.Login(ctx, target); err == nil || !strings.Contains(err.Error(), "remote-connection-failed") {

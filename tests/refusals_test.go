@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -164,32 +165,44 @@ func TestPlainGet(t *testing.T) {
 // let go.
 func TestNoTLS(t *testing.T) {
 	site := gate.NewSite(t, name)
-	g := site.Start(t, toUpstream(wire.Echo(t).URL)+"[timeouts]\nhandshake = \"300ms\"\nrequest = \"300ms\"\n")
+	upstream := toUpstream(wire.Echo(t).URL)
+	shakes := site.Start(t, upstream+"[timeouts]\nhandshake = \"300ms\"\n")
+	asks := site.Start(t, upstream+"[timeouts]\nrequest = \"300ms\"\n")
 	t.Run("plain HTTP", func(t *testing.T) {
-		resp, body := dialPlain(t, g).Answer("GET / HTTP/1.1\r\nHost: " + name + "\r\n\r\n")
+		resp, body := dialPlain(t, asks).Answer("GET / HTTP/1.1\r\nHost: " + name + "\r\n\r\n")
 		checkRefusal(t, resp, body, http.StatusBadRequest)
 		if !strings.Contains(body, "wss://") {
 			t.Errorf("body %q; want it to name wss://", body)
 		}
 	})
 	t.Run("neither HTTP nor TLS", func(t *testing.T) {
-		c := dialPlain(t, g)
+		c := dialPlain(t, asks)
 		io.WriteString(c.Conn, "<stream:stream to='"+name+"'>")
 		c.WantGone()
 	})
-	t.Run("silence instead of TLS", func(t *testing.T) { dialPlain(t, g).WantGone() })
+	t.Run("silence instead of TLS", func(t *testing.T) { dialPlain(t, shakes).WantGone() })
 	t.Run("silence instead of a request", func(t *testing.T) {
-		wire.DialTLS(t, g.Addr("wss"), site.Client(name)).WantGone()
+		wire.DialTLS(t, asks.Addr("wss"), site.Client(name)).WantGone()
 	})
 	t.Run("half a request", func(t *testing.T) {
-		c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
+		c := wire.DialTLS(t, asks.Addr("wss"), site.Client(name))
 		io.WriteString(c.Conn, "GET / HTTP/1.1\r\nHost:")
 		c.WantGone()
 	})
-	c := wire.Dial(t, g.Addr("wss"), site.Client(name)) // and the gate goes on
-	time.Sleep(400 * time.Millisecond)                  // the deadlines of the handshakes don't outlive them
-	c.SendText("hello")
-	c.WantText("hello")
+	for _, g := range []*gate.Gate{shakes, asks} { // they go on
+		var c *wire.Conn
+		eventually(t, "a client is quick enough", func() bool {
+			conn, err := tls.Dial("tcp", g.Addr("wss"), site.Client(name))
+			if err != nil {
+				return false
+			}
+			c = wire.NewConn(t, conn, true)
+			return c.TryUpgrade(wire.Request(name)) == nil
+		})
+		time.Sleep(400 * time.Millisecond) // the deadlines of the way in don't outlive it
+		c.SendText("hello")
+		c.WantText("hello")
+	}
 }
 
 func dialPlain(t *testing.T, g *gate.Gate) *wire.Conn {

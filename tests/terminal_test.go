@@ -267,14 +267,14 @@ func TestTerminalAccess(t *testing.T) {
 		return err == nil
 	}
 	d.want("access list", 0, "nobody is denied")
-	d.want("access deny 127.0.0.1 -for 1h", 0, "127.0.0.1: denied until", "1 tunnel open")
+	d.want("access deny 127.0.0.1 -for 1d", 0, "127.0.0.1: denied until", "1 tunnel open")
 	d.want("reload", 0)
 	if letIn() {
 		t.Error("a denied client is let in")
 	}
 	c.SendText("still there")
 	c.WantText("still there")
-	d.want("access list", 0, "127.0.0.1", "59m")
+	d.want("access list", 0, "127.0.0.1", "23h")
 	d.want("status", 0, "Denied for a while")
 	d.want("access deny 127.0.0.1 -for 1d -close", 0, "closing 1 tunnel")
 	c.WantClose(1008)

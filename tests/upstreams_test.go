@@ -40,7 +40,11 @@ func TestUpstreamRefuses(t *testing.T) {
 				}
 			})
 			site := gate.NewSite(t, name)
-			g := site.Start(t, toUpstream(u.URL)+"dial_timeout = \"500ms\"\n")
+			config := toUpstream(u.URL) + "health.interval = \"0s\"\n"
+			if tt.want == http.StatusGatewayTimeout {
+				config += "dial_timeout = \"500ms\"\n"
+			}
+			g := site.Start(t, config)
 			c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
 			resp, body := c.Answer(wire.Request(name))
 			checkRefusal(t, resp, body, tt.want)
@@ -55,13 +59,8 @@ func say(s string) func(net.Conn) {
 // Where nothing listens the client gets 503, and the next one gets through as
 // soon as something does.
 func TestUpstreamDown(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln.Close()
 	site := gate.NewSite(t, name)
-	g := site.Start(t, toUpstream("ws://"+ln.Addr().String()+"/"))
+	g := site.Start(t, toUpstream("ws://127.0.0.1:1/"))
 	c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
 	resp, body := c.Answer(wire.Request(name))
 	checkRefusal(t, resp, body, http.StatusServiceUnavailable)
@@ -91,7 +90,7 @@ func TestUpstreamRequest(t *testing.T) {
 		heads <- buf[:n]
 	})
 	site := gate.NewSite(t, name)
-	g := site.Start(t, toUpstream(u.URL))
+	g := site.Start(t, toUpstream(u.URL)+"health.interval = \"0s\"\n") // the client's request comes first, and alone
 	c := wire.DialTLS(t, g.Addr("wss"), site.Client(name))
 	c.Answer(wire.RequestLine("GET /path?query HTTP/1.1", name))
 	head := string(<-heads)

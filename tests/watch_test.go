@@ -131,9 +131,11 @@ func TestWatchCertbot(t *testing.T) {
 		}
 	})
 	w.keeps(one)
+	var slowest time.Duration
 	for version := 2; version < 4; version++ {
 		next := ca(w.site).Issue(name)
 		archive(w.site, version, next)
+		began := time.Now()
 		for _, file := range files {
 			turn(w.site, version, file)
 			time.Sleep(300 * time.Millisecond) // so that each is looked at alone
@@ -141,9 +143,11 @@ func TestWatchCertbot(t *testing.T) {
 				t.Fatalf("nothing is served once %s.pem is turned", file)
 			}
 		}
+		slowest = max(slowest, time.Since(began))
 		w.serves("the renewed certificate", next)
 	}
-	if text := w.Text(); strings.Contains(text, `"ERROR"`) {
+	// What does not fit together for 2 s is an error, as where this test is that slow.
+	if text := w.Text(); slowest < 2*time.Second && strings.Contains(text, `"ERROR"`) {
 		t.Errorf("errors in the log:\n%s", text)
 	}
 }

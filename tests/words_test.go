@@ -219,6 +219,7 @@ by_domain = { "two.example" = "second", "chat.dead.example" = "dead" }
 // Whatever reason the gate has to end a stream, it says so in XMPP first. It does
 // not where a message is half said, or the client may come back to the stream.
 func TestWhyAStreamEnds(t *testing.T) {
+	t.Parallel()
 	const resumable = "<enabled xmlns='urn:xmpp:sm:3' resume='true' id='x'/>"
 	for _, why := range []struct {
 		condition, config string
@@ -231,7 +232,7 @@ func TestWhyAStreamEnds(t *testing.T) {
 		{"policy-violation", "[limits]\nmessage = \"16KiB\"\n", 1009, func(_ *gate.Gate, c, _ *wire.Conn) {
 			c.Write(c.Bytes(wire.Frame{FIN: true, Op: wire.Text, Payload: payload(17 << 10)})[:8000])
 		}},
-		{"connection-timeout", "[timeouts]\nping = \"1s\"\npong = \"1s\"\n", 1001, func(_ *gate.Gate, _, _ *wire.Conn) {}},
+		{"connection-timeout", "[timeouts]\nping = \"1s\"\npong = \"4s\"\n", 1001, func(_ *gate.Gate, _, _ *wire.Conn) {}},
 	} {
 		for _, f := range framings[:2] {
 			for _, state := range []string{"open", "half a message", "resumable"} {
@@ -241,29 +242,29 @@ func TestWhyAStreamEnds(t *testing.T) {
 					opening := strings.Replace(f.open(name), "to=", "id='1' from=", 1)
 					client.SendText(f.open(name))
 					upstream.WantText(f.open(name))
-					upstream.SendText(opening)
-					upstream.SendText("<presence/>")
-					client.WantText(opening)
-					client.WantText("<presence/>")
+					says := []wire.Frame{{FIN: true, Op: wire.Text, Payload: []byte(opening)}, {FIN: true, Op: wire.Text, Payload: []byte("<presence/>")}}
 					switch state {
 					case "half a message":
-						half := wire.Frame{Op: wire.Text, Payload: []byte("<message>")}
-						upstream.Send(half)
-						client.Want(half)
+						says = append(says, wire.Frame{Op: wire.Text, Payload: []byte("<message>")})
 					case "resumable":
-						upstream.SendText(resumable)
-						client.WantText(resumable)
+						says = append(says, wire.Frame{FIN: true, Op: wire.Text, Payload: []byte(resumable)})
+					}
+					upstream.Send(says...)
+					for _, want := range says {
+						if got := frameBehindPings(t, client, true); got.FIN != want.FIN || string(got.Payload) != string(want.Payload) {
+							t.Fatalf("got %v; want %v", got, want)
+						}
 					}
 					why.bring(g, client, upstream)
 					if state == "open" {
 						for _, want := range []string{"<" + why.condition + " ", f.end} {
-							got := frameBehindPings(t, client)
+							got := frameBehindPings(t, client, false)
 							if got.Op != wire.Text || !strings.Contains(string(got.Payload), want) {
 								t.Fatalf("got %v; want %s", got, want)
 							}
 						}
 					}
-					if got := frameBehindPings(t, client); got.Op != wire.Close || string(got.Payload[:2]) != string([]byte{byte(why.code >> 8), byte(why.code)}) {
+					if got := frameBehindPings(t, client, false); got.Op != wire.Close || string(got.Payload[:2]) != string([]byte{byte(why.code >> 8), byte(why.code)}) {
 						t.Errorf("got %v; want a Close frame %d", got, why.code)
 					}
 					if why.condition == "system-shutdown" {
@@ -281,8 +282,8 @@ func TestWhyAStreamEnds(t *testing.T) {
 	}
 }
 
-// frameBehindPings is the next frame that is no Ping.
-func frameBehindPings(t *testing.T, c *wire.Conn) wire.Frame {
+// frameBehindPings is the next frame that is no Ping. Those are answered, or not.
+func frameBehindPings(t *testing.T, c *wire.Conn, answers bool) wire.Frame {
 	t.Helper()
 	for {
 		f, err := c.Frame()
@@ -291,6 +292,9 @@ func frameBehindPings(t *testing.T, c *wire.Conn) wire.Frame {
 		}
 		if f.Op != wire.Ping {
 			return f
+		}
+		if answers {
+			c.Send(wire.Frame{FIN: true, Op: wire.Pong, Payload: f.Payload})
 		}
 	}
 }

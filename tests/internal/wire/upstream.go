@@ -20,7 +20,8 @@ type Upstream struct {
 
 	ln       net.Listener
 	mu       sync.Mutex
-	conns    map[net.Conn]bool
+	conns    map[net.Conn]bool // true: a client's WebSocket
+	killed   bool
 	requests []*http.Request
 	handlers sync.WaitGroup
 }
@@ -68,7 +69,7 @@ func Serve(tb testing.TB, ln net.Listener, handler func(*Conn)) *Upstream {
 		if req, err := c.request(); err == nil {
 			c.gates = strings.HasPrefix(req.UserAgent(), "wssgate ")
 			if !c.gates {
-				u.remember(req) // before the client can know of the 101
+				u.remember(conn, req) // before the client can know of the 101
 			}
 			if websocket.SwitchProtocols(c.Conn, req) == nil {
 				handler(c)
@@ -145,7 +146,10 @@ func (u *Upstream) acceptLoop(handler func(net.Conn)) {
 			return
 		}
 		u.mu.Lock()
-		u.conns[conn] = true
+		u.conns[conn] = false
+		if u.killed { // it was on its way
+			conn.Close()
+		}
 		u.mu.Unlock()
 		u.handlers.Go(func() {
 			handler(conn)
@@ -161,17 +165,24 @@ func (u *Upstream) acceptLoop(handler func(net.Conn)) {
 func (u *Upstream) Kill() {
 	u.ln.Close()
 	u.mu.Lock()
+	u.killed = true
 	for conn := range u.conns {
 		conn.Close()
 	}
 	u.mu.Unlock()
 }
 
-// Open returns how many connections the gate holds open at this moment.
-func (u *Upstream) Open() int {
+// Open returns how many WebSockets of clients are open at this moment: the gate's own
+// questions come and go when they like.
+func (u *Upstream) Open() (n int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return len(u.conns)
+	for _, client := range u.conns {
+		if client {
+			n++
+		}
+	}
+	return n
 }
 
 // Requests returns the opening handshakes of clients that came so far.
@@ -181,9 +192,10 @@ func (u *Upstream) Requests() []*http.Request {
 	return append([]*http.Request(nil), u.requests...)
 }
 
-func (u *Upstream) remember(req *http.Request) {
+func (u *Upstream) remember(conn net.Conn, req *http.Request) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.conns[conn] = true
 	u.requests = append(u.requests, req)
 }
 
