@@ -64,7 +64,7 @@ func TestUpstreamSocketHangs(t *testing.T) {
 	defer ln.Close()
 	site := gate.NewSite(t, name)
 	m.Hang()
-	g := site.Start(t, fmt.Sprintf("[upstream.tigase]\nnodes = \"ws+unix://%s:/ws\"\n[drain]\ntimeout = \"1s\"\n", filepath.Join(m.Dir, "s")))
+	g := site.Start(t, fmt.Sprintf("[upstream.tigase]\nnodes = \"ws+unix://%s:/ws\"\n[drain]\ntimeout = \"1s\"\n", filepath.Join(m.Dir, "s")), gate.Env("GOMAXPROCS=2")) // or threads come with processors
 	o := operate(t, g)
 	threads := func() int {
 		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", g.PID()))

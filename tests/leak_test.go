@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
@@ -47,6 +48,9 @@ func TestNoLeak(t *testing.T) {
 	}
 	eventually(t, "no socket but the listener's is open", func() bool { return sockets(g) == idle })
 	grown := g.PrivateMemory() - memory
+	for deadline := time.Now().Add(gate.Patience); grown > 2<<20 && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		grown = g.PrivateMemory() - memory // the runtime gives it back in the background
+	}
 	t.Logf("memory grew by %d KiB, from %d KiB", grown>>10, memory>>10)
 	if grown > 2<<20 { // 1 KiB for each connection; a leaked tls.Conn takes three times that
 		t.Errorf("memory grew by %d KiB in 2,000 connections", grown>>10)
