@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -19,7 +20,9 @@ func certsCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	f := newFlags("certs", "[-config FILE] [-json] [-within DURATION]", `Lists the names of every certificate with file, issuer, expiry, key type and
 state, and the reason why the certificate is chosen or another one is. What needs
 attention goes to standard error, one line each; with "warning:" if some clients
-reject a certificate, which does not change the exit status.
+reject a certificate, which does not change the exit status. Files in the folder
+that are not used, although nothing is wrong with them, are listed last, with the
+reason; of those with the same reason, the first three. -json lists 100 of a folder.
 
 Exit status: 0; 1 if a chosen certificate has expired; 2 for a mistake in the
 configuration. With -within, also 1 if one expires within DURATION, a file can't
@@ -79,7 +82,11 @@ func (l certificateList) expiring(now time.Time, within time.Duration) (lines []
 // bad lists what else needs attention.
 func (l certificateList) bad() (lines []string) {
 	for _, p := range l.Problems {
-		lines = append(lines, p.Error)
+		line := p.Error
+		if p.Hint != "" {
+			line += "\n  hint: " + p.Hint
+		}
+		lines = append(lines, line)
 	}
 	if len(l.Certificates)+len(l.Missing)+len(l.ACME) == 0 {
 		lines = append(lines, "no certificate is available; every client is refused")
@@ -102,6 +109,17 @@ type certificateList struct {
 	Missing      []string             `json:"missing"` // names of vhosts that have none, but for those of ACME
 	ACME         []acmeName           `json:"acme"`
 	Warnings     []certificateWarning `json:"warnings"`
+	Ignored      []ignoredFile        `json:"ignored"` // files and folders that are not used
+
+	directory   string
+	ignoredMore int // further ones
+}
+
+// An ignoredFile is in the folder of certificates and not used.
+type ignoredFile struct {
+	File string `json:"file"`
+	Why  string `json:"why"`
+	Hint string `json:"hint,omitempty"`
 }
 
 // A certificateWarning is why some clients reject a certificate that is served.
@@ -115,6 +133,7 @@ type certificateWarning struct {
 type certificateProblem struct {
 	File  string `json:"file"`
 	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"`
 	Kept  bool   `json:"kept"` // what the file held before is still served, or what it holds now regardless
 }
 
@@ -129,13 +148,16 @@ type acmeName struct {
 }
 
 func newCertificateList(inv *inventory) certificateList {
-	list := certificateList{[]certstore.Entry{}, []certificateProblem{}, []string{}, []acmeName{}, []certificateWarning{}} // never null in JSON
+	list := certificateList{[]certstore.Entry{}, []certificateProblem{}, []string{}, []acmeName{}, []certificateWarning{}, []ignoredFile{}, inv.cfg.Certificates.Directory, inv.moreIgnored} // never null in JSON
 	list.Certificates = append(list.Certificates, inv.certificates...)
 	for _, p := range inv.problems {
-		list.Problems = append(list.Problems, certificateProblem{p.File, p.Err.Error(), p.Kept})
+		list.Problems = append(list.Problems, certificateProblem{p.File, p.Err.Error(), p.Hint, p.Kept})
 	}
 	for _, w := range inv.rejected {
 		list.Warnings = append(list.Warnings, certificateWarning{w.Rule, w.File, w.Text, w.Hint})
+	}
+	for _, i := range inv.ignored {
+		list.Ignored = append(list.Ignored, ignoredFile{i.File, i.Why, i.Hint})
 	}
 	for _, s := range inv.cfg.Served(inv.certificates) {
 		if len(s.Certificates) == 0 && !slices.Contains(inv.cfg.ACME.Names, s.Name) {
@@ -149,6 +171,9 @@ func newCertificateList(inv *inventory) certificateList {
 }
 
 func (l certificateList) printJSON(w io.Writer) error {
+	if l.ignoredMore > 0 {
+		l.Ignored = append(l.Ignored, ignoredFile{File: l.directory, Why: fmt.Sprintf("%d more that are not listed", l.ignoredMore)})
+	}
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(l)
@@ -176,5 +201,43 @@ func (l certificateList) print(w io.Writer, now time.Time) error {
 			return err
 		}
 	}
+	for _, line := range foldIgnored(l.Ignored, l.ignoredMore) {
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// foldIgnored says which files are ignored, and why. Of those with the same reason it
+// names the first three.
+func foldIgnored(list []ignoredFile, more int) (lines []string) {
+	if len(list) == 0 {
+		return nil
+	}
+	const most = 3
+	of := map[string]int{} // by reason
+	for _, i := range list {
+		of[i.Why]++
+	}
+	lines = append(lines, "", fmt.Sprintf("ignored: %s", human.Count(len(list)+more, "file")))
+	seen := map[string]int{}
+	for _, i := range list {
+		seen[i.Why]++
+		switch n := seen[i.Why]; {
+		case n > most:
+			continue
+		case n == most && of[i.Why] > most:
+			lines = append(lines, fmt.Sprintf("  %s, and %d more: %s", human.Cell(i.File), of[i.Why]-most, i.Why))
+		default:
+			lines = append(lines, fmt.Sprintf("  %s: %s", human.Cell(i.File), i.Why))
+		}
+		if i.Hint != "" && (seen[i.Why] == 1 || strings.Contains(i.Hint, i.File)) {
+			lines = append(lines, "    hint: "+i.Hint)
+		}
+	}
+	if more > 0 {
+		lines = append(lines, fmt.Sprintf("  and %d more", more))
+	}
+	return lines
 }

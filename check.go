@@ -56,6 +56,7 @@ warning, too.`)
 	}
 	printServed(stdout, cfg, served, now)
 	printNodes(stdout, cfg)
+	printIgnored(stdout, inv)
 	for _, w := range warnings {
 		fmt.Fprintf(stderr, "warning: %s\n", w.Text)
 		if w.Hint != "" {
@@ -120,6 +121,20 @@ func printNodes(w io.Writer, c *config.Config) {
 	fmt.Fprintln(w)
 }
 
+// printIgnored names the first files that are ignored.
+func printIgnored(w io.Writer, inv *inventory) {
+	const most = 3
+	list := inv.ignored
+	if len(list) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "ignored in %q: %s; \"wssgate certs\" says more\n", inv.cfg.Certificates.Directory, human.Count(len(list)+inv.moreIgnored, "file"))
+	for _, i := range list[:min(most, len(list))] {
+		fmt.Fprintf(w, "  %s: %s\n", human.Cell(i.File), i.Why)
+	}
+	fmt.Fprintln(w)
+}
+
 func source(e certstore.Entry) string {
 	if e.File == "" {
 		return e.Source
@@ -145,7 +160,7 @@ func expiry(e certstore.Entry, now time.Time) string {
 func (inv *inventory) warnings(served []config.ServedName) []config.Warning {
 	var out []config.Warning
 	for _, p := range inv.problems {
-		out = append(out, config.Warning{Text: p.Err.Error()}) // expired ones too
+		out = append(out, config.Warning{Text: p.Err.Error(), Hint: p.Hint}) // expired ones too
 	}
 	for _, w := range inv.rejected {
 		out = append(out, config.Warning{Text: w.Text, Hint: w.Hint})

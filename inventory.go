@@ -20,6 +20,8 @@ type inventory struct {
 	certificates []certstore.Entry
 	problems     []certstore.Problem
 	rejected     []certstore.Warning
+	ignored      []certstore.Ignored
+	moreIgnored  int                    // that are not in the list
 	acme         []certstore.ACMEStatus // names to obtain; empty where ACME is off
 }
 
@@ -70,6 +72,7 @@ func inventoryOf(c *config.Config) (*inventory, error) {
 	}
 	inv.certificates, inv.problems = slices.Collect(store.Certificates()), store.Problems()
 	inv.rejected = store.Warnings()
+	inv.ignored, inv.moreIgnored = store.Ignored()
 	if len(c.ACME.Names) > 0 {
 		if err := certstore.ACMECacheProblem(context.Background(), c.ACME.Cache, c.Certificates.Directory); err != nil {
 			inv.problems = append(inv.problems, certstore.Problem{File: c.ACME.Cache, Err: err})

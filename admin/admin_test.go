@@ -187,7 +187,7 @@ func TestStatusHasNoNull(t *testing.T) {
 		o.Warnings = NewWarnings(nil)
 	})
 	w := ask(s, loopback, "GET", "http://127.0.0.1/status?history")
-	for _, key := range []string{"times", "busy", "full", "tunnels", "drains", "not_ready", "findings", "listeners", "vhosts", "certificates", "file_problems", "acme", "clients", "nodes", "errors", "warnings"} {
+	for _, key := range []string{"times", "busy", "full", "tunnels", "drains", "not_ready", "findings", "listeners", "vhosts", "certificates", "file_problems", "first", "acme", "clients", "nodes", "errors", "warnings"} {
 		if !strings.Contains(w.Body.String(), fmt.Sprintf("%q: []", key)) {
 			t.Errorf("%s is not []:\n%s", key, w.Body)
 		}

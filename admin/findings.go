@@ -51,10 +51,10 @@ func judge(st *Status, h *history) []Finding {
 		if strings.HasSuffix(p.Err, "; still served") {
 			j.warn("replace the file; it is read again automatically or on a reload", "%s", p.Err)
 		} else if p.Kept {
-			j.warn("fix the file; it is read again automatically or on a reload",
+			j.warn(cmp.Or(p.Hint, "fix the file; it is read again automatically or on a reload"),
 				"%s; its previous contents are still served%s", p.Err, since(p.Since))
 		} else {
-			j.warn("fix the file or remove it; it is read again automatically or on a reload", "%s%s", p.Err, since(p.Since))
+			j.warn(cmp.Or(p.Hint, "fix the file or remove it; it is read again automatically or on a reload"), "%s%s", p.Err, since(p.Since))
 		}
 	}
 	for _, r := range st.Rejected {

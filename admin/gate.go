@@ -23,6 +23,7 @@ type Gate struct {
 	Certificates []Certificate `json:"certificates"` // in use, ordered by name and key type
 	Files        []FileProblem `json:"file_problems"`
 	Rejected     []Rejected    `json:"certificate_warnings"` // one for each rule
+	Ignored      Ignored       `json:"ignored_files"`
 	AccessFiles  []FileProblem `json:"access_file_problems"` // of access lists
 	ACME         []ACMEName    `json:"acme"`
 	ACMEFiles    []FileProblem `json:"acme_file_problems"` // of the cache as a whole
@@ -52,6 +53,7 @@ func (g *Gate) fill() {
 	fill(&g.Certificates)
 	fill(&g.Files)
 	fill(&g.Rejected)
+	fill(&g.Ignored.First)
 	fill(&g.AccessFiles)
 	fill(&g.ACME)
 	fill(&g.ACMEFiles)
@@ -121,8 +123,22 @@ type Certificate struct {
 type FileProblem struct {
 	File  string    `json:"file"`
 	Err   string    `json:"error"`
+	Hint  string    `json:"hint,omitempty"` // what to do
 	Since time.Time `json:"since"`
 	Kept  bool      `json:"kept"` // the previous contents are still served
+}
+
+// Ignored are the files and folders in the directory of certificates that are not used,
+// although nothing is wrong with them.
+type Ignored struct {
+	Count int           `json:"count"`
+	First []IgnoredFile `json:"first"`
+}
+
+// An IgnoredFile is one of Ignored.
+type IgnoredFile struct {
+	File string `json:"file"`
+	Why  string `json:"why"`
 }
 
 // Rejected counts the certificates that some clients reject for one reason.

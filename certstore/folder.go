@@ -40,11 +40,19 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	t.seen[f.real] = true
 	known := folder{subs: f.subs}
 	f.subs = nil
+	f.foreign, f.stray, f.more, t.idleness = f.foreign[:0], 0, 0, true
 	t.wanted = t.wanted[:0]
 	var links map[string]bool // of f.subs; few folders are
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") {
-			continue // Kubernetes' ..data, editors' and tools' temporary files
+		if strings.HasPrefix(e.Name(), ".") { // Kubernetes' ..data, editors' and tools' temporary files
+			if e.IsDir() && !strings.HasPrefix(e.Name(), "..") {
+				f.pass(passed{e.Name(), whyHidden, ""})
+			}
+			continue
+		}
+		if e.Name() == "lost+found" {
+			f.pass(passed{e.Name(), whyLost, ""})
+			continue // which often only root may list
 		}
 		link := e.Type()&fs.ModeSymlink != 0
 		if t.isFolder(path, e) {
@@ -66,6 +74,8 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 			} else {
 				t.file(f, e.Name(), nil)
 			}
+		} else {
+			f.pass(passed{name: e.Name()})
 		}
 	}
 	before := len(f.files)
@@ -74,9 +84,13 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 		return !listed
 	})
 	f.dirty = f.dirty || len(f.files) < before
-	f.subs = withoutArchive(path, f.subs)
 	slices.Sort(f.subs)
+	if live := filepath.Join(path, "live"); f.has(live) && f.has(filepath.Join(path, "archive")) {
+		f.passSubs(whyCertbot, live)
+		f.subs = []string{live} // the others have the targets of its links, and older certificates
+	}
 	if depth == 0 {
+		f.passSubs(whyDeep, "")
 		f.subs = nil
 	}
 	for i, sub := range f.subs {
@@ -149,14 +163,13 @@ func (t *tree) isFolder(path string, e fs.DirEntry) bool {
 	return info.IsDir()
 }
 
-// withoutArchive keeps only live of certbot's folders: the others have the targets of
-// the links in live, and older certificates.
-func withoutArchive(path string, subs []string) []string {
-	live := filepath.Join(path, "live")
-	if slices.Contains(subs, live) && slices.Contains(subs, filepath.Join(path, "archive")) {
-		return []string{live}
+// passSubs notes that the folders in f are not read, but for one.
+func (f *folder) passSubs(why, except string) {
+	for _, sub := range f.subs {
+		if sub != except {
+			f.pass(passed{filepath.Base(sub), why, ""})
+		}
 	}
-	return subs
 }
 
 func (t *tree) isSymlink(path string) bool {

@@ -35,6 +35,10 @@ func (t *tree) job(job func() error, then func()) (whole func() (struct{}, error
 		if all, faults, changed := t.collect(time.Now()); changed {
 			t.have.Store(&harvest{all, faults})
 		}
+		if t.idleness {
+			t.idleness = false
+			t.ignored.Store(t.gather())
+		}
 		if then != nil {
 			then()
 		}
@@ -54,8 +58,9 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 	changed, t.pruned = t.pruned, false
 	for _, f := range t.folders {
 		if f.dirty || f.hasKept() { // a kept certificate may have expired meanwhile
-			before := f.out
-			t.verify = f.pair(now, t.verify)
+			before, idle := f.out, len(f.idle)
+			t.verify = f.pair(t.root, now, t.verify)
+			t.idleness = t.idleness || idle+len(f.idle) > 0
 			changed = changed || f.dirty || !sameSet(before, f.out)
 			f.dirty = false
 			if f.busy { // files that seem to be missing may exist

@@ -90,6 +90,9 @@ func isKeyLabel(label string) bool {
 	return label == "PRIVATE KEY" || strings.HasSuffix(label, " PRIVATE KEY")
 }
 
+// isEncrypted reports whether the block is a private key that takes a password.
+func (b block) isEncrypted() bool { return b.encrypted || b.label == "ENCRYPTED PRIVATE KEY" }
+
 // openKey undoes readKey.
 func openKey(kept []byte) (crypto.Signer, error) {
 	if len(kept) > 0 && kept[0] == packedRSA {

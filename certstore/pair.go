@@ -24,6 +24,7 @@ type fault struct {
 // completed first from its own file, then from the other issuers in the folder.
 type pairing struct {
 	*folder
+	root    string // of the tree
 	now     time.Time
 	before  map[string][]*certificate // see gave; nil until first used
 	changed map[string]bool           // files with leaves to judge
@@ -35,9 +36,10 @@ type pairing struct {
 // pair recomputes what the folder provides. Unchanged certificates keep their identity,
 // and with it their parsed form. It verifies up to verify leaves that have no predecessor,
 // and returns how many of verify are left.
-func (f *folder) pair(now time.Time, verify int) (left int) {
-	p := &pairing{folder: f, verify: verify, now: now, faults: map[string]*fault{}, changed: map[string]bool{}}
+func (f *folder) pair(root string, now time.Time, verify int) (left int) {
+	p := &pairing{folder: f, root: root, verify: verify, now: now, faults: map[string]*fault{}, changed: map[string]bool{}}
 	p.out = make([]*certificate, 0, len(f.out)+1)
+	f.idle = nil
 	var loose []*file
 	staples := false
 	for i := range f.files {
@@ -56,6 +58,8 @@ func (f *folder) pair(now time.Time, verify int) (left int) {
 				p.out = append(p.out, part)
 			case ocspPart:
 				staples = true
+			case foreignPart:
+				p.foreign(file.name, part)
 			default:
 				isLoose = true
 			}
@@ -114,6 +118,17 @@ func (p *pairing) fail(name string, err error) {
 	}
 }
 
+// foreign notes what a file is that has nothing to use. That is a fault if the file was
+// in use before.
+func (p *pairing) foreign(name string, part foreignPart) {
+	if p.gave(name) != nil {
+		p.fail(name, advice{fmt.Errorf("is now %s", part.why), part.hint})
+		return
+	}
+	part.name = name
+	p.idle = append(p.idle, passed(part))
+}
+
 // match finds the key for each leaf without one in its own file.
 func (p *pairing) match(loose []*file) {
 	type located struct {
@@ -165,9 +180,23 @@ func (p *pairing) match(loose []*file) {
 	for _, k := range order {
 		p.out = append(p.out, withoutCopies(k.leaves)...)
 		if k.leaves == nil && !blamed[k.name] {
-			p.fail(k.name, errors.New("no certificate for this private key in the folder"))
+			p.lonely(k.keyPart, k.name, from)
 		}
 	}
+}
+
+// lonely judges a private key without a certificate in the folder.
+func (p *pairing) lonely(k *keyPart, name string, from issuers) {
+	switch {
+	case p.gave(name) != nil:
+	case from.have(k.id):
+		p.idle = append(p.idle, passed{name, whyAuthority, ""})
+		return
+	case isAccountKey(name), len(p.out) == 0 && hasAccounts(p.root, p.path):
+		p.idle = append(p.idle, passed{name, whyAccount, ""})
+		return
+	}
+	p.fail(name, errors.New("no certificate for this private key in the folder"))
 }
 
 // withoutCopies keeps one certificate of each leaf, the one with the longest chain:
@@ -216,11 +245,23 @@ func (p *pairing) keyless(file *file) (partner string, err error) {
 		case file == nil:
 		case file.err != nil:
 			return partner, fmt.Errorf("private key %q: %w", filepath.Join(p.path, partner), file.err)
+		case file.is(whyEncrypted) != nil:
+			return partner, advice{fmt.Errorf("private key %q is encrypted", filepath.Join(p.path, partner)), file.is(whyEncrypted).hint}
 		case file.hasKey():
 			return partner, fmt.Errorf("private key %q belongs to another certificate", filepath.Join(p.path, partner))
 		}
 	}
 	return "", errors.New("no private key for it in the folder")
+}
+
+// is returns the file's only part if that is foreign for this reason, and nil otherwise.
+func (f *file) is(why string) *foreignPart {
+	if len(f.parts) == 1 {
+		if part, ok := f.parts[0].(foreignPart); ok && part.why == why {
+			return &part
+		}
+	}
+	return nil
 }
 
 // hasKey reports whether there is a private key whose leaf is in another file.

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"unique"
 )
@@ -21,6 +22,7 @@ const maxFile = 1 << 20
 //	*keyPart               a private key whose leaf is elsewhere
 //	unique.Handle[issuer]  another certificate, where the file has no leaf of its own
 //	ocspPart               the OCSP response that a .ocsp file is
+//	foreignPart            what else the file is
 type part any
 
 // A leafPart is a leaf without its key. Once paired, its certificate is served and does
@@ -50,14 +52,15 @@ type issuer struct {
 	subject string // DER
 	keyID   string // subject key identifier; may be empty
 	next    unique.Handle[authority]
-	root    bool     // issued by itself
-	key     publicID // zero if it has no server name
+	root    bool // issued by itself
+	key     publicID
+	named   bool // it has a server name
 }
 
 // mayBeLeaf reports whether a file with these keys may hold the issuer as a leaf:
 // "openssl req -x509" makes a CA's certificate that serves its common name.
 func (i issuer) mayBeLeaf(keys []*keyPart) bool {
-	return i.key != publicID{} && (i.root || keyOf(keys, i.key) >= 0)
+	return i.named && (i.root || keyOf(keys, i.key) >= 0)
 }
 
 // issuers complete chains, by subject.
@@ -67,6 +70,16 @@ func (is issuers) add(i unique.Handle[issuer]) {
 	if subject := i.Value().subject; !slices.Contains(is[subject], i) {
 		is[subject] = append(is[subject], i)
 	}
+}
+
+// have reports whether one of them has the key.
+func (is issuers) have(key publicID) bool {
+	for _, same := range is {
+		if slices.ContainsFunc(same, func(i unique.Handle[issuer]) bool { return i.Value().key == key }) {
+			return true
+		}
+	}
+	return false
 }
 
 // An authority identifies an issuer, by its subject and, if both sides have one, its
@@ -99,11 +112,24 @@ func newReader() *reader { return &reader{issuers: map[string]unique.Handle[issu
 func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 	var err error
 	r.blocks, r.scratch, err = readBlocks(data, r.blocks[:0], r.scratch)
-	if err != nil {
+	switch {
+	case err == errNoPEM:
+		return nil, notPEM(filepath.Join(dir, base), data)
+	case err != nil:
 		return nil, err
+	}
+	if !slices.ContainsFunc(r.blocks, block.isOurs) {
+		f, err := foreign(filepath.Join(dir, base), r.blocks)
+		if err != nil {
+			return nil, err
+		}
+		return []part{f}, nil
 	}
 	keys, err := r.readKeys()
 	if err != nil {
+		if err == errEncrypted {
+			err = advice{err, "remove its password with openssl pkey"}
+		}
 		return nil, err
 	}
 	var (
@@ -119,7 +145,7 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		if bad == nil && isUnreadLabel(b.label) {
 			bad = newFlaw("block %d, %q, is not read; the label of a certificate is CERTIFICATE", n+1, b.label)
 		}
-		if b.label != "CERTIFICATE" && b.label != "X509 CERTIFICATE" {
+		if !b.isCertificate() {
 			continue
 		}
 		if slices.ContainsFunc(r.blocks[:n], func(o block) bool { return bytes.Equal(o.der, b.der) }) {
@@ -152,10 +178,7 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 			continue
 		}
 		if cert.IsCA || selfIssued(cert) {
-			if err != nil {
-				id = publicID{}
-			}
-			others = append(others, r.issuer(cert, id))
+			others = append(others, r.issuer(cert, id, err == nil))
 		}
 	}
 	for _, i := range others {
@@ -199,6 +222,16 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 	return slices.Clip(parts), nil
 }
 
+// isCertificate reports whether the block is a certificate.
+func (b block) isCertificate() bool {
+	return b.label == "CERTIFICATE" || b.label == "X509 CERTIFICATE"
+}
+
+// isOurs reports whether the block is a certificate or a private key without a password.
+func (b block) isOurs() bool {
+	return b.isCertificate() || isKeyLabel(b.label) && !b.isEncrypted() && b.label != "OPENSSH PRIVATE KEY"
+}
+
 // readKeys checks each private key, to find a broken one now and not in a handshake.
 func (r *reader) readKeys() ([]*keyPart, error) {
 	var keys []*keyPart
@@ -206,7 +239,7 @@ func (r *reader) readKeys() ([]*keyPart, error) {
 		if !isKeyLabel(b.label) {
 			continue
 		}
-		if b.label == "ENCRYPTED PRIVATE KEY" {
+		if b.isEncrypted() {
 			return nil, errEncrypted
 		}
 		public, kept, err := readKey(b.der)
@@ -231,9 +264,9 @@ func keyOf(keys []*keyPart, id publicID) int {
 	return -1
 }
 
-// issuer returns the shared issuer with these bytes, which it copies. key is its key as
-// a leaf.
-func (r *reader) issuer(cert *x509.Certificate, key publicID) unique.Handle[issuer] {
+// issuer returns the shared issuer with these bytes, which it copies. named says whether
+// it may be a leaf.
+func (r *reader) issuer(cert *x509.Certificate, key publicID, named bool) unique.Handle[issuer] {
 	i := unique.Make(issuer{
 		der:     string(cert.Raw),
 		subject: string(cert.RawSubject),
@@ -241,6 +274,7 @@ func (r *reader) issuer(cert *x509.Certificate, key publicID) unique.Handle[issu
 		next:    authorityOf(cert),
 		root:    selfIssued(cert),
 		key:     key,
+		named:   named,
 	})
 	if cert.IsCA {
 		r.issuers[i.Value().der] = i

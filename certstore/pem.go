@@ -10,8 +10,9 @@ import (
 // A block is one PEM block (RFC 7468). The bytes of der belong to the reader that made
 // it and are valid until it reads its next file.
 type block struct {
-	label string
-	der   []byte
+	label     string
+	der       []byte
+	encrypted bool // a private key, as in RFC 1421
 }
 
 var (
@@ -62,7 +63,7 @@ func readBlocks(data []byte, blocks []block, scratch []byte) ([]block, []byte, e
 			return blocks, scratch, fmt.Errorf("line %d: block %q has another block's end", line, label)
 		}
 		rest = after
-		body, err := withoutHeaders(body)
+		body, encrypted, err := withoutHeaders(body)
 		if err != nil {
 			return blocks, scratch, fmt.Errorf("line %d: %w", line, err)
 		}
@@ -71,7 +72,7 @@ func readBlocks(data []byte, blocks []block, scratch []byte) ([]block, []byte, e
 		if err != nil {
 			return blocks, scratch, fmt.Errorf("line %d: block %q: %w", line, label, err)
 		}
-		blocks = append(blocks, block{label, scratch[start:len(scratch):len(scratch)]})
+		blocks = append(blocks, block{label, scratch[start:len(scratch):len(scratch)], encrypted && isKeyLabel(label)})
 	}
 	if len(blocks) == found {
 		if len(bytes.TrimSpace(data)) == 0 {
@@ -84,19 +85,16 @@ func readBlocks(data []byte, blocks []block, scratch []byte) ([]block, []byte, e
 
 // withoutHeaders removes headers as in RFC 1421, which OpenSSL wrote before encrypted
 // keys.
-func withoutHeaders(body []byte) ([]byte, error) {
+func withoutHeaders(body []byte) (rest []byte, encrypted bool, err error) {
 	if !bytes.Contains(body, []byte{':'}) { // base64 never contains one
-		return body, nil
-	}
-	if bytes.Contains(body, []byte("ENCRYPTED")) {
-		return nil, errEncrypted
+		return body, false, nil
 	}
 	for sep := range bytes.SplitSeq([]byte("\n\n,\r\n\r\n"), []byte{','}) {
 		if _, after, ok := bytes.Cut(body, sep); ok {
-			return after, nil
+			return after, bytes.Contains(body, []byte("ENCRYPTED")), nil
 		}
 	}
-	return nil, errors.New("PEM headers without a blank line after them")
+	return nil, false, errors.New("PEM headers without a blank line after them")
 }
 
 // appendBase64 decodes body, which may contain white space, and appends it to dst.

@@ -31,7 +31,8 @@ func (s *Store) publishTree(hasty bool) {
 	s.replaceTable(hasty)
 	if changed {
 		t := s.table()
-		s.log.Info("certificates: loaded", "certificates", len(t.all), "names", t.size(), "problems", len(t.problems))
+		ignored, more := s.ignored()
+		s.log.Info("certificates: loaded", "certificates", len(t.all), "names", t.size(), "problems", len(t.problems), "ignored", len(ignored)+more)
 	}
 }
 

@@ -41,6 +41,7 @@ type Entry struct {
 type Problem struct {
 	File  string    // empty for a certificate from ACME
 	Err   error     // contains the file name, too
+	Hint  string    // what to do; may be empty
 	Since time.Time // first seen
 	Kept  bool      // the previous contents are still served, or the present ones in spite of the error
 
@@ -156,12 +157,16 @@ func (s *Store) problems(next *table, before []Problem, hasty bool) []Problem {
 	for _, f := range faults {
 		p, known := old[f.err.Error()]
 		if !known {
-			p = Problem{File: f.path, Err: f.err, Since: now}
+			p = Problem{File: f.path, Err: f.err, Hint: hintOf(f.err), Since: now}
 		}
 		p.Kept = f.kept
 		if !p.logged && !hasty {
 			p.logged = true
-			s.log.Error("certificates: "+f.err.Error(), "file", f.path, "old_one_served", f.kept)
+			args := []any{"file", f.path, "old_one_served", f.kept}
+			if p.Hint != "" {
+				args = append(args, "hint", p.Hint)
+			}
+			s.log.Error("certificates: "+f.err.Error(), args...)
 		}
 		delete(old, f.err.Error())
 		out = append(out, p)

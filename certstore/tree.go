@@ -30,6 +30,7 @@ type tree struct {
 	place    *files.Place                  // shared
 	have     atomic.Pointer[harvest]       // shared: the result of the last job that ended
 	done     atomic.Bool                   // shared: a job has ended
+	ignored  atomic.Pointer[ignored]       // shared: of the last job; nil: nothing
 	watcher  atomic.Pointer[watch.Watcher] // shared: gets each folder before it is listed; may be nil
 	folders  map[string]*folder            // by path
 	limit    int                           // of folders
@@ -43,6 +44,7 @@ type tree struct {
 	seen     map[string]bool      // resolved folders of this scan: links may form a circle
 	orphaned bool                 // the target of other folders' links disappeared: read those now
 	pruned   bool                 // folders disappeared since the last collect
+	idleness bool                 // what is ignored may have changed since the last gather
 	aliases  map[string][]*folder // see at; nil when folders have changed
 
 	// See elsewhere.go.
@@ -76,6 +78,11 @@ type folder struct {
 	dirty  bool           // out is older than files
 	out    []*certificate // its certificates
 	faults []fault
+
+	foreign []passed // entries that are not read; see maxIgnoredFolder
+	stray   int      // of them; see maxStray
+	more    int      // further ones
+	idle    []passed // files that were read and are not used
 }
 
 // A file is the last reading of one name in a folder.
@@ -154,7 +161,7 @@ func (t *tree) prune() {
 		}
 	}
 	if len(t.folders) < before {
-		t.pruned, t.aliases = true, nil
+		t.pruned, t.idleness, t.aliases = true, true, nil
 	}
 }
 

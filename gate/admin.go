@@ -483,9 +483,10 @@ func (d *console) describe() admin.Gate {
 	vhosts := g.server.Counts().Vhosts
 	out.Vhosts = adminVhosts(cfg, entries, vhosts)
 	for _, p := range g.store.Problems() {
-		out.Files = append(out.Files, admin.FileProblem{File: p.File, Err: p.Err.Error(), Since: p.Since, Kept: p.Kept})
+		out.Files = append(out.Files, admin.FileProblem{File: p.File, Err: p.Err.Error(), Hint: p.Hint, Since: p.Since, Kept: p.Kept})
 	}
 	out.Rejected = adminRejected(g.store.Warnings())
+	out.Ignored = adminIgnored(g.store.Ignored())
 	if p := g.acme.problem(); p != nil {
 		out.ACMEFiles = append(out.ACMEFiles, *p)
 	}
@@ -662,6 +663,16 @@ func buildOf(info *debug.BuildInfo, _ bool) (version, revision string) {
 func withWarnings(log *slog.Logger) (*slog.Logger, *admin.Warnings) {
 	w := admin.NewWarnings(log.Handler())
 	return slog.New(w), w
+}
+
+// adminIgnored has the first few, and the number of all.
+func adminIgnored(list []certstore.Ignored, more int) (out admin.Ignored) {
+	const most = 10
+	out.Count = len(list) + more
+	for _, i := range list[:min(most, len(list))] {
+		out.First = append(out.First, admin.IgnoredFile{File: i.File, Why: i.Why})
+	}
+	return out
 }
 
 // adminRejected counts warnings by rule, in the order of the rules.

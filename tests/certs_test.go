@@ -105,3 +105,40 @@ func TestCerts(t *testing.T) {
 		t.Errorf("first certificate = %+v; want d.pem's", first)
 	}
 }
+
+// What lies beside certificates and is not used is listed last, and changes no exit
+// status; "check" and /status have the first few.
+func TestCertsIgnored(t *testing.T) {
+	site := gate.NewSite(t)
+	site.Certify(t, name, site.CA.Issue(name))
+	other := site.CA.Issue("example9.test")
+	site.Write(t, "certs/store.p12", []byte("x"))
+	site.Write(t, "certs/account.key", other.KeyPEM())
+	site.Write(t, "certs/bin.cer", other.Cert.Raw)
+	for i := range 9 {
+		site.Write(t, fmt.Sprintf("certs/x%d.conf", i), []byte("x"))
+	}
+	g := site.Start(t, toUpstream("ws://127.0.0.1:9/"))
+
+	status, out := certs(t, site)
+	for _, want := range []string{
+		"\nignored: 11 files\n  certs/account.key: the account key of an ACME client\n",
+		"  certs/store.p12: PKCS #12, not PEM\n    hint: openssl pkcs12 -in certs/store.p12 -nodes -out certs/store.pem, and remove this file\n",
+		"  certs/x2.conf, and 6 more: files that end in .conf are not read\n",
+		"certificate \"certs/bin.cer\": is a certificate in DER, not PEM\n  hint: openssl x509 -in certs/bin.cer -inform der -out certs/bin.pem, and remove this file\n",
+	} {
+		if status != 0 || !strings.Contains(out, want) {
+			t.Errorf("wssgate certs exits with %d and prints\n%s\nwant 0 and %q", status, out, want)
+		}
+	}
+	var list struct {
+		Ignored []struct{ File, Why, Hint string }
+	}
+	_, text := certs(t, site, "-json")
+	if err := json.NewDecoder(strings.NewReader(text)).Decode(&list); err != nil || len(list.Ignored) != 11 || list.Ignored[1].Hint == "" {
+		t.Errorf("-json has %+v, %v; want 11 ignored files", list, err)
+	}
+	o := operate(t, g)
+	o.want("GET", "/status", 200, `"ignored_files": {`, `"count": 11,`, `"why": "the account key of an ACME client"`)
+	o.want("GET", "/metrics", 200, "\nwssgate_certificate_file_problems 1\n") // bin.cer
+}

@@ -1,0 +1,139 @@
+package certstore
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/asn1"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// A foreignPart is what a file is that has neither certificates nor private keys to use.
+// That is a fault only if the file was in use before.
+type foreignPart passed
+
+// advice is an error with a hint.
+type advice struct {
+	error
+	hint string
+}
+
+func (a advice) Unwrap() error { return a.error }
+
+func hintOf(err error) string {
+	if a, ok := errors.AsType[advice](err); ok {
+		return a.hint
+	}
+	return ""
+}
+
+// labels are those of PEM blocks that a file may consist of.
+var labels = map[string]string{
+	"CERTIFICATE REQUEST":     whyRequest,
+	"NEW CERTIFICATE REQUEST": whyRequest,
+	"X509 CRL":                "a certificate revocation list",
+	"DH PARAMETERS":           "Diffie-Hellman parameters",
+	"X9.42 DH PARAMETERS":     "Diffie-Hellman parameters",
+	"EC PARAMETERS":           "parameters of a key",
+	"PUBLIC KEY":              "a public key",
+	"RSA PUBLIC KEY":          "a public key",
+	"OPENSSH PRIVATE KEY":     "a key of OpenSSH",
+	"SSH2 PUBLIC KEY":         "a key of OpenSSH",
+}
+
+// foreign returns what a file without certificates and private keys is. The error is for
+// one that has certificates in a form that is not read.
+func foreign(path string, blocks []block) (foreignPart, error) {
+	for _, b := range blocks {
+		switch b.label {
+		case "TRUSTED CERTIFICATE":
+			return foreignPart{}, advice{errors.New(`is a "TRUSTED CERTIFICATE" of OpenSSL, which is not read`), convert(path, "x509")}
+		case "PKCS7", "CMS":
+			return foreignPart{}, advice{errors.New("is PKCS #7, which is not read"), convert(path, "pkcs7 -print_certs")}
+		}
+	}
+	if slices.ContainsFunc(blocks, block.isEncrypted) {
+		return foreignPart{why: whyEncrypted, hint: "if it belongs to a certificate, remove its password: " + convert(path, "pkey")}, nil
+	}
+	what := labels[blocks[0].label]
+	if what == "" {
+		what = "a PEM block that is not used: " + printable(blocks[0].label)
+	}
+	return foreignPart{why: what}, nil
+}
+
+// notPEM returns the error for a file without PEM blocks. It says what the file is, where
+// that can be seen.
+func notPEM(path string, data []byte) error {
+	what, command := "", ""
+	var outer asn1.RawValue
+	_, err := asn1.Unmarshal(data, &outer)
+	switch {
+	case bytes.HasPrefix(data, []byte("\xff\xfe")), bytes.HasPrefix(data, []byte("\xfe\xff")):
+		return advice{errors.New("is text in UTF-16"), "save it as ASCII or UTF-8, for instance with iconv -f UTF-16 -t UTF-8"}
+	case bytes.HasPrefix(data, []byte("\xfe\xed\xfe\xed")):
+		return advice{errors.New("is a Java keystore, not PEM"), "export it with keytool -importkeystore and -deststoretype PKCS12, and that with openssl pkcs12"}
+	case err != nil || outer.Tag != asn1.TagSequence:
+		return errNoPEM
+	}
+	der := outer.FullBytes
+	if _, err := x509.ParseCertificate(der); err == nil {
+		what, command = "a certificate", "x509 -inform der"
+	} else if _, err := x509.ParseCertificateRequest(der); err == nil {
+		return errors.New("is " + whyRequest + ", not a certificate")
+	} else if _, err := parseKey(der); err == nil {
+		what, command = "a private key", "pkey -inform der"
+	} else {
+		what, command = container(outer.Bytes)
+	}
+	if what == "" {
+		return errNoPEM
+	}
+	return advice{errors.New("is " + what + " in DER, not PEM"), convert(path, command)}
+}
+
+// container returns what a SEQUENCE in DER is by its first element, with the command that
+// makes PEM of it.
+func container(body []byte) (what, command string) {
+	var first asn1.RawValue
+	rest, err := asn1.Unmarshal(body, &first)
+	if err != nil || len(rest) == 0 {
+		return "", ""
+	}
+	switch {
+	case first.Tag == asn1.TagInteger && bytes.Equal(first.Bytes, []byte{3}): // RFC 7292, section 4
+		return "PKCS #12", "pkcs12 -nodes"
+	case first.Tag == asn1.TagOID && bytes.Equal(first.Bytes, []byte("\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02")): // RFC 2315, section 9
+		return "PKCS #7", "pkcs7 -inform der -print_certs"
+	case first.Tag == asn1.TagSequence && bytes.HasPrefix(first.Bytes, []byte("\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05")): // RFC 8018, appendix A
+		return whyEncrypted, "pkey -inform der"
+	}
+	return "", ""
+}
+
+// isAccountKey reports whether a private key without a certificate has a name that ACME
+// clients give the key of their account.
+func isAccountKey(name string) bool {
+	switch strings.ToLower(strings.TrimSuffix(name, filepath.Ext(name))) {
+	case "account", "account_key", "account-key", "account.key":
+		return true
+	}
+	return false
+}
+
+// hasAccounts reports whether ACME clients keep accounts in a folder of this name below
+// root: Caddy in users/EMAIL, lego in accounts/CA/EMAIL/keys, acmetool in accounts/ID.
+func hasAccounts(root, dir string) bool {
+	below, err := filepath.Rel(root, dir)
+	if err != nil {
+		return false
+	}
+	for part := range strings.SplitSeq(below, string(filepath.Separator)) {
+		if part == "accounts" || part == "users" {
+			return true
+		}
+	}
+	return false
+}
