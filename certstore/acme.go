@@ -64,7 +64,8 @@ type ACME struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // keepers
 
-	account chan acmeAccount // capacity 1; taken while it is registered
+	account     chan acmeAccount // capacity 1; taken while it is registered
+	accountSeen acmeSighting     // of the lease of the account's key; belongs to the goroutine that took account
 
 	renewalInfo atomic.Pointer[string] // URL, without the last slash; nil: not known; empty: the CA has none
 

@@ -201,8 +201,7 @@ func (a *ACME) replaceAccount(ctx context.Context, cause error) error {
 	if a.replaced.Swap(true) {
 		return cause
 	}
-	var seen acmeSighting
-	lease, err := a.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, a.owner, &seen)
+	lease, err := a.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, a.owner, &a.accountSeen)
 	if err != nil || lease == nil {
 		return errors.Join(cause, err)
 	}
@@ -231,13 +230,12 @@ func (a *ACME) replaceAccount(ctx context.Context, cause error) error {
 // first gate creates it, under a lease. A file that is not a key is an error, because
 // a disk error must not cost the account.
 func (a *ACME) accountKey(ctx context.Context) (crypto.Signer, error) {
-	var seen acmeSighting
 	for {
 		key, err := a.savedAccountKey(ctx)
 		if err != autocert.ErrCacheMiss {
 			return key, err
 		}
-		lease, err := a.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, a.owner, &seen)
+		lease, err := a.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, a.owner, &a.accountSeen)
 		if err != nil {
 			return nil, err
 		}
@@ -250,6 +248,22 @@ func (a *ACME) accountKey(ctx context.Context) (crypto.Signer, error) {
 			return nil, ctx.Err()
 		case <-time.After(acmeLeaseAgain):
 		}
+	}
+}
+
+// sightAccountLease looks at the lease of the account's key while a keeper waits for
+// another lease. A gate that dies in its first order leaves both, and whoever takes the
+// order up waits for them side by side instead of for one after the other. It does
+// nothing while somebody uses the account.
+func (a *ACME) sightAccountLease(ctx context.Context) {
+	select {
+	case now := <-a.account:
+		defer func() { a.account <- now }()
+	default:
+		return
+	}
+	if f, err := a.cache.lease(ctx, acmeAccountFile+acmeLeaseSuffix); err == nil {
+		a.accountSeen.dead(f)
 	}
 }
 

@@ -138,6 +138,7 @@ func (k *acmeKeeper) turn() time.Duration {
 	}
 	if lease == nil {
 		k.now(ACMEElsewhere, k.seen.file.Owner)
+		k.a.sightAccountLease(k.ctx)
 		return min(acmeLeaseAgain, k.a.opts.Poll)
 	}
 	defer lease.release()

@@ -145,6 +145,31 @@ func TestACMETakesOverFromDeadGate(t *testing.T) {
 	})
 }
 
+// A gate that dies in its very first order, while it makes the account's key, leaves two
+// leases. They cost one lease's time together.
+func TestACMEDiesInFirstOrder(t *testing.T) {
+	for _, left := range [][]string{{"chat.example.org+lease"}, {"chat.example.org+lease", acmeAccountFile + acmeLeaseSuffix}} {
+		dir := t.TempDir()
+		for _, file := range left {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(`{"id":"dead","beat":2,"owner":"dead/1/x"}`), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Test(t, func(t *testing.T) {
+			g := newACMETestGate(t, newACMETestCA(t), dir, nil)
+			defer g.Close()
+			began := time.Now()
+			g.Start()
+			for g.cert("chat.example.org") == nil && time.Since(began) < time.Hour {
+				time.Sleep(time.Second)
+			}
+			if took, want := time.Since(began), acmeLeaseTTL+2*(acmeLeaseAgain+acmeLeaseSettle); took > want {
+				t.Errorf("%d leases cost %v; want %v", len(left), took, want)
+			}
+		})
+	}
+}
+
 // An owner that was frozen and lost its lease gives up its order, and counts no
 // failure.
 func TestACMELeaseLost(t *testing.T) {
