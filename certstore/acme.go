@@ -36,7 +36,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"os"
 	"slices"
 	"sync"
@@ -56,7 +55,7 @@ type ACME struct {
 	cache   acmeCache
 	answers *acmeAnswers
 	manager *autocert.Manager // only answers challenges
-	http    *http.Client
+	ca      *acmeCA
 	owner   string // names this process in leases and in Status
 	orders  chan struct{}
 
@@ -64,13 +63,7 @@ type ACME struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // keepers
 
-	account     chan acmeAccount // capacity 1; taken while it is registered
-	accountSeen acmeSighting     // of the lease of the account's key; belongs to the goroutine that took account
-
-	renewalInfo atomic.Pointer[string] // URL, without the last slash; nil: not known; empty: the CA has none
-
-	replaced atomic.Bool                    // a deactivated account was, see replaceAccount
-	folder   atomic.Pointer[acmeCacheState] // nil: the cache can be used
+	folder atomic.Pointer[acmeCacheState] // nil: the cache can be used
 
 	reload sync.Mutex // one SetNames, Start or Close at a time; never taken by a handshake
 	names  atomic.Pointer[map[string]*acmeKeeper]
@@ -128,14 +121,12 @@ func NewACME(opts ACMEOptions) (*ACME, error) {
 		opts:    opts,
 		cache:   cache,
 		answers: newACMEAnswers(cache),
-		http:    acmeHTTPClient(opts),
 		owner:   acmeOwner(),
 		orders:  make(chan struct{}, acmeOrders),
 		ctx:     ctx,
 		cancel:  cancel,
-		account: make(chan acmeAccount, 1),
 	}
-	a.account <- acmeAccount{}
+	a.ca = newACMECA(a, opts.ACMECA)
 	a.manager = &autocert.Manager{
 		Prompt:     func(string) bool { return false }, // it never registers
 		Cache:      a.answers,
@@ -159,8 +150,8 @@ func (a *ACME) Start() {
 	}
 	a.runs = true
 	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.watchCache) })
-	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.tellContact) })
-	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.watchRenewals) })
+	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.ca.tellContact) })
+	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.ca.watchRenewals) })
 	for _, k := range *a.names.Load() {
 		a.wg.Go(func() {
 			defer k.cancel()
@@ -181,7 +172,7 @@ func (a *ACME) Close() {
 	a.closed = true
 	a.cancel()
 	a.wg.Wait()
-	a.http.CloseIdleConnections()
+	a.ca.http.CloseIdleConnections()
 }
 
 // ACMENames is a set of names whose new members have been looked up in the cache. It

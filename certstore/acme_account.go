@@ -32,14 +32,14 @@ func (w acmeAccountWait) Unwrap() error { return w.err }
 
 // client returns the client of the registered account. If there is none yet, one
 // goroutine registers it, and the others wait for that.
-func (a *ACME) client(ctx context.Context) (client *acme.Client, err error) {
+func (c *acmeCA) client(ctx context.Context) (client *acme.Client, err error) {
 	var now acmeAccount
 	select {
-	case now = <-a.account:
+	case now = <-c.account:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	defer func() { a.account <- now }()
+	defer func() { c.account <- now }()
 	if now.failures > 0 && time.Now().Before(now.until) {
 		return nil, acmeAccountWait{now.until, now.err}
 	}
@@ -48,10 +48,10 @@ func (a *ACME) client(ctx context.Context) (client *acme.Client, err error) {
 	}
 	limited, cancel := context.WithTimeout(ctx, acmeOrderTimeout)
 	defer cancel()
-	fresh, err := a.register(limited)
+	fresh, err := c.register(limited)
 	if acmeDeactivated(err) {
-		if err = a.replaceAccount(limited, err); err == nil {
-			fresh, err = a.register(limited)
+		if err = c.replaceAccount(limited, err); err == nil {
+			fresh, err = c.register(limited)
 		}
 	}
 	if err != nil {
@@ -66,10 +66,10 @@ func (a *ACME) client(ctx context.Context) (client *acme.Client, err error) {
 }
 
 // refuse counts a refusal of the account.
-func (c *acmeAccount) refuse(err error) {
-	c.failures++
-	c.err = err
-	c.until = time.Now().Add(min(acmeBackoff(c.failures, 0, acmeRateLimit(err)), max(acmeAccountMax, acmeRateLimit(err))))
+func (n *acmeAccount) refuse(err error) {
+	n.failures++
+	n.err = err
+	n.until = time.Now().Add(min(acmeBackoff(n.failures, 0, acmeRateLimit(err)), max(acmeAccountMax, acmeRateLimit(err))))
 }
 
 // acmeAccountMax is the longest wait of all names after the account was refused,
@@ -79,79 +79,79 @@ const acmeAccountMax = time.Hour
 
 // accountRefused makes all names wait because the CA refused the account to one of
 // them.
-func (a *ACME) accountRefused(err error) {
-	now := <-a.account
+func (c *acmeCA) accountRefused(err error) {
+	now := <-c.account
 	if now.failures == 0 || !time.Now().Before(now.until) { // not for an order that began earlier
 		now.refuse(err)
 	}
-	a.account <- now
+	c.account <- now
 }
 
 // accountWell ends the back-off: the CA accepted an order, or an operator asks for a
 // try.
-func (a *ACME) accountWell() {
-	now := <-a.account
-	a.account <- acmeAccount{client: now.client}
+func (c *acmeCA) accountWell() {
+	now := <-c.account
+	c.account <- acmeAccount{client: now.client}
 }
 
 // forget makes the next order register again if client is still in use.
-func (a *ACME) forget(client *acme.Client) {
-	now := <-a.account
+func (c *acmeCA) forget(client *acme.Client) {
+	now := <-c.account
 	if now.client == client {
 		now.client = nil
 	}
-	a.account <- now
+	c.account <- now
 }
 
 // register creates the account, or finds it by its key (RFC 8555, section 7.3).
-func (a *ACME) register(ctx context.Context) (*acme.Client, error) {
-	key, err := a.accountKey(ctx)
+func (c *acmeCA) register(ctx context.Context) (*acme.Client, error) {
+	key, err := c.accountKey(ctx)
 	if err != nil {
 		return nil, err
 	}
 	client := &acme.Client{
 		Key:          key,
-		HTTPClient:   a.http,
-		DirectoryURL: a.opts.Directory,
+		HTTPClient:   c.http,
+		DirectoryURL: c.Directory,
 		UserAgent:    acmeUserAgent,
 		RetryBackoff: acmeRetry,
 	}
 	dir, err := client.Discover(ctx)
 	if err != nil {
-		return nil, acmeStep("the directory", a.opts.Directory, err)
+		return nil, acmeStep("the directory", c.Directory, err)
 	}
-	if dir.Terms != "" && !a.opts.AcceptTerms {
+	if dir.Terms != "" && !c.AcceptTerms {
 		return nil, fmt.Errorf("the CA's terms of service are not accepted: %s", dir.Terms)
 	}
 	account := &acme.Account{}
-	if a.opts.Email != "" {
-		account.Contact = []string{"mailto:" + a.opts.Email}
+	if c.Email != "" {
+		account.Contact = []string{"mailto:" + c.Email}
 	}
-	if a.opts.EABKeyID != "" {
-		account.ExternalAccountBinding = &acme.ExternalAccountBinding{KID: a.opts.EABKeyID, Key: a.opts.EABKey}
+	if c.EABKeyID != "" {
+		account.ExternalAccountBinding = &acme.ExternalAccountBinding{KID: c.EABKeyID, Key: c.EABKey}
 	}
 	print, err := acme.JWKThumbprint(key.Public())
 	if err != nil {
 		return nil, err
 	}
-	told := acmeTold{CA: a.opts.Directory, Key: print, Email: a.opts.Email}
+	told := acmeTold{CA: c.Directory, Key: print, Email: c.Email}
 	switch _, err := client.Register(ctx, account, autocert.AcceptTOS); {
 	case errors.Is(err, acme.ErrAccountAlreadyExists):
-		if a.told(ctx) == told || a.opts.Email == "" {
+		if c.told(ctx) == told || c.Email == "" {
 			return client, nil
 		}
 		if _, err := client.UpdateReg(ctx, account); acmeDeactivated(err) {
 			return nil, err
 		} else if err != nil { // orders do not depend on the contact
-			a.opts.Log.Warn("acme: the CA did not take the account's contact", "err", acmeWords(err))
+			c.opts.Log.Warn("acme: the CA did not take the account's contact", "err", acmeWords(err))
 			return client, nil
 		}
-		a.opts.Log.Info("acme: the CA has the account's new contact")
+		c.opts.Log.Info("acme: the CA has the account's new contact")
 	case err != nil:
-		return nil, acmeStep("the account", a.opts.Directory, err)
+		return nil, acmeStep("the account", c.Directory, err)
 	}
 	if data, err := json.Marshal(told); err == nil {
-		a.cache.note(ctx, acmeAccountFile+acmeStateSuffix, append(data, '\n')) // after an error the CA is told again
+		c.cache.note(ctx, acmeAccountFile+acmeStateSuffix, append(data, '\n')) // after an error the CA is told again
 	}
 	return client, nil
 }
@@ -164,8 +164,8 @@ type acmeTold struct {
 }
 
 // told reads what was last sent to the CA; the zero value if that is not known.
-func (a *ACME) told(ctx context.Context) (t acmeTold) {
-	if data, err := a.cache.read(ctx, acmeAccountFile+acmeStateSuffix); err != nil || json.Unmarshal(data, &t) != nil {
+func (c *acmeCA) told(ctx context.Context) (t acmeTold) {
+	if data, err := c.cache.read(ctx, acmeAccountFile+acmeStateSuffix); err != nil || json.Unmarshal(data, &t) != nil {
 		return acmeTold{}
 	}
 	return t
@@ -173,19 +173,19 @@ func (a *ACME) told(ctx context.Context) (t acmeTold) {
 
 // tellContact sends a new contact to the CA, without an order. It returns when the CA
 // has answered.
-func (a *ACME) tellContact() {
-	for a.ctx.Err() == nil {
-		if _, err := a.savedAccountKey(a.ctx); err != nil {
+func (c *acmeCA) tellContact() {
+	for c.ctx.Err() == nil {
+		if _, err := c.savedAccountKey(c.ctx); err != nil {
 			return // the first order creates it
 		}
-		if t := a.told(a.ctx); a.opts.Email == "" || t.Email == a.opts.Email && t.CA == a.opts.Directory {
+		if t := c.told(c.ctx); c.Email == "" || t.Email == c.Email && t.CA == c.Directory {
 			return
 		}
-		if _, err := a.client(a.ctx); err == nil {
+		if _, err := c.client(c.ctx); err == nil {
 			return
 		}
 		select {
-		case <-a.ctx.Done():
+		case <-c.ctx.Done():
 		case <-time.After(acmeAccountMax):
 		}
 	}
@@ -197,30 +197,30 @@ const acmeAccountOld = acmeAccountFile + "+deactivated"
 // replaceAccount moves the key of a deactivated account away, so that a new account is
 // registered. It does so once in the life of this ACME: if the CA deactivates the new
 // account as well, it has another reason.
-func (a *ACME) replaceAccount(ctx context.Context, cause error) error {
-	if a.replaced.Swap(true) {
+func (c *acmeCA) replaceAccount(ctx context.Context, cause error) error {
+	if c.replaced.Swap(true) {
 		return cause
 	}
-	lease, err := a.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, a.owner, &a.accountSeen)
+	lease, err := c.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, c.owner, &c.accountSeen)
 	if err != nil || lease == nil {
 		return errors.Join(cause, err)
 	}
 	defer lease.release()
 	for _, file := range []string{acmeAccountFile, acmeAccountFileLegacy} {
-		data, err := a.cache.read(ctx, file)
+		data, err := c.cache.read(ctx, file)
 		if err == autocert.ErrCacheMiss {
 			continue
 		}
 		if err == nil {
-			err = a.cache.put(ctx, acmeAccountOld, data)
+			err = c.cache.put(ctx, acmeAccountOld, data)
 		}
 		if err == nil {
-			err = a.cache.remove(ctx, file)
+			err = c.cache.remove(ctx, file)
 		}
 		if err != nil {
 			return errors.Join(cause, err)
 		}
-		a.opts.Log.Warn("acme: the CA has deactivated the account; registering a new one", "file", a.cache.path(acmeAccountOld), "err", acmeWords(cause))
+		c.opts.Log.Warn("acme: the CA has deactivated the account; registering a new one", "file", c.cache.path(acmeAccountOld), "err", acmeWords(cause))
 		return nil
 	}
 	return nil
@@ -229,19 +229,19 @@ func (a *ACME) replaceAccount(ctx context.Context, cause error) error {
 // accountKey returns the key of the account that all gates on the cache share. The
 // first gate creates it, under a lease. A file that is not a key is an error, because
 // a disk error must not cost the account.
-func (a *ACME) accountKey(ctx context.Context) (crypto.Signer, error) {
+func (c *acmeCA) accountKey(ctx context.Context) (crypto.Signer, error) {
 	for {
-		key, err := a.savedAccountKey(ctx)
+		key, err := c.savedAccountKey(ctx)
 		if err != autocert.ErrCacheMiss {
 			return key, err
 		}
-		lease, err := a.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, a.owner, &a.accountSeen)
+		lease, err := c.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, c.owner, &c.accountSeen)
 		if err != nil {
 			return nil, err
 		}
 		if lease != nil {
 			defer lease.release()
-			return a.makeAccountKey(ctx)
+			return c.makeAccountKey(ctx)
 		}
 		select {
 		case <-ctx.Done():
@@ -255,22 +255,22 @@ func (a *ACME) accountKey(ctx context.Context) (crypto.Signer, error) {
 // another lease. A gate that dies in its first order leaves both, and whoever takes the
 // order up waits for them side by side instead of for one after the other. It does
 // nothing while somebody uses the account.
-func (a *ACME) sightAccountLease(ctx context.Context) {
+func (c *acmeCA) sightAccountLease(ctx context.Context) {
 	select {
-	case now := <-a.account:
-		defer func() { a.account <- now }()
+	case now := <-c.account:
+		defer func() { c.account <- now }()
 	default:
 		return
 	}
-	if f, err := a.cache.lease(ctx, acmeAccountFile+acmeLeaseSuffix); err == nil {
-		a.accountSeen.dead(f)
+	if f, err := c.cache.lease(ctx, acmeAccountFile+acmeLeaseSuffix); err == nil {
+		c.accountSeen.dead(f)
 	}
 }
 
 // makeAccountKey is the part of accountKey that needs the lease.
-func (a *ACME) makeAccountKey(ctx context.Context) (crypto.Signer, error) {
+func (c *acmeCA) makeAccountKey(ctx context.Context) (crypto.Signer, error) {
 	// Another gate may have made it before we got the lease.
-	if key, err := a.savedAccountKey(ctx); err != autocert.ErrCacheMiss {
+	if key, err := c.savedAccountKey(ctx); err != autocert.ErrCacheMiss {
 		return key, err
 	}
 	key, err := acmeNewKey()
@@ -281,13 +281,13 @@ func (a *ACME) makeAccountKey(ctx context.Context) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key, a.cache.put(ctx, acmeAccountFile, file)
+	return key, c.cache.put(ctx, acmeAccountFile, file)
 }
 
 // savedAccountKey returns autocert.ErrCacheMiss, unwrapped, if there is none.
-func (a *ACME) savedAccountKey(ctx context.Context) (crypto.Signer, error) {
+func (c *acmeCA) savedAccountKey(ctx context.Context) (crypto.Signer, error) {
 	for _, file := range []string{acmeAccountFile, acmeAccountFileLegacy} {
-		data, err := a.cache.read(ctx, file)
+		data, err := c.cache.read(ctx, file)
 		if err == autocert.ErrCacheMiss {
 			continue
 		}
@@ -296,7 +296,7 @@ func (a *ACME) savedAccountKey(ctx context.Context) (crypto.Signer, error) {
 		}
 		key, err := acmeDecodeKey(data)
 		if err != nil {
-			return nil, fmt.Errorf("key %q: %w", a.cache.path(file), err)
+			return nil, fmt.Errorf("key %q: %w", c.cache.path(file), err)
 		}
 		return key, nil
 	}

@@ -94,10 +94,10 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 	switch {
 	case cert == nil:
 		return "", fmt.Errorf("%q has no certificate of the CA: %w", k.name, ErrACMEState)
-	case issuer != "" && issuer != a.opts.Directory:
+	case issuer != "" && issuer != a.ca.Directory:
 		return "", fmt.Errorf("the certificate of %q is from another CA, %s: %w", k.name, issuer, ErrACMEState)
 	}
-	client, err := a.client(ctx)
+	client, err := a.ca.client(ctx)
 	if err != nil {
 		return "", fmt.Errorf("%q %w: %s", k.name, ErrACMERefused, acmeWords(err))
 	}
@@ -108,7 +108,7 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 		}
 	}
 	if err != nil {
-		return "", fmt.Errorf("%q %w: %s", k.name, ErrACMERefused, acmeWords(acmeStep("the revocation", a.opts.Directory, err)))
+		return "", fmt.Errorf("%q %w: %s", k.name, ErrACMERefused, acmeWords(acmeStep("the revocation", a.ca.Directory, err)))
 	}
 	serial = fmt.Sprintf("%x", cert.Leaf.SerialNumber)
 	a.opts.Log.Warn("acme: certificate revoked", "server_name", k.name, "serial", serial, "reason", reason)
@@ -151,7 +151,7 @@ func (k *acmeKeeper) heed() {
 		k.anew = acmeWanted
 	}
 	if wish.retry && record.Failures > 0 {
-		k.a.accountWell()
+		k.a.ca.accountWell()
 		k.remember(acmeRecord{Issuer: record.Issuer, Did: record.Did})
 	}
 }

@@ -73,7 +73,7 @@ func TestACMECacheOwn(t *testing.T) {
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("ACMECacheProblem = %v; want %q", err, tt.want)
 			}
-			opts := ACMEOptions{Directory: "https://ca.test/", Cache: dir, TLSALPN: true, Install: func(string, *tls.Certificate) {}}
+			opts := ACMEOptions{ACMECA: ACMECA{Directory: "https://ca.test/"}, Cache: dir, TLSALPN: true, Install: func(string, *tls.Certificate) {}}
 			a, nerr := NewACME(opts)
 			if nerr == nil {
 				a.Close()
@@ -126,7 +126,7 @@ func TestACMECacheApart(t *testing.T) {
 			t.Errorf("ACMECacheProblem(%q, %q) = %v", tt.cache, tt.certificates, err)
 		}
 		_, missing := os.Stat(cache)
-		a, nerr := NewACME(ACMEOptions{Directory: "https://ca.test/", Cache: cache, Certificates: certificates, TLSALPN: true, Install: func(string, *tls.Certificate) {}})
+		a, nerr := NewACME(ACMEOptions{ACMECA: ACMECA{Directory: "https://ca.test/"}, Cache: cache, Certificates: certificates, TLSALPN: true, Install: func(string, *tls.Certificate) {}})
 		if nerr == nil {
 			a.Close()
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -33,14 +34,13 @@ const (
 )
 
 // acmeHTTPClient returns the client for all requests to the CA. It uses the proxy from
-// the environment, if any.
-func acmeHTTPClient(opts ACMEOptions) *http.Client {
-	next := opts.transport
+// the environment, if any. next replaces the network in tests.
+func acmeHTTPClient(roots *x509.CertPool, next http.RoundTripper) *http.Client {
 	if next == nil {
 		next = &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
 			DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-			TLSClientConfig:       &tls.Config{RootCAs: opts.Roots},
+			TLSClientConfig:       &tls.Config{RootCAs: roots},
 			TLSHandshakeTimeout:   10 * time.Second,
 			ResponseHeaderTimeout: acmeRequestTimeout,
 

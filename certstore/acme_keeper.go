@@ -138,7 +138,7 @@ func (k *acmeKeeper) turn() time.Duration {
 	}
 	if lease == nil {
 		k.now(ACMEElsewhere, k.seen.file.Owner)
-		k.a.sightAccountLease(k.ctx)
+		k.a.ca.sightAccountLease(k.ctx)
 		return min(acmeLeaseAgain, k.a.opts.Poll)
 	}
 	defer lease.release()
@@ -152,7 +152,7 @@ func (k *acmeKeeper) turn() time.Duration {
 		return k.a.opts.Poll
 	}
 	k.now(ACMEOrdering, "")
-	issued, err := k.a.order(lease.ctx, k.name, k.did(), k.replaces())
+	issued, err := k.a.ca.order(lease.ctx, k.name, k.did(), k.replaces())
 	k.now("", "")
 	switch {
 	case err == nil:
@@ -206,7 +206,7 @@ func (k *acmeKeeper) look() bool {
 			return true
 		}
 		k.anew = ""
-		if first && record.Issuer != "" && record.Issuer != k.a.opts.Directory {
+		if first && record.Issuer != "" && record.Issuer != k.a.ca.Directory {
 			// Only once: during a rollout, gates with the old and the new configuration
 			// must not order alternately.
 			k.anew = acmeOtherCA
@@ -310,7 +310,7 @@ func (k *acmeKeeper) accept(issued *acmeIssued) {
 	k.unsaved = issued.file
 	left := issued.cert.Leaf.NotAfter.Sub(k.a.opts.wall())
 	k.earliest = time.Now().Add(min(max(left/3, acmePauseMin), acmePauseMax))
-	k.remember(acmeRecord{Issuer: k.a.opts.Directory, Did: issued.challenge})
+	k.remember(acmeRecord{Issuer: k.a.ca.Directory, Did: issued.challenge})
 }
 
 // setFile notes what the cache has, or is to have.

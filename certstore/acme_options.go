@@ -2,12 +2,10 @@ package certstore
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -18,17 +16,12 @@ import (
 // ACMEOptions says which certificates to obtain from which CA, and where to keep them.
 // NewACME copies it; later changes have no effect.
 type ACMEOptions struct {
-	Names        []string       // server names; wildcards, addresses and single labels are rejected
-	Email        string         // contact of the account; may be empty
-	Directory    string         // URL of the CA's directory, https
-	Roots        *x509.CertPool // for the CA's server; nil: the system's roots
-	Cache        string         // folder, may be shared with other gates; created with mode 0700
-	Certificates string         // the Store's directory, which the cache must be apart from; may be empty
-	AcceptTerms  bool           // the operator accepts the CA's terms of service
-	Profile      string         // of the CA, for orders; empty: the CA's default
-	KeyType      string         // of certificates: "ecdsa" (P-256) or "rsa" (2048 bits); empty: ecdsa
-	EABKeyID     string         // external account binding (RFC 8555, section 7.3.4); empty: none
-	EABKey       []byte         // its MAC key, decoded
+	ACMECA
+
+	Names        []string // server names; wildcards, addresses and single labels are rejected
+	Cache        string   // folder, may be shared with other gates; created with mode 0700
+	Certificates string   // the Store's directory, which the cache must be apart from; may be empty
+	KeyType      string   // of certificates: "ecdsa" (P-256) or "rsa" (2048 bits); empty: ecdsa
 
 	// TLSALPN and HTTP01 say how the CA can reach a gate: on port 443 with the listener
 	// that calls ChallengeCertificate, or on port 80 with HTTPHandler. An order tries
@@ -70,20 +63,12 @@ func (o *ACMEOptions) setDefaults() {
 
 // check returns all mistakes in the options, except for names.
 func (o *ACMEOptions) check() (errs []error) {
-	if u, err := url.Parse(o.Directory); err != nil {
-		errs = append(errs, fmt.Errorf("acme: directory %q: %w", o.Directory, err))
-	} else if u.Scheme != "https" || u.Host == "" {
-		// RFC 8555, section 6.1.
-		errs = append(errs, fmt.Errorf("acme: directory %q: not an https URL", o.Directory))
-	}
+	errs = o.ACMECA.check()
 	if o.Cache == "" {
 		errs = append(errs, errors.New("acme: no cache folder"))
 	}
 	if o.Install == nil {
 		errs = append(errs, errors.New("acme: no Install function"))
-	}
-	if (o.EABKeyID == "") != (len(o.EABKey) == 0) {
-		errs = append(errs, errors.New("acme: external account binding needs both the key id and the key"))
 	}
 	if !slices.Contains([]string{"", "ecdsa", "rsa"}, o.KeyType) {
 		errs = append(errs, fmt.Errorf("acme: key type %q: neither \"ecdsa\" nor \"rsa\"", o.KeyType))

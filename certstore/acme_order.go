@@ -34,20 +34,20 @@ type acmeIssued struct {
 // replaces is the acmeCertID of the certificate that it renews, or "".
 //
 // The caller holds the lease of name.
-func (a *ACME) order(ctx context.Context, name, did, replaces string) (*acmeIssued, error) {
-	client, err := a.client(ctx)
+func (c *acmeCA) order(ctx context.Context, name, did, replaces string) (*acmeIssued, error) {
+	client, err := c.client(ctx)
 	if err != nil {
 		return nil, acmeFailure{name, []error{err}}
 	}
 	var causes []error
-	for _, challenge := range a.challenges(did) {
-		issued, err := a.attempt(ctx, client, name, challenge, replaces)
+	for _, challenge := range c.challenges(did) {
+		issued, err := c.attempt(ctx, client, name, challenge, replaces)
 		if acmeNoAccount(err) || acmeDeactivated(err) { // the CA's database was lost, or somebody ended it
-			a.forget(client)
-			if client, err = a.client(ctx); err != nil {
+			c.forget(client)
+			if client, err = c.client(ctx); err != nil {
 				return nil, acmeFailure{name, append(causes, err)}
 			}
-			issued, err = a.attempt(ctx, client, name, challenge, replaces)
+			issued, err = c.attempt(ctx, client, name, challenge, replaces)
 		}
 		if err == nil {
 			return issued, nil
@@ -81,31 +81,31 @@ func (a *ACME) challenges(did string) (types []string) {
 var errACMENotOffered = errors.New("the CA does not offer it")
 
 // attempt is one order with one type of challenge (RFC 8555, section 7.4).
-func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge, replaces string) (*acmeIssued, error) {
+func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, name, challenge, replaces string) (*acmeIssued, error) {
 	ctx, cancel := context.WithTimeout(ctx, acmeOrderTimeout)
 	defer cancel()
-	with, err := a.orderOptions(ctx, client)
+	with, err := c.orderOptions(ctx, client)
 	if err != nil {
 		return nil, err
 	}
-	saying := a.replacing(ctx, client, replaces)
+	saying := c.replacing(ctx, client, replaces)
 	o, err := client.AuthorizeOrder(saying, acme.DomainIDs(name), with...)
 	if saying != ctx && acmeRefusesReplaces(err) {
 		o, err = client.AuthorizeOrder(ctx, acme.DomainIDs(name), with...)
 	}
 	if err != nil {
 		if acmeAccountWide(err) && !acmeDeactivated(err) { // for which there is a remedy
-			a.accountRefused(acmeCause{"account", err})
+			c.accountRefused(acmeCause{"account", err})
 		}
-		return nil, acmeStep("new order", a.opts.Directory, err)
+		return nil, acmeStep("new order", c.Directory, err)
 	}
-	a.accountWell()
+	c.accountWell()
 	switch o.Status {
 	case acme.StatusReady: // authorized before
 	case acme.StatusPending:
 		for _, authz := range o.AuthzURLs {
-			if err := a.prove(ctx, client, name, challenge, authz); err != nil {
-				a.relinquish(client, o.AuthzURLs)
+			if err := c.prove(ctx, client, name, challenge, authz); err != nil {
+				c.relinquish(client, o.AuthzURLs)
 				return nil, err
 			}
 		}
@@ -117,7 +117,7 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 		return nil, fmt.Errorf("the new order is %q", o.Status)
 	}
 
-	key, err := acmeNewLeafKey(a.opts.KeyType)
+	key, err := acmeNewLeafKey(c.opts.KeyType)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 	if err != nil {
 		return nil, acmeStep("the certificate", o.FinalizeURL, err)
 	}
-	cert, err := acmeCheckIssued(name, key, chain, a.opts.wall())
+	cert, err := acmeCheckIssued(name, key, chain, c.opts.wall())
 	if err != nil {
 		return nil, err
 	}
@@ -143,32 +143,32 @@ func (a *ACME) attempt(ctx context.Context, client *acme.Client, name, challenge
 
 // orderOptions are what is asked of every order beside its name. A profile that the
 // CA does not have is refused here, without asking.
-func (a *ACME) orderOptions(ctx context.Context, client *acme.Client) ([]acme.OrderOption, error) {
-	if a.opts.Profile == "" {
+func (c *acmeCA) orderOptions(ctx context.Context, client *acme.Client) ([]acme.OrderOption, error) {
+	if c.Profile == "" {
 		return nil, nil
 	}
 	dir, err := client.Discover(ctx)
 	if err != nil {
 		return nil, err
 	}
-	profile := acme.ProfileName(a.opts.Profile)
+	profile := acme.ProfileName(c.Profile)
 	if _, known := dir.Profiles[profile]; known {
 		return []acme.OrderOption{acme.WithOrderIssuanceProfile(profile)}, nil
 	}
-	a.forget(client) // it asks for the directory once; the CA may learn
+	c.forget(client) // it asks for the directory once; the CA may learn
 	if len(dir.Profiles) == 0 {
-		return nil, fmt.Errorf("profile %q: the CA offers none", a.opts.Profile)
+		return nil, fmt.Errorf("profile %q: the CA offers none", c.Profile)
 	}
 	var offered []string
 	for name, what := range dir.Profiles {
 		offered = append(offered, printable(fmt.Sprintf("%q (%s)", string(name), what)))
 	}
 	slices.Sort(offered)
-	return nil, fmt.Errorf("profile %q: the CA offers %s", a.opts.Profile, strings.Join(offered, ", "))
+	return nil, fmt.Errorf("profile %q: the CA offers %s", c.Profile, strings.Join(offered, ", "))
 }
 
 // prove shows the CA, for one authorization of an order, that the name is ours.
-func (a *ACME) prove(ctx context.Context, client *acme.Client, name, challenge, authz string) error {
+func (c *acmeCA) prove(ctx context.Context, client *acme.Client, name, challenge, authz string) error {
 	z, err := client.GetAuthorization(ctx, authz)
 	if err != nil {
 		return acmeStep("the authorization", authz, err)
@@ -179,7 +179,7 @@ func (a *ACME) prove(ctx context.Context, client *acme.Client, name, challenge, 
 	if z.Status != acme.StatusPending {
 		return fmt.Errorf("the authorization is %q", z.Status)
 	}
-	i := slices.IndexFunc(z.Challenges, func(c *acme.Challenge) bool { return c.Type == challenge })
+	i := slices.IndexFunc(z.Challenges, func(ch *acme.Challenge) bool { return ch.Type == challenge })
 	if i < 0 {
 		return errACMENotOffered
 	}
@@ -191,10 +191,10 @@ func (a *ACME) prove(ctx context.Context, client *acme.Client, name, challenge, 
 	if err != nil {
 		return err
 	}
-	if err := a.answers.present(ctx, key, answer); err != nil {
-		a.opts.Log.Warn("acme: other gates cannot answer this challenge", "server_name", name, "err", err)
+	if err := c.answers.present(ctx, key, answer); err != nil {
+		c.opts.Log.Warn("acme: other gates cannot answer this challenge", "server_name", name, "err", err)
 	}
-	defer a.answers.withdraw(key)
+	defer c.answers.withdraw(key)
 	if _, err := client.Accept(ctx, chal); err != nil {
 		return acmeStep("the challenge", chal.URI, err)
 	}
@@ -233,8 +233,8 @@ func acmeAnswer(client *acme.Client, name string, chal *acme.Challenge) (key str
 
 // relinquish deactivates authorizations that an order left pending, because CAs limit
 // their number. It is a courtesy, and takes at most 10 s.
-func (a *ACME) relinquish(client *acme.Client, authzs []string) {
-	ctx, cancel := context.WithTimeout(a.ctx, 10*time.Second)
+func (c *acmeCA) relinquish(client *acme.Client, authzs []string) {
+	ctx, cancel := context.WithTimeout(c.ctx, 10*time.Second)
 	defer cancel()
 	for _, url := range authzs {
 		if z, err := client.GetAuthorization(ctx, url); err == nil && z.Status == acme.StatusPending {

@@ -79,7 +79,7 @@ func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 	data, err := k.a.cache.read(k.ctx, k.name+acmeStateSuffix)
 	if err == autocert.ErrCacheMiss {
 		if mine.Failures > 0 { // an operator asks for a try
-			k.a.accountWell()
+			k.a.ca.accountWell()
 		}
 		return r, nil
 	}
@@ -89,7 +89,7 @@ func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 	if json.Unmarshal(data, &r) != nil {
 		r = acmeRecord{}
 	}
-	return r.at(k.a.opts.Directory, mine), nil
+	return r.at(k.a.ca.Directory, mine), nil
 }
 
 // did returns the type of challenge that succeeded last.
@@ -112,7 +112,7 @@ func (k *acmeKeeper) fail(err error) {
 		left = k.cert.Leaf.NotAfter.Sub(now)
 	}
 	k.mu.Unlock()
-	r.CA = k.a.opts.Directory
+	r.CA = k.a.ca.Directory
 	if r.Failures == 0 {
 		r.First = now.UTC()
 	}

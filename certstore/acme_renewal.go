@@ -121,31 +121,31 @@ type acmeRenewals struct {
 }
 
 // watchRenewals asks the CA about the certificate of each name, until the end.
-func (a *ACME) watchRenewals() {
+func (c *acmeCA) watchRenewals() {
 	var r acmeRenewals
-	for a.ctx.Err() == nil {
-		a.askRenewals(&r)
+	for c.ctx.Err() == nil {
+		c.askRenewals(&r)
 		select {
-		case <-a.ctx.Done():
-		case <-time.After(a.opts.Poll):
+		case <-c.ctx.Done():
+		case <-time.After(c.opts.Poll):
 		}
 	}
 }
 
 // askRenewals asks about all names whose time has come. It stops when the CA as a whole
 // does not answer.
-func (a *ACME) askRenewals(r *acmeRenewals) {
-	for _, k := range *a.names.Load() {
-		if a.ctx.Err() != nil || time.Now().Before(r.until) {
+func (c *acmeCA) askRenewals(r *acmeRenewals) {
+	for _, k := range *c.names.Load() {
+		if c.ctx.Err() != nil || time.Now().Before(r.until) {
 			return
 		}
 		leaf := k.asks()
 		if leaf == nil {
 			continue
 		}
-		said, after, err := a.askRenewal(r, leaf)
+		said, after, err := c.askRenewal(r, leaf)
 		switch {
-		case a.ctx.Err() != nil:
+		case c.ctx.Err() != nil:
 			return
 		case err == nil || !acmeOutage(err):
 			r.failures = 0
@@ -162,10 +162,10 @@ func (a *ACME) askRenewals(r *acmeRenewals) {
 var errACMENoRenewalInfo = errors.New("the CA does not offer it")
 
 // askRenewal asks about one certificate. It returns when to ask again.
-func (a *ACME) askRenewal(r *acmeRenewals, leaf *x509.Certificate) (said ACMERenewal, after time.Duration, err error) {
+func (c *acmeCA) askRenewal(r *acmeRenewals, leaf *x509.Certificate) (said ACMERenewal, after time.Duration, err error) {
 	if time.Since(r.looked) >= acmeAskMax {
 		var dir struct{ RenewalInfo string }
-		data, _, err := a.get(a.opts.Directory)
+		data, _, err := c.get(c.Directory)
 		if err == nil {
 			err = json.Unmarshal(data, &dir)
 		}
@@ -175,14 +175,14 @@ func (a *ACME) askRenewal(r *acmeRenewals, leaf *x509.Certificate) (said ACMERen
 		if !strings.HasPrefix(dir.RenewalInfo, "https://") { // RFC 8555, section 6.1
 			dir.RenewalInfo = ""
 		}
-		a.renewalInfo.Store(new(strings.TrimSuffix(dir.RenewalInfo, "/")))
+		c.renewalInfo.Store(new(strings.TrimSuffix(dir.RenewalInfo, "/")))
 		r.looked = time.Now()
 	}
-	base := *a.renewalInfo.Load()
+	base := *c.renewalInfo.Load()
 	if base == "" {
 		return said, acmeAskMax, errACMENoRenewalInfo
 	}
-	data, header, err := a.get(base + "/" + acmeCertID(leaf))
+	data, header, err := c.get(base + "/" + acmeCertID(leaf))
 	if err != nil {
 		return said, acmeAskAgain, err
 	}
@@ -194,13 +194,13 @@ func (a *ACME) askRenewal(r *acmeRenewals, leaf *x509.Certificate) (said ACMERen
 }
 
 // get asks for a resource that needs no account.
-func (a *ACME) get(url string) ([]byte, http.Header, error) {
-	req, err := http.NewRequestWithContext(a.ctx, http.MethodGet, url, nil)
+func (c *acmeCA) get(url string) ([]byte, http.Header, error) {
+	req, err := http.NewRequestWithContext(c.ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, nil, err
 	}
 	req.Header.Set("User-Agent", acmeUserAgent)
-	res, err := a.http.Do(req)
+	res, err := c.http.Do(req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -233,7 +233,7 @@ func acmeOutage(err error) bool {
 func (k *acmeKeeper) asks() *x509.Certificate {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.cert == nil || k.record.Issuer != "" && k.record.Issuer != k.a.opts.Directory {
+	if k.cert == nil || k.record.Issuer != "" && k.record.Issuer != k.a.ca.Directory {
 		return nil
 	}
 	leaf := k.cert.Leaf

@@ -33,10 +33,10 @@ type acmeReplacesKey struct{}
 
 // replacing returns a context for a new order that replaces a certificate. It is ctx
 // where that cannot be said.
-func (a *ACME) replacing(ctx context.Context, client *acme.Client, id string) context.Context {
+func (c *acmeCA) replacing(ctx context.Context, client *acme.Client, id string) context.Context {
 	dir, err := client.Discover(ctx)
 	key, ok := client.Key.(*ecdsa.PrivateKey)
-	base := a.renewalInfo.Load()
+	base := c.renewalInfo.Load()
 	if id == "" || err != nil || !ok || key.Curve != elliptic.P256() || base == nil || *base == "" {
 		return ctx
 	}

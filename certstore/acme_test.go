@@ -67,7 +67,7 @@ func newACMETestGate(t *testing.T, ca *acmeTestCA, dir string, edit func(*ACMEOp
 	t.Helper()
 	g := &acmeTestGate{certs: map[string]*tls.Certificate{}}
 	opts := ACMEOptions{
-		Names: []string{"chat.example.org"}, Directory: acmeTestURL + "/directory", Cache: dir, AcceptTerms: true, TLSALPN: true,
+		Names: []string{"chat.example.org"}, ACMECA: ACMECA{Directory: acmeTestURL + "/directory", AcceptTerms: true}, Cache: dir, TLSALPN: true,
 		Install: func(name string, cert *tls.Certificate) {
 			g.mu.Lock()
 			defer g.mu.Unlock()
@@ -243,9 +243,8 @@ func TestACMEInstallsCache(t *testing.T) {
 // Options that can't work are refused, all of them at once.
 func TestACMEOptionsRefused(t *testing.T) {
 	_, err := NewACME(ACMEOptions{
-		Names:     []string{"*.example.org", "192.0.2.1", "localhost", "a..b", "-x.example.org", "good.example.org", "::1", "_x.example.org", ""},
-		Directory: "http://ca.test/directory",
-		EABKeyID:  "kid",
+		ACMECA: ACMECA{Directory: "http://ca.test/directory", EABKeyID: "kid"},
+		Names:  []string{"*.example.org", "192.0.2.1", "localhost", "a..b", "-x.example.org", "good.example.org", "::1", "_x.example.org", ""},
 	})
 	if err == nil {
 		t.Fatal("NewACME accepted it")

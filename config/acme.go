@@ -74,15 +74,17 @@ func isHostName(name string) bool {
 func (c *Config) ACMEOptions(store *certstore.Store, log *slog.Logger) (certstore.ACMEOptions, error) {
 	a := c.ACME
 	o := certstore.ACMEOptions{
+		ACMECA: certstore.ACMECA{
+			Directory:   a.CA,
+			Email:       a.Email,
+			AcceptTerms: a.AcceptTerms,
+			Profile:     a.Profile,
+			EABKeyID:    a.EABKeyID,
+		},
 		Names:        a.Names,
-		Email:        a.Email,
-		Directory:    a.CA,
 		Cache:        a.Cache,
 		Certificates: c.Certificates.Directory,
-		AcceptTerms:  a.AcceptTerms,
-		Profile:      a.Profile,
 		KeyType:      a.KeyType,
-		EABKeyID:     a.EABKeyID,
 		TLSALPN:      true, // only the CA knows whether it can reach port 443
 		HTTP01:       len(c.Listen.HTTP) > 0,
 		Log:          log,

@@ -100,8 +100,9 @@ func startGate(t *testing.T, p *pebble, at gateListeners, c gateConfig) *testGat
 	}
 	g := &testGate{t: t, at: at, addr: at.tls.Addr().String(), cache: c.Cache, store: store}
 	g.acme, err = certstore.NewACME(certstore.ACMEOptions{
-		Names: c.Names, Email: "operator@example.org", Directory: p.Directory, Roots: p.https.Pool(), Cache: c.Cache,
-		AcceptTerms: true, EABKeyID: c.EABKID, EABKey: c.EABKey, TLSALPN: !c.NoTLS, HTTP01: c.HTTP, Poll: poll,
+		ACMECA: certstore.ACMECA{Email: "operator@example.org", Directory: p.Directory, Roots: p.https.Pool(),
+			AcceptTerms: true, EABKeyID: c.EABKID, EABKey: c.EABKey},
+		Names: c.Names, Cache: c.Cache, TLSALPN: !c.NoTLS, HTTP01: c.HTTP, Poll: poll,
 		Install: func(name string, cert *tls.Certificate) {
 			if err := store.Install("acme", name, cert); err != nil {
 				t.Error(err)
