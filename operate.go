@@ -322,11 +322,12 @@ that are left out for that are counted. One tunnel is traced at a time.`+atGate)
 
 // acmeCommand is "wssgate acme".
 func acmeCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := newOperation("acme", "status [-json] | renew NAME | retry NAME | revoke NAME -reason R", `What a gate does to have certificates from a CA for acme.names. "renew" orders a new
+	o := newOperation("acme", "status [-json] | renew NAME | retry NAME | revoke NAME -reason R | rollover", `What a gate does to have certificates from a CA for acme.names. "renew" orders a new
 certificate though the old one is well, at most three times a day; "retry" does not wait
 for the next try of a name that failed; "revoke" has the CA revoke the certificate in use,
 and orders another one with a new key. They return at once; the old certificate is served
-until there is the new one.
+until there is the new one. "rollover" gives the account at the CA a new key, which
+replaces the one in acme.cache.
 
   wssgate acme status
   wssgate acme revoke chat.example.org -reason keyCompromise`+atGate)
@@ -338,10 +339,10 @@ until there is the new one.
 			word, args = args[0], args[1:]
 		}
 		switch {
-		case !slices.Contains([]string{"status", "renew", "retry", "revoke"}, word):
-			return errors.New("status, renew, retry or revoke is required")
-		case (word == "status") != (len(args) == 0), len(args) > 1:
-			return errors.New("one NAME is required, and none for status")
+		case !slices.Contains([]string{"status", "renew", "retry", "revoke", "rollover"}, word):
+			return errors.New("status, renew, retry, revoke or rollover is required")
+		case (word == "status" || word == "rollover") != (len(args) == 0), len(args) > 1:
+			return errors.New("one NAME is required, and none for status and rollover")
 		case (word == "revoke") != (*reason != ""):
 			return errors.New("revoke takes -reason, and nothing else does")
 		case word == "revoke" && !slices.Contains(certstore.ACMEReasons(), *reason):
@@ -355,7 +356,11 @@ until there is the new one.
 		if o.args[0] == "status" {
 			return exitOK, g.ACME(ctx, stdout, *asJSON)
 		}
-		said, err := g.ACMEDo(ctx, o.args[0], o.args[1], *reason)
+		name := "account" // of rollover
+		if len(o.args) > 1 {
+			name = o.args[1]
+		}
+		said, err := g.ACMEDo(ctx, o.args[0], name, *reason)
 		if err == nil {
 			_, err = fmt.Fprintln(stdout, said)
 		}

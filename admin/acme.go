@@ -7,15 +7,15 @@ import (
 	"net/url"
 )
 
-// An ACMERequest is a command about one name of ACME.
+// An ACMERequest is a command about one name of ACME, or about the account.
 type ACMERequest struct {
-	Do     string // "renew", "retry" or "revoke"
-	Name   string
+	Do     string // "renew", "retry", "revoke" or "rollover"
+	Name   string // "account" for rollover
 	Reason string // of revoke
 }
 
-// parseACME reads the query of POST /acme: renew=NAME, retry=NAME, or revoke=NAME with
-// reason=REASON.
+// parseACME reads the query of POST /acme: renew=NAME, retry=NAME, revoke=NAME with
+// reason=REASON, or rollover=account.
 func parseACME(query url.Values) (r ACMERequest, err error) {
 	for key, values := range query {
 		switch {
@@ -23,17 +23,19 @@ func parseACME(query url.Values) (r ACMERequest, err error) {
 			return r, fmt.Errorf("%q is required once, with a value", key)
 		case key == "reason":
 			r.Reason = values[0]
-		case key != "renew" && key != "retry" && key != "revoke":
-			return r, fmt.Errorf("unknown parameter %q, want renew, retry, revoke or reason", key)
+		case key != "renew" && key != "retry" && key != "revoke" && key != "rollover":
+			return r, fmt.Errorf("unknown parameter %q, want renew, retry, revoke, rollover or reason", key)
+		case key == "rollover" && values[0] != "account":
+			return r, fmt.Errorf("rollover=%q, want rollover=account", values[0])
 		case r.Do != "":
-			return r, errors.New("one of renew, retry and revoke is required")
+			return r, errors.New("one of renew, retry, revoke and rollover is required")
 		default:
 			r.Do, r.Name = key, values[0]
 		}
 	}
 	switch {
 	case r.Do == "":
-		return r, errors.New("renew=NAME, retry=NAME or revoke=NAME is required")
+		return r, errors.New("renew=NAME, retry=NAME, revoke=NAME or rollover=account is required")
 	case (r.Do == "revoke") != (r.Reason != ""):
 		return r, errors.New("revoke takes a reason, and nothing else does")
 	}

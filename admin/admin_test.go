@@ -268,13 +268,14 @@ func TestACME(t *testing.T) {
 		"?retry=a.example.org":                       {"retry", "a.example.org", ""},
 		"?revoke=a.example.org&reason=keyCompromise": {"revoke", "a.example.org", "keyCompromise"},
 		"?reason=superseded&revoke=b%C3%BC.example":  {"revoke", "b\u00fc.example", "superseded"},
+		"?rollover=account":                          {"rollover", "account", ""},
 	} {
 		if w := ask(s, loopback, "POST", "http://127.0.0.1/acme"+query); w.Code != 202 || got != want || !strings.Contains(w.Body.String(), want.Name+": done") {
 			t.Errorf("POST /acme%s = %d %s, asked %q; want %q", query, w.Code, w.Body, got, want)
 		}
 	}
 	got = ACMERequest{}
-	for _, slip := range []string{"", "?renew", "?renew=", "?renew=a&renew=b", "?renew=a&retry=a", "?renew=a&reason=superseded", "?revoke=a", "?revoke=a&reason=", "?reason=superseded", "?renw=a", "?renew=%zz"} {
+	for _, slip := range []string{"", "?renew", "?renew=", "?renew=a&renew=b", "?renew=a&retry=a", "?renew=a&reason=superseded", "?revoke=a", "?revoke=a&reason=", "?reason=superseded", "?renw=a", "?renew=%zz", "?rollover=", "?rollover=a.example.org", "?rollover=account&renew=a", "?rollover=account&reason=superseded"} {
 		if w := ask(s, loopback, "POST", "http://127.0.0.1/acme"+slip); w.Code != 400 || got != (ACMERequest{}) {
 			t.Errorf("POST /acme%s = %d, asked %q; want 400", slip, w.Code, got)
 		}

@@ -43,7 +43,7 @@ func (c *acmeCA) client(ctx context.Context) (client *acme.Client, err error) {
 	if now.failures > 0 && time.Now().Before(now.until) {
 		return nil, acmeAccountWait{now.until, now.err}
 	}
-	if now.client != nil {
+	if now.client != nil && c.hasKey(ctx, now.client) {
 		return now.client, nil
 	}
 	limited, cancel := context.WithTimeout(ctx, acmeOrderTimeout)
@@ -105,17 +105,14 @@ func (c *acmeCA) forget(client *acme.Client) {
 
 // register creates the account, or finds it by its key (RFC 8555, section 7.3).
 func (c *acmeCA) register(ctx context.Context) (*acme.Client, error) {
+	if err := c.settleRollover(ctx); err != nil {
+		return nil, err
+	}
 	key, err := c.accountKey(ctx)
 	if err != nil {
 		return nil, err
 	}
-	client := &acme.Client{
-		Key:          key,
-		HTTPClient:   c.http,
-		DirectoryURL: c.Directory,
-		UserAgent:    acmeUserAgent,
-		RetryBackoff: acmeRetry,
-	}
+	client := c.newClient(key)
 	dir, err := client.Discover(ctx)
 	if err != nil {
 		return nil, acmeStep("the directory", c.Directory, err)
@@ -154,6 +151,16 @@ func (c *acmeCA) register(ctx context.Context) (*acme.Client, error) {
 		c.cache.note(ctx, acmeAccountFile+acmeStateSuffix, append(data, '\n')) // after an error the CA is told again
 	}
 	return client, nil
+}
+
+func (c *acmeCA) newClient(key crypto.Signer) *acme.Client {
+	return &acme.Client{
+		Key:          key,
+		HTTPClient:   c.http,
+		DirectoryURL: c.Directory,
+		UserAgent:    acmeUserAgent,
+		RetryBackoff: acmeRetry,
+	}
 }
 
 // An acmeTold is what was last sent to a CA about an account.

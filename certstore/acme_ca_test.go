@@ -52,6 +52,7 @@ type acmeTestCA struct {
 	silent    bool     // requests are never answered
 	refuse    func(path string, n int) *acmeTestProblem
 	invalid   func(name, challenge string) *acmeTestProblem // verdict of a validation
+	lose      func(path string) bool                        // the answer is lost after the deed
 	replacing *acmeTestProblem                              // answer to an order that replaces a certificate
 	revoking  *acmeTestProblem                              // answer to a revocation
 	revoked   []string
@@ -142,6 +143,12 @@ func (c *acmeTestCA) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	w := httptest.NewRecorder()
 	c.serve(w, r, n)
+	c.mu.Lock()
+	lose := c.lose
+	c.mu.Unlock()
+	if lose != nil && lose(r.URL.Path) {
+		return nil, io.ErrUnexpectedEOF
+	}
 	return w.Result(), nil
 }
 
@@ -222,6 +229,12 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 		c.revoked = append(c.revoked, fmt.Sprintf("%x for %d", decode64(req.Certificate), req.Reason))
 	case "new-account":
 		c.newAccount(w, key, payload)
+	case "key-change":
+		if problem := c.changeKey(r.URL.String(), key, payload); problem != nil {
+			refuseWith(w, problem)
+			return
+		}
+		answer(w, 200, map[string]any{"status": "valid"})
 	case "new-order":
 		var req struct {
 			Identifiers []struct{ Type, Value string }
@@ -274,12 +287,17 @@ func (c *acmeTestCA) refuseOrders(problem acmeTestProblem) {
 func (c *acmeTestCA) newAccount(w *httptest.ResponseRecorder, key *acmeTestKey, payload []byte) {
 	var req struct {
 		TermsOfServiceAgreed   bool
+		OnlyReturnExisting     bool
 		Contact                []string
 		ExternalAccountBinding *struct{ Protected, Payload, Signature string }
 	}
 	json.Unmarshal(payload, &req)
 	url, known := c.accounts[key.print]
 	status := 200
+	if !known && req.OnlyReturnExisting {
+		refuseWith(w, &acmeTestProblem{Type: "accountDoesNotExist", Detail: "no account with this key", Status: 400})
+		return
+	}
 	if c.deactivated[key.print] {
 		refuseWith(w, &acmeTestProblem{Type: "unauthorized", Detail: "Account has been deactivated", Status: 401})
 		return
@@ -387,17 +405,62 @@ func (c *acmeTestCA) finalize(w *httptest.ResponseRecorder, o *acmeTestOrder, pa
 	answer(w, 200, c.order(o))
 }
 
+type acmeTestJWS struct{ Protected, Payload, Signature string }
+
+type acmeTestJWK struct{ X, Y string }
+
+type acmeTestHead struct {
+	Alg, Nonce, URL, Kid string
+	JWK                  *acmeTestJWK
+}
+
+func (j acmeTestJWK) key() (*acmeTestKey, error) {
+	pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append(append([]byte{4}, decode64(j.X)...), decode64(j.Y)...))
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, `{"crv":"P-256","kty":"EC","x":%q,"y":%q}`, j.X, j.Y)) // RFC 7638
+	return &acmeTestKey{pub, base64.RawURLEncoding.EncodeToString(sum[:])}, nil
+}
+
+func (j acmeTestJWS) signed(key *acmeTestKey) bool {
+	sum := sha256.Sum256([]byte(j.Protected + "." + j.Payload))
+	sig := decode64(j.Signature)
+	return len(sig) == 64 && ecdsa.Verify(key.pub, sum[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:]))
+}
+
+// changeKey gives the account of key another one (RFC 8555, section 7.3.5).
+func (c *acmeTestCA) changeKey(url string, key *acmeTestKey, payload []byte) *acmeTestProblem {
+	var jws acmeTestJWS
+	var head acmeTestHead
+	var req struct {
+		Account string
+		OldKey  acmeTestJWK
+	}
+	json.Unmarshal(payload, &jws)
+	json.Unmarshal(decode64(jws.Protected), &head)
+	json.Unmarshal(decode64(jws.Payload), &req)
+	old, oerr := req.OldKey.key()
+	if head.JWK == nil || oerr != nil || old.print != key.print || head.URL != url || c.accounts[key.print] != req.Account {
+		return &acmeTestProblem{Type: "malformed", Detail: fmt.Sprintf("key change: %+v %+v %v", head, req, oerr), Status: 400}
+	}
+	next, err := head.JWK.key()
+	if err != nil || !jws.signed(next) {
+		return &acmeTestProblem{Type: "malformed", Detail: "the new key has not signed", Status: 400}
+	}
+	delete(c.accounts, key.print)
+	c.accounts[next.print], c.keys[req.Account] = req.Account, next
+	return nil
+}
+
 // open checks a request's signature (RFC 8555, section 6.2) and returns its key
 // and its payload.
 func (c *acmeTestCA) open(r *http.Request) (*acmeTestKey, []byte, *acmeTestProblem) {
-	var jws struct{ Protected, Payload, Signature string }
+	var jws acmeTestJWS
 	if err := json.NewDecoder(r.Body).Decode(&jws); err != nil {
 		return nil, nil, &acmeTestProblem{Type: "malformed", Detail: err.Error(), Status: 400}
 	}
-	var head struct {
-		Alg, Nonce, URL, Kid string
-		JWK                  *struct{ X, Y string }
-	}
+	var head acmeTestHead
 	json.Unmarshal(decode64(jws.Protected), &head)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -407,19 +470,15 @@ func (c *acmeTestCA) open(r *http.Request) (*acmeTestKey, []byte, *acmeTestProbl
 	delete(c.nonces, head.Nonce)
 	key := c.keys[head.Kid]
 	if head.JWK != nil {
-		pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append(append([]byte{4}, decode64(head.JWK.X)...), decode64(head.JWK.Y)...))
-		if err != nil {
+		var err error
+		if key, err = head.JWK.key(); err != nil {
 			return nil, nil, &acmeTestProblem{Type: "badPublicKey", Detail: err.Error(), Status: 400}
 		}
-		sum := sha256.Sum256(fmt.Appendf(nil, `{"crv":"P-256","kty":"EC","x":%q,"y":%q}`, head.JWK.X, head.JWK.Y)) // RFC 7638
-		key = &acmeTestKey{pub, base64.RawURLEncoding.EncodeToString(sum[:])}
 	}
 	if key == nil {
 		return nil, nil, &acmeTestProblem{Type: "urn:ietf:params:acme:error:accountDoesNotExist", Detail: "no account " + head.Kid, Status: 400}
 	}
-	sum := sha256.Sum256([]byte(jws.Protected + "." + jws.Payload))
-	sig := decode64(jws.Signature)
-	if head.URL != r.URL.String() || len(sig) != 64 || !ecdsa.Verify(key.pub, sum[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])) {
+	if head.URL != r.URL.String() || !jws.signed(key) {
 		return nil, nil, &acmeTestProblem{Type: "unauthorized", Detail: "bad signature", Status: 403}
 	}
 	return key, decode64(jws.Payload), nil

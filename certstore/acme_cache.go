@@ -28,7 +28,7 @@ import (
 // alone.
 //
 //	acme_account+key    the account's private key
-//	acme_account+key+state, +deactivated: acmeTold; the key of an account that is no more
+//	acme_account+key+state, +deactivated, +next: acmeTold; the key of an account that is no more; one that the account may have by now
 //	NAME                private key, certificate, chain; PEM
 //	NAME+token          certificate that answers a tls-alpn-01 challenge
 //	TOKEN+http-01       answer to an http-01 challenge

@@ -15,11 +15,13 @@ import (
 // What an operator may ask of a name, beside the schedule. Renew and Retry note it, and
 // the keeper does it; Revoke asks the CA itself.
 
-// Errors of Renew, Retry and Revoke, for errors.Is.
+// Errors of Renew, Retry, Revoke and Rollover, for errors.Is.
 var (
 	ErrACMEUnknown = errors.New("is not in acme.names")
 	ErrACMEState   = errors.New("not possible now")
 	ErrACMERefused = errors.New("not revoked")
+
+	ErrACMEUnchanged = errors.New("is not changed") // of Rollover
 )
 
 // An acmeWish is what an operator has asked for and the keeper has not done yet.

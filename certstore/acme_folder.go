@@ -78,7 +78,7 @@ func (c acmeCache) strange(name string) error {
 // certificate is not such a name.
 func acmeIsHelper(name string) bool {
 	switch name {
-	case acmeMark, acmeAccountFile, acmeAccountFileLegacy, acmeAccountOld:
+	case acmeMark, acmeAccountFile, acmeAccountFileLegacy, acmeAccountOld, acmeAccountFile + acmeNextSuffix:
 		return true
 	}
 	for _, suffix := range []string{acmeStateSuffix, acmeLeaseSuffix} {

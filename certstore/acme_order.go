@@ -42,7 +42,9 @@ func (c *acmeCA) order(ctx context.Context, name, did, replaces string) (*acmeIs
 	var causes []error
 	for _, challenge := range c.challenges(did) {
 		issued, err := c.attempt(ctx, client, name, challenge, replaces)
-		if acmeNoAccount(err) || acmeDeactivated(err) { // the CA's database was lost, or somebody ended it
+		// The CA's database was lost, somebody ended the account, or its key is another
+		// one since the attempt began.
+		if acmeNoAccount(err) || acmeDeactivated(err) || err != nil && !c.hasKey(ctx, client) {
 			c.forget(client)
 			if client, err = c.client(ctx); err != nil {
 				return nil, acmeFailure{name, append(causes, err)}
@@ -94,7 +96,7 @@ func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, name, challen
 		o, err = client.AuthorizeOrder(ctx, acme.DomainIDs(name), with...)
 	}
 	if err != nil {
-		if acmeAccountWide(err) && !acmeDeactivated(err) { // for which there is a remedy
+		if acmeAccountWide(err) && !acmeDeactivated(err) && c.hasKey(ctx, client) { // for others there is a remedy
 			c.accountRefused(acmeCause{"account", err})
 		}
 		return nil, acmeStep("new order", c.Directory, err)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -202,8 +203,8 @@ func (o *obtainer) status() []certstore.ACMEStatus {
 	return nil
 }
 
-// revokePatience is how long a CA may take to revoke: less than the console for an answer.
-const revokePatience = 25 * time.Second
+// caPatience is how long a CA may take to revoke or to change a key: less than the console for an answer.
+const caPatience = 25 * time.Second
 
 // do does what the operator asks, and says what that is.
 func (o *obtainer) do(ctx context.Context, r admin.ACMERequest) (string, error) {
@@ -219,11 +220,17 @@ func (o *obtainer) do(ctx context.Context, r admin.ACMERequest) (string, error) 
 	case "retry":
 		said, err = "is tried again", now.acme.Retry(r.Name)
 	case "revoke":
-		ctx, cancel := context.WithTimeout(ctx, revokePatience)
+		ctx, cancel := context.WithTimeout(ctx, caPatience)
 		defer cancel()
 		var serial string
 		serial, err = now.acme.Revoke(ctx, r.Name, r.Reason)
 		said = fmt.Sprintf("certificate %s is revoked, and a new one is ordered", serial)
+	case "rollover":
+		ctx, cancel := context.WithTimeout(ctx, caPatience)
+		defer cancel()
+		var did []string
+		did, err = now.acme.Rollover(ctx)
+		said = "has a new key at " + strings.Join(did, " and ")
 	default:
 		err = admin.ErrNotSupported
 	}

@@ -66,7 +66,8 @@ func in(d time.Duration) string {
 	return human.Short(d)
 }
 
-// ACMEDo has the gate renew, retry or revoke, with a reason, the certificate of a name.
+// ACMEDo has the gate renew, retry or revoke, with a reason, the certificate of a name,
+// or give the "account" a new key.
 func (g *Gate) ACMEDo(ctx context.Context, do, name, reason string) (string, error) {
 	query := url.Values{do: {name}}
 	if reason != "" {
@@ -75,6 +76,9 @@ func (g *Gate) ACMEDo(ctx context.Context, do, name, reason string) (string, err
 	said, err := g.order(ctx, "/acme", query)
 	if err != nil {
 		return "", err
+	}
+	if do == "rollover" { // is done
+		return said, nil
 	}
 	return fmt.Sprintf("%s; \"wssgate acme status\" tells how far it has come", said), nil
 }

@@ -293,6 +293,7 @@ var runBy = map[string]string{
 	"wssgate acme renew chat.example.org": "TestBinaryCommand",
 	"wssgate acme retry chat.example.org": "TestBinaryCommand",
 	"wssgate acme revoke chat.example.org -reason keyCompromise": "TestBinaryCommand",
+	"wssgate acme rollover":                 "TestBinaryRollover",
 	"wssgate access list":                   "TestTerminalAccess",
 	"wssgate access lift 192.0.2.7":         "TestTerminalAccess",
 	"wssgate access deny 192.0.2.7 -for 1h": "TestTerminalAccess",

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"wssgate/demo/minica"
@@ -54,6 +55,64 @@ func TestBinaryAccount(t *testing.T) {
 		return strings.HasPrefix(l.Msg(), "acme: the CA has deactivated the account")
 	})
 	g.obtains(b, root)
+}
+
+// A rollover gives the account another key, at Pebble as in the cache; the account stays
+// the same. A gate that was killed between Pebble's answer and the write of the key goes on
+// with the new one.
+func TestBinaryRollover(t *testing.T) {
+	t.Parallel()
+	const name = "chat.example.org"
+	p, all := newPebble(t, pebbleConfig{})
+	g := newBinaryGate(t, p, all[0], name)
+	g.admin = gate.FreeAddr(t)
+	g.config(g.addr, "", `"`+name+`"`)
+	g.Gate = gate.Start(t, g.site.Dir)
+	root := p.Root()
+	first := g.obtains(name, root)
+	key := filepath.Join(g.cache, "acme_account+key")
+	read := func(file string) string {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Error(err)
+		}
+		return string(data)
+	}
+	old := read(key)
+	before, err := p.account(g.cache).GetReg(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	g.says("acme rollover", 0, "account: has a new key at "+p.Directory)
+	next := read(key)
+	after, err := p.account(g.cache).GetReg(t.Context(), "")
+	if err != nil || after.URI != before.URI || next == old {
+		t.Fatalf("the account is %+v, %v; want %s with another key", after, err, before.URI)
+	}
+	g.says("acme renew "+name, 0)
+	second := g.obtains(name, root, first)
+
+	g.Signal(syscall.SIGKILL)
+	g.Wait()
+	write(t, key, []byte(old))
+	write(t, key+"+next", []byte(next))
+	g.Gate = gate.Start(t, g.site.Dir)
+	g.says("acme renew "+name, 0)
+	g.obtains(name, root, first, second)
+	if _, err := os.Stat(key + "+next"); read(key) != next || err == nil {
+		t.Error("the cache has not the key that Pebble has, or another one as well")
+	}
+	if n := strings.Count(p.log.String(), " accounts in memory"); n != 1 {
+		t.Errorf("Pebble has made %d accounts; want one", n)
+	}
+
+	p.stop()
+	g.says("acme rollover", 1, "account", "connection refused")
+	if read(key) != next {
+		t.Error("a CA that is down has changed the key")
+	}
+	g.says("acme rollover "+name, 2, "none for status and rollover")
 }
 
 // tryAgain has a gate forget that an order failed. It comes behind a reload: before it

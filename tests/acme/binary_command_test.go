@@ -19,25 +19,7 @@ func TestBinaryCommand(t *testing.T) {
 	g.admin = gate.FreeAddr(t)
 	g.config(g.addr, "", `"`+name+`", "`+lost+`"`)
 	g.Gate = gate.Start(t, g.site.Dir)
-	binary, err := gate.Build(true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := func(line string, status int, words ...string) string {
-		t.Helper()
-		cmd := exec.Command(binary, strings.Fields(line)...)
-		cmd.Dir = g.site.Dir
-		out, err := cmd.CombinedOutput()
-		if got := cmd.ProcessState.ExitCode(); got != status {
-			t.Errorf("wssgate %s = %d, %v\n%s\nwant %d", line, got, err, out, status)
-		}
-		for _, word := range words {
-			if !strings.Contains(string(out), word) {
-				t.Errorf("wssgate %s prints\n%s\nwant %q", line, out, word)
-			}
-		}
-		return string(out)
-	}
+	want := g.says
 	root := p.Root()
 	first := g.obtains(name, root)
 	g.refusal(lost)
@@ -66,5 +48,28 @@ func TestBinaryCommand(t *testing.T) {
 	want("acme revoke "+name, 2, "revoke takes -reason")
 	want("acme revoke "+name+" -reason because", 2, `-reason "because" is not one of`, "keyCompromise")
 	want("acme renew", 2, "one NAME is required")
-	want("acme", 2, "status, renew, retry or revoke is required")
+	want("acme", 2, "status, renew, retry, revoke or rollover is required")
+}
+
+// says runs a command of the program beside the gate, and returns what it prints. It must
+// end with the status and print the words.
+func (g *binaryGate) says(line string, status int, words ...string) string {
+	t := g.testGate.t
+	t.Helper()
+	binary, err := gate.Build(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, strings.Fields(line)...)
+	cmd.Dir = g.site.Dir
+	out, err := cmd.CombinedOutput()
+	if got := cmd.ProcessState.ExitCode(); got != status {
+		t.Errorf("wssgate %s = %d, %v\n%s\nwant %d", line, got, err, out, status)
+	}
+	for _, word := range words {
+		if !strings.Contains(string(out), word) {
+			t.Errorf("wssgate %s prints\n%s\nwant %q", line, out, word)
+		}
+	}
+	return string(out)
 }

@@ -1,0 +1,174 @@
+package certstore
+
+import (
+	"context"
+	"crypto"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/crypto/acme"
+	"golang.org/x/crypto/acme/autocert"
+)
+
+// A rollover gives the account another key (RFC 8555, section 7.3.5). The CA's answer may
+// be lost, and the gate may die between that answer and the write of the new key. So the
+// new key is saved before the CA is asked, in a file of its own, and both files stay until
+// the CA is known to have one of the keys: it is asked for the account of the new one.
+// Whoever finds that file does this before anything else.
+
+// acmeNextSuffix marks the file with the key that the account may have by now.
+const acmeNextSuffix = "+next"
+
+// Rollover gives the account another key, and returns the directory URLs of the CAs that
+// have it. Orders under way go on, with the new key. After an error the key in the cache
+// may be the old one or the new one; the next use of the account finds out.
+func (a *ACME) Rollover(ctx context.Context) (did []string, err error) {
+	if err := a.ca.rollover(ctx); err != nil {
+		return nil, err
+	}
+	return []string{a.ca.Directory}, nil
+}
+
+// rollover replaces the key of the account at one CA.
+func (c *acmeCA) rollover(ctx context.Context) error {
+	var now acmeAccount
+	select {
+	case now = <-c.account:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { c.account <- now }()
+	if _, err := c.savedAccountKey(ctx); err == autocert.ErrCacheMiss {
+		return fmt.Errorf("there is no account at %s yet: %w", c.Directory, ErrACMEState)
+	} else if err != nil {
+		return err
+	}
+	client, err := c.register(ctx) // the client of orders must keep its key
+	if err != nil {
+		return c.notRolled(acmeCause{"account", err})
+	}
+	lease, err := c.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, c.owner, &c.accountSeen)
+	if err != nil {
+		return err
+	}
+	if lease == nil {
+		return fmt.Errorf("another gate is changing the account's key: %w", ErrACMEState)
+	}
+	defer lease.release()
+	if !c.hasKey(ctx, client) {
+		return fmt.Errorf("another gate has just changed the account's key: %w", ErrACMEState)
+	}
+	next, err := acmeNewKey()
+	if err != nil {
+		return err
+	}
+	file, err := acmeEncodeKey(next)
+	if err == nil {
+		err = c.cache.put(ctx, acmeAccountFile+acmeNextSuffix, file)
+	}
+	if err != nil {
+		return err
+	}
+	refused := client.AccountKeyRollover(ctx, next)
+	// From here on what happened is to be found out, whatever becomes of the caller.
+	ctx, cancel := context.WithTimeout(c.ctx, acmeRequestTimeout)
+	defer cancel()
+	if refused == nil {
+		err = c.takeNextKey(ctx, next, file)
+	} else if taken, serr := c.settleNextKey(ctx, next, file); serr != nil {
+		return fmt.Errorf("the account's key at %s may be another one now; both are kept until the CA says which it has: %s; then %s",
+			c.Directory, acmeWords(acmeStep("the key change", c.Directory, refused)), acmeWords(serr))
+	} else if !taken {
+		return c.notRolled(acmeStep("the key change", c.Directory, refused))
+	}
+	now.client = nil
+	return err
+}
+
+func (c *acmeCA) notRolled(err error) error {
+	return fmt.Errorf("the account's key at %s %w: %s", c.Directory, ErrACMEUnchanged, acmeWords(err))
+}
+
+// settleRollover ends a rollover that was interrupted, if there is one.
+func (c *acmeCA) settleRollover(ctx context.Context) error {
+	for {
+		file, err := c.cache.read(ctx, acmeAccountFile+acmeNextSuffix)
+		if err == autocert.ErrCacheMiss {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		lease, err := c.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, c.owner, &c.accountSeen)
+		if err != nil {
+			return err
+		}
+		if lease == nil { // of who is at it, or was when it died
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(acmeLeaseAgain):
+			}
+			continue
+		}
+		defer lease.release()
+		if file, err = c.cache.read(ctx, acmeAccountFile+acmeNextSuffix); err == autocert.ErrCacheMiss {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		next, err := acmeDecodeKey(file)
+		if err != nil { // written durably, before the CA was asked: no CA has it
+			c.opts.Log.Warn("acme: the account's next key is none; keeping the old one", "file", c.cache.path(acmeAccountFile+acmeNextSuffix), "err", err)
+			return c.cache.remove(ctx, acmeAccountFile+acmeNextSuffix)
+		}
+		_, err = c.settleNextKey(ctx, next, file)
+		return err
+	}
+}
+
+// settleNextKey asks the CA whether the account has the next key, and keeps that one of
+// the two. The caller holds the lease.
+func (c *acmeCA) settleNextKey(ctx context.Context, next crypto.Signer, file []byte) (taken bool, err error) {
+	_, err = c.newClient(next).GetReg(ctx, "")
+	switch {
+	case err == nil, acmeDeactivated(err):
+		return true, c.takeNextKey(ctx, next, file)
+	case acmeNoAccount(err):
+		return false, c.cache.remove(ctx, acmeAccountFile+acmeNextSuffix)
+	}
+	return false, acmeStep("the account", c.Directory, err)
+}
+
+// takeNextKey makes the next key, which the CA has, the account's.
+func (c *acmeCA) takeNextKey(ctx context.Context, next crypto.Signer, file []byte) error {
+	told := c.told(ctx)
+	if err := c.cache.put(ctx, acmeAccountFile, file); err != nil {
+		return err
+	}
+	c.opts.Log.Info("acme: the account has another key", "file", c.cache.path(acmeAccountFile))
+	// The old key is worth nothing now, and neither is a leftover of the new one.
+	err := errors.Join(c.cache.remove(ctx, acmeAccountFile+acmeNextSuffix), c.cache.remove(ctx, acmeAccountFileLegacy))
+	if print, perr := acme.JWKThumbprint(next.Public()); perr == nil && told.CA == c.Directory {
+		told.Key = print
+		if data, merr := json.Marshal(told); merr == nil {
+			c.cache.note(ctx, acmeAccountFile+acmeStateSuffix, append(data, '\n'))
+		}
+	}
+	return err
+}
+
+// hasKey reports whether the client has the account's key as the cache has it, which
+// another gate or an operator may have replaced. A cache that has none, or does not say,
+// changes nothing.
+func (c *acmeCA) hasKey(ctx context.Context, client *acme.Client) bool {
+	key, err := c.savedAccountKey(ctx)
+	if err != nil {
+		return true
+	}
+	pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return !ok || pub.Equal(client.Key.Public())
+}

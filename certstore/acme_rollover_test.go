@@ -1,0 +1,211 @@
+package certstore
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func acmeFileOf(dir, name string) []byte {
+	data, _ := os.ReadFile(filepath.Join(dir, name))
+	return data
+}
+
+// A rollover leaves one account, with another key, for all gates; their next orders
+// count no failure, nor does one that is under way meanwhile.
+func TestACMERollover(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca, g, _ := acmeForAnHour(t, dir)
+		other := newACMETestGate(t, ca, dir, nil)
+		defer other.Close()
+		other.Start()
+		time.Sleep(time.Minute)
+		if err := other.Renew("chat.example.org"); err != nil { // so that it knows the account, too
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		old := acmeFileOf(dir, acmeAccountFile)
+
+		changing := false
+		ca.set(func() {
+			ca.invalid = func(string, string) *acmeTestProblem { // an order is under way
+				if !changing {
+					changing = true
+					ca.mu.Unlock()
+					if did, err := g.Rollover(t.Context()); err != nil || len(did) != 1 || did[0] != acmeTestURL+"/directory" {
+						t.Errorf("Rollover = %q, %v", did, err)
+					}
+					ca.mu.Lock()
+				}
+				return nil
+			}
+		})
+		if err := other.Renew("chat.example.org"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		next := acmeFileOf(dir, acmeAccountFile)
+		if len(old) == 0 || bytes.Equal(old, next) || acmeFileOf(dir, acmeAccountFile+acmeNextSuffix) != nil {
+			t.Error("the key in the cache is the old one, or there are two")
+		}
+		for _, g := range []*acmeTestGate{g, other} {
+			if err := g.Renew("chat.example.org"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if s := g.one(t); s.Failures != 0 || s.Err != "" || s.State != ACMEValid {
+				t.Errorf("status %+v", s)
+			}
+			if log := g.log.String(); strings.Contains(log, "no certificate obtained") {
+				t.Errorf("an order failed:\n%s", log)
+			}
+		}
+		if len(ca.accounts) != 1 || len(ca.keys) != 1 {
+			t.Errorf("%d accounts; want one", len(ca.keys))
+		}
+	})
+}
+
+// Whatever is left of a rollover that was interrupted, the account goes on with the key
+// that the CA has; nothing makes a second account.
+func TestACMERolloverInterrupted(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		state func(t *testing.T, dir string, ca *acmeTestCA, old, next []byte)
+	}{
+		{"after the CA's answer", func(t *testing.T, dir string, _ *acmeTestCA, old, next []byte) {
+			acmeWrite(t, dir, acmeAccountFile, old)
+			acmeWrite(t, dir, acmeAccountFile+acmeNextSuffix, next)
+		}},
+		{"under a dead gate's lease", func(t *testing.T, dir string, _ *acmeTestCA, old, next []byte) {
+			acmeWrite(t, dir, acmeAccountFile, old)
+			acmeWrite(t, dir, acmeAccountFile+acmeNextSuffix, next)
+			acmeWrite(t, dir, acmeAccountFile+acmeLeaseSuffix, []byte(`{"id":"dead","beat":1}`))
+		}},
+		{"after the key was written", func(t *testing.T, dir string, _ *acmeTestCA, _, next []byte) {
+			acmeWrite(t, dir, acmeAccountFile+acmeNextSuffix, next)
+		}},
+		{"before the CA was asked", func(t *testing.T, dir string, _ *acmeTestCA, _, next []byte) {
+			key, _ := acmeNewKey()
+			file, _ := acmeEncodeKey(key)
+			acmeWrite(t, dir, acmeAccountFile+acmeNextSuffix, file)
+		}},
+		{"torn", func(t *testing.T, dir string, _ *acmeTestCA, _, next []byte) {
+			acmeWrite(t, dir, acmeAccountFile+acmeNextSuffix, next[:40])
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				ca, g, _ := acmeForAnHour(t, dir)
+				old := acmeFileOf(dir, acmeAccountFile)
+				if _, err := g.Rollover(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				next := acmeFileOf(dir, acmeAccountFile)
+				g.Close()
+				tt.state(t, dir, ca, old, next)
+				g = newACMETestGate(t, ca, dir, nil)
+				defer g.Close()
+				g.Start()
+				if err := g.Renew("chat.example.org"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * time.Minute)
+				synctest.Wait()
+				if got := acmeFileOf(dir, acmeAccountFile); !bytes.Equal(got, next) || acmeFileOf(dir, acmeAccountFile+acmeNextSuffix) != nil {
+					t.Error("the wrong key, or two")
+				}
+				if s := g.one(t); ca.ordered() != 2 || s.Failures != 0 || len(ca.keys) != 1 {
+					t.Errorf("%d orders, %d accounts, status %+v", ca.ordered(), len(ca.keys), s)
+				}
+			})
+		})
+	}
+}
+
+func acmeWrite(t *testing.T, dir, name string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// If the CA's answer is lost, the CA is asked which key it has. If it says nothing, both
+// keys stay until it does. If it refuses, nothing changes.
+func TestACMERolloverUnanswered(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca, g, _ := acmeForAnHour(t, dir)
+		first := acmeFileOf(dir, acmeAccountFile)
+		ca.set(func() {
+			ca.refuse = func(path string, _ int) *acmeTestProblem {
+				if path == "/key-change" {
+					return &acmeTestProblem{Type: "unauthorized", Detail: "not today", Status: 403}
+				}
+				return nil
+			}
+		})
+		if _, err := g.Rollover(t.Context()); !errors.Is(err, ErrACMEUnchanged) || !strings.Contains(err.Error(), "is not changed: unauthorized: not today") {
+			t.Errorf("refused: %v", err)
+		}
+		if !bytes.Equal(first, acmeFileOf(dir, acmeAccountFile)) || acmeFileOf(dir, acmeAccountFile+acmeNextSuffix) != nil {
+			t.Error("a refusal has changed the key")
+		}
+
+		ca.set(func() { ca.refuse, ca.lose = nil, func(path string) bool { return path == "/key-change" } })
+		if _, err := g.Rollover(t.Context()); err != nil {
+			t.Errorf("the answer was lost: %v", err)
+		}
+		second := acmeFileOf(dir, acmeAccountFile)
+		if bytes.Equal(first, second) {
+			t.Error("the answer was lost, and the key is the old one")
+		}
+
+		gone := false
+		ca.set(func() {
+			ca.lose = func(path string) bool {
+				gone = gone || path == "/key-change"
+				return gone
+			}
+		})
+		if _, err := g.Rollover(t.Context()); err == nil || !strings.Contains(err.Error(), "both are kept until the CA says which it has") {
+			t.Errorf("the CA is gone: %v", err)
+		}
+		if !bytes.Equal(second, acmeFileOf(dir, acmeAccountFile)) || acmeFileOf(dir, acmeAccountFile+acmeNextSuffix) == nil {
+			t.Error("the CA is gone, and one of the keys with it")
+		}
+		ca.set(func() { ca.lose = nil })
+		if err := g.Renew("chat.example.org"); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if third := acmeFileOf(dir, acmeAccountFile); bytes.Equal(second, third) || acmeFileOf(dir, acmeAccountFile+acmeNextSuffix) != nil {
+			t.Error("the CA is back, and has the new key; the cache has not")
+		}
+		if s := g.one(t); s.Failures != 0 || ca.ordered() != 2 || len(ca.keys) != 1 {
+			t.Errorf("%d orders, %d accounts, status %+v", ca.ordered(), len(ca.keys), s)
+		}
+	})
+}
+
+// Without an account there is nothing to roll over.
+func TestACMERolloverWithoutAccount(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		g := newACMETestGate(t, newACMETestCA(t), dir, nil)
+		defer g.Close()
+		if _, err := g.Rollover(t.Context()); !errors.Is(err, ErrACMEState) {
+			t.Errorf("Rollover: %v; want ErrACMEState", err)
+		}
+	})
+}
