@@ -8,55 +8,54 @@ import (
 	"strings"
 )
 
-// maxAnswer is how many bytes of an upstream's answer are looked at. The
-// verdict is found in the first 500; features, which may be longer, are known
-// by their name. Each message with a '>' has them all parsed again, so that an
-// upstream that sends nothing else, byte by byte, costs 4096 such parses.
+// maxAnswer is the number of bytes of an upstream's answer that are examined. The
+// verdict is found in the first 500 bytes; features, which may be longer, are
+// recognized by their name. Each message with a '>' causes a new parse of all bytes so
+// far, so an upstream that sends '>' byte by byte costs 4096 such parses.
 const maxAnswer = 4 << 10
 
-// Verdict is what an upstream's first messages mean.
+// Verdict is the meaning of an upstream's first messages.
 type Verdict uint8
 
 const (
-	Undecided  Verdict = iota // more is needed
-	Accepted                  // the stream goes on; or this is nothing that the gate understands
-	Redirected                // Answer.SeeOther says where to
-	Refused                   // a stream error, Answer.Condition
-	Closed                    // closed at once, without a word
+	Undecided  Verdict = iota // more input is needed
+	Accepted                  // the stream continues, or the gate does not understand the answer
+	Redirected                // to Answer.SeeOther
+	Refused                   // with a stream error, Answer.Condition
+	Closed                    // closed immediately, without an error
 )
 
-// Answer is what an upstream's first messages said.
+// Answer is the content of an upstream's first messages.
 type Answer struct {
 	Verdict   Verdict
-	Open      Open      // the upstream's opening, zero where it sent none
+	Open      Open      // the upstream's opening; zero if it sent none
 	Condition Condition // of a stream error
-	SeeOther  string    // where a redirect points, as the upstream wrote it: see [ParseTarget]
+	SeeOther  string    // the destination of a redirect, as the upstream wrote it; see [ParseTarget]
 }
 
-// Stream is for answering the client in the upstream's place, as though the
-// upstream's opening had not been sent: hold back what the upstream wrote and
-// send s.Redirect(url) or s.Close() instead. Nothing but the attributes of the
-// opening is taken over, so that no inner address can leak.
+// Stream returns a Stream that answers the client in place of the upstream. The caller
+// must hold back what the upstream wrote and send s.Redirect(url) or s.Close() instead.
+// Only the attributes of the opening are copied, so no internal address can leak.
 func (a Answer) Stream(client Framing) Stream {
 	o := a.Open
 	return Stream{Framing: client, From: o.From, To: o.To, ID: o.ID, Lang: o.Lang}
 }
 
-// AnswerReader reads an upstream's first messages after its client's opening,
-// until it is clear whether the stream goes on. Elements may share a message
-// or, in the older draft, stretch over several.
+// AnswerReader reads an upstream's first messages after its client's opening, until it
+// is clear whether the stream continues. Elements may share a message or, in the older
+// draft, span several.
 //
-// Hold the messages back until Feed gives a verdict; on Accepted, Refused and
-// Closed let them pass as they are. The upstream is believed more than a client
-// is: what is not understood, not XML, or too long is Accepted, for it is the
-// client's to judge. The zero value is ready. It is for one stream.
+// Hold the messages back until Feed returns a verdict. On Accepted, Refused and Closed,
+// pass them on unchanged. An upstream is trusted more than a client: input that is not
+// understood, not XML or too long is Accepted and left to the client. The zero value is
+// ready. It is for one stream.
 type AnswerReader struct {
 	buf    []byte
 	answer Answer
 }
 
-// Feed reads the next payload, which it does not keep. The verdict is Undecided
-// where more is needed; any other one is final, and repeated.
+// Feed reads the next payload and does not keep it. The verdict is Undecided if more
+// input is needed. Any other verdict is final and repeated.
 func (r *AnswerReader) Feed(payload []byte) Answer {
 	if r.answer.Verdict != Undecided {
 		return r.answer
@@ -64,8 +63,8 @@ func (r *AnswerReader) Feed(payload []byte) Answer {
 	fits := min(len(payload), maxAnswer-len(r.buf))
 	r.buf = append(r.buf, payload[:fits]...)
 	if bytes.IndexByte(payload[:fits], '>') >= 0 {
-		// Nothing else completes a tag; what comes after the last one is left for
-		// later, so that the verdict does not depend on how the bytes are cut.
+		// Only '>' completes a tag. Bytes after the last one wait for the next call, so
+		// that the verdict does not depend on how the bytes are cut.
 		p := answerParser{d: xml.NewDecoder(bytes.NewReader(r.buf[:bytes.LastIndexByte(r.buf, '>')+1]))}
 		p.d.Strict = false // a bare '&' in an address must not smuggle it past us
 		verdict, err := p.run()
@@ -95,8 +94,8 @@ type answerParser struct {
 	answer Answer
 }
 
-// run reads the opening and the one element behind it. Each element's name
-// decides, except that an error is read to its end.
+// run reads the opening and the element after it. The name of an element decides, but
+// an error is read to its end.
 func (p *answerParser) run() (Verdict, error) {
 	opened := false
 	for {
@@ -175,9 +174,9 @@ func isOpening(n xml.Name) bool {
 	return n == xml.Name{Space: nsFraming, Local: "open"} || isStream(n, "stream")
 }
 
-// isStream reports whether n is the element local of the streams namespace.
-// Some servers forget to declare the prefix in RFC 7395's framing, and then
-// encoding/xml gives the prefix as the namespace.
+// isStream reports whether n is the element local of the streams namespace. Some
+// servers do not declare the prefix in the framing of RFC 7395; encoding/xml then
+// returns the prefix as the namespace.
 func isStream(n xml.Name, local string) bool {
 	return n.Local == local && (n.Space == nsStreams || n.Space == "stream")
 }

@@ -5,29 +5,28 @@ import (
 	"encoding/xml"
 )
 
-// A Body is what the start tag of a BOSH body says (XEP-0124, section 6), as far
-// as the gate wants to know. The attributes are as they were sent, entities
-// replaced.
+// A Body has the attributes of a BOSH body's start tag (XEP-0124, section 6) that the
+// gate needs, as they were sent, with entities replaced.
 type Body struct {
 	To    string
 	HasTo bool
-	SID   string // empty where the body begins a session
+	SID   string // empty if the body begins a session
 
-	// IQAuth counts the logins of the jabber:iq:auth of old (XEP-0078) that the
-	// body asks for: elements of that namespace in its stanzas, whatever the type of
-	// the stanza, which servers do not look at. Only ReadBody counts them.
+	// IQAuth counts the logins by jabber:iq:auth (XEP-0078, obsolete) in the body:
+	// elements of that namespace in its stanzas. The type of the stanza does not
+	// matter, because servers ignore it. Only ReadBody counts them.
 	IQAuth int
 
-	Condition string // of the server's, where it ends the session
+	Condition string // sent by the server when it ends the session
 }
 
-// ReadBody reads the start tag of a BOSH body. It is as strict as [OpenReader], and
-// its errors are the same, but for the name and namespace of the element, which are
-// the server's business: a server may know no better, and so go by the `to` of any.
+// ReadBody reads the start tag of a BOSH body. It is as strict as [OpenReader] and
+// returns the same errors. It does not check the name and namespace of the element: a
+// server may ignore them too, and use the `to` of any element.
 //
-// For that reason nothing may follow the element, either. Tigase takes each element
-// of a request's body for a body, and sees tags in comments and CDATA sections. The
-// element's end may be missing.
+// Nothing may follow the element, because Tigase takes each element of a request for a
+// body, and sees tags in comments and CDATA sections. The end of the element may be
+// missing.
 func ReadBody(data []byte) (Body, error) {
 	b, n, err := readBodyStart(data)
 	if err != nil {
@@ -37,19 +36,20 @@ func ReadBody(data []byte) (Body, error) {
 	return b, err
 }
 
-// ReadBodyStart is ReadBody without a look at what follows the start tag.
+// ReadBodyStart is ReadBody without checks after the start tag.
 func ReadBodyStart(data []byte) (Body, error) {
 	b, _, err := readBodyStart(data)
 	return b, err
 }
 
-// MayAskIQAuth reports whether a body may have an IQAuth. It is false only where no
-// XML in UTF-8 without a document type declaration can, and much cheaper than ReadBody.
+// MayAskIQAuth reports whether a body may have an IQAuth. It is much cheaper than
+// ReadBody, and never false for a body with one, if that is XML in UTF-8 without a
+// document type declaration.
 func MayAskIQAuth(data []byte) bool {
 	return bytes.Contains(data, []byte(nsIQAuth)) || bytes.Contains(data, []byte("&#"))
 }
 
-// readBodyStart returns where the start tag ends, too.
+// readBodyStart also returns where the start tag ends.
 func readBodyStart(data []byte) (b Body, end int, err error) {
 	r := OpenReader{buf: data[:min(len(data), MaxOpen)]}
 	for i := 0; i < len(r.buf) && r.state < openDone; i++ {
@@ -90,9 +90,9 @@ func readBodyStart(data []byte) (b Body, end int, err error) {
 	return b, len(r.buf), nil
 }
 
-// checkRest looks at what follows a body's start tag, which ends at from: no more
-// than that element's content, well-formed, without comments and processing
-// instructions (RFC 6120, section 11.1). It counts the logins of jabber:iq:auth.
+// checkRest checks what follows a body's start tag, which ends at from. Only the
+// well-formed content of that element may follow, without comments and processing
+// instructions (RFC 6120, section 11.1). It counts the logins by jabber:iq:auth.
 func checkRest(data []byte, from int) (iqAuth int, err error) {
 	d := xml.NewDecoder(bytes.NewReader(data))
 	for depth, begin := 0, int64(0); ; begin = d.InputOffset() {
@@ -124,7 +124,7 @@ func checkRest(data []byte, from int) (iqAuth int, err error) {
 			case bytes.HasPrefix(raw, []byte("<![CDATA[")) && endsInside(token, depth):
 				return 0, &StreamError{RestrictedXML, "end tags in a CDATA section"}
 			}
-		default: // the XML declaration was looked at
+		default: // the XML declaration is already checked
 			if end > int64(from) {
 				return 0, &StreamError{RestrictedXML, "comments and processing instructions are not allowed"}
 			}
@@ -132,8 +132,8 @@ func checkRest(data []byte, from int) (iqAuth int, err error) {
 	}
 }
 
-// checkCut looks at markup that has no end, which encoding/xml does not give: another
-// reader could find tags in a comment, say.
+// checkCut checks markup without an end, which encoding/xml does not return: another
+// reader could find tags in it, for example in a comment.
 func checkCut(rest []byte) error {
 	switch {
 	case bytes.HasPrefix(rest, []byte("<!")), bytes.HasPrefix(rest, []byte("<?")):
@@ -144,8 +144,8 @@ func checkCut(rest []byte) error {
 	return nil
 }
 
-// endsInside reports whether a reader that sees tags in a CDATA section would take
-// the element that is depth levels up for ended in it.
+// endsInside reports whether a reader that sees tags in a CDATA section would find the
+// end of the element depth levels up in it.
 func endsInside(text []byte, depth int) bool {
 	for {
 		_, after, found := bytes.Cut(text, []byte{'<'})

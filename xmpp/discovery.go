@@ -19,18 +19,18 @@ const (
 	TypeJSON = "application/json"                   // host-meta.json (RFC 6415, section 3), nodes.json
 )
 
-// Link is a further link of a host-meta document.
+// Link is an additional link of a host-meta document.
 type Link struct {
 	Rel  string `json:"rel"`
 	Href string `json:"href"`
 }
 
-// Discovery says where a domain's streams may be opened. Its methods may be
-// called by several goroutines as long as nobody changes the fields. Each of
-// them shuffles the nodes anew, so that clients that take the first one spread.
+// Discovery lists where clients may open a domain's streams. Its methods may be called
+// concurrently while nothing changes the fields. Each call shuffles the nodes, so that
+// clients that use the first one spread evenly.
 type Discovery struct {
-	WebSocket []string // public wss URLs: the gate's own, or one for each node
-	Links     []Link   // what else the document names, in this order behind them
+	WebSocket []string // public wss URLs: the gate's own, or one per node
+	Links     []Link   // additional links, listed after WebSocket in this order
 }
 
 // XRD writes host-meta.
@@ -68,14 +68,14 @@ func (d Discovery) links() []Link {
 	return append(links, d.Links...)
 }
 
-// shuffled is never nil, for JSON would say null.
+// shuffled never returns nil, which JSON would encode as null.
 func (d Discovery) shuffled() []string {
 	urls := append([]string{}, d.WebSocket...)
 	rand.Shuffle(len(urls), func(i, j int) { urls[i], urls[j] = urls[j], urls[i] })
 	return urls
 }
 
-// toJSON ends in a newline and leaves '&' in URLs readable.
+// toJSON adds a newline and does not escape '&' in URLs.
 func toJSON(v any) []byte {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

@@ -10,16 +10,16 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// Sizes of a domain in its normal form (RFC 1035, section 2.3.4), and of what
-// may be one before (RFC 7622, section 3.2).
+// Maximum sizes of a domain in normal form (RFC 1035, section 2.3.4), and as written
+// (RFC 7622, section 3.2).
 const (
 	maxLabel     = 63
 	maxDomain    = 253
 	maxAsWritten = 1023
 )
 
-// mapping turns a domain as people write it into A-labels (RFC 5895; UTS #46,
-// nontransitional). Hyphens and lengths are judged by checkLabels.
+// mapping converts a domain as people write it to A-labels (RFC 5895; UTS #46,
+// nontransitional). checkLabels checks hyphens and lengths.
 var mapping = idna.New(
 	idna.MapForLookup(),
 	idna.Transitional(false),
@@ -28,26 +28,25 @@ var mapping = idna.New(
 	idna.BidiRule(),
 )
 
-// NormalDomain returns the form in which domains are compared: lower case,
-// A-labels, no dot at the end; an IPv4 address in dotted decimal, an IPv6
-// address in brackets and as RFC 5952 has it. The normal form of a normal form
-// is itself.
+// NormalDomain returns the form in which domains are compared: lower case, A-labels, no
+// trailing dot. An IPv4 address is in dotted decimal, an IPv6 address in brackets and
+// in the form of RFC 5952. The normal form of a normal form is itself.
 //
-// It accepts underscores, which are no host name's but occur inside container
-// networks, and refuses what has a user or a resource, an empty label, a port,
-// or a number as its last label that makes no address.
+// It accepts underscores, which are not allowed in host names but occur inside
+// container networks. It refuses a user, a resource, a port, an empty label, and a
+// number as the last label unless the whole is an IPv4 address.
 func NormalDomain(s string) (string, error) {
 	if len(s) > maxAsWritten {
 		return "", fmt.Errorf("domain of %d bytes: longer than %d", len(s), maxAsWritten)
 	}
-	if !utf8.ValidString(s) { // idna would take it for U+FFFD, which has an A-label
+	if !utf8.ValidString(s) { // idna would replace it by U+FFFD, which has an A-label
 		return "", fmt.Errorf("domain %q: not UTF-8", s)
 	}
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		inner, ok = strings.CutSuffix(inner, "]")
 		ip, err := netip.ParseAddr(inner)
 		if !ok || err != nil || !ip.Is6() || ip.Zone() != "" {
-			return "", fmt.Errorf("domain %q: no IPv6 address in the brackets", s)
+			return "", fmt.Errorf("domain %q: not an IPv6 address in brackets", s)
 		}
 		return "[" + ip.String() + "]", nil
 	}
@@ -65,7 +64,7 @@ func NormalDomain(s string) (string, error) {
 	return domain, nil
 }
 
-// checkLabels judges a domain that is otherwise in its normal form.
+// checkLabels checks a domain that is otherwise in normal form.
 func checkLabels(domain string) error {
 	if len(domain) > maxDomain {
 		return fmt.Errorf("longer than %d bytes", maxDomain)

@@ -2,34 +2,34 @@ package xmpp
 
 import "bytes"
 
-// LaterOpens finds the start tags of streams in what a client says behind its
-// first one. A client opens its stream again after SASL. One that means to get
-// around the gate does so anywhere: behind <close/>, inside a stanza, in pieces.
+// LaterOpens finds the start tags of streams in a client's messages after the first
+// one. A client opens its stream again after SASL. A client that tries to bypass the
+// gate does so anywhere: after <close/>, inside a stanza, in pieces.
 //
-// It looks at the name behind each '<', at whatever depth, because upstreams
-// differ in what they believe. Tigase takes a "stream:stream" at any depth and
-// in any namespace, skips white space behind '<' and slashes inside a name, and
-// keeps a prefix for as long as the connection lasts. So an "open" or a "stream"
-// counts unless the tag itself declares another namespace for it, as the <open/>
-// of XEP-0047 does. Other parsers see no tags in a CDATA section; this one does.
+// It examines the name after each '<' at any depth, because upstreams differ in the
+// tags that they accept. Tigase accepts "stream:stream" at any depth and in any
+// namespace, skips white space after '<' and slashes inside a name, and keeps a prefix
+// for as long as the connection lasts. An "open" or a "stream" therefore counts unless
+// the tag itself declares another namespace for it, as the <open/> of XEP-0047 does.
+// Other parsers see no tags in a CDATA section; this one does.
 //
-// The zero value is ready. It is for one connection, and where messages begin
-// and end makes no difference. It allocates only where a payload ends inside a
-// tag's name, and for a tag that has the name of a start tag.
+// The zero value is ready. It is for one connection. Message boundaries make no
+// difference. It allocates only for a payload that ends inside a tag's name, and for a
+// tag with the name of a start tag.
 type LaterOpens struct {
-	name []byte      // from '<' on, where a payload ended inside the name
+	name []byte      // from '<' on, if a payload ended inside the name
 	open *OpenReader // reads the tag that may be a start tag
 }
 
-// Feed reads the next payload, which it does not keep, up to its end or to the
-// end of the first start tag in it; n is how many bytes of it that took. Where
-// found is true, open is what the tag says: open.To is "" where it has no `to`,
-// and open.Len counts the bytes of earlier payloads, too. The caller decides
-// whether the tag may go on, and feeds the rest.
+// Feed reads the next payload up to its end or to the end of the first start tag in it,
+// and does not keep it; n is the number of bytes read. If found is true, open has the
+// attributes of the tag: open.To is "" if it has no `to`, and open.Len includes the
+// bytes of earlier payloads. The caller decides whether to pass the tag on, and feeds
+// the rest.
 //
-// The error is a *StreamError of [OpenReader.Feed], for a tag that some upstream
-// could take for a start tag, and that is not well-formed or longer than
-// [MaxOpen]. It is final.
+// The error is a *StreamError of [OpenReader.Feed], for a tag that some upstream could
+// accept as a start tag and that is not well-formed or longer than [MaxOpen]. It is
+// final.
 func (l *LaterOpens) Feed(payload []byte) (n int, open Open, found bool, err error) {
 	for n < len(payload) {
 		if l.open == nil {
@@ -55,8 +55,8 @@ func (l *LaterOpens) Feed(payload []byte) (n int, open Open, found bool, err err
 	return n, Open{}, false, nil
 }
 
-// Held is how many of the last bytes fed belong to a tag that may turn out to be
-// a start tag. The caller must not let them go on before that is known.
+// Held returns how many of the last bytes belong to a tag that may turn out to be a
+// start tag. The caller must hold them back until then.
 func (l *LaterOpens) Held() int {
 	if l.open != nil {
 		return len(l.open.buf)
@@ -64,8 +64,8 @@ func (l *LaterOpens) Held() int {
 	return len(l.name)
 }
 
-// nextName reads up to the end of the next tag's name. It sets l.open where the
-// name is that of a start tag.
+// nextName reads up to the end of the next tag's name. It sets l.open if the name is
+// that of a start tag.
 func (l *LaterOpens) nextName(b []byte) (used int, err error) {
 	start := 0
 	if len(l.name) == 0 {
@@ -95,8 +95,8 @@ func (l *LaterOpens) nextName(b []byte) (used int, err error) {
 	return used, err
 }
 
-// nameEnd returns where the name of a tag ends in b: len(b) where it goes on. Of
-// end tags, declarations and the like there is no name.
+// nameEnd returns where the name of a tag ends in b, or len(b) if it continues. The
+// name of an end tag, a declaration or the like is empty.
 func nameEnd(b []byte, begun bool) int {
 	for i, c := range b {
 		switch {
@@ -115,8 +115,8 @@ func nameEnd(b []byte, begun bool) int {
 	return len(b)
 }
 
-// hasOpensName reports whether a tag, cut behind its name, has the name of a
-// start tag, with whatever prefix, for a reader that drops what can't be in a
+// hasOpensName reports whether a tag, cut after its name, has the name of a start tag
+// with any prefix, as seen by a reader that skips characters that are invalid in a
 // name.
 func hasOpensName(tag []byte) bool {
 	var local [len("stream") + 1]byte

@@ -2,10 +2,10 @@ package xmpp
 
 import "bytes"
 
-// HideLocation blanks the location of each <enabled/> in a payload (XEP-0198, section
-// 5): where the client had better come back to, as the server's own network calls that
-// place. The attribute becomes white space, so that the payload keeps its length. One
-// that the payload cuts short stays.
+// HideLocation blanks the location attribute of each <enabled/> in a payload (XEP-0198,
+// section 5): the server's preferred address for resumption, which is internal to its
+// own network. White space replaces the attribute, so the payload keeps its length. An
+// attribute that the payload cuts short stays.
 func HideLocation(payload []byte) {
 	for b := payload; ; b = b[1:] {
 		i := bytes.IndexByte(b, '<')

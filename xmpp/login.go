@@ -2,48 +2,48 @@ package xmpp
 
 import "bytes"
 
-// maxLoginTag bounds what a [LoginReader] keeps of a tag that is cut. What
-// tells a tag's meaning stands at its beginning, unless the client saw to it that
-// it does not.
+// maxLoginTag bounds how much a [LoginReader] keeps of a tag that is cut. A tag's
+// meaning is at its beginning, unless the client arranged otherwise.
 const maxLoginTag = 1 << 10 // bytes
 
-// A LoginReader finds out how logins end in what a server sends: SASL (RFC
-// 6120, section 6), SASL 2 (XEP-0388), and the jabber:iq:auth of old
-// (XEP-0078), in a message of a WebSocket in either framing or in the body of
-// a BOSH answer. It looks at tags only, and only at those that stand where the
-// server's own words do: what a stanza has inside may be another client's.
+// A LoginReader finds the results of logins in what a server sends: SASL (RFC 6120,
+// section 6), SASL 2 (XEP-0388), and jabber:iq:auth (XEP-0078, obsolete), in a
+// WebSocket message in either framing or in the body of a BOSH answer. It examines only
+// tags at the depth of the server's own elements: the content of a stanza may come from
+// another client.
 //
 // The zero value is ready. It is for one message, or one answer.
 type LoginReader struct {
-	// Failed counts the logins that failed because of what they were made
-	// with. The function condition says which do.
+	// Failed counts the logins that failed because of their credentials, as the
+	// function condition decides.
 	Failed int
 	// Succeeded is true after <success/>.
 	Succeeded bool
-	// In is true once it is clear that somebody is logged in, by <success/>
-	// or by a stanza that only those get. What follows is not looked at. An
-	// error proves nothing: servers answer stanzas with it before the login too.
+	// In is true once a client is known to be logged in: after <success/>, or after a
+	// stanza that only logged-in clients receive. The rest is not examined. An error
+	// proves nothing, because servers also answer stanzas with an error before the
+	// login.
 	In bool
 
-	// Asked takes one of the logins of jabber:iq:auth that the session of a BOSH
-	// answer has asked for and had no refusal for, and reports whether there was one.
-	// It is called for an error that may be that refusal. Nil: there are none.
+	// Asked takes one login by jabber:iq:auth that the session of a BOSH answer has
+	// sent and that was not refused yet, and reports whether there was one. It is
+	// called for an error that may be that refusal. Nil: there are none.
 	Asked func() bool
 
-	depth   int     // of elements that are open
-	around  int     // of those, what is around the server's words: <stream:stream>, BOSH's <body>
-	failure bool    // within a <failure/> of which the condition is still to come
-	bosh    bool    // what is around is <body>
+	depth   int     // number of open elements
+	around  int     // how many of those enclose the server's elements: <stream:stream>, BOSH's <body>
+	failure bool    // inside a <failure/> whose condition has not been read yet
+	bosh    bool    // the enclosing element is <body>
 	iqError bool    // within an <iq type='error'/>
-	refused bool    // within one that answers a login, as far as it can tell
-	cut     []byte  // a tag that is not whole yet
+	refused bool    // inside an error that may answer a login
+	cut     []byte  // a tag that is not complete yet
 	slash   bool    // the last byte of cut, kept or not, is "/"
-	quote   byte    // within an attribute's value
-	ends    []byte  // what ends the CDATA section or comment that is passed over
-	last    [2]byte // the bytes before, while that is looked for
+	quote   byte    // not 0: inside an attribute's value that ends with it
+	ends    []byte  // the end of the CDATA section or comment that is being skipped
+	last    [2]byte // the previous two bytes, during the search for ends
 }
 
-// Feed reads the next bytes, which it does not keep.
+// Feed reads the next bytes and does not keep them.
 func (r *LoginReader) Feed(b []byte) {
 	for len(b) > 0 && !r.In {
 		switch {
@@ -61,11 +61,11 @@ func (r *LoginReader) Feed(b []byte) {
 	}
 }
 
-// Failing reports whether a <failure/> is under way of which the condition is still to
-// come.
+// Failing reports whether a <failure/> has begun and its condition has not been read
+// yet.
 func (r *LoginReader) Failing() bool { return r.failure }
 
-// End says that there is no more. A <failure/> that was cut counts: most are
+// End marks the end of the input. A <failure/> that is cut counts as failed: most are
 // wrong passwords.
 func (r *LoginReader) End() {
 	if r.In {
@@ -81,8 +81,7 @@ func (r *LoginReader) End() {
 	}
 }
 
-// readTag takes a tag off b, which begins with it or goes on with the one that
-// was cut.
+// readTag takes a tag from b, which begins with it or continues the one that was cut.
 func (r *LoginReader) readTag(b []byte) (rest []byte) {
 	for i, c := range b {
 		switch {
@@ -117,7 +116,7 @@ func (r *LoginReader) readTag(b []byte) (rest []byte) {
 	return nil
 }
 
-// begins reports whether what was cut and b are start together.
+// begins reports whether r.cut and b together are start.
 func (r *LoginReader) begins(b []byte, start string) bool {
 	n := len(r.cut)
 	return n+len(b) == len(start) && string(r.cut) == start[:n] && string(b) == start[n:]
@@ -127,7 +126,7 @@ func (r *LoginReader) keep(b []byte) {
 	r.cut = append(r.cut, b[:min(len(b), maxLoginTag-len(r.cut))]...)
 }
 
-// skip passes over a CDATA section or a comment.
+// skip skips a CDATA section or a comment.
 func (r *LoginReader) skip(b []byte) (rest []byte) {
 	for i, c := range b {
 		if c == '>' && r.last[0] == r.ends[0] && r.last[1] == r.ends[1] {
@@ -139,7 +138,7 @@ func (r *LoginReader) skip(b []byte) (rest []byte) {
 	return nil
 }
 
-// tag acts on one tag, from its "<" to its ">" or to where it was cut.
+// tag handles one tag, from its "<" to its ">" or to where it was cut.
 func (r *LoginReader) tag(tag []byte, empty bool) {
 	if len(tag) > 1 && (tag[1] == '?' || tag[1] == '!') {
 		return
@@ -184,7 +183,7 @@ func (r *LoginReader) tag(tag []byte, empty bool) {
 	}
 }
 
-// word acts on the start of one of the server's own words.
+// word handles the start of one of the server's own elements.
 func (r *LoginReader) word(h head, local string, empty bool) {
 	switch local {
 	case "failure":
@@ -202,13 +201,13 @@ func (r *LoginReader) word(h head, local string, empty bool) {
 	case "iq":
 		switch kind, whole := h.attr("type"); {
 		case kind == "error", !whole:
-			// The client chooses the id, and with a long one cuts the tag before
-			// its type. What such an iq has inside tells an error, too.
+			// The client chooses the id. With a long one it cuts the tag before its
+			// type, so the content of the iq also identifies an error.
 			//
-			// Each answer of BOSH may be one to somebody who is logged in, and
-			// to those such an error says other things. There the answer must
-			// have the question in it, or the session have asked. Ids can't tell:
-			// the client may give several of its questions the same one.
+			// A BOSH answer may be for a client that is logged in, and for that client
+			// such an error has another meaning. The answer must then contain the
+			// question, or the session must have asked. Ids prove nothing: the client
+			// may use one id for several questions.
 			r.iqError, r.refused = !empty, !empty && !r.bosh
 		case kind == "get", kind == "set":
 			r.In = true
@@ -220,17 +219,15 @@ func (r *LoginReader) word(h head, local string, empty bool) {
 	}
 }
 
-// condition reports whether a failure with that condition (RFC 6120, section
-// 6.5) is one of the credentials: they were looked at, and did not open the
-// account. That is "not-authorized", "account-disabled", with which servers
-// that lock an account answer those who guess on, and every word that is not
-// of the RFC.
+// condition reports whether a failure with that condition (RFC 6120, section 6.5) means
+// that the server checked the credentials and rejected them. These are
+// "not-authorized", "account-disabled", which servers that lock an account send to
+// clients that continue guessing, and every condition that the RFC does not define.
 //
-// What is left says something else: the client gave up, or does SASL wrong,
-// or has a mechanism that is not wanted; the server's store is out of order,
-// which is everybody's trouble at once; the credentials were the right ones
-// but are too old, which a client with a stored token (XEP-0484) meets after
-// each long absence.
+// Other conditions mean something else: the client gave up, or implements SASL wrongly,
+// or uses a mechanism that is not accepted; the server's store is out of order, which
+// affects all clients at once; the credentials are valid but too old, which a client
+// with a stored token (XEP-0484) sees after each long absence.
 func condition(local string) bool {
 	switch local {
 	case "aborted", "credentials-expired", "encryption-required", "incorrect-encoding", "invalid-authzid",
@@ -240,8 +237,8 @@ func condition(local string) bool {
 	return true
 }
 
-// attr returns the value of the attribute, or "". Whole is false where the tag is
-// cut before that is known.
+// attr returns the value of the attribute, or "". Whole is false if the tag is cut
+// before the value is known.
 func (h head) attr(want string) (value string, whole bool) {
 	rest := h.attrs
 	for {

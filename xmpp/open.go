@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// MaxOpen is how many bytes a first start tag may take, together with the XML
-// declaration and the white space in front of it. Real ones take 100 to 300.
+// MaxOpen is the maximum size of a first start tag in bytes, including the XML
+// declaration and the white space in front of it. Real ones have 100 to 300 bytes.
 const MaxOpen = 8 << 10
 
-// Open is what a first start tag says. The attributes are as they were sent,
-// entities replaced; an absent one is "". Domain gives the normal form of To.
+// Open has the attributes of a first start tag as they were sent, with entities
+// replaced. An absent attribute is "". Domain returns the normal form of To.
 type Open struct {
 	Framing Framing
 	To      string
@@ -20,17 +20,17 @@ type Open struct {
 	Lang    string // xml:lang
 	ID      string // in a server's opening only
 
-	// Len is how many bytes it took, from the first byte fed up to and including
-	// the '>' of the start tag. Of <open></open> the end tag comes after them.
+	// Len is the size in bytes, from the first byte fed up to and including the '>' of
+	// the start tag. The end tag of <open></open> follows them.
 	Len int
 }
 
-// Domain returns the normal form of To, as [NormalDomain] gives it. The error
-// is a *StreamError, improper-addressing (RFC 6120, section 4.9.3.7), where To
-// is missing or no domain.
+// Domain returns the normal form of To, as [NormalDomain] does. The error is a
+// *StreamError, improper-addressing (RFC 6120, section 4.9.3.7), if To is missing or
+// not a domain.
 func (o Open) Domain() (string, error) {
 	if o.To == "" {
-		return "", &StreamError{ImproperAddressing, "the stream names no domain in 'to'"}
+		return "", &StreamError{ImproperAddressing, "the stream has no domain in 'to'"}
 	}
 	domain, err := NormalDomain(o.To)
 	if err != nil {
@@ -39,13 +39,12 @@ func (o Open) Domain() (string, error) {
 	return domain, nil
 }
 
-// OpenReader reads the first start tag of a stream from the payloads of one or
-// more messages. How the bytes are cut into payloads makes no difference.
+// OpenReader reads the first start tag of a stream from the payloads of one or more
+// messages. The boundaries between payloads make no difference.
 //
-// It holds at most [MaxOpen] bytes and looks at each of them once before it
-// hands the whole tag to encoding/xml, so a client that sends them one by one
-// costs no more than one that does not. The zero value is ready. It is for one
-// stream: when it has given its answer, it repeats it.
+// It holds at most [MaxOpen] bytes and examines each of them once before it passes the
+// whole tag to encoding/xml, so a client that sends single bytes costs no more than
+// another. The zero value is ready. It is for one stream, and repeats its final answer.
 type OpenReader struct {
 	buf   []byte // everything read so far
 	state openState
@@ -54,12 +53,12 @@ type OpenReader struct {
 	open Open
 	err  *StreamError
 
-	later bool // for LaterOpens: prefixes may have been declared before
-	other bool // then: the tag is no start tag
+	later bool // for LaterOpens: earlier tags may have declared prefixes
+	other bool // with later: the tag is not a start tag
 }
 
-// openState says where in the grammar the last byte left us:
-// white space, declaration, white space, start tag.
+// openState is the position in the grammar after the last byte: white space,
+// declaration, white space, start tag.
 type openState uint8
 
 const (
@@ -74,25 +73,24 @@ const (
 	afterValue                    // after the quote that ends a value
 	afterSlash                    // after the '/' of an empty element
 	openDone                      // the tag is complete
-	openRejected                  // r.err says why
+	openRejected                  // r.err has the reason
 )
 
-// Feed reads the next payload, which it does not keep. It returns the tag and
-// true when it is complete, false where more is needed, and a *StreamError
-// where no more would help:
+// Feed reads the next payload and does not keep it. It returns the tag and true when it
+// is complete, false if more input is needed, and a *StreamError if more input would
+// not help:
 //
-//   - not-well-formed: no XML, or no namespaces (RFC 6120, section 4.9.3.13)
+//   - not-well-formed: not XML, or wrong use of namespaces (RFC 6120, section 4.9.3.13)
 //   - restricted-xml: comment, processing instruction, document type
 //     declaration, entity other than the five (sections 4.9.3.18 and 11.1)
 //   - unsupported-encoding: anything but UTF-8 (section 4.9.3.22)
-//   - invalid-namespace: <open> or <stream> of no namespace that we know
+//   - invalid-namespace: <open> or <stream> of an unknown namespace
 //     (section 4.9.3.10)
-//   - bad-format: XML, but not a stream's start (section 4.9.3.1)
+//   - bad-format: XML, but not the start of a stream (section 4.9.3.1)
 //   - policy-violation: longer than MaxOpen (section 4.9.3.14)
 //
-// The address in `to` is not judged here, see [Open.Domain], nor is the content
-// namespace, which is the upstream's business. What follows the tag is not
-// looked at.
+// Feed does not check the address in `to`, which [Open.Domain] does, nor the content
+// namespace, which the upstream does. It does not examine what follows the tag.
 func (r *OpenReader) Feed(payload []byte) (Open, bool, error) {
 	if r.state < openDone {
 		from := len(r.buf)
@@ -101,7 +99,7 @@ func (r *OpenReader) Feed(payload []byte) (Open, bool, error) {
 		for i := from; i < len(r.buf) && r.state < openDone; i++ {
 			r.step(i)
 			if r.state >= openDone {
-				// Nothing behind the deciding byte may decide anything.
+				// Bytes after the deciding one must not affect the result.
 				r.buf = r.buf[:i+1]
 			}
 			if r.state == openDone {
@@ -118,8 +116,8 @@ func (r *OpenReader) Feed(payload []byte) (Open, bool, error) {
 	return r.open, r.state == openDone, nil
 }
 
-// Framing is the framing in which to answer: that of the tag once it is
-// complete, before that, and after an error, the likelier one.
+// Framing returns the framing for answers: that of the tag once it is complete; before
+// that, and after an error, the likelier one.
 func (r *OpenReader) Framing() Framing {
 	if r.state == openDone {
 		return r.open.Framing
@@ -131,7 +129,7 @@ func (r *OpenReader) Framing() Framing {
 	case string(local) == "open":
 		return RFC7395
 	case bytes.HasPrefix(r.buf, []byte("<?xml")):
-		return OlderDraft // RFC 7395 has no use for a declaration
+		return OlderDraft // RFC 7395 does not use a declaration
 	}
 	return RFC7395
 }
@@ -140,8 +138,8 @@ func (r *OpenReader) reject(c Condition, text string) {
 	r.state, r.err = openRejected, &StreamError{c, text}
 }
 
-// step moves on by the byte r.buf[i]. It only finds the tag's end and refuses
-// what encoding/xml would let pass; the rest is left to decode.
+// step advances by the byte r.buf[i]. It only finds the end of the tag and refuses what
+// encoding/xml would accept; decode does the rest.
 func (r *OpenReader) step(i int) {
 	b := r.buf[i]
 	switch r.state {
@@ -163,7 +161,7 @@ func (r *OpenReader) step(i int) {
 		case b == 0:
 			r.reject(UnsupportedEncoding, "the stream must be UTF-8")
 		case isSpace(b) || strings.IndexByte("/>=<'\"", b) >= 0:
-			r.reject(NotWellFormed, "no start tag")
+			r.reject(NotWellFormed, "not a start tag")
 		default:
 			r.state = inName
 		}
@@ -178,7 +176,7 @@ func (r *OpenReader) step(i int) {
 		case b == '>':
 			r.state = openDone
 		case r.state == afterValue || strings.IndexByte("<'\"=", b) >= 0:
-			r.reject(NotWellFormed, "no start tag")
+			r.reject(NotWellFormed, "not a start tag")
 		}
 	case inTag:
 		switch b {
@@ -189,7 +187,7 @@ func (r *OpenReader) step(i int) {
 		case '>':
 			r.state = openDone
 		case '<', '\'', '"':
-			r.reject(NotWellFormed, "no attribute")
+			r.reject(NotWellFormed, "not an attribute")
 		}
 	case afterEquals:
 		switch {
@@ -198,7 +196,7 @@ func (r *OpenReader) step(i int) {
 		case b == '"':
 			r.state = inDouble
 		case !isSpace(b):
-			r.reject(NotWellFormed, "an attribute without quotes")
+			r.reject(NotWellFormed, "attribute without quotes")
 		}
 	case inSingle, inDouble:
 		switch {
@@ -209,18 +207,18 @@ func (r *OpenReader) step(i int) {
 		}
 	case afterSlash:
 		if b != '>' {
-			r.reject(NotWellFormed, "no start tag")
+			r.reject(NotWellFormed, "not a start tag")
 			return
 		}
 		r.state = openDone
 	}
 }
 
-// stepDecl moves on inside "<?…?>". Only an XML declaration is allowed, as the
-// very first bytes (XML 1.0, section 2.8).
+// stepDecl advances inside "<?…?>". Only an XML declaration is allowed, as the very
+// first bytes (XML 1.0, section 2.8).
 func (r *OpenReader) stepDecl(i int) {
 	const start = "<?xml"
-	b, n := r.buf[i], i-r.tag // n bytes of the markup are in front of b
+	b, n := r.buf[i], i-r.tag // n bytes of the markup precede b
 	switch {
 	case n < len(start) && b != start[n], n == len(start) && !isSpace(b):
 		r.reject(RestrictedXML, "processing instructions are not allowed")
@@ -231,11 +229,11 @@ func (r *OpenReader) stepDecl(i int) {
 	}
 }
 
-// checkDecl judges what stands between "<?xml" and "?>". It has the grammar of
-// a start tag's attributes, and so is read as one.
+// checkDecl checks the text between "<?xml" and "?>". It has the grammar of a start
+// tag's attributes, and is parsed as one.
 func (r *OpenReader) checkDecl(inner []byte) {
 	attrs, ok := startTag("<declaration" + string(inner) + "/>")
-	want := []string{"version", "encoding", "standalone"} // in this order, the first one required
+	want := []string{"version", "encoding", "standalone"} // in this order; the first one is required
 	for _, a := range attrs.Attr {
 		name := a.Name.Local
 		for len(want) > 0 && want[0] != name && want[0] != "version" {
@@ -258,7 +256,7 @@ func (r *OpenReader) checkDecl(inner []byte) {
 		}
 	}
 	if !ok || len(attrs.Attr) == 0 || bytes.ContainsAny(inner, "</>") {
-		r.reject(NotWellFormed, "no XML declaration")
+		r.reject(NotWellFormed, "not an XML declaration")
 		return
 	}
 	r.state = inProlog
@@ -289,7 +287,7 @@ func (r *OpenReader) decode() {
 	case r.later:
 		r.other = true
 	case local == "open" || local == "stream":
-		r.reject(InvalidNamespace, "neither the framing of RFC 7395 nor a stream")
+		r.reject(InvalidNamespace, "the namespace is neither that of RFC 7395 nor that of streams")
 		return
 	default:
 		r.reject(BadFormat, "a stream begins with <open/> or <stream:stream>")
@@ -299,8 +297,8 @@ func (r *OpenReader) decode() {
 	r.open.set(start.Attr, "xml")
 }
 
-// set takes over the attributes. xmlPrefix is what stands for the XML namespace
-// in their names: the prefix in a raw token, the name itself in a resolved one.
+// set copies the attributes. xmlPrefix stands for the XML namespace in their names: the
+// prefix in a raw token, the namespace itself in a resolved one.
 func (o *Open) set(attrs []xml.Attr, xmlPrefix string) {
 	for _, a := range attrs {
 		switch {

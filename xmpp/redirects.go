@@ -7,27 +7,27 @@ import (
 	"strings"
 )
 
-// maxEnd is how long the end of a stream may be that could be a redirect: <close/>
-// with its attributes, or <stream:error> with all that is in it. Real ones take 200
+// maxEnd is the maximum size in bytes of an end of a stream that may be a redirect:
+// <close/> with its attributes, or <stream:error> with its content. Real ones have 200
 // bytes.
 const maxEnd = 8 << 10
 
-// ErrEndTooLong is the error of an end of a stream that is longer than any.
+// ErrEndTooLong is the error for an end of a stream longer than 8 KiB.
 var ErrEndTooLong = errors.New("the end of the stream is too long to be read")
 
-// Redirects finds what sends a client elsewhere in all that an upstream says,
-// wherever it stands: <close see-other-uri='…'/> (RFC 7395, section 3.6.1) and
-// <stream:error> with <see-other-host/> in it (RFC 6120, section 4.9.3.19). It follows
-// tags and their depth, and believes no namespace: only an element of the stream itself
-// can end it, and what one user sends another stands in a stanza.
+// Redirects finds redirects anywhere in an upstream's messages: <close
+// see-other-uri='…'/> (RFC 7395, section 3.6.1) and <stream:error> with
+// <see-other-host/> in it (RFC 6120, section 4.9.3.19). It follows tags and their
+// depth, and ignores namespaces: only an element of the stream itself can end it, and
+// what one user sends to another is inside a stanza.
 //
-// The zero value is ready. It is for one stream of an upstream, and where payloads are
-// cut makes no difference. It allocates only for a tag of the stream itself whose name
-// is cut, or is close or error.
+// The zero value is ready. It is for one stream of an upstream. Payload boundaries make
+// no difference. It allocates only for a tag of the stream itself whose name is cut, or
+// is close or error.
 type Redirects struct {
 	depth int
 	state tagState
-	quote byte // in a tag: inside a value that ends with it
+	quote byte // in a tag: not 0 inside a value that ends with it
 	slash bool // in a tag: the last byte was a slash
 	end   bool // an end tag
 	opens bool // the start tag of the stream, which stays open
@@ -35,28 +35,28 @@ type Redirects struct {
 
 	keeps bool   // buf is being filled
 	whole bool   // an error is kept up to its end tag
-	buf   []byte // from the '<' of what may be a redirect on
+	buf   []byte // a possible redirect, from its '<' on
 }
 
-// tagState says where in the grammar the last byte left us.
+// tagState is the position in the grammar after the last byte.
 type tagState uint8
 
 const (
 	betweenTags tagState = iota
-	tagBegins            // behind '<'
+	tagBegins            // after '<'
 	tagName
-	tagRest    // behind the name, up to '>'
+	tagRest    // after the name, up to '>'
 	inQuestion // "<?…", up to "?>"
-	inBang     // "<!…", of which it is not known yet what it is
+	inBang     // "<!…", kind not known yet
 	inComment  // up to "-->"
 	inCDATA    // up to "]]>"
 )
 
-// Held is how many of the last bytes fed may be part of a redirect. The caller must not
-// let them go on before that is known.
+// Held returns how many of the last bytes may be part of a redirect. The caller must
+// hold them back until that is known.
 func (r *Redirects) Held() int { return len(r.buf) }
 
-// letGo keeps no more than the room for a name.
+// letGo keeps at most enough memory for a name.
 func (r *Redirects) letGo() {
 	r.keeps, r.whole, r.buf = false, false, r.buf[:0]
 	if cap(r.buf) > 64 {
@@ -64,19 +64,19 @@ func (r *Redirects) letGo() {
 	}
 }
 
-// Message is called where a message begins that is a document of its own (RFC 7395,
-// section 3.3.3): whatever was left open before has ended.
+// Message starts a message that is a document of its own (RFC 7395, section 3.3.3): all
+// elements that were open before have ended.
 func (r *Redirects) Message() {
 	if !r.keeps {
 		*r = Redirects{buf: r.buf}
 	}
 }
 
-// Feed reads the next payload, which it does not keep. Where it completes a redirect,
-// found is true and seeOther is where that points, as the upstream wrote it; what
-// follows is not read. The error is ErrEndTooLong.
+// Feed reads the next payload and does not keep it. If the payload completes a
+// redirect, found is true and seeOther is its destination, as the upstream wrote it;
+// Feed does not read the rest. The error is ErrEndTooLong.
 func (r *Redirects) Feed(payload []byte) (seeOther string, found bool, err error) {
-	from := 0 // of what is to be kept
+	from := 0 // the first byte to keep
 	for i := 0; i < len(payload); i++ {
 		switch r.state {
 		case betweenTags:
@@ -111,7 +111,7 @@ func (r *Redirects) Feed(payload []byte) (seeOther string, found bool, err error
 		if !r.step(payload[i]) {
 			continue
 		}
-		// A tag has ended, or its name shows that it matters not.
+		// A tag has ended, or its name shows that it is irrelevant.
 		if !r.keeps {
 			continue
 		}
@@ -132,8 +132,7 @@ func (r *Redirects) Feed(payload []byte) (seeOther string, found bool, err error
 	return "", false, nil
 }
 
-// step moves on by one byte. It reports whether that is the end of a tag, or of the
-// name of one.
+// step advances by one byte. It reports whether a tag or the name of a tag ends there.
 func (r *Redirects) step(b byte) (ends bool) {
 	r.tail[0], r.tail[1], r.tail[2] = r.tail[1], r.tail[2], b
 	switch r.state {
@@ -201,7 +200,7 @@ func (r *Redirects) step(b byte) (ends bool) {
 	return false
 }
 
-// tagEnds is for the '>' of a tag.
+// tagEnds handles the '>' of a tag.
 func (r *Redirects) tagEnds() bool {
 	switch {
 	case r.end:
@@ -213,8 +212,8 @@ func (r *Redirects) tagEnds() bool {
 	return true
 }
 
-// judge looks at what is kept, where a tag or a name has ended. done means that it need
-// not be kept any more.
+// judge examines what is kept, after the end of a tag or a name. If done is true, it
+// need not be kept any longer.
 func (r *Redirects) judge() (done bool, seeOther string) {
 	open := r.state == tagRest
 	h := parseHead(r.buf)
@@ -241,7 +240,7 @@ func (r *Redirects) judge() (done bool, seeOther string) {
 	return !r.whole, ""
 }
 
-// seeOtherURI is that attribute's value, "" for none.
+// seeOtherURI returns the value of that attribute, or "".
 func seeOtherURI(h head) string {
 	for rest := h.attrs; ; {
 		name, value, next, whole := nextAttr(rest)
@@ -258,7 +257,7 @@ func seeOtherURI(h head) string {
 	}
 }
 
-// seeOtherHost is what stands in the element of that name, "" for none.
+// seeOtherHost returns the content of that element, or "".
 func seeOtherHost(b []byte) string {
 	for {
 		i := bytes.IndexByte(b, '<')

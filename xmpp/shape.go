@@ -6,44 +6,44 @@ import (
 	"strings"
 )
 
-// A Shape shows what kind of XML goes by, and nothing that somebody said in it: the names
-// of elements and attributes, namespaces that it knows, and the few values of attributes
-// that are words of the protocol. All else, text and other values, becomes "…".
+// A Shape shows the structure of XML without its content: the names of elements and
+// attributes, namespaces that it knows, and the few attribute values that are defined
+// by the protocol. Everything else, text and other values, becomes "…".
 //
-// It is fed a message in pieces of any size, from its beginning. A tag is shown once it is
-// whole; behind what is not well-formed, such as text outside of elements, or has what
-// XMPP forbids, the rest of the message is "…", for it could be anything. The zero value
-// is ready for a message.
+// It is fed a message in pieces of any size, from its beginning. It shows a tag once
+// the tag is complete. After XML that is not well-formed, such as text outside of
+// elements, or that XMPP forbids, the rest of the message is "…", because it could be
+// anything. The zero value is ready for a message.
 type Shape struct {
 	state shapeState
-	tag   []byte // what will be shown of the tag under way
-	name  []byte // of the attribute under way, or what "<" is followed by
-	open  []byte // the names of open elements, each behind a "<"
-	value []byte // of the attribute under way
-	long  bool   // value is longer than what any word has
+	tag   []byte // the part of the current tag to show
+	name  []byte // of the current attribute or element
+	open  []byte // the names of open elements, each preceded by "<"
+	value []byte // of the current attribute
+	long  bool   // value is longer than any that is shown
 	quote byte
-	text  bool // "…" stands for the text under way already
+	text  bool // "…" already stands for the current text
 }
 
 type shapeState uint8
 
 const (
 	shapeText    shapeState = iota
-	shapeTag                // behind "<"
+	shapeTag                // after "<"
 	shapeName               // in the name of an element
 	shapeInside             // between attributes
 	shapeAttr               // in the name of an attribute
-	shapeEquals             // behind it
-	shapeQuote              // behind "="
+	shapeEquals             // after that name
+	shapeQuote              // after "="
 	shapeValue              // in quotes
-	shapeEmpty              // behind the "/" of an empty element
+	shapeEmpty              // after the "/" of an empty element
 	shapeDecl               // in "<?xml … ?>"
-	shapeDeclEnd            // behind a "?" in it
+	shapeDeclEnd            // after a "?" in it
 	shapeLost               // not well-formed
 )
 
 const (
-	maxShapeTag   = 1 << 10 // bytes that are shown of a tag
+	maxShapeTag   = 1 << 10 // bytes of a tag that are shown
 	maxShapeName  = 64      // bytes of a name
 	maxShapeValue = 96      // bytes of a value that is shown
 	maxShapeOpen  = 4 << 10 // bytes of the names of open elements
@@ -59,8 +59,8 @@ var shapeWords = map[string][]string{
 	"resume":  {"true", "1"},
 }
 
-// shapeSpaces are the namespaces that are shown. Others may be somebody's words, whatever
-// they begin with.
+// shapeSpaces are the namespaces that are shown. Others may contain private data, even
+// with a known beginning.
 var shapeSpaces = func() map[string]bool {
 	known := map[string]bool{}
 	for begin, ends := range map[string]string{
@@ -137,7 +137,7 @@ func (s *Shape) next(out []byte, c byte) []byte {
 		case isName(c) && len(s.name) < maxShapeName:
 			s.name = append(s.name, c)
 		case space, c == '/', c == '>':
-			if s.tag = append(s.tag, s.name...); len(s.tag) == 1+len(s.name) { // no end tag
+			if s.tag = append(s.tag, s.name...); len(s.tag) == 1+len(s.name) { // not an end tag
 				s.open = append(append(s.open, '<'), s.name...)
 			}
 			if s.state = shapeInside; len(s.open) > maxShapeOpen {
@@ -220,8 +220,8 @@ func (s *Shape) next(out []byte, c byte) []byte {
 	return out
 }
 
-// ends takes an end tag, and reports whether its element was open. The end of a stream may
-// be a message of its own.
+// ends handles an end tag, and reports whether its element was open. The end of a
+// stream may be a message of its own.
 func (s *Shape) ends() bool {
 	open, ok := bytes.CutSuffix(s.open, s.tag[2:])
 	if ok = ok && len(open) > 0 && open[len(open)-1] == '<'; ok {
@@ -236,13 +236,13 @@ func (s *Shape) show(out []byte) []byte {
 	return append(out, '>')
 }
 
-// lost gives the rest of the message up. It shows nothing of the tag under way.
+// lost gives up the rest of the message. It shows nothing of the current tag.
 func (s *Shape) lost(out []byte) []byte {
 	s.state = shapeLost
 	return append(out, blank...)
 }
 
-// attribute adds what is shown of the attribute under way to the tag.
+// attribute adds the shown part of the current attribute to the tag.
 func (s *Shape) attribute() {
 	s.tag = append(append(append(s.tag, ' '), s.name...), "='"...)
 	if value := string(s.value); !s.long && shapeShows(string(s.name), value) {
@@ -253,7 +253,7 @@ func (s *Shape) attribute() {
 	s.tag = append(s.tag, '\'')
 }
 
-// shapeShows reports whether a value says nothing of anybody.
+// shapeShows reports whether a value contains no private data.
 func shapeShows(name, value string) bool {
 	if name != "xmlns" && !strings.HasPrefix(name, "xmlns:") {
 		return slices.Contains(shapeWords[name], value)

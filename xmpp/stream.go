@@ -7,32 +7,30 @@ import (
 	"fmt"
 )
 
-// Stream writes what the gate has to say to a client in the server's place.
-// Each method returns the payloads of the text messages to send, in order; the
-// caller may keep and change them. A Stream is a value; its methods change
-// nothing.
+// Stream writes the gate's own messages to a client in place of the server. Each method
+// returns the payloads of the text messages to send, in order; the caller may keep and
+// change them. A Stream is a value; its methods do not change it.
 type Stream struct {
 	Framing Framing // the client's, see [OpenReader.Framing]
 
-	// Opened says that a server's opening has already gone out to the client,
-	// ours or the upstream's. Otherwise the opening is the first payload, for
-	// an error or a close may only follow it (RFC 6120, section 4.9.1.2).
+	// Opened is true if a server's opening, ours or the upstream's, was already sent to
+	// the client. Otherwise the opening is the first payload, because an error or a
+	// close must follow it (RFC 6120, section 4.9.1.2).
 	Opened bool
 
-	// Attributes of the server's opening. None is used once Opened.
-	From string // the domain: as the client named it, or as the upstream did
-	To   string // the client's address, where it gave one
-	ID   string // "" makes a random one (RFC 6120, section 4.7.3)
-	Lang string // "" is "en"
+	// Attributes of the server's opening, unused once Opened.
+	From string // the domain, as the client or the upstream wrote it
+	To   string // the client's address, if it sent one
+	ID   string // "": a random one (RFC 6120, section 4.7.3)
+	Lang string // "": "en"
 }
 
-// Reply is the stream that answers a client's opening, of which nothing went
-// out so far.
+// Reply returns the Stream that answers a client's opening before anything was sent.
 func (o Open) Reply() Stream {
 	return Stream{Framing: o.Framing, From: o.To, To: o.From}
 }
 
-// Opening is the server's opening: <open/> or <stream:stream>.
+// Opening returns the server's opening: <open/> or <stream:stream>.
 func (s Stream) Opening() []byte {
 	id, lang := s.ID, s.Lang
 	if id == "" {
@@ -43,8 +41,8 @@ func (s Stream) Opening() []byte {
 	}
 	var b bytes.Buffer
 	if s.Framing == OlderDraft {
-		// Old Strophes look for just these first bytes, without a declaration,
-		// and wrap whatever follows into a copy of this tag.
+		// Old versions of Strophe look for exactly these first bytes, without a
+		// declaration, and wrap the following payloads into a copy of this tag.
 		b.WriteString("<stream:stream xmlns='" + nsClient + "' xmlns:stream='" + nsStreams + "'")
 	} else {
 		b.WriteString("<open xmlns='" + nsFraming + "'")
@@ -61,12 +59,12 @@ func (s Stream) Opening() []byte {
 	return b.Bytes()
 }
 
-// Close ends the stream in good order.
+// Close ends the stream without an error.
 func (s Stream) Close() [][]byte {
 	return s.finish("")
 }
 
-// Error ends the stream for a reason. The text is in English and may be empty.
+// Error ends the stream with an error. The text is in English and may be empty.
 func (s Stream) Error(condition Condition, text string) [][]byte {
 	if !condition.isName() {
 		condition = UndefinedCondition
@@ -74,10 +72,9 @@ func (s Stream) Error(condition Condition, text string) [][]byte {
 	return s.finish("", s.errorElement(condition, "", text))
 }
 
-// Redirect sends the client to another address, a ws or wss URL. RFC 7395 names
-// the URL in its <close/> (section 3.6.1); in the older draft there is a place
-// for host and port only (RFC 6120, section 4.9.3.19), which the client joins
-// to a scheme and a path by its own rules.
+// Redirect sends the client to another address, a ws or wss URL. RFC 7395 puts the URL
+// in <close/> (section 3.6.1). The older draft has only host and port (RFC 6120,
+// section 4.9.3.19); the client adds a scheme and a path by its own rules.
 func (s Stream) Redirect(url string) ([][]byte, error) {
 	to, err := ParseTarget(url)
 	if err != nil {
@@ -92,7 +89,7 @@ func (s Stream) Redirect(url string) ([][]byte, error) {
 	return s.finish(url), nil
 }
 
-// finish puts the opening in front, where it is missing, and the close behind.
+// finish adds the opening in front, if it is missing, and the close at the end.
 func (s Stream) finish(seeOther string, middle ...[]byte) [][]byte {
 	var out [][]byte
 	if !s.Opened {
@@ -109,8 +106,8 @@ func (s Stream) finish(seeOther string, middle ...[]byte) [][]byte {
 	return append(out, b.Bytes())
 }
 
-// errorElement declares its prefix in either framing: RFC 7395 demands it, and
-// in the older draft it does no harm where the upstream's opening chose another.
+// errorElement declares its prefix in either framing. RFC 7395 requires it; in the
+// older draft it is harmless if the upstream's opening uses another prefix.
 func (s Stream) errorElement(condition Condition, inside, text string) []byte {
 	var b bytes.Buffer
 	b.WriteString("<stream:error xmlns:stream='" + nsStreams + "'><" + string(condition) + " xmlns='" + nsErrors + "'")
@@ -130,7 +127,7 @@ func (s Stream) errorElement(condition Condition, inside, text string) []byte {
 	return b.Bytes()
 }
 
-// attr writes an attribute, unless it is empty.
+// attr writes an attribute, unless its value is empty.
 func attr(b *bytes.Buffer, name, value string) {
 	if value == "" {
 		return
@@ -140,8 +137,8 @@ func attr(b *bytes.Buffer, name, value string) {
 	b.WriteByte('\'')
 }
 
-// escape writes s as character data or an attribute's value in either quotes;
-// what XML can't hold becomes U+FFFD.
+// escape writes s as character data or as an attribute's value in either quotes. It
+// replaces what XML can't represent by U+FFFD.
 func escape(b *bytes.Buffer, s string) {
-	xml.EscapeText(b, []byte(s)) // a bytes.Buffer does not fail
+	xml.EscapeText(b, []byte(s)) // a bytes.Buffer returns no error
 }

@@ -6,22 +6,22 @@ import (
 	"strings"
 )
 
-// startTag decodes one start tag, prefixes left as they are. It reports false
-// where it is not well-formed.
+// startTag decodes one start tag and leaves prefixes unresolved. It returns false if
+// the tag is not well-formed.
 func startTag(tag string) (xml.StartElement, bool) {
 	t, err := xml.NewDecoder(strings.NewReader(tag)).RawToken()
 	start, ok := t.(xml.StartElement)
 	return start, ok && err == nil
 }
 
-// unknownSpace stands for a namespace that was declared outside of the tag, if
-// it was. No namespace that can be declared is the same.
+// unknownSpace stands for a namespace that may be declared outside of the tag. It
+// differs from every namespace that can be declared.
 const unknownSpace = "\x00"
 
-// resolve checks what encoding/xml does not: that prefixes are declared and
-// allowed, and that no attribute stands twice (Namespaces in XML 1.0, sections
-// 3, 5 and 6.3). It returns the namespace of the element. A tag that is inside
-// of others may use what they declared.
+// resolve checks what encoding/xml does not: that prefixes are declared and allowed,
+// and that attributes are unique (Namespaces in XML 1.0, sections 3, 5 and 6.3). It
+// returns the namespace of the element. A tag inside other elements may use their
+// declarations.
 func resolve(start xml.StartElement, inside bool) (space string, ok bool) {
 	spaces := map[string]string{"xml": nsXML} // by prefix; "" is the default
 	for _, a := range start.Attr {
@@ -69,8 +69,8 @@ func resolve(start xml.StartElement, inside bool) (space string, ok bool) {
 	return space, (ok || start.Name.Space == "") && !strings.Contains(start.Name.Local, ":")
 }
 
-// hasForeignEntity reports whether tag refers to an entity that only a document
-// type declaration could have declared.
+// hasForeignEntity reports whether tag refers to an entity that only a document type
+// declaration can declare.
 func hasForeignEntity(tag []byte) bool {
 	for {
 		_, after, found := bytes.Cut(tag, []byte{'&'})

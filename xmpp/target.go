@@ -8,16 +8,16 @@ import (
 	"strings"
 )
 
-// Target is where a redirect points: the URL of a see-other-uri, or the host
-// and port of a see-other-host.
+// Target is the destination of a redirect: the URL of a see-other-uri, or the host and
+// port of a see-other-host.
 type Target struct {
 	Scheme string // "ws", "wss", or "" in a see-other-host
 	Host   string // a domain or an address in its normal form, see [NormalDomain]
-	Port   string // decimal, without leading zeros, or "" where none was named
+	Port   string // decimal, without leading zeros, or ""
 }
 
-// ParseTarget reads either form, white space around it left out. A path is passed over: a node is known by its
-// address. Another scheme, a user or a fragment are refused.
+// ParseTarget reads either form, and ignores white space around it. It ignores a path:
+// a node is identified by its address. Other schemes, a user and a fragment are errors.
 func ParseTarget(s string) (Target, error) {
 	s = strings.TrimSpace(s)
 	rest := s
@@ -26,11 +26,11 @@ func ParseTarget(s string) (Target, error) {
 		u, err := url.Parse(s)
 		switch {
 		case err != nil:
-			return Target{}, fmt.Errorf("redirect to %q: no URL", s)
+			return Target{}, fmt.Errorf("redirect to %q: not a URL", s)
 		case u.Scheme != "ws" && u.Scheme != "wss":
 			return Target{}, fmt.Errorf("redirect to %q: scheme %q is not ws or wss", s, u.Scheme)
 		case u.User != nil || u.Fragment != "":
-			return Target{}, fmt.Errorf("redirect to %q: neither a user nor a fragment belongs there", s)
+			return Target{}, fmt.Errorf("redirect to %q: a user or a fragment is not allowed", s)
 		}
 		t.Scheme, rest = u.Scheme, u.Host
 	}
@@ -43,7 +43,7 @@ func ParseTarget(s string) (Target, error) {
 		t.Host, t.Port = host, strconv.FormatUint(n, 10)
 	}
 	if strings.Contains(t.Host, ":") && !strings.HasPrefix(t.Host, "[") {
-		t.Host = "[" + t.Host + "]" // SplitHostPort took the brackets off
+		t.Host = "[" + t.Host + "]" // SplitHostPort removed the brackets
 	}
 	host, err := NormalDomain(t.Host)
 	if err != nil {
@@ -53,9 +53,9 @@ func ParseTarget(s string) (Target, error) {
 	return t, nil
 }
 
-// Address is host:port, an IPv6 address in brackets, for comparing and dialing.
-// Where no port was named it is the scheme's, else defaultPort; where that is
-// "" too, the address is the host alone.
+// Address returns host:port, with an IPv6 address in brackets, for comparing and
+// dialing. The default for the port is that of the scheme, then defaultPort; if that is
+// "", the address is the host alone.
 func (t Target) Address(defaultPort string) string {
 	port := t.Port
 	switch {

@@ -2,7 +2,7 @@ package xmpp
 
 import "bytes"
 
-// Word is what the first element of a message means to the gate.
+// Word is the meaning of a message's first element to the gate.
 type Word uint8
 
 const (
@@ -10,25 +10,24 @@ const (
 	OpenWord                // <open/> or <stream:stream>: at a stream's start, and again after SASL
 	CloseWord               // <close/> or </stream:stream>: the sender has ended the stream
 	ErrorWord               // <stream:error>: the sender ends the stream, <close/> may share the message
-	EnabledWord             // <enabled/>: acknowledged, but not to be resumed (XEP-0198)
-	ResumeWord              // <enabled resume='true'/> or <resumed/>: the client may come back to this stream
+	EnabledWord             // <enabled/>: acknowledged, but not resumable (XEP-0198)
+	ResumeWord              // <enabled resume='true'/> or <resumed/>: the client may resume this stream
 )
 
-// HeadSize is how many bytes of a message are enough for [FirstWord].
+// HeadSize is the number of bytes of a message that [FirstWord] needs.
 const HeadSize = 256
 
-// FirstWord tells what a message begins with, from its first [HeadSize] bytes
-// or fewer. It looks at the first element only, allocates nothing, and never
-// fails: it is called for every message of a stream.
+// FirstWord classifies a message by its first [HeadSize] bytes or fewer. It examines
+// only the first element, allocates nothing, and never fails: it is called for every
+// message of a stream.
 //
-// Of a tag that head cuts short, what is missing is taken to be as usual: the
-// namespace the right one, resume true. A client that is wrongly thought able
-// to resume only misses a <close/>; one that is wrongly thought unable loses
-// its stream.
+// If head cuts the tag short, FirstWord assumes the usual for the missing part: the
+// right namespace, and resume true. A client that is wrongly considered able to resume
+// only misses a <close/>; one that is wrongly considered unable loses its stream.
 //
-// Where the client used SASL 2 with Bind 2 (XEP-0388, XEP-0386), <enabled/> or
-// <resumed/> stands inside <success/>, perhaps beyond HeadSize: give it as much
-// of a message as there is.
+// If the client used SASL 2 with Bind 2 (XEP-0388, XEP-0386), <enabled/> or <resumed/>
+// is inside <success/>, possibly after HeadSize bytes: pass as much of a message as is
+// available.
 func FirstWord(head []byte) Word {
 	h := parseHead(head)
 	switch string(h.local) {
@@ -62,8 +61,8 @@ func FirstWord(head []byte) Word {
 	return OtherWord
 }
 
-// nestedWord finds <enabled/> or <resumed/> inside a <success/>. Text can't
-// feign them, for it holds no '<'.
+// nestedWord finds <enabled/> or <resumed/> inside a <success/>. Text can't imitate
+// them, because it contains no '<'.
 func nestedWord(body []byte) Word {
 	for {
 		i := bytes.IndexByte(body, '<')
@@ -81,7 +80,7 @@ func nestedWord(body []byte) Word {
 	}
 }
 
-// managed is the word of an <enabled/> or <resumed/>.
+// managed returns the word for an <enabled/> or <resumed/>.
 func (h head) managed() Word {
 	if h.end || !h.mayBe(nsSM) {
 		return OtherWord
@@ -107,18 +106,17 @@ func (h head) managed() Word {
 	}
 }
 
-// head is the beginning of a message's first tag. Its slices are parts of the
-// message.
+// head is the beginning of a message's first tag. Its slices refer to the message.
 type head struct {
 	prefix   []byte
 	local    []byte
-	attrs    []byte // what follows the name, to the end of what is there
+	attrs    []byte // the available bytes after the name
 	prefixed bool
 	end      bool // an end tag
 }
 
-// parseHead finds the first tag behind white space and an XML declaration. Its
-// local name is empty where there is none, or where the name is cut short.
+// parseHead finds the first tag after white space and an XML declaration. Its local
+// name is empty if there is none, or if the name is cut short.
 func parseHead(b []byte) (h head) {
 	b = bytes.TrimLeft(b, " \t\r\n")
 	if bytes.HasPrefix(b, []byte("<?")) {
@@ -147,9 +145,9 @@ func parseHead(b []byte) (h head) {
 	return h
 }
 
-// mayBe reports whether the tag declares a namespace that is space, or begins
-// with it where space ends in a colon, or is cut short before it declares one
-// for its prefix.
+// mayBe reports whether the tag declares the namespace space, or, if space ends in a
+// colon, one that begins with it. It also returns true if the tag is cut short before
+// it declares a namespace for its prefix.
 func (h head) mayBe(space string) bool {
 	rest := h.attrs
 	for {
@@ -179,8 +177,8 @@ func (h head) declares(name []byte) bool {
 	return ok && bytes.Equal(prefix, h.prefix)
 }
 
-// nextAttr takes the next attribute off b. It returns a nil name at the tag's
-// end, and whole == false where b ends before the attribute does.
+// nextAttr takes the next attribute from b. It returns a nil name at the tag's end, and
+// whole == false if b ends before the attribute does.
 func nextAttr(b []byte) (name, value, rest []byte, whole bool) {
 	b = bytes.TrimLeft(b, " \t\r\n")
 	if len(b) == 0 {
@@ -200,7 +198,7 @@ func nextAttr(b []byte) (name, value, rest []byte, whole bool) {
 	}
 	quote := b[0]
 	if quote != '\'' && quote != '"' {
-		return nil, nil, nil, true // no XML; the end of what can be read
+		return nil, nil, nil, true // not XML; nothing more can be read
 	}
 	end := bytes.IndexByte(b[1:], quote)
 	if end < 0 {

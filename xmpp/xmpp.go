@@ -1,36 +1,36 @@
-// Package xmpp knows the few words of XMPP that the gate must read and write.
+// Package xmpp implements the small part of XMPP that the gate reads and writes.
 //
-// XMPP travels over WebSocket in two framings: that of RFC 7395, in which every
-// message is a document of its own and a stream begins with <open/> and ends
-// with <close/>, and that of the older draft (draft-ietf-xmpp-websocket-00), in
-// which the messages are slices of one <stream:stream> document. Browsers'
-// libraries speak the former; Tigase's Halcyon and old Strophes the latter.
+// XMPP uses WebSocket in two framings. In that of RFC 7395, every message is a document
+// of its own, and a stream begins with <open/> and ends with <close/>. In that of the
+// older draft (draft-ietf-xmpp-websocket-00), the messages are slices of one
+// <stream:stream> document. Browser libraries use the former; Tigase's Halcyon and old
+// versions of Strophe use the latter.
 //
-// What is here, in the order in which a tunnel needs it:
+// The parts, in the order in which a tunnel needs them:
 //
-//   - [OpenReader] reads the client's first start tag and says which stream
-//     error answers a bad one; [NormalDomain] judges its `to`.
-//   - [LaterOpens] finds the client's further start tags, wherever they are.
+//   - [OpenReader] reads the client's first start tag and returns the stream
+//     error for a bad one; [NormalDomain] checks its `to`.
+//   - [LaterOpens] finds the client's further start tags anywhere in its messages.
 //   - [AnswerReader] reads the upstream's first messages until it is clear
-//     whether the stream goes on, was refused, or is redirected to another node.
-//   - [FirstWord] tells from the first bytes of any later message whether it
+//     whether the stream continues, was refused, or is redirected to another node.
+//   - [FirstWord] reports from the first bytes of any later message whether it
 //     opens or closes a stream or makes it resumable. It allocates nothing.
-//   - [Stream] writes what the gate itself has to say: an opening, a stream
+//   - [Stream] writes the gate's own messages: an opening, a stream
 //     error, a redirect, a close.
 //   - [Discovery] writes the documents of XEP-0156.
 //
-// The package sees payloads: whole or partial contents of WebSocket data
-// messages, unmasked. It does no I/O, starts no goroutine, keeps no clock, and
-// validates no stanza. A type is for one goroutine at a time unless its comment
-// says otherwise; functions and values may be shared.
+// The package handles payloads: whole or partial contents of WebSocket data messages,
+// unmasked. It does no I/O, starts no goroutines, uses no clock, and does not validate
+// stanzas. A type is for one goroutine at a time unless its comment says otherwise;
+// functions and values may be shared.
 package xmpp
 
-// Framing is the way in which a stream is cut into WebSocket messages. The zero
-// value is [RFC7395]: what to speak where nothing is known yet.
+// Framing is how a stream is divided into WebSocket messages. The zero value is
+// [RFC7395], the default while the framing is unknown.
 type Framing uint8
 
 const (
-	RFC7395    Framing = iota // <open/> … <close/>; every message a document
+	RFC7395    Framing = iota // <open/> … <close/>; each message is a document
 	OlderDraft                // <stream:stream> … </stream:stream>; one document in slices
 )
 
@@ -41,13 +41,13 @@ func (f Framing) String() string {
 	return "RFC 7395"
 }
 
-// The namespaces of the elements that are read or written here.
+// Namespaces of the elements that this package reads or writes.
 const (
 	nsFraming = "urn:ietf:params:xml:ns:xmpp-framing" // RFC 7395
 	nsStreams = "http://etherx.jabber.org/streams"    // RFC 6120, section 4.8.1
 	nsErrors  = "urn:ietf:params:xml:ns:xmpp-streams" // RFC 6120, section 4.9.2
 	nsClient  = "jabber:client"                       // RFC 6120, section 4.8.2
-	nsSM      = "urn:xmpp:sm:"                        // XEP-0198, a version behind it
+	nsSM      = "urn:xmpp:sm:"                        // XEP-0198, followed by a version
 	nsSASL    = "urn:ietf:params:xml:ns:xmpp-sasl"    // RFC 6120, section 6
 	nsIQAuth  = "jabber:iq:auth"                      // XEP-0078
 	nsSASL2   = "urn:xmpp:sasl:2"                     // XEP-0388
@@ -78,16 +78,16 @@ const (
 	UnsupportedEncoding    Condition = "unsupported-encoding"
 )
 
-// NotTakenHere is the text of the gate's own [HostUnknown], which tells it from an
-// XMPP server's.
-const NotTakenHere = "this gate takes no streams to that domain here"
+// NotTakenHere is the text of the gate's own [HostUnknown], to distinguish it from that
+// of an XMPP server.
+const NotTakenHere = "this gate does not accept streams to that domain here"
 
-// NotReachableHere is the text of the gate's [RemoteConnectionFailed] where the XMPP
-// server sent a stream to a node to which it could not go.
+// NotReachableHere is the text of the gate's [RemoteConnectionFailed] after the XMPP
+// server redirected a stream to a node that the gate could not reach.
 const NotReachableHere = "the XMPP server of this account is not reachable here"
 
-// isName reports whether c looks like a condition's name, and so may be written
-// as one. Each name of RFC 6120 is lower-case letters and hyphens.
+// isName reports whether c has the form of a condition's name, so that it may be
+// written as one. The names in RFC 6120 have only lower-case letters and hyphens.
 func (c Condition) isName() bool {
 	for i := range len(c) {
 		if (c[i] < 'a' || c[i] > 'z') && (c[i] != '-' || i == 0) {
@@ -97,8 +97,8 @@ func (c Condition) isName() bool {
 	return c != ""
 }
 
-// StreamError says why a stream can't go on, in words for the peer: nothing that
-// only the operator should know, and nothing that the peer itself sent.
+// StreamError is the reason why a stream can't continue, for the peer. It contains
+// nothing that only the operator should know, and nothing that the peer itself sent.
 type StreamError struct {
 	Condition Condition
 	Text      string // English
