@@ -17,56 +17,58 @@ import (
 
 // Conns bounds the connections of an http.Server, on any number of listeners.
 //
-// A connection is in a handler, or idle: it has said nothing, or not all of a request,
-// or waits for the next one. Where there are as many as there may be, an idle one makes
-// place for a newcomer: at once where its address has more of them than the newcomer's,
-// and more than a few, else once it has had its patience. So whoever asks is served, however many others do
-// not, and whoever gets in has the time of a few round trips to ask.
+// A connection is in a handler, or idle: it has sent nothing, or only a part of a
+// request, or waits for the next one. At the bound, an idle connection gives way to a
+// newcomer. It does so at once if its address has more connections than the newcomer's,
+// and more than a crowd; otherwise after its patience. So every client that sends a
+// request is served, regardless of how many others do not, and every client that enters
+// has the time of a few round trips to send one.
 //
-// A newcomer for whom nobody makes place waits outside: it is accepted, and the server
-// does not know of it. Of those the one goes in next whose address has fewest inside,
-// and among such the first that came. Where there is no more room outside either, the
-// address that has most there loses its first; else all others wait in the kernel.
+// A newcomer waits outside if no connection gives way: it is accepted, but the server
+// does not know it yet. The next one to enter is the one whose address has fewest
+// connections inside; among equals, the first that arrived. If there is no room outside
+// either, the address with most connections outside loses its first one, or, if none
+// has more than a crowd, all others wait in the kernel.
 //
 //	server.ConnContext = conns.ConnContext
 //	server.ConnState   = conns.ConnState
 //	server.Handler     = conns.Handler(handler)
 //	server.Serve(conns.Listen(listener))
 type Conns struct {
-	// Max is how many connections there may be, those outside included.
+	// Max is the maximum number of connections, including those outside.
 	Max int
 
-	// Panicked is told of a panic that met a connection on its way in, which is closed.
-	// Nil: nobody catches it.
+	// Panicked is called for a panic while a connection enters. The connection is
+	// closed. Nil: panics are not caught.
 	Panicked func(cause any)
 
-	// Refuses says which clients are closed at once; nil: none.
+	// Refuses reports whether to close a client's connection at once; nil: never.
 	Refuses func(client netip.Addr) bool
 
 	mu      sync.Mutex
 	idle    Set[*conn]
 	open    int
 	outside []*conn       // in the order of accept
-	retry   *time.Timer   // looks whether somebody has had its patience
-	room    chan struct{} // closed when there may be room outside; nil: nobody waits for that
+	retry   *time.Timer   // checks whether the patience of an idle connection has ended
+	room    chan struct{} // closed when there may be room outside; nil: nothing waits for that
 }
 
 const (
-	// patience is how long an idle connection keeps its place beside others of its
-	// address, or of addresses that have as many: a request that was lost is sent
-	// again after 200 ms or so.
+	// patience is how long an idle connection keeps its place against newcomers of its
+	// own address, or of addresses with as many connections. A lost request is sent
+	// again after about 200 ms.
 	patience = 500 * time.Millisecond
 
-	// hurry is that patience where others wait in the kernel. There a client's request
-	// mostly comes before the client gets in.
+	// hurry is the patience while others wait in the kernel. A client's request then
+	// usually arrives before the client enters.
 	hurry = 200 * time.Millisecond
 
-	// outsideShare is which part of all connections may be outside.
+	// outsideShare: one in outsideShare of all connections may be outside.
 	outsideShare = 4
 )
 
-// crowd is how many of so many places one address may have before it makes place at
-// once: a few people behind one address.
+// crowd returns how many of the places one address may have before it gives way at
+// once: enough for a few people behind one address.
 func crowd(places int) int { return max(places/8, min(places/2, 2), 1) }
 
 func (c *Conns) mayBeOutside() int { return max(c.Max/outsideShare, 1) }
@@ -82,13 +84,13 @@ type listener struct {
 	conns  *Conns
 	begin  sync.Once
 	end    sync.Once
-	ready  []*conn       // got in; Accept has not returned them yet. conns.mu
-	wake   chan struct{} // ready has something
-	errs   chan error    // of accepting
+	ready  []*conn       // inside, but not returned by Accept yet; conns.mu
+	wake   chan struct{} // ready has changed
+	errs   chan error    // errors of accepting
 	closed chan struct{}
 }
 
-// Close closes the connections that are outside, too.
+// Close also closes the connections that are outside.
 func (l *listener) Close() error {
 	l.end.Do(func() {
 		close(l.closed)
@@ -144,7 +146,8 @@ func (l *listener) acceptAll() {
 	}
 }
 
-// take hands on what was accepted, and reports false once the listener is closed.
+// take lets an accepted connection enter, and returns false once the listener is
+// closed.
 func (l *listener) take(accepted net.Conn) (more bool) {
 	defer func() {
 		if l.conns.Panicked == nil {
@@ -168,8 +171,8 @@ func addrOf(conn net.Conn) netip.Addr {
 	return ap.Addr().Unmap()
 }
 
-// enter lets a newcomer in, or keeps it outside, or closes it. It waits while too many
-// are outside, and reports false once the listener is closed.
+// enter lets a newcomer in, keeps it outside, or closes it. It waits while too many are
+// outside, and returns false once the listener is closed.
 func (c *Conns) enter(newcomer *conn) bool {
 	l := newcomer.listener
 	c.mu.Lock()
@@ -183,7 +186,7 @@ func (c *Conns) enter(newcomer *conn) bool {
 	for c.crowded() && !c.closeFirst() {
 		if c.room == nil {
 			c.room = make(chan struct{})
-			c.dispatch() // in a hurry now
+			c.dispatch() // with hurry from now on
 			continue
 		}
 		room := c.room
@@ -209,10 +212,10 @@ func (l *listener) isClosed() bool {
 	}
 }
 
-// What follows is called with c.mu held, up to the next line like this.
+// The caller of the following functions holds c.mu.
 
-// letIn gives a connection a place, perhaps another one's, and reports whether there
-// was one.
+// letIn gives a connection a place, possibly that of another one, and reports whether
+// there was one.
 func (c *Conns) letIn(newcomer *conn) bool {
 	if c.open >= c.inside() {
 		out := c.idle.GivesWay(newcomer.owner, crowd(c.inside()), c.patience())
@@ -229,7 +232,7 @@ func (c *Conns) letIn(newcomer *conn) bool {
 	l.ready = append(l.ready, newcomer)
 	select {
 	case l.wake <- struct{}{}:
-	default: // it is awake
+	default: // a wake-up is already pending
 	}
 	return true
 }
@@ -243,9 +246,9 @@ func (c *Conns) patience() time.Duration {
 
 func (c *Conns) crowded() bool { return len(c.outside) > c.mayBeOutside() }
 
-// closeFirst closes the first connection of the address that has most outside, and
-// reports whether there is one with more than a crowd. Not the last: who has just come
-// is the likeliest to want something.
+// closeFirst closes the first connection of the address with most connections outside,
+// and returns false if none has more than a crowd. It spares the last one: the newest
+// client is the likeliest to send a request.
 func (c *Conns) closeFirst() bool {
 	count := map[netip.Addr]int{}
 	var most netip.Addr
@@ -263,8 +266,8 @@ func (c *Conns) closeFirst() bool {
 	return true
 }
 
-// dispatch lets in who is outside, as far as there are places, and sees to it that
-// somebody looks again.
+// dispatch lets connections in from outside while there are places, and schedules the
+// next check.
 func (c *Conns) dispatch() {
 	for len(c.outside) > 0 {
 		next := 0
@@ -296,7 +299,7 @@ func (c *Conns) dispatch() {
 	}
 }
 
-// leave gives a connection's place back.
+// leave frees a connection's place.
 func (c *Conns) leave(conn *conn) {
 	if conn.open {
 		conn.open = false
@@ -305,7 +308,7 @@ func (c *Conns) leave(conn *conn) {
 	}
 }
 
-// These are not.
+// The caller of the following functions does not hold c.mu.
 
 func (c *Conns) look() {
 	c.mu.Lock()
@@ -313,7 +316,7 @@ func (c *Conns) look() {
 	c.dispatch()
 }
 
-// forget closes the connections of a listener that its server does not know.
+// forget closes the connections of a listener that the server does not know yet.
 func (c *Conns) forget(l *listener) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -331,8 +334,7 @@ func (c *Conns) forget(l *listener) {
 	c.dispatch()
 }
 
-// busy keeps a connection that is in a handler from being given up, or lets it
-// be again.
+// busy marks a connection as in a handler, which protects it, or as idle.
 func (c *Conns) busy(conn *conn, is bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -368,24 +370,24 @@ func (c *conn) Close() error {
 
 type connKey struct{}
 
-// ConnContext is for the http.Server.
+// ConnContext is the server's ConnContext.
 func (c *Conns) ConnContext(ctx context.Context, nc net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, nc)
 }
 
-// ConnState is for the http.Server: a connection that has got its answer is idle.
+// ConnState is the server's ConnState. A connection becomes idle after its answer.
 func (c *Conns) ConnState(nc net.Conn, state http.ConnState) {
 	if conn, ok := nc.(*conn); ok && state == http.StateIdle {
 		c.busy(conn, false)
 	}
 }
 
-// maxBody is how much of a request's body is awaited, in bytes.
+// maxBody is the maximum size of a request's body in bytes.
 const maxBody = 64 << 10
 
-// Handler is next, for requests that are there to the end of their bodies: before that
-// a connection is idle. From then on until the answer is sent it keeps its place. Next
-// gets no body.
+// Handler calls next once a request has arrived to the end of its body. Before that,
+// its connection is idle; from then on it keeps its place until the answer is sent. The
+// body is not passed to next.
 func (c *Conns) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		status := 0
@@ -397,7 +399,7 @@ func (c *Conns) Handler(next http.Handler) http.Handler {
 		}
 		if status != 0 {
 			w.Header().Set("Connection", "close")
-			http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // net/http would wait for the rest
+			http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // otherwise net/http would wait for the rest
 			http.Error(w, strconv.Itoa(status)+" "+http.StatusText(status), status)
 			return
 		}
@@ -406,7 +408,7 @@ func (c *Conns) Handler(next http.Handler) http.Handler {
 	})
 }
 
-// discard reads a body to its end. Else it returns the status of the answer.
+// discard reads a body to its end. On failure it returns the status for the answer.
 func discard(body io.Reader) (status int) {
 	switch n, err := io.Copy(io.Discard, io.LimitReader(body, maxBody+1)); {
 	case err != nil:
@@ -417,8 +419,8 @@ func discard(body io.Reader) (status int) {
 	return 0
 }
 
-// While calls wait in a handler, during which the connection of the request's
-// context may be given up all the same: the wait is the client's own fault.
+// While calls wait inside a handler. During the call the connection of the request's
+// context may give way: the client itself causes the wait.
 func While(ctx context.Context, wait func()) {
 	if conn, ok := ctx.Value(connKey{}).(*conn); ok {
 		conn.listener.conns.busy(conn, false)

@@ -1,6 +1,6 @@
 // Package fair divides scarce resources, such as connections, among their owners: when
 // nothing is left, the owner with the most gives one up. An owner that takes many
-// competes with itself, and a newcomer with nobody.
+// competes only with itself.
 //
 // The package does not depend on the gate; proxy, web, admin and main use it.
 package fair
@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// Owner is who an address is counted as: an IPv4 address, or the /64 of an IPv6
-// one, which is what one customer gets. It is invalid for what has no address,
-// such as a unix socket.
+// Owner returns the owner of an address: an IPv4 address, or the /64 of an IPv6
+// address, which is what one customer gets. It is invalid for anything without an
+// address, such as a unix socket.
 func Owner(ip netip.Addr) netip.Addr {
 	ip = ip.Unmap()
 	if ip.Is6() {
@@ -38,34 +38,33 @@ func OwnerOf(hostport string) netip.Addr {
 
 func ownerOfConn(conn net.Conn) netip.Addr { return OwnerOf(conn.RemoteAddr().String()) }
 
-// A Set holds values by their owners. Its methods take a time that grows with the
-// logarithm of how many owners there are. The zero value is empty; the caller sees to
-// it that one goroutine at a time uses it.
+// A Set holds values by owner. Its methods take time proportional to the logarithm of
+// the number of owners. The zero value is empty. It is not safe for concurrent use.
 type Set[V any] struct {
 	owners map[netip.Addr]*owner
 	order  order
 	all    list.List // of *Entry, the oldest first
-	added  uint64    // values, ever
+	added  uint64    // number of values added so far
 }
 
 type owner struct {
 	addr   netip.Addr
 	values list.List // of *Entry, the oldest first
-	oldest uint64    // its Entry's age
-	index  int       // in the order
+	oldest uint64    // age of its Entry
+	index  int       // in order
 }
 
 // An Entry is one value's place in a Set.
 type Entry[V any] struct {
 	Value V
 	owner *owner
-	age   uint64 // the set had so many before it
+	age   uint64 // Set.added before it
 	since time.Time
-	at    *list.Element // nil: it is not in the set any more
+	at    *list.Element // nil: no longer in the set
 	inAll *list.Element
 }
 
-// Add puts a value in.
+// Add adds a value.
 func (s *Set[V]) Add(addr netip.Addr, v V) *Entry[V] {
 	o := s.owners[addr]
 	if o == nil {
@@ -84,7 +83,7 @@ func (s *Set[V]) Add(addr netip.Addr, v V) *Entry[V] {
 	return e
 }
 
-// Remove takes a value out, and reports whether it was in.
+// Remove removes a value, and reports whether it was in the set.
 func (s *Set[V]) Remove(e *Entry[V]) bool {
 	if e == nil || e.at == nil {
 		return false
@@ -103,10 +102,10 @@ func (s *Set[V]) Remove(e *Entry[V]) bool {
 	return true
 }
 
-// Len is how many values there are.
+// Len returns the number of values.
 func (s *Set[V]) Len() int { return s.all.Len() }
 
-// Of is how many an owner has.
+// Of returns the number of values of an owner.
 func (s *Set[V]) Of(addr netip.Addr) int {
 	if o := s.owners[addr]; o != nil {
 		return o.values.Len()
@@ -123,7 +122,7 @@ func (s *Set[V]) Most() int {
 }
 
 // Worst returns the oldest value of the owner with the most values, or nil if the Set
-// is empty. If several owners have as many, it is the oldest value of all of theirs.
+// is empty. Among owners with equally many, it is the oldest value.
 func (s *Set[V]) Worst() *Entry[V] {
 	if len(s.order) == 0 {
 		return nil
@@ -131,16 +130,16 @@ func (s *Set[V]) Worst() *Entry[V] {
 	return s.order[0].values.Front().Value.(*Entry[V])
 }
 
-// Never is the patience of who waits for something that takes its time.
+// Never is the patience of values that may keep their places indefinitely.
 const Never = time.Duration(math.MaxInt64)
 
-// GivesWay returns the value that makes place for one more of an owner; nil: nobody has
-// to. It is Worst, where its owner has more than this one would then have, and more than
-// a crowd; or once it has been in the set for patience. Where nobody has more than a
-// crowd, it may also be the oldest of all, after its patience.
+// GivesWay returns the value that makes place for one more of an owner; nil: none. It
+// is Worst if its owner has more than a crowd, and more than this owner would then
+// have, or if it has been in the set for patience. If no owner has more than a crowd,
+// it may also be the oldest of all, after its patience.
 //
-// So who takes many places competes with himself, and where nobody does, nobody loses
-// his place before he could have used it.
+// An owner that takes many places therefore competes with itself. If none does, a value
+// keeps its place for at least patience.
 func (s *Set[V]) GivesWay(addr netip.Addr, crowd int, patience time.Duration) *Entry[V] {
 	e := s.Worst()
 	switch {
@@ -155,10 +154,10 @@ func (s *Set[V]) GivesWay(addr netip.Addr, crowd int, patience time.Duration) *E
 	return nil
 }
 
-// oldest is the oldest value of all, where there is one.
+// oldest returns the oldest value. The set must not be empty.
 func (s *Set[V]) oldest() *Entry[V] { return s.all.Front().Value.(*Entry[V]) }
 
-// order is a heap, the owner of Worst first.
+// order is a heap; the owner of Worst is first.
 type order []*owner
 
 func (o order) Len() int { return len(o) }
