@@ -9,18 +9,18 @@ import (
 	"strings"
 )
 
-// A cgroup is what the kernel says of the memory of the process's own cgroup.
+// A cgroup describes the memory of the process's own cgroup.
 type cgroup struct {
-	limit   int64  // bytes: the least limit of its own and of those above it, as far as the process sees them; 0: none
-	dir     string // where its memory is counted; empty: nowhere
+	limit   int64  // bytes: the lowest limit of the cgroup and of those above it that are visible; 0: none
+	dir     string // with the counters of its memory; empty: none
 	version int
 }
 
-// readCgroup looks for the process's cgroup. root is the file system's root.
+// readCgroup finds the process's cgroup. root is the root of the file system.
 //
-// Version 2 has one hierarchy with memory.max and memory.high, beyond which
-// processes are slowed down, version 1 a hierarchy for memory and
-// memory.limit_in_bytes; a machine may have both, with memory in one of them.
+// Version 2 has one hierarchy, with memory.max and memory.high; processes above the
+// latter are throttled. Version 1 has a hierarchy for memory, with
+// memory.limit_in_bytes. A machine may have both, with memory in one of them.
 func readCgroup(root fs.FS) (c cgroup) {
 	mounts, err := fs.ReadFile(root, "proc/self/mountinfo")
 	if err != nil {
@@ -39,8 +39,8 @@ func readCgroup(root fs.FS) (c cgroup) {
 		if !found {
 			continue
 		}
-		// The mount shows the hierarchy from m.root on. A process that is not
-		// below it, as in some containers, sees its own cgroup at the top.
+		// The mount shows the hierarchy below m.root. A process outside of it, as in
+		// some containers, sees its own cgroup at the top.
 		dir, below := strings.CutPrefix(dir, strings.TrimSuffix(m.root, "/"))
 		if !below || dir != "" && dir[0] != '/' {
 			dir = "/"
@@ -65,9 +65,9 @@ func readCgroup(root fs.FS) (c cgroup) {
 	return c
 }
 
-// used returns what is charged to the cgroup, in bytes, less the pages of files,
-// which the kernel takes back before it kills anybody. ok is false where that
-// can't be read, and where the cgroup has other processes as well as pid.
+// used returns the bytes charged to the cgroup without page cache, which the kernel
+// reclaims before it kills a process. ok is false if that can't be read, or if the
+// cgroup has processes other than pid.
 func (c cgroup) used(root fs.FS, pid int) (n int64, ok bool) {
 	if c.dir == "" || !c.isAlone(root, pid) {
 		return 0, false
@@ -92,8 +92,8 @@ func (c cgroup) used(root fs.FS, pid int) (n int64, ok bool) {
 	return max(n, 0), true
 }
 
-// isAlone reports whether pid is the cgroup's only process. It reads no more of
-// the list than that takes.
+// isAlone reports whether pid is the cgroup's only process. It reads only as much of
+// the list as it needs.
 func (c cgroup) isAlone(root fs.FS, pid int) bool {
 	f, err := root.Open(inFS(path.Join(c.dir, "cgroup.procs")))
 	if err != nil {
@@ -104,8 +104,8 @@ func (c cgroup) isAlone(root fs.FS, pid int) bool {
 	return err == nil && strings.TrimSpace(string(list)) == strconv.Itoa(pid)
 }
 
-// versions say how each version of cgroups calls its files, and in memory.stat
-// the pages of files that are not tmpfs's.
+// versions has the file names of each version of cgroups, and the fields of memory.stat
+// with page cache that is not tmpfs.
 var versions = map[int]struct {
 	limits []string
 	usage  string
@@ -115,7 +115,7 @@ var versions = map[int]struct {
 	2: {[]string{"memory.max", "memory.high"}, "memory.current", []string{"inactive_file", "active_file"}},
 }
 
-// A cgroupMount is where a hierarchy that has memory limits is mounted.
+// A cgroupMount is the mount of a hierarchy with memory limits.
 type cgroupMount struct {
 	version int
 	root    string // the cgroup at the mount's top
@@ -143,7 +143,7 @@ func parseMount(line string) (cgroupMount, bool) {
 	return m, true
 }
 
-// unescapeMount undoes what mountinfo does to white space in names.
+// unescapeMount decodes white space in the names in mountinfo.
 func unescapeMount(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
@@ -170,11 +170,11 @@ func hasWord(list, word string) bool {
 	return false
 }
 
-// noLimit is where version 1 says that there is no limit: 2^63 less a page.
+// noLimit: version 1 shows a missing limit as 2^63 less a page.
 const noLimit = 1 << 62
 
-// readLimit reads a number of bytes. "max", absence and version 1's huge
-// number are no limit.
+// readLimit reads a number of bytes. "max", a missing file and the huge number of
+// version 1 mean no limit.
 func readLimit(root fs.FS, name string) (int64, bool) {
 	n, ok := readNumber(root, name)
 	return n, ok && n > 0 && n < noLimit
@@ -191,5 +191,5 @@ func readNumber(root fs.FS, name string) (int64, bool) {
 
 func readFile(root fs.FS, name string) ([]byte, error) { return fs.ReadFile(root, inFS(name)) }
 
-// inFS is an absolute path as package fs wants it.
+// inFS converts an absolute path to one for package fs.
 func inFS(name string) string { return strings.TrimPrefix(name, "/") }

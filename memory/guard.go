@@ -14,45 +14,44 @@ import (
 type Options struct {
 	Limit int64 // limits.memory in bytes; 0: none
 
-	// Short is told how short memory is whenever that changes. It must return at
-	// once.
+	// Short is called with each change of the Shortage. It must return at once.
 	Short func(Shortage)
 
-	// Shed gives up what takes most memory, until about so many bytes are free.
-	// With sockets true the kernel's part of a connection counts too. With atOnce
-	// true it must be free when Shed returns; else clients have ShedPatience to
-	// take what waits for them.
+	// Shed closes the largest consumers until about so many bytes are free. If sockets
+	// is true, the kernel's part of a connection counts too. If atOnce is true, the
+	// memory must be free when Shed returns; otherwise clients have ShedPatience to
+	// read what is queued for them.
 	Shed func(bytes int64, sockets, atOnce bool) Shed
 
-	// Braked returns how many tunnels have ended by themselves since the start
-	// because memory was Dire. Nil: none.
+	// Braked returns how many tunnels have ended since the start because they could not
+	// grow while memory was Dire. Nil: none.
 	Braked func() int
 
 	Log *slog.Logger
 }
 
-// A Shortage says how short memory is.
+// A Shortage is the degree to which memory is short.
 type Shortage int
 
 const (
 	Enough Shortage = iota
-	Short           // nobody new is to be let in
-	Dire            // nothing may grow any more, either: it would before anybody is shed
+	Short           // new clients must be refused
+	Dire            // nothing may grow either, because it would grow before anything is shed
 )
 
-// A Shed is what was given up.
+// A Shed is what was closed to free memory.
 type Shed struct {
-	Tunnels  int   // ended for what waited for their clients
+	Tunnels  int   // ended for data queued for their clients
 	Requests int   // of BOSH
-	Bytes    int64 // that these held, more or less
+	Bytes    int64 // held by these, approximately
 }
 
-// ShedPatience is how long a client may go on taking what waits for it when that
+// ShedPatience is how long a client may continue to read what is queued for it when it
 // is shed. It then learns why it was closed.
 const ShedPatience = time.Second
 
-// How often a Guard looks. Nothing grows faster than growth, so the time until it
-// looks again is what memory would need at that rate to reach the limit.
+// Intervals between the Guard's measurements. Nothing grows faster than growth, so the
+// next measurement is due when memory at that rate would reach the limit.
 const (
 	growth   = 1 << 30 // bytes a second; two processors encrypt less
 	lookMin  = 20 * time.Millisecond
@@ -61,29 +60,30 @@ const (
 )
 
 const (
-	// backShare: memory is enough again when so small a part of the limit is free,
-	// so that not every connection that ends lets one in, which is closed next.
+	// backShare: memory is sufficient again once one part in backShare of the limit is
+	// free. Otherwise each connection that ends would admit one that is closed next.
 	backShare = 16
 
-	// calm is how long that must have been so: a flood that goes on is one episode.
+	// calm is how long memory must be sufficient before an episode ends: a flood that
+	// continues is one episode.
 	calm = 5 * time.Second
 
-	// direShare: when so small a part more than the limit is in use, nobody has
-	// time any more. With the default limit a sixth of the cgroup is left then.
+	// direShare: memory is Dire above the limit by more than one part in direShare.
+	// With the default limit, a sixth of the cgroup is left then.
 	direShare = 32
 
-	// collectRest: collecting takes no more than one part of so many of the time
-	// while memory comes near to the limit and goes again.
+	// collectRest: while memory goes above and below the limit, collections take at
+	// most one part in collectRest of the time.
 	collectRest = 20
 )
 
-// State is what a Guard has found.
+// State is the state of a Guard.
 type State struct {
 	Used  int64     // bytes, now
 	Limit int64     // bytes; 0: none
 	Short bool      // above the limit, and not yet well below it again
-	Since time.Time // when that began; of the last time where it is over; zero: never
-	Until time.Time // when it was over; zero while it lasts
+	Since time.Time // start of the current or last episode; zero: never
+	Until time.Time // end of the last episode; zero while it continues
 	Shed  Shed      // since the start
 }
 
@@ -94,32 +94,32 @@ type State struct {
 type Guard struct {
 	options Options
 	measure func() (used int64, sockets bool)
-	collect func() // gives garbage back to the system
+	collect func() // returns garbage to the system
 	changed chan struct{}
 	done    chan struct{}
 	ended   chan struct{}
 
-	// run's own
+	// only for run
 	told      Shortage
-	collectAt time.Time // no earlier, while memory is not short
-	judgeAt   time.Time // when the effect of the last shedding shows
-	calmAt    time.Time // when the episode is over, if it stays as it is
+	collectAt time.Time // not earlier, while memory is sufficient
+	judgeAt   time.Time // when the effect of the last shedding is visible
+	calmAt    time.Time // when the episode ends, unless something changes
 	episode   episode
 
 	mu    sync.Mutex
 	state State
 }
 
-// An episode is a time in which memory was short.
+// An episode is a period in which memory is short.
 type episode struct {
 	peak   int64
 	shed   Shed
-	atOnce bool  // the last shedding was
-	last   int64 // what was in use then
-	braked int   // of Braked when it began
+	atOnce bool  // mode of the last shedding
+	last   int64 // bytes in use then
+	braked int   // Braked at its start
 }
 
-// Start makes a Guard and starts it. Close ends it.
+// Start creates and starts a Guard. Close ends it.
 func Start(o Options) *Guard {
 	g := newGuard(o)
 	g.start()
@@ -148,7 +148,7 @@ func (g *Guard) SetLimit(limit int64) {
 	g.mu.Unlock()
 	select {
 	case g.changed <- struct{}{}:
-	default: // it is about to look
+	default: // a measurement is already pending
 	}
 }
 
@@ -170,7 +170,7 @@ func (g *Guard) braked() int {
 	return g.options.Braked()
 }
 
-// Close stops the Guard. If memory is short at that time, it stays so.
+// Close stops the Guard. A current shortage is not lifted.
 func (g *Guard) Close() {
 	close(g.done)
 	<-g.ended
@@ -191,7 +191,7 @@ func (g *Guard) run() {
 	}
 }
 
-// look does what is to be done now, and says when to look again.
+// look takes the action that is due, and returns the time until the next call.
 func (g *Guard) look(now time.Time) time.Duration {
 	used, _ := g.measure()
 	g.mu.Lock()
@@ -226,8 +226,8 @@ func (g *Guard) look(now time.Time) time.Duration {
 	} else if used < limit {
 		g.tell(Short)
 	}
-	// Between two sheddings the first one has to show its effect, unless it gets
-	// worse and worse.
+	// After a shedding, the next one must wait until the first has had its effect,
+	// unless use continues to rise.
 	worse := dire && (!g.episode.atOnce || used >= g.episode.last+limit/(2*direShare))
 	if used >= limit && (worse || !now.Before(g.judgeAt)) {
 		g.shed(now, limit)
@@ -237,7 +237,7 @@ func (g *Guard) look(now time.Time) time.Duration {
 
 func isDire(used, limit int64) bool { return used >= limit+limit/direShare }
 
-// tell passes a change on.
+// tell reports a change.
 func (g *Guard) tell(s Shortage) {
 	if s != g.told {
 		g.told = s
@@ -245,8 +245,8 @@ func (g *Guard) tell(s Shortage) {
 	}
 }
 
-// watched does something that may take a second on a busy machine, and has all
-// growth stopped where memory becomes dire meanwhile.
+// watched calls do, which may take a second on a busy machine, and stops all growth if
+// memory becomes dire in the meantime.
 func (g *Guard) watched(limit int64, do func()) (took time.Duration) {
 	began := time.Now()
 	done := make(chan struct{})
@@ -268,14 +268,14 @@ func (g *Guard) watched(limit int64, do func()) (took time.Duration) {
 	}
 }
 
-// pause is how long it takes until so many bytes more can be in use.
+// pause returns the time in which use could grow by so many bytes.
 func pause(left int64) time.Duration {
 	return min(max(time.Duration(float64(left)/growth*float64(time.Second)), lookMin), lookMax)
 }
 
-// shed has enough given up to be well below the limit, if there is so much.
+// shed frees enough memory to be well below the limit, as far as possible.
 func (g *Guard) shed(now time.Time, limit int64) {
-	took := g.watched(limit, g.collect) // what was shed before is garbage at best
+	took := g.watched(limit, g.collect) // the result of the last shedding is garbage at best
 	used, sockets := g.measure()
 	if used < limit {
 		return
@@ -286,7 +286,7 @@ func (g *Guard) shed(now time.Time, limit int64) {
 	g.episode.atOnce, g.episode.last = atOnce, used
 	g.episode.shed.add(out)
 	switch {
-	case out.Bytes == 0: // nothing is left to shed, so that collecting is of little use
+	case out.Bytes == 0: // nothing is left to shed, so another collection would not help
 		g.judgeAt = now.Add(max(lookMax, took*collectRest))
 	case atOnce:
 		g.judgeAt = now.Add(took + lookOver)

@@ -11,34 +11,32 @@ import (
 	"wssgate/panics"
 )
 
-// A gate's heap is many small objects that live long: a few KiB for each
-// connection. Go's own habits suit it badly at both ends. With few connections
-// the heap is so small that it is collected for every thirty handshakes, which
-// was a quarter of all CPU that clients cost who come and go. With many, a
-// share of the heap as room to grow is megabytes that nobody uses, and what a
-// storm of clients took stays for minutes.
+// A gate's heap has many small, long-lived objects: a few KiB for each connection. Go's
+// defaults suit it badly at both ends. With few connections, the heap is so small that
+// it is collected every thirty handshakes, which was a quarter of all CPU for clients
+// that connect and disconnect. With many, growing by a share of the heap means
+// megabytes of unused memory, and the memory of a storm of clients stays for minutes.
 //
-// So two things are done here: the collector gets room in bytes rather than as
-// a share of the heap, and once things are calm, spare memory goes back to the
-// system.
+// Keep therefore gives the collector room in bytes instead of a share of the heap, and
+// returns spare memory to the system when the load is low.
 const (
 	roomBase  = 8 << 20 // bytes that the heap may grow between two collections,
-	roomShare = 4       // and one more for so many bytes that live
+	roomShare = 4       // plus one per roomShare live bytes
 
 	minPercent = 25
-	maxPercent = 200 // a higher one would raise Go's smallest heap over roomBase
+	maxPercent = 200 // a higher percentage would raise Go's minimum heap over roomBase
 
-	// The system gets memory back when at least so much is spare, looked for
-	// once in an interval. It costs a collection, so that no more than one
-	// part of restShare of the time goes into it.
+	// Memory is returned to the system once at least this much is spare, checked once
+	// per interval. Returning it costs a collection, which may take at most one part in
+	// restShare of the time.
 	spareBase     = 2 << 20 // bytes
-	spareShare    = 8       // one more for so many bytes that live
+	spareShare    = 8       // plus one per spareShare live bytes
 	spareInterval = 5 * time.Second
 	restShare     = 50
 )
 
-// Keep looks after the process's heap until stop is called. GOGC, where it is
-// set, is obeyed: then spare memory is given back, and no more is done.
+// Keep manages the process's heap until stop is called. If GOGC is set, Keep obeys it
+// and only returns spare memory.
 func Keep() (stop func()) {
 	done := make(chan struct{})
 	ended := make(chan struct{})
@@ -59,7 +57,7 @@ func Keep() (stop func()) {
 	}
 }
 
-// A pacer sets the collector's percentage anew after each collection.
+// A pacer adjusts the collector's percentage after each collection.
 type pacer struct {
 	percent int
 	stopped atomic.Bool
@@ -72,10 +70,10 @@ func startPacer() *pacer {
 	return p
 }
 
-// await has pace called after the next collection: that is when an object that
-// nobody refers to is cleaned up.
+// await arranges a call of pace after the next collection, when an unreachable object
+// is cleaned up.
 func (p *pacer) await() {
-	type canary struct{ _ *pacer } // with a pointer, or it would share its memory with others
+	type canary struct{ _ *pacer } // without the pointer, it would share its memory with others
 	runtime.AddCleanup(new(canary), (*pacer).pace, p)
 }
 
@@ -84,7 +82,7 @@ func (p *pacer) pace() {
 		return
 	}
 	h := readHeap()
-	// Setting it stops all goroutines for a moment, so a small change waits.
+	// A change stops all goroutines for a moment, so small ones are skipped.
 	if percent := percentFor(h.live, h.stacks); percent < p.percent*9/10 || percent > p.percent*11/10 {
 		p.percent = percent
 		debug.SetGCPercent(percent)
@@ -92,17 +90,17 @@ func (p *pacer) pace() {
 	p.await()
 }
 
-// percentFor is the percentage that gives a heap its room. Go takes it of the
-// stacks too.
+// percentFor returns the percentage that gives a heap its room. Go also applies it to
+// the stacks.
 func percentFor(live, stacks uint64) int {
 	room := roomBase + live/roomShare
 	return int(min(max(room*100/max(live+stacks, 1), minPercent), maxPercent))
 }
 
-// giveMemoryBack returns spare memory to the system, until done is closed.
+// giveMemoryBack returns spare memory to the system until done is closed.
 func giveMemoryBack(done <-chan struct{}) {
 	rest := spareInterval
-	var kept uint64 // spare, and still so when it was last given back
+	var kept uint64 // spare memory that remained the last time
 	for {
 		select {
 		case <-done:
@@ -122,17 +120,17 @@ func giveMemoryBack(done <-chan struct{}) {
 	}
 }
 
-// heapState is what Go says of its heap, in bytes.
+// heapState is the state of Go's heap, in bytes.
 type heapState struct {
 	live    uint64 // found by the last collection
-	stacks  uint64 // that it looked at
-	objects uint64 // live ones and garbage
+	stacks  uint64 // scanned by it
+	objects uint64 // live objects and garbage
 	unused  uint64 // between objects
-	free    uint64 // not yet given back
+	free    uint64 // not returned yet
 }
 
-// spare is what the heap has and nobody needs, more or less: some of what is
-// between objects can't be given back.
+// spare returns the unused part of the heap, approximately: some of the space between
+// objects can't be returned.
 func (h heapState) spare() uint64 {
 	return h.objects + h.unused + h.free - min(h.live, h.objects)
 }
@@ -148,7 +146,7 @@ func readHeap() heapState {
 	metrics.Read(samples)
 	var h heapState
 	for i, field := range []*uint64{&h.live, &h.stacks, &h.objects, &h.unused, &h.free} {
-		if samples[i].Value.Kind() == metrics.KindUint64 { // a Go release may drop one
+		if samples[i].Value.Kind() == metrics.KindUint64 { // a Go release may drop a metric
 			*field = samples[i].Value.Uint64()
 		}
 	}

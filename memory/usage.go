@@ -1,10 +1,10 @@
-// Package memory bounds what the process takes of the machine's memory: how much
-// there is (Available), how much it uses (what a Guard measures), what the
-// collector keeps (Keep), and what happens above the limit (Guard).
+// Package memory bounds the process's use of memory: how much is available (Available),
+// how much is in use (measured by a Guard), how much the collector keeps (Keep), and
+// what happens above the limit (Guard).
 //
-// It reads /proc and the files of the process's cgroup, and changes settings of
-// Go's runtime, which belong to the whole process: only main calls it. Its
-// Options decide what is shed when memory is short.
+// It reads /proc and the files of the process's cgroup, and changes settings of Go's
+// runtime, which belong to the whole process: only main calls it. A Guard's Options
+// decide what is shed when memory is short.
 package memory
 
 import (
@@ -17,30 +17,30 @@ import (
 	"strings"
 )
 
-// share is the part of the available memory that limits.memory is by default, in
-// percent. Between the two is room for what grows until the Guard looks again,
-// and for pages of files that the kernel would rather not give up.
+// share is the default of limits.memory in percent of the available memory. The rest is
+// for growth until the next measurement, and for page cache that the kernel prefers to
+// keep.
 const share = 80
 
-// goShare is the part of limits.memory that Go's runtime stays below, if it can,
-// by collecting harder: garbage is no reason to turn clients away.
+// goShare is the part of limits.memory that Go's runtime tries to stay below, by
+// collecting more often: clients must not be refused because of garbage.
 const goShare = 15.0 / 16
 
 // There is the memory available to the process, in bytes. 0 means unknown or, for the
 // cgroup, no limit.
 type There struct {
-	Cgroup  int64 // the limit of the process's cgroup, or the least of those above it
+	Cgroup  int64 // the lowest limit of the process's cgroup and of those above it
 	Machine int64
 }
 
-// Available returns how much memory there is.
+// Available returns the memory available to the process.
 func Available() There { return available(os.DirFS("/")) }
 
 func available(root fs.FS) There {
 	return There{Cgroup: readCgroup(root).limit, Machine: machineMemory(root)}
 }
 
-// Least is what the process can have of it; 0: not known.
+// Least returns how much of it the process can use; 0: unknown.
 func (t There) Least() int64 {
 	if t.Cgroup > 0 && (t.Machine == 0 || t.Cgroup < t.Machine) {
 		return t.Cgroup
@@ -52,10 +52,10 @@ func (t There) Least() int64 {
 // unknown.
 func (t There) Default() int64 { return t.Least() / 100 * share }
 
-// LimitGo has Go's runtime collect harder as the process comes near to limits.memory,
-// of 0, no limit, and of more than there is, near to its default. GOMEMLIMIT, where
-// it is set, is obeyed instead. It returns what the runtime stays below; 0: nothing
-// was set.
+// LimitGo makes Go's runtime collect more often as the process approaches
+// limits.memory. If that is 0 (no limit) or more than the available memory, its default
+// applies. If GOMEMLIMIT is set, LimitGo obeys it instead. It returns the limit for the
+// runtime; 0: it set none.
 func LimitGo(limit int64, there There) (soft int64) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return 0
@@ -80,8 +80,8 @@ func GoLimit() int64 {
 	return 0
 }
 
-// OfGo returns the memory that Go's runtime has from the system and did not give
-// back, in bytes.
+// OfGo returns the memory that Go's runtime has obtained from the system and not
+// returned, in bytes.
 func OfGo() int64 {
 	samples := []metrics.Sample{
 		{Name: "/memory/classes/total:bytes"},
@@ -91,7 +91,7 @@ func OfGo() int64 {
 	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())
 }
 
-// machineMemory is the machine's memory in bytes; 0: nobody says.
+// machineMemory returns the machine's memory in bytes; 0: unknown.
 func machineMemory(root fs.FS) int64 {
 	data, err := readFile(root, "/proc/meminfo")
 	if err != nil {
@@ -109,14 +109,14 @@ func machineMemory(root fs.FS) int64 {
 	return 0
 }
 
-// A meter tells how much memory the process uses. It is the one measure: the
-// Guard goes by it, and the page and the metrics show it.
+// A meter measures how much memory the process uses. The Guard, the page and the
+// metrics all use it.
 //
-// Where the process has a cgroup of its own, as in a container and under systemd,
-// that is what the kernel charges to the cgroup, and kills for: the process's
-// pages, and in version 2 also what the kernel has in its sockets, which for
-// clients that do not read is more. Where it shares one, or has none, that figure
-// would be others' doing; there it is the process's own anonymous pages.
+// If the process has a cgroup of its own, as in a container and under systemd, this is
+// what the kernel charges to the cgroup, and what it kills for: the process's pages,
+// and in version 2 also the memory of its sockets, which is the larger part for clients
+// that do not read. Otherwise that figure would include other processes; the meter then
+// returns the process's own anonymous pages.
 type meter struct {
 	root     fs.FS
 	cgroup   cgroup
@@ -128,8 +128,8 @@ func newMeter(root fs.FS) *meter {
 	return &meter{root: root, cgroup: readCgroup(root), pid: os.Getpid(), pageSize: int64(os.Getpagesize())}
 }
 
-// measure returns the memory in use, in bytes, and whether what the kernel has in
-// the process's sockets is part of it.
+// measure returns the memory in use, in bytes, and whether that includes the kernel's
+// memory for the process's sockets.
 func (m *meter) measure() (used int64, sockets bool) {
 	if n, ok := m.cgroup.used(m.root, m.pid); ok {
 		return n, m.cgroup.version == 2
@@ -137,11 +137,11 @@ func (m *meter) measure() (used int64, sockets bool) {
 	if n, ok := m.anonymous(); ok {
 		return n, false
 	}
-	return OfGo(), false // no /proc: another system
+	return OfGo(), false // not Linux: there is no /proc
 }
 
 // anonymous reads /proc/self/statm, in pages: size, resident, shared (proc(5)).
-// Resident less shared is RssAnon.
+// Resident minus shared is RssAnon.
 func (m *meter) anonymous() (int64, bool) {
 	data, err := readFile(m.root, "/proc/self/statm")
 	fields := strings.Fields(string(data))
