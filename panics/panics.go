@@ -1,10 +1,10 @@
-// Package panics keeps a panic from ending the process, and keeps what the gate lives
-// on alive: every goroutine runs in Catch or Keep, or its function recovers by itself
-// and calls Caught. A test of package main looks for goroutines that do not.
+// Package panics prevents a panic from ending the process and keeps essential
+// goroutines running: every goroutine runs in Catch or Keep, or its function recovers
+// by itself and calls Caught. A test of package main finds goroutines that do not.
 //
 // Each panic is logged as an error with its stack and counted by the Place that caught
-// it. A panic while a lock is held without a deferred unlock leaves it locked; nothing
-// here can help that.
+// it. A panic while a lock is held without a deferred unlock leaves it locked; this
+// package can't prevent that.
 package panics
 
 import (
@@ -19,28 +19,27 @@ import (
 // A Place is the part of the gate that caught a panic.
 type Place string
 
-// All Places. What a panic ends is one connection, request or job, except where
-// something else is said.
+// All Places. Unless stated otherwise, a panic ends one connection, request or job.
 const (
-	Handshake    Place = "handshake"    // TLS of a client
-	Request      Place = "request"      // a client's request, up to the 101, the dial included
+	Handshake    Place = "handshake"    // TLS handshake of a client
+	Request      Place = "request"      // a client's request, up to the 101, including the dial
 	Tunnel       Place = "tunnel"       // a turn of a tunnel
 	Loop         Place = "loop"         // an event loop, outside a turn
 	Pages        Place = "pages"        // HTTP of a client on a TLS listener
 	HTTP         Place = "http"         // plain HTTP
 	Admin        Place = "admin"        // the operator's listener
 	Listener     Place = "listener"     // accepting
-	Reload       Place = "reload"       // reading a configuration
+	Reload       Place = "reload"       // reading the configuration
 	Files        Place = "files"        // a job on files
 	Config       Place = "config"       // watching the configuration
 	Access       Place = "access"       // watching access lists
 	Certificates Place = "certificates" // reading and watching certificates
 	ACME         Place = "acme"         // obtaining certificates
-	DNS          Place = "dns"          // asking for and watching names
+	DNS          Place = "dns"          // resolving and watching names
 	Probe        Place = "probe"        // probing nodes
 	Memory       Place = "memory"       // watching memory
 	Log          Place = "log"          // writing the log
-	Systemd      Place = "systemd"      // telling systemd
+	Systemd      Place = "systemd"      // notifying systemd
 	Process      Place = "process"      // start, signals, drain
 )
 
@@ -77,7 +76,7 @@ func Caught(log *slog.Logger, where Place, v any, attrs ...any) {
 	log.Error("panic", append(attrs, []any{"where", string(where), "err", v, "stack", string(debug.Stack())}...)...)
 }
 
-// Catch calls f. A panic in it is caught, and is the error.
+// Catch calls f. A panic in it is caught and returned as the error.
 func Catch(where Place, f func()) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -89,7 +88,7 @@ func Catch(where Place, f func()) (err error) {
 	return nil
 }
 
-// Do returns what f returns; a panic in f is its error.
+// Do returns the results of f; a panic in f becomes its error.
 func Do[T any](where Place, f func() (T, error)) (v T, err error) {
 	if caught := Catch(where, func() { v, err = f() }); caught != nil {
 		err = caught
@@ -97,15 +96,15 @@ func Do[T any](where Place, f func() (T, error)) (v T, err error) {
 	return v, err
 }
 
-// The pauses before what has panicked is started again.
+// The pauses before f is called again.
 const (
 	minPause = time.Second
 	maxPause = time.Minute
 )
 
-// Keep calls f until it returns. After a panic it calls f again, after a pause that
-// grows while f panics again soon; or returns, if stop is closed by then. A nil stop
-// never is. What f defers runs after each panic.
+// Keep calls f until it returns. After a panic it calls f again after a pause, which
+// grows while f soon panics again; it returns instead if stop is closed by then. A nil
+// stop is never closed. Deferred calls of f run after each panic.
 func Keep(stop <-chan struct{}, where Place, f func()) {
 	pause := minPause
 	for {
