@@ -12,7 +12,7 @@ import (
 	"wssgate/human"
 )
 
-// ACME prints the names whose certificates come from a CA.
+// ACME prints the names with certificates from a CA.
 func (g *Gate) ACME(ctx context.Context, stdout io.Writer, asJSON bool) error {
 	var st admin.Status
 	if err := g.get(ctx, "/status", nil, &st); err != nil {
@@ -28,7 +28,7 @@ func (g *Gate) ACME(ctx context.Context, stdout io.Writer, asJSON bool) error {
 		s.printf("%s\n", s.paint(bad, human.Line(p.Err)))
 	}
 	if len(st.ACME) == 0 {
-		s.printf("no certificates come from a CA: acme.names is empty\n")
+		s.printf("no certificates are obtained from a CA: acme.names is empty\n")
 		return s.err
 	}
 	s.acme(&st)
@@ -58,7 +58,7 @@ func (s *screen) acme(st *admin.Status) {
 	}
 }
 
-// in says when something is.
+// in formats the time until t.
 func in(d time.Duration) string {
 	if d <= 0 {
 		return "now"
@@ -66,8 +66,8 @@ func in(d time.Duration) string {
 	return human.Short(d)
 }
 
-// ACMEDo has the gate renew, retry or revoke, with a reason, the certificate of a name,
-// or give the "account" a new key.
+// ACMEDo asks the gate to renew, retry or revoke the certificate of a name, with a
+// reason, or to give the "account" a new key.
 func (g *Gate) ACMEDo(ctx context.Context, do, name, reason string) (string, error) {
 	query := url.Values{do: {name}}
 	if reason != "" {
@@ -80,5 +80,5 @@ func (g *Gate) ACMEDo(ctx context.Context, do, name, reason string) (string, err
 	if do == "rollover" { // is done
 		return said, nil
 	}
-	return fmt.Sprintf("%s; \"wssgate acme status\" tells how far it has come", said), nil
+	return fmt.Sprintf("%s; \"wssgate acme status\" shows the progress", said), nil
 }

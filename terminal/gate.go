@@ -1,9 +1,9 @@
-// Package terminal is what an operator does at a terminal with a gate that runs: look at
-// it, list and close tunnels, drain and reload it.
+// Package terminal implements the operator's commands for a running gate: they show its
+// state, list and close tunnels, and drain and reload it.
 //
-// It knows nothing of the gate but what package admin answers: a [Gate] here is the
-// other end of its admin listener. What comes from clients, such as names, is printed
-// by human.Cell, so that nobody outside can send control characters to the terminal.
+// It knows only what package admin answers: a [Gate] is the client of its admin
+// listener. It prints text that clients send, such as names, with human.Cell, so that
+// clients can't send control characters to the terminal.
 package terminal
 
 import (
@@ -21,34 +21,36 @@ import (
 	"time"
 )
 
-// How long a gate may take for an answer. A reload reads files.
+// Time limits for the gate's answer. A reload reads files.
 const (
 	patience       = 10 * time.Second
 	reloadPatience = 60 * time.Second
 )
 
-// maxAnswer bounds an answer in bytes: ten thousand vhosts take a tenth of it.
+// maxAnswer is the maximum size of an answer in bytes: ten thousand vhosts need a
+// tenth.
 const maxAnswer = 64 << 20
 
-// An Error says what is wrong, and what to do.
+// An Error has the cause, and a hint.
 type Error struct {
 	Text, Hint string
-	Usage      bool // the command's arguments are, or the configuration
+	Usage      bool // the arguments or the configuration are wrong
 }
 
 func (e *Error) Error() string { return e.Text }
 
-// HintText is empty where nothing is known to help.
+// HintText returns the hint, or "".
 func (e *Error) HintText() string { return e.Hint }
 
-// A Gate is a gate's admin listener. Its methods may be called at the same time.
+// A Gate is a client of a gate's admin listener. Its methods are safe for concurrent
+// use.
 type Gate struct {
 	address, token, file string
 	client               *http.Client
 }
 
-// Reach returns the gate of a configuration file, whose admin listener is at address, as
-// in listen.admin, and wants a token, or none. It does not connect yet.
+// Reach returns the gate of a configuration file. Its admin listener has the address of
+// listen.admin, and requires the token unless that is "". Reach does not connect yet.
 func Reach(file, address, token string) (*Gate, error) {
 	if address == "" {
 		return nil, &Error{fmt.Sprintf("%s: listen.admin is \"\": this gate has no admin listener", file),
@@ -58,11 +60,11 @@ func Reach(file, address, token string) (*Gate, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		network, where = "unix", path
 	} else if strings.HasSuffix(address, ":0") {
-		return nil, &Error{fmt.Sprintf("%s: listen.admin is %q: its port is another one after each start", file, address),
+		return nil, &Error{fmt.Sprintf("%s: listen.admin is %q: its port changes with each start", file, address),
 			`set a port, such as "127.0.0.1:9291"`, true}
 	}
 	var dialer net.Dialer
-	transport := &http.Transport{ // no proxy: what it answers is this machine's
+	transport := &http.Transport{ // no proxy: the listener is on this machine
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, network, where)
 		},
@@ -71,12 +73,12 @@ func Reach(file, address, token string) (*Gate, error) {
 	return &Gate{address: address, token: token, file: file, client: &http.Client{Transport: transport, CheckRedirect: refuse}}, nil
 }
 
-// Close ends the connections that are kept.
+// Close closes idle connections.
 func (g *Gate) Close() { g.client.CloseIdleConnections() }
 
-// ask sends a request. The caller closes the answer's body.
+// ask sends a request. The caller closes the body of the answer.
 func (g *Gate) ask(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
-	// The guard of the listener wants an address or localhost for a host.
+	// The listener accepts only an address or localhost as the host.
 	u := url.URL{Scheme: "http", Host: "localhost", Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
@@ -106,7 +108,7 @@ func isJSON(resp *http.Response) bool {
 	return strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json")
 }
 
-// unreachable says why nobody answers.
+// unreachable explains why the gate did not answer.
 func (g *Gate) unreachable(err error) error {
 	why, hint := err, fmt.Sprintf(`is the gate running with this file? "wssgate serve -config %s" starts it`, g.file)
 	if urlError, ok := errors.AsType[*url.Error](err); ok {
@@ -114,7 +116,7 @@ func (g *Gate) unreachable(err error) error {
 	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		why, hint = errors.New("no answer in time"), "is it a gate that listens there? its log may tell why it hangs"
+		why, hint = errors.New("no answer in time"), "does a gate listen there? its log may show why it hangs"
 	case errors.Is(err, context.Canceled):
 		why, hint = errors.New("interrupted"), ""
 	case errors.Is(err, fs.ErrPermission):
@@ -127,17 +129,17 @@ func (g *Gate) unreachable(err error) error {
 	return &Error{fmt.Sprintf("no gate at %q: %v", g.address, why), hint, false}
 }
 
-// refused says why a request was not taken.
+// refused explains why the gate refused a request.
 func (g *Gate) refused(resp *http.Response) error {
 	switch status := resp.StatusCode; {
 	case status == http.StatusUnauthorized && g.token == "":
-		return &Error{fmt.Sprintf("the gate at %q wants a token, and %s names none", g.address, g.file),
+		return &Error{fmt.Sprintf("the gate at %q requires a token, and %s has none", g.address, g.file),
 			"name its configuration with -config FILE, or set listen.admin_token_file", false}
 	case status == http.StatusUnauthorized:
-		return &Error{fmt.Sprintf("the gate at %q does not take the token of listen.admin_token_file", g.address),
+		return &Error{fmt.Sprintf("the gate at %q rejects the token of listen.admin_token_file", g.address),
 			"if the token is new, send SIGHUP to the gate; otherwise another gate listens there", false}
 	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed:
-		return &Error{fmt.Sprintf("what listens at %q does not know this request", g.address),
+		return &Error{fmt.Sprintf("the server at %q does not support this request", g.address),
 			"is it a gate of this version?", false}
 	default:
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
@@ -145,7 +147,7 @@ func (g *Gate) refused(resp *http.Response) error {
 	}
 }
 
-// get asks for JSON.
+// get requests JSON.
 func (g *Gate) get(ctx context.Context, path string, query url.Values, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -157,18 +159,18 @@ func (g *Gate) get(ctx context.Context, path string, query url.Values, answer an
 	return g.decode(resp, http.StatusOK, answer)
 }
 
-// An outcome is what the gate answers to a command, and to a request with a mistake.
+// An outcome is the gate's answer to a command, or to an invalid request.
 type outcome struct {
 	Result string   `json:"result"`
 	Scope  string   `json:"scope"` // of a drain
 	Errors []string `json:"errors"`
 }
 
-// decode reads an answer of one status into answer, and others as errors.
+// decode decodes an answer with the status into answer. Any other one is an error.
 func (g *Gate) decode(resp *http.Response, status int, answer any) error {
 	if !isJSON(resp) {
-		return &Error{fmt.Sprintf("what listens at %q answers %s, and not as a gate does", g.address, resp.Status),
-			"is it another program's port?", false}
+		return &Error{fmt.Sprintf("the server at %q answered %s, and is not a gate", g.address, resp.Status),
+			"does another program use this port?", false}
 	}
 	body := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
 	if resp.StatusCode != status {
@@ -184,7 +186,7 @@ func (g *Gate) decode(resp *http.Response, status int, answer any) error {
 	return nil
 }
 
-// order has the gate do something. It returns the gate's answer in words.
+// order sends a command to the gate and returns its result.
 func (g *Gate) order(ctx context.Context, path string, query url.Values) (string, error) {
 	o, err := g.post(ctx, path, query)
 	return o.Result, err

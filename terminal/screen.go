@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// A screen is where text goes. The first error of writing stays in err.
+// A screen writes text. err keeps the first error.
 type screen struct {
 	w      io.Writer
 	colour bool
@@ -16,7 +16,7 @@ type screen struct {
 }
 
 // newScreen uses colours on a terminal, unless NO_COLOR is set (no-color.org) or the
-// terminal is a dumb one.
+// terminal is dumb.
 func newScreen(w io.Writer) *screen {
 	return &screen{w: w, colour: isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
 }
@@ -32,8 +32,8 @@ func (s *screen) printf(format string, values ...any) {
 	}
 }
 
-// Paints are parameters of SGR (ECMA-48, section 8.3.117): the 16 colours that each
-// terminal has.
+// Paints are parameters of SGR (ECMA-48, section 8.3.117): the 16 colours that all
+// terminals have.
 const (
 	plain = ""
 	bold  = "1"
@@ -51,11 +51,11 @@ func (s *screen) paint(how, text string) string {
 	return "\x1b[" + how + "m" + text + "\x1b[0m"
 }
 
-// A cell is a text with its colour.
+// A cell is a text with a colour.
 type cell struct{ text, paint string }
 
-// table prints rows below their headings, in columns as wide as they need. Columns
-// whose heading begins with a space are numbers.
+// table prints rows under their headings, in columns as wide as necessary. A heading
+// that begins with a space marks a column of numbers.
 func (s *screen) table(headings []string, rows [][]cell) {
 	widths := make([]int, len(headings))
 	for i, h := range headings {

@@ -4,7 +4,7 @@ package terminal
 
 import "os"
 
-// size is not known here.
+// size is unknown on this system.
 func size(*os.File) (columns, lines int, ok bool) { return 0, 0, false }
 
 func isTerminalFile(f *os.File) bool {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// size is that of the terminal which f is, in characters; ok is false where f is none.
+// size returns the size of the terminal f in characters; ok is false if f is not one.
 func size(f *os.File) (columns, lines int, ok bool) {
 	w, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 	if err != nil {

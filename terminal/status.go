@@ -14,8 +14,8 @@ import (
 	"wssgate/human"
 )
 
-// Status prints what the gate's page shows, and reports whether the gate is well: it is
-// ready, and no finding is an error.
+// Status prints the content of the gate's page. well is true if the gate is ready and
+// no finding is an error.
 func (g *Gate) Status(ctx context.Context, stdout io.Writer, asJSON bool) (well bool, err error) {
 	var raw json.RawMessage
 	if err := g.get(ctx, "/status", nil, &raw); err != nil {
@@ -49,7 +49,7 @@ func (s *screen) status(st *admin.Status) {
 	s.unserved(st)
 	s.logins(st)
 	if len(st.Denied) > 0 {
-		s.printf("\n%s\n", s.paint(bold, "Denied for a while"))
+		s.printf("\n%s\n", s.paint(bold, "Temporarily denied"))
 		s.denied(st)
 	}
 	for _, e := range st.Reload.Errors {
@@ -63,7 +63,7 @@ func (s *screen) status(st *admin.Status) {
 	}
 }
 
-// headline says which gate it is.
+// headline identifies the gate.
 func headline(st *admin.Status) string {
 	return fmt.Sprintf("wssgate %s at %s, %s, up for %s", st.Version, st.Host, st.Config, human.Duration(st.Now.Sub(st.Started)))
 }
@@ -75,7 +75,7 @@ func drainLine(st *admin.Status, d *admin.Drain) string {
 	return fmt.Sprintf("draining %s: %d of %d left, since %s", human.Cell(d.Scope), d.Left, d.Total, human.Short(st.Now.Sub(d.Since)))
 }
 
-// verdictLine is how the gate is.
+// verdictLine prints the state of the gate.
 func (s *screen) verdictLine(st *admin.Status) {
 	how, text := good, "all is well"
 	switch errors, warnings := st.FindingsTotal[admin.LevelError], st.FindingsTotal[admin.LevelWarn]; {
@@ -91,7 +91,7 @@ func (s *screen) verdictLine(st *admin.Status) {
 	s.printf("%s\n", s.paint(how+";"+bold, text))
 }
 
-// verdict is that, and what needs somebody.
+// verdict prints the state of the gate and what needs attention.
 func (s *screen) verdict(st *admin.Status) {
 	s.verdictLine(st)
 	for _, why := range st.NotReady {
@@ -139,7 +139,7 @@ func (s *screen) vhosts(st *admin.Status) {
 	s.section("Vhosts", st.VhostsTotal, []string{"NAME", " TUNNELS", " OPENED", "UPSTREAM", "CERTIFICATE"}, rows)
 }
 
-// section is a table with its title; no rows, no section.
+// section prints a table with a title, or nothing if there are no rows.
 func (s *screen) section(title string, total int, headings []string, rows [][]cell) {
 	if len(rows) == 0 {
 		return
@@ -178,7 +178,8 @@ func (s *screen) nodes(st *admin.Status) {
 	s.section("Upstream nodes", len(rows), []string{"NODE", "STATE", " TUNNELS", " DIALS", " FAILURES", "LAST ERROR"}, rows)
 }
 
-// certificates are those that end first, where vhosts do not show them.
+// certificates prints the certificates that expire first, if there are no vhosts to
+// show them.
 func (s *screen) certificates(st *admin.Status) {
 	if len(st.Vhosts) != 1 || st.Vhosts[0].Name != "*" {
 		return
@@ -214,10 +215,10 @@ func (s *screen) logins(st *admin.Status) {
 	s.section("Failed logins", len(st.Logins.Clients), []string{"ADDRESS", " FAILURES", "STATE"}, rows)
 }
 
-// Reload has the gate read its configuration again.
+// Reload asks the gate to read its configuration again.
 func (g *Gate) Reload(ctx context.Context) (string, error) { return g.order(ctx, "/reload", nil) }
 
-// Drain has the gate begin or stop a drain; query is that of POST /drain. With wait it
+// Drain asks the gate to start or stop a drain; query is that of POST /drain. With wait it
 // returns when the last tunnel has ended, and an error if the drain was stopped first.
 func (g *Gate) Drain(ctx context.Context, query url.Values, wait bool) (string, error) {
 	o, err := g.post(ctx, "/drain", query)

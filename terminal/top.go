@@ -17,8 +17,8 @@ import (
 	"wssgate/proxy"
 )
 
-// ANSI sequences for the whole screen (ECMA-48; the alternate screen is xterm's, which
-// others have taken over).
+// ANSI sequences for the whole screen (ECMA-48; the alternate screen is from xterm, and
+// widely supported).
 const (
 	enterScreen = "\x1b[?1049h\x1b[?25l"
 	leaveScreen = "\x1b[?25h\x1b[?1049l"
@@ -27,12 +27,13 @@ const (
 	endScreen   = "\x1b[J"
 )
 
-// candidates are how many of the clients with most bytes Top looks at: whose bytes grow
-// most between two looks, of these, are the busiest now.
+// candidates is the number of clients that Top reads, those with most bytes. The ones
+// among them whose bytes grow most between two looks are the busiest.
 const candidates = 1000
 
-// Top shows what a gate does, each interval anew, until ctx ends, which is no error. On
-// what is no terminal it prints one look, with the rates of one interval.
+// Top shows the gate's activity, updated after each interval, until ctx ends, which is
+// not an error. If stdout is not a terminal, it prints one look, with the rates of one
+// interval.
 func (g *Gate) Top(ctx context.Context, stdout io.Writer, interval time.Duration) error {
 	f, terminal := stdout.(*os.File)
 	terminal = terminal && isTerminalFile(f)
@@ -77,7 +78,7 @@ func (g *Gate) Top(ctx context.Context, stdout io.Writer, interval time.Duration
 	}
 }
 
-// paintScreen draws a look over the last one, cut to the size of the terminal.
+// paintScreen draws a look over the previous one, cut to the size of the terminal.
 func paintScreen(w io.Writer, l *look, failed error, interval time.Duration, columns, lines int) error {
 	columns, lines = cmp.Or(columns, 80), cmp.Or(lines, 24)
 	var text bytes.Buffer
@@ -89,7 +90,7 @@ func paintScreen(w io.Writer, l *look, failed error, interval time.Duration, col
 	}
 	out := bytes.NewBufferString(goHome)
 	for i, line := range bytes.Split(bytes.TrimRight(text.Bytes(), "\n"), []byte("\n")) {
-		if i == lines-1 { // the last line stays empty, or the screen would scroll
+		if i == lines-1 { // the last line stays empty; otherwise the screen would scroll
 			break
 		}
 		out.Write(cutLine(line, columns))
@@ -100,7 +101,7 @@ func paintScreen(w io.Writer, l *look, failed error, interval time.Duration, col
 	return err
 }
 
-// cutLine leaves out what does not fit into a line, but no colours.
+// cutLine cuts a line to the columns, but keeps all colours.
 func cutLine(line []byte, columns int) (out []byte) {
 	width, escape := 0, false
 	for _, r := range string(line) {
@@ -119,20 +120,20 @@ func cutLine(line []byte, columns int) (out []byte) {
 	return out
 }
 
-// A look is what a gate tells at one time.
+// A look is the state of a gate at one time.
 type look struct {
 	status  admin.Status
 	clients admin.Clients
 
-	rates bool // the rest is known: there was a look before
+	rates bool // the fields below are valid: there was a previous look
 	per   rates
 	busy  []busyClient
 }
 
-// rates are in a second.
+// rates are per second.
 type rates struct{ full, resumed, failed, framesIn, framesOut, bytesIn, bytesOut, closed, loops float64 }
 
-// A busyClient is a client with its bytes a second.
+// A busyClient is a client with its bytes per second.
 type busyClient struct {
 	proxy.ClientCount
 	in, out float64
@@ -150,7 +151,7 @@ func (g *Gate) look(ctx context.Context) (*look, error) {
 	return l, err
 }
 
-// since works out rates.
+// since computes the rates.
 func (l *look) since(before *look) {
 	seconds := l.status.Now.Sub(before.status.Now).Seconds()
 	if seconds <= 0 || l.status.Started != before.status.Started {
@@ -194,7 +195,7 @@ func (l *look) since(before *look) {
 	}
 	for i := range l.busy {
 		c := &l.busy[i]
-		if then, ok := known[c.Client]; ok { // a tunnel that ended takes its bytes along
+		if then, ok := known[c.Client]; ok { // the bytes of a tunnel that ended are no longer included
 			c.in, c.out = rate(c.BytesIn, then.BytesIn), rate(c.BytesOut, then.BytesOut)
 		}
 	}
@@ -218,7 +219,7 @@ func (s *screen) top(l *look, interval time.Duration, lines int) {
 	s.printf("traffic     in %s, %s frames; out %s, %s frames\n", perSecond(l.per.bytesIn, human.Bytes), perSecond(l.per.framesIn, count),
 		perSecond(l.per.bytesOut, human.Bytes), perSecond(l.per.framesOut, count))
 	s.printf("loops       %.0f %% busy; memory %s\n", 100*l.per.loops, human.Bytes(st.Memory.Used))
-	// What is left is shared out: a third for each table, and all the rest for clients.
+	// The remaining lines: a third for each table, and the unused ones for clients.
 	left := max(lines-14, 6)
 	vhosts := slices.Clone(st.Vhosts)
 	slices.SortStableFunc(vhosts, func(a, b admin.Vhost) int { return cmp.Compare(b.Tunnels, a.Tunnels) })

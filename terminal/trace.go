@@ -14,17 +14,18 @@ import (
 	"wssgate/proxy"
 )
 
-// maxTraceLine bounds a line of a trace in bytes.
+// maxTraceLine is the maximum length of a line of a trace in bytes.
 const maxTraceLine = 64 << 10
 
-// Trace prints what happens on a tunnel, until that ends or ctx does, which is no error.
+// Trace prints the events of a tunnel until the tunnel or ctx ends, which is not an
+// error.
 func (g *Gate) Trace(ctx context.Context, stdout io.Writer, id string, asJSON bool) error {
 	asking, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	late := time.AfterFunc(patience, func() { cancel(context.DeadlineExceeded) })
 	resp, err := g.ask(asking, http.MethodGet, "/trace", url.Values{"id": {id}})
 	if err != nil {
-		if ctx.Err() == nil && asking.Err() != nil { // whatever the transport makes of it
+		if ctx.Err() == nil && asking.Err() != nil { // regardless of the transport's error
 			return g.unreachable(context.Cause(asking))
 		}
 		return err
@@ -39,7 +40,7 @@ func (g *Gate) Trace(ctx context.Context, stdout io.Writer, id string, asJSON bo
 	for lines.Buffer(nil, maxTraceLine); lines.Scan() && s.err == nil; {
 		var l proxy.TraceLine
 		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
-			break // it was cut off
+			break // the answer was cut off
 		}
 		ended = ended || l.End != ""
 		if asJSON {
@@ -54,10 +55,10 @@ func (g *Gate) Trace(ctx context.Context, stdout io.Writer, id string, asJSON bo
 	case ended || ctx.Err() != nil:
 		return nil
 	}
-	return &Error{fmt.Sprintf("the trace by the gate at %q was cut off: it was not read for 10 s, or the gate is gone", g.address), "", false}
+	return &Error{fmt.Sprintf("the trace by the gate at %q was cut off: it was not read for 10 s, or the gate ended", g.address), "", false}
 }
 
-// senders are how those who send frames are printed.
+// senders has the output for each sender of frames.
 var senders = map[string]cell{"client": {"client   >", work}, "upstream": {"upstream <", good}, "gate": {"gate     <", warn}}
 
 func (s *screen) trace(l *proxy.TraceLine) {

@@ -13,18 +13,18 @@ import (
 	"wssgate/proxy"
 )
 
-// page is how many tunnels are asked for at once.
+// page is the number of tunnels per request.
 const page = 1000
 
-// A Listing says what Tunnels prints. Filter is the query of GET /tunnels.
+// A Listing configures Tunnels. Filter is the query of GET /tunnels.
 type Listing struct {
 	Filter url.Values
 	Limit  int  // tunnels; 0: all
-	JSON   bool // one object a line
+	JSON   bool // one object per line
 }
 
-// Tunnels prints tunnels, the oldest first, and then how many there are. It has one part
-// of the answer in memory at a time.
+// Tunnels prints tunnels, the oldest first, and then their number. It holds one part of
+// the answer in memory at a time.
 func (g *Gate) Tunnels(ctx context.Context, stdout, stderr io.Writer, l Listing) error {
 	s, encoder := newScreen(stdout), json.NewEncoder(stdout)
 	query := url.Values{}
@@ -56,7 +56,7 @@ func (g *Gate) Tunnels(ctx context.Context, stdout, stderr io.Writer, l Listing)
 			return s.err
 		}
 		if list.Next == "" || l.Limit > 0 && shown >= l.Limit {
-			if !l.JSON { // standard output stays a table
+			if !l.JSON { // standard output remains a table
 				out := newScreen(stderr)
 				out.printf("%d shown, %d match, %d open\n", shown, list.Matched, list.Open)
 			}
@@ -92,19 +92,19 @@ func clientText(t *proxy.Tunnel) string {
 	return t.Client.String()
 }
 
-// CloseTunnel has the gate close one tunnel.
+// CloseTunnel asks the gate to close one tunnel.
 func (g *Gate) CloseTunnel(ctx context.Context, id string) (string, error) {
 	return g.order(ctx, "/close", url.Values{"id": {id}})
 }
 
-// CloseClient has the gate close the tunnels of an address or network.
+// CloseClient asks the gate to close the tunnels of an address or network.
 func (g *Gate) CloseClient(ctx context.Context, client string) (string, error) {
 	return g.order(ctx, "/close", url.Values{"client": {client}})
 }
 
-// Deny keeps the clients of an address or network out for a while, and prints what the
-// gate says; zero lets them in again. Closes has their tunnels closed after that: the
-// other way round they would be back before.
+// Deny temporarily denies the clients of an address or network, and prints the gate's
+// answer; a duration of zero lifts the ban. If closes is true, it closes their tunnels
+// afterwards: if they were closed first, the clients would reconnect before the ban.
 func (g *Gate) Deny(ctx context.Context, stdout io.Writer, client string, duration time.Duration, closes bool) error {
 	s := newScreen(stdout)
 	said, err := g.order(ctx, "/deny", url.Values{"client": {client}, "for": {duration.String()}})
@@ -127,19 +127,19 @@ func (g *Gate) Deny(ctx context.Context, stdout io.Writer, client string, durati
 			s.printf("%s\n", said)
 		} else if n, again := g.open(ctx, client); again != nil || n > 0 {
 			return err
-		} // else they have ended meanwhile
+		} // otherwise they have ended in the meantime
 	}
 	return s.err
 }
 
-// open is how many tunnels an address or network has.
+// open returns the number of tunnels of an address or network.
 func (g *Gate) open(ctx context.Context, client string) (int, error) {
 	var list proxy.TunnelList
 	err := g.get(ctx, "/tunnels", url.Values{"client": {client}, "limit": {"1"}}, &list)
 	return list.Matched, err
 }
 
-// Denied prints who is kept out by Deny.
+// Denied prints the bans by Deny.
 func (g *Gate) Denied(ctx context.Context, stdout io.Writer) error {
 	var st admin.Status
 	if err := g.get(ctx, "/status", nil, &st); err != nil {
@@ -147,7 +147,7 @@ func (g *Gate) Denied(ctx context.Context, stdout io.Writer) error {
 	}
 	s := newScreen(stdout)
 	if len(st.Denied) == 0 {
-		s.printf("nobody is denied for a while; [access] says who always is\n")
+		s.printf("no temporary bans; [access] has the permanent rules\n")
 		return s.err
 	}
 	s.denied(&st)

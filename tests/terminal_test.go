@@ -230,11 +230,11 @@ func TestTerminalNoGate(t *testing.T) {
 		want         []string
 	}{
 		{"no listener", "admin = \"\"", 2, []string{"has no admin listener", "hint: set admin ="}},
-		{"port 0", "admin = \"127.0.0.1:0\"", 2, []string{"its port is another one", "hint: set a port"}},
+		{"port 0", "admin = \"127.0.0.1:0\"", 2, []string{"its port changes", "hint: set a port"}},
 		{"nobody there", fmt.Sprintf("admin = \"127.0.0.1:%d\"", gate.FreePort(t)), 1, []string{"connection refused", "hint: is the gate running"}},
 		{"no socket", "admin = \"unix:none.sock\"", 1, []string{"no such file", "hint: is the gate running"}},
-		{"no token", fmt.Sprintf("admin = \"127.0.0.1:%d\"", port), 1, []string{"wants a token", "hint: name its configuration"}},
-		{"another token", fmt.Sprintf("admin = \"127.0.0.1:%d\"\nadmin_token_file = \"other\"", port), 1, []string{"does not take the token", "hint: if the token is new"}},
+		{"no token", fmt.Sprintf("admin = \"127.0.0.1:%d\"", port), 1, []string{"requires a token", "hint: name its configuration"}},
+		{"another token", fmt.Sprintf("admin = \"127.0.0.1:%d\"\nadmin_token_file = \"other\"", port), 1, []string{"rejects the token", "hint: if the token is new"}},
 		{"no file with a token", fmt.Sprintf("admin = \"127.0.0.1:%d\"\nadmin_token_file = \"none\"", port), 2, []string{"listen.admin_token_file", "no such file"}},
 		{"no address", "admin = 5", 2, []string{"listen.admin"}},
 		{"not TOML", "admin = ", 2, []string{"line 2"}},
@@ -266,7 +266,7 @@ func TestTerminalAccess(t *testing.T) {
 		}
 		return err == nil
 	}
-	d.want("access list", 0, "nobody is denied")
+	d.want("access list", 0, "no temporary bans")
 	d.want("access deny 127.0.0.1 -for 1d", 0, "127.0.0.1: denied until", "1 tunnel open")
 	d.want("reload", 0)
 	if letIn() {
@@ -275,7 +275,7 @@ func TestTerminalAccess(t *testing.T) {
 	c.SendText("still there")
 	c.WantText("still there")
 	d.want("access list", 0, "127.0.0.1", "23h")
-	d.want("status", 0, "Denied for a while")
+	d.want("status", 0, "Temporarily denied")
 	d.want("access deny 127.0.0.1 -for 1d -close", 0, "closing 1 tunnel")
 	c.WantClose(1008)
 	d.want("access deny 127.0.0.0/16 -for 2h", 0)
