@@ -12,7 +12,7 @@ const Hint = `add source addresses with "source" of the upstream, widen net.ipv4
 // A UsedUpError means that no source address has a port left for the server. The
 // server is not at fault.
 type UsedUpError struct {
-	Err error // the kernel's; nil where it was not asked again
+	Err error // the kernel's error; nil if it was not asked again
 }
 
 func (e *UsedUpError) Error() string { return "no source port is left" }
@@ -23,7 +23,7 @@ func (e *UsedUpError) Hint() string  { return Hint }
 // A ForeignError means that no source address belongs to this machine: a mistake in
 // the configuration, like a FamilyError.
 type ForeignError struct {
-	Err error // the kernel's; nil where it was not asked again
+	Err error // the kernel's error; nil if it was not asked again
 }
 
 func (e *ForeignError) Error() string { return "no source address belongs to this machine" }
@@ -45,7 +45,8 @@ func (e *FamilyError) Error() string {
 
 func (e *FamilyError) Hint() string { return `add one to "source" of the upstream` }
 
-// isBind reports whether binding to a source address failed, not finding a port on it.
+// isBind reports whether binding to a source address failed, as opposed to finding a
+// port.
 func isBind(err error) bool {
 	call, ok := errors.AsType[*os.SyscallError](err)
 	return ok && call.Syscall == "bind"

@@ -44,7 +44,7 @@ const (
 type Memory struct {
 	turn   atomic.Uint32
 	usedUp atomic.Int64 // Unix time in ns of the last UsedUpError; 0: none
-	short  atomic.Bool  // no dial has succeeded since
+	short  atomic.Bool  // true until a dial succeeds
 
 	mu    sync.Mutex // never held across I/O
 	full  map[path]mark

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Count returns how many ephemeral ports the kernel has for one source address and one
-// server now; 0: not known. It reads /proc, and does not block.
+// Count returns the number of ephemeral ports that the kernel has for one source
+// address and one server now; 0: unknown. It reads /proc, and does not block.
 func Count() int { return count(os.DirFS("/")) }
 
 const folder = "proc/sys/net/ipv4/"

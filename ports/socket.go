@@ -15,7 +15,7 @@ func Here(source netip.Addr) bool {
 }
 
 // hasSource reports whether this machine has an address from which it can reach a
-// server: TCP's connect has one errno for the lack of that and for the lack of a port.
+// server. TCP's connect reports a missing address and a missing port by the same errno.
 func hasSource(to netip.AddrPort) bool {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 	return !lacksAddress(conn, err)
