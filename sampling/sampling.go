@@ -1,5 +1,5 @@
-// Package sampling keeps a log readable if strangers can cause lines in it: of each
-// kind, one line a minute is written, with the number of occurrences.
+// Package sampling keeps a log readable even if clients cause lines in it: of each
+// kind, it writes one line a minute, with the number of occurrences.
 package sampling
 
 import (
@@ -46,7 +46,7 @@ func (l *Line) note(write func(string, ...any), msg string, attrs []any) {
 	}
 }
 
-// over ends the minute. If there was something to report, another begins.
+// over ends the minute. If it had further occurrences, another minute begins.
 func (l *Line) over() {
 	l.mu.Lock()
 	count, last := l.count, l.last
