@@ -1,5 +1,5 @@
-// Package human says counts, durations and foreign text in the words of a person: for
-// tables, findings and messages on a terminal.
+// Package human formats counts, durations and untrusted text for people: in tables,
+// findings and messages on a terminal.
 package human
 
 import (
@@ -10,7 +10,7 @@ import (
 	"unicode"
 )
 
-// Count is a number of things: "no warnings", "1 warning", "2 warnings".
+// Count formats a number of things: "no warnings", "1 warning", "2 warnings".
 func Count(n int, noun string) string {
 	switch n {
 	case 0:
@@ -21,8 +21,8 @@ func Count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// Duration is a duration of minutes or more, rounded down: in days, in hours below two
-// days, in minutes below two hours.
+// Duration formats a duration of minutes or more, rounded down: in days, in hours below
+// two days, in minutes below two hours.
 func Duration(d time.Duration) string {
 	switch {
 	case d >= 48*time.Hour:
@@ -35,12 +35,12 @@ func Duration(d time.Duration) string {
 	return "less than a minute"
 }
 
-// maxCell is the width of a cell, in characters: one long name must not push the
-// other columns off the screen.
+// maxCell is the width of a cell in characters: a long name must not push the other
+// columns off the screen.
 const maxCell = 72
 
-// Cell is what a table has for a text that somebody else chose, such as the name of
-// a file: quoted where it would break the row, its middle left out where it is long.
+// Cell formats untrusted text, such as a file name, for a table. It quotes the text if
+// that would break the row, and leaves out its middle if it is long.
 func Cell(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		s = strconv.Quote(s)
@@ -52,7 +52,7 @@ func Cell(s string) string {
 	return s
 }
 
-// Bytes is a number of bytes: "512 B", "1.5 KiB", "20 MiB".
+// Bytes formats a number of bytes: "512 B", "1.5 KiB", "20 MiB".
 func Bytes(n int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
 	v, unit := float64(n), 0
@@ -66,7 +66,7 @@ func Bytes(n int64) string {
 	return fmt.Sprintf("%.0f %s", v, units[unit])
 }
 
-// Number is a whole number with its thousands apart: "12,345".
+// Number formats a whole number with separators: "12,345".
 func Number(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
@@ -75,7 +75,7 @@ func Number(n int64) string {
 	return s
 }
 
-// Short is a duration in one or two characters and a number: "8s", "5m", "3h", "12d".
+// Short formats a duration as a number and a unit: "8s", "5m", "3h", "12d".
 func Short(d time.Duration) string {
 	switch {
 	case d >= 48*time.Hour:
@@ -88,8 +88,7 @@ func Short(d time.Duration) string {
 	return fmt.Sprintf("%ds", d/time.Second)
 }
 
-// Line is a text that somebody else had a part in, as one line without control
-// characters.
+// Line formats partly untrusted text as one line without control characters.
 func Line(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
