@@ -1,17 +1,16 @@
-// Package logqueue stands between a log and the file, pipe or terminal that it is
-// written to, so that nobody who logs waits for it: a pipe may have a reader that
-// has stopped reading, a disk may be full or hang.
+// Package logqueue decouples a log from its file, pipe or terminal, so that logging
+// never blocks: the reader of a pipe may have stopped, a disk may be full or hang.
 //
 // # States and owners
 //
 //	lines   wait in the Queue, bounded in bytes; mu guards them
 //	writer  one goroutine, the only one that writes; it may hang in a system call
-//	lost    lines for which there was no room, or that the system did not take
+//	lost    lines for which there was no room, or that the system did not accept
 //
-// Lines that don't fit are dropped, the newest first, for the oldest say how it
-// began. They are counted, and when lines go through again the number is told. Close
-// gives the writer a moment for what waits, and leaves it alone after that: a
-// program can end although its log does not.
+// Lines that don't fit are dropped, the newest first, because the oldest show the
+// cause. They are counted, and their number is reported when lines are written again.
+// Close gives the writer some time for the queued lines, and then abandons it: a
+// program can end although its log hangs.
 package logqueue
 
 import (
@@ -22,11 +21,11 @@ import (
 	"wssgate/panics"
 )
 
-// Size is how many bytes of lines may wait: the lines of all tunnels that end at once
-// when the upstream of a large gate stops.
+// Size is the maximum size of the queued lines in bytes: enough for all tunnels that
+// end at once when the upstream of a large gate stops.
 const Size = 8 << 20
 
-// chunk is how many bytes one write has, so that room becomes free gradually.
+// chunk is the maximum size of one write in bytes, so that room becomes free gradually.
 const chunk = 32 << 10
 
 // A Queue is a writer of lines that never blocks. Create one with New, end it with
@@ -41,20 +40,20 @@ type Queue struct {
 	mu     sync.Mutex
 	chunks [][]byte  // whole lines each; the first is being written while writing is set
 	bytes  int       // in chunks
-	began  time.Time // of the write under way; zero: none is
+	began  time.Time // start of the current write; zero: none
 	lost   int       // lines not reported yet
 	total  int64     // lost since New
 	err    error     // of the last write
-	failed time.Time // when the current series of failed writes began; zero: the last one succeeded
+	failed time.Time // start of the current series of failed writes; zero: the last one succeeded
 	closed bool
 }
 
 // State is the state of a Queue.
 type State struct {
-	Lost   int64     // lines, since the start
-	Since  time.Time // start of the write under way; zero: none
+	Lost   int64     // lines since the start
+	Since  time.Time // start of the current write; zero: none
 	Err    error     // of the last write; nil: it succeeded
-	Failed time.Time // since when all writes have failed; zero: the last one succeeded
+	Failed time.Time // start of the current series of failed writes; zero: the last one succeeded
 }
 
 // New returns a Queue of at most size bytes and starts its writer. When lines are
@@ -86,7 +85,7 @@ func (q *Queue) Write(line []byte) (int, error) {
 // add appends a line. The caller holds mu.
 func (q *Queue) add(line []byte) {
 	q.bytes += len(line)
-	// The first chunk may be being written.
+	// The first chunk is possibly being written.
 	if n := len(q.chunks) - 1; n > 0 && len(q.chunks[n])+len(line) <= chunk {
 		q.chunks[n] = append(q.chunks[n], line...)
 		return
