@@ -25,8 +25,8 @@ import (
 
 const (
 	// A change is often one of several: a key and its chain, a temporary file and its
-	// renaming, the halves of a file. Changes are gathered until there is none for
-	// Quiet, but no longer than Patience: the folder may have busier files.
+	// renaming, the halves of a file. Changes are gathered until none occurs for Quiet,
+	// but at most for Patience: the folder may have busier files.
 	Quiet    = 200 * time.Millisecond
 	Patience = 2 * time.Second
 
@@ -43,8 +43,7 @@ type Options struct {
 	// Failed, if set, is called once with the reason why only polling works: of the
 	// system, with an empty path, or of a folder.
 	Failed func(path string, err error)
-	// Lost, if set, is called when the system has reported fewer changes than there
-	// were.
+	// Lost, if set, is called when the system has not reported all changes.
 	Lost func(err error)
 
 	Now        bool          // read everything at Start
@@ -139,7 +138,7 @@ func (w *Watcher) Forget(path string) {
 	delete(w.watched, path)
 	w.mu.Unlock()
 	if have {
-		w.folder.Remove(path) // fails where the system has forgotten it already
+		w.folder.Remove(path) // fails if the system has already removed it
 	}
 }
 
@@ -154,7 +153,7 @@ func (w *Watcher) forget(which func(path string) bool) {
 	}
 	w.mu.Unlock()
 	for _, path := range old {
-		w.folder.Remove(path) // fails where the system has forgotten it already
+		w.folder.Remove(path) // fails if the system has already removed it
 	}
 }
 
