@@ -9,8 +9,8 @@ import (
 	"wssgate/sampling"
 )
 
-// A BalancerTrouble says that a load balancer and the gate disagree about the PROXY
-// protocol, which cuts off all clients behind that balancer.
+// A BalancerTrouble is a disagreement between a load balancer and the gate about the
+// PROXY protocol, which locks out all clients behind that balancer.
 type BalancerTrouble struct {
 	Count int        `json:"count"` // connections since First; 0: no trouble in the last minutes
 	First time.Time  `json:"first"`
@@ -22,8 +22,8 @@ type BalancerTrouble struct {
 // troubleFor is how long a trouble is remembered after its last connection.
 const troubleFor = 10 * time.Minute
 
-// balancerTrouble counts one kind of trouble. The zero value is ready; methods may be
-// called at the same time.
+// balancerTrouble counts one kind of trouble. The zero value is ready. Methods are safe
+// for concurrent use.
 type balancerTrouble struct {
 	line sampling.Line
 	mu   sync.Mutex
@@ -51,7 +51,7 @@ func (t *balancerTrouble) recent(now time.Time) BalancerTrouble {
 	return t.BalancerTrouble
 }
 
-// What to do about a trouble.
+// Hints for the troubles.
 const (
 	ProxyHeaderHint     = "have the balancer send a PROXY header (in HAProxy: send-proxy-v2), or remove its network from listen.proxy_protocol"
 	ProxyUnexpectedHint = "if this is your load balancer, add its network to listen.proxy_protocol, or turn the PROXY protocol off there"

@@ -2,82 +2,82 @@ package proxy
 
 import "errors"
 
-// A batch makes the reads and the writes of many turns at once, where the system has a
-// cheap way to (ring_linux.go). A loop that was told of several sockets reads them all
-// with one call, lends each tunnel its turn, and writes what they have sent with another.
-// It belongs to the loop. The methods of a nil batch do nothing, and sockets then do
-// everything themselves.
+// A batch makes the reads and the writes of many turns together, if the system has a
+// cheap way to do that (ring_linux.go). A loop with several ready sockets reads them
+// all with one call, lends each tunnel its turn, and writes their output with another
+// call. It belongs to the loop. The methods of a nil batch do nothing, and sockets then
+// read and write by themselves.
 //
-// What a turn is told of a socket comes early or late by that, so that a sock has two
-// states more, and only while a batch lasts:
+// A turn therefore sees the results of reads late and those of writes early. A sock has
+// two more states for this:
 //
 //	                  batch.read                     sock.Read, to the last byte
 //	nothing ahead ───────────────▶ ahead: a slot ───────────────────────────────▶ nothing ahead
 //	                  batch.add                      batch.flush
 //	nothing pending ─────────────▶ pending: a write ─────────────────────────────▶ nothing pending
 //
-// Ahead is what the kernel has given already: bytes, an end or an error, in this order. A
-// turn may leave some of it, because the tunnel does not read its client for a while. It
-// then outlives the batch in its slot, and the loop tells of it as of bytes in the kernel,
-// since no event will. While there are no slots left, sockets are read one by one.
+// Ahead is input that the kernel has already delivered: bytes, an end or an error, in
+// this order. A turn may leave some of it, because the tunnel does not read its client
+// for a while. The slot then outlives the batch, and the loop reports the input itself,
+// since no event will. While no slot is free, sockets are read one by one.
 //
-// Pending is a write that the tunnel believes to be done. What the kernel does not take
-// goes into the sock's queue, or fails the sock, and the tunnel gets another turn to see
-// that. So:
+// Pending is a write that the tunnel considers done. Bytes that the kernel does not
+// accept go into the sock's queue, or the sock fails; the tunnel gets another turn to
+// see that. Therefore:
 //
-//   - A sock's queue is empty while a write is pending, and a second write makes the first
-//     one happen. Nothing is sent out of order.
-//   - A tunnel that is closing has nothing pending when it decides what is left to do, for
-//     FIN and the end depend on what was taken (tunnel.land).
-//   - A socket is closed with nothing pending: its descriptor may be somebody else's at once.
+//   - A sock's queue is empty while a write is pending, and a second write forces the
+//     first one. Nothing is sent out of order.
+//   - A closing tunnel has nothing pending when it decides what is left to do, because
+//     FIN and the end depend on the accepted bytes (tunnel.land).
+//   - A socket is closed with nothing pending, because its descriptor may be reused at once.
 //   - A tunnel changes its loop between two batches, and with nothing ahead.
-//   - A panic in a turn drops what is pending of that tunnel, and nobody else's. A panic in
-//     do itself fails the sockets of its calls, for nobody knows which of them were made.
+//   - A panic in a turn drops the pending writes of that tunnel only. A panic in
+//     do fails the sockets of its calls, because it is unknown which of them were made.
 //   - A socket without a descriptor is not in batches.
 type batch struct {
-	do    func(calls []call) // makes them, and waits for none of them
-	on    bool               // turns are under way: writes may be gathered
-	doing []call             // what is being made, or was when a panic came
-	turn  *tunnel            // whose turn it is
+	do    func(calls []call) // makes the calls; waits for none of them
+	on    bool               // turns are in progress: writes may be gathered
+	doing []call             // the calls being made, also after a panic
+	turn  *tunnel            // the tunnel that has the turn
 	slots []slot
-	taken int       // slots with something in them
-	reads []call    // to do at begin
-	write []call    // to do at flush
-	arena []byte    // what write refers to
-	late  []*tunnel // whose writes were cut or failed
+	taken int       // slots in use
+	reads []call    // for begin
+	write []call    // for flush
+	arena []byte    // the bytes of write
+	late  []*tunnel // tunnels with incomplete or failed writes
 }
 
-// A call is a read or a write of a socket that does not block.
+// A call is a non-blocking read or write of a socket.
 type call struct {
 	s     *sock
 	t     *tunnel
-	b     []byte // to read into, or to write
+	b     []byte // buffer to read into, or bytes to write
 	write bool
-	made  bool  // do's own
-	n     int   // bytes that it moved
-	err   error // errAgain or io.EOF, as for rawConn; a write that was cut may have none
+	made  bool  // for do
+	n     int   // bytes read or written
+	err   error // errAgain or io.EOF, as for rawConn; an incomplete write may have none
 }
 
-// A slot holds what one sock has ahead.
+// A slot holds the input that one sock has ahead.
 type slot struct {
-	s    *sock // nil: it is free
+	s    *sock // nil: free
 	t    *tunnel
 	leg  *leg
 	rest []byte // of room
-	full bool   // the kernel may have more
-	err  error  // behind rest
+	full bool   // the kernel may have more input
+	err  error  // follows rest
 	room []byte
 }
 
 const (
 	batchSlots = 128       // reads in a batch
-	slotSize   = 4 << 10   // bytes; a longer read goes on in the turn
-	arenaSize  = 256 << 10 // bytes that wait to be written
+	slotSize   = 4 << 10   // bytes; a longer read continues in the turn
+	arenaSize  = 256 << 10 // bytes of pending writes
 )
 
 func newBatch(do func([]call)) *batch { return &batch{do: do} }
 
-// read is called for sockets that have input, before begin.
+// read is called for sockets with input, before begin.
 func (b *batch) read(t *tunnel, l *leg) {
 	s := l.sock
 	if b == nil || s.ahead != 0 || s.state != sockOpen || s.want&forInput == 0 || b.taken == batchSlots {
@@ -91,7 +91,7 @@ func (b *batch) read(t *tunnel, l *leg) {
 		}
 		b.arena = make([]byte, 0, arenaSize)
 	}
-	i := b.taken // mostly free: few slots outlive a batch
+	i := b.taken // usually free: few slots outlive a batch
 	for b.slots[i].s != nil {
 		i = (i + 1) % batchSlots
 	}
@@ -123,7 +123,7 @@ func (b *batch) begin() {
 	b.doing, b.reads, b.on = nil, b.reads[:0], true
 }
 
-// spoil fails the sockets of calls that a panic has cut off.
+// spoil fails the sockets of calls that a panic interrupted.
 func (b *batch) spoil() {
 	for i := range b.doing {
 		c := &b.doing[i]
@@ -136,7 +136,7 @@ func (b *batch) spoil() {
 
 var errBatch = errors.New("a panic in a batch of reads or writes")
 
-// take is a sock's read of what it has ahead.
+// take reads from the input that s has ahead.
 func (b *batch) take(s *sock, p []byte) (int, error) {
 	a := &b.slots[s.ahead-1]
 	n := copy(p, a.rest)
@@ -147,7 +147,7 @@ func (b *batch) take(s *sock, p []byte) (int, error) {
 		m, err := s.raw.read(p[n:])
 		a.full = m == len(p)-n
 		if n += m; err != errAgain {
-			a.err = err // for the next read: the kernel tells of an error once
+			a.err = err // for the next read: the kernel reports an error once
 		}
 	}
 	if a.err != nil && n > 0 {
@@ -164,14 +164,14 @@ func (b *batch) free(a *slot) {
 	b.taken--
 }
 
-// turnOf says whose turn is next.
+// turnOf sets the tunnel of the next turn.
 func (b *batch) turnOf(t *tunnel) {
 	if b != nil {
 		b.turn = t
 	}
 }
 
-// add takes a write of s, whose queue is empty, and reports whether it did.
+// add gathers a write of s, whose queue is empty, and reports whether it did.
 func (b *batch) add(s *sock, p []byte) bool {
 	if b == nil || !b.on || s.pending || len(p) > cap(b.arena) {
 		return false
@@ -189,13 +189,13 @@ func (b *batch) add(s *sock, p []byte) bool {
 	return true
 }
 
-// flush makes the writes. Tunnels that have to know how they went get a turn at the end.
+// flush makes the writes. Tunnels that must see the result get a turn in end.
 func (b *batch) flush() {
 	b.spoil()
 	live := b.write[:0]
 	for _, c := range b.write {
 		c.s.pending = false
-		if c.s.state < sockFailed { // or else what waits is lost
+		if c.s.state < sockFailed { // otherwise its bytes are lost
 			live = append(live, c)
 		}
 	}
@@ -213,21 +213,22 @@ func (b *batch) flush() {
 	b.doing, b.write, b.arena = nil, b.write[:0], b.arena[:0]
 }
 
-// end makes the writes, and gives a turn to each tunnel for which one went wrong.
+// end makes the writes, and gives a turn to each tunnel with an incomplete or failed
+// one.
 func (b *batch) end(tell func(*tunnel, *leg, readiness)) {
 	if b == nil {
 		return
 	}
-	b.on, b.turn = false, nil // whatever panics below
+	b.on, b.turn = false, nil // even if something below panics
 	b.flush()
-	for i := range b.reads { // only after a panic: begin did not come, or not to its end
+	for i := range b.reads { // only after a panic: begin did not run, or not to its end
 		if at := b.reads[i].s.ahead; at != 0 {
 			b.free(&b.slots[at-1])
 		}
 	}
 	clear(b.reads)
 	b.reads = b.reads[:0]
-	for i := range b.late { // what they write now is not gathered, so there will be no more
+	for i := range b.late { // their writes are no longer gathered, so the list does not grow
 		if t := b.late[i]; !t.done {
 			tell(t, &t.client, 0)
 		}
@@ -242,7 +243,7 @@ func (b *batch) end(tell func(*tunnel, *leg, readiness)) {
 	}
 }
 
-// left tells of what an earlier batch left ahead. It is called before read.
+// left reports the input that earlier batches left ahead. It is called before read.
 func (b *batch) left(tell func(*tunnel, *leg, readiness)) {
 	for i := 0; b != nil && b.taken > 0 && i < len(b.slots); i++ {
 		if a := &b.slots[i]; a.ready() {
@@ -251,7 +252,7 @@ func (b *batch) left(tell func(*tunnel, *leg, readiness)) {
 	}
 }
 
-// waiting reports whether left has something to tell of.
+// waiting reports whether left has something to report.
 func (b *batch) waiting() bool {
 	for i := 0; b != nil && b.taken > 0 && i < len(b.slots); i++ {
 		if b.slots[i].ready() {

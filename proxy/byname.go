@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// byName has a counter for each configured name. It only grows, with the new names of
-// reloads. The zero value is empty. Its methods are safe for concurrent use.
+// byName has a counter for each configured name. Names are never removed; reloads may
+// add some. The zero value is empty. Its methods are safe for concurrent use.
 type byName[K comparable, V any] struct {
 	mu sync.RWMutex
 	m  map[K]V

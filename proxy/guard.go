@@ -11,28 +11,28 @@ import (
 )
 
 const (
-	// maxGuarded bounds the addresses that a guard remembers, each about 150 bytes. An
-	// attacker with more addresses cannot be stopped this way anyway.
+	// maxGuarded is the maximum number of addresses in a guard, each about 150 bytes. A
+	// guard can't stop an attacker with more addresses anyway.
 	maxGuarded = 4096
 
-	// maxSlow bounds what a slowed client waits after a failure.
+	// maxSlow is the longest wait of a slowed client after a failure.
 	maxSlow = 10 * time.Second
 )
 
 // A guard counts failed logins by client address, because the XMPP server behind the
-// gate sees only the gate's.
+// gate sees only the gate's address.
 //
-// For each address it keeps the time when its failures are forgotten. Each failure
-// moves it by Period/Count; once it is a whole Period away, the address is refused
-// until then. After that it starts afresh. From half of Count on, each failure costs a
-// wait, which doubles.
+// For each address it keeps the time when all failures will be forgotten. Each failure
+// moves that time by Period/Count; once it is a whole Period away, the address is
+// refused until then. After that the address starts afresh. From half of Count on, each
+// failure causes a wait, which doubles.
 //
-// Only time takes failures back. If a successful login did, the owner of one account
-// could guess for ever.
+// Only time removes failures. If a successful login did, the owner of one account could
+// guess forever.
 //
 // The addresses form a heap with the next one to be forgotten on top. When it is full,
-// that one is dropped: it is the least bad, however many addresses an attacker has.
-// Methods are safe for concurrent use.
+// that one is dropped, because it has the fewest failures, however many addresses an
+// attacker has. Methods are safe for concurrent use.
 type guard struct {
 	log *slog.Logger
 
@@ -46,7 +46,7 @@ type guard struct {
 	bans  int              // refused addresses in the heap
 }
 
-// What a guard refuses, in metrics.
+// The ways in which a guard refuses, in metrics.
 const (
 	guardedTunnel = iota // ended
 	guardedUpgrade
@@ -55,13 +55,13 @@ const (
 
 var guardedWays = [...]string{guardedTunnel: "tunnel", guardedUpgrade: "upgrade", guardedBOSH: "bosh"}
 
-// A suspect is an address with failures.
+// A suspect is an address with failed logins.
 type suspect struct {
 	key    clientKey
-	clear  time.Time // when all are forgotten
+	clear  time.Time // when all failures are forgotten
 	slow   time.Time // end of the wait for its new tunnels
 	last   time.Time // the last failure
-	total  int       // failures since it became known
+	total  int       // failures since it was added
 	banned bool      // refused until clear
 	index  int       // in the heap
 }
@@ -73,8 +73,8 @@ func newGuard(log *slog.Logger) *guard {
 	}}
 }
 
-// configure changes the limit. Counts continue, and a refusal keeps its end. No limit
-// forgets everything.
+// configure changes the limit. Counts remain, and a refusal keeps its end. Without a
+// limit everything is forgotten.
 func (g *guard) configure(limit LoginFailures, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -99,7 +99,7 @@ type verdict struct {
 	slow   time.Duration // how long the client must wait
 	banned time.Duration // how long its address is refused
 	first  bool          // the refusal is new
-	count  int           // failures that are not forgotten
+	count  int           // failures that are not forgotten yet
 }
 
 // failed counts a failure.
@@ -113,14 +113,14 @@ func (g *guard) failed(key clientKey, now time.Time) verdict {
 	g.forget(now)
 	s, each := g.known[key], g.limit.each()
 	switch {
-	case s != nil && s.banned: // it has nothing to lose until then
+	case s != nil && s.banned: // further failures do not count until then
 		s.last = now
 		s.total++
 		return verdict{banned: s.clear.Sub(now), count: g.limit.Count}
 	case s == nil:
 		if g.heap.Len() >= maxGuarded {
 			if now.Add(each).Before(g.heap.first().clear) {
-				return verdict{} // all others are worse
+				return verdict{} // all others have more failures
 			}
 			g.drop(g.heap.first())
 		}
@@ -144,7 +144,7 @@ func (g *guard) failed(key clientKey, now time.Time) verdict {
 	return v
 }
 
-// count is the number of its failures that are not forgotten.
+// count returns the number of failures that are not forgotten.
 func (s *suspect) count(now time.Time, each time.Duration) int {
 	left := max(s.clear.Sub(now), 0)
 	return int((left + each - 1) / each)
@@ -188,7 +188,7 @@ func (g *guard) forget(now time.Time) {
 	}
 }
 
-// drop forgets one. The caller holds mu.
+// drop removes a suspect. The caller holds mu.
 func (g *guard) drop(s *suspect) {
 	heap.Remove(&g.heap, s.index)
 	delete(g.known, s.key)
@@ -202,11 +202,11 @@ func (g *guard) forgetAll() {
 	g.heap.all, g.bans = nil, 0
 }
 
-// LoginCounts are the Server's counts of failed logins.
+// LoginCounts has the Server's counts of failed logins.
 type LoginCounts struct {
 	Failures   int64            `json:"failures"`    // that counted, since the start
-	Refused    map[string]int64 `json:"refused"`     // for them, since the start: tunnels, requests for an upgrade, BOSH requests
-	Known      int              `json:"known"`       // client addresses with failures that are not forgotten
+	Refused    map[string]int64 `json:"refused"`     // because of them, since the start: tunnels, requests for an upgrade, BOSH requests
+	Known      int              `json:"known"`       // client addresses with failures that are not forgotten yet
 	RefusedNow int              `json:"refused_now"` // of those, addresses that are refused now
 }
 
@@ -222,14 +222,14 @@ func (g *guard) counts(now time.Time) LoginCounts {
 	return c
 }
 
-// A Suspect is a client address from which logins failed.
+// A Suspect is a client address with failed logins.
 type Suspect struct {
 	Network  netip.Prefix // an IPv4 address, or the /64 of an IPv6 one
 	Failures int          // not forgotten yet
-	Total    int          // since it became known
-	Last     time.Time    // the last one
+	Total    int          // since it was added
+	Last     time.Time    // the last failure
 	Refused  bool         // until Until
-	Until    time.Time    // when all of them are forgotten
+	Until    time.Time    // when all failures are forgotten
 }
 
 // list returns the known addresses, worst first.
@@ -284,8 +284,8 @@ func (g *guard) judge(key clientKey, failed int, client netip.AddrPort, serverNa
 	return slow, banned
 }
 
-// refuses returns how long an address is refused, and counts that refusal in the way
-// given; 0: it is not refused.
+// refuses returns how long an address is refused (0: it is not), and counts a refusal
+// under way.
 func (g *guard) refuses(key clientKey, way int) time.Duration {
 	banned, _ := g.state(key, time.Now())
 	if banned > 0 {

@@ -30,9 +30,9 @@ type proxyHeaderError string
 
 func (e proxyHeaderError) Error() string { return "PROXY header: " + string(e) }
 
-// readProxyHeader reads a PROXY header of either version from r, and nothing behind it.
-// Both addresses are zero if the header has none (UNKNOWN, LOCAL, or unix sockets): then
-// it is a connection of the balancer itself.
+// readProxyHeader reads a PROXY header of either version from r, and nothing after it.
+// Both addresses are zero if the header has none (UNKNOWN, LOCAL, or unix sockets): the
+// connection is then the balancer's own.
 func readProxyHeader(r io.Reader) (client, local netip.AddrPort, err error) {
 	head := make([]byte, minProxy, maxProxyV1)
 	if _, err := io.ReadFull(r, head); err != nil {
@@ -122,7 +122,7 @@ func (c *clientConn) proxied() error {
 	switch {
 	case err != nil:
 		return err
-	case !client.IsValid(): // the balancer's own
+	case !client.IsValid(): // the balancer's own connection
 		c.unnamed = true
 	default:
 		c.client, c.local = client, local
@@ -130,7 +130,7 @@ func (c *clientConn) proxied() error {
 	if c.key, err = c.in.admission.rekey(&c.visit, c.config, c.client.Addr(), c.key); err != nil {
 		return err
 	}
-	c.early.heard = false // the balancer sent that
+	c.early.heard = false // the header came from the balancer
 	return nil
 }
 

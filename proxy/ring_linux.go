@@ -12,17 +12,17 @@ import (
 )
 
 // A ring makes many reads and writes with one system call, by io_uring (io_uring(7)).
-// Nothing waits in it: all calls have MSG_DONTWAIT, so that the kernel makes them while it
-// takes them, and do returns when all have been made.
+// No call waits in it: all have MSG_DONTWAIT, so the kernel makes each one when it
+// accepts it, and do returns when all are made.
 type ring struct {
 	fd             int
-	mapped         [][]byte // the queues, and the entries of the first
+	mapped         [][]byte // the queues, and the entries of the submission queue
 	sqes           []sqe
 	cqes           []cqe
-	sqHead, sqTail *uint32     // the kernel takes calls from the head, and we add at the tail
-	cqHead, cqTail *uint32     // the other way round for results
-	broken         bool        // the kernel refused what it has done before: each call is made alone
-	lost           func(error) // nil: it was told
+	sqHead, sqTail *uint32     // the kernel takes calls from the head; we add at the tail
+	cqHead, cqTail *uint32     // the reverse, for results
+	broken         bool        // the kernel refused a call that it accepted before: each call is now made alone
+	lost           func(error) // nil: already called
 }
 
 // From linux/io_uring.h.
@@ -69,16 +69,16 @@ type cqe struct {
 	flags uint32
 }
 
-// newRing makes a ring, and sees that it works. An error says what the kernel, or a seccomp
-// filter in front of it, refuses. Linux before 5.19 is refused for what it does not know:
-// the ring was never tested there. Lost is told once if the kernel refuses later.
+// newRing creates a ring and tests it. The error shows what the kernel, or a seccomp
+// filter, refuses. Linux before 5.19 is refused for its missing flags: the ring was
+// never tested there. lost is called once if the kernel refuses later.
 func newRing(lost func(error)) (*ring, error) {
 	p := ringParams{flags: ringCoop}
 	fd, _, errno := syscall.Syscall(unix.SYS_IO_URING_SETUP, ringEntries, uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil, os.NewSyscallError("io_uring_setup", errno)
 	}
-	r := &ring{fd: int(fd), lost: lost} // close-on-exec, as every ring
+	r := &ring{fd: int(fd), lost: lost} // close-on-exec, like every ring
 	if p.features&ringOneMap == 0 {
 		r.close()
 		return nil, errors.New("io_uring_setup: the kernel's is too old")
@@ -96,7 +96,7 @@ func newRing(lost func(error)) (*ring, error) {
 	r.sqes = unsafe.Slice((*sqe)(unsafe.Pointer(&entries[0])), p.sqEntries)
 	r.cqes = unsafe.Slice((*cqe)(unsafe.Pointer(&queues[p.cq.cqes])), p.cqEntries)
 	for i := range p.sqEntries {
-		*at(p.sq.array + i*4) = i // the array between the queue and its entries, which nothing needs
+		*at(p.sq.array + i*4) = i // an identity map between the queue and its entries
 	}
 	r.add(0, ringOpRecv, -1, nil, 0)
 	if errno = r.enter(1); errno != 0 {
@@ -110,7 +110,7 @@ func newRing(lost func(error)) (*ring, error) {
 	return r, nil
 }
 
-// mmap maps a part of the ring; at an error it closes the ring.
+// mmap maps a part of the ring; on an error it closes the ring.
 func (r *ring) mmap(offset int64, size uint32) ([]byte, error) {
 	b, err := unix.Mmap(r.fd, offset, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
@@ -131,10 +131,10 @@ func (r *ring) close() {
 	unix.Close(r.fd)
 }
 
-// do makes calls, which are at most ringEntries.
+// do makes calls, at most ringEntries of them.
 func (r *ring) do(calls []call) {
 	if r.broken {
-		if r.lost != nil { // a panic came between
+		if r.lost != nil { // after a panic in an earlier do
 			r.lose(errBatch)
 		}
 		for i := range calls {
@@ -151,7 +151,7 @@ func (r *ring) do(calls []call) {
 		}
 		c.made = false
 	}
-	r.broken = true // until all is well: what a panic leaves in the queues is of no use
+	r.broken = true // until all calls are made: after a panic the queues are unusable
 	failure := r.enter(len(calls))
 	for {
 		i, res, ok := r.result()
@@ -164,20 +164,20 @@ func (r *ring) do(calls []call) {
 		r.lose(os.NewSyscallError("io_uring_enter", failure))
 	}
 	for i := range calls {
-		if !calls[i].made { // interrupted, or the kernel did not take it
+		if !calls[i].made { // interrupted, or not accepted by the kernel
 			calls[i].alone()
 		}
 	}
 }
 
-// lose says that the ring is used no more.
+// lose stops the use of the ring.
 func (r *ring) lose(why error) {
 	lost := r.lost
 	r.lost = nil
 	lost(why)
 }
 
-// add puts a call on the queue, at place i of those that enter hands over.
+// add queues a call, at place i of those that enter submits.
 func (r *ring) add(i int, op uint8, fd int, b []byte, flags uint32) {
 	tail := *r.sqTail
 	r.sqes[tail&uint32(len(r.sqes)-1)] = sqe{op: op, fd: int32(fd), addr: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b)))),
@@ -185,13 +185,14 @@ func (r *ring) add(i int, op uint8, fd int, b []byte, flags uint32) {
 	atomic.StoreUint32(r.sqTail, tail+1)
 }
 
-// enter hands n calls over, and returns when the results of those that the kernel took are
-// there. At an error it took some of them, or none; it forgets the others.
+// enter submits n calls, and returns when the results of the accepted ones are
+// available. On an error, the kernel has accepted some of them or none; enter forgets
+// the others.
 func (r *ring) enter(n int) syscall.Errno {
 	taken := 0
 	var failure syscall.Errno
 	for taken < n && failure == 0 {
-		// It waits for nothing, as the calls do not; see raw_linux.go.
+		// It does not wait, because the calls do not; see raw_linux.go.
 		k, _, errno := syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(n-taken), 0, 0, 0, 0)
 		switch {
 		case errno == unix.EINTR:
@@ -211,12 +212,13 @@ func (r *ring) enter(n int) syscall.Errno {
 		if missing <= 0 {
 			return failure
 		}
-		// A kernel that put one off after all: the buffer is its until it is done.
+		// A kernel that deferred a call after all owns the buffer until the call is
+		// done.
 		syscall.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), 0, uintptr(missing), ringGet, 0, 0)
 	}
 }
 
-// result takes the result of one call.
+// result takes one result from the queue.
 func (r *ring) result() (i int, res int32, ok bool) {
 	head := *r.cqHead
 	if head == atomic.LoadUint32(r.cqTail) {
@@ -227,7 +229,7 @@ func (r *ring) result() (i int, res int32, ok bool) {
 	return int(c.data), c.res, true
 }
 
-// returned notes what the kernel answered.
+// returned stores the kernel's result.
 func (c *call) returned(res int32) {
 	errno := syscall.Errno(max(-res, 0))
 	if errno == unix.EINTR || errno == unix.ENOMEM || errno == unix.ECANCELED {
@@ -246,7 +248,7 @@ func (c *call) returned(res int32) {
 	}
 }
 
-// alone makes one call by itself.
+// alone makes one call without the ring.
 func (c *call) alone() {
 	if c.made = true; c.write {
 		c.n, c.err = c.s.os.write(c.b)

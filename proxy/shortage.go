@@ -2,7 +2,7 @@ package proxy
 
 import "sync/atomic"
 
-// A shortage says whether memory is short. It may be read at any time.
+// A shortage records whether memory is short. It may be read at any time.
 type shortage struct {
 	on    atomic.Bool // new clients are refused
 	brake brake

@@ -24,9 +24,9 @@ type UnservedName struct {
 }
 
 // unserved remembers the server names without a certificate that clients ask for. A
-// name is forgotten an hour after the last request. Strangers choose the names: what
-// can't be one in DNS is left out, and a new one takes the place of the rarest. The zero
-// value is ready; methods may be called at the same time.
+// name is forgotten an hour after the last request. Clients choose the names: names
+// that are invalid in DNS are ignored, and a new name replaces the rarest. The zero
+// value is ready. Methods are safe for concurrent use.
 type unserved struct {
 	mu    sync.Mutex
 	names map[string]*UnservedName
@@ -55,7 +55,7 @@ func (u *unserved) note(name string, now time.Time) {
 	n.Last = now
 }
 
-// makeRoom is for note; u.mu is held.
+// makeRoom is for note. The caller holds u.mu.
 func (u *unserved) makeRoom(now time.Time) {
 	if len(u.names) < maxUnserved {
 		return
@@ -73,7 +73,7 @@ func (u *unserved) makeRoom(now time.Time) {
 	}
 }
 
-// most returns the names that were asked for most, at most limit.
+// most returns the most frequent names, at most limit.
 func (u *unserved) most(limit int, now time.Time) []UnservedName {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -89,7 +89,8 @@ func (u *unserved) most(limit int, now time.Time) []UnservedName {
 	return list[:min(len(list), limit)]
 }
 
-// isHostname reports whether a server name in lower case may be one that somebody configured in DNS.
+// isHostname reports whether a server name in lower case may be a configured name in
+// DNS.
 func isHostname(name string) bool {
 	return name != "" && len(name) <= maxNameLength && strings.Contains(name, ".") &&
 		strings.Trim(name, nameCharacters) == ""

@@ -5,20 +5,20 @@ import (
 	"unicode/utf8"
 )
 
-// errNotUTF8 is the error of a text message, or a Close frame's reason, that is not UTF-8
-// (RFC 6455, sections 5.5.1, 5.6 and 8.1). Some servers do not answer such a message, and
-// keep a dead stream.
+// errNotUTF8 is the error for a text message, or the reason in a Close frame, that is
+// not UTF-8 (RFC 6455, sections 5.5.1, 5.6 and 8.1). Some servers do not answer such a
+// message, and keep a dead stream.
 var errNotUTF8 = &protocolError{codeNotUTF8, "text that is not UTF-8"}
 
-// A utf8Checker checks the text of one message as it arrives, in pieces of any size. The
-// zero value is at the beginning of a message.
+// A utf8Checker checks the text of one message as it arrives, in pieces of any size.
+// The zero value is ready for a message.
 type utf8Checker struct {
-	need   uint8 // bytes that the current character still needs
-	lo, hi uint8 // the range of the next one
+	need   uint8 // bytes missing from the current character
+	lo, hi uint8 // the range of the next byte
 }
 
 // check reads a piece of the message, and reports whether it is valid. With last, the
-// message ends with the piece.
+// piece ends the message.
 func (c *utf8Checker) check(p *piece, last bool) bool {
 	b, at := p.payload, int(p.at&3)
 	for len(b) > 0 {
