@@ -26,7 +26,7 @@ func newAcceptor(log *slog.Logger, door *door, admit func(net.Conn)) *acceptor {
 	return &acceptor{log: log, door: door, admit: admit, stop: make(chan struct{}), listeners: map[net.Listener]struct{}{}}
 }
 
-// serve accepts connections from ln, as Server.Serve says.
+// serve implements Server.Serve.
 func (a *acceptor) serve(ln net.Listener) error {
 	defer ln.Close()
 	if !a.add(ln) {

@@ -9,28 +9,28 @@ import (
 	"wssgate/access"
 )
 
-// An accessControl decides by address which clients may come: by the rules of a
-// configuration, and by the operator's bans, which outlive reloads. Its methods are safe
-// for concurrent use.
+// An accessControl decides by address which clients may connect: by the rules of a
+// configuration, and by the operator's bans, which outlive reloads. Its methods are
+// safe for concurrent use.
 type accessControl struct {
 	now  *current
 	bans access.Bans
 }
 
-// allows reports whether a client may come by the given rules and the bans.
+// allows reports whether a client may connect under the given rules and the bans.
 func (a *accessControl) allows(rules *access.Rules, client netip.Addr) bool {
 	return rules.Allows(client) && !a.bans.Has(client, time.Now)
 }
 
-// denied reports whether a client may not come by the current rules and the bans.
+// denied reports whether the current rules or the bans deny a client.
 func (a *accessControl) denied(client netip.Addr) bool { return !a.allows(a.now.Load().Access, client) }
 
-// deniesPlain is Server.DeniesPlain, without counting.
+// deniesPlain implements Server.DeniesPlain without its counter.
 func (a *accessControl) deniesPlain(client netip.Addr) bool {
 	return a.now.Load().Access.Denies(client) || a.bans.Has(client, time.Now)
 }
 
-// ban is Server.Ban.
+// ban implements Server.Ban.
 func (a *accessControl) ban(network netip.Prefix, duration time.Duration) (rest []access.Ban, err error) {
 	now := time.Now()
 	if duration <= 0 {

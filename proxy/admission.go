@@ -40,7 +40,7 @@ const (
 var limitNames = [...]string{
 	limitConnections: "connections", limitPerClient: "per_client", limitDrain: "drain",
 	limitAccess: "access", limitMemory: "memory",
-	limitHandshakes: "handshakes", // too many on their way in, mostly of the same address
+	limitHandshakes: "handshakes", // too many on their way in, mostly from one address
 }
 
 // enter gives v, whose peer has address addr and is counted as key, a place under the
@@ -56,7 +56,7 @@ func (a *admission) enter(v *visit, now *configuration, addr netip.Addr, key cli
 func (a *admission) place(v *visit, now *configuration, addr netip.Addr, key clientKey) (limit int) {
 	perClient, balances := now.PerClient, now.sendsProxyHeader(addr)
 	if balances {
-		perClient = 0 // rekey judges its clients, once they are known
+		perClient = 0 // rekey checks the limit for the clients, once they are known
 	}
 	switch {
 	case !a.door.accepts():
@@ -69,7 +69,7 @@ func (a *admission) place(v *visit, now *configuration, addr netip.Addr, key cli
 		return limitPerClient
 	}
 	placed := false
-	defer func() { // after a panic as well
+	defer func() { // deferred, in case of a panic
 		if !placed {
 			a.clients.remove(key)
 		}
@@ -87,7 +87,7 @@ func (a *admission) place(v *visit, now *configuration, addr netip.Addr, key cli
 }
 
 // rekey counts a connection by its client's key instead of its balancer's, once the
-// client is known and may come under the configuration now. After an error, close the
+// client is known and the configuration now allows it. After an error, close the
 // connection; it still counts by the old key.
 func (a *admission) rekey(v *visit, now *configuration, client netip.Addr, old clientKey) (clientKey, error) {
 	key := keyOfAddr(client)

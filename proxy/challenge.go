@@ -13,9 +13,9 @@ type challenges struct {
 }
 
 // getCertificate is for tls.Config. The answer may be on a slow disk, which must not
-// keep clients out, so the handshake has no slot meanwhile. At most as many wait for the
-// disk as there are slots. The error is errNoPlace for others, or if there is no slot in
-// time to go on.
+// delay clients, so the handshake has no slot meanwhile. At most as many handshakes
+// wait for the disk as there are slots. The error is errNoPlace for others, or if no
+// slot is free in time to continue.
 func (ch *challenges) getCertificate(hello *tls.ClientHelloInfo) (cert *tls.Certificate, err error) {
 	e := earlyOf(hello)
 	defer ch.busy.Add(-1)

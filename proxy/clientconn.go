@@ -14,24 +14,24 @@ import (
 // serves it.
 type clientConn struct {
 	in     *ingress
-	config *configuration // of its accept, and from its ClientHello on of then
+	config *configuration // the current one at accept; replaced at the ClientHello by the one current then
 	early  earlyConn
 	visit  visit
-	sock   *sock // on early
+	sock   *sock // below early
 	tls    *tls.Conn
 	key    clientKey
 
 	client, local netip.AddrPort // zero for a unix socket
-	unnamed       bool           // a balancer's PROXY header does not say whose it is
+	unnamed       bool           // the balancer's PROXY header does not identify the client
 
 	id       tunnelID       // of its opening handshake, and of the tunnel; 0: not yet
-	upstream *upstream.Conn // dialled for it, while no tunnel has it
+	upstream *upstream.Conn // dialled for the client, until a tunnel owns it
 
-	admitted  bool   // no drain turned it away
-	elsewhere string // the URL that one sends it to
+	admitted  bool   // not turned away by a drain
+	elsewhere string // the URL to which a drain redirects it
 }
 
-// lingerTimeout bounds the time in which a refused client takes its answer.
+// lingerTimeout bounds the time in which a refused client reads its answer.
 const lingerTimeout = 2 * time.Second
 
 func (in *ingress) newClientConn(conn net.Conn, config *configuration) *clientConn {
@@ -65,7 +65,7 @@ func (c *clientConn) survive() {
 	}
 }
 
-// close gives the connection up, and its place.
+// close closes the connection and frees its place.
 func (c *clientConn) close() {
 	c.early.Close()
 	c.in.door.leave(&c.visit)

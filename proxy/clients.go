@@ -42,7 +42,7 @@ func (c *clientCounts) add(key clientKey, limit int, yields func(clientKey) bool
 	return true
 }
 
-// remove takes one connection of key off.
+// remove uncounts one connection of key.
 func (c *clientCounts) remove(key clientKey) {
 	if !key.IsValid() {
 		return

@@ -16,7 +16,7 @@ const (
 	codePolicy   = 1008
 	codeNotUTF8  = 1007
 	codeTooBig   = 1009
-	codeRestart  = 1012 // service restart: come back
+	codeRestart  = 1012 // service restart: reconnect
 	codeGateway  = 1014 // bad gateway
 )
 
@@ -82,8 +82,8 @@ var reasons = [reasonCount]struct {
 	reasonRedirectLost:   {codeGateway, "redirect_lost", xmpp.NotReachableHere, ""},
 	reasonDialFailed:     {codeGateway, "dial_failed", "the XMPP server is not reachable", ""},
 	reasonLoginFailures:  {codePolicy, "login_failures", "too many failed logins", xmpp.PolicyViolation},
-	// 1001 would say that the gate goes away, and so send the client to another one.
-	// It is this tunnel alone that shall not go on.
+	// 1001 would mean that the gate is going away, and send the client to another one.
+	// Only this tunnel must end.
 	reasonOperator: {codePolicy, "operator", "closed by the operator", xmpp.PolicyViolation},
 }
 

@@ -40,7 +40,8 @@ type Configuration struct {
 	Settings Settings
 }
 
-// Settings are the numbers of a Configuration. A tunnel keeps those that it began with.
+// Settings are the numbers of a Configuration. A tunnel keeps the Settings that it
+// began with.
 type Settings struct {
 	Connections   int   // connections at once, within what the file descriptors allow; 0: as many as they allow
 	PerClient     int   // connections from one client address; 0: no limit

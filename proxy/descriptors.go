@@ -24,7 +24,7 @@ func DescriptorReserve() Reserve {
 // reserve is an eighth of the descriptors, within bounds.
 func reserve(files int) int { return min(max(files/8, minReserve), maxReserve) }
 
-// descriptorLimit is how many connections to the wss listeners the process's
+// descriptorLimit returns how many connections to the wss listeners the process's
 // descriptors allow.
 func descriptorLimit() int {
 	files := openFiles()
@@ -36,15 +36,15 @@ func descriptorLimit() int {
 const smallRoom = 2000
 
 // FewDescriptors reports whether the file descriptors allow fewer connections than most
-// servers need, where limits.connections leaves the number to them. A soft limit of
-// 1,024 that the hard one does not exceed allows 448. The Go runtime has raised the soft
+// servers need and limits.connections does not set the number. A soft limit of 1,024
+// that the hard one does not exceed allows 448. The Go runtime has raised the soft
 // limit to the hard one before main.
 func FewDescriptors(wanted int) (allowed int, few bool) {
 	allowed = descriptorLimit()
 	return allowed, allowed < smallRoom && wanted <= 0
 }
 
-// DescriptorHint says how to get more descriptors.
+// DescriptorHint is the hint for too few descriptors.
 const DescriptorHint = "raise the hard limit of open files to two for each connection and 400 more: LimitNOFILE= in systemd, --ulimit nofile= for a container, ulimit -Hn in a shell"
 
 // ConnectionLimit returns the maximum number of connections to the wss listeners: the

@@ -39,11 +39,10 @@ func (d *dialler) first(vhost *upstream.Vhost, request *upstream.Request) (*upst
 	return up, err
 }
 
-// again dials for a tunnel that is open already, because its domain or a redirect
-// decides where it goes. The loop gets the answer as a turn: tunnel.dialled or
-// tunnel.dialFailed.
+// again dials for an open tunnel whose node its domain or a redirect determines. The
+// loop gets the result as a turn: tunnel.dialled or tunnel.dialFailed.
 func (d *dialler) again(t *tunnel, dial func(context.Context, *upstream.Request) (*upstream.Conn, error)) {
-	request := t.info.request // which the loop forgets when the tunnel ends
+	request := t.info.request // the loop forgets it when the tunnel ends
 	ctx, giveUp := context.WithCancel(d.ctx)
 	t.greeting.giveUp = giveUp
 	d.job(func() {
@@ -73,12 +72,12 @@ func (d *dialler) again(t *tunnel, dial func(context.Context, *upstream.Request)
 	})
 }
 
-// measured notes how long a node took to answer with 101.
+// measured records how long a node took to answer with 101.
 func (d *dialler) measured(n *upstream.Node, took time.Duration) {
 	d.took.get([2]string{n.Upstream(), n.Name()}, newHistogram).add(took)
 }
 
-// letGo closes an upstream that no tunnel got; nil is none.
+// letGo closes an upstream that no tunnel owns; up may be nil.
 func letGo(up *upstream.Conn) {
 	if up != nil {
 		up.Conn.Close()

@@ -277,7 +277,8 @@ func (d *door) enter(v *visit, key clientKey) error {
 		d.join(v, p, phaseHello)
 		d.letIn(v)
 	case d.wantsFiles(1) && !d.closeOutside(p):
-		// Who is outside has a descriptor that one on his way in does not need yet.
+		// A connection outside has a descriptor that one on its way in does not need
+		// yet.
 		d.forget(p)
 		return errFull
 	case d.outside >= d.slots*outsideFactor && !d.closeOutside(p):
@@ -317,7 +318,7 @@ func (d *door) closeIfIdle() {
 	}
 }
 
-// connections is how many are open.
+// connections returns the number of open connections.
 func (d *door) connections() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -632,7 +633,7 @@ func (d *door) closeAll() {
 	}
 }
 
-// arriving is the number of connections on their way in.
+// arriving returns the number of connections on their way in.
 func (d *door) arriving() (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -49,7 +49,7 @@ func (d *drains) start(target Target, redirect func(v *upstream.Vhost, host stri
 
 // admit counts a new client of a vhost as admitted, until left. If a drain turns it
 // away, admit does not count it, and elsewhere is the URL to redirect it to, if any;
-// host is the host that the client requested. The drain of a node turns nobody away:
+// host is the host that the client requested. The drain of a node turns no client away:
 // the upstream chooses another node.
 func (d *drains) admit(vhost *upstream.Vhost, host string) (admitted bool, elsewhere string) {
 	d.mu.Lock()
@@ -80,7 +80,7 @@ func (d *drains) end() {
 	d.closeIfEmpty()
 }
 
-// closeIfEmpty is called with mu held.
+// closeIfEmpty closes emptied when that is due. The caller holds mu.
 func (d *drains) closeIfEmpty() {
 	if d.ending && d.admitted == 0 && !d.empty {
 		d.empty = true

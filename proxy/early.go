@@ -111,7 +111,7 @@ func (e *earlyConn) collectHello() error {
 	return nil
 }
 
-// Read is for crypto/tls.
+// Read implements net.Conn for crypto/tls.
 func (e *earlyConn) Read(b []byte) (int, error) {
 	if len(e.whole) == 0 {
 		if e.last {
@@ -227,7 +227,7 @@ func (e *earlyConn) readSome(b []byte, most int, idle func()) ([]byte, error) {
 	return b, err
 }
 
-// hear notes the client's first bytes.
+// hear records the arrival of the client's first bytes.
 func (e *earlyConn) hear() {
 	if !e.heard {
 		e.heard = true

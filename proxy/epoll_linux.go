@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eventBatch is the most events that one wait returns.
+// eventBatch is the maximum number of events that one wait returns.
 const eventBatch = 256
 
 // An epoll is the poller for connections with a descriptor: a level-triggered epoll
@@ -22,9 +22,9 @@ type epoll struct {
 	waker  int         // eventfd; readable after wake
 	conns  []connEntry // by descriptor
 	events []unix.EpollEvent
-	ready  int // of events
+	ready  int // number of events
 	batch  *batch
-	ring   *ring // that the batch uses; nil: none
+	ring   *ring // used by the batch; nil: none
 }
 
 type connEntry struct {
@@ -32,8 +32,9 @@ type connEntry struct {
 	leg    *leg
 }
 
-// newSystemPoller makes the system's poller for descriptors.
-// Where noRing is not nil it has a ring, or noRing is told why it has none any more.
+// newSystemPoller creates the system's poller for descriptors. If noRing is not nil,
+// the poller gets a ring, or noRing is called with the reason why it has none, now or
+// later.
 func newSystemPoller(noRing func(error)) (poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -175,7 +176,7 @@ type osConn struct {
 	watched bool // it is in the epoll instance
 }
 
-// join enters the socket into a poller's table.
+// join adds the socket to a poller's table.
 func (c *osConn) join(p poller, t *tunnel, leg *leg) {
 	c.poller = p.(*epoll)
 	if missing := c.fd + 1 - len(c.poller.conns); missing > 0 {
@@ -184,7 +185,7 @@ func (c *osConn) join(p poller, t *tunnel, leg *leg) {
 	c.poller.conns[c.fd] = connEntry{t, leg}
 }
 
-// leave removes it.
+// leave removes the socket.
 func (c *osConn) leave() {
 	c.watch(0)
 	c.poller.conns[c.fd] = connEntry{}
@@ -234,8 +235,8 @@ func (c *osConn) unacknowledged() int {
 
 func (c *osConn) closeWrite() { unix.Shutdown(c.fd, unix.SHUT_WR) }
 
-// watch keeps a socket in the epoll instance as long as anything is awaited, even if
-// only a failure, which epoll always reports.
+// watch keeps a socket in the epoll instance while any event is awaited, even if only a
+// failure, which epoll always reports.
 func (c *osConn) watch(want interest) {
 	var events uint32
 	if want&forInput != 0 {

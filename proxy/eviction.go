@@ -19,12 +19,12 @@ type party struct {
 	inOrder, inEntry, inQueues int // index in the door's rankings
 }
 
-// sharePrice is the most that a connection may cost and still count as one. It exceeds
-// that of any well-behaved client, including a body and a record that are awaited, so
-// that connections that are further on do not count more than new ones.
+// sharePrice is the maximum price of a connection that counts as one. It exceeds that
+// of any well-behaved client, including a body and a record that are awaited, so that
+// connections that are further on do not count more than new ones.
 const sharePrice = 64 << 10 // bytes
 
-// shares is how much a connection counts within its address.
+// shares returns how much a connection counts within its address.
 func (v *visit) shares() int { return 1 + int(v.price/sharePrice) }
 
 // countsForParty reports whether the address may lose a connection for v.
@@ -127,10 +127,10 @@ func (d *door) givesWay(p *party) *visit {
 	return nil
 }
 
-// dueFor is when v may be given up for one of p; nil stands for any other address. The
-// more addresses wait outside, the shorter the patience: a quarter is left when half as
-// many addresses wait as connections are stalled. Within one address the patience is
-// full; otherwise a crowd behind it would push out its distant members.
+// dueFor returns when v may be given up for one of p; nil stands for any other address.
+// The more addresses wait outside, the shorter the patience: a quarter is left when
+// half as many addresses wait as connections are stalled. Within one address the
+// patience is full; otherwise a crowd behind it would push out its distant members.
 func (d *door) dueFor(v *visit, p *party) time.Time {
 	if v.party == p {
 		return v.due
@@ -142,7 +142,7 @@ func (d *door) dueFor(v *visit, p *party) time.Time {
 	return v.due.Add(left - patience)
 }
 
-// most is the first connection to give up of the party with the most shares.
+// most returns the first connection to give up of the party with the most shares.
 func (d *door) most() *visit {
 	if d.order.Len() == 0 {
 		return nil
@@ -186,11 +186,11 @@ func (d *door) giveUp(v *visit) {
 	}
 }
 
-// all is the count for the limit outside.
+// all returns the count for the limit outside.
 func (p *party) all() int { return p.shares + p.outside.Len() }
 
-// loses orders parties by who loses a connection first: most shares first, and of equal
-// ones the one whose first connection is due first.
+// loses orders parties by which loses a connection first: most shares first; among
+// equals, the one whose first connection is due first.
 func loses(a, b *party) bool {
 	if a.shares != b.shares || a.stalled.Len() == 0 || b.stalled.Len() == 0 {
 		return a.shares > b.shares
@@ -198,8 +198,8 @@ func loses(a, b *party) bool {
 	return a.stalled.first().due.Before(b.stalled.first().due)
 }
 
-// comesIn orders parties with connections outside: fewest shares first, and of equal
-// ones the one that has waited longest.
+// comesIn orders parties with connections outside: fewest shares first; among equals,
+// the one that has waited longest.
 func comesIn(a, b *party) bool {
 	if a.shares != b.shares {
 		return a.shares < b.shares

@@ -32,8 +32,8 @@ const (
 	// maxKeep bounds scanner.keep.
 	maxKeep = 256
 
-	// maxHeld bounds what a scanner leaves for the next call: the start of a data
-	// frame, which may be longer than a control frame.
+	// maxHeld is the maximum that a scanner leaves for the next call: the start of a
+	// data frame, which may be longer than a control frame.
 	maxHeld = maxHeader + maxKeep
 )
 
@@ -162,8 +162,8 @@ func applyMask(payload []byte, key [4]byte, at int) {
 	}
 }
 
-// wideKey is the key for eight bytes at once, little-endian, from byte at of a
-// payload on.
+// wideKey returns the key for eight bytes at once, little-endian, from byte at of a
+// payload.
 func wideKey(key [4]byte, at int) uint64 {
 	k := bits.RotateLeft32(binary.LittleEndian.Uint32(key[:]), -8*(at&3))
 	return uint64(k) | uint64(k)<<32
@@ -187,18 +187,18 @@ type scanner struct {
 	text       utf8Checker
 	opcode     byte    // of the current message
 	key        [4]byte // masking key of the current frame
-	keep       uint16  // how many bytes at the start of a message must be seen together, if they may matter; 1 to maxKeep
+	keep       uint16  // bytes at the start of a message that must be seen together, if they may matter; 1 to maxKeep
 	limit      int64   // bytes of one message; 0: no limit
 	length     int64   // payload bytes of the current frame
-	left       int64   // those that are still to come
+	left       int64   // payload bytes that have not arrived yet
 	message    int64   // payload bytes of the current message, including this frame
 	frames     int64   // data frames and control frames seen
 }
 
-// A piece is a part of a peer's input: a whole control frame, or as much of one data
-// frame as has arrived; later pieces of a frame have the opcode of a continuation.
-// Pieces come in wire order, and none spans two frames: so a decision at the start of a
-// frame applies to all of that frame and to nothing before it.
+// A piece is a part of a peer's input: a whole control frame, or the available part of
+// one data frame; later pieces of a frame have the opcode of a continuation. Pieces
+// come in wire order, and none spans two frames: so a decision at the start of a frame
+// applies to all of that frame and to nothing before it.
 type piece struct {
 	header         // of its frame
 	wire    []byte // as received
@@ -208,8 +208,8 @@ type piece struct {
 	empty   bool   // ends a message without any payload
 }
 
-// begins reports whether p begins a message. Then payload has its first bytes:
-// scanner.keep of them if they may matter, or all that the first frame has.
+// begins reports whether p begins a message. Its payload then has the message's first
+// bytes: scanner.keep of them if they may matter, or all that the first frame has.
 func (p *piece) begins() bool { return !p.control() && p.opcode != opContinuation }
 
 // unmasked appends the unmasked payload to b.
@@ -312,9 +312,9 @@ func (s *scanner) refuse(b []byte, err error) (piece, int, error) {
 	return piece{}, len(b), err
 }
 
-// wanted is how many bytes of a payload that begins with head must arrive before any of
-// it is passed on: keep if they could matter, otherwise 1. Nearly all messages are
-// stanzas, which never matter.
+// wanted returns how many bytes of a payload that begins with head must arrive before
+// any of it is passed on: keep if they could matter, otherwise 1. Nearly all messages
+// are stanzas, which never matter.
 func (s *scanner) wanted(head []byte) int64 {
 	head = bytes.TrimLeft(head, " \t\r\n")
 	switch {

@@ -11,23 +11,23 @@ import (
 )
 
 const (
-	// greetingTimeout is how long a client has for its first start tag, if XMPP is
-	// spoken.
+	// greetingTimeout is how long a client has for its first start tag, in XMPP.
 	greetingTimeout = 10 * time.Second
 
-	// maxGreeting bounds what is kept of the client's frames for another node.
+	// maxGreeting is the maximum size of the client's frames that are kept for another
+	// node.
 	maxGreeting = 2 * xmpp.MaxOpen // bytes
 
 	// answerTimeout is how long an upstream's first words are held back because they
 	// may be a redirect. Tigase writes both at once.
 	answerTimeout = time.Second
 
-	// maxBegins is how many of the client's first bytes show what they are meant to be,
-	// including leading white space.
+	// maxBegins is the number of the client's first bytes that show whether it begins a
+	// stream, including leading white space.
 	maxBegins = 64 // bytes
 )
 
-// stage is how far the beginning of a tunnel has come:
+// stage is the progress of a tunnel's beginning:
 //
 //	awaited ──▶ tag ──▶ dialling ──▶ answer ──▶ over
 //	             │         ▲          ▲ │
@@ -40,10 +40,10 @@ const (
 // frames pass; when the upstream opens the stream again, as after SASL, or ends it,
 // another answer is read.
 //
-// Rule: if XMPP is spoken, a stream needs a valid start tag within greetingTimeout of
-// the 101, and the node sees nothing of the client's before it. XMPP is spoken if the
-// upstream says so (upstream.GroupOptions.XMPP), if the vhost needs `to`, and if the
-// client is to be redirected.
+// Rule: in XMPP, a stream needs a valid start tag within greetingTimeout of the 101,
+// and the node sees nothing from the client before it. The tunnel is in XMPP if the
+// upstream is (upstream.GroupOptions.XMPP), if the vhost needs `to`, and if the client
+// is to be redirected.
 //
 // Any other upstream gets everything. The gate reads along, to repair redirects and to
 // use the client's framing; if the client begins a start tag there, it must be valid
@@ -60,16 +60,16 @@ const (
 
 // A greeting is the state of a tunnel's first words.
 type greeting struct {
-	frames  []byte // the client's, as received
-	pending bool   // the upstream has not seen them
+	frames  []byte // the client's frames, as received
+	pending bool   // the upstream has not received them
 	said    int    // payload bytes in them
-	begins  []byte // the first maxBegins of those
+	begins  []byte // the first maxBegins of those bytes
 	open    xmpp.OpenReader
-	tag     xmpp.Open // once it is complete
+	tag     xmpp.Open // valid once it is complete
 	tagged  bool
 
-	answers []byte // the upstream's frames, held back
-	whole   int    // how many bytes of them are complete messages
+	answers []byte // the upstream's frames that are held back
+	whole   int    // bytes of them that are complete messages
 	answer  xmpp.AnswerReader
 
 	giveUp context.CancelFunc // of the dial in progress
@@ -78,7 +78,7 @@ type greeting struct {
 	again bool // the client has received some of the answers: an opening
 }
 
-// errNoTag is the error of a client that sent no start tag in time.
+// errNoTag is the error for a client that sent no start tag in time.
 var errNoTag = &xmpp.StreamError{Condition: xmpp.ConnectionTimeout, Text: "no start tag in time"}
 
 // streamState is the state of the XMPP stream on a tunnel.
@@ -157,7 +157,7 @@ func (t *tunnel) greet(p *piece) {
 	}
 }
 
-// errTooLong is the error of a start tag in more frames than are kept.
+// errTooLong is the error for a start tag in more frames than can be kept.
 var errTooLong = &xmpp.StreamError{Condition: xmpp.PolicyViolation, Text: "the start of the stream is too long"}
 
 // hear reads more of the start tag. Messages are text (RFC 7395, section 3.2), and the
@@ -200,7 +200,7 @@ func (t *tunnel) refuse(why reason, err error) {
 	t.refuseStream(why, condition, text)
 }
 
-// conditionOf is the stream error for a refused client.
+// conditionOf returns the stream error for a refused client.
 func conditionOf(why reason, err error) (xmpp.Condition, string) {
 	if se, ok := errors.AsType[*xmpp.StreamError](err); ok {
 		return se.Condition, se.Text
@@ -437,7 +437,7 @@ func (t *tunnel) refuseStream(why reason, condition xmpp.Condition, text string)
 	t.endStream(why, t.reply().Error(condition, text))
 }
 
-// reply is the stream in which the gate itself answers first words.
+// reply returns the stream in which the gate itself answers first words.
 func (t *tunnel) reply() xmpp.Stream {
 	switch g := t.greeting; {
 	case g == nil:
@@ -463,11 +463,11 @@ func (t *tunnel) endStream(why reason, messages [][]byte) {
 	t.endFor(why, w.now+closeTimeout)
 }
 
-// dial looks for an upstream in a goroutine of the dialler's. Nobody is read
-// meanwhile, unless the tunnel is to end: then the client's Close frame counts.
+// dial looks for an upstream in a goroutine of the dialler. Neither end is read
+// meanwhile, except for the client's Close frame while the tunnel is closing.
 //
-// Dial runs beside the loop, so it must not look at t, which may end meanwhile and
-// forget its request.
+// Dial runs concurrently with the loop, so it must not access t, which may end
+// meanwhile and forget its request.
 func (t *tunnel) dial(dial func(context.Context, *upstream.Request) (*upstream.Conn, error)) {
 	t.stage, t.greetBy = stageDialling, 0
 	t.shared.dialler.again(t, dial)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// handshake does TLS. It reports false where there is nothing left but to
-// close the connection: it failed, or was all that a CA wanted.
+// handshake does TLS. It returns false if the connection only has to be closed, because
+// the handshake failed or was all that a CA wanted.
 func (c *clientConn) handshake() bool {
 	in, e := c.in, &c.early
 	e.SetDeadline(c.visit.until)
@@ -23,7 +23,7 @@ func (c *clientConn) handshake() bool {
 		err = in.door.start(&c.visit, len(e.got))
 	}
 	if err == nil {
-		e.SetDeadline(c.visit.until) // anew; nobody gives up who has a slot
+		e.SetDeadline(c.visit.until) // a new deadline; a connection with a slot is never given up
 		e.computing = true
 		c.tls = tls.Server(c.sock, in.tls)
 		err = c.tls.Handshake()

@@ -9,8 +9,9 @@ import (
 	"wssgate/panics"
 )
 
-// An ingress takes connections from accept until they are tunnels, or closed. It is what
-// each clientConn knows of the rest. Its methods are safe for concurrent use.
+// An ingress takes connections from accept until they are tunnels, or closed. It is the
+// only part of the Server that a clientConn knows. Its methods are safe for concurrent
+// use.
 type ingress struct {
 	now       *current
 	log       *slog.Logger
@@ -21,11 +22,11 @@ type ingress struct {
 	access    *accessControl
 	guard     *guard
 	dialler   *dialler
-	pages     *pages   // own what is no WebSocket
-	tunnels   *tunnels // own what is
+	pages     *pages   // owns requests that are not for a WebSocket
+	tunnels   *tunnels // owns tunnels
 
 	handshakes [len(handshakeKinds)]atomic.Int64
-	refusals   [600]atomic.Int64 // by HTTP status; 0: the client was gone
+	refusals   [600]atomic.Int64 // by HTTP status; 0: the client had disconnected
 	unserved   unserved
 
 	proxyHeader, proxyUnexpected balancerTrouble

@@ -13,11 +13,11 @@ type leg struct {
 	sock      *sock
 	tls       *tls.Conn // nil: plain
 	scan      scanner   // follows the frames that this leg sends
-	unscanned []byte    // bytes of those that the scanner could not use yet
+	unscanned []byte    // bytes of those frames that the scanner could not use yet
 	bytes     int64     // received, without TLS
 	closeSent bool      // a Close frame went to this leg; nothing follows it
 	closeSeen bool      // a Close frame came from it
-	unread    bool      // it was not read for a while: tls may hold bytes without an event
+	unread    bool      // reading was paused: tls may hold bytes without an event
 	known     sockState // the state of sock that the tunnel has handled
 	err       error     // why it ended or will end, for the log
 }

@@ -10,18 +10,18 @@ import (
 	"wssgate/upstream"
 )
 
-// A loop is an event loop: one goroutine that owns tunnels. It waits for their
-// sockets, lends each a turn when something happens, calls expire when it is due,
-// and forgets what is done. Everything but the inbox and pressure.busy belongs to
-// that goroutine.
+// A loop is an event loop: one goroutine that owns tunnels. It waits for their sockets,
+// gives each a turn when something happens, calls expire when it is due, and removes
+// tunnels that are done. Everything but the inbox and pressure.busy belongs to that
+// goroutine.
 //
-// What it waits with is its poller. On Linux that is epoll; elsewhere, and for
-// connections without a descriptor, which is what tests with a fake clock have, a
-// pump of two goroutines for each connection tells the loop by its inbox.
+// It waits by means of its poller. On Linux that is epoll. Elsewhere, and for
+// connections without a descriptor, as in tests with a fake clock, a pump of two
+// goroutines for each connection posts events to the loop's inbox.
 //
-// A panic in a turn ends that tunnel, and no other one. After a panic outside a turn
-// the loop goes on with its tunnels; if the next round panics as well, it ends them and
-// goes on without (mend).
+// A panic in a turn ends only that tunnel. After a panic outside a turn the loop
+// continues with its tunnels; if the next round panics as well, it ends them and
+// continues without any (mend).
 type loop struct {
 	group    *loops
 	poller   poller
@@ -32,26 +32,27 @@ type loop struct {
 	orders   drainOrders
 	quit     bool
 	last     time.Duration                  // the end of the last round
-	broken   int                            // rounds in a row that panicked outside a turn
+	broken   int                            // consecutive rounds that panicked outside a turn
 	tellEach func(*tunnel, *leg, readiness) // tell; made once
 	done     chan struct{}
 
 	mu    sync.Mutex
 	inbox []func()
-	shut  bool // the loop takes nothing any more
+	shut  bool // the loop accepts nothing any more
 }
 
-// A poller waits for the sockets of one loop. Its methods but wake are the loop's
-// own.
+// A poller waits for the sockets of one loop. Only the loop calls its methods, except
+// wake.
 type poller interface {
-	// wait waits until something is ready, wake is called, or the timeout is over;
-	// never: without one.
+	// wait waits until a socket is ready, wake is called, or the timeout ends; the
+	// timeout never does not end.
 	wait(timeout time.Duration)
-	// deliver tells of each socket that was ready, and reports whether wake was
+	// deliver calls tell for each socket that was ready, and reports whether wake was
 	// called.
 	deliver(tell func(*tunnel, *leg, readiness)) (woken bool)
 	wake()
-	// batching returns the batch that deliver has turns read and write by; nil: none.
+	// batching returns the batch with which turns read and write during deliver; nil:
+	// none.
 	batching() *batch
 	close()
 }
@@ -85,7 +86,7 @@ func (l *loop) run() {
 	l.poller.close()
 }
 
-// round waits once, and does what there is to do then.
+// round waits once, and handles everything that is due then.
 func (l *loop) round() {
 	defer l.mend()
 	_, timeout := l.timers.next(l.last)
@@ -95,7 +96,7 @@ func (l *loop) round() {
 	woken := l.poller.deliver(l.tellEach)
 	l.leave()
 	if woken {
-		l.drainInbox() // last: what comes by it may have the descriptor of what has just ended
+		l.drainInbox() // last: a posted function may use the descriptor of a tunnel that just ended
 	}
 	for {
 		t, _ := l.timers.next(l.work.now)
@@ -113,7 +114,7 @@ func (l *loop) round() {
 
 func (l *loop) now() time.Duration { return time.Since(l.group.started) }
 
-// tell gives an event to its tunnel.
+// tell passes an event to its tunnel.
 func (l *loop) tell(t *tunnel, leg *leg, is readiness) {
 	defer l.rescue(t)
 	t.event(l.work, leg, is)
@@ -123,7 +124,7 @@ func (l *loop) tell(t *tunnel, leg *leg, is readiness) {
 	}
 }
 
-// leave hands over what is to leave, now that no batch is under way.
+// leave moves the tunnels in leaving to their new loops, between two batches.
 func (l *loop) leave() {
 	for len(l.leaving) > 0 {
 		last := len(l.leaving) - 1
@@ -184,7 +185,7 @@ func (l *loop) mend() {
 	l.work.now = l.last
 	l.leaving = nil
 	if l.broken == 1 {
-		l.caught(func() { l.work.batch.end(l.tellEach) }) // or what is pending would wait for the next round
+		l.caught(func() { l.work.batch.end(l.tellEach) }) // otherwise pending writes would wait for the next round
 		for i, t := range l.timers {
 			t.place.index = i
 		}
@@ -296,7 +297,7 @@ func (l *loop) own(t *tunnel, leg *leg, fd int) {
 	s.os.join(l.poller, t, leg)
 }
 
-// drain begins to carry out an order.
+// drain begins to apply an order.
 func (l *loop) drain(o *drainOrder) {
 	l.orders = append(l.orders, o)
 	chosen := o.chosen(l.timers)
@@ -366,7 +367,7 @@ func (l *loop) drainInbox() {
 	}
 }
 
-// do calls one posted function. Functions for one tunnel have a rescue of their own.
+// do calls one posted function. A function for one tunnel has a rescue of its own.
 func (l *loop) do(f func()) {
 	defer func() {
 		if cause := recover(); cause != nil {

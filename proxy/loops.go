@@ -28,23 +28,23 @@ type loops struct {
 	started     time.Time // the clock of all tunnels
 	max         int
 	newPoller   func() (poller, error)
-	ringed      bool                                 // they are to have io_uring
-	unringed    atomic.Pointer[string]               // why one of them has none; nil: they have
+	ringed      bool                                 // use io_uring
+	unringed    atomic.Pointer[string]               // why one of them does not use it; nil: all do
 	descriptors bool                                 // pollers wait for descriptors
-	processors  func() (used time.Duration, ok bool) // by the process, since its start; nil: not known
+	processors  func() (used time.Duration, ok bool) // of the process, since its start; nil: unknown
 	panicked    panicFunc                            // in the goroutine that panicked
-	random      *rand.Rand                           // for all loops at once
-	migrated    atomic.Int64                         // tunnels that changed their loop
-	done        load                                 // by all of them
+	random      *rand.Rand                           // shared by all loops
+	migrated    atomic.Int64                         // moves of tunnels to another loop
+	done        load                                 // of all loops
 	pumps       sync.WaitGroup                       // goroutines that pump connections
 
-	// pump gives a leg without a descriptor the rawConn that l is told of it by.
+	// pump returns the rawConn for a leg without a descriptor, which reports to l.
 	pump func(l *loop, t *tunnel, leg *leg) rawConn
 
 	mu     sync.Mutex
 	list   []*loop // the first one is never idle while another is not
 	orders drainOrders
-	visits int // calls of each that are under way
+	visits int // calls of each in progress
 	closed bool
 }
 
@@ -55,12 +55,12 @@ const (
 	shedShare = 8                      // a loop sheds one in this many of its tunnels per window
 )
 
-// newLoops starts the first loop. System says that connections with a descriptor
-// have the system's poller, where there is one; otherwise goroutines pump all of
-// them, and one loop does, for those do not move. Panicked is told of each panic in
-// a turn. Where noRing is not nil they batch their system calls by io_uring; it is told,
-// once, why one of them can't, in that one's goroutine or before newLoops returns. The
-// others go on as they are, but new ones do not try.
+// newLoops starts the first loop. If system is true, connections with a descriptor use
+// the system's poller, if there is one; otherwise goroutines pump all connections, in
+// one loop, because pumped connections do not move. panicked is called for each panic
+// in a turn. If noRing is not nil, the loops batch their system calls by io_uring;
+// noRing is called once with the reason why one of them can't, in that loop's goroutine
+// or before newLoops returns. The others continue unchanged, but new loops do not try.
 func newLoops(system bool, noRing func(error), panicked panicFunc) (*loops, error) {
 	d := &loops{started: time.Now(), max: 1, newPoller: newWakePoller, panicked: panicked, random: rand.New(systemRandom{}), pump: pump}
 	if system {
@@ -84,7 +84,7 @@ func newLoops(system bool, noRing func(error), panicked panicFunc) (*loops, erro
 	return d, err
 }
 
-// ring says whether the loops have io_uring.
+// ring returns the state of io_uring, as Counts.IOUring.
 func (d *loops) ring() string {
 	if why := d.unringed.Load(); why != nil {
 		return *why
@@ -144,8 +144,9 @@ func (d *loops) take(t *tunnel) error {
 	return nil
 }
 
-// hold returns a second descriptor of a socket, which survives the first. It returns -1 if
-// goroutines must pump the socket, because it has no descriptor, or none is available.
+// hold returns a second descriptor of a socket, which outlives the first. It returns -1
+// if goroutines must pump the socket, because it has no descriptor, or none is
+// available.
 func (d *loops) hold(s *sock) (int, error) {
 	if !d.descriptors || s.state == sockClosed {
 		return -1, nil
@@ -203,7 +204,7 @@ func (d *loops) visit(f func(t *tunnel, w *turn)) {
 }
 
 // survey calls f for every tunnel once, in the goroutine of its loop, and returns when
-// it has seen all. F changes nothing. Now is the loop's clock.
+// it has seen all. f must not change the tunnel. now is the loop's clock.
 func (d *loops) survey(f func(t *tunnel, now time.Duration)) {
 	d.each(func(l *loop) {
 		for _, t := range l.timers {
@@ -213,7 +214,7 @@ func (d *loops) survey(f func(t *tunnel, now time.Duration)) {
 }
 
 // each calls f in the goroutine of one loop after the other. No tunnel moves meanwhile:
-// f would miss one that goes to a loop it has left, and see another twice.
+// f could miss a tunnel that moves, or see it twice.
 func (d *loops) each(f func(l *loop)) {
 	d.mu.Lock()
 	d.visits++
@@ -234,7 +235,7 @@ func (d *loops) each(f func(l *loop)) {
 	}
 }
 
-// drain carries out an order until undrain, also on later tunnels.
+// drain applies an order until undrain, also to later tunnels.
 func (d *loops) drain(o *drainOrder) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -355,7 +356,7 @@ func (l *loop) move(t *tunnel) {
 			leg.sock.raw.(polled).leave()
 		}
 	}
-	posted := to.post(func() { to.adopt(t) }) // before a visit's own
+	posted := to.post(func() { to.adopt(t) }) // runs before posts of a later visit
 	l.group.mu.Unlock()
 	if posted {
 		l.group.migrated.Add(1)

@@ -161,7 +161,7 @@ func (c *clientConn) upgrade(req *request) (*upstream.Conn, *upstream.Vhost, err
 	if err == nil {
 		c.early.SetDeadline(time.Now().Add(c.config.RequestTimeout))
 		if _, err = c.tls.Write(answer); err != nil {
-			err = &refusal{err: err} // the client is gone
+			err = &refusal{err: err} // the client has disconnected
 		}
 	}
 	if err != nil {
@@ -171,7 +171,7 @@ func (c *clientConn) upgrade(req *request) (*upstream.Conn, *upstream.Vhost, err
 	return up, vhost, nil
 }
 
-// letGo closes the upstream that was dialled for a tunnel that is not made.
+// letGo closes the upstream that was dialled if no tunnel owns it.
 func (c *clientConn) letGo() {
 	letGo(c.upstream)
 	c.upstream = nil
@@ -234,13 +234,13 @@ func (c *clientConn) route(req *request) (*upstream.Vhost, error) {
 // errLogins is the error of a refused client address.
 var errLogins = errors.New("too many failed logins")
 
-// retryAfter is a header field in whole seconds, rounded up.
+// retryAfter formats a duration for a header field in whole seconds, rounded up.
 func retryAfter(d time.Duration) string {
 	return "Retry-After: " + strconv.Itoa(int((d+time.Second-1)/time.Second)) + "\r\n"
 }
 
-// dialRefusal is the refusal for a failed dial. Only the log gets details of the servers
-// behind the gate.
+// dialRefusal returns the refusal for a failed dial. Only the log gets details of the
+// servers behind the gate.
 func (c *clientConn) dialRefusal(err error) error {
 	r := &refusal{status: http.StatusBadGateway, err: err}
 	var de *upstream.DialError
@@ -306,8 +306,8 @@ func (c *clientConn) refused(req *request, err error) {
 	io.Copy(io.Discard, io.LimitReader(c.tls, maxRequestHeader))
 }
 
-// toLoop makes the two connections a tunnel, which a loop owns from here. Rest is the
-// bytes behind the client's request.
+// toLoop makes the two connections a tunnel, which a loop owns from here. rest is the
+// bytes after the client's request.
 func (c *clientConn) toLoop(req *request, vhost *upstream.Vhost, up *upstream.Conn, rest []byte) bool {
 	conn := c.early.Conn
 	conn.SetDeadline(time.Time{})

@@ -16,14 +16,14 @@ import (
 )
 
 // A pageConn is a connection as net/http sees it: one request, whose beginning was read
-// before, and nothing behind it. When net/http closes a connection that can be kept,
+// before, and nothing after it. When net/http closes a connection that can be kept,
 // Close gives it back to its clientConn.
 type pageConn struct {
 	*tls.Conn
 	client *clientConn
 	ready  []byte // of this request: read before
 	body   int64  // of this request: bytes that are missing
-	next   []byte // read before, and behind this request
+	next   []byte // read before, after this request
 	framed bool   // the end of this request is known
 
 	received atomic.Int64 // bytes of this request
@@ -44,9 +44,9 @@ func newPageConn(c *clientConn, read []byte, head int) *pageConn {
 	return p
 }
 
-// Read gives net/http the request. While net/http answers, it reads on to notice when the
-// client goes away. If the client sends bytes instead, they begin another request: Read
-// keeps them, and returns neither data nor an error.
+// Read gives net/http the request. While net/http answers, it reads on to notice a
+// disconnect. If the client sends bytes instead, they begin another request: Read keeps
+// them, and returns neither data nor an error.
 //
 // A panic becomes an error: net/http reads in goroutines without a recover.
 func (c *pageConn) Read(b []byte) (n int, err error) {

@@ -7,7 +7,7 @@ import (
 	"wssgate/panics"
 )
 
-// A panicFunc is told of a panic in the goroutine that panicked.
+// A panicFunc is called with a panic, in the goroutine that panicked.
 type panicFunc = func(where panics.Place, cause any, attrs ...any)
 
 // logPanics returns a panicFunc that writes to log.
@@ -15,7 +15,7 @@ func logPanics(log *slog.Logger) panicFunc {
 	return func(where panics.Place, cause any, attrs ...any) { panics.Caught(log, where, cause, attrs...) }
 }
 
-// recovering is Server.Recover.
+// recovering implements Server.Recover.
 func recovering(panicked panicFunc, where panics.Place, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {

@@ -8,8 +8,8 @@ import (
 	"wssgate/panics"
 )
 
-// A pumpedConn is the rawConn of a connection that no poller can wait for. Two goroutines
-// read and write it, and tell the loop through its inbox. The loop calls the methods of
+// A pumpedConn is the rawConn of a connection without a poller. Two goroutines read and
+// write it, and notify the loop through its inbox. The loop calls the methods of
 // rawConn.
 type pumpedConn struct {
 	loop   *loop
@@ -24,7 +24,7 @@ type pumpedConn struct {
 	out     []byte    // being written; empty: write takes more
 	outErr  error
 	want    interest
-	told    bool // the inbox has a look at this connection
+	told    bool // a look at this connection is already in the inbox
 	closed  bool
 }
 

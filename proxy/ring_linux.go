@@ -81,7 +81,7 @@ func newRing(lost func(error)) (*ring, error) {
 	r := &ring{fd: int(fd), lost: lost} // close-on-exec, like every ring
 	if p.features&ringOneMap == 0 {
 		r.close()
-		return nil, errors.New("io_uring_setup: the kernel's is too old")
+		return nil, errors.New("io_uring_setup: the kernel is too old")
 	}
 	queues, err := r.mmap(0, max(p.sq.array+p.sqEntries*4, p.cq.cqes+p.cqEntries*uint32(unsafe.Sizeof(cqe{}))))
 	if err != nil {

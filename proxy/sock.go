@@ -27,21 +27,21 @@ import (
 type sock struct {
 	conn net.Conn // first phase only
 	raw  rawConn  // second phase; nil in the first
-	os   osConn   // what raw points to, where the loop has a poller for descriptors
-	turn *turn    // the turn that is under way, nil between turns
+	os   osConn   // raw points to it if the loop has a poller for descriptors
+	turn *turn    // the current turn, nil between turns
 	err  error    // what ended the socket: io.EOF after a FIN; Read repeats it
 	out  queue    // bytes that the kernel did not take
-	max  int      // bytes that out may hold; one more fails the socket
+	max  int      // maximum size of out in bytes; more fails the socket
 
 	records recordCounter
 
 	state   sockState
 	fin     finState
-	lost    bool     // a write met the peer's reset, which is err; what came before it is still to be read
+	lost    bool     // a write met the peer's reset, which is err; earlier bytes may still be readable
 	drained bool     // this turn: the kernel has nothing more for us
-	ahead   uint8    // the batch's slot with what was read ahead, plus 1; 0: none
-	pending bool     // the batch has a write that was not made yet; out is empty
-	want    interest // what the loop was last told
+	ahead   uint8    // 1 + the batch's slot with input that was read ahead; 0: none
+	pending bool     // the batch has a write that is not made yet; out is empty
+	want    interest // last passed to raw.watch
 }
 
 // A sockState says what can be done with a socket. It only advances, by end, fail and
@@ -55,8 +55,8 @@ type sockState uint8
 
 const (
 	sockOpen   sockState = iota
-	sockEnded            // nothing more comes from the peer; it may still be written to
-	sockFailed           // neither: it was reset, or the queue is full. Waiting bytes are lost
+	sockEnded            // the peer sends nothing more; it can still be written to
+	sockFailed           // neither is possible: it was reset, or the queue is full. Queued bytes are lost
 	sockClosed           // the descriptor is closed
 )
 
@@ -77,7 +77,7 @@ const (
 	forFailure interest = 1 << iota // always set while the loop waits for anything
 	forInput
 	forRoom
-	forEnd // the peer's FIN, without forInput
+	forEnd // for the peer's FIN, without forInput
 )
 
 // rawConn is a socket that never blocks. A loop gives it to sock.
@@ -98,11 +98,10 @@ type rawConn interface {
 	close(reset bool)
 }
 
-// A polled socket is a rawConn that a loop's poller waits for. It can move to another
-// loop.
+// A polled socket is a rawConn with a loop's poller. It can move to another loop.
 type polled interface {
 	rawConn
-	join(p poller, t *tunnel, leg *leg) // watch then sets the events
+	join(p poller, t *tunnel, leg *leg) // events follow with watch
 	leave()
 }
 
@@ -138,13 +137,13 @@ func (s *sock) Read(b []byte) (int, error) {
 	}
 	s.turn.budget -= n
 	s.records.count(b[:n])
-	// A short read means an empty socket, and the event that tells of more
-	// comes by itself, so the read that would find nothing is left out.
+	// A short read means that the socket is empty. The next event reports more bytes,
+	// so a read that would find nothing is skipped.
 	if n < len(b) || s.turn.budget <= 0 {
 		s.drained = true
 	}
 	if err == io.EOF && s.lost {
-		err = s.err // the write was told of the reset, and a socket tells it once
+		err = s.err // the write consumed the error, which a socket reports once
 	}
 	switch err {
 	case nil, errAgain:
@@ -168,7 +167,7 @@ func (s *sock) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// send hands bytes to the kernel, behind those that wait already.
+// send passes bytes to the kernel, after those that are queued.
 func (s *sock) send(b []byte) {
 	if s.land(); s.lost || s.state >= sockFailed {
 		return
@@ -184,7 +183,7 @@ func (s *sock) send(b []byte) {
 	s.unsent(b, errAgain)
 }
 
-// unsent takes what a write left, and its error.
+// unsent handles the rest and the error of a write.
 func (s *sock) unsent(b []byte, err error) {
 	if err != nil && err != errAgain {
 		s.refused(err)
@@ -197,7 +196,7 @@ func (s *sock) unsent(b []byte, err error) {
 	s.out.add(b)
 }
 
-// land has a pending write made, and reports whether that changed something.
+// land makes a pending write now, and reports whether that changed anything.
 func (s *sock) land() bool {
 	if !s.pending || s.turn == nil {
 		return false
@@ -206,8 +205,8 @@ func (s *sock) land() bool {
 	return s.out.size > 0 || s.state >= sockFailed
 }
 
-// flush sends waiting bytes until the kernel takes no more, and reports whether it took
-// any.
+// flush sends queued bytes until the kernel accepts no more, and reports whether it
+// accepted any.
 func (s *sock) flush() (progress bool) {
 	for s.out.size > 0 {
 		n, err := s.raw.write(s.out.head())
@@ -225,9 +224,9 @@ func (s *sock) flush() (progress bool) {
 	return progress
 }
 
-// refused notes that a write failed. Behind a reset, what the peer sent before it may
-// still be there to read, such as a server's last words that a client's message crosses.
-// So the socket stays open until Read meets the end, and nothing is written any more.
+// refused handles a failed write. After a reset, earlier bytes of the peer may still be
+// readable, such as a server's last words that crossed a client's message. The socket
+// therefore stays open until Read reaches the end, and nothing is written any more.
 func (s *sock) refused(err error) {
 	if s.state != sockOpen || !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 		s.fail(err)
@@ -251,21 +250,21 @@ func (s *sock) finish() {
 	}
 }
 
-// end notes that the peer sends no more bytes, or that they are of no use.
+// end records that the peer sends no more bytes, or that they are useless.
 func (s *sock) end(err error) {
 	if s.state == sockOpen {
 		s.state, s.err = sockEnded, err
 	}
 }
 
-// fail gives the socket up. Waiting bytes are lost.
+// fail gives the socket up. Queued bytes are lost.
 func (s *sock) fail(err error) {
 	if s.state < sockFailed {
 		s.state, s.err, s.out = sockFailed, err, queue{}
 	}
 }
 
-// stuck reports whether bytes wait that the peer has not acknowledged.
+// stuck reports whether bytes are queued that the peer has not acknowledged.
 func (s *sock) stuck() bool {
 	return s.out.size > 0 || s.state < sockFailed && s.raw.unacknowledged() > 0
 }
@@ -276,8 +275,8 @@ func (s *sock) movable() bool {
 	return (can || s.raw == nil) && s.ahead == 0 && !s.pending
 }
 
-// close gives the descriptor back. What waits in out is lost, and with reset what
-// waits in the kernel as well.
+// close closes the descriptor. Bytes in out are lost, and with reset those in the
+// kernel as well.
 func (s *sock) close(reset bool) {
 	if s.state == sockClosed {
 		return

@@ -43,7 +43,8 @@ type Counts struct {
 	Lag   Durations `json:"lag"`
 	Loops int       `json:"loops"`
 
-	// IOUring is "on", "off" by the configuration or the system, or why the kernel refused it.
+	// IOUring is "on", "off" by the configuration or the system, or the reason why the
+	// kernel refused it.
 	IOUring string `json:"io_uring"`
 }
 

@@ -108,5 +108,5 @@ func getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return cert, err
 }
 
-// ticketName is what a session ticket says of the server name it is for.
+// ticketName returns the part of a session ticket that binds it to a server name.
 func ticketName(serverName string) []byte { return []byte("wssgate name " + serverName) }

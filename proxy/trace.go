@@ -20,7 +20,7 @@ const (
 // Errors of Trace.
 var (
 	ErrNoTunnel = errors.New("no such tunnel is open")
-	ErrTracing  = errors.New("another trace is under way, and there is one at a time")
+	ErrTracing  = errors.New("another trace is in progress; only one is possible at a time")
 )
 
 // A TraceLine is one event of a traced tunnel. The first one of a trace has Tunnel, the
@@ -48,7 +48,7 @@ type TraceLine struct {
 // A tap collects the trace of one tunnel. The tunnel's loop owns it, except off, and
 // sends to lines without waiting: it counts the lines that do not fit.
 type tap struct {
-	off     atomic.Bool // nobody reads lines any more
+	off     atomic.Bool // lines has no reader any more
 	lines   chan TraceLine
 	last    TraceLine // follows lines, once that is closed
 	dropped int
@@ -123,7 +123,7 @@ func frameLine(from string, h header, payload []byte) TraceLine {
 	return l
 }
 
-// says notes a frame of the gate's own.
+// says records a frame of the gate's own.
 func (p *tap) says(opcode byte, payload []byte) {
 	l := frameLine("gate", header{fin: true, opcode: opcode, length: int64(len(payload))}, payload)
 	if opcode == opText {

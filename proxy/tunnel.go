@@ -22,16 +22,16 @@ const (
 	// stallTimeout is how long an upstream may leave sent bytes untaken.
 	stallTimeout = 60 * time.Second
 
-	// clientExtra bounds the bytes that may wait for a client beyond its backlog: one
-	// turn's worth, so that the current frame ends, and the last words.
+	// clientExtra bounds the bytes that may wait for a client beyond its backlog: the
+	// output of one turn, so that the current frame ends, and the last words.
 	clientExtra = turnBudget + recordMax + joinSize // bytes
 
-	// upstreamQueue bounds the bytes that wait for an upstream: one turn's worth, and
-	// the frames of a greeting. The client is not read meanwhile.
+	// upstreamQueue bounds the bytes that wait for an upstream: the output of one turn,
+	// and the frames of a greeting. The client is not read meanwhile.
 	upstreamQueue = plainSize + maxGreeting // bytes
 )
 
-// never is a due time that does not come.
+// never is a due time that is never reached.
 const never = time.Duration(1<<63 - 1)
 
 // A tunnel is a client and its upstream after the opening handshakes. Its loop calls start
@@ -65,10 +65,10 @@ type tunnel struct {
 	why         reason
 	code        uint16        // of the first Close frame that went to or came from the client
 	closeWanted bool          // the client gets a Close frame at the next boundary
-	cut         bool          // the client can't get one, because it has half a frame
+	cut         bool          // the client can't get one, because it has received half a frame
 	done        bool          // nothing is left to do
 	over        bool          // onDone has been called
-	dead        bool          // the client takes nothing any more
+	dead        bool          // the client accepts nothing any more
 	aborted     bool          // the client was reset while the upstream was behind
 	answering   bool          // the upstream's current message is held back
 	pendWhole   bool          // pend begins with a frame
@@ -373,7 +373,7 @@ func (t *tunnel) breach(w *turn, l *leg, err error) {
 	t.endFor(why, w.now+breachTimeout)
 }
 
-// checkBacklog ends the tunnel if its client does not take the bytes that the upstream,
+// checkBacklog ends the tunnel if its client does not read the bytes that the upstream,
 // crypto/tls or the gate sends. The current frame may still end, if the queue has room,
 // so that a Close frame can follow.
 func (t *tunnel) checkBacklog(w *turn) {
@@ -587,8 +587,8 @@ func (t *tunnel) fromUpstream(p *piece) {
 	} // otherwise it is the rest of a message that was not released
 }
 
-// endless ends a tunnel whose upstream sends an end of the stream that is too long. The
-// client gets nothing of it.
+// endless ends a tunnel whose upstream ends the stream with too many bytes. The client
+// gets none of them.
 func (t *tunnel) endless(err error) {
 	t.upstream.err = err
 	if t.stage == stageAnswer {
@@ -686,8 +686,8 @@ func (t *tunnel) answerClose() {
 	}
 }
 
-// cutOff gives up the Close frame, because the client has half a frame. The bytes that
-// wait for the client are still sent.
+// cutOff gives up the Close frame, because the client has received half a frame. The
+// bytes that wait for the client are still sent.
 func (t *tunnel) cutOff() {
 	t.closeWanted, t.cut = false, true
 	t.dropUpstream()
@@ -750,8 +750,8 @@ func (t *tunnel) settle(w *turn) {
 	t.due = t.nextDue(w.now)
 }
 
-// land has pending writes of a tunnel that is closing made, and reports whether there is
-// something new to see.
+// land makes pending writes of a closing tunnel now, and reports whether anything
+// changed.
 func (t *tunnel) land() bool {
 	client, upstream := t.client.sock.land(), t.upstream.sock.land()
 	return client || upstream

@@ -7,14 +7,14 @@ import (
 	"wssgate/upstream"
 )
 
-// tunnels is what all tunnels of a Server share: the parts that they need while they are
+// tunnels is shared by all tunnels of a Server: the parts that they need while they are
 // open, their counters, and their journal. It is safe for concurrent use.
 type tunnels struct {
 	access    *accessControl
 	guard     *guard
 	dialler   *dialler
 	loops     *loops
-	admission *admission // takes their places back
+	admission *admission // frees their places
 	journal   *journal
 	ids       *tunnelIDs
 
@@ -45,10 +45,10 @@ func (s *tunnels) open(t *tunnel) error {
 	return nil
 }
 
-// done is the onDone of every tunnel. It runs in the loop, so it must not wait; the log
-// does not either.
+// done is the onDone of every tunnel. It runs in the loop, so it must not block; nor
+// does the log.
 func (s *tunnels) done(t *tunnel, _ time.Duration) {
-	// Deferred, so that the place is given back even if one of these panics.
+	// Deferred, so that the place is freed even if one of these panics.
 	defer s.admission.leave(t.info.key, t.info.elsewhere == "")
 	defer s.vhost(t.info.vhost).open.Add(-1)
 	defer t.giveUp()

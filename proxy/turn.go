@@ -21,14 +21,14 @@ type turn struct {
 	budget int           // bytes that this turn may still read
 
 	raw   []byte // ciphertext, lent to the tls.Conn that is read
-	plain []byte // decrypted, or read from a plain socket: what the scanner sees
+	plain []byte // decrypted, or read from a plain socket: input of the scanner
 
 	clear []byte // a payload of the client's, unmasked
 
 	toClient, toUpstream outlet
 
 	gathered []byte // written to one sock in this turn, not yet sent
-	to       *sock  // which
+	to       *sock  // the sock of gathered
 
 	batch *batch // the loop's; nil: it has none
 

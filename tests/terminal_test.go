@@ -323,7 +323,7 @@ func TestTerminalTrace(t *testing.T) {
 	if l := next(); l.Tunnel == nil || l.Tunnel.ID != id {
 		t.Fatalf("the first line is %+v; want the tunnel", l)
 	}
-	d.want("trace "+id, 1, "another trace is under way")
+	d.want("trace "+id, 1, "another trace is in progress")
 	const message = "<message xmlns='jabber:client' to='juliet'><body>s3cr3t</body></message>"
 	c.SendText(message)
 	c.WantText(message)
