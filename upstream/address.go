@@ -26,8 +26,8 @@ const (
 	slowFloor  = 0.05             // the share at the start
 )
 
-// An address is one place to dial. It lives as long as DNS or the configuration names
-// it, across reloads. Tunnels may outlive it.
+// An address is one place to dial. It lives as long as DNS or the configuration
+// contains it, across reloads. Tunnels may outlive it.
 type address struct {
 	network string       // "tcp" or "unix"
 	addr    string       // IP:port, or a path
@@ -38,7 +38,7 @@ type address struct {
 	mu       sync.Mutex // never held across I/O
 	tunnels  int
 	dialing  int       // including dials that wait for their turn
-	nextTurn time.Time // as limits.rate allows
+	nextTurn time.Time // allowed by limits.rate
 
 	failures   int       // consecutive
 	outUntil   time.Time // after a failure; zero: it has worked since
@@ -62,8 +62,8 @@ func newAddress(network, addr, target string, late bool) *address {
 	return a
 }
 
-// dial makes the bare connection. To connect to a path is a call that may hang, as
-// one that opens a file: there is one at a time, and while it hangs others fail.
+// dial opens the plain connection. Connecting to a path may hang, like a call that
+// opens a file: only one such call runs at a time, and while it hangs others fail.
 func (a *address) dial(ctx context.Context, g *group) (net.Conn, error) {
 	env := g.env
 	if a.place == nil {
@@ -73,7 +73,7 @@ func (a *address) dial(ctx context.Context, g *group) (net.Conn, error) {
 	defer cancel()
 	type dialled struct {
 		net.Conn
-		late func() bool // closes Conn with wanted, unless it is called
+		late func() bool // closes Conn when wanted ends, unless it is called
 	}
 	d, err := files.Do(ctx, a.place, func() (d dialled, err error) {
 		if err = ctx.Err(); err != nil {

@@ -27,7 +27,7 @@ var dialer = &net.Dialer{
 	},
 }
 
-// errRequest says that the request can't be forwarded to any node.
+// errRequest is the error for a request that can't be forwarded to any node.
 var errRequest = errors.New("request can't be forwarded")
 
 // connect dials a and completes the opening handshake. The caller owns the conn; after
@@ -50,9 +50,9 @@ func (n *Node) connect(ctx context.Context, a *address, r *Request) (net.Conn, [
 	return n.open(ctx, conn, header, request, key, r.Subprotocol)
 }
 
-// proxyHeader is the PROXY header of the group. If the client's address is unknown, as
-// with a unix socket, it has the gate's own address. Version 2's LOCAL would be correct
-// too, but Tigase closes the connection on it.
+// proxyHeader returns the PROXY header of the group. If the client's address is
+// unknown, as with a unix socket, it has the gate's own address. Version 2's LOCAL
+// would be correct too, but Tigase closes the connection on it.
 func (n *Node) proxyHeader(client, local netip.AddrPort, conn net.Conn) []byte {
 	if n.group.proxyProtocol == "" {
 		return nil
@@ -64,7 +64,7 @@ func (n *Node) proxyHeader(client, local netip.AddrPort, conn net.Conn) []byte {
 }
 
 // open does TLS, if the node needs it, and the opening handshake. It owns conn: it
-// returns it, perhaps inside a *tls.Conn, or closes it.
+// returns it, possibly inside a *tls.Conn, or closes it.
 func (n *Node) open(ctx context.Context, conn net.Conn, header, request []byte, key, subprotocol string) (_ net.Conn, rest []byte, err error) {
 	raw := conn
 	if deadline, ok := ctx.Deadline(); ok {
@@ -131,7 +131,7 @@ func isAlert(err error) bool {
 	return ok && op.Op == "remote error"
 }
 
-// addrPort is the address of a TCP conn, and not valid for others.
+// addrPort returns the address of a TCP conn, and an invalid one for others.
 func addrPort(a net.Addr) netip.AddrPort {
 	if t, ok := a.(*net.TCPAddr); ok {
 		return t.AddrPort()

@@ -40,8 +40,8 @@ func (c *Conn) Release() {
 	}
 }
 
-// A DialError says why no node accepted the stream. Its text names the upstream and the
-// result of each try, in one line.
+// A DialError is the reason why no node accepted the stream. Its text has the upstream
+// and the result of each try, in one line.
 type DialError struct {
 	Upstream   string
 	Status     int           // for the client: 502, 503 or 504; 400 for a request that can't be forwarded
@@ -106,7 +106,7 @@ func hintAttr(err error) slog.Attr {
 	return slog.Attr{}
 }
 
-// Why there was nothing to dial, or no dial worked.
+// Reasons for having nothing to dial, or for failed dials.
 var (
 	ErrDrained   = errors.New("accepts no new streams: it is draining")
 	ErrNoAddress = errors.New("no address")
@@ -125,8 +125,8 @@ func (v *Vhost) Dial(ctx context.Context, r *Request) (*Conn, error) {
 	}, v.group.nodes)
 }
 
-// Follow is Dial for the node that a redirect to address means; n comes from
-// NodeByAddress. If n takes no stream, the redirect is lost, as LoseRedirect has it.
+// Follow is Dial for n, the node that a redirect to address means, as NodeByAddress
+// returned it. If n accepts no streams, the redirect is lost; see LoseRedirect.
 func (v *Vhost) Follow(ctx context.Context, address string, n *Node, r *Request) (*Conn, error) {
 	c, err := n.group.dial(ctx, r, func(*Node) (use, second bool) { return true, false }, []*Node{n})
 	if err != nil && ctx.Err() == nil {
@@ -205,7 +205,7 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 	if more {
 		limit /= 2 // leave time for the next one
 	}
-	wait, err := e.reserve(start, e.node.limits, limit*3/4) // a turn without time to use it is useless
+	wait, err := e.reserve(start, e.node.limits, limit*3/4) // a turn that leaves no time for the dial is useless
 	if err != nil {
 		return nil, &busyError{err, wait}
 	}
@@ -226,7 +226,7 @@ func (e candidate) try(ctx context.Context, r *Request, more bool) (*Conn, error
 	defer cancel()
 	returned := false
 	defer func() {
-		if !returned { // it panicked
+		if !returned { // after a panic
 			e.dropped()
 		}
 	}()

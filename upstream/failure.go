@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// A busyError says that a limit refused the dial.
+// A busyError is the error for a dial that a limit refused.
 type busyError struct {
 	error
 	wait time.Duration // until a turn may be free; 0: unknown
@@ -20,8 +20,8 @@ type busyError struct {
 
 func (e *busyError) Unwrap() error { return e.error }
 
-// retryAfter is the least time that a refused client is told to wait. It is told up to
-// twice as long, so that not all return in the same second.
+// retryAfter is the minimum wait for a refused client. The actual one is up to twice as
+// long, so that not all clients return in the same second.
 const retryAfter = 5 * time.Second
 
 // failure collects the errors of one Dial.
@@ -43,14 +43,14 @@ func (f *failure) add(n *Node, err error) {
 	f.causes = append(f.causes, err)
 }
 
-// err makes the DialError. An answer other than 101 says most (502), then a node that
-// does not answer (504); otherwise nothing can be reached (503).
+// err makes the DialError. An answer other than 101 is the most specific (502), then a
+// node that does not answer (504); otherwise no node can be reached (503).
 func (f *failure) err() error {
 	e := &DialError{Upstream: f.group.name, Causes: f.causes, Status: http.StatusServiceUnavailable}
 	if len(e.Causes) == 0 { // there was no time for a try
 		e.Causes = []error{fmt.Errorf("dial: %w", cmp.Or(context.Cause(f.parent), errTimeout))}
 	}
-	e.Ours = slices.ContainsFunc(e.Causes, isOurs) // else that node might have taken the stream
+	e.Ours = slices.ContainsFunc(e.Causes, isOurs) // otherwise that node might have accepted the stream
 	for _, err := range e.Causes {
 		h, answered := errors.AsType[*HandshakeError](err)
 		switch {
@@ -85,7 +85,7 @@ func isTimeout(err error) bool {
 // bare removes package net's prefix "dial tcp 10.0.0.1:5290: connect:", because our
 // message already names the address.
 func bare(err error) error {
-	var ours interface { // of package ports, whose words say more than the kernel's
+	var ours interface { // errors of package ports, which are more specific than the kernel's
 		error
 		Hint() string
 	}
@@ -104,7 +104,7 @@ func bare(err error) error {
 }
 
 // roughly rounds a duration to two digits, or to milliseconds, so that the same timeout
-// always reads the same: the admin page and people count equal lines.
+// always has the same text: the admin page and people count equal lines.
 func roughly(d time.Duration) time.Duration {
 	unit := time.Millisecond
 	for d >= 100*unit {

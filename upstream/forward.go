@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// A Request is the part of a client's request that its upstream gets.
+// A Request is the part of a client's request that is forwarded to its upstream.
 //
 // It has a field for each header field that is forwarded; all others of the client are
 // dropped. The gate sets hop-by-hop fields such as Connection itself.
@@ -15,8 +15,8 @@ import (
 // read. X-Forwarded-* and Forwarded from a client cannot be trusted.
 type Request struct {
 	// Client and Local are the two ends of the client's connection, for
-	// X-Forwarded-For, Forwarded, PROXY and balance = "hash". Zero values:
-	// not known, as with a unix socket.
+	// X-Forwarded-For, Forwarded, PROXY and balance = "hash". Zero values: unknown, as
+	// with a unix socket.
 	Client, Local netip.AddrPort
 
 	ID         string // for X-Request-Id, which joins the logs of the gate and the node
@@ -81,8 +81,8 @@ func (r *Request) appendRequest(b []byte, loc *NodeURL, hostOfNode bool, key str
 
 var errTarget = errors.New("not a path with an optional query")
 
-// target is the node's own path, if it has one, with the node's query or else the
-// client's. Without a path it is the client's request target.
+// target returns the node's own path, if it has one, with the node's query or else the
+// client's. Without a path it returns the client's request target.
 func (r *Request) target(own string) (string, error) {
 	uri := r.RequestURI
 	if uri == "" {
@@ -100,7 +100,8 @@ func (r *Request) target(own string) (string, error) {
 	return own, nil
 }
 
-// forwardedFor omits the port: readers of X-Forwarded-For expect addresses.
+// forwardedFor returns the value of X-Forwarded-For. It omits the port, because readers
+// expect addresses.
 func (r *Request) forwardedFor() string {
 	if !r.Client.IsValid() {
 		return ""
@@ -108,8 +109,8 @@ func (r *Request) forwardedFor() string {
 	return r.Client.Addr().Unmap().WithZone("").String()
 }
 
-// forwarded is the same for RFC 7239. It also omits the port, which is optional and
-// breaks readers that split at the last colon.
+// forwarded returns the value of Forwarded (RFC 7239). It also omits the port, which is
+// optional and breaks readers that split at the last colon.
 func (r *Request) forwarded() string {
 	var b strings.Builder
 	switch addr := r.Client.Addr().Unmap().WithZone(""); {

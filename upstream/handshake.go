@@ -14,12 +14,12 @@ import (
 	"sync"
 )
 
-// maxAnswer is the most bytes that a node may send up to the blank line of its 101.
-// Real answers stay under 1 KiB.
+// maxAnswer is the maximum size in bytes of a node's answer up to the blank line of its
+// 101. Real answers stay under 1 KiB.
 const maxAnswer = 16 << 10
 
-// A HandshakeError says how a node answered the opening handshake with something other
-// than the 101 that was requested.
+// A HandshakeError is the error for a node that answered the opening handshake with
+// anything but the requested 101.
 type HandshakeError struct {
 	Status int    // of the answer; 0 if it was not HTTP
 	What   string // such as "answered 404 Not Found to the opening handshake, want 101"
@@ -36,10 +36,10 @@ func (e *HandshakeError) Error() string {
 
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
-// Why not ws.Dialer.Upgrade (gobwas/ws v1.5.0): its reader has no limit. It accepts
-// HTTP/1.10, status digits such as "10:", bare LF, repeated headers and an answer
-// without a subprotocol. It splits a request over 4 KiB into several writes, and can't
-// write a PROXY header with it.
+// ws.Dialer.Upgrade (gobwas/ws v1.5.0) is unsuitable: its reader has no limit. It
+// accepts HTTP/1.10, status digits such as "10:", bare LF, repeated headers and an
+// answer without a subprotocol. It splits a request over 4 KiB into several writes, and
+// can't write a PROXY header with it.
 
 // OpeningHandshake writes request, which already contains key, and reads the answer. It
 // returns the bytes after the 101; they belong to the tunnel. The error is a
@@ -122,7 +122,7 @@ func NewKey() string {
 	return base64.StdEncoding.EncodeToString(nonce[:])
 }
 
-// AcceptKey is the Sec-WebSocket-Accept for a key.
+// AcceptKey returns the Sec-WebSocket-Accept for a key.
 func AcceptKey(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])

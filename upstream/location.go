@@ -103,13 +103,13 @@ func (loc NodeURL) service() (service, proto, name string) {
 	return labels[0], labels[1], labels[2]
 }
 
-// literal is the IP address in the URL, if it has one.
+// literal returns the IP address in the URL, if it has one.
 func (loc NodeURL) literal() (netip.AddrPort, bool) {
 	addr, err := netip.ParseAddr(loc.Host)
 	return netip.AddrPortFrom(addr.Unmap(), loc.port), err == nil
 }
 
-// HostPort is the host with its port, which is never empty, or the path of a unix
+// HostPort returns the host with its port, which is never empty, or the path of a unix
 // socket.
 func (loc NodeURL) HostPort() string {
 	switch {
@@ -121,8 +121,8 @@ func (loc NodeURL) HostPort() string {
 	return net.JoinHostPort(loc.Host, strconv.Itoa(int(loc.port)))
 }
 
-// serverName is the name that a wss node's certificate must have. With SRV it is the
-// name of the query, not of the target, because DNS is not trusted here (RFC 9525,
+// serverName returns the name that a wss node's certificate must have. With SRV it is
+// the name of the query, not of the target, because DNS is not trusted here (RFC 9525,
 // section 6.1).
 func (loc NodeURL) serverName() string {
 	if loc.SRV {

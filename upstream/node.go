@@ -29,19 +29,19 @@ type Node struct {
 	place string
 }
 
-// Name is the configured name. It may be the label of a metric.
+// Name returns the configured name. It may be the label of a metric.
 func (n *Node) Name() string { return n.name }
 
-// Upstream is the name of the node's upstream.
+// Upstream returns the name of the node's upstream.
 func (n *Node) Upstream() string { return n.group.name }
 
-// URL is the node's URL as configured.
+// URL returns the node's URL as configured.
 func (n *Node) URL() string { return n.loc.url }
 
-// PublicURL is the URL at which clients reach this node through a gate, or "".
+// PublicURL returns the URL at which clients reach this node through a gate, or "".
 func (n *Node) PublicURL() string { return n.publicURL }
 
-// Leaving is true once the node gets no more streams, because it is draining or a
+// Leaving reports whether the node gets no more streams, because it is draining or a
 // Commit removed it. It reflects the current configuration, not the one that n came
 // from.
 func (n *Node) Leaving() bool { return n.server.drained.Load() || n.server.gone.Load() }
@@ -160,7 +160,7 @@ func (s *server) leavePlaces() {
 	}
 }
 
-// noAddress says why the server has no address.
+// noAddress returns the reason why the server has no address.
 func (s *server) noAddress() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -39,10 +39,9 @@ type Options struct {
 	// Resolver answers DNS queries. Default: net.DefaultResolver.
 	Resolver Resolver
 
-	// Dial makes the bare connection; network is "tcp" or "unix", address an
-	// IP address with its port, or a path. Default: a net.Dialer with
-	// TCP_NODELAY, keep-alive and a limit for unacknowledged data, from the source
-	// that ports.SourceOf(ctx) says.
+	// Dial opens the plain connection; network is "tcp" or "unix", address an IP
+	// address with its port, or a path. Default: a net.Dialer with TCP_NODELAY,
+	// keep-alive and a limit for unacknowledged data, from ports.SourceOf(ctx).
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Log gets changes of health and of DNS answers. Default: slog.Default().
@@ -73,13 +72,13 @@ type GroupOptions struct {
 	// the client's address, in one write with the request.
 	ProxyProtocol string
 
-	// Redirects says how the proxy handles a redirect by a node: "follow" (default)
-	// dials the target for the client, "rewrite" gives the client the target's public
-	// URL, "off" passes it on.
+	// Redirects is how the proxy handles a redirect by a node: "follow" (default) dials
+	// the target for the client, "rewrite" gives the client the target's public URL,
+	// "off" passes it on.
 	Redirects string
 
-	// XMPP says that the nodes speak only XMPP. The proxy then passes nothing on before
-	// a valid start of a stream.
+	// XMPP is true if the nodes speak only XMPP. The proxy then passes nothing on
+	// before a valid start of a stream.
 	XMPP bool
 
 	// Host is "client" (default): the node gets the client's Host unchanged; or "node":
@@ -105,8 +104,8 @@ type GroupOptions struct {
 	// means the host of the node's URL. Nil: the system's roots.
 	TLS *tls.Config
 
-	// MaxConnections and ConnectRate are the limits of each node that has none of its
-	// own. Zero: no limit.
+	// MaxConnections and ConnectRate are the default limits of each node. Zero: no
+	// limit.
 	MaxConnections int // tunnels and dials in progress, for each address
 	ConnectRate    int // new connections per second, for each address
 }
@@ -153,7 +152,7 @@ type HealthOptions struct {
 	Path string
 }
 
-// VhostOptions describe how to route streams of some server names.
+// VhostOptions describe how to route the streams of some server names.
 type VhostOptions struct {
 	// Names are server names in normal form: lower case, A-labels, no final dot;
 	// "*.example.com" matches one more label.
@@ -176,7 +175,7 @@ type VhostOptions struct {
 	Origins []string
 
 	// Domains are the XMPP domains allowed in `to`, in the form that AllowsDomain
-	// takes; "*.example.com" matches one more label. Empty: any.
+	// expects; "*.example.com" matches one more label. Empty: any.
 	Domains []string
 
 	// RouteTo chooses the upstream by the domain in `to`: ByDomain has the name of its
@@ -184,7 +183,7 @@ type VhostOptions struct {
 	RouteTo  bool
 	ByDomain map[string]string
 
-	// Access says which client addresses may connect; nil: all.
+	// Access lists the client addresses that may connect; nil: all.
 	Access *access.Rules
 }
 

@@ -6,13 +6,13 @@ import (
 	"wssgate/ports"
 )
 
-// A room is how full the source ports are at a time.
+// A room is the use of the source ports at one time.
 type room struct {
-	ports int            // ephemeral ones of one source; 0: not known
+	ports int            // ephemeral ports of one source; 0: unknown
 	load  map[string]int // tunnels and dials by IP address and port
 }
 
-// room looks at all places of the newest Routes.
+// room counts the connections to all addresses of the newest Routes.
 func (t *Table) room() *room {
 	r := &room{ports: ports.Count(), load: map[string]int{}}
 	seen := map[*address]bool{}
@@ -27,7 +27,7 @@ func (t *Table) room() *room {
 	return r
 }
 
-// share of the ports that there are from g's sources to a.
+// share returns the share of the ports in use from g's sources to a.
 func (r *room) share(g *group, a *address) float64 {
 	most := r.ports * ports.Sources(g.sources, a.addr)
 	if a.place != nil || most == 0 {

@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	// maxProbeBytes is the most that a node may send up to its stream features.
+	// maxProbeBytes is the maximum size of a node's input up to its stream features.
 	maxProbeBytes = 64 << 10
 
 	// farewell is how long a probe waits for the node's Close frame.
@@ -32,8 +32,8 @@ const (
 	probeAgent = "wssgate (health probe)"
 )
 
-// probe does what a client would: a real opening handshake and, if a domain is
-// configured, a stream up to its features. It closes the stream properly, because
+// probe acts like a client: it does a real opening handshake and, if a domain is
+// configured, opens a stream up to its features. It closes the stream properly, because
 // Tigase keeps a dropped one for a minute.
 func (n *Node) probe(ctx context.Context, a *address) (err error) {
 	defer func() { // an unexpected answer must not crash the gate

@@ -18,14 +18,14 @@ import (
 
 // In a redirect, an XMPP server of a cluster names another node by its internal host
 // name, with the scheme and port of its own connector. Publicly that name often leads
-// to the gate. So nodes are recognized by the host and port of their URL, their SRV
-// targets, their addresses and their public_url; and if none of these matches, by the
+// to the gate. Nodes are therefore recognized by the host and port of their URL, their
+// SRV targets, their addresses and their public_url; if none of these matches, by the
 // host alone or by the node's name in the configuration. A name that two nodes share
 // identifies neither.
 
 // NodeByAddress returns the node of v's upstream that an XMPP server means by the
 // host:port, host, or URL of a redirect (see-other-host, see-other-uri). A host without
-// a port matches any port. It returns nil if no node matches, or several do.
+// a port matches any port. It returns nil if no node or more than one matches.
 func (v *Vhost) NodeByAddress(address string) *Node { return v.group.nodeByAddress(address) }
 
 func (g *group) nodeByAddress(address string) *Node {
@@ -92,7 +92,7 @@ func targetPlace(t xmpp.Target) place {
 	return place{host, strings.TrimPrefix(strings.TrimPrefix(t.Address(""), t.Host), ":")}
 }
 
-// placeOf is the place of one of our own host:port.
+// placeOf returns the place of one of our own host:port.
 func placeOf(hostPort string) place {
 	t, err := xmpp.ParseTarget(hostPort)
 	if err != nil {
@@ -135,8 +135,8 @@ func (n *Node) behind(want place) (found []*Node) {
 	return found
 }
 
-// Names are the hosts by which a redirect may name the node, without those from DNS:
-// its name in the configuration, and the hosts of its URL and public_url.
+// Names returns the hosts by which a redirect may name the node, without those from
+// DNS: its name in the configuration, and the hosts of its URL and public_url.
 func (n *Node) Names() []string {
 	own := placeOf(n.name).host
 	if own == "" {
@@ -175,8 +175,8 @@ func (v *Vhost) HoldsAddress(text string) bool {
 // A KnownNode is a node with the names that a redirect may use for it.
 type KnownNode struct {
 	Node   string
-	Names  []string // hosts, with a port where the host alone is another node's, too
-	Shared []string // such hosts
+	Names  []string // hosts, with a port if another node has the same host
+	Shared []string // hosts that another node has too
 }
 
 // NodeNames returns the names that redirects may use for the nodes of one upstream,
@@ -234,14 +234,15 @@ func (t Trail) has(n *Node) bool {
 // A LostRedirect is a redirect of an XMPP server that neither the gate nor the client
 // could follow.
 type LostRedirect struct {
-	Address string // as the server wrote it, cut off where it is long
-	Why     string // goes on after "to ADDRESS, "
-	Do      string // what to write in the configuration, or to look at
+	Address string // as the server wrote it, truncated if long
+	Why     string // continues a sentence after "to ADDRESS, "
+	Do      string // what to configure or check
 	Count   int    // of all redirects since start
 	Last    time.Time
 }
 
-// lostRedirects are those of all groups with the same name, across reloads.
+// lostRedirects collects the lost redirects of all groups with the same name, across
+// reloads.
 type lostRedirects struct {
 	mu      sync.Mutex // never held across I/O
 	last    LostRedirect
@@ -250,7 +251,7 @@ type lostRedirects struct {
 	unsaid  int       // since that line
 }
 
-// lostNow is the latest one, unless the current configuration solves it.
+// lostNow returns the latest lost redirect, unless the current configuration solves it.
 func (g *group) lostNow() LostRedirect {
 	g.lost.mu.Lock()
 	defer g.lost.mu.Unlock()
@@ -265,10 +266,10 @@ const (
 	maxLostText  = 200 // bytes of an address
 )
 
-// LoseRedirect notes that a redirect to address ended the client's stream: no node has
-// that address, or neither the stream nor its client can go to node. trail lists the
-// nodes that the stream has visited. The log has at most one such line a minute. The
-// error is for the tunnel's own log line.
+// LoseRedirect records that a redirect to address ended the client's stream: no node
+// has that address, or neither the stream nor its client can go to node. trail lists
+// the nodes that the stream has visited. The log has at most one such line a minute.
+// The error is for the tunnel's own log line.
 func (v *Vhost) LoseRedirect(address string, node *Node, trail Trail) error {
 	lost := LostRedirect{Address: address}
 	lost.Why, lost.Do = v.group.explainLost(address, node, trail)
@@ -303,7 +304,7 @@ func sayLost(log *slog.Logger, upstream string, lost LostRedirect, count int) {
 		"err", lost.err(), "count", count, "hint", lost.Do)
 }
 
-// explainLost says why a redirect is lost, and how to fix it.
+// explainLost returns why a redirect is lost, and how to fix it.
 func (g *group) explainLost(address string, node *Node, trail Trail) (why, do string) {
 	settings := "check the cluster settings of the XMPP servers: "
 	switch several := g.nodesByAddress(address); {
@@ -344,7 +345,7 @@ func (g *group) explainLost(address string, node *Node, trail Trail) (why, do st
 			g.name, nodeLine(host, urlFor(to, host), ""), host)
 }
 
-// nodeLine is a node in the form of the configuration.
+// nodeLine formats a node as in the configuration.
 func nodeLine(name, url, publicURL string) string {
 	line := fmt.Sprintf("{ name = %q, url = %q", name, url)
 	if publicURL != "" {

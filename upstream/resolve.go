@@ -17,7 +17,7 @@ import (
 
 const (
 	dnsTimeout = 5 * time.Second
-	dnsPause   = time.Second // least time between two queries for one node
+	dnsPause   = time.Second // minimum time between two queries for one node
 	maxPlaces  = 64          // of one node; more answers from DNS are ignored
 )
 
@@ -58,7 +58,7 @@ func (s *server) watchNames(ctx context.Context, t *Table) {
 func (s *server) askAgain() {
 	select {
 	case s.ask <- struct{}{}:
-	default: // one is due already, or nobody queries
+	default: // one is due already, or nothing queries
 	}
 }
 
@@ -239,7 +239,7 @@ func (n *Node) lookupService(ctx context.Context, old []endpoint) ([]record, err
 // srvWeight gives weight 0 the "very small chance" of RFC 2782.
 func srvWeight(s *net.SRV) float64 { return max(float64(s.Weight), 0.1) }
 
-// dnsError is the resolver's error without its own prefix.
+// dnsError returns the resolver's error without its own prefix.
 func dnsError(host string, err error) error {
 	if d, ok := errors.AsType[*net.DNSError](err); ok {
 		at := ""

@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// limitUnacknowledged leaves it to the system's own limit.
+// limitUnacknowledged does nothing; the system's own limit applies.
 func limitUnacknowledged(string, syscall.RawConn, time.Duration) error { return nil }

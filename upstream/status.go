@@ -5,13 +5,13 @@ import "time"
 // States of a node or an address.
 const (
 	StateUp        = "up"
-	StateWarming   = "warming"    // works again, and is filled slowly
+	StateWarming   = "warming"    // works again, and gets streams slowly
 	StateOut       = "out"        // failed; tried last
 	StateDraining  = "draining"   // takes no new streams
-	StateNoAddress = "no address" // DNS has not said where it is
+	StateNoAddress = "no address" // DNS has not returned an address
 )
 
-// A GroupStatus is one upstream as it is now.
+// A GroupStatus is the current state of one upstream.
 type GroupStatus struct {
 	Name    string
 	Balance string
@@ -38,26 +38,26 @@ type NodeStatus struct {
 // An AddressStatus is one place where a node listens.
 type AddressStatus struct {
 	Address   string // IP address and port, or the path of a socket
-	Target    string // of the SRV record, or ""
+	Target    string // of the SRV record; "": none
 	State     string
 	Tunnels   int
 	Dialing   int
 	Dials     uint64
 	Failures  uint64
 	LastError string        // of the latest failure, which may be long ago
-	LastHint  string        // what the operator may check about it, or ""
+	LastHint  string        // what to check about it, or ""
 	LastFail  time.Time     // zero: never
-	LastDial  time.Duration // connect to 101, of the last that worked; 0: none did
+	LastDial  time.Duration // from connect to 101, of the last success; 0: none
 
-	// Ports is the share of the source ports for this address that tunnels and
-	// dials have, those of all nodes with the same address; 0 where that is not known
-	// and for a socket. Other processes' are not in it.
+	// Ports is the share of the source ports for this address that tunnels and dials
+	// use, including those of other nodes with the same address; 0 if it is unknown and
+	// for a socket. It does not include other processes.
 	Ports float64
 
 	PortsUsedUp time.Time // when a dial last found none; zero: never
 }
 
-// Status is a picture of all upstreams, in the order of the configuration.
+// Status returns the state of all upstreams, in the order of the configuration.
 func (t *Table) Status() []GroupStatus {
 	var out []GroupStatus
 	now := time.Now()

@@ -34,7 +34,7 @@ func newRoutes(o Options) (*Routes, error) {
 	r := &Routes{exact: map[string]*Vhost{}, wild: map[string]*Vhost{}, env: newEnvironment(o)}
 	var m mistakes
 	if len(o.Upstreams) == 0 {
-		m.add("upstream", "none is configured")
+		m.add("upstream", "at least one is required")
 	}
 	for _, g := range o.Upstreams {
 		where := fmt.Sprintf("upstream %q", g.Name)
@@ -50,7 +50,7 @@ func newRoutes(o Options) (*Routes, error) {
 	case len(o.Vhosts) == 0 && len(r.groups) == 1:
 		r.only = &Vhost{name: "*", group: r.groups[0]}
 	case len(o.Vhosts) == 0 && len(r.groups) > 1:
-		m.add("vhost", "none is configured, but %d upstreams are", len(r.groups))
+		m.add("vhost", "required if there are several upstreams (%d)", len(r.groups))
 	}
 	for i, v := range o.Vhosts {
 		r.addVhost(i, v, &m)
@@ -193,12 +193,12 @@ func (r *Routes) addVhost(i int, o VhostOptions, m *mistakes) {
 	switch {
 	case v.group != nil:
 	case o.Upstream == "" && len(r.groups) > 1:
-		m.add(where, "no upstream, but %d are configured", len(r.groups))
+		m.add(where, "upstream: required, because %d are configured", len(r.groups))
 	case o.Upstream != "":
 		m.add(where, "upstream %q is not configured", o.Upstream)
 	}
 	if o.Node != "" && v.group != nil && !slices.ContainsFunc(v.group.nodes, func(n *Node) bool { return n.name == o.Node }) {
-		m.add(where, "node %q is not one of upstream %q", o.Node, v.group.name)
+		m.add(where, "node %q is not in upstream %q", o.Node, v.group.name)
 	}
 	if o.Fallback && o.Node == "" {
 		m.add(where, "fallback without a node")

@@ -9,17 +9,17 @@ import (
 	"wssgate/panics"
 )
 
-// A NodeError says why a node can't be used.
+// A NodeError is the reason why a node can't be used.
 type NodeError struct {
 	Upstream string
 	URL      string // as configured
 	Err      error  // of each of its addresses
-	Hint     string // what the operator may check, or ""
+	Hint     string // what to check, or ""
 }
 
-// TryNodes probes every address of every node once, all at the same time, and
-// returns what failed, in the order of o. Nodes with Drain set are left out. No probe
-// takes longer than patience, whatever Health says. The error is that of [Prepare].
+// TryNodes probes every address of every node once, all at the same time, and returns
+// the failures, in the order of o. It skips nodes with Drain set. No probe takes longer
+// than patience, regardless of Health. The error is that of [Prepare].
 func TryNodes(ctx context.Context, o Options, patience time.Duration) ([]NodeError, error) {
 	r, err := Prepare(o)
 	if err != nil {
@@ -55,7 +55,7 @@ func TryNodes(ctx context.Context, o Options, patience time.Duration) ([]NodeErr
 	return list, nil
 }
 
-// try probes all addresses of a node that no Table has.
+// try probes all addresses of a node that is in no Table.
 func (n *Node) try(ctx context.Context) error {
 	n.server = newServer(n, false)
 	defer n.server.leavePlaces()

@@ -43,7 +43,7 @@ import (
 	"wssgate/ports"
 )
 
-// ErrNoRoute says that no vhost is configured for a server name.
+// ErrNoRoute is the error for a server name without a vhost.
 var ErrNoRoute = errors.New("no vhost")
 
 // A Table keeps the servers behind all Routes. Make one with New. All methods are safe
@@ -60,7 +60,7 @@ type Table struct {
 	end     context.CancelFunc
 }
 
-// Routes lead from server names to nodes, for one Options. They never change.
+// Routes map server names to nodes, for one Options. They never change.
 type Routes struct {
 	exact  map[string]*Vhost // by server name
 	wild   map[string]*Vhost // by what follows "*."
@@ -69,7 +69,7 @@ type Routes struct {
 	env    *environment
 }
 
-// environment is what nodes use from outside.
+// environment has the external dependencies of nodes.
 type environment struct {
 	wrap     func(net.Conn) net.Conn
 	resolver Resolver
@@ -91,7 +91,7 @@ func New(o Options) (*Table, error) {
 	return t, nil
 }
 
-// Routes are those of the newest Commit.
+// Routes returns those of the newest Commit.
 func (t *Table) Routes() *Routes { return t.routes.Load() }
 
 // Prepare checks o and makes Routes from it, which can be used after their Commit.
@@ -138,8 +138,8 @@ func (t *Table) Commit(r *Routes) {
 	t.routes.Store(r)
 }
 
-// Drain stops new streams to a node, whatever its options say, or lets them decide
-// again. It also applies after a Commit, and to a node that is configured later.
+// Drain stops new streams to a node, regardless of its options, or lets the options
+// decide again. It also applies after a Commit, and to a node that is configured later.
 func (t *Table) Drain(upstream, node string, drained bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

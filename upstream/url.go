@@ -14,7 +14,7 @@ import (
 )
 
 // The only parsers of URLs in a configuration: [ParseNodeURL] for nodes, [ParseURL] for
-// URLs that clients are told, [ParseOrigin] for origins of browsers. Their errors
+// URLs that are given to clients, [ParseOrigin] for origins of browsers. Their errors
 // follow a colon and the URL.
 
 // ParseURL reads an absolute URL with one of the schemes. It returns the host in normal
@@ -46,8 +46,8 @@ func noZone(host string) error {
 	return nil
 }
 
-// parseURL is url.Parse for URLs that are dialled or given to clients: without a
-// password or a fragment.
+// parseURL is url.Parse for URLs that are dialled or given to clients: a password or a
+// fragment is an error.
 func parseURL(s string) (*url.URL, error) {
 	if s == "" {
 		return nil, errors.New("a URL is required")
@@ -118,7 +118,7 @@ func hostOf(u *url.URL) (host, port string, err error) {
 	return host, port, nil
 }
 
-// joinHost joins what hostOf split.
+// joinHost joins the results of hostOf.
 func joinHost(host, port string) string {
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
@@ -143,17 +143,17 @@ func CheckSocketPath(path string) error {
 	return nil
 }
 
-// An Origin is what a browser says about the page that asks (RFC 6454, section
-// 6.2), or in a configuration a pattern for it.
+// An Origin identifies the page that sent a browser's request (RFC 6454, section 6.2),
+// or is a pattern for origins in a configuration.
 type Origin struct {
-	scheme, host, port string // port "" is the scheme's own
-	wild               bool   // host is what follows "*."
+	scheme, host, port string // port "": the scheme's default
+	wild               bool   // host is the part after "*."
 	null               bool   // the word "null"
 }
 
-// ParseOrigin reads an origin: scheme, host and, where it is not the scheme's
-// own, port; or "null". "*." may stand for the first label of the host. Apps have
-// schemes of their own, whose host is any word, or missing as in "file://".
+// ParseOrigin reads an origin: scheme, host and, unless it is the scheme's default,
+// port; or "null". "*." may replace the first label of the host. Apps have their own
+// schemes, whose host is any word, or missing as in "file://".
 func ParseOrigin(s string) (Origin, error) {
 	if s == "null" {
 		return Origin{null: true}, nil
@@ -184,8 +184,8 @@ func ParseOrigin(s string) (Origin, error) {
 
 var defaultPorts = map[string]string{"http": "80", "ws": "80", "https": "443", "wss": "443"}
 
-// appHost is hostOf for schemes that are not the web's: the host is no name of
-// the DNS.
+// appHost is hostOf for schemes other than those of the web, whose host is not a DNS
+// name.
 func appHost(u *url.URL) (host, port string, err error) {
 	if host, port, err := hostOf(u); err == nil {
 		return host, port, nil
@@ -196,7 +196,7 @@ func appHost(u *url.URL) (host, port string, err error) {
 	return strings.ToLower(u.Host), "", nil
 }
 
-// String is the origin as browsers write it.
+// String returns the origin as browsers write it.
 func (o Origin) String() string {
 	switch {
 	case o.null:

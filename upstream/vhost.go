@@ -10,7 +10,7 @@ import (
 	"wssgate/access"
 )
 
-// Why a vhost refuses a request.
+// The reasons why a vhost refuses a request.
 var (
 	ErrPath   = errors.New("path is not served")    // 403
 	ErrOrigin = errors.New("origin is not allowed") // 403
@@ -69,11 +69,11 @@ func (r *Routes) Lookup(serverName string) (*Vhost, error) {
 	return nil, fmt.Errorf("%w for server name %q", ErrNoRoute, serverName)
 }
 
-// Name is the configured name, such as "*.example1.com", or "*" if no vhost is
+// Name returns the configured name, such as "*.example1.com", or "*" if no vhost is
 // configured. It never contains client input: it may be the label of a metric.
 func (v *Vhost) Name() string { return v.name }
 
-// Upstream is the name of the vhost's upstream.
+// Upstream returns the name of the vhost's upstream.
 func (v *Vhost) Upstream() string { return v.group.name }
 
 // AllowsPath returns an error that is ErrPath if the vhost has a path and path differs
@@ -125,7 +125,7 @@ func (v *Vhost) ReadsTo() bool { return len(v.domains) > 0 || v.routeTo }
 // result of ForDomain.
 func (v *Vhost) RoutesTo() bool { return v.routeTo }
 
-// ForDomain is v with the upstream for an XMPP domain in normal form.
+// ForDomain returns v with the upstream for an XMPP domain in normal form.
 func (v *Vhost) ForDomain(domain string) *Vhost {
 	if g := v.byDomain[domain]; g != nil {
 		other := *v
@@ -149,11 +149,11 @@ func (v *Vhost) TakesNew(domain string) error {
 	return fmt.Errorf("vhost %q: upstream %q: %w", v.name, v.group.name, ErrDrained)
 }
 
-// Nodes is the number of nodes in the vhost's upstream.
+// Nodes returns the number of nodes in the vhost's upstream.
 func (v *Vhost) Nodes() int { return len(v.group.nodes) }
 
-// PublicURLs are the public URLs of the upstream's nodes that accept new streams, in
-// configured order; with pinned, only of the pinned node, if there is one.
+// PublicURLs returns the public URLs of the upstream's nodes that accept new streams,
+// in configured order; with pinned, only of the pinned node, if there is one.
 func (v *Vhost) PublicURLs(pinned bool) []string {
 	var urls []string
 	for _, n := range v.group.nodes {

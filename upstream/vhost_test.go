@@ -165,9 +165,9 @@ func TestOptionsMistakes(t *testing.T) {
 		o    Options
 		want string
 	}{
-		{Options{}, "upstream: none is configured"},
+		{Options{}, "upstream: at least one is required"},
 		{Options{Upstreams: []GroupOptions{{Name: "a", Nodes: node}, {Name: "a", Nodes: node}}, Vhosts: []VhostOptions{{Names: []string{"x"}, Upstream: "a"}}}, `upstream "a": configured twice`},
-		{Options{Upstreams: []GroupOptions{{Name: "a", Nodes: node}, {Name: "b", Nodes: node}}}, "vhost: none is configured, but 2 upstreams are"},
+		{Options{Upstreams: []GroupOptions{{Name: "a", Nodes: node}, {Name: "b", Nodes: node}}}, "vhost: required if there are several upstreams (2)"},
 		{group(func(g *GroupOptions) { g.Name = "" }), "upstream: one has no name"},
 		{group(func(g *GroupOptions) { g.Nodes = nil }), `upstream "tigase": no nodes`},
 		{group(func(g *GroupOptions) { g.Balance = "roundrobin" }), `upstream "tigase": balance: "roundrobin" is not known`},
@@ -204,8 +204,8 @@ func TestOptionsMistakes(t *testing.T) {
 		{url("srv+ws://_xmpp-websocket._tcp.example.com:5290/"), `has port "5290", but SRV records contain the port`},
 		{vhost(VhostOptions{Upstream: "tigase"}), "vhost 1: no names"},
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigsae"}), `vhost "a": upstream "tigsae" is not configured`},
-		{vhost(VhostOptions{Names: []string{"a"}}), `vhost "a": no upstream, but 2 are configured`},
-		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Node: "t2"}), `vhost "a": node "t2" is not one of upstream "tigase"`},
+		{vhost(VhostOptions{Names: []string{"a"}}), `vhost "a": upstream: required, because 2 are configured`},
+		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Node: "t2"}), `vhost "a": node "t2" is not in upstream "tigase"`},
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Fallback: true}), `vhost "a": fallback without a node`},
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Path: "ws"}), `vhost "a": path: "ws" is not a path`},
 		{vhost(VhostOptions{Names: []string{"a"}, Upstream: "tigase", Origins: []string{"chat.example"}}), `vhost "a": origins: "chat.example": has no scheme`},
