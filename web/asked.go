@@ -13,7 +13,7 @@ const (
 	askedShare    = 8    // one address may have one in this many
 
 	// askedIdle is how long a session keeps its place after its last request. An answer
-	// comes within boshWait, and servers end a session that is idle for less than that.
+	// arrives within boshWait, and servers end an idle session sooner.
 	askedIdle = 2 * boshWait
 )
 
@@ -26,8 +26,8 @@ const (
 // and could make another result look like that of the login. So successful logins stay
 // open until the proof, and until then as many unrelated errors can count as failures.
 //
-// A full table accepts no more sessions. It does not evict any, because a client could
-// use that, with invented sids, to evict its own.
+// A full table accepts no more sessions. It evicts none, because a client could then
+// evict its own by means of invented sids.
 //
 // The key is the sid alone, without vhost and client address. Servers make it unique
 // and hard to guess.
@@ -50,7 +50,7 @@ func newAskedLogins() *askedLogins {
 	return &askedLogins{seed: maphash.MakeSeed(), sessions: map[uint64]*fair.Entry[*askedSession]{}}
 }
 
-// add opens n logins. It reports false if there is no room.
+// add opens n logins. It returns false if there is no room.
 func (a *askedLogins) add(sid string, owner netip.Addr, n int) bool {
 	key := maphash.String(a.seed, sid)
 	a.mu.Lock()
@@ -69,7 +69,7 @@ func (a *askedLogins) add(sid string, owner netip.Addr, n int) bool {
 	return true
 }
 
-// touch notes a request of a session.
+// touch records a request of a session.
 func (a *askedLogins) touch(sid string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

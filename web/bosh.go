@@ -26,7 +26,7 @@ const (
 	boshMaxHeader = 64 << 10         // bytes of an answer's header
 
 	boshDial  = 5 * time.Second
-	boshWrite = 30 * time.Second // for the client to read the answer, in addition to boshWait
+	boshWrite = 30 * time.Second // for the client to read the answer, after boshWait
 
 	// boshIdle is the default of Options.IdleBOSH.
 	boshIdle = 64
@@ -48,8 +48,8 @@ type bosh struct {
 	refused, tooMany, noAnswer sampling.Line
 }
 
-// newTransport returns what keeps connections to BOSH servers, so many of them
-// idle at most, from sources. Config is for those that are https.
+// newTransport returns a transport that keeps at most idle connections to BOSH servers,
+// and dials from sources. config is for https.
 func newTransport(config *tls.Config, sources []netip.Addr, idle int) *http.Transport {
 	var memory ports.Memory
 	dial := ports.From(&net.Dialer{Timeout: boshDial})
@@ -84,7 +84,7 @@ func newBOSH(o Vhost, slots *boshSlots, transport *http.Transport, log *slog.Log
 			// by it.
 			pr.Out.Host = pr.In.Host
 			pr.Out.Header = boshHeader(pr.Out.Header)
-			pr.Out.Header.Set("Accept-Encoding", "identity") // for answers are read
+			pr.Out.Header.Set("Accept-Encoding", "identity") // because answers are inspected
 			pr.Out.Header.Del("Accept-Charset")
 			pr.Out.Trailer = nil
 			pr.SetXForwarded()
@@ -194,8 +194,8 @@ func (b *bosh) serve(w http.ResponseWriter, r *http.Request, s *Site, keep bool)
 	b.proxy.ServeHTTP(w, r)
 }
 
-// failed answers when the XMPP server did not. Details about the server go to the log
-// only.
+// failed answers for an XMPP server that did not. Only the log gets details about the
+// server.
 func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *slog.Logger) {
 	w.Header().Set("Connection", "close")
 	var tooLong *http.MaxBytesError
@@ -211,7 +211,7 @@ func (b *bosh) failed(w http.ResponseWriter, r *http.Request, err error, log *sl
 	case errors.As(err, &tooLong):
 		tooLarge(w)
 	case errors.As(err, &cut):
-		// The client's fault; says nothing about the server.
+		// The client caused this, not the server.
 		log.Debug("bosh: request cut short", "client", r.RemoteAddr, "server_name", r.TLS.ServerName, "err", cut.err)
 		http.Error(w, "400 Bad Request\n\nThe request was incomplete or late.", http.StatusBadRequest)
 	case errors.Is(err, context.Canceled):
@@ -265,7 +265,7 @@ func unavailable(w http.ResponseWriter, text string) {
 	http.Error(w, "503 Service Unavailable\n\n"+text, http.StatusServiceUnavailable)
 }
 
-// A way is how a BOSH server is reached. Vhosts with one in common share connections.
+// A way is how to reach a BOSH server. Vhosts with an equal way share connections.
 type way struct {
 	tls     *tls.Config
 	sources string
@@ -273,8 +273,8 @@ type way struct {
 
 func (v *Vhost) way() way { return way{v.TLS, fmt.Sprint(v.Sources)} }
 
-// transports are one for each way of the vhosts' BOSH. Idle is what they may keep
-// together.
+// transports returns one for each way of the vhosts' BOSH. Together they keep at most
+// idle connections.
 func transports(vhosts []Vhost, idle int) map[way]*http.Transport {
 	sources := map[way][]netip.Addr{}
 	for _, v := range vhosts {

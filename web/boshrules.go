@@ -14,9 +14,9 @@ import (
 	"wssgate/xmpp"
 )
 
-// A boshRefusal says why a request does not reach the XMPP server, and what its client
-// gets instead: the end of its BOSH session with a condition (XEP-0124, section 17.2),
-// or an HTTP status.
+// A boshRefusal is the reason why a request is not passed to the XMPP server, and the
+// answer for its client: the end of its BOSH session with a condition (XEP-0124,
+// section 17.2), or an HTTP status.
 type boshRefusal struct {
 	condition string // if empty, use status
 	status    int
@@ -36,7 +36,7 @@ func (e *boshRefusal) answer(w http.ResponseWriter) {
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/xml; charset=utf-8")
-	h.Set("Access-Control-Allow-Origin", "*") // the origin was let in
+	h.Set("Access-Control-Allow-Origin", "*") // the origin is allowed
 	var b bytes.Buffer
 	b.WriteString(`<body xmlns="http://jabber.org/protocol/httpbind" type="terminate" condition="`)
 	xml.EscapeText(&b, []byte(e.condition))
@@ -44,14 +44,14 @@ func (e *boshRefusal) answer(w http.ResponseWriter) {
 	w.Write(b.Bytes())
 }
 
-// longAsk bounds the bodies that are read for their logins of jabber:iq:auth. Reading
-// costs about 80 ns for each byte: 0.3 ms for a body of this length, as for the rest of
-// its request, and 80 ms for 1 MiB.
+// longAsk is the maximum size of a body that is parsed for logins of jabber:iq:auth.
+// Parsing costs about 80 ns per byte: 0.3 ms for a body of this size, as for the rest
+// of its request, and 80 ms for 1 MiB.
 const longAsk = 4 << 10 // bytes; real ones are below 1 KiB
 
 // check applies the vhost's rule on domains to each body that has a `to`, and to each
-// that begins a session without one. If failed logins are counted, `of` is not nil:
-// check gives it the session and the jabber:iq:auth logins in the body.
+// that begins a session without one. If failed logins are counted, of is not nil: check
+// stores the session and the number of jabber:iq:auth logins there.
 //
 // A body that may have such a login is parsed as strictly as one with a `to`: a login
 // that only the server finds would not be counted. A long body is not parsed, and
@@ -63,7 +63,7 @@ func (b *bosh) check(r *http.Request, body []byte, of *loginsOf) *boshRefusal {
 		return nil
 	}
 	if r.Method != http.MethodPost && r.URL.RawQuery != "" {
-		// XEP-0124's former script syntax: the body in a URL.
+		// The old script syntax of XEP-0124: the body is in the URL.
 		q, err := url.QueryUnescape(r.URL.RawQuery)
 		if strict || err != nil || strings.Contains(q, "<") {
 			return &boshRefusal{status: http.StatusForbidden, err: errors.New("query in a " + r.Method)}
@@ -101,15 +101,15 @@ func (b *bosh) check(r *http.Request, body []byte, of *loginsOf) *boshRefusal {
 			return &boshRefusal{condition: "host-unknown", err: err}
 		}
 	case head.SID == "":
-		return &boshRefusal{condition: "improper-addressing", err: errors.New("the session names no domain in 'to'")}
+		return &boshRefusal{condition: "improper-addressing", err: errors.New("the session has no domain in 'to'")}
 	}
 	if of == nil {
 		return nil
 	}
 	asks := head.IQAuth + unread
 	if head.SID == "" && asks > 0 {
-		// It would have to be noted under the sid that the answer has. No client does
-		// that: what it needs for a login is in that answer.
+		// It would have to be recorded under the sid of the answer. No client does
+		// that, because it needs that answer for a login.
 		return &boshRefusal{condition: "bad-request", err: errors.New("a login before the session exists")}
 	}
 	of.session(head.SID)
@@ -119,8 +119,8 @@ func (b *bosh) check(r *http.Request, body []byte, of *loginsOf) *boshRefusal {
 	return nil
 }
 
-// isNoXML reports whether a body can't be XML, whatever a server takes it for: it is
-// text, and no tag begins in it. In UTF-16 a tag would have a zero byte.
+// isNoXML reports whether a body can't be XML, however a server reads it: it is text,
+// and no tag begins in it. In UTF-16 a tag would have a zero byte.
 func isNoXML(r *http.Request, body []byte) bool {
 	return r.Header.Get("Content-Encoding") == "" && utf8.Valid(body) && !bytes.ContainsAny(body, "<\x00")
 }

@@ -20,7 +20,7 @@ const (
 	boshChunk  = 16 << 10
 	boshChunks = 1024
 
-	// bodyPatience is how long a body may take while others wait for the slot.
+	// bodyPatience is how long a body may take while others wait for its slot.
 	bodyPatience = time.Second
 
 	// readingShare: an address may use one in this many slots for incomplete bodies.
@@ -28,7 +28,7 @@ const (
 	readingShare = 8
 )
 
-// errGivenUp ends a request whose slot another request gets.
+// errGivenUp is the error of a request that lost its slot to another one.
 var errGivenUp = errors.New("closed to make room for another client")
 
 // boshSlots bounds the requests of a Site's BOSH and the memory of their bodies. When
@@ -68,7 +68,7 @@ func (p *boshSlots) take(client string, giveUp func()) *boshSlot {
 	return slot
 }
 
-// room makes the set able to take one more entry for a request. It reports false if no
+// room makes room in the set for one more entry of a request. It returns false if no
 // request can be closed for that. The caller holds p.mu.
 func (p *boshSlots) room(set *fair.Set[*boshSlot], most int, wants *boshSlot) bool {
 	for set.Len() >= most {
@@ -113,15 +113,14 @@ func (p *boshSlot) dropBody() {
 	p.freeBody()
 }
 
-// whole notes that the body is complete.
+// whole records that the body is complete.
 func (p *boshSlot) whole() {
 	p.slots.mu.Lock()
 	defer p.slots.mu.Unlock()
 	p.slots.reading.Remove(p.reading)
 }
 
-// grow takes the chunks for a body of size bytes, and reports whether there were
-// enough.
+// grow takes the chunks for a body of size bytes, and reports whether enough were free.
 func (p *boshSlot) grow(size int) bool {
 	s := p.slots
 	s.mu.Lock()
@@ -135,8 +134,8 @@ func (p *boshSlot) grow(size int) bool {
 	return true
 }
 
-// read reads a body to its end. Memory grows with what has arrived, whatever length was
-// declared.
+// read reads a body to its end. Memory grows with what has arrived, regardless of the
+// declared length.
 func (p *boshSlot) read(r io.Reader) ([]byte, error) {
 	var body []byte
 	for {

@@ -88,7 +88,7 @@ func (s *Site) discovery(r *http.Request, name string, vhosts []*vhost) (d xmpp.
 	return d
 }
 
-// named reports whether an address exists that the client could use at other times.
+// named reports whether the client could use some address at other times.
 func (s *Site) named(r *http.Request, name string, vhosts []*vhost) bool {
 	return slices.ContainsFunc(vhosts, func(v *vhost) bool { return len(v.urls()) > 0 || s.own(r, name, v) != "" })
 }

@@ -14,7 +14,7 @@ import (
 	"wssgate/xmpp"
 )
 
-// maxLoginAnswer is how much of a BOSH answer with a declared length is inspected
+// maxLoginAnswer is the part of a BOSH answer with a declared length that is inspected
 // before any of it is sent. The rest, and answers without a length, are inspected as
 // they pass.
 const maxLoginAnswer = 16 << 10 // bytes
@@ -36,7 +36,7 @@ func (of *loginsOf) session(sid string) {
 	of.asked.touch(sid)
 }
 
-// asks notes that the request starts n logins of jabber:iq:auth, and reports whether
+// asks records that the request starts n logins of jabber:iq:auth, and reports whether
 // there was room.
 func (of *loginsOf) asks(n int) bool {
 	return of.asked.add(of.sid, fair.OwnerOf(of.request.RemoteAddr), n)
@@ -101,8 +101,7 @@ func (l *loginBody) Read(p []byte) (n int, err error) {
 	}
 	n, err = l.ReadCloser.Read(p)
 	if banned, judged := l.judge(p[:n]); judged != nil || banned > 0 {
-		// The header is already sent, so the connection ends in the middle of the
-		// answer.
+		// The header has been sent, so the connection ends in the middle of the answer.
 		return 0, &refusedError{banned}
 	}
 	return n, err

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// plain answers a request that came without TLS.
+// plain answers a request without TLS.
 func (s *Site) plain(w http.ResponseWriter, r *http.Request) {
 	name, ok := hostName(r.Host)
 	switch {
@@ -38,7 +38,7 @@ func (s *Site) redirect(w http.ResponseWriter, r *http.Request, name string) {
 	w.WriteHeader(http.StatusPermanentRedirect)
 }
 
-// Bounds of the server for plain HTTP. It serves nothing large or slow.
+// Limits of the server for plain HTTP. It serves nothing large or slow.
 const (
 	plainHeader    = 5 * time.Second  // for a request's header
 	plainTimeout   = 10 * time.Second // for a request, and again for its answer

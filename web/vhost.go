@@ -86,7 +86,7 @@ func (s *Site) byName(name string) *vhost {
 	return s.names[wildcard(name)]
 }
 
-// byDomain returns all vhosts that may take streams to an XMPP domain.
+// byDomain returns all vhosts that may accept streams to an XMPP domain.
 func (s *Site) byDomain(domain string) []*vhost {
 	if vs := s.domains[normal(domain)]; len(vs) > 0 {
 		return vs
@@ -94,16 +94,17 @@ func (s *Site) byDomain(domain string) []*vhost {
 	return s.domains[wildcard(domain)]
 }
 
-// normal is the normal form of a name in ASCII, such as a Host or a TLS server name.
+// normal returns the normal form of a name in ASCII, such as a Host or a TLS server
+// name.
 func normal(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
-// wildcard returns the wildcard that a name falls under.
+// wildcard returns the wildcard that covers a name.
 func wildcard(name string) string {
 	_, rest, _ := strings.Cut(normal(name), ".")
 	return "*." + rest
 }
 
-// authority is a name with the port of the TLS listener.
+// authority returns a name with the port of the TLS listener.
 func (s *Site) authority(name string) string {
 	return withPort(name, strconv.Itoa(cmp.Or(s.options.Port, 443)))
 }
@@ -115,13 +116,13 @@ func withPort(name, port string) string {
 	return net.JoinHostPort(name, port)
 }
 
-// own returns the host, and perhaps port, at which the gate serves a vhost, for a
+// own returns the host, and port if needed, at which the gate serves a vhost, for a
 // client that asked for name. It is empty if unknown.
 func (s *Site) own(r *http.Request, name string, v *vhost) string {
 	covers := v == s.any || slices.Contains(v.Names, name) || slices.Contains(v.Names, wildcard(name))
 	authority := s.authority
 	if _, port, err := net.SplitHostPort(r.Host); r.TLS != nil && err == nil && port != "" {
-		// The address of this request works again, behind a port mapping too.
+		// The address of this request works again, even behind a port mapping.
 		authority = func(name string) string { return withPort(name, port) }
 	} else if r.TLS != nil && covers {
 		return name

@@ -1,10 +1,10 @@
-// Package web answers HTTP requests that are not WebSocket upgrades:
-// discovery documents (XEP-0156), BOSH (XEP-0124), a page for people who open
-// the address in a browser, and on plain HTTP a redirect to https.
+// Package web answers HTTP requests that are not WebSocket upgrades: discovery
+// documents (XEP-0156), BOSH (XEP-0124), a page for people who open the address in a
+// browser, and on plain HTTP a redirect to https.
 //
 // It has no listeners. A [Site] handles requests with and without TLS; packages proxy
-// and gate serve them. It reads no files, and its Options say which names have a
-// certificate.
+// and gate serve them. It reads no files. Its Options have a function that reports
+// which names have a certificate.
 //
 //	path                            under TLS            plain
 //	/.well-known/host-meta          XRD                  XRD
@@ -12,11 +12,11 @@
 //	/nodes.json                     list of URLs         list of URLs
 //	the path of the vhost's BOSH    its BOSH             redirect
 //	/                               a page               redirect
-//	where WebSockets are taken      426                  redirect
+//	where WebSockets are accepted   426                  redirect
 //	others                          404                  redirect
 //
 // The TLS server name or the Host selects the vhost. A vhost answers for its names, and
-// for its XMPP domains, because XEP-0156 asks at https://DOMAIN/. Names without a vhost
+// for its XMPP domains, because XEP-0156 uses https://DOMAIN/. Names without a vhost
 // get 404 for every path.
 package web
 
@@ -64,18 +64,18 @@ type Options struct {
 	// Logins counts failed logins over BOSH. Nil: they are not counted.
 	Logins Logins
 
-	// Port is the port of the TLS listener, for URLs in answers to requests that came
-	// another way. 0: 443.
+	// Port is the port of the TLS listener, for URLs in answers to requests on other
+	// ports. 0: 443.
 	Port int
 
 	// MaxBody bounds the body of a BOSH request, in bytes. 0: 1 MiB.
 	MaxBody int64
 
-	// IdleBOSH is how many idle connections to BOSH servers are kept, for all vhosts
-	// together. 0: 64.
+	// IdleBOSH is the maximum number of idle connections to BOSH servers, for all
+	// vhosts together. 0: 64.
 	IdleBOSH int
 
-	// BOSHRequests is how many BOSH requests may be in progress at once, for all vhosts
+	// BOSHRequests is the maximum number of concurrent BOSH requests, for all vhosts
 	// together. 0: 2048.
 	BOSHRequests int
 
@@ -86,7 +86,7 @@ type Options struct {
 	Log *slog.Logger // nil: slog.Default()
 }
 
-// Logins counts failed logins by client address. A Server of package proxy does.
+// Logins counts failed logins by client address. A proxy.Server implements it.
 type Logins interface {
 	// LoginsRefused returns how long a client is refused for failed logins. 0: it is
 	// not.
@@ -117,8 +117,8 @@ type Vhost struct {
 	// ports.Memory.Dial.
 	Sources []netip.Addr
 
-	// AllowsDomain returns an error where a stream by BOSH may not be opened to an
-	// XMPP domain, in its normal form. Nil: to any.
+	// AllowsDomain returns an error if clients may not open a stream by BOSH to an XMPP
+	// domain, in normal form. Nil: all are allowed.
 	AllowsDomain func(domain string) error
 
 	Links []xmpp.Link // further links of the discovery documents
@@ -187,7 +187,7 @@ func notFound(w http.ResponseWriter, text string) {
 	http.Error(w, "404 Not Found\n\n"+text, http.StatusNotFound)
 }
 
-// allow reports whether the method of the request is one of methods. If it is not, it
+// allow reports whether the request has one of the methods. If it has not, allow
 // answers the request.
 func allow(w http.ResponseWriter, r *http.Request, methods ...string) bool {
 	if slices.Contains(methods, r.Method) {
