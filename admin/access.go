@@ -35,20 +35,20 @@ func (a *Access) allows(r *http.Request) bool {
 		return true
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	// Sums have one length, so that the time reveals nothing about the token's.
+	// Sums have one length, so the time reveals nothing about the token's length.
 	got, want := sha256.Sum256([]byte(strings.TrimSpace(token))), sha256.Sum256([]byte(a.Token))
 	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(got[:], want[:]) == 1
 }
 
-// guard refuses requests that neither the operator nor one of the operator's programs
-// has sent.
+// guard refuses requests that come neither from the operator nor from one of the
+// operator's programs.
 //
 // Any page can make the browser that shows it send requests. Three checks distinguish
 // those from the operator's. Origin and Sec-Fetch-Site name the source of a
 // cross-origin request. With DNS rebinding a request looks same-origin, because the
 // attacker's name resolves to our address, but Host contains the attacker's name. No
-// answer allows another origin to read it. A page can't add somebody else's
-// Authorization, so a request with the token may have any Host.
+// answer allows another origin to read it. A page can't add an Authorization that it
+// does not know, so a request with the token may have any Host.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := s.access.Load()
@@ -67,7 +67,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		bears := a.allows(r)
 		if !bears && r.Header.Get("Authorization") != "" {
-			// For all paths: the answers of open paths differ, too.
+			// For all paths, because the answers of open paths differ as well.
 			s.guesses.wrong(r, s.log)
 		}
 		switch {
@@ -99,8 +99,8 @@ func isLocal(r *http.Request) bool {
 	return tcp.IP.IsLoopback()
 }
 
-// sameSite reports whether a request comes from our own page, from an address that
-// somebody typed, or not from a page at all (Fetch Metadata, section 2.4).
+// sameSite reports whether a request comes from our own page, from an address that a
+// person entered, or not from a page at all (Fetch Metadata, section 2.4).
 func sameSite(r *http.Request) bool {
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "", "none", "same-origin":
@@ -112,7 +112,7 @@ func sameSite(r *http.Request) bool {
 		return true
 	}
 	u, err := url.Parse(origin[0])
-	// A TLS terminator in front of us makes it https.
+	// https: a TLS terminator may be in front of the gate.
 	return err == nil && len(origin) == 1 && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && strings.EqualFold(u.Host, r.Host)
 }
 

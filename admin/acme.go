@@ -7,11 +7,11 @@ import (
 	"net/url"
 )
 
-// An ACMERequest is a command about one name of ACME, or about the account.
+// An ACMERequest is a command for one name of ACME, or about the account.
 type ACMERequest struct {
 	Do     string // "renew", "retry", "revoke" or "rollover"
 	Name   string // "account" for rollover
-	Reason string // of revoke
+	Reason string // for revoke
 }
 
 // parseACME reads the query of POST /acme: renew=NAME, retry=NAME, revoke=NAME with

@@ -197,8 +197,8 @@ func (s *Server) serveDrain(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// failureStatus is the HTTP status for the error of an action; other for one that the
-// gate's owner has no name for.
+// failureStatus returns the HTTP status for the error of an action; other for an
+// unknown error.
 func failureStatus(err error, other int) int {
 	switch {
 	case errors.Is(err, ErrNotSupported):

@@ -1,27 +1,27 @@
-// Package admin is the operator's listener: health for probes, metrics for
-// Prometheus, a status page for people, lists of tunnels, and a few commands.
+// Package admin is the operator's listener: health for probes, metrics for Prometheus,
+// a status page for people, lists of tunnels, and a few commands.
 //
 // It makes no decisions about the gate, and of the gate's packages it only uses proxy's
-// counts. It gets what it shows from the functions in Options, and passes commands on
-// to them. It keeps two things in memory, both bounded: samples of the last hour
+// counts. It gets its data from the functions in Options, and passes commands on to
+// them. It keeps two things in memory, both bounded: samples of the last hour
 // (history.go) and the last warnings (warnings.go). From all of that it derives the
 // findings (findings.go).
 //
-//	/healthz              the process lives
-//	/readyz               it can take clients
+//	/healthz              the process works
+//	/readyz               the gate accepts clients
 //	/                     the page (page.go)
-//	/status               what the page shows, as JSON (status.go)
+//	/status               the content of the page, as JSON (status.go)
 //	/metrics              for Prometheus (metrics.go)
-//	/debug/pprof/         profiles, where Access.Debug is set
-//	/tunnels, /clients    what is open (tunnels.go)
-//	/trace                what happens on one tunnel (tunnels.go)
+//	/debug/pprof/         profiles, if Access.Debug is set
+//	/tunnels, /clients    open tunnels (tunnels.go)
+//	/trace                events of one tunnel (tunnels.go)
 //	POST /reload, /drain, /pardon  (actions.go)
 //	POST /close, /deny    (tunnels.go)
 //	POST /acme            (acme.go)
 //
-// Whoever can reach it can stop the gate, so every request is held against
-// access.go first: no foreign web page may make one, and where the listener
-// can be reached from outside, a request must bear the token.
+// A client of this listener can stop the gate, so access.go checks every request first:
+// no foreign web page may make one, and if the listener can be reached from outside, a
+// request must have the token.
 package admin
 
 import (
@@ -45,8 +45,8 @@ import (
 	"wssgate/proxy"
 )
 
-// Options configure a new Server. The functions are called from several goroutines at
-// the same time and should return at once. Gate and Counts are required.
+// Options configure a new Server. The functions are called concurrently and should
+// return at once. Gate and Counts are required.
 type Options struct {
 	// Gate describes the current state of the gate.
 	Gate func() Gate
@@ -56,7 +56,7 @@ type Options struct {
 	Counts func() proxy.Counts
 
 	// Memory returns the memory of the process. It is called every SampleEvery. Nil:
-	// not known.
+	// unknown.
 	Memory func() Memory
 
 	// NotReady returns why the gate cannot accept clients, one reason per entry; none:
@@ -71,8 +71,8 @@ type Options struct {
 	// Nil: not supported.
 	Reload func(context.Context) error
 
-	// Drain begins or stops a drain. It returns when the drain is under way, not when
-	// it is over. Nil: not supported.
+	// Drain begins or stops a drain. It returns when the drain has begun, not when it
+	// has ended. Nil: not supported.
 	Drain func(DrainRequest) error
 
 	// Pardon forgets the failed logins of a client address, or of its /64, or of all
@@ -96,8 +96,8 @@ type Options struct {
 	// supported.
 	Trace func(ctx context.Context, id string, line func(proxy.TraceLine) error) error
 
-	// ACME does what is asked of a name's certificate, and says what that is. A
-	// revocation waits for the CA, within the context. Nil: that is not supported.
+	// ACME carries out a command for the certificate of a name, and describes the
+	// result. A revocation waits for the CA, within the context. Nil: not supported.
 	ACME func(context.Context, ACMERequest) (said string, err error)
 
 	// Warnings are shown on the page; nil: none.
@@ -197,8 +197,8 @@ func (s *Server) recovered(next http.Handler) http.Handler {
 	})
 }
 
-// survive is to be deferred in goroutines whose panic would end the process: net/http
-// catches panics only in its own goroutines.
+// survive is deferred in goroutines whose panic would end the process: net/http catches
+// panics only in its own goroutines.
 func (s *Server) survive() {
 	if v := recover(); v != nil {
 		s.panicked(v)
@@ -248,8 +248,8 @@ func (s *Server) routes() http.Handler {
 	return mux
 }
 
-// serveHealth reports whether the gate itself works, and not what it depends on: a
-// restart would not help there.
+// serveHealth reports whether the gate itself works, regardless of its dependencies: a
+// restart would not fix those.
 func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
 	if s.options.Alive != nil {
 		if err := s.options.Alive(); err != nil {

@@ -14,10 +14,10 @@ import (
 // Levels of a Finding.
 const (
 	LevelError = "error" // clients are refused now or soon: act
-	LevelWarn  = "warn"  // somebody should know during working hours
+	LevelWarn  = "warn"  // to be handled during working hours
 )
 
-// maxFindings bounds the list; the last one then counts the rest.
+// maxFindings bounds the list; its last entry then counts the rest.
 const maxFindings = 40
 
 // A Finding is a problem that an operator should look at: what is wrong, and what to
@@ -29,19 +29,19 @@ type Finding struct {
 }
 
 // Certificates are renewed with a third of their time left. A certificate with less
-// than this, or than this share of a short lifetime, was not renewed.
+// time left than this, or than this share of a short lifetime, was not renewed.
 const (
 	certificateWarn  = 14 * 24 * time.Hour
 	certificateError = 3 * 24 * time.Hour
 )
 
 // isShortLived reports whether a certificate is judged by a share of its lifetime.
-// Only for those do alerts need the beginning of the lifetime; there may be ten
-// thousand others.
+// Alerts need the beginning of the lifetime only for those; there may be ten thousand
+// others.
 func (c *Certificate) isShortLived() bool { return c.NotAfter.Sub(c.NotBefore)/6 < certificateWarn }
 
 // judge returns the findings, the worst first. It considers the present state and the
-// last five minutes, nothing older.
+// last five minutes only.
 func judge(st *Status, h *history) []Finding {
 	j := judgement{now: st.Now}
 	j.reload(st.Reload)
@@ -98,7 +98,7 @@ func judge(st *Status, h *history) []Finding {
 			j.warn("stop the drain under Drain if it is a mistake", "%s: a drain begins at %s; until then the gate is not ready and accepts clients", d.Scope, d.Begins.UTC().Format(time.DateTime))
 			continue
 		}
-		j.warn("stop the drain under Drain when the work is done", "%s has been draining since %s: its clients are turned away", d.Scope, d.Since.UTC().Format(time.DateTime))
+		j.warn("stop the drain under Drain when the work is done", "%s has been draining since %s: its new clients are refused", d.Scope, d.Since.UTC().Format(time.DateTime))
 	}
 	j.balancers(&st.Gate)
 	j.unserved(st.Unserved)
@@ -143,7 +143,7 @@ func (j *judgement) reload(r Reload) {
 	if !r.At.IsZero() && !r.OK {
 		n := 0
 		for _, line := range r.Errors {
-			if !strings.HasPrefix(line, " ") { // otherwise it is a hint
+			if !strings.HasPrefix(line, " ") { // other lines are hints
 				n++
 			}
 		}
@@ -180,8 +180,8 @@ func (j *judgement) certificates(certificates []Certificate) {
 	}
 }
 
-// somePeers is how many connections of a load balancer make a finding: a scanner may
-// send anything once.
+// somePeers is the number of connections of a load balancer that make a finding: a
+// scanner may send anything once.
 const somePeers = 3
 
 func (j *judgement) balancers(g *Gate) {
@@ -195,7 +195,7 @@ func (j *judgement) balancers(g *Gate) {
 	}
 }
 
-// since is the end of a finding, or empty if the time is not known.
+// since returns the end of a finding, or "" if the time is unknown.
 func since(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -203,7 +203,7 @@ func since(t time.Time) string {
 	return " since " + t.UTC().Format(time.DateTime)
 }
 
-// MaxUnserved is how many names without a certificate are shown.
+// MaxUnserved is the number of names without a certificate that are shown.
 const MaxUnserved = 10
 
 // oftenUnserved is how often clients must ask for a name before it is a finding.
@@ -289,7 +289,7 @@ func (n Node) trouble() string {
 	return n.State
 }
 
-// Shares of a limit from which on there is a finding.
+// Shares of a limit above which there is a finding.
 const (
 	nearlyFull = 0.9
 	nearlyBusy = 0.8

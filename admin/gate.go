@@ -7,9 +7,9 @@ import (
 	"wssgate/proxy"
 )
 
-// A Gate is the current state of the gate as its owner describes it: configured things,
-// each with its state. Its names may become labels of metrics, so they come from the
-// configuration.
+// A Gate is the current state of the gate as its owner describes it: its configuration,
+// with the state of each part. Its names may become labels of metrics, so they come
+// from the configuration.
 type Gate struct {
 	Version   string    `json:"version"`
 	Go        string    `json:"go"`
@@ -87,7 +87,7 @@ func fill[T any](list *[]T) {
 type Vhost struct {
 	Name     string `json:"name"`
 	Upstream string `json:"upstream"`
-	Node     string `json:"node"` // pinned; or ""
+	Node     string `json:"node"` // the pinned node, or ""
 	Tunnels  int64  `json:"tunnels"`
 	Opened   int64  `json:"opened"` // tunnels since the start
 	Gone     bool   `json:"gone"`   // no longer configured; its tunnels continue
@@ -97,7 +97,7 @@ type Vhost struct {
 	Certificate *Certificate `json:"certificate"`
 }
 
-// end is when its clients can no longer connect.
+// end returns when its clients can no longer connect.
 func (v Vhost) end() time.Time {
 	if v.Certificate == nil {
 		return time.Time{}
@@ -177,9 +177,9 @@ type MissingListener struct {
 // Log is the state of the log's output.
 type Log struct {
 	Lost    int64     `json:"lost"`             // lines dropped since the start
-	Since   time.Time `json:"since,omitzero"`   // start of the write under way; zero: none
+	Since   time.Time `json:"since,omitzero"`   // start of the current write; zero: none
 	Err     string    `json:"error,omitempty"`  // error of the last write; empty: it succeeded
-	Failing time.Time `json:"failing,omitzero"` // since when all writes have failed
+	Failing time.Time `json:"failing,omitzero"` // start of the current series of failed writes
 }
 
 // logHangs is how long a write of the log may take before the reader counts as
@@ -196,18 +196,18 @@ type ACMEName struct {
 	NotAfter time.Time `json:"not_after"`
 	NextTry  time.Time `json:"next_try"`
 	Failures int       `json:"failures"` // since the last success
-	Since    time.Time `json:"since"`    // when the first of them was; zero: not known
-	Err      string    `json:"error"`    // of the last one, the CA's words
+	Since    time.Time `json:"since"`    // when the first failure was; zero: unknown
+	Err      string    `json:"error"`    // the last error, in the CA's words
 
 	Renewal ACMERenewal `json:"renewal"`
 }
 
-// An ACMERenewal is what the CA says about the renewal of a certificate (RFC 9773).
+// An ACMERenewal is the CA's information about the renewal of a certificate (RFC 9773).
 type ACMERenewal struct {
-	Start       time.Time `json:"start,omitzero"` // when it wants that; zero: not known
+	Start       time.Time `json:"start,omitzero"` // start of the window for renewal; zero: unknown
 	End         time.Time `json:"end,omitzero"`
-	Explanation string    `json:"explanation,omitempty"` // http or https URL of a page that says why
-	Err         string    `json:"error,omitempty"`       // why it was not to be had when last asked for
+	Explanation string    `json:"explanation,omitempty"` // http or https URL of an explanation
+	Err         string    `json:"error,omitempty"`       // why the last request for it failed
 }
 
 // ACMEStates are the possible states of a name.
@@ -243,8 +243,8 @@ type Node struct {
 	Dials     uint64        `json:"dials"`    // since the start
 	Failures  uint64        `json:"failures"` // of dials and probes
 	LastDial  time.Duration `json:"last_dial_ns"`
-	LastError string        `json:"last_error"` // may be old
-	LastHint  string        `json:"last_hint"`  // what to check about it, or ""
+	LastError string        `json:"last_error"` // of a dial or probe; may be old
+	LastHint  string        `json:"last_hint"`  // what to check, or ""
 	LastFail  time.Time     `json:"last_fail"`
 
 	// Ports is the largest share of source ports in use for one of its addresses.
@@ -278,20 +278,20 @@ type Suspect struct {
 // Reload describes the reloads since the start.
 type Reload struct {
 	At       time.Time `json:"at"` // of the last one; zero: none yet
-	OK       bool      `json:"ok"` // true without one, too
+	OK       bool      `json:"ok"` // also true without a reload
 	Errors   []string  `json:"errors"`
 	LastGood time.Time `json:"last_good"` // initially the start
 	Good     int64     `json:"good"`
 	Bad      int64     `json:"bad"`
 }
 
-// A Drain is a drain under way.
+// A Drain is a drain in progress.
 type Drain struct {
 	Scope    string    `json:"scope"` // as DrainRequest.Scope
 	Query    string    `json:"query"` // query of POST /drain
 	Since    time.Time `json:"since"`
 	Begins   time.Time `json:"begins,omitzero"` // the gate is not ready, and accepts clients until then
-	Deadline time.Time `json:"deadline"`        // connections still open then are closed; zero: no deadline
+	Deadline time.Time `json:"deadline"`        // when open connections are closed; zero: never
 	Total    int       `json:"total"`           // connections when it began
 	Left     int       `json:"left"`
 }

@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	freeGuesses = 10               // wrong tokens of an address with an immediate answer
+	freeGuesses = 10               // wrong tokens of one address that are answered at once
 	firstWait   = time.Second / 10 // before the next answer; doubles each time
 	longestWait = 2 * time.Second
 	forgetAfter = 5 * time.Minute // without a wrong token
 	maxGuessers = 1024            // addresses with a count of their own
 )
 
-// guesses slows down senders of wrong tokens, each address by itself; requests with
-// the right token never wait. The log has a line a minute about them. The zero value
-// is ready for use.
+// guesses slows down senders of wrong tokens, each address separately; requests with
+// the right token never wait. The log has a line a minute about them. The zero value is
+// ready for use.
 type guesses struct {
 	line sampling.Line
 
@@ -65,7 +65,7 @@ func (g *guesses) note(owner netip.Addr, now time.Time) (wait time.Duration) {
 			}
 		}
 		if len(g.of) >= maxGuessers {
-			owner = netip.Addr{} // all others share one count
+			owner = netip.Addr{} // all other addresses share one count
 		}
 	}
 	a := g.of[owner]

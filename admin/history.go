@@ -10,7 +10,7 @@ import (
 	"wssgate/proxy"
 )
 
-// The last hour, as the page's charts show it.
+// The last hour, for the charts of the page.
 const (
 	SampleEvery = 10 * time.Second
 	maxSamples  = 360
@@ -23,9 +23,9 @@ type sample struct {
 	tunnels, connections                   int64
 	full, resumed, failed, noPlace         int64
 	framesIn, framesOut, bytesIn, bytesOut int64
-	busy                                   time.Duration // of one loop of the possible ones
+	busy                                   time.Duration // average of the possible loops
 	memory                                 int64
-	closed                                 []int64 // as history.reasons, which may have grown since
+	closed                                 []int64 // as history.reasons at that time
 }
 
 // history is a ring of samples.
@@ -72,7 +72,7 @@ func newSample(at time.Time, c proxy.Counts, memory Memory) sample {
 			s.full += h.N
 		case proxy.HandshakeResumed:
 			s.resumed += h.N
-		case proxy.HandshakeSilent, proxy.HandshakeChallenge: // a port scan, a load balancer's probe, a CA: nobody failed
+		case proxy.HandshakeSilent, proxy.HandshakeChallenge: // a port scan, a load balancer's probe, a CA: not failures
 		case proxy.HandshakeNoPlace:
 			s.noPlace += h.N
 			s.failed += h.N
@@ -110,15 +110,15 @@ type History struct {
 	Tunnels     []int64              `json:"tunnels"`
 	Connections []int64              `json:"connections"`
 	Memory      []int64              `json:"memory"`     // bytes
-	Full        []float64            `json:"full"`       // handshakes a second
+	Full        []float64            `json:"full"`       // handshakes per second
 	Resumed     []float64            `json:"resumed"`    //
 	Failed      []float64            `json:"failed"`     //
-	FramesIn    []float64            `json:"frames_in"`  // a second
+	FramesIn    []float64            `json:"frames_in"`  // per second
 	FramesOut   []float64            `json:"frames_out"` //
 	BytesIn     []float64            `json:"bytes_in"`   //
 	BytesOut    []float64            `json:"bytes_out"`  //
 	Busy        []float64            `json:"busy"`       // share of the time, 0 to 1
-	Closed      map[string][]float64 `json:"closed"`     // tunnels a second, by reason; without those that had none
+	Closed      map[string][]float64 `json:"closed"`     // tunnels per second, by reason; without reasons that did not occur
 }
 
 func (h *history) rows() *History {

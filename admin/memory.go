@@ -11,9 +11,9 @@ type Memory struct {
 	Used         int64      `json:"used"`          // what counts against Max
 	Max          int64      `json:"max"`           // limits.memory; 0: none
 	Short        bool       `json:"short"`         // new clients are refused
-	Since        *time.Time `json:"since"`         // last beginning of that; nil: never
-	Until        *time.Time `json:"until"`         // end of that; nil while it lasts
-	ShedTunnels  int        `json:"shed_tunnels"`  // ended for it, since the start
+	Since        *time.Time `json:"since"`         // last time when that began; nil: never
+	Until        *time.Time `json:"until"`         // when that ended; nil while it continues
+	ShedTunnels  int        `json:"shed_tunnels"`  // ended because of it, since the start
 	ShedRequests int        `json:"shed_requests"` // of BOSH, likewise
 }
 

@@ -23,33 +23,33 @@ func (s *Server) metrics() http.Handler {
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 4})
 }
 
-// A collector makes metrics from one state of the gate. Nothing is counted for
-// Prometheus alone: the page and the metrics share their figures.
+// A collector makes metrics from one state of the gate. No value exists only for
+// Prometheus: the page and the metrics share all of them.
 type collector struct{ server *Server }
 
 // All exported metrics; docs/reference.md lists them, and a test compares both. Labels
-// have configured names and constants, never anything that a client sent.
+// are configured names and constants, never input from clients.
 var (
-	mPanics   = desc("panics_total", "Panics that ended one connection, request or job in place of the gate.", "where")
-	mBuild    = desc("build_info", "Always 1; the labels say what is running.", "version", "revision", "goversion")
-	mReady    = desc("ready", "1 if the gate can take clients, as /readyz says.")
+	mPanics   = desc("panics_total", "Panics, each of which ended one connection, request or job.", "where")
+	mBuild    = desc("build_info", "Always 1; the labels identify the build.", "version", "revision", "goversion")
+	mReady    = desc("ready", "1 if the gate can accept clients, as on /readyz.")
 	mFindings = desc("findings", "Findings on the status page, by level.", "level")
 
-	mConnections = desc("connections", "Client connections that are open, from accept to close.")
-	mLimit       = desc("connections_limit", "How many client connections may be open.")
+	mConnections = desc("connections", "Open client connections, from accept to close.")
+	mLimit       = desc("connections_limit", "Maximum number of open client connections.")
 	mAccepted    = desc("connections_accepted_total", "Client connections that were admitted.")
-	mConnRefused = desc("connections_refused_total", "Client connections that were refused, by the limit that they met.", "limit")
-	mHandshakes  = desc("handshakes_total", "TLS handshakes that ended: full, resumed, or why they failed.", "result", "version")
-	mRefusals    = desc("upgrades_refused_total", "Opening handshakes that got no 101, by HTTP status.", "status")
-	mGaveUp      = desc("upgrades_abandoned_total", "Clients that went away before their 101.")
+	mConnRefused = desc("connections_refused_total", "Client connections that were refused, by the limit that was reached.", "limit")
+	mHandshakes  = desc("handshakes_total", "TLS handshakes: full, resumed, or the cause of the failure.", "result", "version")
+	mRefusals    = desc("upgrades_refused_total", "Opening handshakes without a 101, by HTTP status.", "status")
+	mGaveUp      = desc("upgrades_abandoned_total", "Clients that disconnected before their 101.")
 
 	mLoginFailures = desc("login_failures_total", "Failed logins, as limits.login_failures counts them.")
 	mLoginRefused  = desc("login_refused_total", "Tunnels, opening handshakes and BOSH requests refused after too many failed logins from their address.", "what")
 	mLoginClients  = desc("login_failure_clients", "Client addresses with failed logins that have not expired, by state.", "state")
 
-	mTunnels = desc("tunnels", "Tunnels that are open.", "vhost")
+	mTunnels = desc("tunnels", "Open tunnels.", "vhost")
 	mOpened  = desc("tunnels_opened_total", "Tunnels that were opened.", "vhost")
-	mClosed  = desc("tunnels_closed_total", "Tunnels that ended, by the reason that the log names.", "reason")
+	mClosed  = desc("tunnels_closed_total", "Tunnels that ended, by the reason in the log.", "reason")
 	mFrames  = desc("frames_total", "WebSocket frames, in: from clients, out: to them.", "direction")
 	mBytes   = desc("bytes_total", "Bytes of WebSocket without TLS, in: from clients, out: to them.", "direction")
 
@@ -57,15 +57,15 @@ var (
 	mDials        = desc("upstream_dials_total", "Dials of a node, including failed ones.", "upstream", "node")
 	mDialFailures = desc("upstream_failures_total", "Dials and probes of a node that failed.", "upstream", "node")
 	mNodeState    = desc("upstream_node_state", "1 for the state that a node is in.", "upstream", "node", "state")
-	mNodePorts    = desc("upstream_source_ports_used_ratio", "Share of the source ports in use for that address of a node for which it is largest, as far as the gate's own connections go.", "upstream", "node")
+	mNodePorts    = desc("upstream_source_ports_used_ratio", "Share of the source ports that the gate's connections to a node use; the largest of its addresses.", "upstream", "node")
 	mPortsUsedUp  = desc("upstream_source_ports_used_up_timestamp_seconds", "When a dial of a node last found no source port; 0: never.", "upstream", "node")
-	mNodeTunnels  = desc("upstream_tunnels", "Tunnels to a node that are open.", "upstream", "node")
+	mNodeTunnels  = desc("upstream_tunnels", "Open tunnels to a node.", "upstream", "node")
 
 	mCertExpiry    = desc("certificate_expiry_timestamp_seconds", "When the certificate that clients get for a name expires.", "name", "key_type", "source")
 	mCertStart     = desc("certificate_not_before_timestamp_seconds", "Start of that certificate's validity, if its lifetime is short.", "name", "key_type", "source")
 	mCertMissing   = desc("certificate_missing", "Configured names without a certificate.")
-	mCertWarnings  = desc("certificate_warnings", "Certificates that some clients reject, by the rule that tells.", "rule")
-	mCertProblems  = desc("certificate_file_problems", "Certificate files that cannot be used as they are, the ACME cache among them.")
+	mCertWarnings  = desc("certificate_warnings", "Certificates that some clients reject, by rule.", "rule")
+	mCertProblems  = desc("certificate_file_problems", "Unusable certificate files, including those of the ACME cache.")
 	mACMEState     = desc("acme_state", "1 for the state that a name is in.", "name", "state")
 	mACMEFailures  = desc("acme_failures", "Failed orders since the last success.", "name")
 	mACMENext      = desc("acme_next_try_timestamp_seconds", "Time of the next order for a name.", "name")
@@ -74,13 +74,13 @@ var (
 	mReloadOK      = desc("config_last_reload_successful", "1 if the last reload succeeded or there was none.")
 	mReloadTime    = desc("config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded.")
 	mReloads       = desc("config_reloads_total", "Reloads by result.", "result")
-	mDraining      = desc("draining", "1 while a drain is under way.")
-	mDrainLeft     = desc("drain_connections", "Connections that a drain still waits for.")
+	mDraining      = desc("draining", "1 during a drain.")
+	mDrainLeft     = desc("drain_connections", "Open connections that a drain waits for.")
 	mLag           = desc("loop_lag_seconds", "How long an event loop was busy with one batch of events, an upper bound for how long new events waited.")
-	mLoops         = desc("loops_limit", "How many event loops there can be.")
-	mMemory        = desc("memory_bytes", "Memory that the process has from the system.")
+	mLoops         = desc("loops_limit", "Maximum number of event loops.")
+	mMemory        = desc("memory_bytes", "Memory that Go's runtime has obtained from the system and not returned.")
 	mMemoryTunnel  = desc("memory_per_tunnel_bytes", "That memory divided by the number of tunnels.")
-	mMemoryLimit   = desc("memory_limit_bytes", "What Go's runtime tries to stay below.")
+	mMemoryLimit   = desc("memory_limit_bytes", "The memory limit of Go's runtime.")
 	mMemoryUsed    = desc("memory_used_bytes", "Memory that counts against limits.memory.")
 	mMemoryMax     = desc("memory_max_bytes", "limits.memory; new clients are refused above it.")
 	mMemoryShort   = desc("memory_short", "1 while new clients are refused because memory is short.")
@@ -101,7 +101,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	defer c.server.survive() // it has a goroutine of its own
+	defer c.server.survive() // it runs in a goroutine of its own
 	e := emitter{ch}
 	st := c.server.status(time.Now())
 	n := st.Counts
@@ -134,7 +134,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	e.gauge(mLoginClients, float64(n.Logins.Known-n.Logins.RefusedNow), "counted")
 	e.gauge(mLoginClients, float64(n.Logins.RefusedNow), "refused")
 
-	// Configured names have zeros from the start: in a query, adding to a missing
+	// Configured names have zeros from the start: in a query, a sum with a missing
 	// metric has no result at all.
 	for _, v := range st.Vhosts {
 		e.gauge(mTunnels, float64(v.Tunnels), v.Name)
@@ -195,8 +195,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (c *collector) certificates(e emitter, st *Status) {
-	// Two files may have certificates for one name and key type, both in use at times:
-	// the metric is for the one that expires first.
+	// Two files may have certificates for one name and key type, and both may be in
+	// use: the metric is for the one that expires first.
 	type key struct{ name, keyType, source string }
 	of := func(c Certificate) key { return key{c.Name, c.KeyType, c.Source} }
 	for i, rest := 0, st.Certificates; len(rest) > 0; rest = rest[i:] {

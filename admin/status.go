@@ -10,7 +10,7 @@ import (
 )
 
 // maxRows bounds the lists of certificates, vhosts and failed logins in an answer
-// without "all": a page of ten thousand rows helps nobody.
+// without "all": a page of ten thousand rows is useless.
 const maxRows = 200
 
 // Status is the answer to GET /status.
@@ -38,8 +38,8 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	if query.Has("history") {
 		st.History = s.history.rows()
 	}
-	// Problems come first, whatever is cut off. Vhosts stay in their own order if all
-	// of them are shown.
+	// Problems come first, because the end may be cut off. Vhosts keep their own order
+	// if all of them are shown.
 	slices.SortStableFunc(st.Certificates, func(a, b Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
 	if len(st.Vhosts) > maxRows {
 		slices.SortStableFunc(st.Vhosts, func(a, b Vhost) int { return a.end().Compare(b.end()) })

@@ -18,14 +18,14 @@ import (
 	"wssgate/xmpp"
 )
 
-// Rows of an answer with tunnels or clients: without limit, and at most.
+// Rows of an answer with tunnels or clients: the default, and the maximum.
 const (
 	someRows = 100
 	mostRows = 1000
 )
 
-// The widest networks of a command, in bits of the prefix: a slip in it must not
-// affect everybody.
+// The widest networks of a command, in bits of the prefix: a mistake must not affect
+// all clients.
 const (
 	widest4 = 16
 	widest6 = 32
@@ -93,7 +93,7 @@ func (p *parameters) network(key string) (network netip.Prefix) {
 	return network
 }
 
-// clients is network for a command, which may not include very many addresses.
+// clients is network for a command, which must not include very many addresses.
 func (p *parameters) clients(key string) netip.Prefix {
 	network := p.network(key)
 	widest := widest6
@@ -229,7 +229,7 @@ func (s *Server) serveDeny(w http.ResponseWriter, r *http.Request) {
 	case duration == 0 && still != "":
 		writeJSON(w, http.StatusOK, outcome{OK: true, Result: scope + ": lifted" + still})
 	case duration == 0:
-		writeJSON(w, http.StatusOK, outcome{OK: true, Result: scope + ": may come again"})
+		writeJSON(w, http.StatusOK, outcome{OK: true, Result: scope + ": no longer denied"})
 	default:
 		writeJSON(w, http.StatusOK, outcome{OK: true, Result: fmt.Sprintf("%s: denied until %s", scope, time.Now().Add(duration).Format(time.DateTime))})
 	}
@@ -252,11 +252,11 @@ func stillDenied(client netip.Prefix, bans []access.Ban) (text string) {
 	return text
 }
 
-// traceWrite is how long writing one line of a trace may take.
+// traceWrite is the time limit for writing one line of a trace.
 const traceWrite = 10 * time.Second
 
 // serveTrace writes one JSON object per line for each event of a tunnel, until the
-// tunnel ends or the client goes away.
+// tunnel ends or the client disconnects.
 func (s *Server) serveTrace(w http.ResponseWriter, r *http.Request) {
 	p := parametersOf(r, "id")
 	id := p.query.Get("id")
@@ -281,7 +281,7 @@ func (s *Server) serveTrace(w http.ResponseWriter, r *http.Request) {
 		return control.Flush()
 	})
 	switch {
-	case begun || err == nil: // or its client has gone away
+	case begun || err == nil: // the client may have disconnected
 	case errors.Is(err, proxy.ErrNoTunnel):
 		writeJSON(w, http.StatusNotFound, outcome{Result: "tunnel " + id + ": " + err.Error()})
 	default:

@@ -117,7 +117,7 @@ func TestDeny(t *testing.T) {
 		said   string
 	}{
 		{"?client=192.0.2.7&for=1h", nil, 200, "192.0.2.7: denied until"},
-		{"?client=192.0.2.0/24&for=0s", nil, 200, "192.0.2.0/24: may come again"},
+		{"?client=192.0.2.0/24&for=0s", nil, 200, "192.0.2.0/24: no longer denied"},
 		{"?client=192.0.2.7&for=0s", proxy.ErrNotBanned, 404, "not banned"},
 		{"?client=192.0.2.7&for=1h", access.ErrTooManyBans, 409, "1000 bans"},
 		{"?client=192.0.2.7", nil, 400, "required"},

@@ -16,8 +16,8 @@ const (
 
 // Warnings is a slog.Handler that keeps the last records of level Warn and Error in
 // memory, and passes all records on. Records that differ only in keys that vary with
-// every client are kept as one, with their number, so that many of one kind do not
-// hide the others.
+// every client are kept as one, with their number, so that many of one kind do not hide
+// the others.
 type Warnings struct {
 	next   slog.Handler
 	prefix string // of groups
@@ -54,7 +54,7 @@ func (w *Warnings) Last() []Warning {
 	return list
 }
 
-// Enabled is true for all warnings, whatever the log's own level.
+// Enabled is true for all warnings, regardless of the log's own level.
 func (w *Warnings) Enabled(ctx context.Context, level slog.Level) bool {
 	return level >= slog.LevelWarn || w.next.Enabled(ctx, level)
 }
@@ -90,8 +90,8 @@ func (w *Warnings) WithGroup(name string) slog.Handler {
 	return &c
 }
 
-// varying are the keys that differ from client to client. Without a client, a name is
-// the subject of the record.
+// varying are the keys that differ from client to client. In a record without a client,
+// a name is the subject.
 var varying = map[string]bool{
 	"client": true, "duration": true, "host": true, "path": true, "server_name": true, "vhost": true,
 	"bytes_in": true, "bytes_out": true, "frames_in": true, "frames_out": true, "network": true, "failures": true,

@@ -281,7 +281,7 @@ func TestTerminalAccess(t *testing.T) {
 	d.want("access deny 127.0.0.0/16 -for 2h", 0)
 	d.want("access lift 127.0.0.1", 0, "127.0.0.1: lifted; still denied by 127.0.0.0/16 until")
 	d.want("access lift 127.0.0.1", 1, "it is not banned; still denied by 127.0.0.0/16 until")
-	d.want("access lift 127.0.0.0/16", 0, "may come again")
+	d.want("access lift 127.0.0.0/16", 0, "no longer denied")
 	if !letIn() {
 		t.Error("a client is still denied")
 	}
