@@ -11,14 +11,14 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// ParseAddress turns an address of [listen] into the arguments of net.Listen. Its
+// ParseAddress converts an address of [listen] to the arguments of net.Listen. Its
 // errors complete a sentence that begins with the address.
 func ParseAddress(s string) (network, address string, err error) {
 	if socket, ok := strings.CutPrefix(s, "unix:"); ok {
 		if socket == "" {
 			return "", "", errors.New("has no path")
 		}
-		if socket[0] == '@' { // net would open an abstract socket, to which anybody may connect
+		if socket[0] == '@' { // net would open an abstract socket, to which any user may connect
 			return "", "", errors.New("begins with \"@\"; the path of a file is required")
 		}
 		return "unix", socket, nil

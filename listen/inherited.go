@@ -14,9 +14,9 @@ import (
 // firstInherited is the descriptor of the first socket.
 const firstInherited = 3
 
-// An Inherited socket belongs to systemd, which keeps it open whatever happens to this
-// process: clients then wait in its queue for the next process. This process keeps it
-// open, too, so that a reload may release it and use it again.
+// An Inherited socket belongs to systemd, which keeps it open independently of this
+// process: clients wait in its queue for the next process. This process keeps it open,
+// too, so that a reload may release it and use it again.
 type Inherited struct {
 	file *os.File
 	name string // FileDescriptorName=, by default the name of the socket unit
@@ -102,7 +102,7 @@ func (i *Inherited) isBoundTo(addr string, known Hosts) bool {
 		switch {
 		case err != nil || wanted.Port != bound.Port:
 			return false
-		case wanted.IP == nil: // every address of the machine
+		case wanted.IP == nil: // all addresses of the machine
 			return bound.IP.IsUnspecified()
 		}
 		return wanted.IP.Equal(bound.IP)
@@ -110,7 +110,7 @@ func (i *Inherited) isBoundTo(addr string, known Hosts) bool {
 	return false
 }
 
-// resolveTCP is net.ResolveTCPAddr for resolved hosts.
+// resolveTCP is net.ResolveTCPAddr with known hosts.
 func resolveTCP(address string, known Hosts) (*net.TCPAddr, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

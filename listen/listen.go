@@ -25,20 +25,20 @@ import (
 // An Address is an address of the configuration, with its key.
 type Address struct{ Key, Addr string }
 
-// Sockets opens the addresses in [listen]: it takes the sockets that systemd has
-// opened, and opens the others itself. Its methods belong to one goroutine, the
-// gate's. The zero value has no sockets from systemd.
+// Sockets opens the addresses in [listen]: it uses the sockets that systemd has opened,
+// and opens the others itself. Its methods belong to one goroutine, the gate's. The
+// zero value has no sockets from systemd.
 //
 // On Linux, TCP sockets get SO_REUSEPORT, so that another process of the same user can
-// open the same address before this one closes it. A second process that was started
-// by mistake would silently take a share of the clients. So an address in use is
-// refused, unless Beside is set.
+// open the same address before this one closes it. A second process that was started by
+// mistake would silently take a share of the clients. So an address in use is refused,
+// unless Beside is set.
 type Sockets struct {
 	Beside    bool // another process, which is about to end, may listen on the same addresses
 	Inherited []*Inherited
 	hosts     Hosts             // resolved so far
 	Ready     map[Address]Ready // opened or tried in advance; Open removes them
-	leaving   []string          // ports of TCP listeners of this process that those opened next replace
+	leaving   []string          // ports of TCP listeners of this process that Open is about to replace
 }
 
 // Open opens one address of the configuration. key is its key there: "wss", "http" or
@@ -88,7 +88,7 @@ func (s *Sockets) listenTCP(address string) (net.Listener, error) {
 	if host, err = s.hosts.address(host); err != nil {
 		return nil, err
 	}
-	// For an IP address; does not block.
+	// It does not block, because the address is an IP address.
 	ln, err := listenConfig(s.Beside || slices.Contains(s.leaving, port)).Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -147,7 +147,7 @@ func lookUpHost(ctx context.Context, host string) hostAddress {
 	if err != nil {
 		return hostAddress{err: fmt.Errorf("host name %q: %w", host, err)}
 	}
-	i := max(0, slices.IndexFunc(found, func(a netip.Addr) bool { return a.Unmap().Is4() })) // as package net prefers
+	i := max(0, slices.IndexFunc(found, func(a netip.Addr) bool { return a.Unmap().Is4() })) // preferred by package net
 	return hostAddress{addr: found[i].Unmap().String()}
 }
 
@@ -198,7 +198,7 @@ func (h Hosts) Errors() (errs []error) {
 	return errs
 }
 
-// listenUnix is the function of that name in a job of the Place of the socket's
+// listenUnix calls the function of that name in a job of the Place of the socket's
 // folder. If the job ends after its caller has left, it closes the socket.
 func (s *Sockets) listenUnix(key, path string) (*UnixListener, error) {
 	place := files.At("listeners", filepath.Dir(path), nil)
@@ -228,7 +228,7 @@ func (s *Sockets) listenUnix(key, path string) (*UnixListener, error) {
 // A Ready is the result of OpenUnix for one address.
 type Ready struct {
 	Listener *UnixListener
-	Err      error // instead
+	Err      error // the error, if there is no listener
 }
 
 // OpenUnix opens, all at once, the unix sockets of a configuration that are neither
@@ -357,8 +357,8 @@ func listenUnix(place *files.Place, path string, beside bool) (*UnixListener, er
 // Addr returns the name that clients use.
 func (u *UnixListener) Addr() net.Addr { return &net.UnixAddr{Name: u.path, Net: "unix"} }
 
-// IsOurs reports whether the name still leads to this socket. If that can't be found
-// out before ctx ends, it returns true.
+// IsOurs reports whether the name still leads to this socket. If that can't be
+// determined before ctx ends, it returns true.
 func (u *UnixListener) IsOurs(ctx context.Context) bool {
 	ours, err := files.Do(ctx, u.place, func() (bool, error) { return u.hasName(), nil })
 	return ours || err != nil
@@ -372,8 +372,8 @@ func (u *UnixListener) hasName() bool {
 // removals counts the names of sockets that are being removed.
 var removals sync.WaitGroup
 
-// RemovalPatience is how long the end of the program waits for removals. The next
-// start removes a name that is left.
+// RemovalPatience is how long the end of the program waits for removals. The next start
+// removes a remaining name.
 const RemovalPatience = 300 * time.Millisecond
 
 // AwaitRemovals returns when all removals have ended, or after the shorter of
@@ -390,8 +390,8 @@ func AwaitRemovals(most time.Duration) {
 	}
 }
 
-// Close does not wait for a file system: it removes the name in the background, if
-// that still leads to this socket.
+// Close does not wait for a file system: it removes the name in the background, if that
+// still leads to this socket.
 func (u *UnixListener) Close() error {
 	u.close.Do(func() {
 		removals.Go(func() {

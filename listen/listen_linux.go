@@ -14,10 +14,10 @@ import (
 )
 
 // listenConfig opens sockets that another process of the same user may open as well.
-// beside allows that one is listening there already.
+// With beside, another process may already be listening there.
 //
-// MPTCP, Go's default, is off: on such a socket the kernel supports neither filters
-// nor queries of the queue, which a handover needs.
+// MPTCP, Go's default, is off: on such a socket the kernel supports neither filters nor
+// queries of the queue, which a handover needs.
 func listenConfig(beside bool) *net.ListenConfig {
 	lc := &net.ListenConfig{KeepAlive: -1, Control: func(_, address string, c syscall.RawConn) error {
 		return control(c, func(fd int) error {
@@ -51,7 +51,7 @@ func keepAlive(fd int) error {
 // binds a socket without SO_REUSEPORT, and does not listen, so that no client reaches
 // it.
 func isFree(fd int, address string) error {
-	if address[0] == ':' { // every address of the machine
+	if address[0] == ':' { // all addresses of the machine
 		address = "[::]" + address
 	}
 	to, err := netip.ParseAddrPort(address)
@@ -106,8 +106,8 @@ func control(c syscall.RawConn, f func(fd int) error) error {
 	return err
 }
 
-// controlListener is control for a TCP listener. It fails for other kinds, and for a
-// closed one.
+// controlListener calls f with the descriptor of a TCP listener. It fails for other
+// kinds, and for a closed one.
 func controlListener(ln net.Listener, f func(fd int) error) error {
 	tcp, ok := ln.(*net.TCPListener)
 	if !ok {
@@ -120,9 +120,9 @@ func controlListener(ln net.Listener, f func(fd int) error) error {
 	return control(c, f)
 }
 
-// LeaveToOthers makes the kernel drop the SYNs that reach a listener. Clients send
-// them again a second later, and then reach another process. TCP handshakes under way
-// are completed.
+// LeaveToOthers makes the kernel drop the SYNs that reach a listener. Clients send them
+// again a second later, and then reach another process. TCP handshakes in progress are
+// completed.
 //
 // Connections accepted from now on inherit the filter, without effect: they receive no
 // SYN.
@@ -151,8 +151,8 @@ func Waiting(ln net.Listener) (n int) {
 	return n
 }
 
-// IsShared reports whether another process listens on the port of one of our
-// listeners. It returns true if the system does not tell.
+// IsShared reports whether another process listens on the port of one of our listeners.
+// It returns true if that is unknown.
 func IsShared(ln net.Listener, ours []net.Listener) bool {
 	tcp, ok := ln.Addr().(*net.TCPAddr)
 	if !ok {

@@ -7,7 +7,7 @@ import (
 	"net"
 )
 
-// listenConfig is Go's default: on other systems SO_REUSEPORT does not distribute
+// listenConfig returns Go's default: on other systems SO_REUSEPORT does not distribute
 // clients.
 func listenConfig(bool) *net.ListenConfig { return new(net.ListenConfig) }
 
@@ -15,8 +15,8 @@ func listenConfig(bool) *net.ListenConfig { return new(net.ListenConfig) }
 // address.
 func LeaveToOthers(net.Listener) error { return errors.ErrUnsupported }
 
-// Waiting returns 0, because the system does not tell.
+// Waiting returns 0, because the number is unknown.
 func Waiting(net.Listener) int { return 0 }
 
-// IsShared returns false, see listenConfig.
+// IsShared returns false; see listenConfig.
 func IsShared(net.Listener, []net.Listener) bool { return false }
