@@ -245,7 +245,7 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 		return nil, err
 	}
 	debug.FreeOSMemory() // reading thousands of certificates leaves megabytes of garbage
-	options, err := cfg.UpstreamOptions(log)
+	options, err := upstreamOptions(cfg, log)
 	if err != nil {
 		return nil, err
 	}

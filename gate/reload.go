@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"regexp"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"wssgate/files"
 	"wssgate/listen"
 	"wssgate/panics"
+	"wssgate/proxy"
 	"wssgate/upstream"
 )
 
@@ -169,10 +171,17 @@ func (g *gate) logsAgain(err error) bool {
 	return true
 }
 
+// upstreamOptions are the configuration's, for connections that become tunnels.
+func upstreamOptions(cfg *config.Config, log *slog.Logger) (upstream.Options, error) {
+	o, err := cfg.UpstreamOptions(log)
+	o.Wrap = proxy.WrapUpstream
+	return o, err
+}
+
 // take does the remaining steps that can fail, and then applies what was gathered, or
 // nothing.
 func (g *gate) take(r *gathered) error {
-	options, err := r.cfg.UpstreamOptions(g.log)
+	options, err := upstreamOptions(r.cfg, g.log)
 	c := &change{gathered: r}
 	if err == nil {
 		c.routes, err = upstream.Prepare(options)

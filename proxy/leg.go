@@ -32,14 +32,11 @@ func upstreamLeg(up *upstream.Conn) leg {
 	}
 	l := leg{unscanned: up.Rest, scan: scanner{keep: maxKeep}}
 	up.Rest = nil
-	switch conn := up.Conn.(type) {
-	case *sock:
-		l.sock = conn
-	case *tls.Conn:
-		l.tls, l.sock = conn, conn.NetConn().(*sock)
-	default:
-		l.sock = &sock{conn: conn}
+	conn := up.Conn
+	if over, ok := conn.(*tls.Conn); ok {
+		l.tls, conn = over, over.NetConn()
 	}
+	l.sock = conn.(*sock) // WrapUpstream made it, below TLS too
 	return l
 }
 

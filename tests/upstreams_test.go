@@ -2,14 +2,19 @@ package tests
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
+	"wssgate/demo/chat"
+	"wssgate/demo/minica"
 	"wssgate/tests/internal/gate"
 	"wssgate/tests/internal/wire"
 )
@@ -160,5 +165,65 @@ func TestUpstreamUnix(t *testing.T) {
 	c.WantText("hello")
 	if got := len(u.Requests()); got != 1 {
 		t.Errorf("%d opening handshakes; want 1", got)
+	}
+}
+
+// A node can speak TLS, with a client certificate or without: messages of every size pass,
+// after a reload too, and a redirect leads from one such node to another.
+func TestSecureUpstream(t *testing.T) {
+	site := gate.NewSite(t, name)
+	nodes := minica.NewCA("a private CA of nodes")
+	site.Write(t, "nodes.pem", nodes.RootPEM())
+	site.Write(t, "gate.pem", nodes.Issue("gate.test").PEM())
+	secure := func(config *tls.Config) net.Listener {
+		config.Certificates = []tls.Certificate{*nodes.Issue("localhost").TLS()}
+		ln, err := tls.Listen("tcp", "127.0.0.1:0", config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ln
+	}
+	urlOf := func(ln net.Listener) string {
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		return "wss://localhost:" + port + "/"
+	}
+	serve := func(habits chat.Habits) string {
+		ln := secure(&tls.Config{})
+		s := chat.New(chat.Config{Domains: []string{name}, Habits: habits})
+		served := make(chan error)
+		go func() { served <- s.Serve(ln) }()
+		t.Cleanup(func() {
+			s.Close()
+			<-served
+		})
+		return urlOf(ln)
+	}
+	echo := secure(&tls.Config{ClientAuth: tls.RequireAnyClientCert})
+	wire.Serve(t, echo, wire.EchoFrames)
+	second := serve(chat.Habits{})
+	first := serve(chat.Habits{Redirect: func(chat.Open) string { return second }})
+
+	const secret = "ca = \"nodes.pem\"\nclient_certificate = \"gate.pem\"\nclient_key = \"gate.pem\"\n"
+	site.Certify(t, "echo.test", site.CA.Issue("echo.test"))
+	site.Config(t, fmt.Sprintf("[upstream.echo]\nnodes = %q\nxmpp = false\n%s[upstream.chat]\nnodes = [%q, %q]\n%s", urlOf(echo), secret, first, second, secret)+
+		fmt.Sprintf("[[vhost]]\nnames = %q\nupstream = \"chat\"\n[[vhost]]\nnames = \"echo.test\"\nupstream = \"echo\"\n", name))
+	g := gate.Start(t, site.Dir)
+	for range 2 {
+		c := wire.Dial(t, g.Addr("wss"), site.Client("echo.test"))
+		for _, size := range []int{1, 200, 20_000, 200_000} {
+			text := strings.Repeat("x", size)
+			c.SendText(text)
+			c.WantText(text)
+		}
+		for range 4 { // each node first, some time
+			client, err := chat.Login(t.Context(), chat.Target{URL: "wss://" + name + "/", Addr: g.Addr("wss"), TLS: site.Client(name)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			client.Abort()
+		}
+		wait := g.Mark()
+		g.Signal(syscall.SIGHUP)
+		wait("the reload", func(l gate.Line) bool { return l.Msg() == "reloaded" })
 	}
 }
