@@ -233,7 +233,7 @@ func (c *osConn) unacknowledged() int {
 	return n
 }
 
-func (c *osConn) closeWrite() { unix.Shutdown(c.fd, unix.SHUT_WR) }
+func (c *osConn) closeWrite() bool { return unix.Shutdown(c.fd, unix.SHUT_WR) == nil }
 
 // watch keeps a socket in the epoll instance while any event is awaited, even if only a
 // failure, which epoll always reports.

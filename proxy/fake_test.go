@@ -56,7 +56,7 @@ func (s *fakeSocket) write(b []byte) (int, error) {
 }
 
 func (s *fakeSocket) unacknowledged() int   { return s.unread }
-func (s *fakeSocket) closeWrite()           {}
+func (s *fakeSocket) closeWrite() bool      { return false }
 func (s *fakeSocket) watch(want interest)   { s.want = want }
 func (s *fakeSocket) close(reset bool)      { s.closed, s.reset, s.want = true, reset, 0 }
 func (s *fakeSocket) give(chunks ...[]byte) { s.in = append(s.in, chunks...) }

@@ -163,6 +163,80 @@ func TestEventOfFormerDescriptor(t *testing.T) {
 	<-hangs
 }
 
+// What a client sent before its end reaches an upstream that is behind with reading, and
+// goes on writing: its bytes meet no reset. An upstream that does not answer the FIN
+// keeps no tunnel.
+func TestLastWordsReachBusyUpstream(t *testing.T) {
+	for _, answers := range []bool{true, false} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		g := newGate(t, "ws://"+ln.Addr().String()+"/")
+		upgraded := make(chan *net.TCPConn, 1)
+		go func() {
+			defer close(upgraded)
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+			u := ws.Upgrader{Protocol: func([]byte) bool { return true }}
+			if _, err := u.Upgrade(conn); err == nil {
+				upgraded <- conn.(*net.TCPConn)
+			}
+		}()
+		c := g.dial()
+		up := <-upgraded
+		if up == nil {
+			t.Fatal("no upstream")
+		}
+		defer up.Close()
+
+		chatting := make(chan error)
+		stop := make(chan struct{})
+		go func() { // as long as the upstream is open
+			for {
+				select {
+				case <-stop:
+					chatting <- nil
+					return
+				default:
+				}
+				if err := ws.WriteFrame(up, ws.NewTextFrame([]byte("hi"))); err != nil {
+					chatting <- err
+					return
+				}
+				time.Sleep(100 * time.Microsecond)
+			}
+		}()
+		const frames, size = 250, 1000
+		go func() {
+			for range frames {
+				c.WriteFrame(ws.NewTextFrame(bytes.Repeat([]byte("x"), size)))
+			}
+			c.Conn.(*tls.Conn).CloseWrite()
+			c.Conn.(*tls.Conn).NetConn().(*net.TCPConn).CloseWrite()
+		}()
+		if _, err := io.Copy(io.Discard, c.Reader); err != nil {
+			t.Fatalf("the client reads %v; want the end that follows its own", err)
+		}
+		up.SetDeadline(time.Now().Add(patience))
+		if got, err := io.Copy(io.Discard, up); got != frames*(size+8) || err != nil {
+			t.Errorf("the upstream gets %d bytes, %v; want %d", got, err, frames*(size+8))
+		}
+		close(stop)
+		if err := <-chatting; err != nil {
+			t.Errorf("the upstream writes: %v", err)
+		}
+		if answers {
+			up.Close()
+		}
+		g.eventually("the end of the tunnel", func(c Counts) bool { return c.Vhosts[0].Open == 0 })
+	}
+}
+
 // What one end sent before it reset its connection reaches the other one, even if a
 // message of the other one meets the reset first.
 func TestLastWordsBeforeReset(t *testing.T) {

@@ -24,6 +24,7 @@ type pumpedConn struct {
 	out     []byte    // being written; empty: write takes more
 	outErr  error
 	want    interest
+	fin     bool // closeWrite was called
 	told    bool // a look at this connection is already in the inbox
 	closed  bool
 }
@@ -109,16 +110,29 @@ func (c *pumpedConn) write(b []byte) (int, error) {
 	return n, nil
 }
 
-func (c *pumpedConn) unacknowledged() int { return 0 }
-
-// closeWrite does nothing if the connection has no CloseWrite, or a write is in progress;
-// then the tunnel's deadline closes it.
-func (c *pumpedConn) closeWrite() {
+// unacknowledged returns the bytes being written: those in the kernel are unknown.
+func (c *pumpedConn) unacknowledged() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if half, ok := c.conn.(interface{ CloseWrite() error }); ok && len(c.out) == 0 {
+	return len(c.out)
+}
+
+// closeWrite sends FIN after a write in progress. It returns false if the connection has
+// no CloseWrite.
+func (c *pumpedConn) closeWrite() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fin = true
+	return c.sendFIN()
+}
+
+// sendFIN reports whether the connection has a CloseWrite. The caller holds c.mu.
+func (c *pumpedConn) sendFIN() bool {
+	half, ok := c.conn.(interface{ CloseWrite() error })
+	if ok && c.fin && len(c.out) == 0 {
 		half.CloseWrite()
 	}
+	return ok
 }
 
 func (c *pumpedConn) watch(want interest) {
@@ -195,6 +209,7 @@ func (c *pumpedConn) writeTo() {
 		_, err := c.conn.Write(b)
 		c.mu.Lock()
 		c.out, c.outErr = c.out[:0], err
+		c.sendFIN()
 		c.tell()
 		if err != nil && c.closed {
 			return

@@ -184,7 +184,7 @@ func (s *simSocket) write(b []byte) (int, error) {
 }
 
 func (s *simSocket) unacknowledged() int { return len(s.out.flight) }
-func (s *simSocket) closeWrite()         { s.out.fin = true }
+func (s *simSocket) closeWrite() bool    { s.out.fin = true; return true }
 func (s *simSocket) watch(want interest) { s.want = want }
 
 func (s *simSocket) close(reset bool) {

@@ -67,6 +67,7 @@ const (
 	finNone   finState = iota
 	finWanted          // after the waiting bytes
 	finSent
+	finNever // only close can send it
 )
 
 // An interest is the set of events that a loop waits for on a socket. While a socket is
@@ -89,8 +90,8 @@ type rawConn interface {
 	// unacknowledged returns how many bytes the kernel holds that the peer has not
 	// acknowledged; 0 if that is unknown.
 	unacknowledged() int
-	// closeWrite sends FIN behind all written bytes.
-	closeWrite()
+	// closeWrite sends FIN behind all written bytes. It returns false if only close can.
+	closeWrite() bool
 	// watch sets the events that the loop waits for; 0: none.
 	watch(interest)
 	// close closes the descriptor. With reset the peer gets RST, and the kernel drops the
@@ -246,7 +247,9 @@ func (s *sock) shutdown() {
 func (s *sock) finish() {
 	if s.fin == finWanted && s.out.size == 0 && s.state < sockFailed {
 		s.fin = finSent
-		s.raw.closeWrite()
+		if !s.raw.closeWrite() {
+			s.fin = finNever
+		}
 	}
 }
 

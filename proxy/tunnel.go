@@ -19,8 +19,12 @@ const (
 	// frame. FIN follows the frame at once (RFC 6455, section 7.1.7), but a close with
 	// unread bytes would be a reset, which can overtake the frame.
 	breachTimeout = 2 * time.Second
-	// stallTimeout is how long an upstream may leave sent bytes untaken.
+	// stallTimeout is how long an upstream may leave sent bytes untaken. It also bounds a
+	// closing that lasts longer than closeTimeout because the upstream takes bytes slowly.
 	stallTimeout = 60 * time.Second
+	// partTimeout is how long an upstream that has taken everything may be silent and leave
+	// our FIN unanswered.
+	partTimeout = 2 * time.Second
 
 	// clientExtra bounds the bytes that may wait for a client beyond its backlog: the
 	// output of one turn, so that the current frame ends, and the last words.
@@ -40,12 +44,14 @@ const never = time.Duration(1<<63 - 1)
 //
 // Its life:
 //
-//	open ──▶ closing ──▶ done
+//	open ──▶ closing ──▶ parting ──▶ done
 //
 // It is open while why is reasonNone. The first Close frame, end of a connection or breach
-// of the protocol begins the closing, and why keeps the first reason. It is done when
-// both ends have got everything, or at closeBy. The loop then removes it and calls
-// onDone.
+// of the protocol begins the closing, and why keeps the first reason. When both ends have
+// got everything, the client's socket is closed, the upstream gets FIN, and what it still
+// sends is dropped until its own FIN: a close of a socket that is still written to is a
+// reset, which takes bytes with it that the upstream has not read yet. Then, or at closeBy,
+// the tunnel is done. The loop removes it and calls onDone.
 //
 // The rest depends on the side that initiates the close:
 //
@@ -66,6 +72,7 @@ type tunnel struct {
 	code        uint16        // of the first Close frame that went to or came from the client
 	closeWanted bool          // the client gets a Close frame at the next boundary
 	cut         bool          // the client can't get one, because it has received half a frame
+	parted      bool          // only the upstream's socket is open, and has our FIN
 	done        bool          // nothing is left to do
 	over        bool          // onDone has been called
 	dead        bool          // the client accepts nothing any more
@@ -73,12 +80,13 @@ type tunnel struct {
 	answering   bool          // the upstream's current message is held back
 	pendWhole   bool          // pend begins with a frame
 	pendBetween bool          // and with a message
-	closeBy     time.Duration // the latest end of the closing
+	closeBy     time.Duration // the end of the closing
+	latest      time.Duration // its latest end; 0: it has not begun
 	heard       time.Duration // the client's last sign of life
 	spoke       time.Duration // the upstream's last bytes
 	stalled     time.Duration // when the upstream stopped taking bytes; 0: it takes them
 	pinged      time.Duration // the time of a Ping of ours without an answer; 0: none
-	before      int           // bytes in transit to the client before that Ping
+	before      int           // bytes in transit to the client before that Ping; in a closing, to the upstream at the last look
 
 	pend     []byte         // the upstream's bytes, from the beginning of a possible redirect
 	ends     xmpp.Redirects // follows the upstream's stream
@@ -174,7 +182,7 @@ func (t *tunnel) end(w *turn, why reason, by time.Duration) {
 
 // movable reports whether the tunnel may move to another loop.
 func (t *tunnel) movable() bool {
-	return !t.done && t.greeting == nil && t.client.sock.movable() && t.upstream.sock.movable()
+	return !t.done && !t.parted && t.greeting == nil && t.client.sock.movable() && t.upstream.sock.movable()
 }
 
 // last is the last turn of a tunnel whose loop ends.
@@ -196,8 +204,8 @@ func (t *tunnel) expire(w *turn) {
 	t.begin(w)
 	switch {
 	case t.why != reasonNone:
-		if w.now >= t.closeBy {
-			t.dead = t.client.sock.stuck()
+		if w.now >= t.closeBy && !t.progresses(w) || t.parted && t.undelivered() == 0 {
+			t.dead = !t.parted && t.client.sock.stuck()
 			t.answerClose()
 			t.done = true
 		}
@@ -249,6 +257,10 @@ func (t *tunnel) ping(w *turn) {
 
 // read reads one leg, at most once from the kernel, and passes its bytes on.
 func (t *tunnel) read(w *turn, l *leg) {
+	if t.parted {
+		t.discard(w)
+		return
+	}
 	if l == &t.upstream && t.brakes(w) {
 		return
 	}
@@ -678,10 +690,15 @@ func (t *tunnel) upstreamEnded(w *turn) {
 	t.hurryClient()
 }
 
-// answerClose answers the client's Close frame if the upstream did not.
+// answerClose answers the client's Close frame if the upstream did not. It does not
+// confirm the client's code if the upstream has not taken all of its messages.
 func (t *tunnel) answerClose() {
 	if t.why == reasonClientClose && !t.client.closeSent && t.atBoundary() {
-		t.say(opClose, closePayload(t.code, ""))
+		code := t.code
+		if t.upstream.sock.out.size > 0 {
+			code = codeGateway
+		}
+		t.say(opClose, closePayload(code, ""))
 		t.client.closeSent = true
 	}
 }
@@ -721,13 +738,19 @@ func (t *tunnel) settle(w *turn) {
 		}
 		client.finish()
 		if t.why != reasonNone && !t.done {
-			t.done = t.finished()
+			if t.latest == 0 {
+				t.latest, t.before = w.now+stallTimeout, t.undelivered()
+			}
+			t.done = t.finished(w)
 		}
 		if t.done {
 			t.farewell(w)
 			return
 		}
 		upstream = t.upstream.sock
+		if upstream.finish(); t.parted {
+			break
+		}
 		switch {
 		case upstream.out.size > 0 && t.stalled == 0:
 			t.stalled = w.now
@@ -740,7 +763,7 @@ func (t *tunnel) settle(w *turn) {
 		}
 		t.read(w, &t.client)
 	}
-	reads := upstream.out.size == 0 && !t.rests(w.now)
+	reads := upstream.out.size == 0 && !t.rests(w.now) && !t.parted
 	if !reads && t.client.tls != nil {
 		t.client.unread = true
 	}
@@ -760,26 +783,72 @@ func (t *tunnel) land() bool {
 // finished reports whether a closing tunnel has nothing left to wait for. Bytes that a
 // client sent before its end are still delivered. If it was reset while it was not read,
 // because its upstream was behind, the rest is lost in any case.
-func (t *tunnel) finished() bool {
-	if t.aborted {
+func (t *tunnel) finished(w *turn) bool {
+	told := !t.client.open() || (t.cut || t.client.closeSent && t.client.closeSeen) && t.client.sock.out.size == 0
+	switch {
+	case t.aborted:
 		return true
+	case t.parted:
+	case !told || t.upstream.open() && t.upstream.sock.out.size > 0:
+		return false
+	case t.dead || t.why == reasonUpstreamStuck:
+		return true
+	case t.upstream.open():
+		t.part(w)
 	}
-	delivered := !t.upstream.open() || t.upstream.sock.out.size == 0
-	if !t.client.open() {
-		return delivered
+	// A drain waits for no upstream that has taken everything.
+	return !t.upstream.open() || t.upstream.sock.fin == finNever || t.why == reasonDrain && t.undelivered() == 0
+}
+
+// part begins the parting: it closes the client's socket, and ends what goes to the
+// upstream.
+func (t *tunnel) part(w *turn) {
+	t.parted = true
+	t.closeTLS(&t.client)
+	t.closeTLS(&t.upstream)
+	t.flush(w)
+	t.client.sock.close(t.dead)
+	t.upstream.unscanned = nil
+	t.upstream.sock.shutdown()
+	t.upstream.sock.land()
+	t.upstream.sock.finish()
+}
+
+// discard drops what the upstream sends during the parting.
+func (t *tunnel) discard(w *turn) {
+	w.budget, t.upstream.sock.drained = turnBudget, false
+	for err := error(nil); err == nil; {
+		_, err = t.upstream.sock.Read(w.plain)
 	}
-	toldAll := t.cut || t.client.closeSent && t.client.closeSeen
-	return toldAll && t.client.sock.out.size == 0 && delivered
+}
+
+// undelivered returns the bytes for the upstream that its kernel has not acknowledged.
+func (t *tunnel) undelivered() int {
+	if !t.upstream.open() {
+		return 0
+	}
+	return t.upstream.sock.out.size + t.upstream.sock.raw.unacknowledged()
+}
+
+// progresses reports whether the upstream has taken bytes since the last look, and more are
+// left. The closing then lasts longer.
+func (t *tunnel) progresses(w *turn) bool {
+	left := t.undelivered()
+	if left == 0 || left >= t.before || w.now >= t.latest || t.why == reasonDrain {
+		return false
+	}
+	t.before, t.closeBy = left, min(w.now+closeTimeout, t.latest)
+	return true
 }
 
 // farewell sends close_notify and closes both sockets. A dead client is reset; otherwise
 // the kernel would keep the bytes that it did not take.
 func (t *tunnel) farewell(w *turn) {
-	t.closeTLS(&t.client)
-	if t.upstream.sock.state != sockClosed {
+	if !t.parted {
+		t.closeTLS(&t.client)
 		t.closeTLS(&t.upstream)
+		t.flush(w)
 	}
-	t.flush(w)
 	t.client.sock.close(t.dead)
 	t.upstream.sock.close(t.why == reasonUpstreamStuck)
 	t.client.sock.turn, t.upstream.sock.turn = nil, nil
@@ -788,7 +857,10 @@ func (t *tunnel) farewell(w *turn) {
 
 // nextDue returns the next time at which expire has something to do.
 func (t *tunnel) nextDue(now time.Duration) time.Duration {
-	if t.why != reasonNone {
+	switch {
+	case t.parted:
+		return min(t.closeBy, now+partTimeout)
+	case t.why != reasonNone:
 		return t.closeBy
 	}
 	due := never
