@@ -143,7 +143,7 @@ func TestReadyWithoutVhosts(t *testing.T) {
 func TestDrainSeen(t *testing.T) {
 	for _, how := range []string{"SIGTERM", "POST /drain"} {
 		t.Run(how, func(t *testing.T) {
-			g, client, _ := open(t, "[drain]\npace = 1000\n")
+			g, client, _ := open(t, "[drain]\npace = 1000\ntimeout = \"5m\"\n")
 			o := operate(t, g)
 			o.want("GET", "/readyz", 200)
 			if how == "SIGTERM" {
@@ -255,7 +255,7 @@ func TestReloadByRequest(t *testing.T) {
 func TestDrainVhost(t *testing.T) {
 	site := gate.NewSite(t, "one.test", "two.test")
 	u := wire.Echo(t)
-	g := site.Start(t, toUpstream(u.URL)+vhosts("one.test", "two.test")+"[drain]\npace = 1000\n")
+	g := site.Start(t, toUpstream(u.URL)+vhosts("one.test", "two.test")+"[drain]\npace = 1000\ntimeout = \"5m\"\n")
 	o := operate(t, g)
 	one := wire.Dial(t, g.Addr("wss"), site.Client("one.test"))
 	two := wire.Dial(t, g.Addr("wss"), site.Client("two.test"))
@@ -291,7 +291,7 @@ func TestDrainVhost(t *testing.T) {
 func TestDrainAll(t *testing.T) {
 	site := gate.NewSite(t, "one.test", "two.test")
 	u := wire.Echo(t)
-	g := site.Start(t, toUpstream(u.URL)+vhosts("one.test", "two.test")+"[drain]\npace = 1000\n")
+	g := site.Start(t, toUpstream(u.URL)+vhosts("one.test", "two.test")+"[drain]\npace = 1000\ntimeout = \"5m\"\n")
 	o := operate(t, g)
 	one := wire.Dial(t, g.Addr("wss"), site.Client("one.test"))
 	two := wire.Dial(t, g.Addr("wss"), site.Client("two.test"))
@@ -324,7 +324,7 @@ func TestDrainAll(t *testing.T) {
 func TestDrainNode(t *testing.T) {
 	site := gate.NewSite(t, name)
 	a, b := wire.Echo(t), wire.Echo(t)
-	config := fmt.Sprintf("[upstream.xmpp]\nnodes = [{ name = \"a\", url = %q }, { name = \"b\", url = %q }]\nxmpp = false\n[drain]\npace = 1000\n", a.URL, b.URL)
+	config := fmt.Sprintf("[upstream.xmpp]\nnodes = [{ name = \"a\", url = %q }, { name = \"b\", url = %q }]\nxmpp = false\n[drain]\npace = 1000\ntimeout = \"5m\"\n", a.URL, b.URL)
 	g := site.Start(t, config)
 	o := operate(t, g)
 	var clients []*wire.Conn

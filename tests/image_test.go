@@ -62,7 +62,7 @@ func TestImage(t *testing.T) {
 wss = %q
 admin = ""
 [drain]
-timeout = "10s"
+timeout = "1m"
 [upstream.xmpp]
 nodes = [%q]
 xmpp = false

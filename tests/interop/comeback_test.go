@@ -178,7 +178,7 @@ func TestRedirectWhileShuttingDown(t *testing.T) {
 	p := newPair(t, startPartlyResumable(t))
 	_, otherPort := p.start(t, "127.0.0.1:0", "")
 	elsewhere := service(resumable, otherPort)
-	g, port := p.start(t, "127.0.0.1:0", fmt.Sprintf("timeout = \"1m\"\nredirect = %q\n", elsewhere))
+	g, port := p.start(t, "127.0.0.1:0", fmt.Sprintf("timeout = \"10m\"\nredirect = %q\n", elsewhere))
 	a, aJID := login(t, p.site, "strophe", service(resumable, port), "alice@"+resumable, map[string]any{"resume": true})
 	a.isResumable()
 	mute := wire.Dial(t, g.Addr("wss"), p.site.Client(plain))
