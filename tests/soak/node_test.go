@@ -49,7 +49,7 @@ func (n *node) other() *node {
 
 // lateBack is how long the gate may take to learn that a node is back: it asks each
 // second, and a busy machine answers later.
-const lateBack = 5 * time.Second
+const lateBack = 15 * time.Second
 
 // noneFor reports whether the gate may have found no node for the client with this mark
 // since then: each was out, or, of a client that is redirected, the node it is sent to.
