@@ -242,7 +242,7 @@ func TestConnectionsBounded(t *testing.T) {
 		t.Errorf("GET /healthz = %d while others keep all places; want 200", resp.StatusCode)
 	}
 	closed := 0
-	for deadline := time.Now().Add(10 * time.Second); closed < maxConns && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(30 * time.Second); closed < maxConns && time.Now().Before(deadline); {
 		idle = slices.DeleteFunc(idle, func(conn net.Conn) bool {
 			conn.SetReadDeadline(time.Now().Add(time.Millisecond))
 			_, err := conn.Read(make([]byte, 1))

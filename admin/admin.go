@@ -173,9 +173,17 @@ func (s *Server) Serve(ln net.Listener) error {
 // ServeHTTP answers one request, as for a listener of Serve.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
-// Close ends all connections, listeners and goroutines of the Server.
+// answerPatience is how long Close waits for answers that are under way: who asked for
+// the end of a gate without clients reads that it has begun.
+const answerPatience = 500 * time.Millisecond
+
+// Close ends all connections, listeners and goroutines of the Server. It waits for
+// requests under way, but no longer than half a second.
 func (s *Server) Close() {
 	s.stop()
+	ctx, cancel := context.WithTimeout(context.Background(), answerPatience)
+	defer cancel()
+	s.http.Shutdown(ctx)
 	s.http.Close()
 	s.jobs.Wait()
 }

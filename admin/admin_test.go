@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -289,4 +291,38 @@ func TestACME(t *testing.T) {
 	if w := ask(newServer(t, nil), loopback, "POST", "http://127.0.0.1/acme?renew=a"); w.Code != 501 {
 		t.Errorf("without ACME: %d; want 501", w.Code)
 	}
+}
+
+// Who asks for the drain of a gate without clients is answered, though the gate ends at
+// once.
+func TestAnswerBeforeTheEnd(t *testing.T) {
+	var s *Server
+	ended := make(chan struct{})
+	var addr string
+	s = newServer(t, func(o *Options) {
+		o.Drain = func(DrainRequest) error {
+			go func() {
+				defer close(ended)
+				s.Close()
+			}()
+			for {
+				conn, err := net.Dial("tcp", addr)
+				if err != nil {
+					return nil // it does not listen any more
+				}
+				conn.Close()
+			}
+		}
+	})
+	url, ln := serve(t, s)
+	addr = ln.Addr().String()
+	resp, err := newClient(t).Post(url+"/drain", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusAccepted {
+		t.Errorf("POST /drain = %d; want 202", resp.StatusCode)
+	}
+	<-ended
 }

@@ -85,7 +85,7 @@ func get(t *testing.T, client *http.Client, url string) (int, string) {
 }
 
 func newClient(t *testing.T) *http.Client {
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{}}
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{}}
 	t.Cleanup(client.CloseIdleConnections)
 	return client
 }
