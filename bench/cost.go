@@ -61,7 +61,7 @@ var actions = []action{
 				return err
 			}
 			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			conn.SetDeadline(time.Now().Add(patience))
 			if tls.Client(conn, config).Handshake() == nil {
 				return errors.New("a name that is not served has a certificate")
 			}
@@ -279,7 +279,7 @@ func (g *gate) nonsense(n int, config *tls.Config) error {
 			return err
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		conn.SetDeadline(time.Now().Add(patience))
 		if resumed := conn.ConnectionState().DidResume; resumed != (config.ClientSessionCache != nil && came > 0) {
 			return fmt.Errorf("session %d: resumed is %v", came, resumed)
 		}

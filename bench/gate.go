@@ -205,7 +205,7 @@ func (g *gate) startGate() error {
 		return err
 	}
 	g.cmd = cmd
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		conn, err := net.Dial("tcp", g.addr)
 		if err == nil {
 			return conn.Close()

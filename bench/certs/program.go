@@ -130,7 +130,7 @@ func (p *program) stop() {
 // serial makes a handshake and returns the serial number of the certificate,
 // "" where there is none.
 func (r *rig) serial(p *program, i int) string {
-	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", p.addr,
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Minute}, "tcp", p.addr,
 		&tls.Config{ServerName: name(i), RootCAs: r.ca.Pool()})
 	if err != nil {
 		return ""
