@@ -132,6 +132,7 @@ func TestRefusedNonces(t *testing.T) {
 // is mended.
 func TestValidationFails(t *testing.T) {
 	t.Parallel()
+	began := time.Now()
 	p, at := newPebble(t, pebbleConfig{Blocked: []string{"blocked.example.org"}})
 	p.Resolve("bad.example.org", "127.0.0.99") // nobody is there
 	p.Resolve("good.example.org", at[0].IP)
@@ -147,8 +148,8 @@ func TestValidationFails(t *testing.T) {
 			t.Errorf("bad.example.org: %q; want %q in it", text, want)
 		}
 	}
-	if failures != 1 {
-		t.Errorf("%d failures; want 1: the next try is a minute away", failures)
+	if most := 1 + int(time.Since(began)/time.Minute); failures > most {
+		t.Errorf("%d failures; want %d at the most: the next try is a minute away", failures, most)
 	}
 	if _, text := g.refusal("nowhere.example.org"); !strings.Contains(text, "nowhere.example.org") || !strings.Contains(text, "resol") {
 		t.Errorf("nowhere.example.org: %q; want what the CA says about its DNS", text)

@@ -82,7 +82,7 @@ func (p *pebble) setRenewalInfo(leaf *x509.Certificate, answer string) {
 
 // client is one that trusts Pebble's listeners.
 func (p *pebble) client() *http.Client {
-	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	return &http.Client{Timeout: patience, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: p.https.Pool()}, DisableKeepAlives: true}}
 }
 
