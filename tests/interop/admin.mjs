@@ -23,11 +23,12 @@
 import { readFileSync } from 'node:fs';
 import { chromium } from 'playwright-core';
 
-const patience = 30_000; // milliseconds; only a broken page takes that long
+const patience = 120_000; // milliseconds; only a broken page takes that long
 const task = JSON.parse(readFileSync(0, 'utf8'));
 const browser = await chromium.launch({
   executablePath: task.chromium,
   headless: true,
+  timeout: patience,
   env: { ...process.env, HOME: task.home, XDG_CONFIG_HOME: `${task.home}/.config`, XDG_CACHE_HOME: `${task.home}/.cache` },
   args: [
     '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run', '--disable-background-networking',

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { chromium } from 'playwright-core';
 
-export const patience = 30_000; // milliseconds; only a broken gate takes that long
+export const patience = 120_000; // milliseconds; only a broken gate takes that long
 
 // tell writes one line of JSON for the caller.
 export function tell(what) { console.log(JSON.stringify(what)); }
@@ -20,6 +20,7 @@ export async function launch({ executable, home, hosts, bypassCSP = false }, use
   const context = await chromium.launchPersistentContext(profile, {
     executablePath: executable,
     headless: true,
+    timeout: patience,
     bypassCSP,
     env: { ...process.env, HOME: home, XDG_CONFIG_HOME: join(home, '.config'), XDG_CACHE_HOME: join(home, '.cache') },
     args: [

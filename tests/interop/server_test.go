@@ -13,7 +13,7 @@ import (
 
 // patience is how long a client waits for what must come. Only one that waits in
 // vain waits that long.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // An account is the system user that a server runs as.
 type account struct {

@@ -18,7 +18,7 @@ import (
 
 // Patience is how long a test waits for what must come. It is no measure of
 // speed: only a broken program makes a test wait that long.
-const Patience = 30 * time.Second
+const Patience = time.Minute
 
 // A Gate is one run of the program.
 type Gate struct {

@@ -18,7 +18,7 @@ import (
 )
 
 // Patience is how long a Conn waits for bytes that must come.
-const Patience = 30 * time.Second
+const Patience = time.Minute
 
 // A Conn is one end of a WebSocket, or of what may become one. Its methods end
 // the test where the other side does not do what they ask for, so they belong
