@@ -60,6 +60,7 @@ func startProcess(tb testing.TB, dir string, descriptors int) *process {
 	syscall.Syscall(syscall.SYS_FCNTL, w.Fd(), setPipeSize, 4096)
 	p.cmd = exec.Command("/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" serve -config config.toml`, descriptors), binary)
 	p.cmd.Dir, p.cmd.Stderr = dir, w
+	p.cmd.Env = append(os.Environ(), "GOMAXPROCS=2") // memory and goroutines come with processors
 	if err := p.cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
