@@ -80,7 +80,7 @@ func TestTemporary(t *testing.T) {
 		if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: name}); err != nil {
 			t.Error(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		c, err := chat.Login(ctx, chat.Target{URL: d.Upstream, Domain: name})
 		cancel()
 		if err != nil {

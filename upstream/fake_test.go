@@ -54,7 +54,7 @@ func serveNode(t *testing.T, ln net.Listener, p peer) *fakeNode {
 			}
 			f.jobs.Go(func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(10 * time.Second))
+				c.SetDeadline(time.Now().Add(time.Minute))
 				br := bufio.NewReader(c)
 				head, err := readHead(br)
 				f.mu.Lock()

@@ -39,7 +39,7 @@ func TestDialTigase(t *testing.T) {
 			t.Errorf("%q: the node saw PROXY %q, Host %q, subprotocol %q, X-Forwarded-For %q", version, got.Proxy, got.Host, got.Subprotocol, got.ForwardedFor)
 		}
 		p := &prober{ctx: t.Context(), conn: c.Conn, frames: framesOf(c)}
-		c.Conn.SetDeadline(time.Now().Add(10 * time.Second))
+		c.Conn.SetDeadline(time.Now().Add(time.Minute))
 		if err := p.wantFeatures("example1.com"); err != nil {
 			t.Errorf("%q: %v", version, err)
 		}

@@ -204,7 +204,7 @@ func wantEOF(t *testing.T, c *Client) {
 
 func waitOpen(t *testing.T, s *Server, n int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := s.WaitOpen(ctx, n); err != nil {
 		t.Fatalf("%d open, want %d: %v", s.Open(), n, err)
