@@ -2,6 +2,7 @@ package config
 
 import (
 	"crypto/sha256"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -31,12 +32,19 @@ func TestConfigWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := func(name string) string { return filepath.Join(dir, name) }
+	// In place, in one step where it does not get shorter: os.WriteFile empties the file
+	// first, which is a change of its own for who looks in between.
 	write := func(name, content string) {
 		t.Helper()
 		if err := os.MkdirAll(filepath.Dir(in(name)), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(in(name), []byte(content), 0o600); err != nil {
+		f, err := os.OpenFile(in(name), os.O_WRONLY|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.WriteString(content)
+		if err = errors.Join(err, f.Close()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -110,7 +118,7 @@ func TestConfigWatch(t *testing.T) {
 	// A reload for another reason has seen what is there.
 	write("other/config.toml", "eight")
 	w.Seen(w.files[0], sha256.Sum256([]byte("eight")))
-	write("other/config.toml", "nine")
+	write("other/config.toml", "a tenth")
 	told("what came after it")
 	if isNew(w) {
 		t.Error("a change was told, and is still new")
