@@ -46,8 +46,10 @@ if ((${#missing[@]})); then
       trap '"${sudo[@]}" rm -f "$policy"' EXIT
     fi
     echo "$install"
-    "${sudo[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" $install >/dev/null
+    # Another installation may be under way, and a mirror may stumble.
+    patient=(-o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+    "${sudo[@]}" apt-get update -qq "${patient[@]}" || echo "apt-get update failed; installing from what is known" >&2
+    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" $install "${patient[@]}" >/dev/null
   fi
 fi
 
