@@ -29,15 +29,18 @@ func shed(loops *loops, pages *pages, bytes int64, sockets bool, patience time.D
 		floor = shedLeastAtOnce
 	}
 	var held []int64
+	before := map[*tunnel]int64{}
 	loops.visit(func(t *tunnel, _ *turn) {
 		if n := t.backlog(sockets); n >= floor {
 			held = append(held, n)
+			before[t] = n
 		}
 	})
 	held = append(held, pages.weights()...)
 	least := leastToShed(held, bytes, floor)
 	loops.visit(func(t *tunnel, w *turn) {
-		if n := t.backlog(sockets); n >= least && freed < bytes {
+		// Its client may have taken some bytes since it was chosen.
+		if n := t.backlog(sockets); n >= floor && max(n, before[t]) >= least && freed < bytes {
 			if t.why == reasonNone {
 				tunnels++ // others are counted
 			}

@@ -122,6 +122,42 @@ func TestShedLargestFirst(t *testing.T) {
 	})
 }
 
+// A shrinking rawConn has a peer that takes a little of what the kernel holds for it
+// whenever somebody looks.
+type shrinking struct {
+	rawConn
+	held int
+}
+
+func (s *shrinking) unacknowledged() int {
+	s.held -= 1000
+	return s.held
+}
+
+// The largest is shed although its client takes some of its bytes while all are looked at.
+func TestShedWhatShrinks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, all := slowTunnels(t, 0, 0)
+		s.loops.visit(func(tu *tunnel, _ *turn) {
+			if tu == all[1].tunnel {
+				tu.client.sock.raw = &shrinking{tu.client.sock.raw, 200_000}
+			}
+		})
+		if tunnels, _, freed := s.Shed(100_000, true, 0); tunnels != 1 || freed < 100_000 {
+			t.Errorf("Shed = %d, %d bytes; want the one that holds 200,000", tunnels, freed)
+		}
+		synctest.Wait()
+		time.Sleep(time.Nanosecond)
+		synctest.Wait()
+		all[1].wantReason(reasonSlowClient)
+		for _, b := range all {
+			b.client.Close()
+			b.upstream.Close()
+		}
+		s.loops.close()
+	})
+}
+
 // While nothing may grow, a tunnel for whose client more than 64 KiB wait ends when
 // its upstream says more, and holds nothing after it.
 func TestBrake(t *testing.T) {
