@@ -365,7 +365,7 @@ func TestPreStop(t *testing.T) {
 	site := gate.NewSite(t, name)
 	site.Write(t, "token", []byte("0123456789abcdef\n"))
 	upstream := wire.Echo(t)
-	site.Write(t, "config.toml", fmt.Appendf(nil, "[listen]\nwss = \"127.0.0.1:0\"\nadmin = \":%d\"\nadmin_token_file = \"token\"\n%s", gate.FreePort(t), toUpstream(upstream.URL)))
+	site.Write(t, "config.toml", fmt.Appendf(nil, "[listen]\nwss = \"127.0.0.1:0\"\nadmin = \":%d\"\nadmin_token_file = \"token\"\n%s", gate.FreePort(t), gate.Timeouts+toUpstream(upstream.URL)))
 	g := gate.Start(t, site.Dir)
 	tunnel := wire.Dial(t, g.Addr("wss"), site.Client(name))
 	d := sit(t, site.Dir)

@@ -66,7 +66,7 @@ timeout = "1m"
 [upstream.xmpp]
 nodes = [%q]
 xmpp = false
-%s`, gate.FreeAddr(t), u.URL, more))
+%s`, gate.FreeAddr(t), u.URL, gate.Timeouts+more))
 		// Readable for 65532, as an operator would have to see to.
 		if err := os.Chmod(filepath.Join(site.Dir, "config.toml"), 0o644); err != nil {
 			t.Fatal(err)

@@ -135,7 +135,7 @@ directory = "certs"
 %s
 [limits]
 login_failures = %q
-%s`, proxy, fmt.Sprintf("[upstream.xmpp]\nnodes = [%q]\n", url), failures, more)))
+%s`, proxy, gate.Timeouts+fmt.Sprintf("[upstream.xmpp]\nnodes = [%q]\n", url), failures, more)))
 }
 
 // Who guesses is refused, with both kinds of SASL and in both framings, even if the

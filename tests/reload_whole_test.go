@@ -42,6 +42,7 @@ func (f *form) config(t *testing.T, site *gate.Site) {
 	site.Write(t, "config.toml", fmt.Appendf(nil, `[listen]
 wss = "127.0.0.1:0"
 admin = ""
+%s
 [certificates]
 directory = %q
 [upstream.%s]
@@ -49,7 +50,7 @@ nodes = [%q]
 [[vhost]]
 names = [%q]
 path = "/%s"
-`, f.word, f.word, f.up.URL, name, f.word))
+`, gate.Timeouts, f.word, f.word, f.up.URL, name, f.word))
 }
 
 // of returns the form that a connection has the certificate of.

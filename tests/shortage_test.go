@@ -235,10 +235,10 @@ func TestMemoryFlood(t *testing.T) {
 			}
 		}
 	}()
+	wait := g.Mark()
 	for _, c := range slow {
 		c.SendText("flood")
 	}
-	wait := g.Mark()
 	g.WaitLine("that memory is short", func(l gate.Line) bool { return strings.HasPrefix(l.Msg(), "memory is above limits.memory") })
 	end := wait("that memory is enough again", func(l gate.Line) bool {
 		for i, c := range readers { // they go on meanwhile

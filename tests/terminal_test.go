@@ -84,7 +84,7 @@ func terminalSite(t *testing.T, listen string) (*gate.Site, *gate.Gate, *desk) {
 	t.Helper()
 	site := gate.NewSite(t, name)
 	site.Write(t, "token", []byte("0123456789abcdef\n"))
-	site.Write(t, "config.toml", []byte("[listen]\nwss = \"127.0.0.1:0\"\n"+listen+toUpstream(wire.Echo(t).URL)+vhosts(name)))
+	site.Write(t, "config.toml", []byte("[listen]\nwss = \"127.0.0.1:0\"\n"+listen+gate.Timeouts+toUpstream(wire.Echo(t).URL)+vhosts(name)))
 	return site, gate.Start(t, site.Dir), sit(t, site.Dir)
 }
 

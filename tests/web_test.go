@@ -22,7 +22,7 @@ import (
 
 // withHTTP is a configuration with a listener for plain HTTP beside the TLS one.
 func withHTTP(rest string) []byte {
-	return []byte("[listen]\nwss = \"127.0.0.1:0\"\nadmin = \"\"\nhttp = \"127.0.0.1:0\"\n\n" + rest)
+	return []byte("[listen]\nwss = \"127.0.0.1:0\"\nadmin = \"\"\nhttp = \"127.0.0.1:0\"\n\n" + gate.Timeouts + rest)
 }
 
 // A browser asks a gate over HTTP: names lead to the listeners, redirects are

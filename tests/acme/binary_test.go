@@ -47,7 +47,7 @@ func newBinaryGate(t *testing.T, p *pebble, at gateListeners, names ...string) *
 func (g *binaryGate) config(wss, http, names string) {
 	g.testGate.t.Helper()
 	g.site.Write(g.testGate.t, "config.toml", fmt.Appendf(nil,
-		"[listen]\nwss = %q\nhttp = [%s]\nadmin = %q\n\n[upstream.xmpp]\nnodes = [%q]\nxmpp = false\n\n[acme]\nnames = [%s]\n%s", wss, http, g.admin, g.upstream, names, g.ca))
+		"[listen]\nwss = %q\nhttp = [%s]\nadmin = %q\n\n[upstream.xmpp]\nnodes = [%q]\nxmpp = false\n\n%s[acme]\nnames = [%s]\n%s", wss, http, g.admin, g.upstream, gate.Timeouts, names, g.ca))
 }
 
 func (g *binaryGate) reload() {

@@ -19,6 +19,15 @@ type Site struct {
 	CA  *minica.CA
 }
 
+// Timeouts is a [timeouts] table for clients that are a test's: they go on, and answer
+// Pings, when the test comes to it, which on a busy machine may be later than a gate
+// waits for a browser.
+const Timeouts = `[timeouts]
+ping = "10m"
+handshake = "2m"
+request = "2m"
+`
+
 // NewSite makes a site with a certificate of its own for each name.
 func NewSite(tb testing.TB, names ...string) *Site {
 	tb.Helper()
@@ -91,9 +100,7 @@ directory = "certs"
 
 `
 	if !strings.Contains(rest, "[timeouts]") {
-		// A browser answers Pings by itself; a test's client does when the test reads, which
-		// on a busy machine may be later than the gate waits.
-		rest = "[timeouts]\nping = \"10m\"\n\n" + rest
+		rest = Timeouts + "\n" + rest
 	}
 	s.Write(tb, "config.toml", []byte(fmt.Sprintf(head, wss)+rest))
 }
