@@ -15,7 +15,8 @@ import (
 // It is none of those that the kernel gives to outgoing connections. Such a
 // port may become a client's in the moment before the program listens; and a
 // client that calls it while nobody listens may be given that very port, and
-// talk to itself.
+// talk to itself. And until the test ends it is none that another test is given, in
+// whatever process: an abstract socket with its number says that it is taken.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
 	low, high := 1024, 65535
@@ -32,6 +33,11 @@ func FreePort(tb testing.TB) int {
 	}
 	for range 100 {
 		port := low + rand.IntN(high-low+1)
+		taken, err := net.Listen("unix", fmt.Sprintf("@wssgate-test-port-%d", port))
+		if err != nil {
+			continue
+		}
+		tb.Cleanup(func() { taken.Close() })
 		// All addresses, for what listens on another one is in the way as well.
 		if ln, err := net.Listen("tcp", ":"+strconv.Itoa(port)); err == nil {
 			ln.Close()
