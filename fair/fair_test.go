@@ -35,12 +35,12 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-// A Set says at each moment what counting again would say.
+// A Set always agrees with a recount.
 func TestSet(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	addr := func() netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(r.IntN(6))}) }
 	var s Set[int]
-	var all []*Entry[int] // in the order in which they came
+	var all []*Entry[int] // in the order of Add
 	for i := range 4_000 {
 		if r.IntN(100) < 40+20*(i/500%2) && len(all) > 0 {
 			k := r.IntN(len(all))
@@ -142,8 +142,7 @@ func get(c net.Conn, path string) error {
 	return err
 }
 
-// isOpen reports whether the other side has not closed a connection on which
-// nothing is said.
+// isOpen reports whether the peer has not closed a silent connection.
 func isOpen(c net.Conn) bool {
 	c.SetReadDeadline(time.Now().Add(time.Millisecond))
 	_, err := c.Read(make([]byte, 1))
@@ -151,9 +150,9 @@ func isOpen(c net.Conn) bool {
 	return err != io.EOF
 }
 
-// However many connections of one address say nothing, or half of a request, a newcomer
-// who asks is served at once. Of theirs those inside stay until one of another address
-// comes, and outside the last one waits.
+// Connections of one address that are silent, or have sent half a request, do not delay
+// a newcomer with a request, regardless of their number. Those inside stay until one of
+// another address comes; outside the last one waits.
 func TestConnsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {})
@@ -193,8 +192,8 @@ func TestConnsSilent(t *testing.T) {
 	})
 }
 
-// Where strangers have an address each and come again when they are thrown out, each has
-// its patience, and whoever needs some time for his request is served in his turn.
+// If attackers use one address per connection and reconnect after each close, each
+// connection has its patience, and a slow client is served in its turn.
 func TestConnsSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {})
@@ -234,7 +233,7 @@ func TestConnsSlow(t *testing.T) {
 	})
 }
 
-// A newcomer for whom nobody has to make place is kept until somebody does.
+// A newcomer waits while no connection gives way to it.
 func TestConnsOutside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {})
@@ -252,7 +251,7 @@ func TestConnsOutside(t *testing.T) {
 	})
 }
 
-// Closing a listener closes who is outside of it, and who waits for that.
+// Closing a listener closes its connections outside, and ends a wait to enter.
 func TestConnsCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {})
@@ -269,8 +268,8 @@ func TestConnsCloses(t *testing.T) {
 	})
 }
 
-// A connection in a handler keeps its place, and newcomers wait for it; one whose
-// handler lets it wait for its own fault does not.
+// A connection in a handler keeps its place, and newcomers wait for it. In While it
+// gives way.
 func TestConnsBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answer := make(chan struct{})
@@ -319,8 +318,8 @@ func TestConnsBusy(t *testing.T) {
 	})
 }
 
-// A request whose body does not come keeps nobody out, whatever it asks for. One that is
-// there is answered, and its connection goes on; a long one is not waited for.
+// A request without its body delays no others, regardless of its path. One with a
+// complete body is answered, and its connection continues; a long body is not awaited.
 func TestConnsBodies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(w http.ResponseWriter, r *http.Request) {})
@@ -360,7 +359,7 @@ func TestConnsBodies(t *testing.T) {
 	})
 }
 
-// A panic that meets a connection on its way in closes that one, and is told.
+// A panic while a connection enters closes that connection, and is reported.
 func TestConnsPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(http.ResponseWriter, *http.Request) {})
@@ -381,8 +380,8 @@ func TestConnsPanic(t *testing.T) {
 	})
 }
 
-// A few connections of one address keep their places for as long as those of others
-// that have one each, and keep nobody from being served meanwhile.
+// A few connections of one address keep their places as long as those of other
+// addresses with one each, and delay no others meanwhile.
 func TestGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) }
@@ -409,13 +408,13 @@ func TestGivesWay(t *testing.T) {
 		want(2, "a stranger")
 		s.Add(addr(2), "one of many")
 		want(3, "one of a few")
-		want(2, "nobody") // of its own, so soon
+		want(2, "nobody") // none of its own so soon
 		time.Sleep(time.Second / 2)
 		want(2, "one of a few")
 	})
 }
 
-// What is refused is closed, and takes no place.
+// A refused connection is closed and takes no place.
 func TestConnsRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {})
@@ -431,7 +430,7 @@ func TestConnsRefuses(t *testing.T) {
 	})
 }
 
-// While in no handler of a Conns just waits.
+// Outside of a handler of a Conns, While only waits.
 func TestWhileElsewhere(t *testing.T) {
 	waited := false
 	While(context.Background(), func() { waited = true })

@@ -61,7 +61,7 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
-// Nothing that somebody else chose moves a terminal's cursor.
+// Untrusted text does not move a terminal's cursor.
 func TestLine(t *testing.T) {
 	if got, want := Line("a\x1b[2J\nb\tc\u202e"), "a\ufffd[2J b c\ufffd"; got != want {
 		t.Errorf("Line = %q; want %q", got, want)

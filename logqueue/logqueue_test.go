@@ -39,8 +39,8 @@ func (r *reader) set(fails error, gate chan struct{}) {
 	r.fails, r.gate = fails, gate
 }
 
-// Nobody who logs waits; what fits is written in order when the reader is back,
-// what does not is counted and told.
+// Logging never blocks. Lines that fit are written in order when the reader continues;
+// others are counted and reported.
 func TestReaderStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &reader{gate: make(chan struct{})}
@@ -78,8 +78,7 @@ func TestReaderStops(t *testing.T) {
 	})
 }
 
-// Close waits for a reader that is slow, and no longer than it may for one that
-// has stopped.
+// Close waits for a slow reader, but only for its patience if the reader has stopped.
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &reader{gate: make(chan struct{})}
@@ -97,7 +96,7 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// Lines that the system refuses are lost like others, and told when it takes lines
+// Lines that the system refuses count as lost, and are reported when it accepts lines
 // again.
 func TestDiskFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -127,7 +126,7 @@ func TestDiskFull(t *testing.T) {
 	})
 }
 
-// Lines of many goroutines stay whole.
+// Lines of many goroutines stay intact.
 func TestConcurrent(t *testing.T) {
 	r := new(reader)
 	q := New(r, Size, nil)

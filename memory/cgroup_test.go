@@ -11,9 +11,8 @@ const (
 		"34 25 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:17 - cgroup cgroup rw,cpu,cpuacct\n"
 )
 
-// The limit is the least one from the process's own cgroup up to the top of
-// what it sees, in either version of cgroups and in whatever way a container
-// is given its view of them.
+// The limit is the lowest one from the process's own cgroup up to the visible top, in
+// either version of cgroups and for any view that a container has.
 func TestCgroupLimit(t *testing.T) {
 	for _, test := range []struct {
 		name  string

@@ -13,21 +13,21 @@ import (
 
 const mb = 1 << 20
 
-// A world is the memory of a process that a Guard looks after.
+// A world simulates the memory of a process with a Guard.
 type world struct {
 	sync.Mutex
 	idle      int64 // of tunnels that can't be shed
-	backlogs  int64 // that can
+	backlogs  int64 // of tunnels that can be shed
 	garbage   int64
 	peak      int64
-	short     []Shortage // what Short was told
-	sheds     []bool     // the calls of Shed: at once?
+	short     []Shortage // arguments of Short
+	sheds     []bool     // atOnce of each call of Shed
 	collected int
-	takes     time.Duration // by a collection
+	takes     time.Duration // duration of a collection
 	log       bytes.Buffer
 }
 
-// told is what Short was told, however short it was.
+// told returns the arguments of Short, including brief shortages.
 func (w *world) told() (out []Shortage) {
 	for _, s := range w.short {
 		out = append(out, min(s, Short))
@@ -71,8 +71,8 @@ func (w *world) guard(t *testing.T, limit int64) *Guard {
 	return g
 }
 
-// pass lets time pass, and f do something in each millisecond. Nothing else runs
-// when it returns.
+// pass lets time pass, and calls f in each millisecond. Nothing else runs when it
+// returns.
 func (w *world) pass(d time.Duration, f func()) {
 	for range d / time.Millisecond {
 		time.Sleep(time.Millisecond)
@@ -83,7 +83,7 @@ func (w *world) pass(d time.Duration, f func()) {
 	}
 }
 
-// flood lets backlogs grow by 200 MB a second, but while nothing may grow.
+// flood lets backlogs grow by 200 MB a second, unless growth is stopped.
 func (w *world) flood(d time.Duration) {
 	w.pass(d, func() {
 		if len(w.short) == 0 || w.short[len(w.short)-1] != Dire {
@@ -94,7 +94,7 @@ func (w *world) flood(d time.Duration) {
 
 func (w *world) lines() []string { return strings.Split(strings.TrimSpace(w.log.String()), "\n") }
 
-// Garbage is collected, and nobody is refused for it.
+// Garbage is collected, and causes no refusals.
 func TestGuardCollectsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{idle: 50 * mb}
@@ -109,8 +109,8 @@ func TestGuardCollectsFirst(t *testing.T) {
 	})
 }
 
-// Backlogs that grow are shed as they grow; that is one episode, with one line at
-// its beginning and one at its end, and memory stays near the limit throughout.
+// Growing backlogs are shed as they grow. That is one episode, with one line at its
+// beginning and one at its end, and memory stays near the limit throughout.
 func TestGuardSheds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{idle: 50 * mb}
@@ -137,7 +137,7 @@ func TestGuardSheds(t *testing.T) {
 	})
 }
 
-// Use that goes up and down around the limit is one episode.
+// Use that oscillates around the limit is one episode.
 func TestGuardDoesNotFlap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{idle: 100 * mb}
@@ -163,7 +163,7 @@ func TestGuardDoesNotFlap(t *testing.T) {
 	})
 }
 
-// Memory that nobody can give up keeps newcomers out, and costs no collection
+// Memory that can't be shed keeps newcomers out, and does not cause one collection
 // after the other.
 func TestGuardNothingToShed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -181,8 +181,8 @@ func TestGuardNothingToShed(t *testing.T) {
 	})
 }
 
-// What goes far above the limit at a stroke is shed at once, and what is only a
-// little above gives clients time to take it.
+// A large jump above the limit is shed at once; a small excess gives clients time to
+// read.
 func TestGuardHurries(t *testing.T) {
 	for jump, atOnce := range map[int64]bool{102 * mb: false, 104 * mb: true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -197,7 +197,7 @@ func TestGuardHurries(t *testing.T) {
 	}
 }
 
-// Without a limit nothing happens, until there is one; and the other way round.
+// Without a limit nothing happens. A limit may be added and removed later.
 func TestGuardLimitChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{idle: 200 * mb}
@@ -219,8 +219,8 @@ func TestGuardLimitChanges(t *testing.T) {
 	})
 }
 
-// It looks the more often the nearer the limit is, and never late: nothing grows
-// by more than the rest meanwhile.
+// The Guard measures more often near the limit, and never too late: in between, memory
+// can't grow beyond the limit.
 func TestGuardPause(t *testing.T) {
 	for left, want := range map[int64]time.Duration{
 		1: lookMin, 20 * mb: lookMin, 100 * mb: 97656250, 512 * mb: 500 * time.Millisecond, 64 << 30: lookMax,

@@ -29,8 +29,7 @@ func TestRoomBetweenCollections(t *testing.T) {
 	}
 }
 
-// After each collection the percentage follows what lives, until the memory is
-// nobody's business any more.
+// After each collection the percentage follows the live memory, until stop.
 func TestPacerFollowsTheHeap(t *testing.T) {
 	t.Setenv("GOGC", "")
 	defer debug.SetGCPercent(gcPercent(t))
@@ -68,10 +67,10 @@ func TestGOGCIsObeyed(t *testing.T) {
 	}
 }
 
-// What a storm left goes back to the system.
+// Memory from a storm is returned to the system.
 func TestSpareMemoryGoesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		// Nobody else shall give it back.
+		// Only giveMemoryBack may return it.
 		defer debug.SetGCPercent(debug.SetGCPercent(-1))
 		const storm = 64 << 20
 		for range storm >> 20 {

@@ -17,8 +17,8 @@ func tree(files map[string]string) fstest.MapFS {
 	return root
 }
 
-// What counts is what the kernel charges to a cgroup that is the process's own,
-// less what it would take back by itself; else the process's anonymous pages.
+// In a cgroup of its own, the process's use is what the kernel charges without page
+// cache; otherwise it is the process's anonymous pages.
 func TestMeasure(t *testing.T) {
 	proc := map[string]string{"proc/self/statm": "90000 20000 5000 1000 0 30000 0\n"}
 	v2 := map[string]string{
@@ -41,7 +41,7 @@ func TestMeasure(t *testing.T) {
 		"sys/fs/cgroup/memory/memory.limit_in_bytes":         "9223372036854771712\n",
 		"sys/fs/cgroup/memory/gate/memory.kmem.limit_ignore": "",
 	}
-	// change is a copy of a tree with some files changed; "-" removes one.
+	// change copies a tree with some files changed; "-" removes one.
 	change := func(files map[string]string, with ...string) map[string]string {
 		out := maps.Clone(files)
 		for i := 0; i < len(with); i += 2 {
@@ -86,8 +86,8 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
-// On this machine: memory that is taken shows, and the two ways to measure agree
-// on it; a race detector takes some with it.
+// On this machine, allocated memory is measured, and both methods agree on it; a race
+// detector adds to it.
 func TestMeasureThisProcess(t *testing.T) {
 	const block = 64 << 20
 	m := newMeter(os.DirFS("/"))
@@ -134,8 +134,8 @@ func TestAvailable(t *testing.T) {
 	}
 }
 
-// Go collects harder before clients are refused, and before the system would kill
-// the process where limits.memory is more than there is, or off.
+// Go collects more often before clients are refused and, if limits.memory is off or
+// more than the available memory, before the system would kill the process.
 func TestLimitGo(t *testing.T) {
 	t.Setenv("GOMEMLIMIT", "")
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1))

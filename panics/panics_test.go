@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// capture has the log in a buffer for a test.
+// capture redirects the log to a buffer for a test.
 func capture(t *testing.T) *bytes.Buffer {
 	log := new(bytes.Buffer)
 	was := slog.Default()
@@ -35,7 +35,7 @@ func TestCatch(t *testing.T) {
 	}
 }
 
-// What panics is started again, ever less often, until it returns.
+// Keep restarts what panics at growing intervals, until it returns.
 func TestKeep(t *testing.T) {
 	capture(t)
 	synctest.Test(t, func(t *testing.T) {

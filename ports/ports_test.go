@@ -13,12 +13,12 @@ import (
 	"time"
 )
 
-// A kernel has so many ports for each source, the empty one for its own choice, and
-// refuses a source that is not its own.
+// A kernel has so many ports for each source (the empty one is its own choice), and
+// refuses unknown sources.
 type kernel struct {
 	ports   map[string]int
 	foreign map[string]bool
-	search  time.Duration // for a port where there is none
+	search  time.Duration // for a free port if there is none
 	dialled []string      // sources
 }
 
@@ -50,8 +50,8 @@ func parse(list ...string) (out []netip.Addr) {
 	return out
 }
 
-// Beyond the ports of 127.0.0.1 the other addresses of loopback follow; the first has
-// precedence again when it has ports.
+// When the ports of 127.0.0.1 are used up, the other addresses of loopback follow; the
+// first one has precedence again when it has ports.
 func TestLoopback(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &kernel{ports: map[string]int{"": 2, "127.0.0.2": 1, "127.0.0.3": 1}}
@@ -77,8 +77,8 @@ func TestLoopback(t *testing.T) {
 	})
 }
 
-// Where many sources are full, a pause costs no client its connection, and a source that
-// has ports again is used again.
+// If many sources are full, a pause does not make a client's dial fail, and a source
+// that has ports again is used again.
 func TestManyFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const full = 100
@@ -90,7 +90,7 @@ func TestManyFull(t *testing.T) {
 			_, err = m.Dial(t.Context(), k.dial, nil, "tcp", "127.0.0.1:5290")
 			return len(k.dialled) - before, err
 		}
-		for i := 0; ; i++ { // a Memory that knows nothing
+		for i := 0; ; i++ { // a new Memory
 			start := time.Now()
 			tries, err := dial()
 			if took := time.Since(start); took > searchFor+batch*k.search {
@@ -123,9 +123,9 @@ func TestManyFull(t *testing.T) {
 	})
 }
 
-// A name that means loopback leads to its further addresses as well, and while they are
-// needed the search behind the name is not repeated, whatever net.Dialer says: it may
-// report ::1, which refuses.
+// A name for loopback also leads to the other loopback addresses. While they are
+// needed, the search behind the name is not repeated, whichever error net.Dialer
+// reports: it may be that of ::1, which refuses.
 func TestName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := &kernel{ports: map[string]int{"": 1, "127.0.0.2": 10}}
@@ -174,7 +174,7 @@ func TestName(t *testing.T) {
 	})
 }
 
-// Sources of the configuration are taken in turn, and nothing else is.
+// The configured sources are used in turn, and no others.
 func TestSources(t *testing.T) {
 	k := &kernel{ports: map[string]int{"": 100, "10.0.0.5": 100, "10.0.0.6": 100, "fd00::5": 100}}
 	var m Memory
@@ -198,7 +198,7 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// What is wrong with the sources is told from what is wrong with the server.
+// Errors distinguish faulty sources from a faulty server.
 func TestErrors(t *testing.T) {
 	k := &kernel{ports: map[string]int{"10.0.0.6": 1}, foreign: map[string]bool{"10.0.0.5": true}}
 	var m Memory

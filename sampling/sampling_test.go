@@ -28,8 +28,8 @@ func (b *buffer) take() string {
 	return b.b.String()
 }
 
-// A thousand occurrences are three lines: the first at once, and one for each
-// minute in which there were more, with their number.
+// A thousand occurrences make three lines: the first at once, and one for each minute
+// with more of them, with their number.
 func TestLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out buffer

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// gateOf is a gate whose admin listener answers as h.
+// gateOf returns a gate whose admin listener is h.
 func gateOf(t *testing.T, h http.Handler) *Gate {
 	t.Helper()
 	server := httptest.NewServer(h)
@@ -31,8 +31,8 @@ func answer(w http.ResponseWriter, status int, v any) {
 	json.NewEncoder(w).Encode(v)
 }
 
-// Tunnels that end between their count and their close are no failure of deny -close;
-// tunnels that stay are.
+// Tunnels that end between their count and their close do not make deny -close fail;
+// tunnels that stay do.
 func TestDenyNothingLeft(t *testing.T) {
 	for name, test := range map[string]struct {
 		counts []int
@@ -68,7 +68,7 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// What takes a request and says nothing is given up, also by a trace.
+// A listener that does not answer is given up, also by a trace.
 func TestTraceNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &Gate{address: "127.0.0.1:9291", client: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
@@ -88,7 +88,7 @@ func TestTraceNoAnswer(t *testing.T) {
 	})
 }
 
-// A trace that is cut off, wherever, says so, and not that there is no gate.
+// A trace that is cut off at any point has an error for that, not for a missing gate.
 func TestTraceCutOff(t *testing.T) {
 	const whole = `{"at":"2030-01-02T03:04:05Z","from":"client","opcode":"text","fin":true,"length":3}`
 	for _, body := range []string{"", whole + "\n", whole + "\n" + whole[:20], whole[:20]} {

@@ -18,11 +18,11 @@ import (
 
 func TestMain(m *testing.M) { leaktest.Main(m) }
 
-// A fakeFolders stands for the system's part of watching.
+// A fakeFolders replaces the system's part of watching.
 type fakeFolders struct {
 	mu      sync.Mutex
 	watched []string
-	asked   int // calls of Add that worked
+	asked   int // successful calls of Add
 	err     error
 }
 
@@ -47,7 +47,7 @@ func (f *fakeFolders) Remove(path string) error {
 
 func (f *fakeFolders) Close() error { return nil }
 
-// A look is one call that a watcher made, with the time since the start.
+// A look is one call by a watcher, with the time since the start.
 type look struct {
 	at    time.Duration
 	names int
@@ -56,7 +56,7 @@ type look struct {
 }
 
 type looksTaken struct {
-	takes, next time.Duration // of each
+	takes, next time.Duration // of each call
 
 	mu   sync.Mutex
 	list []look
@@ -68,14 +68,14 @@ const (
 	grace         = 2 * time.Second
 )
 
-// startWatcher runs a watcher on events of the test's, inside a bubble.
+// startWatcher runs a watcher on events of the test, inside a bubble.
 func startWatcher(f folders) (w *Watcher, events chan fsnotify.Event, errs chan error, looks *looksTaken) {
 	w, events, errs, looks = idleWatcher(f)
 	w.Start()
 	return w, events, errs, looks
 }
 
-// idleWatcher is one that does not run yet.
+// idleWatcher returns a watcher that is not started.
 func idleWatcher(f folders) (w *Watcher, events chan fsnotify.Event, errs chan error, looks *looksTaken) {
 	events, errs, looks = make(chan fsnotify.Event), make(chan error), new(looksTaken)
 	start := time.Now()
@@ -93,7 +93,7 @@ func idleWatcher(f folders) (w *Watcher, events chan fsnotify.Event, errs chan e
 	return w, events, errs, looks
 }
 
-// take returns the looks since it was last called.
+// take returns the looks since its last call.
 func (l *looksTaken) take() []look {
 	synctest.Wait()
 	l.mu.Lock()
@@ -110,8 +110,8 @@ func wantLooks(t *testing.T, looks *looksTaken, want ...look) {
 	}
 }
 
-// Changes that come together are read together, once it has been Quiet for a
-// moment; what was bad then is looked at once more.
+// Changes that occur together are read together after Quiet; bad ones are then checked
+// once more.
 func TestWatcherGathersChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, events, _, looks := startWatcher(&fakeFolders{})
@@ -128,7 +128,7 @@ func TestWatcherGathersChanges(t *testing.T) {
 	})
 }
 
-// A file that is written without a pause is read all the same, after Patience.
+// A file that is written continuously is read nevertheless, after Patience.
 func TestWatcherDoesNotWaitForever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, events, _, looks := startWatcher(&fakeFolders{})
@@ -143,7 +143,7 @@ func TestWatcherDoesNotWaitForever(t *testing.T) {
 	})
 }
 
-// Where events were lost, everything is looked at; and so it is every minute.
+// After lost events everything is read; otherwise every minute.
 func TestWatcherLooksAtAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _, errs, looks := startWatcher(&fakeFolders{})
@@ -156,7 +156,7 @@ func TestWatcherLooksAtAll(t *testing.T) {
 	})
 }
 
-// Too many names are as good as all of them, and take no more memory.
+// Above a number of names everything is read, so that memory is bounded.
 func TestWatcherBoundsWhatItGathers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, events, _, looks := startWatcher(&fakeFolders{})
@@ -169,8 +169,7 @@ func TestWatcherBoundsWhatItGathers(t *testing.T) {
 	})
 }
 
-// A folder that cannot be watched makes polling faster, and that is told
-// once.
+// A folder that cannot be watched causes more frequent polls, and is reported once.
 func TestWatcherWithoutEnoughWatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var failed []string
@@ -188,7 +187,7 @@ func TestWatcherWithoutEnoughWatches(t *testing.T) {
 	})
 }
 
-// A folder that was made anew is another folder and is watched again.
+// A folder that was created anew is watched again.
 func TestWatcherForgetsAFolderThatWentAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		folders := &fakeFolders{}
@@ -214,8 +213,8 @@ func TestWatcherForgetsAFolderThatWentAway(t *testing.T) {
 	})
 }
 
-// Looks at everything take no more than their share of the time; one that asks for
-// another soon gets it; and where Now is set the first is at once.
+// Reading everything takes at most its share of the time. A look that requests another
+// soon gets it. With Now the first one is immediate.
 func TestWatcherPolls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _, _, looks := idleWatcher(&fakeFolders{})
@@ -234,7 +233,7 @@ func TestWatcherPolls(t *testing.T) {
 	})
 }
 
-// A panic in a look ends no watcher: after a pause everything is looked at.
+// A panic in a look does not end the watcher: after a pause everything is read.
 func TestWatcherPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, events, _, looks := idleWatcher(&fakeFolders{})
@@ -257,7 +256,7 @@ func TestWatcherPanics(t *testing.T) {
 	})
 }
 
-// A watcher that never ran, or is to run after its end, ends.
+// A watcher that was not started, or is started after Close, ends.
 func TestWatcherEnds(t *testing.T) {
 	w := New(Options{Poll: pollAll, Look: func(context.Context, Changes) time.Duration { return 0 }})
 	w.Add(t.TempDir())
@@ -270,7 +269,7 @@ func TestWatcherEnds(t *testing.T) {
 	w.End()
 }
 
-// Where the system has no watches to give, all the rest works, and polls.
+// If the system has no watches, everything else works, and the watcher polls.
 func TestWatcherWithoutASystem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _, _, looks := startWatcher(nil)
@@ -282,7 +281,7 @@ func TestWatcherWithoutASystem(t *testing.T) {
 	})
 }
 
-// A folder may be another one than before, though nothing told of it.
+// A folder may be replaced without an event.
 func TestWatcherAddsAgain(t *testing.T) {
 	folders := &fakeFolders{}
 	w, _, _, _ := idleWatcher(folders)
@@ -294,8 +293,8 @@ func TestWatcherAddsAgain(t *testing.T) {
 	w.Close()
 }
 
-// What is below a folder that moves has moved too, and is told by nobody; then all is
-// looked at. Where each is told of, as rm does, only what is named is.
+// Folders below a moved folder have moved too, without an event; then everything is
+// read. If each has an event, as with rm, only the reported names are read.
 func TestWatcherForgetsWhatMovedAlong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		folders := &fakeFolders{}

@@ -15,11 +15,11 @@ const (
 	features     = `<stream:features xmlns:stream="http://etherx.jabber.org/streams"><mechanisms xmlns="urn:ietf:params:xml:ns:xmpp-sasl"><mechanism>SCRAM-SHA-1</mechanism></mechanisms></stream:features>`
 )
 
-// Answers as upstreams send them, a string for each message.
+// Answers of upstreams, one string per message.
 var upstreamAnswers = []struct {
 	name      string
 	messages  []string
-	after     int // how many messages until the verdict
+	after     int // messages up to the verdict
 	verdict   Verdict
 	condition Condition
 	seeOther  string
@@ -69,7 +69,7 @@ func TestAnswerReader(t *testing.T) {
 	}
 }
 
-// What can't be a redirect any more is let through, not waited for.
+// Input that can't be a redirect any more is passed on without waiting.
 func TestAnswerReaderBounded(t *testing.T) {
 	var r AnswerReader
 	piece := []byte(strings.Repeat("x", 1000))
@@ -87,7 +87,7 @@ func TestAnswerReaderBounded(t *testing.T) {
 	t.Errorf("still undecided after %d bytes", 100*len(piece))
 }
 
-// Followed or not, no word of the upstream's redirect reaches the client.
+// No part of the upstream's redirect reaches the client, whether followed or not.
 func TestAnswerStreamLeaksNothing(t *testing.T) {
 	var r AnswerReader
 	a := r.Feed([]byte(tigaseStream + `<stream:error><see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>inner.example1.com:5290</see-other-host><text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>inner.example1.com</text></stream:error>`))
@@ -119,7 +119,7 @@ func TestAnswerStreamLeaksNothing(t *testing.T) {
 	}
 }
 
-// How the bytes are cut makes no difference to the answer.
+// The boundaries between pieces do not affect the answer.
 func FuzzAnswerReader(f *testing.F) {
 	for _, c := range upstreamAnswers {
 		f.Add([]byte(strings.Join(c.messages, "")), uint8(5))

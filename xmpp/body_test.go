@@ -54,7 +54,7 @@ func TestReadBody(t *testing.T) {
 	}
 }
 
-// ReadBodyStart says the same, but for what follows the start tag.
+// ReadBodyStart returns the same, regardless of what follows the start tag.
 func TestReadBodyStart(t *testing.T) {
 	for _, test := range []struct {
 		in   string
@@ -77,8 +77,9 @@ func TestReadBodyStart(t *testing.T) {
 	}
 }
 
-// What ReadBody takes, encoding/xml reads as the same first element's attributes,
-// and nothing stands before it. Where MayAskIQAuth says no, there is no such question.
+// If ReadBody accepts a body, encoding/xml reads the same attributes of the first
+// element, and nothing precedes it. If MayAskIQAuth returns false, there is no such
+// login.
 func FuzzReadBody(f *testing.F) {
 	for _, s := range []string{`<body to='a' sid='s'/>`, `<?xml version='1.0'?> <b:body xmlns:b='x' to="&#97;"/>`, `<body to='a' b:to='c' xmlns:b='d'>`,
 		`<body sid='s'><iq><query xmlns='jabber&#x3A;iq:auth'/></iq></body>`, `<body><a:iq xmlns:a='jabber:iq:auth'><a:b/></a:iq>`} {

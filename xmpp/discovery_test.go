@@ -13,7 +13,8 @@ var discovery = Discovery{
 	Links:     []Link{{RelBOSH, "https://example1.com/http-bind"}, {"lrdd", "https://example1.com/<x>"}},
 }
 
-// check wants the nodes first, in any order, then the further links in theirs.
+// check expects the nodes first, in any order, then the additional links in their
+// order.
 func check(t *testing.T, what string, links []Link) {
 	t.Helper()
 	n := len(discovery.WebSocket)
@@ -71,7 +72,7 @@ func TestDiscoveryNodes(t *testing.T) {
 	}
 }
 
-// An empty list is a list.
+// An empty list is encoded as a list.
 func TestDiscoveryEmpty(t *testing.T) {
 	var d Discovery
 	if got := string(d.Nodes()); got != "[]\n" {
@@ -82,12 +83,12 @@ func TestDiscoveryEmpty(t *testing.T) {
 	}
 }
 
-// Clients that take the first node spread over all of them, and the fields stay
-// in their order.
+// Clients that use the first node spread over all of them, and the fields keep their
+// order.
 func TestDiscoveryShuffles(t *testing.T) {
 	before := slices.Clone(discovery.WebSocket)
 	first := map[string]bool{}
-	for range 200 { // that one never comes first: (2/3)^200, less than 10^-35
+	for range 200 { // probability that one never comes first: (2/3)^200, less than 10^-35
 		var urls []string
 		if err := json.Unmarshal(discovery.Nodes(), &urls); err != nil {
 			t.Fatal(err)

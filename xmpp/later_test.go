@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// laterOpens feeds in to a reader of its own in pieces of n bytes, and returns
-// what it found: each tag's `to` and where the tag ends, and the error.
+// laterOpens feeds in to a new reader in pieces of n bytes, and returns the results:
+// the `to` and the end of each tag, and the error.
 func laterOpens(t *testing.T, in []byte, n int) (tos []string, ends []int, err error) {
 	t.Helper()
 	var l LaterOpens
@@ -44,7 +44,7 @@ func TestLaterOpens(t *testing.T) {
 	)
 	for _, c := range []struct {
 		name, in string
-		want     string // each `to`, with a comma behind
+		want     string // each `to`, followed by a comma
 		err      Condition
 	}{
 		{"after SASL", "<open" + ns + " to='a.example' version='1.0'/>", "a.example,", ""},
@@ -94,7 +94,7 @@ func TestLaterOpens(t *testing.T) {
 	}
 }
 
-// What ends in the middle of a name is held; what ends in a stanza is not.
+// Input that ends in a name is held; input that ends in a stanza is not.
 func TestLaterOpensHolds(t *testing.T) {
 	for _, c := range []struct {
 		in   string
@@ -119,7 +119,7 @@ func TestLaterOpensHolds(t *testing.T) {
 	}
 }
 
-// A stanza costs no allocation.
+// A stanza causes no allocation.
 func TestLaterOpensAllocatesNothing(t *testing.T) {
 	var l LaterOpens
 	stanza := []byte(stanzaOf(1024))
@@ -150,9 +150,8 @@ func BenchmarkLaterOpens(b *testing.B) {
 	}
 }
 
-// What a lenient parser takes for a start tag, LaterOpens has found where it
-// ends, with the same `to`, or has refused; and how the bytes are cut makes no
-// difference.
+// If a lenient parser finds a start tag, LaterOpens has found it at its end, with the
+// same `to`, or has refused it. The boundaries between pieces make no difference.
 func FuzzLaterOpens(f *testing.F) {
 	for _, c := range clientOpenings {
 		f.Add([]byte("<presence/>"+c.tag), uint8(7))
@@ -176,7 +175,7 @@ func FuzzLaterOpens(f *testing.F) {
 				}
 				return
 			}
-			// Others may be in front, which the lenient one knows to be none.
+			// LaterOpens may find earlier tags that the lenient parser rejects.
 			j := i
 			for j < len(ends) && ends[j] < seen.end {
 				j++
@@ -199,10 +198,10 @@ type lenientOpen struct {
 	end int
 }
 
-// lenientOpens reads start tags with the habits of Tigase's parser: what is
-// between a name and a quote does not matter, white space and slashes neither,
-// references stay as they are, a prefix is good for ever, and the last of equal
-// attributes counts. It goes further than Tigase in that any depth will do.
+// lenientOpens reads start tags like Tigase's parser: it ignores everything between a
+// name and a quote, white space and slashes, leaves references unresolved, keeps a
+// prefix forever, and uses the last of equal attributes. Unlike Tigase, it accepts any
+// depth.
 func lenientOpens(in []byte) (out []lenientOpen) {
 	spaces := map[string]string{}
 	for i := 0; i < len(in); {

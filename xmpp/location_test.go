@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Only the location of an <enabled/> goes, and nothing moves.
+// Only the location of an <enabled/> is removed, and nothing moves.
 func TestHideLocation(t *testing.T) {
 	for in, want := range map[string]string{
 		"<enabled xmlns='urn:xmpp:sm:3' id='a' location='t2.inner:5290' resume='true'/>":                                                   "<enabled xmlns='urn:xmpp:sm:3' id='a'@ resume='true'/>",

@@ -12,7 +12,7 @@ const (
 	notAuth  = `<error code='401' type='auth'><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>`
 )
 
-// padding is what a client can make of an id, which the server repeats.
+// padding is a possible id of a client, which the server repeats.
 var padding = strings.Repeat("/>x", maxLoginTag)
 
 func failedWith(condition string) string {
@@ -23,14 +23,14 @@ func inBody(s string) string {
 	return `<body xmlns='http://jabber.org/protocol/httpbind' sid="a" xmlns:stream='http://etherx.jabber.org/streams'>` + s + `</body>`
 }
 
-// What a server sends, and what that says about logins.
+// Input from servers, and the logins in it.
 var logins = []struct {
 	name          string
 	in            string
 	failed        int
 	succeeded, is bool
 }{
-	// As servers write them.
+	// In the form of real servers.
 	{"Prosody", `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/><text>Unable to authorize you with the authentication credentials you've sent.</text></failure>`, 1, false, false},
 	{"ejabberd", `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/><text xml:lang='en'>Invalid username or password</text></failure>`, 1, false, false},
 	{"Tigase", `<failure xmlns="urn:ietf:params:xml:ns:xmpp-sasl"><not-authorized/></failure>`, 1, false, false},
@@ -60,7 +60,7 @@ var logins = []struct {
 	{"mechanism-too-weak", failedWith("mechanism-too-weak"), 0, false, false},
 	{"temporary-auth-failure", failedWith("temporary-auth-failure"), 0, false, false},
 
-	// Several, and behind others.
+	// Several, and after other elements.
 	{"two in a message", failed + failed, 2, false, false},
 	{"one of two", aborted + failed, 1, false, false},
 	{"behind a stanza", `<iq type='result' id='1'><query xmlns='jabber:iq:register'><username/></query></iq>` + failed, 1, false, false},
@@ -87,7 +87,7 @@ var logins = []struct {
 	{"iq auth over BOSH", inBody(`<iq type='error' id='2'><query xmlns='jabber:iq:auth'/>` + notAuth), 1, false, false},
 	{"another iq over BOSH", inBody(`<iq type='error' id='2'><pubsub xmlns='http://jabber.org/protocol/pubsub'/>` + notAuth), 0, false, false},
 
-	// What is none of the server's own words.
+	// Not the server's own elements.
 	{"inside a message", `<message><body>hi</body>` + failed + `</message>` + failed, 0, false, true},
 	{"behind an error", `<message type='error' from="example1.com"><error/></message>` + failed, 1, false, false},
 	{"behind a padded error", `<message id='` + padding + `' type='error'/>` + failed, 1, false, false},
@@ -109,7 +109,7 @@ var logins = []struct {
 	{"nothing", ``, 0, false, false},
 }
 
-// Whatever a message is cut into, it says the same.
+// The boundaries between pieces do not affect the result.
 func TestLoginReader(t *testing.T) {
 	for _, tt := range logins {
 		for _, size := range []int{len(tt.in) + 1, 1, 2, 3, 7, 50} {
@@ -128,8 +128,9 @@ func TestLoginReader(t *testing.T) {
 	}
 }
 
-// Over BOSH an error without the question in it is a failure as often as the session
-// has asked. One with the question takes one of those, too, and other answers none.
+// Over BOSH an error without the question counts as a failure as often as the session
+// has asked. An error with the question also uses up one of those; other answers do
+// not.
 func TestLoginReaderAsked(t *testing.T) {
 	const (
 		refused = `<iq type='error' id='2'>` + notAuth
@@ -181,8 +182,7 @@ func TestLoginReaderAsked(t *testing.T) {
 	}
 }
 
-// A failure of which only the beginning is there counts; a tag without end costs
-// a bounded piece of memory.
+// A failure that is cut counts; a tag without an end uses a bounded amount of memory.
 func TestLoginReaderCut(t *testing.T) {
 	for _, s := range []string{`<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>`, `<failure xmlns='urn:ietf:par`, `<failure `} {
 		var r LoginReader
@@ -201,7 +201,7 @@ func TestLoginReaderCut(t *testing.T) {
 	}
 }
 
-// A message that is whole costs no memory.
+// A complete message causes no allocation.
 func TestLoginReaderAllocates(t *testing.T) {
 	message := []byte(features + failed)
 	if n := testing.AllocsPerRun(100, func() {
@@ -213,8 +213,8 @@ func TestLoginReaderAllocates(t *testing.T) {
 	}
 }
 
-// However the bytes are cut, the answer is the same, and nothing panics. What a session
-// has asked for adds failures, one for each that it takes at most, and takes none away.
+// The boundaries between pieces do not affect the result, and nothing panics. The
+// logins of a session add at most one failure each, and remove none.
 func FuzzLoginReader(f *testing.F) {
 	for _, tt := range logins {
 		f.Add(tt.in, uint8(3))

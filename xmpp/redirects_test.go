@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// What ends the stream with an address is found, and where it points; anything else is
-// not, and not held either, once it is whole.
+// An end of a stream with an address is found, with its destination. Anything else is
+// not, and is not held once it is complete.
 func TestRedirects(t *testing.T) {
 	const to = "ws://10.1.2.3:5290/x?a=1&b=2"
 	const wrote = "ws://10.1.2.3:5290/x?a=1&amp;b=2"
@@ -59,7 +59,7 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// What does not end in time is an error, and never goes through.
+// An end that is too long is an error, and is never passed on.
 func TestRedirectsTooLong(t *testing.T) {
 	for _, in := range []string{"<close ", "<stream:error>", "<stream:error><see-other-host>", "<close a='"} {
 		var r Redirects

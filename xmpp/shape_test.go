@@ -11,7 +11,7 @@ func shapeOf(s string) string {
 	return string(shape.Feed(nil, []byte(s)))
 }
 
-// Names stay, and words of the protocol; whatever somebody said does not.
+// Names and words of the protocol stay; content does not.
 func TestShape(t *testing.T) {
 	for in, want := range map[string]string{
 		"": "",
@@ -58,7 +58,8 @@ func TestShape(t *testing.T) {
 	}
 }
 
-// What is shown is names and known words, however the message is cut.
+// The shape consists of names and known words, regardless of the boundaries between
+// pieces.
 func FuzzShape(f *testing.F) {
 	f.Add("<message to='a' type='chat'><body>hello</body></message>", 3)
 	f.Add("<?xml ?><a b=\"c\"/><![CDATA[", 1)

@@ -69,8 +69,7 @@ func TestStreamRedirectRefuses(t *testing.T) {
 	}
 }
 
-// Whatever is in them, the texts stay texts: what we write, our readers and
-// encoding/xml read back.
+// Texts stay texts for any input: our readers and encoding/xml read back what we write.
 func TestStreamEscapes(t *testing.T) {
 	const nasty = `'/><close a="b">&amp;]]>` + "\n\t\x00é"
 	const held = `'/><close a="b">&amp;]]>` + "\n\t\ufffdé"

@@ -74,7 +74,7 @@ func TestFirstWord(t *testing.T) {
 	}
 }
 
-// What a short head leaves out is taken to be as usual.
+// FirstWord assumes the usual for the missing part of a short head.
 func TestFirstWordCut(t *testing.T) {
 	long := strings.Repeat("x", HeadSize)
 	for _, c := range []struct {
@@ -103,8 +103,8 @@ func TestFirstWordAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Any bytes have a word, found without leaving them; white space in front and a
-// tail behind a complete tag change nothing.
+// FirstWord accepts any bytes and reads only those; leading white space and text after
+// a complete tag change nothing.
 func FuzzFirstWord(f *testing.F) {
 	for _, c := range words {
 		f.Add([]byte(c.in))
@@ -114,7 +114,7 @@ func FuzzFirstWord(f *testing.F) {
 		if again := FirstWord(append([]byte(" \n"), in...)); again != got {
 			t.Errorf("FirstWord(%q) = %d; with white space in front = %d", in, got, again)
 		}
-		// What the full reader takes for an opening is one here too.
+		// FirstWord also recognizes each opening that the full reader accepts.
 		var r OpenReader
 		if o, ok, _ := r.Feed(in); ok && len(in) <= MaxOpen && in[0] == '<' && plainNamespaces(in[:o.Len]) && got != OpenWord {
 			t.Errorf("FirstWord(%q) = %d; OpenReader read an opening", in, got)

@@ -168,8 +168,8 @@ func TestOpenReaderLimit(t *testing.T) {
 	}
 }
 
-// What is accepted, encoding/xml reads in the same way; what is refused was not
-// held beyond the bound; and how the bytes are cut makes no difference.
+// encoding/xml reads accepted input in the same way. Refused input is not held beyond
+// the limit. The boundaries between pieces make no difference.
 func FuzzOpenReader(f *testing.F) {
 	for _, c := range clientOpenings {
 		f.Add([]byte(c.tag), uint8(7))
@@ -233,8 +233,8 @@ func sameError(a, b error) bool {
 	return *a.(*StreamError) == *b.(*StreamError)
 }
 
-// firstElement reads as encoding/xml does by itself: white space and a
-// declaration, then the tag, which must end where in does.
+// firstElement reads input with encoding/xml alone: white space and a declaration, then
+// the tag, which must end where in does.
 func firstElement(t *testing.T, in []byte) xml.StartElement {
 	t.Helper()
 	d := xml.NewDecoder(strings.NewReader(string(in)))
