@@ -9,9 +9,8 @@ import (
 	"wssgate/demo/chat"
 )
 
-// Clients that connect and say nothing do not close the door to others, however
-// few handshakes may run. They come over a unix socket, for on TCP the kernel
-// keeps them to itself at first.
+// Silent clients do not block others, even if few handshakes may run. They use a unix
+// socket, because on TCP the kernel would first hold them back.
 func TestSilentClientsKeepNobodyOut(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL(), func(o *Options) {

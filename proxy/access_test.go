@@ -28,8 +28,8 @@ func denying(networks ...string) (*access.Rules, *access.Networks) {
 	return &access.Rules{Deny: []*access.Networks{n}}, n
 }
 
-// What the gate denies is closed before TLS, counted, and let in as soon as the list
-// says otherwise.
+// A denied client is closed before TLS and counted, and admitted once the list allows
+// it.
 func TestAccessGate(t *testing.T) {
 	rules, list := denying("127.0.0.0/8")
 	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) { o.Access = rules })
@@ -49,8 +49,8 @@ func TestAccessGate(t *testing.T) {
 	g.dial()
 }
 
-// Behind a PROXY header it is the client's address that counts, and the balancer's
-// own connections are judged by the balancer's.
+// Behind a PROXY header the client's address is checked; the balancer's own connections
+// are checked by the balancer's address.
 func TestAccessBehindBalancer(t *testing.T) {
 	rules, list := denying("192.0.2.0/24")
 	g := newGate(t, newUpstream(t, chat.Config{}).URL(), echoPages, func(o *Options) {
@@ -84,7 +84,7 @@ func TestAccessBehindBalancer(t *testing.T) {
 	}
 }
 
-// What a vhost denies gets 403, and its other clients their tunnel.
+// A client that the vhost denies gets 403; other clients get their tunnel.
 func TestAccessVhost(t *testing.T) {
 	rules, list := denying("127.0.0.0/8")
 	up := newUpstream(t, chat.Config{Echo: true})
@@ -101,7 +101,7 @@ func TestAccessVhost(t *testing.T) {
 	c.wantTunnel()
 }
 
-// A connection that was kept is worth nothing once its client is denied.
+// A connection that was kept becomes useless once its client is denied.
 func TestAccessKept(t *testing.T) {
 	rules, list := denying()
 	g := newGate(t, newUpstream(t, chat.Config{}).URL(), echoPages, func(o *Options) { o.Access = rules })
@@ -115,8 +115,8 @@ func TestAccessKept(t *testing.T) {
 	}
 }
 
-// Connections that are kept for a further request make room for newcomers; those
-// that are at work do not.
+// Connections that are kept for a further request make room for newcomers; active ones
+// do not.
 func TestKeptMakeRoom(t *testing.T) {
 	for name, limit := range map[string]func(*Settings){
 		"connections": func(s *Settings) { s.Connections = 3 },
@@ -142,13 +142,13 @@ func TestKeptMakeRoom(t *testing.T) {
 				c.send("GET / HTTP/1.1\r\nHost: example1.com\r\n\r\n")
 				c.want(200, "")
 				kept = append(kept, c)
-				// The answer comes before the connection is noted as kept.
+				// The answer arrives before the connection counts as kept.
 				for g.inPhase(phaseKept) < len(kept) {
 					time.Sleep(time.Millisecond)
 				}
 			}
 			newcomer := g.pageClient(t)
-			kept[0].wantEnd() // with a goodbye of TLS
+			kept[0].wantEnd() // with close_notify
 			newcomer.send(upgradeRequest)
 			newcomer.wantTunnel()
 			kept[1].send("GET /b HTTP/1.1\r\nHost: example1.com\r\n\r\n")
@@ -162,7 +162,7 @@ func TestKeptMakeRoom(t *testing.T) {
 	}
 }
 
-// inPhase is how many connections are in a phase of the door.
+// inPhase returns the number of connections in a phase of the door.
 func (g *gate) inPhase(s phase) (n int) {
 	g.door.mu.Lock()
 	defer g.door.mu.Unlock()
@@ -174,8 +174,8 @@ func (g *gate) inPhase(s phase) (n int) {
 	return n
 }
 
-// A handler that panics ends its connection and no other; the panic is counted, and
-// its stack is in the log.
+// A handler that panics ends only its own connection; the panic is counted, and its
+// stack is in the log.
 func TestPagesPanic(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
 		o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -206,8 +206,8 @@ func TestPagesPanic(t *testing.T) {
 	}
 }
 
-// A ban is judged where the access list is, behind a load balancer by the client's
-// address. The balancer itself can't be banned.
+// A ban applies like the access list, behind a load balancer to the client's address.
+// The balancer itself can't be banned.
 func TestBan(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
 		o.Settings.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
@@ -256,8 +256,8 @@ func TestBan(t *testing.T) {
 	}
 }
 
-// A ban and a new access list hold for those that are on their way in as well: they get
-// 403 where the gate knows before the upstream is dialled, and a Close frame behind that.
+// A ban and a new access list also apply to clients on their way in: they get 403 if
+// the upstream has not been dialled yet, and a Close frame after that.
 func TestDeniedOnTheWayIn(t *testing.T) {
 	for _, how := range []string{"ban", "list"} {
 		t.Run(how, func(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"wssgate/demo/minica"
 )
 
-// Only a CA is shown a challenge's certificate, and nothing else.
+// Only a CA gets a challenge certificate, and it gets no other.
 func TestChallenge(t *testing.T) {
 	challenge := minica.NewCA("challenge").Issue(testName).TLS()
 	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
@@ -60,7 +60,7 @@ func TestChallenge(t *testing.T) {
 	}
 }
 
-// Where no CA is expected, its protocol is none that we speak.
+// Without challenges, the CA's protocol is refused.
 func TestNoChallenge(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	conn, err := tls.Dial("tcp", g.addr, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool(), NextProtos: []string{"acme-tls/1"}})
@@ -70,8 +70,8 @@ func TestNoChallenge(t *testing.T) {
 	}
 }
 
-// A CA whose answer comes from a slow disk keeps no client out, even where there
-// is one place for handshakes only.
+// A CA whose answer comes from a slow disk delays no client, even with one handshake
+// slot.
 func TestChallengeSlow(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan struct{})
 	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
@@ -93,7 +93,7 @@ func TestChallengeSlow(t *testing.T) {
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "unrecognized name") {
 		t.Errorf("the CA got %v; want unrecognized_name", err)
 	}
-	// The alert goes out before it is counted.
+	// The alert is sent before it is counted.
 	if err := g.Shutdown(context.Background(), Pacing{Timeout: patience}); err != nil {
 		t.Error(err)
 	}

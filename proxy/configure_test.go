@@ -21,16 +21,15 @@ import (
 	"wssgate/upstream"
 )
 
-// A world is a Configuration of which each part can be told from that of another
-// world: the certificate, the path that is routed, the page, and the longest
-// message.
+// A world is a Configuration that differs from that of another world in each part: the
+// certificate, the path that is routed, the page, and the longest message.
 type world struct {
 	Configuration
 	name string
 	leaf []byte
 }
 
-// worlds makes some for g, beside the Configuration that it has.
+// worlds creates some for g, in addition to its own Configuration.
 func (g *gate) worlds(names ...string) []*world {
 	g.t.Helper()
 	up := newUpstream(g.t, chat.Config{Echo: true})
@@ -60,7 +59,7 @@ func (w *world) certified(conn *tls.Conn) bool {
 	return bytes.Equal(conn.ConnectionState().PeerCertificates[0].Raw, w.leaf)
 }
 
-// answers says how a page differs from the world's.
+// answers returns how a page differs from the world's.
 func (w *world) answers(conn *tls.Conn, r *bufio.Reader) error {
 	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", testName)
 	resp, err := http.ReadResponse(r, nil)
@@ -73,7 +72,7 @@ func (w *world) answers(conn *tls.Conn, r *bufio.Reader) error {
 	return nil
 }
 
-// tunnels says how an opening handshake and its tunnel differ from the world's.
+// tunnels returns how an opening handshake and its tunnel differ from the world's.
 func (w *world) tunnels(conn *tls.Conn, r *bufio.Reader) error {
 	io.WriteString(conn, strings.Replace(upgradeRequest, "GET / ", "GET /"+w.name+" ", 1))
 	resp, err := http.ReadResponse(r, nil)
@@ -106,7 +105,7 @@ func (w *world) tunnels(conn *tls.Conn, r *bufio.Reader) error {
 	return nil
 }
 
-// wants fails the test where a connection is not of the world altogether.
+// wants fails the test unless the whole connection belongs to the world.
 func (w *world) wants(t *testing.T, what string, conn *tls.Conn, see func(*tls.Conn, *bufio.Reader) error) {
 	t.Helper()
 	if err := conn.Handshake(); err != nil {
@@ -124,7 +123,7 @@ func (g *gate) clientConfig() *tls.Config {
 	return &tls.Config{ServerName: testName, RootCAs: g.ca.Pool()}
 }
 
-// over is a client's connection without a socket, which is accepted at once.
+// over returns a client's connection without a socket, which is accepted at once.
 func (g *gate) over() *tls.Conn {
 	client, server := net.Pipe()
 	g.t.Cleanup(func() { client.Close() })
@@ -133,8 +132,8 @@ func (g *gate) over() *tls.Conn {
 	return tls.Client(client, g.clientConfig())
 }
 
-// A connection is of one Configuration altogether, whenever another one comes: of
-// that which was there at its ClientHello.
+// A connection belongs to one Configuration, the one at its ClientHello, regardless of
+// later ones.
 func TestConfigure(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	worlds := g.worlds("a", "b")
@@ -167,7 +166,7 @@ func TestConfigure(t *testing.T) {
 	}
 }
 
-// Nobody sees a mixture, however often the Configuration changes.
+// No client sees a mixture, however often the Configuration changes.
 func TestConfigureAllTheTime(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	worlds := g.worlds("a", "b", "c")
@@ -220,8 +219,8 @@ func TestConfigureAllTheTime(t *testing.T) {
 	changes.Wait()
 }
 
-// A further request on a connection that was kept has the Configuration of its own
-// time, and none where the name has no certificate any more.
+// A further request on a connection that was kept has the current Configuration, and no
+// answer if the name has lost its certificate.
 func TestConfigureKeptConnection(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	worlds := g.worlds("a", "b")
@@ -247,7 +246,7 @@ func TestConfigureKeptConnection(t *testing.T) {
 	c.wantEnd()
 }
 
-// without is the world without a certificate.
+// without returns the world without a certificate.
 func (w *world) without() Configuration {
 	c := w.Configuration
 	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }
@@ -255,8 +254,8 @@ func (w *world) without() Configuration {
 	return c
 }
 
-// tickets is a client's session cache that forgets nothing, not even after a
-// handshake that failed.
+// tickets is a client's session cache that forgets nothing, not even after a failed
+// handshake.
 type tickets struct{ last *tls.ClientSessionState }
 
 func (c *tickets) Get(string) (*tls.ClientSessionState, bool) { return c.last, c.last != nil }
@@ -266,7 +265,7 @@ func (c *tickets) Put(_ string, s *tls.ClientSessionState) {
 	}
 }
 
-// A ticket outlives its Configuration, but opens no name that has lost its
+// A ticket outlives its Configuration, but is useless for a name that has lost its
 // certificate.
 func TestConfigureTickets(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
@@ -299,7 +298,7 @@ func TestConfigureTickets(t *testing.T) {
 	}
 }
 
-// A tunnel keeps nothing of its Configuration but what it needs.
+// A tunnel keeps only the parts of its Configuration that it needs.
 func TestTunnelKeepsNoConfiguration(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL())
 	now := weak.Make(g.now.Load())

@@ -27,14 +27,14 @@ var upstreamSays = []string{
 	"",
 }
 
-// upstreamRedirects are its ways to send a client elsewhere.
+// upstreamRedirects are the forms of a redirect.
 var upstreamRedirects = []string{
 	"<close xmlns='urn:ietf:params:xml:ns:xmpp-framing' see-other-uri='" + inner + "'/>",
 	" <close see-other-uri = \"" + inner + "\" xmlns='urn:ietf:params:xml:ns:xmpp-framing' />",
 	"<stream:error xmlns:stream='http://etherx.jabber.org/streams'><see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>10.1.2.3:5290</see-other-host></stream:error><close xmlns='urn:ietf:params:xml:ns:xmpp-framing'/>",
 }
 
-// fragments is a message in frames of an upstream, cut at random.
+// fragments returns a message in an upstream's frames, cut at random.
 func fragments(rnd *rand.Rand, text string) (b []byte) {
 	opcode := byte(opText)
 	for n := rnd.IntN(4); n > 0 && len(text) > 0; n-- {
@@ -50,9 +50,9 @@ func fragments(rnd *rand.Rand, text string) (b []byte) {
 	return append(b, text...)
 }
 
-// Whatever an upstream says before it, in whatever frames and cuts, and with
-// whatever pauses: the address of a redirect never reaches the client, and all
-// that was said before does, at once if no redirect can be in it.
+// The address of a redirect never reaches the client, regardless of the messages before
+// it, of frames, cuts and pauses. Everything before the redirect does, at once if it
+// can't contain a redirect.
 func FuzzRedirectNeverLeaks(f *testing.F) {
 	for seed := range uint64(64) {
 		f.Add(seed)
@@ -68,7 +68,7 @@ func FuzzRedirectNeverLeaks(f *testing.F) {
 				if rnd.IntN(2) == 0 {
 					n = 1 + rnd.IntN(len(b))
 				}
-				if k := len(d.upstream.in); k > 0 && rnd.IntN(2) == 0 { // in one read with what came before
+				if k := len(d.upstream.in); k > 0 && rnd.IntN(2) == 0 { // in one read with the bytes before
 					d.upstream.in[k-1] = append(bytes.Clone(d.upstream.in[k-1]), b[:n]...)
 				} else {
 					d.upstream.give(bytes.Clone(b[:n]))
@@ -88,7 +88,7 @@ func FuzzRedirectNeverLeaks(f *testing.F) {
 			d.turns()
 		}
 		redirect := upstreamRedirects[rnd.IntN(len(upstreamRedirects))]
-		if rnd.IntN(3) == 0 { // in ways in which no client would notice an end of its stream
+		if rnd.IntN(3) == 0 { // so that the client would not notice an end of its stream
 			opened := rnd.IntN(3) > 0
 			if opened {
 				open()
@@ -148,7 +148,7 @@ func FuzzRedirectNeverLeaks(f *testing.F) {
 			t.Errorf("seed %d: ended for %v, Close %d, after %q", seed, d.why, d.client.closes(), d.client.text())
 		}
 		for n := len(want); n > 0 && (strings.TrimSpace(want[n-1]) == "" || strings.HasPrefix(want[n-1], "<open")); n-- {
-			want = want[:n-1] // an opening and white space behind it may be held, and then the gate speaks for itself
+			want = want[:n-1] // an opening and white space after it may be held; the gate then sends its own
 		}
 		if got := strings.Join(d.client.text(), ""); len(want) > 1 && !strings.HasPrefix(got, strings.Join(want, "")) {
 			t.Errorf("seed %d: the client got %q; want it to begin with %q", seed, got, want)
@@ -156,8 +156,9 @@ func FuzzRedirectNeverLeaks(f *testing.F) {
 	})
 }
 
-// A redirect in the last frame of a message whose first frames went on leaves the client
-// within that message: it gets a Close frame, and no message of the gate's.
+// After a redirect in the last frame of a message whose first frames were passed on,
+// the client is inside that message: it gets a Close frame, but no message from the
+// gate.
 func TestRedirectInTheLastFrame(t *testing.T) {
 	d := newTunnelRig(t, func(tn *tunnel) { tn.stage, tn.stream.framing, tn.stream.opened = stageOver, xmpp.RFC7395, true })
 	d.upstream.give(appendHeader(nil, header{opcode: opText, length: 10}), []byte("<presence>"))
@@ -171,8 +172,7 @@ func TestRedirectInTheLastFrame(t *testing.T) {
 	}
 }
 
-// A client that has closed gets no Close frame into the half frame that it got before a
-// redirect.
+// A client that has closed gets no Close frame inside the half frame before a redirect.
 func TestRedirectBehindHalfAFrameWhileClosing(t *testing.T) {
 	d := newTunnelRig(t, func(tn *tunnel) { tn.stage, tn.stream.opened = stageOver, true })
 	said := "<presence>" + strings.Repeat("x", 100) + "</presence>" + upstreamRedirects[0]
@@ -189,8 +189,8 @@ func TestRedirectBehindHalfAFrameWhileClosing(t *testing.T) {
 	}
 }
 
-// A drain that is taken back at the moment at which a client is to be read again does not
-// make the loop forget that.
+// A drain that is stopped when a client is to be read again does not make the loop
+// forget that.
 func TestRearmKeepsWhatIsDue(t *testing.T) {
 	d := newTunnelRig(t, func(tn *tunnel) { tn.stage = stageOver })
 	d.begin(d.w)
@@ -205,8 +205,8 @@ func TestRearmKeepsWhatIsDue(t *testing.T) {
 	}
 }
 
-// An ordinary end of the stream, and anything else, is held no longer behind the
-// tail of a stanza than alone.
+// An end of the stream without a redirect, or any other message, is not held longer
+// after the tail of a stanza than alone.
 func TestNothingIsHeldBehindATail(t *testing.T) {
 	stanza := appendFrame(nil, opText, []byte("<message>"+strings.Repeat("x", 1000)+"</message>"), nil)
 	for _, last := range []string{
@@ -228,8 +228,8 @@ func TestNothingIsHeldBehindATail(t *testing.T) {
 	}
 }
 
-// A Close frame behind the start tag that is to choose the upstream is answered at
-// once: nobody else will.
+// A Close frame after a start tag that chooses the upstream is answered at once,
+// because there is no upstream to answer it.
 func TestCloseWhileDialling(t *testing.T) {
 	for _, stage := range []stage{stageAwaited, stageDialling} {
 		d := newTunnelRig(t, func(tn *tunnel) {
@@ -241,7 +241,7 @@ func TestCloseWhileDialling(t *testing.T) {
 		})
 		d.client.give(appendFrame(appendFrame(nil, opPing, nil, &testKey), opClose, []byte("\x03\xe8"), &testKey))
 		d.event(d.w, &d.tunnel.client, inputReady)
-		if stage == stageDialling { // it is not read before
+		if stage == stageDialling { // it is not read earlier
 			d.begin(d.w)
 			d.read(d.w, &d.tunnel.client)
 			d.settle(d.w)
@@ -252,7 +252,7 @@ func TestCloseWhileDialling(t *testing.T) {
 	}
 }
 
-// Frames that only pass go on together, and answers of the gate's own too.
+// Frames that are passed on leave together, including the gate's own answers.
 func TestSmallFramesGoTogether(t *testing.T) {
 	var pings []byte
 	for range 1000 {
@@ -272,8 +272,8 @@ func TestSmallFramesGoTogether(t *testing.T) {
 	}
 }
 
-// A client that is reset while bytes wait for it, and for an upstream that takes
-// nothing, is waited for no more.
+// A client that is reset ends its tunnel at once, even if bytes wait for it, and for an
+// upstream that reads nothing.
 func TestDeadClientLeavesThePollSet(t *testing.T) {
 	d := newTunnelRig(t, func(tn *tunnel) { tn.stage = stageOver })
 	d.client.room, d.upstream.room = 0, 0
@@ -294,8 +294,8 @@ func TestDeadClientLeavesThePollSet(t *testing.T) {
 	}
 }
 
-// A client that does not answer Pings is reset, so that the kernel keeps nothing of
-// what it did not take.
+// A client that does not answer Pings is reset, so that the kernel drops the bytes that
+// it did not read.
 func TestDeadClientIsReset(t *testing.T) {
 	d := newTunnelRig(t, func(tn *tunnel) {
 		tn.stage = stageOver
@@ -307,8 +307,8 @@ func TestDeadClientIsReset(t *testing.T) {
 	}
 }
 
-// An upstream that goes while a frame of the client's is under way leaves a client
-// that may not be able to answer. It is not waited for long.
+// If an upstream disconnects in the middle of the client's frame, the client may be
+// unable to answer. The gate does not wait long.
 func TestUpstreamGoesInClientsFrame(t *testing.T) {
 	for _, part := range []int{1, 5, 500} {
 		for _, closes := range []bool{false, true} {
@@ -333,7 +333,7 @@ func TestUpstreamGoesInClientsFrame(t *testing.T) {
 	}
 }
 
-// Whoever fills a queue, it does not grow beyond its bound.
+// A queue does not grow beyond its limit, regardless of the writer.
 func TestQueueIsBounded(t *testing.T) {
 	d := newTunnelRig(t, func(tn *tunnel) {
 		tn.stage, tn.settings = stageOver, &tunnelSettings{backlog: 64 << 10}
@@ -355,8 +355,8 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
-// A client that sends more frames than it may is read more slowly, and closed if it
-// goes on; one that keeps to its quota notices nothing.
+// A client that exceeds its quota of frames is read more slowly, and closed if it
+// continues; one within its quota is not affected.
 func TestFramesPerSecond(t *testing.T) {
 	limit := func(tn *tunnel) {
 		tn.stage, tn.settings = stageOver, &tunnelSettings{backlog: 1 << 20, frames: 100}
@@ -394,9 +394,9 @@ func TestFramesPerSecond(t *testing.T) {
 	}
 }
 
-// A vhost's domains hold for every start tag that comes, wherever it stands, and in
-// whatever frames and cuts: a forbidden one never reaches the upstream whole, and what
-// may be said does.
+// A vhost's domains apply to every start tag, at any place and in any frames and cuts:
+// a forbidden one never reaches the upstream whole, and everything that is allowed
+// does.
 func FuzzDomainsHold(f *testing.F) {
 	vhost := vhostWith(f, upstream.VhostOptions{Names: []string{testName}, Upstream: "test", Domains: []string{testName}})
 	for seed := range uint64(64) {
@@ -476,8 +476,7 @@ func FuzzDomainsHold(f *testing.F) {
 	})
 }
 
-// What is kept of a start tag that does not end is bounded, whoever adds to it, and so
-// is the time that it may take.
+// An incomplete start tag has bounded size and time, whichever frames add to it.
 func TestUnfinishedTagIsBounded(t *testing.T) {
 	vhost := vhostWith(t, upstream.VhostOptions{Names: []string{testName}, Upstream: "test", Domains: []string{testName}})
 	masked100 := bytes.Repeat([]byte{'x'}, 100)
@@ -523,8 +522,8 @@ func withPings(rnd *rand.Rand, b []byte) (out []byte) {
 	return out
 }
 
-// A control frame behind a frame of which the end is held back, because it may begin a
-// tag, does not overtake that end.
+// A control frame does not overtake the end of the frame before it, which is held
+// because it may begin a tag.
 func TestPingStaysBehindItsFrame(t *testing.T) {
 	vhost := vhostWith(t, upstream.VhostOptions{Names: []string{testName}, Upstream: "test", Domains: []string{testName}})
 	ping := appendFrame(nil, opPing, []byte("p"), &testKey)
@@ -563,7 +562,7 @@ func maskFrames(b []byte) (out []byte) {
 	return out
 }
 
-// unmaskAll is the payload of all data frames in b, as far as it is there.
+// unmaskAll returns the payload of all data frames in b, as far as it is complete.
 func unmaskAll(b []byte) (out []byte) {
 	s := scanner{fromClient: true, keep: 1}
 	for len(b) > 0 {
@@ -579,7 +578,7 @@ func unmaskAll(b []byte) (out []byte) {
 	return out
 }
 
-// Records are counted however they are cut.
+// Records are counted regardless of the cuts.
 func TestRecordCounter(t *testing.T) {
 	var stream []byte
 	for i := range 100 {
@@ -601,8 +600,8 @@ func TestRecordCounter(t *testing.T) {
 	}
 }
 
-// A client that reads slowly, but reads, is alive: the Ping behind a message that is
-// still in the kernel's buffer is not held against it. One that reads nothing is gone.
+// A client that reads slowly is alive: the Ping behind a message that is still in the
+// kernel's buffer does not count against it. One that reads nothing is gone.
 func TestSlowReaderIsAlive(t *testing.T) {
 	d := newTunnelRig(t, func(t *tunnel) {
 		t.settings = &tunnelSettings{backlog: 1 << 20, ping: time.Second, pong: 2 * time.Second}
@@ -621,8 +620,8 @@ func TestSlowReaderIsAlive(t *testing.T) {
 	}
 }
 
-// A client whose frames come in more records than they need pays for the records, but
-// only for those with little in them. One that writes a header and its payload apart is
+// A client whose frames come in more records than necessary pays for the records, but
+// only for those with little data. One that writes headers and payloads separately is
 // far from its quota, and so is one that sends much.
 func TestShareCost(t *testing.T) {
 	for _, test := range []struct {
@@ -648,8 +647,8 @@ func TestShareCost(t *testing.T) {
 	}
 }
 
-// A client that is reset while its upstream takes nothing ends at once, whatever waits
-// for either; one that only ended is still heard.
+// A client that is reset while its upstream reads nothing ends the tunnel at once,
+// regardless of waiting bytes; after a FIN its bytes are still delivered.
 func TestResetBesideStuckUpstream(t *testing.T) {
 	stuck := func() *tunnelRig {
 		d := newTunnelRig(t, func(tn *tunnel) { tn.stage = stageOver })
@@ -667,7 +666,7 @@ func TestResetBesideStuckUpstream(t *testing.T) {
 		if d.client.want&forInput != 0 || d.client.want&forFailure == 0 {
 			t.Fatalf("the client is waited for with %b", d.client.want)
 		}
-		d.client.broken = errFailed // for writes as well
+		d.client.broken = errFailed // also for writes
 		d.event(d.w, &d.tunnel.client, is)
 		if !d.done || !d.client.closed || !d.upstream.closed || d.why != reasonClientGone {
 			t.Errorf("after a reset (%b): done %t, closed %t and %t, %v", is, d.done, d.client.closed, d.upstream.closed, d.why)
@@ -684,7 +683,7 @@ func TestResetBesideStuckUpstream(t *testing.T) {
 		t.Errorf("%d bytes of what came before the end were delivered; want %d", len(d.upstream.out), len(frame))
 	}
 
-	d = stuck() // an upstream that is reset, behind a client that takes nothing
+	d = stuck() // an upstream that is reset, with a client that reads nothing
 	d.upstream.broken = errFailed
 	d.event(d.w, &d.tunnel.upstream, failed)
 	if !d.upstream.closed {

@@ -14,8 +14,8 @@ import (
 	"wssgate/upstream"
 )
 
-// whileDialling opens a stream to a node that has been reached and does not say
-// 101, and returns that connection too.
+// whileDialling opens a stream to a node that accepts the connection and sends no 101,
+// and returns that connection too.
 func whileDialling(t *testing.T, timeout time.Duration) (g *gate, c *chat.Client, node net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -38,14 +38,14 @@ func whileDialling(t *testing.T, timeout time.Duration) (g *gate, c *chat.Client
 	return g, c, node
 }
 
-// dialForEver is a dial that somebody has to give up.
+// dialForEver is a dial that ends only with its context.
 func dialForEver(ctx context.Context, _, _ string) (net.Conn, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
 
-// A drain that begins while a node is dialled ends the tunnel as any other: the
-// client's answer to the Close frame is heard, though nobody read the client.
+// A drain that begins during a dial ends the tunnel like any other: the client's answer
+// to the Close frame is read, although the client was not.
 func TestDrainWhileDialling(t *testing.T) {
 	g, c, _ := whileDialling(t, time.Hour)
 	g.StartDrain(Target{}, Pacing{})
@@ -61,8 +61,7 @@ func TestDrainWhileDialling(t *testing.T) {
 	}
 }
 
-// A tunnel may end before its dial has begun, and forgets its request then: the dial
-// has it all the same.
+// A tunnel that ends before its dial begins forgets its request; the dial still has it.
 func TestEndBeforeTheDialBegins(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // the dial begins when this goroutine waits
 	g := newGate(t, newUpstream(t, chat.Config{}).URL())
@@ -81,8 +80,8 @@ func TestEndBeforeTheDialBegins(t *testing.T) {
 	}
 }
 
-// A client that goes while a node is dialled is let go at once, and the dial with
-// it: nobody reads the client then, but its end is noticed.
+// A client that disconnects during a dial ends the tunnel and the dial at once: its end
+// is noticed although it is not read.
 func TestClientGoesWhileDialling(t *testing.T) {
 	for _, reset := range []bool{false, true} {
 		g, c, node := whileDialling(t, time.Hour)
@@ -123,8 +122,8 @@ func TestPipeGoesWhileDialling(t *testing.T) {
 	})
 }
 
-// A drain of a node that begins while the node is dialled for a tunnel is for that
-// tunnel too.
+// A drain of a node that begins while the node is dialled for a tunnel also applies to
+// that tunnel.
 func TestNodeDrainWhileDialling(t *testing.T) {
 	g, c, node := whileDialling(t, time.Hour)
 	if n, _ := g.StartDrain(Target{Upstream: "test", Node: "n1"}, Pacing{}); n != 0 {
@@ -144,7 +143,7 @@ func TestNodeDrainWhilePipeIsDialled(t *testing.T) {
 	inFront(t, chat.Config{}, func(o *upstream.Options) {
 		o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, RouteTo: true}}
 		dial := o.Dial
-		ready = make(chan struct{}) // of the bubble
+		ready = make(chan struct{}) // created in the bubble
 		o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			<-ready
 			return dial(ctx, network, addr)
@@ -163,7 +162,7 @@ func TestNodeDrainWhilePipeIsDialled(t *testing.T) {
 	})
 }
 
-// A tunnel that its node sent to another one is none of a drain's of the first.
+// A tunnel that its node redirected to another one is not part of a drain of the first.
 func TestRedirectOutOfADrain(t *testing.T) {
 	first := chat.Config{Habits: chat.Habits{ReadPace: chat.Pace{Chunk: 1000, Delay: 100 * time.Millisecond}}}
 	first.Habits.Redirect = func(chat.Open) string { return "ws://192.0.2.2:5290/" }
@@ -198,8 +197,8 @@ func TestRedirectOutOfADrain(t *testing.T) {
 	})
 }
 
-// A drain that begins while a redirect is followed ends a stream that nobody has
-// answered: what the first node said stayed here, its end of the stream too.
+// A drain that begins while a redirect is followed ends a stream that has not been
+// answered: the first node's messages and its end of the stream were held back.
 func TestDrainWhileRedirectIsFollowed(t *testing.T) {
 	for _, legacy := range []bool{false, true} {
 		habits := chat.Tigase()

@@ -36,7 +36,7 @@ func atDoor(t *testing.T, slots int, f func(*doorway)) {
 
 func addressOf(s string) clientKey { return keyOfAddr(netip.MustParseAddr(s)) }
 
-// A quietConn is a connection of which nobody reads.
+// A quietConn is a connection that is never read.
 type quietConn struct{ net.Conn }
 
 func (quietConn) SetDeadline(time.Time) error     { return nil }
@@ -48,7 +48,7 @@ const (
 	honest   = "198.51.100.1"
 )
 
-// come is a connection's accept; nil where the door has no place.
+// come accepts a connection; nil if the door has no place.
 func (d *doorway) come(from string) *visit {
 	v := &visit{conn: quietConn{}, begin: func() {}, timeout: time.Hour}
 	if d.enter(v, addressOf(from)) != nil {
@@ -57,7 +57,8 @@ func (d *doorway) come(from string) *visit {
 	return v
 }
 
-// answered is a connection whose client has had the gate's part of the handshake.
+// answered returns a connection whose client has received the gate's part of the
+// handshake.
 func (d *doorway) answered(from string) *visit {
 	v := d.come(from)
 	if err := d.start(v, 1500); err != nil {
@@ -67,7 +68,7 @@ func (d *doorway) answered(from string) *visit {
 	return v
 }
 
-// phaseOf is v's phase, which the door's timer may change.
+// phaseOf returns v's phase, which the door's timer may change.
 func (d *doorway) phaseOf(v *visit) phase {
 	d.door.mu.Lock()
 	defer d.door.mu.Unlock()
@@ -94,8 +95,8 @@ func (d *doorway) countGivenUp(all []*visit) (n int) {
 	return n
 }
 
-// A handshake that waits for its client needs no slot, and has it again before
-// others begin.
+// A handshake that waits for its client needs no slot, and gets it back before others
+// begin.
 func TestDoorOrder(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		first, second, third := d.come(stranger), d.come(stranger), d.come(stranger)
@@ -130,8 +131,8 @@ func TestDoorOrder(t *testing.T) {
 	})
 }
 
-// Slots go to the addresses in turn: one with many ClientHellos is no more in the
-// way than one with one.
+// Addresses get slots in turn: many ClientHellos from one address delay others no more
+// than one does.
 func TestDoorTurns(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		got := make(chan *visit, 20)
@@ -166,9 +167,10 @@ func TestDoorTurns(t *testing.T) {
 	})
 }
 
-// Where nobody else comes, who does not go on may take his time. Another address
-// has a place at once, however many of the first are stalled and wherever; another
-// client of the same address has one after a moment, which the oldest pays for.
+// Without newcomers, stalled connections may continue. A newcomer of another address
+// gets a place at once, regardless of the number and phases of stalled connections of
+// the first one; a newcomer of the same address gets one after the patience of the
+// oldest.
 func TestDoorGivesUp(t *testing.T) {
 	for name, stall := range map[string]func(d *doorway, from string) *visit{
 		"silent":   func(d *doorway, from string) *visit { return d.stalled(1, from)[0] },
@@ -187,7 +189,7 @@ func TestDoorGivesUp(t *testing.T) {
 					all = append(all, stall(d, stranger))
 				}
 				time.Sleep(time.Hour)
-				for range 2 { // the one that is left may be less than another's price
+				for range 2 { // the one that is left may be cheaper than another
 					all = append(all, stall(d, stranger))
 				}
 				if n := d.countGivenUp(all[:len(all)-2]); n > 3 || d.countGivenUp(all[len(all)-2:]) > 0 {
@@ -212,8 +214,8 @@ func TestDoorGivesUp(t *testing.T) {
 	}
 }
 
-// Clients behind one address that all come at once do not push each other out: who
-// finds no room waits until the first have gone on.
+// Many clients behind one address that connect at once do not push each other out:
+// those without room wait until the first have proceeded.
 func TestDoorCrowdOfOneAddress(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		const roundTrip = 700 * time.Millisecond
@@ -248,7 +250,7 @@ func TestDoorCrowdOfOneAddress(t *testing.T) {
 	})
 }
 
-// Who is outside for too long, or when the server stops, ends.
+// A connection that is outside for too long, or when the server stops, ends.
 func TestDoorOutside(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		for d.reserved+(22<<10) < roomPerSlot*helloShare/wholeRoom {
@@ -270,7 +272,7 @@ func TestDoorOutside(t *testing.T) {
 			synctest.Wait()
 		}
 		d.door.mu.Lock()
-		for v := range d.visits { // nobody makes place
+		for v := range d.visits { // none makes place
 			v.due = time.Now().Add(time.Hour)
 		}
 		d.door.mu.Unlock()
@@ -290,10 +292,10 @@ func TestDoorOutside(t *testing.T) {
 	})
 }
 
-// Where no more connections may be open, another address's client takes the place
-// of one of several that are stalled at once, and one of the same address waits
-// outside until the patience of the first has ended; a tunnel's or a served one's place
-// nobody takes.
+// At the limit of open connections, a client of another address takes the place of one
+// of several stalled connections at once, and one of the same address waits outside
+// until the patience of the first has ended. Tunnels and served connections keep their
+// places.
 func TestDoorFull(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		served := d.come(stranger)
@@ -330,7 +332,7 @@ func TestDoorFull(t *testing.T) {
 	})
 }
 
-// No more are outside than there are connections that could make place for them.
+// At most as many are outside as there are connections that could make place for them.
 func TestDoorFullOutside(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		d.configure(5, 1)
@@ -348,9 +350,9 @@ func TestDoorFullOutside(t *testing.T) {
 	})
 }
 
-// Who counts as one is never given up for others before his patience ends, whatever he
-// costs and however many come: not a client that has its answer and is 100 ms away,
-// beside strangers with two half ClientHellos each, or with one each.
+// An address that counts as one is never given up for others before its patience ends,
+// regardless of its price and of their number: not even a client that has its answer
+// and is 100 ms away, beside attackers with one or two half ClientHellos each.
 func TestDoorCountsNotPrices(t *testing.T) {
 	for _, each := range []int{1, 2} {
 		atDoor(t, 1, func(d *doorway) {
@@ -393,8 +395,8 @@ func TestDoorCountsNotPrices(t *testing.T) {
 	}
 }
 
-// Who has been stalled for too long makes place for anybody, although another address
-// has more that are not.
+// A connection that has been stalled for too long makes place for any newcomer, even if
+// another address has more that have not.
 func TestDoorOverdueMakesPlace(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		d.configure(4, 1)
@@ -408,7 +410,7 @@ func TestDoorOverdueMakesPlace(t *testing.T) {
 }
 
 // The time for a handshake begins when the connection is let in, and again with its
-// slot: what it waited for before that was not its client.
+// slot, because it did not wait for its client before that.
 func TestDoorTimeoutBeginsAnew(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		v := &visit{conn: quietConn{}, begin: func() {}, timeout: 2 * time.Second}
@@ -433,8 +435,8 @@ func TestDoorTimeoutBeginsAnew(t *testing.T) {
 	})
 }
 
-// A request whose body does not come is stalled like one that is not whole itself, and
-// pays for what net/http holds for it.
+// A request without its body is stalled like an incomplete request, and its price
+// includes the memory of net/http.
 func TestDoorBody(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		var all []*visit
@@ -466,9 +468,9 @@ func TestDoorBody(t *testing.T) {
 	})
 }
 
-// A connection that the pages kept makes place where no more may be open and nobody
-// else does, the longest kept one first. It is not given up for room, for it takes
-// none; and one of an address makes place for another one of that address.
+// A connection that the pages kept makes place if no more may be open and no other
+// connection does, the longest kept one first. It is not given up for room, because it
+// uses none. One of an address also makes place for another one of that address.
 func TestDoorKept(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		keep := func(from string) *visit {
@@ -508,7 +510,7 @@ func TestDoorKept(t *testing.T) {
 	})
 }
 
-// The bytes of what is not whole are paid for.
+// Bytes of incomplete input have a price.
 func TestDoorBytes(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		all := d.stalled(10, stranger)
@@ -525,7 +527,7 @@ func TestDoorBytes(t *testing.T) {
 	})
 }
 
-// Who says a little again and again gets no more time by that.
+// A client that sends little by little gains no time.
 func TestDoorTrickle(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		v := d.answered(stranger)
@@ -541,8 +543,8 @@ func TestDoorTrickle(t *testing.T) {
 	})
 }
 
-// A handshake gives up at its deadline, and all that have not begun do when the
-// server shuts down; who has begun to ask for something may go on.
+// A handshake gives up at its deadline. At shutdown those that have not begun end; a
+// connection whose client has begun a request may finish it.
 func TestDoorDeadlineAndStop(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		begun, late := d.come(stranger), d.come(stranger)
@@ -584,8 +586,8 @@ func TestDoorDeadlineAndStop(t *testing.T) {
 	})
 }
 
-// While all slots are taken and enough wait for one, no more are accepted, until one
-// has begun, was silent after all, or the server stops.
+// While all slots are taken and enough handshakes wait for one, no more are accepted,
+// until one has begun, turned out to be silent, or the server stops.
 func TestNewcomersWaitOutside(t *testing.T) {
 	atDoor(t, 2, func(d *doorway) {
 		stop := make(chan struct{})
@@ -622,8 +624,9 @@ func TestNewcomersWaitOutside(t *testing.T) {
 	})
 }
 
-// Where too many are outside, another address's client takes the place of one of those
-// that have most, and comes in first when somebody's patience ends, whoever came before.
+// If too many are outside, a client of another address takes the place of one from the
+// address with most, and enters first when a patience ends, regardless of the order of
+// arrival.
 func TestDoorOutsideByAddress(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		d.configure(4, 1)
@@ -655,7 +658,7 @@ func TestDoorOutsideByAddress(t *testing.T) {
 }
 
 // A client that is served needs a second descriptor: if those outside have too many,
-// the last of the address that has most is closed.
+// the last one of the address with most is closed.
 func TestDoorServedTakesFile(t *testing.T) {
 	for _, s := range []phase{phaseServed, phasePages} {
 		atDoor(t, 1, func(d *doorway) {
@@ -676,8 +679,8 @@ func TestDoorServedTakesFile(t *testing.T) {
 	}
 }
 
-// A client whose request or body is long waits for room until others' patience ends,
-// and is not turned away; meanwhile it may be given up itself, and a shutdown ends it.
+// A client with a long request or body waits for room until others' patience ends, and
+// is not refused; meanwhile it may be given up itself, and a shutdown ends it.
 func TestDoorGrowsLater(t *testing.T) {
 	for what, grow := range map[string]func(*doorway, *visit) error{
 		"request": func(d *doorway, v *visit) error { return d.grows(v, 8<<10) },
@@ -736,8 +739,8 @@ func TestDoorGrowsLater(t *testing.T) {
 	}
 }
 
-// Many that wait for room, each of whom others may have the place of: one is given up
-// for another, never one for itself, and who waits for longest comes first.
+// Many connections wait for room, and each may be given up for the others: one is given
+// up for another, never for itself, and the one that has waited longest comes first.
 func TestDoorManyGrow(t *testing.T) {
 	for what, grow := range map[string]func(*doorway, *visit) error{
 		"hello":   func(d *doorway, v *visit) error { return d.grows(v, maxHello-freeBytes) },
@@ -795,7 +798,7 @@ func TestDoorPanics(t *testing.T) {
 					t.Errorf("%s: no panic", what)
 				}
 			}()
-			f(&visit{phase: phaseHello}) // that has never entered
+			f(&visit{phase: phaseHello}) // it has never entered
 		}()
 		if !d.mu.TryLock() {
 			t.Fatalf("%s: the door is locked", what)
@@ -804,7 +807,8 @@ func TestDoorPanics(t *testing.T) {
 	}
 }
 
-// Who is given up for another that waits for room, in vain, stays given up.
+// A connection that was given up for another stays given up, even if the other gets no
+// room.
 func TestDoorGrowsInVain(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		var all []*visit
@@ -833,8 +837,8 @@ func TestDoorGrowsInVain(t *testing.T) {
 	})
 }
 
-// What a record takes is given back once crypto/tls has it: a long body makes nobody
-// one of those who have most.
+// The price of a record is returned once crypto/tls has it: a long body does not make
+// its address one of those with most.
 func TestDoorRecordsOfBody(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		client, server := net.Pipe()
@@ -862,8 +866,8 @@ func TestDoorRecordsOfBody(t *testing.T) {
 	})
 }
 
-// Whatever an honest client does, it counts as one: beside strangers with one connection
-// an address none of its connections is given up before its patience ends.
+// A well-behaved client counts as one in every phase: beside attackers with one
+// connection per address, none of its connections is given up before its patience ends.
 func TestDoorBodyCountsAsOne(t *testing.T) {
 	atDoor(t, 1, func(d *doorway) {
 		hello := d.come("198.51.100.2")
@@ -888,7 +892,7 @@ func TestDoorBodyCountsAsOne(t *testing.T) {
 	})
 }
 
-// addressIn is one of a network of strangers.
+// addressIn returns an address in a network of attackers.
 func addressIn(i int) string {
 	return netip.AddrFrom4([4]byte{192, 0, 2 + byte(i>>8), byte(i)}).String()
 }

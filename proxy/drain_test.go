@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Clients that come back exactly one second after they were closed never come
-// faster than 1.2 times the mean, in any second of the drain.
+// If clients reconnect exactly one second after their close, their rate never exceeds
+// 1.2 times the mean in any second of the drain.
 func TestDrainMakesNoStorm(t *testing.T) {
 	const clients, within = 100_000, 60 * time.Second
 	order := &drainOrder{within: within}
@@ -20,9 +20,9 @@ func TestDrainMakesNoStorm(t *testing.T) {
 		t.Fatalf("closes from %v to %v; want 0 to %v", first, last, within)
 	}
 	for i := range moments {
-		moments[i] += time.Second // and there they are again
+		moments[i] += time.Second // they reconnect
 	}
-	const mean = float64(clients) / 60 // a second
+	const mean = float64(clients) / 60 // per second
 	most, from := 0, 0
 	for i, at := range moments {
 		for at-moments[from] >= time.Second {
@@ -36,8 +36,8 @@ func TestDrainMakesNoStorm(t *testing.T) {
 	}
 }
 
-// The pace that is configured is kept, whatever the timeout; without one all is
-// over in half of it, and a few clients are not kept waiting.
+// The configured pace applies, regardless of the timeout. Without one a drain takes
+// half of the timeout, and less for a few clients.
 func TestPacing(t *testing.T) {
 	for _, test := range []struct {
 		p    Pacing
@@ -55,7 +55,7 @@ func TestPacing(t *testing.T) {
 	}
 }
 
-// A tunnel may come at any moment of a drain, and be found before it has started.
+// A tunnel may arrive at any moment of a drain, and be found before it has started.
 func TestDrainWhileTunnelsCome(t *testing.T) {
 	d, vhost := newTestLoops(t), someVhost(t)
 	var drains sync.WaitGroup

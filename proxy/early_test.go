@@ -25,7 +25,7 @@ import (
 	"wssgate/upstream"
 )
 
-// helloFor is a client's first flight.
+// helloFor returns a client's first flight.
 func helloFor(t testing.TB, name string) []byte {
 	t.Helper()
 	client, server := net.Pipe()
@@ -47,8 +47,8 @@ func records(hello []byte, size int) (b []byte) {
 	return b
 }
 
-// A ClientHello is whole however it is cut, and nothing behind it is read; what is
-// none is left to crypto/tls, which gets no more than was read.
+// A ClientHello is complete regardless of cuts, and nothing after it is read. Other
+// input is left to crypto/tls, which gets exactly the bytes that were read.
 func TestCollectHello(t *testing.T) {
 	hello := helloFor(t, testName)
 	long := bytes.Clone(records(append(append(bytes.Clone(hello[:5]), 1, 0, 0x50, 0), make([]byte, 0x5000)...), 8000))
@@ -100,8 +100,8 @@ func TestCollectHello(t *testing.T) {
 	}
 }
 
-// Strangers at any point of their way in keep nobody out: not by slots, of which
-// there is one, and not by connections, of which there may be ten.
+// Attackers at any point of their way in do not block others: neither by slots, of
+// which there is one, nor by connections, of which there may be ten.
 func TestStrangersKeepNobodyOut(t *testing.T) {
 	hello := helloFor(t, testName)
 	overTLS := func(conn net.Conn, says string) {
@@ -151,7 +151,7 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 				defer conn.Close()
 				strangers.Go(func() { be(conn); said <- struct{}{} })
 			}
-			for range 9 { // those who are inside; the others wait for them
+			for range 9 { // those inside; the others wait for them
 				<-said
 			}
 			for range 5 {
@@ -167,8 +167,8 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 	}
 }
 
-// What panics on the way in ends one connection, is counted, and is written down
-// with its stack; another client is served.
+// A panic on the way in ends one connection, is counted, and is logged with its stack;
+// other clients are served.
 func TestPanics(t *testing.T) {
 	for _, test := range []struct {
 		name, where string
@@ -228,7 +228,7 @@ func TestPanics(t *testing.T) {
 	}
 }
 
-// What panics where the greeting dials ends that tunnel, and nothing else.
+// A panic in the greeting's dial ends only that tunnel.
 func TestPanicInGreetingsDial(t *testing.T) {
 	caught := caughtSoFar("tunnel")
 	var on atomic.Bool
@@ -256,7 +256,7 @@ func TestPanicInGreetingsDial(t *testing.T) {
 	}
 }
 
-// What panics in accept closes that connection; wherever it does, others come in.
+// A panic in accept closes that connection, at any place; others can connect.
 func TestPanicInAccept(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	caught, panics := caughtSoFar("handshake"), 0
@@ -274,7 +274,7 @@ func TestPanicInAccept(t *testing.T) {
 	}
 }
 
-// A panicsAt panics once, when its address is asked for the next time but left.
+// A panicsAt panics once, when its address is requested after left more requests.
 type panicsAt struct {
 	net.Conn
 	left int
@@ -286,7 +286,7 @@ func (c *panicsAt) RemoteAddr() net.Addr {
 	return c.Conn.RemoteAddr()
 }
 
-// net/http catches nothing where it reads in a goroutine of its own.
+// net/http does not catch panics in its goroutine that reads.
 func TestPanicInPageRead(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	caught := caughtSoFar("pages")
@@ -296,7 +296,7 @@ func TestPanicInPageRead(t *testing.T) {
 	}
 }
 
-// caughtSoFar returns what counts the panics of a place from now on.
+// caughtSoFar returns a function that counts the panics of a place from now on.
 func caughtSoFar(where string) func() int64 {
 	before := panics.Counts()[where]
 	return func() int64 { return panics.Counts()[where] - before }
@@ -308,7 +308,7 @@ func panicIf(on bool) {
 	}
 }
 
-// page asks for a page until the connection ends.
+// page requests a page until the connection ends.
 func page(t *testing.T, g *gate) {
 	conn, err := tls.Dial("tcp", g.addr, &tls.Config{ServerName: testName, RootCAs: g.ca.Pool()})
 	if err != nil {
@@ -338,7 +338,7 @@ func inTLS(t *testing.T, f func(t *testing.T, handshake func(*tls.Config) (tls.C
 			c.visit.begin = func() {
 				go func() {
 					if c.handshake() {
-						io.WriteString(c.tls, "x") // behind the ticket
+						io.WriteString(c.tls, "x") // after the ticket
 					}
 					c.close()
 				}()
@@ -388,7 +388,7 @@ func TestSuites(t *testing.T) {
 			_, err := handshake(&tls.Config{ServerName: testName, InsecureSkipVerify: true,
 				MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{suite.ID}})
 			aead := strings.Contains(suite.Name, "GCM") || strings.Contains(suite.Name, "POLY1305")
-			good := aead && strings.Contains(suite.Name, "ECDHE_ECDSA") // what the certificate is for
+			good := aead && strings.Contains(suite.Name, "ECDHE_ECDSA") // as the certificate requires
 			if (err == nil) != good {
 				t.Errorf("%s: %v", suite.Name, err)
 			}
@@ -396,12 +396,11 @@ func TestSuites(t *testing.T) {
 	})
 }
 
-// A name without certificate gets its alert before anything is computed, in every
-// version.
+// A name without a certificate gets its alert before any computation, in every version.
 func TestNamelessAlert(t *testing.T) {
 	inTLS(t, func(t *testing.T, handshake func(*tls.Config) (tls.ConnectionState, error)) {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-			for _, name := range []string{"other.example", "192.0.2.1"} { // the latter sends none
+			for _, name := range []string{"other.example", "192.0.2.1"} { // a client sends no server name for the latter
 				_, err := handshake(&tls.Config{ServerName: name, InsecureSkipVerify: true, MaxVersion: version})
 				if err == nil || err.Error() != "remote error: tls: unrecognized name" {
 					t.Errorf("%s, %q: %v; want unrecognized_name", tls.VersionName(version), name, err)

@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// A fakeSocket is a rawConn that a test fills and empties by hand, without a loop,
-// a clock or a goroutine.
+// A fakeSocket is a rawConn that a test fills and empties by hand, without a loop, a
+// clock or a goroutine.
 type fakeSocket struct {
-	in     [][]byte // what each read gives
-	fin    bool     // behind in
-	broken error    // what writes, and reads behind in, give
-	room   int      // bytes that writes take; negative: all
+	in     [][]byte // the result of each read
+	fin    bool     // after in
+	broken error    // the error of writes, and of reads after in
+	room   int      // bytes that writes accept; negative: all
 	out    []byte
 	writes int
 	unread int // bytes that the kernel holds for the peer
@@ -61,15 +61,15 @@ func (s *fakeSocket) watch(want interest)   { s.want = want }
 func (s *fakeSocket) close(reset bool)      { s.closed, s.reset, s.want = true, reset, 0 }
 func (s *fakeSocket) give(chunks ...[]byte) { s.in = append(s.in, chunks...) }
 
-// A tunnelRig is a tunnel of two fake sockets, whose turns the test takes.
+// A tunnelRig is a tunnel of two fake sockets. The test gives it its turns.
 type tunnelRig struct {
 	*tunnel
 	w                *turn
 	client, upstream *fakeSocket
 }
 
-// newTunnelRig makes a tunnel before a vhost that need not speak XMPP. Edit may change it
-// before its first turn.
+// newTunnelRig creates a tunnel of a vhost that does not require XMPP. edit may change
+// it before its first turn.
 func newTunnelRig(t testing.TB, edit func(*tunnel)) *tunnelRig {
 	d := &tunnelRig{w: newTurn(), client: &fakeSocket{room: -1}, upstream: &fakeSocket{room: -1}}
 	d.w.now = time.Hour
@@ -86,7 +86,7 @@ func newTunnelRig(t testing.TB, edit func(*tunnel)) *tunnelRig {
 	return d
 }
 
-// turns gives the tunnel events for as long as it wants what the sockets have.
+// turns gives the tunnel events while it awaits any that the sockets have.
 func (d *tunnelRig) turns() {
 	for n := 0; !d.done; n++ {
 		if n > 10_000 {
@@ -107,7 +107,7 @@ func (d *tunnelRig) turns() {
 	}
 }
 
-// pass lets time go by, and does what is due.
+// pass lets time pass, and calls expire when it is due.
 func (d *tunnelRig) pass(how time.Duration) {
 	end := d.w.now + how
 	for !d.done && d.due <= end {
@@ -118,7 +118,7 @@ func (d *tunnelRig) pass(how time.Duration) {
 	d.w.now = end
 }
 
-// text is what a peer was sent in data frames, frame by frame.
+// text returns the data frames that the peer received.
 func (s *fakeSocket) text() (frames []string) {
 	for b := s.out; len(b) > 0; {
 		h, err := parseHeader(b)
@@ -141,7 +141,7 @@ func (s *fakeSocket) text() (frames []string) {
 	return frames
 }
 
-// closes returns the status code of the Close frame that the peer was sent; 0: none.
+// closes returns the status code of the Close frame that the peer received; 0: none.
 func (s *fakeSocket) closes() uint16 {
 	for b := s.out; len(b) > 0; {
 		h, err := parseHeader(b)

@@ -11,8 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// record is what a scanner found. Pings are taken out, so that there is something
-// to take out.
+// record collects the output of a scanner. It removes Pings, to exercise that too.
 type record struct {
 	forwarded []byte
 	controls  []string
@@ -35,7 +34,7 @@ func (r *record) take(p *piece) {
 	r.forwarded = append(r.forwarded, p.wire...)
 }
 
-// scan takes all pieces of b that are whole, and returns what is left.
+// scan takes all complete pieces of b, and returns the rest.
 func (r *record) scan(s *scanner, b []byte) (rest []byte, err error) {
 	for len(b) > 0 {
 		p, n, err := s.next(b)
@@ -53,8 +52,8 @@ func (r *record) scan(s *scanner, b []byte) (rest []byte, err error) {
 	return b, nil
 }
 
-// scanAll feeds b to s in pieces of the given sizes, held bytes in front, as a
-// tunnel does.
+// scanAll feeds b to s in pieces of the given sizes, after the held bytes, as a tunnel
+// does.
 func scanAll(s *scanner, b []byte, sizes func() int) (*record, error) {
 	r := &record{}
 	var held []byte
@@ -98,10 +97,10 @@ func FuzzScannerSplit(f *testing.F) {
 			s := &scanner{fromClient: fromClient, limit: limit, keep: 5}
 			got, err := scanAll(s, b, sizes)
 			if wantErr == errNotUTF8 && err == errNotUTF8 && bytes.HasPrefix(got.forwarded, want.forwarded) {
-				continue // what came before the wrong byte has gone on, if it came alone
+				continue // bytes before the wrong one were forwarded if they came alone
 			}
-			// What is kept back for its first byte of payload depends on the
-			// split only at the very end.
+			// Bytes that wait for the first byte of payload depend on the split only at
+			// the very end.
 			if !bytes.Equal(got.forwarded, want.forwarded) {
 				t.Errorf("forwarded %x, want %x", got.forwarded, want.forwarded)
 			}
@@ -121,7 +120,7 @@ func FuzzScannerSplit(f *testing.F) {
 	})
 }
 
-// A header that is read is written again as it was.
+// A header that was parsed is encoded to the same bytes.
 func FuzzHeader(f *testing.F) {
 	f.Add([]byte{0x81, 0x05})
 	f.Add([]byte{0x82, 126, 0x01, 0x00})
@@ -142,8 +141,8 @@ func FuzzHeader(f *testing.F) {
 	})
 }
 
-// What a peer may not send is refused, with the right status code, and what
-// was whole before it is forwarded.
+// Forbidden input is refused with the right status code, and complete frames before it
+// are forwarded.
 func TestScannerRefuses(t *testing.T) {
 	masked := func(b ...byte) []byte { return append(b, 0, 0, 0, 0) }
 	hello := []byte{0x81, 0x82, 0, 0, 0, 0, 'h', 'i'}
@@ -193,8 +192,8 @@ func TestScannerRefuses(t *testing.T) {
 	}
 }
 
-// Control frames may come between the fragments of a message, and a limit is
-// for each message anew.
+// Control frames may come between the fragments of a message, and the limit applies to
+// each message.
 func TestScannerAccepts(t *testing.T) {
 	s := &scanner{limit: 4, keep: 1}
 	r := &record{}
@@ -231,7 +230,7 @@ func scanAway(t testing.TB, s *scanner, b []byte) {
 	}
 }
 
-// Scanning costs no memory, whatever the text.
+// Scanning allocates nothing for any text.
 func TestScanAllocatesNothing(t *testing.T) {
 	for _, text := range []string{strings.Repeat("a", 300), strings.Repeat("aé€😀", 30)} {
 		frame := appendFrame(nil, opText, []byte(text), &[4]byte{1, 2, 3, 4})
@@ -242,7 +241,7 @@ func TestScanAllocatesNothing(t *testing.T) {
 	}
 }
 
-// However a text is cut and masked, it is valid exactly if unicode/utf8 says so.
+// A text is valid exactly if unicode/utf8 accepts it, regardless of cuts and mask.
 func FuzzUTF8(f *testing.F) {
 	f.Add([]byte("aé€😀"+strings.Repeat("x", 64)+"ü"), uint64(1), uint32(0x01020304))
 	f.Add([]byte("\xed\xa0\x80"), uint64(2), uint32(0))

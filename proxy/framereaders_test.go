@@ -9,8 +9,8 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// A frame's header reads the same to gobwas, with which probes and other gates
-// read; what we refuse is what RFC 6455, section 5.2 forbids.
+// gobwas, which probes and other gates use, reads a frame's header in the same way;
+// what we refuse is forbidden by RFC 6455, section 5.2.
 func FuzzHeaderReaders(f *testing.F) {
 	f.Add([]byte{0x81, 0x05})
 	f.Add([]byte{0x01, 0xfe, 0x00, 0x7e, 1, 2, 3, 4})
@@ -45,7 +45,7 @@ func FuzzHeaderReaders(f *testing.F) {
 	})
 }
 
-// forbidden reports what section 5.2 and 5.5 forbid in the bytes that are there.
+// forbidden reports what sections 5.2 and 5.5 forbid in the available bytes.
 func forbidden(b []byte) bool {
 	op, n := b[0]&0x0f, b[1]&0x7f
 	switch {

@@ -19,13 +19,13 @@ import (
 	"wssgate/upstream"
 )
 
-// framings runs f in both.
+// framings runs f in both framings.
 func framings(t *testing.T, f func(t *testing.T, legacy bool)) {
 	t.Run("RFC 7395", func(t *testing.T) { f(t, false) })
 	t.Run("older draft", func(t *testing.T) { f(t, true) })
 }
 
-// stream dials; edit changes how.
+// stream opens a WebSocket; edit changes its options.
 func (g *gate) stream(edit func(*chat.Target)) *chat.Client {
 	g.t.Helper()
 	target := g.target()
@@ -43,7 +43,7 @@ func (g *gate) stream(edit func(*chat.Target)) *chat.Client {
 	return c
 }
 
-// lastWords reads messages up to the Close frame, and returns them in one.
+// lastWords reads messages up to the Close frame, and joins them.
 func lastWords(t *testing.T, c *chat.Client) (text string, code ws.StatusCode) {
 	t.Helper()
 	for {
@@ -72,7 +72,7 @@ func wantWords(t *testing.T, got string, want ...string) {
 	}
 }
 
-// end is how a stream ends in a framing.
+// end returns the end of a stream in a framing.
 func end(legacy bool) string {
 	if legacy {
 		return "</stream:stream>"
@@ -87,8 +87,8 @@ func openTag(to string, legacy bool) string {
 	return "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='" + to + "' version='1.0'/>"
 }
 
-// A domain that is not the vhost's gets host-unknown in the client's framing,
-// and the upstream sees nothing of the stream.
+// A domain that the vhost does not have gets host-unknown in the client's framing, and
+// the upstream sees nothing of the stream.
 func TestDomainRefused(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
 		up := newUpstream(t, chat.Config{})
@@ -120,7 +120,7 @@ func TestDomainRefused(t *testing.T) {
 	})
 }
 
-// Where the vhost reads the start tag, anything else is a stream error.
+// If the vhost reads the start tag, anything else is a stream error.
 func TestBadStart(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	g := newGateFor(t, upstream.Options{
@@ -150,7 +150,7 @@ func TestBadStart(t *testing.T) {
 	}
 }
 
-// The start tag may come in any pieces.
+// The start tag may arrive in any pieces.
 func TestStartInPieces(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	g := newGateFor(t, upstream.Options{
@@ -210,8 +210,8 @@ func TestRouteByDomain(t *testing.T) {
 	})
 }
 
-// A Ping is answered at once, where there is no upstream yet too, and so before
-// the start tag and in the middle of it.
+// A Ping is answered at once, even without an upstream, before the start tag and in the
+// middle of it.
 func TestPingBeforeUpstream(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	g := newGateFor(t, upstream.Options{
@@ -241,8 +241,8 @@ func TestPingBeforeUpstream(t *testing.T) {
 	}
 }
 
-// What comes in the TLS record of the request, behind a start tag that has to be
-// dialled for, is not forgotten: no event tells of it.
+// Bytes in the TLS record of the request, after a start tag that needs a dial, are not
+// lost, although no event reports them.
 func TestFramesInTheRecordOfTheRequest(t *testing.T) {
 	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGateFor(t, upstream.Options{
@@ -254,7 +254,7 @@ func TestFramesInTheRecordOfTheRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	long := "<message>" + strings.Repeat("x", 6000) + "</message>" // more than what a request is read into
+	long := "<message>" + strings.Repeat("x", 6000) + "</message>" // longer than the buffer for a request
 	frames := masked(ws.NewTextFrame([]byte(openTag(testName, false))), ws.NewTextFrame([]byte(long)), ws.NewTextFrame([]byte("<last/>")))
 	request := "GET / HTTP/1.1\r\nHost: " + testName + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n"
@@ -278,11 +278,11 @@ func TestFramesInTheRecordOfTheRequest(t *testing.T) {
 	}
 }
 
-// hostPort is where a server of chat listens.
+// hostPort returns the address of a chat server.
 func hostPort(s *chat.Server) string { return s.Addr() }
 
-// A redirect to a node of ours is followed, and the client never knows: neither
-// the first node's address nor its stream reaches it.
+// A redirect to one of our nodes is followed unnoticed by the client: neither the first
+// node's address nor its stream reaches it.
 func TestRedirectFollowed(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
 		second := newUpstream(t, chat.Config{Habits: chat.Tigase()})
@@ -315,7 +315,7 @@ func TestRedirectFollowed(t *testing.T) {
 	})
 }
 
-// A redirect that is not followed names the node's public address, or none.
+// A redirect that is not followed has the node's public address, or none.
 func TestRedirectRewritten(t *testing.T) {
 	for _, test := range []struct {
 		name, mode, public, want string
@@ -349,8 +349,8 @@ func TestRedirectRewritten(t *testing.T) {
 	}
 }
 
-// A Tigase names a node by its host name, with the port of its own listener. That
-// is the node whose public_url has that host, and the client never knows.
+// Tigase names a node by its host name, with the port of its own listener. The gate
+// finds the node whose public_url has that host, unnoticed by the client.
 func TestRedirectByPublicName(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
 		second := newUpstream(t, chat.Config{})
@@ -376,8 +376,8 @@ func TestRedirectByPublicName(t *testing.T) {
 	})
 }
 
-// Nodes that send a stream from one to the other end it: no node is asked twice, no
-// more than four are, and the client is not sent back to where it came from.
+// Nodes that redirect a stream to each other end it: no node is dialled twice, at most
+// four are, and the client is not sent back to a previous one.
 func TestRedirectCircle(t *testing.T) {
 	for _, c := range []struct {
 		what, mode   string
@@ -433,8 +433,8 @@ func TestRedirectCircle(t *testing.T) {
 	}
 }
 
-// Where the gate ends a stream it says so in XMPP; a stream that can be resumed
-// gets the Close frame alone.
+// If the gate ends a stream, it does so in XMPP; a stream that can be resumed gets only
+// the Close frame.
 func TestLastWords(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
 		for _, resumable := range []bool{false, true} {
@@ -473,7 +473,7 @@ func TestLastWords(t *testing.T) {
 	})
 }
 
-// An upstream that stops without a word is an error in XMPP too.
+// An upstream that stops without an end of the stream causes a stream error as well.
 func TestLastWordsUpstreamGone(t *testing.T) {
 	up := newUpstream(t, chat.Config{Habits: chat.Tigase()})
 	g := newGate(t, up.URL())
@@ -492,8 +492,8 @@ func TestLastWordsUpstreamGone(t *testing.T) {
 	}
 }
 
-// A drain turns new clients away: with 503, or in XMPP's words to another
-// address. Stopped again, it does not.
+// A drain refuses new clients with 503, or redirects them in XMPP to another address.
+// Once stopped, it does neither.
 func TestDrainTurnsAway(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
 		up := newUpstream(t, chat.Config{})
@@ -523,7 +523,7 @@ func TestDrainTurnsAway(t *testing.T) {
 	})
 }
 
-// pingPong goes to the upstream and back, so that the tunnel is there.
+// pingPong sends a message to the upstream and back, so that the tunnel exists.
 func pingPong(t *testing.T, c *chat.Client) {
 	t.Helper()
 	if err := c.WriteFrame(ws.NewPingFrame([]byte("x"))); err != nil {
@@ -534,8 +534,8 @@ func pingPong(t *testing.T, c *chat.Client) {
 	}
 }
 
-// A drain of one vhost or node leaves the others alone, and can be stopped
-// before it is over.
+// A drain of one vhost or node does not affect others, and can be stopped before its
+// end.
 func TestDrainTarget(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL())
@@ -558,10 +558,10 @@ func TestDrainTarget(t *testing.T) {
 	}
 }
 
-// Whoever stops one of two drains of the same tunnels has not stopped the other,
-// be it the older or the newer one, and be it for the same target.
+// Stopping one of two drains of the same tunnels does not stop the other, whether it is
+// older or newer, or for the same target.
 func TestDrainTwiceStopOnce(t *testing.T) {
-	const pace = 5 // a second
+	const pace = 5 // per second
 	node := Target{Upstream: "test", Node: "n1"}
 	for _, targets := range [][2]Target{{{Vhost: "*"}, {}}, {{}, {Vhost: "*"}}, {node, node}} {
 		for stopped := range 2 {
@@ -581,7 +581,7 @@ func TestDrainTwiceStopOnce(t *testing.T) {
 	}
 }
 
-// A redirect after login is no secret's end either: the client gets the node's
+// A redirect after login does not reveal the address either: the client gets the node's
 // public address, in a stream that is opened once.
 func TestRedirectAfterLogin(t *testing.T) {
 	for _, public := range []string{"wss://t2.example1.com:5291/", ""} {
@@ -633,7 +633,7 @@ func redirectAfterLogin(t *testing.T, public string) {
 	})
 }
 
-// An upstream that says nothing but its opening is not held back for ever.
+// An upstream that sends only its opening is not held back forever.
 func TestAnswerIsNotAwaitedForEver(t *testing.T) {
 	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
@@ -646,8 +646,8 @@ func TestAnswerIsNotAwaitedForEver(t *testing.T) {
 	}
 }
 
-// Where no XMPP is spoken, a client that begins a start tag is held to it all the
-// same; what is no attempt at one is the upstream's to judge.
+// Outside of XMPP, a start tag that a client begins must still be valid; other input is
+// left to the upstream.
 func TestBadStartReadAlong(t *testing.T) {
 	mute := newGate(t, newUpstream(t, chat.Config{Rude: chat.Outburst{When: chat.AtFirstFrame, Then: chat.Silence}}).URL())
 	for message, condition := range map[string]string{

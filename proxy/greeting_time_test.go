@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// A start tag is due ten seconds after the 101, however busily it comes: a byte
-// a second is no life.
+// A start tag is due ten seconds after the 101, even if a byte arrives each second.
 func TestStartTagIsDue(t *testing.T) {
 	vhost := someVhost(t)
 	for _, slow := range []string{"", "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing'"} {
@@ -18,7 +17,7 @@ func TestStartTagIsDue(t *testing.T) {
 			b := &bench{t: t, loops: newTestLoops(t), client: client, done: make(chan struct{})}
 			b.tunnel = &tunnel{
 				settings: &tunnelSettings{backlog: 1 << 20},
-				info:     &tunnelInfo{vhost: vhost, elsewhere: "wss://other.example/"}, // to be told once it has spoken
+				info:     &tunnelInfo{vhost: vhost, elsewhere: "wss://other.example/"}, // sent after its start tag
 				client:   leg{sock: &sock{conn: clientGate}, scan: scanner{fromClient: true, limit: 1 << 20, keep: 1}},
 				upstream: upstreamLeg(nil),
 				onDone:   func(*tunnel, time.Duration) { close(b.done) },
@@ -71,13 +70,13 @@ func TestStartTagIsDue(t *testing.T) {
 	}
 }
 
-// Where no XMPP is spoken, a start tag that is begun is due ten seconds later; a
-// client that says nothing may go on doing so.
+// Outside of XMPP, a start tag is due ten seconds after its beginning; a client may
+// stay silent.
 func TestStartTagIsDueOnceBegun(t *testing.T) {
 	vhost := someVhost(t)
 	inBubble(t, tunnelSettings{}, func(b *bench) {
 		b.do(func(*turn) { b.tunnel.info, b.tunnel.stage = &tunnelInfo{vhost: vhost}, stageAwaited })
-		go func() { // what the upstream gets of it
+		go func() { // the input of the upstream
 			buf := make([]byte, 1000)
 			for {
 				if _, err := b.upstream.Read(buf); err != nil {
@@ -110,8 +109,8 @@ func TestStartTagIsDueOnceBegun(t *testing.T) {
 	})
 }
 
-// A client that Pings before there is an upstream, and does not take the Pongs, is
-// slow: they may not pile up.
+// A client that sends Pings before there is an upstream, and does not read the Pongs,
+// is slow: they must not accumulate.
 func TestPingsBeforeUpstreamAreBounded(t *testing.T) {
 	vhost := someVhost(t)
 	synctest.Test(t, func(t *testing.T) {

@@ -16,19 +16,20 @@ import (
 	"wssgate/upstream"
 )
 
-// noon is when these tests take place.
+// noon is the time of these tests.
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func keyFor(addr string) clientKey { return keyOfAddr(netip.MustParseAddr(addr)) }
 
-// guarding makes a guard with a limit, which knows nobody.
+// guarding returns an empty guard with a limit.
 func guarding(count int, period time.Duration) *guard {
 	g := newGuard(nil)
 	g.configure(LoginFailures{count, period}, noon)
 	return g
 }
 
-// fail has logins from an address fail, all at once, and returns the last verdict.
+// fail records failed logins from an address, all at once, and returns the last
+// verdict.
 func (g *guard) fail(addr string, n int, now time.Time) (v verdict) {
 	for range n {
 		v = g.failed(keyFor(addr), now)
@@ -41,8 +42,8 @@ func (g *guard) bannedFor(addr string, now time.Time) time.Duration {
 	return banned
 }
 
-// The first half is free, then each failure costs a wait that doubles, then the
-// address is refused for the period, and begins anew.
+// The first half is free, then each failure causes a wait that doubles, then the
+// address is refused for the period, and starts afresh.
 func TestGuardSlowsThenRefuses(t *testing.T) {
 	g := guarding(20, 10*time.Minute)
 	for i := 1; i <= 45; i++ {
@@ -76,8 +77,8 @@ func TestGuardSlowsThenRefuses(t *testing.T) {
 	}
 }
 
-// Failures are forgotten one by one: an address that stays below the rate is
-// never refused, and one that is above it is.
+// Failures are forgotten one by one: an address that stays below the rate is never
+// refused; one above it is.
 func TestGuardForgets(t *testing.T) {
 	for every, refused := range map[time.Duration]bool{31 * time.Second: false, 30 * time.Second: false, 20 * time.Second: true} {
 		g, now, was := guarding(20, 10*time.Minute), noon, false
@@ -116,8 +117,8 @@ func TestGuardNetworks(t *testing.T) {
 	}
 }
 
-// However many addresses a stranger has, the table does not grow, and who is
-// known for more than one failure stays known.
+// The table does not grow, regardless of an attacker's addresses, and an address with
+// more than one failure stays in it.
 func TestGuardIsBounded(t *testing.T) {
 	g := guarding(20, 10*time.Minute)
 	g.fail("192.0.2.7", 20, noon)
@@ -136,7 +137,7 @@ func TestGuardIsBounded(t *testing.T) {
 	if v := g.fail("192.0.2.8", 7, now); v.banned == 0 {
 		t.Errorf("an address with 22 failures: %+v, want it refused", v)
 	}
-	// Where all others are worse, a new one is not taken up.
+	// If all others have more failures, a new address is not added.
 	g = guarding(20, 10*time.Minute)
 	for i := range maxGuarded {
 		g.fail(fmt.Sprintf("2001:db8:0:%x::1", i), 2, noon)
@@ -144,14 +145,14 @@ func TestGuardIsBounded(t *testing.T) {
 	if g.fail("192.0.2.9", 1, noon); len(g.known) != maxGuarded || g.known[keyFor("192.0.2.9")] != nil {
 		t.Errorf("%d addresses are known, the least bad one among them", len(g.known))
 	}
-	// And when their time is over, they are gone.
+	// After their time they are removed.
 	later := noon.Add(2 * time.Minute)
 	if c := g.counts(later); c.Known != 0 || len(g.known) != 0 {
 		t.Errorf("%d are known when all is forgotten", c.Known)
 	}
 }
 
-// The heap is one after whatever happened, and its counts are right.
+// The heap stays valid and its counts right after any operations.
 func TestGuardHeap(t *testing.T) {
 	g, now := guarding(5, time.Minute), noon
 	for i := range 3000 {
@@ -181,7 +182,7 @@ func TestGuardHeap(t *testing.T) {
 
 func (g *guard) forgive(addr string) int { return g.pardon(keyFor(addr)) }
 
-// A reload keeps what was counted; a limit that is taken away forgets it.
+// A reload keeps the counts; removing the limit clears them.
 func TestGuardConfigure(t *testing.T) {
 	g := guarding(20, 10*time.Minute)
 	g.fail("192.0.2.7", 8, noon)
@@ -202,7 +203,7 @@ func TestGuardConfigure(t *testing.T) {
 	}
 }
 
-// A pardon lets in at once, one or all.
+// A pardon ends a refusal at once, for one address or all.
 func TestGuardPardon(t *testing.T) {
 	g := guarding(3, time.Minute)
 	g.fail("192.0.2.7", 3, noon)
@@ -236,7 +237,7 @@ func BenchmarkGuardFailed(b *testing.B) {
 	}
 }
 
-// guessing is a client that logs in wrongly.
+// guessing makes a client log in with a wrong password.
 func guessing(legacy, sasl2 bool) func(*chat.Target) {
 	return func(t *chat.Target) {
 		t.Legacy, t.SASL2, t.User, t.Password = legacy, sasl2, "alice", "wrong"
@@ -247,7 +248,7 @@ func withLimit(count int) func(*Options) {
 	return func(o *Options) { o.Settings.LoginFailures = LoginFailures{count, 10 * time.Minute} }
 }
 
-// newXMPPGate is newGate for an upstream that is said to speak XMPP.
+// newXMPPGate is newGate for an upstream with XMPP.
 func newXMPPGate(t *testing.T, url string, edit ...func(*Options)) *gate {
 	t.Helper()
 	xmpp := group("test", url)
@@ -272,9 +273,9 @@ func (g *gate) wantRefused() {
 	}
 }
 
-// Wrong passwords, on one tunnel and on several, end in a stream error in place
-// of the answer, and in 403 for whoever comes from there. Tunnels on which
-// somebody is logged in go on. A pardon lets all in again.
+// Wrong passwords, on one tunnel and on several, cause a stream error in place of the
+// answer, and 403 for later clients of the address. Tunnels that are logged in
+// continue. A pardon lets all clients in again.
 func TestLoginFailures(t *testing.T) {
 	framings(t, func(t *testing.T, legacy bool) {
 		for _, sasl2 := range []bool{false, true} {
@@ -300,7 +301,7 @@ func TestLoginFailures(t *testing.T) {
 			if _, slow := g.guard.state(keyFor("127.0.0.1"), time.Now()); slow != 0 {
 				t.Errorf("slowed for %v after half of the failures", slow)
 			}
-			// The guard is told of two more elsewhere: one would be slowed here.
+			// Two more failures elsewhere: a failure here would be slowed.
 			g.guard.fail("127.0.0.1", 2, time.Now())
 			for what, c := range map[string]*chat.Client{"a wrong password": waits, "the right one": other} {
 				if err := c.Authenticate(); err == nil || err.Error() != "stream: error policy-violation" {
@@ -332,7 +333,7 @@ func TestLoginFailures(t *testing.T) {
 	})
 }
 
-// The line that programs read is written once, when an address is refused.
+// The line for programs is written once, when an address is refused.
 func TestLoginFailuresLog(t *testing.T) {
 	g := newXMPPGate(t, newUpstream(t, chat.Config{Password: "right"}).URL(), withLimit(1))
 	c := g.stream(guessing(false, false))
@@ -352,8 +353,7 @@ func TestLoginFailuresLog(t *testing.T) {
 	}
 }
 
-// What is no guess is not counted, and neither is a client that nobody can tell
-// from others.
+// Other errors are not counted, and neither are clients whose address is unknown.
 func TestLoginFailuresThatAreNone(t *testing.T) {
 	for _, condition := range []string{"temporary-auth-failure", "aborted", "invalid-mechanism", "encryption-required"} {
 		up := newUpstream(t, chat.Config{Password: "right", Habits: chat.Habits{LoginFailure: condition}})
@@ -381,9 +381,9 @@ func TestLoginFailuresThatAreNone(t *testing.T) {
 	}
 }
 
-// A client that is slowed is not read for a while, and neither is the next one
-// from its address, which may take its time for its start tag all the same. Who
-// has said it already, is heard when the time comes.
+// A slowed client is not read for a while, and neither is the next one from its
+// address, which still has the full time for its start tag. A start tag that was sent
+// before is read afterwards.
 func TestLoginFailuresSlow(t *testing.T) {
 	const (
 		open  = "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='" + testName + "' version='1.0'/>"
@@ -422,7 +422,7 @@ func TestLoginFailuresSlow(t *testing.T) {
 		login(one, wrong)
 		after("the second, slowed by 1 s", time.Second)
 		next := g.tunnel()
-		time.Sleep(11 * time.Second) // it may take its ten seconds once it is read
+		time.Sleep(11 * time.Second) // its ten seconds begin once it is read
 		login(next, open)
 		after("the other tunnel's stream", 12*time.Second)
 		login(next, wrong) // the third: 4 s

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// patience is how long a test waits on the real clock for what must come. It is no
-// measure of speed: only a broken gate makes a test wait that long.
+// patience is how long a test waits on the real clock for an expected event. It does not
+// measure speed: only a broken gate makes a test wait that long.
 const patience = 30 * time.Second
 
-// logLines keeps what was logged.
+// logLines keeps the lines of a log.
 type logLines struct {
 	mu sync.Mutex
 	b  strings.Builder

@@ -9,13 +9,13 @@ import (
 	"wssgate/upstream"
 )
 
-// With a sample of n the first of n lines is written, with 0 and 1 each one;
-// what is a warning always is.
+// With a sample of n the first of every n lines is written, with 0 and 1 every line.
+// Warnings are always written.
 func TestJournalSample(t *testing.T) {
 	for _, test := range []struct {
 		sample int64
-		ends   string // one letter for each tunnel: "." an ordinary end, "w" a warning
-		want   string // those that are written
+		ends   string // one letter per tunnel: "." a normal end, "w" a warning
+		want   string // the written ones
 	}{
 		{0, "....", "...."},
 		{1, "....", "...."},
@@ -48,7 +48,7 @@ func TestJournalSample(t *testing.T) {
 	}
 }
 
-// A smaller sample holds from the next line on.
+// A smaller sample applies from the next line on.
 func TestJournalSampleShrinks(t *testing.T) {
 	j := &journal{}
 	j.sample.Store(1000)

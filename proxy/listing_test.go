@@ -32,8 +32,8 @@ func idsOf(list []Tunnel) (ids []string) {
 	return ids
 }
 
-// The parts of a listing, one after the other, are all tunnels, each once, in the order
-// in which they opened.
+// The pages of a listing together have all tunnels, each once, in the order in which
+// they opened.
 func TestTunnelsInParts(t *testing.T) {
 	g := opened(t, 5)
 	all := g.Tunnels(TunnelQuery{Limit: 10})
@@ -64,7 +64,7 @@ func TestTunnelsInParts(t *testing.T) {
 	}
 }
 
-// Each filter chooses what it says, and together they choose less.
+// Each filter selects as documented, and several together select fewer.
 func TestTunnelFilters(t *testing.T) {
 	g := opened(t, 3)
 	all := g.Tunnels(TunnelQuery{Limit: 10}).Tunnels
@@ -96,7 +96,7 @@ func TestTunnelFilters(t *testing.T) {
 	}
 }
 
-// The busiest come first, tunnels and clients.
+// Tunnels and clients with the most bytes come first.
 func TestBusiest(t *testing.T) {
 	g := opened(t, 4)
 	list := g.Tunnels(TunnelQuery{Limit: 2, Busiest: true})
@@ -109,7 +109,7 @@ func TestBusiest(t *testing.T) {
 	}
 }
 
-// The operator closes one tunnel, and no other one; its client learns why.
+// The operator closes one tunnel and no other; its client learns the reason.
 func TestCloseTunnels(t *testing.T) {
 	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
@@ -117,7 +117,8 @@ func TestCloseTunnels(t *testing.T) {
 	for range 2 {
 		c := g.dial()
 		clients = append(clients, c)
-		// The 101 may come before there is a tunnel, and the second's before the first's.
+		// A 101 may arrive before its tunnel exists, and the second one before the
+		// first.
 		if err := c.WriteFrame(ws.NewTextFrame([]byte("hello"))); err != nil {
 			t.Fatal(err)
 		}
@@ -147,8 +148,8 @@ func TestCloseTunnels(t *testing.T) {
 	}
 }
 
-// A tunnel that closes already counts too, and does not keep the time that a drain gave
-// it; but a close does not give it more time either.
+// A tunnel that is closing counts too, and loses additional time that a drain gave it;
+// but a close does not give it more time either.
 func TestCloseOfClosing(t *testing.T) {
 	for name, test := range map[string]struct{ patience, want time.Duration }{
 		"a drain with patience": {time.Hour, closeTimeout},

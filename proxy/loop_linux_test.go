@@ -19,8 +19,8 @@ import (
 	"wssgate/upstream"
 )
 
-// Between turns a tunnel's tls.Conn owns no buffer, whatever it has read, and
-// part of a record no more than its size.
+// Between turns a tunnel's tls.Conn owns no buffer, after any input, and for a partial
+// record at most its size.
 func TestIdleTunnelOwnsNoBuffer(t *testing.T) {
 	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
@@ -45,8 +45,8 @@ func TestIdleTunnelOwnsNoBuffer(t *testing.T) {
 	}
 }
 
-// Tunnels that move between loops, back and forth under traffic, lose nothing. Whoever
-// goes through them meanwhile sees each of them once.
+// Tunnels that move between loops, back and forth under traffic, lose nothing. A visit
+// of all tunnels meanwhile sees each of them once.
 func TestTunnelsMoveBetweenLoops(t *testing.T) {
 	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
@@ -89,7 +89,7 @@ func TestTunnelsMoveBetweenLoops(t *testing.T) {
 				t.Errorf("%d tunnels are seen; want %d", seen, clients)
 				return
 			}
-			time.Sleep(100 * time.Microsecond) // they don't move while they are seen
+			time.Sleep(100 * time.Microsecond) // tunnels don't move during a visit
 		}
 	})
 	for i, c := range conns {
@@ -115,8 +115,8 @@ func TestTunnelsMoveBetweenLoops(t *testing.T) {
 	}
 }
 
-// An event belongs to the socket that had the descriptor when it came: a tunnel that
-// gets the descriptor in the middle of a batch is not told of the other's end.
+// An event belongs to the socket that had the descriptor at that time: a tunnel that
+// gets the descriptor in the middle of a batch does not get the event.
 func TestEventOfFormerDescriptor(t *testing.T) {
 	hangs := make(chan struct{})
 	g := newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/")},
@@ -134,7 +134,7 @@ func TestEventOfFormerDescriptor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(ends[1])
-	conn, _ := net.Pipe() // what Go's poller had
+	conn, _ := net.Pipe() // registered in Go's poller
 	comes := &tunnel{
 		settings: &tunnelSettings{backlog: 1 << 20},
 		shared:   g.tunnels,
@@ -147,7 +147,7 @@ func TestEventOfFormerDescriptor(t *testing.T) {
 	loop, why := g.loops.list[0], make(chan reason)
 	loop.post(func() {
 		p := loop.poller.(*epoll)
-		if missing := ends[0] + 1 - len(p.conns); missing > 0 { // somebody had it
+		if missing := ends[0] + 1 - len(p.conns); missing > 0 { // the descriptor was in use before
 			p.conns = append(p.conns, make([]connEntry, missing)...)
 		}
 		loop.post(func() { loop.start(comes, ends[0], -1) })
@@ -297,7 +297,7 @@ func TestLastWordsBeforeReset(t *testing.T) {
 			g.loops.list[0].post(func() { close(held); <-goOn })
 			<-held
 			if resets == "upstream" {
-				toUpstream("crosses") // the first that the loop is told of
+				toUpstream("crosses") // its first event in the loop
 				toClient("last words")
 				up.SetLinger(0)
 				up.Close()
@@ -324,9 +324,9 @@ func TestLastWordsBeforeReset(t *testing.T) {
 	}
 }
 
-// A loop that is preempted is not saturated: it takes no processor, and a second loop
-// would have none either. One that uses a processor for the whole of a window gets a
-// second loop.
+// A loop that is preempted is not saturated: it uses no processor, and a second loop
+// would have none either. A loop that uses a processor for a whole window gets a second
+// loop.
 func TestLoopThatWaitsForAProcessor(t *testing.T) {
 	for _, test := range []struct {
 		used  time.Duration // of processors, in a window

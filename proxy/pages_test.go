@@ -19,7 +19,7 @@ import (
 	"wssgate/demo/chat"
 )
 
-// A pageClient is one connection on which a test says what it likes.
+// A pageClient is one connection on which a test sends raw requests.
 type pageClient struct {
 	*tls.Conn
 	t *testing.T
@@ -61,7 +61,7 @@ func (c *pageClient) want(status int, body string) *http.Response {
 	return resp
 }
 
-// wantEnd wants the connection to be closed properly.
+// wantEnd expects the connection to be closed properly.
 func (c *pageClient) wantEnd() {
 	c.t.Helper()
 	if b, err := c.r.ReadByte(); err != io.EOF {
@@ -69,7 +69,7 @@ func (c *pageClient) wantEnd() {
 	}
 }
 
-// echoPages answers with what it was asked.
+// echoPages answers with the request.
 func echoPages(o *Options) {
 	o.Pages = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -83,7 +83,7 @@ func echoPages(o *Options) {
 const upgradeRequest = "GET / HTTP/1.1\r\nHost: " + testName + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n"
 
-// wantTunnel reads the 101 and sends a message through.
+// wantTunnel reads the 101 and sends a message through the tunnel.
 func (c *pageClient) wantTunnel() {
 	c.t.Helper()
 	if resp := c.want(101, ""); resp.Header.Get("Sec-WebSocket-Protocol") != "xmpp" {
@@ -114,7 +114,7 @@ func TestPagesKeepConnection(t *testing.T) {
 	c.wantTunnel()
 }
 
-// So it does where the client does not wait for answers.
+// The same if the client does not wait for answers.
 func TestPagesPipelined(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL(), echoPages)
 	c := g.pageClient(t)
@@ -127,7 +127,7 @@ func TestPagesPipelined(t *testing.T) {
 	c.wantTunnel()
 }
 
-// What comes while an answer is being made waits for it, and does not end it.
+// Bytes that arrive during an answer wait for its end, and do not end it.
 func TestPagesEarlyRequest(t *testing.T) {
 	asked, answer := make(chan struct{}, 1), make(chan struct{})
 	g := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL(), func(o *Options) {
@@ -149,7 +149,7 @@ func TestPagesEarlyRequest(t *testing.T) {
 	c.wantTunnel()
 }
 
-// A handler learns that its client has gone.
+// A handler learns that its client has disconnected.
 func TestPagesClientLeaves(t *testing.T) {
 	asked, gone := make(chan struct{}), make(chan struct{})
 	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
@@ -170,7 +170,7 @@ func TestPagesClientLeaves(t *testing.T) {
 	}
 }
 
-// Where one could argue about the end of a request, it is the last one.
+// A request whose end is ambiguous is the last one.
 func TestPagesLastRequest(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL(), echoPages)
 	for name, request := range map[string]string{
@@ -191,8 +191,8 @@ func TestPagesLastRequest(t *testing.T) {
 	}
 }
 
-// A request for another vhost than its connection is refused by Host, and by
-// the host of its target.
+// A request for another vhost than that of its connection is refused, whether Host or
+// its target has the name.
 func TestPagesMisdirected(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL(), echoPages)
 	for _, request := range []string{
@@ -208,7 +208,7 @@ func TestPagesMisdirected(t *testing.T) {
 	}
 }
 
-// Without Pages there is nothing.
+// Without Pages every path gets 404.
 func TestNoPages(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	c := g.pageClient(t)
@@ -216,8 +216,7 @@ func TestNoPages(t *testing.T) {
 	c.want(404, "")
 }
 
-// A drain ends what waits, for an answer or for another request, and is not
-// held up by it.
+// A drain ends requests and connections that wait, without delay.
 func TestPagesDrain(t *testing.T) {
 	asked := make(chan struct{})
 	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
@@ -248,7 +247,7 @@ func TestPagesDrain(t *testing.T) {
 	}
 }
 
-// Behind a balancer the client is the one that it says.
+// Behind a balancer, the client is the one in the header.
 func TestPagesBehindBalancer(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL(), echoPages, func(o *Options) {
 		o.Settings.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
@@ -266,7 +265,7 @@ func TestPagesBehindBalancer(t *testing.T) {
 	c.want(200, "from 192.0.2.7")
 }
 
-// Where bodyLength knows the length of a body, net/http reads the same.
+// If bodyLength returns the length of a body, net/http reads the same.
 func FuzzBodyLength(f *testing.F) {
 	for _, head := range []string{
 		"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -284,7 +283,7 @@ func FuzzBodyLength(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, head []byte) {
 		if i := bytes.Index(head, blankLine); i < 0 || i+len(blankLine) != len(head) {
-			return // no head of a request, see readHead
+			return // not a request's head; see readHead
 		}
 		n, ok := bodyLength(head)
 		if !ok {

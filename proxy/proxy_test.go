@@ -35,14 +35,14 @@ type gate struct {
 	table *upstream.Table
 }
 
-// newGate starts a gate before the upstream at url. It is shut down at the
-// test's end, unless the test did that itself.
+// newGate starts a gate for the upstream at url. It is shut down at the end of the
+// test, unless the test did that itself.
 func newGate(t testing.TB, url string, edit ...func(*Options)) *gate {
 	t.Helper()
 	return newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{group("test", url)}}, edit...)
 }
 
-// group is an upstream with these nodes, which are called n1, n2 and so on.
+// group returns an upstream with these nodes, named n1, n2 and so on.
 func group(name string, urls ...string) upstream.GroupOptions {
 	g := upstream.GroupOptions{Name: name, DialTimeout: patience}
 	for i, url := range urls {
@@ -104,7 +104,7 @@ func newGateFor(t testing.TB, routing upstream.Options, edit ...func(*Options)) 
 	return g
 }
 
-// only has one certificate, for testName.
+// only returns one certificate, for testName.
 func only(cert *tls.Certificate) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		if hello.ServerName != testName {
@@ -141,7 +141,7 @@ func newUpstream(t testing.TB, cfg chat.Config) *chat.Server {
 	return s
 }
 
-// Two clients log in through the gate, in both framings, and reach each other.
+// Two clients log in through the gate, in both framings, and exchange messages.
 func TestLoginAndMessage(t *testing.T) {
 	up := newUpstream(t, chat.Config{Habits: chat.Tigase()})
 	g := newGate(t, up.URL())
@@ -174,7 +174,7 @@ func TestLoginAndMessage(t *testing.T) {
 	}
 }
 
-// Payloads of every size come back as they were, both ways.
+// Payloads of every size are unchanged in both directions.
 func TestEchoSizes(t *testing.T) {
 	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
@@ -194,7 +194,7 @@ func TestEchoSizes(t *testing.T) {
 	}
 }
 
-// The status code that a client gets says what went wrong.
+// The status code for the client identifies the failure.
 func TestCloseCodes(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -253,7 +253,7 @@ func TestClosingHandshake(t *testing.T) {
 	}
 }
 
-// Shutdown says Close 1001, waits for the answer, and reports no error.
+// Shutdown sends Close 1001, waits for the answer, and returns no error.
 func TestShutdown(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL())
@@ -273,8 +273,8 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// The upstream gets the ID of the tunnel's line in the log,
-// and a refused handshake has one too. The line tells of the client's TLS.
+// The upstream gets the ID in the tunnel's log line, and a refused handshake has one too.
+// The line has the client's TLS parameters.
 func TestRequestID(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL())
@@ -297,8 +297,8 @@ func TestRequestID(t *testing.T) {
 	})
 }
 
-// Clients that are sent elsewhere and knock again, as xmpp.js does, keep no gate
-// from its end: it ends with the tunnels that it had.
+// Clients that are redirected and reconnect to the same gate, as xmpp.js does, do not
+// delay its end: it ends with its earlier tunnels.
 func TestShutdownDespiteKnocking(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL())
@@ -320,7 +320,7 @@ func TestShutdownDespiteKnocking(t *testing.T) {
 	for deadline := time.Now().Add(patience); ; {
 		next, err := chat.Dial(t.Context(), g.target())
 		if err != nil {
-			break // nobody is let in any more
+			break // no client is admitted any more
 		}
 		knock.Abort()
 		knock = next
@@ -334,7 +334,7 @@ func TestShutdownDespiteKnocking(t *testing.T) {
 	}
 }
 
-// A client that does not answer the Close frame makes Shutdown say so.
+// A client that does not answer the Close frame makes Shutdown return an error.
 func TestShutdownDeadline(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL())

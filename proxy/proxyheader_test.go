@@ -18,7 +18,7 @@ func v2(command, family byte, body ...byte) string {
 	return string(proxyV2Signature) + string([]byte{command, family, byte(len(body) >> 8), byte(len(body))}) + string(body)
 }
 
-// Both versions give the addresses, and nothing behind the header is read.
+// Both versions provide the addresses, and nothing after the header is read.
 func TestProxyHeader(t *testing.T) {
 	v4 := []byte{192, 0, 2, 7, 198, 51, 100, 1, 0xC0, 0x00, 0x14, 0xAB}
 	v6 := append(append(netip.MustParseAddr("2001:db8::7").AsSlice(), netip.MustParseAddr("2001:db8::1").AsSlice()...), 0xC0, 0x00, 0x14, 0xAB)
@@ -75,8 +75,8 @@ func FuzzProxyHeader(f *testing.F) {
 	})
 }
 
-// A balancer's header is believed, and its clients are counted each for itself;
-// a balancer without one, and a stranger with one, get nothing.
+// A balancer's header is trusted, and its clients are counted separately. A balancer
+// without a header, and another peer with one, get no answer.
 func TestProxyHeaderFromBalancer(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	for _, test := range []struct {
@@ -166,7 +166,7 @@ func frontWith(t *testing.T, addr, header string) string {
 	return ln.Addr().String()
 }
 
-// What counts as heard is behind the header: a balancer's check has nothing there.
+// Only bytes after the header count as sent by the client: a balancer's check has none.
 func TestCountsBehindProxyHeader(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{}).URL(), func(o *Options) {
 		o.Settings.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}

@@ -16,7 +16,7 @@ import (
 	"wssgate/internal/tlstest"
 )
 
-// A recordClient is a client in TLS 1.3 that writes records of its own.
+// A recordClient is a TLS 1.3 client that writes its own records.
 type recordClient struct {
 	*tlstest.Writer
 	conn *tls.Conn
@@ -51,7 +51,7 @@ func (c *recordClient) pieces(text string, size int) (err error) {
 	return err
 }
 
-// wantEnd wants the connection closed, whatever was said first.
+// wantEnd expects the connection to be closed, after any answer.
 func (c *recordClient) wantEnd(t *testing.T) {
 	t.Helper()
 	if _, err := io.Copy(io.Discard, c.conn); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -67,9 +67,9 @@ func (c *recordClient) want(t *testing.T, status string) {
 	}
 }
 
-// A client that uses TLS so that it costs much more here than there is given up
-// before its request is whole, and the same behind an answer; one whose records are
-// only small is served.
+// A client that uses TLS in a way that is expensive for the gate is closed before its
+// request is complete, and also after an answer; one with merely small records is
+// served.
 func TestRecordsOfRequest(t *testing.T) {
 	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL(), echoPages, func(o *Options) { o.Settings.RequestTimeout = time.Hour })
@@ -130,7 +130,7 @@ func TestRecordsOfRequest(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			c := g.recordClient(t)
-			be(c) // which may see the end
+			be(c) // it may see the end
 			c.wantEnd(t)
 		})
 	}

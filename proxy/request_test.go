@@ -22,8 +22,8 @@ import (
 
 const goodKey = "dGhlIHNhbXBsZSBub25jZQ=="
 
-// head puts a request together: the line, then these fields, or in their place
-// those of edit that have the same name; an empty value leaves the field out.
+// head builds a request: the line, then these fields, replaced by those of edit with
+// the same name; an empty value removes the field.
 func head(line string, edit ...string) string {
 	fields := []string{
 		"Host: example1.com", "Upgrade: websocket", "Connection: Upgrade",
@@ -48,7 +48,7 @@ func head(line string, edit ...string) string {
 	return line + "\r\n" + strings.Join(fields, "\r\n") + "\r\n\r\n"
 }
 
-// What browsers send is taken.
+// Requests of browsers are accepted.
 func TestParseRequestTakes(t *testing.T) {
 	for _, test := range []struct {
 		name, head, subprotocol string
@@ -71,7 +71,7 @@ func TestParseRequestTakes(t *testing.T) {
 	}
 }
 
-// What must not be taken gets the status that says why.
+// A forbidden request gets the status that explains the refusal.
 func TestParseRequestRefuses(t *testing.T) {
 	for _, test := range []struct {
 		name, head string
@@ -122,7 +122,7 @@ func TestParseRequestRefuses(t *testing.T) {
 	}
 }
 
-// A Host is the server name's own, or the request is for another vhost.
+// A Host must be the server name; otherwise the request is for another vhost.
 func TestHostIs(t *testing.T) {
 	for _, test := range []struct {
 		host, name string
@@ -140,8 +140,8 @@ func TestHostIs(t *testing.T) {
 	}
 }
 
-// What we accept, net/http reads in the same way, goes on to an upstream whole,
-// and is answered with a 101 that the other end takes.
+// net/http reads each accepted request in the same way; the request reaches an upstream
+// complete, and gets a 101 that the client accepts.
 func FuzzRequest(f *testing.F) {
 	f.Add([]byte(head("GET / HTTP/1.1")))
 	f.Add([]byte(head("GET /a?b HTTP/1.1", "Host: [::1]:5291", "X-A: b")))
@@ -219,8 +219,8 @@ func FuzzRequest(f *testing.F) {
 		if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 			t.Fatalf("net/http reads our answer as %v, %v", resp, err)
 		}
-		// gobwas reads the request that was forwarded, for it is plain, and with
-		// the client's key answers it as we do.
+		// gobwas reads the forwarded request, because it is plain, and with the
+		// client's key answers it as we do.
 		plain := bytes.Replace(node.written, []byte(node.key), []byte(r.key), 1)
 		var answer bytes.Buffer
 		u := ws.Upgrader{Protocol: func(p []byte) bool { return string(p) == r.subprotocol }}
@@ -237,8 +237,8 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// A recordingNode is an upstream, and each connection to it: it keeps what was
-// written last, and answers it with a 101.
+// A recordingNode is an upstream and each connection to it: it keeps the last bytes
+// written, and answers them with a 101.
 type recordingNode struct {
 	net.Conn
 	written []byte
@@ -265,7 +265,7 @@ func (n *recordingNode) Write(b []byte) (int, error) {
 	return len(b), err
 }
 
-// readHead finds the blank line wherever a read ends.
+// readHead finds the blank line regardless of the boundaries between reads.
 func TestReadHeadAnySplit(t *testing.T) {
 	b := []byte(head("GET / HTTP/1.1") + "frames")
 	for size := 1; size <= len(b); size++ {
@@ -276,7 +276,8 @@ func TestReadHeadAnySplit(t *testing.T) {
 	}
 }
 
-// A head may have 16 KiB, however small the first buffer is, and not a byte more.
+// A head may have 16 KiB and not a byte more, regardless of the size of the first
+// buffer.
 func TestReadHeadAtItsLimit(t *testing.T) {
 	whole := head("GET / HTTP/1.1", "X-Long: "+strings.Repeat("x", maxRequestHeader))
 	excess := len(whole) - maxRequestHeader

@@ -12,7 +12,7 @@ import (
 	"wssgate/demo/chat"
 )
 
-// testRing is a ring, or one that the kernel has failed, where it allows none at all.
+// testRing returns a ring, or one that has failed if the kernel allows none.
 func testRing(t *testing.T) *ring {
 	r, err := newRing(func(err error) { t.Error("the ring is lost: ", err) })
 	if err != nil {
@@ -23,14 +23,14 @@ func testRing(t *testing.T) *ring {
 	return r
 }
 
-// failingRing is a ring that the kernel refuses at the first call.
+// failingRing returns a ring that the kernel refuses at the first call.
 func failingRing(lost func(error)) *ring {
 	var places [4]uint32
 	return &ring{fd: -1, lost: lost, sqes: make([]sqe, ringEntries), cqes: make([]cqe, 2*ringEntries),
 		sqHead: &places[0], sqTail: &places[1], cqHead: &places[2], cqTail: &places[3]}
 }
 
-// ringPair is a sock with a descriptor, and the other end of it.
+// ringPair returns a sock with a descriptor, and its other end.
 func ringPair(t *testing.T) (*sock, int) {
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -43,8 +43,8 @@ func ringPair(t *testing.T) (*sock, int) {
 	return s, ends[1]
 }
 
-// A batch costs no allocation, brings what was sent, and tells of an end behind it; with a
-// ring, with one that fails at the first call, and from then on.
+// A batch allocates nothing, delivers the input, and reports an end after it: with a
+// ring, with one that fails at the first call, and after that.
 func TestRingBatch(t *testing.T) {
 	losses := 0
 	for name, r := range map[string]*ring{
@@ -59,7 +59,7 @@ func TestRingBatch(t *testing.T) {
 		tell := func(*tunnel, *leg, readiness) { t.Errorf("%s: a write was not made in full", name) }
 		got, whole := make([]byte, 3*slotSize), bytes.Repeat([]byte("message "), slotSize/4)
 		back := make([]byte, len(whole))
-		round := func(size int) { // of a read that a slot may not hold
+		round := func(size int) { // for a read that may exceed a slot
 			sent := whole[:size]
 			unix.Write(peer, sent)
 			b.read(tun, &tun.client)
@@ -106,7 +106,7 @@ func TestRingBatch(t *testing.T) {
 	}
 }
 
-// Writes are gathered also while no slot is free for reads.
+// Writes are gathered even while no slot is free for reads.
 func TestRingWithoutSlots(t *testing.T) {
 	b, w := newBatch(testRing(t).do), newTurn()
 	w.batch = b
@@ -134,8 +134,8 @@ func TestRingWithoutSlots(t *testing.T) {
 	}
 }
 
-// What the kernel does not take waits in the sock, and its tunnel is told. A second write
-// stays behind the first.
+// Bytes that the kernel does not accept wait in the sock, and its tunnel gets a turn. A
+// second write stays behind the first.
 func TestRingLateWrite(t *testing.T) {
 	b, w := newBatch(testRing(t).do), newTurn()
 	w.batch = b
@@ -143,7 +143,7 @@ func TestRingLateWrite(t *testing.T) {
 	other, _ := ringPair(t)
 	tun := &tunnel{client: leg{sock: s}}
 	var sent []byte
-	for n := 0; n >= 0; n, _ = unix.Write(s.os.fd, sent[len(sent)-1:]) { // until the kernel takes no more
+	for n := 0; n >= 0; n, _ = unix.Write(s.os.fd, sent[len(sent)-1:]) { // until the kernel accepts no more
 		sent = append(sent, byte(len(sent)))
 	}
 	sent = sent[:len(sent)-1]
@@ -176,8 +176,8 @@ func TestRingLateWrite(t *testing.T) {
 	}
 }
 
-// A socket that goroutines pump has no descriptor for a ring, and 0 is one of somebody
-// else's.
+// A socket with a pump has no descriptor for a ring; 0 is the descriptor of another
+// file.
 func TestRingWithoutDescriptor(t *testing.T) {
 	b, w := newBatch(func([]call) { t.Error("a call was made") }), newTurn()
 	raw := &pumpedConn{}
@@ -189,13 +189,13 @@ func TestRingWithoutDescriptor(t *testing.T) {
 	b.end(nil)
 }
 
-// A panic within a batch ends the tunnel that had its turn, or the sockets of the calls
-// that it cut off. To others it is nothing: they get every byte once. The loop goes on.
+// A panic within a batch ends the tunnel that had its turn, or the sockets of the
+// interrupted calls. Others are unaffected and get every byte once. The loop continues.
 func TestPanicInBatch(t *testing.T) {
 	const clients = 12
 	for name, test := range map[string]struct {
 		inject func(l *loop, p *epoll)
-		ends   int // clients that it may cost, at most
+		ends   int // maximum number of clients that it may end
 	}{
 		"in a turn": {func(l *loop, p *epoll) { l.timers[clients/2].settings = nil }, 1},
 		"in the table": {func(l *loop, p *epoll) {
@@ -265,7 +265,7 @@ func TestPanicInBatch(t *testing.T) {
 	}
 }
 
-// panicsIn is a batch's do that panics once, after so many calls of it.
+// panicsIn returns a do for a batch that panics once, after so many calls.
 func panicsIn(p *epoll, after int, made bool) func([]call) {
 	do := p.ring.do
 	return func(calls []call) {

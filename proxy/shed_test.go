@@ -34,7 +34,7 @@ func TestLeastToShed(t *testing.T) {
 	}
 }
 
-// slowTunnels are tunnels of one Server in a bubble, with so much on its way to
+// slowTunnels creates tunnels of one Server in a bubble, with so many bytes each for
 // clients that have read nothing yet.
 func slowTunnels(t *testing.T, sizes ...int) (*Server, []*bench) {
 	d := newTestLoops(t)
@@ -61,9 +61,9 @@ func slowTunnels(t *testing.T, sizes ...int) (*Server, []*bench) {
 	return s, all
 }
 
-// The largest backlog goes first, and no more than is wanted; its client learns
-// why if it reads on. Then all that are worth it go, at once; who is only a moment
-// behind stays.
+// The largest backlog is shed first, and no more than necessary; its client learns the
+// reason if it continues to read. Then all large ones are shed at once; a client that
+// is a moment behind stays.
 func TestShedLargestFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, all := slowTunnels(t, 200_000, 500_000, 300_000, 20_000)
@@ -93,7 +93,7 @@ func TestShedLargestFirst(t *testing.T) {
 			t.Errorf("%d tunnels are open; want the three others", n)
 		}
 
-		// Without a reader the patience ends it.
+		// If the client does not read, its patience ends it.
 		if tunnels, _, _ := s.Shed(1, false, time.Second); tunnels != 1 {
 			t.Errorf("%d tunnels were shed; want one", tunnels)
 		}
@@ -186,8 +186,9 @@ func TestBrake(t *testing.T) {
 	}
 }
 
-// While memory is short a newcomer is closed before TLS, and counted; who came
-// before gets 503, and tunnels go on. Shed visits those of event loops too.
+// While memory is short a newcomer is closed before TLS and counted. An earlier
+// connection gets 503, and tunnels continue. Shed also visits the tunnels of event
+// loops.
 func TestShort(t *testing.T) {
 	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL(), echoPages)
@@ -214,8 +215,8 @@ func TestShort(t *testing.T) {
 	pingPong(t, g.dial())
 }
 
-// A loop's tunnel whose client does not read is shed with what the kernel holds for
-// it, and its client gets a reset.
+// A loop's tunnel whose client does not read is shed with the bytes in the kernel, and
+// its client gets a reset.
 func TestShedSocket(t *testing.T) {
 	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
@@ -232,7 +233,7 @@ func TestShedSocket(t *testing.T) {
 		})
 		return n
 	}
-	for held() < 256<<10 { // the echo is on its way; what waits for the upstream will not stay
+	for held() < 256<<10 { // the echo is on its way; bytes queued for the upstream are temporary
 		time.Sleep(time.Millisecond)
 	}
 	if tunnels, _, freed := g.Shed(256<<10, true, 0); tunnels != 1 || freed < 256<<10 {
@@ -248,8 +249,8 @@ func TestShedSocket(t *testing.T) {
 	}
 }
 
-// A request of the pages that waits for its server, and one whose body does not
-// come, end when they are shed; the answer reaches the client.
+// A request of the pages that waits for its server, and one with an incomplete body,
+// end when they are shed; the answer reaches the client.
 func TestShedRequests(t *testing.T) {
 	begun := make(chan struct{}, 2)
 	up := newUpstream(t, chat.Config{})

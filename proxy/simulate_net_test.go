@@ -11,34 +11,33 @@ import (
 	"time"
 )
 
-// Work that one event may make: reads of a socket, and what they read. A turn reads
-// each leg once; it comes back to a client with TLS when its upstream takes again.
+// The maximum work for one event: reads of a socket, and their bytes. A turn reads each
+// leg once; it returns to a client with TLS when its upstream accepts bytes again.
 const (
 	simMaxReads     = 16
 	simMaxReadBytes = 3 * turnBudget
 )
 
-// simRoom is what a kernel holds of what the gate wrote.
+// simRoom is how many of the gate's bytes a kernel holds.
 const simRoom = 48 << 10 // bytes
 
 var errSimReset = errors.New("connection reset by peer")
 
 // A simStream is one direction of a simulated TCP connection.
 type simStream struct {
-	flight  []byte // sent, on its way
+	flight  []byte // sent, in transit
 	here    []byte // arrived, not read; a peer of the gate reads at once
-	fin     bool   // sent, behind flight
-	finHere bool   // arrived, behind here
-	stalled bool   // nothing arrives: the network is broken, or who reads does not
+	fin     bool   // sent, after flight
+	finHere bool   // arrived, after here
+	stalled bool   // nothing arrives: the network is broken, or the reader does not read
 }
 
-// pending reports whether the network has something to do.
+// pending reports whether the network has something to move.
 func (s *simStream) pending() bool {
 	return !s.stalled && (len(s.flight) > 0 || s.fin && !s.finHere)
 }
 
-// A simPeer is who is at the other end of a simSocket. The simulation's goroutine
-// calls it.
+// A simPeer is the other end of a simSocket. The simulation's goroutine calls it.
 type simPeer interface {
 	receive(b []byte)
 	hungUp(reset bool) // the gate's FIN, or RST
@@ -54,19 +53,19 @@ type simSocket struct {
 	remote  net.Addr
 	in, out simStream // to the gate, and from it
 	broken  error     // the peer reset it
-	closed  bool      // by the gate: the descriptor is given back
+	closed  bool      // by the gate: the descriptor is closed
 	reset   bool      // and with RST
-	told    bool      // the peer knows
+	told    bool      // the peer has been told
 
 	expired bool // first phase: its deadline has passed
 	changed sync.Cond
 
 	poller *simPoller // second phase
-	fd     int        // in its table
+	fd     int        // index in its table
 	tunnel *tunnel
 	leg    *leg
 	want   interest
-	spins  int // events in a row that changed nothing
+	spins  int // consecutive events without a change
 
 	reads, readBytes int   // in this event
 	written          int64 // since the start
@@ -149,7 +148,7 @@ func (s *simSocket) read(b []byte) (int, error) {
 	return n, err
 }
 
-// take reads what is here.
+// take reads from the bytes that have arrived.
 func (s *simSocket) take(b []byte) (int, error) {
 	switch {
 	case s.broken != nil:
@@ -197,8 +196,8 @@ func (s *simSocket) close(reset bool) {
 	s.shut(reset)
 }
 
-// shut gives the descriptor back. As in a kernel, bytes that nobody read make a reset of
-// it, and a reset forgets what is on its way.
+// shut closes the descriptor. As in a kernel, unread bytes turn this into a reset, and
+// a reset drops bytes in transit.
 func (s *simSocket) shut(reset bool) {
 	if s.closed {
 		return
@@ -216,7 +215,7 @@ func (s *simSocket) join(p poller, t *tunnel, l *leg) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	s.poller, s.tunnel, s.leg = p.(*simPoller), t, l
-	if s.fd = slices.Index(s.poller.conns, nil); s.fd < 0 { // the lowest one that is free, as in a kernel
+	if s.fd = slices.Index(s.poller.conns, nil); s.fd < 0 { // the lowest free one, as in a kernel
 		s.fd = len(s.poller.conns)
 		s.poller.conns = append(s.poller.conns, nil)
 	}
@@ -230,7 +229,7 @@ func (s *simSocket) leave() {
 	}
 }
 
-// ready is what epoll would tell of the socket now.
+// ready returns the readiness that epoll would report now.
 func (s *simSocket) ready() (is readiness) {
 	if s.want == 0 {
 		return 0
@@ -251,15 +250,15 @@ func (s *simSocket) ready() (is readiness) {
 	return is
 }
 
-// What the network does.
+// The network.
 
-// carry moves up to n bytes towards the gate, and FIN behind the last.
+// carry moves up to n bytes towards the gate, and FIN after the last.
 func (s *simSocket) carry(n int) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	n = min(n, len(s.in.flight))
 	switch {
-	case s.closed && n > 0: // a kernel answers that with RST
+	case s.closed && n > 0: // a kernel answers this with RST
 		s.reset, s.in.flight, s.out.flight, s.out.stalled = true, nil, nil, false
 		return
 	case s.broken == nil:
@@ -270,7 +269,7 @@ func (s *simSocket) carry(n int) {
 	s.changed.Broadcast()
 }
 
-// carryBack moves up to n bytes to the peer, and tells it of the end behind the last.
+// carryBack moves up to n bytes to the peer, and signals the end after the last.
 func (s *simSocket) carryBack(n int) {
 	s.w.mu.Lock()
 	n = min(n, len(s.out.flight))
@@ -300,14 +299,14 @@ func (s *simSocket) send(b []byte) {
 	}
 }
 
-// finish is the peer's FIN.
+// finish sends the peer's FIN.
 func (s *simSocket) finish() {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	s.in.fin = true
 }
 
-// breaks is the peer's RST: what it sent and was not read is lost.
+// breaks sends the peer's RST: unread bytes are lost.
 func (s *simSocket) breaks() {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
@@ -318,35 +317,35 @@ func (s *simSocket) breaks() {
 	s.changed.Broadcast()
 }
 
-// A simPoller is a loop's poller. The loop waits in it until the simulation hands it a
-// batch of events; when it is back, it has done all that it had to.
+// A simPoller is a loop's poller. The loop waits in it until the simulation passes it a
+// batch of events; when the loop returns to it, all due work is done.
 type simPoller struct {
 	w      *simWorld
 	conns  []*simSocket // by descriptor
 	parked chan struct{}
 	resume chan simBatch
 	batch  simBatch
-	group  *batch    // nil: it makes each call by itself
-	due    time.Time // when it wants to be woken, at the latest; zero: never
-	moving bool      // parked has something to say
+	group  *batch    // nil: every call is separate
+	due    time.Time // the latest time to wake the loop; zero: never
+	moving bool      // parked is about to receive
 	closed bool
 
 	mu    sync.Mutex
 	woken bool
 }
 
-// A simBatch is what one wait returns.
+// A simBatch is the result of one wait.
 type simBatch struct {
 	events []simEvent
 	woken  bool
 }
 
-// A simEvent is a socket's readiness as it was when the batch was made. The socket that
-// has its descriptor when its turn has come may be another one.
+// A simEvent is a socket's readiness when the batch was made. By the time of its turn,
+// another socket may have its descriptor.
 type simEvent struct {
 	fd   int
 	is   readiness
-	slow time.Duration // what its turn takes
+	slow time.Duration // duration of its turn
 }
 
 func (w *simWorld) newPoller() (poller, error) {
@@ -403,14 +402,14 @@ func (p *simPoller) deliver(tell func(*tunnel, *leg, readiness)) (woken bool) {
 			time.Sleep(e.slow)
 		}
 		if p.w.oneIn(8) && p.group != nil {
-			p.group.flush() // as where a batch has no room left
+			p.group.flush() // as if the batch had no room left
 		}
 	}
 	p.group.end(tell)
 	return p.batch.woken
 }
 
-// do makes the calls of a batch, some of them not in full.
+// do makes the calls of a batch, some of them incompletely.
 func (p *simPoller) do(calls []call) {
 	for i := range calls {
 		c := &calls[i]
@@ -429,7 +428,7 @@ func (p *simPoller) do(calls []call) {
 	}
 }
 
-// looks is all of a socket that an event can change.
+// looks returns all parts of a socket that an event can change.
 func (s *simSocket) looks() any {
 	return struct {
 		here, pend int
@@ -482,7 +481,7 @@ func (p *simPoller) isWoken() bool {
 	return p.woken
 }
 
-// run has the loop handle a batch.
+// run makes the loop handle a batch.
 func (p *simPoller) run(b simBatch) {
 	if b.woken {
 		p.mu.Lock()
@@ -495,7 +494,7 @@ func (p *simPoller) run(b simBatch) {
 	p.w.settle()
 }
 
-// pump is loops.pump: it makes a simulated socket the loop's.
+// pump is loops.pump: it gives a simulated socket to the loop.
 func (w *simWorld) pump(l *loop, t *tunnel, leg *leg) rawConn {
 	s := leg.sock.conn.(*simSocket)
 	s.join(l.poller, t, leg)
@@ -505,7 +504,7 @@ func (w *simWorld) pump(l *loop, t *tunnel, leg *leg) rawConn {
 	return s
 }
 
-// A simDial is a dial that waits for what the simulation makes of it.
+// A simDial is a dial that waits for the simulation's decision.
 type simDial struct {
 	node   *simNode
 	answer chan *simLink // nil: refused

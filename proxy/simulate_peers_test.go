@@ -9,34 +9,34 @@ import (
 	"wssgate/upstream"
 )
 
-// A simMessage is one WebSocket message that a peer sent, or began to send. Its payload
-// names its sender and has a number, so that no two are equal.
+// A simMessage is one WebSocket message that a peer has sent, at least partly. Its
+// payload has its sender and a number, so that all are different.
 type simMessage struct {
 	opcode  byte
 	payload []byte
-	secret  bool // the other end must not see it whole: it is evil, or names an inner address
+	secret  bool // the other end must not receive it whole: it is malicious, or has an internal address
 }
 
-// innerNetwork is where all nodes are. No client may see it.
+// innerNetwork is the network of all nodes. No client may see it.
 const innerNetwork = "10.9."
 
-// simFrames reads what the gate sends, as a peer does that forgives nothing. It knows
-// nothing of the code that it judges.
+// simFrames reads the gate's output like a strict peer. It is independent of the code
+// under test.
 type simFrames struct {
-	masked  bool // frames must be
+	masked  bool // frames must be masked
 	rest    []byte
 	message []byte
 	opcode  byte
-	within  bool // a fragmented message
-	closed  bool // a Close frame came
+	within  bool // inside a fragmented message
+	closed  bool // a Close frame has arrived
 }
 
 // A simFrame is the frame at the beginning of simFrames.rest.
 type simFrame struct {
 	opcode  byte
 	fin     bool
-	payload []byte // what is there of it, in the clear
-	size    int    // with its header
+	payload []byte // the available part, unmasked
+	size    int    // including its header
 	whole   bool
 }
 
@@ -75,7 +75,8 @@ func (f *simFrames) first() (frame simFrame, err error) {
 	return frame, nil
 }
 
-// read takes the next bytes, and gives each control frame and each whole message.
+// read takes the next bytes, and calls got for each control frame and each complete
+// message.
 func (f *simFrames) read(b []byte, got func(opcode byte, payload []byte)) error {
 	f.rest = append(f.rest, b...)
 	for len(f.rest) > 0 {
@@ -107,7 +108,7 @@ func (f *simFrames) read(b []byte, got func(opcode byte, payload []byte)) error 
 	return nil
 }
 
-// partial is what came of a message that is not whole.
+// partial returns the part of an incomplete message that has arrived.
 func (f *simFrames) partial() []byte {
 	b := bytes.Clone(f.message)
 	if frame, err := f.first(); err == nil && frame.opcode < 8 {
@@ -116,12 +117,12 @@ func (f *simFrames) partial() []byte {
 	return b
 }
 
-// A simPlan is what a client has in mind.
+// A simPlan is a client's intention.
 type simPlan uint8
 
 const (
 	planGood    simPlan = iota
-	planMute            // says nothing
+	planMute            // sends nothing
 	planHalfTag         // begins a start tag
 	planBadStart
 	planWrongDomain
@@ -130,9 +131,9 @@ const (
 	planNotUTF8
 	planTooBig
 	planFlood
-	planVanish // half a frame, and silence
-	planSlow   // reads nothing any more
-	planGuess  // passwords
+	planVanish // half a frame, then silence
+	planSlow   // stops reading
+	planGuess  // guesses passwords
 	planCount
 )
 
@@ -142,44 +143,44 @@ type simClient struct {
 	name   string
 	vhost  *simVhost
 	socket *simSocket
-	tunnel *tunnel // nil before its 101, and where it got none
+	tunnel *tunnel // nil before its 101, and without one
 	plan   simPlan
 	legacy bool // the older draft's framing
 
 	sent      []simMessage
-	pings     int    // sent
+	pings     int    // number sent
 	tagged    bool   // the first of sent is its start tag
-	over      bool   // it says nothing more of its own
+	over      bool   // it sends nothing more of its own
 	mute      bool   // it does not even answer
 	closeSent bool   // a Close frame
-	code      uint16 // in it
-	broke     bool   // it reset its connection, or behaves so that the rest may be lost
+	code      uint16 // the status code in it
+	broke     bool   // it reset its connection, or acts so that the rest may be lost
 	failures  int    // of its logins
 
 	frames   simFrames
 	received int
-	links    []*simLink // its streams, the last one is that of now
-	bound    *simLink   // whose messages it gets
-	next     int        // of them
-	own      int        // messages of the gate's own
+	links    []*simLink // its streams, the current one last
+	bound    *simLink   // the stream whose messages it gets
+	next     int        // the next one of them
+	own      int        // number of the gate's own messages
 	pongs    int
-	closed   int // status code of the Close frame that it got; 0: none
+	closed   int // status code of the received Close frame; 0: none
 	ended    bool
 	reset    bool
 
-	may    [reasonCount]bool // how its tunnel may end, after all that happened
-	why    reason            // that it ends for
+	may    [reasonCount]bool // reasons for which its tunnel may end, after all events so far
+	why    reason            // the reason for which it ended
 	judged bool
 }
 
-// allow notes that the tunnel may end so.
+// allow permits these reasons for the tunnel's end.
 func (c *simClient) allow(why ...reason) {
 	for _, r := range why {
 		c.may[r] = true
 	}
 }
 
-// only reports whether there is but one reason for the tunnel's end.
+// only reports whether there is only one possible reason for the tunnel's end.
 func (c *simClient) only(why reason) bool {
 	n := 0
 	for _, may := range c.may {
@@ -190,7 +191,7 @@ func (c *simClient) only(why reason) bool {
 	return n == 1 && c.may[why]
 }
 
-// begins is called when the tunnel does.
+// begins is called at the beginning of the tunnel.
 func (c *simClient) begins(t *tunnel) {
 	c.w.trace("%s: a tunnel of %s, plan %d", c.name, c.vhost.name, c.plan)
 	c.tunnel = t
@@ -200,10 +201,10 @@ func (c *simClient) begins(t *tunnel) {
 	}
 }
 
-// send gives bytes to the network.
+// send passes bytes to the network.
 func (c *simClient) send(b []byte) { c.socket.send(b) }
 
-// say sends a message, in frames and with Pings between them.
+// say sends a message, in frames with Pings between them.
 func (c *simClient) say(m simMessage) {
 	c.sent = append(c.sent, m)
 	c.w.trace("%s: says %.60q, %d bytes", c.name, m.payload, len(m.payload))
@@ -213,12 +214,12 @@ func (c *simClient) say(m simMessage) {
 	}))
 }
 
-// tag is a start tag.
+// tag returns a start tag.
 func (c *simClient) tag(domain string) simMessage {
 	return simMessage{opcode: opText, payload: []byte(openTag(domain, c.legacy))}
 }
 
-// domain is what the client may name.
+// domain returns a domain that the client may use.
 func (c *simClient) domain() string {
 	if c.vhost.routes && c.w.oneIn(2) {
 		return "one.example"
@@ -226,7 +227,7 @@ func (c *simClient) domain() string {
 	return c.vhost.name
 }
 
-// act does the next thing that the client has in mind.
+// act does the client's next action.
 func (c *simClient) act() {
 	w := c.w
 	switch {
@@ -253,14 +254,14 @@ func (c *simClient) act() {
 	}
 }
 
-// sentDomain is what the first tag named.
+// sentDomain returns the domain in the first tag.
 func (c *simClient) sentDomain() []byte {
 	_, rest, _ := bytes.Cut(c.sent[0].payload, []byte("to='"))
 	domain, _, _ := bytes.Cut(rest, []byte("'"))
 	return domain
 }
 
-// begin says the first words.
+// begin sends the first words.
 func (c *simClient) begin() {
 	switch c.plan {
 	case planMute:
@@ -295,7 +296,7 @@ func (c *simClient) begin() {
 	}
 }
 
-// misbehave does what its plan is.
+// misbehave carries out the client's plan.
 func (c *simClient) misbehave() {
 	w := c.w
 	w.trace("%s: misbehaves, plan %d", c.name, c.plan)
@@ -337,7 +338,7 @@ func (c *simClient) misbehave() {
 		b := w.mask(opText, true, m.payload)
 		c.send(b[:1+w.rnd.IntN(len(b)-1)])
 		c.over, c.mute = true, true
-		c.allow(reasonPong, reasonNoStream) // the latter where the half could begin a start tag
+		c.allow(reasonPong, reasonNoStream) // the latter if the half could begin a start tag
 	case planSlow:
 		c.socket.out.stalled, c.broke = true, true
 		c.allow(reasonPong, reasonSlowClient)
@@ -346,7 +347,7 @@ func (c *simClient) misbehave() {
 	}
 }
 
-// end ends the connection, in one way or another.
+// end ends the connection in some way.
 func (c *simClient) end() {
 	c.over = true
 	switch c.w.rnd.IntN(4) {
@@ -400,7 +401,7 @@ func (c *simClient) got(opcode byte, payload []byte) {
 		}
 	case opPong:
 		var n int
-		again := len(c.links) > 1 // another node gets what the first one got, Pings as well
+		again := len(c.links) > 1 // another node gets the same as the first one, including Pings
 		if _, err := fmt.Sscanf(string(payload), "ping "+c.name+" %d", &n); len(payload) > 0 && (err != nil || n <= c.pongs && !again || n > c.pings) {
 			c.w.fail("%s got the Pong %q; want one of Pings %d to %d", c.name, payload, c.pongs+1, c.pings)
 		}
@@ -417,8 +418,8 @@ func (c *simClient) got(opcode byte, payload []byte) {
 	}
 }
 
-// gotMessage holds a message against what was sent: it is the next one of the client's
-// own stream, or a word of the gate's at its end.
+// gotMessage compares a message with what was sent: it must be the next one of the
+// client's own stream, or one of the gate's at its end.
 func (c *simClient) gotMessage(opcode byte, payload []byte) {
 	if bytes.Contains(payload, []byte(innerNetwork)) {
 		c.w.fail("%s got an inner address: %q", c.name, payload)
@@ -437,7 +438,8 @@ func (c *simClient) gotMessage(opcode byte, payload []byte) {
 		}
 	}
 	for _, words := range []string{"<open ", "<close ", "<stream:stream ", "<stream:error ", "</stream:stream>"} {
-		// An opening of the gate's has the node's id, and a language that nodes here have not.
+		// An opening from the gate has the node's id, and a language that no node here
+		// uses.
 		if own := !bytes.Contains(payload, []byte("id='of ")) || bytes.Contains(payload, []byte(" xml:lang='en'")); own && bytes.HasPrefix(payload, []byte(words)) {
 			c.own++
 			return
@@ -446,7 +448,7 @@ func (c *simClient) gotMessage(opcode byte, payload []byte) {
 	c.w.fail("%s got %.80q, which is not what comes next", c.name, payload)
 }
 
-// awaits is the message of a stream that the client may get next; nil: none.
+// awaits returns the next message that the client may get from a stream; nil: none.
 func (c *simClient) awaits(l *simLink) *simMessage {
 	if c.bound != nil && c.bound != l || c.next >= len(l.sent) {
 		return nil
@@ -454,7 +456,7 @@ func (c *simClient) awaits(l *simLink) *simMessage {
 	return &l.sent[c.next]
 }
 
-// halfRead holds what came of a message that is not whole against what was sent.
+// halfRead compares the part of an incomplete message with what was sent.
 func (c *simClient) halfRead() {
 	half := c.frames.partial()
 	if bytes.Contains(half, []byte(innerNetwork)) {
@@ -482,7 +484,7 @@ type simNode struct {
 type simGroup struct {
 	name   string
 	nodes  []*simNode
-	public bool // they have public URLs
+	public bool // its nodes have public URLs
 }
 
 // A simLink is a node's end of one stream.
@@ -491,25 +493,25 @@ type simLink struct {
 	name   string
 	node   *simNode
 	socket *simSocket
-	client *simClient // nil until its request has come
+	client *simClient // nil until its request has arrived
 	head   []byte     // of the request
 	refuse bool       // it answers with 403
 	hangs  bool       // it does not answer
 
 	sent   []simMessage
-	queue  []simMessage // to be said
+	queue  []simMessage // messages to send
 	pings  int
-	over   bool // it says nothing more
-	hurt   bool // what was sent to it may be lost: it was reset, or does not read
+	over   bool // it sends nothing more
+	hurt   bool // messages to it may be lost: it was reset, or does not read
 	closes bool // a Close frame was sent
-	half   bool // half a frame was: nothing may follow
+	half   bool // half a frame was sent: nothing may follow
 
 	frames   simFrames
-	next     int // of the client's messages
+	next     int // number of the client's next message
 	lastPing int
-	closed   bool // it got a Close frame
+	closed   bool // a Close frame was received
 	ended    bool
-	said     int // bytes
+	said     int // bytes sent
 }
 
 func (l *simLink) receive(b []byte) {
@@ -527,7 +529,7 @@ func (l *simLink) receive(b []byte) {
 	}
 }
 
-// answer is the node's 101, or not.
+// answer sends the node's 101, or another answer.
 func (l *simLink) answer() {
 	field := func(name string) string {
 		_, rest, _ := strings.Cut(string(l.head), "\r\n"+name+": ")
@@ -565,7 +567,7 @@ func (l *simLink) hungUp(reset bool) {
 	}
 }
 
-// halfRead holds what came of a message that is not whole against what was sent.
+// halfRead compares the part of an incomplete message with what was sent.
 func (l *simLink) halfRead() {
 	half := l.frames.partial()
 	if len(half) > 0 && (l.next >= len(l.client.sent) || !bytes.HasPrefix(l.client.sent[l.next].payload, half)) {
@@ -608,7 +610,7 @@ func (l *simLink) got(opcode byte, payload []byte) {
 	}
 }
 
-// late reports whether a Pong answers the node that the client's stream was on before.
+// late reports whether a Pong is for the previous node of the client's stream.
 func (l *simLink) late(payload []byte) bool {
 	for _, before := range l.client.links {
 		if before != l && bytes.HasPrefix(payload, []byte("ping "+before.name+" ")) {
@@ -618,7 +620,7 @@ func (l *simLink) late(payload []byte) bool {
 	return false
 }
 
-// gotMessage holds a message against what the client sent.
+// gotMessage compares a message with what the client sent.
 func (l *simLink) gotMessage(opcode byte, payload []byte) {
 	c := l.client
 	if l.next >= len(c.sent) || c.sent[l.next].opcode != opcode || !bytes.Equal(c.sent[l.next].payload, payload) {
@@ -637,13 +639,13 @@ func (l *simLink) gotMessage(opcode byte, payload []byte) {
 	}
 }
 
-// later puts a message among those that are to be said; %s is the link's name.
+// later queues a message; %s is the link's name.
 func (l *simLink) later(format string) {
 	l.queue = append(l.queue, simMessage{opcode: opText, payload: fmt.Appendf(nil, format, fmt.Sprintf("%s %d", l.name, len(l.sent)+len(l.queue)))})
 }
 
-// open answers a client's start tag as Tigase does: with an opening and features, or a
-// redirect straight behind it.
+// open answers a client's start tag like Tigase: with an opening and features, or with
+// a redirect immediately after the opening.
 func (l *simLink) open() {
 	if l.client.legacy {
 		l.later("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' id='of %s' version='1.0'>")
@@ -657,8 +659,8 @@ func (l *simLink) open() {
 	l.later("<stream:features xmlns:stream='http://etherx.jabber.org/streams' id='of %s'/>")
 }
 
-// redirect sends the client to another node, or to one that nobody knows. All words
-// behind it are in vain.
+// redirect sends the client to another node, or to an unknown one. Later messages are
+// useless.
 func (l *simLink) redirect() {
 	w, to := l.w, innerNetwork+"99.99:5290"
 	why := reasonRedirectLost
@@ -674,7 +676,7 @@ func (l *simLink) redirect() {
 	if l.client.legacy {
 		text = "<stream:error xmlns:stream='http://etherx.jabber.org/streams'><see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>" + to + "</see-other-host></stream:error>"
 	}
-	if w.oneIn(4) { // straight behind a stanza
+	if w.oneIn(4) { // immediately after a stanza
 		text = string(w.stanza(l.name, len(l.sent)+len(l.queue))) + text
 	}
 	l.queue = append(l.queue, simMessage{opText, []byte(text), true})
@@ -702,7 +704,7 @@ func (l *simLink) say(m simMessage) {
 	}))
 }
 
-// act does the next thing.
+// act does the node's next action.
 func (l *simLink) act() {
 	w := l.w
 	switch {
@@ -711,7 +713,7 @@ func (l *simLink) act() {
 		m := l.queue[0]
 		l.queue = l.queue[1:]
 		l.say(m)
-	case l.next == 0: // it was not asked yet
+	case l.next == 0: // the client has sent nothing yet
 	case w.faults && w.oneIn(60):
 		l.fault()
 	case w.faults && w.oneIn(150):
@@ -724,7 +726,7 @@ func (l *simLink) act() {
 	}
 }
 
-// fault ends the stream, in one way or another.
+// fault ends the stream in some way.
 func (l *simLink) fault() {
 	w, c := l.w, l.client
 	kind := w.rnd.IntN(8)
@@ -732,7 +734,7 @@ func (l *simLink) fault() {
 	l.over, l.half = true, kind == 4 || kind == 5
 	half := func() {
 		m := simMessage{opcode: opText, payload: w.stanza(l.name, len(l.sent))}
-		m.secret = true // for it never ends
+		m.secret = true // because it never ends
 		l.sent, l.half = append(l.sent, m), true
 		b := w.mask(opText, false, m.payload)
 		l.send(b[:1+w.rnd.IntN(len(b)-1)])
@@ -762,16 +764,16 @@ func (l *simLink) fault() {
 	case 6:
 		half()
 		c.allow(reasonUpstreamStuck)
-	default: // it reads nothing any more
+	default: // it stops reading
 		l.over, l.hurt = false, true
 		l.socket.out.stalled = true
 		c.allow(reasonUpstreamStuck)
 	}
 }
 
-// What both make.
+// Used by both ends.
 
-// stanza is a message like no other.
+// stanza returns a unique message.
 func (w *simWorld) stanza(who string, number int) []byte {
 	size := w.rnd.IntN(100)
 	switch n := w.rnd.IntN(200); {
@@ -790,7 +792,7 @@ func (w *simWorld) stanza(who string, number int) []byte {
 	return append(b, "</body></message>"...)
 }
 
-// mask is one frame, of a client's or of a node's.
+// mask returns one frame of a client or of a node.
 func (w *simWorld) mask(opcode byte, client bool, payload []byte) []byte {
 	if !client {
 		return appendFrame(nil, opcode, payload, nil)
@@ -800,7 +802,7 @@ func (w *simWorld) mask(opcode byte, client bool, payload []byte) []byte {
 	return appendFrame(nil, opcode, payload, &key)
 }
 
-// frames is a message in frames, cut anywhere, with Pings between them.
+// frames returns a message in frames, cut anywhere, with Pings between them.
 func (w *simWorld) frames(m simMessage, client bool, ping func() []byte) (b []byte) {
 	opcode, rest := m.opcode, m.payload
 	for w.oneIn(4) && len(rest) > 0 {

@@ -2,28 +2,29 @@ package proxy
 
 // A year of bad luck in a minute: whole Servers in a simulated world.
 //
-// What runs is what ships: a Server, its event loops with all their goroutine does, the
-// tunnels and all that they meet (greeting, vetting, quota, drain, shedding, guard), and
-// an upstream.Table with its dials. Simulated is what is outside: the clock, sockets and
-// the poller that tells of them (simulate_net_test.go), and the peers at their other ends
-// (simulate_peers_test.go). TLS is left out: a handshake would cost as much as the rest
-// of a small world.
+// The code under test is the code that ships: a Server, its event loops with everything
+// that their goroutines do, the tunnels and their parts (greeting, vetting, quota,
+// drain, shedding, guard), and an upstream.Table with its dials. The outside is
+// simulated: the clock, sockets and their poller (simulate_net_test.go), and the peers
+// at their other ends (simulate_peers_test.go). TLS is left out: a handshake would cost
+// as much as the rest of a small world.
 //
-// One goroutine, the world's, decides everything, by one random source from one seed.
-// All others wait at a place where it finds them:
+// One goroutine, the world's, decides everything, with one random source from one seed.
+// All others wait at a known place:
 //
 //	an event loop   in simPoller.wait      until it gets a batch of events
 //	a dial          in simWorld.dial        until it is answered, or gives up
-//	a job           not begun              until it is let begin
-//	an order        in loops.visit         until the loops have come to it
-//	an opening      in simSocket.Read      until the network carries something
+//	a job           not begun              until it is allowed to begin
+//	an order        in loops.visit         until it has visited the loops
+//	an opening      in simSocket.Read      until the network moves something
 //
-// Two worlds of three read and write in batches, whose calls the network makes; some are cut.
+// Two worlds of three read and write in batches, whose calls the network makes, some
+// incompletely.
 //
-// It lets one of them go on, and waits until all have come to rest again. So a seed is
-// a world, and the same one each time. It is checked after each step of a loop
-// (simWorld.check) and by the peers with each byte that they get; at the end all that is
-// broken heals, all that was sent must have come, and everything ends.
+// The world lets one of them continue, and waits until all are waiting again. So a seed
+// always produces the same world. It is checked after each step of a loop
+// (simWorld.check), and by the peers with each byte that they receive. At the end all
+// faults are repaired, everything that was sent must have arrived, and everything ends.
 //
 // make simulate SEEDS=10000 runs many, make simulate SEED=4711 one, with its trace.
 
@@ -56,14 +57,14 @@ var (
 )
 
 const (
-	simSteps        = 500       // of one world
-	simClients      = 8         // at most
+	simSteps        = 500       // per world
+	simClients      = 8         // maximum
 	simMessageLimit = 256 << 10 // bytes
 	simBacklog      = 96 << 10  // bytes
-	simLogins       = 4         // that may fail
+	simLogins       = 4         // allowed to fail
 )
 
-// Nothing is lost, doubled, given to others or left behind, whatever happens.
+// Nothing is lost, doubled, misdirected or left behind, whatever happens.
 func TestSimulation(t *testing.T) {
 	if *simSeed != 0 {
 		w := simulate(t, *simSeed, true)
@@ -88,7 +89,7 @@ func TestSimulation(t *testing.T) {
 	t.Log(happened.String())
 }
 
-// A seed is a world, and the same one each time.
+// A seed always produces the same world.
 func TestSimulationIsRepeatable(t *testing.T) {
 	for seed := range uint64(10) {
 		first, second := simulate(t, seed+1, true), simulate(t, seed+1, true)
@@ -126,32 +127,32 @@ type simWorld struct {
 	pollers []*simPoller
 	clients []*simClient
 	links   []*simLink
-	faults  bool        // there are still some
-	drained bool        // a node was, at some time: there may be none to dial
-	slow    int         // steps in which turns take long
+	faults  bool        // faults still occur
+	drained bool        // a node was, at some time: a dial may find none
+	slow    int         // steps with long turns
 	stops   []func()    // of drains
 	orders  drainOrders // of all loops, at the last check
-	short   bool        // memory is, or was: tunnels may be given up for it
+	short   bool        // memory is or was short: tunnels may be shed
 	batches bool        // loops read and write in batches
-	late    int64       // writes of a batch that were not made in full
-	left    int64       // batches that found something left ahead
+	late    int64       // writes of a batch that were incomplete
+	left    int64       // batches that found input left ahead
 
 	verbose bool
 	started time.Time
 	lines   []string
 
-	mu      sync.Mutex // of what waiting goroutines share with the world's
+	mu      sync.Mutex // guards data shared by waiting goroutines and the world's
 	sockets []*simSocket
 	dials   []*simDial
 	jobs    []func()
-	busy    bool // an order is being carried out
+	busy    bool // an order is in progress
 	faulty  []string
 }
 
 // A simVhost is a server name.
 type simVhost struct {
 	name            string
-	strict          bool // no stream without a good start tag
+	strict          bool // streams need a valid start tag
 	domains, routes bool
 }
 
@@ -163,7 +164,7 @@ func (w *simWorld) trace(format string, args ...any) {
 	}
 }
 
-// fail notes that a promise was broken.
+// fail records a broken invariant.
 func (w *simWorld) fail(format string, args ...any) {
 	w.trace("FAULT "+format, args...)
 	w.faulty = append(w.faulty, fmt.Sprintf(format, args...))
@@ -210,7 +211,8 @@ func newWorld(t *testing.T, seed uint64, verbose bool) *simWorld {
 	return w
 }
 
-// upstreams are the same at each reload, but for what does not matter to streams.
+// upstreams returns the same upstreams at each reload, except for options that do not
+// affect streams.
 func (w *simWorld) upstreams() upstream.Options {
 	o := upstream.Options{Dial: w.dial, Wrap: WrapUpstream, Log: slog.New(slog.DiscardHandler), Random: func() float64 { return 0.5 }}
 	for _, g := range w.groups {
@@ -263,14 +265,15 @@ func (w *simWorld) node(address string) *simNode {
 	return nil
 }
 
-// sleep lets time go by, and whoever waits for a time go on.
+// sleep lets time pass; goroutines that wait for a time continue.
 func (w *simWorld) sleep(d time.Duration) {
 	w.meet()
 	time.Sleep(d)
 	w.settle()
 }
 
-// meet tells the race detector that nobody else is at work: all who wait have held mu.
+// meet tells the race detector that no other goroutine runs: all that wait have held
+// mu.
 func (w *simWorld) meet() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -289,9 +292,9 @@ func (w *simWorld) settle() {
 	}
 }
 
-// act is one step: one of all the things that can happen.
+// act does one random step.
 func (w *simWorld) act() {
-	w.sleep(time.Duration(1 + w.rnd.IntN(50_000))) // so that no two things happen at once
+	w.sleep(time.Duration(1 + w.rnd.IntN(50_000))) // so that no two events coincide
 	switch n := w.rnd.IntN(1000); {
 	case n < 40:
 		w.arrive()
@@ -322,7 +325,7 @@ func (w *simWorld) act() {
 	w.check()
 }
 
-// arrive brings a client. It comes as request.go and opening.go let it, without TLS.
+// arrive adds a client. It enters as in request.go and opening.go, without TLS.
 func (w *simWorld) arrive() {
 	if len(w.clients) == simClients {
 		return
@@ -345,10 +348,10 @@ func (w *simWorld) arrive() {
 	}
 }
 
-// enter is the goroutine of a connection that comes.
+// enter is the goroutine of a new connection.
 func (c *simClient) enter(conn *clientConn) {
 	s := c.w.server
-	conn.tls = tls.Server(conn.sock, s.ingress.tls) // says nothing; begins takes it off
+	conn.tls = tls.Server(conn.sock, s.ingress.tls) // it sends nothing; begins removes it
 	req := &request{host: c.vhost.name, path: "/", target: "/", subprotocol: subprotocolXMPP}
 	vhost, err := conn.config.Routes.Lookup(c.vhost.name)
 	if err == nil {
@@ -364,7 +367,7 @@ func (c *simClient) enter(conn *clientConn) {
 	}
 }
 
-// carry has the network move something.
+// carry lets the network move something.
 func (w *simWorld) carry() {
 	var can []*simSocket
 	for _, s := range w.sockets {
@@ -390,7 +393,7 @@ func (w *simWorld) carry() {
 	}
 }
 
-// turn lets a loop handle some of what is ready, in any order.
+// turn lets a loop handle some of the ready events, in any order.
 func (w *simWorld) turn() {
 	p := w.pollers[w.rnd.IntN(len(w.pollers))]
 	events := p.pending()
@@ -407,7 +410,7 @@ func (w *simWorld) turn() {
 	p.run(simBatch{events: events, woken: p.isWoken() && !w.oneIn(4)})
 }
 
-// begin lets a job begin.
+// begin starts a job.
 func (w *simWorld) begin() {
 	if n := len(w.jobs); n > 0 {
 		i := w.rnd.IntN(n)
@@ -442,7 +445,7 @@ func (w *simWorld) answer() {
 	d.answer <- l
 }
 
-// dialFault notes that who dials now may get no upstream.
+// dialFault allows that current dials get no upstream.
 func (w *simWorld) dialFault() {
 	for _, c := range w.clients {
 		if t := c.tunnel; t != nil && t.stage == stageDialling {
@@ -451,7 +454,7 @@ func (w *simWorld) dialFault() {
 	}
 }
 
-// operate is what operators and the machine do.
+// operate does an action of operators or of the machine.
 func (w *simWorld) operate() {
 	s := w.server
 	switch w.rnd.IntN(9) {
@@ -495,7 +498,7 @@ func (w *simWorld) operate() {
 	}
 }
 
-// order has another goroutine carry something out that waits for the loops.
+// order runs an action that waits for the loops in another goroutine.
 func (w *simWorld) order(f func(), what string) {
 	if w.busy {
 		return
@@ -536,7 +539,7 @@ func (w *simWorld) drain() {
 	}, fmt.Sprintf("drain %+v", target))
 }
 
-// quiesce lets everything happen that can, but for the passing of time.
+// quiesce lets everything happen that can happen without the passing of time.
 func (w *simWorld) quiesce() {
 	for n := 0; !w.broken(); n++ {
 		if n > 2000 {
@@ -580,7 +583,7 @@ func (w *simWorld) quiesce() {
 	}
 }
 
-// pass lets time go by.
+// pass lets time pass.
 func (w *simWorld) pass(how time.Duration) {
 	w.trace("%v pass", how)
 	end := time.Now().Add(how)
@@ -597,7 +600,7 @@ func (w *simWorld) pass(how time.Duration) {
 				c.allow(reasonNoStream)
 			}
 		}
-		w.dialFault() // who hangs takes longer than anybody waits
+		w.dialFault() // a hanging dial exceeds all patience
 		now := time.Now()
 		if !now.Before(end) || w.broken() {
 			return
@@ -613,7 +616,8 @@ func (w *simWorld) pass(how time.Duration) {
 	}
 }
 
-// finale heals what is broken, sees that all that was sent has come, and ends the world.
+// finale repairs all faults, checks that everything sent has arrived, and ends the
+// world.
 func (w *simWorld) finale() {
 	w.trace("finale")
 	if w.faults = false; !w.broken() {
@@ -624,7 +628,7 @@ func (w *simWorld) finale() {
 				w.table.Drain(g.name, fmt.Sprint("n", n.number), false)
 			}
 		}
-		w.quiesce() // an order may be under way
+		w.quiesce() // an order may be in progress
 		for _, stop := range w.stops {
 			stop()
 		}
@@ -654,7 +658,7 @@ func (w *simWorld) finale() {
 	}
 }
 
-// shutdown ends the Server, and sees that nothing is left of anybody.
+// shutdown ends the Server, and checks that nothing remains.
 func (w *simWorld) shutdown() {
 	var err error
 	over := false
@@ -669,7 +673,7 @@ func (w *simWorld) shutdown() {
 	}()
 	w.settle()
 	for n := 0; !over && n < 1000; n++ {
-		if w.broken() { // all the same the goroutines are to end
+		if w.broken() { // nevertheless the goroutines must end
 			w.abort()
 			continue
 		}
@@ -680,7 +684,7 @@ func (w *simWorld) shutdown() {
 	if w.broken() {
 		return
 	}
-	patient := slices.ContainsFunc(w.clients, func(c *simClient) bool { return c.mute }) // one that answers no Close frame
+	patient := slices.ContainsFunc(w.clients, func(c *simClient) bool { return c.mute }) // a client that does not answer a Close frame
 	if err != nil && !(errors.Is(err, ErrDrainDeadline) && patient) || !over {
 		w.fail("Shutdown: over %t, %v", over, err)
 		return
@@ -717,7 +721,7 @@ func (w *simWorld) shutdown() {
 	}
 }
 
-// abort is a step of a shutdown of which nothing is checked any more.
+// abort is a step of a shutdown without further checks.
 func (w *simWorld) abort() {
 	for len(w.jobs) > 0 {
 		w.begin()
@@ -742,14 +746,14 @@ func (w *simWorld) abort() {
 	w.settle()
 }
 
-// check holds the state of everything against what must be true between two turns.
+// check verifies the invariants that hold between two turns.
 func (w *simWorld) check() {
 	if w.broken() {
 		return
 	}
 	owners := map[*tunnel]int{}
 	transit := false
-	orders := w.orders // a loop may have got one back and not know it yet
+	orders := w.orders // a loop may not know a stop yet
 	w.orders = nil
 	for _, l := range w.server.loops.all() {
 		w.orders = append(w.orders, l.orders...)
@@ -825,7 +829,7 @@ func (w *simWorld) nameOf(t *tunnel) string {
 	return "a tunnel of nobody"
 }
 
-// checkTunnel is check for one of a loop's tunnels.
+// checkTunnel is check for one tunnel of a loop.
 func (w *simWorld) checkTunnel(l *loop, i int, t *tunnel) {
 	bad := func(format string, args ...any) { w.fail("%s: %s", w.nameOf(t), fmt.Sprintf(format, args...)) }
 	switch {
@@ -876,7 +880,7 @@ func (w *simWorld) checkTunnel(l *loop, i int, t *tunnel) {
 	}
 }
 
-// complete sees that a tunnel which is still open has lost nothing.
+// complete checks that an open tunnel has lost nothing.
 func (c *simClient) complete() {
 	if c.tunnel == nil || c.tunnel.why != reasonNone || len(c.links) == 0 || c.w.broken() {
 		return
@@ -890,7 +894,7 @@ func (c *simClient) complete() {
 	}
 }
 
-// open is how many messages there are before one that is kept secret.
+// open returns the number of messages before one that is secret.
 func open(sent []simMessage) int {
 	if n := slices.IndexFunc(sent, func(m simMessage) bool { return m.secret }); n >= 0 {
 		return n
@@ -898,7 +902,7 @@ func open(sent []simMessage) int {
 	return len(sent)
 }
 
-// verify judges what a client got, when nothing more will come.
+// verify checks everything that a client received, once nothing more can come.
 func (c *simClient) verify() {
 	t := c.tunnel
 	if t == nil {
@@ -909,7 +913,7 @@ func (c *simClient) verify() {
 	codes := []int{0, int(reasons[t.why].code)}
 	switch t.why {
 	case reasonClientClose:
-		codes = []int{0, codeNone, int(c.code), 4000} // the last where both close at once
+		codes = []int{0, codeNone, int(c.code), 4000} // the last one if both close at once
 	case reasonUpstreamClose:
 		codes = []int{0, 4000}
 	}
@@ -936,7 +940,7 @@ func (c *simClient) verify() {
 	}
 }
 
-// A tally is what happened in many worlds.
+// A tally counts events in many worlds.
 type tally struct {
 	mu      sync.Mutex
 	worlds  int

@@ -15,7 +15,7 @@ import (
 	"wssgate/demo/chat"
 )
 
-// eventually waits for what happens behind a client's back.
+// eventually waits until holds returns true.
 func (g *gate) eventually(what string, holds func(Counts) bool) Counts {
 	g.t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
@@ -35,7 +35,7 @@ func handshakesOf(c Counts, result, version string) int64 {
 	return c.Handshakes[i].N
 }
 
-// What a tunnel moves is counted while it is open, not only at its end.
+// A tunnel's traffic is counted while it is open, not only at its end.
 func TestCountsOfATunnel(t *testing.T) {
 	up := newUpstream(t, chat.Config{Echo: true})
 	g := newGate(t, up.URL())
@@ -81,7 +81,7 @@ func total(d Durations) (n uint64) {
 	return n
 }
 
-// Each way in which a handshake can end is counted as that.
+// Each result of a handshake is counted.
 func TestCountsOfHandshakes(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	var conf Configuration
@@ -106,7 +106,7 @@ func TestCountsOfHandshakes(t *testing.T) {
 		}
 		defer conn.Close()
 		conn.Write([]byte("GET / HTTP/1.1\r\nHost: " + testName + "\r\n\r\n"))
-		conn.Read(make([]byte, 1)) // takes the session ticket along
+		conn.Read(make([]byte, 1)) // also reads the session ticket
 	}
 	cache := tls.NewLRUClientSessionCache(1)
 	for _, test := range []struct {
@@ -114,7 +114,7 @@ func TestCountsOfHandshakes(t *testing.T) {
 		do              func()
 	}{
 		{"silent", "", func() { dial(nil) }},
-		{"silent", "", func() { // as a balancer's TCP check does it
+		{"silent", "", func() { // like a balancer's TCP check
 			conn, err := net.Dial("tcp", g.addr)
 			if err != nil {
 				t.Fatal(err)
@@ -193,8 +193,8 @@ func TestHistogram(t *testing.T) {
 	}
 }
 
-// docs/reference.md explains every word that metrics and the log have for
-// how a tunnel, a handshake or a connection ended.
+// docs/reference.md explains every word in metrics and the log for the end of a tunnel,
+// a handshake or a connection.
 func TestWordsDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../docs/reference.md")
 	if err != nil {

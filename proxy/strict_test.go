@@ -18,8 +18,7 @@ import (
 	"wssgate/upstream"
 )
 
-// A front is a gate on the fake clock, with pipes for clients, in front of one
-// node that it knows nothing of.
+// A front is a gate on the fake clock, with pipes for clients, in front of one node.
 type front struct {
 	t      *testing.T
 	server *Server
@@ -27,7 +26,7 @@ type front struct {
 	vhost  *upstream.Vhost
 }
 
-// inFront runs f in a bubble. The node's habits are in cfg.
+// inFront runs f in a bubble. cfg configures the node.
 func inFront(t *testing.T, cfg chat.Config, edit func(*upstream.Options), f func(*front)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -68,7 +67,7 @@ func inFront(t *testing.T, cfg chat.Config, edit func(*upstream.Options), f func
 	})
 }
 
-// tunnel is a client that has its 101.
+// tunnel returns a client that has its 101.
 func (g *front) tunnel() *bench {
 	g.t.Helper()
 	request := &upstream.Request{ServerName: testName, Host: testName, Subprotocol: "xmpp"}
@@ -95,7 +94,7 @@ func (g *front) tunnel() *bench {
 	return b
 }
 
-// heard are the frames that clients got through to the node.
+// heard returns the number of clients' frames that reached the node.
 func (g *front) heard() (frames int64) {
 	synctest.Wait()
 	for _, p := range g.node.Peers() {
@@ -104,7 +103,7 @@ func (g *front) heard() (frames int64) {
 	return frames
 }
 
-// masked are frames as a client sends them.
+// masked encodes frames of a client.
 func masked(frames ...ws.Frame) (b []byte) {
 	for _, f := range frames {
 		var buf bytes.Buffer
@@ -114,7 +113,7 @@ func masked(frames ...ws.Frame) (b []byte) {
 	return b
 }
 
-// text is what the client reads up to the Close frame, which it answers.
+// text returns the client's input up to the Close frame, which it answers.
 func (b *bench) text() (words string, code uint16) {
 	b.t.Helper()
 	for {
@@ -130,7 +129,7 @@ func (b *bench) text() (words string, code uint16) {
 	}
 }
 
-// badStarts are first words that are no start tag. Behind a declaration they are
+// badStarts are first words that are not a start tag. After a declaration they count as
 // an attempt at one, in the older draft.
 var badStarts = []struct {
 	name      string
@@ -138,7 +137,7 @@ var badStarts = []struct {
 	every     time.Duration // between frames
 	condition string
 	declared  bool
-	after     time.Duration // it takes to be sure
+	after     time.Duration // time until the verdict is certain
 }{
 	{name: "garbage", frames: words("hello"), condition: "not-well-formed"},
 	{name: "UTF-16", frames: words("<\x00o\x00"), condition: "unsupported-encoding"},
@@ -167,7 +166,7 @@ func words(s ...string) (frames []ws.Frame) {
 	return frames
 }
 
-// pieces are a message in fragments of n bytes.
+// pieces returns a message in fragments of n bytes.
 func pieces(s string, n int) (frames []ws.Frame) {
 	for i := 0; i < len(s); i += n {
 		op := ws.OpText
@@ -179,7 +178,7 @@ func pieces(s string, n int) (frames []ws.Frame) {
 	return frames
 }
 
-// say sends frames; a gate that takes no more of them is no error.
+// say sends frames; it is not an error if the gate stops reading.
 func (b *bench) say(frames []ws.Frame, every time.Duration) {
 	for _, f := range frames {
 		if _, err := b.client.Write(masked(f)); err != nil {
@@ -189,8 +188,8 @@ func (b *bench) say(frames []ws.Frame, every time.Duration) {
 	}
 }
 
-// Where XMPP is spoken there is no stream without a good start tag, and the node
-// sees nothing of what came in its place.
+// In XMPP there is no stream without a valid start tag, and the node sees nothing of
+// other input.
 func TestBadStartWhereXMPPIsSpoken(t *testing.T) {
 	for _, test := range badStarts {
 		t.Run(test.name, func(t *testing.T) {
@@ -233,8 +232,7 @@ func TestBadStartWhereXMPPIsSpoken(t *testing.T) {
 	}
 }
 
-// Where something else is spoken everything goes through as it came, and goes on
-// doing so.
+// Outside of XMPP all input passes unchanged, and continues to.
 func TestBadStartToAnEcho(t *testing.T) {
 	for _, test := range badStarts {
 		if test.declared {
@@ -267,10 +265,9 @@ func TestBadStartToAnEcho(t *testing.T) {
 	}
 }
 
-// A client that does not answer the Close frame of a drain is not waited for until
-// the gate ends.
+// A client that does not answer a drain's Close frame does not delay its tunnel's end.
 func TestDrainWithoutAnswer(t *testing.T) {
-	for _, late := range []bool{false, true} { // it comes when the drain has begun
+	for _, late := range []bool{false, true} { // it connects after the drain has begun
 		for timeout, want := range map[time.Duration]time.Duration{time.Second: closeTimeout, time.Minute: time.Minute} {
 			inFront(t, chat.Config{}, nil, func(g *front) {
 				drain := func() { g.server.StartDrain(Target{}, Pacing{Timeout: timeout}) }

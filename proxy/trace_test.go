@@ -14,7 +14,7 @@ import (
 	"wssgate/upstream"
 )
 
-// frameFrom is a whole text frame of a client, or of an upstream.
+// frameFrom returns a complete text frame of a client, or of an upstream.
 func frameFrom(client bool, text string) []byte {
 	if client {
 		return appendFrame(nil, opText, []byte(text), &testKey)
@@ -25,7 +25,7 @@ func frameFrom(client bool, text string) []byte {
 // Without a trace a frame costs no allocation.
 func TestNoTraceNoAllocation(t *testing.T) {
 	group := group("test", "ws://192.0.2.1:5290/")
-	group.Redirects = "off" // what looks for them may allocate
+	group.Redirects = "off" // the search for redirects may allocate
 	vhost := vhostOf(t, group, upstream.VhostOptions{Names: []string{testName}, Upstream: "test"})
 	d := newTunnelRig(t, func(t *tunnel) { t.info.vhost, t.stage = vhost, stageOver })
 	fromClient, fromUpstream := frameFrom(true, "<message><body>hello</body></message>"), frameFrom(false, "<message><body>hello</body></message>")
@@ -48,8 +48,8 @@ func TestNoTraceNoAllocation(t *testing.T) {
 	}
 }
 
-// A reader that takes nothing holds up nobody: what finds no room is counted, and the
-// next line says so.
+// A reader that does not read blocks nothing: lines without room are counted, and the
+// next line has their number.
 func TestTraceNeverWaits(t *testing.T) {
 	d := newTunnelRig(t, nil)
 	d.tap = &tap{lines: make(chan TraceLine, 2)}
@@ -75,8 +75,9 @@ func TestTraceNeverWaits(t *testing.T) {
 	}
 }
 
-// A frame has one line, whatever pieces it comes in, and a message one shape, whatever
-// frames. A frame that began before the trace has none, nor what a scanner refuses.
+// A frame has one line, regardless of its pieces, and a message one shape, regardless
+// of its frames. A frame that began before the trace has no line, and neither has one
+// that a scanner refuses.
 func TestTraceFrames(t *testing.T) {
 	d := newTunnelRig(t, nil)
 	half := frameFrom(false, "<message><body>before</body></message>")
@@ -108,8 +109,8 @@ func TestTraceFrames(t *testing.T) {
 	}
 }
 
-// What began before the trace may be CDATA, whose words look like tags; what is behind a
-// shape that is full is not looked at. The next message is shown again.
+// A message that began before the trace may be CDATA, whose content looks like tags.
+// Input after a full shape is ignored. The next message is shown again.
 func TestTraceRestOfMessage(t *testing.T) {
 	d := newTunnelRig(t, nil)
 	part := func(opcode byte, fin bool, text string) []byte {
@@ -135,8 +136,8 @@ func TestTraceRestOfMessage(t *testing.T) {
 	}
 }
 
-// A trace of a tunnel begins with it, has the gate's frames, and ends when it ends; there
-// is one trace at a time, and after it another one.
+// A trace begins with its tunnel, includes the gate's frames, and ends with the tunnel.
+// Only one trace is possible at a time, and another one after it.
 func TestTrace(t *testing.T) {
 	g := newGate(t, newUpstream(t, chat.Config{Echo: true}).URL())
 	if err := g.Trace(t.Context(), "zzzzzzzz", nil); !errors.Is(err, ErrNoTunnel) {

@@ -28,8 +28,8 @@ type bench struct {
 
 var testKey = [4]byte{0xa5, 0x5a, 0x01, 0xff}
 
-// newTestLoops are loops without a poller of the system's, which a fake clock could
-// not wait for.
+// newTestLoops returns loops without the system's poller, for which a fake clock can't
+// wait.
 func newTestLoops(t testing.TB) *loops {
 	d, err := newLoops(false, nil, func(_ panics.Place, cause any, _ ...any) { t.Errorf("panic in a turn: %v\n%s", cause, debug.Stack()) })
 	if err != nil {
@@ -48,12 +48,12 @@ func (b *bench) do(f func(*turn)) {
 	<-done
 }
 
-// someVhost is a vhost of an upstream that need not speak XMPP.
+// someVhost returns a vhost whose upstream does not require XMPP.
 func someVhost(t testing.TB) *upstream.Vhost {
 	return vhostWith(t, upstream.VhostOptions{Names: []string{testName}, Upstream: "test"})
 }
 
-// xmppVhost is one of an upstream that speaks XMPP.
+// xmppVhost returns a vhost whose upstream speaks XMPP.
 func xmppVhost(t testing.TB) *upstream.Vhost {
 	g := group("test", "ws://192.0.2.1:5290/")
 	g.XMPP = true
@@ -80,8 +80,7 @@ func vhostOf(t testing.TB, g upstream.GroupOptions, vhost upstream.VhostOptions)
 	return v
 }
 
-// inBubble runs f with a tunnel in a bubble. Pings are off unless set says
-// otherwise.
+// inBubble runs f with a tunnel in a bubble. Pings are off unless set enables them.
 func inBubble(t *testing.T, set tunnelSettings, f func(b *bench)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -109,7 +108,7 @@ func inBubble(t *testing.T, set tunnelSettings, f func(b *bench)) {
 	})
 }
 
-// frame reads one frame from conn; it gives up after an hour of the bubble's.
+// frame reads one frame from conn; it gives up after an hour of the bubble.
 func (b *bench) frame(conn net.Conn) (h header, payload []byte, err error) {
 	conn.SetReadDeadline(time.Now().Add(time.Hour))
 	var buf []byte
@@ -177,7 +176,7 @@ func (b *bench) send(conn net.Conn, opcode byte, payload string) {
 	}
 }
 
-// Frames go through both ways as they are; those of the client stay masked.
+// Frames pass unchanged in both directions; those of the client stay masked.
 func TestTunnelForwards(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
 		b.send(b.client, opText, "to the upstream")
@@ -191,7 +190,7 @@ func TestTunnelForwards(t *testing.T) {
 	})
 }
 
-// A header that comes apart from its payload leaves together with it.
+// A header that arrives separately from its payload leaves together with it.
 func TestTunnelJoinsHeaderAndPayload(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
 		frame := appendFrame(nil, opText, []byte("stanza"), nil)
@@ -206,7 +205,7 @@ func TestTunnelJoinsHeaderAndPayload(t *testing.T) {
 	})
 }
 
-// A silent client gets a Ping; its Pong stays here, and the tunnel lives on.
+// A silent client gets a Ping; its Pong is not passed on, and the tunnel stays open.
 func TestTunnelPings(t *testing.T) {
 	inBubble(t, tunnelSettings{ping: 30 * time.Second, pong: 20 * time.Second}, func(b *bench) {
 		for range 3 {
@@ -221,12 +220,11 @@ func TestTunnelPings(t *testing.T) {
 			b.send(b.client, opPong, string(payload))
 		}
 		b.send(b.client, opText, "hello")
-		b.wantFrame(b.upstream, opText, "hello") // and not a Pong
+		b.wantFrame(b.upstream, opText, "hello") // not a Pong
 	})
 }
 
-// A client that does not answer the Ping is given up, and the upstream learns
-// of it.
+// A client that does not answer the Ping is closed, and the upstream sees the end.
 func TestTunnelPongTimeout(t *testing.T) {
 	inBubble(t, tunnelSettings{ping: 30 * time.Second, pong: 20 * time.Second}, func(b *bench) {
 		start := time.Now()
@@ -239,7 +237,7 @@ func TestTunnelPongTimeout(t *testing.T) {
 	})
 }
 
-// A client that takes nothing, not even the Ping, is given up as well.
+// A client that reads nothing, not even the Ping, is closed as well.
 func TestTunnelPingToDeafClient(t *testing.T) {
 	inBubble(t, tunnelSettings{ping: 30 * time.Second, pong: 20 * time.Second}, func(b *bench) {
 		b.wantEOF(b.upstream, time.Hour)
@@ -247,7 +245,7 @@ func TestTunnelPingToDeafClient(t *testing.T) {
 	})
 }
 
-// Anything from the client shows that it lives.
+// Any input from the client counts as a sign of life.
 func TestTunnelTrafficIsLife(t *testing.T) {
 	inBubble(t, tunnelSettings{ping: 30 * time.Second, pong: 20 * time.Second}, func(b *bench) {
 		for range 10 {
@@ -262,8 +260,8 @@ func TestTunnelTrafficIsLife(t *testing.T) {
 	})
 }
 
-// The closing handshake goes through in both directions, and then both sides
-// are closed, though neither did.
+// The closing handshake passes in both directions, and then both sides are closed,
+// although neither closed its connection.
 func TestTunnelClosingHandshake(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -290,8 +288,8 @@ func TestTunnelClosingHandshake(t *testing.T) {
 	}
 }
 
-// An upstream that does not answer a Close frame is answered for, after
-// closeTimeout; one that closes instead, at once.
+// The gate answers for an upstream that does not answer a Close frame, after
+// closeTimeout, or at once if it disconnects.
 func TestTunnelCloseWithoutAnswer(t *testing.T) {
 	for _, fin := range []bool{false, true} {
 		inBubble(t, tunnelSettings{}, func(b *bench) {
@@ -313,8 +311,8 @@ func TestTunnelCloseWithoutAnswer(t *testing.T) {
 	}
 }
 
-// A client that sends a message, a Close frame and FIN at once loses nothing,
-// though the upstream reads late.
+// A client that sends a message, a Close frame and FIN at once loses nothing, even if
+// the upstream reads late.
 func TestTunnelDeliversLastWords(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
 		last := appendFrame(nil, opText, []byte("last words"), &testKey)
@@ -328,7 +326,7 @@ func TestTunnelDeliversLastWords(t *testing.T) {
 	})
 }
 
-// An upstream that goes away is 1012 for the client, after all that it sent.
+// The client of an upstream that disconnects gets 1012, after all earlier bytes.
 func TestTunnelUpstreamGone(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
 		b.send(b.upstream, opText, "almost")
@@ -341,8 +339,8 @@ func TestTunnelUpstreamGone(t *testing.T) {
 	})
 }
 
-// In the middle of a frame no Close frame can be said: what is there is
-// delivered, and the connection closed.
+// A Close frame is impossible in the middle of a frame: the available bytes are
+// delivered, and the connection is closed.
 func TestTunnelUpstreamGoneMidFrame(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
 		frame := appendFrame(nil, opText, make([]byte, 1000), nil)
@@ -356,8 +354,8 @@ func TestTunnelUpstreamGoneMidFrame(t *testing.T) {
 	})
 }
 
-// A client that breaks the protocol gets the status code that says so, and
-// breachTimeout to go; the upstream sees nothing of it but the end.
+// A client that breaks the protocol gets the status code for that, and breachTimeout to
+// close; the upstream sees only the end.
 func TestTunnelClientBreaksProtocol(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
 		b.client.Write([]byte{0x81, 0x00}) // no mask
@@ -368,7 +366,7 @@ func TestTunnelClientBreaksProtocol(t *testing.T) {
 	})
 }
 
-// A Close frame of ours waits for the end of the frame that is under way.
+// The gate's Close frame waits for the end of the current frame.
 func TestTunnelCloseWaitsForBoundary(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
 		frame := appendFrame(nil, opText, make([]byte, 1000), nil)
@@ -388,8 +386,8 @@ func TestTunnelCloseWaitsForBoundary(t *testing.T) {
 	})
 }
 
-// What a client sent before it saw the drain's Close frame still arrives, and
-// then a plain end: no Close frame, so that the stream can be resumed.
+// Bytes that a client sent before it saw the drain's Close frame still arrive, followed
+// by a plain end: without a Close frame the stream can be resumed.
 func TestTunnelDrainDeliversToUpstream(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
 		b.loops.drain(&drainOrder{})
@@ -402,7 +400,7 @@ func TestTunnelDrainDeliversToUpstream(t *testing.T) {
 	})
 }
 
-// A tunnel that comes while the driver drains is told at once.
+// A tunnel that arrives during a drain is closed at once.
 func TestTunnelTakenWhileDraining(t *testing.T) {
 	inBubble(t, tunnelSettings{}, func(b *bench) {
 		b.loops.drain(&drainOrder{})
@@ -425,8 +423,8 @@ func TestTunnelTakenWhileDraining(t *testing.T) {
 	})
 }
 
-// A client that does not read is cut at a frame boundary with 1008, once more
-// than the backlog waits for it, and the upstream is let go at once.
+// A client that does not read is cut off at a frame boundary with 1008, once more than
+// the backlog waits for it, and the upstream is closed at once.
 func TestTunnelCutsSlowClient(t *testing.T) {
 	const backlog = 256 << 10
 	inBubble(t, tunnelSettings{backlog: backlog}, func(b *bench) {
@@ -441,7 +439,7 @@ func TestTunnelCutsSlowClient(t *testing.T) {
 		if sent < backlog || sent > backlog+2*turnBudget {
 			t.Errorf("the gate took %d bytes for a client that reads nothing; want about %d", sent, backlog)
 		}
-		// Now the client wakes up, and finds whole frames and a reason.
+		// Now the client reads, and finds complete frames and a reason.
 		for {
 			h, payload, err := b.frame(b.client)
 			if err != nil {
@@ -459,8 +457,8 @@ func TestTunnelCutsSlowClient(t *testing.T) {
 	})
 }
 
-// A frame larger than the backlog can't be finished for a client that does not
-// read; what was taken stays bounded.
+// A frame larger than the backlog can't be completed for a client that does not read;
+// the queued bytes stay bounded.
 func TestTunnelCutsSlowClientMidFrame(t *testing.T) {
 	const backlog = 64 << 10
 	inBubble(t, tunnelSettings{backlog: backlog}, func(b *bench) {
@@ -473,8 +471,8 @@ func TestTunnelCutsSlowClientMidFrame(t *testing.T) {
 	})
 }
 
-// An upstream that does not read stops the client, not the memory; after
-// stallTimeout it is given up.
+// An upstream that does not read stops the client instead of using memory; after
+// stallTimeout it is closed.
 func TestTunnelUpstreamStuck(t *testing.T) {
 	inBubble(t, tunnelSettings{ping: 30 * time.Second, pong: 20 * time.Second}, func(b *bench) {
 		go io.Copy(io.Discard, b.client)
@@ -494,8 +492,8 @@ func TestTunnelUpstreamStuck(t *testing.T) {
 	})
 }
 
-// An upstream that stops in the middle of a frame keeps its client no longer
-// than one that does not read, though no Ping fits in.
+// An upstream that stops in the middle of a frame keeps its client no longer than one
+// that does not read, although no Ping is possible.
 func TestTunnelUpstreamStopsMidFrame(t *testing.T) {
 	inBubble(t, tunnelSettings{ping: 30 * time.Second, pong: 20 * time.Second}, func(b *bench) {
 		frame := appendFrame(nil, opText, make([]byte, 1000), nil)
@@ -508,8 +506,8 @@ func TestTunnelUpstreamStopsMidFrame(t *testing.T) {
 	})
 }
 
-// A panic in a turn ends that tunnel, wherever in the turn it comes, and no other: the
-// loop goes on, and both sockets are closed.
+// A panic at any point of a turn ends only that tunnel: the loop continues, and both
+// sockets are closed.
 func TestPanicEndsOneTunnel(t *testing.T) {
 	for name, inject := range map[string]func(b *bench, other *tunnel){
 		"in an event": func(b *bench, other *tunnel) { other.settings = nil },
@@ -554,7 +552,7 @@ func TestPanicEndsOneTunnel(t *testing.T) {
 	}
 }
 
-// panicsWhenClosed is closed all the same.
+// panicsWhenClosed panics in close, after closing.
 type panicsWhenClosed struct{ rawConn }
 
 func (c panicsWhenClosed) close(reset bool) {
@@ -562,10 +560,10 @@ func (c panicsWhenClosed) close(reset bool) {
 	panic("test")
 }
 
-// A panicsOutside is a poller that panics where no tunnel has a turn.
+// A panicsOutside is a poller that panics outside of a turn.
 type panicsOutside struct {
 	poller
-	left *int // so many times
+	left *int // how many more times
 }
 
 func (p *panicsOutside) deliver(tell func(*tunnel, *leg, readiness)) bool {
@@ -576,7 +574,7 @@ func (p *panicsOutside) deliver(tell func(*tunnel, *leg, readiness)) bool {
 	return p.poller.deliver(tell)
 }
 
-// A panic outside a turn costs no tunnel; where the next round panics as well, the loop
+// A panic outside a turn ends no tunnel. If the next round panics as well, the loop
 // ends its tunnels, gets a new poller, and serves others.
 func TestPanicOutsideTurn(t *testing.T) {
 	for _, times := range []int{1, 1 << 30} {

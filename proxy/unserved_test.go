@@ -12,8 +12,8 @@ import (
 	"wssgate/demo/chat"
 )
 
-// Names without a certificate are counted as clients ask for them, the most wanted
-// first, for an hour after the last one.
+// Names without a certificate are counted as clients ask for them, the most frequent
+// first, for an hour after the last request.
 func TestUnserved(t *testing.T) {
 	up := newUpstream(t, chat.Config{})
 	g := newGate(t, up.URL())
@@ -35,8 +35,8 @@ func TestUnserved(t *testing.T) {
 	}
 }
 
-// A flood of names leaves those that clients ask for again and again, and takes no
-// memory; what can't be a name in DNS is not remembered.
+// In a flood of names, those that clients ask for repeatedly stay, and memory is
+// bounded; names that are invalid in DNS are ignored.
 func TestUnservedFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var u unserved
