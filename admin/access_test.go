@@ -17,9 +17,8 @@ import (
 
 var everyPath = []string{"/", "/healthz", "/readyz", "/status", "/metrics", "/debug/pprof/", "/debug/pprof/cmdline", "/nothing"}
 
-// A page of another site can make no request, whatever it asks for: neither
-// one that its browser marks as foreign, nor one under a name of its own that
-// it makes resolve to our address.
+// A page of another site can make no request to any path: neither one that its browser
+// marks as cross-origin, nor one under its own name that resolves to our address.
 func TestForeignPages(t *testing.T) {
 	called := 0
 	s := newServer(t, func(o *Options) {
@@ -68,7 +67,7 @@ func TestForeignPages(t *testing.T) {
 	}
 }
 
-// The operator's browser, curl and Prometheus are let in.
+// The operator's browser, curl and Prometheus are allowed.
 func TestOwnRequests(t *testing.T) {
 	s := newServer(t, func(o *Options) { o.Reload = func(context.Context) error { return nil } })
 	for _, test := range []struct {
@@ -104,8 +103,8 @@ func TestOwnRequests(t *testing.T) {
 	}
 }
 
-// Without a token only the machine itself is answered; a mistake in the
-// configuration can't open the door.
+// Without a token only requests from the machine itself are answered, even after a
+// mistake in the configuration.
 func TestNoTokenFromOutside(t *testing.T) {
 	s := newServer(t, nil)
 	for _, path := range everyPath {
@@ -115,8 +114,8 @@ func TestNoTokenFromOutside(t *testing.T) {
 	}
 }
 
-// With a token every request must bear it, but those of probes and for the
-// page, which then say nothing about the gate.
+// With a token every request must have it, except those of probes and for the page,
+// which then reveal nothing about the gate.
 func TestToken(t *testing.T) {
 	s := newServer(t, func(o *Options) {
 		o.Access = Access{Token: goodToken, Debug: true}
@@ -152,7 +151,7 @@ func TestToken(t *testing.T) {
 		t.Errorf("GET /readyz with the token = %q; want the reason", w.Body)
 	}
 
-	// A name can be anybody's, but only the operator has the token.
+	// Another name may belong to an attacker, but only the operator has the token.
 	if w := ask(s, outside, "GET", "http://gate.internal/status", bearer("Bearer "+goodToken)...); w.Code != 200 {
 		t.Errorf("by name, with the token = %d; want 200", w.Code)
 	}
@@ -165,13 +164,13 @@ func TestToken(t *testing.T) {
 	if w := ask(s, outside, "GET", "http://gate.internal/healthz"); w.Code != 421 {
 		t.Errorf("/healthz by name, without the token = %d; want 421", w.Code)
 	}
-	// The token does not make a foreign page's request good.
+	// The token does not help a request of a foreign page.
 	if w := ask(s, outside, "GET", "http://192.0.2.1/status", "Authorization", "Bearer "+goodToken, "Origin", "https://evil.test"); w.Code != 403 {
 		t.Errorf("with the token from a foreign page = %d; want 403", w.Code)
 	}
 }
 
-// SetAccess is in force with the next request.
+// SetAccess applies to the next request.
 func TestSetAccess(t *testing.T) {
 	s := newServer(t, nil)
 	if w := ask(s, loopback, "GET", "http://127.0.0.1/debug/pprof/"); w.Code != 404 {
@@ -187,7 +186,7 @@ func TestSetAccess(t *testing.T) {
 	}
 }
 
-// Methods other than those that a path has are refused, preflights with them.
+// Methods that a path does not have are refused, including preflights.
 func TestMethods(t *testing.T) {
 	s := newServer(t, nil)
 	for _, test := range []struct{ method, path string }{
@@ -199,7 +198,7 @@ func TestMethods(t *testing.T) {
 	}
 }
 
-// Everything has the headers that keep it to itself.
+// All answers have the headers that protect them.
 func TestHeaders(t *testing.T) {
 	s := newServer(t, nil)
 	for _, path := range everyPath {
@@ -218,8 +217,8 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// Whoever opens connections and says nothing takes no more descriptors than
-// one listener has places, and keeps no probe waiting.
+// Clients that open connections without requests take at most as many descriptors as
+// one listener may have, and do not delay probes.
 func TestConnectionsBounded(t *testing.T) {
 	s := newServer(t, nil)
 	url, ln := serve(t, s)

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// /readyz says whether the gate can take clients, and if not why; /healthz
-// does not care.
+// /readyz reports whether the gate can accept clients, with reasons; /healthz is
+// independent of that.
 func TestHealthAndReady(t *testing.T) {
 	var why []string
 	s := newServer(t, func(o *Options) { o.NotReady = func() []string { return why } })
@@ -40,7 +40,7 @@ func TestHealthAndReady(t *testing.T) {
 	}
 }
 
-// POST /reload passes on what was wrong, line by line.
+// POST /reload returns the mistakes, line by line.
 func TestReload(t *testing.T) {
 	var fail error
 	s := newServer(t, func(o *Options) { o.Reload = func(context.Context) error { return fail } })
@@ -64,7 +64,7 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// POST /drain says exactly what is to be drained; a slip drains nobody.
+// POST /drain needs an exact target; a mistake drains nothing.
 func TestDrain(t *testing.T) {
 	for _, test := range []struct {
 		query string
@@ -113,8 +113,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// POST /pardon says who is pardoned, by an address or as the page lists it; a
-// slip pardons nobody.
+// POST /pardon needs an address, as it is or as on the page; a mistake pardons nothing.
 func TestPardon(t *testing.T) {
 	for query, want := range map[string]string{
 		"?client=192.0.2.7": "192.0.2.7", "?client=192.0.2.7/32": "192.0.2.7", "?client=2001:db8::5": "2001:db8::5",
@@ -148,8 +147,8 @@ func TestPardon(t *testing.T) {
 	}
 }
 
-// A gate with ten thousand vhosts has a status that a page can show: those
-// that need somebody first; ?all has the rest.
+// The status of a gate with ten thousand vhosts fits on a page: vhosts with problems
+// come first; ?all has the rest.
 func TestStatusRows(t *testing.T) {
 	now := time.Now()
 	s := newServer(t, func(o *Options) {
@@ -182,7 +181,7 @@ func TestStatusRows(t *testing.T) {
 	}
 }
 
-// A list that nobody filled is an empty one, not null.
+// Empty lists are encoded as lists, not as null.
 func TestStatusHasNoNull(t *testing.T) {
 	s := newServer(t, func(o *Options) {
 		o.Gate = func() Gate { return Gate{Upstreams: []Upstream{{Name: "a"}}} }
@@ -216,7 +215,7 @@ func TestPagePolicy(t *testing.T) {
 	}
 }
 
-// Liveness is what the gate says of itself, with the reason, and asks nothing else.
+// /healthz returns the gate's own report, with the reason, and depends on nothing else.
 func TestHealth(t *testing.T) {
 	var stuck error
 	s := newServer(t, func(o *Options) { o.Alive = func() error { return stuck } })
@@ -232,8 +231,8 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// What hangs is found, with its path and since when; a log that is read slowly is
-// not, one that is not read is.
+// A file that hangs is a finding, with its path and start. A log that is read slowly is
+// not a finding; one that is not read is.
 func TestFindingsOfHangs(t *testing.T) {
 	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	st := &Status{Now: now}
@@ -257,7 +256,7 @@ func TestFindingsOfHangs(t *testing.T) {
 	}
 }
 
-// POST /acme says what is asked about which name, and what came of it; a slip asks
+// POST /acme passes on the command and the name, and returns the result; a mistake does
 // nothing.
 func TestACME(t *testing.T) {
 	var got ACMERequest

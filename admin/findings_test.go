@@ -10,8 +10,8 @@ import (
 	"wssgate/proxy"
 )
 
-// Each trouble is one finding of the right level, in words that name it; what
-// is in order is none.
+// Each problem is one finding of the right level, with a text that identifies it;
+// normal states have none.
 func TestFindings(t *testing.T) {
 	const day = 24 * time.Hour
 	now := time.Date(2027, 3, 14, 3, 0, 0, 0, time.UTC)
@@ -37,7 +37,7 @@ func TestFindings(t *testing.T) {
 		name        string
 		st          Status
 		then        *sample // five minutes ago
-		level, what string  // "" for none
+		level, what string  // "": none
 	}{
 		{"nothing", Status{}, nil, "", ""},
 		{"no reload yet", Status{Gate: Gate{Reload: Reload{}}}, nil, "", ""},
@@ -111,8 +111,8 @@ func TestFindings(t *testing.T) {
 	}
 }
 
-// Errors come before warnings, and a gate with ten thousand troubles has a
-// list that can be read.
+// Errors come before warnings, and the list stays readable for a gate with ten thousand
+// problems.
 func TestFindingsBounded(t *testing.T) {
 	var st Status
 	for range 10000 {

@@ -34,9 +34,9 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
-// Whoever sends wrong tokens again and again waits longer and longer for the answer,
-// and writes a line of the log a minute. Who has the right one never waits, be it
-// from the same address; nor does who sends none.
+// A client that sends wrong tokens repeatedly waits longer and longer for the answer,
+// and causes a line a minute in the log. Requests with the right token never wait, even
+// from the same address, nor do requests without a token.
 func TestGuesses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lockedBuffer
@@ -56,7 +56,7 @@ func TestGuesses(t *testing.T) {
 			return w.Code, time.Since(began)
 		}
 		for i, want := range []time.Duration{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, firstWait, 2 * firstWait, 4 * firstWait, 8 * firstWait, 16 * firstWait, longestWait, longestWait} {
-			// An open path answers a wrong token otherwise than the right one, too.
+			// An open path also has different answers for a wrong and the right token.
 			path, code := "/status", 401
 			if i%2 == 1 {
 				path, code = "/readyz", 200
@@ -87,11 +87,11 @@ func TestGuesses(t *testing.T) {
 		if _, took := send("[2001:db8::1]:7", "/status", "wrong"); took != 0 {
 			t.Errorf("after five minutes without a guess it waits %v", took)
 		}
-		time.Sleep(time.Minute) // the log's last word
+		time.Sleep(time.Minute) // for the last line in the log
 	})
 }
 
-// However many addresses guess, so many are told apart; the others wait together.
+// The number of addresses with a count of their own is limited; others share one.
 func TestGuessesBounded(t *testing.T) {
 	var g guesses
 	now := time.Now()
@@ -109,9 +109,9 @@ func TestGuessesBounded(t *testing.T) {
 	}
 }
 
-// A panic ends its request, wherever it is: in a handler, in the collector's own
-// goroutine, in the one that takes samples. It is told with its stack, and the next
-// request is answered.
+// A panic ends only its request: in a handler, in the collector's own goroutine, in the
+// one that takes samples. It is reported with its stack, and the next request is
+// answered.
 func TestPanics(t *testing.T) {
 	told := make(chan any, 10)
 	var broken atomic.Bool
@@ -126,7 +126,7 @@ func TestPanics(t *testing.T) {
 		}
 		o.NotReady = func() []string { panic(http.ErrAbortHandler) }
 	})
-	<-told // of the first sample
+	<-told // by the first sample
 	url, _ := serve(t, s)
 	client := newClient(t)
 	for _, path := range []string{"/status", "/readyz"} {
@@ -145,7 +145,7 @@ func TestPanics(t *testing.T) {
 	}
 }
 
-// Without anybody to tell, a panic is in the log with its stack.
+// Without a Panicked function, a panic is in the log with its stack.
 func TestPanicLog(t *testing.T) {
 	var log bytes.Buffer
 	s := newServer(t, func(o *Options) {

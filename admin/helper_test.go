@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { leaktest.Main(m) }
 
 const goodToken = "0123456789abcdef0123"
 
-// newServer makes a Server that has nothing to show, unless edit says so.
+// newServer creates a Server of an empty gate; edit changes its Options.
 func newServer(t *testing.T, edit func(*Options)) *Server {
 	t.Helper()
 	o := Options{
@@ -40,7 +40,7 @@ var (
 	socket   = &net.UnixAddr{Name: "/run/wssgate.sock", Net: "unix"}
 )
 
-// ask sends a request as if it came to the address; header is name, value, …
+// ask sends a request to the local address; header is name, value, …
 func ask(s *Server, local net.Addr, method, url string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, url, nil)
 	for i := 0; i < len(header); i += 2 {

@@ -9,8 +9,8 @@ import (
 	"wssgate/proxy"
 )
 
-// A gate that does the same every second has flat rates, one sample every ten
-// seconds, and an hour of them however long it runs.
+// A gate with constant activity has constant rates, one sample every ten seconds, and
+// at most an hour of them.
 func TestHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -63,7 +63,7 @@ func TestHistory(t *testing.T) {
 	})
 }
 
-// The history comes with ?history only, and after Close nothing is sampled.
+// The history is included only with ?history, and Close ends the sampling.
 func TestHistoryInStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0
@@ -88,7 +88,7 @@ func TestHistoryInStatus(t *testing.T) {
 	})
 }
 
-// A reason that is counted later than others starts from nothing.
+// A reason that occurs later than others starts at zero.
 func TestHistoryNewReason(t *testing.T) {
 	h := newHistory()
 	start := time.Now()

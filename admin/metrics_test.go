@@ -14,7 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 )
 
-// busyGate has something of everything.
+// busyGate has a value for everything.
 func busyGate(o *Options) {
 	now := time.Unix(1800000000, 0).UTC()
 	o.Gate = func() Gate {
@@ -52,7 +52,7 @@ func busyGate(o *Options) {
 	o.NotReady = func() []string { return []string{"the gate is draining"} }
 }
 
-// Each count comes out under its name, with its labels and in base units.
+// Each count is exported under its name, with its labels and in base units.
 func TestMetrics(t *testing.T) {
 	s := newServer(t, busyGate)
 	w := ask(s, loopback, "GET", "http://127.0.0.1/metrics")
@@ -135,7 +135,7 @@ func TestMetrics(t *testing.T) {
 	if n := strings.Count(w.Body.String(), "\nwssgate_certificate_not_before_timestamp_seconds{"); n != 1 {
 		t.Errorf("%d starts of a validity; want that of the short one", n)
 	}
-	// promlint is what promtool check metrics runs.
+	// promlint is what promtool check metrics uses.
 	problems, err := promlint.New(strings.NewReader(w.Body.String())).Lint()
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +147,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// What is collected agrees with what is described, and no metric comes twice.
+// Collected metrics match their descriptions, and none occurs twice.
 func TestMetricsPedantic(t *testing.T) {
 	s := newServer(t, busyGate)
 	r := prometheus.NewPedanticRegistry()
@@ -163,8 +163,8 @@ func TestMetricsPedantic(t *testing.T) {
 
 var descriptorName = regexp.MustCompile(`fqName: "(wssgate_[a-z_]+)"`)
 
-// docs/reference.md, the alerts and the dashboard speak of metrics that there
-// are, and the documentation leaves none out.
+// docs/reference.md, the alerts and the dashboard use only existing metrics, and the
+// documentation has all of them.
 func TestMetricsDocumented(t *testing.T) {
 	known := map[string]bool{}
 	for _, d := range allDescriptors {

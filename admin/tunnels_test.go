@@ -12,7 +12,7 @@ import (
 	"wssgate/proxy"
 )
 
-// The query of GET /tunnels becomes the gate's, and what is wrong with it is said.
+// The query of GET /tunnels is converted to the gate's, and its mistakes are reported.
 func TestTunnelsQuery(t *testing.T) {
 	var got proxy.TunnelQuery
 	s := newServer(t, func(o *Options) {
@@ -60,7 +60,7 @@ func TestTunnelsQuery(t *testing.T) {
 	}
 }
 
-// A close names one tunnel or a few clients, and says how many tunnels that are.
+// A close selects one tunnel or a few clients, and returns the number of tunnels.
 func TestClose(t *testing.T) {
 	var got proxy.TunnelFilter
 	closed := 2
@@ -98,7 +98,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// A denial names a few clients and a time; zero lifts it.
+// A ban has a few clients and a duration; zero lifts it.
 func TestDeny(t *testing.T) {
 	var network netip.Prefix
 	var duration time.Duration

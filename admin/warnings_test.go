@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Warnings and errors are kept in words, whatever level the log itself has,
-// and everything is passed on that the log wants.
+// Warnings and errors are kept as text, regardless of the log's own level, and
+// everything that the log accepts is passed on.
 func TestWarnings(t *testing.T) {
 	var out bytes.Buffer
 	w := NewWarnings(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelError}))
@@ -30,14 +30,14 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// What differs only in its client is one warning with a count, at the time and
-// in the words of the last; another reason is another warning.
+// Records that differ only in their client are one warning with a count, with the time
+// and text of the last one; another reason is another warning.
 func TestWarningsOfOneKind(t *testing.T) {
 	w := NewWarnings(slog.NewTextHandler(io.Discard, nil))
 	log := slog.New(w)
 	log.Warn("upstream", "node", "t1")
 	for i := range 1000 {
-		name := fmt.Sprintf("n%d.example.com", i) // of a wildcard, the client's choice
+		name := fmt.Sprintf("n%d.example.com", i) // under a wildcard, chosen by the client
 		log.Warn("tunnel", "client", fmt.Sprint("192.0.2.7:", i), "server_name", name, "vhost", name, "bytes_in", i, "reason", "slow_client")
 		if i%2 == 0 {
 			log.Warn("tunnel", "client", fmt.Sprint("192.0.2.8:", i), "bytes_in", i, "reason", "upstream_gone")
@@ -55,7 +55,7 @@ func TestWarningsOfOneKind(t *testing.T) {
 	}
 }
 
-// What is about a name, not about its client, is kept for each name.
+// Records about a name, not about its client, are kept for each name.
 func TestWarningsOfNames(t *testing.T) {
 	w := NewWarnings(slog.NewTextHandler(io.Discard, nil))
 	log := slog.New(w)
@@ -69,7 +69,7 @@ func TestWarningsOfNames(t *testing.T) {
 	}
 }
 
-// What is kept is bounded: in number, with the newest left, and in length.
+// The warnings are bounded in number, with the newest kept, and in length.
 func TestWarningsBounded(t *testing.T) {
 	w := NewWarnings(slog.NewTextHandler(io.Discard, nil))
 	log := slog.New(w)
@@ -85,8 +85,8 @@ func TestWarningsBounded(t *testing.T) {
 	}
 }
 
-// However many addresses are refused for failed logins, they are one kind, and push
-// nothing else out.
+// Refusals for failed logins are one kind, regardless of the number of addresses, and
+// displace nothing else.
 func TestWarningsOfRefusedLogins(t *testing.T) {
 	w := NewWarnings(slog.DiscardHandler)
 	log := slog.New(w)

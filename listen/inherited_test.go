@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A socket serves the address that it is bound to, written in any way.
+// A socket matches the address that it is bound to, in any notation.
 func TestInheritedIsBoundTo(t *testing.T) {
 	tcp := func(s string) net.Addr {
 		a, err := net.ResolveTCPAddr("tcp", s)
@@ -43,7 +43,7 @@ func TestInheritedIsBoundTo(t *testing.T) {
 	}
 }
 
-// One that has the name of a key of [listen] is for that key alone.
+// A socket with the name of a key of [listen] is only for that key.
 func TestInheritedByName(t *testing.T) {
 	for _, test := range []struct {
 		name, key string
@@ -52,7 +52,7 @@ func TestInheritedByName(t *testing.T) {
 		{"wss", "wss", true},
 		{"wss", "http", false},
 		{"admin", "wss", false},
-		{"wssgate.socket", "wss", true}, // what systemd calls it by default
+		{"wssgate.socket", "wss", true}, // the default name from systemd
 		{"", "http", true},
 	} {
 		s := &Sockets{Inherited: []*Inherited{{name: test.name, addr: &net.TCPAddr{IP: net.IPv4zero, Port: 80}}}}
@@ -62,8 +62,8 @@ func TestInheritedByName(t *testing.T) {
 	}
 }
 
-// Sockets for another process, a parent's, are not ours, and neither is what
-// is no number.
+// Sockets for another process, such as a parent, are not ours, and an invalid number is
+// an error.
 func TestInheritSocketsOfOthers(t *testing.T) {
 	for _, test := range []struct {
 		pid, fds string

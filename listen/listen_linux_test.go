@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An address where somebody listens is refused in all its forms, unless it is
-// to be shared; then both listen.
+// An address in use is refused in all its forms, unless it may be shared; then both
+// listen.
 func TestListenInUse(t *testing.T) {
 	for _, test := range []struct{ first, second string }{
 		{"127.0.0.1:", "127.0.0.1:"},
@@ -55,8 +55,8 @@ func TestListenInUse(t *testing.T) {
 	}
 }
 
-// What this process listens on is in use for itself as well, unless it is about to
-// be closed for what is opened.
+// An address that this process listens on is in use for itself as well, unless its
+// listener is about to be replaced.
 func TestListenReplace(t *testing.T) {
 	var s Sockets
 	first, err := s.Open("wss", "127.0.0.1:0")
@@ -82,7 +82,7 @@ func TestListenReplace(t *testing.T) {
 	}
 }
 
-// Who waits in a listener's queue is seen there.
+// Waiting counts the connections in a listener's queue.
 func TestWaiting(t *testing.T) {
 	ln, err := new(Sockets).Open("wss", "127.0.0.1:0")
 	if err != nil {
@@ -101,7 +101,7 @@ func TestWaiting(t *testing.T) {
 	}
 }
 
-// A process that is too busy to take one more client is there all the same.
+// A process that is too busy to accept another client still owns its socket.
 func TestListenUnixBusy(t *testing.T) {
 	path := t.TempDir() + "/s"
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -129,7 +129,7 @@ func TestListenUnixBusy(t *testing.T) {
 	}
 }
 
-// The socket's name goes to who comes beside, and stays with them.
+// With Beside, the new process takes the socket's name and keeps it.
 func TestListenUnixBeside(t *testing.T) {
 	addr := "unix:" + t.TempDir() + "/s"
 	first, err := new(Sockets).Open("wss", addr)

@@ -14,8 +14,8 @@ import (
 	"wssgate/files"
 )
 
-// A unix socket whose folder hangs is an error after a while, and what is made too
-// late is closed.
+// A unix socket whose folder hangs is an error after a while, and a late listener is
+// closed.
 func TestSocketFolderHangs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	synctest.Test(t, func(t *testing.T) {
@@ -28,7 +28,7 @@ func TestSocketFolderHangs(t *testing.T) {
 		resume()
 		synctest.Wait()
 		removals.Wait()
-		if ln, err = new(Sockets).Open("wss", "unix:"+path); err != nil { // the one that came too late is closed
+		if ln, err = new(Sockets).Open("wss", "unix:"+path); err != nil { // the late one is closed
 			t.Fatal(err)
 		}
 		ln.Close()
@@ -36,15 +36,15 @@ func TestSocketFolderHangs(t *testing.T) {
 	})
 }
 
-// DNS that says nothing holds the names of listeners up for a moment: all are asked for
-// at once, and to listen asks nobody.
+// A DNS server that does not answer delays listeners' names for a moment: all are
+// resolved at once, and listening itself resolves nothing.
 func TestListenerNamesHang(t *testing.T) {
 	was := net.DefaultResolver
 	defer func() { net.DefaultResolver = was }()
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		return nil, errors.New("deaf")
 	}}
-	net.DefaultResolver.LookupHost(t.Context(), "gate.hangs.test") // has net read its files outside of the bubble
+	net.DefaultResolver.LookupHost(t.Context(), "gate.hangs.test") // makes net read its files outside of the bubble
 	addresses := map[string][]string{"wss": {"127.0.0.1:0"}, "admin": {"admin.hangs.test:0"}}
 	for i := range 6 {
 		addresses["wss"] = append(addresses["wss"], fmt.Sprintf("gate%d.hangs.test:0", i))
@@ -56,7 +56,7 @@ func TestListenerNamesHang(t *testing.T) {
 			return nil, ctx.Err()
 		}}
 		began := time.Now()
-		found = LookUpHosts(addresses) // would not end
+		found = LookUpHosts(addresses) // would not return
 		if took := time.Since(began); len(found) != 7 || took != listenerPatience {
 			t.Errorf("%d hosts after %v; want 7 after %v", len(found), took, listenerPatience)
 		}
@@ -71,15 +71,15 @@ func TestListenerNamesHang(t *testing.T) {
 	if _, err := s.Open("wss", "gate1.hangs.test:0"); err == nil {
 		t.Error("it listens")
 	}
-	ln, err := s.Open("wss", "gate0.hangs.test:0") // by what was known
+	ln, err := s.Open("wss", "gate0.hangs.test:0") // with the known address
 	if err != nil {
 		t.Fatal(err)
 	}
 	ln.Close()
 }
 
-// To close a socket whose folder hangs waits for nothing; nor does the question whose
-// it is, for longer than its context.
+// Closing a socket whose folder hangs does not wait, and IsOurs does not wait longer
+// than its context.
 func TestSocketClosesWhileFolderHangs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	ln, err := new(Sockets).Open("wss", "unix:"+path)
@@ -102,7 +102,7 @@ func TestSocketClosesWhileFolderHangs(t *testing.T) {
 	}
 }
 
-// Sockets that a reload adds are opened beside the loop, which takes what was opened.
+// Sockets that a reload adds are opened outside the loop, which then uses them.
 func TestSocketsOpenedBeside(t *testing.T) {
 	dir := t.TempDir()
 	wss, page := "unix:"+filepath.Join(dir, "wss"), "unix:"+filepath.Join(dir, "admin")

@@ -17,7 +17,7 @@ const (
 		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n"
 )
 
-// A scripted conn answers with its pieces, one for each Read, and then err.
+// A scripted conn returns one piece for each Read, and then err.
 type scripted struct {
 	net.Conn
 	pieces []string
@@ -64,7 +64,8 @@ func TestAnswerAccepted(t *testing.T) {
 	}
 }
 
-// The blank line is found wherever the segments end, and what follows is kept.
+// The blank line is found regardless of the boundaries between reads, and the bytes
+// after it are kept.
 func TestAnswerInPieces(t *testing.T) {
 	whole := good101 + "\x81\x05hello"
 	for i := 1; i < len(whole); i++ {
@@ -141,8 +142,8 @@ func TestAnswerRefused(t *testing.T) {
 	}
 }
 
-// What we accept, net/http reads as the same 101 with the same headers, and
-// the same bytes behind it.
+// net/http reads each accepted answer as the same 101, with the same headers and the
+// same bytes after it.
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(good101))
 	f.Add([]byte(good101 + "\x81\x02hi"))

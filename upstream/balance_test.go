@@ -16,7 +16,7 @@ func TestBalanceShares(t *testing.T) {
 		want          map[string]int // of 3000
 		slack         int
 	}{
-		// Two choices by load leave hardly a difference; chance alone does.
+		// Two choices by load give an almost even result; random choice does not.
 		{"least", "least", three, map[string]int{"t1": 1000, "t2": 1000, "t3": 1000}, 10},
 		{"random", "random", three, map[string]int{"t1": 1000, "t2": 1000, "t3": 1000}, 80},
 		{"hash", "hash", three, map[string]int{"t1": 1000, "t2": 1000, "t3": 1000}, 80},
@@ -37,8 +37,8 @@ func TestBalanceShares(t *testing.T) {
 	}
 }
 
-// After a node comes back empty, `least` evens out, and does not send every
-// new stream there while the others rest.
+// After a node returns without tunnels, `least` evens the load out, without sending
+// every new stream there.
 func TestBalanceLeastFillsAnEmptyNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, v := newCluster(brief, at1, at2, at3).vhost(t, GroupOptions{}, three...)
@@ -51,11 +51,11 @@ func TestBalanceLeastFillsAnEmptyNode(t *testing.T) {
 		}
 		got, more := tunnels(t, v, 90)
 		defer release(more)
-		within(t, "of 90 on the empty node", got["t3"], 35, 65) // 5/9 of the pairs hold it
+		within(t, "of 90 on the empty node", got["t3"], 35, 65) // 5/9 of the pairs contain it
 	})
 }
 
-// A client stays where it was, and a node that goes takes only its own along.
+// A client keeps its node, and the loss of a node moves only that node's clients.
 func TestBalanceHashMovesOnlyTheLostNodesClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at2, at3)
@@ -88,7 +88,7 @@ func TestBalanceHashMovesOnlyTheLostNodesClients(t *testing.T) {
 	})
 }
 
-// The port is not the client: a second stream of the same goes to the same node.
+// The port does not matter: a second stream of a client goes to the same node.
 func TestBalanceHashIgnoresThePort(t *testing.T) {
 	a := request.Client
 	if draw(a.Addr(), "t1", at1) != draw(request.Client.Addr(), "t1", at1) || draw(a.Addr(), "t1", at1) == draw(a.Addr(), "t1", at2) {
@@ -96,8 +96,8 @@ func TestBalanceHashIgnoresThePort(t *testing.T) {
 	}
 }
 
-// Healthy before unhealthy; a node that is out for its failures gets nothing
-// while another works, and is tried again when its time is over.
+// Healthy nodes come before unhealthy ones; a node that is out gets nothing while
+// another works, and is tried again after its time out.
 func TestBalanceAvoidsWhatIsOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at2)
@@ -110,7 +110,8 @@ func TestBalanceAvoidsWhatIsOut(t *testing.T) {
 		if n := c.count()[at3]; n != 1 {
 			t.Errorf("the dead node was dialled %d times in an instant; want 1", n)
 		}
-		// Out for about 1, 2, 4, 8, 16, 30, 30 s: few dials however many clients.
+		// Out for about 1, 2, 4, 8, 16, 30, 30 s: few dials, regardless of the number
+		// of clients.
 		for range 100 {
 			time.Sleep(time.Second)
 			_, conns := tunnels(t, v, 5)
@@ -123,7 +124,7 @@ func TestBalanceAvoidsWhatIsOut(t *testing.T) {
 	})
 }
 
-// All out: the group is tried all the same, and works again at once.
+// If all are out, the group is tried nevertheless, and works again at once.
 func TestBalanceTriesAnyway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(nil)
@@ -143,8 +144,8 @@ func TestBalanceTriesAnyway(t *testing.T) {
 	})
 }
 
-// returned is a cluster whose t3 has failed more than once and just came back.
-// T1 and t2 hold that many tunnels together.
+// returned is a cluster whose t3 has failed more than once and has just returned. t1
+// and t2 hold that many tunnels together.
 func returned(t *testing.T, balance string, held int) (*Vhost, []*Conn) {
 	c := newCluster(brief, at1, at2)
 	_, v := c.vhost(t, GroupOptions{Balance: balance}, three...)
@@ -170,7 +171,7 @@ func returned(t *testing.T, balance string, held int) (*Vhost, []*Conn) {
 	return nil, nil
 }
 
-// A node that comes back is filled slowly: its share grows over 30 s.
+// A node that returns has a slow start: its share grows over 30 s.
 func TestSlowStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, conns := returned(t, "random", 0)
@@ -180,7 +181,7 @@ func TestSlowStart(t *testing.T) {
 			release(conns)
 			return got["t3"]
 		}
-		// Weights of 1 : 1 : w have w/(2+w) of 600 by chance.
+		// With weights of 1 : 1 : w, a node gets w/(2+w) of 600 on average.
 		within(t, "at first", share(), 1, 30)
 		time.Sleep(10 * time.Second)
 		within(t, "after 10 s", share(), 60, 110)
@@ -192,8 +193,8 @@ func TestSlowStart(t *testing.T) {
 	})
 }
 
-// With `least`, the returned node's tunnels grow to an even load, while all
-// new ones of a storm would go there at once without a slow start.
+// With `least`, the returned node's tunnels grow to an even load; without a slow start,
+// all new ones in a storm would go there at once.
 func TestSlowStartLeast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, conns := returned(t, "least", 600)
@@ -213,7 +214,8 @@ func TestSlowStartLeast(t *testing.T) {
 	})
 }
 
-// One failure may be an accident: it costs a second, and no slow start.
+// A single failure may be an accident: the node is out for a second, without a slow
+// start.
 func TestOneFailureIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1)
@@ -230,8 +232,8 @@ func TestOneFailureIsForgotten(t *testing.T) {
 	})
 }
 
-// While one client finds out whether a node works again, the others go
-// elsewhere: a hanging node costs one of them its patience, not all.
+// While one client tests whether a node works again, the others go elsewhere: a hanging
+// node delays one of them, not all.
 func TestOnlyOneTrialAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1)
@@ -256,7 +258,7 @@ func TestOnlyOneTrialAtATime(t *testing.T) {
 	})
 }
 
-// A vhost's own node gets its streams; without fallback nobody else does.
+// A vhost's pinned node gets its streams; without fallback no other node does.
 func TestPinnedNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at2, at3)
@@ -289,7 +291,7 @@ func TestPinnedNode(t *testing.T) {
 	})
 }
 
-// Clients of unknown address, as behind a unix socket, are no single client.
+// Clients with an unknown address, as behind a unix socket, do not count as one client.
 func TestHashWithoutAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at2, at3)

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// A cluster is a network in memory for tests on the fake clock: who answers at
-// an address, and how often that was asked.
+// A cluster is an in-memory network for tests on the fake clock. It has the peer at
+// each address, and counts its dials.
 type cluster struct {
 	mu    sync.Mutex
 	peers map[string]peer // by address; none: connection refused
@@ -29,7 +29,7 @@ type cluster struct {
 // hole never answers, not even TCP.
 var hole peer = func(net.Conn, *bufio.Reader, string) { panic("nobody gets here") }
 
-// brief accepts and goes: enough for tests that only count.
+// brief accepts and disconnects: enough for tests that only count.
 func brief(c net.Conn, _ *bufio.Reader, head string) { io.WriteString(c, good(head)) }
 
 func newCluster(p peer, addrs ...string) *cluster {
@@ -58,7 +58,7 @@ func (c *cluster) count() map[string]int {
 	return n
 }
 
-// times are those of all dials of an address.
+// times returns the times of all dials of an address.
 func (c *cluster) times(addr string) []time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,7 +89,7 @@ func (c *cluster) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	return client, nil
 }
 
-// vhost makes a table of one group over the cluster, with seeded chance.
+// vhost creates a table of one group over the cluster, with a seeded random source.
 func (c *cluster) vhost(t *testing.T, g GroupOptions, nodes ...NodeOptions) (*Table, *Vhost) {
 	t.Helper()
 	tab := table(t, c.options(g, nodes...))
@@ -111,7 +111,7 @@ func (c *cluster) options(g GroupOptions, nodes ...NodeOptions) Options {
 	}}
 }
 
-// three are the nodes that most tests have.
+// three are the nodes of most tests.
 var three = []NodeOptions{
 	{Name: "t1", URL: "ws://10.0.0.1:5290/"}, {Name: "t2", URL: "ws://10.0.0.2:5290/"}, {Name: "t3", URL: "ws://10.0.0.3:5290/"},
 }
@@ -122,7 +122,7 @@ const (
 	at3 = "10.0.0.3:5290"
 )
 
-// tunnels dials n times and keeps the tunnels; it returns how many each node got.
+// tunnels dials n times and keeps the tunnels; it returns their number for each node.
 func tunnels(t *testing.T, v *Vhost, n int) (map[string]int, []*Conn) {
 	t.Helper()
 	got := map[string]int{}

@@ -27,7 +27,7 @@ var request = &Request{
 	ServerName: "example1.com", Host: "example1.com", RequestURI: "/ws", Subprotocol: "xmpp",
 }
 
-// dialOK dials, and ends the tunnel with the test.
+// dialOK dials, and ends the tunnel at the end of the test.
 func dialOK(t *testing.T, v *Vhost) *Conn {
 	t.Helper()
 	c, err := v.Dial(t.Context(), request)
@@ -38,7 +38,7 @@ func dialOK(t *testing.T, v *Vhost) *Conn {
 	return c
 }
 
-// echoes sends something through the tunnel and wants it back.
+// echoes sends bytes through the tunnel and expects them back.
 func echoes(t *testing.T, c net.Conn) {
 	t.Helper()
 	if _, err := io.WriteString(c, "hello"); err != nil {
@@ -50,8 +50,8 @@ func echoes(t *testing.T, c net.Conn) {
 	}
 }
 
-// closedPort is an address at which nobody listens. It is kept until the test
-// ends: a port that is merely free may be anybody's a moment later.
+// closedPort returns an address that refuses connections. It is kept until the end of
+// the test, because another process could take a free port.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
@@ -69,7 +69,7 @@ func closedPort(t *testing.T) string {
 	return fmt.Sprintf("127.0.0.1:%d", addr.(*syscall.SockaddrInet4).Port)
 }
 
-// What follows the 101 belongs to the tunnel, and so does what comes later.
+// Bytes after the 101 belong to the tunnel, including later ones.
 func TestDialKeepsWhatFollowsThe101(t *testing.T) {
 	node := startNode(t, "tcp", func(c net.Conn, br *bufio.Reader, head string) {
 		text := good(head) + "\x81\x02hi"
@@ -93,8 +93,8 @@ func TestDialKeepsWhatFollowsThe101(t *testing.T) {
 	echoes(t, c.Conn)
 }
 
-// A dead node costs a try, and its successor takes the stream. The dead one's
-// failure is counted, and tunnels are until they are released, once.
+// A dead node costs a try, and the next node gets the stream. The dead one's failure is
+// counted, and a tunnel counts until its first release.
 func TestDialTriesTheNextNode(t *testing.T) {
 	node := startNode(t, "tcp", polite)
 	tab := table(t, Options{Upstreams: []GroupOptions{{Name: "tigase", Nodes: []NodeOptions{
@@ -102,7 +102,7 @@ func TestDialTriesTheNextNode(t *testing.T) {
 		{Name: "alive", URL: wsURL(node)},
 	}}}})
 	v, _ := tab.Routes().Lookup("x")
-	for range 20 { // by chance the living one is drawn first, but not always
+	for range 20 { // in random order, so the dead one is drawn first at some point
 		c := dialOK(t, v)
 		if c.Node.Name() != "alive" || c.Address != node.Addr().String() || c.Node.Upstream() != "tigase" {
 			t.Fatalf("dialled %q at %s; want alive at %s", c.Node.Name(), c.Address, node.Addr())
@@ -123,7 +123,7 @@ func TestDialTriesTheNextNode(t *testing.T) {
 	}
 }
 
-// What a person reads, and what the client is told.
+// The text for people, and the status for the client.
 func TestDialErrors(t *testing.T) {
 	dead := closedPort(t)
 	for _, c := range []struct {
@@ -184,7 +184,7 @@ func TestDialErrors(t *testing.T) {
 	}
 }
 
-// A node that keeps silent, at once or in the middle, costs dial_timeout.
+// A node that stops answering, at once or in the middle, costs dial_timeout.
 func TestDialSilence(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                `upstream "tigase": no answer to the opening handshake: i/o timeout (after 5s)`,
@@ -219,8 +219,8 @@ func TestRoughly(t *testing.T) {
 	}
 }
 
-// A client can ask for what the server does not have; that must not take the
-// node out for the others.
+// A client can request something that the server does not have; that must not take the
+// node out for others.
 func TestDialClientsFaultIsNotTheNodes(t *testing.T) {
 	node := startNode(t, "tcp", func(c net.Conn, br *bufio.Reader, head string) {
 		if strings.HasPrefix(head, "GET /ws ") {
@@ -253,7 +253,7 @@ func TestDialClientsFaultIsNotTheNodes(t *testing.T) {
 	}
 }
 
-// Once Dial has returned, its context and deadline have no more say.
+// Once Dial has returned, its context and deadline have no effect.
 func TestDialLeavesNoDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, v := newCluster(polite, at1).vhost(t, GroupOptions{DialTimeout: time.Second}, three[0])
@@ -270,7 +270,7 @@ func TestDialLeavesNoDeadline(t *testing.T) {
 	})
 }
 
-// A cancelled dial ends at once, though the node keeps silent.
+// A cancelled dial ends at once, even if the node does not answer.
 func TestDialCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	node := startNode(t, "tcp", func(c net.Conn, br *bufio.Reader, _ string) {
@@ -289,8 +289,8 @@ func TestDialCancelled(t *testing.T) {
 
 type wrapped struct{ net.Conn }
 
-// The conn of a ws node is Wrap's value; that of a wss node is TLS around it.
-// What Wrap gets is the bare socket.
+// The conn of a ws node is Wrap's value; that of a wss node is TLS around it. Wrap gets
+// the plain socket.
 func TestDialWrap(t *testing.T) {
 	ca := minica.NewCA("upstream")
 	pair := ca.Issue("localhost", "127.0.0.1")
@@ -384,7 +384,7 @@ func TestDialTLS(t *testing.T) {
 	}
 }
 
-// Tigase takes PROXY v2 only from the segment that holds the request as well.
+// Tigase accepts PROXY v2 only in the segment with the request.
 func TestDialProxyHeaderInOneWrite(t *testing.T) {
 	for version, head := range map[string]string{
 		"":   "GET / HTTP/1.1\r\nHost: ",
@@ -420,8 +420,8 @@ func (c *countingConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// A client of unknown address, behind a unix socket say, is the gate itself:
-// a header must come all the same.
+// For a client with an unknown address, as behind a unix socket, the header has the
+// gate's own address: a header is required in any case.
 func TestDialProxyHeaderOfUnknownClient(t *testing.T) {
 	node := startNode(t, "tcp", polite)
 	unknown := *request
@@ -437,7 +437,7 @@ func TestDialProxyHeaderOfUnknownClient(t *testing.T) {
 	}
 }
 
-// With TLS the PROXY header comes before it, in the clear.
+// With TLS the PROXY header precedes it, in plain text.
 func TestDialProxyHeaderBeforeTLS(t *testing.T) {
 	ca := minica.NewCA("upstream")
 	config := &tls.Config{Certificates: []tls.Certificate{*ca.Issue("127.0.0.1").TLS()}}
@@ -473,7 +473,7 @@ func TestDialProxyHeaderBeforeTLS(t *testing.T) {
 	<-done
 }
 
-// A line of the log has a hint only where there is one.
+// A log line has a hint only if there is one.
 func TestHintInLog(t *testing.T) {
 	for err, want := range map[error]string{
 		syscall.ECONNREFUSED:                   "level=WARN msg=out\n",

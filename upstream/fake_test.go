@@ -17,11 +17,11 @@ import (
 
 func TestMain(m *testing.M) { leaktest.Main(m) }
 
-// A peer answers one opening handshake; head is the request up to its blank
-// line, PROXY header included.
+// A peer answers one opening handshake; head is the request up to its blank line,
+// including a PROXY header.
 type peer func(c net.Conn, br *bufio.Reader, head string)
 
-// A fakeNode listens on a loopback port and hands each conn to its peer.
+// A fakeNode listens on a loopback port and passes each conn to its peer.
 type fakeNode struct {
 	net.Listener
 	mu    sync.Mutex
@@ -29,7 +29,8 @@ type fakeNode struct {
 	jobs  sync.WaitGroup
 }
 
-// startNode ends with the test. The peer's conn is closed when it returns.
+// startNode starts a node until the end of the test. The peer's conn is closed when the
+// peer returns.
 func startNode(t *testing.T, network string, p peer) *fakeNode {
 	t.Helper()
 	addr := "127.0.0.1:0"
@@ -77,7 +78,7 @@ func readHead(br *bufio.Reader) (string, error) {
 		if err != nil {
 			return b.String(), err
 		}
-		// A PROXY v2 header has a blank line too, before the request.
+		// A PROXY v2 header also has a blank line, before the request.
 		if strings.HasSuffix(b.String(), blankLine) && strings.Contains(b.String(), "Sec-WebSocket-Key") {
 			return b.String(), nil
 		}
@@ -94,14 +95,14 @@ func (f *fakeNode) head(t *testing.T) string {
 	return f.heads[len(f.heads)-1]
 }
 
-// headerOf is the first value of a header in a head; name as it is to be spelt.
+// headerOf returns the first value of a header in a head; name is case-sensitive.
 func headerOf(head, name string) string {
 	_, rest, _ := strings.Cut(head, "\r\n"+name+": ")
 	value, _, _ := strings.Cut(rest, "\r\n")
 	return value
 }
 
-// good is Tigase's 101.
+// good returns Tigase's 101.
 func good(head string) string {
 	return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Access-Control-Allow-Origin: *\r\n" +
@@ -109,18 +110,18 @@ func good(head string) string {
 		"Sec-WebSocket-Protocol: " + headerOf(head, "Sec-WebSocket-Protocol") + "\r\n\r\n"
 }
 
-// polite accepts, then echoes until the client goes.
+// polite accepts, then echoes until the client disconnects.
 func polite(c net.Conn, br *bufio.Reader, head string) {
 	io.WriteString(c, good(head))
 	io.Copy(c, br)
 }
 
-// says answers with one fixed text and closes.
+// says answers with a fixed text and closes.
 func says(text string) peer {
 	return func(c net.Conn, _ *bufio.Reader, _ string) { io.WriteString(c, text) }
 }
 
-// table makes a Table that ends with the test, quiet.
+// table creates a Table without a log until the end of the test.
 func table(t *testing.T, o Options) *Table {
 	t.Helper()
 	if o.Log == nil {
@@ -134,7 +135,7 @@ func table(t *testing.T, o Options) *Table {
 	return tab
 }
 
-// update is what a reload does.
+// update does the same as a reload.
 func update(t *testing.T, tab *Table, o Options) {
 	t.Helper()
 	r, err := Prepare(o)
@@ -145,7 +146,7 @@ func update(t *testing.T, tab *Table, o Options) {
 	tab.Commit(r)
 }
 
-// one is a table of a single group with these node URLs.
+// one returns the vhost of a single group with these node URLs.
 func one(t *testing.T, g GroupOptions, urls ...string) *Vhost {
 	t.Helper()
 	g.Name = "tigase"

@@ -18,7 +18,7 @@ func mustLocation(t *testing.T, url string) *NodeURL {
 	return &loc
 }
 
-// Everything that a node sees of a browser's request, byte for byte.
+// The complete request that a node gets for a browser's request, byte for byte.
 func TestRequestText(t *testing.T) {
 	r := &Request{
 		Client:     netip.MustParseAddrPort("192.0.2.7:51812"),
@@ -55,7 +55,7 @@ X-Request-Id: 1r0o0les
 	}
 }
 
-// Tigase does not look at a request of 100 bytes or less.
+// Tigase ignores a request of 100 bytes or less.
 func TestRequestIsNeverShort(t *testing.T) {
 	got, err := (&Request{Host: "a", Subprotocol: "xmpp"}).appendRequest(nil, mustLocation(t, "ws://a"), false, testKey)
 	if err != nil || len(got) <= 100 {
@@ -121,7 +121,7 @@ func TestRequestForwardedAddress(t *testing.T) {
 	}
 }
 
-// No value of a client's may begin a header or a request of its own.
+// No value from a client may begin a header or another request.
 func FuzzRequest(f *testing.F) {
 	f.Add("example1.com", "/ws?x", "https://a.example", "a=b")
 	f.Add("h\r\nX: y", "/ HTTP/1.1\r\n", "\n", " a")

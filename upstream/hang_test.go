@@ -15,9 +15,9 @@ import (
 	"wssgate/files"
 )
 
-// A unix socket on a file system that hangs costs one call, however many clients and
-// probes want it: the others fail at once. It is dialled again when it is back, and
-// what comes too late is closed.
+// A unix socket on a file system that hangs costs one call, regardless of the number of
+// clients and probes: the others fail at once. It is dialled again when it is back, and
+// a late connection is closed.
 func TestSocketPathHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const path = "/hang/socket"
@@ -62,7 +62,7 @@ func TestSocketPathHangs(t *testing.T) {
 		if list := files.Hanging(); calls.Load() != 0 || len(list) != 1 || list[0].Path != path || list[0].What != `upstream "a"` {
 			t.Errorf("%d calls went through, hanging: %+v", calls.Load(), list)
 		}
-		update(t, tab, o) // the node stays, and its place
+		update(t, tab, o) // the node stays, with its place
 		if list := files.Hanging(); len(list) != 1 {
 			t.Errorf("after a reload: %+v", list)
 		}
@@ -74,8 +74,8 @@ func TestSocketPathHangs(t *testing.T) {
 	})
 }
 
-// deafDNS asks and hears nothing, whatever becomes of the context, as net's resolver
-// does with SRV records.
+// deafDNS never answers, even after the end of the context, like net's resolver for SRV
+// records.
 type deafDNS struct{ over chan struct{} }
 
 func (d deafDNS) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
@@ -88,14 +88,14 @@ func (d deafDNS) LookupSRV(context.Context, string, string, string) (string, []*
 	return "", nil, errTimeout
 }
 
-// A resolver that does not answer holds up neither the end nor a reload that takes
-// its node away.
+// A resolver that does not answer delays neither the end nor a reload that removes its
+// node.
 func TestCloseWhileDNSIsDeaf(t *testing.T) {
 	for _, url := range []string{"srv+ws://_xmpp._tcp.example.com/", "ws://t1.example.com:5290/"} {
 		synctest.Test(t, func(t *testing.T) {
 			d := deafDNS{make(chan struct{})}
 			tab := table(t, Options{Upstreams: []GroupOptions{{Name: "a", Nodes: []NodeOptions{{URL: url}}}}, Resolver: d})
-			synctest.Wait() // it asks
+			synctest.Wait() // it has sent a query
 			began := time.Now()
 			tab.Close()
 			if took := time.Since(began); took > answerMoment {

@@ -17,8 +17,8 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// An xmppNode answers a stream's open with its own frames, and notes what it
-// was sent. Frames are Tigase's: unmasked text, one for each first-level element.
+// An xmppNode answers a stream's open with its own frames, and records its input. Its
+// frames are like Tigase's: unmasked text, one for each first-level element.
 type xmppNode struct {
 	answer []string
 	mu     sync.Mutex
@@ -46,7 +46,7 @@ func (x *xmppNode) peer(c net.Conn, br *bufio.Reader, head string) {
 		x.mu.Unlock()
 		switch {
 		case f.Header.OpCode == ws.OpClose:
-			ws.WriteFrame(c, ws.NewCloseFrame(nil)) // and TCP stays open
+			ws.WriteFrame(c, ws.NewCloseFrame(nil)) // TCP stays open
 		case strings.HasPrefix(string(f.Payload), "<open"):
 			for _, a := range x.answer {
 				ws.WriteFrame(c, ws.NewTextFrame([]byte(a)))
@@ -61,8 +61,8 @@ func probing(domain string) GroupOptions {
 	return GroupOptions{Health: HealthOptions{Interval: 10 * time.Second, Timeout: 5 * time.Second, Domain: domain}}
 }
 
-// A probe is a whole opening handshake and a goodbye; with a domain, a stream
-// up to its features.
+// A probe is a complete opening and closing handshake; with a domain, also a stream up
+// to its features.
 func TestProbeWords(t *testing.T) {
 	for _, c := range []struct {
 		domain, host string
@@ -102,7 +102,7 @@ func TestProbeWords(t *testing.T) {
 	}
 }
 
-// What a probe makes of a node's answers.
+// The result of a probe for each answer of a node.
 func TestProbeVerdict(t *testing.T) {
 	const dom = "example1.com"
 	frames := func(f ...string) peer { return (&xmppNode{answer: f}).peer }
@@ -149,7 +149,7 @@ func TestProbeVerdict(t *testing.T) {
 	}
 }
 
-// A dead node is found out before a client meets it, and comes back by a probe.
+// A probe finds a dead node before a client does, and returns it to service.
 func TestProbeTakesOutAndBringsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := &xmppNode{}
@@ -176,7 +176,7 @@ func TestProbeTakesOutAndBringsBack(t *testing.T) {
 	})
 }
 
-// One lost probe is not enough; a second is asked for within about a second.
+// One failed probe is not enough; a second one follows within about a second.
 func TestOneLostProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := &xmppNode{}
@@ -204,7 +204,7 @@ func TestOneLostProbe(t *testing.T) {
 	})
 }
 
-// Probes spread: no two intervals are the same, nor further off than a tenth.
+// Probes spread: no two intervals are equal, and none is off by more than a tenth.
 func TestProbesAreJittered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := &xmppNode{}
@@ -224,8 +224,8 @@ func TestProbesAreJittered(t *testing.T) {
 	})
 }
 
-// A good probe ends the time out that a client's failed dial began; what
-// clients meet still counts on.
+// A successful probe ends the time out after a client's failed dial; the count of
+// failures by clients continues.
 func TestProbeEndsATimeOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAddress("tcp", at1, "", false)
@@ -252,7 +252,7 @@ func TestProbeEndsATimeOut(t *testing.T) {
 	})
 }
 
-// Dials that failed together count once, and times out differ.
+// Concurrent failed dials count once, and times out differ.
 func TestFailuresTogetherCountOnce(t *testing.T) {
 	for jitter, want := range map[float64]time.Duration{0: 800 * time.Millisecond, 0.5: time.Second} {
 		a := newAddress("tcp", at1, "", false)
@@ -269,8 +269,8 @@ func TestFailuresTogetherCountOnce(t *testing.T) {
 	}
 }
 
-// A probe's goodbye waits a second for the node's, not for its timeout, and
-// not at all once the gate shuts down.
+// A probe waits a second for the node's Close frame, not its whole timeout, and not at
+// all once the gate shuts down.
 func TestProbeGoodbye(t *testing.T) {
 	for _, c := range []struct {
 		cancelled bool
@@ -295,7 +295,7 @@ func TestProbeGoodbye(t *testing.T) {
 	}
 }
 
-// A reload may turn probes on and off; an address that they held out is free.
+// A reload may turn probes on and off; an address that only probes kept out returns.
 func TestUpdateProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(nil)
@@ -320,7 +320,7 @@ func TestUpdateProbes(t *testing.T) {
 	})
 }
 
-// A probe through PROXY protocol brings a header with the gate's own address.
+// A probe by the PROXY protocol sends a header with the gate's own address.
 func TestProbeSendsProxyHeader(t *testing.T) {
 	node := startNode(t, "tcp", polite)
 	tab := table(t, Options{Upstreams: []GroupOptions{{Name: "a", Nodes: []NodeOptions{{URL: wsURL(node)}}, ProxyProtocol: "v1"}}})
@@ -334,7 +334,7 @@ func TestProbeSendsProxyHeader(t *testing.T) {
 	}
 }
 
-// after101 says raw frames behind its 101 and then listens.
+// after101 sends raw frames after its 101 and then reads.
 func after101(raw string) peer {
 	return func(c net.Conn, br *bufio.Reader, head string) {
 		gone := make(chan struct{})
@@ -344,7 +344,7 @@ func after101(raw string) peer {
 	}
 }
 
-// What panics in a probe is that probe's failure.
+// A panic in a probe is a failure of that probe.
 func TestProbePanics(t *testing.T) {
 	failed, err := TryNodes(t.Context(), Options{
 		Upstreams: []GroupOptions{{Name: "a", Nodes: []NodeOptions{{URL: "ws://127.0.0.1:1/"}}}},

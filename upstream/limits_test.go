@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Never more than the rate in any second; the rest waits in turn, and what
-// can't have its turn within dial_timeout is refused.
+// No second has more dials than the rate; others wait for their turn, and those without
+// a turn within dial_timeout are refused.
 func TestConnectRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1)
@@ -63,7 +63,7 @@ func TestConnectRate(t *testing.T) {
 	})
 }
 
-// A client that gives up while it waits for its turn frees its place.
+// A client that disconnects while it waits for its turn frees its place.
 func TestConnectRateCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tab, v := newCluster(brief, at1).vhost(t, GroupOptions{ConnectRate: 1}, three[0])
@@ -80,7 +80,7 @@ func TestConnectRateCancelled(t *testing.T) {
 	})
 }
 
-// A node at its limit is passed over; all at it: 503 in words.
+// A node at its limit is skipped; if all are, the client gets 503.
 func TestMaxConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nodes := []NodeOptions{three[0], three[1]}
@@ -106,7 +106,7 @@ func TestMaxConnections(t *testing.T) {
 	})
 }
 
-// Dials under way count, or a storm would overrun the limit.
+// Dials in progress count; otherwise a storm would exceed the limit.
 func TestMaxConnectionsCountsDials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := func(c net.Conn, br *bufio.Reader, head string) {
@@ -136,7 +136,7 @@ func TestMaxConnectionsCountsDials(t *testing.T) {
 	})
 }
 
-// One hanging node does not eat the time of the next.
+// A hanging node does not use up the time of the next one.
 func TestDialTimeoutIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at2)
@@ -165,7 +165,7 @@ func TestDialTimeoutIsShared(t *testing.T) {
 	})
 }
 
-// Where a large cluster is down, a client costs eight dials, no more.
+// If a large cluster is down, a client causes at most eight dials.
 func TestDialTriesAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(nil)
@@ -185,7 +185,7 @@ func TestDialTriesAreLimited(t *testing.T) {
 	})
 }
 
-// A path that two nodes do not have is not asked of the others.
+// A path that two nodes refuse is not requested from others.
 func TestDialRefusalsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for answer, want := range map[string]int{"404 Not Found": 2, "500 Oops": 3, "429 Too Many Requests": 3} {
@@ -204,7 +204,7 @@ func TestDialRefusalsAreLimited(t *testing.T) {
 	})
 }
 
-// Whoever finds a long queue is told to come back when it has gone.
+// A client that finds a long queue is told to return when it is over.
 func TestRetryAfterOfAQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, v := newCluster(brief, at1).vhost(t, GroupOptions{ConnectRate: 1, DialTimeout: time.Minute}, three[0])
@@ -232,7 +232,7 @@ func TestRetryAfterOfAQueue(t *testing.T) {
 	})
 }
 
-// Retry-After differs, or all would come back in the same second.
+// Retry-After differs; otherwise all clients would return in the same second.
 func TestRetryAfterIsSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, v := newCluster(nil).vhost(t, GroupOptions{}, three[0])
@@ -249,7 +249,7 @@ func TestRetryAfterIsSpread(t *testing.T) {
 	})
 }
 
-// A node that got only the crumbs of the dial's time is not to blame.
+// A node that got only a short rest of the dial's time did not fail.
 func TestHardlyAChanceIsNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(hole, at1, at2, at3, "10.0.0.4:5290")

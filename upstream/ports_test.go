@@ -13,8 +13,9 @@ import (
 	"wssgate/ports"
 )
 
-// A lack of ports for one node is what the operator reads and the client hears, whatever
-// is wrong with the others; it takes no node out, and health probes do not fail from it.
+// If one node has no ports, the operator and the client learn that, regardless of
+// failures of the others; no node is taken out, and health probes do not fail because
+// of it.
 func TestPortsUsedUp(t *testing.T) {
 	refused := &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	for _, c := range []struct {

@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// A fakeDNS answers from its maps; a name that is not there does not exist.
+// A fakeDNS answers from its maps; other names do not exist.
 type fakeDNS struct {
 	mu   sync.Mutex
 	ips  map[string][]string
 	srvs map[string][]*net.SRV
 	slow time.Duration
-	n    int         // questions
-	when []time.Time // of them
+	n    int         // number of queries
+	when []time.Time // times of the queries
 }
 
 func (d *fakeDNS) set(name string, ips ...string) {
@@ -83,7 +83,7 @@ func (d *fakeDNS) LookupSRV(ctx context.Context, service, proto, name string) (s
 	return key, d.srvs[key], nil
 }
 
-// named is a table of one node whose host is a name.
+// named returns a table of one node whose host is a name.
 func named(t *testing.T, c *cluster, d *fakeDNS, g GroupOptions, nodes ...NodeOptions) (*Table, *Vhost) {
 	t.Helper()
 	o := c.options(g, nodes...)
@@ -104,7 +104,7 @@ func places(tab *Table) []string {
 	return out
 }
 
-// All addresses of a name are used, as many nodes would be.
+// All addresses of a name are used, like several nodes.
 func TestNameWithSeveralAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at2, "[2001:db8::3]:5290")
@@ -124,7 +124,7 @@ func TestNameWithSeveralAddresses(t *testing.T) {
 	})
 }
 
-// The first client waits for the first answer, no later one for any.
+// The first client waits for the first answer; later ones never wait.
 func TestDialWaitsForTheFirstAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1)
@@ -141,8 +141,8 @@ func TestDialWaitsForTheFirstAnswer(t *testing.T) {
 	})
 }
 
-// A name is asked for again on its own. An address that stays keeps its
-// tunnels; one that goes gets no new ones, and the old ones may be released.
+// A name is resolved again periodically. An address that stays keeps its tunnels; a
+// removed one gets no new ones, and its old ones may be released.
 func TestNameChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at2, at3)
@@ -171,8 +171,8 @@ func TestNameChanges(t *testing.T) {
 	})
 }
 
-// A resolver that fails keeps the last answer, says so, and is asked again
-// sooner, with growing pauses.
+// If a resolver fails, the last answer stays, the failure is logged, and the next
+// queries come sooner, at growing intervals.
 func TestResolverFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1)
@@ -198,7 +198,7 @@ func TestResolverFails(t *testing.T) {
 	})
 }
 
-// The pauses stop growing at the interval, however long DNS is away.
+// The pauses stop growing at the interval, however long DNS fails.
 func TestResolverFailsForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &fakeDNS{slow: 10 * time.Millisecond} // so that a loop without pauses ends
@@ -210,12 +210,12 @@ func TestResolverFailsForLong(t *testing.T) {
 	})
 }
 
-// A client that finds no address makes DNS be asked soon, however long it has
-// been away: who comes after it gets through.
+// A client that finds no address triggers a DNS query soon, however long DNS has
+// failed: the next client gets through.
 func TestNoAddressAsksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1)
-		// It answers after a moment, or some of the 50 would come after it.
+		// It answers after a moment; otherwise some of the 50 would come after it.
 		d := &fakeDNS{ips: map[string][]string{}, slow: 10 * time.Millisecond}
 		_, v := named(t, c, d, GroupOptions{ResolveInterval: time.Hour}, NodeOptions{URL: "ws://t1:5290/"})
 		time.Sleep(40 * time.Minute)
@@ -233,7 +233,7 @@ func TestNoAddressAsksAgain(t *testing.T) {
 	})
 }
 
-// A name that never was: 503 and the resolver's words.
+// A name that does not exist: 503 and the resolver's error.
 func TestNameUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &fakeDNS{ips: map[string][]string{}}
@@ -257,7 +257,7 @@ func TestNameUnknown(t *testing.T) {
 	})
 }
 
-// A failed dial makes DNS be asked at once, but not for each client.
+// A failed dial triggers a DNS query at once, but not for each client.
 func TestDialFailureAsksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1)
@@ -280,8 +280,8 @@ func TestDialFailureAsksAgain(t *testing.T) {
 	})
 }
 
-// SRV: the lower priority first, the higher one while none of the first works;
-// weights within a priority; several addresses share their target's weight.
+// SRV: targets of a lower priority value come first, others while none of these work;
+// weights apply within a priority; several addresses share their target's weight.
 func TestSRV(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, "10.0.0.1:5290", "10.0.0.2:5290", "10.0.0.3:5290", "10.0.0.4:5291")
@@ -314,7 +314,7 @@ func TestSRV(t *testing.T) {
 		if s := tab.Status()[0].Nodes[0].Addresses[3]; s.Target != "b.example.com:5291" {
 			t.Errorf("target %q", s.Target)
 		}
-		// A redirect to one target goes there and nowhere else.
+		// A redirect to one target goes only there.
 		for _, address := range []string{"b.example.com:5291", "b.example.com:5222", "B.example.com"} {
 			if at := v.NodeByAddress(address); at == nil {
 				t.Errorf("the target %q is not found", address)
@@ -328,7 +328,7 @@ func TestSRV(t *testing.T) {
 	})
 }
 
-// One target of several that can't be resolved keeps what it had.
+// If one of several targets can't be resolved, it keeps its addresses.
 func TestSRVTargetFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &fakeDNS{
@@ -351,7 +351,7 @@ func TestSRVTargetFails(t *testing.T) {
 	})
 }
 
-// DNS has no say beyond 64 places of a node.
+// A node has at most 64 places from DNS.
 func TestPlacesAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &fakeDNS{ips: map[string][]string{}}
@@ -365,7 +365,7 @@ func TestPlacesAreLimited(t *testing.T) {
 		if n := len(places(tab)); n != maxPlaces {
 			t.Errorf("%d places, want %d", n, maxPlaces)
 		}
-		// What it takes until then is bounded as well.
+		// The queries for that are bounded as well.
 		node := v.group.nodes[0]
 		if addrs, err := node.lookup(t.Context(), "t"); len(addrs) != maxPlaces || err != nil {
 			t.Errorf("%d addresses of one name, %v; want %d", len(addrs), err, maxPlaces)
@@ -373,7 +373,7 @@ func TestPlacesAreLimited(t *testing.T) {
 	})
 }
 
-// Close ends what asks and probes, though DNS hangs.
+// Close ends queries and probes, even if DNS hangs.
 func TestCloseWhileDNSHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &fakeDNS{slow: time.Hour}
@@ -394,7 +394,8 @@ func TestCloseWhileDNSHangs(t *testing.T) {
 	})
 }
 
-// An SRV node beside a plain one gets a node's share, whatever its records' weights.
+// An SRV node beside a plain one gets a node's share, regardless of its records'
+// weights.
 func TestSRVBesideANode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &fakeDNS{
@@ -412,7 +413,7 @@ func TestSRVBesideANode(t *testing.T) {
 	})
 }
 
-// A service that says "not here" has no address.
+// A service with the target "." has no address.
 func TestSRVNotHere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &fakeDNS{srvs: map[string][]*net.SRV{"_x._tcp.e": {{Target: ".", Port: 5290}}}}
@@ -440,8 +441,8 @@ func TestDNSTimeout(t *testing.T) {
 	})
 }
 
-// Questions are spread in time; after a failure they come after 1, 2, 4 s, and
-// so on from the beginning with the next failure.
+// Queries are spread in time; after a failure they follow after 1, 2, 4 s, and start
+// again at 1 s after the next failure.
 func TestQuestionsAreSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &fakeDNS{ips: map[string][]string{"t1": {"10.0.0.1"}}}

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A peer that is gone without a FIN must be noticed, and small frames must not
-// wait for each other.
+// A peer that vanishes without a FIN must be noticed, and small frames must not be
+// delayed.
 func TestDialSocketOptions(t *testing.T) {
 	c := dialOK(t, one(t, GroupOptions{}, wsURL(startNode(t, "tcp", polite))))
 	raw, err := c.Conn.(*net.TCPConn).SyscallConn()

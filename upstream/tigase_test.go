@@ -27,8 +27,8 @@ func tigase(t *testing.T, edit func(*chat.Config)) *chat.Server {
 	return s
 }
 
-// Tigase takes our request, with each PROXY header, and believes the address;
-// the stream's open is answered on the conn that Dial returns.
+// Tigase accepts our request, with each PROXY header, and uses its address; the
+// stream's open is answered on the conn that Dial returns.
 func TestDialTigase(t *testing.T) {
 	for version, proxy := range map[string]string{
 		"": "", "v1": "PROXY TCP4 192.0.2.7 198.51.100.1 51812 5291", "v2": "v2 192.0.2.7:51812 198.51.100.1:5291",
@@ -46,7 +46,7 @@ func TestDialTigase(t *testing.T) {
 	}
 }
 
-// Each of the rude ends has its status, and a text that names it.
+// Each failure has its status and a text that identifies it.
 func TestDialRudeTigase(t *testing.T) {
 	for name, c := range map[string]struct {
 		edit   func(*chat.Config)
@@ -84,7 +84,7 @@ func rude(b []byte, then chat.Ending) func(*chat.Config) {
 	return func(c *chat.Config) { c.Rude = chat.Outburst{When: chat.AtRequest, Bytes: b, Then: then} }
 }
 
-// A frame in the same write as the 101 is the tunnel's.
+// A frame in the same write as the 101 belongs to the tunnel.
 func TestDialTigaseInAHurry(t *testing.T) {
 	hello := ws.MustCompileFrame(ws.NewTextFrame([]byte("hello")))
 	s := tigase(t, func(c *chat.Config) {
@@ -96,8 +96,8 @@ func TestDialTigaseInAHurry(t *testing.T) {
 	}
 }
 
-// Probes of Tigase leave nothing behind, though it never closes by itself; a
-// domain that it does not know fails them, in words.
+// Probes of Tigase leave no connections behind, although it never closes them by
+// itself; an unknown domain makes them fail with a clear error.
 func TestProbeTigase(t *testing.T) {
 	for domain, want := range map[string]string{"example1.com": "", "example9.com": `stream to "example9.com": host-unknown`} {
 		s := tigase(t, nil)

@@ -20,8 +20,8 @@ import (
 	"wssgate/xmpp"
 )
 
-// A node that stays keeps its tunnels, its health and its addresses; one that
-// is new is filled slowly; tunnels of one that is gone go on.
+// A node that stays keeps its tunnels, its health and its addresses; a new one has a
+// slow start; tunnels of a removed one continue.
 func TestUpdateKeepsWhatStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at3)
@@ -30,7 +30,7 @@ func TestUpdateKeepsWhatStays(t *testing.T) {
 		o.Resolver = d
 		tab := table(t, o)
 		v, _ := tab.Routes().Lookup("x")
-		_, conns := tunnels(t, v, 20) // and t2 is found dead
+		_, conns := tunnels(t, v, 20) // t2 is found to be dead
 		defer release(conns)
 		d.asked()
 
@@ -56,7 +56,7 @@ func TestUpdateKeepsWhatStays(t *testing.T) {
 		if n := conns[0].Node.status(time.Now(), &room{}).Tunnels; n != 0 {
 			t.Errorf("%d tunnels after all were released", n)
 		}
-		// Whoever got his vhost before may still use it.
+		// An old vhost may still be used.
 		got, more := tunnels(t, v, 3)
 		defer release(more)
 		if got["t1"] != 3 {
@@ -70,8 +70,8 @@ func TestUpdateKeepsWhatStays(t *testing.T) {
 	})
 }
 
-// Nothing changes before Commit, and who has the Routes of before goes on by them
-// after it.
+// Nothing changes before Commit, and holders of older Routes continue to use them after
+// it.
 func TestCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at2)
@@ -109,7 +109,8 @@ func TestCommit(t *testing.T) {
 	})
 }
 
-// drain = true: no new streams, the old ones are not touched, and it is told.
+// With drain = true, a node gets no new streams and keeps the old ones, and its state
+// shows it.
 func TestUpdateDrainsANode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at2)
@@ -121,7 +122,7 @@ func TestUpdateDrainsANode(t *testing.T) {
 		o.Upstreams[0].Nodes = []NodeOptions{three[0], three[1]}
 		o.Upstreams[0].Nodes[1].Drain = true
 		update(t, tab, o)
-		got, more := tunnels(t, v, 20) // with the vhost of before: it obeys too
+		got, more := tunnels(t, v, 20) // with the previous vhost, which also obeys
 		defer release(more)
 		if got["t1"] != 20 {
 			t.Errorf("%v; want all on t1", got)
@@ -149,8 +150,7 @@ func TestUpdateDrainsANode(t *testing.T) {
 	})
 }
 
-// Drain does the same without other options, and neither takes back what the other
-// said.
+// Drain does the same without new options, and neither of the two cancels the other.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at2, at3)
@@ -183,7 +183,7 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// Reloads and dials at the same time: nobody is refused.
+// Concurrent reloads and dials: no client is refused.
 func TestUpdateUnderLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at2, at3)
@@ -253,7 +253,7 @@ func TestNodeByAddress(t *testing.T) {
 			{"::ffff:10.0.0.4", "t3", "10.0.0.4:5290"},
 			{"[2001:DB8::1]:5291", "b", ""},
 			{"ws://[2001:db8::1]:5290/", "a", ""},
-			{"[2001:db8::1]:5222", "", ""}, // two of our nodes: which?
+			{"[2001:db8::1]:5222", "", ""}, // an address of two of our nodes
 			{"ws://w.example1.com/", "w", ""},
 			{"wss://10.0.0.1/", "t1", ""},
 			{"10.9.9.9:5290", "", ""}, // another upstream's
@@ -278,7 +278,7 @@ func TestNodeByAddress(t *testing.T) {
 	})
 }
 
-// The manual's cluster: Tigase names a node by its host name, which publicly leads
+// The cluster of the manual: Tigase names a node by its host name, which publicly leads
 // to the gate, with the port of its own listener.
 func TestNodeByPublicName(t *testing.T) {
 	node := func(name, url, public string) NodeOptions {
@@ -287,7 +287,7 @@ func TestNodeByPublicName(t *testing.T) {
 	for _, c := range []struct {
 		what  string
 		nodes []NodeOptions
-		want  map[string]string // node by address; "" none
+		want  map[string]string // node by address; "": none
 	}{
 		{"a name for each", []NodeOptions{
 			node("t1", "ws://10.0.0.1:5290/", "wss://t1.example1.com:5291/"),
@@ -337,7 +337,7 @@ func TestNodeByPublicName(t *testing.T) {
 	}
 }
 
-// A redirect that leads nowhere is a line in the log, once a minute, over reloads too.
+// A lost redirect is logged at most once a minute, also across reloads.
 func TestLoseRedirect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lines
@@ -355,7 +355,7 @@ func TestLoseRedirect(t *testing.T) {
 			return v, tab.Status()[0].Lost
 		}
 		v, _ := tab.Routes().Lookup("x")
-		for range 60 { // one a second
+		for range 60 { // one per second
 			v.LoseRedirect("ws://t9.example1.com:5290/", nil, nil)
 			time.Sleep(time.Second)
 			v, _ = reload()
@@ -383,7 +383,8 @@ func TestLoseRedirect(t *testing.T) {
 	})
 }
 
-// What is said of a lost redirect can be done, and makes no inner address public.
+// The advice about a lost redirect is practicable, and makes no internal address
+// public.
 func TestLoseRedirectAdvice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newCluster(brief).options(GroupOptions{},
@@ -435,8 +436,8 @@ func TestLoseRedirectAdvice(t *testing.T) {
 	})
 }
 
-// A node with several places was visited once all of them were, and each of them is a
-// place to go by itself.
+// A node with several places counts as visited once all of them were, and each of them
+// can be visited separately.
 func TestTrail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newCluster(brief, at1, at3, "10.0.0.4:5290").options(GroupOptions{},
@@ -469,7 +470,7 @@ func TestTrail(t *testing.T) {
 	})
 }
 
-// lines keeps what a log writes.
+// lines keeps the output of a log.
 type lines struct {
 	mu sync.Mutex
 	b  strings.Builder
@@ -487,8 +488,8 @@ func (l *lines) take() []string {
 	return slices.Collect(strings.Lines(l.b.String()))
 }
 
-// A redirect is followed to the node that was named, and to no other. Where that node
-// takes no stream the redirect is lost, unless the client is gone itself.
+// A redirect is followed only to the node that it names. If that node accepts no
+// streams, the redirect is lost, unless the client has disconnected.
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(brief, at1, at2)
@@ -530,8 +531,8 @@ func TestFollow(t *testing.T) {
 	})
 }
 
-// Three nodes and 500 clients; one node is killed. Its clients come back on
-// the other two, evenly, and nobody else notices.
+// One of three nodes with 500 clients is killed. Its clients return to the other two,
+// evenly, and other clients are not affected.
 func TestFailover(t *testing.T) {
 	addrs := map[string]string{}
 	var nodes []*fakeNode
@@ -566,7 +567,7 @@ func TestFailover(t *testing.T) {
 			c.Release()
 		}
 	}()
-	nodes[1].Close() // no new ones; and its old ones are cut
+	nodes[1].Close() // it accepts no new ones, and its old ones are cut
 	var lost []int
 	for i, c := range conns {
 		if c.Node.Name() == "t2" {
@@ -596,8 +597,8 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// Tunnels keep their Vhost and Node, be it for weeks; they must not keep all the
-// others of that time.
+// Tunnels keep their Vhost and Node, possibly for weeks; they must not keep all others
+// of the same configuration.
 func TestVhostKeepsNoRoutes(t *testing.T) {
 	o := Options{
 		Upstreams: []GroupOptions{{Name: "a", Nodes: []NodeOptions{{URL: "ws://127.0.0.1:9/"}}}},

@@ -71,7 +71,7 @@ func TestParseOrigin(t *testing.T) {
 	}
 }
 
-// Each browser's way to write an origin is the configured one's, and no other is.
+// Every browser's form of an origin matches the configured one, and no other does.
 func TestOriginMatches(t *testing.T) {
 	for _, c := range []struct {
 		pattern, origin string
@@ -97,7 +97,7 @@ func TestOriginMatches(t *testing.T) {
 	}
 }
 
-// A URL that clients are sent to may end up inside XML.
+// A URL for clients may end up inside XML.
 func TestParseURL(t *testing.T) {
 	for _, s := range []string{"wss://a.example/", "wss://a.example:5291/ws?x=1", "wss://[2001:db8::1]/"} {
 		if _, err := ParseURL(s, "wss"); err != nil {
@@ -111,8 +111,8 @@ func TestParseURL(t *testing.T) {
 	}
 }
 
-// A URL is written as it was, but for what it can't hold: whoever reads the normal
-// form reads the same, and a request with its target is one.
+// A URL stays as written, except for invalid characters: its normal form is read in the
+// same way, and its target is valid in a request.
 func TestURLKeepsEscapes(t *testing.T) {
 	for s, want := range map[string]string{
 		"wss://A.example/%26é":           "wss://a.example/%26%C3%A9",
@@ -142,8 +142,8 @@ func TestURLKeepsEscapes(t *testing.T) {
 	}
 }
 
-// The normal form of a URL and of an origin is a fixed point, and dialling goes
-// where the URL says.
+// The normal form of a URL and of an origin is a fixed point, and a dial goes where the
+// URL points.
 func FuzzURLs(f *testing.F) {
 	for _, s := range []string{
 		"ws://127.0.0.1:5290/", "wss://[2001:db8::1%25eth0]:443/a?b", "ws://Bücher.example.:080", "srv+wss://_x._tcp.Example.com/ws",

@@ -30,7 +30,7 @@ func TestLookup(t *testing.T) {
 		{".example1.com", "", ""},
 		{"xn--bcher-kva.example", "xn--bcher-kva.example", "b"},
 		{"my_host.local", "my_host.local", "b"},
-		{"-a.ab--c.example", "-a.ab--c.example", "b"}, // not for DNS, but a certificate may have it
+		{"-a.ab--c.example", "-a.ab--c.example", "b"}, // invalid in DNS, but a certificate may have it
 		{"example2.com", "", ""},
 		{"", "", ""},
 		{"com", "", ""},
@@ -49,7 +49,7 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-// Without a vhost every name, and none, goes to the only upstream.
+// Without a vhost every name, and a missing one, leads to the only upstream.
 func TestLookupWithoutVhosts(t *testing.T) {
 	tab := table(t, Options{Upstreams: []GroupOptions{{Name: "a", Nodes: []NodeOptions{{URL: "ws://127.0.0.1:1/"}}}}})
 	for _, name := range []string{"example1.com", "", "what.ever"} {
@@ -117,7 +117,8 @@ func TestVhostAllows(t *testing.T) {
 	}
 }
 
-// The domain in `to` may choose the upstream; a pinned node is of the vhost's own.
+// The domain in `to` may choose the upstream; a pinned node belongs to the vhost's own
+// upstream.
 func TestVhostForDomain(t *testing.T) {
 	v, err := table(t, Options{
 		Upstreams: []GroupOptions{
@@ -147,7 +148,7 @@ func TestVhostForDomain(t *testing.T) {
 	}
 }
 
-// Every mistake is told at once, in the words of the configuration.
+// All mistakes are reported at once, in the terms of the configuration.
 func TestOptionsMistakes(t *testing.T) {
 	node := []NodeOptions{{URL: "ws://127.0.0.1:5290/"}}
 	group := func(edit func(*GroupOptions)) Options {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// As many logins are taken as were asked for, each session's its own.
+// Each session can take as many logins as it has asked for, and only its own.
 func TestAskedLogins(t *testing.T) {
 	a := newAskedLogins()
 	address := netip.MustParseAddr("192.0.2.1")
@@ -44,12 +44,13 @@ func TestAskedLogins(t *testing.T) {
 }
 
 // A session keeps its place until it has sent no request for askedIdle. Before that no
-// other session takes it, neither of the same address nor of another one.
+// other session gets it, of the same address or of another.
 func TestAskedLoginsRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAskedLogins()
 		addresses := 0
-		// fill has a new address ask until there is no room, and says how often there was.
+		// fill lets a new address ask until there is no room, and returns the number of
+		// logins.
 		fill := func() (room int) {
 			addresses++
 			address := netip.AddrFrom4([4]byte{192, 0, 2, byte(addresses)})
@@ -101,16 +102,16 @@ func ofSession(sid, stanzas string) string {
 
 func roomy(o *Options) { o.MaxBody = 1 << 20 }
 
-// A refused jabber:iq:auth is counted in whatever answer of its session it comes, with
-// no mark in it, and once for each that the session asked for; what looks like it in
-// other sessions, or once somebody is logged in, is not.
+// A refused jabber:iq:auth is counted in any answer of its session, even without a
+// mark, and once for each login that the session asked for. Similar errors in other
+// sessions, or after a login, are not counted.
 func TestBOSHIQAuth(t *testing.T) {
 	type exchange struct{ request, answer string }
 	get := `<iq type='get' id='1'><query xmlns='jabber:iq:auth'/></iq>`
 	result := `<iq type='result' id='1'/>`
 	for _, test := range []struct {
 		name   string
-		said   []exchange // stanzas, behind "SID "
+		said   []exchange // stanzas, after "SID "
 		failed int
 	}{
 		{"at once", []exchange{{"a " + iqAuth, refusal}}, 1},
@@ -189,8 +190,8 @@ func TestBOSHIQAuthBegun(t *testing.T) {
 	}
 }
 
-// A request that the server may read in another way than the gate does not reach it
-// where logins are judged. Where they are not, it does.
+// A request that the server may read differently from the gate does not reach the
+// server if logins are counted. Otherwise it does.
 func TestBOSHIQAuthUnread(t *testing.T) {
 	asked := 0
 	server := func(w http.ResponseWriter, r *http.Request) { asked++ }
@@ -198,7 +199,7 @@ func TestBOSHIQAuthUnread(t *testing.T) {
 	for _, test := range []struct {
 		name, method, query, body string
 		header                    []string
-		want                      string // a condition or a status; empty: the server is asked
+		want                      string // a condition or a status; empty: the request reaches the server
 	}{
 		{"a login", "POST", "", whole, nil, ""},
 		{"a query", "POST", "?x=y", whole, nil, ""},
@@ -245,8 +246,8 @@ func TestBOSHIQAuthUnread(t *testing.T) {
 	}
 }
 
-// An address that has its share of sessions with open logins gets no further one. Its
-// other requests, and logins in sessions that have asked before, go through.
+// An address with its full share of sessions with open logins gets no further one. Its
+// other requests, and logins in sessions that have asked before, are passed on.
 func TestBOSHIQAuthRoom(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {}, judged(&judge{}), roomy)
 	for i := range askedSessions / askedShare {

@@ -25,7 +25,7 @@ import (
 	"time"
 )
 
-// A boshGate is a Site on loopback in front of a server that does BOSH.
+// A boshGate is a Site on loopback in front of a BOSH server.
 type boshGate struct {
 	t    *testing.T
 	site *Site
@@ -43,7 +43,7 @@ func newBOSHGate(t *testing.T, answer http.HandlerFunc, edit ...func(*Options)) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The name that httptest has a certificate for.
+	// The name in httptest's certificate.
 	o := Options{Vhosts: []Vhost{{Names: []string{"example.com"}, BOSH: target}}, MaxBody: 100}
 	for _, f := range edit {
 		f(&o)
@@ -80,8 +80,8 @@ func (g *boshGate) do(method, path string, body io.Reader, header ...string) (*h
 	return resp, string(text)
 }
 
-// A request and its answer go through as they are, and the server learns who
-// asked; what the client says about that itself stays behind.
+// A request and its answer are passed on unchanged, and the server gets the client's
+// address; the client's own claims about it are dropped.
 func TestBOSHPasses(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -111,8 +111,8 @@ func TestBOSHPasses(t *testing.T) {
 	}
 }
 
-// A connection that is to end with the answer, for whoever serves it does not know
-// where the request ends, does so.
+// A connection that must end with its answer does so, because its owner does not know
+// the end of the request.
 func TestBOSHConnectionEnds(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {})
 	w := httptest.NewRecorder()
@@ -123,7 +123,7 @@ func TestBOSHConnectionEnds(t *testing.T) {
 	}
 }
 
-// Other paths stay closed, whatever they look like.
+// Other paths are not passed on, even similar ones.
 func TestBOSHOtherPaths(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { t.Errorf("the server got %s", r.RequestURI) })
 	for _, path := range []string{"/x", boshPath + "/", boshPath + "/../admin", boshPath + "x", "/" + boshPath, "/%2e%2e" + boshPath} {
@@ -133,12 +133,12 @@ func TestBOSHOtherPaths(t *testing.T) {
 	}
 }
 
-// What the server says first is the client's at once; and a client that goes
-// away ends the request at the server.
+// The client gets the server's first bytes at once; a client that disconnects ends the
+// request at the server.
 func TestBOSHStreams(t *testing.T) {
 	ended := make(chan struct{})
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Length", "100") // it is not for the lack of that
+		w.Header().Set("Content-Length", "100") // flushing must not depend on an unknown length
 		io.WriteString(w, "first\n")
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
@@ -165,7 +165,7 @@ func TestBOSHStreams(t *testing.T) {
 	<-ended
 }
 
-// A server whose header does not end is one that does not answer.
+// A server with an endless header counts as one that does not answer.
 func TestBOSHHeaderLimit(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
 		for i := range 1000 {
@@ -190,8 +190,8 @@ func TestBOSHBodyLimit(t *testing.T) {
 	}
 }
 
-// A client that goes away in the middle of its request, or takes too long over it,
-// gets no 502 or 504, and nobody is told that the server did not answer.
+// A client that disconnects in the middle of its request, or takes too long, causes no
+// 502 or 504, and no warning about the server.
 func TestBOSHCutRequest(t *testing.T) {
 	for _, err := range []error{io.ErrUnexpectedEOF, os.ErrDeadlineExceeded} {
 		var log bytes.Buffer
@@ -207,7 +207,7 @@ func TestBOSHCutRequest(t *testing.T) {
 	}
 }
 
-// An origin that the vhost does not let in is refused, and not told why.
+// An origin that the vhost does not allow is refused without a reason.
 func TestBOSHOrigin(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {}, func(o *Options) {
 		o.AllowsOrigin = func(serverName, origin string) error {
@@ -229,9 +229,8 @@ func TestBOSHOrigin(t *testing.T) {
 	}
 }
 
-// So many requests wait at once and no more. An address that has most of them loses
-// its oldest to one that has fewer; where nobody has more, a newcomer is told to
-// come back.
+// The number of concurrent requests is limited. The address with most of them loses its
+// oldest to one with fewer; if no address has more, a newcomer is told to return later.
 func TestBOSHPlaces(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {})
 	slots := g.site.slots
@@ -259,7 +258,7 @@ func TestBOSHPlaces(t *testing.T) {
 	for _, p := range taken {
 		p.leave()
 	}
-	// One of each address, and nobody is to blame.
+	// One of each address: none can be closed.
 	for i := range boshRequests {
 		slots.take(fmt.Sprintf("[2001:db8:%x::1]:1", i), func() { t.Errorf("a request alone of its address was given up") }).whole()
 	}
@@ -269,8 +268,8 @@ func TestBOSHPlaces(t *testing.T) {
 	}
 }
 
-// A body that trickles gives its slot to others once it has had its time, in whatever it
-// takes a slot of, but not before; where nobody wants it, it keeps it.
+// A slow body loses its slot to others after its patience, in any of the limits, but
+// not before; without other requests it keeps its slot.
 func TestBOSHTrickles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &boshSlots{most: 16}
@@ -294,7 +293,7 @@ func TestBOSHTrickles(t *testing.T) {
 			t.Error("a request that waits for its server made place")
 		}
 
-		// Likewise the memory of bodies.
+		// The same for the memory of bodies.
 		p, lost = &boshSlots{most: 16}, 0
 		if !p.take(address(1), func() { lost++ }).grow(boshChunks/2*boshChunk) || !p.take(address(2), func() { lost++ }).grow(boshChunks/2*boshChunk) {
 			t.Fatal("no memory")
@@ -309,8 +308,8 @@ func TestBOSHTrickles(t *testing.T) {
 	})
 }
 
-// A request whose place another address gets is answered 503, at the server's or
-// with half of its body.
+// A request that loses its slot to another address gets 503, at the server or with half
+// of its body.
 func TestBOSHGivenUp(t *testing.T) {
 	waits := make(chan struct{}, 1)
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
@@ -367,8 +366,8 @@ func (b *halfBody) Read(p []byte) (int, error) {
 	return 0, os.ErrDeadlineExceeded
 }
 
-// Long bodies take of a share that has a bound, which is fair as well; a body that
-// the server has, or that is short, takes nothing.
+// Long bodies use a limited share, which is divided fairly; a short body, or one that
+// the server has, uses none.
 func TestBOSHBodyMemory(t *testing.T) {
 	p := boshSlots{most: 4}
 	lost := false
@@ -392,7 +391,7 @@ func TestBOSHBodyMemory(t *testing.T) {
 	}
 }
 
-// The server is not asked before a body is whole.
+// The server gets no request before the body is complete.
 func TestBOSHBodyFirst(t *testing.T) {
 	var conns atomic.Int64
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
@@ -419,8 +418,8 @@ func TestBOSHBodyFirst(t *testing.T) {
 	}
 }
 
-// Of a client's header fields those go through that a browser's request has; none
-// of those by which a proxy tells whose address it is.
+// A client's header fields are passed on if a browser sends them, but not those by
+// which a proxy names an address.
 func TestBOSHHeaders(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
 		for name := range r.Header {
@@ -442,7 +441,7 @@ func TestBOSHHeaders(t *testing.T) {
 	}
 }
 
-// What a vhost's domains are holds for each body, however its start tag is written.
+// A vhost's domains apply to each body, in any notation of its start tag.
 func TestBOSHDomains(t *testing.T) {
 	var asked int
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { asked++ }, func(o *Options) {
@@ -500,8 +499,8 @@ func TestBOSHDomains(t *testing.T) {
 	}
 }
 
-// A client that may not come gets nothing of a name: neither BOSH nor a page nor a
-// document, and nothing over plain HTTP.
+// A denied client gets nothing of a name: neither BOSH nor a page nor a document, and
+// nothing over plain HTTP.
 func TestAllowsClient(t *testing.T) {
 	var asked string
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {}, func(o *Options) {
@@ -542,12 +541,12 @@ func TestBOSHIdle(t *testing.T) {
 	s = New(Options{Vhosts: vhosts, IdleBOSH: 2})
 	for _, transport := range s.transports {
 		if !transport.DisableKeepAlives {
-			t.Error("a transport keeps connections without a bound where there is none for it") // 0 is no bound in net/http
+			t.Error("a transport keeps connections without a bound where there is none for it") // 0 means no limit in net/http
 		}
 	}
 }
 
-// A server that is down is 502, and its address is nobody's business.
+// If the server is down, the client gets 502 without the server's address.
 func TestBOSHDown(t *testing.T) {
 	const addr = "127.0.0.1:1"
 	g := newBOSHGate(t, nil, func(o *Options) { o.Vhosts[0].BOSH.Host = addr })
@@ -557,7 +556,7 @@ func TestBOSHDown(t *testing.T) {
 	}
 }
 
-// A request that a drain ends is answered, so that its client repeats it.
+// A request that a drain ends gets an answer, so that its client repeats it.
 func TestBOSHDrain(t *testing.T) {
 	waits := make(chan struct{})
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
@@ -577,7 +576,7 @@ func TestBOSHDrain(t *testing.T) {
 	}
 }
 
-// A request may be held for longer than other answers may take.
+// A request may be held longer than other answers may take.
 func TestBOSHWaits(t *testing.T) {
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {})
 	w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
@@ -588,11 +587,11 @@ func TestBOSHWaits(t *testing.T) {
 	}
 }
 
-// A deadlineRecorder notes what http.ResponseController asks for.
+// A deadlineRecorder records the deadlines set by http.ResponseController.
 type deadlineRecorder struct {
 	*httptest.ResponseRecorder
 	deadline time.Time
-	ended    chan struct{} // closed when nothing may be read any more
+	ended    chan struct{} // closed when reading must end
 }
 
 func (r *deadlineRecorder) SetReadDeadline(t time.Time) error {
@@ -607,8 +606,8 @@ func (r *deadlineRecorder) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// Whoever has a Site that is closed, because there is a newer one, is answered all
-// the same: a request that is under way, and one more.
+// A Site that was closed because there is a newer one still answers requests: one in
+// progress, and another one.
 func TestBOSHClosed(t *testing.T) {
 	waits, answer := make(chan struct{}, 2), make(chan struct{}, 2)
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
@@ -629,7 +628,7 @@ func TestBOSHClosed(t *testing.T) {
 	}
 }
 
-// A drain turns BOSH's clients away too, with 503 and when to come again.
+// A drain also refuses BOSH clients, with 503 and Retry-After.
 func TestBOSHWhileDraining(t *testing.T) {
 	draining := ""
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "here") }, func(o *Options) {
@@ -644,8 +643,8 @@ func TestBOSHWhileDraining(t *testing.T) {
 	}
 }
 
-// The inner address of a server that sends its client elsewhere stays behind, however
-// the answer is cut; other answers are as they were.
+// The internal address in a server's redirect is hidden, in any pieces of the answer;
+// other answers are unchanged.
 func TestBOSHRedirect(t *testing.T) {
 	const inner = "t2.inner:5280"
 	body := func(attrs, inside string) string {

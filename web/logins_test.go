@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// A judge notes what it is told, and says what it is made to say.
+// A judge records its calls, and returns fixed results.
 type judge struct {
 	told         []int
-	slow, banned time.Duration // what an answer gets
-	refused      time.Duration // what a request gets
+	slow, banned time.Duration // for answers
+	refused      time.Duration // for requests
 }
 
 func (j *judge) LoginsRefused(*http.Request) time.Duration { return j.refused }
@@ -28,14 +28,14 @@ const (
 	boshSuccess = `<body xmlns='http://jabber.org/protocol/httpbind'><success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></body>`
 )
 
-// Failed logins in answers are counted, whole or in pieces, and the answers go
-// through as they are; messages with the same text in them are not.
+// Failed logins in answers are counted, whole or in pieces, and the answers are passed
+// on unchanged; messages with the same text are not counted.
 func TestBOSHLogins(t *testing.T) {
 	long := "<body xmlns='http://jabber.org/protocol/httpbind'><challenge>" + strings.Repeat("x", 100_000) + "</challenge>" + strings.TrimPrefix(boshFailure, "<body xmlns='http://jabber.org/protocol/httpbind'>")
 	for _, test := range []struct {
 		name, body string
 		piece      int // 0: with a Content-Length
-		told       int // how often
+		told       int // number of calls
 	}{
 		{"a failure", boshFailure, 0, 1},
 		{"a failure in pieces", boshFailure, 10, 1},
@@ -70,8 +70,8 @@ func TestBOSHLogins(t *testing.T) {
 	}
 }
 
-// An answer with the end of a login does not reach an address that is refused, and
-// neither does one of its requests the server.
+// An answer with the result of a login does not reach a refused address, and its
+// requests do not reach the server.
 func TestBOSHLoginsRefused(t *testing.T) {
 	asked := 0
 	for _, answer := range []string{boshFailure, boshSuccess} {
@@ -90,7 +90,7 @@ func TestBOSHLoginsRefused(t *testing.T) {
 	}
 }
 
-// A client that is slowed waits for its answer.
+// A slowed client waits for its answer.
 func TestBOSHLoginsSlow(t *testing.T) {
 	j := &judge{slow: 50 * time.Millisecond}
 	g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, boshFailure) }, judged(j))
@@ -103,8 +103,8 @@ func TestBOSHLoginsSlow(t *testing.T) {
 	}
 }
 
-// The server is asked to write answers so that they can be read, whether logins are
-// judged or not: there are redirects to hide as well.
+// The server must send answers without a coding, whether logins are counted or not,
+// because redirects must be hidden as well.
 func TestBOSHLoginsCoding(t *testing.T) {
 	for _, read := range []bool{true, false} {
 		var got http.Header

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// pipeListener gives one end of a pipe, once.
+// pipeListener accepts one end of a pipe, once.
 type pipeListener struct {
 	conns chan net.Conn
 	done  chan struct{}
@@ -29,7 +29,7 @@ func (l *pipeListener) Accept() (net.Conn, error) {
 func (l *pipeListener) Close() error   { close(l.done); return nil }
 func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
-// Who says nothing, too little or too much on plain HTTP has little time for it.
+// A client that sends nothing, too little or too much on plain HTTP has little time.
 func TestPlainServerPatience(t *testing.T) {
 	const head = "POST / HTTP/1.1\r\nHost: example1.com\r\n"
 	for _, tt := range []struct {

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { leaktest.Main(m) }
 
-// testSite has certificates for all names that are listed, and nothing behind.
+// testSite has certificates for the listed names, and no servers.
 func testSite(vhosts []Vhost, certificates ...string) *Site {
 	o := Options{Vhosts: vhosts, Port: 5291}
 	if certificates != nil {
@@ -27,13 +27,13 @@ func testSite(vhosts []Vhost, certificates ...string) *Site {
 	return New(o)
 }
 
-// listed is a Vhost's WebSocket.
+// listed returns a Vhost's WebSocket.
 func listed(urls ...string) func() ([]string, bool) {
 	return func() ([]string, bool) { return urls, false }
 }
 
-// get asks a site under TLS where target is an https URL, and else without. A
-// server name is what Host says.
+// get sends a request to a site, under TLS if target is an https URL. The server name
+// is the Host.
 func get(s *Site, method, target string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, target, nil)
 	w := httptest.NewRecorder()
@@ -45,7 +45,7 @@ func get(s *Site, method, target string) *httptest.ResponseRecorder {
 	return w
 }
 
-// nodes returns the sorted list of nodes.json, and the status.
+// nodes returns the sorted list in nodes.json, and the status.
 func nodes(t *testing.T, s *Site, base string) string {
 	t.Helper()
 	w := get(s, "GET", base+"/nodes.json")
@@ -60,8 +60,8 @@ func nodes(t *testing.T, s *Site, base string) string {
 	return strings.Join(list, " ")
 }
 
-// Which URLs a client is told depends on the name that it asked, not on what it
-// says otherwise.
+// The URLs for a client depend on the requested name, and on nothing else in the
+// request.
 func TestWhichURLs(t *testing.T) {
 	s := testSite([]Vhost{
 		{Names: []string{"example1.com", "*.example1.com"}, Path: "/ws"},
@@ -91,7 +91,7 @@ func TestWhichURLs(t *testing.T) {
 		{"http://t2.example2.com", "wss://t2.example2.com:5291/t2"},
 
 		{"https://example3.com", "wss://a.example3.com/ wss://b.example3.com/"},
-		{"http://example4.com", "Not Found"}, // nobody can say under which name
+		{"http://example4.com", "Not Found"}, // its name is unknown
 		{"http://www.example4.com", "wss://www.example4.com:5291/"},
 		{"http://example5.com", "wss://www.example5.com/x"},
 
@@ -105,9 +105,9 @@ func TestWhichURLs(t *testing.T) {
 	}
 }
 
-// A client is told no address of ours where its domain is refused. Of the manual's
-// cluster: the nodes' names take example2.com only, example1.com has the same
-// upstream and is told its own address.
+// A client gets none of our addresses if they refuse its domain. In the cluster of the
+// manual the nodes' names accept only example2.com; example1.com has the same upstream
+// and gets its own address.
 func TestURLsThatTakeTheDomain(t *testing.T) {
 	both := listed("wss://t1.example1.com:5291/", "wss://t2.example1.com:5291/")
 	domains := map[string]string{"t1.example1.com": "example2.com", "t2.example1.com": "*.example2.com"}
@@ -143,8 +143,8 @@ func TestURLsThatTakeTheDomain(t *testing.T) {
 	}
 }
 
-// Without any vhost each name with a certificate has its own URL, or those of
-// the only upstream's nodes.
+// Without any vhost each name with a certificate has its own URL, or those of the only
+// upstream's nodes.
 func TestWithoutVhosts(t *testing.T) {
 	o := Options{HasCertificate: func(name string) bool { return name == "example1.com" }}
 	s := New(o)
@@ -164,7 +164,7 @@ func TestWithoutVhosts(t *testing.T) {
 	}
 }
 
-// The documents have the same in all forms: WebSockets, BOSH, further links.
+// The documents have the same content in all formats: WebSockets, BOSH, other links.
 func TestDocuments(t *testing.T) {
 	bosh := &url.URL{Scheme: "http", Host: "127.0.0.1:5280", Path: "/http-bind"}
 	more := xmpp.Link{Rel: "urn:example", Href: "https://example1.com/?a=1&b=2"}
@@ -220,7 +220,7 @@ func checkDocument(t *testing.T, w *httptest.ResponseRecorder, kind string) {
 	}
 }
 
-// Each thing is listed once, also where several vhosts have it.
+// Each link is listed once, even if several vhosts have it.
 func TestDocumentsAddUp(t *testing.T) {
 	link := xmpp.Link{Rel: "urn:example", Href: "https://example.com/"}
 	shared := listed("wss://t1.example.com/")
@@ -235,7 +235,7 @@ func TestDocumentsAddUp(t *testing.T) {
 	}
 }
 
-// A browser that asks first is told yes, other methods no; both with CORS.
+// A preflight is allowed, other methods are not; both answers have CORS headers.
 func TestDocumentMethods(t *testing.T) {
 	s := testSite([]Vhost{{Names: []string{"example1.com"}}})
 	for method, want := range map[string]int{"GET": 200, "HEAD": 200, "OPTIONS": 204, "POST": 405, "DELETE": 405} {
@@ -246,7 +246,7 @@ func TestDocumentMethods(t *testing.T) {
 	}
 }
 
-// Without TLS there are redirects, for names that TLS is spoken under.
+// Without TLS, names with TLS get redirects.
 func TestRedirects(t *testing.T) {
 	s := testSite([]Vhost{{Names: []string{"example1.com", "*.example1.com"}, Domains: []string{"example9.com"}}}, "example2.com", "example.com")
 	for _, tt := range []struct {
@@ -273,7 +273,7 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// The port is left out of URLs where it is https's own, or not known.
+// URLs omit the port if it is the default of https, or unknown.
 func TestRedirectPort(t *testing.T) {
 	for port, want := range map[int]string{443: "https://example1.com/", 0: "https://example1.com/", 8443: "https://example1.com:8443/"} {
 		s := New(Options{Vhosts: []Vhost{{Names: []string{"example1.com"}}}, Port: port})
@@ -283,7 +283,7 @@ func TestRedirectPort(t *testing.T) {
 	}
 }
 
-// A Host that is no name is answered, and not repeated.
+// A Host that is not a name gets an answer that does not repeat it.
 func TestPlainHosts(t *testing.T) {
 	s := testSite(nil)
 	for _, host := range []string{"", ".", "a/b", "a\\b", "<a>", "a b", "user@a", "[::1]:80", "ä.example", strings.Repeat("a", 254)} {
@@ -297,8 +297,8 @@ func TestPlainHosts(t *testing.T) {
 	}
 }
 
-// Under TLS people get a page that names the address. Who asks at a path where
-// WebSockets are taken is told so, and other paths are not there.
+// Under TLS people get a page with the address. A request to a path for WebSockets gets
+// 426, and other paths 404.
 func TestPage(t *testing.T) {
 	s := testSite([]Vhost{{Names: []string{"example1.com"}, Path: "/ws"}, {Names: []string{"example3.com"}}, {Names: []string{"example4.com"}, Path: "/a%2fb"}})
 	for _, tt := range []struct {
@@ -332,7 +332,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// A page of the caller's own takes what is left, and leaves the documents.
+// The caller's own page answers all other requests, but not the documents.
 func TestOwnPage(t *testing.T) {
 	o := Options{
 		Vhosts: []Vhost{{Names: []string{"example1.com"}}},
