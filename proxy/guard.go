@@ -284,8 +284,8 @@ func (g *guard) judge(key clientKey, failed int, client netip.AddrPort, serverNa
 	return slow, banned
 }
 
-// refuses returns how long an address is refused (0: it is not), and counts a refusal
-// under way.
+// refuses returns how long an address is refused; 0: it is not. It counts a refusal under
+// the given way.
 func (g *guard) refuses(key clientKey, way int) time.Duration {
 	banned, _ := g.state(key, time.Now())
 	if banned > 0 {

@@ -44,8 +44,8 @@ type loop struct {
 // A poller waits for the sockets of one loop. Only the loop calls its methods, except
 // wake.
 type poller interface {
-	// wait waits until a socket is ready, wake is called, or the timeout ends; the
-	// timeout never does not end.
+	// wait waits until a socket is ready, wake is called, or the timeout ends. With
+	// never it has no timeout.
 	wait(timeout time.Duration)
 	// deliver calls tell for each socket that was ready, and reports whether wake was
 	// called.

@@ -97,7 +97,7 @@ var (
 )
 
 // readHead reads until the blank line, and never more than maxRequestHeader. It returns
-// the bytes that it read, in buf if they fit, and the end of the head: bytes behind it
+// the bytes that it read, in buf if they fit, and the end of the head: bytes after it
 // belong to the tunnel.
 func readHead(r io.Reader, buf []byte) (read []byte, end int, err error) {
 	for {

@@ -63,7 +63,7 @@ func (r *refusal) Unwrap() error { return r.err }
 func refuse(status int, text string) *refusal { return &refusal{status: status, text: text} }
 
 // answer returns the complete HTTP response. A refusal ends the connection, because the
-// bytes behind the request are for a WebSocket.
+// bytes after the request are for a WebSocket.
 func (r *refusal) answer() []byte {
 	body := strconv.Itoa(r.status) + " " + http.StatusText(r.status) + "\n\n" + r.text + "\n"
 	var b bytes.Buffer
@@ -252,7 +252,7 @@ func (r *request) check() error {
 
 // switchingProtocols returns the response that accepts a request (RFC 6455, section
 // 4.2.2). ws.Upgrader writes it. To rule out two readings of one request, it gets a
-// canonical one instead of the client's bytes, and nothing behind its blank line. An
+// canonical one instead of the client's bytes, and nothing after its blank line. An
 // error is a bug of ours.
 func (r *request) switchingProtocols() ([]byte, error) {
 	canonical := "GET / HTTP/1.1\r\nHost: " + r.host + "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +

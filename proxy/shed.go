@@ -96,7 +96,7 @@ func (t *tunnel) shed(w *turn, patience time.Duration) {
 }
 
 // brakes ends a tunnel with a large backlog while the brake is on, and reports whether it
-// did. It ends it at once, because a Close frame behind the backlog would free nothing.
+// did. It ends it at once, because a Close frame after the backlog would free nothing.
 // It is called before the upstream is read, when only bytes that the kernel did not take
 // are waiting.
 func (t *tunnel) brakes(w *turn) bool {

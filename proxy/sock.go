@@ -15,7 +15,7 @@ import (
 // connection that was accepted or dialled: they block, and obey deadlines. A loop ends
 // this phase when it sets raw. In the second the loop owns the socket. Read returns the
 // bytes that the kernel has, once a turn, and then errAgain. Write never fails and never
-// blocks, because crypto/tls remembers a failed write for ever. Bytes that the kernel
+// blocks, because crypto/tls remembers a failed write forever. Bytes that the kernel
 // does not take wait in out.
 //
 // crypto/tls allows this use: tls.Conn.Read does not keep an error whose Temporary() is
@@ -90,7 +90,7 @@ type rawConn interface {
 	// unacknowledged returns how many bytes the kernel holds that the peer has not
 	// acknowledged; 0 if that is unknown.
 	unacknowledged() int
-	// closeWrite sends FIN behind all written bytes. It returns false if only close can.
+	// closeWrite sends FIN after all written bytes. It returns false if only close can.
 	closeWrite() bool
 	// watch sets the events that the loop waits for; 0: none.
 	watch(interest)
@@ -236,7 +236,7 @@ func (s *sock) refused(err error) {
 	s.lost, s.err, s.out = true, err, queue{}
 }
 
-// shutdown requests FIN behind all written bytes. finish, at the end of a turn, sends it
+// shutdown requests FIN after all written bytes. finish, at the end of a turn, sends it
 // once none of them wait.
 func (s *sock) shutdown() {
 	if s.fin == finNone {

@@ -73,7 +73,7 @@ func (p *tap) see(fromClient bool, s *scanner, it *piece) {
 	if !fromClient {
 		e, from = &p.ends[1], "upstream"
 	}
-	if len(it.wire) == 0 { // behind a Close frame
+	if len(it.wire) == 0 { // after a Close frame
 		return
 	}
 	if it.control() { // it may be between two pieces of a frame

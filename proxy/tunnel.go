@@ -126,7 +126,7 @@ func (t *tunnel) start(w *turn) {
 	t.settle(w)
 }
 
-// takeHeld takes the bytes that came behind a leg's handshake, and then reads the leg.
+// takeHeld takes the bytes that came after a leg's handshake, and then reads the leg.
 func (t *tunnel) takeHeld(w *turn, l *leg) {
 	if n := copy(w.plain, l.unscanned); n > 0 {
 		l.unscanned = nil
@@ -161,7 +161,7 @@ func (t *tunnel) event(w *turn, l *leg, is readiness) {
 	reading := l.sock.want&forInput != 0
 	switch {
 	case reading && l.open() && is&(inputReady|failed) != 0:
-		t.read(w, l) // it finds the failure behind the last bytes
+		t.read(w, l) // it finds the failure after the last bytes
 	case is&failed != 0:
 		l.sock.fail(errFailed)
 	case is&endReady != 0:
@@ -449,7 +449,7 @@ func (t *tunnel) hurryClient() {
 	}
 }
 
-// finishClient sends close_notify and FIN behind all bytes for the client.
+// finishClient sends close_notify and FIN after all bytes for the client.
 func (t *tunnel) finishClient() {
 	t.closeTLS(&t.client)
 	t.client.sock.shutdown()
@@ -484,7 +484,7 @@ func (t *tunnel) betweenMessages() bool {
 // bytes that the client sent before it saw the Close frame.
 func (t *tunnel) ignoresClient() bool { return !t.upstream.open() || t.upstream.closeSent }
 
-// toClient sends bytes to the client, behind all earlier ones. b must not change until
+// toClient sends bytes to the client, after all earlier ones. b must not change until
 // flush.
 func (t *tunnel) toClient(b []byte) {
 	if !t.client.closeSent {

@@ -3,7 +3,7 @@ package proxy
 import "time"
 
 // Sizes of the buffers that a loop lends to a tunnel for one turn. A turn reads at most
-// turnBudget from the kernel, once; rawSize has room for that behind an incomplete record
+// turnBudget from the kernel, once; rawSize has room for that after an incomplete record
 // of an earlier turn.
 const (
 	turnBudget = 64 << 10

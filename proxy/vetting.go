@@ -69,7 +69,7 @@ func (t *tunnel) openedStream() xmpp.Stream {
 	return xmpp.Stream{Framing: t.stream.framing, Opened: t.stream.opened}
 }
 
-// passOn gives the upstream a piece that the client sent behind its first start tag.
+// passOn gives the upstream a piece that the client sent after its first start tag.
 func (t *tunnel) passOn(p *piece) {
 	if t.ignoresClient() {
 		return

@@ -58,7 +58,7 @@ func (s *screen) acme(st *admin.Status) {
 	}
 }
 
-// in formats the time until t.
+// in formats the time until an event.
 func in(d time.Duration) string {
 	if d <= 0 {
 		return "now"

@@ -73,7 +73,7 @@ func (a *address) dial(ctx context.Context, g *group) (net.Conn, error) {
 	defer cancel()
 	type dialled struct {
 		net.Conn
-		late func() bool // closes Conn when wanted ends, unless it is called
+		late func() bool // stops the close of Conn at the end of wanted
 	}
 	d, err := files.Do(ctx, a.place, func() (d dialled, err error) {
 		if err = ctx.Err(); err != nil {
