@@ -21,8 +21,9 @@ var (
 // if nothing is set, the whole gate, which then ends.
 type DrainRequest struct {
 	All bool // every vhost; the gate does not end
-	// After, of All, is how long the gate goes on accepting clients although it is not
-	// ready, so that a balancer learns it first. At most maxAfter.
+	// After is how long the gate continues to accept clients before a drain of all
+	// vhosts, while it is not ready, so that a balancer notices first. Only with All;
+	// at most maxAfter.
 	After          time.Duration
 	Vhost          string // its configured name
 	Upstream, Node string // both or neither
@@ -46,8 +47,8 @@ func (r DrainRequest) Scope() string {
 const maxAfter = 10 * time.Minute
 
 // parseDrain reads the query of POST /drain: vhost=NAME, node=UPSTREAM/NAME, all, or
-// none of them; and stop, or after=DURATION with all. It refuses unknown parameters, because a slip in a name
-// would otherwise drain everything.
+// none of them; and stop, or after=DURATION with all. It refuses unknown parameters,
+// because a mistake in a name would otherwise drain everything.
 func parseDrain(query url.Values) (DrainRequest, error) {
 	var r DrainRequest
 	for key, values := range query {

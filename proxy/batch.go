@@ -8,8 +8,8 @@ import "errors"
 // call. It belongs to the loop. The methods of a nil batch do nothing, and sockets then
 // read and write by themselves.
 //
-// A turn therefore sees the results of reads late and those of writes early. A sock has
-// two more states for this:
+// Reads therefore happen before a turn and writes after it. A sock has two more states
+// for this:
 //
 //	                  batch.read                     sock.Read, to the last byte
 //	nothing ahead ───────────────▶ ahead: a slot ───────────────────────────────▶ nothing ahead

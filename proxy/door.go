@@ -18,20 +18,20 @@ import (
 // client (room).
 //
 // A connection is in one phase at a time. Only its own goroutine changes it, except
-// that the door moves it out of Outside and Ready. In a stalled phase only the client's
-// next bytes lead on, so the connection may be given up for others:
+// that the door moves it out of Outside and Ready. In a stalled phase the connection
+// waits for its client's next bytes, so it may be given up for others:
 //
 //	Outside             accepted, but there is no place for it: no goroutine, nothing is read
-//	Hello      stalled  the ClientHello is not whole; crypto/tls has not begun
-//	Ready               it is whole, and waits for a slot
+//	Hello      stalled  the ClientHello is incomplete; crypto/tls has not begun
+//	Ready               it is complete, and waits for a slot
 //	Computing           has a slot: crypto/tls works
-//	Answered   stalled  gave its slot back: the client's next record is not whole
-//	Request    stalled  TLS is done; the request is not whole
-//	Served              it is whole: dialled for, answered, and then a tunnel
-//	Body       stalled  the pages have the request; its body is not whole
-//	Pages               they have it, and it is whole
+//	Answered   stalled  gave its slot back: the client's next record is incomplete
+//	Request    stalled  TLS is done; the request is incomplete
+//	Served              it is complete: dialled for, answered, and then a tunnel
+//	Body       stalled  the pages have the request; its body is incomplete
+//	Pages               they have it, and it is complete
 //	Kept                they answered; there may be another request
-//	Refused    stalled  has its answer, and may take it
+//	Refused    stalled  was answered; its client may read the answer
 //
 // Each phase has a price: roughly the memory of such a connection. If a stalled
 // connection cost more than a slot or a few KiB, idle clients could keep out active
@@ -41,28 +41,29 @@ import (
 // When room or connections run out, one connection is given up for each newcomer: from
 // the address with the most stalled or Ready connections, if it has at least two more
 // than the newcomer's, the one whose patience ends first. Any other stalled connection
-// has the patience of its phase, which no other address and no price can take from it;
-// after that any newcomer may have its place. The patience shrinks the more addresses
-// wait outside. So strangers with many connections per address delay nobody, strangers
-// with one each delay newcomers by at most a patience, and a crowd behind one address
-// gets in although its members wait for their network. Meanwhile a newcomer waits
-// outside and a ready handshake stays ready. If too many connections are open and none
-// may be given up, the one that has been Kept longest makes room. A newcomer is refused
-// if no stalled connection could make room for it, or too many are outside.
+// keeps its place for the patience of its phase, regardless of other addresses and of
+// prices; after that any newcomer may have its place. The patience shrinks the more
+// addresses wait outside. So attackers with many connections per address delay no
+// others, attackers with one each delay newcomers by at most a patience, and a crowd
+// behind one address gets in although its members wait for their network. Meanwhile a
+// newcomer waits outside and a ready handshake stays ready. If too many connections are
+// open and none may be given up, the one that has been Kept longest makes room. A
+// newcomer is refused if no stalled connection could make room for it, or too many are
+// outside.
 //
 // Of the connections outside, those of the address with fewest inside come in first. If
 // too many are outside, the address with the most loses its last one, for an address
 // with fewer or for the descriptor of a client that is being served.
 //
 // If a client has sent more than the price of its phase covers, it waits for room and
-// stays stalled: it is not turned away because others are silent.
+// stays stalled: it is not refused because others are silent.
 //
 // Time in Outside or Ready does not count against the client: the handshake's timeout
 // restarts when it is let in, and when it gets its first slot.
 //
 // Addresses get slots in turn. Connections that had one before come first.
 //
-// eviction.go decides what is given up for whom.
+// eviction.go chooses the connections to give up.
 type door struct {
 	mu        sync.Mutex
 	slots     int
@@ -293,7 +294,7 @@ func (d *door) enter(v *visit, key clientKey) error {
 	return nil
 }
 
-// counts notes a connection that enters, before its goroutine begins.
+// counts counts a connection that enters, before its goroutine begins.
 func (d *door) counts() {
 	d.open++
 	d.entered++
@@ -325,7 +326,7 @@ func (d *door) connections() int {
 	return d.open
 }
 
-// entries is how many connections have entered since the start.
+// entries returns how many connections have entered since the start.
 func (d *door) entries() int64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()

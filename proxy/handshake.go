@@ -42,7 +42,7 @@ func (c *clientConn) handshake() bool {
 		default:
 			c.debug("TLS handshake", err)
 		}
-		in.handshakes[kind].Add(1) // last: who sees the count finds the rest
+		in.handshakes[kind].Add(1) // last, because a reader of the count expects the rest
 		c.answerPlainHTTP(err)
 		return false
 	}

@@ -11,19 +11,19 @@ import (
 
 // A sock is one socket of a tunnel, and the net.Conn below its crypto/tls.
 //
-// It has two phases. In the first a goroutine does the handshakes, and all calls go to the
-// connection that was accepted or dialled: they block, and obey deadlines. A loop ends
-// this phase when it sets raw. In the second the loop owns the socket. Read returns the
-// bytes that the kernel has, once a turn, and then errAgain. Write never fails and never
-// blocks, because crypto/tls remembers a failed write forever. Bytes that the kernel
-// does not take wait in out.
+// It has two phases. In the first a goroutine does the handshakes, and all calls go to
+// the connection that was accepted or dialled: they block, and obey deadlines. A loop
+// ends this phase when it sets raw. In the second the loop owns the socket. Read
+// returns the bytes that the kernel has, once a turn, and then errAgain. Write never
+// fails and never blocks, because crypto/tls remembers a failed write forever. Bytes
+// that the kernel does not accept wait in out.
 //
 // crypto/tls allows this use: tls.Conn.Read does not keep an error whose Temporary() is
 // true, and the next call continues.
 //
-// The state of a socket says everything that can still be done with it. The events that
-// the loop waits for follow from the state, so the loop never waits for a dead socket,
-// even if bytes are left in its queue.
+// The state of a socket determines everything that can still be done with it. The
+// events that the loop waits for follow from the state, so the loop never waits for a
+// dead socket, even if bytes are left in its queue.
 type sock struct {
 	conn net.Conn // first phase only
 	raw  rawConn  // second phase; nil in the first

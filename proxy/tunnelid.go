@@ -7,10 +7,10 @@ import (
 	"sync/atomic"
 )
 
-// A tunnelID identifies a client's opening handshake and the tunnel that it leads to: at
-// the upstream (X-Request-Id), while the tunnel is open, and in the log. IDs ascend in the
-// order of the requests. The first one of a process is random, so that two
-// processes rarely use the same ID.
+// A tunnelID identifies a client's opening handshake and its tunnel: at the upstream
+// (X-Request-Id), while the tunnel is open, and in the log. IDs ascend in the order of
+// the requests. The first one of a process is random, so that two processes rarely use
+// the same ID.
 type tunnelID uint64
 
 // idBase gives IDs of eight letters and digits.

@@ -192,7 +192,7 @@ func (g *Gate) order(ctx context.Context, path string, query url.Values) (string
 	return o.Result, err
 }
 
-// post is order with the whole answer.
+// post is order, but returns the complete answer.
 func (g *Gate) post(ctx context.Context, path string, query url.Values) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, reloadPatience)
 	defer cancel()

@@ -19,7 +19,7 @@ type Request struct {
 	// with a unix socket.
 	Client, Local netip.AddrPort
 
-	ID         string // for X-Request-Id, which joins the logs of the gate and the node
+	ID         string // for X-Request-Id, to match the logs of the gate and the node
 	ServerName string // TLS
 	Host       string // the client's Host, unchanged
 	RequestURI string // origin form, with its query; "" is "/"
