@@ -69,7 +69,7 @@ func (a *admission) place(v *visit, now *configuration, addr netip.Addr, key cli
 		return limitPerClient
 	}
 	placed := false
-	defer func() { // deferred, in case of a panic
+	defer func() { // also after a panic
 		if !placed {
 			a.clients.remove(key)
 		}

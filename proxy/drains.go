@@ -8,7 +8,7 @@ import (
 )
 
 // drains are the drains that turn new clients away, and the number of clients that were
-// admitted before or beside them. One lock guards both: once a drain of everything is
+// admitted before or outside them. One lock guards both: once a drain of everything is
 // active, the number only falls, so Shutdown misses no client. Methods are safe for
 // concurrent use.
 type drains struct {

@@ -50,7 +50,7 @@ const (
 	// buffers of two HTTP connections, in bytes.
 	requestCost = 64 << 10
 
-	// requestPatience is how long a client has to take the 503 of a request that was shed.
+	// requestPatience is how long a client has to read the 503 of a request that was shed.
 	requestPatience = time.Second
 )
 

@@ -15,7 +15,7 @@ const (
 	// closeTimeout bounds the closing handshake: until the peer's Close frame has come,
 	// and the client has taken all that waits for it.
 	closeTimeout = 10 * time.Second
-	// breachTimeout is how long a client that broke the protocol has to take its Close
+	// breachTimeout is how long a client that broke the protocol has to read its Close
 	// frame. FIN follows the frame at once (RFC 6455, section 7.1.7), but a close with
 	// unread bytes would be a reset, which can overtake the frame.
 	breachTimeout = 2 * time.Second
@@ -84,7 +84,7 @@ type tunnel struct {
 	latest      time.Duration // its latest end; 0: it has not begun
 	heard       time.Duration // the client's last sign of life
 	spoke       time.Duration // the upstream's last bytes
-	stalled     time.Duration // when the upstream stopped taking bytes; 0: it takes them
+	stalled     time.Duration // when the upstream stopped accepting bytes; 0: it accepts them
 	pinged      time.Duration // the time of a Ping of ours without an answer; 0: none
 	before      int           // bytes in transit to the client before that Ping; in a closing, to the upstream at the last look
 
