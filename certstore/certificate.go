@@ -33,6 +33,7 @@ const (
 // It never changes once it is in a table, except for the parsed form.
 type certificate struct {
 	leaf  der
+	id    publicID              // of the leaf; zero for an installed certificate
 	key   der                   // as readKey keeps it; empty: pinned has it
 	chain unique.Handle[string] // issuers as one run of DER, in order, without the root; shared by all that have the same
 	links *links
@@ -219,7 +220,7 @@ func (c *certificate) setChain(chain unique.Handle[string]) {
 // copy returns c without its parsed form, for changes.
 func (c *certificate) copy() *certificate {
 	return &certificate{
-		leaf: c.leaf, key: c.key, chain: c.chain, links: c.links,
+		leaf: c.leaf, id: c.id, key: c.key, chain: c.chain, links: c.links,
 		names: c.names, notBefore: c.notBefore, notAfter: c.notAfter, facts: c.facts,
 		dir: c.dir, base: c.base, keyBase: c.keyBase, kept: c.kept, whole: c.whole, outside: c.outside, readable: c.readable, flaw: c.flaw, staple: c.staple,
 	}

@@ -40,7 +40,7 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	t.seen[f.real] = true
 	known := folder{subs: f.subs}
 	f.subs = nil
-	f.foreign, f.stray, f.more, t.idleness = f.foreign[:0], 0, 0, true
+	f.foreign, f.stray, f.more, f.tried, t.idleness = f.foreign[:0], 0, 0, 0, true
 	t.wanted = t.wanted[:0]
 	var links map[string]bool // of f.subs; few folders are
 	for _, e := range entries {
@@ -67,7 +67,7 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 				}
 				links[sub] = true
 			}
-		} else if isWanted(e.Name()) {
+		} else if isWanted(e.Name()) || isNamedFreely(e.Name()) {
 			t.wanted = append(t.wanted, e.Name()) // in the order of the entries
 			if link {
 				t.file(f, e.Name(), &t.way)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A foreignPart is what a file is that has neither certificates nor private keys to use.
@@ -136,4 +137,87 @@ func hasAccounts(root, dir string) bool {
 		}
 	}
 	return false
+}
+
+const (
+	// Files that are named freely and turn out not to be PEM are remembered, and no more
+	// than that are opened: in a folder, which may be one such as /usr/bin, and in all.
+	maxTriedFolder = 1024
+	maxTried       = 1 << 16
+	// maxFree bounds the size of such a file, in bytes.
+	maxFree = 128 << 10
+)
+
+// tried is what was found of a file that is named freely and not PEM.
+type tried struct {
+	stamp uint64
+	why   string
+}
+
+// file is what look needs to know of it.
+func (t tried) file() file { return file{stamp: t.stamp} }
+
+// isUnread reports whether a file is named freely, and was not PEM when it was tried last,
+// if ever.
+func (t *tree) isUnread(f *folder, name string) bool {
+	return !isWanted(name) && f.files.get(name) == nil
+}
+
+// mayTry reports whether a file that is named freely may be opened.
+func (t *tree) mayTry(f *folder, path string) bool {
+	if _, again := t.tried[path]; again {
+		return true
+	}
+	before, again := t.triedBefore[path]
+	if f.tried >= maxTriedFolder || len(t.tried) >= maxTried {
+		f.pass(passed{filepath.Base(path), whyMany, ""})
+		return false
+	}
+	if again {
+		t.tried[path] = before
+		f.tried++
+	}
+	return true
+}
+
+// isForeign notes a file that is named freely and not PEM.
+func (t *tree) isForeign(f *folder, name, path string, s sight) bool {
+	t.idleness = true
+	now := tried{}
+	switch {
+	case s.gone:
+		delete(t.tried, path)
+		return true
+	case s.info == nil:
+		now.why = s.err.Error()
+	case stampOf(s.info).sum() == t.tried[path].stamp:
+		now = t.tried[path]
+	case !s.info.Mode().IsRegular():
+		now.why = "not a file"
+	case s.err != nil:
+		now.why = s.err.Error()
+	case s.info.Size() > maxFree:
+		now = tried{stampOf(s.info).sum(), whyLarge}
+	case looksLikePEM(s.data):
+		delete(t.tried, path)
+		f.foreign = slices.DeleteFunc(f.foreign, func(have passed) bool { return have.name == name })
+		return false
+	default:
+		now.why = whyNotPEM
+		if changed := stampOf(s.info); time.Since(time.Unix(0, max(changed.modified, changed.changed))) >= settled {
+			now.stamp = changed.sum()
+		}
+	}
+	if _, again := t.tried[path]; !again {
+		f.tried++
+	}
+	t.tried[path] = now
+	f.pass(passed{name, now.why, ""})
+	return true
+}
+
+// looksLikePEM reports whether a line of data begins as a block does.
+func looksLikePEM(data []byte) bool {
+	data = bytes.TrimLeft(data, "\xef\xbb\xbf \t\r\n")
+	return bytes.HasPrefix(data, pemBegin) || bytes.Contains(data, []byte("\n"+string(pemBegin)))
 }

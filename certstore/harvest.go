@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unique"
 
 	"wssgate/files"
 )
@@ -56,10 +57,11 @@ func (t *tree) job(job func() error, then func()) (whole func() (struct{}, error
 func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, changed bool) {
 	n := 0
 	changed, t.pruned = t.pruned, false
+	t.ring = nil
 	for _, f := range t.folders {
-		if f.dirty || f.hasKept() { // a kept certificate may have expired meanwhile
+		if f.dirty || f.asked || f.hasKept() { // a kept certificate may have expired meanwhile
 			before, idle := f.out, len(f.idle)
-			t.verify = f.pair(t.root, now, t.verify)
+			t.verify = f.pair(t, now, t.verify)
 			t.idleness = t.idleness || idle+len(f.idle) > 0
 			changed = changed || f.dirty || !sameSet(before, f.out)
 			f.dirty = false
@@ -72,15 +74,44 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 	all = make([]*certificate, 0, n)
 	for _, f := range t.folders {
 		all = append(all, f.out...)
-		faults = append(faults, f.faults...)
+	}
+	var served map[publicID]bool // see keysWithCertificate; nil: not needed so far
+	for _, f := range t.folders {
+		for _, fault := range f.faults {
+			if fault.lonely != (publicID{}) && served == nil {
+				served = t.keysWithCertificate(all)
+			}
+			if fault.lonely == (publicID{}) || !served[fault.lonely] { // its certificate may be in another folder
+				faults = append(faults, fault)
+			}
+		}
 		if f.err != nil {
-			faults = append(faults, fault{f.path, fmt.Errorf("folder %q: %w", f.path, plainError(f.err)), len(f.out) > 0})
+			faults = append(faults, fault{path: f.path, err: fmt.Errorf("folder %q: %w", f.path, plainError(f.err)), kept: len(f.out) > 0})
 		}
 	}
 	if t.full {
-		faults = append(faults, fault{t.root, fmt.Errorf("folder %q: contains more than %d folders, and the rest is not read; is it the right one?", t.root, t.limit), false})
+		faults = append(faults, fault{path: t.root, err: fmt.Errorf("folder %q: contains more than %d folders, and the rest is not read; is it the right one?", t.root, t.limit)})
 	}
 	return all, faults, changed
+}
+
+// keysWithCertificate returns the keys that a certificate has: one of all, or one of a CA
+// in any folder.
+func (t *tree) keysWithCertificate(all []*certificate) map[publicID]bool {
+	keys := make(map[publicID]bool, len(all))
+	for _, c := range all {
+		keys[c.id] = true
+	}
+	for _, f := range t.folders {
+		for i := range f.files {
+			for _, part := range f.files[i].parts {
+				if i, ok := part.(unique.Handle[issuer]); ok {
+					keys[i.Value().key] = true
+				}
+			}
+		}
+	}
+	return keys
 }
 
 // sameSet reports whether two lists have the same certificates, in any order.

@@ -54,9 +54,12 @@ type ignored struct {
 
 // pass notes an entry of the folder that is not used.
 func (f *folder) pass(p passed) {
-	stray := p.why == "" && !isKnownForeign(p.name)
+	stray := p.why == "" && !isKnownForeign(p.name) || p.why == whyNotPEM || p.why == whyMany || p.why == whyLarge
 	if len(f.foreign) >= maxIgnoredFolder || stray && f.stray >= maxStray {
 		f.more++
+		return
+	}
+	if slices.ContainsFunc(f.foreign, func(have passed) bool { return have.name == p.name }) {
 		return
 	}
 	if stray {
@@ -121,6 +124,8 @@ func extensionWhy(path string) (why, hint string) {
 		return "PKCS #7, not PEM", convert(path, "pkcs7 -print_certs")
 	case ".jks", ".keystore":
 		return "a Java keystore", "export it with keytool -importkeystore and -deststoretype PKCS12, and that with openssl pkcs12"
+	case ".sctl":
+		return "signed certificate timestamps, which are not used", ""
 	case ".csr", ".req":
 		return whyRequest, ""
 	case ".json", ".conf", ".txt", ".md", ".log":
@@ -138,6 +143,9 @@ const (
 	whyDeep      = "too deep: folders more than 8 levels below the directory are not read"
 	whyHidden    = "hidden folders are not read"
 	whyCertbot   = "a folder of certbot; its certificates are read in live"
+	whyNotPEM    = "no extension, and not PEM"
+	whyLarge     = "no extension, and larger than 128 KiB"
+	whyMany      = "no extension; 1,024 others without one in this folder, or 65,536 in all, are not PEM, so it is not opened"
 	whyLost      = "a folder of the file system"
 )
 

@@ -195,8 +195,8 @@ func TestIgnoredIsBounded(t *testing.T) {
 	tree := newTree(string(d), nil)
 	for i := range 30 {
 		g := &folder{path: fmt.Sprintf("%s/%02d", d, i)}
-		for range 100 {
-			g.pass(passed{"x", whyHidden, ""})
+		for j := range 100 {
+			g.pass(passed{fmt.Sprint(j), whyHidden, ""})
 		}
 		tree.folders[g.path] = g
 	}

@@ -220,6 +220,102 @@ func TestLayouts(t *testing.T) {
 			d.link(t, "..data/vhost1", "vhost1")
 			return "vhost1/tls.crt", "vhost1/tls.key"
 		},
+		"HAProxy's bundle": func(d dir) (string, string) {
+			d.put(t, "example1.com.pem.ecdsa", leaf, chain, p.KeyPEM())
+			d.put(t, "example1.com.pem.issuer", chain)
+			d.put(t, "example1.com.pem.sctl", []byte("x"))
+			return "example1.com.pem.ecdsa", "example1.com.pem.ecdsa"
+		},
+		"HAProxy's with the key and the issuer beside it": func(d dir) (string, string) {
+			d.put(t, "example1.com.pem", leaf)
+			d.put(t, "example1.com.pem.key", p.KeyPEM())
+			d.put(t, "example1.com.pem.issuer", chain)
+			return "example1.com.pem", "example1.com.pem.key"
+		},
+		"acme.sh": func(d dir) (string, string) {
+			d.put(t, "account.conf", []byte("x"))
+			d.put(t, "ca/acme-v02.api.letsencrypt.org/directory/account.key", expired.KeyPEM())
+			d.put(t, "ca/acme-v02.api.letsencrypt.org/directory/account.json", []byte("{}"))
+			d.put(t, "ca/acme-v02.api.letsencrypt.org/directory/ca.conf", []byte("x"))
+			d.put(t, "dnsapi/dns_x.sh", []byte("#!/usr/bin/env sh\n"))
+			d.put(t, "example1.com_ecc/ca.cer", chain)
+			d.put(t, "example1.com_ecc/example1.com.cer", leaf)
+			d.put(t, "example1.com_ecc/example1.com.conf", []byte("x"))
+			d.put(t, "example1.com_ecc/example1.com.csr", block1("CERTIFICATE REQUEST", request(t, p)))
+			d.put(t, "example1.com_ecc/example1.com.csr.conf", []byte("x"))
+			d.put(t, "example1.com_ecc/example1.com.key", p.KeyPEMClassic())
+			d.put(t, "example1.com_ecc/fullchain.cer", leaf, chain)
+			return "example1.com_ecc/example1.com.cer", "example1.com_ecc/example1.com.key"
+		},
+		"Caddy": func(d dir) (string, string) {
+			const ca = "acme-v02.api.letsencrypt.org-directory"
+			d.put(t, "acme/"+ca+"/users/a@b.example/a.json", []byte("{}"))
+			d.put(t, "acme/"+ca+"/users/a@b.example/a.key", expired.KeyPEMClassic())
+			d.put(t, "certificates/"+ca+"/example1.com/example1.com.crt", leaf, chain)
+			d.put(t, "certificates/"+ca+"/example1.com/example1.com.json", []byte("{}"))
+			d.put(t, "certificates/"+ca+"/example1.com/example1.com.key", p.KeyPEMClassic())
+			d.put(t, "instance.uuid", []byte("x"))
+			d.put(t, "last_clean.json", []byte("{}"))
+			d.put(t, "locks/issue_cert_example1.com.lock", []byte("{}"))
+			d.put(t, "ocsp/example1.com-1234abcd", []byte{0x30, 3, 10, 1, 0})
+			d.put(t, "pki/authorities/local/intermediate.crt", minica.CertPEM(root.Intermediate("Caddy").Cert))
+			d.put(t, "pki/authorities/local/root.crt", root.RootPEM())
+			d.put(t, "pki/authorities/local/root.key", (&minica.Pair{Key: root.Key}).KeyPEMClassic())
+			return "certificates/" + ca + "/example1.com/example1.com.crt", "certificates/" + ca + "/example1.com/example1.com.key"
+		},
+		"Plesk": func(d dir) (string, string) {
+			d.put(t, "scf8o0f5undfqvj1wFzw8e", p.KeyPEM(), leaf)
+			d.put(t, "scfqdiDyQ", chain)
+			d.put(t, "cert-aB3dE9", block1("CERTIFICATE REQUEST", request(t, p)))
+			return "scf8o0f5undfqvj1wFzw8e", "scf8o0f5undfqvj1wFzw8e"
+		},
+		"cPanel's domains": func(d dir) (string, string) {
+			d.put(t, ".pending_delete/example9.com", nil)
+			d.put(t, "example1.com/certificates", leaf, chain)
+			d.put(t, "example1.com/combined", p.KeyPEMClassic(), leaf, chain)
+			return "example1.com/combined", "example1.com/combined"
+		},
+		"cPanel's accounts": func(d dir) (string, string) {
+			d.put(t, "certs/example1_com_aa_bb_1.crt", leaf, chain)
+			d.put(t, "certs/example1_com_aa_bb_1.crt.cache", []byte("x"))
+			d.put(t, "csrs/example1_com_aa.csr", block1("CERTIFICATE REQUEST", request(t, p)))
+			d.put(t, "keys/aa_bb.key", p.KeyPEMClassic())
+			d.put(t, "ssl.db", []byte("---\n"))
+			return "certs/example1_com_aa_bb_1.crt", "keys/aa_bb.key"
+		},
+		"easy-rsa": func(d dir) (string, string) {
+			d.put(t, "ca.crt", chain)
+			d.put(t, "private/ca.key", (&minica.Pair{Key: ca.Key}).KeyPEM())
+			d.put(t, "issued/example1.com.crt", []byte("Certificate:\n    Data:\n"), leaf, chain)
+			d.put(t, "private/example1.com.key", p.KeyPEM())
+			d.put(t, "reqs/example1.com.req", block1("CERTIFICATE REQUEST", request(t, p)))
+			d.put(t, "serial", []byte("01\n"))
+			return "issued/example1.com.crt", "private/example1.com.key"
+		},
+		"dehydrated": func(d dir) (string, string) {
+			d.put(t, "accounts/aHR0cHM6/account_key.pem", expired.KeyPEM())
+			d.put(t, "accounts/aHR0cHM6/registration_info.json", []byte("{}"))
+			d.put(t, "domains.txt", []byte("example1.com\n"))
+			for name, data := range map[string][]byte{"cert": leaf, "chain": chain, "fullchain": cat(leaf, chain), "privkey": p.KeyPEM()} {
+				d.put(t, "certs/example1.com/"+name+"-1700000000.pem", data)
+				d.link(t, name+"-1700000000.pem", "certs/example1.com/"+name+".pem")
+			}
+			d.put(t, "certs/example1.com/cert-1700000000.csr", block1("CERTIFICATE REQUEST", request(t, p)))
+			return "certs/example1.com/fullchain.pem", "certs/example1.com/privkey-1700000000.pem"
+		},
+		"acmetool": func(d dir) (string, string) {
+			d.put(t, "accounts/acme-v02.api.letsencrypt.org%2fdirectory/aaaa/privkey", expired.KeyPEM())
+			d.put(t, "certs/bbbb/cert", leaf)
+			d.put(t, "certs/bbbb/chain", chain)
+			d.put(t, "certs/bbbb/fullchain", leaf, chain)
+			d.put(t, "certs/bbbb/url", []byte("https://ca.example/1\n"))
+			d.put(t, "keys/cccc/privkey", p.KeyPEM())
+			d.link(t, "../../keys/cccc/privkey", "certs/bbbb/privkey")
+			d.put(t, "conf/target", []byte("request:\n"))
+			d.put(t, "desired/example1.com", nil)
+			d.link(t, "../certs/bbbb", "live/example1.com")
+			return "certs/bbbb/cert", "certs/bbbb/privkey"
+		},
 		"links that go round": func(d dir) (string, string) {
 			d.put(t, "a/tls.crt", leaf, chain)
 			d.put(t, "a/tls.key", p.KeyPEM())

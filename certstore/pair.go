@@ -17,6 +17,16 @@ type fault struct {
 	path string
 	err  error
 	kept bool
+
+	lonely publicID // of a private key that lacks a certificate only in its own folder
+}
+
+// A located is a private key and the file that it is in, for messages relative to the
+// folder of its leaf.
+type located struct {
+	*keyPart
+	name   string
+	leaves []*certificate
 }
 
 // pairing combines the contents of one folder's files. It covers all layouts: a leaf
@@ -24,7 +34,7 @@ type fault struct {
 // completed first from its own file, then from the other issuers in the folder.
 type pairing struct {
 	*folder
-	root    string // of the tree
+	tree    *tree
 	now     time.Time
 	before  map[string][]*certificate // see gave; nil until first used
 	changed map[string]bool           // files with leaves to judge
@@ -36,10 +46,10 @@ type pairing struct {
 // pair recomputes what the folder provides. Unchanged certificates keep their identity,
 // and with it their parsed form. It verifies up to verify leaves that have no predecessor,
 // and returns how many of verify are left.
-func (f *folder) pair(root string, now time.Time, verify int) (left int) {
-	p := &pairing{folder: f, root: root, verify: verify, now: now, faults: map[string]*fault{}, changed: map[string]bool{}}
+func (f *folder) pair(t *tree, now time.Time, verify int) (left int) {
+	p := &pairing{folder: f, tree: t, verify: verify, now: now, faults: map[string]*fault{}, changed: map[string]bool{}}
 	p.out = make([]*certificate, 0, len(f.out)+1)
-	f.idle = nil
+	f.idle, f.asked = nil, false
 	var loose []*file
 	staples := false
 	for i := range f.files {
@@ -131,11 +141,6 @@ func (p *pairing) foreign(name string, part foreignPart) {
 
 // match finds the key for each leaf without one in its own file.
 func (p *pairing) match(loose []*file) {
-	type located struct {
-		*keyPart
-		name   string
-		leaves []*certificate
-	}
 	keys := make(map[publicID]*located, len(loose))
 	order := make([]*located, 0, len(loose))
 	from := issuers{}
@@ -152,6 +157,11 @@ func (p *pairing) match(loose []*file) {
 			}
 		}
 	}
+	whole := p.out[:len(p.out):len(p.out)] // those of files that have everything
+	own := map[publicID]*certificate{}
+	for _, c := range whole {
+		own[c.id] = c
+	}
 	blamed := map[string]bool{} // key files already reported as another certificate's
 	for _, file := range loose {
 		for _, part := range file.parts {
@@ -160,6 +170,20 @@ func (p *pairing) match(loose []*file) {
 				continue
 			}
 			k := keys[leaf.id]
+			c := own[leaf.id]
+			if c != nil && c.flaw == nil && c.leaf.equal(leaf.leaf) {
+				continue // such as cPanel's certificates beside combined
+			}
+			if k == nil && c != nil {
+				k = &located{keyPart: &keyPart{c.key, c.id, c.readable}, name: c.keyBase}
+			}
+			if k == nil {
+				k = p.abroad(leaf.id)
+			}
+			if k != nil && keys[leaf.id] == nil {
+				keys[leaf.id] = k
+				order = append(order, k)
+			}
 			if k == nil {
 				if !leaf.optional || p.gave(leaf.base) != nil {
 					partner, err := p.keyless(file)
@@ -179,7 +203,7 @@ func (p *pairing) match(loose []*file) {
 	}
 	for _, k := range order {
 		p.out = append(p.out, withoutCopies(k.leaves)...)
-		if k.leaves == nil && !blamed[k.name] {
+		if k.leaves == nil && !blamed[k.name] && own[k.id] == nil {
 			p.lonely(k.keyPart, k.name, from)
 		}
 	}
@@ -192,11 +216,53 @@ func (p *pairing) lonely(k *keyPart, name string, from issuers) {
 	case from.have(k.id):
 		p.idle = append(p.idle, passed{name, whyAuthority, ""})
 		return
-	case isAccountKey(name), len(p.out) == 0 && hasAccounts(p.root, p.path):
+	case isAccountKey(name), len(p.out) == 0 && hasAccounts(p.tree.root, p.path):
 		p.idle = append(p.idle, passed{name, whyAccount, ""})
 		return
 	}
 	p.fail(name, errors.New("no certificate for this private key in the folder"))
+	if p.gave(name) == nil {
+		p.faults[name].lonely = k.id
+	}
+}
+
+// abroad returns a private key from another folder of the tree, or nil.
+func (p *pairing) abroad(id publicID) *located {
+	p.asked = true
+	k, ok := p.tree.keyring()[id]
+	if !ok {
+		return nil
+	}
+	name, err := filepath.Rel(p.path, k.name)
+	if err != nil {
+		return nil
+	}
+	return &located{keyPart: k.keyPart, name: name}
+}
+
+// keyring returns the private keys of all folders that are in a file of their own, with
+// the file's path. Only leaves without a key in their folder need them: cPanel, easy-rsa
+// and Debian have folders of certificates and of keys.
+func (t *tree) keyring() map[publicID]located {
+	if t.ring != nil {
+		return t.ring
+	}
+	t.ring = map[publicID]located{}
+	for path, f := range t.folders {
+		for i := range f.files {
+			for _, part := range f.files[i].parts {
+				k, ok := part.(*keyPart)
+				if !ok {
+					continue
+				}
+				name := filepath.Join(path, f.files[i].name)
+				if have, ok := t.ring[k.id]; !ok || name < have.name {
+					t.ring[k.id] = located{keyPart: k, name: name}
+				}
+			}
+		}
+	}
+	return t.ring
 }
 
 // withoutCopies keeps one certificate of each leaf, the one with the longest chain:

@@ -29,7 +29,6 @@ type part any
 // not change any more.
 type leafPart struct {
 	*certificate
-	id       publicID
 	ownChain unique.Handle[string]    // the part of the chain in the leaf's own file
 	missing  unique.Handle[authority] // issuer of the last certificate in it, unless that is a root
 	optional bool                     // a CA's certificate, for which no key is expected
@@ -167,8 +166,8 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		k := keyOf(keys, id)
 		switch self := selfIssued(cert); {
 		case err == nil && (k >= 0 || !cert.IsCA || self):
-			leaf := &leafPart{certificate: c, id: id, missing: nobody, optional: cert.IsCA && k < 0}
-			c.leaf = r.arena.put(b.der)
+			leaf := &leafPart{certificate: c, missing: nobody, optional: cert.IsCA && k < 0}
+			c.leaf, c.id = r.arena.put(b.der), id
 			if !self {
 				leaf.missing = authorityOf(cert)
 			}

@@ -29,14 +29,25 @@ func (s stamp) sum() uint64 { return max(1, maphash.Comparable(seed, s)) }
 
 var seed = maphash.MakeSeed()
 
-// isWanted goes by the end of a name.
+// isWanted reports whether a file is read whatever it holds. It goes by the end of its
+// name: that of HAProxy's bundles has the kind of the key (NAME.pem.rsa), and what
+// HAProxy calls .issuer is one.
 func isWanted(name string) bool {
-	switch strings.ToLower(filepath.Ext(name)) {
-	case ".pem", ".crt", ".cer", ".cert", ".key", ".ocsp":
-		return !strings.HasPrefix(name, ".")
+	if strings.HasPrefix(name, ".") {
+		return false
+	}
+	switch ext := filepath.Ext(name); strings.ToLower(ext) {
+	case ".pem", ".crt", ".cer", ".cert", ".key", ".ocsp", ".issuer":
+		return true
+	case ".rsa", ".ecdsa":
+		return isWanted(strings.TrimSuffix(name, ext))
 	}
 	return false
 }
+
+// isNamedFreely reports whether a name says nothing about the file, as those of Plesk,
+// cPanel and acmetool. Such a file is read if it is PEM.
+func isNamedFreely(name string) bool { return !strings.Contains(name, ".") }
 
 // fileKind is what a message calls a file of this name.
 func fileKind(name string) string {
@@ -67,7 +78,10 @@ func (t *tree) file(f *folder, name string, last *way) {
 		t.fileElsewhere(f, name, place)
 		return
 	}
-	target := ""
+	target, free := "", t.isUnread(f, name)
+	if free && !t.mayTry(f, path) {
+		return
+	}
 	if last != nil {
 		if t.hasMoreOf(f, name, last) {
 			f.drop(name)
@@ -78,18 +92,31 @@ func (t *tree) file(f *folder, name string, last *way) {
 		switch {
 		case err == nil:
 			target = real
-			t.watch(target)
+			if !free { // it may lead anywhere
+				t.watch(target)
+			}
 		case errors.Is(err, files.ErrHangs):
 			t.settle(f, name, sight{}, err)
 			return
 		}
 	}
 	known, buf := f.known(name), t.buf
-	s, err := in(t, t.place, path, func(p *files.Place) (sight, error) { return look(p, path, known, buf), nil })
+	if free {
+		known = t.tried[path].file()
+	}
+	s, err := in(t, t.place, path, func(p *files.Place) (sight, error) { return look(p, path, known, buf, free), nil })
 	if errors.Is(err, files.ErrHangs) {
 		t.buf = new(bytes.Buffer) // the other one is the call's
 	}
 	s.target = target
+	if free {
+		if err == nil && t.isForeign(f, name, path, s) {
+			return
+		}
+		if target != "" {
+			t.watch(target)
+		}
+	}
 	t.settle(f, name, s, err)
 }
 
@@ -97,6 +124,13 @@ func (t *tree) file(f *folder, name string, last *way) {
 func (t *tree) fileElsewhere(f *folder, name string, place *files.Place) {
 	path, known := filepath.Join(f.path, name), f.known(name)
 	w := t.watcher.Load()
+	free := t.isUnread(f, name)
+	if free {
+		if !t.mayTry(f, path) {
+			return
+		}
+		known, w = t.tried[path].file(), nil
+	}
 	s, err := in(t, place, path, func(p *files.Place) (sight, error) {
 		target := ""
 		if real, err := p.EvalSymlinks(path); err == nil {
@@ -105,10 +139,13 @@ func (t *tree) fileElsewhere(f *folder, name string, place *files.Place) {
 				p.Call(target, func() error { w.Add(target); return nil })
 			}
 		}
-		s := look(p, path, known, new(bytes.Buffer))
+		s := look(p, path, known, new(bytes.Buffer), free)
 		s.target = target
 		return s, nil
 	})
+	if free && err == nil && t.isForeign(f, name, path, s) {
+		return
+	}
 	t.settle(f, name, s, err)
 }
 
@@ -156,8 +193,8 @@ type sight struct {
 }
 
 // look looks at a file of which known was read, and reads it into buf where it is not as
-// it was.
-func look(p *files.Place, path string, known file, buf *bytes.Buffer) (s sight) {
+// it was. free says that the file is named freely, and was not PEM before.
+func look(p *files.Place, path string, known file, buf *bytes.Buffer, free bool) (s sight) {
 	info, err := p.Stat(path)
 	if err != nil {
 		s.err = plainError(err)
@@ -173,6 +210,9 @@ func look(p *files.Place, path string, known file, buf *bytes.Buffer) (s sight) 
 	}
 	if !info.Mode().IsRegular() {
 		s.err = files.ErrNotRegular
+		return s
+	}
+	if free && info.Size() > maxFree {
 		return s
 	}
 	if err := p.ReadInto(buf, path, maxFile); err != nil {

@@ -30,6 +30,10 @@ func (t *tree) scan() error {
 	}
 	t.reader.issuers = map[string]unique.Handle[issuer]{}
 	t.full = false
+	before := t.tried
+	t.tried = map[string]tried{}
+	t.triedBefore = before
+	defer func() { t.triedBefore = nil }()
 	t.mapOut()
 	t.list(t.root, true)
 	t.orphaned = false // all have just been read
@@ -63,6 +67,8 @@ func (t *tree) changed(paths map[string]bool) error {
 					relist[f.path] = false
 				}
 				relist[filepath.Join(f.path, name)] = true // it may have been created again
+			case isNamedFreely(name):
+				t.entry(f, name)
 			}
 		}
 	}

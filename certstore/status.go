@@ -147,7 +147,7 @@ func (s *Store) problems(next *table, before []Problem, hasty bool) []Problem {
 	now := time.Now()
 	faults := slices.Clip(s.read.faults)
 	for _, c := range next.untimely(now) {
-		faults = append(faults, fault{c.file(), fmt.Errorf("certificate %s: %w; still served", c.quoted(), c.dateError(now)), true})
+		faults = append(faults, fault{path: c.file(), err: fmt.Errorf("certificate %s: %w; still served", c.quoted(), c.dateError(now)), kept: true})
 	}
 	old := make(map[string]Problem, len(before))
 	for _, p := range before {

@@ -26,26 +26,29 @@ const (
 // A tree is the directory as it was last read. It belongs to the job that its Place
 // runs, except for fields marked "shared", which any goroutine may use.
 type tree struct {
-	root     string                        // shared
-	place    *files.Place                  // shared
-	have     atomic.Pointer[harvest]       // shared: the result of the last job that ended
-	done     atomic.Bool                   // shared: a job has ended
-	ignored  atomic.Pointer[ignored]       // shared: of the last job; nil: nothing
-	watcher  atomic.Pointer[watch.Watcher] // shared: gets each folder before it is listed; may be nil
-	folders  map[string]*folder            // by path
-	limit    int                           // of folders
-	full     bool                          // there are more than that
-	verify   int                           // see folder.pair
-	reader   *reader
-	names    map[string]string    // see sameName
-	buf      *bytes.Buffer        // for one file at a time
-	way      way                  // of the last link that list has seen
-	wanted   []string             // reused by folder
-	seen     map[string]bool      // resolved folders of this scan: links may form a circle
-	orphaned bool                 // the target of other folders' links disappeared: read those now
-	pruned   bool                 // folders disappeared since the last collect
-	idleness bool                 // what is ignored may have changed since the last gather
-	aliases  map[string][]*folder // see at; nil when folders have changed
+	root        string                        // shared
+	place       *files.Place                  // shared
+	have        atomic.Pointer[harvest]       // shared: the result of the last job that ended
+	done        atomic.Bool                   // shared: a job has ended
+	ignored     atomic.Pointer[ignored]       // shared: of the last job; nil: nothing
+	watcher     atomic.Pointer[watch.Watcher] // shared: gets each folder before it is listed; may be nil
+	folders     map[string]*folder            // by path
+	limit       int                           // of folders
+	full        bool                          // there are more than that
+	verify      int                           // see folder.pair
+	reader      *reader
+	names       map[string]string    // see sameName
+	buf         *bytes.Buffer        // for one file at a time
+	tried       map[string]tried     // files that are named freely and not PEM, by path
+	ring        map[publicID]located // see keyring; nil: nobody has asked
+	way         way                  // of the last link that list has seen
+	wanted      []string             // reused by folder
+	seen        map[string]bool      // resolved folders of this scan: links may form a circle
+	triedBefore map[string]tried     // the same before the scan under way
+	orphaned    bool                 // the target of other folders' links disappeared: read those now
+	pruned      bool                 // folders disappeared since the last collect
+	idleness    bool                 // what is ignored may have changed since the last gather
+	aliases     map[string][]*folder // see at; nil when folders have changed
 
 	// See elsewhere.go.
 	log      *slog.Logger
@@ -76,12 +79,14 @@ type folder struct {
 	err    error          // why it could not be listed; the rest is then unchanged
 	links  bool           // some file is a link to another folder
 	dirty  bool           // out is older than files
+	asked  bool           // for a key in other folders
 	out    []*certificate // its certificates
 	faults []fault
 
 	foreign []passed // entries that are not read; see maxIgnoredFolder
 	stray   int      // of them; see maxStray
 	more    int      // further ones
+	tried   int      // files of it in tree.tried, since it was listed
 	idle    []passed // files that were read and are not used
 }
 
@@ -117,7 +122,7 @@ func (fs fileList) get(name string) *file {
 func newTree(root string, log *slog.Logger) *tree {
 	root = filepath.Clean(root)
 	t := &tree{root: root, place: files.At("certificates", root, log).CountedBy(panics.Certificates), folders: map[string]*folder{}, limit: maxFolders, verify: maxVerify,
-		reader: newReader(), names: map[string]string{}, buf: new(bytes.Buffer), log: log, others: map[string]*files.Place{}, awaited: map[*files.Place]bool{}, late: map[any]any{}, hung: map[string]time.Time{}}
+		reader: newReader(), names: map[string]string{}, tried: map[string]tried{}, buf: new(bytes.Buffer), log: log, others: map[string]*files.Place{}, awaited: map[*files.Place]bool{}, late: map[any]any{}, hung: map[string]time.Time{}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.have.Store(new(harvest))
 	return t
