@@ -42,7 +42,6 @@ var (
 		"certstore/acme_http.go net.Dialer":       "TCP, with a deadline, for the CA",
 		"memory/guard.go os.DirFS":                "the kernel's own files, /proc and /sys",
 		"memory/usage.go os.DirFS":                "the kernel's own files, /proc and /sys",
-		"certstore/mounts_linux.go os.ReadFile":   "the kernel's own files, /proc",
 		"listen/listen_linux.go os.Open":          "the kernel's own files, /proc",
 		"listen/listen.go net.Dial":               "in a job of the folder's place",
 		"listen/listen.go net.ListenUnix":         "in a job of the folder's place",

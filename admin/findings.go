@@ -57,6 +57,9 @@ func judge(st *Status, h *history) []Finding {
 			j.warn(cmp.Or(p.Hint, "fix the file or remove it; it is read again automatically or on a reload"), "%s%s", p.Err, since(p.Since))
 		}
 	}
+	if w := st.Watch; w != nil && w.Err != "" {
+		j.warn(w.Hint, "changed certificates are noticed only by looking at all files every 10 s%s: %s", since(w.Since), w.Err)
+	}
 	for _, r := range st.Rejected {
 		switch {
 		case r.Count == 1:

@@ -56,6 +56,7 @@ func TestFindings(t *testing.T) {
 		{"20 hours of 6 days left", Status{Gate: Gate{Certificates: cert(6*day, 20*time.Hour)}}, nil, "warn", "expires in 20 hours"},
 		{"expired", Status{Gate: Gate{Certificates: cert(90*day, -time.Hour)}}, nil, "error", "expired 60 minutes ago"},
 		{"not yet valid", Status{Gate: Gate{Certificates: cert(day, 2*day)}}, nil, "error", "is not valid before 2027-03-15 03:00:00"},
+		{"a watch", Status{Gate: Gate{Watch: &Watch{Err: "cannot watch \"/x\": no space left on device", Hint: "raise"}}}, nil, "warn", "noticed only by looking"},
 		{"a bad file", Status{Gate: Gate{Files: []FileProblem{{Err: "certificate \"x\": no key"}}}}, nil, "warn", "no key"},
 		{"an expired file", Status{Gate: Gate{Files: []FileProblem{{Err: "expired; still served", Kept: true}}}}, nil, "warn", "expired; still served"},
 		{"a certificate that clients reject", Status{Gate: Gate{Rejected: []Rejected{{Rule: "sha1"}, {Rule: "p521", Count: 3, First: "its key is P-521", Hint: "use P-256"}}}}, nil, "warn", "the same is true of 2 more"},

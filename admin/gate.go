@@ -24,6 +24,7 @@ type Gate struct {
 	Files        []FileProblem `json:"file_problems"`
 	Rejected     []Rejected    `json:"certificate_warnings"` // one for each rule
 	Ignored      Ignored       `json:"ignored_files"`
+	Watch        *Watch        `json:"certificate_watch"`    // nil: certificates.watch is off
 	AccessFiles  []FileProblem `json:"access_file_problems"` // of access lists
 	ACME         []ACMEName    `json:"acme"`
 	ACMEFiles    []FileProblem `json:"acme_file_problems"` // of the cache as a whole
@@ -126,6 +127,14 @@ type FileProblem struct {
 	Hint  string    `json:"hint,omitempty"` // what to do
 	Since time.Time `json:"since"`
 	Kept  bool      `json:"kept"` // the previous contents are still served
+}
+
+// Watch is how changed certificates are noticed: at once, unless there is an error, or by
+// polling.
+type Watch struct {
+	Err   string    `json:"error,omitempty"`
+	Hint  string    `json:"hint,omitempty"`
+	Since time.Time `json:"since,omitzero"`
 }
 
 // Ignored are the files and folders in the directory of certificates that are not used,

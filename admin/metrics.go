@@ -65,6 +65,7 @@ var (
 	mCertStart     = desc("certificate_not_before_timestamp_seconds", "Start of that certificate's validity, if its lifetime is short.", "name", "key_type", "source")
 	mCertMissing   = desc("certificate_missing", "Configured names without a certificate.")
 	mCertWarnings  = desc("certificate_warnings", "Certificates that some clients reject, by rule.", "rule")
+	mCertWatch     = desc("certificate_watch", "1 if changed certificates are noticed at once, 0 if only by polling.")
 	mCertProblems  = desc("certificate_file_problems", "Unusable certificate files, including those of the ACME cache.")
 	mACMEState     = desc("acme_state", "1 for the state that a name is in.", "name", "state")
 	mACMEFailures  = desc("acme_failures", "Failed orders since the last success.", "name")
@@ -220,6 +221,9 @@ func (c *collector) certificates(e emitter, st *Status) {
 	e.gauge(mCertMissing, float64(missing))
 	for _, r := range st.Rejected {
 		e.gauge(mCertWarnings, float64(r.Count), r.Rule)
+	}
+	if st.Watch != nil {
+		e.gauge(mCertWatch, bit(st.Watch.Err == ""))
 	}
 	e.gauge(mCertProblems, float64(len(st.Files)+len(st.ACMEFiles)))
 	for _, a := range st.ACME {

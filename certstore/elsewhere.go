@@ -10,6 +10,7 @@ import (
 
 	"wssgate/files"
 	"wssgate/panics"
+	"wssgate/watch"
 )
 
 // A tree may lead to other file systems, through links and mounts. Each of them has its
@@ -21,6 +22,16 @@ import (
 
 // mounted is mountPoints; tests replace it.
 var mounted = mountPoints
+
+// mountPoints are where file systems are mounted, with their types; empty where the system
+// does not tell.
+func mountPoints() map[string]string {
+	points := map[string]string{}
+	for _, m := range watch.Mounts() {
+		points[m.Point] = m.Type
+	}
+	return points
+}
 
 // localTypes are file systems on which no file hangs alone, because the kernel reads a
 // local disk or memory. A Place for each call would cost more than reading the file.
@@ -51,6 +62,48 @@ func (t *tree) mountOf(path string) string {
 		path = filepath.Dir(path)
 	}
 	return path
+}
+
+// maxGuarded bounds how many entries a path leads through.
+const maxGuarded = 64
+
+// ancestry returns the entries that the path of the root leads through, each by a path
+// without symlinks. The last one is the root itself.
+func (t *tree) ancestry() (entries []string) {
+	dir, rest := "/", t.root
+	if !filepath.IsAbs(rest) { // other paths of the tree are relative, too
+		dir = "."
+		if here, err := filepath.Abs("."); err == nil {
+			entries = t.through("/", here, nil)
+		}
+	}
+	return t.through(dir, rest, entries)
+}
+
+// through appends what a path leads through from dir on, which has no symlinks.
+func (t *tree) through(dir, path string, entries []string) []string {
+	parts := strings.Split(filepath.Clean(path), string(filepath.Separator))
+	for links := 0; len(parts) > 0 && len(entries) < maxGuarded; {
+		part := parts[0]
+		parts = parts[1:]
+		entry := filepath.Join(dir, part)
+		if part == "" || part == "." || part == ".." {
+			dir = entry
+			continue
+		}
+		entries = append(entries, entry)
+		link, err := t.place.Readlink(entry)
+		if err != nil || links >= maxLinks {
+			dir = entry
+			continue
+		}
+		links++
+		if filepath.IsAbs(link) {
+			dir = "/"
+		}
+		parts = append(strings.Split(filepath.Clean(link), string(filepath.Separator)), parts...)
+	}
+	return entries
 }
 
 // where returns the Place that a path leads to: t.place, or another. It makes no call

@@ -26,7 +26,11 @@ func (t *tree) scan() error {
 	if w := t.watcher.Load(); w != nil {
 		w.Begin()
 		defer w.End()
-		t.watch(filepath.Dir(t.root)) // the root itself may be replaced there
+		t.guarded = map[string]bool{}
+		for _, entry := range t.ancestry() { // from the top, so that none is created unseen
+			t.guarded[entry] = true
+			t.place.Call(entry, func() error { w.Guard(entry); return nil })
+		}
 	}
 	t.reader.issuers = map[string]unique.Handle[issuer]{}
 	t.full = false
@@ -47,7 +51,7 @@ func (t *tree) changed(paths map[string]bool) error {
 	relist := map[string]bool{} // by folder; true: including all below it
 	t.leads = map[string]*files.Place{}
 	for path := range paths {
-		if path == t.root || path == t.folders[t.root].real {
+		if path == t.root || path == t.folders[t.root].real || t.guarded[path] {
 			return t.scan()
 		}
 		dir, name := filepath.Split(path)

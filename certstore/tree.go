@@ -59,6 +59,7 @@ type tree struct {
 	mount    string                  // that root is in
 	points   map[string]string       // mount points, and the types of what is there
 	remote   bool                    // a file of the root may hang alone
+	guarded  map[string]bool         // see ancestry; of the last scan
 	leads    map[string]*files.Place // by path; of this scan
 	mu       sync.Mutex
 	others   map[string]*files.Place // shared, guarded by mu: by mount point

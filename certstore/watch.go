@@ -37,8 +37,12 @@ func (s *Store) newWatcher() (w *watch.Watcher) {
 			return pause
 		},
 		Failed: func(path string, err error) {
+			if err == nil {
+				s.log.Info("certificates: all folders are watched again")
+				return
+			}
 			s.log.Warn("certificates: cannot watch all folders; checking them every "+pollUnwatched.String(),
-				"file", path, "err", err, "hint", "is fs.inotify.max_user_watches or max_user_instances too low?")
+				"file", path, "err", err, "hint", watch.Hint(err))
 		},
 		Lost: func(err error) {
 			s.log.Debug("certificates: events lost; checking all files", "err", err)
@@ -46,6 +50,16 @@ func (s *Store) newWatcher() (w *watch.Watcher) {
 		Poll: pollAll, PollFailed: pollUnwatched, Share: pollShare, Recheck: grace, Quiet: s.quiet, Panics: panics.Certificates,
 	})
 	return w
+}
+
+// Watched reports whether the directory is watched, and why changes in it are noticed only
+// by polling; nil: they are noticed at once.
+func (s *Store) Watched() (on bool, trouble *watch.Trouble) {
+	_, w := s.inUse()
+	if w == nil {
+		return false, nil
+	}
+	return true, w.Trouble()
 }
 
 // look reads what may have changed, and publishes the result.

@@ -223,11 +223,6 @@ func TestWatchRealFiles(t *testing.T) {
 			if err := errors.Join(os.Rename(path, filepath.Join(string(d), "gone")), os.Rename(filepath.Join(string(d), "new"), path)); err != nil {
 				t.Fatal(err)
 			}
-			if what == "top" { // nothing tells of it before the poll, or a reload
-				if err := s.Reload(); err != nil {
-					t.Fatal(err)
-				}
-			}
 			await(what+" is replaced", serves(s, "example1.com", two))
 			root.put(t, file, one.PEM())
 			await("a change in the new "+what, serves(s, "example1.com", one))
@@ -236,6 +231,48 @@ func TestWatchRealFiles(t *testing.T) {
 			await("a change after the old "+what+" is removed", serves(s, "example1.com", two))
 			one, two = two, one
 		}
+	})
+	parallel("the folders above go and come back", func(t *testing.T, d dir) {
+		root := dir(filepath.Join(string(d), "top/above/certs"))
+		one, two := issue("example1.com"), issue("example1.com")
+		root.put(t, "x.pem", one.PEM())
+		s, await := watching(t, root)
+		top, away := filepath.Join(string(d), "top"), filepath.Join(string(d), "away")
+		if err := os.Rename(top, away); err != nil {
+			t.Fatal(err)
+		}
+		await("the folder is gone", func() bool { return len(s.Problems()) == 1 })
+		if !serves(s, "example1.com", one)() {
+			t.Error("the certificates went with the directory")
+		}
+		dir(away).put(t, "above/certs/x.pem", two.PEM())
+		if err := os.Rename(away, top); err != nil {
+			t.Fatal(err)
+		}
+		await("it is back, with another certificate", serves(s, "example1.com", two))
+		root.put(t, "x.pem", one.PEM())
+		await("a change in it", serves(s, "example1.com", one))
+		d.remove(t, "top")
+		await("the folder is removed", func() bool { return len(s.Problems()) == 1 })
+		if err := os.Mkdir(top, 0o700); err != nil { // one by one
+			t.Fatal(err)
+		}
+		root.put(t, "x.pem", two.PEM())
+		await("it is made anew", serves(s, "example1.com", two))
+	})
+	parallel("links in the path are moved", func(t *testing.T, d dir) {
+		one, two, three := issue("example1.com"), issue("example1.com"), issue("example1.com")
+		d.put(t, "v1/above/certs/x.pem", one.PEM())
+		d.put(t, "v2/above/certs/x.pem", two.PEM())
+		d.link(t, "v1", "current")
+		d.link(t, "../current/above", "etc/link")
+		s, await := watching(t, dir(filepath.Join(string(d), "etc/link/certs")))
+		d.link(t, "v2", "current")
+		await("the link in the middle", serves(s, "example1.com", two))
+		d.link(t, "../v1/above", "etc/link")
+		await("the link at the top", serves(s, "example1.com", one))
+		d.put(t, "v1/above/certs/x.pem", three.PEM())
+		await("a change where it leads", serves(s, "example1.com", three))
 	})
 	parallel("another directory", func(t *testing.T, d dir) {
 		s, await := watching(t, d)

@@ -79,12 +79,16 @@ func (w *Watch) newWatcher() (folders *watch.Watcher) {
 			return 0
 		},
 		Failed: func(path string, err error) {
+			if err == nil {
+				w.log.Debug(w.key + ": all folders are watched again")
+				return
+			}
 			if path != "" {
 				w.log.Debug(w.key+": cannot watch a folder", "file", path, "err", err)
 				return
 			}
 			w.log.Warn(w.key+": looking at the file every "+configPoll.String(), "err", err,
-				"hint", "is fs.inotify.max_user_instances too low?")
+				"hint", watch.Hint(err))
 		},
 		Poll: configPoll, Quiet: w.quiet, Panics: panics.Config,
 	})

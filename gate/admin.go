@@ -487,6 +487,15 @@ func (d *console) describe() admin.Gate {
 	}
 	out.Rejected = adminRejected(g.store.Warnings())
 	out.Ignored = adminIgnored(g.store.Ignored())
+	if on, trouble := g.store.Watched(); on {
+		out.Watch = new(admin.Watch)
+		if trouble != nil {
+			*out.Watch = admin.Watch{Err: trouble.Err.Error(), Hint: trouble.Hint, Since: trouble.Since}
+			if trouble.Path != "" {
+				out.Watch.Err = fmt.Sprintf("cannot watch %q: %v", trouble.Path, trouble.Err)
+			}
+		}
+	}
 	if p := g.acme.problem(); p != nil {
 		out.ACMEFiles = append(out.ACMEFiles, *p)
 	}

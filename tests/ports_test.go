@@ -25,7 +25,7 @@ const (
 // blames no node. It runs in a network namespace of its own.
 func TestFewSourcePorts(t *testing.T) {
 	if os.Getenv(fewPortsEnv) == "" {
-		inNamespace(t)
+		inNamespace(t, "net", fewPortsEnv)
 		return
 	}
 	if err := exec.Command(gate.Program(t, "ip", "iproute2"), "link", "set", "lo", "up").Run(); err != nil {
@@ -87,23 +87,24 @@ func TestFewSourcePorts(t *testing.T) {
 	}
 }
 
-// inNamespace runs the test that calls it once more, in a network namespace.
-func inNamespace(t *testing.T) {
-	flags := []string{"--net"}
+// inNamespace runs the test that calls it once more, in a namespace of this kind ("net",
+// "mount") and with a variable in its environment that says so.
+func inNamespace(t *testing.T, kind, env string) {
+	flags := []string{"--" + kind}
 	if os.Getuid() != 0 {
 		flags = append(flags, "--map-root-user")
 	}
 	unshare := gate.Program(t, "unshare", "util-linux")
 	if out, err := exec.Command(unshare, append(flags, "true")...).CombinedOutput(); err != nil {
-		gate.Missing(t, "no network namespace can be made: %v: %s", err, out)
+		gate.Missing(t, "no %s namespace can be made: %v: %s", kind, err, out)
 	}
 	if _, err := gate.Build(false); err != nil { // which may want the network
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), unshare, append(flags, os.Args[0], "-test.v", "-test.run=^"+t.Name()+"$")...)
-	cmd.Env = append(os.Environ(), fewPortsEnv+"=1")
+	cmd.Env = append(os.Environ(), env+"=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-		t.Errorf("in a network namespace: %v\n%s", err, out)
+		t.Errorf("in a %s namespace: %v\n%s", kind, err, out)
 	}
 }

@@ -3,9 +3,11 @@ package watch
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -187,7 +189,129 @@ func TestWatcherWithoutEnoughWatches(t *testing.T) {
 	})
 }
 
-// A folder that was created anew is watched again.
+// Where watching works again, the Watcher says so and polls as seldom as before.
+func TestWatcherRecovers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		folders := &fakeFolders{err: syscall.ENOSPC}
+		var failed []error
+		w, _, _, looks := idleWatcher(folders)
+		w.o.Failed = func(_ string, err error) { failed = append(failed, err) }
+		look := w.o.Look
+		w.o.Look = func(ctx context.Context, c Changes) time.Duration {
+			if c.All {
+				w.Begin()
+				defer w.End()
+				w.Guard("/d")
+				w.Add("/d")
+			}
+			return look(ctx, c)
+		}
+		w.o.Now = true
+		w.Start()
+		time.Sleep(2 * pollUnwatched)
+		synctest.Wait()
+		if got := w.Trouble(); got == nil || got.Path != "/" || !errors.Is(got.Err, syscall.ENOSPC) || got.Hint != "raise fs.inotify.max_user_watches" || len(failed) != 1 {
+			t.Fatalf("trouble = %+v, failed = %v", got, failed)
+		}
+		folders.mu.Lock()
+		folders.err = nil
+		folders.mu.Unlock()
+		time.Sleep(pollUnwatched)
+		synctest.Wait()
+		if got := w.Trouble(); got != nil || len(failed) != 2 || failed[1] != nil {
+			t.Errorf("trouble = %+v, failed = %v; want none, and a nil", got, failed)
+		}
+		looks.take()
+		time.Sleep(2 * pollUnwatched)
+		if got := looks.take(); len(got) > 0 {
+			t.Errorf("looks = %v within %v after that", got, 2*pollUnwatched)
+		}
+		w.Close()
+	})
+}
+
+// A watch that the system ends is made anew.
+func TestWatcherReopens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, events, _, looks := idleWatcher(&fakeFolders{})
+		look := w.o.Look
+		w.o.Look = func(ctx context.Context, c Changes) time.Duration {
+			if c.All {
+				w.Begin()
+				defer w.End()
+				w.Add("/d")
+			}
+			return look(ctx, c)
+		}
+		next, asked := make(chan fsnotify.Event), 0
+		w.open = func() (folders, <-chan fsnotify.Event, <-chan error, error) {
+			if asked++; asked < 3 {
+				return nil, nil, nil, syscall.EMFILE
+			}
+			return &fakeFolders{}, next, nil, nil
+		}
+		w.Start()
+		close(events)
+		synctest.Wait()
+		if got := w.Trouble(); got == nil || got.Err != errDead {
+			t.Fatalf("trouble = %+v; want that the watch has ended", got)
+		}
+		time.Sleep(3 * pollUnwatched)
+		synctest.Wait()
+		if got := w.Trouble(); got != nil || asked != 3 {
+			t.Fatalf("trouble = %+v after %d attempts; want none after 3", got, asked)
+		}
+		looks.take()
+		next <- fsnotify.Event{Name: "/d/a", Op: fsnotify.Write}
+		time.Sleep(Quiet)
+		if got := looks.take(); len(got) != 1 || got[0].names != 1 {
+			t.Errorf("looks = %v; want one at the change", got)
+		}
+		w.Close()
+	})
+}
+
+// In a folder that is guarded, only the guarded entry counts; one that may not be read is
+// no trouble, and it remains watched when it is no longer read.
+func TestWatcherGuards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		folders := &fakeFolders{}
+		w, events, _, looks := startWatcher(folders)
+		w.Begin()
+		w.Guard("/a/b")
+		w.Add("/a/b")
+		w.End()
+		for _, row := range []struct {
+			name  string
+			looks int
+		}{{"/a/x", 0}, {"/a/bb", 0}, {"/a/b", 2}, {"/a/b/x", 2}, {"/a", 2}} {
+			events <- fsnotify.Event{Name: row.name, Op: fsnotify.Write}
+			time.Sleep(Quiet + grace)
+			if got := looks.take(); len(got) != row.looks {
+				t.Errorf("%s: looks = %v; want %d", row.name, got, row.looks)
+			}
+		}
+		w.Add("/a")
+		w.Forget("/a")
+		if !slices.Contains(folders.watched, "/a") {
+			t.Errorf("watched = %q; want /a, which is guarded", folders.watched)
+		}
+		folders.mu.Lock()
+		folders.err = fs.ErrPermission
+		folders.mu.Unlock()
+		w.Guard("/a/b")
+		if got := w.Trouble(); got != nil {
+			t.Errorf("trouble = %+v", got)
+		}
+		w.Add("/a/b")
+		if got := w.Trouble(); got == nil || got.Hint != "let the gate's user list the folder" {
+			t.Errorf("trouble = %+v", got)
+		}
+		w.Close()
+	})
+}
+
+// A folder that was made anew is another folder and is watched again.
 func TestWatcherForgetsAFolderThatWentAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		folders := &fakeFolders{}

@@ -1,5 +1,0 @@
-//go:build !linux
-
-package certstore
-
-func mountPoints() map[string]string { return nil }
