@@ -79,7 +79,7 @@ func judge(st *Status, h *history) []Finding {
 		j.error("let the gate write to the folder, or make room; it tries again every 10 minutes", "nothing can be obtained or renewed%s: %s", since(p.Since), p.Err)
 	}
 	for _, h := range st.Hanging {
-		j.warn("check its mount; its previous contents are still served, and it is read again when it answers",
+		j.warn("check its mount; what was read of it before stays in use, and it is read again when it answers",
 			"%s: %q %s since %s", h.What, h.Path, h.does(), h.Since.UTC().Format(time.DateTime))
 	}
 	switch {

@@ -331,5 +331,5 @@ func TestFlawedGoesLast(t *testing.T) {
 	d.put(t, "b.pem", longer.PEM(), []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
 	s := d.open(t)
 	wantServed(t, s, "example1.com", good)
-	wantProblems(t, s, "served all the same")
+	wantProblems(t, s, "cannot be read") // and served by nobody; see TestServedIsSaidOfWhatIs
 }

@@ -86,7 +86,7 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 			}
 		}
 		if f.err != nil {
-			faults = append(faults, fault{path: f.path, err: fmt.Errorf("folder %q: %w", f.path, plainError(f.err)), kept: len(f.out) > 0})
+			faults = append(faults, fault{path: f.path, err: fmt.Errorf("folder %q: %w", f.path, plainError(f.err)), kept: f.out})
 		}
 	}
 	if t.full {
@@ -128,7 +128,7 @@ func sameSet(a, b []*certificate) bool {
 
 func (f *folder) hasKept() bool {
 	for _, fault := range f.faults {
-		if fault.kept {
+		if len(fault.kept) > 0 {
 			return true
 		}
 	}

@@ -16,7 +16,8 @@ import (
 type fault struct {
 	path string
 	err  error
-	kept bool
+	kept []*certificate // what the file held before; whether one is served, the table tells
+	bad  []*certificate // what it holds now, with a flaw
 
 	lonely publicID // of a private key that lacks a certificate only in its own folder
 }
@@ -425,14 +426,16 @@ func (p *pairing) keepBetter() {
 				fault = p.faults[name]
 			}
 			if fault != nil {
-				fault.kept = true
+				fault.kept = append(fault.kept, old)
 			}
 		}
-		if fault == nil || fault.kept {
+		if fault == nil || len(fault.kept) > 0 {
 			continue
 		}
-		if _, flawed := errors.AsType[*flaw](fault.err); flawed {
-			fault.err = fmt.Errorf("%w; served all the same", fault.err)
+		for _, c := range given[name] {
+			if c.flaw != nil {
+				fault.bad = append(fault.bad, c)
+			}
 		}
 	}
 }

@@ -315,3 +315,45 @@ func TestLinkToAFolderThatLeadsNowhere(t *testing.T) {
 		t.Error("the link was removed and its certificate is still served")
 	}
 }
+
+// "Served" is said only of a certificate that a client gets: not of what a bad file held
+// where another file has a better one, and not of one with a flaw.
+func TestServedIsSaidOfWhatIs(t *testing.T) {
+	day := func(n int) time.Time { return time.Now().AddDate(0, 0, n) }
+	early := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: day(10)})
+	late := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: day(20)})
+	foreign := minica.NewCA("Foreign").Intermediate("Foreign 1")
+	p := ca.Issue("example1.com")
+	flawed := cat(minica.CertPEM(p.Cert), minica.CertPEM(foreign.Cert), p.KeyPEM())
+
+	d := newDir(t)
+	d.put(t, "a.pem", early.PEM())
+	d.put(t, "b.pem", late.PEM())
+	s := d.open(t)
+	d.put(t, "a.pem", []byte("nonsense"))
+	reload(t, s)
+	wantServed(t, s, "example1.com", late)
+	if p := s.Problems(); len(p) != 1 || p[0].Kept {
+		t.Errorf("problems = %+v; want one, and nothing of it served", p)
+	}
+	d.remove(t, "b.pem")
+	reload(t, s)
+	wantServed(t, s, "example1.com", early)
+	if p := s.Problems(); len(p) != 1 || !p[0].Kept {
+		t.Errorf("problems = %+v; want one, and the old one served", p)
+	}
+
+	d = newDir(t)
+	d.put(t, "a.pem", flawed)
+	d.put(t, "b.pem", late.PEM())
+	s = d.open(t)
+	wantServed(t, s, "example1.com", late)
+	if p := s.Problems(); len(p) != 1 || strings.Contains(p[0].Err.Error(), "served") {
+		t.Errorf("problems = %+v; want one that is not said to be served", p)
+	}
+	d.remove(t, "b.pem")
+	reload(t, s)
+	if p := s.Problems(); len(p) != 1 || !strings.HasSuffix(p[0].Err.Error(), "; served all the same") {
+		t.Errorf("problems = %+v; want one that is served all the same", p)
+	}
+}

@@ -43,7 +43,7 @@ type Problem struct {
 	Err   error     // contains the file name, too
 	Hint  string    // what to do; may be empty
 	Since time.Time // first seen
-	Kept  bool      // the previous contents are still served, or the present ones in spite of the error
+	Kept  bool      // clients get what the file held before, or an expired certificate
 
 	logged bool
 }
@@ -147,22 +147,26 @@ func (s *Store) problems(next *table, before []Problem, hasty bool) []Problem {
 	now := time.Now()
 	faults := slices.Clip(s.read.faults)
 	for _, c := range next.untimely(now) {
-		faults = append(faults, fault{path: c.file(), err: fmt.Errorf("certificate %s: %w; still served", c.quoted(), c.dateError(now)), kept: true})
+		faults = append(faults, fault{path: c.file(), err: fmt.Errorf("certificate %s: %w; still served", c.quoted(), c.dateError(now)), kept: []*certificate{c}})
 	}
+	served := func(c *certificate) bool { return next.serves(c, false, now) }
 	old := make(map[string]Problem, len(before))
 	for _, p := range before {
 		old[p.Err.Error()] = p
 	}
 	out := make([]Problem, 0, len(faults))
 	for _, f := range faults {
+		if slices.ContainsFunc(f.bad, served) {
+			f.err = fmt.Errorf("%w; served all the same", f.err)
+		}
 		p, known := old[f.err.Error()]
 		if !known {
 			p = Problem{File: f.path, Err: f.err, Hint: hintOf(f.err), Since: now}
 		}
-		p.Kept = f.kept
+		p.Kept = slices.ContainsFunc(f.kept, served)
 		if !p.logged && !hasty {
 			p.logged = true
-			args := []any{"file", f.path, "old_one_served", f.kept}
+			args := []any{"file", f.path, "old_one_served", p.Kept}
 			if p.Hint != "" {
 				args = append(args, "hint", p.Hint)
 			}
