@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -141,4 +142,53 @@ func TestCertsIgnored(t *testing.T) {
 	o := operate(t, g)
 	o.want("GET", "/status", 200, `"ignored_files": {`, `"count": 11,`, `"why": "the account key of an ACME client"`)
 	o.want("GET", "/metrics", 200, "\nwssgate_certificate_file_problems 1\n") // bin.cer
+}
+
+// The hint for a file that is not PEM is a command that works: with what it makes, the
+// certificate is served.
+func TestHintsOfOpenSSL(t *testing.T) {
+	gate.Program(t, "openssl", "openssl")
+	for file, make := range map[string]string{
+		"x.p12": "pkcs12 -export -in in.pem -inkey in.pem -out certs/x.p12 -passout pass:secret",
+		"x.cer": "x509 -in in.pem -outform der -out certs/x.cer",
+		"x.pem": "x509 -in in.pem -trustout -out certs/x.pem",
+		"x.p7b": "crl2pkcs7 -nocrl -certfile in.pem -out certs/x.p7b",
+		"x.crt": "crl2pkcs7 -nocrl -certfile in.pem -outform der -out certs/x.crt",
+	} {
+		t.Run(file, func(t *testing.T) {
+			site := gate.NewSite(t)
+			site.Config(t, toUpstream("ws://127.0.0.1:9/"))
+			pair := site.CA.Issue(name)
+			site.Write(t, "in.pem", pair.PEM())
+			openssl := func(args string) {
+				t.Helper()
+				cmd := exec.Command("openssl", strings.Fields(args)...)
+				cmd.Dir = site.Dir
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Fatalf("openssl %s: %v\n%s", args, err, out)
+				}
+			}
+			if file != "x.p12" {
+				site.Write(t, "certs/x.key", pair.KeyPEM())
+			}
+			openssl(make)
+			_, out := certs(t, site)
+			_, hint, ok := strings.Cut(out, "hint: openssl ")
+			hint, _, _ = strings.Cut(hint, ", and remove")
+			if !ok || strings.Contains(hint, "\n") {
+				t.Fatalf("wssgate certs prints no hint:\n%s", out)
+			}
+			if strings.HasPrefix(hint, "pkcs12") {
+				hint += " -passin pass:secret" // which it asks for
+			}
+			openssl(hint)
+			if err := os.Remove(filepath.Join(site.Dir, "certs", file)); err != nil {
+				t.Fatal(err)
+			}
+			_, out = certs(t, site)
+			if !strings.HasPrefix(strings.Split(out, "\n")[1], name+" ") {
+				t.Errorf("after openssl %s, wssgate certs prints\n%s", hint, out)
+			}
+		})
+	}
 }

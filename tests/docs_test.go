@@ -329,6 +329,8 @@ var runBy = map[string]string{
 	"go run ./certs -layout certbot":              "TestReadmeCommands",
 	"go run ./certs -peers":                       "TestReadmeCommands",
 
+	"openssl pkcs12 -in FILE.p12 -nodes -out FILE.pem": "TestHintsOfOpenSSL",
+
 	"curl https://example1.com/.well-known/host-meta.json": "TestDiscoveryBehindNginx",
 }
 
