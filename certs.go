@@ -137,9 +137,10 @@ type certificateProblem struct {
 	Kept  bool   `json:"kept"` // what the file held before is still served, or what it holds now regardless
 }
 
-// An acmeName is a name that a certificate is to be obtained for.
+// An acmeName is a certificate that is to be obtained.
 type acmeName struct {
-	Name     string    `json:"name"`
+	Name     string    `json:"name"`               // the first of Names
+	Names    []string  `json:"names"`              // of the certificate
 	State    string    `json:"state"`              // see certstore.ACMEState
 	NotAfter time.Time `json:"not_after,omitzero"` // of its certificate; none where there is no certificate
 	NextTry  time.Time `json:"next_try,omitzero"`
@@ -160,12 +161,12 @@ func newCertificateList(inv *inventory) certificateList {
 		list.Ignored = append(list.Ignored, ignoredFile{i.File, i.Why, i.Hint})
 	}
 	for _, s := range inv.cfg.Served(inv.certificates) {
-		if len(s.Certificates) == 0 && !slices.Contains(inv.cfg.ACME.Names, s.Name) {
+		if len(s.Certificates) == 0 && !slices.Contains(inv.cfg.ACME.AllNames(), s.Name) {
 			list.Missing = append(list.Missing, s.Name)
 		}
 	}
 	for _, s := range inv.acme {
-		list.ACME = append(list.ACME, acmeName{s.Name, string(s.State), s.NotAfter, s.NextTry, s.Failures, s.Err})
+		list.ACME = append(list.ACME, acmeName{s.Name, s.Names, string(s.State), s.NotAfter, s.NextTry, s.Failures, s.Err})
 	}
 	return list
 }

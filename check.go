@@ -165,7 +165,7 @@ func (inv *inventory) warnings(served []config.ServedName) []config.Warning {
 	for _, w := range inv.rejected {
 		out = append(out, config.Warning{Text: w.Text, Hint: w.Hint})
 	}
-	if c := inv.cfg; len(c.Access.Allow) > 0 && len(c.ACME.Names) > 0 && len(c.Listen.HTTP) == 0 {
+	if c := inv.cfg; len(c.Access.Allow) > 0 && c.ACME.On() && len(c.Listen.HTTP) == 0 {
 		out = append(out, config.Warning{Text: "access.allow: excludes the CA of [acme], which may connect from any address",
 			Hint: "open listen.http on port 80, where http-01 is answered to every address outside access.deny"})
 	}
@@ -175,7 +175,7 @@ func (inv *inventory) warnings(served []config.ServedName) []config.Warning {
 	for _, s := range served {
 		switch {
 		case len(s.Certificates) > 0:
-		case slices.Contains(inv.cfg.ACME.Names, s.Name):
+		case slices.Contains(inv.cfg.ACME.AllNames(), s.Name):
 			out = append(out, config.Warning{Text: fmt.Sprintf("no certificate yet for server name %q; waiting for ACME", s.Name)})
 		default:
 			out = append(out, config.Warning{Text: fmt.Sprintf("no certificate for server name %q; its clients are refused", s.Name)})

@@ -51,7 +51,7 @@ func inventoryOf(c *config.Config) (*inventory, error) {
 	inv := &inventory{cfg: c}
 	// The cache is made by the gate, with its own rights; not by a look at it.
 	_, err = files.Do(context.Background(), config.Place, func() (fs.FileInfo, error) { return config.Place.Stat(c.ACME.Cache) })
-	if !errors.Is(err, fs.ErrNotExist) && !files.IsHang(err) && len(c.ACME.Names) > 0 {
+	if !errors.Is(err, fs.ErrNotExist) && !files.IsHang(err) && c.ACME.On() {
 		options, err := c.ACMEOptions(store, quiet)
 		if err != nil {
 			return nil, &config.Error{File: c.File, Mistakes: []config.Mistake{{Text: err.Error()}}}
@@ -64,7 +64,10 @@ func inventoryOf(c *config.Config) (*inventory, error) {
 		inv.acme = acme.Status()
 	} else {
 		for _, name := range c.ACME.Names {
-			inv.acme = append(inv.acme, certstore.ACMEStatus{Name: name, State: certstore.ACMEWaiting})
+			inv.acme = append(inv.acme, certstore.ACMEStatus{Name: name, Names: []string{name}, State: certstore.ACMEWaiting})
+		}
+		for _, names := range c.ACME.Together() {
+			inv.acme = append(inv.acme, certstore.ACMEStatus{Name: names[0], Names: names, State: certstore.ACMEWaiting})
 		}
 	}
 	if list := files.Hanging(); len(list) > 0 { // half an inventory would be a wrong one
@@ -73,7 +76,7 @@ func inventoryOf(c *config.Config) (*inventory, error) {
 	inv.certificates, inv.problems = slices.Collect(store.Certificates()), store.Problems()
 	inv.rejected = store.Warnings()
 	inv.ignored, inv.moreIgnored = store.Ignored()
-	if len(c.ACME.Names) > 0 {
+	if c.ACME.On() {
 		if err := certstore.ACMECacheProblem(context.Background(), c.ACME.Cache, c.Certificates.Directory); err != nil {
 			inv.problems = append(inv.problems, certstore.Problem{File: c.ACME.Cache, Err: err})
 		}

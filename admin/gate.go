@@ -198,9 +198,10 @@ const logHangs = 10 * time.Second
 // hangs reports whether the log's reader has stopped.
 func (l Log) hangs(now time.Time) bool { return !l.Since.IsZero() && now.Sub(l.Since) >= logHangs }
 
-// An ACMEName is a name whose certificate is obtained from a CA.
+// An ACMEName is a certificate that is obtained from a CA, called by its first name.
 type ACMEName struct {
-	Name     string    `json:"name"`
+	Name     string    `json:"name"`  // the first of Names
+	Names    []string  `json:"names"` // of the certificate
 	State    string    `json:"state"` // one of ACMEStates
 	NotAfter time.Time `json:"not_after"`
 	NextTry  time.Time `json:"next_try"`

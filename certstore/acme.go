@@ -10,8 +10,8 @@ package certstore
 // failures and their reasons, renews only names that were requested, and cannot be
 // closed. So the Manager never sees an ordinary ClientHello.
 //
-// Each name has a keeper (acme_keeper.go), one goroutine, and is in one of these
-// states:
+// Each certificate, for one name or for several, has a keeper (acme_keeper.go), one
+// goroutine, and is in one of these states:
 //
 //	state          certificate          the keeper waits for
 //	ACMEWaiting    none                 the end of the back-off
@@ -32,12 +32,14 @@ package certstore
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,12 +68,31 @@ type ACME struct {
 	folder atomic.Pointer[acmeCacheState] // nil: the cache can be used
 
 	reload sync.Mutex // one SetNames, Start or Close at a time; never taken by a handshake
-	names  atomic.Pointer[map[string]*acmeKeeper]
+	names  atomic.Pointer[acmeNames]
 	runs   bool // guarded by reload
 	closed bool // guarded by reload
 }
 
-// An ACMEState is the state of one name.
+// An acmeNames is a set of configured names. It never changes.
+type acmeNames struct {
+	lists  [][]string
+	byID   map[string]*acmeKeeper
+	byName map[string]*acmeKeeper
+}
+
+func (s *acmeNames) add(list []string, k *acmeKeeper) {
+	s.lists = append(s.lists, list)
+	s.byID[k.id] = k
+	for _, name := range list {
+		s.byName[name] = k
+	}
+}
+
+func newACMENames() *acmeNames {
+	return &acmeNames{byID: map[string]*acmeKeeper{}, byName: map[string]*acmeKeeper{}}
+}
+
+// An ACMEState is the state of one certificate.
 type ACMEState string
 
 const (
@@ -82,9 +103,10 @@ const (
 	ACMEExpired   ACMEState = "expired"   // has a certificate, outside its dates; tried again at NextTry
 )
 
-// ACMEStatus describes one name.
+// ACMEStatus describes one certificate.
 type ACMEStatus struct {
-	Name       string
+	Name       string   // the first of Names
+	Names      []string // that it is for
 	State      ACMEState
 	NotAfter   time.Time // of the installed certificate; zero: none
 	NextTry    time.Time // when the next order is due; in the past: now
@@ -105,7 +127,7 @@ const acmeOrders = 4
 // that hangs or is slow as PrepareNames does. The error contains every mistake.
 func NewACME(opts ACMEOptions) (*ACME, error) {
 	opts.setDefaults()
-	names, errs := acmeNames(opts.Names)
+	_, errs := acmeLists(opts.Names, opts.Together)
 	errs = append(errs, opts.check()...)
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -132,8 +154,8 @@ func NewACME(opts ACMEOptions) (*ACME, error) {
 		Cache:      a.answers,
 		HostPolicy: a.allow,
 	}
-	a.names.Store(new(map[string]*acmeKeeper))
-	if err := a.SetNames(names); err != nil {
+	a.names.Store(newACMENames())
+	if err := a.SetNames(opts.Names, opts.Together...); err != nil {
 		a.Close()
 		return nil, err
 	}
@@ -152,7 +174,7 @@ func (a *ACME) Start() {
 	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.watchCache) })
 	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.ca.tellContact) })
 	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.ca.watchRenewals) })
-	for _, k := range *a.names.Load() {
+	for _, k := range a.names.Load().byID {
 		a.wg.Go(func() {
 			defer k.cancel()
 			panics.Keep(k.ctx.Done(), panics.ACME, k.keep)
@@ -179,26 +201,27 @@ func (a *ACME) Close() {
 // has no effect before Commit. Call Commit or Abandon once.
 type ACMENames struct {
 	a     *ACME
-	names []string
-	fresh map[string]*acmeKeeper
+	lists [][]string
+	fresh map[string]*acmeKeeper // by id
 }
 
-// PrepareNames looks up new names in the cache. It waits for that for at most
-// files.Patience in all; certificates that are read later are installed then. If a name
-// is refused, the error says why.
-func (a *ACME) PrepareNames(names []string) (*ACMENames, error) {
-	normal, errs := acmeNames(names)
+// PrepareNames looks up new names in the cache, as in ACMEOptions. It waits for that for
+// at most files.Patience in all; certificates that are read later are installed then. If
+// a name is refused, the error says why.
+func (a *ACME) PrepareNames(names []string, together ...[]string) (*ACMENames, error) {
+	lists, errs := acmeLists(names, together)
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	n := &ACMENames{a, normal, map[string]*acmeKeeper{}}
+	n := &ACMENames{a, lists, map[string]*acmeKeeper{}}
+	others := sync.OnceValue(func() []*tls.Certificate { return a.cache.certificates(a.ctx) })
 	a.reload.Lock()
-	old := *a.names.Load()
-	for _, name := range normal {
-		if old[name] == nil && !a.closed {
-			k := newACMEKeeper(a, name)
-			n.fresh[name] = k
-			a.wg.Go(func() { panics.Catch(panics.ACME, k.lookFirst) })
+	old := a.names.Load()
+	for _, list := range lists {
+		if id := acmeID(list); old.byID[id] == nil && !a.closed {
+			k := newACMEKeeper(a, list)
+			n.fresh[id] = k
+			a.wg.Go(func() { panics.Catch(panics.ACME, func() { k.lookFirst(others) }) })
 		}
 	}
 	a.reload.Unlock()
@@ -210,8 +233,8 @@ func (a *ACME) PrepareNames(names []string) (*ACMENames, error) {
 func (n *ACMENames) await() {
 	began, late := time.Now(), time.NewTimer(files.Patience)
 	defer late.Stop()
-	for _, name := range n.names {
-		k := n.fresh[name]
+	for _, list := range n.lists {
+		k := n.fresh[acmeID(list)]
 		if k == nil {
 			continue
 		}
@@ -225,7 +248,7 @@ func (n *ACMENames) await() {
 					<-k.first
 				}
 			})
-			n.a.cache.place.GoneOnWithout(n.a.cache.path(name), began, looked)
+			n.a.cache.place.GoneOnWithout(n.a.cache.path(k.name), began, looked)
 			return
 		}
 	}
@@ -238,9 +261,9 @@ func (n *ACMENames) Abandon() {
 	}
 }
 
-// Commit replaces the configured names, and does not block. For a new name it installs
-// what the cache has. It removes a name that is no longer configured and abandons its
-// order; its files stay in the cache. Other names are not affected.
+// Commit replaces the configured names, and does not block. For a new name, or another
+// list of names, it installs what the cache has. It removes what is no longer configured
+// and abandons its order; its files stay in the cache. Others are not affected.
 func (n *ACMENames) Commit() {
 	a := n.a
 	a.reload.Lock()
@@ -248,27 +271,27 @@ func (n *ACMENames) Commit() {
 	if a.closed {
 		return
 	}
-	old, now := *a.names.Load(), map[string]*acmeKeeper{}
-	for _, name := range n.names {
-		k := old[name]
+	old, now := a.names.Load(), newACMENames()
+	for _, list := range n.lists {
+		k := old.byID[acmeID(list)]
 		if k == nil {
-			k = n.fresh[name]
+			k = n.fresh[acmeID(list)]
 		}
 		if k != nil { // otherwise it has been removed since
-			now[name] = k
+			now.add(list, k)
 		}
 	}
-	a.names.Store(&now)
-	for name, k := range n.fresh {
-		if now[name] == k {
+	a.names.Store(now)
+	for id, k := range n.fresh {
+		if now.byID[id] == k {
 			k.show()
 		}
 	}
 	// Not earlier: challenges are answered only for configured names, and the CA may
 	// come at once.
 	if a.runs {
-		for name, k := range n.fresh {
-			if now[name] == k {
+		for id, k := range n.fresh {
+			if now.byID[id] == k {
 				a.wg.Go(func() {
 					defer k.cancel()
 					panics.Keep(k.ctx.Done(), panics.ACME, k.keep)
@@ -276,41 +299,45 @@ func (n *ACMENames) Commit() {
 			}
 		}
 	}
-	for name, k := range old {
-		if now[name] == nil {
+	for id, k := range old.byID { // last, so that no name is without a certificate meanwhile
+		if now.byID[id] == nil {
 			k.retire()
 		}
 	}
 }
 
 // SetNames is PrepareNames and Commit.
-func (a *ACME) SetNames(names []string) error {
-	n, err := a.PrepareNames(names)
+func (a *ACME) SetNames(names []string, together ...[]string) error {
+	n, err := a.PrepareNames(names, together...)
 	if err == nil {
 		n.Commit()
 	}
 	return err
 }
 
-// Status returns the state of each configured name, ordered by name. It never waits for
-// an order.
+// Status returns the state of each certificate, ordered by name. It never waits for an
+// order.
 func (a *ACME) Status() []ACMEStatus {
-	names := *a.names.Load()
+	names := a.names.Load().byID
 	out := make([]ACMEStatus, 0, len(names))
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		out = append(out, names[name].status())
+	for _, id := range slices.Sorted(maps.Keys(names)) {
+		out = append(out, names[id].status())
 	}
 	return out
 }
 
-// keeper returns the keeper of a name in any form, nil if it is not configured.
-func (a *ACME) keeper(name string) *acmeKeeper {
+// keeper returns the keeper of a name in any form, and the normal form; nil if it is not
+// configured.
+func (a *ACME) keeper(name string) (*acmeKeeper, string) {
 	normal, err := normalName(name)
 	if err != nil {
-		return nil
+		return nil, ""
 	}
-	return (*a.names.Load())[normal]
+	return a.names.Load().byName[normal], normal
 }
+
+// acmeID identifies a certificate by its names.
+func acmeID(names []string) string { return strings.Join(names, " ") }
 
 // acmeOwner identifies this process, also for people.
 func acmeOwner() string {
@@ -318,11 +345,11 @@ func acmeOwner() string {
 	if err != nil {
 		host = "unknown"
 	}
-	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), acmeID())
+	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), acmeRandom())
 }
 
-// acmeID returns 64 random bits in hex.
-func acmeID() string {
+// acmeRandom returns 64 random bits in hex.
+func acmeRandom() string {
 	b := make([]byte, 8)
 	rand.Read(b) // never fails
 	return hex.EncodeToString(b)

@@ -28,16 +28,16 @@ func (a *ACME) ChallengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certificat
 	if len(hello.SupportedProtos) != 1 || hello.SupportedProtos[0] != acme.ALPNProto {
 		return nil, nil
 	}
-	k := a.keeper(hello.ServerName)
+	k, name := a.keeper(hello.ServerName)
 	if k == nil {
 		return nil, nil
 	}
 	h := *hello
-	h.ServerName = k.name
+	h.ServerName = name
 	// For such a hello the Manager only looks for NAME+token in its cache.
 	cert, err := a.manager.GetCertificate(&h)
 	if err != nil {
-		a.opts.Log.Debug("acme: no answer to tls-alpn-01", "server_name", k.name, "err", err)
+		a.opts.Log.Debug("acme: no answer to tls-alpn-01", "server_name", name, "err", err)
 		return nil, nil
 	}
 	return cert, nil
@@ -57,7 +57,7 @@ func (a *ACME) allow(_ context.Context, host string) error {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	if a.keeper(host) == nil {
+	if k, _ := a.keeper(host); k == nil {
 		return fmt.Errorf("acme: host %q is not configured", host)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"time"
 	"unique"
@@ -11,8 +12,8 @@ import (
 
 // acmeWorse returns why next must not replace held, or nil if it may. Of two valid
 // certificates neither is worse: a shorter lifetime may be another profile or CA, and
-// an older one may be what the operator wants.
-func acmeWorse(next, held *tls.Certificate, now time.Time) error {
+// an older one may be what the operator wants. names are those that are wanted.
+func acmeWorse(next, held *tls.Certificate, now time.Time, names ...string) error {
 	if held == nil || next.Leaf.Equal(held.Leaf) {
 		return nil
 	}
@@ -23,9 +24,19 @@ func acmeWorse(next, held *tls.Certificate, now time.Time) error {
 		case now.Before(leaf.NotBefore):
 			return fmt.Errorf("is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
 		}
+		for _, name := range names {
+			if held.Leaf.VerifyHostname(name) == nil && next.Leaf.VerifyHostname(name) != nil {
+				return acmeLacks(name)
+			}
+		}
 	}
 	return acmeChainWorse(next, held, now)
 }
+
+// An acmeLacks is a name that a certificate is to have and has not.
+type acmeLacks string
+
+func (l acmeLacks) Error() string { return fmt.Sprintf("lacks the name %q", string(l)) }
 
 // acmeChainWorse returns the flaw of next's chain if held is valid and has none, or
 // nil.
@@ -76,12 +87,14 @@ func (k *acmeKeeper) adopt(cert *tls.Certificate) (worse error) {
 	k.mu.Lock()
 	held := k.cert
 	k.mu.Unlock()
-	if worse = acmeWorse(cert, held, k.a.opts.wall()); worse == nil {
+	if worse = acmeWorse(cert, held, k.a.opts.wall(), k.names...); worse == nil {
 		k.pending = nil
 		k.install(cert)
 		return nil
 	}
-	k.pending = cert
+	if _, lacks := errors.AsType[acmeLacks](worse); !lacks { // time does not mend that
+		k.pending = cert
+	}
 	return worse
 }
 

@@ -19,6 +19,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -66,12 +67,14 @@ type acmeTestKey struct {
 
 type acmeTestOrder struct {
 	id       int
-	name     string
+	names    []string
 	profile  string
 	replaces string
 	status   string
-	authz    string // status
+	authz    string       // status, of all
+	proved   map[int]bool // by index of names
 	tokens   map[string]string
+	bad      int    // index of the name that failed
 	failed   string // challenge
 	problem  *acmeTestProblem
 	cert     []byte
@@ -195,7 +198,7 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var id int
+	var id, index int
 	var kind, challenge string
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	kind = parts[0]
@@ -207,7 +210,10 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 		}
 	}
 	if len(parts) > 2 {
-		challenge = parts[2]
+		fmt.Sscan(parts[2], &index)
+	}
+	if len(parts) > 3 {
+		challenge = parts[3]
 	}
 	if c.deactivated[key.print] {
 		refuseWith(w, &acmeTestProblem{Type: "unauthorized", Detail: "Account has been deactivated", Status: 401})
@@ -246,7 +252,10 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 			refuseWith(w, c.replacing)
 			return
 		}
-		o := &acmeTestOrder{id: len(c.orders) + 1, name: req.Identifiers[0].Value, profile: req.Profile, replaces: req.Replaces, status: "pending", authz: "pending", tokens: map[string]string{}}
+		o := &acmeTestOrder{id: len(c.orders) + 1, profile: req.Profile, replaces: req.Replaces, status: "pending", authz: "pending", tokens: map[string]string{}, proved: map[int]bool{}}
+		for _, i := range req.Identifiers {
+			o.names = append(o.names, i.Value)
+		}
 		for _, typ := range c.offers {
 			o.tokens[typ] = rand.Text()
 		}
@@ -260,10 +269,10 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 		if bytes.Contains(payload, []byte("deactivated")) && o.authz == "pending" {
 			o.authz = "deactivated"
 		}
-		answer(w, 200, c.authz(o))
+		answer(w, 200, c.authz(o, index))
 	case "challenge":
 		o := c.orders[id-1]
-		c.validate(o, challenge, o.tokens[challenge]+"."+key.print)
+		c.validate(o, index, challenge, o.tokens[challenge]+"."+key.print)
 		answer(w, 200, map[string]any{"type": challenge, "url": r.URL.String(), "token": o.tokens[challenge], "status": "processing"})
 	case "finalize":
 		c.finalize(w, c.orders[id-1], payload)
@@ -334,10 +343,15 @@ func (c *acmeTestCA) newAccount(w *httptest.ResponseRecorder, key *acmeTestKey, 
 }
 
 func (c *acmeTestCA) order(o *acmeTestOrder) map[string]any {
+	var ids []any
+	var authzs []string
+	for i, name := range o.names {
+		ids = append(ids, map[string]string{"type": "dns", "value": name})
+		authzs = append(authzs, fmt.Sprintf("%s/authz/%d/%d", acmeTestURL, o.id, len(o.names)-1-i)) // in another order
+	}
 	m := map[string]any{
-		"status": o.status, "identifiers": []any{map[string]string{"type": "dns", "value": o.name}},
-		"authorizations": []string{fmt.Sprintf("%s/authz/%d", acmeTestURL, o.id)},
-		"finalize":       fmt.Sprintf("%s/finalize/%d", acmeTestURL, o.id),
+		"status": o.status, "identifiers": ids, "authorizations": authzs,
+		"finalize": fmt.Sprintf("%s/finalize/%d", acmeTestURL, o.id),
 	}
 	if o.cert != nil {
 		m["certificate"] = fmt.Sprintf("%s/cert/%d", acmeTestURL, o.id)
@@ -345,28 +359,36 @@ func (c *acmeTestCA) order(o *acmeTestOrder) map[string]any {
 	return m
 }
 
-func (c *acmeTestCA) authz(o *acmeTestOrder) map[string]any {
+func (c *acmeTestCA) authz(o *acmeTestOrder, index int) map[string]any {
 	var challenges []any
 	for _, typ := range c.offers {
-		ch := map[string]any{"type": typ, "url": fmt.Sprintf("%s/challenge/%d/%s", acmeTestURL, o.id, typ), "token": o.tokens[typ], "status": "pending"}
+		ch := map[string]any{"type": typ, "url": fmt.Sprintf("%s/challenge/%d/%d/%s", acmeTestURL, o.id, index, typ), "token": o.tokens[typ], "status": "pending"}
 		if typ == o.failed {
 			ch["status"], ch["error"] = "invalid", o.problem
 		}
 		challenges = append(challenges, ch)
 	}
-	return map[string]any{"status": o.authz, "identifier": map[string]string{"type": "dns", "value": o.name}, "challenges": challenges}
+	status := o.authz
+	switch {
+	case o.proved[index]:
+		status = "valid"
+	case status == "invalid" && index != o.bad:
+		status = "pending"
+	}
+	return map[string]any{"status": status, "identifier": map[string]string{"type": "dns", "value": o.names[index]}, "challenges": challenges}
 }
 
 // validate asks the gates, as a CA does, for the answer to a challenge.
-func (c *acmeTestCA) validate(o *acmeTestOrder, challenge, want string) {
+func (c *acmeTestCA) validate(o *acmeTestOrder, index int, challenge, want string) {
+	name := o.names[index]
 	var problem *acmeTestProblem
 	if c.invalid != nil {
-		problem = c.invalid(o.name, challenge)
+		problem = c.invalid(name, challenge)
 	}
 	if problem == nil {
 		problem = &acmeTestProblem{Type: "unauthorized", Detail: "nobody answers", Status: 403}
 		for _, g := range c.gates {
-			if err := g.prove(o.name, challenge, o.tokens[challenge], want); err == nil {
+			if err := g.prove(name, challenge, o.tokens[challenge], want); err == nil {
 				problem = nil
 			} else if problem != nil {
 				problem.Detail = err.Error()
@@ -374,18 +396,20 @@ func (c *acmeTestCA) validate(o *acmeTestOrder, challenge, want string) {
 		}
 	}
 	if problem == nil {
-		o.status, o.authz = "ready", "valid"
+		if o.proved[index] = true; len(o.proved) == len(o.names) {
+			o.status, o.authz = "ready", "valid"
+		}
 		return
 	}
 	problem.Type = "urn:ietf:params:acme:error:" + strings.TrimPrefix(problem.Type, "urn:ietf:params:acme:error:")
-	o.status, o.authz, o.failed, o.problem = "invalid", "invalid", challenge, problem
+	o.status, o.authz, o.bad, o.failed, o.problem = "invalid", "invalid", index, challenge, problem
 }
 
 func (c *acmeTestCA) finalize(w *httptest.ResponseRecorder, o *acmeTestOrder, payload []byte) {
 	var req struct{ CSR string }
 	json.Unmarshal(payload, &req)
 	csr, err := x509.ParseCertificateRequest(decode64(req.CSR))
-	if err != nil || csr.CheckSignature() != nil || len(csr.DNSNames) != 1 || csr.DNSNames[0] != o.name || len(csr.Subject.CommonName) > 64 || o.status != "ready" {
+	if err != nil || csr.CheckSignature() != nil || !slices.Equal(csr.DNSNames, o.names) || len(csr.Subject.CommonName) > 64 || o.status != "ready" {
 		refuseWith(w, &acmeTestProblem{Type: "badCSR", Detail: fmt.Sprintf("order %q, CSR %v: %v", o.status, csr, err), Status: 400})
 		return
 	}

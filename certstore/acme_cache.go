@@ -29,7 +29,7 @@ import (
 //
 //	acme_account+key    the account's private key
 //	acme_account+key+state, +deactivated, +next: acmeTold; the key of an account that is no more; one that the account may have by now
-//	NAME                private key, certificate, chain; PEM
+//	NAME                private key, certificate, chain; PEM; NAME is the first of several names
 //	NAME+token          certificate that answers a tls-alpn-01 challenge
 //	TOKEN+http-01       answer to an http-01 challenge
 //	NAME+rsa            unused
@@ -222,6 +222,18 @@ func acmeEncodeKey(key crypto.PrivateKey) ([]byte, error) {
 // acmeDecode undoes acmeEncode, for keys of any type. It checks the name and the key,
 // but not the dates.
 func acmeDecode(name string, data []byte) (*tls.Certificate, error) {
+	cert, err := acmeDecodeAny(data)
+	if err == nil {
+		err = cert.Leaf.VerifyHostname(name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return cert, nil
+}
+
+// acmeDecodeAny is acmeDecode for a certificate of any name.
+func acmeDecodeAny(data []byte) (*tls.Certificate, error) {
 	cert, err := tls.X509KeyPair(data, data)
 	if err != nil {
 		return nil, err
@@ -230,9 +242,6 @@ func acmeDecode(name string, data []byte) (*tls.Certificate, error) {
 		if cert.Leaf, err = x509.ParseCertificate(cert.Certificate[0]); err != nil {
 			return nil, err
 		}
-	}
-	if err := cert.Leaf.VerifyHostname(name); err != nil {
-		return nil, err
 	}
 	return &cert, nil
 }
@@ -275,7 +284,7 @@ func acmeNewLeafKey(kind string) (crypto.Signer, error) {
 }
 
 // acmeCheckIssued tells whether what the CA sent is what we asked for.
-func acmeCheckIssued(name string, key crypto.Signer, chain [][]byte, now time.Time) (*tls.Certificate, error) {
+func acmeCheckIssued(names []string, key crypto.Signer, chain [][]byte, now time.Time) (*tls.Certificate, error) {
 	leaf, err := x509.ParseCertificate(chain[0])
 	if err != nil {
 		return nil, fmt.Errorf("issued certificate: %w", err)
@@ -283,8 +292,10 @@ func acmeCheckIssued(name string, key crypto.Signer, chain [][]byte, now time.Ti
 	if pub, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(key.Public()) {
 		return nil, errors.New("issued certificate: is for another key")
 	}
-	if err := leaf.VerifyHostname(name); err != nil {
-		return nil, fmt.Errorf("issued certificate: %w", err)
+	for _, name := range names {
+		if err := leaf.VerifyHostname(name); err != nil {
+			return nil, fmt.Errorf("issued certificate: %w", err)
+		}
 	}
 	if now.After(leaf.NotAfter) {
 		return nil, fmt.Errorf("issued certificate: expired %s; is the clock right?", leaf.NotAfter.Format(time.RFC3339))

@@ -39,7 +39,7 @@ var acmeReasons = map[string]acme.CRLReasonCode{
 
 // ask returns the keeper of a name for which an operator asks something.
 func (a *ACME) ask(name string) (*acmeKeeper, error) {
-	if k := a.keeper(name); k != nil {
+	if k, _ := a.keeper(name); k != nil {
 		return k, nil
 	}
 	return nil, fmt.Errorf("%q %w", name, ErrACMEUnknown)

@@ -11,7 +11,7 @@ import (
 // An acmeFailure is an order that gave no certificate: what went wrong in each
 // attempt, on one line. errors.Is and errors.As see all of them.
 type acmeFailure struct {
-	name   string
+	names  []string
 	causes []error
 }
 
@@ -20,14 +20,35 @@ func (f acmeFailure) Error() string {
 	for i, err := range f.causes {
 		causes[i] = err.Error()
 	}
-	return fmt.Sprintf("acme: order for %q: %s", f.name, strings.Join(causes, "; "))
+	return fmt.Sprintf("acme: order for %s: %s", acmeListed(f.names), strings.Join(causes, "; "))
 }
 
 func (f acmeFailure) Unwrap() []error { return f.causes }
 
+// acmeListed is how a message calls a certificate.
+func acmeListed(names []string) string {
+	if len(names) == 1 {
+		return fmt.Sprintf("%q", names[0])
+	}
+	return fmt.Sprintf("%q and %d more", names[0], len(names)-1)
+}
+
+// acmeCauses are what went wrong with some of several names.
+type acmeCauses []error
+
+func (c acmeCauses) Error() string {
+	words := make([]string, len(c))
+	for i, err := range c {
+		words[i] = acmeWords(err)
+	}
+	return strings.Join(words, ", ")
+}
+
+func (c acmeCauses) Unwrap() []error { return c }
+
 // An acmeCause is what went wrong in one attempt, in the CA's own words.
 type acmeCause struct {
-	doing string // type of challenge, or "account"
+	doing string // type of challenge, "account", or one of several names
 	err   error
 }
 
@@ -41,6 +62,10 @@ func acmeWords(err error) string {
 	var authz *acme.AuthorizationError
 	var order *acme.OrderError
 	var problem *acme.Error
+	switch err.(type) {
+	case acmeCause, acmeCauses: // have done it already
+		return err.Error()
+	}
 	switch {
 	case errors.As(err, &authz) && len(authz.Errors) > 0:
 		words := make([]string, len(authz.Errors))

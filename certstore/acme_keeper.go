@@ -11,12 +11,14 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// An acmeKeeper maintains the certificate of one name: it reads the cache periodically,
+// An acmeKeeper maintains one certificate, of one name or of several: it reads the cache periodically,
 // and orders when the certificate there is due. Fields without a lock belong to
 // lookFirst, and then to keep.
 type acmeKeeper struct {
 	a      *ACME
-	name   string
+	id     string
+	name   string // the first of names; the file of the certificate is called so
+	names  []string
 	ctx    context.Context // ends when the name is no longer configured, or with Close
 	cancel context.CancelFunc
 	first  chan struct{} // closed when the cache has been read for the first time
@@ -35,7 +37,8 @@ type acmeKeeper struct {
 	mu      sync.Mutex // guards what follows; never held across disk or network
 	hidden  bool       // until Commit: nothing is installed
 	retired bool
-	cert    *tls.Certificate // installed; nil: none
+	cert    *tls.Certificate   // installed; nil: none
+	others  []*tls.Certificate // of the cache, installed for names that cert lacks
 	record  acmeRecord
 	trouble string // problem with the cache; empty: none
 	next    time.Time
@@ -55,6 +58,8 @@ const (
 	acmeRestored acmeReason = "older in the cache" // than the one in use, which is put back
 	acmeWanted   acmeReason = "wanted"             // by an operator
 
+	acmeOtherNames acmeReason = "for other names"
+
 	// The least time from an order to the renewal of its certificate: a third of the
 	// rest of its life, within these bounds. It matters if a new certificate is due at
 	// once, because the CA is odd or our clock is ahead: continuous orders would hit
@@ -67,17 +72,19 @@ const (
 	acmeEarlyADay = 3
 )
 
-func newACMEKeeper(a *ACME, name string) *acmeKeeper {
-	k := &acmeKeeper{a: a, name: name, recorded: true, hidden: true, first: make(chan struct{}), wake: make(chan struct{}, 1)}
+func newACMEKeeper(a *ACME, names []string) *acmeKeeper {
+	k := &acmeKeeper{a: a, id: acmeID(names), name: names[0], names: names, recorded: true, hidden: true, first: make(chan struct{}), wake: make(chan struct{}, 1)}
 	k.ctx, k.cancel = context.WithCancel(a.ctx)
 	return k
 }
 
-// lookFirst reads the cache for the first time, until the keeper's context ends.
-func (k *acmeKeeper) lookFirst() {
+// lookFirst reads the cache for the first time, until the keeper's context ends. others
+// returns all certificates there.
+func (k *acmeKeeper) lookFirst(others func() []*tls.Certificate) {
 	defer close(k.first)
 	k.look()
 	k.due()
+	k.standIn(others)
 }
 
 // show installs the current certificate and enables later ones.
@@ -85,9 +92,13 @@ func (k *acmeKeeper) show() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.hidden = false
-	if k.cert != nil && !k.retired {
-		k.a.opts.Install(k.name, k.cert)
+	if k.retired {
+		return
 	}
+	if k.cert != nil {
+		k.a.opts.Install(k.id, k.cert)
+	}
+	k.showOthers()
 }
 
 // keep is the keeper's goroutine.
@@ -152,7 +163,7 @@ func (k *acmeKeeper) turn() time.Duration {
 		return k.a.opts.Poll
 	}
 	k.now(ACMEOrdering, "")
-	issued, err := k.a.ca.order(lease.ctx, k.name, k.did(), k.replaces())
+	issued, err := k.a.ca.order(lease.ctx, k.names, k.did(), k.replaces())
 	k.now("", "")
 	switch {
 	case err == nil:
@@ -198,7 +209,10 @@ func (k *acmeKeeper) look() bool {
 	}
 	if sum := sha256.Sum256(data); sum != k.file {
 		k.file = sum
-		cert, err := acmeDecode(k.name, data)
+		cert, err := acmeDecodeAny(data)
+		if err == nil && len(k.lacking(cert)) == len(k.names) {
+			err = cert.Leaf.VerifyHostname(k.name)
+		}
 		if err != nil {
 			k.anew = acmeBad
 			k.a.opts.Log.Warn("acme: bad certificate in the cache; ordering a new one",
@@ -210,6 +224,8 @@ func (k *acmeKeeper) look() bool {
 			// Only once: during a rollout, gates with the old and the new configuration
 			// must not order alternately.
 			k.anew = acmeOtherCA
+		} else if k.forOthers(cert) {
+			k.anew = acmeOtherNames
 		}
 		if worse := k.adopt(cert); worse != nil {
 			k.mu.Lock()
@@ -325,7 +341,10 @@ func (k *acmeKeeper) install(cert *tls.Certificate) {
 	}
 	k.cert = cert
 	if !k.hidden {
-		k.a.opts.Install(k.name, cert)
+		k.a.opts.Install(k.id, cert)
+	}
+	if len(k.lacking(cert)) == 0 {
+		k.dropOthers()
 	}
 }
 
@@ -335,7 +354,8 @@ func (k *acmeKeeper) retire() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.retired = true
-	k.a.opts.Remove(k.name)
+	k.a.opts.Remove(k.id)
+	k.dropOthers()
 }
 
 // now sets what Status shows of an order in progress.
@@ -352,6 +372,7 @@ func (k *acmeKeeper) status() ACMEStatus {
 	defer k.mu.Unlock()
 	s := ACMEStatus{
 		Name:       k.name,
+		Names:      k.names,
 		State:      k.doing,
 		NextTry:    k.next,
 		Failures:   k.record.Failures,

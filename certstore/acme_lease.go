@@ -80,7 +80,7 @@ type acmeLease struct {
 // acquire tries to take the lease called key. If another gate has it, acquire returns
 // nil, nil, and seen describes it. It waits only if it takes over from a dead owner.
 func (c acmeCache) acquire(ctx context.Context, key, owner string, seen *acmeSighting) (*acmeLease, error) {
-	l := &acmeLease{cache: c, key: key, file: acmeLeaseFile{ID: acmeID(), Owner: owner}, ended: make(chan struct{})}
+	l := &acmeLease{cache: c, key: key, file: acmeLeaseFile{ID: acmeRandom(), Owner: owner}, ended: make(chan struct{})}
 	created, err := l.create(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("acme: lease: %w", err)

@@ -77,7 +77,7 @@ func TestACMENoAnswer(t *testing.T) {
 					})
 				})
 				defer g.Close()
-				_, err := g.ca.order(t.Context(), "chat.example.org", "", "")
+				_, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
 				for _, want := range tt.want {
 					if text := errorText(err); !strings.Contains(text, want) || printable(text) != text {
 						t.Errorf("err = %s; want %s", text, want)
@@ -96,8 +96,8 @@ func (acmeTorn) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 // A CA that never comes to an end with a validation, or with an order, is said to.
 func TestACMENeverDone(t *testing.T) {
 	for path, want := range map[string]string{
-		"/authz/1": `the CA's validation of the name at "https://ca.test/authz/1": not done when the 5m0s for the order were over; it looks like an outage of the CA`,
-		"/order/1": `the order at "https://ca.test/order/1": not done when the 5m0s for the order were over`,
+		"/authz/1/0": `the CA's validation of the name at "https://ca.test/authz/1/0": not done when the 5m0s for the order were over; it looks like an outage of the CA`,
+		"/order/1":   `the order at "https://ca.test/order/1": not done when the 5m0s for the order were over`,
 	} {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
@@ -117,7 +117,7 @@ func TestACMENeverDone(t *testing.T) {
 			})
 			defer g.Close()
 			began := time.Now()
-			_, err := g.ca.order(t.Context(), "chat.example.org", "", "")
+			_, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
 			if !strings.Contains(errorText(err), want) || time.Since(began) < acmeOrderTimeout {
 				t.Errorf("after %v err = %v; want %s", time.Since(began), err, want)
 			}

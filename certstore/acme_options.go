@@ -18,10 +18,11 @@ import (
 type ACMEOptions struct {
 	ACMECA
 
-	Names        []string // server names; wildcards, addresses and single labels are rejected
-	Cache        string   // folder, may be shared with other gates; created with mode 0700
-	Certificates string   // the Store's directory, which the cache must be apart from; may be empty
-	KeyType      string   // of certificates: "ecdsa" (P-256) or "rsa" (2048 bits); empty: ecdsa
+	Names        []string   // server names, a certificate for each; wildcards, addresses and single labels are rejected
+	Together     [][]string // server names with one certificate for all of a list; none of Names
+	Cache        string     // folder, may be shared with other gates; created with mode 0700
+	Certificates string     // the Store's directory, which the cache must be apart from; may be empty
+	KeyType      string     // of certificates: "ecdsa" (P-256) or "rsa" (2048 bits); empty: ecdsa
 
 	// TLSALPN and HTTP01 say how the CA can reach a gate: on port 443 with the listener
 	// that calls ChallengeCertificate, or on port 80 with HTTPHandler. An order tries
@@ -30,12 +31,13 @@ type ACMEOptions struct {
 	HTTP01  bool
 
 	// Install gets each certificate before it is served, even an expired one: the Store
-	// decides whether one from the directory is better. Remove gets each name that is
-	// no longer configured. Calls for one name never overlap, and Install is not called
-	// after Remove. Neither may call back into the ACME, or block. They must not change
-	// the certificate. Remove may be nil.
-	Install func(name string, cert *tls.Certificate)
-	Remove  func(name string)
+	// decides whether one from the directory is better. id is its name, or says which of
+	// Together it is for: another one with the same id replaces it. Remove gets the id of
+	// what is no longer to be served. Calls for one id never overlap. Neither may call
+	// back into the ACME, or block. They must not change the certificate. Remove may be
+	// nil.
+	Install func(id string, cert *tls.Certificate)
+	Remove  func(id string)
 
 	Poll time.Duration // how often the cache is read again; 0: 30 s
 	Log  *slog.Logger  // nil: no log
@@ -79,17 +81,38 @@ func (o *ACMEOptions) check() (errs []error) {
 	return errs
 }
 
-// acmeNames returns the distinct normal forms, and errors for invalid names.
-func acmeNames(names []string) (normal []string, errs []error) {
+// acmeLists returns the names of each certificate in normal form, and errors for invalid
+// names and for names of two certificates. One of names may be there twice.
+func acmeLists(names []string, together [][]string) (lists [][]string, errs []error) {
+	seen := map[string]bool{}
 	for _, name := range names {
 		n, err := acmeName(name)
 		if err != nil {
 			errs = append(errs, err)
-		} else if !slices.Contains(normal, n) {
-			normal = append(normal, n)
+		} else if !seen[n] {
+			seen[n] = true
+			lists = append(lists, []string{n})
 		}
 	}
-	return normal, errs
+	for _, names := range together {
+		var list []string
+		for _, name := range names {
+			n, err := acmeName(name)
+			switch {
+			case err != nil:
+				errs = append(errs, err)
+			case seen[n]:
+				errs = append(errs, fmt.Errorf("acme: name %q: is listed twice", name))
+			default:
+				seen[n] = true
+				list = append(list, n)
+			}
+		}
+		if len(list) > 0 {
+			lists = append(lists, list)
+		}
+	}
+	return lists, errs
 }
 
 // acmeName returns a name's normal form, or why no CA issues a certificate for it with

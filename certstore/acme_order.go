@@ -25,7 +25,7 @@ type acmeIssued struct {
 	challenge string // the type that succeeded
 }
 
-// order obtains a certificate for name with a new key. It tries the available
+// order obtains a certificate for names with a new key. It tries the available
 // challenges in turn, each with its own order, because a failed challenge invalidates
 // its order. It starts with the type that succeeded last: if port 443 is not ours, each
 // failure of tls-alpn-01 would count towards the CA's limits. The error has the cause
@@ -33,23 +33,23 @@ type acmeIssued struct {
 //
 // replaces is the acmeCertID of the certificate that it renews, or "".
 //
-// The caller holds the lease of name.
-func (c *acmeCA) order(ctx context.Context, name, did, replaces string) (*acmeIssued, error) {
+// The caller holds the lease of the first name.
+func (c *acmeCA) order(ctx context.Context, names []string, did, replaces string) (*acmeIssued, error) {
 	client, err := c.client(ctx)
 	if err != nil {
-		return nil, acmeFailure{name, []error{err}}
+		return nil, acmeFailure{names, []error{err}}
 	}
 	var causes []error
 	for _, challenge := range c.challenges(did) {
-		issued, err := c.attempt(ctx, client, name, challenge, replaces)
+		issued, err := c.attempt(ctx, client, names, challenge, replaces)
 		// The CA's database was lost, somebody ended the account, or its key is another
 		// one since the attempt began.
 		if acmeNoAccount(err) || acmeDeactivated(err) || err != nil && !c.hasKey(ctx, client) {
 			c.forget(client)
 			if client, err = c.client(ctx); err != nil {
-				return nil, acmeFailure{name, append(causes, err)}
+				return nil, acmeFailure{names, append(causes, err)}
 			}
-			issued, err = c.attempt(ctx, client, name, challenge, replaces)
+			issued, err = c.attempt(ctx, client, names, challenge, replaces)
 		}
 		if err == nil {
 			return issued, nil
@@ -62,7 +62,7 @@ func (c *acmeCA) order(ctx context.Context, name, did, replaces string) (*acmeIs
 			break
 		}
 	}
-	return nil, acmeFailure{name, causes}
+	return nil, acmeFailure{names, causes}
 }
 
 // challenges returns the available types, did first.
@@ -83,7 +83,7 @@ func (a *ACME) challenges(did string) (types []string) {
 var errACMENotOffered = errors.New("the CA does not offer it")
 
 // attempt is one order with one type of challenge (RFC 8555, section 7.4).
-func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, name, challenge, replaces string) (*acmeIssued, error) {
+func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, names []string, challenge, replaces string) (*acmeIssued, error) {
 	ctx, cancel := context.WithTimeout(ctx, acmeOrderTimeout)
 	defer cancel()
 	with, err := c.orderOptions(ctx, client)
@@ -91,9 +91,9 @@ func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, name, challen
 		return nil, err
 	}
 	saying := c.replacing(ctx, client, replaces)
-	o, err := client.AuthorizeOrder(saying, acme.DomainIDs(name), with...)
+	o, err := client.AuthorizeOrder(saying, acme.DomainIDs(names...), with...)
 	if saying != ctx && acmeRefusesReplaces(err) {
-		o, err = client.AuthorizeOrder(ctx, acme.DomainIDs(name), with...)
+		o, err = client.AuthorizeOrder(ctx, acme.DomainIDs(names...), with...)
 	}
 	if err != nil {
 		if acmeAccountWide(err) && !acmeDeactivated(err) && c.hasKey(ctx, client) { // for others there is a remedy
@@ -105,11 +105,9 @@ func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, name, challen
 	switch o.Status {
 	case acme.StatusReady: // authorized before
 	case acme.StatusPending:
-		for _, authz := range o.AuthzURLs {
-			if err := c.prove(ctx, client, name, challenge, authz); err != nil {
-				c.relinquish(client, o.AuthzURLs)
-				return nil, err
-			}
+		if err := c.prove(ctx, client, names, challenge, o.AuthzURLs); err != nil {
+			c.relinquish(client, o.AuthzURLs)
+			return nil, err
 		}
 		at := o.URI
 		if o, err = client.WaitOrder(ctx, at); err != nil {
@@ -124,7 +122,7 @@ func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, name, challen
 		return nil, err
 	}
 	// No common name: it is limited to 64 bytes, shorter than a host name may be.
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{name}}, key)
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: names}, key)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +130,7 @@ func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, name, challen
 	if err != nil {
 		return nil, acmeStep("the certificate", o.FinalizeURL, err)
 	}
-	cert, err := acmeCheckIssued(name, key, chain, c.opts.wall())
+	cert, err := acmeCheckIssued(names, key, chain, c.opts.wall())
 	if err != nil {
 		return nil, err
 	}
@@ -169,39 +167,84 @@ func (c *acmeCA) orderOptions(ctx context.Context, client *acme.Client) ([]acme.
 	return nil, fmt.Errorf("profile %q: the CA offers %s", c.Profile, strings.Join(offered, ", "))
 }
 
-// prove shows the CA, for one authorization of an order, that the name is ours.
-func (c *acmeCA) prove(ctx context.Context, client *acme.Client, name, challenge, authz string) error {
+// prove shows the CA, for each authorization of an order, that the name is ours. It asks
+// for all validations before it waits for the first. The error has all names that failed.
+func (c *acmeCA) prove(ctx context.Context, client *acme.Client, names []string, challenge string, authzs []string) error {
+	var failed acmeCauses
+	asked := map[string]string{} // name → authorization
+	for _, authz := range authzs {
+		name, answer, err := c.respond(ctx, client, names, challenge, authz)
+		if answer != "" {
+			defer c.answers.withdraw(answer)
+		}
+		switch {
+		case err == nil && answer != "":
+			asked[name] = authz
+		case err != nil && len(names) == 1:
+			return err
+		case err != nil:
+			failed = append(failed, acmeCause{name, err})
+		}
+	}
+	for _, name := range names {
+		authz, found := asked[name]
+		if !found {
+			continue
+		}
+		_, err := client.WaitAuthorization(ctx, authz)
+		err = acmeStep("the CA's validation of the name", authz, err)
+		switch {
+		case err != nil && len(names) == 1:
+			return err
+		case err != nil:
+			failed = append(failed, acmeCause{name, err})
+		}
+	}
+	if len(failed) > 0 {
+		return failed
+	}
+	return nil
+}
+
+// respond has the CA validate one name. It returns the file of the answer, which is to be
+// withdrawn; empty: the CA needs none.
+func (c *acmeCA) respond(ctx context.Context, client *acme.Client, names []string, challenge, authz string) (name, answer string, err error) {
 	z, err := client.GetAuthorization(ctx, authz)
 	if err != nil {
-		return acmeStep("the authorization", authz, err)
+		return "an authorization", "", acmeStep("the authorization", authz, err)
+	}
+	name = names[0]
+	if len(names) > 1 {
+		name, err = normalName(z.Identifier.Value)
+		if err != nil || !slices.Contains(names, name) {
+			return "an authorization", "", fmt.Errorf("is for %.100q, which is not ordered", z.Identifier.Value)
+		}
 	}
 	if z.Status == acme.StatusValid {
-		return nil
+		return name, "", nil
 	}
 	if z.Status != acme.StatusPending {
-		return fmt.Errorf("the authorization is %q", z.Status)
+		return name, "", fmt.Errorf("the authorization is %q", z.Status)
 	}
 	i := slices.IndexFunc(z.Challenges, func(ch *acme.Challenge) bool { return ch.Type == challenge })
 	if i < 0 {
-		return errACMENotOffered
+		return name, "", errACMENotOffered
 	}
 	chal := z.Challenges[i]
 	if !acmeTokenOK(chal.Token) {
-		return fmt.Errorf("token %.40q of the CA: not base64url", chal.Token)
+		return name, "", fmt.Errorf("token %.40q of the CA: not base64url", chal.Token)
 	}
-	key, answer, err := acmeAnswer(client, name, chal)
+	key, data, err := acmeAnswer(client, name, chal)
 	if err != nil {
-		return err
+		return name, "", err
 	}
-	if err := c.answers.present(ctx, key, answer); err != nil {
+	if err := c.answers.present(ctx, key, data); err != nil {
 		c.opts.Log.Warn("acme: other gates cannot answer this challenge", "server_name", name, "err", err)
 	}
-	defer c.answers.withdraw(key)
 	if _, err := client.Accept(ctx, chal); err != nil {
-		return acmeStep("the challenge", chal.URI, err)
+		return name, key, acmeStep("the challenge", chal.URI, err)
 	}
-	_, err = client.WaitAuthorization(ctx, z.URI)
-	return acmeStep("the CA's validation of the name", z.URI, err)
+	return name, key, nil
 }
 
 // acmeAnswer returns the answer to a challenge and the name of its cache file.

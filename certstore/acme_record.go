@@ -19,22 +19,23 @@ type acmeRecord struct {
 	Issuer   string    `json:"issuer,omitempty"`   // directory URL of the CA that gave the certificate; empty: not known
 	Did      string    `json:"did,omitempty"`      // type of challenge that Issuer was convinced by
 	CA       string    `json:"ca,omitempty"`       // directory URL of the CA that refused
-	Failures int       `json:"failures,omitempty"` // in a row, at CA
+	For      string    `json:"for,omitempty"`      // names that it refused, if there are several
+	Failures int       `json:"failures,omitempty"` // in a row, at CA, of these names
 	First    time.Time `json:"first,omitzero"`     // of the first of them
 	Last     time.Time `json:"last,omitzero"`      // of the last failure
 	Next     time.Time `json:"next,omitzero"`      // not before; of no meaning without failures
 	Err      string    `json:"error,omitempty"`    // of the last failure
 }
 
-// at returns the part of the record that concerns ca: a refusal by another CA says
-// nothing about this one. mine is the previous state: if gates with two configurations
-// share a cache, each overwrites the failures of the other, and must not forget its
-// own.
-func (r acmeRecord) at(ca string, mine acmeRecord) acmeRecord {
+// at returns the part of the record that concerns ca and some names: a refusal by another
+// CA, or of another list of names, says nothing about these. mine is the previous state:
+// if gates with two configurations share a cache, each overwrites the failures of the
+// other, and must not forget its own.
+func (r acmeRecord) at(ca, names string, mine acmeRecord) acmeRecord {
 	switch {
-	case r.CA == ca:
+	case r.CA == ca && r.For == names:
 		return r
-	case r.CA == "" || mine.CA != ca:
+	case r.CA == "" || mine.CA != ca || mine.For != names:
 		return acmeRecord{Issuer: r.Issuer, Did: r.Did}
 	}
 	mine.Issuer, mine.Did = r.Issuer, r.Did
@@ -89,7 +90,7 @@ func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 	if json.Unmarshal(data, &r) != nil {
 		r = acmeRecord{}
 	}
-	return r.at(k.a.ca.Directory, mine), nil
+	return r.at(k.a.ca.Directory, k.several(), mine), nil
 }
 
 // did returns the type of challenge that succeeded last.
@@ -112,7 +113,7 @@ func (k *acmeKeeper) fail(err error) {
 		left = k.cert.Leaf.NotAfter.Sub(now)
 	}
 	k.mu.Unlock()
-	r.CA = k.a.ca.Directory
+	r.CA, r.For = k.a.ca.Directory, k.several()
 	if r.Failures == 0 {
 		r.First = now.UTC()
 	}

@@ -135,7 +135,7 @@ func (c *acmeCA) watchRenewals() {
 // askRenewals asks about all names whose time has come. It stops when the CA as a whole
 // does not answer.
 func (c *acmeCA) askRenewals(r *acmeRenewals) {
-	for _, k := range *c.names.Load() {
+	for _, k := range c.names.Load().byID {
 		if c.ctx.Err() != nil || time.Now().Before(r.until) {
 			return
 		}

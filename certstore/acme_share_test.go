@@ -412,7 +412,7 @@ func TestACMEBackInCache(t *testing.T) {
 func TestACMERecordUnwritten(t *testing.T) {
 	g := newACMETestGate(t, newACMETestCA(t), t.TempDir(), nil)
 	defer g.Close()
-	k := g.keeper("chat.example.org")
+	k, _ := g.keeper("chat.example.org")
 	path := filepath.Join(g.cache.dir, "chat.example.org+state")
 	if err := os.Mkdir(path, 0o700); err != nil { // no file can be renamed over it
 		t.Fatal(err)

@@ -346,7 +346,7 @@ func TestACMECloseEndsEverything(t *testing.T) {
 // A name that is taken away while its order is under way is not installed, even
 // where the CA has just given the certificate.
 func TestACMERemovedWhileOrdering(t *testing.T) {
-	for _, at := range []string{"/new-order", "/challenge/1/tls-alpn-01", "/cert/1"} {
+	for _, at := range []string{"/new-order", "/challenge/1/0/tls-alpn-01", "/cert/1"} {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			ca := newACMETestCA(t)

@@ -17,29 +17,28 @@ import (
 )
 
 func (a *ACME) check(ms *mistakes, p keyPath) {
-	for i, name := range a.Names {
-		normal, err := ServerName(name)
-		switch {
-		case err != nil:
-			ms.add(p.key("names"), nameHint(name, ServerName), "%q %v", name, err)
-		case strings.HasPrefix(normal, "*."):
-			ms.add(p.key("names"), "let another ACME client write it into certificates.directory",
-				"%q is a wildcard, which a CA issues for dns-01 only", name)
-		case !strings.Contains(normal, "."):
-			ms.add(p.key("names"), "", "%q has a single label; a public CA issues for full domain names only", name)
-		case !isHostName(normal):
-			ms.add(p.key("names"), "", "%q is not a host name", name)
-		case slices.Contains(a.Names[:i], normal):
-			ms.add(p.key("names"), "", "%q is listed twice", name)
+	seen := map[string]bool{}
+	checkACMENames(ms, p.key("names"), a.Names, seen)
+	for i, c := range a.Certificate {
+		first := ""
+		if len(c.Names) > 0 {
+			first = c.Names[0]
 		}
-		a.Names[i] = normal
+		names := p.key("certificate").item(i, first).key("names")
+		switch n := len(c.Names); {
+		case n == 0:
+			ms.add(names, "", "is required")
+		case n > maxACMENames:
+			ms.add(names, "make several certificates of it", "has %d names; at most %d are allowed in one certificate", n, maxACMENames)
+		}
+		checkACMENames(ms, names, c.Names, seen)
 	}
 	if a.Email != "" && strings.Count(a.Email, "@") != 1 {
 		ms.add(p.key("email"), "", "%q is not a mail address", a.Email)
 	}
 	ms.eitherBoth(p, "eab_key_id", a.EABKeyID, "eab_key_file", a.EABKeyFile)
-	if len(a.Names) == 0 {
-		return // ACME is off
+	if !a.On() {
+		return
 	}
 	if !a.AcceptTerms {
 		ms.add(p.key("accept_terms"), "read the CA's terms of service, then write accept_terms = true",
@@ -62,6 +61,47 @@ func (a *ACME) check(ms *mistakes, p keyPath) {
 	}
 }
 
+// maxACMENames is how many names Let's Encrypt allows in one certificate.
+const maxACMENames = 100
+
+// checkACMENames checks names and brings them into their normal form. seen are those of
+// other certificates.
+func checkACMENames(ms *mistakes, p keyPath, names []string, seen map[string]bool) {
+	for i, name := range names {
+		normal, err := ServerName(name)
+		switch {
+		case err != nil:
+			ms.add(p, nameHint(name, ServerName), "%q %v", name, err)
+		case strings.HasPrefix(normal, "*."):
+			ms.add(p, "let another ACME client write it into certificates.directory",
+				"%q is a wildcard, which a CA issues for dns-01 only", name)
+		case !strings.Contains(normal, "."):
+			ms.add(p, "", "%q has a single label; a public CA issues for full domain names only", name)
+		case !isHostName(normal):
+			ms.add(p, "", "%q is not a host name", name)
+		case seen[normal]:
+			ms.add(p, "", "%q is listed twice", name)
+		}
+		names[i], seen[normal] = normal, true
+	}
+}
+
+// On reports whether there is a name to obtain a certificate for.
+func (a *ACME) On() bool { return len(a.Names)+len(a.Certificate) > 0 }
+
+// Together are the names of the certificates that have several.
+func (a *ACME) Together() (lists [][]string) {
+	for _, c := range a.Certificate {
+		lists = append(lists, c.Names)
+	}
+	return lists
+}
+
+// AllNames are the names of all certificates.
+func (a *ACME) AllNames() []string {
+	return slices.Concat(append([][]string{a.Names}, a.Together()...)...)
+}
+
 // isHostName reports whether a name in normal form may be a host name: unlike other DNS
 // names it has no underscores, for example.
 func isHostName(name string) bool {
@@ -82,6 +122,7 @@ func (c *Config) ACMEOptions(store *certstore.Store, log *slog.Logger) (certstor
 			EABKeyID:    a.EABKeyID,
 		},
 		Names:        a.Names,
+		Together:     a.Together(),
 		Cache:        a.Cache,
 		Certificates: c.Certificates.Directory,
 		KeyType:      a.KeyType,

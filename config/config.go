@@ -99,12 +99,23 @@ type Certificates struct {
 	Watch bool `toml:"watch"`
 }
 
+// An ACMECertificate is one certificate from the CA.
+type ACMECertificate struct {
+	// Names are its server names, at most 100, none of which is in another certificate
+	// of ACME. Required.
+	Names []string `toml:"names"`
+}
+
 // ACME says which certificates to obtain from a CA (RFC 8555). Reload: at once; the
 // account belongs to the cache and the CA.
 type ACME struct {
-	// Names are the server names to obtain a certificate for.
-	// Default: none, which turns ACME off.
+	// Names are the server names to obtain a certificate for, one each.
+	// Default: none.
 	Names []string `toml:"names"`
+
+	// Certificate are certificates for several names each. Without Names, and without
+	// these, ACME is off. Default: none.
+	Certificate []*ACMECertificate `toml:"certificate"`
 
 	// Email is the contact of the account. Default: none.
 	Email string `toml:"email"`
@@ -464,3 +475,5 @@ func (n *Node) fromString(url string) { n.URL, n.isString = url, true }
 func (v *Vhost) setDefaults() { v.Route = "name" }
 
 func (l *Link) setDefaults() {}
+
+func (c *ACMECertificate) setDefaults() {}

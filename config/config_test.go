@@ -14,6 +14,17 @@ import (
 )
 
 // small is the smallest useful configuration.
+func manyNames(n int) string {
+	var names strings.Builder
+	for i := range n {
+		fmt.Fprintf(&names, "\"%d.example\", ", i)
+	}
+	return names.String()
+}
+
+// acmeOn turns ACME on, but for its names.
+const acmeOn = "[acme]\naccept_terms = true\n"
+
 const small = `[upstream.tigase]
 nodes = ["ws://127.0.0.1:5290/"]
 `
@@ -50,6 +61,16 @@ func TestMistakes(t *testing.T) {
 		{"ACME with an unknown key type", small + "[acme]\nkey_type = \"ed25519\"\n", `acme.key_type: "ed25519" is not "ecdsa" or "rsa"`, ""},
 		{"ACME name twice", small + "[acme]\naccept_terms = true\nnames = [\"example1.com\", \"EXAMPLE1.com\"]\n",
 			`acme.names: "EXAMPLE1.com" is listed twice`, ""},
+		{"ACME name in two certificates", small + acmeOn + "names = \"a.example\"\n[[acme.certificate]]\nnames = [\"b.example\", \"A.example.\"]\n",
+			`acme.certificate "b.example".names: "A.example." is listed twice`, ""},
+		{"ACME name twice in one", small + acmeOn + "[[acme.certificate]]\nnames = [\"b.example\", \"b.example\"]\n",
+			`acme.certificate "b.example".names: "b.example" is listed twice`, ""},
+		{"ACME certificate without names", small + acmeOn + "[[acme.certificate]]\n", `acme.certificate #1.names: is required`, ""},
+		{"ACME wildcard among names", small + acmeOn + "[[acme.certificate]]\nnames = [\"b.example\", \"*.b.example\"]\n",
+			`acme.certificate "b.example".names: "*.b.example" is a wildcard, which a CA issues for dns-01 only`, "let another ACME client write it into certificates.directory"},
+		{"ACME certificate with too many names", small + acmeOn + "[[acme.certificate]]\nnames = [" + manyNames(101) + "]\n",
+			`acme.certificate "0.example".names: has 101 names; at most 100 are allowed in one certificate`, "make several certificates of it"},
+		{"ACME certificate alone, terms", small + "[[acme.certificate]]\nnames = \"b.example\"\n", `acme.accept_terms: is false; a CA requires that you accept its terms`, "read the CA's terms of service, then write accept_terms = true"},
 		{"ACME over http", small + "[acme]\naccept_terms = true\nnames = \"example1.com\"\nca = \"http://127.0.0.1/dir\"\n",
 			`acme.ca: "http://127.0.0.1/dir": scheme "http" is not https`, ""},
 		{"half an account binding", small + "[acme]\neab_key_id = \"1\"\n",

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"os"
@@ -67,6 +68,7 @@ func uncommented(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
+	data = bytes.ReplaceAll(data, []byte("#accept_terms = false"), []byte("accept_terms = true")) // there are names, too
 	return regexp.MustCompile(`(?m)^#([a-z\[])`).ReplaceAll(data, []byte("$1"))
 }
 
@@ -128,6 +130,7 @@ var examples = []string{
 	"vhost.upstream",
 	"vhost.links.rel",
 	"vhost.links.href",
+	"acme.certificate.names",
 }
 
 // Each commented value is the default of the code, and the words above say
@@ -187,6 +190,7 @@ func newTable(t *testing.T, pattern string) reflect.Value {
 		"upstream.*.nodes": &Node{},
 		"vhost":            &Vhost{},
 		"vhost.links":      &Link{},
+		"acme.certificate": &ACMECertificate{},
 	}
 	prefixes := slices.SortedFunc(maps.Keys(several), func(a, b string) int { return len(b) - len(a) })
 	cfg := &Config{}

@@ -138,5 +138,5 @@ func (c *Config) PrepareCertificates(store *certstore.Store) (*certstore.Change,
 // needsNoDirectory reports whether an error means only that the certificate directory
 // is missing: with ACME for all names it may be absent.
 func (c *Config) needsNoDirectory(err error) bool {
-	return len(c.ACME.Names) > 0 && errors.Is(err, fs.ErrNotExist)
+	return c.ACME.On() && errors.Is(err, fs.ErrNotExist)
 }

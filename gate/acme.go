@@ -70,23 +70,26 @@ func (o *obtainer) prepare(cfg *config.Config) (*acmeChange, error) {
 	p := &acmeChange{cached: map[string]*tls.Certificate{}}
 	now := o.on.Load()
 	switch {
-	case len(cfg.ACME.Names) == 0 && now == nil:
+	case !cfg.ACME.On() && now == nil:
 		return p, nil
-	case len(cfg.ACME.Names) == 0 || !now.fits(cfg):
+	case !cfg.ACME.On() || !now.fits(cfg):
 		if now == nil {
 			break
 		}
 		var err error
-		// Names that stay keep their old certificates until there are better ones.
+		// Names that stay keep their old certificates until there are better ones. Where
+		// they are in another list now, the next client finds them in the cache.
 		p.names, err = now.acme.PrepareNames(slices.DeleteFunc(slices.Clone(now.cfg.Names), func(name string) bool {
 			return !slices.Contains(cfg.ACME.Names, name)
-		}))
-		if err != nil || len(cfg.ACME.Names) == 0 {
+		}), slices.DeleteFunc(now.cfg.Together(), func(list []string) bool {
+			return !slices.ContainsFunc(cfg.ACME.Together(), func(names []string) bool { return slices.Equal(names, list) })
+		})...)
+		if err != nil || !cfg.ACME.On() {
 			return p, err
 		}
 	default:
 		var err error
-		p.names, err = now.acme.PrepareNames(cfg.ACME.Names)
+		p.names, err = now.acme.PrepareNames(cfg.ACME.Names, cfg.ACME.Together()...)
 		return p, err
 	}
 	options, err := cfg.ACMEOptions(o.store, o.log)
@@ -131,6 +134,7 @@ func (r *acmeRun) fits(cfg *config.Config) bool {
 	}
 	old, wanted := r.cfg, cfg.ACME
 	old.Names, wanted.Names = nil, nil
+	old.Certificate, wanted.Certificate = nil, nil
 	return reflect.DeepEqual(old, wanted) && r.with == acmeFiles(cfg) && r.http == (len(cfg.Listen.HTTP) > 0)
 }
 
@@ -149,12 +153,12 @@ func (o *obtainer) abandon(p *acmeChange) {
 // for files.
 func (o *obtainer) install(p *acmeChange, cfg *config.Config) {
 	now := o.on.Load()
+	p.show() // first, so that no name is without a certificate meanwhile
 	if p.names != nil {
 		p.names.Commit()
 	}
-	if p.next != nil || len(cfg.ACME.Names) == 0 {
+	if p.next != nil || !cfg.ACME.On() {
 		p.last = now
-		p.show()
 		o.on.Store(p.next)
 		return
 	}

@@ -439,7 +439,7 @@ func (d *console) notReady() []string {
 
 // configuredNames are the names that need a certificate according to the file.
 func configuredNames(c *config.Config) []string {
-	names := slices.Clone(c.ACME.Names)
+	names := c.ACME.AllNames()
 	for _, v := range c.Vhost {
 		for _, name := range v.Names {
 			if !strings.HasPrefix(name, "*.") && !slices.Contains(names, name) {
@@ -505,7 +505,7 @@ func (d *console) describe() admin.Gate {
 		}
 	}
 	for _, s := range g.acme.status() {
-		out.ACME = append(out.ACME, admin.ACMEName{Name: s.Name, State: string(s.State), NotAfter: s.NotAfter,
+		out.ACME = append(out.ACME, admin.ACMEName{Name: s.Name, Names: s.Names, State: string(s.State), NotAfter: s.NotAfter,
 			NextTry: s.NextTry, Failures: s.Failures, Since: s.Since, Err: s.Err, Renewal: admin.ACMERenewal(s.Renewal)})
 	}
 	for _, u := range g.upstreams.Status() {

@@ -38,6 +38,14 @@ func (g *Gate) ACME(ctx context.Context, stdout io.Writer, asJSON bool) error {
 // acmePaint is the colour of a name's state.
 var acmePaint = map[string]string{"valid": good, "ordering": work, "elsewhere": work, "waiting": warn, "expired": bad}
 
+// acmeTitle is what a certificate is called in a table.
+func acmeTitle(n admin.ACMEName) string {
+	if len(n.Names) > 1 {
+		return fmt.Sprintf("%s +%d", n.Name, len(n.Names)-1)
+	}
+	return n.Name
+}
+
 func (s *screen) acme(st *admin.Status) {
 	var rows [][]cell
 	for _, n := range st.ACME {
@@ -45,7 +53,7 @@ func (s *screen) acme(st *admin.Status) {
 		if !n.NotAfter.IsZero() {
 			left = human.Short(n.NotAfter.Sub(st.Now))
 		}
-		rows = append(rows, []cell{{human.Cell(n.Name), bold}, {n.State, acmePaint[n.State]}, {left, plain}, {in(n.NextTry.Sub(st.Now)), plain}, {human.Number(int64(n.Failures)), plain}})
+		rows = append(rows, []cell{{human.Cell(acmeTitle(n)), bold}, {n.State, acmePaint[n.State]}, {left, plain}, {in(n.NextTry.Sub(st.Now)), plain}, {human.Number(int64(n.Failures)), plain}})
 	}
 	s.table([]string{"NAME", "STATE", " LEFT", " NEXT TRY", " FAILURES"}, rows)
 	for _, n := range st.ACME {

@@ -2,8 +2,10 @@ package acme
 
 import (
 	"crypto/rsa"
+	"crypto/x509"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -176,5 +178,71 @@ func TestBinaryProfile(t *testing.T) {
 	}
 	if _, ok := leaf.PublicKey.(*rsa.PublicKey); !ok {
 		t.Errorf("its key is %T; want RSA", leaf.PublicKey)
+	}
+}
+
+// Several names have one certificate. A list that changes while the program runs, and
+// while it does not, is ordered anew; its names are served at any moment, under tunnels and
+// handshakes. One name that the CA cannot validate is named.
+func TestBinaryTogether(t *testing.T) {
+	t.Parallel()
+	p, all := newPebble(t, pebbleConfig{})
+	const a, b, c, d = "a.example.org", "b.example.org", "c.example.org", "d.example.org"
+	g := newBinaryGate(t, p, all[0], a, b, c)
+	ca := g.ca
+	lists := func(names string, more ...string) {
+		g.ca = ca
+		for _, list := range more {
+			g.ca += "[[acme.certificate]]\nnames = [" + list + "]\n"
+		}
+		g.config(g.addr, "", names)
+	}
+	g.admin = gate.FreeAddr(t)
+	lists(`"`+c+`"`, `"`+a+`", "`+b+`"`)
+	g.Gate = gate.Start(t, g.site.Dir)
+	root := p.Root()
+	first, single := g.obtains(a, root), g.obtains(c, root)
+	if leaf, err := g.leaf(b, root); err != nil || !leaf.Equal(first) || !slices.Equal(first.DNSNames, []string{a, b}) {
+		t.Errorf("%s has %v, %v; want the certificate of %s", b, leaf, err, a)
+	}
+	if n := p.Orders(); n != 2 {
+		t.Errorf("%d orders; want 2", n)
+	}
+	g.says("acme status", 0, a+" +1", c)
+	lives := g.tunnel(b, root)
+
+	p.Resolve(a, "127.0.0.99") // the new list has to wait
+	p.Resolve(d, "127.0.0.99")
+	lists("", `"`+c+`", "`+d+`", "`+a+`", "`+b+`"`)
+	g.reload()
+	_, text := g.refusal(c)
+	for _, want := range []string{`order for "c.example.org" and 3 more: tls-alpn-01: `, "a.example.org: unauthorized: ", "d.example.org: unauthorized: "} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q; want %q in it", text, want)
+		}
+	}
+	for _, restarted := range []bool{false, true} {
+		if restarted {
+			g.Signal(syscall.SIGKILL) // there is a tunnel
+			g.Wait()
+			g.Gate = gate.Start(t, g.site.Dir)
+		}
+		for name, want := range map[string]*x509.Certificate{a: first, b: first, c: single} {
+			if leaf, err := g.leaf(name, root); err != nil || !leaf.Equal(want) {
+				t.Errorf("restarted %v: %s has %v, %v; want the old one", restarted, name, leaf, err)
+			}
+		}
+		if !restarted {
+			lives()
+		}
+	}
+	p.Resolve(a, g.at.IP)
+	p.Resolve(d, g.at.IP)
+	g.says("acme retry "+d, 0)
+	next := g.obtains(c, root, single)
+	for _, name := range []string{a, b, c, d} {
+		if leaf, err := g.leaf(name, root); err != nil || !leaf.Equal(next) {
+			t.Errorf("%s has %v, %v; want the new one", name, leaf, err)
+		}
 	}
 }

@@ -1,0 +1,123 @@
+package certstore
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"wssgate/files"
+)
+
+// A list of names changes: the file of its certificate then has a certificate for other
+// names, or there is none, and certificates of other lists have some of the names. They
+// are served until the new certificate comes, also after a restart: standIn finds them in
+// the cache.
+
+// several identifies the names in records, if there are several.
+func (k *acmeKeeper) several() string {
+	if len(k.names) == 1 {
+		return ""
+	}
+	return k.id
+}
+
+// lacking returns the names that a certificate lacks, which may be nil.
+func (k *acmeKeeper) lacking(cert *tls.Certificate) (names []string) {
+	for _, name := range k.names {
+		if cert == nil || cert.Leaf.VerifyHostname(name) != nil {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// forOthers reports whether another certificate is to be ordered, because the one in the
+// cache is for other names. If gates with different lists share a cache during a rollout,
+// they must not order alternately: what has the names of the certificate in use is enough,
+// and names more than configured count at a start only.
+func (k *acmeKeeper) forOthers(cert *tls.Certificate) bool {
+	k.mu.Lock()
+	held := k.cert
+	k.mu.Unlock()
+	if len(k.lacking(cert)) > 0 {
+		return len(k.lacking(held)) > 0
+	}
+	return held == nil && len(k.names) > 1 &&
+		slices.ContainsFunc(cert.Leaf.DNSNames, func(name string) bool { return !slices.Contains(k.names, name) })
+}
+
+// standIn finds certificates in the cache for the names that the keeper's own lacks.
+func (k *acmeKeeper) standIn(others func() []*tls.Certificate) {
+	k.mu.Lock()
+	lacking := k.lacking(k.cert)
+	k.mu.Unlock()
+	if len(lacking) == 0 {
+		return
+	}
+	var found []*tls.Certificate
+	all := others()
+	for _, name := range lacking {
+		var best *tls.Certificate
+		for _, cert := range all {
+			if cert.Leaf.VerifyHostname(name) == nil && acmeInDates(cert.Leaf, k.a.opts.wall()) &&
+				(best == nil || cert.Leaf.NotAfter.After(best.Leaf.NotAfter)) {
+				best = cert
+			}
+		}
+		if best != nil && !slices.Contains(found, best) {
+			found = append(found, best)
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.retired {
+		return
+	}
+	k.others = found
+	if !k.hidden { // the cache was slow
+		k.showOthers()
+	}
+}
+
+// otherID is the id of one of k.others for Install and Remove.
+func (k *acmeKeeper) otherID(i int) string { return fmt.Sprintf("%s (before, %d)", k.id, i) }
+
+// showOthers puts them into service. The caller holds k.mu.
+func (k *acmeKeeper) showOthers() {
+	for i, cert := range k.others {
+		k.a.opts.Install(k.otherID(i), cert)
+	}
+}
+
+// dropOthers takes them out of service. The caller holds k.mu.
+func (k *acmeKeeper) dropOthers() {
+	if !k.hidden {
+		for i := range k.others {
+			k.a.opts.Remove(k.otherID(i))
+		}
+	}
+	k.others = nil
+}
+
+// certificates returns all certificates in the folder, as far as they can be read.
+func (c acmeCache) certificates(ctx context.Context) (all []*tls.Certificate) {
+	entries, err := files.Do(ctx, c.place, func() ([]fs.DirEntry, error) { return c.place.ReadDir(c.dir) })
+	if err != nil {
+		return nil // the keepers report that
+	}
+	for _, e := range entries {
+		if e.IsDir() || !acmeIsName(e.Name()) {
+			continue
+		}
+		data, err := c.read(ctx, e.Name())
+		if err != nil {
+			continue
+		}
+		if cert, err := acmeDecodeAny(data); err == nil {
+			all = append(all, cert)
+		}
+	}
+	return all
+}
