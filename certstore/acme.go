@@ -57,8 +57,8 @@ type ACME struct {
 	cache   acmeCache
 	answers *acmeAnswers
 	manager *autocert.Manager // only answers challenges
-	ca      *acmeCA
-	owner   string // names this process in leases and in Status
+	cas     []*acmeCA         // in the order in which they are asked
+	owner   string            // names this process in leases and in Status
 	orders  chan struct{}
 
 	ctx    context.Context // ends with Close
@@ -115,6 +115,8 @@ type ACMEStatus struct {
 	Err        string    // why the latest order failed, in the CA's words; empty: it did not
 	LeaseOwner string    // gate that is ordering; empty: none
 
+	CA string // directory URL of the CA that the installed certificate is from; empty: not known
+
 	Renewal ACMERenewal // what the CA says of the installed certificate
 }
 
@@ -148,7 +150,7 @@ func NewACME(opts ACMEOptions) (*ACME, error) {
 		ctx:     ctx,
 		cancel:  cancel,
 	}
-	a.ca = newACMECA(a, opts.ACMECA)
+	a.cas = newACMECAs(a)
 	a.manager = &autocert.Manager{
 		Prompt:     func(string) bool { return false }, // it never registers
 		Cache:      a.answers,
@@ -172,8 +174,10 @@ func (a *ACME) Start() {
 	}
 	a.runs = true
 	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.watchCache) })
-	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.ca.tellContact) })
-	a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, a.ca.watchRenewals) })
+	for _, c := range a.cas {
+		a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, c.tellContact) })
+		a.wg.Go(func() { panics.Keep(a.ctx.Done(), panics.ACME, c.watchRenewals) })
+	}
 	for _, k := range a.names.Load().byID {
 		a.wg.Go(func() {
 			defer k.cancel()
@@ -194,7 +198,9 @@ func (a *ACME) Close() {
 	a.closed = true
 	a.cancel()
 	a.wg.Wait()
-	a.ca.http.CloseIdleConnections()
+	for _, c := range a.cas {
+		c.http.CloseIdleConnections()
+	}
 }
 
 // ACMENames is a set of names whose new members have been looked up in the cache. It

@@ -148,7 +148,7 @@ func (c *acmeCA) register(ctx context.Context) (*acme.Client, error) {
 		return nil, acmeStep("the account", c.Directory, err)
 	}
 	if data, err := json.Marshal(told); err == nil {
-		c.cache.note(ctx, acmeAccountFile+acmeStateSuffix, append(data, '\n')) // after an error the CA is told again
+		c.cache.note(ctx, c.keyFile+acmeStateSuffix, append(data, '\n')) // after an error the CA is told again
 	}
 	return client, nil
 }
@@ -172,7 +172,7 @@ type acmeTold struct {
 
 // told reads what was last sent to the CA; the zero value if that is not known.
 func (c *acmeCA) told(ctx context.Context) (t acmeTold) {
-	if data, err := c.cache.read(ctx, acmeAccountFile+acmeStateSuffix); err != nil || json.Unmarshal(data, &t) != nil {
+	if data, err := c.cache.read(ctx, c.keyFile+acmeStateSuffix); err != nil || json.Unmarshal(data, &t) != nil {
 		return acmeTold{}
 	}
 	return t
@@ -198,8 +198,8 @@ func (c *acmeCA) tellContact() {
 	}
 }
 
-// acmeAccountOld keeps the key of an account that the CA has deactivated.
-const acmeAccountOld = acmeAccountFile + "+deactivated"
+// acmeOldSuffix marks the key of an account that the CA has deactivated.
+const acmeOldSuffix = "+deactivated"
 
 // replaceAccount moves the key of a deactivated account away, so that a new account is
 // registered. It does so once in the life of this ACME: if the CA deactivates the new
@@ -208,18 +208,18 @@ func (c *acmeCA) replaceAccount(ctx context.Context, cause error) error {
 	if c.replaced.Swap(true) {
 		return cause
 	}
-	lease, err := c.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, c.owner, &c.accountSeen)
+	lease, err := c.cache.acquire(ctx, c.keyFile+acmeLeaseSuffix, c.owner, &c.accountSeen)
 	if err != nil || lease == nil {
 		return errors.Join(cause, err)
 	}
 	defer lease.release()
-	for _, file := range []string{acmeAccountFile, acmeAccountFileLegacy} {
+	for _, file := range c.keyFiles() {
 		data, err := c.cache.read(ctx, file)
 		if err == autocert.ErrCacheMiss {
 			continue
 		}
 		if err == nil {
-			err = c.cache.put(ctx, acmeAccountOld, data)
+			err = c.cache.put(ctx, c.keyFile+acmeOldSuffix, data)
 		}
 		if err == nil {
 			err = c.cache.remove(ctx, file)
@@ -227,7 +227,7 @@ func (c *acmeCA) replaceAccount(ctx context.Context, cause error) error {
 		if err != nil {
 			return errors.Join(cause, err)
 		}
-		c.opts.Log.Warn("acme: the CA has deactivated the account; registering a new one", "file", c.cache.path(acmeAccountOld), "err", acmeWords(cause))
+		c.opts.Log.Warn("acme: the CA has deactivated the account; registering a new one", "file", c.cache.path(c.keyFile+acmeOldSuffix), "err", acmeWords(cause))
 		return nil
 	}
 	return nil
@@ -242,7 +242,7 @@ func (c *acmeCA) accountKey(ctx context.Context) (crypto.Signer, error) {
 		if err != autocert.ErrCacheMiss {
 			return key, err
 		}
-		lease, err := c.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, c.owner, &c.accountSeen)
+		lease, err := c.cache.acquire(ctx, c.keyFile+acmeLeaseSuffix, c.owner, &c.accountSeen)
 		if err != nil {
 			return nil, err
 		}
@@ -269,7 +269,7 @@ func (c *acmeCA) sightAccountLease(ctx context.Context) {
 	default:
 		return
 	}
-	if f, err := c.cache.lease(ctx, acmeAccountFile+acmeLeaseSuffix); err == nil {
+	if f, err := c.cache.lease(ctx, c.keyFile+acmeLeaseSuffix); err == nil {
 		c.accountSeen.dead(f)
 	}
 }
@@ -288,12 +288,12 @@ func (c *acmeCA) makeAccountKey(ctx context.Context) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key, c.cache.put(ctx, acmeAccountFile, file)
+	return key, c.cache.put(ctx, c.keyFile, file)
 }
 
 // savedAccountKey returns autocert.ErrCacheMiss, unwrapped, if there is none.
 func (c *acmeCA) savedAccountKey(ctx context.Context) (crypto.Signer, error) {
-	for _, file := range []string{acmeAccountFile, acmeAccountFileLegacy} {
+	for _, file := range c.keyFiles() {
 		data, err := c.cache.read(ctx, file)
 		if err == autocert.ErrCacheMiss {
 			continue

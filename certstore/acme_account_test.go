@@ -173,7 +173,7 @@ func TestACMEAccountDeactivated(t *testing.T) {
 			if s := g.one(t); ca.ordered() != 2 || s.Failures != 0 || len(ca.accounts) != 2 {
 				t.Errorf("restart %v: %d orders, %d accounts, status %+v; want two each, valid", restart, ca.ordered(), len(ca.accounts), s)
 			}
-			if kept, _ := os.ReadFile(filepath.Join(dir, acmeAccountOld)); string(kept) != string(old) || len(old) == 0 {
+			if kept, _ := os.ReadFile(filepath.Join(dir, acmeAccountFile+acmeOldSuffix)); string(kept) != string(old) || len(old) == 0 {
 				t.Errorf("restart %v: the old key was not kept", restart)
 			}
 		})

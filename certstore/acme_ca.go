@@ -1,12 +1,19 @@
 package certstore
 
 import (
+	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/acme"
 )
 
 // An ACMECA says which CA to ask, and with which account.
@@ -38,7 +45,8 @@ func (c *ACMECA) check() (errs []error) {
 type acmeCA struct {
 	*ACME
 	ACMECA
-	http *http.Client
+	http    *http.Client
+	keyFile string // of the account
 
 	account     chan acmeAccount // capacity 1; taken while it is registered
 	accountSeen acmeSighting     // of the lease of the account's key; belongs to the goroutine that took account
@@ -48,8 +56,167 @@ type acmeCA struct {
 	replaced atomic.Bool // a deactivated account was, see replaceAccount
 }
 
-func newACMECA(a *ACME, which ACMECA) *acmeCA {
-	c := &acmeCA{ACME: a, ACMECA: which, http: acmeHTTPClient(which.Roots, a.opts.transport), account: make(chan acmeAccount, 1)}
+// newACMECAs returns the CAs of the options, in the order in which they are asked. Each has
+// a key of its own: a rollover at one does not concern the others.
+func newACMECAs(a *ACME) (cas []*acmeCA) {
+	for i, which := range append([]ACMECA{a.opts.ACMECA}, a.opts.Fallback...) {
+		file := acmeAccountFile
+		if i > 0 {
+			sum := sha256.Sum256([]byte(which.Directory))
+			file += "+ca-" + hex.EncodeToString(sum[:4])
+		}
+		cas = append(cas, newACMECA(a, which, file))
+	}
+	return cas
+}
+
+func newACMECA(a *ACME, which ACMECA, keyFile string) *acmeCA {
+	c := &acmeCA{ACME: a, ACMECA: which, keyFile: keyFile, http: acmeHTTPClient(which.Roots, a.opts.transport), account: make(chan acmeAccount, 1)}
 	c.account <- acmeAccount{}
 	return c
+}
+
+// keyFiles are the files where the account's key may be, the one to write first.
+func (c *acmeCA) keyFiles() []string {
+	if c.keyFile == acmeAccountFile {
+		return []string{acmeAccountFile, acmeAccountFileLegacy}
+	}
+	return []string{c.keyFile}
+}
+
+// host is what messages call the CA if there are several.
+func (c *acmeCA) host() string {
+	u, err := url.Parse(c.Directory)
+	if err != nil { // check has parsed it
+		return c.Directory
+	}
+	return u.Host
+}
+
+// issuer returns the CA of a directory URL from a record; nil: it is not configured. An
+// empty one is not known, and counts as the first.
+func (a *ACME) issuer(directory string) *acmeCA {
+	if directory == "" {
+		return a.cas[0]
+	}
+	if i := slices.IndexFunc(a.cas, func(c *acmeCA) bool { return c.Directory == directory }); i >= 0 {
+		return a.cas[i]
+	}
+	return nil
+}
+
+// accountWell ends the back-off of the accounts: an operator asks for a try.
+func (a *ACME) accountWell() {
+	for _, c := range a.cas {
+		c.accountWell()
+	}
+}
+
+// An acmeLimit is a CA's wish not to be asked for a name before some time.
+type acmeLimit struct {
+	until time.Time
+	err   error
+}
+
+// obtain orders a certificate from the first CA, and from the next one where a CA fails
+// for a reason of its own. A CA that wishes to be left alone for some time is, as long as
+// there is another one. The caller holds the lease.
+func (k *acmeKeeper) obtain(ctx context.Context) (*acmeIssued, error) {
+	cas := k.a.cas
+	if len(cas) == 1 {
+		return cas[0].order(ctx, k.names, k.did(), k.replaces(cas[0]))
+	}
+	var causes []error
+	var soonest time.Time // when one of them may be asked again
+	waiting := 0          // CAs that may not be asked before
+	for _, c := range cas {
+		limit, until := k.limits[c], time.Now()
+		err := limit.err
+		if until.Before(limit.until) {
+			until = limit.until
+			waiting++
+		} else {
+			var issued *acmeIssued
+			issued, err = c.order(ctx, k.names, k.did(), k.replaces(c))
+			if err == nil {
+				if len(causes) > 0 {
+					k.a.opts.Log.Warn("acme: certificate of a fallback CA", "server_name", k.name, "ca", c.Directory, "err", acmeFailure{k.names, causes})
+				}
+				return issued, nil
+			}
+			if wait, waits := errors.AsType[acmeAccountWait](err); waits {
+				until = wait.until
+				waiting++
+			} else if d := min(acmeRateLimit(err), acmeBackoffMax); d > 0 {
+				until = time.Now().Add(d)
+				k.limits[c] = acmeLimit{until, err}
+			}
+		}
+		if soonest.IsZero() || until.Before(soonest) {
+			soonest = until
+		}
+		why := err
+		if failure, ok := errors.AsType[acmeFailure](err); ok {
+			why = acmeCauses(failure.causes)
+		}
+		causes = append(causes, acmeCause{c.host(), why})
+		if ctx.Err() != nil || !acmeCAsFault(err) {
+			return nil, acmeFailure{k.names, causes}
+		}
+	}
+	failure := acmeFailure{k.names, causes}
+	if waiting == len(cas) {
+		return nil, acmeAccountWait{soonest, failure}
+	}
+	return nil, acmeAllFailed{failure, max(time.Until(soonest), 0)}
+}
+
+// An acmeAllFailed is a failure at all CAs, which says when the first of them may be asked
+// again.
+type acmeAllFailed struct {
+	acmeFailure
+	after time.Duration
+}
+
+// acmeCAsFault reports whether an order failed for a reason of the CA, such as an outage or
+// a rate limit, and not of the names, for which another CA would have to fail as well.
+func acmeCAsFault(err error) bool {
+	if failure, ok := errors.AsType[acmeFailure](err); ok && len(failure.causes) > 0 {
+		err = failure.causes[len(failure.causes)-1] // the last attempt
+	}
+	if causes, ok := errors.AsType[acmeCauses](err); ok { // of several names
+		return !slices.ContainsFunc(causes, func(err error) bool { return !acmeCAsFault(err) })
+	}
+	if errors.Is(err, errACMENotOffered) {
+		return false
+	}
+	if authz, ok := errors.AsType[*acme.AuthorizationError](err); ok {
+		return len(authz.Errors) > 0 && !slices.ContainsFunc(authz.Errors, func(err error) bool { return !acmeInternal(err) })
+	}
+	if order, ok := errors.AsType[*acme.OrderError](err); ok && order.Problem != nil {
+		err = order.Problem
+	}
+	problem, ok := errors.AsType[*acme.Error](err)
+	if !ok || acmeInternal(err) || problem.StatusCode >= 500 {
+		return true // no answer, or one that is none
+	}
+	if cause, ok := errors.AsType[acmeCause](err); ok && cause.doing == "account" {
+		return true
+	}
+	if len(problem.Subproblems) > 0 { // one for each name
+		return false
+	}
+	switch acmeProblemType(problem.ProblemType) {
+	case "dns", "caa", "connection", "tls", "incorrectResponse", "rejectedIdentifier", "unsupportedIdentifier":
+		return false
+	case "unauthorized":
+		return acmeAccountWide(err)
+	}
+	return true
+}
+
+// acmeInternal reports whether a CA blames itself for a problem.
+func acmeInternal(err error) bool {
+	problem, ok := errors.AsType[*acme.Error](err)
+	return ok && (acmeProblemType(problem.ProblemType) == "serverInternal" || acmeIsRateLimit(problem))
 }

@@ -33,6 +33,7 @@ import (
 // challenges, and remembers what it was asked.
 type acmeTestCA struct {
 	t           *testing.T
+	url         string
 	ca          *minica.CA
 	lifetime    time.Duration
 	backdate    time.Duration     // how long ago its certificates began
@@ -94,7 +95,7 @@ const acmeTestURL = "https://ca.test"
 
 func newACMETestCA(t *testing.T) *acmeTestCA {
 	return &acmeTestCA{
-		t: t, ca: minica.NewCA("acme test root"), lifetime: 90 * 24 * time.Hour,
+		t: t, url: acmeTestURL, ca: minica.NewCA("acme test root"), lifetime: 90 * 24 * time.Hour,
 		offers: []string{"http-01", "dns-01", "tls-alpn-01"},
 		nonces: map[string]bool{}, accounts: map[string]string{}, keys: map[string]*acmeTestKey{},
 	}
@@ -165,12 +166,12 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 	w.Header().Set("Replay-Nonce", nonce)
 	if r.URL.Path == "/directory" {
 		dir := map[string]any{
-			"newNonce": acmeTestURL + "/new-nonce", "newAccount": acmeTestURL + "/new-account", "newOrder": acmeTestURL + "/new-order",
-			"revokeCert": acmeTestURL + "/revoke", "keyChange": acmeTestURL + "/key-change",
-			"meta": map[string]any{"termsOfService": acmeTestURL + "/terms", "externalAccountRequired": c.eab != nil, "profiles": c.profiles},
+			"newNonce": c.url + "/new-nonce", "newAccount": c.url + "/new-account", "newOrder": c.url + "/new-order",
+			"revokeCert": c.url + "/revoke", "keyChange": c.url + "/key-change",
+			"meta": map[string]any{"termsOfService": c.url + "/terms", "externalAccountRequired": c.eab != nil, "profiles": c.profiles},
 		}
 		if renewal != nil {
-			dir["renewalInfo"] = acmeTestURL + "/renewal-info/"
+			dir["renewalInfo"] = c.url + "/renewal-info/"
 		}
 		answer(w, 200, dir)
 		return
@@ -260,7 +261,7 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 			o.tokens[typ] = rand.Text()
 		}
 		c.orders = append(c.orders, o)
-		w.Header().Set("Location", fmt.Sprintf("%s/order/%d", acmeTestURL, o.id))
+		w.Header().Set("Location", fmt.Sprintf("%s/order/%d", c.url, o.id))
 		answer(w, 201, c.order(o))
 	case "order":
 		answer(w, 200, c.order(c.orders[id-1]))
@@ -334,7 +335,7 @@ func (c *acmeTestCA) newAccount(w *httptest.ResponseRecorder, key *acmeTestKey, 
 				return
 			}
 		}
-		url = fmt.Sprintf("%s/account/%d", acmeTestURL, len(c.accounts)+1)
+		url = fmt.Sprintf("%s/account/%d", c.url, len(c.accounts)+1)
 		c.accounts[key.print], c.keys[url] = url, key
 		status = 201
 	}
@@ -347,14 +348,14 @@ func (c *acmeTestCA) order(o *acmeTestOrder) map[string]any {
 	var authzs []string
 	for i, name := range o.names {
 		ids = append(ids, map[string]string{"type": "dns", "value": name})
-		authzs = append(authzs, fmt.Sprintf("%s/authz/%d/%d", acmeTestURL, o.id, len(o.names)-1-i)) // in another order
+		authzs = append(authzs, fmt.Sprintf("%s/authz/%d/%d", c.url, o.id, len(o.names)-1-i)) // in another order
 	}
 	m := map[string]any{
 		"status": o.status, "identifiers": ids, "authorizations": authzs,
-		"finalize": fmt.Sprintf("%s/finalize/%d", acmeTestURL, o.id),
+		"finalize": fmt.Sprintf("%s/finalize/%d", c.url, o.id),
 	}
 	if o.cert != nil {
-		m["certificate"] = fmt.Sprintf("%s/cert/%d", acmeTestURL, o.id)
+		m["certificate"] = fmt.Sprintf("%s/cert/%d", c.url, o.id)
 	}
 	return m
 }
@@ -362,7 +363,7 @@ func (c *acmeTestCA) order(o *acmeTestOrder) map[string]any {
 func (c *acmeTestCA) authz(o *acmeTestOrder, index int) map[string]any {
 	var challenges []any
 	for _, typ := range c.offers {
-		ch := map[string]any{"type": typ, "url": fmt.Sprintf("%s/challenge/%d/%d/%s", acmeTestURL, o.id, index, typ), "token": o.tokens[typ], "status": "pending"}
+		ch := map[string]any{"type": typ, "url": fmt.Sprintf("%s/challenge/%d/%d/%s", c.url, o.id, index, typ), "token": o.tokens[typ], "status": "pending"}
 		if typ == o.failed {
 			ch["status"], ch["error"] = "invalid", o.problem
 		}

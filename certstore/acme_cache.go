@@ -28,6 +28,7 @@ import (
 // alone.
 //
 //	acme_account+key    the account's private key
+//	acme_account+key+ca-*  the same at a fallback CA; the following, too
 //	acme_account+key+state, +deactivated, +next: acmeTold; the key of an account that is no more; one that the account may have by now
 //	NAME                private key, certificate, chain; PEM; NAME is the first of several names
 //	NAME+token          certificate that answers a tls-alpn-01 challenge

@@ -93,13 +93,14 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 	k.mu.Lock()
 	cert, issuer := k.cert, k.record.Issuer
 	k.mu.Unlock()
+	c := a.issuer(issuer)
 	switch {
 	case cert == nil:
 		return "", fmt.Errorf("%q has no certificate of the CA: %w", k.name, ErrACMEState)
-	case issuer != "" && issuer != a.ca.Directory:
+	case c == nil:
 		return "", fmt.Errorf("the certificate of %q is from another CA, %s: %w", k.name, issuer, ErrACMEState)
 	}
-	client, err := a.ca.client(ctx)
+	client, err := c.client(ctx)
 	if err != nil {
 		return "", fmt.Errorf("%q %w: %s", k.name, ErrACMERefused, acmeWords(err))
 	}
@@ -110,7 +111,7 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 		}
 	}
 	if err != nil {
-		return "", fmt.Errorf("%q %w: %s", k.name, ErrACMERefused, acmeWords(acmeStep("the revocation", a.ca.Directory, err)))
+		return "", fmt.Errorf("%q %w: %s", k.name, ErrACMERefused, acmeWords(acmeStep("the revocation", c.Directory, err)))
 	}
 	serial = fmt.Sprintf("%x", cert.Leaf.SerialNumber)
 	a.opts.Log.Warn("acme: certificate revoked", "server_name", k.name, "serial", serial, "reason", reason)
@@ -152,8 +153,11 @@ func (k *acmeKeeper) heed() {
 	if wish.renew {
 		k.anew = acmeWanted
 	}
+	if wish.retry { // a CA that failed may not show: another one did not
+		clear(k.limits)
+		k.a.accountWell()
+	}
 	if wish.retry && record.Failures > 0 {
-		k.a.ca.accountWell()
 		k.remember(acmeRecord{Issuer: record.Issuer, Did: record.Did})
 	}
 }

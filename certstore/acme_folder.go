@@ -78,11 +78,14 @@ func (c acmeCache) strange(name string) error {
 // certificate is not such a name.
 func acmeIsHelper(name string) bool {
 	switch name {
-	case acmeMark, acmeAccountFile, acmeAccountFileLegacy, acmeAccountOld, acmeAccountFile + acmeNextSuffix:
+	case acmeMark, acmeAccountFile, acmeAccountFileLegacy:
+		return true
+	}
+	if strings.HasPrefix(name, acmeAccountFile+"+") {
 		return true
 	}
 	for _, suffix := range []string{acmeStateSuffix, acmeLeaseSuffix} {
-		if base, ok := strings.CutSuffix(name, suffix); ok && (base == acmeAccountFile || acmeIsName(base)) {
+		if base, ok := strings.CutSuffix(name, suffix); ok && acmeIsName(base) {
 			return true
 		}
 	}

@@ -49,14 +49,14 @@ func TestACMEServerErrors(t *testing.T) {
 		}
 		g := newACMETestGate(t, ca, dir, nil)
 		defer g.Close()
-		if _, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", ""); err != nil {
+		if _, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", ""); err != nil {
 			t.Error(err)
 		}
 		ca.refuse = func(path string, n int) *acmeTestProblem {
 			return &acmeTestProblem{Type: "serverInternal", Detail: "<html>\n\n maintenance", Status: 503}
 		}
 		start := time.Now()
-		_, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
+		_, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", "")
 		if err == nil || !strings.HasSuffix(err.Error(), "serverInternal: <html> maintenance") {
 			t.Errorf("err = %v; want the CA's words", err)
 		}
@@ -84,7 +84,7 @@ func TestACMEOverloaded(t *testing.T) {
 			g := newACMETestGate(t, ca, dir, nil)
 			defer g.Close()
 			start := time.Now()
-			_, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
+			_, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", "")
 			took, asked := time.Since(start), ca.asked("POST /new-order")
 			if err == nil || asked != tt.asked || took < tt.least || took > tt.most {
 				t.Errorf("Retry-After %s: asked %d times in %v, error %v; want %d in %v to %v", tt.retryAfter, asked, took, err, tt.asked, tt.least, tt.most)
@@ -102,7 +102,7 @@ func TestACMESilentCA(t *testing.T) {
 		g := newACMETestGate(t, ca, dir, nil)
 		defer g.Close()
 		start := time.Now()
-		_, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
+		_, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", "")
 		if took := time.Since(start); err == nil || took != acmeRequestTimeout {
 			t.Errorf("gave up after %v with %v; want %v", took, err, acmeRequestTimeout)
 		}
@@ -117,11 +117,11 @@ func TestACMEAccountForgotten(t *testing.T) {
 		ca := newACMETestCA(t)
 		g := newACMETestGate(t, ca, dir, nil)
 		defer g.Close()
-		if _, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", ""); err != nil {
+		if _, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", ""); err != nil {
 			t.Fatal(err)
 		}
 		ca.set(func() { clear(ca.accounts); clear(ca.keys) })
-		if _, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", ""); err != nil {
+		if _, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", ""); err != nil {
 			t.Error(err)
 		}
 	})
@@ -142,7 +142,7 @@ func TestACMEExternalAccountBinding(t *testing.T) {
 				ca.eab = map[string][]byte{"kid-1": []byte("right key")}
 				g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.EABKeyID, o.EABKey = tt.id, []byte(tt.key) })
 				defer g.Close()
-				_, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
+				_, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", "")
 				if got := errorText(err); !strings.HasSuffix(got, tt.want) || (tt.want == "") != (err == nil) {
 					t.Errorf("err = %v; want …%s", err, tt.want)
 				}
@@ -169,7 +169,7 @@ func TestACMETermsNotAccepted(t *testing.T) {
 		ca := newACMETestCA(t)
 		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.AcceptTerms = false })
 		defer g.Close()
-		_, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
+		_, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", "")
 		if err == nil || !strings.HasSuffix(err.Error(), "account: the CA's terms of service are not accepted: "+acmeTestURL+"/terms") {
 			t.Errorf("err = %v", err)
 		}

@@ -32,7 +32,8 @@ type acmeKeeper struct {
 	pending  *tls.Certificate  // newer than the one in use, and not better yet; nil: none
 	recorded bool              // whether the cache has record
 	seen     acmeSighting
-	complain string // latest complaint about the cache, to log each once
+	limits   map[*acmeCA]acmeLimit // of CAs that wish to be left alone, if there are several
+	complain string                // latest complaint about the cache, to log each once
 
 	mu      sync.Mutex // guards what follows; never held across disk or network
 	hidden  bool       // until Commit: nothing is installed
@@ -73,7 +74,7 @@ const (
 )
 
 func newACMEKeeper(a *ACME, names []string) *acmeKeeper {
-	k := &acmeKeeper{a: a, id: acmeID(names), name: names[0], names: names, recorded: true, hidden: true, first: make(chan struct{}), wake: make(chan struct{}, 1)}
+	k := &acmeKeeper{a: a, id: acmeID(names), name: names[0], names: names, limits: map[*acmeCA]acmeLimit{}, recorded: true, hidden: true, first: make(chan struct{}), wake: make(chan struct{}, 1)}
 	k.ctx, k.cancel = context.WithCancel(a.ctx)
 	return k
 }
@@ -149,7 +150,9 @@ func (k *acmeKeeper) turn() time.Duration {
 	}
 	if lease == nil {
 		k.now(ACMEElsewhere, k.seen.file.Owner)
-		k.a.ca.sightAccountLease(k.ctx)
+		for _, c := range k.a.cas {
+			c.sightAccountLease(k.ctx)
+		}
 		return min(acmeLeaseAgain, k.a.opts.Poll)
 	}
 	defer lease.release()
@@ -163,7 +166,7 @@ func (k *acmeKeeper) turn() time.Duration {
 		return k.a.opts.Poll
 	}
 	k.now(ACMEOrdering, "")
-	issued, err := k.a.ca.order(lease.ctx, k.names, k.did(), k.replaces())
+	issued, err := k.obtain(lease.ctx)
 	k.now("", "")
 	switch {
 	case err == nil:
@@ -220,7 +223,7 @@ func (k *acmeKeeper) look() bool {
 			return true
 		}
 		k.anew = ""
-		if first && record.Issuer != "" && record.Issuer != k.a.ca.Directory {
+		if first && k.a.issuer(record.Issuer) == nil {
 			// Only once: during a rollout, gates with the old and the new configuration
 			// must not order alternately.
 			k.anew = acmeOtherCA
@@ -326,7 +329,7 @@ func (k *acmeKeeper) accept(issued *acmeIssued) {
 	k.unsaved = issued.file
 	left := issued.cert.Leaf.NotAfter.Sub(k.a.opts.wall())
 	k.earliest = time.Now().Add(min(max(left/3, acmePauseMin), acmePauseMax))
-	k.remember(acmeRecord{Issuer: k.a.ca.Directory, Did: issued.challenge})
+	k.remember(acmeRecord{Issuer: issued.ca.Directory, Did: issued.challenge})
 }
 
 // setFile notes what the cache has, or is to have.
@@ -387,7 +390,7 @@ func (k *acmeKeeper) status() ACMEStatus {
 		s.Err = k.trouble
 	}
 	if k.cert != nil {
-		s.NotAfter = k.cert.Leaf.NotAfter
+		s.NotAfter, s.CA = k.cert.Leaf.NotAfter, k.record.Issuer
 		if k.asked.leaf == k.cert.Leaf {
 			s.Renewal = k.asked.ACMERenewal
 		}

@@ -77,7 +77,7 @@ func TestACMENoAnswer(t *testing.T) {
 					})
 				})
 				defer g.Close()
-				_, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
+				_, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", "")
 				for _, want := range tt.want {
 					if text := errorText(err); !strings.Contains(text, want) || printable(text) != text {
 						t.Errorf("err = %s; want %s", text, want)
@@ -117,7 +117,7 @@ func TestACMENeverDone(t *testing.T) {
 			})
 			defer g.Close()
 			began := time.Now()
-			_, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
+			_, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", "")
 			if !strings.Contains(errorText(err), want) || time.Since(began) < acmeOrderTimeout {
 				t.Errorf("after %v err = %v; want %s", time.Since(began), err, want)
 			}

@@ -16,7 +16,11 @@ import (
 // ACMEOptions says which certificates to obtain from which CA, and where to keep them.
 // NewACME copies it; later changes have no effect.
 type ACMEOptions struct {
-	ACMECA
+	ACMECA // the first to ask
+
+	// Fallback are asked in this order for a certificate that the CAs before failed to
+	// issue for reasons of their own. Each renewal asks the first one again.
+	Fallback []ACMECA
 
 	Names        []string   // server names, a certificate for each; wildcards, addresses and single labels are rejected
 	Together     [][]string // server names with one certificate for all of a list; none of Names
@@ -66,6 +70,12 @@ func (o *ACMEOptions) setDefaults() {
 // check returns all mistakes in the options, except for names.
 func (o *ACMEOptions) check() (errs []error) {
 	errs = o.ACMECA.check()
+	for i, c := range o.Fallback {
+		errs = append(errs, c.check()...)
+		if c.Directory == o.Directory || slices.ContainsFunc(o.Fallback[:i], func(other ACMECA) bool { return other.Directory == c.Directory }) {
+			errs = append(errs, fmt.Errorf("acme: directory %q: is there twice", c.Directory))
+		}
+	}
 	if o.Cache == "" {
 		errs = append(errs, errors.New("acme: no cache folder"))
 	}

@@ -23,6 +23,7 @@ type acmeIssued struct {
 	cert      *tls.Certificate
 	file      []byte // for the cache
 	challenge string // the type that succeeded
+	ca        *acmeCA
 }
 
 // order obtains a certificate for names with a new key. It tries the available
@@ -138,7 +139,7 @@ func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, names []strin
 	if err != nil {
 		return nil, err
 	}
-	return &acmeIssued{cert, file, challenge}, nil
+	return &acmeIssued{cert, file, challenge, c}, nil
 }
 
 // orderOptions are what is asked of every order beside its name. A profile that the

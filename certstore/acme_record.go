@@ -80,7 +80,8 @@ func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 	data, err := k.a.cache.read(k.ctx, k.name+acmeStateSuffix)
 	if err == autocert.ErrCacheMiss {
 		if mine.Failures > 0 { // an operator asks for a try
-			k.a.ca.accountWell()
+			clear(k.limits)
+			k.a.accountWell()
 		}
 		return r, nil
 	}
@@ -90,7 +91,7 @@ func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 	if json.Unmarshal(data, &r) != nil {
 		r = acmeRecord{}
 	}
-	return r.at(k.a.ca.Directory, k.several(), mine), nil
+	return r.at(k.a.cas[0].Directory, k.several(), mine), nil
 }
 
 // did returns the type of challenge that succeeded last.
@@ -113,7 +114,7 @@ func (k *acmeKeeper) fail(err error) {
 		left = k.cert.Leaf.NotAfter.Sub(now)
 	}
 	k.mu.Unlock()
-	r.CA, r.For = k.a.ca.Directory, k.several()
+	r.CA, r.For = k.a.cas[0].Directory, k.several()
 	if r.Failures == 0 {
 		r.First = now.UTC()
 	}
@@ -128,7 +129,11 @@ func (k *acmeKeeper) fail(err error) {
 	}
 	r.Failures++
 	r.Last = now.UTC()
-	r.Next = r.Last.Add(acmeBackoff(r.Failures, left, acmeRateLimit(err)))
+	asked := acmeRateLimit(err)
+	if all, ok := errors.AsType[acmeAllFailed](err); ok {
+		asked = all.after
+	}
+	r.Next = r.Last.Add(acmeBackoff(r.Failures, left, asked))
 	text := err.Error()
 	if acmeIsRateLimit(err) && r.Err != "" {
 		// The limit is a consequence; keep its cause visible.

@@ -139,7 +139,7 @@ func (c *acmeCA) askRenewals(r *acmeRenewals) {
 		if c.ctx.Err() != nil || time.Now().Before(r.until) {
 			return
 		}
-		leaf := k.asks()
+		leaf := k.asks(c)
 		if leaf == nil {
 			continue
 		}
@@ -229,11 +229,11 @@ func acmeOutage(err error) bool {
 	return problem != nil || errors.As(err, &directory) || errors.As(err, &sent)
 }
 
-// asks returns the certificate that the CA is to be asked about now; nil: none.
-func (k *acmeKeeper) asks() *x509.Certificate {
+// asks returns the certificate that a CA is to be asked about now; nil: none.
+func (k *acmeKeeper) asks(c *acmeCA) *x509.Certificate {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.cert == nil || k.record.Issuer != "" && k.record.Issuer != k.a.ca.Directory {
+	if k.cert == nil || k.a.issuer(k.record.Issuer) != c {
 		return nil
 	}
 	leaf := k.cert.Leaf
@@ -243,12 +243,12 @@ func (k *acmeKeeper) asks() *x509.Certificate {
 	return leaf
 }
 
-// replaces returns the CA's name for the certificate that an order is to replace, or ""
-// if it has not told of that.
-func (k *acmeKeeper) replaces() string {
+// replaces returns a CA's name for the certificate that an order is to replace, or "" if
+// it has not told of that, or the certificate is another CA's.
+func (k *acmeKeeper) replaces(c *acmeCA) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.cert == nil || k.asked.leaf != k.cert.Leaf || k.asked.End.IsZero() {
+	if k.cert == nil || k.asked.leaf != k.cert.Leaf || k.asked.End.IsZero() || k.a.issuer(k.record.Issuer) != c {
 		return ""
 	}
 	return acmeCertID(k.cert.Leaf)

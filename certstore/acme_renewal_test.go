@@ -323,7 +323,7 @@ func TestACMEReplacesRefused(t *testing.T) {
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			ca.set(func() { ca.replacing = &problem })
-			if _, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", acmeCertID(g.cert("chat.example.org").Leaf)); err != nil {
+			if _, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", acmeCertID(g.cert("chat.example.org").Leaf)); err != nil {
 				t.Errorf("%s: %v", problem.Type, err)
 			}
 			want := 3
@@ -335,7 +335,7 @@ func TestACMEReplacesRefused(t *testing.T) {
 			}
 			ca.set(func() { ca.replacing = nil })
 			ca.refuseOrders(acmeTestProblem{Type: "rateLimited", Detail: "too many certificates", Status: 429})
-			if _, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", "x.y"); err == nil || ca.asked("POST /new-order") != want+1 {
+			if _, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", "x.y"); err == nil || ca.asked("POST /new-order") != want+1 {
 				t.Errorf("a rate limit: %v after %d requests; want one", err, ca.asked("POST /new-order")-want)
 			}
 		})

@@ -21,15 +21,30 @@ import (
 // acmeNextSuffix marks the file with the key that the account may have by now.
 const acmeNextSuffix = "+next"
 
-// Rollover gives the account another key, and returns the directory URLs of the CAs that
-// have it. Orders under way go on, with the new key. After an error the key in the cache
+// Rollover gives the account at each CA another key, and returns the directory URLs of
+// those that have it now, also after an error. CAs without an account count only if none
+// has one. Orders under way go on, with the new key. After an error the key in the cache
 // may be the old one or the new one; the next use of the account finds out.
 func (a *ACME) Rollover(ctx context.Context) (did []string, err error) {
-	if err := a.ca.rollover(ctx); err != nil {
-		return nil, err
+	var none []error
+	for _, c := range a.cas {
+		switch cerr := c.rollover(ctx); {
+		case cerr == nil:
+			did = append(did, c.Directory)
+		case errors.Is(cerr, errACMENone):
+			none = append(none, cerr)
+		default:
+			err = errors.Join(err, cerr)
+		}
 	}
-	return []string{a.ca.Directory}, nil
+	if err == nil && did == nil {
+		err = errors.Join(none...)
+	}
+	return did, err
 }
+
+// errACMENone means that there is no account.
+var errACMENone = fmt.Errorf("there is no account yet: %w", ErrACMEState)
 
 // rollover replaces the key of the account at one CA.
 func (c *acmeCA) rollover(ctx context.Context) error {
@@ -41,7 +56,7 @@ func (c *acmeCA) rollover(ctx context.Context) error {
 	}
 	defer func() { c.account <- now }()
 	if _, err := c.savedAccountKey(ctx); err == autocert.ErrCacheMiss {
-		return fmt.Errorf("there is no account at %s yet: %w", c.Directory, ErrACMEState)
+		return fmt.Errorf("%s: %w", c.Directory, errACMENone)
 	} else if err != nil {
 		return err
 	}
@@ -49,7 +64,7 @@ func (c *acmeCA) rollover(ctx context.Context) error {
 	if err != nil {
 		return c.notRolled(acmeCause{"account", err})
 	}
-	lease, err := c.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, c.owner, &c.accountSeen)
+	lease, err := c.cache.acquire(ctx, c.keyFile+acmeLeaseSuffix, c.owner, &c.accountSeen)
 	if err != nil {
 		return err
 	}
@@ -66,7 +81,7 @@ func (c *acmeCA) rollover(ctx context.Context) error {
 	}
 	file, err := acmeEncodeKey(next)
 	if err == nil {
-		err = c.cache.put(ctx, acmeAccountFile+acmeNextSuffix, file)
+		err = c.cache.put(ctx, c.keyFile+acmeNextSuffix, file)
 	}
 	if err != nil {
 		return err
@@ -94,14 +109,14 @@ func (c *acmeCA) notRolled(err error) error {
 // settleRollover ends a rollover that was interrupted, if there is one.
 func (c *acmeCA) settleRollover(ctx context.Context) error {
 	for {
-		file, err := c.cache.read(ctx, acmeAccountFile+acmeNextSuffix)
+		file, err := c.cache.read(ctx, c.keyFile+acmeNextSuffix)
 		if err == autocert.ErrCacheMiss {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		lease, err := c.cache.acquire(ctx, acmeAccountFile+acmeLeaseSuffix, c.owner, &c.accountSeen)
+		lease, err := c.cache.acquire(ctx, c.keyFile+acmeLeaseSuffix, c.owner, &c.accountSeen)
 		if err != nil {
 			return err
 		}
@@ -114,7 +129,7 @@ func (c *acmeCA) settleRollover(ctx context.Context) error {
 			continue
 		}
 		defer lease.release()
-		if file, err = c.cache.read(ctx, acmeAccountFile+acmeNextSuffix); err == autocert.ErrCacheMiss {
+		if file, err = c.cache.read(ctx, c.keyFile+acmeNextSuffix); err == autocert.ErrCacheMiss {
 			return nil
 		}
 		if err != nil {
@@ -122,8 +137,8 @@ func (c *acmeCA) settleRollover(ctx context.Context) error {
 		}
 		next, err := acmeDecodeKey(file)
 		if err != nil { // written durably, before the CA was asked: no CA has it
-			c.opts.Log.Warn("acme: the account's next key is none; keeping the old one", "file", c.cache.path(acmeAccountFile+acmeNextSuffix), "err", err)
-			return c.cache.remove(ctx, acmeAccountFile+acmeNextSuffix)
+			c.opts.Log.Warn("acme: the account's next key is none; keeping the old one", "file", c.cache.path(c.keyFile+acmeNextSuffix), "err", err)
+			return c.cache.remove(ctx, c.keyFile+acmeNextSuffix)
 		}
 		_, err = c.settleNextKey(ctx, next, file)
 		return err
@@ -138,7 +153,7 @@ func (c *acmeCA) settleNextKey(ctx context.Context, next crypto.Signer, file []b
 	case err == nil, acmeDeactivated(err):
 		return true, c.takeNextKey(ctx, next, file)
 	case acmeNoAccount(err):
-		return false, c.cache.remove(ctx, acmeAccountFile+acmeNextSuffix)
+		return false, c.cache.remove(ctx, c.keyFile+acmeNextSuffix)
 	}
 	return false, acmeStep("the account", c.Directory, err)
 }
@@ -146,16 +161,19 @@ func (c *acmeCA) settleNextKey(ctx context.Context, next crypto.Signer, file []b
 // takeNextKey makes the next key, which the CA has, the account's.
 func (c *acmeCA) takeNextKey(ctx context.Context, next crypto.Signer, file []byte) error {
 	told := c.told(ctx)
-	if err := c.cache.put(ctx, acmeAccountFile, file); err != nil {
+	if err := c.cache.put(ctx, c.keyFile, file); err != nil {
 		return err
 	}
-	c.opts.Log.Info("acme: the account has another key", "file", c.cache.path(acmeAccountFile))
+	c.opts.Log.Info("acme: the account has another key", "file", c.cache.path(c.keyFile))
 	// The old key is worth nothing now, and neither is a leftover of the new one.
-	err := errors.Join(c.cache.remove(ctx, acmeAccountFile+acmeNextSuffix), c.cache.remove(ctx, acmeAccountFileLegacy))
+	err := c.cache.remove(ctx, c.keyFile+acmeNextSuffix)
+	for _, old := range c.keyFiles()[1:] {
+		err = errors.Join(err, c.cache.remove(ctx, old))
+	}
 	if print, perr := acme.JWKThumbprint(next.Public()); perr == nil && told.CA == c.Directory {
 		told.Key = print
 		if data, merr := json.Marshal(told); merr == nil {
-			c.cache.note(ctx, acmeAccountFile+acmeStateSuffix, append(data, '\n'))
+			c.cache.note(ctx, c.keyFile+acmeStateSuffix, append(data, '\n'))
 		}
 	}
 	return err

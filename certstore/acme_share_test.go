@@ -746,11 +746,11 @@ func TestACMEAccountKeyMadeOnce(t *testing.T) {
 	a, b := newACMETestGate(t, ca, dir, nil), newACMETestGate(t, ca, dir, nil)
 	defer a.Close()
 	defer b.Close()
-	first, err := a.ca.makeAccountKey(t.Context())
+	first, err := a.cas[0].makeAccountKey(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if second, err := b.ca.makeAccountKey(t.Context()); err != nil || !first.(*ecdsa.PrivateKey).Equal(second) {
+	if second, err := b.cas[0].makeAccountKey(t.Context()); err != nil || !first.(*ecdsa.PrivateKey).Equal(second) {
 		t.Errorf("the second gate has %v, %v; want the first one's key", second, err)
 	}
 }

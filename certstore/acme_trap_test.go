@@ -355,7 +355,7 @@ func TestACMEKeepsReasons(t *testing.T) {
 		}
 		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.HTTP01 = true })
 		defer g.Close()
-		_, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
+		_, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", "")
 		const want = `acme: order for "chat.example.org": tls-alpn-01: connection: 192.0.2.1: Connection refused; http-01: unauthorized: 192.0.2.1: Invalid response: 404`
 		if err == nil || err.Error() != want {
 			t.Errorf("err = %v\nwant  %s", err, want)
@@ -369,7 +369,7 @@ func TestACMEKeepsReasons(t *testing.T) {
 			{Type: "urn:ietf:params:acme:error:malformed", Detail: "bad label", Identifier: map[string]string{"type": "dns", "value": "chat.example.org"}},
 			{Type: "urn:ietf:params:acme:error:caa", Detail: "forbidden\x1b[31m"},
 		}})
-		_, err = g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
+		_, err = g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", "")
 		const refused = `acme: order for "chat.example.org": tls-alpn-01: rejectedIdentifier: Some names are refused (chat.example.org: malformed: bad label; caa: forbidden` + "\uFFFD" + `[31m)`
 		if err == nil || err.Error() != refused {
 			t.Errorf("err = %v\nwant  %s", err, refused)
@@ -380,7 +380,7 @@ func TestACMEKeepsReasons(t *testing.T) {
 		}
 
 		ca.down = errors.New("dial tcp 192.0.2.9:443: connect: network is unreachable")
-		_, err = g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
+		_, err = g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", "")
 		if err == nil || !errors.Is(err, ca.down) || !strings.Contains(err.Error(), "network is unreachable") {
 			t.Errorf("err = %v; want the network's", err)
 		}
@@ -444,7 +444,7 @@ func TestACMEOnlyConfiguredChallenges(t *testing.T) {
 				}
 				g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.TLSALPN, o.HTTP01 = tt.tls, tt.http })
 				defer g.Close()
-				_, err := g.ca.order(t.Context(), []string{"chat.example.org"}, "", "")
+				_, err := g.cas[0].order(t.Context(), []string{"chat.example.org"}, "", "")
 				if err == nil || !strings.HasSuffix(err.Error(), `"chat.example.org": `+tt.err) {
 					t.Errorf("err = %v; want …%s", err, tt.err)
 				}

@@ -33,32 +33,76 @@ func (a *ACME) check(ms *mistakes, p keyPath) {
 		}
 		checkACMENames(ms, names, c.Names, seen)
 	}
-	if a.Email != "" && strings.Count(a.Email, "@") != 1 {
-		ms.add(p.key("email"), "", "%q is not a mail address", a.Email)
+	first := a.first()
+	first.check(ms, p, a.On())
+	urls := []string{a.CA}
+	for i, f := range a.Fallback {
+		at := p.key("fallback").item(i, "")
+		f.check(ms, at, a.On())
+		if slices.Contains(urls, f.CA) {
+			ms.add(at.key("ca"), "", "%q is listed twice", f.CA)
+		}
+		urls = append(urls, f.CA)
 	}
-	ms.eitherBoth(p, "eab_key_id", a.EABKeyID, "eab_key_file", a.EABKeyFile)
-	if !a.On() {
+	if a.On() && a.Cache == "" {
+		ms.add(p.key("cache"), "", "is empty")
+	}
+}
+
+// first is the CA that is asked first.
+func (a *ACME) first() *ACMEFallback {
+	return &ACMEFallback{a.CA, a.Email, a.CARoot, a.AcceptTerms, a.Profile, a.EABKeyID, a.EABKeyFile}
+}
+
+func (f *ACMEFallback) check(ms *mistakes, p keyPath, on bool) {
+	if f.Email != "" && strings.Count(f.Email, "@") != 1 {
+		ms.add(p.key("email"), "", "%q is not a mail address", f.Email)
+	}
+	ms.eitherBoth(p, "eab_key_id", f.EABKeyID, "eab_key_file", f.EABKeyFile)
+	if !on {
 		return
 	}
-	if !a.AcceptTerms {
+	if !f.AcceptTerms {
 		ms.add(p.key("accept_terms"), "read the CA's terms of service, then write accept_terms = true",
 			"is false; a CA requires that you accept its terms")
 	}
-	if _, err := upstream.ParseURL(a.CA, "https"); err != nil {
-		ms.add(p.key("ca"), "", "%q: %v", a.CA, err)
+	if _, err := upstream.ParseURL(f.CA, "https"); err != nil {
+		ms.add(p.key("ca"), "", "%q: %v", f.CA, err)
 	}
-	if a.Cache == "" {
-		ms.add(p.key("cache"), "", "is empty")
+	if f.CARoot != "" {
+		ms.checkFile(p.key("ca_root"), f.CARoot, checkRoots)
 	}
-	if a.CARoot != "" {
-		ms.checkFile(p.key("ca_root"), a.CARoot, checkRoots)
-	}
-	if a.EABKeyFile != "" {
-		ms.checkFile(p.key("eab_key_file"), a.EABKeyFile, func(data []byte) error {
+	if f.EABKeyFile != "" {
+		ms.checkFile(p.key("eab_key_file"), f.EABKeyFile, func(data []byte) error {
 			_, err := decodeEABKey(data)
 			return err
 		})
 	}
+}
+
+// Files are the files that decide which CAs are asked, and how.
+func (a *ACME) Files() (files []string) {
+	for _, f := range append([]*ACMEFallback{a.first()}, a.Fallback...) {
+		files = append(files, f.CARoot, f.EABKeyFile)
+	}
+	return files
+}
+
+// options converts f. where is its table, for errors.
+func (f *ACMEFallback) options(c *Config, where string) (o certstore.ACMECA, err error) {
+	o = certstore.ACMECA{Directory: f.CA, Email: f.Email, AcceptTerms: f.AcceptTerms, Profile: f.Profile, EABKeyID: f.EABKeyID}
+	if f.CARoot != "" {
+		o.Roots = x509.NewCertPool()
+		if !o.Roots.AppendCertsFromPEM(c.Files[f.CARoot]) {
+			return o, fmt.Errorf("%s.ca_root: no certificate in %q", where, f.CARoot)
+		}
+	}
+	if f.EABKeyFile != "" {
+		if o.EABKey, err = decodeEABKey(c.Files[f.EABKeyFile]); err != nil {
+			return o, fmt.Errorf("%s.eab_key_file: %q %w", where, f.EABKeyFile, err)
+		}
+	}
+	return o, nil
 }
 
 // maxACMENames is how many names Let's Encrypt allows in one certificate.
@@ -114,13 +158,6 @@ func isHostName(name string) bool {
 func (c *Config) ACMEOptions(store *certstore.Store, log *slog.Logger) (certstore.ACMEOptions, error) {
 	a := c.ACME
 	o := certstore.ACMEOptions{
-		ACMECA: certstore.ACMECA{
-			Directory:   a.CA,
-			Email:       a.Email,
-			AcceptTerms: a.AcceptTerms,
-			Profile:     a.Profile,
-			EABKeyID:    a.EABKeyID,
-		},
 		Names:        a.Names,
 		Together:     a.Together(),
 		Cache:        a.Cache,
@@ -136,17 +173,16 @@ func (c *Config) ACMEOptions(store *certstore.Store, log *slog.Logger) (certstor
 		},
 		Remove: func(name string) { store.Remove(certstore.SourceACME, name) },
 	}
-	if a.CARoot != "" {
-		o.Roots = x509.NewCertPool()
-		if !o.Roots.AppendCertsFromPEM(c.Files[a.CARoot]) {
-			return o, fmt.Errorf("acme.ca_root: no certificate in %q", a.CARoot)
-		}
+	var err error
+	if o.ACMECA, err = a.first().options(c, "acme"); err != nil {
+		return o, err
 	}
-	if a.EABKeyFile != "" {
-		var err error
-		if o.EABKey, err = decodeEABKey(c.Files[a.EABKeyFile]); err != nil {
-			return o, fmt.Errorf("acme.eab_key_file: %q %w", a.EABKeyFile, err)
+	for _, f := range a.Fallback {
+		other, err := f.options(c, "acme.fallback")
+		if err != nil {
+			return o, err
 		}
+		o.Fallback = append(o.Fallback, other)
 	}
 	return o, nil
 }

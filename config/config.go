@@ -99,6 +99,19 @@ type Certificates struct {
 	Watch bool `toml:"watch"`
 }
 
+// An ACMEFallback is another CA, with another account. Its keys are those of ACME.
+type ACMEFallback struct {
+	// CA is the URL of the CA's directory. Required.
+	CA string `toml:"ca"`
+
+	Email       string `toml:"email"`
+	CARoot      string `toml:"ca_root" file:"path"`
+	AcceptTerms bool   `toml:"accept_terms"`
+	Profile     string `toml:"profile"`
+	EABKeyID    string `toml:"eab_key_id"`
+	EABKeyFile  string `toml:"eab_key_file" file:"path"`
+}
+
 // An ACMECertificate is one certificate from the CA.
 type ACMECertificate struct {
 	// Names are its server names, at most 100, none of which is in another certificate
@@ -112,6 +125,10 @@ type ACME struct {
 	// Names are the server names to obtain a certificate for, one each.
 	// Default: none.
 	Names []string `toml:"names"`
+
+	// Fallback are CAs to ask, in this order, for what the ones before fail to issue for
+	// reasons of their own. Default: none.
+	Fallback []*ACMEFallback `toml:"fallback"`
 
 	// Certificate are certificates for several names each. Without Names, and without
 	// these, ACME is off. Default: none.
@@ -477,3 +494,5 @@ func (v *Vhost) setDefaults() { v.Route = "name" }
 func (l *Link) setDefaults() {}
 
 func (c *ACMECertificate) setDefaults() {}
+
+func (f *ACMEFallback) setDefaults() {}

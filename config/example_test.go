@@ -131,6 +131,7 @@ var examples = []string{
 	"vhost.links.rel",
 	"vhost.links.href",
 	"acme.certificate.names",
+	"acme.fallback.ca",
 }
 
 // Each commented value is the default of the code, and the words above say
@@ -191,6 +192,7 @@ func newTable(t *testing.T, pattern string) reflect.Value {
 		"vhost":            &Vhost{},
 		"vhost.links":      &Link{},
 		"acme.certificate": &ACMECertificate{},
+		"acme.fallback":    &ACMEFallback{},
 	}
 	prefixes := slices.SortedFunc(maps.Keys(several), func(a, b string) int { return len(b) - len(a) })
 	cfg := &Config{}

@@ -33,8 +33,8 @@ type obtainer struct {
 type acmeRun struct {
 	acme *certstore.ACME
 	cfg  config.ACME
-	with [2]string // contents of ca_root and eab_key_file
-	http bool      // http-01 has a listener
+	with []string // see acmeFiles
+	http bool     // http-01 has a listener
 }
 
 func newACMERun(acme *certstore.ACME, cfg *config.Config) *acmeRun {
@@ -43,8 +43,11 @@ func newACMERun(acme *certstore.ACME, cfg *config.Config) *acmeRun {
 
 // acmeFiles are the contents of the files that [acme] names: one mended in place is
 // another, though the configuration is the same.
-func acmeFiles(cfg *config.Config) [2]string {
-	return [2]string{string(cfg.Files[cfg.ACME.CARoot]), string(cfg.Files[cfg.ACME.EABKeyFile])}
+func acmeFiles(cfg *config.Config) (contents []string) {
+	for _, file := range cfg.ACME.Files() {
+		contents = append(contents, string(cfg.Files[file]))
+	}
+	return contents
 }
 
 func newObtainer(store *certstore.Store, log *slog.Logger) *obtainer {
@@ -135,7 +138,7 @@ func (r *acmeRun) fits(cfg *config.Config) bool {
 	old, wanted := r.cfg, cfg.ACME
 	old.Names, wanted.Names = nil, nil
 	old.Certificate, wanted.Certificate = nil, nil
-	return reflect.DeepEqual(old, wanted) && r.with == acmeFiles(cfg) && r.http == (len(cfg.Listen.HTTP) > 0)
+	return reflect.DeepEqual(old, wanted) && slices.Equal(r.with, acmeFiles(cfg)) && r.http == (len(cfg.Listen.HTTP) > 0)
 }
 
 // abandon undoes prepare. p may be nil.
@@ -235,6 +238,9 @@ func (o *obtainer) do(ctx context.Context, r admin.ACMERequest) (string, error) 
 		var did []string
 		did, err = now.acme.Rollover(ctx)
 		said = "has a new key at " + strings.Join(did, " and ")
+		if err != nil && did != nil {
+			err = fmt.Errorf("%s, and not elsewhere: %w", said, err)
+		}
 	default:
 		err = admin.ErrNotSupported
 	}

@@ -46,6 +46,14 @@ func acmeTitle(n admin.ACMEName) string {
 	return n.Name
 }
 
+// acmeHost is what a CA is called in a table.
+func acmeHost(ca string) string {
+	if u, err := url.Parse(ca); err == nil && u.Host != "" {
+		return u.Host
+	}
+	return "-"
+}
+
 func (s *screen) acme(st *admin.Status) {
 	var rows [][]cell
 	for _, n := range st.ACME {
@@ -53,9 +61,9 @@ func (s *screen) acme(st *admin.Status) {
 		if !n.NotAfter.IsZero() {
 			left = human.Short(n.NotAfter.Sub(st.Now))
 		}
-		rows = append(rows, []cell{{human.Cell(acmeTitle(n)), bold}, {n.State, acmePaint[n.State]}, {left, plain}, {in(n.NextTry.Sub(st.Now)), plain}, {human.Number(int64(n.Failures)), plain}})
+		rows = append(rows, []cell{{human.Cell(acmeTitle(n)), bold}, {n.State, acmePaint[n.State]}, {left, plain}, {human.Cell(acmeHost(n.CA)), plain}, {in(n.NextTry.Sub(st.Now)), plain}, {human.Number(int64(n.Failures)), plain}})
 	}
-	s.table([]string{"NAME", "STATE", " LEFT", " NEXT TRY", " FAILURES"}, rows)
+	s.table([]string{"NAME", "STATE", " LEFT", "FROM", " NEXT TRY", " FAILURES"}, rows)
 	for _, n := range st.ACME {
 		if n.Err != "" {
 			s.printf("%s %s\n", s.paint(bad, human.Cell(n.Name)+":"), human.Line(n.Err))

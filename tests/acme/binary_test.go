@@ -3,6 +3,7 @@ package acme
 import (
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -245,4 +246,61 @@ func TestBinaryTogether(t *testing.T) {
 			t.Errorf("%s has %v, %v; want the new one", name, leaf, err)
 		}
 	}
+}
+
+// If the first CA is down, the second one is asked; the status says which CA a certificate
+// is from. The next renewal asks the first again. A name that the first cannot validate is
+// not taken to the second.
+func TestBinaryFallback(t *testing.T) {
+	t.Parallel()
+	const name = "chat.example.org"
+	first, all := newPebble(t, pebbleConfig{Later: true})
+	second, others := newPebble(t, pebbleConfig{Later: true})
+	for _, ln := range others {
+		ln.tls.Close()
+		ln.http.Close()
+	}
+	second.TLSPort, second.HTTPPort = first.TLSPort, first.HTTPPort
+	second.start()
+	g := newBinaryGate(t, first, all[0], name)
+	second.Resolve(name, g.at.IP)
+	g.site.Write(t, "root2.pem", second.https.RootPEM())
+	g.ca += fmt.Sprintf("[[acme.fallback]]\nca = %q\nca_root = \"root2.pem\"\naccept_terms = true\n", second.Directory)
+	g.admin = gate.FreeAddr(t)
+	g.config(g.addr, "", `"`+name+`"`)
+	g.Gate = gate.Start(t, g.site.Dir)
+	from := func(p *pebble) {
+		t.Helper()
+		var names []struct{ CA string }
+		if err := json.Unmarshal([]byte(g.says("acme status -json", 0)), &names); err != nil || len(names) != 1 || names[0].CA != p.Directory {
+			t.Errorf("acme status -json: %+v, %v; want a certificate of %s", names, err, p.Directory)
+		}
+		g.says("acme status", 0, strings.TrimSuffix(strings.TrimPrefix(p.Directory, "https://"), "/dir"))
+	}
+	one := g.obtains(name, second.Root())
+	g.WaitLine("the reason", func(l gate.Line) bool {
+		return l.Msg() == "acme: certificate of a fallback CA" && l.Str("ca") == second.Directory && strings.Contains(l.Str("err"), "connection refused")
+	})
+	from(second)
+
+	first.start()
+	g.says("acme renew "+name, 0)
+	two := g.obtains(name, first.Root(), one)
+	from(first)
+
+	first.Resolve(name, "127.0.0.99")
+	g.says("acme renew "+name, 0)
+	if _, text := g.refusal(name); !strings.Contains(text, "unauthorized") {
+		t.Errorf("%q; want the first CA's words", text)
+	}
+	if leaf, err := g.leaf(name, first.Root()); err != nil || !leaf.Equal(two) || second.Orders() != 1 {
+		t.Errorf("%v, %v, %d orders at the second CA; want the old certificate, and no order more", leaf, err, second.Orders())
+	}
+
+	first.stop()
+	g.says("acme retry "+name, 0)
+	three := g.obtains(name, second.Root(), one)
+	g.says("acme rollover", 1, "has a new key at "+second.Directory+", and not elsewhere", "connection refused")
+	g.says("acme revoke "+name+" -reason superseded", 0, "is revoked")
+	g.obtains(name, second.Root(), one, three)
 }
