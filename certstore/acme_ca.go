@@ -23,6 +23,7 @@ type ACMECA struct {
 	Email       string         // contact of the account; may be empty
 	AcceptTerms bool           // the operator accepts the CA's terms of service
 	Profile     string         // of the CA, for orders; empty: the CA's default
+	Chain       string         // common name of the issuer where the chain is to end; empty: the CA's default chain
 	EABKeyID    string         // external account binding (RFC 8555, section 7.3.4); empty: none
 	EABKey      []byte         // its MAC key, decoded
 }

@@ -38,6 +38,7 @@ type acmeTestCA struct {
 	lifetime    time.Duration
 	backdate    time.Duration     // how long ago its certificates began
 	offers      []string          // types of challenges
+	chains      [][]byte          // alternate chains, PEM, without the leaf
 	eab         map[string][]byte // keys of external accounts; nil: none needed
 	profiles    map[string]string
 	contact     string          // that it was last told
@@ -278,7 +279,16 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 	case "finalize":
 		c.finalize(w, c.orders[id-1], payload)
 	case "cert":
-		w.Write(c.orders[id-1].cert)
+		o := c.orders[id-1]
+		for i := range c.chains {
+			w.Header().Add("Link", fmt.Sprintf("<%s/cert/%d/%d>;rel=\"alternate\"", c.url, id, i+1))
+		}
+		if index > 0 {
+			leaf, _ := pem.Decode(o.cert)
+			w.Write(append(pem.EncodeToMemory(leaf), c.chains[index-1]...))
+			return
+		}
+		w.Write(o.cert)
 	default:
 		refuseWith(w, &acmeTestProblem{Type: "malformed", Detail: "no such resource " + kind, Status: 404})
 	}

@@ -127,10 +127,11 @@ func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, names []strin
 	if err != nil {
 		return nil, err
 	}
-	chain, _, err := client.CreateCertFromOrder(ctx, o, csr, true)
+	chain, at, err := client.CreateCertFromOrder(ctx, o, csr, true)
 	if err != nil {
 		return nil, acmeStep("the certificate", o.FinalizeURL, err)
 	}
+	chain = c.preferred(ctx, client, names[0], at, chain)
 	cert, err := acmeCheckIssued(names, key, chain, c.opts.wall())
 	if err != nil {
 		return nil, err

@@ -51,7 +51,7 @@ func (a *ACME) check(ms *mistakes, p keyPath) {
 
 // first is the CA that is asked first.
 func (a *ACME) first() *ACMEFallback {
-	return &ACMEFallback{a.CA, a.Email, a.CARoot, a.AcceptTerms, a.Profile, a.EABKeyID, a.EABKeyFile}
+	return &ACMEFallback{a.CA, a.Email, a.CARoot, a.AcceptTerms, a.Profile, a.Chain, a.EABKeyID, a.EABKeyFile}
 }
 
 func (f *ACMEFallback) check(ms *mistakes, p keyPath, on bool) {
@@ -90,7 +90,7 @@ func (a *ACME) Files() (files []string) {
 
 // options converts f. where is its table, for errors.
 func (f *ACMEFallback) options(c *Config, where string) (o certstore.ACMECA, err error) {
-	o = certstore.ACMECA{Directory: f.CA, Email: f.Email, AcceptTerms: f.AcceptTerms, Profile: f.Profile, EABKeyID: f.EABKeyID}
+	o = certstore.ACMECA{Directory: f.CA, Email: f.Email, AcceptTerms: f.AcceptTerms, Profile: f.Profile, Chain: f.Chain, EABKeyID: f.EABKeyID}
 	if f.CARoot != "" {
 		o.Roots = x509.NewCertPool()
 		if !o.Roots.AppendCertsFromPEM(c.Files[f.CARoot]) {

@@ -108,6 +108,7 @@ type ACMEFallback struct {
 	CARoot      string `toml:"ca_root" file:"path"`
 	AcceptTerms bool   `toml:"accept_terms"`
 	Profile     string `toml:"profile"`
+	Chain       string `toml:"preferred_chain"`
 	EABKeyID    string `toml:"eab_key_id"`
 	EABKeyFile  string `toml:"eab_key_file" file:"path"`
 }
@@ -156,6 +157,10 @@ type ACME struct {
 	// Profile is one of the CA's profiles, as "shortlived" is of Let's Encrypt.
 	// Default: none, the CA's default.
 	Profile string `toml:"profile"`
+
+	// Chain is the common name of the issuer where the certificates' chain is to end,
+	// among the chains that the CA offers. Default: none, the CA's default chain.
+	Chain string `toml:"preferred_chain"`
 
 	// KeyType is the type of the certificates' keys: "ecdsa" (P-256) or "rsa"
 	// (2048 bits), for clients that know no other. Default: "ecdsa".

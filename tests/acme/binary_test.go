@@ -4,6 +4,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -303,4 +304,43 @@ func TestBinaryFallback(t *testing.T) {
 	g.says("acme rollover", 1, "has a new key at "+second.Directory+", and not elsewhere", "connection refused")
 	g.says("acme revoke "+name+" -reason superseded", 0, "is revoked")
 	g.obtains(name, second.Root(), one, three)
+}
+
+// Of several chains the one to the preferred root is served; a root that the CA does not
+// offer costs no certificate.
+func TestBinaryChain(t *testing.T) {
+	t.Parallel()
+	const a, b = "a.example.org", "b.example.org"
+	p, all := newPebble(t, pebbleConfig{Later: true})
+	p.env = append(p.env, "PEBBLE_ALTERNATE_ROOTS=2")
+	p.start()
+	data, err := p.get("https://" + p.mgmt + "/roots/2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(data)
+	other, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(other)
+	g := newBinaryGate(t, p, all[0], a, b)
+	ca := g.ca
+	g.ca += fmt.Sprintf("preferred_chain = %q\n", other.Subject.CommonName)
+	g.config(g.addr, "", `"`+a+`"`)
+	g.Gate = gate.Start(t, g.site.Dir)
+	g.obtains(a, pool)
+	if _, err := g.leaf(a, p.Root()); err == nil {
+		t.Error("a client that trusts the default root accepts it; are the roots alike?")
+	}
+
+	g.ca = ca + "preferred_chain = \"No Such Root\"\n"
+	g.config(g.addr, "", `"`+b+`"`)
+	after := g.Mark()
+	g.reload()
+	g.obtains(b, p.Root())
+	after("what the CA offers", func(l gate.Line) bool {
+		return strings.HasPrefix(l.Msg(), "acme: no chain to the preferred issuer") && strings.Contains(l.Str("err"), other.Subject.CommonName)
+	})
 }
