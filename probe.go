@@ -18,19 +18,26 @@ import (
 
 // probeCommand is "wssgate probe": exit status 0 only if all is well.
 func probeCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	f := newFlags("probe", "URL [-domain D] [-ca FILE] [-connect HOST:PORT] [-timeout D] [-json]",
+	f := newFlags("probe", "URL [-domain D] [-ca FILE] [-connect HOST:PORT] [-login FILE] [-config FILE] [-server NAME[/VERSION]] [-timeout D] [-json]",
 		`Connects as an XMPP client does and reports each step and its duration: TCP, TLS,
-certificate, opening handshake, stream, features. It does not log in.
-Exit status: 0 all steps succeeded, 1 one failed, 2 usage.
+certificate, opening handshake, stream, features, discovery. Then it lists diagnoses:
+settings of the XMPP server or the gate that cause trouble, with the line to change.
+It logs in only with -login, which shows more: stream management, the server's version,
+and the client address that the server sees.
+Exit status: 0 all steps succeeded, whatever the diagnoses, 1 one failed, 2 usage.
 
   wssgate probe wss://example1.com:5291/
   wssgate probe wss://t2.example1.com:5291/ -domain example2.com
   wssgate probe wss://example1.com:5291/ -connect 192.0.2.1:5291 -ca ca.pem
-  wssgate probe ws://127.0.0.1:5290/ -domain example1.com     (the upstream itself)`)
+  wssgate probe ws://127.0.0.1:5290/ -domain example1.com     (the upstream itself)
+  wssgate probe wss://example1.com/ -login account.txt -config config.toml`)
 	domain := f.String("domain", "", "the XMPP `DOMAIN` to open a stream to (default: the URL's host)")
 	caFile := f.String("ca", "", "trust the root certificates in `FILE` (PEM) instead of the system's")
 	connect := f.String("connect", "", "connect to `HOST:PORT`, whatever the URL's host resolves to")
 	timeout := f.Duration("timeout", 10*time.Second, "how long each step may take")
+	loginFile := f.String("login", "", "log in with the account in `FILE`: the JID in its first line, the password in its second")
+	configFile := f.String("config", "", "compare the server's stanza limit with limits.message in `FILE` (default: compare with 1MiB)")
+	server := f.String("server", "", "the XMPP server is `NAME[/VERSION]`, as in ejabberd/24.12: only its settings are named")
 	asJSON := f.Bool("json", false, "print one JSON object")
 
 	args, urls := flagsFirst(f.FlagSet, args)
@@ -49,15 +56,9 @@ Exit status: 0 all steps succeeded, 1 one failed, 2 usage.
 	case *timeout <= 0:
 		return usage(fmt.Sprintf("-timeout %v: want more than 0", *timeout))
 	}
-	opts := probe.Options{URL: urls[0], Domain: *domain, Connect: *connect, Timeout: *timeout}
+	opts := probe.Options{URL: urls[0], Domain: *domain, Connect: *connect, Timeout: *timeout, Server: *server}
 	if *caFile != "" {
-		place := files.New("probe", nil)
-		ctx, cancel := context.WithTimeout(ctx, *timeout)
-		pem, err := files.Await(ctx, place, func() ([]byte, error) { return place.ReadStream(*caFile, config.MaxFile) })
-		cancel()
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("%q: not read within %v", *caFile, *timeout)
-		}
+		pem, err := readForProbe(ctx, *caFile, *timeout)
 		if err != nil {
 			return usage(fmt.Sprintf("-ca: %v", err))
 		}
@@ -65,6 +66,24 @@ Exit status: 0 all steps succeeded, 1 one failed, 2 usage.
 		if !opts.RootCAs.AppendCertsFromPEM(pem) {
 			return usage(fmt.Sprintf("-ca: no certificate in %q", *caFile))
 		}
+	}
+	if *loginFile != "" {
+		text, err := readForProbe(ctx, *loginFile, *timeout)
+		if err != nil {
+			return usage(fmt.Sprintf("-login: %v", err))
+		}
+		jid, rest, _ := strings.Cut(string(text), "\n")
+		password, _, _ := strings.Cut(rest, "\n")
+		if opts.Login = (&probe.Login{JID: strings.TrimSpace(jid), Password: strings.TrimSuffix(password, "\r")}); opts.Login.Password == "" {
+			return usage(fmt.Sprintf("-login: %q has no password in its second line", *loginFile))
+		}
+	}
+	if *configFile != "" {
+		cfg, err := config.Load(ctx, *configFile)
+		if err != nil {
+			return usage(fmt.Sprintf("-config: %v", err))
+		}
+		opts.Message = int64(cfg.Limits.Message)
 	}
 
 	var each func(probe.Step)
@@ -82,12 +101,25 @@ Exit status: 0 all steps succeeded, 1 one failed, 2 usage.
 		enc.SetIndent("", "  ")
 		enc.Encode(report)
 	} else {
+		printDiagnoses(stdout, report.Diagnoses)
 		fmt.Fprintf(stdout, "\n%s\n", verdict(report))
 	}
 	if !report.OK {
 		return exitFailed
 	}
 	return exitOK
+}
+
+// readForProbe reads a small file, and gives up after the timeout.
+func readForProbe(ctx context.Context, file string, timeout time.Duration) ([]byte, error) {
+	place := files.New("probe", nil)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	b, err := files.Await(ctx, place, func() ([]byte, error) { return place.ReadStream(file, config.MaxFile) })
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%q: not read within %v", file, timeout)
+	}
+	return b, err
 }
 
 // flagsFirst parts flags from other arguments, wherever they stand, so that a
@@ -142,6 +174,19 @@ func printStep(w io.Writer, s probe.Step) {
 		fmt.Fprintf(w, "    %s\n", problem.Text)
 		if problem.Hint != "" {
 			fmt.Fprintf(w, "      hint: %s\n", problem.Hint)
+		}
+	}
+}
+
+// printDiagnoses prints each diagnosis as a line, with the settings to change below it.
+func printDiagnoses(w io.Writer, diagnoses []probe.Diagnosis) {
+	if len(diagnoses) > 0 {
+		fmt.Fprintln(w)
+	}
+	for _, d := range diagnoses {
+		fmt.Fprintf(w, "%s: %s\n", d.Code, d.Text)
+		for _, fix := range d.Fixes {
+			fmt.Fprintf(w, "  %-10s  %s: %s\n", fix.Server, fix.File, fix.Line)
 		}
 	}
 }

@@ -61,6 +61,7 @@ func (p *prober) explain(ctx context.Context, err error) Problem {
 	case errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH):
 		return Problem{at + " is unreachable from here", "is there a route to it, over IPv6 too?"}
 	case errors.As(err, &record):
+		p.wrongScheme()
 		problem := Problem{"the answer is not TLS", p.tryOther()}
 		if strings.HasPrefix(string(record.RecordHeader[:]), "HTTP") {
 			problem.Text = "the answer is plain HTTP, not TLS"

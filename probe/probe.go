@@ -2,9 +2,11 @@
 // step at a time, and says in plain words how each step went: TCP, TLS, the
 // certificate, the opening handshake, the stream and its features.
 //
-// It logs in to nothing and sends no secret, which is why it goes on past a
-// certificate that it would not trust: what comes behind may be the cause.
-// Only `wssgate probe` uses it.
+// It goes on past a certificate that it would not trust: what comes behind may be the
+// cause. So it logs in only if it is told to, and never behind such a certificate.
+//
+// Beside the steps it has diagnoses: causes of trouble, each with a code and the setting
+// to change. Only `wssgate probe` uses it.
 package probe
 
 import (
@@ -16,6 +18,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +34,9 @@ type Options struct {
 	Connect string         // HOST:PORT to connect to instead of the URL's; empty: the URL's
 	RootCAs *x509.CertPool // nil: the system's
 	Timeout time.Duration  // of each step; 0: 10 s
+	Message int64          // the gate's limits.message, in bytes; 0: its default, 1 MiB
+	Server  string         // the XMPP server and its version, as "ejabberd/24.12"; empty: found out where possible
+	Login   *Login         // nil: none
 }
 
 // A Report is what a probe found out. Fields of steps that were not reached
@@ -48,7 +54,12 @@ type Report struct {
 	StreamFrom  string       `json:"stream_from,omitempty"`
 	Mechanisms  []string     `json:"mechanisms,omitempty"` // of SASL
 	Features    []string     `json:"features,omitempty"`   // names of the others
+	MaxBytes    int64        `json:"max_bytes,omitempty"`  // of a stanza (XEP-0478)
+	SeenAs      string       `json:"seen_as,omitempty"`    // the address that the server sees (XEP-0279)
+	Discovery   []string     `json:"discovery,omitempty"`  // WebSocket URLs in the documents of XEP-0156
+	Server      *Server      `json:"server,omitempty"`
 	Steps       []Step       `json:"steps"`
+	Diagnoses   []Diagnosis  `json:"diagnoses"` // do not change OK
 }
 
 // A Step is one thing that was tried.
@@ -84,17 +95,21 @@ type prober struct {
 	each   func(Step)
 	url    *url.URL
 	addr   string // host:port to connect to
+	from   string // of <open/>; empty: none
 
 	conn net.Conn
 	br   *bufio.Reader
 	more []byte // of the last message: elements that were not looked at
+
+	sasl  []string // mechanisms of SASL 1
+	offer *offer   // before a login; nil: not seen
 }
 
 // Run probes, calls each (where not nil) as soon as a step is done, and
 // returns the whole. The error is about the Options only and wraps ErrUsage;
 // everything else is in the Report.
 func Run(ctx context.Context, opts Options, each func(Step)) (*Report, error) {
-	p := &prober{Options: opts, each: each, report: &Report{}}
+	p := &prober{Options: opts, each: each, report: &Report{Diagnoses: []Diagnosis{}}}
 	if err := p.prepare(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUsage, err)
 	}
@@ -107,6 +122,7 @@ func Run(ctx context.Context, opts Options, each func(Step)) (*Report, error) {
 	for _, s := range p.report.Steps {
 		p.report.OK = p.report.OK && s.OK()
 	}
+	p.prescribe()
 	return p.report, nil
 }
 
@@ -162,6 +178,20 @@ func (p *prober) prepare() error {
 	if p.Timeout <= 0 {
 		p.Timeout = defaultTimeout
 	}
+	if p.Message <= 0 {
+		p.Message = 1 << 20
+	}
+	if p.Server != "" {
+		name, version, _ := strings.Cut(p.Server, "/")
+		if p.report.Server = recognize(name, version, "-server"); !slices.Contains(Servers, p.report.Server.Name) {
+			return fmt.Errorf("server %q is none of %s", name, strings.Join(Servers, ", "))
+		}
+	}
+	if p.Login != nil {
+		if node, domain, ok := strings.Cut(p.Login.JID, "@"); !ok || node == "" || !strings.EqualFold(domain, p.Domain) {
+			return fmt.Errorf("login: %q is not NAME@%s", p.Login.JID, p.Domain)
+		}
+	}
 	p.url = u
 	p.report.URL, p.report.Domain = u.String(), p.Domain
 	return nil
@@ -179,16 +209,26 @@ func (p *prober) walk(ctx context.Context) bool {
 		{"websocket", p.open},
 		{"stream", p.stream},
 		{"features", p.features},
+		{"login", p.login},
 	}
 	for _, step := range steps {
-		if p.url.Scheme == "ws" && (step.name == "tls" || step.name == "certificate") {
+		switch {
+		case p.url.Scheme == "ws" && (step.name == "tls" || step.name == "certificate"):
+			continue
+		case step.name == "login" && p.Login == nil:
 			continue
 		}
-		if !p.step(ctx, step.name, step.do) && step.name != "certificate" {
+		if !p.step(ctx, step.name, step.do) && step.name != "certificate" && step.name != "login" {
 			return false
 		}
 	}
 	p.bye()
+	if p.offer != nil {
+		p.judge(ctx, *p.offer)
+	}
+	if p.url.Scheme == "wss" && !slices.ContainsFunc(p.report.Steps, func(s Step) bool { return s.Name == "certificate" && !s.OK() }) {
+		p.step(ctx, "discovery", p.discovery)
+	}
 	return true
 }
 
@@ -234,6 +274,11 @@ func (p *prober) connect(ctx context.Context, s *Step) error {
 	p.report.Address = conn.RemoteAddr().String()
 	s.Facts = append(s.Facts, p.report.Address)
 	return nil
+}
+
+func isLoopbackConn(conn net.Conn) bool {
+	addr, ok := conn.RemoteAddr().(*net.TCPAddr)
+	return ok && addr.IP.IsLoopback()
 }
 
 // loopback returns the loopback address of a name below .localhost, which DNS

@@ -103,7 +103,7 @@ func steps(r *Report) string {
 	return strings.Join(all, " ")
 }
 
-const allSteps = "connect tls certificate websocket stream features"
+const allSteps = "connect tls certificate websocket stream features discovery"
 
 func TestAllIsWell(t *testing.T) {
 	for name, habits := range map[string]chat.Habits{"polite": {}, "tigase": chat.Tigase()} {
@@ -567,7 +567,7 @@ func TestJSON(t *testing.T) {
 	if err := json.Unmarshal(b, &got); err != nil {
 		t.Fatal(err)
 	}
-	if !got.OK || got.Certificate.Days_left != 89 || len(got.Steps) != 6 || got.Steps[5].Step != "features" || got.Steps[5].MS <= 0 {
+	if !got.OK || got.Certificate.Days_left != 89 || len(got.Steps) != 7 || got.Steps[5].Step != "features" || got.Steps[5].MS <= 0 {
 		t.Errorf("%s = %+v", b, got)
 	}
 }

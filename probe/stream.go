@@ -20,9 +20,18 @@ const nsFraming = "urn:ietf:params:xml:ns:xmpp-framing"
 type element struct {
 	XMLName  xml.Name
 	From     string    `xml:"from,attr"`
+	ID       string    `xml:"id,attr"`
 	SeeOther string    `xml:"see-other-uri,attr"`
 	Text     string    `xml:",chardata"`
 	Children []element `xml:",any"`
+}
+
+// first returns the first child, or an empty element.
+func (e element) first() element {
+	if len(e.Children) == 0 {
+		return element{}
+	}
+	return e.Children[0]
 }
 
 // next reads an element; a stream error, the stream's end and a redirect are
@@ -46,6 +55,7 @@ func (p *prober) next() (element, error) {
 	case e.XMLName.Local == "error":
 		return e, p.streamError(e)
 	case e.XMLName.Local == "close" && e.SeeOther != "":
+		p.redirected(e.SeeOther)
 		return e, &Problem{fmt.Sprintf("the server redirects to %q", printable([]byte(e.SeeOther))),
 			p.either("few clients follow redirects; give each node of the cluster a public_url in [upstream], so that the gate can rewrite them",
 				"this is a cluster; the gate goes there itself if it knows a node by that name, see `wssgate check`")}
@@ -53,6 +63,18 @@ func (p *prober) next() (element, error) {
 		return e, &Problem{"the server ended the stream", ""}
 	}
 	return e, nil
+}
+
+// redirected diagnoses a redirect of the stream.
+func (p *prober) redirected(to string) {
+	if isInner(to) {
+		p.diagnose("inner-redirect", "the server redirects the stream to %q, which clients can't reach or which has no TLS", printable([]byte(to)))
+	}
+}
+
+// lost diagnoses a redirect that the gate could not follow.
+func (p *prober) lost() {
+	p.diagnose("inner-redirect", "the XMPP server redirects the stream to a node that the gate does not know, or in a loop")
 }
 
 // lostHint is for a redirect of the XMPP server that the gate could not follow.
@@ -68,6 +90,7 @@ func (p *prober) streamError(e element) *Problem {
 			condition = child.XMLName.Local
 			if condition == "see-other-host" {
 				text = ": " + printable([]byte(strings.TrimSpace(child.Text)))
+				p.redirected(strings.TrimSpace(child.Text))
 			}
 		}
 	}
@@ -75,27 +98,42 @@ func (p *prober) streamError(e element) *Problem {
 	switch condition {
 	case "host-unknown", "host-gone":
 		problem.Hint = fmt.Sprintf("the XMPP server does not serve %q; name one of its domains with -domain", p.Domain)
-		if text == ": "+xmpp.NotTakenHere {
+		if text != ": "+xmpp.NotTakenHere {
+			p.diagnose("host-unknown", "the XMPP server does not serve %q", p.Domain)
+		} else {
+			p.diagnose("domain-not-allowed", "the gate does not let streams to %q through at this name", p.Domain)
 			problem.Hint = fmt.Sprintf("the gate refused, and did not ask the XMPP server: %q is none of the vhost's domains; name one with -domain", p.Domain)
+		}
+	case "undefined-condition":
+		if strings.Contains(text, "No stream features") { // Prosody
+			p.diagnose("insecure-stream", "the server offers no login, because it considers the stream unencrypted")
+			problem.Hint = "it considers the stream unencrypted"
 		}
 	case "policy-violation", "resource-constraint":
 		problem.Hint = "the XMPP server has a limit that was reached"
+		if strings.Contains(strings.ToUpper(text), "TLS") { // ejabberd: "Use of STARTTLS required"
+			p.diagnose("insecure-stream", "the server wants encryption, and considers the stream unencrypted")
+			problem.Hint = "it considers the stream unencrypted"
+		}
 	case "system-shutdown":
 		problem.Hint = "the XMPP server is stopping"
 	case "remote-connection-failed":
 		problem.Hint = p.either("the gate does not reach the XMPP server", "")
 		if text == ": "+xmpp.NotReachableHere {
 			problem.Hint = lostHint
+			p.lost()
 		}
 	}
 	return problem
 }
 
-// stream opens the stream and reads the server's opening.
-func (p *prober) stream(_ context.Context, s *Step) error {
-	var to strings.Builder
-	xml.EscapeText(&to, []byte(p.Domain))
-	if err := p.send(fmt.Sprintf("<open xmlns='%s' to='%s' version='1.0'/>", nsFraming, to.String())); err != nil {
+// openStream sends <open/> and reads the server's.
+func (p *prober) openStream() error {
+	from := ""
+	if p.from != "" {
+		from = " from='" + quoted(p.from) + "'"
+	}
+	if err := p.send(fmt.Sprintf("<open xmlns='%s'%s to='%s' version='1.0'/>", nsFraming, from, quoted(p.Domain))); err != nil {
 		return err
 	}
 	e, err := p.next()
@@ -106,9 +144,18 @@ func (p *prober) stream(_ context.Context, s *Step) error {
 		return &Problem{fmt.Sprintf("the stream begins with <%s>, want <open/> of RFC 7395", e.XMLName.Local), ""}
 	}
 	p.report.StreamFrom = e.From
+	p.guess(e.ID)
+	return nil
+}
+
+// stream opens the stream and reads the server's opening.
+func (p *prober) stream(_ context.Context, s *Step) error {
+	if err := p.openStream(); err != nil {
+		return err
+	}
 	s.Facts = append(s.Facts, "to "+p.Domain)
-	if e.From != "" && !strings.EqualFold(e.From, p.Domain) {
-		s.Notes = append(s.Notes, fmt.Sprintf("the server calls itself %q", printable([]byte(e.From))))
+	if from := p.report.StreamFrom; from != "" && !strings.EqualFold(from, p.Domain) {
+		s.Notes = append(s.Notes, fmt.Sprintf("the server calls itself %q", printable([]byte(from))))
 	}
 	return nil
 }
@@ -124,22 +171,14 @@ func (p *prober) features(_ context.Context, s *Step) error {
 	}
 	for _, feature := range e.Children {
 		if feature.XMLName.Local != "mechanisms" {
-			p.report.Features = append(p.report.Features, feature.XMLName.Local)
-			continue
-		}
-		for _, m := range feature.Children {
-			if m.XMLName.Local == "mechanism" {
-				p.report.Mechanisms = append(p.report.Mechanisms, printable([]byte(strings.TrimSpace(m.Text))))
-			}
+			p.report.Features = append(p.report.Features, printable([]byte(feature.XMLName.Local)))
 		}
 	}
-	if len(p.report.Mechanisms) == 0 {
+	o := read(e)
+	p.offer, p.sasl, p.report.Mechanisms = &o, o.sasl1, o.mechanisms
+	s.Facts = append(s.Facts, o.facts(p.report.Features)...)
+	if len(o.mechanisms) == 0 {
 		s.Notes = append(s.Notes, "no SASL mechanism is offered, so nobody can log in")
-	} else {
-		s.Facts = append(s.Facts, "SASL "+strings.Join(p.report.Mechanisms, ", "))
-	}
-	if len(p.report.Features) > 0 {
-		s.Facts = append(s.Facts, "and "+strings.Join(p.report.Features, ", "))
 	}
 	return nil
 }

@@ -31,8 +31,8 @@ func (p *prober) open(_ context.Context, s *Step) error {
 	scheme := map[string]string{"wss": "https", "ws": "http"}[p.url.Scheme]
 	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
 		"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n"+
-		"Origin: %s://%s\r\nUser-Agent: wssgate-probe\r\n\r\n",
-		p.url.RequestURI(), p.url.Host, key, scheme, p.url.Host)
+		"Origin: %s://%s\r\nUser-Agent: wssgate-probe\r\n%s\r\n",
+		p.url.RequestURI(), p.url.Host, key, scheme, p.url.Host, p.asGate())
 	heard := &hearing{Conn: p.conn}
 	rest, err := upstream.OpeningHandshake(heard, []byte(request), key, "xmpp")
 	line, _, _ := strings.Cut(string(heard.got), "\r\n")
@@ -46,6 +46,24 @@ func (p *prober) open(_ context.Context, s *Step) error {
 	s.Facts = append(s.Facts, p.report.Status+", subprotocol xmpp")
 	p.br = bufio.NewReader(io.MultiReader(bytes.NewReader(rest), p.conn))
 	return nil
+}
+
+// asGate returns the header fields that a node gets from the gate, because a server may
+// offer logins to those alone that have them. A gate replaces a client's.
+func (p *prober) asGate() string {
+	if p.url.Scheme != "ws" {
+		return ""
+	}
+	client := forwardedClient
+	if addr, ok := p.conn.LocalAddr().(*net.TCPAddr); ok && p.Login == nil {
+		client = addr.IP.String()
+	}
+	node := client
+	if strings.Contains(client, ":") {
+		node = `"[` + client + `]"`
+	}
+	return fmt.Sprintf("X-Forwarded-For: %s\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: %s\r\nForwarded: for=%s;host=%q;proto=https\r\n",
+		client, p.url.Host, node, p.url.Host)
 }
 
 // A hearing keeps what is read.
@@ -69,11 +87,15 @@ func (p *prober) noUpgrade(err error, heard *hearing) error {
 	case h.Status != 0 && h.Status != http.StatusSwitchingProtocols:
 		return p.refused(h, heard)
 	case len(heard.got) > 0 && (heard.got[0] == 0x15 || heard.got[0] == 0x16):
+		p.wrongScheme()
 		return &Problem{"the answer is TLS, not HTTP", p.tryOther()}
 	case len(heard.got) == 0 && h.Err == nil:
 		return io.EOF
 	case len(heard.got) == 0, h.Err != nil && isTimeout(h.Err):
 		return err
+	}
+	if h.Status == http.StatusSwitchingProtocols && strings.Contains(h.What, "subprotocol") {
+		p.diagnose("wrong-subprotocol", "the server does not select the subprotocol \"xmpp\": it is another WebSocket, or something on the way removed the header")
 	}
 	hint := h.Hint
 	switch {
@@ -85,6 +107,11 @@ func (p *prober) noUpgrade(err error, heard *hearing) error {
 		hint = "the server's log may say why"
 	}
 	return &Problem{printable([]byte(h.Error())), hint}
+}
+
+// wrongScheme diagnoses a port that speaks the other of ws and wss.
+func (p *prober) wrongScheme() {
+	p.diagnose("wrong-scheme", "%s speaks the other of ws and wss than %s", p.addr, p.url.Scheme)
 }
 
 // tryOther is the hint that the port may speak the other scheme.
@@ -132,8 +159,20 @@ func (p *prober) refused(h *upstream.HandshakeError, heard *hearing) *Problem {
 	case 504:
 		problem.Hint = p.either("the XMPP server does not answer the gate", "this is a proxy, and the XMPP server does not answer it")
 	}
-	if p.url.Scheme == "ws" && h.Status == 400 && speaksTLS(body) {
+	switch {
+	case p.url.Scheme == "ws" && h.Status == 400 && speaksTLS(body):
 		problem.Hint = p.tryOther()
+		p.wrongScheme()
+	case location != "" && isInner(location):
+		p.diagnose("inner-redirect", "the server answers with a redirect to %q, which clients can't reach or which has no TLS", printable([]byte(location)))
+	case h.Status == 400 || h.Status == 501:
+		p.diagnose("wrong-subprotocol", "the server does not get or take the subprotocol \"xmpp\"")
+	case h.Status == 403:
+		p.diagnose("origin-refused", "the server does not take clients of this origin, %s://%s", map[string]string{"wss": "https", "ws": "http"}[p.url.Scheme], p.url.Host)
+	case h.Status == 404 && bytes.Contains(body, []byte("Unknown host")): // Prosody
+		p.diagnose("http-host-unknown", "the server has no web host %q", p.url.Host)
+	case h.Status == 404 || h.Status == 405 || h.Status == 426 || h.Status == 200:
+		p.diagnose("wrong-path", "the server has no WebSocket at %s", p.url.Path)
 	}
 	if location != "" {
 		problem.Hint = "it redirects to " + printable([]byte(location)) + ", which no WebSocket client follows"
@@ -251,6 +290,7 @@ func (p *prober) closed(payload []byte) *Problem {
 		problem.Hint = p.either("the gate can't go on with the XMPP server behind it; its log says why", "")
 		if reason == xmpp.NotReachableHere {
 			problem.Hint = lostHint
+			p.lost()
 		}
 	}
 	return problem

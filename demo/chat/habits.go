@@ -62,6 +62,11 @@ type Habits struct {
 	Redirect func(Open) string
 	// LoginFailure: the condition of a failed PLAIN. Empty: not-authorized.
 	LoginFailure string
+	// Offer: the features before a login, as XML that stands in <stream:features>. Empty:
+	// ANONYMOUS and PLAIN, and they are all that it does in any case.
+	Offer string
+	// NoResumption: XEP-0198 is not offered after the login.
+	NoResumption bool
 	// Node: what <enabled/> gives as location (XEP-0198). Empty: nothing.
 	Node string
 

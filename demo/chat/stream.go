@@ -97,9 +97,14 @@ func (st *stream) features(framing int32) string {
 	}
 	inside := "<mechanisms" + attr("xmlns", nsSASL) +
 		"><mechanism>ANONYMOUS</mechanism><mechanism>PLAIN</mechanism></mechanisms>"
+	if offer := st.c.s.cfg.Offer; offer != "" {
+		inside = offer
+	}
 	if st.user != "" {
-		inside = "<bind" + attr("xmlns", nsBind) + "/><session" + attr("xmlns", nsSession) +
-			"><optional/></session><sm" + attr("xmlns", nsSM) + "/>"
+		inside = "<bind" + attr("xmlns", nsBind) + "/><session" + attr("xmlns", nsSession) + "><optional/></session>"
+		if !st.c.s.cfg.NoResumption {
+			inside += "<sm" + attr("xmlns", nsSM) + "/>"
+		}
 	}
 	return open + inside + "</stream:features>"
 }
