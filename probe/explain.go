@@ -78,6 +78,10 @@ func (p *prober) explain(ctx context.Context, err error) Problem {
 			other := *p.url
 			other.Scheme = "wss"
 			problem.Hint += "; does the port speak TLS? then probe " + other.String()
+			if p.hasTLS(ctx) {
+				p.wrongScheme()
+				problem.Hint = "the port speaks TLS: probe " + other.String()
+			}
 		}
 		return problem
 	case errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
@@ -87,6 +91,18 @@ func (p *prober) explain(ctx context.Context, err error) Problem {
 		return Problem{"the server breaks RFC 6455: " + protocol.Error(), ""}
 	}
 	return Problem{Text: err.Error()}
+}
+
+// hasTLS reports whether the port speaks TLS.
+func (p *prober) hasTLS(ctx context.Context) bool {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.addr)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	err = tls.Client(conn, &tls.Config{ServerName: p.serverName(), InsecureSkipVerify: true}).HandshakeContext(ctx)
+	var op *net.OpError
+	return err == nil || errors.As(err, &op) && op.Op == "remote error" // an alert
 }
 
 func isTimeout(err error) bool {

@@ -155,7 +155,7 @@ func (p *prober) refused(h *upstream.HandshakeError, heard *hearing) *Problem {
 	case 429, 503:
 		problem.Hint = p.either("the gate is full, draining, or has no upstream at the moment; see its log", "the XMPP server takes no more at the moment; see its log")
 	case 502:
-		problem.Hint = p.either("the gate does not reach the XMPP server; is it running, and is its address right in [upstream]?", "this is a proxy that does not reach the XMPP server")
+		problem.Hint = p.either("the gate does not reach the XMPP server in [upstream], or got another answer from it than 101: the gate's log has it, and so has a probe of the node, ws://…, from the gate's machine", "this is a proxy that does not reach the XMPP server")
 	case 504:
 		problem.Hint = p.either("the XMPP server does not answer the gate", "this is a proxy, and the XMPP server does not answer it")
 	}

@@ -6,9 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# program:package
+# program:package, or file:package
 wanted=(
   prosody:prosody prosodyctl:prosody
+  /usr/lib/prosody/modules/mod_ipcheck:prosody-modules
   ejabberdctl:ejabberd
   chromium:chromium
   certutil:libnss3-tools
@@ -24,7 +25,7 @@ wanted=(
 missing=()
 for want in "${wanted[@]}"; do
   # Servers live in /usr/sbin, which a plain user's PATH may lack.
-  PATH=$PATH:/usr/sbin:/sbin command -v "${want%%:*}" >/dev/null || missing+=("${want##*:}")
+  [[ -e ${want%%:*} ]] || PATH=$PATH:/usr/sbin:/sbin command -v "${want%%:*}" >/dev/null || missing+=("${want##*:}")
 done
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u | sed '/^$/d')
 

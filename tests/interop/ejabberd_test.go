@@ -25,6 +25,14 @@ func startEjabberd(t *testing.T, domains ...string) (url string) {
 // returns the file of the log as well.
 func runEjabberd(t *testing.T, more string, domains ...string) (url, log string) {
 	t.Helper()
+	addr, log := startedEjabberd(t, func(_ string, port int) string { return ejabberdConfig(port, domains) + more }, domains...)
+	return "ws://" + addr + "/ws", log
+}
+
+// startedEjabberd is runEjabberd with a configuration of its own, which has a listener
+// at the port. It returns the address of that.
+func startedEjabberd(t *testing.T, configuration func(dir string, port int) string, domains ...string) (addr, log string) {
+	t.Helper()
 	gate.Program(t, "erl", "ejabberd")
 	libs, err := filepath.Glob("/usr/lib/*/ejabberd-*")
 	if err != nil {
@@ -38,9 +46,9 @@ func runEjabberd(t *testing.T, more string, domains ...string) (url, log string)
 	dir := user.tempDir(t)
 	port := gate.FreePort(t)
 	config := filepath.Join(dir, "ejabberd.yml")
-	user.write(t, config, ejabberdConfig(port, domains)+more)
+	user.write(t, config, configuration(dir, port))
 	log = filepath.Join(dir, "ejabberd.log")
-	addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
+	addr = net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
 
 	register := "{ok, _} = application:ensure_all_started(ejabberd)"
 	for _, domain := range domains {
@@ -57,7 +65,7 @@ func runEjabberd(t *testing.T, more string, domains ...string) (url, log string)
 		"ERL_CRASH_DUMP_SECONDS=0",
 	)
 	gate.StartServer(t, cmd, new(gate.Output), addr, log).Wait(registered)
-	return "ws://" + addr + "/ws", log
+	return addr, log
 }
 
 // registered is what ejabberd prints when its accounts are there.

@@ -20,6 +20,7 @@ func startProsody(t *testing.T, domains ...string) (url string) {
 
 // A prosody is a running Prosody.
 type prosody struct {
+	addr   string // of its web server
 	url    string // of its plain WebSocket
 	user   account
 	config string
@@ -32,6 +33,12 @@ type prosody struct {
 // the package made for it, and its files belong to that user.
 func runProsody(t *testing.T, more string, domains ...string) *prosody {
 	t.Helper()
+	return startedProsody(t, func(dir string, port int) string { return prosodyConfig(dir, port, domains) + more }, domains...)
+}
+
+// startedProsody is runProsody with a configuration of its own.
+func startedProsody(t *testing.T, config func(dir string, port int) string, domains ...string) *prosody {
+	t.Helper()
 	gate.Program(t, "prosody", "prosody")
 	gate.Program(t, "prosodyctl", "prosody")
 
@@ -39,12 +46,13 @@ func runProsody(t *testing.T, more string, domains ...string) *prosody {
 	dir := p.user.tempDir(t)
 	port := gate.FreePort(t)
 	p.config = filepath.Join(dir, "prosody.cfg.lua")
-	p.user.write(t, p.config, prosodyConfig(dir, port, domains)+more)
+	p.user.write(t, p.config, config(dir, port))
 	for _, domain := range domains {
 		p.ctl(t, "register", "alice", domain, passwordOf(domain))
 	}
 	addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
 	gate.StartServer(t, p.user.command("prosody", "-F", "--config", p.config), new(gate.Output), addr)
+	p.addr = addr
 	p.url = "ws://" + addr + "/xmpp-websocket"
 	return p
 }
