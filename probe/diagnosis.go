@@ -121,7 +121,6 @@ var remedies = map[string][]remedy{
 	},
 	"limits-mismatch": {
 		{"wssgate", `[limits] message: at least the server's limit`},
-		{"ejabberd", `listen: max_stanza_size of the first ejabberd_c2s listener: at most limits.message`},
 		{"prosody", `c2s_stanza_size_limit: at most limits.message`},
 		{"openfire", `xmpp.parser.buffer.size: at most limits.message`},
 		{"mongooseim", `[[listen.http.handlers.mod_websockets]] max_stanza_size: at most limits.message`},

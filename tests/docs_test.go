@@ -346,7 +346,7 @@ func TestDocumentRunBy(t *testing.T) {
 	for _, d := range documents(t) {
 		for _, f := range d.fences {
 			// Commands stand in those that TestDocumentCommands runs.
-			if lang, _, _ := strings.Cut(f.info, " "); !slices.Contains([]string{"sh", "toml", "nginx", "haproxy"}, lang) {
+			if lang, _, _ := strings.Cut(f.info, " "); !slices.Contains([]string{"sh", "toml", "nginx", "haproxy", "lua", "yaml"}, lang) {
 				t.Errorf("%s:%d: a block of %q; want sh, if it has commands", d.name, f.line, f.info)
 			}
 		}
