@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
@@ -208,6 +209,9 @@ func TestDiscovery(t *testing.T) {
 		{"none", xrd(), "", "*", "discovery-missing"},
 		{"no document", "", "", "*", "discovery-missing"},
 		{"garbage", "<XRD", "{", "*", "discovery-missing"},
+		{"a redirect", "https://example1.com/elsewhere", "", "*", ""},
+		{"a redirect without TLS", "http://example1.com/elsewhere", "", "*", "discovery-missing"},
+		{"a redirect to another host", "https://www.example1.com/elsewhere", "", "*", "discovery-missing"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -218,13 +222,15 @@ func TestDiscovery(t *testing.T) {
 				switch {
 				case r.Header.Get("Upgrade") != "":
 					serveChat(w, r, server)
-				case body == "":
+				case body == "" && r.URL.Path != "/elsewhere":
 					http.NotFound(w, r)
+				case strings.HasPrefix(body, "http"):
+					http.Redirect(w, r, body, http.StatusFound)
 				default:
 					if tt.cors != "" {
 						w.Header().Set("Access-Control-Allow-Origin", tt.cors)
 					}
-					io.WriteString(w, body)
+					io.WriteString(w, cmp.Or(body, xrd(ours)))
 				}
 			}))
 			web.TLS = good()

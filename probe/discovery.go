@@ -1,10 +1,12 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -37,7 +39,7 @@ func (p *prober) discovery(ctx context.Context, s *Step) error {
 	client := &http.Client{
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
-			TLSClientConfig:   &tls.Config{RootCAs: p.RootCAs, ServerName: host},
+			TLSClientConfig:   &tls.Config{RootCAs: p.RootCAs},
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				switch local, ok := loopback(addr); {
 				case p.Connect != "":
@@ -48,6 +50,17 @@ func (p *prober) discovery(ctx context.Context, s *Step) error {
 				return (&net.Dialer{}).DialContext(ctx, network, addr)
 			},
 		},
+		CheckRedirect: func(req *http.Request, via []*http.Request) error {
+			switch to := req.URL; {
+			case to.Scheme != "https":
+				return errors.New("the redirect has no TLS")
+			case p.Connect != "" && !strings.EqualFold(to.Hostname(), host):
+				return errors.New("the redirect is not followed: -connect leads elsewhere")
+			case len(via) > 5:
+				return errors.New("too many redirects")
+			}
+			return nil
+		},
 	}
 	const xrd, jrd = "/.well-known/host-meta", "/.well-known/host-meta.json"
 	var urls []string
@@ -55,7 +68,7 @@ func (p *prober) discovery(ctx context.Context, s *Step) error {
 	for _, path := range []string{xrd, jrd} {
 		found, cors, err := p.document(ctx, client, "https://"+host+path)
 		if err != nil {
-			failures = append(failures, err.Error())
+			failures = append(failures, printable([]byte(err.Error())))
 			if path == xrd && len(failures) == 1 && isTimeout(err) {
 				break // the other one would be waited for as long
 			}
@@ -141,7 +154,7 @@ func (p *prober) isOurs(raw string) bool {
 	if err != nil || u.Scheme != "wss" || !strings.EqualFold(strings.TrimSuffix(u.Hostname(), "."), p.url.Hostname()) {
 		return false
 	}
-	port := func(u *url.URL) string { return cmpOr(u.Port(), "443") }
+	port := func(u *url.URL) string { return cmp.Or(u.Port(), "443") }
 	_, connected, _ := net.SplitHostPort(p.addr)
 	return port(u) == port(p.url) || p.Connect != "" && port(u) == connected
 }

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -21,7 +22,7 @@ const (
 	nsTLS    = "urn:ietf:params:xml:ns:xmpp-tls"
 )
 
-// An offer is what features say of logins.
+// An offer is what <stream:features> says of logins.
 type offer struct {
 	mechanisms       []string // of SASL 1 and 2
 	sasl2, bind2     bool
@@ -137,7 +138,7 @@ func (p *prober) judgeLimit(o offer) {
 
 // again opens a second stream, with a from, and returns what it is offered.
 func (p *prober) again(ctx context.Context) (offer, bool) {
-	q := &prober{Options: p.Options, report: &Report{}, url: p.url, addr: p.addr, from: cmpOr(p.jid(), "probe@"+p.Domain)}
+	q := &prober{Options: p.Options, report: &Report{}, url: p.url, addr: p.addr, from: cmp.Or(p.jid(), "probe@"+p.Domain)}
 	defer func() {
 		if q.conn != nil {
 			q.conn.Close()
@@ -173,13 +174,6 @@ func (p *prober) judgeSession(o offer) {
 	if !o.resumption {
 		p.diagnose("sm-missing", "the server does not offer stream management (XEP-0198): a client that loses its connection loses messages, and a reload or drain costs a login")
 	}
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // facts are what is good to know of an offer, and of the names of the features.

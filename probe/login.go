@@ -159,7 +159,7 @@ func (p *prober) authenticate() (mechanism string, err error) {
 			}
 			return "", &Problem{"the server did not prove that it knows the password", "is this the right server?"}
 		case "failure":
-			return "", &Problem{"the login failed: " + e.first().XMLName.Local, "is the password in the file of -login right? the server's log says more"}
+			return "", &Problem{"the login failed: " + printable([]byte(e.first().XMLName.Local)), "is the password in the file of -login right? the server's log says more"}
 		case "challenge":
 			var response string
 			if !scram.verify(string(data)) {
@@ -171,7 +171,7 @@ func (p *prober) authenticate() (mechanism string, err error) {
 				return "", err
 			}
 		default:
-			return "", &Problem{fmt.Sprintf("got <%s> in a login", e.XMLName.Local), ""}
+			return "", &Problem{fmt.Sprintf("got <%s> in a login", printable([]byte(e.XMLName.Local))), ""}
 		}
 	}
 }
