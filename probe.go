@@ -18,7 +18,7 @@ import (
 
 // probeCommand is "wssgate probe": exit status 0 only if all is well.
 func probeCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	f := newFlags("probe", "URL [-domain D] [-ca FILE] [-connect HOST:PORT] [-login FILE] [-config FILE] [-server NAME[/VERSION]] [-timeout D] [-json]",
+	f := newFlags("probe", "URL [-domain D] [-ca FILE] [-connect HOST:PORT] [-login FILE] [-config FILE] [-json]",
 		`Connects as an XMPP client does and reports each step and its duration: TCP, TLS,
 certificate, opening handshake, stream, features, discovery. Then it lists diagnoses:
 settings of the XMPP server or the gate that cause trouble, with the line to change.

@@ -221,7 +221,7 @@ func recognize(name, version, by string) *Server {
 // guess recognizes an ejabberd by the ids of its streams, long decimal numbers. Prosody
 // and Tigase have UUIDs, Openfire and MongooseIM short words with letters.
 func (p *prober) guess(streamID string) {
-	if p.report.Server != nil || len(streamID) < 12 || strings.Trim(streamID, "0123456789") != "" {
+	if p.report.Server != nil || len(streamID) < 12 || len(streamID) > 20 || strings.Trim(streamID, "0123456789") != "" {
 		return
 	}
 	p.report.Server = &Server{Name: "ejabberd", By: "the id of its stream"}

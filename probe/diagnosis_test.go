@@ -63,6 +63,7 @@ func TestDiagnoses(t *testing.T) {
 		{"a limit below a raised one", scramAndPlain + limits(10<<20), Options{Message: 16 << 20}, ""},
 		{"a limit above a lowered one", scramAndPlain + limits(256<<10), Options{Message: 64 << 10}, "limits-mismatch"},
 		{"no number", scramAndPlain + "<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>-1x</max-bytes></limits>", Options{}, ""},
+		{"too long a number", scramAndPlain + "<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>99999999999999999999</max-bytes></limits>", Options{}, ""},
 		{"SASL 2 without FAST", scramAndPlain + fmt.Sprintf(sasl2, bind2), Options{}, "fast-missing"},
 		{"SASL 2 without FAST in a version without", scramAndPlain + fmt.Sprintf(sasl2, bind2), Options{Server: "prosody/0.12.3"}, ""},
 		{"SASL 2 without Bind 2", scramAndPlain + fmt.Sprintf(sasl2, fast), Options{}, "bind2-missing"},

@@ -50,8 +50,10 @@ func read(features element) (o offer) {
 				}
 			}
 		case space == nsLimits:
-			for _, n := range texts(f, "max-bytes") {
-				o.maxBytes, _ = strconv.ParseInt(n, 10, 64)
+			for _, text := range texts(f, "max-bytes") {
+				if n, err := strconv.ParseInt(text, 10, 64); err == nil && n > 0 {
+					o.maxBytes = n
+				}
 			}
 		case space == nsTLS:
 			o.starttlsRequired = slices.ContainsFunc(f.Children, func(e element) bool { return e.XMLName.Local == "required" })

@@ -159,7 +159,13 @@ func (p *prober) authenticate() (mechanism string, err error) {
 			}
 			return "", &Problem{"the server did not prove that it knows the password", "is this the right server?"}
 		case "failure":
-			return "", &Problem{"the login failed: " + printable([]byte(e.first().XMLName.Local)), "is the password in the file of -login right? the server's log says more"}
+			condition := "failure"
+			for _, child := range e.Children {
+				if child.XMLName.Local != "text" {
+					condition = printable([]byte(child.XMLName.Local))
+				}
+			}
+			return "", &Problem{"the login failed: " + condition, "is the password in the file of -login right? the server's log says more"}
 		case "challenge":
 			var response string
 			if !scram.verify(string(data)) {
