@@ -12,6 +12,7 @@ SOAK        ?= 10m
 SEED        ?= 0
 SEEDS       ?= 10000
 MODULES     := . $(patsubst %/go.mod,%,$(wildcard tests/go.mod bench/go.mod))
+PLATFORMS   := linux/amd64 linux/arm64 freebsd/amd64 darwin/arm64 windows/amd64
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BIN         := $(CURDIR)/build/bin
@@ -65,10 +66,12 @@ compare: ## whole gates side by side: this one, nginx, HAProxy; see bench/README
 notices: ## THIRD-PARTY-NOTICES, after a change of go.mod
 	deploy/notices.sh > THIRD-PARTY-NOTICES
 
-lint: tools ## gofmt, go vet, staticcheck, govulncheck
+lint: tools ## gofmt, go vet for every platform, staticcheck, govulncheck
 	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "not gofmt'ed: $$files"; exit 1; }
 	@set -e; for dir in $(MODULES); do echo "$$dir: go vet, staticcheck"; \
 	  (cd $$dir && go vet ./... && $(BIN)/staticcheck ./...); done
+	@set -e; for platform in $(PLATFORMS); do echo "$$platform: go vet"; \
+	  GOOS=$${platform%/*} GOARCH=$${platform#*/} CGO_ENABLED=0 go vet ./...; done
 	@tests/vulncheck.sh $(BIN)/govulncheck
 
 tools: $(BIN)/staticcheck $(BIN)/govulncheck

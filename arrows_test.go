@@ -22,7 +22,7 @@ var arrows = map[string][]string{
 	"files":       {"panics"},
 	"gate":        {"access", "admin", "certstore", "config", "fair", "files", "human", "listen", "logqueue", "memory", "panics", "ports", "proxy", "sampling", "systemd", "upstream", "watch", "web", "xmpp"},
 	"human":       {},
-	"listen":      {"files", "panics"},
+	"listen":      {"files", "panics", "ports"},
 	"logqueue":    {"panics"},
 	"memory":      {"panics"},
 	"panics":      {},

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +12,7 @@ import (
 	"wssgate/demo"
 	"wssgate/gate"
 	"wssgate/listen"
+	"wssgate/ports"
 )
 
 // demoCommand is "wssgate demo": the gate, and all that it needs around it.
@@ -30,7 +30,7 @@ Prints what to try.`)
 	listenAddr, err := freeAddress(*addr)
 	if err != nil {
 		fmt.Fprintf(stderr, "wssgate demo: -listen: %v\n", err)
-		if errors.Is(err, syscall.EADDRINUSE) {
+		if ports.IsErrno(err, syscall.EADDRINUSE) {
 			fmt.Fprintln(stderr, "  hint: something listens there already; choose another with -listen 127.0.0.1:5292")
 			return exitFailed
 		}

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -167,11 +168,17 @@ this machine, with certs/example1.com.pem (certificate and key):
 // serveCommand is "wssgate serve".
 func serveCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f := newFlags("serve", "[-config FILE] [-beside]", `Serves until SIGTERM or SIGINT, then drains; a second one ends at once.
-SIGHUP reloads configuration and certificates without disconnecting anyone.`)
+SIGHUP reloads configuration and certificates without disconnecting anyone.
+-beside is for Linux; Windows has neither SIGHUP nor sockets of systemd, and reloads
+with "wssgate reload".`)
 	beside := f.Bool("beside", false, "start while another wssgate listens on the same addresses; end that one afterwards")
 	file := f.String("config", "config.toml", "the configuration `FILE`")
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status
+	}
+	if *beside && !listen.CanShare {
+		fmt.Fprintf(stderr, "wssgate serve: -beside: on %s two processes can't listen on one address\n  hint: stop the other one first\n", runtime.GOOS)
+		return exitUsage
 	}
 	// From here on SIGHUP must not kill, not even before there is a gate.
 	reload := make(chan os.Signal, 1)
@@ -190,6 +197,9 @@ SIGHUP reloads configuration and certificates without disconnecting anyone.`)
 	// What the configuration says of the log is not known yet.
 	slog.SetDefault(gate.NewLogger(lines, config.Log{Level: "info", Format: "auto"}, new(slog.LevelVar), lines.Terminal))
 	slog.SetLogLoggerLevel(slog.LevelDebug)
+	if runtime.GOOS == "windows" {
+		slog.Info(`windows has no SIGHUP; "wssgate reload" reloads`)
+	}
 	cfg, err := config.Load(ctx, *file)
 	switch {
 	case ctx.Err() != nil:

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // firstInherited is the descriptor of the first socket.
@@ -40,8 +39,11 @@ func Inherit(getenv func(string) string, unsetenv func(string) error) ([]*Inheri
 	var all []*Inherited
 	for i := range n {
 		fd := firstInherited + i
-		syscall.CloseOnExec(fd)
-		s := &Inherited{file: os.NewFile(uintptr(fd), "socket "+strconv.Itoa(fd))}
+		file, err := inheritedFile(fd)
+		if err != nil {
+			return nil, fmt.Errorf("systemd: socket %d: %w", fd, err)
+		}
+		s := &Inherited{file: file}
 		if i < len(names) {
 			s.name = names[i]
 		}

@@ -20,6 +20,7 @@ import (
 
 	"wssgate/files"
 	"wssgate/panics"
+	"wssgate/ports"
 )
 
 // An Address is an address of the configuration, with its key.
@@ -91,9 +92,9 @@ func (s *Sockets) listenTCP(address string) (net.Listener, error) {
 	// It does not block, because the address is an IP address.
 	ln, err := listenConfig(s.Beside || slices.Contains(s.leaving, port)).Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
 	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
+	case ports.IsErrno(err, syscall.EADDRINUSE):
 		return nil, &inUse{err}
-	case errors.Is(err, syscall.EACCES):
+	case ports.IsErrno(err, syscall.EACCES):
 		return nil, &lowPort{err}
 	}
 	return ln, err
@@ -289,7 +290,11 @@ type inUse struct{ error }
 func (e *inUse) Unwrap() error { return e.error }
 
 func (*inUse) HintText() string {
-	return "stop the process that listens there; to replace a running wssgate without refusing clients, start this one with -beside, then stop the old one"
+	hint := "stop the process that listens there"
+	if CanShare {
+		hint += "; to replace a running wssgate without refusing clients, start this one with -beside, then stop the old one"
+	}
+	return hint
 }
 
 // lowPort is the error of a port that requires root.
@@ -320,7 +325,7 @@ func listenUnix(place *files.Place, path string, beside bool) (*UnixListener, er
 		var conn net.Conn
 		err := place.Call(path, func() (err error) { conn, err = net.Dial("unix", path); return err })
 		switch {
-		case errors.Is(err, syscall.ECONNREFUSED): // left by a process that was killed
+		case ports.IsErrno(err, syscall.ECONNREFUSED): // left by a process that was killed
 			place.Remove(path)
 		case beside: // another process listens, perhaps with a full queue
 			name = path + ".new"
@@ -335,7 +340,7 @@ func listenUnix(place *files.Place, path string, beside bool) (*UnixListener, er
 		ln, err = net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
 		return err
 	})
-	if errors.Is(err, syscall.EADDRINUSE) {
+	if ports.IsErrno(err, syscall.EADDRINUSE) {
 		return nil, &inUse{err}
 	}
 	if err != nil {

@@ -13,6 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// CanShare reports whether another process can listen on the same addresses beside this
+// one.
+const CanShare = true
+
 // listenConfig opens sockets that another process of the same user may open as well.
 // With beside, another process may already be listening there.
 //

@@ -7,8 +7,10 @@ import (
 	"net"
 )
 
-// listenConfig returns Go's default: on other systems SO_REUSEPORT does not distribute
-// clients.
+// CanShare is false: SO_REUSEPORT does not distribute clients.
+const CanShare = false
+
+// listenConfig is Go's default, see CanShare.
 func listenConfig(bool) *net.ListenConfig { return new(net.ListenConfig) }
 
 // LeaveToOthers fails: on other systems no other process can listen on the same

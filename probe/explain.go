@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"github.com/gobwas/ws"
+
+	"wssgate/ports"
 )
 
 // The alerts that have a meaning here (RFC 8446, section 6).
@@ -54,11 +56,11 @@ func (p *prober) explain(ctx context.Context, err error) Problem {
 		return Problem{Text: "interrupted"}
 	case errors.Is(err, context.DeadlineExceeded) || isTimeout(err):
 		return p.timedOut(at)
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case ports.IsErrno(err, syscall.ECONNREFUSED):
 		return Problem{at + " refused the connection", p.either(
 			"nothing listens there: is wssgate running, and is this port in listen.wss?",
 			"nothing listens there: is the XMPP server running, and is this its port for WebSockets?")}
-	case errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH):
+	case ports.IsErrno(err, syscall.EHOSTUNREACH) || ports.IsErrno(err, syscall.ENETUNREACH):
 		return Problem{at + " is unreachable from here", "is there a route to it, over IPv6 too?"}
 	case errors.As(err, &record):
 		p.wrongScheme()
@@ -84,7 +86,7 @@ func (p *prober) explain(ctx context.Context, err error) Problem {
 			}
 		}
 		return problem
-	case errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
+	case ports.IsErrno(err, syscall.ECONNRESET) || ports.IsErrno(err, syscall.EPIPE):
 		return Problem{at + " reset the connection", "its log may say why"}
 	}
 	if protocol, ok := errors.AsType[ws.ProtocolError](err); ok {

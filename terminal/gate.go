@@ -19,6 +19,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"wssgate/ports"
 )
 
 // Time limits for the gate's answer. A reload reads files.
@@ -121,7 +123,7 @@ func (g *Gate) unreachable(err error) error {
 		why, hint = errors.New("interrupted"), ""
 	case errors.Is(err, fs.ErrPermission):
 		why, hint = syscall.EACCES, "run this as the gate's user or group, or as root"
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case ports.IsErrno(err, syscall.ECONNREFUSED):
 		why = syscall.ECONNREFUSED
 	case errors.Is(err, fs.ErrNotExist):
 		why = syscall.ENOENT
