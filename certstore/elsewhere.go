@@ -56,9 +56,10 @@ func (t *tree) mapOut() {
 	t.remote = known && !slices.Contains(localTypes, kind)
 }
 
-// mountOf returns the mount point of a path without links.
+// mountOf returns the mount point of a path without links, or the root, whose name is
+// the drive's on Windows.
 func (t *tree) mountOf(path string) string {
-	for path != "/" && path != "." && t.points[path] == "" {
+	for path != filepath.Dir(path) && t.points[path] == "" {
 		path = filepath.Dir(path)
 	}
 	return path
