@@ -18,7 +18,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BIN         := $(CURDIR)/build/bin
 
 # IMAGE names the image, ENGINE the program that builds it.
-.PHONY: help build demo image test race fuzz simulate e2e soak bench compare notices lint tools needs clean
+.PHONY: help build demo manual image test race fuzz simulate e2e soak bench compare notices lint tools needs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -28,6 +28,9 @@ build: ## the binary, ./wssgate
 
 demo: build ## run it: an XMPP server, certificates and the gate, on loopback
 	./wssgate demo $(DEMOFLAGS)
+
+manual: build ## manual pages and the completion of shells, in build/manual
+	go run ./manual -date "$$(date -u -d @$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} +%F)"
 
 image: ## a container image, with podman, buildah or docker
 	@deploy/image.sh

@@ -24,6 +24,7 @@ var arrows = map[string][]string{
 	"human":       {},
 	"listen":      {"files", "panics", "ports"},
 	"logqueue":    {"panics"},
+	"manual":      {}, // it runs the program
 	"memory":      {"panics"},
 	"panics":      {},
 	"ports":       {},
