@@ -14,11 +14,12 @@ SEEDS       ?= 10000
 MODULES     := . $(patsubst %/go.mod,%,$(wildcard tests/go.mod bench/go.mod))
 PLATFORMS   := linux/amd64 linux/arm64 freebsd/amd64 darwin/arm64 windows/amd64
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+NFPM        := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 BIN         := $(CURDIR)/build/bin
 
 # IMAGE names the image, ENGINE the program that builds it.
-.PHONY: help build demo manual image test race fuzz simulate e2e soak bench compare notices lint tools needs clean
+.PHONY: help build demo manual dist image test race fuzz simulate e2e soak bench compare notices lint tools needs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -31,6 +32,9 @@ demo: build ## run it: an XMPP server, certificates and the gate, on loopback
 
 manual: build ## manual pages and the completion of shells, in build/manual
 	go run ./manual -date "$$(date -u -d @$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} +%F)"
+
+dist: $(BIN)/nfpm ## binaries, packages, SBOMs and checksums to release, in build/dist
+	@NFPM=$(BIN)/nfpm PLATFORMS="$(PLATFORMS)" deploy/dist.sh
 
 image: ## a container image, with podman, buildah or docker
 	@deploy/image.sh
@@ -85,6 +89,10 @@ build/bin/report: $(wildcard tests/internal/report/*.go)
 
 $(BIN)/staticcheck $(BIN)/govulncheck: Makefile
 	GOBIN=$(BIN) go install $(if $(findstring static,$@),$(STATICCHECK),$(GOVULNCHECK))
+	@touch $@
+
+$(BIN)/nfpm: Makefile
+	GOBIN=$(BIN) go install $(NFPM)
 	@touch $@
 
 needs:

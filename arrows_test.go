@@ -31,6 +31,7 @@ var arrows = map[string][]string{
 	"probe":       {"access", "files", "human", "panics", "ports", "upstream", "xmpp"},
 	"proxy":       {"access", "fair", "files", "panics", "ports", "sampling", "upstream", "xmpp"},
 	"sampling":    {"panics"},
+	"sbom":        {}, // it reads a program
 	"systemd":     {"files", "panics"},
 	"terminal":    {"access", "admin", "fair", "files", "human", "panics", "ports", "proxy", "sampling", "upstream", "xmpp"},
 	"upstream":    {"access", "files", "panics", "ports", "xmpp"},

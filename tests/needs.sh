@@ -20,7 +20,7 @@ wanted=(
   podman:podman buildah:buildah runc:runc
   systemd-analyze:systemd promtool:prometheus
   fail2ban-regex:fail2ban
-  mandoc:mandoc man:man-db zsh:zsh fish:fish
+  rpm:rpm mandoc:mandoc man:man-db zsh:zsh fish:fish
 )
 
 missing=()
