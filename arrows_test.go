@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// arrows are the imports between our packages: who may need whom. Only gate and
-// package main know the configuration; nobody imports package main, and what is in
+// arrows are the imports between our packages: who may need whom. Only gate, setup
+// and package main know the configuration; nobody imports package main, and what is in
 // internal/ is for tests.
 var arrows = map[string][]string{
 	"access":      {},
@@ -32,6 +32,7 @@ var arrows = map[string][]string{
 	"proxy":       {"access", "fair", "files", "panics", "ports", "sampling", "upstream", "xmpp"},
 	"sampling":    {"panics"},
 	"sbom":        {}, // it reads a program
+	"setup":       {"access", "certstore", "config", "files", "listen", "panics", "ports", "upstream", "watch", "xmpp"},
 	"systemd":     {"files", "panics"},
 	"terminal":    {"access", "admin", "fair", "files", "human", "panics", "ports", "proxy", "sampling", "upstream", "xmpp"},
 	"upstream":    {"access", "files", "panics", "ports", "xmpp"},

@@ -45,6 +45,7 @@ type command struct {
 }
 
 var commands = []command{
+	{"init", "[-config FILE]", "write a configuration for this host", initCommand},
 	{"serve", "[-config FILE] [-beside]", "serve until SIGTERM; SIGHUP reloads", serveCommand},
 	{"check", "[-config FILE] [-offline]", "print what is served, try each node", checkCommand},
 	{"certs", "[-json] [-within 14d]", "list certificates and their expiry", certsCommand},
@@ -156,11 +157,9 @@ func usage() string {
 	}
 	b.WriteString(`
 Each command has -h. FILE is config.toml by default. Exit status: 0 done,
-1 failed, 2 usage or configuration, 3 drain timed out. In front of a Tigase on
-this machine, with certs/example1.com.pem (certificate and key):
+1 failed, 2 usage or configuration, 3 drain timed out. Beside an XMPP server:
 
-  printf '[upstream.tigase]\nnodes = "ws://127.0.0.1:5290/"\n' > config.toml
-  wssgate check && wssgate serve
+  wssgate init && wssgate check && wssgate serve
 `)
 	return b.String()
 }

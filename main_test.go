@@ -4,12 +4,12 @@ import (
 	"context"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"testing"
 	"testing/synctest"
 
-	"wssgate/config"
 	"wssgate/internal/leaktest"
 )
 
@@ -86,15 +86,25 @@ func TestUsageIsOneScreen(t *testing.T) {
 	}
 }
 
-// The example of the usage is a real one.
-func TestUsageExample(t *testing.T) {
-	_, rest, ok := strings.Cut(usage(), "printf '")
-	if !ok {
-		t.Fatal("usage has no printf")
+// What init writes is a configuration, and the example of the usage goes on with it.
+// It replaces nothing.
+func TestInit(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.toml")
+	if status, stdout, stderr := wssgate(t, "init", "-config", file); status != exitOK || stderr != "" || !strings.HasSuffix(stdout, "shows what it does\n") {
+		t.Fatalf("init: status %d, %q, %q", status, stdout, stderr)
 	}
-	format, _, _ := strings.Cut(rest, "'")
-	if _, err := config.Parse("config.toml", []byte(strings.ReplaceAll(format, `\n`, "\n"))); err != nil {
-		t.Error(err)
+	if status, stdout, stderr := wssgate(t, "check", "-offline", "-config", file); status != exitOK {
+		t.Errorf("check: status %d, %q, %q", status, stdout, stderr)
+	}
+	written, _ := os.ReadFile(file)
+	if status, _, stderr := wssgate(t, "init", "-config", file); status != exitFailed || !strings.Contains(stderr, "exists") {
+		t.Errorf("init over a file: status %d, %q; want 1, and that it exists", status, stderr)
+	}
+	if again, _ := os.ReadFile(file); string(again) != string(written) {
+		t.Errorf("the file is now %q", again)
+	}
+	if status, _, _ := wssgate(t, "init", "-config", filepath.Join(file, "config.toml")); status != exitFailed {
+		t.Errorf("init below a file: status %d; want 1", status)
 	}
 }
 

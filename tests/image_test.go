@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +20,7 @@ import (
 )
 
 const (
-	image = "localhost/wssgate-test"
+	images = "localhost/wssgate-test"
 
 	maxImage        = 15_000_000 // bytes
 	containerMemory = 256 << 20  // bytes
@@ -35,15 +36,23 @@ func TestImage(t *testing.T) {
 	podman := containers(t)
 	build := exec.Command("make", "-s", "image")
 	build.Dir = root
-	build.Env = append(podman("version").Env, "IMAGE="+image, "ENGINE=buildah")
+	build.Env = append(podman("version").Env, "IMAGE="+images, "ENGINE=buildah", "ARCHS=amd64 arm64")
 	program(t, "buildah", "buildah")
 	succeed(t, build)
 
+	list := succeed(t, podman("manifest", "inspect", images))
+	for _, arch := range []string{"amd64", "arm64"} {
+		if !strings.Contains(list, `"architecture": "`+arch+`"`) {
+			t.Errorf("the list has no image for %s:\n%s", arch, list)
+		}
+		got := strings.Fields(succeed(t, podman("image", "inspect", "--format", "{{.Architecture}} {{.Size}}", images+"-"+arch)))
+		if size, err := strconv.Atoi(got[1]); err != nil || size > maxImage || got[0] != arch {
+			t.Errorf("the image for %s is one for %s and has %d bytes, %v; want at most %d", arch, got[0], size, err, maxImage)
+		}
+	}
+	image := images + "-" + runtime.GOARCH
 	inspect := func(what string) string {
 		return strings.TrimSpace(succeed(t, podman("image", "inspect", "--format", what, image)))
-	}
-	if size, err := strconv.Atoi(inspect("{{.Size}}")); err != nil || size > maxImage {
-		t.Errorf("the image has %d bytes, %v; want at most %d", size, err, maxImage)
 	}
 	if got, want := inspect("{{.Config.User}} {{.Config.StopSignal}} {{.Config.Entrypoint}} {{.Config.ExposedPorts}}"), "65532:65532 SIGTERM [/wssgate] map[5291/tcp:{}]"; got != want {
 		t.Errorf("the image is %q; want %q", got, want)
