@@ -53,7 +53,7 @@ warning, too.`)
 	warnings := slices.Concat(inv.warnings(served), machineWarnings(cfg), cfg.Warnings(ctx, names))
 	if !*offline {
 		for _, err := range listen.LookUpHosts(cfg.Listen.Addresses()).Errors() {
-			warnings = append(warnings, config.Warning{Text: "listen: " + err.Error(), Hint: "wssgate does not start without that address"})
+			warnings = append(warnings, config.Warning{Text: "listen: " + err.Error(), Hint: "wssgate starts without that listener, and tries again until the name has an address"})
 		}
 		warnings = append(warnings, tryNodes(ctx, cfg)...)
 	}

@@ -14,11 +14,18 @@ import (
 	"time"
 )
 
-// Owner returns the owner of an address: an IPv4 address, or the /64 of an IPv6
-// address, which is what one customer gets. It is invalid for anything without an
-// address, such as a unix socket.
+// nat64 is the prefix in which a translator puts IPv4 clients (RFC 6052, section 2.1).
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// Owner returns the owner of an address: an IPv4 address, also behind NAT64 with the
+// well-known prefix, or the /64 of an IPv6 address, which is what one customer gets. It is
+// invalid for anything without an address, such as a unix socket.
 func Owner(ip netip.Addr) netip.Addr {
 	ip = ip.Unmap()
+	if nat64.Contains(ip) {
+		b := ip.As16()
+		return netip.AddrFrom4([4]byte(b[12:]))
+	}
 	if ip.Is6() {
 		if prefix, err := ip.Prefix(64); err == nil {
 			return prefix.Addr()

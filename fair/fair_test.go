@@ -25,6 +25,7 @@ func TestOwner(t *testing.T) {
 	for in, want := range map[string]string{
 		"192.0.2.7": "192.0.2.7", "::ffff:192.0.2.7": "192.0.2.7",
 		"2001:db8:1:2:3::4": "2001:db8:1:2::", "fe80::1%eth0": "fe80::",
+		"64:ff9b::c000:207": "192.0.2.7", "64:ff9b:1::c000:207": "64:ff9b:1::",
 	} {
 		if got := Owner(netip.MustParseAddr(in)).String(); got != want {
 			t.Errorf("Owner(%s) = %s; want %s", in, got, want)

@@ -246,12 +246,20 @@ func (o *obtainer) do(ctx context.Context, r admin.ACMERequest) (string, error) 
 	}
 	switch {
 	case errors.Is(err, certstore.ErrACMEUnknown):
-		err = fmt.Errorf("%w, for the CA: %w", err, admin.ErrUnknown)
+		err = marked{err, admin.ErrUnknown}
 	case errors.Is(err, certstore.ErrACMEState):
-		err = fmt.Errorf("%w: %w", err, admin.ErrConflict)
+		err = marked{err, admin.ErrConflict}
 	}
 	return r.Name + ": " + said, err
 }
+
+// marked is an error that is also another one, which its text does not repeat.
+type marked struct {
+	error
+	as error
+}
+
+func (m marked) Unwrap() []error { return []error{m.error, m.as} }
 
 // problem is what is wrong with the cache folder, as of a file; nil: nothing.
 func (o *obtainer) problem() *admin.FileProblem {

@@ -1,5 +1,7 @@
 package proxy
 
+import "runtime"
+
 // A Reserve divides the descriptors that are not for clients of the wss listeners. Each
 // share is a separate bound, so that one user cannot exhaust another one's share.
 type Reserve struct {
@@ -9,7 +11,7 @@ type Reserve struct {
 }
 
 const (
-	ownFiles   = 32 // listeners, event loops, log, certificates, watches, probes
+	ownFiles   = 32 // listeners, the first event loops, log, certificates, watches, probes
 	minReserve = 64
 	maxReserve = ownFiles + 256 + 64 + 64
 )
@@ -24,11 +26,19 @@ func DescriptorReserve() Reserve {
 // reserve is an eighth of the descriptors, within bounds.
 func reserve(files int) int { return min(max(files/8, minReserve), maxReserve) }
 
+// An event loop has an epoll instance, an eventfd and a ring. There is at most one for each
+// processor; ownFiles contains those of the first.
+const (
+	loopFiles    = 3
+	countedLoops = 4
+)
+
 // descriptorLimit returns how many connections to the wss listeners the process's
 // descriptors allow.
 func descriptorLimit() int {
 	files := openFiles()
-	return max((files-reserve(files))/2, 1)
+	loops := max(runtime.GOMAXPROCS(0)-countedLoops, 0) * loopFiles
+	return max((files-reserve(files)-loops)/2, 1)
 }
 
 // smallRoom is the number of connections below which the operator of a public server

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"os"
-	"time"
 )
 
 // handshake does TLS. It returns false if the connection only has to be closed, because
@@ -33,7 +32,6 @@ func (c *clientConn) handshake() bool {
 		kind := e.failure(err)
 		switch kind {
 		case handshakeNameless:
-			in.unserved.note(e.name, time.Now())
 			c.debug("TLS handshake", err, "server_name", e.name[:min(len(e.name), maxNameLength)])
 		case handshakeProxyHeader:
 			in.proxyHeader.note(in.log, c.client.Addr(), err.Error(), ProxyHeaderHint)

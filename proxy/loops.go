@@ -343,8 +343,11 @@ func (l *loop) used(busy []time.Duration, length time.Duration) {
 // move hands t to the loop that l sheds to, unless the tunnels are being visited; t had
 // an event just now.
 func (l *loop) move(t *tunnel) {
-	l.pressure.shed--
 	to := l.pressure.to
+	if to == nil { // the pressure is gone
+		return
+	}
+	l.pressure.shed--
 	l.group.mu.Lock()
 	if l.group.visits > 0 {
 		l.group.mu.Unlock()

@@ -72,7 +72,7 @@ func (s *Server) Bans() []access.Ban { return s.access.bans.List(time.Now()) }
 // Unserved returns the server names without a certificate that clients asked for most
 // within the last hour, at most limit.
 func (s *Server) Unserved(limit int) []UnservedName {
-	return s.ingress.unserved.most(limit, time.Now())
+	return s.ingress.unserved.most(limit, time.Now(), s.now.Load().HasCertificate)
 }
 
 // ProxyTroubles returns the troubles of the last minutes: with networks of

@@ -91,7 +91,7 @@ func newTLSConfig(now *current, challenges *challenges) *tls.Config {
 		case !e.client.config.HasCertificate(hello.ServerName):
 			// Otherwise crypto/tls would do the key exchange first, and then ask for a
 			// certificate.
-			e.nameless, e.name = true, hello.ServerName
+			e.lacks(hello.ServerName)
 			return nil, errNameless
 		}
 		return nil, nil // cfg itself
@@ -104,8 +104,16 @@ func newTLSConfig(now *current, challenges *challenges) *tls.Config {
 func getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	e := earlyOf(hello)
 	cert, err := e.client.config.GetCertificate(hello)
-	e.nameless, e.name = cert == nil && err == nil, hello.ServerName
+	if cert == nil && err == nil {
+		e.lacks(hello.ServerName)
+	}
 	return cert, err
+}
+
+// lacks notes that there is no certificate for a server name, before the client learns it.
+func (e *earlyConn) lacks(name string) {
+	e.nameless, e.name = true, name
+	e.client.in.unserved.note(name, time.Now())
 }
 
 // ticketName returns the part of a session ticket that binds it to a server name.

@@ -73,13 +73,14 @@ func (u *unserved) makeRoom(now time.Time) {
 	}
 }
 
-// most returns the most frequent names, at most limit.
-func (u *unserved) most(limit int, now time.Time) []UnservedName {
+// most returns the most frequent names, at most limit, without those that have got a
+// certificate.
+func (u *unserved) most(limit int, now time.Time, hasCertificate func(name string) bool) []UnservedName {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	list := []UnservedName{}
 	for _, n := range u.names {
-		if now.Sub(n.Last) < unservedFor {
+		if now.Sub(n.Last) < unservedFor && !hasCertificate(n.Name) {
 			list = append(list, *n)
 		}
 	}

@@ -33,7 +33,16 @@ func TestUnserved(t *testing.T) {
 	if got := g.Unserved(1); len(got) != 1 || got[0].Name != "shop.example" {
 		t.Errorf("the first is %v; want shop.example", got)
 	}
+	got = nil
+	for _, n := range g.ingress.unserved.most(10, time.Now(), func(name string) bool { return name == "shop.example" }) {
+		got = append(got, n.Name)
+	}
+	if want := []string{"mail.example"}; !slices.Equal(got, want) {
+		t.Errorf("with a certificate for shop.example they are %q; want %q", got, want)
+	}
 }
+
+func none(string) bool { return false }
 
 // In a flood of names, those that clients ask for repeatedly stay, and memory is
 // bounded; names that are invalid in DNS are ignored.
@@ -53,15 +62,15 @@ func TestUnservedFlood(t *testing.T) {
 		if len(u.names) != maxUnserved {
 			t.Errorf("%d names are remembered; want %d", len(u.names), maxUnserved)
 		}
-		if got := u.most(1, time.Now()); got[0].Name != "wanted.example" || got[0].Count != 200 {
+		if got := u.most(1, time.Now(), none); got[0].Name != "wanted.example" || got[0].Count != 200 {
 			t.Errorf("the first is %v; want wanted.example, 200 times", got[0])
 		}
 		time.Sleep(unservedFor)
-		if got := u.most(10, time.Now()); len(got) != 0 {
+		if got := u.most(10, time.Now(), none); len(got) != 0 {
 			t.Errorf("after an hour there are %v; want none", got)
 		}
 		u.note("wanted.example", time.Now())
-		if got := u.most(10, time.Now()); len(got) != 1 || got[0].Count != 1 {
+		if got := u.most(10, time.Now(), none); len(got) != 1 || got[0].Count != 1 {
 			t.Errorf("asked for again, they are %v; want one, once", got)
 		}
 		u.note("another.example", time.Now())
