@@ -54,6 +54,9 @@ type certificate struct {
 	flaw     *flaw // of the chain; nil: none is known
 	staple   *staple
 
+	judged   bool // by tree.judge; only the tree's jobs use this and verified
+	verified bool // the leaf's signature
+
 	round  uint32                 // of the latest table with it; guarded by Store.swap
 	pinned *tls.Certificate       // installed in this form; never dropped
 	parsed atomic.Pointer[parsed] // nil until the first handshake, and again once dropped
@@ -223,6 +226,7 @@ func (c *certificate) copy() *certificate {
 		leaf: c.leaf, id: c.id, key: c.key, chain: c.chain, links: c.links,
 		names: c.names, notBefore: c.notBefore, notAfter: c.notAfter, facts: c.facts,
 		dir: c.dir, base: c.base, keyBase: c.keyBase, kept: c.kept, whole: c.whole, outside: c.outside, readable: c.readable, flaw: c.flaw, staple: c.staple,
+		judged: c.judged, verified: c.verified,
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"crypto/x509"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -41,82 +43,254 @@ var systemRoots = sync.OnceValue(func() *x509.CertPool {
 	return pool
 })
 
-// judge looks for flaws by comparison with the previous certificate, and for a leaf
-// that its issuer has not signed. It checks only changed files, because verifying ten
-// thousand leaves at every start would take seconds; those of the first few folders it
-// does verify.
-func (p *pairing) judge() {
-	if len(p.changed) == 0 {
-		return
-	}
-	if len(p.folder.out) == 0 { // so none of them is in a table
+// judge looks for flaws of the certificates that are new in work: a leaf that its issuer
+// has not signed, and a chain that is worse than that of a certificate for the same name,
+// in whatever file of the tree. The latter ones are compared again, too; judge adds their
+// folders to work. A first reading verifies only leaves that share a name, and some more,
+// because verifying ten thousand takes about a second.
+func (t *tree) judge(work map[*folder]*pairing, now time.Time, first bool) {
+	var fresh []*certificate
+	for _, p := range work {
 		for _, c := range p.out {
-			if c.flaw == nil && !c.self() && c.chain != noChain && p.verify > 0 {
-				p.verify--
-				c.flaw = c.unsigned()
+			if !c.judged {
+				fresh = append(fresh, c)
 			}
 		}
+	}
+	if len(fresh) == 0 {
 		return
 	}
-	before := map[string][]*certificate{} // by file, as from gave; few files
-	for _, c := range p.folder.out {
-		if p.changed[c.base] {
-			before[c.base] = append(before[c.base], c)
+	for _, c := range fresh {
+		c.judged = true
+	}
+	rivals := t.rivals(fresh, work)
+	flaws := map[*certificate]*flaw{}
+	for _, c := range fresh {
+		list := rivals.of(c, now)
+		if len(list) == 0 && first {
+			if t.verify == 0 {
+				continue
+			}
+			t.verify--
+		}
+		for _, c := range append(list, c) {
+			if !c.verified && !rivals.gone[c] {
+				if c.verified = true; c.flaw == nil {
+					if f := c.unsigned(); f != nil {
+						flaws[c] = f
+					}
+				}
+			}
 		}
 	}
-	for _, c := range p.out {
-		if !p.changed[c.base] || c.flaw != nil || c.self() {
-			continue
-		}
-		var old *certificate
-		for _, o := range before[c.base] {
-			if o == c { // it is in a table, so it must not change
-				old = nil
-				break
+	bad := maps.Clone(flaws)
+	for _, c := range fresh {
+		for _, o := range rivals.of(c, now) {
+			if bad[c] != nil || bad[o] != nil {
+				continue
 			}
-			if o.flaw == nil && o.family() == c.family() && o.names.share(c.names) && (old == nil || o.names == c.names) {
-				old = o
+			if f := c.worseThan(o, rivals.gone[o], now); f != nil && flaws[c] == nil {
+				flaws[c] = f
+			}
+			if !rivals.gone[o] && flaws[o] == nil {
+				if f := o.worseThan(c, false, now); f != nil {
+					flaws[o] = f
+				}
 			}
 		}
-		if old != nil {
-			c.flaw = c.worseThan(old, p.now)
+	}
+	fresher := make(map[*certificate]bool, len(fresh))
+	for _, c := range fresh {
+		fresher[c] = true
+	}
+	for c, f := range flaws {
+		if fresher[c] {
+			c.flaw = f
+		} else {
+			t.blame(c, f, work, now)
 		}
 	}
 }
 
-// share reports whether they have a name in common.
+// blame gives a flaw to a certificate that is in a table, and so must not change: a copy
+// takes its place.
+func (t *tree) blame(c *certificate, flaw *flaw, work map[*folder]*pairing, now time.Time) {
+	f := t.folders[c.dir]
+	if f == nil {
+		return
+	}
+	file := f.files.get(c.base)
+	if file == nil {
+		return
+	}
+	for i, part := range file.parts {
+		var old *certificate
+		switch part := part.(type) {
+		case *certificate:
+			old = part
+		case *leafPart:
+			old = part.certificate
+		}
+		if old == nil || old.chain != c.chain || !old.leaf.equal(c.leaf) {
+			continue
+		}
+		next := old.copy()
+		next.flaw = flaw
+		if leaf, ok := part.(*leafPart); ok {
+			leaf.certificate = next
+		} else {
+			file.parts[i] = next
+		}
+		if p := work[f]; p != nil {
+			if i := slices.Index(p.out, old); i >= 0 {
+				p.out[i] = next
+			}
+		}
+	}
+	if work[f] == nil {
+		f.dirty = true
+		work[f] = f.pair(t, now)
+	}
+}
+
+// rivals are the certificates that serve, or have served, the same names as others.
+type rivals struct {
+	named map[string][]*certificate // by pattern; ".example1.com" has exact names below it that are gone
+	gone  map[*certificate]bool     // served before, and in no file any more
+}
+
+// maxRivals bounds with how many others a certificate is compared for each of its names.
+const maxRivals = 8
+
+func (t *tree) rivals(fresh []*certificate, work map[*folder]*pairing) rivals {
+	r := rivals{map[string][]*certificate{}, map[*certificate]bool{}}
+	for _, c := range fresh {
+		for name := range c.names.all() {
+			r.named[name] = nil
+			if rest, ok := parent(name); ok {
+				r.named["*."+rest], r.named["."+rest] = nil, nil
+			}
+		}
+	}
+	add := func(key string, c *certificate) {
+		if list, ok := r.named[key]; ok {
+			r.named[key] = append(list, c)
+		}
+	}
+	present := map[*certificate]bool{}
+	for _, f := range t.folders {
+		out := f.out
+		if p := work[f]; p != nil {
+			out = p.out
+		}
+		for _, c := range out {
+			present[c] = true
+			for name := range c.names.all() {
+				add(name, c)
+			}
+		}
+	}
+	for _, c := range t.have.Load().all {
+		if present[c] {
+			continue
+		}
+		r.gone[c] = true
+		for name := range c.names.all() {
+			add(name, c)
+			if rest, ok := parent(name); ok && name[0] != '*' {
+				add("."+rest, c)
+			}
+		}
+	}
+	return r
+}
+
+// of returns the certificates to compare c with, the best ones for each name. What is gone
+// counts as well if c's wildcard takes its place.
+func (r rivals) of(c *certificate, now time.Time) (out []*certificate) {
+	take := func(key string) {
+		list := r.named[key]
+		if len(list) > maxRivals {
+			slices.SortFunc(list, func(a, b *certificate) int {
+				if r.gone[a] != r.gone[b] {
+					return before(r.gone[a])
+				}
+				order, _ := prefer(candidate{a, false}, candidate{b, false}, now)
+				return order
+			})
+			r.named[key] = list[:maxRivals]
+			list = r.named[key]
+		}
+		for _, o := range list {
+			if o != c && !slices.Contains(out, o) {
+				out = append(out, o)
+			}
+		}
+	}
+	for name := range c.names.all() {
+		take(name)
+		if rest, ok := parent(name); ok {
+			if name[0] == '*' {
+				take("." + rest)
+			} else {
+				take("*." + rest)
+			}
+		}
+	}
+	return out
+}
+
+// share reports whether there is a server name that both of them are for.
 func (n names) share(o names) bool {
 	if n == o {
 		return true
 	}
-	for name := range n.all() {
-		if strings.Contains(" "+string(o)+" ", " "+name+" ") {
-			return true
+	for a := range n.all() {
+		for b := range o.all() {
+			if a == b || covers(a, b) || covers(b, a) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-// worseThan returns in what way the chain of c is worse than that of old, which c is to
-// replace, or nil.
-func (c *certificate) worseThan(old *certificate, now time.Time) *flaw {
+func covers(wild, name string) bool {
+	rest, ok := strings.CutPrefix(wild, "*.")
+	above, _ := parent(name)
+	return ok && above == rest
+}
+
+// worseThan returns in what way the chain of c is worse than that of old, or nil. gone
+// says that c takes old's place.
+func (c *certificate) worseThan(old *certificate, gone bool, now time.Time) *flaw {
+	if c.self() || c.flaw != nil || old.self() || old.flaw != nil {
+		return nil
+	}
+	err := c.links.broken
+	if err == nil && gone { // else prefer decides, at any time
+		err = c.links.dateError(now)
+	}
+	if err != nil && old.links.broken == nil && old.links.valid(now) {
+		return &flaw{err.Error()}
+	}
+	if c.public() || c.chain == old.chain && c.whole == old.whole && c.facts.Value().issuer == old.facts.Value().issuer {
+		return nil
+	}
 	chain, err := c.certificates()
 	if err != nil {
 		return newFlaw("chain: %v", err)
 	}
 	before, err := old.certificates()
-	if err != nil || old.self() {
+	if err != nil {
 		return nil
 	}
-	if err := broken(chain, c.links, now); err != nil && broken(before, old.links, now) == nil {
-		return &flaw{err.Error()}
-	}
 	last := chain[len(chain)-1]
-	if !c.whole && trusted(before, now) && !trusted(chain, now) {
+	if !c.whole && old.public() {
 		return missingIssuer(last)
 	}
 	for _, i := range before[1:] {
-		if altered(last, i) && old.sound(now) && !trusted(chain, now) {
+		if altered(last, i) && old.sound(now) {
 			return newFlaw("the chain is damaged: %q has the key and the serial number or signature of the one before, but is another certificate; if the one before is the damaged one, remove the file and write it again",
 				printable(last.Subject.String()))
 		}
@@ -129,7 +303,7 @@ func (c *certificate) worseThan(old *certificate, now time.Time) *flaw {
 	for _, i := range before[1:] {
 		lost = lost || end.subject == string(i.RawSubject)
 	}
-	if !lost || trusted(chain, now) {
+	if !lost {
 		return nil
 	}
 	return missingIssuer(last)
@@ -168,6 +342,9 @@ func broken(chain []*x509.Certificate, l *links, now time.Time) error {
 
 // unsigned returns the flaw that the first issuer of the chain has not signed the leaf.
 func (c *certificate) unsigned() *flaw {
+	if c.self() || c.chain == noChain || c.facts.Value().public {
+		return nil
+	}
 	chain, err := c.certificates()
 	if err == nil {
 		err = unsigned(chain[0], chain[1])

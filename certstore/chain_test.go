@@ -333,3 +333,119 @@ func TestFlawedGoesLast(t *testing.T) {
 	wantServed(t, s, "example1.com", good)
 	wantProblems(t, s, "cannot be read") // and served by nobody; see TestServedIsSaidOfWhatIs
 }
+
+// A certificate that is worse than one for the same name replaces it in no way: in a new
+// file, in a new folder, with another kind of key, as a wildcard. A restart changes nothing.
+func TestWorseReplacesNothingAnywhere(t *testing.T) {
+	system := minica.NewCA("System Root")
+	trustOnly(t, system)
+	inter := system.Intermediate("Chain CA")
+	other := system.Intermediate("Chain CA")
+	fake := minica.CertPEM(caLike(t, other, system, func(c *x509.Certificate) { c.SubjectKeyId = inter.Cert.SubjectKeyId }))
+	soon, late := time.Now().AddDate(0, 0, 20), time.Now().AddDate(0, 0, 80)
+	good := inter.IssueSpec(minica.Spec{Names: []string{"a.example1.com"}, NotAfter: soon})
+	wild := inter.IssueSpec(minica.Spec{Names: []string{"*.example1.com"}, NotAfter: soon})
+	issue := func(names []string, rsa bool) *minica.Pair {
+		spec := minica.Spec{Names: names, NotAfter: late}
+		if rsa {
+			spec.Key = rsaKey()
+		}
+		return inter.IssueSpec(spec)
+	}
+	flip := func(p *minica.Pair) []byte {
+		der := bytes.Clone(p.Cert.Raw)
+		der[len(der)-1] ^= 1
+		return cat(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), minica.CertPEM(inter.Cert), p.KeyPEM())
+	}
+	exact, star := []string{"a.example1.com"}, []string{"*.example1.com"}
+	const unsigned, lacks = "has not signed what it should have", "lacks its issuer"
+	for what, row := range map[string]struct {
+		before *minica.Pair
+		file   string
+		data   []byte
+		want   string
+	}{
+		"new file, another intermediate's key":  {good, "x/y.pem", cat(minica.CertPEM(issue(exact, false).Cert), fake), unsigned},
+		"new file, damaged leaf":                {good, "x/y.pem", flip(issue(exact, false)), unsigned},
+		"new file, no chain":                    {good, "x/y.pem", nil, lacks},
+		"new folder, no chain":                  {good, "x-0001/y.pem", nil, lacks},
+		"new folder, damaged leaf":              {good, "x-0001/y.pem", flip(issue(exact, false)), unsigned},
+		"the wildcard's file, damaged leaf":     {wild, "x/x.pem", flip(issue(exact, false)), unsigned},
+		"beside the wildcard, damaged leaf":     {wild, "x/y.pem", flip(issue(exact, false)), unsigned},
+		"beside the wildcard, no chain":         {wild, "x/y.pem", nil, lacks},
+		"RSA, damaged leaf":                     {good, "x/x.pem", flip(issue(exact, true)), unsigned},
+		"wildcard for the name, damaged leaf":   {good, "x/x.pem", flip(issue(star, false)), unsigned},
+		"RSA wildcard in a file, damaged leaf":  {good, "x/y.pem", flip(issue(star, true)), unsigned},
+		"several names, of which one is served": {good, "x/y.pem", flip(issue([]string{"b.example2.com", "a.example1.com"}, false)), unsigned},
+	} {
+		t.Run(what, func(t *testing.T) {
+			d := newDir(t)
+			d.put(t, "x/x.pem", row.before.PEM())
+			s := d.open(t)
+			data := row.data
+			switch {
+			case data == nil:
+				p := issue(exact, false)
+				data = cat(minica.CertPEM(p.Cert), p.KeyPEM())
+			case !bytes.Contains(data, []byte("PRIVATE KEY")):
+				p := issue(exact, false)
+				data = cat(minica.CertPEM(p.Cert), fake, p.KeyPEM())
+			}
+			d.put(t, row.file, data)
+			for range 2 {
+				reload(t, s)
+				wantServed(t, s, "a.example1.com", row.before)
+				wantProblems(t, s, row.want)
+			}
+			if row.file == "x/x.pem" {
+				return // after a restart there is no other
+			}
+			again := d.open(t)
+			wantServed(t, again, "a.example1.com", row.before)
+			wantProblems(t, again, row.want)
+			d.put(t, row.file, issue(exact, false).PEM())
+			reload(t, s)
+			wantProblems(t, s)
+		})
+	}
+	for what, data := range map[string][]byte{
+		"RSA without a chain":        cat(minica.CertPEM(issue(exact, true).Cert), issue(exact, true).KeyPEM()),
+		"a wildcard without a chain": nil,
+	} {
+		t.Run("the same file, "+what, func(t *testing.T) {
+			if data == nil {
+				p := issue(star, false)
+				data = cat(minica.CertPEM(p.Cert), p.KeyPEM())
+			}
+			d := newDir(t)
+			d.put(t, "x.pem", good.PEM())
+			s := d.open(t)
+			d.put(t, "x.pem", data)
+			reload(t, s)
+			wantServed(t, s, "a.example1.com", good)
+			wantProblems(t, s, lacks)
+		})
+	}
+	t.Run("the good one comes second", func(t *testing.T) {
+		d := newDir(t)
+		bad := issue(exact, false)
+		d.put(t, "y/y.pem", minica.CertPEM(bad.Cert), bad.KeyPEM())
+		s := d.open(t)
+		wantServed(t, s, "a.example1.com", bad)
+		d.put(t, "x/x.pem", good.PEM())
+		for _, s := range []*Store{s, d.open(t)} {
+			reload(t, s)
+			wantServed(t, s, "a.example1.com", good)
+			wantProblems(t, s, lacks)
+		}
+	})
+	t.Run("ECDSA from one CA and RSA from another", func(t *testing.T) {
+		d := newDir(t)
+		two := system.Intermediate("RSA CA").IssueSpec(minica.Spec{Names: exact, Key: rsaKey()})
+		d.put(t, "x/x.pem", good.PEM())
+		s := d.open(t)
+		d.put(t, "x/y.pem", two.PEM())
+		reload(t, s)
+		wantProblems(t, s)
+	})
+}

@@ -58,17 +58,25 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 	n := 0
 	changed, t.pruned = t.pruned, false
 	t.ring = nil
+	work := map[*folder]*pairing{}
 	for _, f := range t.folders {
 		if f.dirty || f.asked || f.hasKept() { // a kept certificate may have expired meanwhile
-			before, idle := f.out, len(f.idle)
-			t.verify = f.pair(t, now, t.verify)
-			t.idleness = t.idleness || idle+len(f.idle) > 0
-			changed = changed || f.dirty || !sameSet(before, f.out)
-			f.dirty = false
-			if f.busy { // files that seem to be missing may exist
-				f.faults, f.dirty = nil, true
-			}
+			work[f] = f.pair(t, now)
 		}
+	}
+	t.judge(work, now, !t.opened)
+	t.opened = t.done.Load()
+	for f, p := range work {
+		before, idle := f.out, p.idled
+		p.decide()
+		t.idleness = t.idleness || idle+len(f.idle) > 0
+		changed = changed || f.dirty || !sameSet(before, f.out)
+		f.dirty = false
+		if f.busy { // files that seem to be missing may exist
+			f.faults, f.dirty = nil, true
+		}
+	}
+	for _, f := range t.folders {
 		n += len(f.out)
 	}
 	all = make([]*certificate, 0, n)

@@ -44,7 +44,7 @@ func fromRoot(leaf *x509.Certificate) bool {
 	if linksCache.notRoots[string(leaf.RawIssuer)] {
 		return false
 	}
-	if trusted([]*x509.Certificate{leaf}, leaf.NotAfter) {
+	if fromTrusted(leaf) {
 		return true
 	}
 	if linksCache.notRoots == nil || len(linksCache.notRoots) >= maxChains {
@@ -52,6 +52,18 @@ func fromRoot(leaf *x509.Certificate) bool {
 	}
 	linksCache.notRoots[string(leaf.RawIssuer)] = true
 	return false
+}
+
+// fromTrusted reports whether a root of this system has issued a certificate, which may
+// have expired, or outlive the root.
+func fromTrusted(c *x509.Certificate) bool {
+	at := time.Now()
+	if at.After(c.NotAfter) {
+		at = c.NotAfter
+	} else if at.Before(c.NotBefore) {
+		at = c.NotBefore
+	}
+	return trusted([]*x509.Certificate{c}, at)
 }
 
 func linksOf(chain unique.Handle[string]) *links {
@@ -94,7 +106,7 @@ func newLinks(der string) *links {
 		l.shortRSA = l.shortRSA || shortRSA(c)
 	}
 	last := chain[len(chain)-1:]
-	l.public = trusted(last, last[0].NotAfter)
+	l.public = fromTrusted(last[0])
 	return l
 }
 

@@ -38,37 +38,33 @@ type pairing struct {
 	tree    *tree
 	now     time.Time
 	before  map[string][]*certificate // see gave; nil until first used
-	changed map[string]bool           // files with leaves to judge
-	verify  int                       // how many more leaves judge verifies without a cause
+	staples bool                      // there are OCSP responses
+	idled   int                       // length of idle before
 	out     []*certificate
 	faults  map[string]*fault // by file; nil: whether it is a fault is not known yet
 }
 
-// pair recomputes what the folder provides. Unchanged certificates keep their identity,
-// and with it their parsed form. It verifies up to verify leaves that have no predecessor,
-// and returns how many of verify are left.
-func (f *folder) pair(t *tree, now time.Time, verify int) (left int) {
-	p := &pairing{folder: f, tree: t, verify: verify, now: now, faults: map[string]*fault{}, changed: map[string]bool{}}
+// pair begins to recompute what the folder provides, which decide ends. Unchanged
+// certificates keep their identity, and with it their parsed form.
+func (f *folder) pair(t *tree, now time.Time) *pairing {
+	p := &pairing{folder: f, tree: t, now: now, faults: map[string]*fault{}}
 	p.out = make([]*certificate, 0, len(f.out)+1)
+	p.idled = len(f.idle)
 	f.idle, f.asked = nil, false
 	var loose []*file
-	staples := false
 	for i := range f.files {
 		file := &f.files[i]
 		if file.err != nil {
 			p.fail(file.name, file.err)
 		}
-		if file.fresh {
-			p.change(file.name)
-			file.fresh = false
-		}
+		file.fresh = false
 		isLoose := false
 		for _, part := range file.parts {
 			switch part := part.(type) {
 			case *certificate:
 				p.out = append(p.out, part)
 			case ocspPart:
-				staples = true
+				p.staples = true
 			case foreignPart:
 				p.foreign(file.name, part)
 			default:
@@ -82,7 +78,12 @@ func (f *folder) pair(t *tree, now time.Time, verify int) (left int) {
 	if len(loose) > 0 {
 		p.match(loose)
 	}
-	p.judge()
+	return p
+}
+
+// decide puts into use what pair has found and tree.judge has judged.
+func (p *pairing) decide() {
+	f, now := p.folder, p.now
 	for _, c := range p.out { // including those from match
 		if c.flaw != nil {
 			p.fail(c.base, c.flaw)
@@ -91,17 +92,21 @@ func (f *folder) pair(t *tree, now time.Time, verify int) (left int) {
 			p.faults[c.base] = nil // keepBetter decides whether it is a fault
 		}
 	}
-	if staples {
+	if p.staples {
 		p.addStaples()
 	}
 	p.keepBetter()
+	for _, c := range p.out {
+		if fault := p.faults[c.base]; fault != nil && len(fault.kept) == 0 && c.flaw != nil {
+			fault.bad = append(fault.bad, c)
+		}
+	}
 	f.out, f.faults = p.out, nil
 	for _, name := range slices.Sorted(maps.Keys(p.faults)) {
 		if fault := p.faults[name]; fault != nil {
 			f.faults = append(f.faults, *fault)
 		}
 	}
-	return p.verify
 }
 
 // gave returns the certificates that the folder provided before from the leaves in a
@@ -114,12 +119,6 @@ func (p *pairing) gave(base string) []*certificate {
 		}
 	}
 	return p.before[base]
-}
-
-// change marks a file, so that its contents are judged by comparison with what it
-// provided before.
-func (p *pairing) change(name string) {
-	p.changed[name] = true
 }
 
 func (p *pairing) fail(name string, err error) {
@@ -193,9 +192,7 @@ func (p *pairing) match(loose []*file) {
 				}
 				continue
 			}
-			if leaf.pair(k.keyPart, k.name, from) {
-				p.change(file.name)
-			}
+			leaf.pair(k.keyPart, k.name, from)
 			if leaf.ownFlaw != nil { // even if a copy without it is served
 				p.fail(file.name, leaf.ownFlaw)
 			}
@@ -412,7 +409,7 @@ func (p *pairing) keepBetter() {
 	for name, fault := range p.faults {
 		for _, old := range p.gave(name) {
 			next := successor(old, given[name], p.now)
-			if next != nil && (!old.timely(p.now) ||
+			if next != nil && (!old.timely(p.now) || next.leaf.equal(old.leaf) && next.chain == old.chain ||
 				(next.flaw == nil || old.flaw != nil) && (next.timely(p.now) || next.leaf.equal(old.leaf))) {
 				continue
 			}
@@ -429,19 +426,11 @@ func (p *pairing) keepBetter() {
 				fault.kept = append(fault.kept, old)
 			}
 		}
-		if fault == nil || len(fault.kept) > 0 {
-			continue
-		}
-		for _, c := range given[name] {
-			if c.flaw != nil {
-				fault.bad = append(fault.bad, c)
-			}
-		}
 	}
 }
 
 // successor returns the certificate in its file that replaces old: of the same key
-// family, for the same names if possible, valid if possible.
+// family and for one of its names, for all of them if possible, valid if possible.
 func successor(old *certificate, fresh []*certificate, now time.Time) (next *certificate) {
 	rank := func(c *certificate) (n int) {
 		if c.names == old.names {
@@ -453,7 +442,7 @@ func successor(old *certificate, fresh []*certificate, now time.Time) (next *cer
 		return n
 	}
 	for _, c := range fresh {
-		if c.family() == old.family() && (next == nil || rank(c) >= rank(next)) {
+		if c.family() == old.family() && c.names.share(old.names) && (next == nil || rank(c) >= rank(next)) {
 			next = c
 		}
 	}

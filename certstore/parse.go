@@ -294,18 +294,19 @@ func (c *certificate) setKey(k *keyPart, base string) {
 var noChain = unique.Make("")
 
 // pair gives the leaf its key, and completes its chain. If nothing changes, it keeps
-// the certificate and returns false.
-func (l *leafPart) pair(k *keyPart, base string, from issuers) bool {
+// the certificate.
+func (l *leafPart) pair(k *keyPart, base string, from issuers) {
 	chain, missing := l.ownChain, l.missing
 	if missing != nobody {
 		chain, missing = extend(chain, missing, from)
 	}
 	whole := missing == nobody
 	if l.key.equal(k.der) && l.keyBase == base && l.readable == k.readable && l.chain == chain && l.whole == whole {
-		return false
+		return
 	}
 	if l.keyBase != "" { // it may be in a table
 		l.certificate = l.copy()
+		l.judged, l.verified = false, false
 	}
 	l.setKey(k, base)
 	l.setChain(chain)
@@ -314,7 +315,6 @@ func (l *leafPart) pair(k *keyPart, base string, from issuers) bool {
 	if l.flaw == nil && chain == noChain && !whole {
 		l.flaw = l.alone()
 	}
-	return true
 }
 
 // extend appends the issuers that it finds to a chain, as far as possible, and returns

@@ -158,6 +158,8 @@ func (s *Store) problems(next *table, before []Problem, hasty bool) []Problem {
 	for _, f := range faults {
 		if slices.ContainsFunc(f.bad, served) {
 			f.err = fmt.Errorf("%w; served all the same", f.err)
+		} else if len(f.bad) > 0 {
+			f.err = fmt.Errorf("%w; not used, because there is a better one", f.err)
 		}
 		p, known := old[f.err.Error()]
 		if !known {

@@ -35,7 +35,8 @@ type tree struct {
 	folders     map[string]*folder            // by path
 	limit       int                           // of folders
 	full        bool                          // there are more than that
-	verify      int                           // see folder.pair
+	verify      int                           // see judge
+	opened      bool                          // what the first job found has been collected
 	reader      *reader
 	names       map[string]string    // see sameName
 	buf         *bytes.Buffer        // for one file at a time
