@@ -2,6 +2,7 @@ package certstore
 
 import (
 	"bytes"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"log/slog"
@@ -290,6 +291,96 @@ func TestChainExpires(t *testing.T) {
 		wantServed(t, s, "example1.com", spare)
 		wantProblems(t, s)
 	})
+}
+
+// Of several issuers with one name, a chain has the one that signed, that is valid, and
+// that expires last, in any order; and once it expires, the next one.
+func TestBestIssuer(t *testing.T) {
+	for _, layout := range []string{"one file", "files"} {
+		d := newDir(t)
+		synctest.Test(t, func(t *testing.T) {
+			root := minica.NewCA("Test Root")
+			inter, twin := root.Intermediate("CA"), root.Intermediate("CA")
+			until := func(ca *minica.CA, hours time.Duration) []byte {
+				return minica.CertPEM(caLike(t, ca, root, func(c *x509.Certificate) {
+					c.NotBefore, c.NotAfter = time.Now().Add(-1000*time.Hour), time.Now().Add(hours*time.Hour)
+					c.SubjectKeyId, c.SerialNumber = inter.Cert.SubjectKeyId, big.NewInt(int64(1000+hours))
+				}))
+			}
+			p := inter.IssueSpec(minica.Spec{Names: []string{"example1.com"}})
+			issuers := [][]byte{until(inter, -10), until(inter, 2), until(inter, 9), until(inter, 5), until(twin, 99)}
+			if layout == "files" {
+				d.put(t, "x/cert.pem", minica.CertPEM(p.Cert))
+				d.put(t, "x/key.pem", p.KeyPEM())
+				for i, data := range issuers {
+					d.put(t, "x/chain-"+string(rune('a'+i))+".pem", data)
+				}
+			} else {
+				d.put(t, "x.pem", minica.CertPEM(p.Cert), p.KeyPEM(), cat(issuers...))
+			}
+			s := d.open(t)
+			wantIssuer := func(until []byte) {
+				t.Helper()
+				state, err := handshake(s, &tls.Config{ServerName: "example1.com", RootCAs: root.Pool(), Time: time.Now})
+				if err != nil {
+					t.Fatalf("%s: %v", layout, err)
+				}
+				if got := minica.CertPEM(state.PeerCertificates[1]); len(state.PeerCertificates) != 2 || !bytes.Equal(got, until) {
+					t.Errorf("%s: the intermediate ends %s", layout, state.PeerCertificates[1].NotAfter)
+				}
+				wantProblems(t, s)
+			}
+			wantIssuer(issuers[2])
+			next := until(inter, 12)
+			if layout == "files" { // comes in time
+				d.put(t, "x/chain-x.pem", next)
+			} else {
+				next = issuers[2]
+			}
+			time.Sleep(8 * time.Hour)
+			s.look(t.Context(), nil, watch.Changes{All: true})
+			wantIssuer(next)
+		})
+	}
+}
+
+// The issuer that is served is replaced when it expires, though nothing else changes.
+func TestIssuerSucceeded(t *testing.T) {
+	for _, layout := range []string{"one file", "files"} {
+		d := newDir(t)
+		synctest.Test(t, func(t *testing.T) {
+			root := minica.NewCA("Test Root")
+			inter := root.Intermediate("CA")
+			begins := func(from, until time.Duration) []byte {
+				return minica.CertPEM(caLike(t, inter, root, func(c *x509.Certificate) {
+					c.NotBefore, c.NotAfter, c.SerialNumber = time.Now().Add(from), time.Now().Add(until), big.NewInt(int64(until))
+				}))
+			}
+			p := inter.Issue("example1.com")
+			first, second := begins(-time.Hour, 5*time.Hour), begins(3*time.Hour, 50*time.Hour)
+			if layout == "files" {
+				d.put(t, "x/cert.pem", minica.CertPEM(p.Cert))
+				d.put(t, "x/key.pem", p.KeyPEM())
+				d.put(t, "x/a.pem", first)
+				d.put(t, "x/b.pem", second)
+			} else {
+				d.put(t, "x.pem", minica.CertPEM(p.Cert), p.KeyPEM(), first, second)
+			}
+			s := d.open(t)
+			for _, want := range [][]byte{first, second} {
+				state, err := handshake(s, &tls.Config{ServerName: "example1.com", RootCAs: root.Pool(), Time: time.Now})
+				if err != nil {
+					t.Fatalf("%s: %v", layout, err)
+				}
+				if !bytes.Equal(minica.CertPEM(state.PeerCertificates[1]), want) {
+					t.Errorf("%s: the intermediate ends %s", layout, state.PeerCertificates[1].NotAfter)
+				}
+				wantProblems(t, s)
+				time.Sleep(6 * time.Hour)
+				s.look(t.Context(), nil, watch.Changes{All: true})
+			}
+		})
+	}
 }
 
 // A chain that is in a file of its own may go bad alone.

@@ -60,7 +60,7 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 	t.ring = nil
 	work := map[*folder]*pairing{}
 	for _, f := range t.folders {
-		if f.dirty || f.asked || f.hasKept() { // a kept certificate may have expired meanwhile
+		if f.dirty || f.asked || f.hasKept() || now.Unix() >= f.due { // a kept certificate or a chain may have expired meanwhile
 			work[f] = f.pair(t, now)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -96,9 +97,13 @@ func (p *pairing) decide() {
 		p.addStaples()
 	}
 	p.keepBetter()
+	f.due = math.MaxInt64
 	for _, c := range p.out {
 		if fault := p.faults[c.base]; fault != nil && len(fault.kept) == 0 && c.flaw != nil {
 			fault.bad = append(fault.bad, c)
+		}
+		if c.links.until >= now.Unix() {
+			f.due = min(f.due, c.links.until+1)
 		}
 	}
 	f.out, f.faults = p.out, nil
@@ -192,7 +197,7 @@ func (p *pairing) match(loose []*file) {
 				}
 				continue
 			}
-			leaf.pair(k.keyPart, k.name, from)
+			leaf.pair(k.keyPart, k.name, from, p.now)
 			if leaf.ownFlaw != nil { // even if a copy without it is served
 				p.fail(file.name, leaf.ownFlaw)
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"time"
 	"unique"
 )
 
@@ -31,6 +32,7 @@ type leafPart struct {
 	*certificate
 	ownChain unique.Handle[string]    // the part of the chain in the leaf's own file
 	missing  unique.Handle[authority] // issuer of the last certificate in it, unless that is a root
+	choices  issuers                  // of its own file, where the chain depends on the time; else nil
 	optional bool                     // a CA's certificate, for which no key is expected
 	stray    bool                     // its own file has an intermediate, but not its issuer
 	ownFlaw  *flaw                    // a flaw of its own file
@@ -53,7 +55,11 @@ type issuer struct {
 	next    unique.Handle[authority]
 	root    bool // issued by itself
 	key     publicID
-	named   bool // it has a server name
+	named   bool     // it has a server name
+	public  publicID // its key, in the form of the certificate
+	weak    bool     // signed with SHA-1, or worse
+
+	notBefore, notAfter int64 // Unix seconds
 }
 
 // mayBeLeaf reports whether a file with these keys may hold the issuer as a leaf:
@@ -183,10 +189,11 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 	for _, i := range others {
 		chains.add(i)
 	}
-	own := false
+	own, now := false, time.Now()
 	for _, leaf := range leaves {
 		leaf.dir, leaf.base = dir, base
-		leaf.chain, leaf.missing = extend(noChain, leaf.missing, chains)
+		by := leaf.missing
+		leaf.chain, leaf.missing = extend(leaf.leaf, noChain, by, chains, now)
 		leaf.ownChain = leaf.chain
 		leaf.whole = leaf.missing == nobody
 		leaf.setChain(leaf.chain)
@@ -195,6 +202,11 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		leaf.stray = leaf.chain == noChain && !leaf.whole && slices.ContainsFunc(others, func(i unique.Handle[issuer]) bool {
 			return !i.Value().root && i.Value().key != leaf.id
 		})
+		if leaf.chain != noChain && chains.ambiguous() {
+			leaf.choices, leaf.ownChain, leaf.missing = chains, noChain, by
+			parts = append(parts, leaf)
+			continue
+		}
 		// With an intermediate it is complete, because only the root can be missing.
 		// Without one, the folder may have it.
 		if k := keyOf(keys, leaf.id); k >= 0 && (leaf.missing == nobody || leaf.chain != noChain) {
@@ -272,8 +284,13 @@ func (r *reader) issuer(cert *x509.Certificate, key publicID, named bool) unique
 		keyID:   string(cert.SubjectKeyId),
 		next:    authorityOf(cert),
 		root:    selfIssued(cert),
+		public:  publicIDOf(cert.RawSubjectPublicKeyInfo),
+		weak:    sha1(cert),
 		key:     key,
 		named:   named,
+
+		notBefore: cert.NotBefore.Unix(),
+		notAfter:  cert.NotAfter.Unix(),
 	})
 	if cert.IsCA {
 		r.issuers[i.Value().der] = i
@@ -295,11 +312,9 @@ var noChain = unique.Make("")
 
 // pair gives the leaf its key, and completes its chain. If nothing changes, it keeps
 // the certificate.
-func (l *leafPart) pair(k *keyPart, base string, from issuers) {
-	chain, missing := l.ownChain, l.missing
-	if missing != nobody {
-		chain, missing = extend(chain, missing, from)
-	}
+func (l *leafPart) pair(k *keyPart, base string, from issuers, now time.Time) {
+	chain, missing := extend(l.leaf, l.ownChain, l.missing, l.choices, now)
+	chain, missing = extend(l.leaf, chain, missing, from, now)
 	whole := missing == nobody
 	if l.key.equal(k.der) && l.keyBase == base && l.readable == k.readable && l.chain == chain && l.whole == whole {
 		return
@@ -317,13 +332,22 @@ func (l *leafPart) pair(k *keyPart, base string, from issuers) {
 	}
 }
 
-// extend appends the issuers that it finds to a chain, as far as possible, and returns
-// what is still missing. It omits the root: a client that trusts it has it (RFC 8446,
-// section 4.4.2).
-func extend(chain unique.Handle[string], missing unique.Handle[authority], from issuers) (unique.Handle[string], unique.Handle[authority]) {
+// extend appends the issuers that it finds to the chain of a leaf, as far as possible, and
+// returns what is still missing. It omits the root: a client that trusts it has it (RFC
+// 8446, section 4.4.2).
+func extend(leaf der, chain unique.Handle[string], missing unique.Handle[authority], from issuers, now time.Time) (unique.Handle[string], unique.Handle[authority]) {
 	var found []unique.Handle[issuer]
 	for missing != nobody {
-		next, ok := from.find(missing.Value(), found)
+		next, ok := from.find(missing.Value(), found, now, func() (*x509.Certificate, error) {
+			if len(found) > 0 {
+				return x509.ParseCertificate([]byte(found[len(found)-1].Value().der))
+			}
+			all, err := x509.ParseCertificates(append(leaf.bytes(), chain.Value()...))
+			if err != nil {
+				return nil, err
+			}
+			return all[len(all)-1], nil
+		})
 		if !ok {
 			break
 		}
@@ -344,17 +368,56 @@ func extend(chain unique.Handle[string], missing unique.Handle[authority], from 
 	return unique.Make(string(der)), missing
 }
 
-// find prefers an intermediate over a root with the same name and key: a cross-signed
-// root is in the file to be served.
-func (is issuers) find(want authority, used []unique.Handle[issuer]) (found unique.Handle[issuer], ok bool) {
+// ambiguous reports whether two issuers have the same subject.
+func (is issuers) ambiguous() bool {
+	for _, list := range is {
+		if len(list) > 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// find returns the issuer that a certificate wants. Of several it prefers the one that has
+// signed the certificate, one that clients accept now, and an intermediate over a root,
+// because a cross-signed root is in the file to be served; then the one that expires last.
+func (is issuers) find(want authority, used []unique.Handle[issuer], now time.Time, of func() (*x509.Certificate, error)) (found unique.Handle[issuer], ok bool) {
+	var all []unique.Handle[issuer]
 	for _, i := range is[want.subject] {
 		if !want.is(i.Value()) || slices.Contains(used, i) {
 			continue
 		}
-		if !i.Value().root {
-			return i, true
+		if all == nil {
+			found, ok = i, true
 		}
-		found, ok = i, true
+		all = append(all, i)
 	}
-	return found, ok
+	if len(all) < 2 {
+		return found, ok
+	}
+	var signed *x509.Certificate
+	if slices.ContainsFunc(all, func(i unique.Handle[issuer]) bool { return i.Value().public != found.Value().public }) {
+		signed, _ = of()
+	}
+	rank := func(i issuer) (n int) {
+		if signed != nil {
+			if cert, err := x509.ParseCertificate([]byte(i.der)); err == nil && unsigned(signed, cert) == nil {
+				n += 4
+			}
+		}
+		if t := now.Unix(); i.notBefore <= t && t <= i.notAfter && !i.weak {
+			n += 2
+		}
+		if !i.root {
+			n++
+		}
+		return n
+	}
+	best := -1
+	for _, i := range all {
+		if n := rank(i.Value()); n > best || n == best && i.Value().notAfter > found.Value().notAfter {
+			found, best = i, n
+		}
+	}
+	return found, true
 }

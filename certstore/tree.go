@@ -82,6 +82,7 @@ type folder struct {
 	links  bool           // some file is a link to another folder
 	dirty  bool           // out is older than files
 	asked  bool           // for a key in other folders
+	due    int64          // Unix seconds: when a chain expires, for which there may be another
 	out    []*certificate // its certificates
 	faults []fault
 
