@@ -205,8 +205,11 @@ func (c *certificate) valid(now time.Time) bool { return c.state(now) == StateOK
 // timely reports whether the certificate and its chain are valid.
 func (c *certificate) timely(now time.Time) bool { return c.valid(now) && c.links.valid(now) }
 
-// sound reports whether no client has a reason known here to reject the chain.
-func (c *certificate) sound(now time.Time) bool { return c.flaw == nil && c.links.valid(now) }
+// sound reports whether no reason is known why all clients reject the certificate, apart
+// from its own dates.
+func (c *certificate) sound(now time.Time) bool {
+	return c.flaw == nil && c.links.valid(now) && !c.rejected()
+}
 
 // same reports whether clients and operators can't tell them apart.
 func (c *certificate) same(o *certificate) bool {

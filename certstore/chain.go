@@ -264,11 +264,20 @@ func covers(wild, name string) bool {
 // worseThan returns in what way the chain of c is worse than that of old, or nil. gone
 // says that c takes old's place.
 func (c *certificate) worseThan(old *certificate, gone bool, now time.Time) *flaw {
-	if c.self() || c.flaw != nil || old.self() || old.flaw != nil {
+	if c.flaw != nil || old.flaw != nil || old.self() || old.rejected() && !c.rejected() {
+		return nil
+	}
+	if gone && c.self() { // else prefer decides, here and below
+		return newFlaw("it is self-signed, and the one before is from a CA")
+	}
+	if why := c.rejection(); gone && why != "" && !old.rejected() {
+		return newFlaw("%s", why)
+	}
+	if c.self() {
 		return nil
 	}
 	err := c.links.broken
-	if err == nil && gone { // else prefer decides, at any time
+	if err == nil && gone {
 		err = c.links.dateError(now)
 	}
 	if err != nil && old.links.broken == nil && old.links.valid(now) {

@@ -139,6 +139,54 @@ func TestWorseChainReplacesNothing(t *testing.T) {
 	}
 }
 
+// A certificate that no client accepts replaces none that they do, and stands behind it.
+func TestRejectedReplacesNothing(t *testing.T) {
+	inter := root.Intermediate("Chain CA")
+	names := []string{"example1.com"}
+	good := inter.IssueSpec(minica.Spec{Names: names, NotAfter: time.Now().AddDate(0, 0, 20)})
+	clients := func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }
+	under := func(edit func(*x509.Certificate)) []byte {
+		p := inter.Issue(names...)
+		return cat(minica.CertPEM(p.Cert), minica.CertPEM(caLike(t, inter, root, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(7); edit(c) })), p.KeyPEM())
+	}
+	bad, sha1 := inter.IssueSpec(minica.Spec{Names: names, Edit: clients}), inter.Issue(names...)
+	for what, row := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"self-signed":      {minica.SelfSigned(minica.Spec{Names: names}).PEM(), "it is self-signed, and the one before is from a CA"},
+		"for clients":      {bad.PEM(), "its extended key usage lacks serverAuth"},
+		"CA for clients":   {under(clients), "extended key usage of an intermediate lacks serverAuth"},
+		"name constraints": {under(func(c *x509.Certificate) { c.ExcludedDNSDomains = names }), "name constraints"},
+		"with SHA-1":       {cat(minica.CertPEM(&x509.Certificate{Raw: sha1By(t, sha1.Cert.Raw)}), minica.CertPEM(inter.Cert), sha1.KeyPEM()), "SHA-1"},
+	} {
+		d := newDir(t)
+		d.put(t, "x.pem", good.PEM())
+		s := d.open(t)
+		d.put(t, "x.pem", row.data)
+		for range 2 {
+			reload(t, s)
+			wantServed(t, s, "example1.com", good)
+			wantProblems(t, s, row.want)
+			if t.Failed() {
+				t.Fatal(what)
+			}
+		}
+		d.put(t, "y.pem", good.PEM())
+		beside := d.open(t)
+		wantServed(t, beside, "example1.com", good)
+		d.put(t, "y.pem", row.data)
+		alone := d.open(t)
+		wantProblems(t, alone)
+		if w := alone.Warnings(); len(w) == 0 {
+			t.Errorf("%s: no warning", what)
+		}
+		d.put(t, "x.pem", row.data) // it may replace its like
+		reload(t, alone)
+		wantProblems(t, alone)
+	}
+}
+
 // What is another chain, but no worse one, replaces the one before.
 func TestOtherChainReplaces(t *testing.T) {
 	inter, other := root.Intermediate("Chain CA"), root.Intermediate("Next CA")

@@ -16,8 +16,8 @@ type candidate struct {
 // explains why. It is zero only for the same leaf with the same chain from the same
 // file.
 //
-// Valid wins over expired, a CA's over self-signed, a chain without a known flaw over
-// one with it, an exact name over a wildcard, later expiry over earlier. So a wildcard
+// Valid wins over expired, a CA's over self-signed, one without a known flaw over one with
+// it or one that no client accepts, an exact name over a wildcard, later expiry over earlier. So a wildcard
 // serves if the exact name has only an expired or a self-signed certificate. The other
 // rules only make the result deterministic.
 func prefer(a, b candidate, now time.Time) (order int, why string) {
@@ -32,6 +32,9 @@ func prefer(a, b candidate, now time.Time) (order int, why string) {
 		return before(b.self()), "from a CA, the other is self-signed"
 	}
 	if a.sound(now) != b.sound(now) {
+		if a.rejected() != b.rejected() {
+			return before(a.sound(now)), "no client accepts the other"
+		}
 		return before(a.sound(now)), "its chain is right, the other's is not"
 	}
 	if a.wild != b.wild {

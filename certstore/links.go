@@ -18,11 +18,9 @@ type links struct {
 	begins      string // the one that from is of
 	ends        string // the one that until is of
 
-	public        bool // it leads to a root of this system
-	constrained   bool // it has name constraints
-	notForServers bool // see forServers
-	sha1          bool
-	shortRSA      bool
+	public      bool   // it leads to a root of this system
+	constrained bool   // it has name constraints
+	doubts      uint32 // see issuerDoubts
 }
 
 // noLinks are those of no chain.
@@ -101,9 +99,7 @@ func newLinks(der string) *links {
 			l.until, l.ends = t, printable(c.Subject.String())
 		}
 		l.constrained = l.constrained || len(c.PermittedDNSDomains)+len(c.ExcludedDNSDomains)+len(c.PermittedIPRanges)+len(c.ExcludedIPRanges) > 0
-		l.notForServers = l.notForServers || !forServers(c)
-		l.sha1 = l.sha1 || sha1(c)
-		l.shortRSA = l.shortRSA || shortRSA(c)
+		l.doubts |= issuerDoubts(c)
 	}
 	last := chain[len(chain)-1:]
 	l.public = fromTrusted(last[0])
@@ -114,6 +110,9 @@ func newLinks(der string) *links {
 func unsigned(c, issuer *x509.Certificate) error {
 	err := c.CheckSignatureFrom(issuer)
 	if err == nil || errors.Is(err, x509.ErrUnsupportedAlgorithm) { // others may support it
+		return nil
+	}
+	if _, weak := errors.AsType[x509.InsecureAlgorithmError](err); weak { // a rule says that
 		return nil
 	}
 	return fmt.Errorf("the chain is broken: %q has not signed what it should have: %w", printable(issuer.Subject.String()), err)

@@ -19,12 +19,14 @@ type Warning struct {
 }
 
 // A rule tells a certificate that some clients reject. It looks at the leaf once, when
-// it is read, or at what is kept of the certificate.
+// it is read, at each issuer once for each chain, or at what is kept of the certificate.
 type rule struct {
 	name   string
-	leaf   func(*x509.Certificate) bool // nil: kept
-	kept   func(*certificate) bool
-	others bool // only where the name has no certificate with another kind of key
+	leaf   func(*x509.Certificate) bool // nil: not about the leaf
+	issuer func(*x509.Certificate) bool // nil: not about issuers
+	kept   func(*certificate) bool      // nil: leaf and issuer say it
+	fatal  bool                         // no client accepts it
+	others bool                         // only where the name has no certificate with another kind of key
 	text   func(*certificate) string
 	hint   string
 }
@@ -32,27 +34,27 @@ type rule struct {
 var rules = [...]rule{
 	{
 		name: "server_auth",
-		leaf: func(leaf *x509.Certificate) bool { return !forServers(leaf) },
+		leaf: func(leaf *x509.Certificate) bool { return !forServers(leaf) }, fatal: true,
 		text: says("its extended key usage lacks serverAuth, so that no client accepts it"),
 		hint: "have it issued anew for a TLS server",
 	}, {
-		name: "issuer_server_auth",
-		kept: func(c *certificate) bool { return c.links.notForServers },
+		name:   "issuer_server_auth",
+		issuer: func(c *x509.Certificate) bool { return !forServers(c) }, fatal: true,
 		text: says("the extended key usage of an intermediate lacks serverAuth, so that no client accepts it"),
 		hint: "have it issued by a CA for TLS servers",
 	}, {
 		name: "name_constraints",
-		kept: func(c *certificate) bool { return c.outside },
+		kept: func(c *certificate) bool { return c.outside }, fatal: true,
 		text: says("an intermediate may not issue for one of its names (name constraints), so that clients reject it"),
 		hint: "have it issued without that name, or by another CA",
 	}, {
 		name: "sha1",
-		leaf: sha1,
+		leaf: sha1, fatal: true,
 		text: says("its signature uses SHA-1, which clients reject"),
 		hint: "have it issued anew, with SHA-256",
 	}, {
-		name: "issuer_sha1",
-		kept: func(c *certificate) bool { return c.links.sha1 },
+		name:   "issuer_sha1",
+		issuer: sha1, fatal: true,
 		text: says("the signature of an intermediate uses SHA-1, which clients reject"),
 		hint: "use a newer intermediate of its CA",
 	}, {
@@ -63,10 +65,10 @@ var rules = [...]rule{
 		},
 		hint: "make a new key, ECDSA P-256 or RSA 2048",
 	}, {
-		name: "issuer_rsa_short",
-		kept: func(c *certificate) bool { return c.links.shortRSA },
-		text: says("the RSA key of an intermediate is shorter than 2048 bits, which browsers and OpenSSL reject"),
-		hint: "use a newer intermediate of its CA",
+		name:   "issuer_rsa_short",
+		issuer: shortRSA,
+		text:   says("the RSA key of an intermediate is shorter than 2048 bits, which browsers and OpenSSL reject"),
+		hint:   "use a newer intermediate of its CA",
 	}, {
 		name:   "p521",
 		kept:   func(c *certificate) bool { return c.facts.Value().kind == "ECDSA P-521" },
@@ -172,11 +174,48 @@ func doubts(leaf *x509.Certificate) (bits uint32) {
 	return bits
 }
 
-func (c *certificate) breaks(i int) bool {
-	if rules[i].leaf != nil {
-		return c.facts.Value().doubts&(1<<i) != 0
+// issuerDoubts is doubts for an issuer.
+func issuerDoubts(c *x509.Certificate) (bits uint32) {
+	for i, r := range rules {
+		if r.issuer != nil && r.issuer(c) {
+			bits |= 1 << i
+		}
 	}
-	return rules[i].kept(c)
+	return bits
+}
+
+// fatal has a bit for each fatal rule.
+var fatal = func() (bits uint32) {
+	for i, r := range rules {
+		if r.fatal {
+			bits |= 1 << i
+		}
+	}
+	return bits
+}()
+
+func (c *certificate) breaks(i int) bool {
+	if rules[i].kept != nil {
+		return rules[i].kept(c)
+	}
+	return (c.facts.Value().doubts|c.links.doubts)&(1<<i) != 0
+}
+
+// rejected reports whether no client accepts the certificate, whatever its dates are. It
+// is for handshakes, too.
+func (c *certificate) rejected() bool {
+	return (c.facts.Value().doubts|c.links.doubts)&fatal != 0 || c.outside
+}
+
+// rejection returns the text of the rule because of which no client accepts the
+// certificate, or "".
+func (c *certificate) rejection() string {
+	for i, r := range rules {
+		if r.fatal && c.breaks(i) {
+			return r.text(c)
+		}
+	}
+	return ""
 }
 
 // isOutside reports whether the chain's name constraints exclude a name of the leaf (RFC
