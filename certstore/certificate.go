@@ -219,7 +219,10 @@ func (c *certificate) same(o *certificate) bool {
 
 // setChain sets the chain, and what is known of it. The leaf is there already.
 func (c *certificate) setChain(chain unique.Handle[string]) {
-	c.chain, c.links = chain, linksOf(chain)
+	c.chain, c.links = chain, noLinks
+	if !c.facts.Value().public { // else clients need no chain
+		c.links = linksOf(chain)
+	}
 	c.outside = c.isOutside()
 }
 

@@ -139,6 +139,49 @@ func TestWorseChainReplacesNothing(t *testing.T) {
 	}
 }
 
+// An expired or badly signed cross-certificate of a root that clients have is no flaw.
+func TestCrossOfATrustedRoot(t *testing.T) {
+	system, old := minica.NewCA("System Root"), minica.NewCA("Old Root")
+	trustOnly(t, system)
+	private := minica.NewCA("Private Root")
+	cross := func(of *minica.CA, until time.Time) *x509.Certificate {
+		return caLike(t, of, old, func(c *x509.Certificate) { c.NotAfter, c.SerialNumber = until, big.NewInt(7) })
+	}
+	expired, later := time.Now().Add(-time.Hour), time.Now().AddDate(1, 0, 0)
+	inter, direct, inner := system.Intermediate("Chain CA"), system.Issue("example1.com"), private.Intermediate("Private CA")
+	sha1 := func(c *x509.Certificate) []byte { return minica.CertPEM(&x509.Certificate{Raw: sha1By(t, c.Raw)}) }
+	for what, row := range map[string]struct {
+		pair *minica.Pair
+		more []byte
+	}{
+		"expired":                         {inter.Issue("example1.com"), minica.CertPEM(cross(system, expired))},
+		"SHA-1":                           {inter.Issue("example1.com"), sha1(cross(system, later))},
+		"expired, of the leaf's issuer":   {direct, minica.CertPEM(cross(system, expired))},
+		"private, expired, with the root": {inner.Issue("example1.com"), cat(minica.CertPEM(cross(private, expired)), private.RootPEM())},
+		"private, SHA-1, with the root":   {inner.Issue("example1.com"), cat(sha1(cross(private, later)), private.RootPEM())},
+	} {
+		d := newDir(t)
+		d.put(t, "x.pem", row.pair.PEM())
+		s := d.open(t)
+		d.put(t, "x.pem", row.pair.PEM(), row.more)
+		reload(t, s)
+		for _, s := range []*Store{s, d.open(t)} {
+			wantServed(t, s, "example1.com", row.pair)
+			wantProblems(t, s)
+			if w := s.Warnings(); len(w) > 0 {
+				t.Errorf("%s: warnings = %v", what, w)
+			}
+		}
+		if t.Failed() {
+			t.Fatal(what)
+		}
+	}
+	// Without the root, clients need it.
+	d := newDir(t)
+	d.put(t, "x.pem", inner.Issue("example1.com").PEM(), minica.CertPEM(cross(private, expired)))
+	wantProblems(t, d.open(t), "the chain has expired")
+}
+
 // A certificate that no client accepts replaces none that they do, and stands behind it.
 func TestRejectedReplacesNothing(t *testing.T) {
 	inter := root.Intermediate("Chain CA")

@@ -10,9 +10,12 @@ import (
 	"unique"
 )
 
-// links are what is known of a chain without its leaf. They never change, and
-// certificates with the same chain share them.
+// links are what is known of a chain without its leaf, up to the first issuer that a root
+// of this system has issued: clients that know the root do not look at the rest, such as
+// an expired cross-certificate of it. They never change, and certificates with the same
+// chain share them.
 type links struct {
+	judged      int    // how many issuers that are
 	broken      error  // why a client would reject one of the signatures
 	from, until int64  // Unix seconds; all of its certificates are valid between them
 	begins      string // the one that from is of
@@ -100,9 +103,11 @@ func newLinks(der string) *links {
 		}
 		l.constrained = l.constrained || len(c.PermittedDNSDomains)+len(c.ExcludedDNSDomains)+len(c.PermittedIPRanges)+len(c.ExcludedIPRanges) > 0
 		l.doubts |= issuerDoubts(c)
+		l.judged = i + 1
+		if l.public = fromTrusted(c); l.public {
+			break
+		}
 	}
-	last := chain[len(chain)-1:]
-	l.public = fromTrusted(last[0])
 	return l
 }
 

@@ -228,6 +228,7 @@ func (c *certificate) isOutside() bool {
 	if err != nil {
 		return false
 	}
+	chain = chain[:1+c.links.judged]
 	end, between := x509.NewCertPool(), x509.NewCertPool()
 	end.AddCert(chain[len(chain)-1])
 	for _, i := range chain[1 : len(chain)-1] {
