@@ -61,7 +61,7 @@ func acmeHasIntermediate(cert *tls.Certificate) bool {
 		return false
 	}
 	issuer, err := x509.ParseCertificate(cert.Certificate[1])
-	return err == nil && !selfIssued(issuer)
+	return err == nil && !selfSigned(issuer)
 }
 
 func acmeBrokenChain(cert *tls.Certificate, now time.Time) error {

@@ -117,7 +117,7 @@ func newCertificate(leaf *x509.Certificate, source string) (*certificate, public
 			issuer: issuerName(leaf),
 			kind:   kind,
 			family: family,
-			self:   selfIssued(leaf),
+			self:   selfSigned(leaf),
 			common: common,
 			public: fromRoot(leaf),
 			doubts: doubts(leaf),
@@ -185,9 +185,21 @@ func printable(s string) string {
 	}, s)
 }
 
-// selfIssued reports whether issuer and subject are the same, as in a root or a
-// self-signed leaf.
-func selfIssued(c *x509.Certificate) bool { return bytes.Equal(c.RawIssuer, c.RawSubject) }
+// selfSigned reports whether a certificate is signed by its own key, as a root is, and not
+// by another one with the same name.
+func selfSigned(c *x509.Certificate) bool {
+	switch {
+	case !bytes.Equal(c.RawIssuer, c.RawSubject):
+		return false
+	case len(c.AuthorityKeyId) > 0 && len(c.SubjectKeyId) > 0:
+		return bytes.Equal(c.AuthorityKeyId, c.SubjectKeyId)
+	case c.IsCA:
+		return true
+	}
+	err := c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)
+	_, weak := errors.AsType[x509.InsecureAlgorithmError](err)
+	return err == nil || weak || errors.Is(err, x509.ErrUnsupportedAlgorithm)
+}
 
 // state describes the validity of the certificate in a word.
 func (c *certificate) state(now time.Time) string {

@@ -474,6 +474,45 @@ func TestIssuerSucceeded(t *testing.T) {
 	}
 }
 
+// A leaf that is named as its issuer is not self-signed, and has its chain.
+func TestNamedAsItsIssuer(t *testing.T) {
+	inter := root.Intermediate("example1.com")
+	for _, ids := range []bool{true, false} {
+		p := inter.IssueSpec(minica.Spec{Names: []string{"example1.com"}, Edit: func(c *x509.Certificate) {
+			if c.Subject = inter.Cert.Subject; ids {
+				c.SubjectKeyId, c.AuthorityKeyId = []byte{1, 2, 3}, inter.Cert.SubjectKeyId
+			}
+		}})
+		d := newDir(t)
+		d.put(t, "x.pem", p.PEM())
+		s := d.open(t)
+		wantProblems(t, s)
+		if _, err := handshake(s, trusting("example1.com")); err != nil {
+			t.Errorf("key identifiers %v: %v", ids, err)
+		}
+	}
+}
+
+// An issuer that is no CA breaks the chain; its key is not looked for.
+func TestIssuerIsNoCA(t *testing.T) {
+	inter := root.Intermediate("Chain CA")
+	by := inter.IssueSpec(minica.Spec{Names: []string{"issuer.example1.com"}, Edit: func(c *x509.Certificate) { c.SubjectKeyId = []byte{1, 2, 3} }})
+	p := (&minica.CA{Cert: by.Cert, Key: by.Key}).Issue("example1.com")
+	for _, data := range [][]byte{
+		cat(minica.CertPEM(p.Cert), p.KeyPEM(), minica.CertPEM(by.Cert), minica.CertPEM(inter.Cert)),
+		cat(minica.CertPEM(by.Cert), minica.CertPEM(p.Cert), p.KeyPEM()),
+	} {
+		d := newDir(t)
+		d.put(t, "x.pem", data)
+		s := d.open(t)
+		for range 2 {
+			wantServed(t, s, "example1.com", p)
+			wantProblems(t, s, `the chain is broken: the certificate for "issuer.example1.com" in it is not a CA's; served all the same`)
+			reload(t, s)
+		}
+	}
+}
+
 // A chain that is in a file of its own may go bad alone.
 func TestChainInItsOwnFile(t *testing.T) {
 	inter := root.Intermediate("Chain CA")

@@ -1,6 +1,7 @@
 package certstore
 
 import (
+	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ type links struct {
 
 	public      bool   // it leads to a root of this system
 	constrained bool   // it has name constraints
+	tooLong     bool   // an issuer's path length is exceeded (RFC 5280, section 4.2.1.9)
 	doubts      uint32 // see issuerDoubts
 }
 
@@ -91,6 +93,7 @@ func newLinks(der string) *links {
 		l.broken = fmt.Errorf("chain: %w", err)
 		return l
 	}
+	below := 0 // intermediates
 	for i, c := range chain {
 		if i > 0 && l.broken == nil {
 			l.broken = unsigned(chain[i-1], c)
@@ -101,7 +104,12 @@ func newLinks(der string) *links {
 		if t := c.NotAfter.Unix(); t < l.until {
 			l.until, l.ends = t, printable(c.Subject.String())
 		}
-		l.constrained = l.constrained || len(c.PermittedDNSDomains)+len(c.ExcludedDNSDomains)+len(c.PermittedIPRanges)+len(c.ExcludedIPRanges) > 0
+		l.constrained = l.constrained || len(c.PermittedDNSDomains)+len(c.ExcludedDNSDomains)+len(c.PermittedIPRanges)+len(c.ExcludedIPRanges)+
+			len(c.PermittedEmailAddresses)+len(c.ExcludedEmailAddresses)+len(c.PermittedURIDomains)+len(c.ExcludedURIDomains) > 0
+		l.tooLong = l.tooLong || c.BasicConstraintsValid && (c.MaxPathLen > 0 || c.MaxPathLenZero) && below > c.MaxPathLen
+		if !bytes.Equal(c.RawIssuer, c.RawSubject) {
+			below++
+		}
 		l.doubts |= issuerDoubts(c)
 		l.judged = i + 1
 		if l.public = fromTrusted(c); l.public {

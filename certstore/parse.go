@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 	"unique"
 )
@@ -145,6 +146,8 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		leafErr  error
 		bad      *flaw // the first in the file
 		usedKeys = make([]bool, len(keys))
+		keyless  map[*leafPart]authority // no CA's, and without a key in the file
+		mistaken []*leafPart             // those that another one has as its issuer
 	)
 	for n, b := range r.blocks {
 		if bad == nil && isUnreadLabel(b.label) {
@@ -170,9 +173,15 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		}
 		c, id, err := newCertificate(cert, SourceDirectory)
 		k := keyOf(keys, id)
-		switch self := selfIssued(cert); {
+		switch self := selfSigned(cert); {
 		case err == nil && (k >= 0 || !cert.IsCA || self):
 			leaf := &leafPart{certificate: c, missing: nobody, optional: cert.IsCA && k < 0}
+			if !cert.IsCA && k < 0 {
+				if keyless == nil {
+					keyless = map[*leafPart]authority{}
+				}
+				keyless[leaf] = authority{subject: string(cert.RawSubject), keyID: string(cert.SubjectKeyId)}
+			}
 			c.leaf, c.id = r.arena.put(b.der), id
 			if !self {
 				leaf.missing = authorityOf(cert)
@@ -182,7 +191,7 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 			leafErr = errors.Join(leafErr, err)
 			continue
 		}
-		if cert.IsCA || selfIssued(cert) {
+		if cert.IsCA || selfSigned(cert) {
 			others = append(others, r.issuer(cert, id, err == nil))
 		}
 	}
@@ -202,6 +211,13 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		leaf.stray = leaf.chain == noChain && !leaf.whole && slices.ContainsFunc(others, func(i unique.Handle[issuer]) bool {
 			return !i.Value().root && i.Value().key != leaf.id
 		})
+		for o, subject := range keyless {
+			if o != leaf && leaf.missing != nobody && sameAuthority(leaf.missing.Value(), subject) {
+				leaf.ownFlaw = newFlaw("the chain is broken: the certificate for %q in it is not a CA's", strings.Fields(string(o.names))[0])
+				leaf.flaw = leaf.ownFlaw
+				mistaken = append(mistaken, o)
+			}
+		}
 		if leaf.chain != noChain && chains.ambiguous() {
 			leaf.choices, leaf.ownChain, leaf.missing = chains, noChain, by
 			parts = append(parts, leaf)
@@ -216,6 +232,9 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		} else {
 			parts = append(parts, leaf)
 		}
+	}
+	if mistaken != nil {
+		parts = slices.DeleteFunc(parts, func(p part) bool { leaf, ok := p.(*leafPart); return ok && slices.Contains(mistaken, leaf) })
 	}
 	for i, k := range keys {
 		if !usedKeys[i] {
@@ -283,7 +302,7 @@ func (r *reader) issuer(cert *x509.Certificate, key publicID, named bool) unique
 		subject: string(cert.RawSubject),
 		keyID:   string(cert.SubjectKeyId),
 		next:    authorityOf(cert),
-		root:    selfIssued(cert),
+		root:    selfSigned(cert),
 		public:  publicIDOf(cert.RawSubjectPublicKeyInfo),
 		weak:    sha1(cert),
 		key:     key,

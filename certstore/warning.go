@@ -2,7 +2,9 @@ package certstore
 
 import (
 	"cmp"
+	"crypto/rsa"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"math"
@@ -37,6 +39,28 @@ var rules = [...]rule{
 		leaf: func(leaf *x509.Certificate) bool { return !forServers(leaf) }, fatal: true,
 		text: says("its extended key usage lacks serverAuth, so that no client accepts it"),
 		hint: "have it issued anew for a TLS server",
+	}, {
+		name: "any_usage",
+		leaf: onlyAnyUsage,
+		text: says("its extended key usage has anyExtendedKeyUsage, but not serverAuth, so that OpenSSL and others reject it"),
+		hint: "have it issued anew with serverAuth",
+	}, {
+		name: "key_usage",
+		leaf: func(leaf *x509.Certificate) bool {
+			return leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0
+		},
+		text: says("its key usage lacks digitalSignature, without which browsers reject it"),
+		hint: "have it issued anew with digitalSignature",
+	}, {
+		name: "critical_extension",
+		leaf: unknownCritical, issuer: unknownCritical, fatal: true,
+		text: says("it or an intermediate has a critical extension that clients do not know, so that they reject it"),
+		hint: "have it issued anew for a TLS server",
+	}, {
+		name: "path_length",
+		kept: func(c *certificate) bool { return c.links.tooLong }, fatal: true,
+		text: says("below an intermediate are more than its path length allows, so that clients reject it"),
+		hint: "use the chain that its CA sent",
 	}, {
 		name:   "issuer_server_auth",
 		issuer: func(c *x509.Certificate) bool { return !forServers(c) }, fatal: true,
@@ -82,6 +106,11 @@ var rules = [...]rule{
 		text:   says("its key is Ed25519, which browsers reject"),
 		hint:   "use ECDSA P-256, or put such a certificate beside it",
 	}, {
+		name:   "issuer_ed25519",
+		issuer: func(c *x509.Certificate) bool { return c.PublicKeyAlgorithm == x509.Ed25519 },
+		text:   says("the key of an intermediate is Ed25519, which browsers reject"),
+		hint:   "have it issued by an intermediate with an ECDSA or RSA key",
+	}, {
 		name: "self_signed",
 		kept: func(c *certificate) bool { return c.self() },
 		text: says("it is self-signed; only clients that were told to trust it accept it"),
@@ -93,10 +122,9 @@ var rules = [...]rule{
 		hint: "have it issued with a subject alternative name",
 	}, {
 		name: "lifetime",
-		kept: func(c *certificate) bool { return c.notAfter-c.notBefore >= c.lifetimeLimit() },
+		kept: func(c *certificate) bool { return c.lifetime() > c.lifetimeLimit() },
 		text: func(c *certificate) string {
-			const day = 24 * 60 * 60
-			return fmt.Sprintf("it is valid for %d days; browsers take %d", (c.notAfter-c.notBefore)/day, c.lifetimeLimit()/day-1)
+			return fmt.Sprintf("it is valid for %d days; browsers take %d", c.lifetime(), c.lifetimeLimit())
 		},
 		hint: "have it issued for a shorter time, and renewed automatically",
 	}, {
@@ -127,23 +155,50 @@ func forServers(c *x509.Certificate) bool {
 func sha1(c *x509.Certificate) bool {
 	switch c.SignatureAlgorithm {
 	case x509.SHA1WithRSA, x509.ECDSAWithSHA1, x509.DSAWithSHA1, x509.MD5WithRSA:
-		return !selfIssued(c) // nobody looks at the signature of a root
+		return !selfSigned(c) // nobody looks at the signature of a root
 	}
 	return false
 }
 
 func shortRSA(c *x509.Certificate) bool {
-	key, ok := c.PublicKey.(interface{ Size() int }) // *rsa.PublicKey; in bytes
-	return ok && key.Size() < 2048/8
+	key, ok := c.PublicKey.(*rsa.PublicKey)
+	return ok && key.N.BitLen() < 2048
 }
 
-// lifetimeLimit returns the lifetime that browsers no longer take, in seconds. Apple's
-// limit is for all CAs, the others are for those that browsers know (CA/Browser Forum's
-// Baseline Requirements, section 6.3.2).
+func onlyAnyUsage(c *x509.Certificate) bool {
+	return slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+}
+
+// unknownCritical leaves out RFC 5280's extensions, of which crypto/x509 does not know all.
+func unknownCritical(c *x509.Certificate) bool {
+	return slices.ContainsFunc(c.UnhandledCriticalExtensions, func(id asn1.ObjectIdentifier) bool {
+		return len(id) < 3 || !id[:3].Equal(asn1.ObjectIdentifier{2, 5, 29})
+	})
+}
+
+const day = 24 * 60 * 60 // seconds
+
+// lifetime returns for how many days the certificate is valid, as its limit counts them.
+// Both dates belong to the period (RFC 5280, section 4.1.2.5), and any time above a number
+// of days is another day (CA/Browser Forum's Baseline Requirements, section 6.3.2).
+// Apple compares the dates alone.
+func (c *certificate) lifetime() int64 {
+	seconds := c.notAfter - c.notBefore
+	if c.public() {
+		seconds++
+	}
+	return (seconds + day - 1) / day
+}
+
+// lifetimeLimit returns the most days that browsers take. For the CAs that browsers know
+// it is in the Baseline Requirements, section 6.3.2; for all others Apple has one, from
+// 2019-07-01 on (https://support.apple.com/103769).
 func (c *certificate) lifetimeLimit() int64 {
-	const day = 24 * 60 * 60
 	if !c.public() {
-		return 826 * day
+		if c.notBefore < time.Date(2019, 7, 1, 0, 0, 0, 0, time.UTC).Unix() {
+			return math.MaxInt64
+		}
+		return 825
 	}
 	for _, l := range [...]struct {
 		from time.Time
@@ -155,7 +210,7 @@ func (c *certificate) lifetimeLimit() int64 {
 		{time.Date(2020, 9, 1, 0, 0, 0, 0, time.UTC), 398},
 	} {
 		if c.notBefore >= l.from.Unix() {
-			return (l.days + 1) * day
+			return l.days
 		}
 	}
 	return math.MaxInt64
@@ -261,14 +316,20 @@ func (s *Store) Warnings() (out []Warning) {
 	return out
 }
 
-// serves reports whether a certificate is chosen for some name, or where alone is set, is
-// the only one that is.
+// serves reports whether a certificate is chosen for some name; where alone is set, for
+// one for which no certificate is chosen that browsers accept.
 func (t *table) serves(c *certificate, alone bool, now time.Time) bool {
 	for name := range c.names.all() {
 		same, wild := t.lookupPattern(name)
-		if chosen := choose(same, wild, now); slices.Contains(chosen, c) && (!alone || len(chosen) == 1) {
+		if chosen := choose(same, wild, now); slices.Contains(chosen, c) && !(alone && slices.ContainsFunc(chosen, func(o *certificate) bool { return o.forBrowsers(now) })) {
 			return true
 		}
 	}
 	return false
+}
+
+// forBrowsers reports whether browsers accept the certificate, as far as its dates, its
+// chain and its kind of key go.
+func (c *certificate) forBrowsers(now time.Time) bool {
+	return c.timely(now) && c.sound(now) && c.family() != familyEd25519 && c.facts.Value().kind != "ECDSA P-521"
 }
