@@ -552,7 +552,7 @@ func TestFlawedGoesLast(t *testing.T) {
 	d.put(t, "b.pem", longer.PEM(), []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
 	s := d.open(t)
 	wantServed(t, s, "example1.com", good)
-	wantProblems(t, s, "cannot be read") // and served by nobody; see TestServedIsSaidOfWhatIs
+	wantProblems(t, s, "; not used, because there is a better one")
 }
 
 // A certificate that is worse than one for the same name replaces it in no way: in a new

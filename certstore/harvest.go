@@ -3,7 +3,9 @@ package certstore
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"time"
 	"unique"
 
@@ -32,8 +34,9 @@ func (t *tree) doLater(job func() error, then func()) {
 }
 
 func (t *tree) job(job func() error, then func()) (whole func() (struct{}, error), part func()) {
-	part = func() {
+	collect := func(whole bool) {
 		if all, faults, changed := t.collect(time.Now()); changed {
+			all, faults = t.suddenlyEmpty(all, faults, whole)
 			t.have.Store(&harvest{all, faults})
 		}
 		if t.idleness {
@@ -46,10 +49,32 @@ func (t *tree) job(job func() error, then func()) (whole func() (struct{}, error
 	}
 	return func() (struct{}, error) {
 		err := job()
+		if info, err := t.place.Stat(t.root); err == nil {
+			t.seenAs = info
+		}
 		t.done.Store(true)
-		part()
+		collect(true)
 		return struct{}{}, err
-	}, part
+	}, func() { collect(false) }
+}
+
+// suddenlyEmpty returns what the tree provides from now on. If that were nothing, though
+// there was something, the directory must be the one that was read then: an operator has
+// removed the files. Another one is more likely where a volume was, or will be, mounted.
+func (t *tree) suddenlyEmpty(all []*certificate, faults []fault, whole bool) ([]*certificate, []fault) {
+	have := t.have.Load().all
+	switch {
+	case len(all) > 0:
+		t.filled = t.seenAs
+	case len(have) == 0:
+	case !whole: // it is not known yet which one it is
+		t.pruned = true
+		return have, faults
+	case t.filled != nil && !os.SameFile(t.filled, t.seenAs):
+		return have, append(faults, fault{path: t.root, kept: have, err: fmt.Errorf("folder %q: has no certificates, and is not the folder that was read before; "+
+			"is a volume not mounted? Mount it or put the files there, or restart wssgate if there should be none", t.root)})
+	}
+	return all, faults
 }
 
 // collect pairs the folders that changed. It returns what the whole tree provides, and
@@ -94,7 +119,7 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 			}
 		}
 		if f.err != nil {
-			faults = append(faults, fault{path: f.path, err: fmt.Errorf("folder %q: %w", f.path, plainError(f.err)), kept: f.out})
+			faults = append(faults, fault{path: f.path, err: fmt.Errorf("folder %q: %w", f.path, plainError(f.err)), kept: t.below(f)})
 		}
 	}
 	if t.full {
@@ -120,6 +145,16 @@ func (t *tree) keysWithCertificate(all []*certificate) map[publicID]bool {
 		}
 	}
 	return keys
+}
+
+// below returns the certificates of a folder and of those below it.
+func (t *tree) below(f *folder) (all []*certificate) {
+	for path, sub := range t.folders {
+		if sub == f || strings.HasPrefix(path, strings.TrimSuffix(f.path, "/")+"/") {
+			all = append(all, sub.out...)
+		}
+	}
+	return all
 }
 
 // sameSet reports whether two lists have the same certificates, in any order.

@@ -37,6 +37,60 @@ func TestReloadSeesNewChangedAndRemovedFiles(t *testing.T) {
 	wantProblems(t, s)
 }
 
+// A directory that is suddenly another one, and has nothing, takes nothing out of service.
+// Files that are removed do, and so does another configuration.
+func TestDirectorySuddenlyEmpty(t *testing.T) {
+	for _, file := range []string{"x.pem", "live/example1.com/x.pem"} {
+		for _, more := range []string{"", "lost+found/x", "README"} {
+			top := newDir(t)
+			d := dir(filepath.Join(string(top), "certs"))
+			one, two := ca.Issue("example1.com"), ca.Issue("example1.com")
+			d.put(t, file, one.PEM())
+			var log bytes.Buffer
+			s, err := Open(Options{Directory: string(d), Log: slog.New(slog.NewTextHandler(&log, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			away := filepath.Join(string(top), "away")
+			if err := os.Rename(string(d), away); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Reload(); err == nil {
+				t.Error("a directory that is not there was reloaded")
+			}
+			wantServed(t, s, "example1.com", one)
+			if !strings.Contains(log.String(), "old_one_served=true") || strings.Contains(log.String(), "old_one_served=false") {
+				t.Errorf("%s: logged:\n%s", file, log.String())
+			}
+			if err := os.Mkdir(string(d), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if more != "" {
+				d.put(t, more)
+			}
+			for range 2 {
+				reload(t, s)
+				wantServed(t, s, "example1.com", one)
+				wantProblems(t, s, "is not the folder that was read before; is a volume not mounted?")
+				if !s.Problems()[0].Kept {
+					t.Error("not said to be served")
+				}
+			}
+			d.put(t, "y.pem", two.PEM())
+			reload(t, s)
+			wantServed(t, s, "example1.com", two)
+			wantProblems(t, s)
+			d.remove(t, "y.pem")
+			reload(t, s)
+			if s.Has("example1.com") {
+				t.Error("a file that was removed is served")
+			}
+			wantProblems(t, s)
+		}
+	}
+}
+
 // A file may hold the same size at the same time as before and yet be another:
 // tools that preserve times, or two changes within one tick of the clock.
 func TestReloadSeesChangeWithoutNewTime(t *testing.T) {

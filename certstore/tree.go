@@ -3,6 +3,7 @@ package certstore
 import (
 	"bytes"
 	"context"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -37,6 +38,8 @@ type tree struct {
 	full        bool                          // there are more than that
 	verify      int                           // see judge
 	opened      bool                          // what the first job found has been collected
+	seenAs      fs.FileInfo                   // the root, when it was read last
+	filled      fs.FileInfo                   // the same when it had certificates last; see suddenlyEmpty
 	reader      *reader
 	names       map[string]string    // see sameName
 	buf         *bytes.Buffer        // for one file at a time
