@@ -54,8 +54,10 @@ type certificate struct {
 	flaw     *flaw // of the chain; nil: none is known
 	staple   *staple
 
-	judged   bool // by tree.judge; only the tree's jobs use this and verified
-	verified bool // the leaf's signature
+	// Only the tree's jobs use these.
+	judged   uint32 // the round of tree.judge; 0: not yet
+	seen     uint32 // the last round that has found it in a file
+	verified bool   // the leaf's signature
 
 	round  uint32                 // of the latest table with it; guarded by Store.swap
 	pinned *tls.Certificate       // installed in this form; never dropped

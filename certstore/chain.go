@@ -52,7 +52,7 @@ func (t *tree) judge(work map[*folder]*pairing, now time.Time, first bool) {
 	var fresh []*certificate
 	for _, p := range work {
 		for _, c := range p.out {
-			if !c.judged {
+			if c.judged == 0 {
 				fresh = append(fresh, c)
 			}
 		}
@@ -60,8 +60,9 @@ func (t *tree) judge(work map[*folder]*pairing, now time.Time, first bool) {
 	if len(fresh) == 0 {
 		return
 	}
+	t.round++
 	for _, c := range fresh {
-		c.judged = true
+		c.judged = t.round
 	}
 	rivals := t.rivals(fresh, work)
 	flaws := map[*certificate]*flaw{}
@@ -99,12 +100,8 @@ func (t *tree) judge(work map[*folder]*pairing, now time.Time, first bool) {
 			}
 		}
 	}
-	fresher := make(map[*certificate]bool, len(fresh))
-	for _, c := range fresh {
-		fresher[c] = true
-	}
 	for c, f := range flaws {
-		if fresher[c] {
+		if c.judged == t.round {
 			c.flaw = f
 		} else {
 			t.blame(c, f, work, now)
@@ -155,85 +152,107 @@ func (t *tree) blame(c *certificate, flaw *flaw, work map[*folder]*pairing, now 
 
 // rivals are the certificates that serve, or have served, the same names as others.
 type rivals struct {
-	named map[string][]*certificate // by pattern; ".example1.com" has exact names below it that are gone
-	gone  map[*certificate]bool     // served before, and in no file any more
+	named map[rivalKey][]*certificate
+	gone  map[*certificate]bool // served before, and in no file any more
 }
+
+// A rivalKey is a name and what has it.
+type rivalKey struct {
+	name string // exact, or without "*."
+	as   rivalAs
+}
+
+type rivalAs byte
+
+const (
+	asExact rivalAs = iota
+	asWild
+	asBelow // exact names below it that are gone
+)
 
 // maxRivals bounds with how many others a certificate is compared for each of its names.
 const maxRivals = 8
 
+// rivals returns those of what is fresh. It looks at all names of the tree, so it must not
+// allocate for each.
 func (t *tree) rivals(fresh []*certificate, work map[*folder]*pairing) rivals {
-	r := rivals{map[string][]*certificate{}, map[*certificate]bool{}}
+	r := rivals{make(map[rivalKey][]*certificate, len(fresh)), map[*certificate]bool{}}
 	for _, c := range fresh {
 		for name := range c.names.all() {
-			r.named[name] = nil
-			if rest, ok := parent(name); ok {
-				r.named["*."+rest], r.named["."+rest] = nil, nil
+			for _, key := range rivalKeys(name) {
+				r.named[key] = nil
 			}
 		}
 	}
-	add := func(key string, c *certificate) {
+	add := func(key rivalKey, c *certificate) {
 		if list, ok := r.named[key]; ok {
 			r.named[key] = append(list, c)
 		}
 	}
-	present := map[*certificate]bool{}
+	addAll := func(c *certificate, gone bool) {
+		for rest := string(c.names); rest != ""; {
+			var name string
+			name, rest, _ = strings.Cut(rest, " ")
+			above, wild := strings.CutPrefix(name, "*.")
+			if wild {
+				add(rivalKey{above, asWild}, c)
+				continue
+			}
+			add(rivalKey{name, asExact}, c)
+			if above, ok := parent(name); ok && gone {
+				add(rivalKey{above, asBelow}, c)
+			}
+		}
+	}
 	for _, f := range t.folders {
 		out := f.out
 		if p := work[f]; p != nil {
 			out = p.out
 		}
 		for _, c := range out {
-			present[c] = true
-			for name := range c.names.all() {
-				add(name, c)
-			}
+			c.seen = t.round
+			addAll(c, false)
 		}
 	}
 	for _, c := range t.have.Load().all {
-		if present[c] {
-			continue
-		}
-		r.gone[c] = true
-		for name := range c.names.all() {
-			add(name, c)
-			if rest, ok := parent(name); ok && name[0] != '*' {
-				add("."+rest, c)
-			}
+		if c.seen != t.round {
+			r.gone[c] = true
+			addAll(c, true)
 		}
 	}
 	return r
 }
 
-// of returns the certificates to compare c with, the best ones for each name. What is gone
-// counts as well if c's wildcard takes its place.
-func (r rivals) of(c *certificate, now time.Time) (out []*certificate) {
-	take := func(key string) {
-		list := r.named[key]
-		if len(list) > maxRivals {
-			slices.SortFunc(list, func(a, b *certificate) int {
-				if r.gone[a] != r.gone[b] {
-					return before(r.gone[a])
-				}
-				order, _ := prefer(candidate{a, false}, candidate{b, false}, now)
-				return order
-			})
-			r.named[key] = list[:maxRivals]
-			list = r.named[key]
-		}
-		for _, o := range list {
-			if o != c && !slices.Contains(out, o) {
-				out = append(out, o)
-			}
-		}
+// rivalKeys returns where the rivals of a pattern are. What is gone counts as well if a
+// wildcard takes its place.
+func rivalKeys(name string) [2]rivalKey {
+	if above, wild := strings.CutPrefix(name, "*."); wild {
+		return [2]rivalKey{{above, asWild}, {above, asBelow}}
 	}
+	above, _ := parent(name)
+	return [2]rivalKey{{name, asExact}, {above, asWild}}
+}
+
+// of returns the certificates to compare c with, the best ones for each name.
+func (r rivals) of(c *certificate, now time.Time) (out []*certificate) {
 	for name := range c.names.all() {
-		take(name)
-		if rest, ok := parent(name); ok {
-			if name[0] == '*' {
-				take("." + rest)
-			} else {
-				take("*." + rest)
+		for _, key := range rivalKeys(name) {
+			list := r.named[key]
+			if len(list) > maxRivals {
+				slices.SortFunc(list, func(a, b *certificate) int {
+					if r.gone[a] != r.gone[b] {
+						return before(r.gone[a])
+					}
+					order, _ := prefer(candidate{a, false}, candidate{b, false}, now)
+					return order
+				})
+				list = list[:maxRivals]
+				r.named[key] = list
+			}
+			for _, o := range list {
+				if o != c && !slices.Contains(out, o) {
+					out = append(out, o)
+				}
 			}
 		}
 	}

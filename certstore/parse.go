@@ -340,7 +340,7 @@ func (l *leafPart) pair(k *keyPart, base string, from issuers, now time.Time) {
 	}
 	if l.keyBase != "" { // it may be in a table
 		l.certificate = l.copy()
-		l.judged, l.verified = false, false
+		l.judged, l.verified = 0, false
 	}
 	l.setKey(k, base)
 	l.setChain(chain)

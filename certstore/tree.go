@@ -37,6 +37,7 @@ type tree struct {
 	limit       int                           // of folders
 	full        bool                          // there are more than that
 	verify      int                           // see judge
+	round       uint32                        // of judge
 	opened      bool                          // what the first job found has been collected
 	seenAs      fs.FileInfo                   // the root, when it was read last
 	filled      fs.FileInfo                   // the same when it had certificates last; see suddenlyEmpty
