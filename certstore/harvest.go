@@ -71,8 +71,10 @@ func (t *tree) suddenlyEmpty(all []*certificate, faults []fault, whole bool) ([]
 		t.pruned = true
 		return have, faults
 	case t.filled != nil && !os.SameFile(t.filled, t.seenAs):
-		return have, append(faults, fault{path: t.root, kept: have, err: fmt.Errorf("folder %q: has no certificates, and is not the folder that was read before; "+
-			"is a volume not mounted? Mount it or put the files there, or restart wssgate if there should be none", t.root)})
+		return have, append(faults, fault{path: t.root, kept: have, err: advice{
+			fmt.Errorf("folder %q: has no certificates, and is not the folder that was read before", t.root),
+			"is a volume not mounted? Mount it or put the files there, or restart wssgate if there should be none",
+		}})
 	}
 	return all, faults
 }
