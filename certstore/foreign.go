@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,6 +27,9 @@ func (a advice) Unwrap() error { return a.error }
 func hintOf(err error) string {
 	if a, ok := errors.AsType[advice](err); ok {
 		return a.hint
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return "let the gate's user read it, and pass through the folders above it"
 	}
 	return ""
 }

@@ -6,9 +6,11 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"unicode/utf16"
 
@@ -226,4 +228,14 @@ func FuzzForeign(f *testing.F) {
 			t.Errorf("err = %v", err)
 		}
 	})
+}
+
+// The hint of a file or folder that may not be read is about that.
+func TestHintOfPermission(t *testing.T) {
+	f := &folder{path: "/d"}
+	p := &pairing{folder: f, faults: map[string]*fault{}}
+	p.fail("x.key", plainError(&fs.PathError{Op: "open", Path: "/d/x.key", Err: syscall.EACCES}))
+	if hint := hintOf(p.faults["x.key"].err); !strings.HasPrefix(hint, "let the gate's user read it") {
+		t.Errorf("hint = %q", hint)
+	}
 }
