@@ -8,6 +8,7 @@ TESTFLAGS   ?=
 BENCHFLAGS  ?=
 DEMOFLAGS   ?=
 FUZZTIME    ?= 10s
+MANUAL      ?= build/manual
 SOAK        ?= 10m
 SEED        ?= 0
 SEEDS       ?= 10000
@@ -31,7 +32,7 @@ demo: build ## run it: an XMPP server, certificates and the gate, on loopback
 	./wssgate demo $(DEMOFLAGS)
 
 manual: build ## manual pages and the completion of shells, in build/manual
-	go run ./manual -date "$$(date -u -d @$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} +%F)"
+	go run ./manual -o $(MANUAL) -date "$$(date -u -d @$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} +%F)"
 
 dist: $(BIN)/nfpm ## binaries, packages, SBOMs and checksums to release, in build/dist
 	@NFPM=$(BIN)/nfpm PLATFORMS="$(PLATFORMS)" deploy/dist.sh

@@ -271,6 +271,8 @@ var runBy = map[string]string{
 	"make test":    ".ci/run",
 	"make lint":    ".ci/run",
 	"make image":   "TestImage",
+	"make dist":    "TestDist",
+	"make manual":  "TestManual",
 	"make compare": "TestReadmeCommands",
 	"make soak":    "TestSoak",
 
@@ -282,6 +284,8 @@ var runBy = map[string]string{
 	"wssgate version":                     "TestScript",
 	"wssgate help":                        "TestScript",
 	"wssgate demo":                        "TestMake",
+	"wssgate init":                        "TestInit",
+	"wssgate probe":                       "TestProbeSideBySide",
 	"wssgate status":                      "TestTerminal",
 	"wssgate top":                         "TestTop",
 	"wssgate tunnels":                     "TestTerminal",
@@ -306,7 +310,6 @@ var runBy = map[string]string{
 	"wssgate drain -end":                    "TestTerminalDrainAndReload",
 
 	"wssgate tunnels -client 192.0.2.0/24 -older 1h": "TestTerminal",
-	"wssgate probe":                               "TestProbeSideBySide",
 	"wssgate probe URL":                           "TestProbeSideBySide",
 	"wssgate probe wss://NAME/":                   "TestProbeSideBySide",
 	"wssgate probe wss://example1.com:5292/":      "TestProbeSideBySide",

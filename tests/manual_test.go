@@ -18,12 +18,8 @@ func manuals(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	binary, err := gate.Build(false)
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
-	write := exec.Command("go", "run", "./manual", "-program", binary, "-date", "2026-11-29", "-o", dir)
+	write := exec.Command("make", "-s", "manual", "MANUAL="+dir)
 	write.Dir = root
 	succeed(t, write)
 	return dir
