@@ -109,7 +109,7 @@ func (c *acmeCA) notRolled(err error) error {
 // settleRollover ends a rollover that was interrupted, if there is one.
 func (c *acmeCA) settleRollover(ctx context.Context) error {
 	for {
-		file, err := c.cache.read(ctx, c.keyFile+acmeNextSuffix)
+		_, err := c.cache.read(ctx, c.keyFile+acmeNextSuffix)
 		if err == autocert.ErrCacheMiss {
 			return nil
 		}
@@ -129,7 +129,8 @@ func (c *acmeCA) settleRollover(ctx context.Context) error {
 			continue
 		}
 		defer lease.release()
-		if file, err = c.cache.read(ctx, c.keyFile+acmeNextSuffix); err == autocert.ErrCacheMiss {
+		file, err := c.cache.read(ctx, c.keyFile+acmeNextSuffix)
+		if err == autocert.ErrCacheMiss {
 			return nil
 		}
 		if err != nil {
