@@ -69,6 +69,9 @@ func (g *Gate) fill() {
 	for i := range g.Upstreams {
 		fill(&g.Upstreams[i].Nodes)
 	}
+	for i := range g.ACME {
+		fill(&g.ACME[i].Names)
+	}
 }
 
 // fillCounts replaces nil lists by empty ones, like Gate.fill.
