@@ -190,7 +190,7 @@ func (s *Server) serveDrain(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 		result := req.Scope() + ": drain begun"
 		if req.After > 0 {
-			result = fmt.Sprintf("%s: not ready; the drain begins in %v", req.Scope(), req.After)
+			result = fmt.Sprintf("%s: not ready; the drain begins within %v", req.Scope(), req.After)
 		}
 		writeJSON(w, http.StatusAccepted, outcome{OK: true, Result: result, Scope: req.Scope()})
 	default:

@@ -163,6 +163,27 @@ func TestEventOfFormerDescriptor(t *testing.T) {
 	<-hangs
 }
 
+// acceptTunnel plays the node for the next tunnel, up to its 101. Nothing comes from the
+// channel after an error. The receive buffer has the given size in bytes; 0: the default.
+func acceptTunnel(ln net.Listener, buffer int) <-chan *net.TCPConn {
+	upgraded := make(chan *net.TCPConn, 1)
+	go func() {
+		defer close(upgraded)
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		if buffer > 0 {
+			conn.(*net.TCPConn).SetReadBuffer(buffer)
+		}
+		u := ws.Upgrader{Protocol: func([]byte) bool { return true }}
+		if _, err := u.Upgrade(conn); err == nil {
+			upgraded <- conn.(*net.TCPConn)
+		}
+	}()
+	return upgraded
+}
+
 // What a client sent before its end reaches an upstream that is behind with reading, and
 // goes on writing: its bytes meet no reset. An upstream that does not answer the FIN
 // keeps no tunnel.
@@ -174,19 +195,7 @@ func TestLastWordsReachBusyUpstream(t *testing.T) {
 		}
 		defer ln.Close()
 		g := newGate(t, "ws://"+ln.Addr().String()+"/")
-		upgraded := make(chan *net.TCPConn, 1)
-		go func() {
-			defer close(upgraded)
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			conn.(*net.TCPConn).SetReadBuffer(64 << 10)
-			u := ws.Upgrader{Protocol: func([]byte) bool { return true }}
-			if _, err := u.Upgrade(conn); err == nil {
-				upgraded <- conn.(*net.TCPConn)
-			}
-		}()
+		upgraded := acceptTunnel(ln, 64<<10)
 		c := g.dial()
 		up := <-upgraded
 		if up == nil {
@@ -248,18 +257,7 @@ func TestLastWordsBeforeReset(t *testing.T) {
 	g := newGate(t, "ws://"+ln.Addr().String()+"/")
 	for _, resets := range []string{"upstream", "client"} {
 		t.Run(resets, func(t *testing.T) {
-			upgraded := make(chan *net.TCPConn)
-			go func() {
-				defer close(upgraded)
-				conn, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				u := ws.Upgrader{Protocol: func([]byte) bool { return true }}
-				if _, err := u.Upgrade(conn); err == nil {
-					upgraded <- conn.(*net.TCPConn)
-				}
-			}()
+			upgraded := acceptTunnel(ln, 0)
 			c := g.dial()
 			up := <-upgraded
 			if up == nil {

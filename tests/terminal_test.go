@@ -193,7 +193,7 @@ func TestTerminalDrainAfter(t *testing.T) {
 		return c
 	}
 	early := dial()
-	d.want("drain -all -after 10m", 0, "all vhosts: not ready; the drain begins in 10m0s")
+	d.want("drain -all -after 10m", 0, "all vhosts: not ready; the drain begins within 10m0s")
 	d.want("status", 1, "not ready", "a drain of all vhosts is about to begin", "drain of all vhosts begins in")
 	site.Write(t, "other.toml", nil)
 	d.want("reload", 0)
