@@ -98,8 +98,9 @@ type names string
 
 func (n names) all() iter.Seq[string] { return strings.SplitSeq(string(n), " ") }
 
-// newCertificate reads the facts from a leaf. The result has no leaf, key or chain yet.
-func newCertificate(leaf *x509.Certificate, source string) (*certificate, publicID, error) {
+// newCertificate reads the facts from a leaf. self is what selfSigned says of it. The
+// result has no leaf, key or chain yet.
+func newCertificate(leaf *x509.Certificate, source string, self bool) (*certificate, publicID, error) {
 	id, family, kind, err := identify(leaf.PublicKey)
 	if err != nil {
 		return nil, id, err
@@ -119,7 +120,7 @@ func newCertificate(leaf *x509.Certificate, source string) (*certificate, public
 			issuer: issuerName(leaf),
 			kind:   kind,
 			family: family,
-			self:   selfSigned(leaf),
+			self:   self,
 			common: common,
 			public: fromRoot(leaf),
 			doubts: doubts(leaf),
@@ -188,7 +189,7 @@ func printable(s string) string {
 }
 
 // selfSigned reports whether a certificate is signed by its own key, as a root is, and not
-// by another one with the same name.
+// by another one with the same name. It may have to check a signature, so ask once.
 func selfSigned(c *x509.Certificate) bool {
 	switch {
 	case !bytes.Equal(c.RawIssuer, c.RawSubject):
@@ -279,7 +280,7 @@ func fromTLS(source string, cert *tls.Certificate) (*certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, id, err := newCertificate(leaf, source)
+	c, id, err := newCertificate(leaf, source, selfSigned(leaf))
 	if err != nil {
 		return nil, err
 	}

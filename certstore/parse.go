@@ -171,9 +171,10 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 			}
 			continue
 		}
-		c, id, err := newCertificate(cert, SourceDirectory)
+		self := selfSigned(cert)
+		c, id, err := newCertificate(cert, SourceDirectory, self)
 		k := keyOf(keys, id)
-		switch self := selfSigned(cert); {
+		switch {
 		case err == nil && (k >= 0 || !cert.IsCA || self):
 			leaf := &leafPart{certificate: c, missing: nobody, optional: cert.IsCA && k < 0}
 			if !cert.IsCA && k < 0 {
@@ -191,8 +192,8 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 			leafErr = errors.Join(leafErr, err)
 			continue
 		}
-		if cert.IsCA || selfSigned(cert) {
-			others = append(others, r.issuer(cert, id, err == nil))
+		if cert.IsCA || self {
+			others = append(others, r.issuer(cert, id, self, err == nil))
 		}
 	}
 	for _, i := range others {
@@ -296,13 +297,13 @@ func keyOf(keys []*keyPart, id publicID) int {
 
 // issuer returns the shared issuer with these bytes, which it copies. named says whether
 // it may be a leaf.
-func (r *reader) issuer(cert *x509.Certificate, key publicID, named bool) unique.Handle[issuer] {
+func (r *reader) issuer(cert *x509.Certificate, key publicID, root, named bool) unique.Handle[issuer] {
 	i := unique.Make(issuer{
 		der:     string(cert.Raw),
 		subject: string(cert.RawSubject),
 		keyID:   string(cert.SubjectKeyId),
 		next:    authorityOf(cert),
-		root:    selfSigned(cert),
+		root:    root,
 		public:  publicIDOf(cert.RawSubjectPublicKeyInfo),
 		weak:    sha1(cert),
 		key:     key,
