@@ -162,19 +162,19 @@ func (k *acmeKeeper) obtain(ctx context.Context) (*acmeIssued, error) {
 		}
 		causes = append(causes, acmeCause{c.host(), why})
 		if ctx.Err() != nil || !acmeCAsFault(err) {
-			return nil, acmeFailure{k.names, causes}
+			break
 		}
 	}
 	failure := acmeFailure{k.names, causes}
 	if waiting == len(cas) {
 		return nil, acmeAccountWait{soonest, failure}
 	}
-	return nil, acmeAllFailed{failure, max(time.Until(soonest), 0)}
+	return nil, acmeSeveralFailed{failure, max(time.Until(soonest), 0)}
 }
 
-// An acmeAllFailed is a failure at all CAs, which says when the first of them may be asked
-// again.
-type acmeAllFailed struct {
+// An acmeSeveralFailed is a failure with several CAs, which says when one of those that
+// were asked may be asked again.
+type acmeSeveralFailed struct {
 	acmeFailure
 	after time.Duration
 }

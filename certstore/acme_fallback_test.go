@@ -198,6 +198,65 @@ func TestACMEFallbackFails(t *testing.T) {
 	})
 }
 
+// What the first CA asks for delays nothing that the second does: while the first refuses
+// the account, or wishes to be left alone, failures at the second one are counted, logged
+// and tried again as those of a single CA.
+func TestACMEFallbackAlone(t *testing.T) {
+	account := acmeTestProblem{Type: "rateLimited", Detail: "too many new orders for this account", Status: 429, retryAfter: "28800"}
+	names := acmeTestProblem{Type: "rateLimited", Detail: "too many certificates already issued", Status: 429, retryAfter: "28800"}
+	for what, tt := range map[string]struct {
+		first  acmeTestProblem
+		second func(*acmeTestCA)
+	}{
+		"account, malformed": {account, func(ca *acmeTestCA) { ca.refuseOrders(acmeTestProblem{Type: "malformed", Detail: "?", Status: 400}) }},
+		"account, DNS":       {account, nil},
+		"limit, DNS":         {names, nil},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				first, second, g := newACMEFallback(t, dir, nil)
+				defer g.Close()
+				first.refuseOrders(tt.first)
+				if tt.second != nil {
+					tt.second(second)
+				} else {
+					second.invalid = func(string, string) *acmeTestProblem {
+						return &acmeTestProblem{Type: "dns", Detail: "NXDOMAIN", Status: 400}
+					}
+				}
+				g.Start()
+				time.Sleep(time.Second)
+				if err := g.SetNames([]string{"chat.example.org", "other.example.org"}); err != nil { // the first CA refuses its account already
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Minute)
+				synctest.Wait()
+				for _, s := range g.Status() {
+					if s.Failures != 3 || !strings.Contains(s.Err, "ca.test: ") || !strings.Contains(s.Err, "; second.test: ") {
+						t.Errorf("status %+v; want three failures, with the reasons of both CAs", s)
+					}
+				}
+				if n := strings.Count(g.log.String(), `msg="acme: no certificate obtained"`); n != 6 {
+					t.Errorf("%d failures in the log; want three of each name:\n%s", n, g.log.String())
+				}
+				asked := first.asked("POST /new-order")
+				second.set(func() { second.refuse, second.invalid = nil, nil })
+				time.Sleep(2 * time.Hour)
+				synctest.Wait()
+				for _, s := range g.Status() {
+					if s.CA != second.url+"/directory" {
+						t.Errorf("status %+v; want a certificate of the second CA", s)
+					}
+				}
+				if n := first.asked("POST /new-order"); n != asked || asked > 2 {
+					t.Errorf("the first CA was asked %d times, and then %d; want to leave it alone", asked, n-asked)
+				}
+			})
+		})
+	}
+}
+
 // Which failures are the CA's own, beside those that a CA in a test can give.
 func TestACMECAsFault(t *testing.T) {
 	problem := func(kind string, status int) *acme.Error {

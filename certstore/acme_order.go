@@ -30,7 +30,7 @@ type acmeIssued struct {
 // challenges in turn, each with its own order, because a failed challenge invalidates
 // its order. It starts with the type that succeeded last: if port 443 is not ours, each
 // failure of tls-alpn-01 would count towards the CA's limits. The error has the cause
-// of every attempt (acmeFailure).
+// of every attempt (acmeFailure). It is an acmeAccountWait if the CA was not asked.
 //
 // replaces is the acmeCertID of the certificate that it renews, or "".
 //
@@ -38,6 +38,9 @@ type acmeIssued struct {
 func (c *acmeCA) order(ctx context.Context, names []string, did, replaces string) (*acmeIssued, error) {
 	client, err := c.client(ctx)
 	if err != nil {
+		if wait, waits := err.(acmeAccountWait); waits {
+			return nil, acmeAccountWait{wait.until, acmeFailure{names, []error{wait.err}}}
+		}
 		return nil, acmeFailure{names, []error{err}}
 	}
 	var causes []error

@@ -118,9 +118,8 @@ func (k *acmeKeeper) fail(err error) {
 	if r.Failures == 0 {
 		r.First = now.UTC()
 	}
-	var wait acmeAccountWait
-	if errors.As(err, &wait) { // the account's failure is counted there
-		r.Failures = max(r.Failures, 1)
+	if wait, waits := err.(acmeAccountWait); waits { // not deeper: another CA may have been asked
+		r.Failures = max(r.Failures, 1) // the account's are counted there
 		r.Last = now.UTC()
 		r.Next = r.Last.Add(time.Until(wait.until) + time.Duration(rand.Int64N(int64(time.Minute))))
 		r.Err = err.Error()
@@ -130,8 +129,8 @@ func (k *acmeKeeper) fail(err error) {
 	r.Failures++
 	r.Last = now.UTC()
 	asked := acmeRateLimit(err)
-	if all, ok := errors.AsType[acmeAllFailed](err); ok {
-		asked = all.after
+	if several, ok := err.(acmeSeveralFailed); ok {
+		asked = several.after
 	}
 	r.Next = r.Last.Add(acmeBackoff(r.Failures, left, asked))
 	text := err.Error()
