@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -104,6 +105,16 @@ func (a *ACME) issuer(directory string) *acmeCA {
 		return a.cas[i]
 	}
 	return nil
+}
+
+// directories identifies the CAs in records of failures: one more or less is reason enough
+// to try again.
+func (a *ACME) directories() string {
+	var urls []string
+	for _, c := range a.cas {
+		urls = append(urls, c.Directory)
+	}
+	return strings.Join(urls, " ")
 }
 
 // accountWell ends the back-off of the accounts: an operator asks for a try.

@@ -257,6 +257,29 @@ func TestACMEFallbackAlone(t *testing.T) {
 	}
 }
 
+// Failures belong to the CAs that were asked: a fallback that is added because of an outage
+// is asked at once.
+func TestACMEFallbackAdded(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		first, second := newACMETestCA(t), newACMETestCA(t)
+		second.url = "https://second.test"
+		first.down = errors.New("connection refused")
+		g := newACMETestGate(t, first, dir, nil)
+		g.Start()
+		time.Sleep(24 * time.Hour)
+		g.Close()
+		g = acmeFallbackGate(t, first, second, dir, nil)
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if s := g.one(t); s.CA != second.url+"/directory" || s.Failures != 0 {
+			t.Errorf("status %+v; want a certificate of the second CA", s)
+		}
+	})
+}
+
 // Which failures are the CA's own, beside those that a CA in a test can give.
 func TestACMECAsFault(t *testing.T) {
 	problem := func(kind string, status int) *acme.Error {

@@ -18,7 +18,7 @@ import (
 type acmeRecord struct {
 	Issuer   string    `json:"issuer,omitempty"`   // directory URL of the CA that gave the certificate; empty: not known
 	Did      string    `json:"did,omitempty"`      // type of challenge that Issuer was convinced by
-	CA       string    `json:"ca,omitempty"`       // directory URL of the CA that refused
+	CA       string    `json:"ca,omitempty"`       // directory URLs of the CAs that were to be asked, see directories
 	For      string    `json:"for,omitempty"`      // names that it refused, if there are several
 	Failures int       `json:"failures,omitempty"` // in a row, at CA, of these names
 	First    time.Time `json:"first,omitzero"`     // of the first of them
@@ -27,8 +27,8 @@ type acmeRecord struct {
 	Err      string    `json:"error,omitempty"`    // of the last failure
 }
 
-// at returns the part of the record that concerns ca and some names: a refusal by another
-// CA, or of another list of names, says nothing about these. mine is the previous state:
+// at returns the part of the record that concerns ca and some names: a refusal by other
+// CAs, or of another list of names, says nothing about these. mine is the previous state:
 // if gates with two configurations share a cache, each overwrites the failures of the
 // other, and must not forget its own.
 func (r acmeRecord) at(ca, names string, mine acmeRecord) acmeRecord {
@@ -91,7 +91,7 @@ func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 	if json.Unmarshal(data, &r) != nil {
 		r = acmeRecord{}
 	}
-	return r.at(k.a.cas[0].Directory, k.several(), mine), nil
+	return r.at(k.a.directories(), k.several(), mine), nil
 }
 
 // did returns the type of challenge that succeeded last.
@@ -114,7 +114,7 @@ func (k *acmeKeeper) fail(err error) {
 		left = k.cert.Leaf.NotAfter.Sub(now)
 	}
 	k.mu.Unlock()
-	r.CA, r.For = k.a.cas[0].Directory, k.several()
+	r.CA, r.For = k.a.directories(), k.several()
 	if r.Failures == 0 {
 		r.First = now.UTC()
 	}
