@@ -39,7 +39,7 @@ type acmeKeeper struct {
 	hidden  bool       // until Commit: nothing is installed
 	retired bool
 	cert    *tls.Certificate   // installed; nil: none
-	others  []*tls.Certificate // of the cache, installed for names that cert lacks
+	others  []*tls.Certificate // of the cache, installed for names that cert cannot serve
 	record  acmeRecord
 	trouble string // problem with the cache; empty: none
 	next    time.Time
@@ -346,7 +346,7 @@ func (k *acmeKeeper) install(cert *tls.Certificate) {
 	if !k.hidden {
 		k.a.opts.Install(k.id, cert)
 	}
-	if len(k.lacking(cert)) == 0 {
+	if len(k.unserved(cert)) == 0 {
 		k.dropOthers()
 	}
 }

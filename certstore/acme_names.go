@@ -33,6 +33,15 @@ func (k *acmeKeeper) lacking(cert *tls.Certificate) (names []string) {
 	return names
 }
 
+// unserved returns the names for which a certificate cannot serve: those that it lacks, or
+// all of them outside its dates.
+func (k *acmeKeeper) unserved(cert *tls.Certificate) []string {
+	if cert != nil && !acmeInDates(cert.Leaf, k.a.opts.wall()) {
+		return k.names
+	}
+	return k.lacking(cert)
+}
+
 // forOthers reports whether another certificate is to be ordered, because the one in the
 // cache is for other names. If gates with different lists share a cache during a rollout,
 // they must not order alternately: what has the names of the certificate in use is enough,
@@ -48,17 +57,18 @@ func (k *acmeKeeper) forOthers(cert *tls.Certificate) bool {
 		slices.ContainsFunc(cert.Leaf.DNSNames, func(name string) bool { return !slices.Contains(k.names, name) })
 }
 
-// standIn finds certificates in the cache for the names that the keeper's own lacks.
+// standIn finds certificates in the cache for the names that the keeper's own cannot serve:
+// its file may have expired while the name was in another list.
 func (k *acmeKeeper) standIn(others func() []*tls.Certificate) {
 	k.mu.Lock()
-	lacking := k.lacking(k.cert)
+	unserved := k.unserved(k.cert)
 	k.mu.Unlock()
-	if len(lacking) == 0 {
+	if len(unserved) == 0 {
 		return
 	}
 	var found []*tls.Certificate
 	all := others()
-	for _, name := range lacking {
+	for _, name := range unserved {
 		var best *tls.Certificate
 		for _, cert := range all {
 			if cert.Leaf.VerifyHostname(name) == nil && acmeInDates(cert.Leaf, k.a.opts.wall()) &&

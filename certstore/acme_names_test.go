@@ -203,6 +203,55 @@ func TestACMENamesChange(t *testing.T) {
 	}
 }
 
+// A name's own file that has expired since the name went into a list does not replace the
+// list's certificate when the name leaves the list again.
+func TestACMENamesExpiredFile(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			ca := newACMETestCA(t)
+			list := [][]string{{"a.example.org", "b.example.org"}}
+			single := []string{"b.example.org"}
+			g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Names, o.Poll = single, time.Hour })
+			defer func() { g.Close() }()
+			g.Start()
+			time.Sleep(time.Hour)
+			if err := g.SetNames(nil, list...); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * 24 * time.Hour)
+			synctest.Wait()
+			ca.set(func() { ca.down = os.ErrDeadlineExceeded })
+			if restart {
+				g.Close()
+				g = newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Names, o.Poll = single, time.Hour })
+				g.Start()
+			} else if err := g.SetNames(single); err != nil {
+				t.Fatal(err)
+			}
+			check := func(when string) {
+				t.Helper()
+				if leaf := g.served("b.example.org"); leaf == nil || time.Now().After(leaf.NotAfter) {
+					t.Errorf("restart %v, %s: no valid certificate is served\n%s", restart, when, g.log.String())
+				}
+			}
+			check("at once")
+			time.Sleep(time.Hour)
+			check("while the CA is down")
+			ca.set(func() { ca.down = nil })
+			g.Retry("b.example.org")
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			check("in the end")
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if len(g.certs) != 1 {
+				t.Errorf("%d certificates in service; want one", len(g.certs))
+			}
+		})
+	}
+}
+
 // Failures belong to a list of names: another list is tried at once.
 func TestACMENamesFailures(t *testing.T) {
 	dir := t.TempDir()
