@@ -115,7 +115,6 @@ func (l *acmeLease) create(ctx context.Context) (bool, error) {
 	// Until it is written, others see an empty file, which is a lease with beat 0. If
 	// it is created after the caller has stopped waiting, it expires like the lease of
 	// a dead owner.
-	// does when its owner is killed.
 	_, err := files.Do(ctx, l.cache.place, func() (struct{}, error) { return struct{}{}, l.cache.place.Create(path, data) })
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil
@@ -179,9 +178,15 @@ func (l *acmeLease) beat() {
 
 // release ends the lease and waits for its goroutine.
 func (l *acmeLease) release() {
+	l.leave()
+	l.remove()
+}
+
+// leave is release, but others find the lease as if its owner had died: nobody has it for
+// acmeLeaseTTL.
+func (l *acmeLease) leave() {
 	l.cancel(context.Canceled)
 	<-l.ended
-	l.remove()
 }
 
 // remove deletes the file if it is still ours.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"golang.org/x/crypto/acme"
@@ -16,7 +17,9 @@ import (
 // be lost, and the gate may die between that answer and the write of the new key. So the
 // new key is saved before the CA is asked, in a file of its own, and both files stay until
 // the CA is known to have one of the keys: it is asked for the account of the new one.
-// Whoever finds that file does this before anything else.
+// Whoever finds that file does this before anything else. A CA that has not answered may
+// still be at it. So that it is not asked too early, the lease then stays as that of a gate
+// that died, for a minute, which is longer than a request may take.
 
 // acmeNextSuffix marks the file with the key that the account may have by now.
 const acmeNextSuffix = "+next"
@@ -71,7 +74,8 @@ func (c *acmeCA) rollover(ctx context.Context) error {
 	if lease == nil {
 		return fmt.Errorf("another gate is changing the account's key: %w", ErrACMEState)
 	}
-	defer lease.release()
+	end := lease.release
+	defer func() { end() }()
 	if !c.hasKey(ctx, client) {
 		return fmt.Errorf("another gate has just changed the account's key: %w", ErrACMEState)
 	}
@@ -90,16 +94,22 @@ func (c *acmeCA) rollover(ctx context.Context) error {
 	// From here on what happened is to be found out, whatever becomes of the caller.
 	ctx, cancel := context.WithTimeout(c.ctx, acmeRequestTimeout)
 	defer cancel()
-	if refused == nil {
-		err = c.takeNextKey(ctx, next, file)
-	} else if taken, serr := c.settleNextKey(ctx, next, file); serr != nil {
-		return fmt.Errorf("the account's key at %s may be another one now; both are kept until the CA says which it has: %s; then %s",
-			c.Directory, acmeWords(acmeStep("the key change", c.Directory, refused)), acmeWords(serr))
-	} else if !taken {
-		return c.notRolled(acmeStep("the key change", c.Directory, refused))
+	taken, then := refused == nil, "it still had the old one"
+	if !taken {
+		taken, err = c.knows(ctx, next)
 	}
-	now.client = nil
-	return err
+	switch {
+	case taken:
+		now.client = nil
+		return c.takeNextKey(ctx, next, file)
+	case err == nil && acmeRefused(refused):
+		return errors.Join(c.notRolled(acmeStep("the key change", c.Directory, refused)), c.cache.remove(ctx, c.keyFile+acmeNextSuffix))
+	case err != nil:
+		then = acmeWords(err)
+	}
+	end = lease.leave
+	return fmt.Errorf("the account's key at %s may be another one now; both are kept until the CA says which it has: %s; then %s",
+		c.Directory, acmeWords(acmeStep("the key change", c.Directory, refused)), then)
 }
 
 func (c *acmeCA) notRolled(err error) error {
@@ -123,7 +133,7 @@ func (c *acmeCA) settleRollover(ctx context.Context) error {
 		if lease == nil { // of who is at it, or was when it died
 			select {
 			case <-ctx.Done():
-				return ctx.Err()
+				return fmt.Errorf("waiting for the end of a change of the key, up to %v after its last sign: %w", acmeLeaseTTL, ctx.Err())
 			case <-time.After(acmeLeaseAgain):
 			}
 			continue
@@ -141,22 +151,33 @@ func (c *acmeCA) settleRollover(ctx context.Context) error {
 			c.opts.Log.Warn("acme: the account's next key is none; keeping the old one", "file", c.cache.path(c.keyFile+acmeNextSuffix), "err", err)
 			return c.cache.remove(ctx, c.keyFile+acmeNextSuffix)
 		}
-		_, err = c.settleNextKey(ctx, next, file)
-		return err
+		switch taken, err := c.knows(ctx, next); {
+		case err != nil:
+			return err
+		case taken:
+			return c.takeNextKey(ctx, next, file)
+		}
+		return c.cache.remove(ctx, c.keyFile+acmeNextSuffix)
 	}
 }
 
-// settleNextKey asks the CA whether the account has the next key, and keeps that one of
-// the two. The caller holds the lease.
-func (c *acmeCA) settleNextKey(ctx context.Context, next crypto.Signer, file []byte) (taken bool, err error) {
-	_, err = c.newClient(next).GetReg(ctx, "")
+// knows asks the CA whether an account has the key.
+func (c *acmeCA) knows(ctx context.Context, key crypto.Signer) (bool, error) {
+	_, err := c.newClient(key).GetReg(ctx, "")
 	switch {
 	case err == nil, acmeDeactivated(err):
-		return true, c.takeNextKey(ctx, next, file)
+		return true, nil
 	case acmeNoAccount(err):
-		return false, c.cache.remove(ctx, c.keyFile+acmeNextSuffix)
+		return false, nil
 	}
 	return false, acmeStep("the account", c.Directory, err)
+}
+
+// acmeRefused reports whether an error is a CA's answer to a request, and not one of a proxy
+// or of a CA in trouble, which may still do what was asked.
+func acmeRefused(err error) bool {
+	problem, ok := errors.AsType[*acme.Error](err)
+	return ok && problem.StatusCode < http.StatusInternalServerError
 }
 
 // takeNextKey makes the next key, which the CA has, the account's.
@@ -181,9 +202,12 @@ func (c *acmeCA) takeNextKey(ctx context.Context, next crypto.Signer, file []byt
 }
 
 // hasKey reports whether the client has the account's key as the cache has it, which
-// another gate or an operator may have replaced. A cache that has none, or does not say,
-// changes nothing.
+// another gate or an operator may have replaced, and no rollover is open, after which the CA
+// may have another one. A cache that has none, or does not say, changes nothing.
 func (c *acmeCA) hasKey(ctx context.Context, client *acme.Client) bool {
+	if _, err := c.cache.read(ctx, c.keyFile+acmeNextSuffix); err == nil {
+		return false
+	}
 	key, err := c.savedAccountKey(ctx)
 	if err != nil {
 		return true

@@ -2,7 +2,10 @@ package certstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -187,12 +190,90 @@ func TestACMERolloverUnanswered(t *testing.T) {
 		if err := g.Renew("chat.example.org"); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(2 * time.Minute) // a CA that has not answered is left to it for one
 		synctest.Wait()
 		if third := acmeFileOf(dir, acmeAccountFile); bytes.Equal(second, third) || acmeFileOf(dir, acmeAccountFile+acmeNextSuffix) != nil {
 			t.Error("the CA is back, and has the new key; the cache has not")
 		}
 		if s := g.one(t); s.Failures != 0 || ca.ordered() != 2 || len(ca.keys) != 1 {
+			t.Errorf("%d orders, %d accounts, status %+v", ca.ordered(), len(ca.keys), s)
+		}
+	})
+}
+
+// A CA that does the change long after the request has been given up, and after it was
+// asked for the account, does not cost the account.
+func TestACMERolloverLate(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca, late := newACMETestCA(t), false
+		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) {
+			o.transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+				if r.URL.Path != "/key-change" || late {
+					return ca.RoundTrip(r)
+				}
+				late = true
+				body, _ := io.ReadAll(r.Body)
+				again := r.Clone(context.WithoutCancel(r.Context()))
+				again.Body = io.NopCloser(bytes.NewReader(body))
+				time.AfterFunc(50*time.Second, func() { ca.RoundTrip(again) })
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			})
+		})
+		defer g.Close()
+		g.Start()
+		time.Sleep(time.Hour)
+		ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
+		defer cancel()
+		if _, err := g.Rollover(ctx); err == nil || !strings.Contains(err.Error(), "may be another one now; both are kept") || !strings.HasSuffix(err.Error(), "; then it still had the old one") {
+			t.Errorf("Rollover = %v; want that it is not known", err)
+		}
+		for range 2 { // while the CA is at it, and afterwards
+			if err := g.Renew("chat.example.org"); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(2 * time.Minute)
+			synctest.Wait()
+		}
+		if s := g.one(t); s.Failures != 0 || ca.ordered() != 3 || len(ca.keys) != 1 || len(ca.accounts) != 1 {
+			t.Errorf("%d orders, %d accounts, status %+v; want three by one account", ca.ordered(), len(ca.keys), s)
+		}
+		if acmeFileOf(dir, acmeAccountFile+acmeNextSuffix) != nil {
+			t.Error("there are still two keys")
+		}
+		if _, err := g.Rollover(t.Context()); err != nil {
+			t.Errorf("the next rollover: %v", err)
+		}
+	})
+}
+
+// A gate that knows the account goes on with the key that the CA has, though the gate that
+// changed it never learned so and is gone.
+func TestACMERolloverOpen(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ca, other, _ := acmeForAnHour(t, dir)
+		g := newACMETestGate(t, ca, dir, nil)
+		defer g.Close()
+		gone := false
+		ca.set(func() {
+			ca.lose = func(path string) bool {
+				gone = gone || path == "/key-change"
+				return gone
+			}
+		})
+		if _, err := g.Rollover(t.Context()); err == nil {
+			t.Error("Rollover succeeded without an answer")
+		}
+		g.Close()
+		ca.set(func() { ca.lose = nil })
+		if err := other.Renew("chat.example.org"); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if s := other.one(t); s.Failures != 0 || ca.ordered() != 2 || len(ca.keys) != 1 || acmeFileOf(dir, acmeAccountFile+acmeNextSuffix) != nil {
 			t.Errorf("%d orders, %d accounts, status %+v", ca.ordered(), len(ca.keys), s)
 		}
 	})
