@@ -226,6 +226,8 @@ func (j *judgement) acme(names []ACMEName) {
 	const do = "docs/acme.md explains the CA's messages; the gate tries again automatically"
 	for _, n := range names {
 		switch {
+		case n.Revoked && n.Failures > 0:
+			j.error(do, "the certificate of %q has been revoked and is still served; ACME could not replace it%s: %s", n.Name, since(n.Since), n.Err)
 		case n.State == "expired":
 			j.error(do, "ACME could not renew the certificate of %q%s: %s", n.Name, since(n.Since), n.Err)
 		case n.Failures > 0 && n.NotAfter.IsZero():

@@ -64,6 +64,8 @@ func TestFindings(t *testing.T) {
 		{"ACME works", Status{Gate: Gate{ACME: []ACMEName{{State: "valid", NotAfter: now.Add(day)}}}}, nil, "", ""},
 		{"ACME never worked", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "waiting", Failures: 1, Since: now, Err: "no such host"}}}}, nil, "error", "after 1 attempt since " + now.UTC().Format(time.DateTime) + ": no such host"},
 		{"ACME can't renew", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "valid", Failures: 1, NotAfter: now.Add(day)}}}}, nil, "warn", "could not renew"},
+		{"ACME replaces what is revoked", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "ordering", Revoked: true, NotAfter: now.Add(day)}}}}, nil, "", ""},
+		{"ACME can't replace what is revoked", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "valid", Revoked: true, Failures: 1, NotAfter: now.Add(day)}}}}, nil, "error", `"a" has been revoked and is still served`},
 		{"ACME could not renew", Status{Gate: Gate{ACME: []ACMEName{{Name: "a", State: "expired", NotAfter: now}}}}, nil, "error", "could not renew"},
 		{"nodes work", Status{Gate: Gate{Upstreams: nodes("up", "warming", "draining")}}, nil, "", ""},
 		{"one node is out", Status{Gate: Gate{Upstreams: nodes("up", "out")}}, nil, "warn", `node "t2" of upstream "tigase": connection refused`},

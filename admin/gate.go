@@ -207,7 +207,8 @@ type ACMEName struct {
 	Names    []string  `json:"names"` // of the certificate
 	State    string    `json:"state"` // one of ACMEStates
 	NotAfter time.Time `json:"not_after"`
-	CA       string    `json:"ca"` // directory URL of the CA that it is from; empty: not known
+	CA       string    `json:"ca"`      // directory URL of the CA that it is from; empty: not known
+	Revoked  bool      `json:"revoked"` // an operator had it revoked at this gate, and there is no other yet
 	NextTry  time.Time `json:"next_try"`
 	Failures int       `json:"failures"` // since the last success
 	Since    time.Time `json:"since"`    // when the first failure was; zero: unknown

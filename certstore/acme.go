@@ -117,6 +117,8 @@ type ACMEStatus struct {
 
 	CA string // directory URL of the CA that the installed certificate is from; empty: not known
 
+	Revoked bool // the installed certificate has been revoked by Revoke of this ACME
+
 	Renewal ACMERenewal // what the CA says of the installed certificate
 }
 

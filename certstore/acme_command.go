@@ -114,6 +114,9 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 		return "", fmt.Errorf("%q %w: %s", k.name, ErrACMERefused, acmeWords(acmeStep("the revocation", c.Directory, err)))
 	}
 	serial = fmt.Sprintf("%x", cert.Leaf.SerialNumber)
+	k.mu.Lock()
+	k.revoked = cert.Leaf
+	k.mu.Unlock()
 	a.opts.Log.Warn("acme: certificate revoked", "server_name", k.name, "serial", serial, "reason", reason)
 	if err := a.cache.remove(ctx, k.name); err != nil { // the CA's renewal information may tell later
 		a.opts.Log.Error("acme: a revoked certificate stays in the cache", "server_name", k.name, "file", a.cache.path(k.name), "err", err)

@@ -123,8 +123,22 @@ func TestACMERevoke(t *testing.T) {
 		if g.cert(name) == nil {
 			t.Error("nothing is served")
 		}
+		if s := g.one(t); !s.Revoked {
+			t.Errorf("status %+v; want that it is revoked", s)
+		}
+		ca.set(func() { ca.down = errors.New("connection refused") })
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if s := g.one(t); !s.Revoked || s.State != ACMEValid || s.Failures == 0 || g.cert(name) == nil {
+			t.Errorf("status %+v; want that what is served while the CA is down is revoked", s)
+		}
+		ca.set(func() { ca.down = nil })
+		g.Retry(name)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
+		if s := g.one(t); s.Revoked {
+			t.Errorf("status %+v; want that the new certificate is not revoked", s)
+		}
 		if next := g.cert(name); ca.ordered() != 2 || next == first || !next.Leaf.Equal(other.cert(name).Leaf) {
 			t.Errorf("%d orders; want two, and one certificate in both gates", ca.ordered())
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"sync"
 	"time"
@@ -39,6 +40,7 @@ type acmeKeeper struct {
 	hidden  bool       // until Commit: nothing is installed
 	retired bool
 	cert    *tls.Certificate   // installed; nil: none
+	revoked *x509.Certificate  // the last one that Revoke revoked; nil: none
 	others  []*tls.Certificate // of the cache, installed for names that cert cannot serve
 	record  acmeRecord
 	trouble string // problem with the cache; empty: none
@@ -390,7 +392,7 @@ func (k *acmeKeeper) status() ACMEStatus {
 		s.Err = k.trouble
 	}
 	if k.cert != nil {
-		s.NotAfter, s.CA = k.cert.Leaf.NotAfter, k.record.Issuer
+		s.NotAfter, s.CA, s.Revoked = k.cert.Leaf.NotAfter, k.record.Issuer, k.cert.Leaf.Equal(k.revoked)
 		if k.asked.leaf == k.cert.Leaf {
 			s.Renewal = k.asked.ACMERenewal
 		}

@@ -505,7 +505,7 @@ func (d *console) describe() admin.Gate {
 		}
 	}
 	for _, s := range g.acme.status() {
-		out.ACME = append(out.ACME, admin.ACMEName{Name: s.Name, Names: s.Names, State: string(s.State), NotAfter: s.NotAfter, CA: s.CA,
+		out.ACME = append(out.ACME, admin.ACMEName{Name: s.Name, Names: s.Names, State: string(s.State), NotAfter: s.NotAfter, CA: s.CA, Revoked: s.Revoked,
 			NextTry: s.NextTry, Failures: s.Failures, Since: s.Since, Err: s.Err, Renewal: admin.ACMERenewal(s.Renewal)})
 	}
 	for _, u := range g.upstreams.Status() {

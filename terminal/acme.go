@@ -61,10 +61,17 @@ func (s *screen) acme(st *admin.Status) {
 		if !n.NotAfter.IsZero() {
 			left = human.Short(n.NotAfter.Sub(st.Now))
 		}
-		rows = append(rows, []cell{{human.Cell(acmeTitle(n)), bold}, {n.State, acmePaint[n.State]}, {left, plain}, {human.Cell(acmeHost(n.CA)), plain}, {in(n.NextTry.Sub(st.Now)), plain}, {human.Number(int64(n.Failures)), plain}})
+		state := cell{n.State, acmePaint[n.State]}
+		if n.Revoked && n.State == "valid" {
+			state = cell{"revoked", bad}
+		}
+		rows = append(rows, []cell{{human.Cell(acmeTitle(n)), bold}, state, {left, plain}, {human.Cell(acmeHost(n.CA)), plain}, {in(n.NextTry.Sub(st.Now)), plain}, {human.Number(int64(n.Failures)), plain}})
 	}
 	s.table([]string{"NAME", "STATE", " LEFT", "FROM", " NEXT TRY", " FAILURES"}, rows)
 	for _, n := range st.ACME {
+		if n.Revoked {
+			s.printf("%s %s\n", s.paint(bad, human.Cell(n.Name)+":"), "has been revoked on request; it is served until there is another certificate")
+		}
 		if n.Err != "" {
 			s.printf("%s %s\n", s.paint(bad, human.Cell(n.Name)+":"), human.Line(n.Err))
 		}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"wssgate/admin"
 )
 
 // gateOf returns a gate whose admin listener is h.
@@ -60,6 +62,19 @@ func TestDenyNothingLeft(t *testing.T) {
 				t.Errorf("deny prints %q, and %v, after %d counts; want a failure: %v", out.String(), err, asked, test.fails)
 			}
 		})
+	}
+}
+
+// A certificate that was revoked and has no successor is not called valid.
+func TestACMERevoked(t *testing.T) {
+	var out bytes.Buffer
+	err := gateOf(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, admin.Status{Gate: admin.Gate{ACME: []admin.ACMEName{{Name: "a.example", State: "valid", Revoked: true, Failures: 1, Err: "connection refused"}}}})
+	})).ACME(t.Context(), &out, false)
+	for _, want := range []string{"revoked", "a.example: has been revoked on request; it is served until there is another certificate\n", "a.example: connection refused\n"} {
+		if err != nil || !strings.Contains(out.String(), want) || strings.Contains(out.String(), "valid") {
+			t.Errorf("acme status prints %q, and %v; want %q, and not that it is valid", out.String(), err, want)
+		}
 	}
 }
 
