@@ -17,7 +17,7 @@ import (
 
 // Errors of Renew, Retry, Revoke and Rollover, for errors.Is.
 var (
-	ErrACMEUnknown = errors.New("is not in acme.names")
+	ErrACMEUnknown = errors.New("is not in acme.names, nor in an [[acme.certificate]]")
 	ErrACMEState   = errors.New("not possible now")
 	ErrACMERefused = errors.New("not revoked")
 

@@ -14,7 +14,6 @@ import (
 	"time"
 )
 
-// small is the smallest useful configuration.
 func manyNames(n int) string {
 	var names strings.Builder
 	for i := range n {
@@ -26,6 +25,7 @@ func manyNames(n int) string {
 // acmeOn turns ACME on, but for its names.
 const acmeOn = "[acme]\naccept_terms = true\n"
 
+// small is the smallest useful configuration.
 const small = `[upstream.tigase]
 nodes = ["ws://127.0.0.1:5290/"]
 `

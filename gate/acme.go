@@ -217,7 +217,7 @@ const caPatience = 25 * time.Second
 func (o *obtainer) do(ctx context.Context, r admin.ACMERequest) (string, error) {
 	now := o.on.Load()
 	if now == nil {
-		return "", fmt.Errorf("ACME is off: acme.names is empty: %q is %w", r.Name, admin.ErrUnknown)
+		return "", fmt.Errorf("ACME is off: acme.names is empty, and there is no [[acme.certificate]]: %q is %w", r.Name, admin.ErrUnknown)
 	}
 	var said string
 	var err error

@@ -28,7 +28,7 @@ func (g *Gate) ACME(ctx context.Context, stdout io.Writer, asJSON bool) error {
 		s.printf("%s\n", s.paint(bad, human.Line(p.Err)))
 	}
 	if len(st.ACME) == 0 {
-		s.printf("no certificates are obtained from a CA: acme.names is empty\n")
+		s.printf("no certificates are obtained from a CA: acme.names is empty, and there is no [[acme.certificate]]\n")
 		return s.err
 	}
 	s.acme(&st)
