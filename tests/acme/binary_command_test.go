@@ -44,6 +44,14 @@ func TestBinaryCommand(t *testing.T) {
 	want("acme retry "+lost, 0, "is tried again")
 	g.obtains(lost, root)
 
+	p.Resolve(lost, "") // so that the next order fails
+	after := g.Mark()
+	want("acme revoke "+lost+" -reason superseded", 0, "is revoked")
+	after("the order that fails", func(l gate.Line) bool {
+		return l.Msg() == "acme: no certificate obtained" && l.Str("server_name") == lost
+	})
+	want("acme status", 0, "revoked", lost+": has been revoked on request; it is served until there is another certificate", lost+": acme: order for")
+
 	want("acme renew other.example.org", 1, `"other.example.org" is not in acme.names`)
 	want("acme revoke "+name, 2, "revoke takes -reason")
 	want("acme revoke "+name+" -reason because", 2, `-reason "because" is not one of`, "keyCompromise")
