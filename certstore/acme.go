@@ -32,7 +32,6 @@ package certstore
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -222,7 +221,7 @@ func (a *ACME) PrepareNames(names []string, together ...[]string) (*ACMENames, e
 		return nil, errors.Join(errs...)
 	}
 	n := &ACMENames{a, lists, map[string]*acmeKeeper{}}
-	others := sync.OnceValue(func() []*tls.Certificate { return a.cache.certificates(a.ctx) })
+	others := a.others()
 	a.reload.Lock()
 	old := a.names.Load()
 	for _, list := range lists {

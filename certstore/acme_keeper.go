@@ -83,7 +83,7 @@ func newACMEKeeper(a *ACME, names []string) *acmeKeeper {
 
 // lookFirst reads the cache for the first time, until the keeper's context ends. others
 // returns all certificates there.
-func (k *acmeKeeper) lookFirst(others func() []*tls.Certificate) {
+func (k *acmeKeeper) lookFirst(others func(context.Context) []*tls.Certificate) {
 	defer close(k.first)
 	k.look()
 	k.due()

@@ -59,7 +59,7 @@ func (k *acmeKeeper) forOthers(cert *tls.Certificate) bool {
 
 // standIn finds certificates in the cache for the names that the keeper's own cannot serve:
 // its file may have expired while the name was in another list.
-func (k *acmeKeeper) standIn(others func() []*tls.Certificate) {
+func (k *acmeKeeper) standIn(others func(context.Context) []*tls.Certificate) {
 	k.mu.Lock()
 	unserved := k.unserved(k.cert)
 	k.mu.Unlock()
@@ -67,7 +67,7 @@ func (k *acmeKeeper) standIn(others func() []*tls.Certificate) {
 		return
 	}
 	var found []*tls.Certificate
-	all := others()
+	all := others(k.ctx)
 	for _, name := range unserved {
 		var best *tls.Certificate
 		for _, cert := range all {
@@ -109,6 +109,25 @@ func (k *acmeKeeper) dropOthers() {
 		}
 	}
 	k.others = nil
+}
+
+// others returns a function that reads all certificates in the cache when it is first called.
+// Further callers wait for the first, but not longer than their context.
+func (a *ACME) others() func(context.Context) []*tls.Certificate {
+	read := make(chan *[]*tls.Certificate, 1) // nil: not yet; no mutex, because a disk may hang
+	read <- nil
+	return func(ctx context.Context) []*tls.Certificate {
+		select {
+		case all := <-read:
+			defer func() { read <- all }()
+			if all == nil {
+				all = new(a.cache.certificates(a.ctx))
+			}
+			return *all
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // certificates returns all certificates in the folder, as far as they can be read.
