@@ -4,15 +4,15 @@
 set -euo pipefail
 dir=$1
 mount -t tmpfs none "$dir"
-mkdir "$dir"/{upper,work,root}
+mkdir "$dir"/{upper,work,system}
 cp "$2" "$dir/upper/first.deb"
 cp "$3" "$dir/upper/next.deb"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
-mount --rbind /proc "$dir/root/proc"
-mount --rbind /dev "$dir/root/dev"
-mount -t tmpfs none "$dir/root/tmp"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$dir/upper,workdir=$dir/work" "$dir/system"
+mount --rbind /proc "$dir/system/proc"
+mount --rbind /dev "$dir/system/dev"
+mount -t tmpfs none "$dir/system/tmp"
 
-chroot "$dir/root" bash -euo pipefail <<'END'
+chroot "$dir/system" bash -euo pipefail <<'END'
 export DEBIAN_FRONTEND=noninteractive
 unit=/usr/lib/systemd/system/wssgate.service
 config=/etc/wssgate/config.toml
