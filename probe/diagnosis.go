@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/url"
@@ -184,11 +185,23 @@ func (p *prober) is(name string) bool { return p.report.Server != nil && p.repor
 
 // atLeast reports whether the server's version is known, and is one or a newer one.
 func (p *prober) atLeast(major, minor int) bool {
+	order, known := p.compare(major, minor)
+	return known && order >= 0
+}
+
+// olderThan reports whether the server's version is known, and is older than one.
+func (p *prober) olderThan(major, minor int) bool {
+	order, known := p.compare(major, minor)
+	return known && order < 0
+}
+
+// compare compares the server's version with another one.
+func (p *prober) compare(major, minor int) (order int, known bool) {
 	if p.report.Server == nil {
-		return false
+		return 0, false
 	}
-	gotMajor, gotMinor, ok := version(p.report.Server.Version)
-	return ok && (gotMajor > major || gotMajor == major && gotMinor >= minor)
+	gotMajor, gotMinor, known := version(p.report.Server.Version)
+	return cmp.Or(cmp.Compare(gotMajor, major), cmp.Compare(gotMinor, minor)), known
 }
 
 // version reads the first two numbers of a version such as "24.12-3" or "13.0.1".

@@ -66,6 +66,7 @@ func TestDiagnoses(t *testing.T) {
 		{"too long a number", scramAndPlain + "<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>99999999999999999999</max-bytes></limits>", Options{}, ""},
 		{"SASL 2 without FAST", scramAndPlain + fmt.Sprintf(sasl2, bind2), Options{}, "fast-missing"},
 		{"SASL 2 without FAST in a version without", scramAndPlain + fmt.Sprintf(sasl2, bind2), Options{Server: "prosody/0.12.3"}, ""},
+		{"SASL 2 without FAST in a version without a number", scramAndPlain + fmt.Sprintf(sasl2, bind2), Options{Server: "prosody/trunk nightly build 17"}, "fast-missing"},
 		{"SASL 2 without Bind 2", scramAndPlain + fmt.Sprintf(sasl2, fast), Options{}, "bind2-missing"},
 		{"ejabberd without SASL 2", scramAndPlain, Options{Server: "ejabberd/24.12-3"}, "sasl2-missing"},
 		{"an old ejabberd", scramAndPlain, Options{Server: "ejabberd/23.01"}, ""},

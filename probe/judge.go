@@ -121,7 +121,7 @@ func (p *prober) judge(ctx context.Context, o offer) {
 	if !o.bind2 {
 		p.diagnose("bind2-missing", "the server offers SASL 2 without Bind 2: logins take a round trip more")
 	}
-	tooOld := p.is("prosody") && p.report.Server.Version != "" && !p.atLeast(13, 0) || p.is("ejabberd") && p.report.Server.Version != "" && !p.atLeast(24, 12)
+	tooOld := p.is("prosody") && p.olderThan(13, 0) || p.is("ejabberd") && p.olderThan(24, 12)
 	if !o.fast && !tooOld {
 		p.diagnose("fast-missing", "the server offers SASL 2 without FAST (XEP-0484): clients that come back need the password")
 	}
