@@ -69,11 +69,16 @@ func (p *prober) login(_ context.Context, s *Step) error {
 	if !o.bind {
 		return nil
 	}
-	if _, err := p.ask("<iq xmlns='jabber:client' type='set' id='%s'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>"); err != nil {
+	bound, err := p.ask("type='set'", "<bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/>")
+	if err != nil {
 		return err
 	}
-	to := quoted(p.Domain)
-	if answer, err := p.ask("<iq xmlns='jabber:client' type='get' id='%s' to='" + to + "'><query xmlns='jabber:iq:version'/></iq>"); err != nil {
+	for _, child := range bound.Children {
+		if child.XMLName.Local == "error" {
+			return &Problem{"the server binds no resource: " + child.condition(), "does the account have as many sessions as it may? the server's log says more"}
+		}
+	}
+	if answer, err := p.ask("type='get' to='"+quoted(p.Domain)+"'", "<query xmlns='jabber:iq:version'/>"); err != nil {
 		return err
 	} else if names := texts(answer.first(), "name"); len(names) > 0 {
 		versions := append(texts(answer.first(), "version"), "")
@@ -87,7 +92,7 @@ func (p *prober) login(_ context.Context, s *Step) error {
 func (p *prober) askAddress(s *Step) error {
 	var seen netip.Addr
 	for _, inside := range []string{"<address xmlns='urn:xmpp:sic:1'/>", "<ip xmlns='urn:xmpp:sic:0'/>"} {
-		answer, err := p.ask("<iq xmlns='jabber:client' type='get' id='%s'>" + inside + "</iq>")
+		answer, err := p.ask("type='get'", inside)
 		if err != nil {
 			return err
 		}
@@ -159,13 +164,7 @@ func (p *prober) authenticate() (mechanism string, err error) {
 			}
 			return "", &Problem{"the server did not prove that it knows the password", "is this the right server?"}
 		case "failure":
-			condition := "failure"
-			for _, child := range e.Children {
-				if child.XMLName.Local != "text" {
-					condition = printable([]byte(child.XMLName.Local))
-				}
-			}
-			return "", &Problem{"the login failed: " + condition, "is the password in the file of -login right? the server's log says more"}
+			return "", &Problem{"the login failed: " + e.condition(), "is the password in the file of -login right? the server's log says more"}
 		case "challenge":
 			var response string
 			if !scram.verify(string(data)) {
@@ -182,10 +181,21 @@ func (p *prober) authenticate() (mechanism string, err error) {
 	}
 }
 
-// ask sends an <iq/> with an id of ours for %s, and returns the answer, an error too.
-func (p *prober) ask(format string) (element, error) {
+// condition is the name of an error's condition.
+func (e element) condition() string {
+	condition := e.XMLName.Local
+	for _, child := range e.Children {
+		if child.XMLName.Local != "text" {
+			condition = child.XMLName.Local
+		}
+	}
+	return printable([]byte(condition))
+}
+
+// ask sends an <iq/> with these attributes, and returns the answer, an error too.
+func (p *prober) ask(attributes, inside string) (element, error) {
 	id := rand.Text()
-	if err := p.send(fmt.Sprintf(format, id)); err != nil {
+	if err := p.send("<iq xmlns='jabber:client' id='" + id + "' " + attributes + ">" + inside + "</iq>"); err != nil {
 		return element{}, err
 	}
 	for range 64 { // what else comes: presence, pushes
