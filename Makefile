@@ -74,12 +74,11 @@ compare: ## whole gates side by side: this one, nginx, HAProxy; see bench/README
 notices: ## THIRD-PARTY-NOTICES, after a change of go.mod
 	deploy/notices.sh > THIRD-PARTY-NOTICES
 
-lint: tools ## gofmt, go vet for every platform, staticcheck, govulncheck
+lint: tools build/bin/vet ## gofmt, go vet for every platform, staticcheck, govulncheck
 	@files=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$files" || { echo "not gofmt'ed: $$files"; exit 1; }
 	@set -e; for dir in $(MODULES); do echo "$$dir: go vet, staticcheck"; \
 	  (cd $$dir && go vet ./... && $(BIN)/staticcheck ./...); done
-	@set -e; for platform in $(PLATFORMS); do echo "$$platform: go vet"; \
-	  GOOS=$${platform%/*} GOARCH=$${platform#*/} CGO_ENABLED=0 go vet ./...; done
+	@$(BIN)/vet $(PLATFORMS)
 	@tests/vulncheck.sh $(BIN)/govulncheck
 
 tools: $(BIN)/staticcheck $(BIN)/govulncheck
@@ -87,6 +86,9 @@ tools: $(BIN)/staticcheck $(BIN)/govulncheck
 # Reads go test -json for .ci/run.
 build/bin/report: $(wildcard tests/internal/report/*.go)
 	cd tests && go build -o $(BIN)/report ./internal/report
+
+build/bin/vet: $(wildcard tests/internal/vet/*.go) tests/go.mod
+	cd tests && go build -o $(BIN)/vet ./internal/vet
 
 $(BIN)/staticcheck $(BIN)/govulncheck: Makefile
 	GOBIN=$(BIN) go install $(if $(findstring static,$@),$(STATICCHECK),$(GOVULNCHECK))

@@ -125,6 +125,9 @@ func readGuide(t *testing.T, r io.Reader) (guide, addr, caFile string) {
 			break
 		}
 	}
+	if err := scanner.Err(); err != nil {
+		t.Fatal(err)
+	}
 	go io.Copy(io.Discard, r) // the pipe has no buffer
 	m := regexp.MustCompile(`-connect (\S+) -servername \S+ -CAfile (\S+)`).FindStringSubmatch(guide)
 	if m == nil {

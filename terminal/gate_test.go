@@ -106,15 +106,16 @@ func TestTraceNoAnswer(t *testing.T) {
 // A trace that is cut off at any point has an error for that, not for a missing gate.
 func TestTraceCutOff(t *testing.T) {
 	const whole = `{"at":"2030-01-02T03:04:05Z","from":"client","opcode":"text","fin":true,"length":3}`
-	for _, body := range []string{"", whole + "\n", whole + "\n" + whole[:20], whole[:20]} {
+	for body, why := range map[string]string{"": "the gate ended", whole + "\n": "the gate ended", whole + "\n" + whole[:20]: "the gate ended",
+		whole[:20]: "the gate ended", strings.Repeat("x", 2*maxTraceLine): "more than 65536 bytes"} {
 		g := gateOf(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Write([]byte(body))
 			http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
 		}))
 		err := g.Trace(t.Context(), &bytes.Buffer{}, "abc", false)
-		if err == nil || !strings.Contains(err.Error(), "was cut off") {
-			t.Errorf("a trace of %q: %v; want that it was cut off", body, err)
+		if err == nil || !strings.Contains(err.Error(), "was cut off") || !strings.Contains(err.Error(), why) {
+			t.Errorf("a trace of %.80q: %v; want that it was cut off, because %s", body, err, why)
 		}
 	}
 	g := gateOf(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -55,7 +56,11 @@ func (g *Gate) Trace(ctx context.Context, stdout io.Writer, id string, asJSON bo
 	case ended || ctx.Err() != nil:
 		return nil
 	}
-	return &Error{fmt.Sprintf("the trace by the gate at %q was cut off: it was not read for 10 s, or the gate ended", g.address), "", false}
+	why := "it was not read for 10 s, or the gate ended"
+	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
+		why = fmt.Sprintf("a line has more than %d bytes: is this the gate?", maxTraceLine)
+	}
+	return &Error{fmt.Sprintf("the trace by the gate at %q was cut off: %s", g.address, why), "", false}
 }
 
 // senders has the output for each sender of frames.
