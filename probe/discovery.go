@@ -40,14 +40,11 @@ func (p *prober) discovery(ctx context.Context, s *Step) error {
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			TLSClientConfig:   &tls.Config{RootCAs: p.RootCAs},
-			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				switch local, ok := loopback(addr); {
-				case p.Connect != "":
+			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+				if p.Connect != "" {
 					addr = p.addr
-				case ok:
-					addr = local
 				}
-				return (&net.Dialer{}).DialContext(ctx, network, addr)
+				return dial(ctx, addr)
 			},
 		},
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {

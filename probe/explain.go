@@ -82,7 +82,7 @@ func (p *prober) explain(ctx context.Context, err error) Problem {
 			problem.Hint += "; does the port speak TLS? then probe " + other.String()
 			if p.hasTLS(ctx) {
 				p.wrongScheme()
-				problem.Hint = "the port speaks TLS: probe " + other.String()
+				problem.Hint = p.tryOther()
 			}
 		}
 		return problem
@@ -97,7 +97,7 @@ func (p *prober) explain(ctx context.Context, err error) Problem {
 
 // hasTLS reports whether the port speaks TLS.
 func (p *prober) hasTLS(ctx context.Context) bool {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.addr)
+	conn, err := dial(ctx, p.addr)
 	if err != nil {
 		return false
 	}

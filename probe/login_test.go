@@ -2,14 +2,19 @@ package probe
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/base64"
 	"net"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gobwas/ws"
+
+	"wssgate/demo/chat"
 )
 
 // talk is a prober whose server answers each message with those that answer returns. The
@@ -101,4 +106,75 @@ func unbase64Text(t *testing.T, message string) string {
 		t.Errorf("%q: %v", message, err)
 	}
 	return string(raw)
+}
+
+// Over ws:// a server gets what it gets from the gate, and over wss:// the gate gets
+// nothing that it would replace. With a login the client's address is one to recognize.
+func TestForwardedAsByTheGate(t *testing.T) {
+	names := []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded"}
+	for _, tt := range []struct {
+		scheme string
+		login  *Login
+		want   []string
+	}{
+		{"ws", nil, []string{"127.0.0.1", "https", "example1.com:5290", `for=127.0.0.1;host="example1.com:5290";proto=https`}},
+		{"ws", &Login{"alice@example1.com", "secret"}, []string{"192.0.2.1", "https", "example1.com:5290", `for=192.0.2.1;host="example1.com:5290";proto=https`}},
+		{"wss", nil, []string{"", "", "", ""}},
+	} {
+		var tlsConfig *tls.Config
+		if tt.scheme == "wss" {
+			tlsConfig = good()
+		}
+		got := make(chan []string, 8)
+		cfg := chat.Config{OnFrame: func(peer *chat.Peer, _ ws.Header, _ []byte) {
+			var all []string
+			for _, name := range names {
+				all = append(all, strings.Join(peer.Header(name), ","))
+			}
+			select {
+			case got <- all:
+			default:
+			}
+		}}
+		run(t, gate(t, cfg, tlsConfig), Options{URL: tt.scheme + "://example1.com:5290/", Login: tt.login})
+		if got := <-got; !slices.Equal(got, tt.want) {
+			t.Errorf("%s, login %v: %q; want %q", tt.scheme, tt.login != nil, got, tt.want)
+		}
+	}
+}
+
+// A port that only closes a plain connection is asked for TLS, under a name below
+// .localhost too.
+func TestPortIsAskedForTLS(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for first := true; ; first = false {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			if first {
+				conn.Read(make([]byte, 4096))
+			} else {
+				tls.Server(conn, good()).Handshake()
+			}
+			conn.Close()
+		}
+	}()
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	r, err := Run(t.Context(), Options{URL: "ws://example1.localhost:" + port + "/", Timeout: time.Minute}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := r.Steps[len(r.Steps)-1]; strings.Join(codes(r), " ") != "wrong-scheme" || last.OK() || !strings.HasPrefix(last.Problems[0].Hint, "the port speaks TLS") {
+		t.Errorf("diagnoses %q, %+v; want wrong-scheme", codes(r), last)
+	}
+	ln.Close()
+	<-done
 }

@@ -260,20 +260,24 @@ func (p *prober) step(ctx context.Context, name string, do func(context.Context,
 
 // connect opens the TCP connection.
 func (p *prober) connect(ctx context.Context, s *Step) error {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.addr)
+	conn, err := dial(ctx, p.addr)
 	if err != nil {
-		local, ok := loopback(p.addr)
-		if !ok {
-			return err
-		}
-		if conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", local); err != nil {
-			return err
-		}
+		return err
 	}
 	p.conn = conn
 	p.report.Address = conn.RemoteAddr().String()
 	s.Facts = append(s.Facts, p.report.Address)
 	return nil
+}
+
+// dial connects to an address, or to the loopback if DNS does not know the name and it
+// means that.
+func dial(ctx context.Context, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if local, ok := loopback(addr); err != nil && ok {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", local)
+	}
+	return conn, err
 }
 
 func isLoopbackConn(conn net.Conn) bool {
