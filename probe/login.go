@@ -113,14 +113,13 @@ func (p *prober) askAddress(s *Step) error {
 	p.report.SeenAs = seen.String()
 	s.Facts = append(s.Facts, "seen as "+seen.String())
 	own := netip.MustParseAddrPort(p.conn.LocalAddr().String()).Addr().Unmap()
-	inner := seen.IsLoopback() || seen.IsPrivate() || seen.IsLinkLocalUnicast()
 	switch {
 	case seen.String() == forwardedClient:
 	case p.url.Scheme == "ws":
 		p.diagnose("forwarded-not-believed", "the server sees %s, not the address that X-Forwarded-For names: all clients of the gate share one address in its log, its limits and its bans", seen)
 	case own.IsLoopback() && seen.IsLoopback():
 		s.Notes = append(s.Notes, "on this machine's loopback that does not tell whether the server believes X-Forwarded-For: probe from another machine, or the server itself with ws://")
-	case p.url.Scheme == "wss" && seen != own && inner:
+	case p.url.Scheme == "wss" && seen != own && isInner(seen.String()):
 		p.diagnose("forwarded-not-believed", "the server sees %s, while this client comes from %s: all clients of the gate share one address in its log, its limits and its bans", seen, own)
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"unicode"
 
@@ -28,13 +29,16 @@ const (
 // upstream is.
 func (p *prober) open(_ context.Context, s *Step) error {
 	key := upstream.NewKey()
-	scheme := map[string]string{"wss": "https", "ws": "http"}[p.url.Scheme]
-	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+	request := fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
 		"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: xmpp\r\n"+
-		"Origin: %s://%s\r\nUser-Agent: wssgate-probe\r\n%s\r\n",
-		p.url.RequestURI(), p.url.Host, key, scheme, p.url.Host, p.asGate())
+		"Origin: %s\r\nUser-Agent: wssgate-probe\r\n",
+		p.url.RequestURI(), p.url.Host, key, p.origin())
+	request, err := p.appendForwarded(request)
+	if err != nil {
+		return err
+	}
 	heard := &hearing{Conn: p.conn}
-	rest, err := upstream.OpeningHandshake(heard, []byte(request), key, "xmpp")
+	rest, err := upstream.OpeningHandshake(heard, append(request, "\r\n"...), key, "xmpp")
 	line, _, _ := strings.Cut(string(heard.got), "\r\n")
 	if _, status, isHTTP := strings.Cut(line, " "); isHTTP && strings.HasPrefix(line, "HTTP/") {
 		p.report.Status = printable([]byte(status))
@@ -48,22 +52,22 @@ func (p *prober) open(_ context.Context, s *Step) error {
 	return nil
 }
 
-// asGate returns the header fields that a node gets from the gate, because a server may
-// offer logins to those alone that have them. A gate replaces a client's.
-func (p *prober) asGate() string {
+// origin is that of a web page at the URL.
+func (p *prober) origin() string {
+	return map[string]string{"wss": "https", "ws": "http"}[p.url.Scheme] + "://" + p.url.Host
+}
+
+// appendForwarded appends the header fields that a node gets from the gate, because a
+// server may offer logins to those alone that have them. A gate replaces a client's.
+func (p *prober) appendForwarded(b []byte) ([]byte, error) {
 	if p.url.Scheme != "ws" {
-		return ""
+		return b, nil
 	}
-	client := forwardedClient
+	client := netip.MustParseAddrPort(forwardedClient + ":0")
 	if addr, ok := p.conn.LocalAddr().(*net.TCPAddr); ok && p.Login == nil {
-		client = addr.IP.String()
+		client = addr.AddrPort()
 	}
-	node := client
-	if strings.Contains(client, ":") {
-		node = `"[` + client + `]"`
-	}
-	return fmt.Sprintf("X-Forwarded-For: %s\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: %s\r\nForwarded: for=%s;host=%q;proto=https\r\n",
-		client, p.url.Host, node, p.url.Host)
+	return (&upstream.Request{Client: client, Host: p.url.Host}).AppendForwarded(b)
 }
 
 // A hearing keeps what is read.
@@ -168,7 +172,7 @@ func (p *prober) refused(h *upstream.HandshakeError, heard *hearing) *Problem {
 	case h.Status == 400 || h.Status == 501:
 		p.diagnose("wrong-subprotocol", "the server does not get or take the subprotocol \"xmpp\"")
 	case h.Status == 403:
-		p.diagnose("origin-refused", "the server does not take clients of this origin, %s://%s", map[string]string{"wss": "https", "ws": "http"}[p.url.Scheme], p.url.Host)
+		p.diagnose("origin-refused", "the server does not take clients of this origin, %s", p.origin())
 	case h.Status == 404 && bytes.Contains(body, []byte("Unknown host")): // Prosody
 		p.diagnose("http-host-unknown", "the server has no web host %q", p.url.Host)
 	case h.Status == 404 || h.Status == 405 || h.Status == 426 || h.Status == 200:

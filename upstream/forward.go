@@ -47,7 +47,7 @@ func (r *Request) appendRequest(b []byte, loc *NodeURL, hostOfNode bool, key str
 	b = append(b, "GET "...)
 	b = append(b, target...)
 	b = append(b, " HTTP/1.1\r\n"...)
-	for _, f := range [...]struct{ name, value string }{
+	b, err = appendFields(b, []headerField{
 		{"Host", host},
 		{"Upgrade", "websocket"},
 		{"Connection", "Upgrade"},
@@ -59,12 +59,33 @@ func (r *Request) appendRequest(b []byte, loc *NodeURL, hostOfNode bool, key str
 		{"Cookie", r.Cookie},
 		{"Authorization", r.Authorization},
 		{"Accept-Language", r.AcceptLanguage},
+	})
+	if err == nil {
+		b, err = r.AppendForwarded(b)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return append(b, "\r\n"...), nil
+}
+
+// AppendForwarded appends the header fields that tell a node about the client and its
+// request. It fails for a value that no field can have.
+func (r *Request) AppendForwarded(b []byte) ([]byte, error) {
+	return appendFields(b, []headerField{
 		{"X-Forwarded-For", r.forwardedFor()},
 		{"X-Forwarded-Proto", "https"},
 		{"X-Forwarded-Host", r.Host},
 		{"Forwarded", r.forwarded()},
 		{"X-Request-Id", r.ID},
-	} {
+	})
+}
+
+type headerField struct{ name, value string }
+
+// appendFields appends header fields, except those without a value.
+func appendFields(b []byte, fields []headerField) ([]byte, error) {
+	for _, f := range fields {
 		if f.value == "" {
 			continue
 		}
@@ -76,7 +97,7 @@ func (r *Request) appendRequest(b []byte, loc *NodeURL, hostOfNode bool, key str
 		b = append(b, f.value...)
 		b = append(b, "\r\n"...)
 	}
-	return append(b, "\r\n"...), nil
+	return b, nil
 }
 
 var errTarget = errors.New("not a path with an optional query")
