@@ -3,7 +3,8 @@
 // vhost by TLS server name, and forwards the decrypted WebSocket frames.
 //
 // This package is the command line: main.go has "serve", operate.go what asks a gate that
-// runs, and each other command has a file. What a configuration says is package config's, what runs is package gate's.
+// runs, and each other command has a file. What a configuration says is package config's,
+// what runs is package gate's.
 package main
 
 import (

@@ -7,7 +7,7 @@
 # SOURCE_DATE_EPOCH is the time of all files, by default that of the commit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-platforms=${PLATFORMS:-linux/amd64 linux/arm64 freebsd/amd64 darwin/arm64 windows/amd64}
+platforms=${PLATFORMS:?make dist sets it}
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export LC_ALL=C TZ=UTC
 umask 022

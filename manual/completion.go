@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// names are what a word of a command line may be: its flags, or what comes first.
+// names are the flags, with -h.
 func (c *command) names() []string {
 	var names []string
 	for _, f := range c.flags {

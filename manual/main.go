@@ -56,6 +56,9 @@ func write(program, example, date, dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	for name, text := range map[string]string{
 		"wssgate.1":      u.page(day),
 		"wssgate.toml.5": keysPage(string(keys), day),
@@ -63,9 +66,6 @@ func write(program, example, date, dir string) error {
 		"_wssgate":       u.zsh(),
 		"wssgate.fish":   u.fish(),
 	} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return err
 		}

@@ -14,8 +14,9 @@ import (
 )
 
 // make dist makes the same files in two folders, of the last commit. What one has compiled
-// the other takes from Go's cache, where nothing of it depends on the folder. The package for Debian is installed, serves, reloads,
-// and is upgraded and purged; the one for RPM would be installed.
+// the other takes from Go's cache, where nothing of it depends on the folder. The package
+// for Debian is installed, serves, reloads, and is upgraded and purged; the one for RPM
+// would be installed.
 func TestDist(t *testing.T) {
 	root, err := gate.Root()
 	if err != nil {
