@@ -99,7 +99,7 @@ func Look(root, dir string) Plan {
 			p.Missing = append(p.Missing, "only root, or a group, may read "+quoted(folder)+": let the user of the gate read it, or copy renewed certificates with a hook; see docs/acme.md")
 		}
 	}
-	if folder == filepath.Join(string(filepath.Separator), own(l.root, dir)) {
+	if folder == l.own(dir) {
 		folder = "" // the default
 	}
 	p.Text = text(p, servers, folder)
@@ -181,7 +181,7 @@ func (l looker) glob(patterns ...string) (names []string) {
 // certificates returns the folder to take certificates from and the names in it: the first
 // with one for a domain, or else the first with any.
 func (l looker) certificates(dir string, servers []server, domains []string) (folder string, names []string) {
-	candidates := []string{filepath.Join(string(filepath.Separator), own(l.root, dir)), "/etc/letsencrypt/live"}
+	candidates := []string{l.own(dir), "/etc/letsencrypt/live"}
 	for _, s := range servers {
 		if s.certs != "" {
 			candidates = append(candidates, s.certs)
@@ -201,12 +201,13 @@ func (l looker) certificates(dir string, servers []server, domains []string) (fo
 }
 
 // own is the default folder of certificates, seen from root.
-func own(root, dir string) string {
-	name, err := filepath.Rel(root, filepath.Join(dir, "certs"))
+func (l looker) own(dir string) string {
+	dir = filepath.Join(dir, "certs")
+	name, err := filepath.Rel(l.root, dir)
 	if err != nil {
-		return filepath.Join(dir, "certs")
+		return dir
 	}
-	return name
+	return string(filepath.Separator) + name
 }
 
 // names returns the names of the certificates that a gate would serve from a folder.
