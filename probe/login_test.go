@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/tls"
 	"encoding/base64"
+	"io"
 	"net"
 	"net/url"
 	"regexp"
@@ -24,11 +25,16 @@ func talk(t *testing.T, scheme, password string, answer func(message string) []s
 	t.Cleanup(func() { client.Close(); server.Close() })
 	go func() {
 		for {
-			f, err := ws.ReadFrame(server)
+			h, err := ws.ReadHeader(server)
 			if err != nil {
 				return
 			}
-			for _, text := range answer(string(ws.UnmaskFrameInPlace(f).Payload)) {
+			payload := make([]byte, h.Length)
+			if _, err := io.ReadFull(server, payload); err != nil {
+				return
+			}
+			ws.Cipher(payload, h.Mask, 0)
+			for _, text := range answer(string(payload)) {
 				if ws.WriteFrame(server, ws.NewTextFrame([]byte(text))) != nil {
 					return
 				}
