@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 	"unique"
 
@@ -82,7 +81,6 @@ func (t *tree) suddenlyEmpty(all []*certificate, faults []fault, whole bool) ([]
 // collect pairs the folders that changed. It returns what the whole tree provides, and
 // whether that may differ from before.
 func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, changed bool) {
-	n := 0
 	changed, t.pruned = t.pruned, false
 	t.ring = nil
 	work := map[*folder]*pairing{}
@@ -103,6 +101,10 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 			f.faults, f.dirty = nil, true
 		}
 	}
+	if !changed {
+		return nil, nil, false
+	}
+	n := 0
 	for _, f := range t.folders {
 		n += len(f.out)
 	}
@@ -127,7 +129,7 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 	if t.full {
 		faults = append(faults, fault{path: t.root, err: fmt.Errorf("folder %q: contains more than %d folders, and the rest is not read; is it the right one?", t.root, t.limit)})
 	}
-	return all, faults, changed
+	return all, faults, true
 }
 
 // keysWithCertificate returns the keys that a certificate has: one of all, or one of a CA
@@ -151,9 +153,10 @@ func (t *tree) keysWithCertificate(all []*certificate) map[publicID]bool {
 
 // below returns the certificates of a folder and of those below it.
 func (t *tree) below(f *folder) (all []*certificate) {
-	for path, sub := range t.folders {
-		if sub == f || strings.HasPrefix(path, strings.TrimSuffix(f.path, "/")+"/") {
-			all = append(all, sub.out...)
+	all = slices.Clone(f.out)
+	for _, path := range f.subs {
+		if sub := t.folders[path]; sub != nil {
+			all = append(all, t.below(sub)...)
 		}
 	}
 	return all

@@ -411,3 +411,27 @@ func TestServedIsSaidOfWhatIs(t *testing.T) {
 		t.Errorf("problems = %+v; want one that is served all the same", p)
 	}
 }
+
+// What a folder that can't be listed has below it is still served, also where the
+// directory is that of the process.
+func TestFolderThatIsGoneKeepsWhatIsBelow(t *testing.T) {
+	for _, relative := range []bool{false, true} {
+		d := newDir(t)
+		path := d
+		if relative {
+			t.Chdir(string(d))
+			path = "."
+		}
+		pair := ca.Issue("example1.com")
+		d.put(t, "a/b/c.pem", pair.PEM())
+		s := path.open(t)
+		d.remove(t, "")
+		if err := s.Reload(); err == nil {
+			t.Errorf("%s: Reload of a directory that is gone succeeded", path)
+		}
+		wantServed(t, s, "example1.com", pair)
+		if p := s.Problems(); len(p) == 0 || !p[0].Kept {
+			t.Errorf("%s: problems = %+v; want that of the directory, and the old ones served", path, p)
+		}
+	}
+}
