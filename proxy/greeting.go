@@ -88,6 +88,7 @@ type streamState struct {
 	closed    bool              // and the end of the stream
 	resumable bool              // XEP-0198: the client may resume it
 	loggedIn  bool              // no more logins can follow
+	tried     bool              // the client has sent something since its start tag and the last result of a login
 	login     *xmpp.LoginReader // reads the current message of the upstream; nil: none, or not needed
 
 	// unanswered is the gate's answer to an opening of the client's that has no answer
@@ -139,6 +140,7 @@ func (t *tunnel) greet(p *piece) {
 		case g.tagged:
 			t.stream.framing = g.tag.Framing
 			t.stream.unanswered = new(g.tag.Reply())
+			t.stream.tried = len(behind) > 0
 			t.goodTag(behind)
 		case len(g.frames) > maxGreeting:
 			t.noTag(reasonBadStream, errTooLong)
@@ -354,7 +356,7 @@ func (t *tunnel) sentElsewhere(p *piece, to string) {
 		}
 		trail = g.trail
 		stream = g.answer.Feed(p.payload).Stream(g.tag.Framing)
-		t.stream = streamState{framing: g.tag.Framing, unanswered: new(g.tag.Reply())}
+		t.stream = streamState{framing: g.tag.Framing, unanswered: new(g.tag.Reply()), tried: t.stream.tried}
 	case t.stage == stageTag:
 		stream.Framing = g.open.Framing()
 	}

@@ -15,13 +15,13 @@ func (t *tunnel) heardLogin(p *piece) (refused bool) {
 		return false
 	}
 	if p.begins() {
-		t.stream.login = new(xmpp.LoginReader)
+		t.stream.login = &xmpp.LoginReader{Tried: t.stream.tried}
 	}
 	r := t.stream.login
 	if r == nil {
 		return false
 	}
-	before := r.Failed
+	before, tried := r.Failed, r.Tried
 	if r.Feed(p.payload); t.upstream.scan.betweenMessages() || r.Failing() {
 		r.End()
 	}
@@ -29,6 +29,9 @@ func (t *tunnel) heardLogin(p *piece) (refused bool) {
 		t.stream.login = nil
 	}
 	t.stream.loggedIn = r.In
+	if tried && !r.Tried {
+		t.stream.tried = false
+	}
 	failed := r.Failed - before
 	if failed == 0 && !r.Succeeded {
 		return false

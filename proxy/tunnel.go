@@ -508,6 +508,9 @@ func (t *tunnel) flush(w *turn) {
 
 // fromClient handles a piece of the client's frames.
 func (t *tunnel) fromClient(p *piece) {
+	if t.stage > stageTag && !p.control() && len(p.payload) > 0 {
+		t.stream.tried = true
+	}
 	switch {
 	case p.opcode == opClose:
 		t.clientCloses(p)

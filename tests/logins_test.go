@@ -277,6 +277,59 @@ func TestGuessingReload(t *testing.T) {
 	}
 }
 
+// A server may refuse a login by the end of the stream: after a wrong password, or in
+// place of a further answer (RFC 6120, section 6.4.5). It counts once, and only if the
+// client has said something that may have been a login.
+func TestGuessingStreamErrors(t *testing.T) {
+	const (
+		open    = `<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='` + name + `' version='1.0'/>`
+		opened  = `<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' id='1' from='` + name + `' version='1.0'/>`
+		stream  = `<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='` + name + `' version='1.0'>`
+		guess   = `<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGFsaWNlAHdyb25n</auth>`
+		ask     = `<iq type='set' id='1'><query xmlns='jabber:iq:auth'><username>alice</username><password>wrong</password></query></iq>`
+		failure = `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><not-authorized/></failure>`
+		success = `<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>`
+	)
+	ends := func(condition string) string {
+		return `<stream:error xmlns:stream='http://etherx.jabber.org/streams'><` + condition + ` xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>`
+	}
+	for what, test := range map[string]struct {
+		said   []string // C for the client, U for the upstream, then a message
+		failed float64
+	}{
+		"instead of a failure":           {[]string{"C" + open, "U" + opened, "C" + guess, "U" + ends("not-authorized")}, 1},
+		"older draft":                    {[]string{"C" + stream, "U" + stream, "C" + guess, "U<stream:error><not-authorized/></stream:error></stream:stream>"}, 1},
+		"too many tries":                 {[]string{"C" + open, "U" + opened, "C" + guess, "U" + failure, "C" + guess, "U" + ends("policy-violation")}, 2},
+		"once for one guess":             {[]string{"C" + open, "U" + opened, "C" + guess, "U" + failure, "U" + ends("policy-violation")}, 1},
+		"jabber:iq:auth":                 {[]string{"C" + open, "U" + opened, "C" + ask, "U" + ends("not-authorized")}, 1},
+		"401 without a condition":        {[]string{"C" + open, "U" + opened, "C" + ask, "U<iq type='error' id='1'><error code='401'>Unauthorized</error></iq>"}, 1},
+		"guessed before the answer":      {[]string{"C" + open, "C" + guess, "U" + opened + ends("not-authorized")}, 1},
+		"refused for itself":             {[]string{"C" + open, "U" + opened + ends("policy-violation")}, 0},
+		"a keep-alive is no guess":       {[]string{"C" + open, "U" + opened, "C", "U" + ends("policy-violation")}, 0},
+		"another error":                  {[]string{"C" + open, "U" + opened, "C" + guess, "U" + ends("system-shutdown")}, 0},
+		"to a client that was logged in": {[]string{"C" + open, "U" + opened, "C" + guess, "U" + success, "C" + open, "U" + ends("policy-violation")}, 0},
+	} {
+		u, conns := wire.Chan(t)
+		site, g := guarded(t, u.URL, "40/10m", false, "")
+		client := wire.Dial(t, g.Addr("wss"), site.Client(name))
+		upstream := wire.Take(t, conns)
+		for _, said := range test.said {
+			if message, ok := strings.CutPrefix(said, "C"); ok {
+				client.SendText(message)
+				upstream.WantText(message)
+			} else {
+				upstream.SendText(said[1:])
+				if f, err := client.Frame(); err != nil || string(f.Payload) != said[1:] {
+					t.Fatalf("%s: the client got %q, %v; want %q", what, f.Payload, err, said[1:])
+				}
+			}
+		}
+		if got := operate(t, g).metric("wssgate_login_failures_total"); got != test.failed {
+			t.Errorf("%s: %v failures; want %v", what, got, test.failed)
+		}
+	}
+}
+
 // fragments are a message in frames of n bytes.
 func fragments(s string, n int) (all []wire.Frame) {
 	for at := 0; at < len(s); at += n {

@@ -59,6 +59,9 @@ const longAsk = 4 << 10 // bytes; real ones are below 1 KiB
 func (b *bosh) check(r *http.Request, body []byte, of *loginsOf) *boshRefusal {
 	mayAsk := of != nil && xmpp.MayAskIQAuth(body)
 	strict := b.allowsDomain != nil || mayAsk
+	if of != nil {
+		of.tries = xmpp.MayLogIn(body)
+	}
 	if !strict && of == nil {
 		return nil
 	}

@@ -28,6 +28,7 @@ type loginsOf struct {
 	request *http.Request // the client's
 	asked   *askedLogins
 	sid     string // empty: no session yet
+	tries   bool   // the request may contain a step of a login
 }
 
 // session sets the session of the request.
@@ -54,6 +55,7 @@ func (b *bosh) judgeLogins(resp *http.Response) error {
 		return nil
 	}
 	body := &loginBody{ReadCloser: resp.Body, of: of, ctx: resp.Request.Context()}
+	body.reader.Tried = of.tries
 	body.reader.Asked = func() bool { return of.asked.take(of.sid) }
 	var head bytes.Buffer
 	var err error

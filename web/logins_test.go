@@ -70,6 +70,34 @@ func TestBOSHLogins(t *testing.T) {
 	}
 }
 
+// A stream error that refuses the client counts if the request may have a login in it;
+// not-authorized counts in any request, because the login may be in another.
+func TestBOSHLoginsStreamErrors(t *testing.T) {
+	const sasl = `<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGFsaWNlAHdyb25n</auth>`
+	for _, test := range []struct {
+		name, condition, stanzas string
+		failed                   int
+	}{
+		{"SASL", "policy-violation", sasl, 1},
+		{"SASL 2", "policy-violation", `<authenticate xmlns='urn:xmpp:sasl:2'/>`, 1},
+		{"jabber:iq:auth", "policy-violation", iqAuth, 1},
+		{"with a character reference", "policy-violation", `<auth xmlns='urn&#58;ietf:params:xml:ns:xmpp-sasl'/>`, 1},
+		{"no login", "policy-violation", `<message/>`, 0},
+		{"another request's login", "not-authorized", ``, 1},
+		{"another condition", "system-shutdown", sasl, 0},
+	} {
+		j := &judge{}
+		g := newBOSHGate(t, func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "<body "+boshNS+" xmlns:stream='http://etherx.jabber.org/streams' type='terminate' condition='remote-stream-error'><stream:error><"+
+				test.condition+" xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></body>")
+		}, judged(j), roomy)
+		g.do("POST", boshPath, strings.NewReader(ofSession("a", test.stanzas)))
+		if failed := len(j.told); failed != test.failed || failed > 0 && j.told[0] != 1 {
+			t.Errorf("%s, %s: the judge was told %v; want %d", test.name, test.condition, j.told, test.failed)
+		}
+	}
+}
+
 // An answer with the result of a login does not reach a refused address, and its
 // requests do not reach the server.
 func TestBOSHLoginsRefused(t *testing.T) {

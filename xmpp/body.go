@@ -42,6 +42,12 @@ func ReadBodyStart(data []byte) (Body, error) {
 	return b, err
 }
 
+// MayLogIn reports whether a body may contain a step of a login. Like MayAskIQAuth it is
+// cheap, and never false for a body with one.
+func MayLogIn(data []byte) bool {
+	return MayAskIQAuth(data) || bytes.Contains(data, []byte(nsSASL)) || bytes.Contains(data, []byte(nsSASL2))
+}
+
 // MayAskIQAuth reports whether a body may have an IQAuth. It is much cheaper than
 // ReadBody, and never false for a body with one, if that is XML in UTF-8 without a
 // document type declaration.

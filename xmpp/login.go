@@ -8,9 +8,9 @@ const maxLoginTag = 1 << 10 // bytes
 
 // A LoginReader finds the results of logins in what a server sends: SASL (RFC 6120,
 // section 6), SASL 2 (XEP-0388), and jabber:iq:auth (XEP-0078, obsolete), in a
-// WebSocket message in either framing or in the body of a BOSH answer. It examines only
-// tags at the depth of the server's own elements: the content of a stanza may come from
-// another client.
+// WebSocket message in either framing or in the body of a BOSH answer. A stream error
+// may be such a result as well. It examines only tags at the depth of the server's own
+// elements: the content of a stanza may come from another client.
 //
 // The zero value is ready. It is for one message, or one answer.
 type LoginReader struct {
@@ -30,12 +30,18 @@ type LoginReader struct {
 	// called for an error that may be that refusal. Nil: there are none.
 	Asked func() bool
 
+	// Tried is true if the client may have tried to log in and has no result yet. A
+	// stream error that refuses the client is then the result (RFC 6120, section
+	// 6.4.5). Feed sets Tried to false at a result.
+	Tried bool
+
 	depth   int     // number of open elements
 	around  int     // how many of those enclose the server's elements: <stream:stream>, BOSH's <body>
 	failure bool    // inside a <failure/> whose condition has not been read yet
 	bosh    bool    // the enclosing element is <body>
 	iqError bool    // within an <iq type='error'/>
 	refused bool    // inside an error that may answer a login
+	ending  bool    // within a <stream:error>
 	cut     []byte  // a tag that is not complete yet
 	slash   bool    // the last byte of cut, kept or not, is "/"
 	quote   byte    // not 0: inside an attribute's value that ends with it
@@ -154,7 +160,7 @@ func (r *LoginReader) tag(tag []byte, empty bool) {
 				r.failure = false
 				r.Failed++
 			}
-			r.iqError, r.refused = false, false
+			r.iqError, r.refused, r.ending = false, false, false
 		}
 		return
 	}
@@ -172,15 +178,32 @@ func (r *LoginReader) tag(tag []byte, empty bool) {
 		}
 	case inside == 1 && r.iqError && local == "query" && h.mayBe(nsIQAuth):
 		r.refused = true
-	case inside == 2 && r.iqError && local == "not-authorized":
-		if asked := r.Asked != nil && r.Asked(); asked || r.refused {
-			r.Failed++
+	case inside == 1 && r.iqError && local == "error":
+		// Old servers send no condition. XEP-0086 has this code for not-authorized only.
+		if code, _ := h.attr("code"); code == "401" {
+			r.refuses(r.refused)
 		}
-		r.iqError, r.refused = false, false
+	case inside == 2 && r.iqError && local == "not-authorized":
+		r.refuses(r.refused)
+	case inside == 1 && r.ending && local == string(NotAuthorized):
+		// Over BOSH the attempt may be in another request, and the error cannot mean
+		// anything else in a session that is logged in.
+		r.refuses(r.Tried || r.bosh)
+	case inside == 1 && r.ending && local == string(PolicyViolation):
+		r.refuses(r.Tried)
 	}
 	if !empty {
 		r.depth++
 	}
+}
+
+// refuses handles an error that refuses a login if certain is true or the session asked.
+func (r *LoginReader) refuses(certain bool) {
+	if asked := r.Asked != nil && r.Asked(); asked || certain {
+		r.Failed++
+		r.Tried = false
+	}
+	r.iqError, r.refused, r.ending = false, false, false
 }
 
 // word handles the start of one of the server's own elements.
@@ -191,9 +214,12 @@ func (r *LoginReader) word(h head, local string, empty bool) {
 		case !h.mayBe(nsSASL) && !h.mayBe(nsSASL2):
 		case empty:
 			r.Failed++
+			r.Tried = false
 		default:
-			r.failure = true
+			r.failure, r.Tried = true, false
 		}
+	case "error":
+		r.ending = !empty && h.isStreamError()
 	case "success":
 		if h.mayBe(nsSASL) || h.mayBe(nsSASL2) {
 			r.Succeeded, r.In = true, true

@@ -19,6 +19,10 @@ func failedWith(condition string) string {
 	return `<failure xmlns="urn:ietf:params:xml:ns:xmpp-sasl"><` + condition + `/></failure>`
 }
 
+func streamError(condition string) string {
+	return `<stream:error><` + condition + ` xmlns='urn:ietf:params:xml:ns:xmpp-streams'/><text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>no</text></stream:error>`
+}
+
 func inBody(s string) string {
 	return `<body xmlns='http://jabber.org/protocol/httpbind' sid="a" xmlns:stream='http://etherx.jabber.org/streams'>` + s + `</body>`
 }
@@ -83,6 +87,16 @@ var logins = []struct {
 	{"iq auth over BOSH, a padded id", inBody(`<iq id="` + padding + `" type="error"><query xmlns='jabber:iq:auth' x='` + padding + `'/>` + notAuth), 1, false, false},
 	{"a padded answer that is no error", `<iq id='` + padding + `' type='result'><query xmlns='jabber:iq:auth'><username/></query></iq>`, 0, false, false},
 	{"BOSH, behind a padded answer", inBody(`<iq id='` + padding + `' type='result'/>` + failed), 1, false, false},
+	{"iq auth, without a condition", `<iq type='error' id='2'><error code='401'>Unauthorized</error></iq>`, 1, false, false},
+	{"iq auth, an empty error", `<iq type='error' id='2'><query xmlns='jabber:iq:auth'/><error code="401"/></iq>` + failed, 2, false, false},
+	{"iq auth, another code", `<iq type='error' id='2'><error code='406'>Not Acceptable</error></iq>`, 0, false, false},
+	{"a code in a result", `<iq type='result' id='2'><error code='401'/></iq>`, 0, false, false},
+	{"a code further inside", `<iq type='error' id='2'><x><error code='401'/></x></iq>`, 0, false, false},
+	{"iq auth over BOSH, without a condition", inBody(`<iq type='error' id='2'><query xmlns='jabber:iq:auth'/><error code='401'>Unauthorized</error></iq>`), 1, false, false},
+	{"another iq over BOSH, without a condition", inBody(`<iq type='error' id='2'><error code='401'>Unauthorized</error></iq>`), 0, false, false},
+	{"a stream error, nothing was tried", streamError("not-authorized") + streamError("policy-violation"), 0, false, false},
+	{"a stream error over BOSH", inBody(streamError("not-authorized")), 1, false, false},
+	{"another stream error over BOSH", inBody(streamError("policy-violation")), 0, false, false},
 	{"iq auth, something else", `<iq type='error' id='2'><error code='406'><not-acceptable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>`, 0, false, false},
 	{"iq auth over BOSH", inBody(`<iq type='error' id='2'><query xmlns='jabber:iq:auth'/>` + notAuth), 1, false, false},
 	{"another iq over BOSH", inBody(`<iq type='error' id='2'><pubsub xmlns='http://jabber.org/protocol/pubsub'/>` + notAuth), 0, false, false},
@@ -146,6 +160,9 @@ func TestLoginReaderAsked(t *testing.T) {
 	}{
 		{"a refusal", inBody(refused), 1, 1, 0},
 		{"with a padded id", inBody(padded), 1, 1, 0},
+		{"without a condition", inBody(`<iq type='error' id='2'><error code='401'>Unauthorized</error></iq>`), 1, 1, 0},
+		{"with a code and a condition", inBody(refused), 2, 1, 1},
+		{"a stream error", inBody(streamError("policy-violation")), 2, 1, 1},
 		{"nobody asked", inBody(refused + padded), 0, 0, 0},
 		{"more than were asked for", inBody(refused + padded + refused), 2, 2, 0},
 		{"with the question", inBody(whole), 1, 1, 0},
@@ -177,6 +194,48 @@ func TestLoginReaderAsked(t *testing.T) {
 			r.End()
 			if r.Failed != tt.failed || left != tt.left {
 				t.Errorf("%s, in pieces of %d: failed %d, %d left; want %d, %d", tt.name, size, r.Failed, left, tt.failed, tt.left)
+			}
+		}
+	}
+}
+
+// A stream error that refuses the client counts if the client may have tried to log in
+// and has no other result.
+func TestLoginReaderTried(t *testing.T) {
+	for _, tt := range []struct {
+		name, in string
+		failed   int
+		tried    bool // afterwards
+	}{
+		{"RFC 7395", strings.Replace(streamError("not-authorized"), "error>", "error xmlns:stream='http://etherx.jabber.org/streams'>", 1), 1, false},
+		{"older draft", streamError("not-authorized") + `</stream:stream>`, 1, false},
+		{"another prefix", `<s:error xmlns:s='http://etherx.jabber.org/streams'><s:not-authorized/></s:error>`, 1, false},
+		{"too many tries (RFC 6120, section 6.4.5)", streamError("policy-violation"), 1, false},
+		{"BOSH", inBody(streamError("policy-violation")), 1, false},
+		{"text in front", `<stream:error><text>no</text><not-authorized/></stream:error>`, 1, false},
+		{"behind features", features + streamError("not-authorized"), 1, false},
+		{"behind a failure", failed + streamError("policy-violation"), 1, false},
+		{"behind an empty failure", `<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>` + streamError("not-authorized"), 1, false},
+		{"behind a failure that does not count", aborted + streamError("not-authorized"), 0, false},
+		{"behind a challenge", `<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>` + streamError("not-authorized"), 1, false},
+		{"two of them", streamError("not-authorized") + streamError("not-authorized"), 1, false},
+		{"another condition", streamError("connection-timeout") + streamError("see-other-host"), 0, true},
+		{"no condition", `<stream:error/><stream:error></stream:error><not-authorized/>`, 0, true},
+		{"further inside", `<stream:error><x><not-authorized/></x></stream:error>`, 0, true},
+		{"inside a stanza", `<iq type='result'>` + streamError("not-authorized") + `</iq>`, 0, true},
+		{"an error of no stream", `<error xmlns='jabber:client'><not-authorized/></error>`, 0, true},
+		{"behind success", succeeds + streamError("not-authorized"), 0, true},
+	} {
+		for _, size := range []int{len(tt.in), 1, 7} {
+			r := LoginReader{Tried: true}
+			for rest := tt.in; rest != ""; {
+				n := min(size, len(rest))
+				r.Feed([]byte(rest[:n]))
+				rest = rest[n:]
+			}
+			r.End()
+			if r.Failed != tt.failed || r.Tried != tt.tried {
+				t.Errorf("%s, in pieces of %d: failed %d, tried %t; want %d, %t", tt.name, size, r.Failed, r.Tried, tt.failed, tt.tried)
 			}
 		}
 	}

@@ -47,8 +47,7 @@ func FirstWord(head []byte) Word {
 			return CloseWord
 		}
 	case "error":
-		// In the older draft the prefix is declared in the stream's start tag.
-		if !h.end && (string(h.prefix) == "stream" || h.mayBe(nsStreams)) {
+		if !h.end && h.isStreamError() {
 			return ErrorWord
 		}
 	case "enabled", "resumed":
@@ -144,6 +143,10 @@ func parseHead(b []byte) (h head) {
 	}
 	return h
 }
+
+// isStreamError reports whether a start tag with the local name "error" is that of a
+// stream error. In the older draft the prefix is declared in the stream's start tag.
+func (h head) isStreamError() bool { return string(h.prefix) == "stream" || h.mayBe(nsStreams) }
 
 // mayBe reports whether the tag declares the namespace space, or, if space ends in a
 // colon, one that begins with it. It also returns true if the tag is cut short before

@@ -67,6 +67,7 @@ const (
 	ImproperAddressing     Condition = "improper-addressing"
 	InternalServerError    Condition = "internal-server-error"
 	InvalidNamespace       Condition = "invalid-namespace"
+	NotAuthorized          Condition = "not-authorized" // the gate only reads it
 	NotWellFormed          Condition = "not-well-formed"
 	PolicyViolation        Condition = "policy-violation"
 	RemoteConnectionFailed Condition = "remote-connection-failed"
