@@ -204,6 +204,7 @@ func TestBOSHIQAuthUnread(t *testing.T) {
 		{"a login", "POST", "", whole, nil, ""},
 		{"a query", "POST", "?x=y", whole, nil, ""},
 		{"a page", "GET", "?x=y", "", nil, ""},
+		{"a body in the query", "POST", "?%3Cbody%20sid='a'/%3E", ofSession("a", ""), nil, "403"},
 		{"no end", "POST", "", strings.TrimSuffix(whole, "</body>"), nil, ""},
 		{"a message with a comment", "POST", "", ofSession("a", "<message/><!-- -->"), nil, ""},
 		{"a wrong charset, but no login", "POST", "", ofSession("a", ""), []string{"Content-Type", "text/xml; charset=iso-8859-1"}, ""},

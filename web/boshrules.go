@@ -65,12 +65,8 @@ func (b *bosh) check(r *http.Request, body []byte, of *loginsOf) *boshRefusal {
 	if !strict && of == nil {
 		return nil
 	}
-	if r.Method != http.MethodPost && r.URL.RawQuery != "" {
-		// The old script syntax of XEP-0124: the body is in the URL.
-		q, err := url.QueryUnescape(r.URL.RawQuery)
-		if strict || err != nil || strings.Contains(q, "<") {
-			return &boshRefusal{status: http.StatusForbidden, err: errors.New("query in a " + r.Method)}
-		}
+	if mayBeBody(r.URL.RawQuery) {
+		return &boshRefusal{status: http.StatusForbidden, err: errors.New("query that may be a body")}
 	}
 	if len(bytes.TrimSpace(body)) == 0 || !strict && isNoXML(r, body) {
 		return nil
@@ -120,6 +116,22 @@ func (b *bosh) check(r *http.Request, body []byte, of *loginsOf) *boshRefusal {
 		return &boshRefusal{status: http.StatusServiceUnavailable, err: errors.New("too many sessions with open logins")}
 	}
 	return nil
+}
+
+// mayBeBody reports whether a server could read a query as a body, as in the old script
+// syntax of XEP-0124, however often it decodes it.
+func mayBeBody(query string) bool {
+	for before := ""; query != before; {
+		if strings.ContainsAny(query, "<\x00") || !utf8.ValidString(query) {
+			return true
+		}
+		before = query
+		var err error
+		if query, err = url.QueryUnescape(query); err != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // isNoXML reports whether a body can't be XML, however a server reads it: it is text,

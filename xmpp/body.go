@@ -3,6 +3,7 @@ package xmpp
 import (
 	"bytes"
 	"encoding/xml"
+	"slices"
 )
 
 // A Body has the attributes of a BOSH body's start tag (XEP-0124, section 6) that the
@@ -25,8 +26,8 @@ type Body struct {
 // server may ignore them too, and use the `to` of any element.
 //
 // Nothing may follow the element, because Tigase takes each element of a request for a
-// body, and sees tags in comments and CDATA sections. The end of the element may be
-// missing.
+// body, and sees tags in comments and CDATA sections. No element in it may be a start tag
+// of a stream or another body, wherever it stands. The end of the element may be missing.
 func ReadBody(data []byte) (Body, error) {
 	b, n, err := readBodyStart(data)
 	if err != nil {
@@ -116,8 +117,11 @@ func checkRest(data []byte, from int) (iqAuth int, err error) {
 			if depth == 0 && end > int64(from) {
 				return 0, &StreamError{NotWellFormed, "something follows the body"}
 			}
-			if depth == 2 && token.Name.Space == nsIQAuth {
+			switch {
+			case depth == 2 && token.Name.Space == nsIQAuth:
 				iqAuth++
+			case depth > 0 && beginsStream(token, depth):
+				return 0, &StreamError{BadFormat, "the start of a stream inside the body"}
 			}
 			depth++
 		case xml.EndElement:
@@ -136,6 +140,23 @@ func checkRest(data []byte, from int) (iqAuth int, err error) {
 			}
 		}
 	}
+}
+
+// beginsStream reports whether an element inside a body could begin a stream for some
+// server. A message has a <body/> as well, without these attributes, and XEP-0047 has an
+// <open/>.
+func beginsStream(element xml.StartElement, depth int) bool {
+	switch element.Name.Local {
+	case "body":
+		return depth == 1 || slices.ContainsFunc(element.Attr, func(a xml.Attr) bool {
+			return a.Name.Space == "" && (a.Name.Local == "to" || a.Name.Local == "rid" || a.Name.Local == "sid")
+		})
+	case "open":
+		return element.Name.Space == nsFraming
+	case "stream":
+		return isStream(element.Name, "stream")
+	}
+	return false
 }
 
 // checkCut checks markup without an end, which encoding/xml does not return: another
