@@ -47,8 +47,8 @@ import (
 // others, attackers with one each delay newcomers by at most a patience, and a crowd
 // behind one address gets in although its members wait for their network. Meanwhile a
 // newcomer waits outside and a ready handshake stays ready. If too many connections are
-// open and none may be given up, the one that has been Kept longest makes room. A
-// newcomer is refused if no stalled connection could make room for it, or too many are
+// open and none may be given up, a Kept one makes room: of the address with the most, the
+// one that has been Kept longest. A newcomer is refused if no stalled connection could make room for it, or too many are
 // outside.
 //
 // Of the connections outside, those of the address with fewest inside come in first. If
@@ -85,7 +85,7 @@ type door struct {
 	growing   list.List      // of *visit: stalled, and waiting for room for what their clients have sent
 	outside   int            // connections
 	served    int            // those in Served, Body or Pages
-	kept      list.List      // of *visit, longest Kept first
+	keepers   ranking[party] // those with Kept connections; the first loses one first
 	room      chan struct{}
 	blocked   bool // no room for connections that are Ready or Outside
 	retry     *time.Timer
@@ -187,7 +187,7 @@ type visit struct {
 	due     time.Time     // stalled: when others may take its place
 	inParty int           // stalled: index in party.stalled
 	inDoor  int           // stalled: index in door.stalled
-	waiting *list.Element // in party.ready, party.outside, door.again, door.growing or door.kept
+	waiting *list.Element // in party.ready, party.outside, party.kept, door.again or door.growing
 	line    *list.List    // the list with waiting
 	want    want          // growing: what it waits for
 	turn    chan error    // Ready, waiting for its slot, or growing: nil, or an error
@@ -218,6 +218,7 @@ func newDoor() *door {
 		parties: map[clientKey]*party{},
 		order:   ranking[party]{before: loses, place: func(p *party) *int { return &p.inOrder }},
 		entry:   ranking[party]{before: comesIn, place: func(p *party) *int { return &p.inEntry }},
+		keepers: ranking[party]{before: keepsMore, place: func(p *party) *int { return &p.inKeepers }},
 		queues:  ranking[party]{before: hasMore, place: func(p *party) *int { return &p.inQueues }},
 		stalled: ranking[visit]{before: endsFirst, place: func(v *visit) *int { return &v.inDoor }},
 	}
@@ -664,13 +665,8 @@ func (d *door) shed() {
 func (d *door) yields(key clientKey) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for e := d.kept.Front(); e != nil; e = e.Next() {
-		if v := e.Value.(*visit); v.party.key == key {
-			d.giveUp(v)
-			return true
-		}
-	}
-	return false
+	p := d.parties[key]
+	return p != nil && d.giveUpKeptOf(p)
 }
 
 var longAgo = time.Unix(1, 0)
@@ -716,6 +712,10 @@ func (d *door) unset(v *visit) {
 		d.computing--
 	case phaseServed, phasePages:
 		d.served--
+	case phaseKept:
+		if p.kept.Len() == 0 {
+			heap.Remove(&d.keepers, p.inKeepers)
+		}
 	}
 	d.reserved -= v.price
 	v.phase, v.price, v.waiting = phaseNone, 0, nil
@@ -758,7 +758,10 @@ func (d *door) put(v *visit, s phase, price int64, due time.Time) {
 	case phaseServed, phasePages:
 		d.served++
 	case phaseKept:
-		v.lineUp(&d.kept)
+		v.lineUp(&p.kept)
+		if p.kept.Len() == 1 {
+			heap.Push(&d.keepers, p)
+		}
 	case phaseReady:
 		v.lineUp(&p.ready)
 		if p.ready.Len() == 1 {

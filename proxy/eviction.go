@@ -15,8 +15,9 @@ type party struct {
 	ready   list.List // of *visit
 	turn    *list.Element
 	outside list.List // of *visit, in the order of accept
+	kept    list.List // of *visit, longest Kept first
 
-	inOrder, inEntry, inQueues int // index in the door's rankings
+	inOrder, inEntry, inQueues, inKeepers int // index in the door's rankings
 }
 
 // sharePrice is the maximum price of a connection that counts as one. It exceeds that
@@ -55,6 +56,9 @@ func (d *door) reorder(p *party) {
 	if p.outside.Len() > 0 {
 		heap.Fix(&d.entry, p.inEntry)
 		heap.Fix(&d.queues, p.inQueues)
+	}
+	if p.kept.Len() > 0 {
+		heap.Fix(&d.keepers, p.inKeepers)
 	}
 }
 
@@ -157,9 +161,14 @@ func (d *door) most() *visit {
 	return nil
 }
 
-// giveUpKept gives up the connection that has been Kept longest.
+// giveUpKept gives up a Kept connection of the address with the most.
 func (d *door) giveUpKept() bool {
-	e := d.kept.Front()
+	return d.keepers.Len() > 0 && d.giveUpKeptOf(d.keepers.first())
+}
+
+// giveUpKeptOf gives up the connection of an address that has been Kept longest.
+func (d *door) giveUpKeptOf(p *party) bool {
+	e := p.kept.Front()
 	if e != nil {
 		d.giveUp(e.Value.(*visit))
 	}
@@ -205,6 +214,15 @@ func comesIn(a, b *party) bool {
 		return a.shares < b.shares
 	}
 	return a.outside.Front().Value.(*visit).until.Before(b.outside.Front().Value.(*visit).until)
+}
+
+// keepsMore orders parties with Kept connections: most of them first; among equals, the
+// one whose first has been Kept longest.
+func keepsMore(a, b *party) bool {
+	if a.kept.Len() != b.kept.Len() {
+		return a.kept.Len() > b.kept.Len()
+	}
+	return a.kept.Front().Value.(*visit).due.Before(b.kept.Front().Value.(*visit).due)
 }
 
 // hasMore orders parties for the limit outside.
