@@ -35,6 +35,8 @@ func doorMeasures() []measure {
 		{name: "door-silent-1", run: strangers{"2,000 silent connections of one address", 2000, 0, 1, silent, 0}.beside},
 		{name: "door-silent-50", run: strangers{"2,000 silent connections of 50 addresses", 2000, 0, 50, silent, 0}.beside},
 		{name: "door-files", files: 256, run: strangers{"40 half ClientHellos a second of 50 addresses, with ulimit -n 256", 0, 40, 50, half, away}.beside},
+		{name: "door-files-200", files: 256, run: strangers{"200 half ClientHellos of 200 addresses, with ulimit -n 256", 200, 0, 200, half, away}.beside},
+		{name: "door-crowd", run: strangers{"1,700 half ClientHellos of 1,700 addresses, 20 clients of one address at a time", 1700, 0, 1700, half, away}.besideCrowd(20)},
 		{name: "door-bodies", run: strangers{"200 requests without their body a second of 50 addresses", 0, 200, 50, bodiless, 0}.beside},
 		{name: "door-far", run: func(ctx context.Context, g *gate) ([]figure, error) {
 			return atOnce(ctx, g, clients(1500), 700*time.Millisecond)
@@ -59,6 +61,15 @@ type strangers struct {
 
 // beside measures honest clients of one more address, one after the other.
 func (s strangers) beside(ctx context.Context, g *gate) ([]figure, error) {
+	return s.besideCrowd(1)(ctx, g)
+}
+
+// besideCrowd measures so many honest clients of one address at a time.
+func (s strangers) besideCrowd(n int) func(context.Context, *gate) ([]figure, error) {
+	return func(ctx context.Context, g *gate) ([]figure, error) { return s.besideClients(ctx, g, n) }
+}
+
+func (s strangers) besideClients(ctx context.Context, g *gate, crowd int) ([]figure, error) {
 	strangersCtx, stop := context.WithCancel(ctx)
 	var there sync.WaitGroup
 	defer there.Wait()
@@ -71,11 +82,21 @@ func (s strangers) beside(ctx context.Context, g *gate) ([]figure, error) {
 	var took []time.Duration
 	failed := 0
 	for until := time.Now().Add(20 * time.Second); len(took) < honest && time.Now().Before(until); {
-		began := time.Now()
-		if err := g.visit(ctx, s.away); err != nil {
-			failed++
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		for range crowd {
+			all.Go(func() {
+				began := time.Now()
+				err := g.visit(ctx, s.away)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					failed++
+				}
+				took = append(took, time.Since(began))
+			})
 		}
-		took = append(took, time.Since(began))
+		all.Wait()
 		time.Sleep(30 * time.Millisecond)
 	}
 	peak, err := g.peak()

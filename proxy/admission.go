@@ -74,7 +74,7 @@ func (a *admission) place(v *visit, now *configuration, addr netip.Addr, key cli
 			a.clients.remove(key)
 		}
 	}()
-	switch a.door.enter(v, key) {
+	switch a.door.enterInTurn(v, key) {
 	case errFull:
 		return limitConnections
 	case errNoPlace:

@@ -87,7 +87,8 @@ type door struct {
 	served    int            // those in Served, Body or Pages
 	keepers   ranking[party] // those with Kept connections; the first loses one first
 	room      chan struct{}
-	blocked   bool // no room for connections that are Ready or Outside
+	changed   chan struct{} // closed by the next dispatch; nil: nobody waits for it
+	blocked   bool          // no room for connections that are Ready or Outside
 	retry     *time.Timer
 	closed    bool // no longer accepting
 	draining  bool // no longer waiting for further requests
@@ -269,6 +270,47 @@ func (d *door) accepts() bool {
 func (d *door) enter(v *visit, key clientKey) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.tryEnter(v, key)
+}
+
+// enterInTurn is enter, and waits for a descriptor if a stalled connection will give one
+// back. Meanwhile the next ones wait in the kernel, so they come in in the order of arrival
+// where each has an address of its own. One whose address has another connection on its way
+// in never waits, so an address can't stop the others.
+func (d *door) enterInTurn(v *visit, key clientKey) error {
+	for until := time.Now().Add(v.timeout); ; {
+		changed, err := d.enterOrWait(v, key)
+		if changed == nil {
+			return err
+		}
+		timer := time.NewTimer(time.Until(until))
+		select {
+		case <-changed:
+			timer.Stop()
+		case <-timer.C:
+			return err
+		}
+	}
+}
+
+// enterOrWait is enter. If changed is not nil, nothing has happened, and the caller tries
+// again when it is closed.
+func (d *door) enterOrWait(v *visit, key clientKey) (changed <-chan struct{}, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err = d.tryEnter(v, key)
+	if err != errFull || d.parties[key] != nil || d.stalled.Len() == 0 {
+		return nil, err
+	}
+	if d.changed == nil {
+		d.changed = make(chan struct{})
+	}
+	d.lookLater()
+	return d.changed, err
+}
+
+// tryEnter is enter with d.mu held.
+func (d *door) tryEnter(v *visit, key clientKey) error {
 	if d.closed || d.ended {
 		return errClosing
 	}
@@ -607,6 +649,7 @@ func (d *door) stop() {
 			v.conn.SetReadDeadline(longAgo)
 		}
 	}
+	d.dispatch()
 }
 
 // drain closes connections kept for a further request. The end of the last connection
@@ -829,17 +872,29 @@ func (d *door) dispatch() {
 		d.set(v, phaseHello)
 		d.letIn(v)
 	}
-	if (d.blocked || d.growing.Len() > 0) && d.retry == nil && !d.closed {
-		wait := maxBlockedRetry
-		if v := d.stalled.first(); v != nil {
-			wait = min(max(time.Until(d.dueFor(v, nil)), minBlockedRetry), maxBlockedRetry)
-		}
-		d.retry = time.AfterFunc(wait, func() { panics.Catch(panics.Handshake, d.look) })
+	if d.blocked || d.growing.Len() > 0 {
+		d.lookLater()
+	}
+	if d.changed != nil {
+		close(d.changed)
+		d.changed = nil
 	}
 	if d.room != nil && !d.crowded() {
 		close(d.room)
 		d.room = nil
 	}
+}
+
+// lookLater dispatches again when the next patience ends.
+func (d *door) lookLater() {
+	if d.retry != nil || d.closed {
+		return
+	}
+	wait := maxBlockedRetry
+	if v := d.stalled.first(); v != nil {
+		wait = min(max(time.Until(d.dueFor(v, nil)), minBlockedRetry), maxBlockedRetry)
+	}
+	d.retry = time.AfterFunc(wait, func() { panics.Catch(panics.Handshake, d.look) })
 }
 
 func (d *door) look() {

@@ -350,6 +350,62 @@ func TestDoorFullOutside(t *testing.T) {
 	})
 }
 
+// If each descriptor has an address of its own, a newcomer waits for one that a stalled
+// connection gives back, the next ones behind it. An address that has a connection already
+// is refused at once, and so is everybody where only tunnels have descriptors.
+func TestDoorEntersInTurn(t *testing.T) {
+	atDoor(t, 1, func(d *doorway) {
+		d.configure(4, 1)
+		enter := func(from string) (*visit, error) {
+			v := &visit{conn: quietConn{}, begin: func() {}, timeout: 10 * time.Second}
+			return v, d.enterInTurn(v, addressOf(from))
+		}
+		from := func(i int) string { return netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}).String() }
+		var all []*visit
+		for i := range 8 { // four inside, four outside
+			v := d.come(from(i))
+			d.waits(v)
+			all = append(all, v)
+		}
+		began := time.Now()
+		if _, err := enter(from(3)); err != errFull || time.Since(began) != 0 {
+			t.Errorf("one that has a connection: %v after %v; want it refused at once", err, time.Since(began))
+		}
+		_, err := enter(honest)
+		if took := time.Since(began); err != nil || took == 0 || took > phases[phaseHello].patience {
+			t.Errorf("a newcomer: %v after %v; want it in within a patience", err, took)
+		}
+		if n := d.countGivenUp(all); n == 0 {
+			t.Error("no stalled one made place")
+		}
+		for i := range 20 { // so that all descriptors are taken again
+			d.come(from(100 + i))
+		}
+		ended := make(chan error)
+		go func() {
+			_, err := enter("192.0.2.99")
+			ended <- err
+		}()
+		synctest.Wait()
+		d.stop()
+		if err := <-ended; err != errClosing {
+			t.Errorf("at the end: %v; want %v", err, errClosing)
+		}
+	})
+	atDoor(t, 1, func(d *doorway) {
+		d.configure(2, 1)
+		for range 2 {
+			v := d.come(stranger)
+			d.leave(v) // a tunnel
+		}
+		began := time.Now()
+		v := &visit{conn: quietConn{}, begin: func() {}, timeout: 10 * time.Second}
+		if err := d.enterInTurn(v, addressOf(honest)); err != errFull || time.Since(began) != 0 {
+			t.Errorf("beside tunnels: %v after %v; want it refused at once", err, time.Since(began))
+		}
+	})
+}
+
 // An address that counts as one is never given up for others before its patience ends,
 // regardless of its price and of their number: not even a client that has its answer
 // and is 100 ms away, beside attackers with one or two half ClientHellos each.
