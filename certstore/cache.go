@@ -9,24 +9,24 @@ import (
 	"time"
 )
 
-// maxParsed is how many certificates are kept in parsed form, about 2 KB each for ECDSA
-// and 9 KB for RSA. Parsing another one costs 12 µs (ECDSA) or 120 µs (RSA) in its
-// handshake.
+// maxParsed is how many certificates the cache keeps in parsed form, about 2 KB
+// each for ECDSA and 9 KB for RSA. Any other certificate costs its handshake
+// another 12 µs (ECDSA) or 120 µs (RSA) for parsing.
 const maxParsed = 512
 
-// parsed is a certificate in the form for crypto/tls.
+// parsed is a certificate in the form that crypto/tls needs.
 type parsed struct {
 	cert  *tls.Certificate
-	until int64       // Unix seconds: when the OCSP staple in cert expires
-	used  atomic.Bool // since the hand last passed
+	until int64       // Unix seconds: expiry of the OCSP staple in cert
+	used  atomic.Bool // since the hand last passed it
 }
 
-// A cache bounds the number of parsed certificates. A hit takes no lock. A miss holds
-// the lock only to change a few pointers; neither a reload nor parsing happens under
-// it.
+// A cache bounds the number of parsed certificates. A hit takes no lock. A miss
+// holds the lock only to change a few pointers; reloads and parsing happen
+// outside it.
 //
-// It uses the clock algorithm: a hand goes round and drops the first entry that was not
-// used since it last passed.
+// It uses the clock algorithm: a hand goes round and drops the first entry that
+// has not been used since the hand last passed it.
 type cache struct {
 	mu   sync.Mutex
 	ring []*certificate
@@ -79,8 +79,8 @@ func (k *cache) add(c *certificate) {
 	}
 }
 
-// drop removes certificates that are out of use, and so releases their chunks. One that
-// is being looked up concurrently may return; the next drop removes it.
+// drop removes certificates that are out of use, and so releases their chunks.
+// A concurrent lookup may add one of them again; the next drop removes it.
 func (k *cache) drop(unused func(*certificate) bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -25,17 +25,17 @@ const (
 	SourceACME      = "acme"
 )
 
-// A certificate is a leaf with its chain and private key, held as DER with the few
-// facts for choosing among several: ten thousand cost little more than their files. The
-// form for crypto/tls is parsed at the first handshake and may be dropped again
-// (cache.go).
+// A certificate is a leaf with its chain and private key, held as DER with the
+// few facts that choosing needs: ten thousand cost little more than their
+// files. The first handshake parses it for crypto/tls; the cache may drop that
+// form again (cache.go).
 //
-// It never changes once it is in a table, except for the parsed form.
+// A certificate in a table never changes, except for its parsed form.
 type certificate struct {
 	leaf  der
 	id    publicID              // of the leaf; zero for an installed certificate
-	key   der                   // as readKey keeps it; empty: pinned has it
-	chain unique.Handle[string] // issuers as one run of DER, in order, without the root; shared by all that have the same
+	key   der                   // in the form that readKey returns; empty if pinned is set
+	chain unique.Handle[string] // issuers as one run of DER, in order, without the root; shared by all certificates that have the same ones
 	links *links
 	names names
 
@@ -43,35 +43,35 @@ type certificate struct {
 	notAfter  int64 // Unix seconds
 	facts     unique.Handle[facts]
 
-	dir     string // folder of the files; shared by all in it
-	base    string // name of the file with the leaf; empty: installed
-	keyBase string // name of the file with the key; often the same
+	dir     string // folder of the files; shared by all certificates in it
+	base    string // name of the leaf's file; empty: installed
+	keyBase string // name of the key's file; often the same
 
-	readable bool  // anybody can read the key's file
+	readable bool  // every user can read the key's file
 	kept     bool  // the file has been replaced by something worse
-	whole    bool  // the root at the end of the chain has been seen
+	whole    bool  // the root at the end of the chain has been read
 	outside  bool  // see isOutside
-	flaw     *flaw // of the chain; nil: none is known
+	flaw     *flaw // of the chain; nil: none known
 	staple   *staple
 
 	// Only the tree's jobs use these.
 	judged   uint32 // the round of tree.judge; 0: not yet
-	seen     uint32 // the last round that has found it in a file
-	verified bool   // the leaf's signature
+	seen     uint32 // the last round that found it in a file
+	verified bool   // the leaf's signature has been checked
 
-	round  uint32                 // of the latest table with it; guarded by Store.swap
-	pinned *tls.Certificate       // installed in this form; never dropped
+	round  uint32                 // of the latest table that contains it; guarded by Store.swap
+	pinned *tls.Certificate       // set for an installed certificate; never dropped
 	parsed atomic.Pointer[parsed] // nil until the first handshake, and again once dropped
 }
 
-// facts are shared by many certificates.
+// facts are what many certificates have in common, and share.
 type facts struct {
 	source string
 	issuer string
 	kind   string // "ECDSA P-256"
 	family family
 	self   bool // self-signed
-	common bool // the name is the common name, because there is no SAN
+	common bool // the name is the common name; the leaf has no SAN
 	public bool // issued by a root of this system
 	doubts uint32
 }
@@ -80,8 +80,8 @@ func (c *certificate) family() family { return c.facts.Value().family }
 func (c *certificate) self() bool     { return c.facts.Value().self }
 func (c *certificate) source() string { return c.facts.Value().source }
 
-// file has the leaf and keyFile the private key; both are empty for an installed
-// certificate.
+// file returns the path of the leaf's file, keyFile that of the private key.
+// Both are empty for an installed certificate.
 func (c *certificate) file() string    { return c.path(c.base) }
 func (c *certificate) keyFile() string { return c.path(c.keyBase) }
 
@@ -92,14 +92,14 @@ func (c *certificate) path(base string) string {
 	return filepath.Join(c.dir, base)
 }
 
-// names are patterns in normal form, as Pattern returns them, separated by spaces: one
-// piece of memory, which the keys of a table point into.
+// names are patterns in normal form, as Pattern returns them, separated by
+// spaces. They are one string; the keys of a table point into it.
 type names string
 
 func (n names) all() iter.Seq[string] { return strings.SplitSeq(string(n), " ") }
 
-// newCertificate reads the facts from a leaf. self is what selfSigned says of it. The
-// result has no leaf, key or chain yet.
+// newCertificate reads the facts from a leaf. self is the result of selfSigned.
+// The certificate that it returns still lacks leaf, key and chain.
 func newCertificate(leaf *x509.Certificate, source string, self bool) (*certificate, publicID, error) {
 	id, family, kind, err := identify(leaf.PublicKey)
 	if err != nil {
@@ -130,9 +130,9 @@ func newCertificate(leaf *x509.Certificate, source string, self bool) (*certific
 
 var errNoName = errors.New("has no server name: neither a DNS name nor a usable common name")
 
-// serverNames returns the patterns in a leaf: its DNS names or, without any subject
-// alternative name, its common name. It omits IP addresses, because they are not server
-// names.
+// serverNames returns the patterns in a leaf: its DNS names or, if it has no
+// subject alternative name, its common name. IP addresses are omitted: they are
+// not server names.
 func serverNames(leaf *x509.Certificate) (_ names, common bool, err error) {
 	var list []string
 	for _, san := range leaf.DNSNames {
@@ -157,7 +157,7 @@ func hasSAN(leaf *x509.Certificate) bool {
 	return slices.ContainsFunc(leaf.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSAN) })
 }
 
-// issuerName is the issuer's name for people.
+// issuerName returns the issuer's name in readable form.
 func issuerName(leaf *x509.Certificate) string {
 	name := leaf.Issuer.CommonName
 	switch org := leaf.Issuer.Organization; {
@@ -171,11 +171,11 @@ func issuerName(leaf *x509.Certificate) string {
 	return printable(name)
 }
 
-// printable makes one printable line of foreign text: an answer of a CA, which may be
-// an HTML page of a proxy, or a name in a certificate, which may contain terminal
-// escapes.
+// printable turns foreign text into one printable line. Such text is a CA's
+// answer, which may be a proxy's HTML page, or a name in a certificate, which
+// may contain terminal escapes.
 func printable(s string) string {
-	const most = 1000 // bytes; Let's Encrypt's longest details have some 300
+	const most = 1000 // bytes; Let's Encrypt's longest details have about 300
 	s = strings.Join(strings.Fields(s), " ")
 	if len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "") + "…"
@@ -188,8 +188,9 @@ func printable(s string) string {
 	}, s)
 }
 
-// selfSigned reports whether a certificate is signed by its own key, as a root is, and not
-// by another one with the same name. It may have to check a signature, so ask once.
+// selfSigned reports whether a certificate is signed by its own key, as a root
+// is, and not by another certificate of the same name. It may have to check a
+// signature, so call it once.
 func selfSigned(c *x509.Certificate) bool {
 	switch {
 	case !bytes.Equal(c.RawIssuer, c.RawSubject):
@@ -204,7 +205,7 @@ func selfSigned(c *x509.Certificate) bool {
 	return err == nil || weak || errors.Is(err, x509.ErrUnsupportedAlgorithm)
 }
 
-// state describes the validity of the certificate in a word.
+// state returns one of the State constants.
 func (c *certificate) state(now time.Time) string {
 	switch t := now.Unix(); {
 	case t < c.notBefore:
@@ -220,22 +221,22 @@ func (c *certificate) valid(now time.Time) bool { return c.state(now) == StateOK
 // timely reports whether the certificate and its chain are valid.
 func (c *certificate) timely(now time.Time) bool { return c.valid(now) && c.links.valid(now) }
 
-// sound reports whether no reason is known why all clients reject the certificate, apart
-// from its own dates.
+// sound reports whether clients may accept the certificate: apart from its own
+// dates, no reason is known why all of them would reject it.
 func (c *certificate) sound(now time.Time) bool {
 	return c.flaw == nil && c.links.valid(now) && !c.rejected()
 }
 
-// same reports whether clients and operators can't tell them apart.
+// same reports whether c and o look the same to clients and operators.
 func (c *certificate) same(o *certificate) bool {
 	return c.dir == o.dir && c.base == o.base && c.keyBase == o.keyBase && c.chain == o.chain && c.kept == o.kept && c.readable == o.readable && c.flaw == o.flaw &&
 		c.leaf.equal(o.leaf) && c.key.equal(o.key) && c.staple.same(o.staple)
 }
 
-// setChain sets the chain, and what is known of it. The leaf is there already.
+// setChain sets the chain and what is known about it. The leaf must be set.
 func (c *certificate) setChain(chain unique.Handle[string]) {
 	c.chain, c.links = chain, noLinks
-	if !c.facts.Value().public { // else clients need no chain
+	if !c.facts.Value().public { // with a public root, clients may do without the chain
 		c.links = linksOf(chain)
 	}
 	c.outside = c.isOutside()
@@ -251,8 +252,9 @@ func (c *certificate) copy() *certificate {
 	}
 }
 
-// parse makes the form for crypto/tls, without a disk or a lock. Leaf stays nil:
-// servers do not use it, and it would be the largest part.
+// parse converts the certificate for crypto/tls. It uses neither a disk nor a
+// lock. Leaf stays nil: servers do not use it, and it would be the largest
+// part.
 func (c *certificate) parse() (*tls.Certificate, error) {
 	key, err := openKey(c.key.bytes())
 	if err != nil {
@@ -271,7 +273,7 @@ func (c *certificate) parse() (*tls.Certificate, error) {
 	return out, nil
 }
 
-// fromTLS makes a certificate from a tls.Certificate.
+// fromTLS converts a tls.Certificate.
 func fromTLS(source string, cert *tls.Certificate) (*certificate, error) {
 	if cert == nil || len(cert.Certificate) == 0 {
 		return nil, errors.New("no certificate")

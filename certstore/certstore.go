@@ -1,43 +1,46 @@
 // Package certstore chooses the certificate for a ClientHello.
 //
-// A Store holds the certificates from a directory, in any of the usual layouts, and
-// those added with Install. It never generates one and has no default certificate.
-// ACME, in the same package, obtains certificates and installs them.
+// A Store holds the certificates from a directory, in any of the usual layouts,
+// and those added with Install. It never generates a certificate and has no
+// default one. ACME, in the same package, obtains certificates and installs
+// them.
 //
 // # States and owners
 //
-//	tree    the directory as it is read; one job at a time touches it (package files)
-//	harvest what the last job on the tree has left; immutable
-//	table   what handshakes see; immutable, swapped whole, read without a lock
+//	tree    the directory as it was last read; one job at a time uses it (package files)
+//	harvest the result of the last job on the tree; immutable
+//	table   what handshakes use; immutable, swapped whole, read without a lock
 //	view    has the newest table until the next Change, then stays as it is
 //	cache   the few certificates that are parsed; its lock is held for moments
 //
-// From the disk to a handshake there is one way down; each file calls those below it:
+// Data goes one way, from the disk to a handshake. Each of these files calls
+// only those below it:
 //
 //	watch.go    something may have changed, or view.go: another directory is prepared
-//	scan.go     which folders and files that may be about
-//	folder.go   a folder is listed
-//	read.go     a file is read, where it is not as it was
-//	parse.go    its bytes are taken apart
-//	harvest.go  the job ends, and every folder that changed is
-//	pair.go     put together: leaves, keys, chains
-//	publish.go  the table is swapped
-//	table.go    a name is looked up
-//	choose.go   one of several certificates is chosen
-//	cache.go    and parsed, if need be
+//	scan.go     selects the folders and files to look at
+//	folder.go   lists a folder
+//	read.go     reads a file if it has changed
+//	parse.go    splits it into leaves, keys and issuers
+//	harvest.go  ends the job and pairs each folder that has changed
+//	pair.go     combines leaves, keys and chains
+//	publish.go  swaps the table
+//	table.go    looks up a name
+//	choose.go   chooses one of several certificates
+//	cache.go    parses it, unless it is parsed already
 //
-// tree.go has the state of the first five, and elsewhere.go what is on other file
-// systems. A handshake begins at the table, with a server name in normal form
-// (name.go), and so waits neither for a disk nor for a reload.
+// tree.go holds the state of the first five files; elsewhere.go deals with
+// other file systems. A handshake starts at the table, with a server name in
+// normal form (name.go). It never waits for a disk or a reload.
 //
-// A directory may hang. Whoever has it read then waits no longer than files.Patience;
-// the job goes on when the directory is back, and publishes what it finds by itself.
-// Until then the certificates that were read before are served: at the start none,
-// which Reading tells.
+// A directory may hang. A caller waits for it no longer than files.Patience.
+// The job continues when the directory answers again, and then publishes its
+// result. Until then the Store serves the certificates that it read before. At
+// the start there are none, and Reading returns the error.
 //
-// Tables that the watcher, Reload, Install and Remove make are seen at once. What
-// belongs to a new configuration is prepared as a Change, and then seen by those
-// who take its View with the rest of that configuration (view.go).
+// Tables that the watcher, Reload, Install and Remove make take effect at once.
+// The certificates of a new configuration are prepared as a Change; its View
+// replaces the current one together with the rest of that configuration
+// (view.go).
 //
 // All methods of a Store are safe for concurrent use.
 package certstore
@@ -55,37 +58,37 @@ import (
 	"wssgate/watch"
 )
 
-// Options say where a Store finds certificates. The zero value is a Store
-// without a directory.
+// Options configure a Store. The zero value is for a Store without a directory.
 type Options struct {
 	Directory string       // empty: only installed certificates
-	Watch     bool         // notice changes by itself; else only Reload does
+	Watch     bool         // notice changes automatically; otherwise only Reload does
 	Log       *slog.Logger // nil: slog.Default()
 
 	quiet time.Duration // for tests: as in watch.Options
 }
 
-// A Store knows all certificates. Open makes one; Close ends it.
+// A Store serves certificates by server name. Create one with Open; Close stops
+// it.
 type Store struct {
 	log   *slog.Logger
 	quiet time.Duration        // of watchers
-	view  atomic.Pointer[View] // replaced by a Commit only
+	view  atomic.Pointer[View] // replaced only by Commit
 	cache cache
 
-	swap      sync.Mutex     // held for moments, never while the system is called
+	swap      sync.Mutex     // held for moments, never during a system call
 	tree      *tree          // nil without a directory
-	watcher   *watch.Watcher // nil unless the directory is watched
+	watcher   *watch.Watcher // nil if the directory is not watched
 	closed    bool
-	read      *harvest // of tree, as published last
+	read      *harvest // the tree's result that was published last
 	installed map[installedName]*certificate
 	nextDate  int64 // Unix seconds: when the next certificate becomes valid or expires; 0: never
 }
 
 type installedName struct{ source, name string }
 
-// Open reads the directory once and returns a Store that serves its good certificates.
-// Problems lists the bad ones. The only error is a directory that cannot be listed. A
-// directory that hangs is not an error: see Reading.
+// Open reads the directory once and returns a Store that serves its good
+// certificates. Problems lists the bad ones. Open fails only if the directory
+// cannot be listed. A directory that hangs is not an error: see Reading.
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		log:       o.Log,
@@ -108,7 +111,6 @@ func Open(o Options) (*Store, error) {
 // View returns the newest View.
 func (s *Store) View() *View { return s.view.Load() }
 
-// table returns the newest table.
 func (s *Store) table() *table { return s.View().table.Load() }
 
 // GetCertificate calls GetCertificate of the newest View.
@@ -119,9 +121,9 @@ func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 // Has calls Has of the newest View.
 func (s *Store) Has(serverName string) bool { return s.View().Has(serverName) }
 
-// Reload checks the whole directory, reads what changed, and returns when handshakes
-// use it. Problems lists bad files. The error is for a directory that cannot be listed
-// or hangs; all certificates then stay.
+// Reload checks the whole directory and reads what has changed. When it
+// returns, handshakes use the result. Problems lists bad files. Reload fails if
+// the directory hangs or cannot be listed; all certificates then stay in use.
 func (s *Store) Reload() error {
 	t, _ := s.inUse()
 	if t == nil {
@@ -134,15 +136,14 @@ func (s *Store) Reload() error {
 	return nil
 }
 
-// inUse returns the tree and its watcher.
 func (s *Store) inUse() (*tree, *watch.Watcher) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	return s.tree, s.watcher
 }
 
-// Reading returns an error while the directory hangs and nothing of it has been read
-// yet, and nil otherwise.
+// Reading returns an error while the directory hangs and none of it has been
+// read yet. Otherwise it returns nil.
 func (s *Store) Reading() *files.HangError {
 	t, _ := s.inUse()
 	if t == nil || t.done.Load() {
@@ -151,10 +152,10 @@ func (s *Store) Reading() *files.HangError {
 	return t.place.Hangs()
 }
 
-// Install puts a certificate beside those of the directory; it takes part in
-// the choice as they do. source and name together identify it, and the next
-// Install of both replaces it. It is for its own names, whatever name says.
-// The caller must not change cert afterwards.
+// Install adds a certificate to those of the directory; both kinds are chosen
+// by the same rules. source and name together identify it: the next Install
+// with both replaces it. The certificate serves the names that it contains,
+// whatever name is. The caller must not change cert afterwards.
 func (s *Store) Install(source, name string, cert *tls.Certificate) error {
 	c, err := fromTLS(source, cert)
 	if err != nil {
@@ -167,7 +168,7 @@ func (s *Store) Install(source, name string, cert *tls.Certificate) error {
 	return nil
 }
 
-// Remove removes the certificate that Install added under the same source and name.
+// Remove removes the certificate that was installed with this source and name.
 func (s *Store) Remove(source, name string) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
@@ -175,7 +176,7 @@ func (s *Store) Remove(source, name string) {
 	s.replaceTable(false)
 }
 
-// Close stops watching. Handshakes are still answered.
+// Close stops watching the directory. GetCertificate still works afterwards.
 func (s *Store) Close() error {
 	s.swap.Lock()
 	w := s.watcher

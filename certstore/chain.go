@@ -12,15 +12,16 @@ import (
 	"time"
 )
 
-// A flaw is a defect in a certificate's chain. A certificate with one does not replace
-// one without, and is served only if there is no other.
+// A flaw is a defect in a certificate's chain. A certificate with a flaw never
+// replaces one without, and is served only if there is no other.
 type flaw struct{ text string }
 
 func (f *flaw) Error() string { return f.text }
 
 func newFlaw(format string, args ...any) *flaw { return &flaw{fmt.Sprintf(format, args...)} }
 
-// orBroken returns f or, if it is nil, a signature of the chain that is wrong.
+// orBroken returns f or, if f is nil, the flaw of an invalid signature in the
+// chain.
 func (f *flaw) orBroken(l *links) *flaw {
 	if f == nil && l.broken != nil {
 		return &flaw{l.broken.Error()}
@@ -28,13 +29,13 @@ func (f *flaw) orBroken(l *links) *flaw {
 	return f
 }
 
-// isUnreadLabel reports whether a PEM block has certificates in a form that is not
-// read.
+// isUnreadLabel reports whether a PEM block holds certificates in a form that
+// wssgate does not read.
 func isUnreadLabel(label string) bool {
 	return label == "TRUSTED CERTIFICATE" || label == "PKCS7" || label == "CMS"
 }
 
-// systemRoots is nil if they cannot be read. It is rarely needed.
+// systemRoots returns nil if they cannot be read. Few trees need them.
 var systemRoots = sync.OnceValue(func() *x509.CertPool {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
@@ -43,11 +44,12 @@ var systemRoots = sync.OnceValue(func() *x509.CertPool {
 	return pool
 })
 
-// judge looks for flaws of the certificates that are new in work: a leaf that its issuer
-// has not signed, and a chain that is worse than that of a certificate for the same name,
-// in whatever file of the tree. The latter ones are compared again, too; judge adds their
-// folders to work. A first reading verifies only leaves that share a name, and some more,
-// because verifying ten thousand takes about a second.
+// judge looks for flaws in the certificates that are new in work. It reports a
+// leaf that its issuer has not signed, and a chain that is worse than that of
+// another certificate for the same name, in any file of the tree. It compares
+// those other certificates again as well, and adds their folders to work. The
+// first reading verifies only leaves that share a name and a few more:
+// verifying ten thousand takes about a second.
 func (t *tree) judge(work map[*folder]*pairing, now time.Time, first bool) {
 	var fresh []*certificate
 	for _, p := range work {
@@ -109,8 +111,8 @@ func (t *tree) judge(work map[*folder]*pairing, now time.Time, first bool) {
 	}
 }
 
-// blame gives a flaw to a certificate that is in a table, and so must not change: a copy
-// takes its place.
+// blame records a flaw. A certificate in a table must not change, so blame
+// replaces it with a copy.
 func (t *tree) blame(c *certificate, flaw *flaw, work map[*folder]*pairing, now time.Time) {
 	f := t.folders[c.dir]
 	if f == nil {
@@ -150,13 +152,14 @@ func (t *tree) blame(c *certificate, flaw *flaw, work map[*folder]*pairing, now 
 	}
 }
 
-// rivals are the certificates that serve, or have served, the same names as others.
+// rivals are certificates that serve, or have served, names of other
+// certificates.
 type rivals struct {
 	named map[rivalKey][]*certificate
-	gone  map[*certificate]bool // served before, and in no file any more
+	gone  map[*certificate]bool // served before, no longer in any file
 }
 
-// A rivalKey is a name and what has it.
+// A rivalKey is a name with the kind of its certificates.
 type rivalKey struct {
 	name string // exact, or without "*."
 	as   rivalAs
@@ -167,14 +170,14 @@ type rivalAs byte
 const (
 	asExact rivalAs = iota
 	asWild
-	asBelow // exact names below it that are gone
+	asBelow // exact names below it whose certificates are gone
 )
 
-// maxRivals bounds with how many others a certificate is compared for each of its names.
+// maxRivals bounds the comparisons for each name of a certificate.
 const maxRivals = 8
 
-// rivals returns those of what is fresh. It looks at all names of the tree, so it must not
-// allocate for each.
+// rivals returns the rivals of the certificates in fresh. It visits every name
+// in the tree, so it must not allocate for each.
 func (t *tree) rivals(fresh []*certificate, work map[*folder]*pairing) rivals {
 	r := rivals{make(map[rivalKey][]*certificate, len(fresh)), map[*certificate]bool{}}
 	for _, c := range fresh {
@@ -223,8 +226,8 @@ func (t *tree) rivals(fresh []*certificate, work map[*folder]*pairing) rivals {
 	return r
 }
 
-// rivalKeys returns where the rivals of a pattern are. What is gone counts as well if a
-// wildcard takes its place.
+// rivalKeys returns the keys of a pattern's rivals. A wildcard may also replace
+// certificates that are gone.
 func rivalKeys(name string) [2]rivalKey {
 	if above, wild := strings.CutPrefix(name, "*."); wild {
 		return [2]rivalKey{{above, asWild}, {above, asBelow}}
@@ -233,7 +236,7 @@ func rivalKeys(name string) [2]rivalKey {
 	return [2]rivalKey{{name, asExact}, {above, asWild}}
 }
 
-// of returns the certificates to compare c with, the best ones for each name.
+// of returns the certificates to compare with c, the best ones for each name.
 func (r rivals) of(c *certificate, now time.Time) (out []*certificate) {
 	for name := range c.names.all() {
 		for _, key := range rivalKeys(name) {
@@ -259,7 +262,7 @@ func (r rivals) of(c *certificate, now time.Time) (out []*certificate) {
 	return out
 }
 
-// share reports whether there is a server name that both of them are for.
+// share reports whether some server name matches both.
 func (n names) share(o names) bool {
 	if n == o {
 		return true
@@ -280,13 +283,13 @@ func covers(wild, name string) bool {
 	return ok && above == rest
 }
 
-// worseThan returns in what way the chain of c is worse than that of old, or nil. gone
-// says that c takes old's place.
+// worseThan returns how the chain of c is worse than that of old, or nil. gone
+// means that c takes the place of old.
 func (c *certificate) worseThan(old *certificate, gone bool, now time.Time) *flaw {
 	if c.flaw != nil || old.flaw != nil || old.self() || old.rejected() && !c.rejected() {
 		return nil
 	}
-	if gone && c.self() { // else prefer decides, here and below
+	if gone && c.self() { // otherwise prefer decides, here and below
 		return newFlaw("it is self-signed, and the one before is from a CA")
 	}
 	if why := c.rejection(); gone && why != "" && !old.rejected() {
@@ -350,15 +353,16 @@ func (c *certificate) certificates() ([]*x509.Certificate, error) {
 	return x509.ParseCertificates(append(c.leaf.bytes(), c.chain.Value()...))
 }
 
-// altered reports whether two certificates of one key differ in what no CA would issue
-// twice. So damage shows in the last certificate of a chain, whose issuer is unknown.
+// altered reports whether two certificates of one key differ in a way that no
+// CA would issue. It finds damage in the last certificate of a chain, whose
+// issuer is unknown.
 func altered(a, b *x509.Certificate) bool {
 	return !a.Equal(b) && bytes.Equal(a.RawSubjectPublicKeyInfo, b.RawSubjectPublicKeyInfo) &&
 		(a.SerialNumber.Cmp(b.SerialNumber) == 0 || bytes.Equal(a.Signature, b.Signature))
 }
 
-// broken returns why a client would reject a link of the chain. l are those of its
-// issuers.
+// broken returns the reason why a client would reject a link of the chain. l
+// describes its issuers.
 func broken(chain []*x509.Certificate, l *links, now time.Time) error {
 	if len(chain) > 1 {
 		if err := unsigned(chain[0], chain[1]); err != nil {
@@ -368,7 +372,8 @@ func broken(chain []*x509.Certificate, l *links, now time.Time) error {
 	return cmp.Or(l.broken, l.dateError(now))
 }
 
-// unsigned returns the flaw that the first issuer of the chain has not signed the leaf.
+// unsigned returns a flaw if the first issuer of the chain has not signed the
+// leaf.
 func (c *certificate) unsigned() *flaw {
 	if c.self() || c.chain == noChain || c.facts.Value().public {
 		return nil
@@ -398,10 +403,11 @@ func trusted(chain []*x509.Certificate, now time.Time) bool {
 	return err == nil
 }
 
-// alone returns the flaw of a leaf without a chain, as far as it can be seen.
+// alone returns the flaw of a leaf without a chain, as far as the leaf shows
+// it.
 func (l *leafPart) alone() *flaw {
 	if !l.stray && !l.missing.Value().elsewhere {
-		return nil // of a private CA, whose root clients have
+		return nil // from a private CA, whose root its clients have
 	}
 	chain, err := l.certificates()
 	if err != nil || trusted(chain, time.Now()) {

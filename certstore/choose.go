@@ -12,14 +12,15 @@ type candidate struct {
 	wild bool
 }
 
-// prefer compares two candidates of one family. It is negative if a comes first, and
-// explains why. It is zero only for the same leaf with the same chain from the same
-// file.
+// prefer compares two candidates of one family. order is negative if a is
+// better; why gives the reason. order is zero only for the same leaf with the
+// same chain from the same file.
 //
-// Valid wins over expired, a CA's over self-signed, one without a known flaw over one with
-// it or one that no client accepts, an exact name over a wildcard, later expiry over earlier. So a wildcard
-// serves if the exact name has only an expired or a self-signed certificate. The other
-// rules only make the result deterministic.
+// Valid wins over expired, a CA's certificate over a self-signed one, a
+// certificate without a known flaw over one that has a flaw or that all clients
+// reject, an exact name over a wildcard, and later expiry over earlier. So a
+// wildcard is served if the exact name has only an expired or a self-signed
+// certificate. The other rules only make the result deterministic.
 func prefer(a, b candidate, now time.Time) (order int, why string) {
 	if sa, sb := a.state(now), b.state(now); (sa == StateOK) != (sb == StateOK) {
 		bad := sa
@@ -81,9 +82,9 @@ func best(exact, wild []named, now time.Time) (out [families]candidate) {
 	return out
 }
 
-// choose returns the possible answers, best first: one of each family, ECDSA before
-// Ed25519 before RSA, unless only the later family has a valid one, a CA's, or one
-// without a known flaw.
+// choose returns the certificates to choose from, best first: one of each
+// family, ECDSA before Ed25519 before RSA. A later family goes first if it
+// alone has a certificate that is valid, from a CA, or without a known flaw.
 func choose(exact, wild []named, now time.Time) []*certificate {
 	byFamily := best(exact, wild, now)
 	out := make([]*certificate, 0, families)
@@ -97,7 +98,7 @@ func choose(exact, wild []named, now time.Time) []*certificate {
 	return out
 }
 
-// class ranks what matters more than the family.
+// class ranks the properties that matter more than the family.
 func (c *certificate) class(now time.Time) int {
 	class := 0
 	if c.valid(now) {
@@ -112,9 +113,9 @@ func (c *certificate) class(now time.Time) int {
 	return class
 }
 
-// pick returns the certificate for a client, or nil if there is none for the name. If
-// the client supports none of them, pick returns the first, so that the client gets
-// handshake_failure and not unrecognized_name.
+// pick returns the certificate for a client, or nil if the name has none. If
+// the client supports none of them, pick returns the first, so that the client
+// gets handshake_failure and not unrecognized_name.
 func (t *table) pick(hello *tls.ClientHelloInfo, name string, get func(*certificate) (*tls.Certificate, error)) (*tls.Certificate, error) {
 	exact, wild := t.lookup(name)
 	switch {
@@ -129,8 +130,8 @@ func (t *table) pick(hello *tls.ClientHelloInfo, name string, get func(*certific
 	if len(chosen) == 1 {
 		return get(chosen[0])
 	}
-	// SupportsCertificate would also compare the name, by stricter rules than ours (no
-	// common name), and parse the leaf for that.
+	// SupportsCertificate would also compare the name, by stricter rules than
+	// ours (it ignores the common name), and parse the leaf for it.
 	nameless := *hello
 	nameless.ServerName = ""
 	var first *tls.Certificate

@@ -5,25 +5,25 @@ import (
 	"runtime"
 )
 
-// A der is a run of bytes in an arena: a leaf or a private key. The zero der is empty.
-// It never changes.
+// A der is a run of bytes in an arena: a leaf or a private key. It never
+// changes. The zero der is empty.
 //
-// Its bytes can only be copied: the memory goes back to the system when the last der in
-// its chunk is collected, and a slice of it would not keep it alive.
+// Callers can only copy its bytes. The chunk's memory goes back to the system
+// when the last der in it is collected, and a slice would not keep it alive.
 type der struct {
 	chunk *chunk
 	off   uint32
 	len   uint32
 }
 
-// A chunk is memory outside the Go heap. On the heap, GOGC would let ten thousand
-// certificates take half as much memory again, or twice as much.
+// A chunk is memory outside the Go heap. On the heap, GOGC would make ten
+// thousand certificates cost 50 to 100 percent more memory.
 type chunk struct{ mem []byte }
 
 const chunkSize = 256 << 10 // bytes; about 200 certificates
 
-// An arena fills one chunk after another. It is not safe for concurrent use; its ders
-// are.
+// An arena fills one chunk after another. It is not safe for concurrent use,
+// but its ders are.
 type arena struct {
 	chunk *chunk
 	used  int

@@ -13,18 +13,19 @@ import (
 	"wssgate/watch"
 )
 
-// A tree may lead to other file systems, through links and mounts. Each of them has its
-// own Place, so that one that hangs affects only its own files. They are read in jobs
-// of that Place; the tree's job waits while that Place answers. When a Place is back,
-// its files are read again. On a network or in user space a single file or folder may
-// hang, too: there each has a Place for as long as a call takes, and the same holds for
-// it.
+// Links and mounts may lead from a tree to other file systems. Each file system
+// has its own Place, so that one that hangs affects only its own files. A job
+// in that Place reads them, and the tree's job waits while the Place answers.
+// When a Place that hung answers again, its files are read again.
+//
+// On a network file system, or one in user space, a single file or folder may
+// hang. There each call gets a Place of its own, with the same rules.
 
-// mounted is mountPoints; tests replace it.
+// mounted is replaced by tests.
 var mounted = mountPoints
 
-// mountPoints are where file systems are mounted, with their types; empty where the system
-// does not tell.
+// mountPoints returns the mount points with the types of their file systems. It
+// is empty on a system that does not list them.
 func mountPoints() map[string]string {
 	points := map[string]string{}
 	for _, m := range watch.Mounts() {
@@ -33,14 +34,15 @@ func mountPoints() map[string]string {
 	return points
 }
 
-// localTypes are file systems on which no file hangs alone, because the kernel reads a
-// local disk or memory. A Place for each call would cost more than reading the file.
+// localTypes are file systems on which a single file cannot hang, because the
+// kernel reads a local disk or memory. A Place for each call would cost more
+// than reading the file.
 var localTypes = []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "overlay", "tmpfs", "ramfs", "rootfs", "vfat", "squashfs", "erofs"}
 
-// maxLinks is the most links in one path, as on Linux.
+// maxLinks bounds the links in one path, as Linux does.
 const maxLinks = 40
 
-// mapOut starts to map paths to file systems anew.
+// mapOut starts a new map from paths to file systems.
 func (t *tree) mapOut() {
 	t.leads = map[string]*files.Place{}
 	t.points = mounted()
@@ -56,8 +58,8 @@ func (t *tree) mapOut() {
 	t.remote = known && !slices.Contains(localTypes, kind)
 }
 
-// mountOf returns the mount point of a path without links, or the root, whose name is
-// the drive's on Windows.
+// mountOf returns the mount point of a path without links, or the root, which
+// on Windows has the name of the drive.
 func (t *tree) mountOf(path string) string {
 	for path != filepath.Dir(path) && t.points[path] == "" {
 		path = filepath.Dir(path)
@@ -65,14 +67,14 @@ func (t *tree) mountOf(path string) string {
 	return path
 }
 
-// maxGuarded bounds how many entries a path leads through.
+// maxGuarded bounds the entries that a path leads through.
 const maxGuarded = 64
 
-// ancestry returns the entries that the path of the root leads through, each by a path
-// without symlinks. The last one is the root itself.
+// ancestry returns the entries on the way to the root of the tree, each as a
+// path without symlinks. The last one is the root itself.
 func (t *tree) ancestry() (entries []string) {
 	dir, rest := "/", t.root
-	if !filepath.IsAbs(rest) { // other paths of the tree are relative, too
+	if !filepath.IsAbs(rest) { // then the tree's other paths are relative, too
 		dir = "."
 		if here, err := filepath.Abs("."); err == nil {
 			entries = t.through("/", here, nil)
@@ -81,7 +83,8 @@ func (t *tree) ancestry() (entries []string) {
 	return t.through(dir, rest, entries)
 }
 
-// through appends what a path leads through from dir on, which has no symlinks.
+// through appends the entries that a path leads through, starting at dir, which
+// has no symlinks.
 func (t *tree) through(dir, path string, entries []string) []string {
 	parts := strings.Split(filepath.Clean(path), string(filepath.Separator))
 	for links := 0; len(parts) > 0 && len(entries) < maxGuarded; {
@@ -107,8 +110,8 @@ func (t *tree) through(dir, path string, entries []string) []string {
 	return entries
 }
 
-// where returns the Place that a path leads to: t.place, or another. It makes no call
-// to any other Place.
+// where returns the Place of a path: t.place or another. It makes no call to
+// any other Place.
 func (t *tree) where(path string) *files.Place {
 	if len(t.points) == 0 {
 		return t.place
@@ -150,8 +153,9 @@ func (t *tree) lead(path string, links int) *files.Place {
 	return p
 }
 
-// What a link says, and what a name itself is whether it is a link or not: types of
-// their own, so that no late result of another call is taken for them.
+// These are the target of a link, and the kind of a name itself, link or not.
+// They are types of their own so that a late result of another call is never
+// taken for one.
 type (
 	linkText string
 	ownInfo  struct{ fs.FileInfo }
@@ -195,8 +199,9 @@ func (t *tree) placeOf(mount string) *files.Place {
 	return p
 }
 
-// in makes a call for a path in its Place. If that hangs, the error is files.ErrHangs.
-// The call shares nothing with the tree that the tree uses after such an error.
+// in makes a call for a path in its Place. If the Place hangs, the error is
+// files.ErrHangs. call must share nothing with the tree: it may still run after
+// such an error.
 func in[T any](t *tree, p *files.Place, path string, call func(p *files.Place) (T, error)) (T, error) {
 	if p == t.place {
 		return alone(t, path, call)
@@ -204,16 +209,16 @@ func in[T any](t *tree, p *files.Place, path string, call func(p *files.Place) (
 	v, err := files.Beside(t.place, p, path, func() (T, error) { return call(p) })
 	if errors.Is(err, files.ErrHangs) {
 		t.takeUp(p, p.Back(), 0, func() {}, func() {})
-		err = files.ErrHangs // the same error each time
+		err = files.ErrHangs // the same error every time
 	}
 	return v, err
 }
 
-// maxAlone bounds how many Places of a tree may hang, because each costs a thread. The
-// next file that hangs has the whole tree hang.
+// maxAlone bounds the hanging Places of a tree, because each costs a thread.
+// One more file that hangs makes the whole tree hang.
 const maxAlone = 16
 
-// againAfter is the pause before what hangs each time is read again.
+// againAfter is the pause before files that hang every time are read again.
 const againAfter = time.Minute
 
 type (
@@ -224,9 +229,9 @@ type (
 	}
 )
 
-// alone is in for t.place. Where a file may hang alone, what a call returns in the end is
-// the result of the next one: otherwise a file that always takes too long would never be
-// read.
+// alone is in for t.place. Where a single file may hang, a call that was too
+// slow leaves its result for the next one. Otherwise a file that is always slow
+// would never be read.
 func alone[T any](t *tree, path string, call func(p *files.Place) (T, error)) (T, error) {
 	key := lateKey[T]{path}
 	if late, ok := t.late[key].(result[T]); ok {
@@ -256,14 +261,14 @@ func alone[T any](t *tree, path string, call func(p *files.Place) (T, error)) (T
 		t.hung[path] = time.Now()
 		select {
 		case t.late[key] = <-done:
-		default: // it was another tree's call that hung, or it panicked
+		default: // another tree's call hung, or the call panicked
 		}
 	})
 	return v, files.ErrHangs
 }
 
-// takeUp has the tree read again, after first, a pause after p is back. It calls leave
-// when the tree has no more use for p.
+// takeUp reads the tree again, after first, when p has answered again and a
+// pause has passed. It calls leave when the tree no longer uses p.
 func (t *tree) takeUp(p *files.Place, back <-chan struct{}, pause time.Duration, leave, first func()) {
 	if t.awaited[p] || t.again == nil {
 		leave()
@@ -289,8 +294,8 @@ func (t *tree) takeUp(p *files.Place, back <-chan struct{}, pause time.Duration,
 	})
 }
 
-// leave releases the tree and its Places; the tree may be nil. Running jobs go on to
-// their end.
+// leave releases the tree and its Places; the tree may be nil. Running jobs
+// continue to their end.
 func (t *tree) leave() {
 	if t == nil {
 		return

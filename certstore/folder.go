@@ -11,7 +11,7 @@ import (
 	"wssgate/files"
 )
 
-// folder lists the folder at path, and reads what changed in it and below.
+// folder lists the folder at path, and reads the changes in it and below it.
 func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	f := t.folders[path]
 	if f == nil {
@@ -31,7 +31,7 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	}
 	if err != nil {
 		f.fail(err)
-		return // its certificates stay: a folder that cannot be read proves nothing
+		return // its certificates stay: an unreadable folder does not show that they are gone
 	}
 	f.fail(nil)
 	if t.seen[f.real] {
@@ -42,9 +42,9 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	f.subs = nil
 	f.foreign, f.stray, f.more, f.tried, t.idleness = f.foreign[:0], 0, 0, 0, true
 	t.wanted = t.wanted[:0]
-	var links map[string]bool // of f.subs; few folders are
+	var links map[string]bool // those in f.subs that are links; few are
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") { // Kubernetes' ..data, editors' and tools' temporary files
+		if strings.HasPrefix(e.Name(), ".") { // Kubernetes' ..data, and temporary files of editors and tools
 			if e.IsDir() && !strings.HasPrefix(e.Name(), "..") {
 				f.pass(passed{e.Name(), whyHidden, ""})
 			}
@@ -52,7 +52,7 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 		}
 		if e.Name() == "lost+found" {
 			f.pass(passed{e.Name(), whyLost, ""})
-			continue // which often only root may list
+			continue // often only root may list it
 		}
 		link := e.Type()&fs.ModeSymlink != 0
 		if t.isFolder(path, e) {
@@ -68,7 +68,7 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 				links[sub] = true
 			}
 		} else if isWanted(e.Name()) || isNamedFreely(e.Name()) {
-			t.wanted = append(t.wanted, e.Name()) // in the order of the entries
+			t.wanted = append(t.wanted, e.Name()) // in the order of entries
 			if link {
 				t.file(f, e.Name(), &t.way)
 			} else {
@@ -87,7 +87,7 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	slices.Sort(f.subs)
 	if live := filepath.Join(path, "live"); f.has(live) && f.has(filepath.Join(path, "archive")) {
 		f.passSubs(whyCertbot, live)
-		f.subs = []string{live} // the others have the targets of its links, and older certificates
+		f.subs = []string{live} // the others hold the targets of its links, and older certificates
 	}
 	if depth == 0 {
 		f.passSubs(whyDeep, "")
@@ -104,8 +104,8 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 	}
 }
 
-// entries watches a folder and lists it. real is its path without symlinks; empty: not
-// known.
+// entries watches a folder and lists it. real is its path without symlinks, or
+// empty if that is unknown.
 func (t *tree) entries(f *folder, link bool) (real string, entries []fs.DirEntry, err error) {
 	if f.place == t.place {
 		if real, err = t.resolve(f.path, link); err != nil {
@@ -136,8 +136,8 @@ func (t *tree) entries(f *folder, link bool) (real string, entries []fs.DirEntry
 	return l.real, l.entries, err
 }
 
-// resolve returns the path of a folder without symlinks. Only a link in its last part
-// requires more than the folder above.
+// resolve returns the path of a folder without symlinks. If only the last part
+// of the path is a link, the folder above is enough to find it.
 func (t *tree) resolve(path string, link bool) (string, error) {
 	if above := t.folders[filepath.Dir(path)]; above != nil && !link && path != t.root {
 		return filepath.Join(above.real, filepath.Base(path)), nil
@@ -155,7 +155,7 @@ func (t *tree) isFolder(path string, e fs.DirEntry) bool {
 	path = filepath.Join(path, e.Name())
 	info, err := in(t, t.where(path), path, func(p *files.Place) (fs.FileInfo, error) { return p.Stat(path) })
 	if errors.Is(err, files.ErrHangs) {
-		return true // it says that it can't be listed
+		return true // its error reports that it cannot be listed
 	}
 	if err != nil {
 		return t.folders[path] != nil // as above, and its certificates stay
@@ -163,7 +163,7 @@ func (t *tree) isFolder(path string, e fs.DirEntry) bool {
 	return info.IsDir()
 }
 
-// passSubs notes that the folders in f are not read, but for one.
+// passSubs records that the folders in f are not read, except for one.
 func (f *folder) passSubs(why, except string) {
 	for _, sub := range f.subs {
 		if sub != except {

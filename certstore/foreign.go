@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// A foreignPart is what a file is that has neither certificates nor private keys to use.
+// A foreignPart describes a file without usable certificates or private keys.
 // That is a fault only if the file was in use before.
 type foreignPart passed
 
@@ -34,7 +34,8 @@ func hintOf(err error) string {
 	return ""
 }
 
-// labels are those of PEM blocks that a file may consist of.
+// labels are those of PEM blocks without certificates and keys that a file may
+// hold.
 var labels = map[string]string{
 	"CERTIFICATE REQUEST":     whyRequest,
 	"NEW CERTIFICATE REQUEST": whyRequest,
@@ -48,8 +49,8 @@ var labels = map[string]string{
 	"SSH2 PUBLIC KEY":         "a key of OpenSSH",
 }
 
-// foreign returns what a file without certificates and private keys is. The error is for
-// one that has certificates in a form that is not read.
+// foreign describes a file without certificates and private keys. It returns an
+// error if the file holds certificates in a form that wssgate does not read.
 func foreign(path string, blocks []block) (foreignPart, error) {
 	for _, b := range blocks {
 		switch b.label {
@@ -69,8 +70,8 @@ func foreign(path string, blocks []block) (foreignPart, error) {
 	return foreignPart{why: what}, nil
 }
 
-// notPEM returns the error for a file without PEM blocks. It says what the file is, where
-// that can be seen.
+// notPEM returns the error for a file without PEM blocks. It names the file's
+// format, if it can tell.
 func notPEM(path string, data []byte) error {
 	what, command := "", ""
 	var outer asn1.RawValue
@@ -99,8 +100,8 @@ func notPEM(path string, data []byte) error {
 	return advice{errors.New("is " + what + " in DER, not PEM"), convert(path, command)}
 }
 
-// container returns what a SEQUENCE in DER is by its first element, with the command that
-// makes PEM of it.
+// container identifies a DER SEQUENCE by its first element. command converts it
+// to PEM.
 func container(body []byte) (what, command string) {
 	var first asn1.RawValue
 	rest, err := asn1.Unmarshal(body, &first)
@@ -118,8 +119,8 @@ func container(body []byte) (what, command string) {
 	return "", ""
 }
 
-// isAccountKey reports whether a private key without a certificate has a name that ACME
-// clients give the key of their account.
+// isAccountKey reports whether ACME clients use this name for the key of an
+// account.
 func isAccountKey(name string) bool {
 	switch strings.ToLower(strings.TrimSuffix(name, filepath.Ext(name))) {
 	case "account", "account_key", "account-key", "account.key":
@@ -128,8 +129,9 @@ func isAccountKey(name string) bool {
 	return false
 }
 
-// hasAccounts reports whether ACME clients keep accounts in a folder of this name below
-// root: Caddy in users/EMAIL, lego in accounts/CA/EMAIL/keys, acmetool in accounts/ID.
+// hasAccounts reports whether ACME clients keep accounts in a folder of this
+// name below root: Caddy in users/EMAIL, lego in accounts/CA/EMAIL/keys,
+// acmetool in accounts/ID.
 func hasAccounts(root, dir string) bool {
 	below, err := filepath.Rel(root, dir)
 	if err != nil {
@@ -144,30 +146,31 @@ func hasAccounts(root, dir string) bool {
 }
 
 const (
-	// Files that are named freely and turn out not to be PEM are remembered, and no more
-	// than that are opened: in a folder, which may be one such as /usr/bin, and in all.
+	// Files without an extension that are not PEM are remembered. These bound
+	// how many are opened: in one folder, which may be /usr/bin, and in the
+	// whole tree.
 	maxTriedFolder = 1024
 	maxTried       = 1 << 16
 	// maxFree bounds the size of such a file, in bytes.
 	maxFree = 128 << 10
 )
 
-// tried is what was found of a file that is named freely and not PEM.
+// tried is what is known of a file that has no extension and is not PEM.
 type tried struct {
 	stamp uint64
 	why   string
 }
 
-// file is what look needs to know of it.
+// file returns the fields that look uses.
 func (t tried) file() file { return file{stamp: t.stamp} }
 
-// isUnread reports whether a file is named freely, and was not PEM when it was tried last,
-// if ever.
+// isUnread reports whether a file has no extension and was not PEM when it was
+// last tried, if it was.
 func (t *tree) isUnread(f *folder, name string) bool {
 	return !isWanted(name) && f.files.get(name) == nil
 }
 
-// mayTry reports whether a file that is named freely may be opened.
+// mayTry reports whether a file without an extension may be opened.
 func (t *tree) mayTry(f *folder, path string) bool {
 	if _, again := t.tried[path]; again {
 		return true
@@ -184,7 +187,7 @@ func (t *tree) mayTry(f *folder, path string) bool {
 	return true
 }
 
-// isForeign notes a file that is named freely and not PEM.
+// isForeign records a file that has no extension and is not PEM.
 func (t *tree) isForeign(f *folder, name, path string, s sight) bool {
 	t.idleness = true
 	now := tried{}
@@ -220,7 +223,7 @@ func (t *tree) isForeign(f *folder, name, path string, s sight) bool {
 	return true
 }
 
-// looksLikePEM reports whether a line of data begins as a block does.
+// looksLikePEM reports whether a line of data begins like a PEM block.
 func looksLikePEM(data []byte) bool {
 	data = bytes.TrimLeft(data, "\xef\xbb\xbf \t\r\n")
 	return bytes.HasPrefix(data, pemBegin) || bytes.Contains(data, []byte("\n"+string(pemBegin)))

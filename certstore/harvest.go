@@ -11,22 +11,23 @@ import (
 	"wssgate/files"
 )
 
-// A harvest is what a tree provides. It never changes.
+// A harvest is the result of a job on a tree. It never changes.
 type harvest struct {
 	all    []*certificate
 	faults []fault
 }
 
-// do runs a job on the tree in the tree's Place, and then publishes what the tree
-// provides. If the job hangs or is slow, it publishes what the tree has so far. then,
-// which may be nil, is called after both. The error is the job's, or that of files.Do.
+// do runs a job on the tree, in the tree's Place, and then publishes the
+// result. If the job hangs or is slow, do publishes what the tree has so far.
+// It calls then, which may be nil, after both. The error comes from the job or
+// from files.Do.
 func (t *tree) do(ctx context.Context, job func() error, then func()) error {
 	whole, part := t.job(job, then)
 	_, err := files.DoInParts(ctx, t.place, whole, part)
 	return err
 }
 
-// doLater is do without a caller that waits.
+// doLater is do, but does not wait.
 func (t *tree) doLater(job func() error, then func()) {
 	whole, _ := t.job(job, then)
 	files.Await(t.ctx, t.place, whole)
@@ -57,16 +58,17 @@ func (t *tree) job(job func() error, then func()) (whole func() (struct{}, error
 	}, func() { collect(false) }
 }
 
-// suddenlyEmpty returns what the tree provides from now on. If that were nothing, though
-// there was something, the directory must be the one that was read then: an operator has
-// removed the files. Another one is more likely where a volume was, or will be, mounted.
+// suddenlyEmpty returns what the tree provides from now on. An empty directory
+// counts only if it is the same directory that held certificates before: an
+// operator has removed the files. Otherwise a volume has probably been
+// unmounted, or is not mounted yet.
 func (t *tree) suddenlyEmpty(all []*certificate, faults []fault, whole bool) ([]*certificate, []fault) {
 	have := t.have.Load().all
 	switch {
 	case len(all) > 0:
 		t.filled = t.seenAs
 	case len(have) == 0:
-	case !whole: // it is not known yet which one it is
+	case !whole: // it is not known yet which directory this is
 		t.pruned = true
 		return have, faults
 	case t.filled != nil && !os.SameFile(t.filled, t.seenAs):
@@ -78,14 +80,14 @@ func (t *tree) suddenlyEmpty(all []*certificate, faults []fault, whole bool) ([]
 	return all, faults
 }
 
-// collect pairs the folders that changed. It returns what the whole tree provides, and
-// whether that may differ from before.
+// collect pairs the folders that have changed. It returns what the whole tree
+// provides, and whether that may differ from before.
 func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, changed bool) {
 	changed, t.pruned = t.pruned, false
 	t.ring = nil
 	work := map[*folder]*pairing{}
 	for _, f := range t.folders {
-		if f.dirty || f.asked || f.hasKept() || now.Unix() >= f.due { // a kept certificate or a chain may have expired meanwhile
+		if f.dirty || f.asked || f.hasKept() || now.Unix() >= f.due { // a kept certificate or a chain may have expired
 			work[f] = f.pair(t, now)
 		}
 	}
@@ -97,7 +99,7 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 		t.idleness = t.idleness || idle+len(f.idle) > 0
 		changed = changed || f.dirty || !sameSet(before, f.out)
 		f.dirty = false
-		if f.busy { // files that seem to be missing may exist
+		if f.busy { // files that appear to be missing may exist
 			f.faults, f.dirty = nil, true
 		}
 	}
@@ -112,7 +114,7 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 	for _, f := range t.folders {
 		all = append(all, f.out...)
 	}
-	var served map[publicID]bool // see keysWithCertificate; nil: not needed so far
+	var served map[publicID]bool // see keysWithCertificate; nil: not needed yet
 	for _, f := range t.folders {
 		for _, fault := range f.faults {
 			if fault.lonely != (publicID{}) && served == nil {
@@ -132,8 +134,8 @@ func (t *tree) collect(now time.Time) (all []*certificate, faults []fault, chang
 	return all, faults, true
 }
 
-// keysWithCertificate returns the keys that a certificate has: one of all, or one of a CA
-// in any folder.
+// keysWithCertificate returns the keys that have a certificate: one in all, or
+// a CA's in any folder.
 func (t *tree) keysWithCertificate(all []*certificate) map[publicID]bool {
 	keys := make(map[publicID]bool, len(all))
 	for _, c := range all {
@@ -151,7 +153,7 @@ func (t *tree) keysWithCertificate(all []*certificate) map[publicID]bool {
 	return keys
 }
 
-// below returns the certificates of a folder and of those below it.
+// below returns the certificates of a folder and of all folders below it.
 func (t *tree) below(f *folder) (all []*certificate) {
 	all = slices.Clone(f.out)
 	for _, path := range f.subs {

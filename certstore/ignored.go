@@ -7,26 +7,27 @@ import (
 	"strings"
 )
 
-// An Ignored is a file or folder in the directory that is not used, although nothing is
-// wrong with it.
+// An Ignored is a file or folder in the directory that is not used, although it
+// has no fault.
 type Ignored struct {
-	File string // or folder
+	File string // file or folder
 	Why  string
 	Hint string // may be empty
 }
 
 const (
-	maxIgnored       = 1000 // that are listed; the rest is only counted
-	maxIgnoredFolder = 100  // of them in one folder
-	maxStray         = 50   // of those: files of no known kind, which may be very many
+	maxIgnored       = 1000 // entries that are listed; the rest is only counted
+	maxIgnoredFolder = 100  // of these in one folder
+	maxStray         = 50   // of these with an unknown kind, which may be very many
 )
 
-// passed is an entry of a folder that is not used. An empty why stands for the
-// extension.
+// passed is an entry of a folder that is not used. If why is empty, the
+// extension is the reason.
 type passed struct{ name, why, hint string }
 
-// Ignored returns what the directory has besides certificates, ordered by path, and how
-// many more there are: it lists 1,000 in all and 100 in each folder.
+// Ignored returns the entries of the directory that are not used, ordered by
+// path. It lists at most 1,000 in all and 100 in each folder; more counts the
+// rest.
 func (s *Store) Ignored() (list []Ignored, more int) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
@@ -46,13 +47,13 @@ func (s *Store) ignored() (list []Ignored, more int) {
 	return have.list, have.more
 }
 
-// ignored is what a tree does not use. It never changes.
+// ignored lists what a tree does not use. It never changes.
 type ignored struct {
 	list []Ignored
 	more int
 }
 
-// pass notes an entry of the folder that is not used.
+// pass records an entry of the folder that is not used.
 func (f *folder) pass(p passed) {
 	stray := p.why == "" && !isKnownForeign(p.name) || p.why == whyNotPEM || p.why == whyMany || p.why == whyLarge
 	if len(f.foreign) >= maxIgnoredFolder || stray && f.stray >= maxStray {
@@ -78,7 +79,7 @@ func (t *tree) gather() *ignored {
 			paths = append(paths, path)
 		}
 	}
-	slices.Sort(paths) // so that the same ones are listed each time
+	slices.Sort(paths) // so that each list has the same ones
 	for _, path := range paths {
 		f := t.folders[path]
 		for _, list := range [...][]passed{f.foreign, f.idle} {
@@ -103,7 +104,7 @@ func (p passed) in(dir string) Ignored {
 	return i
 }
 
-// isKnownForeign reports whether the name says what a file is that is not read.
+// isKnownForeign reports whether a file's name is enough to leave it out.
 func isKnownForeign(name string) bool {
 	switch strings.ToLower(filepath.Ext(name)) {
 	case ".p12", ".pfx", ".der", ".p7b", ".p7c", ".jks", ".keystore":
@@ -112,8 +113,7 @@ func isKnownForeign(name string) bool {
 	return false
 }
 
-// extensionWhy returns why a file whose name has another extension than those that are
-// read is ignored.
+// extensionWhy explains why a file with this extension is ignored.
 func extensionWhy(path string) (why, hint string) {
 	switch ext := strings.ToLower(filepath.Ext(path)); ext {
 	case ".p12", ".pfx":
@@ -149,8 +149,8 @@ const (
 	whyLost      = "a folder of the file system"
 )
 
-// convert returns the openssl command, of which command has the verb and the options, that
-// turns a file into PEM.
+// convert returns the openssl command that converts a file to PEM. command is
+// its verb with the options.
 func convert(path, command string) string {
 	verb, options, _ := strings.Cut(command, " ")
 	in := path

@@ -16,8 +16,9 @@ import (
 // minRSA is the shortest key that crypto/rsa signs with, in bits.
 const minRSA = 1024
 
-// A family is a group of keys that a ClientHello distinguishes. A name may have one
-// certificate of each; the order here is the order of preference.
+// A family is a group of keys that a ClientHello can tell apart. A name may
+// have one certificate of each family. The order here is the order of
+// preference.
 type family uint8
 
 const (
@@ -27,8 +28,8 @@ const (
 	families
 )
 
-// A publicID identifies a public key in any encoding: half of a SHA-256 sum, for
-// which nobody can find a second key.
+// A publicID identifies a public key in any encoding. It is half of a SHA-256
+// sum: finding a second key for one is infeasible.
 type publicID [sha256.Size / 2]byte
 
 func publicIDOf(key []byte) publicID {
@@ -36,8 +37,8 @@ func publicIDOf(key []byte) publicID {
 	return publicID(sum[:])
 }
 
-// identify returns the data to find the leaf of a key and to describe it. It rejects
-// keys that crypto/tls cannot use.
+// identify returns what is needed to find the leaf of a key and to describe it.
+// It rejects keys that crypto/tls cannot use.
 func identify(public crypto.PublicKey) (id publicID, f family, kind string, err error) {
 	switch key := public.(type) {
 	case *ecdsa.PublicKey:
@@ -74,7 +75,7 @@ func ecdsaKind(curve elliptic.Curve) string {
 }
 
 func rsaKind(bits int) string {
-	switch bits { // constants for the usual ones, to save memory
+	switch bits { // constants for the usual sizes save memory
 	case 2048:
 		return "RSA 2048"
 	case 3072:
@@ -90,10 +91,10 @@ func isKeyLabel(label string) bool {
 	return label == "PRIVATE KEY" || strings.HasSuffix(label, " PRIVATE KEY")
 }
 
-// isEncrypted reports whether the block is a private key that takes a password.
+// isEncrypted reports whether the block is a private key that needs a password.
 func (b block) isEncrypted() bool { return b.encrypted || b.label == "ENCRYPTED PRIVATE KEY" }
 
-// openKey undoes readKey.
+// openKey reverses readKey.
 func openKey(kept []byte) (crypto.Signer, error) {
 	if len(kept) > 0 && kept[0] == packedRSA {
 		return unpackRSA(kept)
@@ -101,8 +102,8 @@ func openKey(kept []byte) (crypto.Signer, error) {
 	return parseKey(kept)
 }
 
-// readKey checks a private key in any form that parseKey accepts, and returns its
-// public half and its form for storage.
+// readKey checks a private key in any form that parseKey accepts. It returns
+// the public key, and the private key in its stored form.
 func readKey(der []byte) (public crypto.PublicKey, kept []byte, err error) {
 	if key, ok := checkRSA(der); ok {
 		return &key.PublicKey, packRSA(key), nil
@@ -114,8 +115,8 @@ func readKey(der []byte) (public crypto.PublicKey, kept []byte, err error) {
 	return key.Public(), der, nil
 }
 
-// parseKey reads a private key in PKCS#8, PKCS#1 or SEC 1, whatever the PEM label says.
-// Errors never quote the key.
+// parseKey reads a private key in PKCS#8, PKCS#1 or SEC 1 form, whatever the
+// PEM label is. Its errors never quote the key.
 func parseKey(der []byte) (crypto.Signer, error) {
 	if key, err := x509.ParsePKCS8PrivateKey(der); err == nil {
 		if signer, ok := key.(crypto.Signer); ok {

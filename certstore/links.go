@@ -11,16 +11,16 @@ import (
 	"unique"
 )
 
-// links are what is known of a chain without its leaf, up to the first issuer that a root
-// of this system has issued: clients that know the root do not look at the rest, such as
-// an expired cross-certificate of it. They never change, and certificates with the same
-// chain share them.
+// links describe a chain without its leaf, up to the first issuer that a root
+// of this system has issued. Clients that know the root ignore the rest, such
+// as an expired cross-certificate of it. links never change; certificates with
+// the same chain share them.
 type links struct {
-	judged      int    // how many issuers that are
+	judged      int    // number of issuers that count
 	broken      error  // why a client would reject one of the signatures
 	from, until int64  // Unix seconds; all of its certificates are valid between them
-	begins      string // the one that from is of
-	ends        string // the one that until is of
+	begins      string // the certificate that sets from
+	ends        string // the certificate that sets until
 
 	public      bool   // it leads to a root of this system
 	constrained bool   // it has name constraints
@@ -28,10 +28,10 @@ type links struct {
 	doubts      uint32 // see issuerDoubts
 }
 
-// noLinks are those of no chain.
+// noLinks describe an empty chain.
 var noLinks = &links{from: math.MinInt64, until: math.MaxInt64 - 1}
 
-// linksCache holds what is known of the chains that were met last, of which few differ.
+// linksCache holds the links of recent chains. Few chains differ.
 var linksCache struct {
 	sync.Mutex
 	of       map[unique.Handle[string]]*links
@@ -57,8 +57,8 @@ func fromRoot(leaf *x509.Certificate) bool {
 	return false
 }
 
-// fromTrusted reports whether a root of this system has issued a certificate, which may
-// have expired, or outlive the root.
+// fromTrusted reports whether a root of this system has issued a certificate.
+// The certificate may have expired, or outlive the root.
 func fromTrusted(c *x509.Certificate) bool {
 	at := time.Now()
 	if at.After(c.NotAfter) {
@@ -119,19 +119,19 @@ func newLinks(der string) *links {
 	return l
 }
 
-// unsigned returns why a client would reject the issuer's signature.
+// unsigned returns the reason why a client would reject the issuer's signature.
 func unsigned(c, issuer *x509.Certificate) error {
 	err := c.CheckSignatureFrom(issuer)
-	if err == nil || errors.Is(err, x509.ErrUnsupportedAlgorithm) { // others may support it
+	if err == nil || errors.Is(err, x509.ErrUnsupportedAlgorithm) { // some clients may support it
 		return nil
 	}
-	if _, weak := errors.AsType[x509.InsecureAlgorithmError](err); weak { // a rule says that
+	if _, weak := errors.AsType[x509.InsecureAlgorithmError](err); weak { // a rule reports it
 		return nil
 	}
 	return fmt.Errorf("the chain is broken: %q has not signed what it should have: %w", printable(issuer.Subject.String()), err)
 }
 
-// dateError says how the chain is out of its time, if it is.
+// dateError returns an error if the chain is outside its validity period.
 func (l *links) dateError(now time.Time) error {
 	switch t := now.Unix(); {
 	case t > l.until:

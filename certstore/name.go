@@ -12,8 +12,8 @@ import (
 
 const (
 	maxName  = 253  // bytes of a name in presentation form without its last dot; RFC 1035, section 2.3.4
-	maxLabel = 63   // bytes of one label; same place
-	maxInput = 1024 // bytes; a client may send 64 KiB, and IDNA mapping is not free
+	maxLabel = 63   // bytes of one label; RFC 1035, section 2.3.4
+	maxInput = 1024 // bytes; a client may send 64 KiB, and IDNA mapping is expensive
 )
 
 var (
@@ -27,13 +27,13 @@ var (
 	errWildcard   = errors.New("has a wildcard that is not the whole leftmost label")
 )
 
-// lookup maps user input to A-labels: case, width and composition, without the rules
-// that only registries enforce.
+// lookup maps user input to A-labels. It handles case, width and composition,
+// but omits the rules that only registries enforce.
 var lookup = idna.New(idna.MapForLookup(), idna.CheckHyphens(false), idna.Transitional(false))
 
 // ServerName returns the normal form of a server name (RFC 6066, section 3):
 // lower case, A-labels, no trailing dot. The normal form of a normal form is
-// itself. IP addresses are refused, as RFC 6066 does not permit them.
+// itself. IP addresses are rejected, because RFC 6066 does not permit them.
 func ServerName(s string) (string, error) {
 	name, err := normalName(s)
 	if err != nil {
@@ -42,8 +42,8 @@ func ServerName(s string) (string, error) {
 	return name, nil
 }
 
-// Pattern is ServerName for a name that may also be a wildcard: a star as the
-// whole leftmost label and nowhere else (RFC 9525, section 6.3).
+// Pattern is like ServerName, but also accepts a wildcard: a star as the whole
+// leftmost label and nowhere else (RFC 9525, section 6.3).
 func Pattern(s string) (string, error) {
 	rest, wild := strings.CutPrefix(s, "*.")
 	name, err := normalName(rest)
@@ -59,8 +59,8 @@ func Pattern(s string) (string, error) {
 	return name, nil
 }
 
-// normalName is ServerName with errors that cost nothing, because any client can cause
-// them. It returns a normal name without a copy.
+// normalName is ServerName with errors that do not allocate, because any client
+// can cause them. It returns a name in normal form without a copy.
 func normalName(s string) (string, error) {
 	switch {
 	case s == "":
@@ -84,7 +84,7 @@ func normalName(s string) (string, error) {
 	if upper {
 		s = strings.ToLower(s)
 	}
-	s = strings.TrimSuffix(s, ".") // one dot, the root's: "0000.." has an empty label
+	s = strings.TrimSuffix(s, ".") // only the root's dot: "0000.." has an empty label
 	if len(s) > maxName {
 		return "", errNameLong
 	}
@@ -119,8 +119,8 @@ func normalName(s string) (string, error) {
 	return s, nil
 }
 
-// parent returns the name without its leftmost label: the part of a matching wildcard
-// after the star.
+// parent returns the name without its leftmost label. It is the part of a
+// matching wildcard after "*.".
 func parent(name string) (string, bool) {
 	_, rest, ok := strings.Cut(name, ".")
 	return rest, ok

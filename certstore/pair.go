@@ -13,40 +13,41 @@ import (
 	"unique"
 )
 
-// A fault is the reason why a file can't be used.
+// A fault is the reason why a file cannot be used.
 type fault struct {
 	path string
 	err  error
-	kept []*certificate // what the file held before; whether one is served, the table tells
-	bad  []*certificate // what it holds now, with a flaw
+	kept []*certificate // certificates that the file held before; the table knows whether they are served
+	bad  []*certificate // certificates that it holds now, with a flaw
 
-	lonely publicID // of a private key that lacks a certificate only in its own folder
+	lonely publicID // of a private key whose certificate is not in its own folder
 }
 
-// A located is a private key and the file that it is in, for messages relative to the
-// folder of its leaf.
+// A located is a private key with the path of its file. Messages show the path
+// relative to the leaf's folder.
 type located struct {
 	*keyPart
 	name   string
 	leaves []*certificate
 }
 
-// pairing combines the contents of one folder's files. It covers all layouts: a leaf
-// belongs to the matching private key, in any file of the folder. Its chain is
-// completed first from its own file, then from the other issuers in the folder.
+// pairing combines the contents of one folder's files. It covers all layouts: a
+// leaf belongs to the matching private key, in any file of the folder. Its
+// chain comes from its own file first, then from the other issuers in the
+// folder.
 type pairing struct {
 	*folder
 	tree    *tree
 	now     time.Time
-	before  map[string][]*certificate // see gave; nil until first used
-	staples bool                      // there are OCSP responses
+	before  map[string][]*certificate // see gave; nil until needed
+	staples bool                      // the folder has OCSP responses
 	idled   int                       // length of idle before
 	out     []*certificate
-	faults  map[string]*fault // by file; nil: whether it is a fault is not known yet
+	faults  map[string]*fault // by file; nil: not known yet whether it is a fault
 }
 
-// pair begins to recompute what the folder provides, which decide ends. Unchanged
-// certificates keep their identity, and with it their parsed form.
+// pair starts to compute what the folder provides; decide completes it.
+// Unchanged certificates keep their identity, and so their parsed form.
 func (f *folder) pair(t *tree, now time.Time) *pairing {
 	p := &pairing{folder: f, tree: t, now: now, faults: map[string]*fault{}}
 	p.out = make([]*certificate, 0, len(f.out)+1)
@@ -82,15 +83,15 @@ func (f *folder) pair(t *tree, now time.Time) *pairing {
 	return p
 }
 
-// decide puts into use what pair has found and tree.judge has judged.
+// decide completes what pair has found and tree.judge has judged.
 func (p *pairing) decide() {
 	f, now := p.folder, p.now
-	for _, c := range p.out { // including those from match
+	for _, c := range p.out { // includes those from match
 		if c.flaw != nil {
 			p.fail(c.base, c.flaw)
 		}
 		if _, failed := p.faults[c.base]; !failed && !c.timely(now) {
-			p.faults[c.base] = nil // keepBetter decides whether it is a fault
+			p.faults[c.base] = nil // keepBetter decides whether this is a fault
 		}
 	}
 	if p.staples {
@@ -114,8 +115,8 @@ func (p *pairing) decide() {
 	}
 }
 
-// gave returns the certificates that the folder provided before from the leaves in a
-// file.
+// gave returns the certificates that the folder provided before for the leaves
+// in a file.
 func (p *pairing) gave(base string) []*certificate {
 	if p.before == nil {
 		p.before = map[string][]*certificate{}
@@ -127,14 +128,14 @@ func (p *pairing) gave(base string) []*certificate {
 }
 
 func (p *pairing) fail(name string, err error) {
-	if p.faults[name] == nil { // the first one causes the others
+	if p.faults[name] == nil { // the first fault causes the others
 		path := filepath.Join(p.path, name)
 		p.faults[name] = &fault{path: path, err: fmt.Errorf("%s %q: %w", fileKind(name), path, err)}
 	}
 }
 
-// foreign notes what a file is that has nothing to use. That is a fault if the file was
-// in use before.
+// foreign records a file that has nothing to use. That is a fault if the file
+// was in use before.
 func (p *pairing) foreign(name string, part foreignPart) {
 	if p.gave(name) != nil {
 		p.fail(name, advice{fmt.Errorf("is now %s", part.why), part.hint})
@@ -144,7 +145,7 @@ func (p *pairing) foreign(name string, part foreignPart) {
 	p.idle = append(p.idle, passed(part))
 }
 
-// match finds the key for each leaf without one in its own file.
+// match finds a key for each leaf whose own file has none.
 func (p *pairing) match(loose []*file) {
 	keys := make(map[publicID]*located, len(loose))
 	order := make([]*located, 0, len(loose))
@@ -162,12 +163,12 @@ func (p *pairing) match(loose []*file) {
 			}
 		}
 	}
-	whole := p.out[:len(p.out):len(p.out)] // those of files that have everything
+	whole := p.out[:len(p.out):len(p.out)] // from files that hold leaf and key
 	own := map[publicID]*certificate{}
 	for _, c := range whole {
 		own[c.id] = c
 	}
-	blamed := map[string]bool{} // key files already reported as another certificate's
+	blamed := map[string]bool{} // key files already reported as belonging to another certificate
 	for _, file := range loose {
 		for _, part := range file.parts {
 			leaf, ok := part.(*leafPart)
@@ -198,7 +199,7 @@ func (p *pairing) match(loose []*file) {
 				continue
 			}
 			leaf.pair(k.keyPart, k.name, from, p.now)
-			if leaf.ownFlaw != nil { // even if a copy without it is served
+			if leaf.ownFlaw != nil { // even if a copy without the flaw is served
 				p.fail(file.name, leaf.ownFlaw)
 			}
 			k.leaves = append(k.leaves, leaf.certificate)
@@ -212,7 +213,7 @@ func (p *pairing) match(loose []*file) {
 	}
 }
 
-// lonely judges a private key without a certificate in the folder.
+// lonely judges a private key whose folder has no certificate for it.
 func (p *pairing) lonely(k *keyPart, name string, from issuers) {
 	switch {
 	case p.gave(name) != nil:
@@ -229,7 +230,7 @@ func (p *pairing) lonely(k *keyPart, name string, from issuers) {
 	}
 }
 
-// abroad returns a private key from another folder of the tree, or nil.
+// abroad returns the private key from another folder of the tree, or nil.
 func (p *pairing) abroad(id publicID) *located {
 	p.asked = true
 	k, ok := p.tree.keyring()[id]
@@ -243,9 +244,9 @@ func (p *pairing) abroad(id publicID) *located {
 	return &located{keyPart: k.keyPart, name: name}
 }
 
-// keyring returns the private keys of all folders that are in a file of their own, with
-// the file's path. Only leaves without a key in their folder need them: cPanel, easy-rsa
-// and Debian have folders of certificates and of keys.
+// keyring returns the private keys of all folders that have a file of their
+// own, with its path. Only leaves without a key in their folder need them:
+// cPanel, easy-rsa and Debian separate the folders of certificates and keys.
 func (t *tree) keyring() map[publicID]located {
 	if t.ring != nil {
 		return t.ring
@@ -268,13 +269,14 @@ func (t *tree) keyring() map[publicID]located {
 	return t.ring
 }
 
-// withoutCopies keeps one certificate of each leaf, the one with the longest chain:
-// certbot writes each leaf into cert.pem and into fullchain.pem.
+// withoutCopies keeps one certificate for each leaf, the one with the longest
+// chain. certbot, for example, writes each leaf to cert.pem and to
+// fullchain.pem.
 func withoutCopies(certs []*certificate) []*certificate {
 	if len(certs) == 1 {
 		return certs
 	}
-	type looks struct { // distinguishes most leaves; one key may have thousands
+	type looks struct { // enough to tell most leaves apart; one key may have thousands
 		names               names
 		notBefore, notAfter int64
 	}
@@ -300,8 +302,8 @@ next:
 	return out
 }
 
-// keyless explains why the leaf in a file has no key, and names the file where an
-// operator would look for it.
+// keyless explains why the leaf in a file has no key. It names the file in
+// which an operator would look for it.
 func (p *pairing) keyless(file *file) (partner string, err error) {
 	name := file.name
 	if file.hasKey() {
@@ -323,7 +325,8 @@ func (p *pairing) keyless(file *file) (partner string, err error) {
 	return "", errors.New("no private key for it in the folder")
 }
 
-// is returns the file's only part if that is foreign for this reason, and nil otherwise.
+// is returns the file's only part if that is foreign for this reason. Otherwise
+// it returns nil.
 func (f *file) is(why string) *foreignPart {
 	if len(f.parts) == 1 {
 		if part, ok := f.parts[0].(foreignPart); ok && part.why == why {
@@ -333,12 +336,12 @@ func (f *file) is(why string) *foreignPart {
 	return nil
 }
 
-// hasKey reports whether there is a private key whose leaf is in another file.
+// hasKey reports whether the file holds a private key without its leaf.
 func (f *file) hasKey() bool {
 	return slices.ContainsFunc(f.parts, func(part part) bool { _, ok := part.(*keyPart); return ok })
 }
 
-// ocsp returns the file's contents if it is an OCSP response, or nil.
+// ocsp returns the contents of the file if it is an OCSP response, or nil.
 func (f *file) ocsp() []byte {
 	if f == nil || len(f.parts) == 0 {
 		return nil
@@ -347,9 +350,10 @@ func (f *file) ocsp() []byte {
 	return response
 }
 
-// addStaples attaches NAME.ocsp to the certificate from NAME.pem, NAME.crt or another
-// file called NAME with an ending; NAME.pem.ocsp works, too. If NAME.pem has several
-// certificates, for ECDSA and RSA, the response belongs to one of them.
+// addStaples attaches NAME.ocsp to the certificate from NAME.pem, NAME.crt or
+// another file called NAME with an extension. NAME.pem.ocsp works, too. If
+// NAME.pem has several certificates, for ECDSA and RSA, the response belongs to
+// one of them.
 func (p *pairing) addStaples() {
 	took := map[string]bool{} // by file of the response
 	refused := map[string]error{}
@@ -382,8 +386,7 @@ func (p *pairing) addStaples() {
 	}
 }
 
-// stapled returns the certificate that the folder provided before for c with the same
-// response.
+// stapled returns the earlier certificate for c that has the same response.
 func (p *pairing) stapled(c *certificate, response []byte) *certificate {
 	for _, old := range p.gave(c.base) {
 		if old.staple != nil && bytes.Equal(old.staple.response, response) {
@@ -398,9 +401,9 @@ func (p *pairing) stapled(c *certificate, response []byte) *certificate {
 	return nil
 }
 
-// keepBetter visits the files with bad contents. What such a file provided before
-// stays, unless its present contents are better for that key family. So a bad
-// replacement takes nothing out of service.
+// keepBetter visits the files with bad contents. The certificates that such a
+// file provided before stay, unless the file now has a better one of the same
+// key family. So a bad replacement never takes a certificate out of service.
 func (p *pairing) keepBetter() {
 	if len(p.faults) == 0 {
 		return
@@ -434,8 +437,9 @@ func (p *pairing) keepBetter() {
 	}
 }
 
-// successor returns the certificate in its file that replaces old: of the same key
-// family and for one of its names, for all of them if possible, valid if possible.
+// successor returns the certificate that replaces old in its file. It has the
+// same key family and a common name with old. One for all names of old is
+// preferred, then one that is valid.
 func successor(old *certificate, fresh []*certificate, now time.Time) (next *certificate) {
 	rank := func(c *certificate) (n int) {
 		if c.names == old.names {

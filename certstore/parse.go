@@ -12,64 +12,66 @@ import (
 	"unique"
 )
 
-// maxFile bounds what is read from one file, in bytes. A chain with an RSA
-// 4096 key is below 16 KiB; a bundle of all public roots is 220 KiB.
+// maxFile bounds the bytes read from one file. A chain with an RSA 4096 key is
+// below 16 KiB; a bundle of all public roots is 220 KiB.
 const maxFile = 1 << 20
 
-// A part is one thing in a file, to be combined into certificates (pair.go). It never
-// changes. It is one of:
+// A part is one thing in a file. Pairing combines parts into certificates
+// (pair.go). A part never changes. It is one of:
 //
-//	*certificate           leaf and private key both in the file
+//	*certificate           leaf and private key, both in the file
 //	*leafPart              a leaf whose key is elsewhere
 //	*keyPart               a private key whose leaf is elsewhere
-//	unique.Handle[issuer]  another certificate, where the file has no leaf of its own
-//	ocspPart               the OCSP response that a .ocsp file is
-//	foreignPart            what else the file is
+//	unique.Handle[issuer]  another certificate, if the file has no leaf of its own
+//	ocspPart               the OCSP response in a .ocsp file
+//	foreignPart            anything else
 type part any
 
-// A leafPart is a leaf without its key. Once paired, its certificate is served and does
-// not change any more.
+// A leafPart is a leaf without its key. Once it is paired, its certificate is
+// served and no longer changes.
 type leafPart struct {
 	*certificate
 	ownChain unique.Handle[string]    // the part of the chain in the leaf's own file
-	missing  unique.Handle[authority] // issuer of the last certificate in it, unless that is a root
-	choices  issuers                  // of its own file, where the chain depends on the time; else nil
-	optional bool                     // a CA's certificate, for which no key is expected
-	stray    bool                     // its own file has an intermediate, but not its issuer
+	missing  unique.Handle[authority] // issuer of the last certificate in ownChain, unless that is a root
+	choices  issuers                  // of its own file, if the chain depends on the time; otherwise nil
+	optional bool                     // a CA's certificate, which may lack a key
+	stray    bool                     // its own file has an intermediate, but not the leaf's issuer
 	ownFlaw  *flaw                    // a flaw of its own file
 }
 
 // A keyPart is a private key without its leaf.
 type keyPart struct {
-	der      der // in readKey's form
+	der      der // in the form that readKey returns
 	id       publicID
 	readable bool // see certificate.readable
 }
 
 type ocspPart []byte
 
-// An issuer is an intermediate or a root. It is held once, as a unique.Handle.
+// An issuer is an intermediate or a root. It is stored once, as a
+// unique.Handle.
 type issuer struct {
 	der     string
 	subject string // DER
 	keyID   string // subject key identifier; may be empty
 	next    unique.Handle[authority]
-	root    bool // issued by itself
+	root    bool // self-issued
 	key     publicID
 	named   bool     // it has a server name
 	public  publicID // its key, in the form of the certificate
-	weak    bool     // signed with SHA-1, or worse
+	weak    bool     // signed with SHA-1 or a weaker hash
 
 	notBefore, notAfter int64 // Unix seconds
 }
 
-// mayBeLeaf reports whether a file with these keys may hold the issuer as a leaf:
-// "openssl req -x509" makes a CA's certificate that serves its common name.
+// mayBeLeaf reports whether a file with these keys may use the issuer as a
+// leaf: "openssl req -x509" makes a CA's certificate that serves its common
+// name.
 func (i issuer) mayBeLeaf(keys []*keyPart) bool {
 	return i.named && (i.root || keyOf(keys, i.key) >= 0)
 }
 
-// issuers complete chains, by subject.
+// issuers are indexed by subject. They complete chains.
 type issuers map[string][]unique.Handle[issuer]
 
 func (is issuers) add(i unique.Handle[issuer]) {
@@ -78,7 +80,7 @@ func (is issuers) add(i unique.Handle[issuer]) {
 	}
 }
 
-// have reports whether one of them has the key.
+// have reports whether one of the issuers has the key.
 func (is issuers) have(key publicID) bool {
 	for _, same := range is {
 		if slices.ContainsFunc(same, func(i unique.Handle[issuer]) bool { return i.Value().key == key }) {
@@ -96,14 +98,15 @@ type authority struct {
 	elsewhere      bool
 }
 
-// nobody is missing in a complete chain.
+// nobody is the missing issuer of a complete chain.
 var nobody = unique.Make(authority{})
 
 func (a authority) is(i issuer) bool {
 	return sameAuthority(a, authority{subject: i.subject, keyID: i.keyID})
 }
 
-// A reader reads files and reuses its buffers. It is not safe for concurrent use.
+// A reader reads files and reuses its buffers. It is not safe for concurrent
+// use.
 type reader struct {
 	scratch []byte
 	blocks  []block
@@ -113,8 +116,8 @@ type reader struct {
 
 func newReader() *reader { return &reader{issuers: map[string]unique.Handle[issuer]{}} }
 
-// parse splits the contents of the PEM file base in dir into parts. The error does not
-// name the file.
+// parse splits the contents of the PEM file base in dir into parts. Its error
+// does not name the file.
 func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 	var err error
 	r.blocks, r.scratch, err = readBlocks(data, r.blocks[:0], r.scratch)
@@ -144,10 +147,10 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 		others   []unique.Handle[issuer]
 		chains   = issuers{}
 		leafErr  error
-		bad      *flaw // the first in the file
+		bad      *flaw // the first one in the file
 		usedKeys = make([]bool, len(keys))
-		keyless  map[*leafPart]authority // no CA's, and without a key in the file
-		mistaken []*leafPart             // those that another one has as its issuer
+		keyless  map[*leafPart]authority // leaves without a key in the file, except those of CAs
+		mistaken []*leafPart             // leaves that are the issuer of another one
 	)
 	for n, b := range r.blocks {
 		if bad == nil && isUnreadLabel(b.label) {
@@ -157,7 +160,7 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 			continue
 		}
 		if slices.ContainsFunc(r.blocks[:n], func(o block) bool { return bytes.Equal(o.der, b.der) }) {
-			continue // cert.pem and fullchain.pem, concatenated
+			continue // cert.pem and fullchain.pem were concatenated
 		}
 		if known, ok := r.issuers[string(b.der)]; ok && !known.Value().mayBeLeaf(keys) {
 			others = append(others, known)
@@ -224,8 +227,8 @@ func (r *reader) parse(dir, base string, data []byte) ([]part, error) {
 			parts = append(parts, leaf)
 			continue
 		}
-		// With an intermediate it is complete, because only the root can be missing.
-		// Without one, the folder may have it.
+		// With an intermediate the chain is complete, because only the root can
+		// be missing. Without one, the folder may have it.
 		if k := keyOf(keys, leaf.id); k >= 0 && (leaf.missing == nobody || leaf.chain != noChain) {
 			usedKeys[k], own = true, true
 			leaf.setKey(keys[k], base)
@@ -258,12 +261,14 @@ func (b block) isCertificate() bool {
 	return b.label == "CERTIFICATE" || b.label == "X509 CERTIFICATE"
 }
 
-// isOurs reports whether the block is a certificate or a private key without a password.
+// isOurs reports whether the block is a certificate or an unencrypted private
+// key.
 func (b block) isOurs() bool {
 	return b.isCertificate() || isKeyLabel(b.label) && !b.isEncrypted() && b.label != "OPENSSH PRIVATE KEY"
 }
 
-// readKeys checks each private key, to find a broken one now and not in a handshake.
+// readKeys checks each private key, so that a handshake never finds a broken
+// one.
 func (r *reader) readKeys() ([]*keyPart, error) {
 	var keys []*keyPart
 	for _, b := range r.blocks {
@@ -295,8 +300,8 @@ func keyOf(keys []*keyPart, id publicID) int {
 	return -1
 }
 
-// issuer returns the shared issuer with these bytes, which it copies. named says whether
-// it may be a leaf.
+// issuer returns the shared issuer with these bytes, which it copies. named
+// tells whether it may be a leaf.
 func (r *reader) issuer(cert *x509.Certificate, key publicID, root, named bool) unique.Handle[issuer] {
 	i := unique.Make(issuer{
 		der:     string(cert.Raw),
@@ -318,7 +323,7 @@ func (r *reader) issuer(cert *x509.Certificate, key publicID, root, named bool) 
 	return i
 }
 
-// authorityOf returns a shared value: leaves have few different issuers.
+// authorityOf returns a shared value: most leaves have the same few issuers.
 func authorityOf(cert *x509.Certificate) unique.Handle[authority] {
 	return unique.Make(authority{string(cert.RawIssuer), string(cert.AuthorityKeyId), len(cert.IssuingCertificateURL) > 0})
 }
@@ -327,7 +332,7 @@ func (c *certificate) setKey(k *keyPart, base string) {
 	c.key, c.keyBase, c.readable = k.der, base, k.readable
 }
 
-// noChain is the chain of a leaf whose issuer clients know.
+// noChain is the chain of a leaf whose issuer every client knows.
 var noChain = unique.Make("")
 
 // pair gives the leaf its key, and completes its chain. If nothing changes, it keeps
@@ -339,7 +344,7 @@ func (l *leafPart) pair(k *keyPart, base string, from issuers, now time.Time) {
 	if l.key.equal(k.der) && l.keyBase == base && l.readable == k.readable && l.chain == chain && l.whole == whole {
 		return
 	}
-	if l.keyBase != "" { // it may be in a table
+	if l.keyBase != "" { // then it may be in a table
 		l.certificate = l.copy()
 		l.judged, l.verified = 0, false
 	}
@@ -352,9 +357,9 @@ func (l *leafPart) pair(k *keyPart, base string, from issuers, now time.Time) {
 	}
 }
 
-// extend appends the issuers that it finds to the chain of a leaf, as far as possible, and
-// returns what is still missing. It omits the root: a client that trusts it has it (RFC
-// 8446, section 4.4.2).
+// extend appends issuers to the chain of a leaf, as far as it finds them, and
+// returns the issuer that is still missing. It omits the root: a client that
+// trusts the root has it (RFC 8446, section 4.4.2).
 func extend(leaf der, chain unique.Handle[string], missing unique.Handle[authority], from issuers, now time.Time) (unique.Handle[string], unique.Handle[authority]) {
 	var found []unique.Handle[issuer]
 	for missing != nobody {
@@ -398,9 +403,10 @@ func (is issuers) ambiguous() bool {
 	return false
 }
 
-// find returns the issuer that a certificate wants. Of several it prefers the one that has
-// signed the certificate, one that clients accept now, and an intermediate over a root,
-// because a cross-signed root is in the file to be served; then the one that expires last.
+// find returns the issuer of a certificate. If there are several, it prefers
+// the one that signed the certificate, then one that clients accept now, then
+// an intermediate over a root (the file to be served contains a cross-signed
+// root), then the one that expires last.
 func (is issuers) find(want authority, used []unique.Handle[issuer], now time.Time, of func() (*x509.Certificate, error)) (found unique.Handle[issuer], ok bool) {
 	var all []unique.Handle[issuer]
 	for _, i := range is[want.subject] {

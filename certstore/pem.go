@@ -7,12 +7,12 @@ import (
 	"fmt"
 )
 
-// A block is one PEM block (RFC 7468). The bytes of der belong to the reader that made
-// it and are valid until it reads its next file.
+// A block is one PEM block (RFC 7468). The bytes of der belong to the reader
+// that made the block and are valid until it reads its next file.
 type block struct {
 	label     string
 	der       []byte
-	encrypted bool // a private key, as in RFC 1421
+	encrypted bool // a private key encrypted as in RFC 1421
 }
 
 var (
@@ -24,16 +24,16 @@ var (
 	errEncrypted = errors.New("private key is encrypted")
 )
 
-// readBlocks finds all PEM blocks of data and appends them to blocks. Their bytes go
-// into scratch, which is returned for the next call.
+// readBlocks appends all PEM blocks of data to blocks. It writes their bytes to
+// scratch and returns it for the next call.
 //
-// It differs from encoding/pem on purpose. Text between blocks, long lines and a
-// missing line end between two blocks (cat of two files) are accepted. Where
-// encoding/pem silently skips what it cannot read, a block without its end is an error
-// here, because a half-written file looks like that.
+// It differs from encoding/pem on purpose. It accepts text between blocks, long
+// lines and a missing line end between two blocks (cat of two files).
+// encoding/pem silently skips a block without its end; here that is an error,
+// because a half-written file looks like that.
 func readBlocks(data []byte, blocks []block, scratch []byte) ([]block, []byte, error) {
 	if need := base64.StdEncoding.DecodedLen(len(data)); cap(scratch) < need {
-		scratch = make([]byte, 0, need) // room for all, so that no block moves when another is added
+		scratch = make([]byte, 0, need) // room for all blocks, so that appending never moves one
 	}
 	scratch = scratch[:0]
 	found := len(blocks)
@@ -83,8 +83,8 @@ func readBlocks(data []byte, blocks []block, scratch []byte) ([]block, []byte, e
 	return blocks, scratch, nil
 }
 
-// withoutHeaders removes headers as in RFC 1421, which OpenSSL wrote before encrypted
-// keys.
+// withoutHeaders removes RFC 1421 headers, which OpenSSL used to write before
+// encrypted keys.
 func withoutHeaders(body []byte) (rest []byte, encrypted bool, err error) {
 	if !bytes.Contains(body, []byte{':'}) { // base64 never contains one
 		return body, false, nil

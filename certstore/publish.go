@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// publish makes handshakes use the current state of the tree if it is the tree in use.
-// hasty is as in problems.
+// publish makes handshakes use the current state of the tree, if the tree is
+// the one in use. problems explains hasty.
 func (s *Store) publish(t *tree, hasty bool) {
 	s.swap.Lock()
 	defer s.swap.Unlock()

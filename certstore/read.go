@@ -15,11 +15,11 @@ import (
 	"wssgate/panics"
 )
 
-// settled is how long after its last change a file may still change without a
-// new stamp: the clocks of file systems are coarse.
+// settled is how long a file may still change without a new stamp: the clocks
+// of file systems are coarse.
 const settled = 2 * time.Second
 
-// A stamp tells without reading that a file is not as it was.
+// A stamp shows, without reading it, that a file has changed.
 type stamp struct {
 	modified, changed, size int64
 	inode                   uint64
@@ -30,9 +30,9 @@ func (s stamp) sum() uint64 { return max(1, maphash.Comparable(seed, s)) }
 
 var seed = maphash.MakeSeed()
 
-// isWanted reports whether a file is read whatever it holds. It goes by the end of its
-// name: that of HAProxy's bundles has the kind of the key (NAME.pem.rsa), and what
-// HAProxy calls .issuer is one.
+// isWanted reports whether a file is read whatever it holds. It looks at the
+// end of the name. HAProxy's bundles end in the kind of the key (NAME.pem.rsa),
+// and its issuers in ".issuer".
 func isWanted(name string) bool {
 	if strings.HasPrefix(name, ".") {
 		return false
@@ -46,11 +46,11 @@ func isWanted(name string) bool {
 	return false
 }
 
-// isNamedFreely reports whether a name says nothing about the file, as those of Plesk,
-// cPanel and acmetool. Such a file is read if it is PEM.
+// isNamedFreely reports whether the name says nothing about the file, as in the
+// layouts of Plesk, cPanel and acmetool. Such a file is read if it is PEM.
 func isNamedFreely(name string) bool { return !strings.Contains(name, ".") }
 
-// fileKind is what a message calls a file of this name.
+// fileKind returns the word for a file of this name in messages.
 func fileKind(name string) string {
 	switch {
 	case strings.HasSuffix(name, ".key"), strings.HasPrefix(name, "privkey"):
@@ -61,7 +61,7 @@ func fileKind(name string) string {
 	return "certificate"
 }
 
-// file reads one file of f where it is not as it was. last is nil for what is no
+// file reads one file of f if it has changed. last is nil if the file is not a
 // link.
 func (t *tree) file(f *folder, name string, last *way) {
 	path := filepath.Join(f.path, name)
@@ -93,7 +93,7 @@ func (t *tree) file(f *folder, name string, last *way) {
 		switch {
 		case err == nil:
 			target = real
-			if !free { // it may lead anywhere
+			if !free { // then it may lead anywhere
 				t.watch(target)
 			}
 		case errors.Is(err, files.ErrHangs):
@@ -107,7 +107,7 @@ func (t *tree) file(f *folder, name string, last *way) {
 	}
 	s, err := in(t, t.place, path, func(p *files.Place) (sight, error) { return look(p, path, known, buf, free), nil })
 	if errors.Is(err, files.ErrHangs) {
-		t.buf = new(bytes.Buffer) // the other one is the call's
+		t.buf = new(bytes.Buffer) // the call keeps the other buffer
 	}
 	s.target = target
 	if free {
@@ -121,7 +121,7 @@ func (t *tree) file(f *folder, name string, last *way) {
 	t.settle(f, name, s, err)
 }
 
-// fileElsewhere is file for what is in another Place.
+// fileElsewhere is file for a file in another Place.
 func (t *tree) fileElsewhere(f *folder, name string, place *files.Place) {
 	path, known := filepath.Join(f.path, name), f.known(name)
 	w := t.watcher.Load()
@@ -150,7 +150,7 @@ func (t *tree) fileElsewhere(f *folder, name string, place *files.Place) {
 	t.settle(f, name, s, err)
 }
 
-// known returns what was read of a file; zero: nothing yet.
+// known returns what was read of a file; the zero value means nothing.
 func (f *folder) known(name string) file {
 	if have := f.files.get(name); have != nil {
 		return *have
@@ -158,8 +158,8 @@ func (f *folder) known(name string) file {
 	return file{}
 }
 
-// settle notes what was found of a file. An err is that its Place hangs: then it is an
-// error of the file, and what it held before stays.
+// settle records the result of looking at a file. err means that the file's
+// Place hangs: the file then has an error, and its former contents stay.
 func (t *tree) settle(f *folder, name string, s sight, err error) {
 	if err == nil && s.gone {
 		f.drop(name)
@@ -184,17 +184,17 @@ func (t *tree) settle(f *folder, name string, s sight, err error) {
 	}
 }
 
-// A sight is what was found of a file.
+// A sight is the result of looking at a file.
 type sight struct {
 	target string      // see file
 	info   fs.FileInfo // nil: err
-	data   []byte      // of a file that is not as it was
-	gone   bool        // not even a link is there
+	data   []byte      // nil if the file has not changed
+	gone   bool        // not even a link exists
 	err    error
 }
 
-// look looks at a file of which known was read, and reads it into buf where it is not as
-// it was. free says that the file is named freely, and was not PEM before.
+// look examines a file, and reads it into buf if it differs from known. free
+// means that the file has no extension and was not PEM before.
 func look(p *files.Place, path string, known file, buf *bytes.Buffer, free bool) (s sight) {
 	info, err := p.Stat(path)
 	if err != nil {
@@ -223,7 +223,7 @@ func look(p *files.Place, path string, known file, buf *bytes.Buffer, free bool)
 	return s
 }
 
-// isNew notes the stamp of a file, and reports whether it has to be read.
+// isNew records the stamp of a file and reports whether the file must be read.
 func (have *file) isNew(info fs.FileInfo) bool {
 	now := stampOf(info)
 	if now.sum() == have.stamp && !have.young {
@@ -234,7 +234,7 @@ func (have *file) isNew(info fs.FileInfo) bool {
 	return true
 }
 
-// take takes the bytes of a file, which it does not keep.
+// take parses the bytes of a file. It does not keep them.
 func (t *tree) take(f *folder, have *file, data []byte, mode fs.FileMode) {
 	sum := maphash.Bytes(seed, data)
 	open := mode&0o004 != 0 && bytes.Contains(data, []byte("PRIVATE KEY-----")) && t.isOpen(f, cmp.Or(have.target, f.real))
@@ -258,10 +258,11 @@ func (t *tree) take(f *folder, have *file, data []byte, mode fs.FileMode) {
 	have.set(f, parts, err)
 }
 
-// isOpen reports whether every user can reach the files in a folder. Those of a volume
-// of Kubernetes, which are so by default, only the container can.
+// isOpen reports whether every user can reach the files in a folder. In a
+// Kubernetes volume the modes allow it by default, but only the container can
+// reach them.
 func (t *tree) isOpen(f *folder, dir string) bool {
-	if runtime.GOOS == "windows" || // where modes say nothing
+	if runtime.GOOS == "windows" || // modes mean nothing there
 		f.place != t.place || strings.Contains(dir, string(filepath.Separator)+"..") {
 		return false
 	}
@@ -276,7 +277,7 @@ func (t *tree) isOpen(f *folder, dir string) bool {
 	}
 }
 
-// plainError drops the path, which every message names once already.
+// plainError removes the path, which every message already contains once.
 func plainError(err error) error {
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {
@@ -285,18 +286,18 @@ func plainError(err error) error {
 	return err
 }
 
-// A way is where the links that were looked at last lead to. Those in a folder
-// often go the same one, those in the folder beside it one that parts at the end;
-// and to find it takes a dozen system calls.
+// A way is the resolved path of the previous link. The links in a folder often
+// share it, and those of the next folder differ only at the end. Resolving it
+// takes a dozen system calls.
 type way struct {
-	dir, real       string // as the link has it, and without symlinks
+	dir, real       string // as the link gives it, and without symlinks
 	above, aboveEnd string // the same of the folder above
-	whole           string // what the link at wholePath says, for hasMoreOf
+	whole           string // target of the link at wholePath, for hasMoreOf
 	wholePath       string
 }
 
-// target returns the folder where the link name in f ends. last is the way of the
-// link before.
+// target returns the folder that the link name in f leads to. last is the way
+// of the link before.
 func (t *tree) target(f *folder, name string, last *way) (string, error) {
 	path := filepath.Join(f.path, name)
 	link, err := t.readlink(path)
@@ -305,11 +306,11 @@ func (t *tree) target(f *folder, name string, last *way) (string, error) {
 	}
 	dir, base := filepath.Split(link)
 	if !filepath.IsAbs(link) {
-		from := f.real // which has no symlinks: ".." is the folder above
+		from := f.real // it has no symlinks: ".." is the folder above
 		for rest, up := strings.CutPrefix(dir, "../"); up; rest, up = strings.CutPrefix(dir, "../") {
 			from, dir = filepath.Dir(from), rest
 		}
-		dir = from + string(filepath.Separator) + dir // no Join: ".." is of what a link before it leads to
+		dir = from + string(filepath.Separator) + dir // not Join: ".." applies to the target of any link before it
 	}
 	if dir != last.dir {
 		real, err := last.follow(t.place, dir)
@@ -347,9 +348,10 @@ func (w *way) follow(place *files.Place, dir string) (string, error) {
 	return place.EvalSymlinks(dir)
 }
 
-// hasMoreOf reports whether fullchain.pem has all that the link name leads to. So
-// it is where certbot's cert.pem, chain.pem and fullchain.pem are of one version;
-// to read all three would take twice the time and half as much memory again.
+// hasMoreOf reports whether fullchain.pem contains everything that the link
+// name leads to. This holds if certbot's cert.pem, chain.pem and fullchain.pem
+// are of one version. Reading all three would take twice the time and 50
+// percent more memory.
 func (t *tree) hasMoreOf(f *folder, name string, last *way) bool {
 	stem := strings.TrimSuffix(name, ".pem")
 	if stem != "cert" && stem != "chain" {

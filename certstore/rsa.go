@@ -12,13 +12,13 @@ import (
 
 var bigOne = big.NewInt(1)
 
-// checkRSA reads an RSA key of two primes, in PKCS#1 or PKCS#8, and reports whether
-// its numbers are consistent (RFC 8017, section 3.2). The key is not ready for
-// signing.
+// checkRSA reads an RSA key of two primes, in PKCS#1 or PKCS#8, and reports
+// whether its numbers are consistent (RFC 8017, section 3.2). The key is not
+// ready for signing.
 //
-// It takes a tenth of the work of x509.ParsePKCS8PrivateKey, which also prepares the
-// key for signing; with thousands of keys that can wait for the first signature. For a
-// key that fails here, crypto/x509 decides.
+// It does a tenth of the work of x509.ParsePKCS8PrivateKey, which also prepares
+// the key for signing. With thousands of keys, the first signature does that.
+// If a key fails here, crypto/x509 decides.
 func checkRSA(der []byte) (*rsa.PrivateKey, bool) {
 	key, ok := openPKCS8(der)
 	if !ok {
@@ -55,7 +55,7 @@ func checkRSA(der []byte) (*rsa.PrivateKey, bool) {
 // packedRSA is the first byte of a packed key; DER never begins with it.
 const packedRSA = 0
 
-// packRSA is the fifth part of a key that all the rest can be computed from:
+// packRSA stores a fifth of a key; unpackRSA computes the rest:
 //
 //	byte     packedRSA
 //	uvarint  public exponent
@@ -68,8 +68,8 @@ func packRSA(key *rsa.PrivateKey) []byte {
 	return append(append(b, p...), q...)
 }
 
-// unpackRSA makes the key ready for signing. Its private exponent may differ from the
-// original one: several are equivalent.
+// unpackRSA makes the key ready for signing. Its private exponent may differ
+// from the original, because several are equivalent.
 func unpackRSA(b []byte) (*rsa.PrivateKey, error) {
 	e, n := binary.Uvarint(b[1:])
 	b = b[1+n:]

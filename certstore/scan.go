@@ -12,22 +12,22 @@ import (
 	"wssgate/files"
 )
 
-// all reads what changed anywhere, and everything bad, changed or not.
+// all reads everything that has changed, and everything bad.
 func (t *tree) all() error {
 	err := t.scan()
 	t.bad()
-	clear(t.late) // of what is gone
+	clear(t.late) // entries of vanished files
 	return err
 }
 
-// scan reads what changed anywhere in the tree. It fails only if the root itself
-// cannot be listed; the tree then provides what it did before.
+// scan reads everything in the tree that has changed. It fails only if the root
+// cannot be listed; the tree then provides the same as before.
 func (t *tree) scan() error {
 	if w := t.watcher.Load(); w != nil {
 		w.Begin()
 		defer w.End()
 		t.guarded = map[string]bool{}
-		for _, entry := range t.ancestry() { // from the top, so that none is created unseen
+		for _, entry := range t.ancestry() { // from the top, so that no new entry is missed
 			t.guarded[entry] = true
 			t.place.Call(entry, func() error { w.Guard(entry); return nil })
 		}
@@ -40,13 +40,13 @@ func (t *tree) scan() error {
 	defer func() { t.triedBefore = nil }()
 	t.mapOut()
 	t.list(t.root, true)
-	t.orphaned = false // all have just been read
+	t.orphaned = false // all of them have just been read
 	return t.folders[t.root].err
 }
 
-// changed reads again only what the events named by paths may concern. Paths are of
-// the file system, without symlinks, because folders are watched by those; the tree's
-// own paths may contain links.
+// changed reads the files and folders that events for these paths may concern.
+// The paths are without symlinks, because folders are watched by such paths;
+// the tree's own paths may contain links.
 func (t *tree) changed(paths map[string]bool) error {
 	relist := map[string]bool{} // by folder; true: including all below it
 	t.leads = map[string]*files.Place{}
@@ -62,7 +62,8 @@ func (t *tree) changed(paths map[string]bool) error {
 			case isWanted(name):
 				t.entry(f, name)
 			case strings.HasPrefix(name, "."):
-				// Kubernetes swaps a link ..data that all others lead through.
+				// Kubernetes swaps the link ..data, which all others lead
+				// through.
 				if t.isSymlink(path) {
 					relist[f.path] = true
 				}
@@ -77,7 +78,7 @@ func (t *tree) changed(paths map[string]bool) error {
 		}
 	}
 	t.linked(paths)
-	for _, path := range slices.Sorted(maps.Keys(relist)) { // a folder comes before those in it
+	for _, path := range slices.Sorted(maps.Keys(relist)) { // a folder comes before its subfolders
 		if t.folders[path] != nil {
 			t.list(path, relist[path])
 		}
@@ -88,8 +89,8 @@ func (t *tree) changed(paths map[string]bool) error {
 	return nil
 }
 
-// linked reads again the files that are links into the folders of the paths, such as
-// certbot's archive.
+// linked reads the links into the folders of the paths, such as certbot's
+// archive.
 func (t *tree) linked(paths map[string]bool) {
 	dirs := make(map[string]bool, len(paths))
 	for path := range paths {
@@ -111,7 +112,7 @@ func (t *tree) linked(paths map[string]bool) {
 	}
 }
 
-// bad reads again the files that could not be used.
+// bad reads the files again that could not be used.
 func (t *tree) bad() {
 	for _, f := range t.folders {
 		if f.err != nil || len(f.faults) > 0 && f.place != t.place {
@@ -120,7 +121,7 @@ func (t *tree) bad() {
 		}
 		for _, fault := range f.faults {
 			name := filepath.Base(fault.path)
-			if !f.known(name).fresh { // else it was read just now
+			if !f.known(name).fresh { // otherwise it was read just now
 				t.entry(f, name)
 			}
 		}
@@ -140,7 +141,7 @@ func (t *tree) entry(f *folder, name string) {
 		return
 	}
 	if err != nil {
-		if t.isDir(f.path) { // a folder that disappeared proves nothing about its files
+		if t.isDir(f.path) { // a vanished folder says nothing about its files
 			f.drop(name)
 		}
 		return
@@ -156,8 +157,8 @@ func (t *tree) entry(f *folder, name string) {
 	t.file(f, name, last)
 }
 
-// list reads what changed in a folder. deep includes all folders below it, not only
-// new ones.
+// list reads what has changed in a folder. With deep, it includes all folders
+// below, not only new ones.
 func (t *tree) list(path string, deep bool) {
 	t.seen, t.way = map[string]bool{}, way{}
 	for _, f := range t.folders {

@@ -4,7 +4,7 @@ package certstore
 
 import "io/fs"
 
-// stampOf has to do with what every system tells.
+// stampOf uses only what every system provides.
 func stampOf(info fs.FileInfo) stamp {
 	return stamp{modified: info.ModTime().UnixNano(), size: info.Size(), mode: info.Mode()}
 }

@@ -11,16 +11,17 @@ import (
 )
 
 // A staple is an OCSP response for a certificate (RFC 6960; RFC 8446, section
-// 4.4.2.1). A nil staple is common.
+// 4.4.2.1). Most certificates have a nil staple.
 type staple struct {
 	response []byte // DER
 	from     int64  // Unix seconds: thisUpdate
 	until    int64  // Unix seconds: nextUpdate
 }
 
-// newStaple reads the response for a certificate. It refuses a response that a client
-// would refuse: for another certificate, not signed on behalf of the issuer, with a
-// status other than good, or without an end. Freshness is judged later.
+// newStaple reads the response for a certificate. It rejects a response that
+// clients would reject: one for another certificate, not signed on behalf of
+// the issuer, with a status other than good, or without nextUpdate. Freshness
+// is checked later.
 func newStaple(c *certificate, response []byte) (*staple, error) {
 	leaf, err := x509.ParseCertificate(c.leaf.bytes())
 	if err != nil {
@@ -30,7 +31,7 @@ func newStaple(c *certificate, response []byte) (*staple, error) {
 	if err != nil {
 		return nil, err
 	}
-	var issuer *x509.Certificate // unknown if the chain leaves out the root
+	var issuer *x509.Certificate // unknown if the chain omits the root
 	if len(issuers) > 0 {
 		issuer = issuers[0]
 	}

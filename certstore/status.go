@@ -17,39 +17,39 @@ const (
 	StateNotYetValid = "not yet valid"
 )
 
-// An Entry describes one certificate for one name. A name has an entry for each of its
-// certificates. Among those of one key family exactly one is chosen, unless a wildcard
-// certificate is better than all of them.
+// An Entry describes one certificate for one name. A name has an entry for each
+// of its certificates. Exactly one of each key family is chosen, unless a
+// wildcard certificate is better than all of them.
 type Entry struct {
 	Name      string    `json:"name"`     // exact name or wildcard, in normal form
 	Source    string    `json:"source"`   // SourceDirectory or SourceACME
-	File      string    `json:"file"`     // file of the leaf; empty for ACME
-	KeyFile   string    `json:"key_file"` // file of the private key; often the same
+	File      string    `json:"file"`     // path of the leaf's file; empty for ACME
+	KeyFile   string    `json:"key_file"` // path of the private key's file; often the same
 	Issuer    string    `json:"issuer"`
 	NotBefore time.Time `json:"not_before"`
 	NotAfter  time.Time `json:"not_after"`
 	KeyType   string    `json:"key_type"` // "ECDSA P-256", "RSA 2048", "Ed25519"
 	State     string    `json:"state"`    // StateOK, StateExpired, StateNotYetValid
 	Chosen    bool      `json:"chosen"`   // a client that can use this key type gets it
-	Why       string    `json:"why"`      // why it was chosen, or the one chosen instead
+	Why       string    `json:"why"`      // the reason for choosing it or the other one
 	Kept      bool      `json:"kept"`     // the file now contains something worse; see Problems
 	Staple    bool      `json:"staple"`   // a fresh OCSP response is served with it
 }
 
-// A Problem is a file that cannot be used as it is, or a certificate that is outside
-// its validity period and still served because there is no better one.
+// A Problem is a file that cannot be used as it is, or a certificate outside
+// its validity period that is still served because nothing better exists.
 type Problem struct {
 	File  string    // empty for a certificate from ACME
-	Err   error     // contains the file name, too
+	Err   error     // contains the file name as well
 	Hint  string    // what to do; may be empty
 	Since time.Time // first seen
-	Kept  bool      // clients get what the file held before, or an expired certificate
+	Kept  bool      // clients get the file's former contents, or an expired certificate
 
 	logged bool
 }
 
-// Certificates yields all entries at the time of the call, ordered by name, key type
-// and preference.
+// Certificates yields all entries at the time of the call, ordered by name, key
+// type and preference.
 func (s *Store) Certificates() iter.Seq[Entry] {
 	t, now := s.table(), time.Now()
 	return func(yield func(Entry) bool) {
@@ -66,8 +66,8 @@ func (s *Store) Certificates() iter.Seq[Entry] {
 	}
 }
 
-// byLabels orders names so that a domain comes directly before its subdomains, and its
-// wildcard after it.
+// byLabels puts a domain directly before its subdomains, and its wildcard after
+// it.
 func byLabels(a, b string) int {
 	for {
 		i, j := strings.LastIndexByte(a, '.'), strings.LastIndexByte(b, '.')
@@ -78,8 +78,8 @@ func byLabels(a, b string) int {
 	}
 }
 
-// appendEntries appends an entry for each certificate in exact, compared with those in
-// wild.
+// appendEntries appends an entry for each certificate in exact, compared with
+// those in wild.
 func appendEntries(out []Entry, name string, exact, wild []named, now time.Time) []Entry {
 	chosen := best(exact, wild, now)
 	for f := range families {
@@ -128,7 +128,7 @@ func (c *certificate) entry(name string, now time.Time) Entry {
 	}
 }
 
-// where returns the place of a certificate for a message.
+// where returns the certificate's file or source, for a message.
 func (c *certificate) where() string {
 	if c.base == "" {
 		return "the one from " + c.source()
@@ -140,9 +140,9 @@ func (c *certificate) where() string {
 // fixed or removed.
 func (s *Store) Problems() []Problem { return slices.Clone(s.table().problems) }
 
-// problems returns the problems of the next table, each with the time when it was
-// first seen, and logs new and fixed ones. If hasty is set, it does not log new ones
-// yet, because the file may be half written.
+// problems returns the problems of the next table, each with the time when it
+// was first seen. It logs new and fixed ones; with hasty, new ones are not
+// logged yet, because the file may be half written.
 func (s *Store) problems(next *table, before []Problem, hasty bool) []Problem {
 	now := time.Now()
 	faults := slices.Clip(s.read.faults)
@@ -196,10 +196,10 @@ func (c *certificate) quoted() string {
 	return fmt.Sprintf("%q", c.file())
 }
 
-// Names returns the number of names and wildcards with a certificate, without
-// describing them as Certificates does.
+// Names returns the number of names and wildcards that have a certificate. It
+// is cheaper than Certificates.
 func (s *Store) Names() int { return s.table().size() }
 
-// Empty reports whether there is no certificate at all, so that every client is
-// refused.
+// Empty reports whether the Store has no certificate at all. Every handshake
+// then fails.
 func (s *Store) Empty() bool { return len(s.table().all) == 0 }

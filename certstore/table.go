@@ -8,11 +8,12 @@ import (
 	"time"
 )
 
-// A table answers handshakes. It never changes once it is in use, so it is read
-// without a lock; a reload builds another and swaps them.
+// A table answers handshakes. A table in use never changes, so reading it takes
+// no lock. A reload builds another one and swaps them.
 //
-// Names are spread over shards. Tables share the shards in which they do not differ:
-// if one of ten thousand certificates changes, one or two shards are new.
+// Names are spread over shards. Two tables share the shards in which they do
+// not differ: if one of ten thousand certificates changes, one or two shards
+// are new.
 type table struct {
 	shards   [shards]*shard
 	all      []*certificate
@@ -22,8 +23,8 @@ type table struct {
 
 const shards = 64
 
-// A shard has the certificates of some names, in lists ordered by name, which take a
-// third of the memory of maps.
+// A shard has the certificates of some names, in lists ordered by name. Maps
+// would take three times the memory.
 type shard struct {
 	exact []named // by name
 	wild  []named // by the part after "*."
@@ -35,15 +36,14 @@ type named struct {
 	*certificate
 }
 
-// nowhere is a shard without names.
 var nowhere = new(shard)
 
-// newTable builds a table of all certificates from an older one, which it does not
-// change. Only one table may be built from the same older one.
+// newTable builds a table of all certificates from an older one, which it does
+// not change. Build only one table from each older one.
 func newTable(old *table, all []*certificate) *table {
 	t := &table{shards: old.shards, all: all, round: old.round + 2}
 	gone, come := old.difference(all)
-	own := [shards]bool{} // shards that are not shared with old
+	own := [shards]bool{} // shards that old does not share
 	shard := func(name string) (s *shard, key string, wild bool) {
 		key, wild = strings.CutPrefix(name, "*.")
 		i := shardOf(key)
@@ -76,7 +76,8 @@ func newTable(old *table, all []*certificate) *table {
 	return t
 }
 
-// without returns a copy that lacks the certificates that were last seen in a round.
+// without returns a copy without the certificates that were last seen in this
+// round.
 func (s *shard) without(round uint32) *shard {
 	if s == nil {
 		return new(shard)
@@ -87,10 +88,10 @@ func (s *shard) without(round uint32) *shard {
 
 func ordered(list []named) []named {
 	slices.SortStableFunc(list, func(a, b named) int { return strings.Compare(a.name, b.name) })
-	return slices.Clip(slices.Clone(list)) // releases what append and DeleteFunc left over
+	return slices.Clip(slices.Clone(list)) // releases the spare capacity of append and DeleteFunc
 }
 
-// under returns the part of an ordered list with a name.
+// under returns the entries of an ordered list that have this name.
 func under(list []named, name string) []named {
 	at := func(n named, name string) int { return strings.Compare(n.name, name) }
 	first, _ := slices.BinarySearchFunc(list, name, at)
@@ -101,9 +102,9 @@ func under(list []named, name string) []named {
 	return list[first:last:last]
 }
 
-// difference returns what is in t but not in all, and what is in all but not in t. It
-// marks each certificate with the round in which it was last seen, which takes a tenth
-// of the time that comparing sets would.
+// difference returns the certificates that are only in t, and those that are
+// only in all. It marks each certificate with the round that last saw it, which
+// is ten times as fast as comparing sets.
 func (t *table) difference(all []*certificate) (gone, come []*certificate) {
 	before, now := t.round+1, t.round+2
 	for _, c := range t.all {
@@ -133,8 +134,8 @@ func (t *table) shard(name string) *shard {
 	return nowhere
 }
 
-// lookup returns the certificates for a name in normal form: those with exactly this
-// name, and those with a wildcard one label above.
+// lookup returns the certificates for a name in normal form: those with exactly
+// this name, and those with a wildcard in place of its first label.
 func (t *table) lookup(name string) (exact, wild []named) {
 	exact = under(t.shard(name).exact, name)
 	if rest, ok := parent(name); ok {
@@ -143,8 +144,8 @@ func (t *table) lookup(name string) (exact, wild []named) {
 	return exact, wild
 }
 
-// lookupPattern returns the certificates for a pattern, and those with a wildcard that
-// covers all names of it.
+// lookupPattern returns the certificates for a pattern, and those with a
+// wildcard that covers all of its names.
 func (t *table) lookupPattern(pattern string) (same, wild []named) {
 	if rest, ok := strings.CutPrefix(pattern, "*."); ok {
 		return under(t.shard(rest).wild, rest), nil
@@ -182,8 +183,8 @@ func (t *table) size() int {
 	return n
 }
 
-// untimely returns the certificates outside their validity period that are chosen for
-// a name, because there is no better one.
+// untimely returns the certificates that are chosen for a name although they
+// are outside their validity period.
 func (t *table) untimely(now time.Time) []*certificate {
 	var out []*certificate
 	for _, c := range t.all {
@@ -197,8 +198,8 @@ func (t *table) untimely(now time.Time) []*certificate {
 	return out
 }
 
-// nextDate returns when the next certificate becomes valid or expires, in Unix
-// seconds; 0 if none does.
+// nextDate returns the time, in Unix seconds, when the next certificate becomes
+// valid or expires; 0 if none does.
 func (t *table) nextDate(now time.Time) int64 {
 	var next int64
 	for _, c := range t.all {

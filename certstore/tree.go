@@ -19,94 +19,94 @@ import (
 
 const (
 	maxDepth   = 8       // folders below the directory
-	maxFolders = 1 << 16 // in all; a directory such as "/" would not end
-	maxVerify  = 256     // leaves that are verified without a cause; 50 to 500 µs for each
-	maxNames   = 64      // of files that many folders have, such as fullchain.pem
+	maxFolders = 1 << 16 // in all; a directory such as "/" would take too long
+	maxVerify  = 256     // leaves verified without a particular reason; 50 to 500 µs each
+	maxNames   = 64      // file names that many folders share, such as fullchain.pem
 )
 
-// A tree is the directory as it was last read. It belongs to the job that its Place
-// runs, except for fields marked "shared", which any goroutine may use.
+// A tree is the directory as it was last read. Only the job that its Place runs
+// may use it, except for fields marked "shared", which any goroutine may use.
 type tree struct {
 	root        string                        // shared
 	place       *files.Place                  // shared
 	have        atomic.Pointer[harvest]       // shared: the result of the last job that ended
-	done        atomic.Bool                   // shared: a job has ended
+	done        atomic.Bool                   // shared: one job has ended
 	ignored     atomic.Pointer[ignored]       // shared: of the last job; nil: nothing
-	watcher     atomic.Pointer[watch.Watcher] // shared: gets each folder before it is listed; may be nil
+	watcher     atomic.Pointer[watch.Watcher] // shared: receives each folder before it is listed; may be nil
 	folders     map[string]*folder            // by path
 	limit       int                           // of folders
-	full        bool                          // there are more than that
+	full        bool                          // the limit has been exceeded
 	verify      int                           // see judge
 	round       uint32                        // of judge
-	opened      bool                          // what the first job found has been collected
-	seenAs      fs.FileInfo                   // the root, when it was read last
-	filled      fs.FileInfo                   // the same when it had certificates last; see suddenlyEmpty
+	opened      bool                          // the result of the first job has been collected
+	seenAs      fs.FileInfo                   // the root when it was last read
+	filled      fs.FileInfo                   // the root when it last held certificates; see suddenlyEmpty
 	reader      *reader
 	names       map[string]string    // see sameName
 	buf         *bytes.Buffer        // for one file at a time
-	tried       map[string]tried     // files that are named freely and not PEM, by path
-	ring        map[publicID]located // see keyring; nil: nobody has asked
+	tried       map[string]tried     // files that have no extension and are not PEM, by path
+	ring        map[publicID]located // see keyring; nil: not needed yet
 	way         way                  // of the last link that list has seen
 	wanted      []string             // reused by folder
-	seen        map[string]bool      // resolved folders of this scan: links may form a circle
-	triedBefore map[string]tried     // the same before the scan under way
-	orphaned    bool                 // the target of other folders' links disappeared: read those now
+	seen        map[string]bool      // resolved folders of this scan: links may form a cycle
+	triedBefore map[string]tried     // tried as it was before the current scan
+	orphaned    bool                 // the target of other folders' links disappeared: read those folders now
 	pruned      bool                 // folders disappeared since the last collect
 	idleness    bool                 // what is ignored may have changed since the last gather
 	aliases     map[string][]*folder // see at; nil when folders have changed
 
 	// See elsewhere.go.
 	log      *slog.Logger
-	ctx      context.Context // shared: ends with leave
+	ctx      context.Context // shared: done after leave
 	cancel   context.CancelFunc
 	again    func(first func())      // shared: reads everything again, after first, and publishes it
 	realRoot string                  // root without links
-	mount    string                  // that root is in
+	mount    string                  // the mount point that contains root
 	points   map[string]string       // mount points, and the types of what is there
-	remote   bool                    // a file of the root may hang alone
-	guarded  map[string]bool         // see ancestry; of the last scan
+	remote   bool                    // single files in the root may hang
+	guarded  map[string]bool         // see ancestry; of the previous scan
 	leads    map[string]*files.Place // by path; of this scan
 	mu       sync.Mutex
 	others   map[string]*files.Place // shared, guarded by mu: by mount point
 	left     bool                    // shared, guarded by mu
 	awaited  map[*files.Place]bool
 	late     map[any]any          // see alone
-	hung     map[string]time.Time // when paths that had hung alone were read again
+	hung     map[string]time.Time // when the paths that had hung were read again
 }
 
-// A folder is the unit in which leaves are paired with keys.
+// A folder is the unit for pairing leaves with keys.
 type folder struct {
 	path   string
 	real   string // path without symlinks, which is watched
 	place  *files.Place
-	busy   bool // it is being listed
+	busy   bool // being listed now
 	files  fileList
 	subs   []string       // paths of the folders in it, sorted
-	err    error          // why it could not be listed; the rest is then unchanged
+	err    error          // why it could not be listed; the other fields are then unchanged
 	links  bool           // some file is a link to another folder
-	dirty  bool           // out is older than files
-	asked  bool           // for a key in other folders
-	due    int64          // Unix seconds: when a chain expires, for which there may be another
+	dirty  bool           // files have changed since out was computed
+	asked  bool           // its leaves need keys from other folders
+	due    int64          // Unix seconds: expiry of a chain that may have an alternative
 	out    []*certificate // its certificates
 	faults []fault
 
 	foreign []passed // entries that are not read; see maxIgnoredFolder
-	stray   int      // of them; see maxStray
-	more    int      // further ones
-	tried   int      // files of it in tree.tried, since it was listed
-	idle    []passed // files that were read and are not used
+	stray   int      // how many of them are stray; see maxStray
+	more    int      // how many more there are
+	tried   int      // its files in tree.tried since it was listed
+	idle    []passed // files that were read but are not used
 }
 
 // A file is the last reading of one name in a folder.
 type file struct {
 	name   string
-	stamp  uint64 // sum of its last stamp; 0: read it again
+	stamp  uint64 // sum of its last stamp; 0: it must be read again
 	sum    uint64 // of its bytes
-	target string // folder of the symlink's last target, one string for all links to it; empty: not a link
+	target string // folder that the symlink last led to, one string for all links to it; empty: not a link
 	parts  []part // nil until read
 	err    error  // instead of parts; does not name the file
-	open   bool   // anybody can read it
-	young  bool   // so recently changed when it was read that the stamp is not reliable
+	open   bool   // every user can read it
+	young  bool   // its last change was too recent for a reliable stamp
 	fresh  bool   // parts are newer than the last pairing
 }
 
@@ -117,8 +117,8 @@ func (fs fileList) find(name string) (int, bool) {
 	return slices.BinarySearchFunc(fs, name, func(f file, name string) int { return strings.Compare(f.name, name) })
 }
 
-// get returns the file of a name, or nil. The result is valid until files are added or
-// removed.
+// get returns the file of this name, or nil. The result is valid until files
+// are added or removed.
 func (fs fileList) get(name string) *file {
 	if i, ok := fs.find(name); ok {
 		return &fs[i]
@@ -142,7 +142,8 @@ func (t *tree) watch(path string) {
 	}
 }
 
-// at returns the folders whose real path is path: links may lead several to one.
+// at returns the folders whose real path is path. Links may lead several
+// folders to one path.
 func (t *tree) at(real string) []*folder {
 	if t.aliases == nil {
 		t.aliases = map[string][]*folder{}
@@ -158,7 +159,7 @@ func (t *tree) at(real string) []*folder {
 	return t.aliases[real]
 }
 
-// prune forgets the folders that no other folder lists any more.
+// prune forgets the folders that no other folder lists.
 func (t *tree) prune() {
 	before := len(t.folders)
 	for path, f := range t.folders {
@@ -177,7 +178,7 @@ func (t *tree) prune() {
 	}
 }
 
-// reachable reports whether its parent folder still lists the folder.
+// reachable reports whether the parent folder still lists the folder.
 func (t *tree) reachable(path string) bool {
 	for path != t.root {
 		above := t.folders[filepath.Dir(path)]
@@ -209,7 +210,7 @@ func (f *folder) drop(name string) {
 	}
 }
 
-// known returns the file of a name, and adds it if necessary.
+// known returns the file of this name, adding it if necessary.
 func (t *tree) known(f *folder, name, target string) *file {
 	i, known := f.files.find(name)
 	if !known {
@@ -223,7 +224,7 @@ func (t *tree) known(f *folder, name, target string) *file {
 	return have
 }
 
-// sameName returns one string for a file name that many folders have.
+// sameName returns one shared string for a file name that many folders use.
 func (t *tree) sameName(name string) string {
 	if same, ok := t.names[name]; ok {
 		return same

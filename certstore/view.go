@@ -12,9 +12,9 @@ import (
 )
 
 // A View answers handshakes. It follows the Store's changes until a Change is
-// committed. The Change's View then takes its place, and this one stays as it is, for
-// connections that began with it. Its methods are safe for concurrent use and do not
-// block.
+// committed. Then the Change's View takes over, and this one no longer changes;
+// connections that started with it keep it. Its methods are safe for concurrent
+// use and do not block.
 type View struct {
 	table atomic.Pointer[table]
 	cache *cache
@@ -29,11 +29,11 @@ func (s *Store) newView(t *table) *View {
 // GetCertificate is for tls.Config.GetCertificate; that Config must have no
 // Certificates.
 //
-// It returns nil, nil if it has no certificate for the server name, or if the client
-// sent no server name. crypto/tls then sends the alert unrecognized_name (RFC 6066,
-// section 3); an error would reach the client as internal_error. A client that
-// supports none of the name's certificates gets one of them, and with it a
-// handshake_failure. The caller must not change the certificate.
+// It returns nil, nil if it has no certificate for the server name, or if the
+// client sent no server name. crypto/tls then sends the alert unrecognized_name
+// (RFC 6066, section 3); an error would reach the client as internal_error. A
+// client that supports none of the name's certificates gets one of them, and so
+// the alert handshake_failure. The caller must not change the certificate.
 func (v *View) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name, err := normalName(hello.ServerName)
 	if err != nil {
@@ -53,25 +53,27 @@ func (v *View) Has(serverName string) bool {
 	return len(exact)+len(wild) > 0
 }
 
-// A Change is a directory that was read but is not in use yet. Call Commit or Abandon
-// once, before the next Prepare.
+// A Change is a directory that was read but is not in use yet. Call Commit or
+// Abandon exactly once, before the next Prepare. It is for one goroutine at a
+// time.
 type Change struct {
 	store   *Store
-	tree    *tree          // nil without a directory
-	watcher *watch.Watcher // the one in use, or one that does not run yet
-	late    atomic.Bool    // no caller waits for the reading any more
+	tree    *tree          // nil if there is no directory
+	watcher *watch.Watcher // the watcher in use, or one that is not running yet
+	late    atomic.Bool    // the caller no longer waits for the reading
 }
 
-// Prepare reads a directory: the one in use or another. watch says whether it is
-// watched from then on. Prepare fails if the directory cannot be listed. In that case,
-// and until Commit, handshakes are not affected. Another directory that hangs is an
-// error, too; of a slow one, the change has what was read so far. If the directory in
-// use hangs, its certificates stay until it answers.
+// Prepare reads a directory: the one in use or another. watch tells whether to
+// watch it after Commit. Prepare fails if the directory cannot be listed, or if
+// it is another one and hangs. If another directory is only slow, the Change
+// has what was read so far. If the directory in use hangs, its certificates
+// stay until it answers. Handshakes see no difference until Commit.
 func (s *Store) Prepare(dir string, watch bool) (*Change, error) {
 	return s.prepare(dir, watch, false)
 }
 
-// prepare is Prepare; first makes it wait for a directory that hangs in any case.
+// prepare is Prepare. With first, it accepts a directory that hangs, in any
+// case.
 func (s *Store) prepare(dir string, watch, first bool) (*Change, error) {
 	c := &Change{store: s}
 	err := c.read(dir, watch)
@@ -97,7 +99,7 @@ func (c *Change) read(dir string, watch bool) error {
 		c.tree = newTree(dir, s.log)
 		if used != nil && used.root == c.tree.root {
 			c.tree.leave()
-			c.tree = used // so that its kept certificates stay
+			c.tree = used // keeps the certificates of files that have gone bad
 		} else {
 			tree := c.tree
 			tree.again = func(first func()) {
@@ -129,8 +131,9 @@ func (c *Change) read(dir string, watch bool) error {
 	return err
 }
 
-// Commit puts the directory into use, and returns the View that has it, including
-// everything that was installed meanwhile. No handshake sees an empty table in between.
+// Commit puts the directory into use and returns its View, which includes all
+// certificates installed meanwhile. No handshake sees an empty table in
+// between.
 func (c *Change) Commit() *View {
 	s := c.store
 	s.swap.Lock()
@@ -154,13 +157,13 @@ func (c *Change) Commit() *View {
 	return v
 }
 
-// Abandon discards the change. If the directory is the one in use, the next Reload
-// applies what was read.
+// Abandon discards the Change. If its directory is the one in use, the next
+// Reload applies what was read.
 func (c *Change) Abandon() {
 	s := c.store
 	used, watcher := s.inUse()
 	if c.tree != nil && c.tree == used {
-		c.tree.watcher.Store(watcher) // the next Reload tells it about new folders
+		c.tree.watcher.Store(watcher) // the next Reload adds new folders to it
 	} else {
 		c.tree.leave()
 	}

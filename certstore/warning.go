@@ -12,23 +12,23 @@ import (
 	"time"
 )
 
-// A Warning is why some clients reject a certificate that is served.
+// A Warning explains why some clients reject a certificate that is served.
 type Warning struct {
 	Rule string // one of RuleNames
-	File string // with the leaf; empty for an installed certificate
-	Text string // names the certificate too
+	File string // file of the leaf; empty for an installed certificate
+	Text string // also names the certificate
 	Hint string
 }
 
-// A rule tells a certificate that some clients reject. It looks at the leaf once, when
-// it is read, at each issuer once for each chain, or at what is kept of the certificate.
+// A rule detects certificates that some clients reject. It examines a leaf when
+// it is read, an issuer once for each chain, or the fields of a certificate.
 type rule struct {
 	name   string
-	leaf   func(*x509.Certificate) bool // nil: not about the leaf
-	issuer func(*x509.Certificate) bool // nil: not about issuers
-	kept   func(*certificate) bool      // nil: leaf and issuer say it
-	fatal  bool                         // no client accepts it
-	others bool                         // only where the name has no certificate with another kind of key
+	leaf   func(*x509.Certificate) bool // nil: the rule does not examine the leaf
+	issuer func(*x509.Certificate) bool // nil: the rule does not examine issuers
+	kept   func(*certificate) bool      // nil: leaf and issuer decide
+	fatal  bool                         // all clients reject it
+	others bool                         // applies only if the name has no certificate with another kind of key
 	text   func(*certificate) string
 	hint   string
 }
@@ -155,7 +155,7 @@ func forServers(c *x509.Certificate) bool {
 func sha1(c *x509.Certificate) bool {
 	switch c.SignatureAlgorithm {
 	case x509.SHA1WithRSA, x509.ECDSAWithSHA1, x509.DSAWithSHA1, x509.MD5WithRSA:
-		return !selfSigned(c) // nobody looks at the signature of a root
+		return !selfSigned(c) // clients do not check the signature of a root
 	}
 	return false
 }
@@ -169,7 +169,8 @@ func onlyAnyUsage(c *x509.Certificate) bool {
 	return slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 }
 
-// unknownCritical leaves out RFC 5280's extensions, of which crypto/x509 does not know all.
+// unknownCritical accepts the extensions of RFC 5280 even where crypto/x509
+// does not know them.
 func unknownCritical(c *x509.Certificate) bool {
 	return slices.ContainsFunc(c.UnhandledCriticalExtensions, func(id asn1.ObjectIdentifier) bool {
 		return len(id) < 3 || !id[:3].Equal(asn1.ObjectIdentifier{2, 5, 29})
@@ -178,10 +179,10 @@ func unknownCritical(c *x509.Certificate) bool {
 
 const day = 24 * 60 * 60 // seconds
 
-// lifetime returns for how many days the certificate is valid, as its limit counts them.
-// Both dates belong to the period (RFC 5280, section 4.1.2.5), and any time above a number
-// of days is another day (CA/Browser Forum's Baseline Requirements, section 6.3.2).
-// Apple compares the dates alone.
+// lifetime returns the validity period in days, as the limits count it. Both
+// dates belong to the period (RFC 5280, section 4.1.2.5), and any part of a day
+// counts as a day (CA/Browser Forum's Baseline Requirements, section 6.3.2).
+// Apple compares only the dates.
 func (c *certificate) lifetime() int64 {
 	seconds := c.notAfter - c.notBefore
 	if c.public() {
@@ -190,9 +191,9 @@ func (c *certificate) lifetime() int64 {
 	return (seconds + day - 1) / day
 }
 
-// lifetimeLimit returns the most days that browsers take. For the CAs that browsers know
-// it is in the Baseline Requirements, section 6.3.2; for all others Apple has one, from
-// 2019-07-01 on (https://support.apple.com/103769).
+// lifetimeLimit returns the most days that browsers accept. For public CAs it
+// is in the Baseline Requirements, section 6.3.2. For all others Apple has a
+// limit since 2019-07-01 (https://support.apple.com/103769).
 func (c *certificate) lifetimeLimit() int64 {
 	if !c.public() {
 		if c.notBefore < time.Date(2019, 7, 1, 0, 0, 0, 0, time.UTC).Unix() {
@@ -219,7 +220,7 @@ func (c *certificate) lifetimeLimit() int64 {
 // public reports whether the chain leads to a root of this system.
 func (c *certificate) public() bool { return c.links.public || c.facts.Value().public }
 
-// doubts returns the rules of which the leaf falls foul, as a bit for each.
+// doubts returns one bit for each rule that the leaf violates.
 func doubts(leaf *x509.Certificate) (bits uint32) {
 	for i, r := range rules {
 		if r.leaf != nil && r.leaf(leaf) {
@@ -256,13 +257,13 @@ func (c *certificate) breaks(i int) bool {
 	return (c.facts.Value().doubts|c.links.doubts)&(1<<i) != 0
 }
 
-// rejected reports whether no client accepts the certificate, whatever its dates are. It
-// is for handshakes, too.
+// rejected reports whether all clients reject the certificate, apart from its
+// dates. It is cheap enough for handshakes.
 func (c *certificate) rejected() bool {
 	return (c.facts.Value().doubts|c.links.doubts)&fatal != 0 || c.outside
 }
 
-// rejection returns the text of the rule because of which no client accepts the
+// rejection returns the text of the rule that makes all clients reject the
 // certificate, or "".
 func (c *certificate) rejection() string {
 	for i, r := range rules {
@@ -295,14 +296,15 @@ func (c *certificate) isOutside() bool {
 	return errors.As(err, &invalid) && invalid.Reason == x509.CANotAuthorizedForThisName
 }
 
-// middle is when the certificate and its chain are valid, if ever.
+// middle returns a time at which the certificate and its chain are valid, if
+// there is one.
 func middle(c *certificate) time.Time {
 	from, until := max(c.notBefore, c.links.from), min(c.notAfter, c.links.until)
 	return time.Unix(from+(until-from)/2, 0)
 }
 
-// Warnings returns why clients reject certificates that are chosen for some name, ordered
-// by file.
+// Warnings returns the reasons why some clients reject a certificate that is
+// chosen for some name, ordered by file.
 func (s *Store) Warnings() (out []Warning) {
 	t, now := s.table(), time.Now()
 	for _, c := range t.all {
@@ -316,8 +318,8 @@ func (s *Store) Warnings() (out []Warning) {
 	return out
 }
 
-// serves reports whether a certificate is chosen for some name; where alone is set, for
-// one for which no certificate is chosen that browsers accept.
+// serves reports whether a certificate is chosen for some name. With alone, it
+// counts only names that have no chosen certificate that browsers accept.
 func (t *table) serves(c *certificate, alone bool, now time.Time) bool {
 	for name := range c.names.all() {
 		same, wild := t.lookupPattern(name)
@@ -328,8 +330,8 @@ func (t *table) serves(c *certificate, alone bool, now time.Time) bool {
 	return false
 }
 
-// forBrowsers reports whether browsers accept the certificate, as far as its dates, its
-// chain and its kind of key go.
+// forBrowsers reports whether browsers accept the certificate, judging by its
+// dates, its chain and its kind of key.
 func (c *certificate) forBrowsers(now time.Time) bool {
 	return c.timely(now) && c.sound(now) && c.family() != familyEd25519 && c.facts.Value().kind != "ECDSA P-521"
 }

@@ -11,16 +11,16 @@ import (
 )
 
 const (
-	// grace is how long a changed file may stay bad before that is logged: it may have
-	// been read while it was being written.
+	// grace is how long a changed file may stay bad before that is logged. It
+	// may have been read while it was being written.
 	grace = 2 * time.Second
 
-	pollAll       = time.Minute      // how often everything is read again
-	pollUnwatched = 10 * time.Second // the same if a folder can't be watched, or hangs
-	pollShare     = 500              // reading everything is rarer if it takes long
+	pollAll       = time.Minute      // interval of full readings
+	pollUnwatched = 10 * time.Second // the same if a folder cannot be watched, or hangs
+	pollShare     = 500              // full readings are rarer if they take long
 )
 
-// newWatcher returns a watcher of the tree in use.
+// newWatcher returns a watcher for the tree in use.
 func (s *Store) newWatcher() (w *watch.Watcher) {
 	var pause time.Duration // before the next attempt, after a failure
 	w = watch.New(watch.Options{
@@ -52,8 +52,8 @@ func (s *Store) newWatcher() (w *watch.Watcher) {
 	return w
 }
 
-// Watched reports whether the directory is watched, and why changes in it are noticed only
-// by polling; nil: they are noticed at once.
+// Watched reports whether the directory is watched. trouble explains why
+// changes are noticed only by polling; if it is nil, they are noticed at once.
 func (s *Store) Watched() (on bool, trouble *watch.Trouble) {
 	_, w := s.inUse()
 	if w == nil {
@@ -62,15 +62,15 @@ func (s *Store) Watched() (on bool, trouble *watch.Trouble) {
 	return true, w.Trouble()
 }
 
-// look reads what may have changed, and publishes the result.
+// look reads what may have changed and publishes the result.
 func (s *Store) look(ctx context.Context, w *watch.Watcher, c watch.Changes) error {
 	t, now := s.inUse()
-	if now != w || t == nil { // closed or replaced meanwhile
+	if now != w || t == nil { // closed or replaced in the meantime
 		return nil
 	}
 	return t.do(ctx, func() error {
 		if c.All {
-			t.scan() // a root that cannot be listed becomes a problem
+			t.scan() // if the root cannot be listed, that becomes a problem
 		} else {
 			t.changed(c.Names)
 		}
