@@ -2,32 +2,33 @@ package certstore
 
 // ACME obtains and renews certificates from a CA (RFC 8555).
 //
-// It uses golang.org/x/crypto/acme/autocert for two things: autocert's Manager answers
-// challenges (acme_answer.go), and defines the names and contents of the files in the
-// cache, so that an existing autocert cache works. Orders use acme.Client, on which the
-// Manager is built (acme_order.go), because the Manager orders during a handshake,
-// tries tls-alpn-01 even if nothing listens on 443, never replaces its key, forgets
-// failures and their reasons, renews only names that were requested, and cannot be
-// closed. So the Manager never sees an ordinary ClientHello.
+// It uses golang.org/x/crypto/acme/autocert for two things. autocert's Manager
+// answers challenges (acme_answer.go), and it defines the names and contents of
+// the files in the cache, so that an existing autocert cache works. Orders use
+// acme.Client, on which the Manager is built (acme_order.go). The Manager
+// itself orders during a handshake, tries tls-alpn-01 even if nothing listens
+// on 443, never replaces its key, forgets failures and their reasons, renews
+// only names that were requested, and cannot be closed. So the Manager never
+// sees an ordinary ClientHello.
 //
-// Each certificate, for one name or for several, has a keeper (acme_keeper.go), one
-// goroutine, and is in one of these states:
+// Each certificate, for one name or for several, has a keeper (acme_keeper.go),
+// which is one goroutine, and is in one of these states:
 //
 //	state          certificate          the keeper waits for
 //	ACMEWaiting    none                 the end of the back-off
 //	ACMEOrdering   none or the old one  the CA
 //	ACMEElsewhere  none or the old one  another gate, which has the lease
 //	ACMEValid      in use               the time of renewal, or the end of the back-off
-//	ACMEExpired    in use all the same  the end of the back-off
+//	ACMEExpired    still in use         the end of the back-off
 //
 // A certificate stays in use until there is a better one.
 //
-// If the cache folder hangs, each keeper waits until it is back and keeps its
-// certificate; nothing waits for keepers (acmeCache).
+// If the cache folder hangs, each keeper keeps its certificate and waits until
+// the folder answers; nothing waits for keepers (acmeCache).
 //
-// Gates share only the cache folder. It is read again every ACMEOptions.Poll. A lease
-// (acme_lease.go) lets one gate order at a time, and failures are counted in the folder
-// for all gates (acme_record.go).
+// Gates share only the cache folder. Each reads it again every
+// ACMEOptions.Poll. A lease (acme_lease.go) lets one gate order at a time, and
+// the folder counts the failures of all gates (acme_record.go).
 
 import (
 	"context"
@@ -49,24 +50,24 @@ import (
 	"wssgate/panics"
 )
 
-// ACME keeps a certificate for each configured name. Make one with NewACME. All
-// methods are safe for concurrent use.
+// ACME keeps a certificate for each configured name. Create it with NewACME.
+// All methods are safe for concurrent use.
 type ACME struct {
 	opts    ACMEOptions
 	cache   acmeCache
 	answers *acmeAnswers
 	manager *autocert.Manager // only answers challenges
-	cas     []*acmeCA         // in the order in which they are asked
-	owner   string            // names this process in leases and in Status
+	cas     []*acmeCA         // in the order in which they are tried
+	owner   string            // identifies this process in leases and in Status
 	orders  chan struct{}
 
-	ctx    context.Context // ends with Close
+	ctx    context.Context // done after Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // keepers
 
 	folder atomic.Pointer[acmeCacheState] // nil: the cache can be used
 
-	reload sync.Mutex // one SetNames, Start or Close at a time; never taken by a handshake
+	reload sync.Mutex // for one SetNames, Start or Close at a time; handshakes never take it
 	names  atomic.Pointer[acmeNames]
 	runs   bool // guarded by reload
 	closed bool // guarded by reload
@@ -105,29 +106,30 @@ const (
 // ACMEStatus describes one certificate.
 type ACMEStatus struct {
 	Name       string   // the first of Names
-	Names      []string // that it is for
+	Names      []string // all names of the certificate
 	State      ACMEState
 	NotAfter   time.Time // of the installed certificate; zero: none
-	NextTry    time.Time // when the next order is due; in the past: now
-	Failures   int       // consecutive failed orders, over all gates
-	Since      time.Time // of the first of them; zero: not known
-	Err        string    // why the latest order failed, in the CA's words; empty: it did not
+	NextTry    time.Time // when the next order is due; may be in the past
+	Failures   int       // consecutive failed orders, of all gates
+	Since      time.Time // of the first failure; zero: unknown
+	Err        string    // why the latest order failed, in the CA's words; empty: it succeeded
 	LeaseOwner string    // gate that is ordering; empty: none
 
-	CA string // directory URL of the CA that the installed certificate is from; empty: not known
+	CA string // directory URL of the installed certificate's CA; empty: unknown
 
-	Revoked bool // the installed certificate has been revoked by Revoke of this ACME
+	Revoked bool // Revoke has revoked the installed certificate
 
-	Renewal ACMERenewal // what the CA says of the installed certificate
+	Renewal ACMERenewal // what the CA says about renewing the installed certificate
 }
 
-// acmeOrders is the limit of concurrent orders: enough to obtain a hundred certificates
-// in minutes, few enough not to look like an attack.
+// acmeOrders limits concurrent orders. Four obtain a hundred certificates in
+// minutes and do not look like an attack.
 const acmeOrders = 4
 
-// NewACME checks the options, reads the cache and installs its certificates. It does
-// not use the network or write to an existing cache; Start does. It waits for a cache
-// that hangs or is slow as PrepareNames does. The error contains every mistake.
+// NewACME checks the options, reads the cache and installs its certificates. It
+// does not use the network or write to an existing cache; Start does. Like
+// PrepareNames, it waits up to files.Patience for a cache that hangs or is
+// slow. The error contains every mistake.
 func NewACME(opts ACMEOptions) (*ACME, error) {
 	opts.setDefaults()
 	_, errs := acmeLists(opts.Names, opts.Together)
@@ -165,8 +167,8 @@ func NewACME(opts ACMEOptions) (*ACME, error) {
 	return a, nil
 }
 
-// Start begins to obtain and to renew, in the background. It does nothing after
-// Close, or the second time.
+// Start begins to obtain and renew certificates in the background. It does
+// nothing after Close, or if it was called before.
 func (a *ACME) Start() {
 	a.reload.Lock()
 	defer a.reload.Unlock()
@@ -187,9 +189,10 @@ func (a *ACME) Start() {
 	}
 }
 
-// Close ends all work and returns when every goroutine has ended. It abandons an order
-// under way and releases its lease. Installed certificates stay where they are. A
-// second call does nothing. A cache that hangs delays Close by at most acmeGoodbye.
+// Close ends all work and returns when every goroutine has ended. It abandons
+// current orders and releases their leases. Installed certificates stay. A
+// second call does nothing. A cache that hangs delays Close by at most
+// acmeGoodbye.
 func (a *ACME) Close() {
 	a.reload.Lock()
 	defer a.reload.Unlock()
@@ -204,17 +207,18 @@ func (a *ACME) Close() {
 	}
 }
 
-// ACMENames is a set of names whose new members have been looked up in the cache. It
-// has no effect before Commit. Call Commit or Abandon once.
+// ACMENames is a new set of names, of which the cache has been read. It has no
+// effect before Commit. Call Commit or Abandon exactly once.
 type ACMENames struct {
 	a     *ACME
 	lists [][]string
 	fresh map[string]*acmeKeeper // by id
 }
 
-// PrepareNames looks up new names in the cache, as in ACMEOptions. It waits for that for
-// at most files.Patience in all; certificates that are read later are installed then. If
-// a name is refused, the error says why.
+// PrepareNames checks the names and reads the certificates of new ones from the
+// cache. names and together are as in ACMEOptions. It waits for the cache at
+// most files.Patience in all; certificates that are read later are installed
+// then. It returns an error if a name is invalid.
 func (a *ACME) PrepareNames(names []string, together ...[]string) (*ACMENames, error) {
 	lists, errs := acmeLists(names, together)
 	if len(errs) > 0 {
@@ -236,7 +240,8 @@ func (a *ACME) PrepareNames(names []string, together ...[]string) (*ACMENames, e
 	return n, nil
 }
 
-// await waits until the fresh names have been looked up, or their time is over.
+// await waits until the certificates of the new names have been read or the
+// time is over.
 func (n *ACMENames) await() {
 	began, late := time.Now(), time.NewTimer(files.Patience)
 	defer late.Stop()
@@ -261,16 +266,17 @@ func (n *ACMENames) await() {
 	}
 }
 
-// Abandon discards the names.
+// Abandon discards the set of names.
 func (n *ACMENames) Abandon() {
 	for _, k := range n.fresh {
 		k.cancel()
 	}
 }
 
-// Commit replaces the configured names, and does not block. For a new name, or another
-// list of names, it installs what the cache has. It removes what is no longer configured
-// and abandons its order; its files stay in the cache. Others are not affected.
+// Commit replaces the configured names. It does not block. It installs the
+// certificate from the cache for each new name or list of names. It removes the
+// certificates of names that are no longer configured and abandons their
+// orders; their files stay in the cache. Other names are not affected.
 func (n *ACMENames) Commit() {
 	a := n.a
 	a.reload.Lock()
@@ -284,7 +290,7 @@ func (n *ACMENames) Commit() {
 		if k == nil {
 			k = n.fresh[acmeID(list)]
 		}
-		if k != nil { // otherwise it has been removed since
+		if k != nil { // otherwise it has been removed since then
 			now.add(list, k)
 		}
 	}
@@ -294,8 +300,8 @@ func (n *ACMENames) Commit() {
 			k.show()
 		}
 	}
-	// Not earlier: challenges are answered only for configured names, and the CA may
-	// come at once.
+	// Not earlier: challenges are answered only for configured names, and the
+	// CA may validate at once.
 	if a.runs {
 		for id, k := range n.fresh {
 			if now.byID[id] == k {
@@ -306,14 +312,14 @@ func (n *ACMENames) Commit() {
 			}
 		}
 	}
-	for id, k := range old.byID { // last, so that no name is without a certificate meanwhile
+	for id, k := range old.byID { // last, so that every name always has a certificate
 		if now.byID[id] == nil {
 			k.retire()
 		}
 	}
 }
 
-// SetNames is PrepareNames and Commit.
+// SetNames calls PrepareNames and Commit.
 func (a *ACME) SetNames(names []string, together ...[]string) error {
 	n, err := a.PrepareNames(names, together...)
 	if err == nil {
@@ -322,8 +328,8 @@ func (a *ACME) SetNames(names []string, together ...[]string) error {
 	return err
 }
 
-// Status returns the state of each certificate, ordered by name. It never waits for an
-// order.
+// Status returns the state of each certificate, ordered by name. It never waits
+// for an order.
 func (a *ACME) Status() []ACMEStatus {
 	names := a.names.Load().byID
 	out := make([]ACMEStatus, 0, len(names))
@@ -333,8 +339,8 @@ func (a *ACME) Status() []ACMEStatus {
 	return out
 }
 
-// keeper returns the keeper of a name in any form, and the normal form; nil if it is not
-// configured.
+// keeper returns the keeper of a name in any form, and the normal form. The
+// keeper is nil if the name is not configured.
 func (a *ACME) keeper(name string) (*acmeKeeper, string) {
 	normal, err := normalName(name)
 	if err != nil {
@@ -346,7 +352,7 @@ func (a *ACME) keeper(name string) (*acmeKeeper, string) {
 // acmeID identifies a certificate by its names.
 func acmeID(names []string) string { return strings.Join(names, " ") }
 
-// acmeOwner identifies this process, also for people.
+// acmeOwner identifies this process in a readable form.
 func acmeOwner() string {
 	host, err := os.Hostname()
 	if err != nil {

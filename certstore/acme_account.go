@@ -15,13 +15,13 @@ import (
 // An acmeAccount is the state of this gate's account at the CA.
 type acmeAccount struct {
 	client   *acme.Client // registered; nil: not yet
-	failures int          // refusals of the account itself, in a row
-	until    time.Time    // no try before; meaningless without failures
-	err      error        // the last of them
+	failures int          // consecutive refusals of the account itself
+	until    time.Time    // no attempt before; only used with failures
+	err      error        // the last refusal
 }
 
-// An acmeAccountWait means that the CA was not asked: it refused the account a short
-// while ago, and would refuse every name.
+// An acmeAccountWait means that the CA was not asked: it recently refused the
+// account, and would refuse every name.
 type acmeAccountWait struct {
 	until time.Time
 	err   error
@@ -30,8 +30,8 @@ type acmeAccountWait struct {
 func (w acmeAccountWait) Error() string { return w.err.Error() }
 func (w acmeAccountWait) Unwrap() error { return w.err }
 
-// client returns the client of the registered account. If there is none yet, one
-// goroutine registers it, and the others wait for that.
+// client returns the client of the registered account. If there is none yet,
+// one goroutine registers the account while the others wait.
 func (c *acmeCA) client(ctx context.Context) (client *acme.Client, err error) {
 	var now acmeAccount
 	select {
@@ -72,29 +72,29 @@ func (n *acmeAccount) refuse(err error) {
 	n.until = time.Now().Add(min(acmeBackoff(n.failures, 0, acmeRateLimit(err)), max(acmeAccountMax, acmeRateLimit(err))))
 }
 
-// acmeAccountMax is the longest wait of all names after the account was refused,
-// unless the CA sets another time. When an operator has fixed the cause, nobody waits
-// for half a day.
+// acmeAccountMax bounds how long all names wait after the account was refused,
+// unless the CA sets another time. After an operator has fixed the cause, they
+// must not wait for half a day.
 const acmeAccountMax = time.Hour
 
-// accountRefused makes all names wait because the CA refused the account to one of
-// them.
+// accountRefused makes all names wait after the CA refused the account to one
+// of them.
 func (c *acmeCA) accountRefused(err error) {
 	now := <-c.account
-	if now.failures == 0 || !time.Now().Before(now.until) { // not for an order that began earlier
+	if now.failures == 0 || !time.Now().Before(now.until) { // but not for an order that began earlier
 		now.refuse(err)
 	}
 	c.account <- now
 }
 
-// accountWell ends the back-off: the CA accepted an order, or an operator asks for a
-// try.
+// accountWell ends the back-off: the CA accepted an order, or an operator
+// requested an attempt.
 func (c *acmeCA) accountWell() {
 	now := <-c.account
 	c.account <- acmeAccount{client: now.client}
 }
 
-// forget makes the next order register again if client is still in use.
+// forget makes the next order register again, if client is still in use.
 func (c *acmeCA) forget(client *acme.Client) {
 	now := <-c.account
 	if now.client == client {
@@ -148,7 +148,7 @@ func (c *acmeCA) register(ctx context.Context) (*acme.Client, error) {
 		return nil, acmeStep("the account", c.Directory, err)
 	}
 	if data, err := json.Marshal(told); err == nil {
-		c.cache.note(ctx, c.keyFile+acmeStateSuffix, append(data, '\n')) // after an error the CA is told again
+		c.cache.note(ctx, c.keyFile+acmeStateSuffix, append(data, '\n')) // if this fails, the contact is sent again
 	}
 	return client, nil
 }
@@ -163,14 +163,14 @@ func (c *acmeCA) newClient(key crypto.Signer) *acme.Client {
 	}
 }
 
-// An acmeTold is what was last sent to a CA about an account.
+// An acmeTold is the account data last sent to a CA.
 type acmeTold struct {
 	CA    string `json:"ca"`    // directory URL
 	Key   string `json:"key"`   // thumbprint (RFC 7638) of the account's key
 	Email string `json:"email"` // contact; empty: none
 }
 
-// told reads what was last sent to the CA; the zero value if that is not known.
+// told reads the data last sent to the CA. The zero value means unknown.
 func (c *acmeCA) told(ctx context.Context) (t acmeTold) {
 	if data, err := c.cache.read(ctx, c.keyFile+acmeStateSuffix); err != nil || json.Unmarshal(data, &t) != nil {
 		return acmeTold{}
@@ -178,12 +178,12 @@ func (c *acmeCA) told(ctx context.Context) (t acmeTold) {
 	return t
 }
 
-// tellContact sends a new contact to the CA, without an order. It returns when the CA
-// has answered.
+// tellContact sends a new contact to the CA, without an order, and waits for
+// the answer.
 func (c *acmeCA) tellContact() {
 	for c.ctx.Err() == nil {
 		if _, err := c.savedAccountKey(c.ctx); err != nil {
-			return // the first order creates it
+			return // the first order creates the account
 		}
 		if t := c.told(c.ctx); c.Email == "" || t.Email == c.Email && t.CA == c.Directory {
 			return
@@ -201,9 +201,9 @@ func (c *acmeCA) tellContact() {
 // acmeOldSuffix marks the key of an account that the CA has deactivated.
 const acmeOldSuffix = "+deactivated"
 
-// replaceAccount moves the key of a deactivated account away, so that a new account is
-// registered. It does so once in the life of this ACME: if the CA deactivates the new
-// account as well, it has another reason.
+// replaceAccount moves the key of a deactivated account away, so that a new
+// account is registered. It does so once in the life of this ACME: if the CA
+// deactivates the new account as well, it has another reason.
 func (c *acmeCA) replaceAccount(ctx context.Context, cause error) error {
 	if c.replaced.Swap(true) {
 		return cause
@@ -233,9 +233,9 @@ func (c *acmeCA) replaceAccount(ctx context.Context, cause error) error {
 	return nil
 }
 
-// accountKey returns the key of the account that all gates on the cache share. The
-// first gate creates it, under a lease. A file that is not a key is an error, because
-// a disk error must not cost the account.
+// accountKey returns the account's key, which all gates on the cache share. The
+// first gate creates it, under a lease. A file that is not a key is an error: a
+// disk error must not cost the account.
 func (c *acmeCA) accountKey(ctx context.Context) (crypto.Signer, error) {
 	for {
 		key, err := c.savedAccountKey(ctx)
@@ -258,10 +258,10 @@ func (c *acmeCA) accountKey(ctx context.Context) (crypto.Signer, error) {
 	}
 }
 
-// sightAccountLease looks at the lease of the account's key while a keeper waits for
-// another lease. A gate that dies in its first order leaves both, and whoever takes the
-// order up waits for them side by side instead of for one after the other. It does
-// nothing while somebody uses the account.
+// sightAccountLease watches the lease of the account's key while a keeper waits
+// for another lease. A gate that dies in its first order leaves both; this way,
+// the gate that takes over waits for both at once. It does nothing while the
+// account is in use.
 func (c *acmeCA) sightAccountLease(ctx context.Context) {
 	select {
 	case now := <-c.account:
@@ -276,7 +276,7 @@ func (c *acmeCA) sightAccountLease(ctx context.Context) {
 
 // makeAccountKey is the part of accountKey that needs the lease.
 func (c *acmeCA) makeAccountKey(ctx context.Context) (crypto.Signer, error) {
-	// Another gate may have made it before we got the lease.
+	// Another gate may have created it before we got the lease.
 	if key, err := c.savedAccountKey(ctx); err != autocert.ErrCacheMiss {
 		return key, err
 	}
@@ -291,7 +291,7 @@ func (c *acmeCA) makeAccountKey(ctx context.Context) (crypto.Signer, error) {
 	return key, c.cache.put(ctx, c.keyFile, file)
 }
 
-// savedAccountKey returns autocert.ErrCacheMiss, unwrapped, if there is none.
+// savedAccountKey returns autocert.ErrCacheMiss, unwrapped, if no key is saved.
 func (c *acmeCA) savedAccountKey(ctx context.Context) (crypto.Signer, error) {
 	for _, file := range c.keyFiles() {
 		data, err := c.cache.read(ctx, file)

@@ -15,15 +15,15 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// ChallengeCertificate answers a CA that validates a name by tls-alpn-01 (RFC 8737): a
-// ClientHello that offers only acme-tls/1. For any other, for a name that is not
-// configured, and without an order in progress, it returns nil, nil; crypto/tls then
-// sends unrecognized_name.
+// ChallengeCertificate answers a CA that validates a name by tls-alpn-01 (RFC
+// 8737), which sends a ClientHello with acme-tls/1 as its only protocol. For
+// any other ClientHello, for a name that is not configured, and without a
+// current order, it returns nil, nil; crypto/tls then sends unrecognized_name.
 //
-// It never waits for the network or for an order. Answers for orders of this gate come
-// from memory; those for other gates are read from the cache folder. That is the only
-// disk access in a handshake, and the handshake is the CA's, not a client's.
-// acmeAnswers bounds how many run at once and for how long.
+// It never waits for the network or for an order. Answers for this gate's
+// orders come from memory. Those for other gates are read from the cache
+// folder: that is the only disk access in a handshake, and it happens only in
+// the CA's handshakes. acmeAnswers bounds their number and duration.
 func (a *ACME) ChallengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if len(hello.SupportedProtos) != 1 || hello.SupportedProtos[0] != acme.ALPNProto {
 		return nil, nil
@@ -34,7 +34,7 @@ func (a *ACME) ChallengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certificat
 	}
 	h := *hello
 	h.ServerName = name
-	// For such a hello the Manager only looks for NAME+token in its cache.
+	// For this ClientHello, the Manager only looks up NAME+token in its cache.
 	cert, err := a.manager.GetCertificate(&h)
 	if err != nil {
 		a.opts.Log.Debug("acme: no answer to tls-alpn-01", "server_name", name, "err", err)
@@ -43,10 +43,10 @@ func (a *ACME) ChallengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certificat
 	return cert, nil
 }
 
-// HTTPHandler answers a CA that validates a configured name by http-01 (RFC 8555,
-// section 8.3), for orders of this and of other gates. Requests outside
-// /.well-known/acme-challenge/ go to fallback; if that is nil, they are redirected to
-// https.
+// HTTPHandler answers a CA that validates a configured name by http-01 (RFC
+// 8555, section 8.3), for orders of this gate and of other gates. Requests
+// outside /.well-known/acme-challenge/ go to fallback; if that is nil, they are
+// redirected to https.
 func (a *ACME) HTTPHandler(fallback http.Handler) http.Handler {
 	return a.manager.HTTPHandler(fallback)
 }
@@ -65,26 +65,26 @@ func (a *ACME) allow(_ context.Context, host string) error {
 
 const (
 	acmeAnswerReads   = 4               // concurrent reads of answers from the folder
-	acmeAnswerTimeout = 2 * time.Second // for one of them, including the wait for its turn
+	acmeAnswerTimeout = 2 * time.Second // for one of them, including the wait for a slot
 )
 
-// acmeAnswers is the Manager's cache. It has only answers to challenges, so a request
-// can't reach any other file. Answers for this gate's orders are in memory, others are
-// read from the folder.
+// acmeAnswers is the Manager's cache. It has only answers to challenges, so a
+// request cannot reach any other file. Answers for this gate's orders are in
+// memory; others are read from the folder.
 type acmeAnswers struct {
 	cache acmeCache
 	reads chan struct{}
 
 	mu  sync.Mutex
-	own map[string][]byte // by file name; mu is not held while the folder is read
+	own map[string][]byte // by file name; mu is not held while reading the folder
 }
 
 func newACMEAnswers(cache acmeCache) *acmeAnswers {
 	return &acmeAnswers{cache: cache, reads: make(chan struct{}, acmeAnswerReads), own: map[string][]byte{}}
 }
 
-// Get implements autocert.Cache. Its only error is ErrCacheMiss: the Manager shows
-// errors to clients, and other errors would contain file names.
+// Get implements autocert.Cache. It returns no error but ErrCacheMiss, because
+// the Manager shows errors to clients and others would contain file names.
 func (n *acmeAnswers) Get(ctx context.Context, key string) ([]byte, error) {
 	if !acmeIsAnswer(key) {
 		return nil, autocert.ErrCacheMiss
@@ -110,7 +110,7 @@ func (n *acmeAnswers) Get(ctx context.Context, key string) ([]byte, error) {
 	return data, nil
 }
 
-// errACMEReadOnly would mean that the Manager does more than answer challenges.
+// errACMEReadOnly occurs only if the Manager does more than answer challenges.
 var errACMEReadOnly = errors.New("acme: the Manager only reads")
 
 // Put implements autocert.Cache.
@@ -119,8 +119,8 @@ func (n *acmeAnswers) Put(context.Context, string, []byte) error { return errACM
 // Delete implements autocert.Cache.
 func (n *acmeAnswers) Delete(context.Context, string) error { return errACMEReadOnly }
 
-// present publishes an answer here and for all gates on the folder. After an error,
-// only this gate has the answer.
+// present publishes an answer here and for all gates on the folder. If it
+// fails, only this gate has the answer.
 func (n *acmeAnswers) present(ctx context.Context, key string, data []byte) error {
 	n.mu.Lock()
 	n.own[key] = data
@@ -133,7 +133,7 @@ func (n *acmeAnswers) withdraw(key string) {
 	n.mu.Lock()
 	delete(n.own, key)
 	n.mu.Unlock()
-	// The order may have ended, and its context with it.
+	// The order may have ended, and then its context is done.
 	ctx, cancel := context.WithTimeout(context.Background(), acmeGoodbye)
 	defer cancel()
 	n.cache.remove(ctx, key)
@@ -152,8 +152,8 @@ func acmeIsAnswer(key string) bool {
 	return err == nil && normal == name
 }
 
-// acmeTokenOK reports whether token is valid: base64url (RFC 8555, section 8.1), and
-// short enough for a file name, which it becomes.
+// acmeTokenOK reports whether token is base64url (RFC 8555, section 8.1), and
+// short enough to be a file name.
 func acmeTokenOK(token string) bool {
 	if token == "" || len(token) > 200 {
 		return false

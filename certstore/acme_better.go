@@ -10,9 +10,10 @@ import (
 	"unique"
 )
 
-// acmeWorse returns why next must not replace held, or nil if it may. Of two valid
-// certificates neither is worse: a shorter lifetime may be another profile or CA, and
-// an older one may be what the operator wants. names are those that are wanted.
+// acmeWorse returns the reason why next must not replace held, or nil if it
+// may. Two valid certificates are equally good: a shorter lifetime may come
+// from another profile or CA, and the operator may want the older one. names
+// are the names to serve.
 func acmeWorse(next, held *tls.Certificate, now time.Time, names ...string) error {
 	if held == nil || next.Leaf.Equal(held.Leaf) {
 		return nil
@@ -33,7 +34,7 @@ func acmeWorse(next, held *tls.Certificate, now time.Time, names ...string) erro
 	return acmeChainWorse(next, held, now)
 }
 
-// An acmeLacks is a name that a certificate is to have and has not.
+// An acmeLacks is a required name that a certificate lacks.
 type acmeLacks string
 
 func (l acmeLacks) Error() string { return fmt.Sprintf("lacks the name %q", string(l)) }
@@ -54,8 +55,8 @@ func acmeChainWorse(next, held *tls.Certificate, now time.Time) error {
 	return err
 }
 
-// acmeHasIntermediate reports whether clients need more than their roots to verify
-// cert.
+// acmeHasIntermediate reports whether clients need more than their roots to
+// verify cert.
 func acmeHasIntermediate(cert *tls.Certificate) bool {
 	if len(cert.Certificate) < 2 {
 		return false
@@ -81,8 +82,8 @@ func acmeInDates(leaf *x509.Certificate, now time.Time) bool {
 	return !now.Before(leaf.NotBefore) && !now.After(leaf.NotAfter)
 }
 
-// adopt installs a certificate from the cache or the CA unless the one in use is
-// better. It keeps a certificate that is not valid yet, for later.
+// adopt installs a certificate from the cache or the CA, unless the one in use
+// is better. It keeps a certificate that is not valid yet for later.
 func (k *acmeKeeper) adopt(cert *tls.Certificate) (worse error) {
 	k.mu.Lock()
 	held := k.cert
@@ -92,14 +93,14 @@ func (k *acmeKeeper) adopt(cert *tls.Certificate) (worse error) {
 		k.install(cert)
 		return nil
 	}
-	if _, lacks := errors.AsType[acmeLacks](worse); !lacks { // time does not mend that
+	if _, lacks := errors.AsType[acmeLacks](worse); !lacks { // waiting does not add a name
 		k.pending = cert
 	}
 	return worse
 }
 
-// putBack overwrites an older certificate in the cache with the one in use. The caller
-// holds the lease.
+// putBack overwrites an older certificate in the cache with the one in use. The
+// caller must hold the lease.
 func (k *acmeKeeper) putBack() {
 	k.mu.Lock()
 	held := k.cert

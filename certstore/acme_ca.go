@@ -17,14 +17,14 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// An ACMECA says which CA to ask, and with which account.
+// An ACMECA is a CA with the account to use there.
 type ACMECA struct {
 	Directory   string         // URL of the CA's directory, https
 	Roots       *x509.CertPool // for the CA's server; nil: the system's roots
 	Email       string         // contact of the account; may be empty
 	AcceptTerms bool           // the operator accepts the CA's terms of service
-	Profile     string         // of the CA, for orders; empty: the CA's default
-	Chain       string         // common name of the issuer where the chain is to end; empty: the CA's default chain
+	Profile     string         // the CA's profile for orders; empty: the CA's default
+	Chain       string         // common name of the issuer of the last certificate in the chain; empty: the CA's default chain
 	EABKeyID    string         // external account binding (RFC 8555, section 7.3.4); empty: none
 	EABKey      []byte         // its MAC key, decoded
 }
@@ -43,23 +43,23 @@ func (c *ACMECA) check() (errs []error) {
 	return errs
 }
 
-// An acmeCA is one CA with the account that this gate has there.
+// An acmeCA is a CA with this gate's account there.
 type acmeCA struct {
 	*ACME
 	ACMECA
 	http    *http.Client
 	keyFile string // of the account
 
-	account     chan acmeAccount // capacity 1; taken while it is registered
+	account     chan acmeAccount // capacity 1; empty while the account is being registered
 	accountSeen acmeSighting     // of the lease of the account's key; belongs to the goroutine that took account
 
-	renewalInfo atomic.Pointer[string] // URL, without the last slash; nil: not known; empty: the CA has none
+	renewalInfo atomic.Pointer[string] // URL, without the last slash; nil: unknown; empty: the CA has none
 
-	replaced atomic.Bool // a deactivated account was, see replaceAccount
+	replaced atomic.Bool // a deactivated account was replaced, see replaceAccount
 }
 
-// newACMECAs returns the CAs of the options, in the order in which they are asked. Each has
-// a key of its own: a rollover at one does not concern the others.
+// newACMECAs returns the CAs of the options, in order of preference. Each has a
+// key of its own: a rollover at one does not affect the others.
 func newACMECAs(a *ACME) (cas []*acmeCA) {
 	for i, which := range append([]ACMECA{a.opts.ACMECA}, a.opts.Fallback...) {
 		file := acmeAccountFile
@@ -78,7 +78,8 @@ func newACMECA(a *ACME, which ACMECA, keyFile string) *acmeCA {
 	return c
 }
 
-// keyFiles are the files where the account's key may be, the one to write first.
+// keyFiles returns the files that may contain the account's key. New keys go to
+// the first.
 func (c *acmeCA) keyFiles() []string {
 	if c.keyFile == acmeAccountFile {
 		return []string{acmeAccountFile, acmeAccountFileLegacy}
@@ -86,17 +87,17 @@ func (c *acmeCA) keyFiles() []string {
 	return []string{c.keyFile}
 }
 
-// host is what messages call the CA if there are several.
+// host is the CA's name in messages if there are several CAs.
 func (c *acmeCA) host() string {
 	u, err := url.Parse(c.Directory)
-	if err != nil { // check has parsed it
+	if err != nil { // check has already parsed it
 		return c.Directory
 	}
 	return u.Host
 }
 
-// issuer returns the CA of a directory URL from a record; nil: it is not configured. An
-// empty one is not known, and counts as the first.
+// issuer returns the CA with a directory URL from a record, or nil if it is not
+// configured. An empty URL counts as the first CA.
 func (a *ACME) issuer(directory string) *acmeCA {
 	if directory == "" {
 		return a.cas[0]
@@ -107,8 +108,8 @@ func (a *ACME) issuer(directory string) *acmeCA {
 	return nil
 }
 
-// directories identifies the CAs in records of failures: one more or less is reason enough
-// to try again.
+// directories identifies the CAs in records of failures. A change of the CAs is
+// a reason to try again.
 func (a *ACME) directories() string {
 	var urls []string
 	for _, c := range a.cas {
@@ -117,30 +118,31 @@ func (a *ACME) directories() string {
 	return strings.Join(urls, " ")
 }
 
-// accountWell ends the back-off of the accounts: an operator asks for a try.
+// accountWell ends the back-off of the accounts, because an operator requested
+// an attempt.
 func (a *ACME) accountWell() {
 	for _, c := range a.cas {
 		c.accountWell()
 	}
 }
 
-// An acmeLimit is a CA's wish not to be asked for a name before some time.
+// An acmeLimit is a time before which a CA refuses orders for a name.
 type acmeLimit struct {
 	until time.Time
 	err   error
 }
 
-// obtain orders a certificate from the first CA, and from the next one where a CA fails
-// for a reason of its own. A CA that wishes to be left alone for some time is, as long as
-// there is another one. The caller holds the lease.
+// obtain orders a certificate from the first CA. If a CA fails for a reason of
+// its own, obtain asks the next one. It skips CAs with a limit, unless all have
+// one. The caller must hold the lease.
 func (k *acmeKeeper) obtain(ctx context.Context) (*acmeIssued, error) {
 	cas := k.a.cas
 	if len(cas) == 1 {
 		return cas[0].order(ctx, k.names, k.did(), k.replaces(cas[0]))
 	}
 	var causes []error
-	var soonest time.Time // when one of them may be asked again
-	waiting := 0          // CAs that may not be asked before
+	var soonest time.Time // when one of them accepts orders again
+	waiting := 0          // CAs that were skipped because of a limit
 	for _, c := range cas {
 		limit, until := k.limits[c], time.Now()
 		err := limit.err
@@ -183,20 +185,21 @@ func (k *acmeKeeper) obtain(ctx context.Context) (*acmeIssued, error) {
 	return nil, acmeSeveralFailed{failure, max(time.Until(soonest), 0)}
 }
 
-// An acmeSeveralFailed is a failure with several CAs, which says when one of those that
-// were asked may be asked again.
+// An acmeSeveralFailed is a failure with several CAs. It tells when the first
+// of them accepts orders again.
 type acmeSeveralFailed struct {
 	acmeFailure
 	after time.Duration
 }
 
-// acmeCAsFault reports whether an order failed for a reason of the CA, such as an outage or
-// a rate limit, and not of the names, for which another CA would have to fail as well.
+// acmeCAsFault reports whether an order failed because of the CA, such as an
+// outage or a rate limit, and not because of the names. Another CA may then
+// succeed.
 func acmeCAsFault(err error) bool {
 	if failure, ok := errors.AsType[acmeFailure](err); ok && len(failure.causes) > 0 {
 		err = failure.causes[len(failure.causes)-1] // the last attempt
 	}
-	if causes, ok := errors.AsType[acmeCauses](err); ok { // of several names
+	if causes, ok := errors.AsType[acmeCauses](err); ok { // several names failed
 		return !slices.ContainsFunc(causes, func(err error) bool { return !acmeCAsFault(err) })
 	}
 	if errors.Is(err, errACMENotOffered) {
@@ -210,7 +213,7 @@ func acmeCAsFault(err error) bool {
 	}
 	problem, ok := errors.AsType[*acme.Error](err)
 	if !ok || acmeInternal(err) || problem.StatusCode >= 500 {
-		return true // no answer, or one that is none
+		return true // no answer, or an invalid one
 	}
 	if cause, ok := errors.AsType[acmeCause](err); ok && cause.doing == "account" {
 		return true
@@ -227,7 +230,7 @@ func acmeCAsFault(err error) bool {
 	return true
 }
 
-// acmeInternal reports whether a CA blames itself for a problem.
+// acmeInternal reports whether a problem is the CA's internal error.
 func acmeInternal(err error) bool {
 	problem, ok := errors.AsType[*acme.Error](err)
 	return ok && (acmeProblemType(problem.ProblemType) == "serverInternal" || acmeIsRateLimit(problem))

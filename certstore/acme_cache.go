@@ -23,13 +23,13 @@ import (
 	"wssgate/files"
 )
 
-// Files of the cache folder. The first five are autocert's, names and contents;
-// a key of 2048 bits RSA that autocert made for old clients (NAME+rsa) is left
-// alone.
+// Files of the cache folder. The first five have the names and contents of
+// autocert. NAME+rsa, an RSA key of 2048 bits that autocert made for old
+// clients, is left alone.
 //
 //	acme_account+key    the account's private key
-//	acme_account+key+ca-*  the same at a fallback CA; the following, too
-//	acme_account+key+state, +deactivated, +next: acmeTold; the key of an account that is no more; one that the account may have by now
+//	acme_account+key+ca-*  the same for a fallback CA; also with the following suffixes
+//	acme_account+key+state, +deactivated, +next: acmeTold; key of a deactivated account; key of an unfinished rollover
 //	NAME                private key, certificate, chain; PEM; NAME is the first of several names
 //	NAME+token          certificate that answers a tls-alpn-01 challenge
 //	TOKEN+http-01       answer to an http-01 challenge
@@ -40,7 +40,7 @@ import (
 //	.tmp-*              being written
 const (
 	acmeAccountFile       = "acme_account+key"
-	acmeAccountFileLegacy = "acme_account.key" // of older versions of autocert
+	acmeAccountFileLegacy = "acme_account.key" // from older versions of autocert
 	acmeTokenSuffix       = "+token"
 	acmeHTTPSuffix        = "+http-01"
 	acmeStateSuffix       = "+state"
@@ -48,25 +48,26 @@ const (
 	acmeTempPrefix        = ".tmp-"
 )
 
-// acmeStale is the age at which leftovers of a crash are deleted: longer than any order
-// lasts by any clock.
+// acmeStale is the age at which leftovers of a crash are deleted. It is longer
+// than any order takes, even with a wrong clock.
 const acmeStale = 7 * 24 * time.Hour
 
-// acmeCache is the folder. It is compatible with autocert.DirCache, but writes also
-// survive a power cut, and errors name the file. Any number of goroutines and processes
-// may share a folder. Every call is a job of the folder's Place: callers wait neither
-// longer than their context nor for a folder that hangs (files.ErrHangs).
+// acmeCache is the folder. It is compatible with autocert.DirCache, but writes
+// survive a power failure, and errors name the file. Any number of goroutines
+// and processes may share a folder. Every call is a job of the folder's Place:
+// callers never wait longer than their context, or for a folder that hangs
+// (files.ErrHangs).
 type acmeCache struct {
 	dir   string
 	place *files.Place
 }
 
-// maxACMEFile bounds what is read from one file of the cache, in bytes.
+// maxACMEFile bounds the bytes read from one file of the cache.
 const maxACMEFile = maxFile
 
-// acmeOpenCache creates the folder if it is missing. It does not change an existing
-// one, because the caller may only want to look. A folder that hangs is not an error:
-// the keepers wait for it.
+// acmeOpenCache creates the folder if it is missing. It does not change an
+// existing one, because the caller may only want to read it. A folder that
+// hangs is not an error: the keepers wait for it.
 func acmeOpenCache(ctx context.Context, dir, certificates string, log *slog.Logger) (acmeCache, error) {
 	c := acmeCache{dir, files.At("acme: cache", dir, log)}
 	if err := c.apart(ctx, certificates); err != nil {
@@ -84,7 +85,7 @@ func acmeOpenCache(ctx context.Context, dir, certificates string, log *slog.Logg
 	return c, err
 }
 
-// do is files.Do for a job without a result but its error.
+// do is files.Do for a job that returns only an error.
 func (c acmeCache) do(ctx context.Context, job func() error) error {
 	_, err := files.Do(ctx, c.place, func() (struct{}, error) { return struct{}{}, job() })
 	return acmeCacheError(err)
@@ -97,7 +98,7 @@ func acmeCacheError(err error) error {
 	return fmt.Errorf("acme: cache: %w", err)
 }
 
-// tidy removes access for others, and deletes leftovers of crashed gates.
+// tidy removes other users' access, and deletes the leftovers of crashed gates.
 func (c acmeCache) tidy(ctx context.Context, log *slog.Logger) {
 	c.do(ctx, func() error { // the keepers report problems
 		info, err := c.place.Stat(c.dir)
@@ -105,7 +106,8 @@ func (c acmeCache) tidy(ctx context.Context, log *slog.Logger) {
 			return err
 		}
 		if info.Mode().Perm()&0o077 != 0 {
-			// A volume may have another owner, or its driver may not support modes.
+			// A volume may have another owner, or its driver may not support
+			// modes.
 			if err := c.place.Chmod(c.dir, 0o700); err != nil {
 				log.Warn("acme: cache folder is open to others", "file", c.dir, "mode", info.Mode().String(), "err", err)
 			}
@@ -126,9 +128,9 @@ func (c acmeCache) tidy(ctx context.Context, log *slog.Logger) {
 
 func (c acmeCache) path(key string) string { return filepath.Join(c.dir, key) }
 
-// read returns a file's contents, or autocert.ErrCacheMiss if only the file is missing.
-// A missing folder is another error: nobody deletes certificates that way, but volumes
-// do disappear.
+// read returns a file's contents, or autocert.ErrCacheMiss if only the file is
+// missing. A missing folder is another error: it shows that a volume has
+// disappeared, and not that someone deleted a certificate.
 func (c acmeCache) read(ctx context.Context, key string) ([]byte, error) {
 	data, err := files.Do(ctx, c.place, func() ([]byte, error) {
 		data, err := c.place.Read(c.path(key), maxACMEFile)
@@ -143,8 +145,8 @@ func (c acmeCache) read(ctx context.Context, key string) ([]byte, error) {
 	return data, acmeCacheError(err)
 }
 
-// emptied returns an error if the folder is empty. If it had a certificate before, it
-// is now a mount point without its volume.
+// emptied returns an error if the folder is empty. If it had a certificate
+// before, its volume has probably been unmounted.
 func (c acmeCache) emptied(ctx context.Context) error {
 	return c.do(ctx, func() error {
 		entries, err := c.place.ReadDir(c.dir)
@@ -155,25 +157,27 @@ func (c acmeCache) emptied(ctx context.Context) error {
 	})
 }
 
-// put writes a file of mode 0600 atomically, and durably against a power cut. It does
-// nothing after ctx has ended.
+// put writes a file with mode 0600, atomically and durably against power
+// failures. It does nothing if ctx is done.
 func (c acmeCache) put(ctx context.Context, key string, data []byte) error {
 	return c.write(ctx, key, data, true)
 }
 
-// note is put for files that a power cut may lose: leases, records, answers.
+// note is put for files that a power failure may destroy: leases, records,
+// answers.
 func (c acmeCache) note(ctx context.Context, key string, data []byte) error {
 	return c.write(ctx, key, data, false)
 }
 
 func (c acmeCache) write(ctx context.Context, key string, data []byte, sync bool) error {
 	return c.do(ctx, func() error {
-		// A write that was delayed by a hanging folder must not replace newer files.
+		// A write that was delayed by a hanging folder must not replace newer
+		// files.
 		return c.place.Replace(c.path(key), acmeTempPrefix, data, sync, func() bool { return ctx.Err() == nil })
 	})
 }
 
-// remove deletes a file, which may be missing.
+// remove deletes a file. A missing file is not an error.
 func (c acmeCache) remove(ctx context.Context, key string) error {
 	return c.do(ctx, func() error {
 		err := c.place.Remove(c.path(key))
@@ -184,8 +188,8 @@ func (c acmeCache) remove(ctx context.Context, key string) error {
 	})
 }
 
-// acmeEncode returns a certificate as autocert keeps it: key first, then the
-// chain, leaf first.
+// acmeEncode returns a certificate in autocert's format: the key, then the
+// chain with the leaf first.
 func acmeEncode(key crypto.PrivateKey, chain [][]byte) ([]byte, error) {
 	data, err := acmeEncodeKey(key)
 	if err != nil {
@@ -197,8 +201,8 @@ func acmeEncode(key crypto.PrivateKey, chain [][]byte) ([]byte, error) {
 	return data, nil
 }
 
-// acmeEncodeKey writes a key as autocert does; one that autocert does not know in
-// PKCS #8.
+// acmeEncodeKey encodes a key as autocert does, or as PKCS #8 if autocert does
+// not support its type.
 func acmeEncodeKey(key crypto.PrivateKey) ([]byte, error) {
 	var kind string
 	var der []byte
@@ -220,8 +224,8 @@ func acmeEncodeKey(key crypto.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), nil
 }
 
-// acmeDecode undoes acmeEncode, for keys of any type. It checks the name and the key,
-// but not the dates.
+// acmeDecode reverses acmeEncode, for keys of any type. It checks the name and
+// the key, but not the dates.
 func acmeDecode(name string, data []byte) (*tls.Certificate, error) {
 	cert, err := acmeDecodeAny(data)
 	if err == nil {
@@ -247,7 +251,7 @@ func acmeDecodeAny(data []byte) (*tls.Certificate, error) {
 	return &cert, nil
 }
 
-// acmeDecodeKey reads the key of an account, in any form that autocert reads.
+// acmeDecodeKey reads an account's key, in any form that autocert reads.
 func acmeDecodeKey(data []byte) (crypto.Signer, error) {
 	block, _ := pem.Decode(data)
 	if block == nil || !strings.HasSuffix(block.Type, "PRIVATE KEY") {
@@ -276,15 +280,15 @@ func acmeNewKey() (*ecdsa.PrivateKey, error) {
 	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 }
 
-// acmeNewLeafKey makes the key of a certificate.
+// acmeNewLeafKey generates the key of a certificate.
 func acmeNewLeafKey(kind string) (crypto.Signer, error) {
 	if kind == "rsa" {
-		return rsa.GenerateKey(rand.Reader, 2048) // more costs each handshake, and gains little in a key that lives for weeks
+		return rsa.GenerateKey(rand.Reader, 2048) // a longer key slows each handshake, and gains little for a key that lives for weeks
 	}
 	return acmeNewKey()
 }
 
-// acmeCheckIssued tells whether what the CA sent is what we asked for.
+// acmeCheckIssued checks that the CA sent the certificate that we ordered.
 func acmeCheckIssued(names []string, key crypto.Signer, chain [][]byte, now time.Time) (*tls.Certificate, error) {
 	leaf, err := x509.ParseCertificate(chain[0])
 	if err != nil {

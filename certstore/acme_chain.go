@@ -10,12 +10,12 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// acmeMaxChains is how many chains of a certificate are looked at. CAs offer two or three.
+// acmeMaxChains bounds the chains to examine. CAs offer two or three.
 const acmeMaxChains = 10
 
-// preferred returns the chain of a certificate that ends as configured, or chain if the CA
-// offers none: the certificate is issued, and good for most clients in any case. at is
-// its URL (RFC 8555, section 7.4.2).
+// preferred returns the certificate's chain that ends at the configured issuer.
+// If the CA does not offer it, preferred returns chain, which is good for most
+// clients. at is the certificate's URL (RFC 8555, section 7.4.2).
 func (c *acmeCA) preferred(ctx context.Context, client *acme.Client, name, at string, chain [][]byte) [][]byte {
 	if c.Chain == "" || acmeEnds(chain) == c.Chain {
 		return chain
@@ -28,7 +28,7 @@ func (c *acmeCA) preferred(ctx context.Context, client *acme.Client, name, at st
 			break
 		}
 		if !bytes.Equal(other[0], chain[0]) {
-			continue // of another certificate, against the RFC
+			continue // it has another leaf, which violates the RFC
 		}
 		if acmeEnds(other) == c.Chain {
 			return other

@@ -12,8 +12,9 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// What an operator may ask of a name, beside the schedule. Renew and Retry note it, and
-// the keeper does it; Revoke asks the CA itself.
+// These are an operator's requests for a name, besides the schedule. Renew and
+// Retry record a request, and the keeper carries it out. Revoke asks the CA
+// itself.
 
 // Errors of Renew, Retry, Revoke and Rollover, for errors.Is.
 var (
@@ -24,10 +25,10 @@ var (
 	ErrACMEUnchanged = errors.New("is not changed") // of Rollover
 )
 
-// An acmeWish is what an operator has asked for and the keeper has not done yet.
+// An acmeWish is an operator's request that the keeper has not carried out yet.
 type acmeWish struct{ retry, renew bool }
 
-// acmeReasons are the reasons for a revocation that an operator may give (RFC 5280,
+// acmeReasons are the revocation reasons that an operator may give (RFC 5280,
 // section 5.3.1), by name.
 var acmeReasons = map[string]acme.CRLReasonCode{
 	"unspecified":          acme.CRLReasonUnspecified,
@@ -37,7 +38,7 @@ var acmeReasons = map[string]acme.CRLReasonCode{
 	"cessationOfOperation": acme.CRLReasonCessationOfOperation,
 }
 
-// ask returns the keeper of a name for which an operator asks something.
+// ask returns the keeper of the name in an operator's request.
 func (a *ACME) ask(name string) (*acmeKeeper, error) {
 	if k, _ := a.keeper(name); k != nil {
 		return k, nil
@@ -45,9 +46,10 @@ func (a *ACME) ask(name string) (*acmeKeeper, error) {
 	return nil, fmt.Errorf("%q %w", name, ErrACMEUnknown)
 }
 
-// Renew has a certificate ordered for a name whatever the dates of the one in use say.
-// It does not wait. It refuses that where certificates were replaced before their time
-// so often in the last day that the CA's limits are near (acmeEarlyADay).
+// Renew orders a new certificate for a name, whatever the dates of the current
+// one are. It does not wait for the order. It returns an error that wraps
+// ErrACMEState if so many certificates were replaced early in the last day that
+// the CA's limits are near (acmeEarlyADay).
 func (a *ACME) Renew(name string) error {
 	k, err := a.ask(name)
 	if err != nil {
@@ -63,7 +65,8 @@ func (a *ACME) Renew(name string) error {
 	return nil
 }
 
-// Retry ends the back-off of a name whose orders have failed. It does not wait.
+// Retry ends the back-off of a name whose orders have failed. It does not wait
+// for the order.
 func (a *ACME) Retry(name string) error {
 	k, err := a.ask(name)
 	if err != nil {
@@ -78,9 +81,10 @@ func (a *ACME) Retry(name string) error {
 	return nil
 }
 
-// Revoke has the CA revoke the certificate in use of a name, and removes it from the
-// cache, so that another one is ordered at once, with another key; until then it goes on
-// being served. It returns the certificate's serial number, in hex.
+// Revoke asks the CA to revoke the current certificate of a name, and removes
+// it from the cache. The keeper then orders another one at once, with a new
+// key; until it arrives, the revoked one is still served. Revoke returns the
+// certificate's serial number in hex.
 func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, err error) {
 	code, known := acmeReasons[reason]
 	if !known {
@@ -105,7 +109,7 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 		return "", fmt.Errorf("%q %w: %s", k.name, ErrACMERefused, acmeWords(err))
 	}
 	err = client.RevokeCert(ctx, nil, cert.Certificate[0], code)
-	if key, ok := cert.PrivateKey.(crypto.Signer); err != nil && ok { // another account's
+	if key, ok := cert.PrivateKey.(crypto.Signer); err != nil && ok { // the certificate belongs to another account
 		if again := client.RevokeCert(ctx, key, cert.Certificate[0], code); again == nil {
 			err = nil
 		}
@@ -118,7 +122,7 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 	k.revoked = cert.Leaf
 	k.mu.Unlock()
 	a.opts.Log.Warn("acme: certificate revoked", "server_name", k.name, "serial", serial, "reason", reason)
-	if err := a.cache.remove(ctx, k.name); err != nil { // the CA's renewal information may tell later
+	if err := a.cache.remove(ctx, k.name); err != nil { // the CA's renewal information may report it later
 		a.opts.Log.Error("acme: a revoked certificate stays in the cache", "server_name", k.name, "file", a.cache.path(k.name), "err", err)
 	}
 	k.mu.Lock()
@@ -128,7 +132,7 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 	return serial, nil
 }
 
-// ACMEReasons returns the names of reasons for a revocation.
+// ACMEReasons returns the names of the revocation reasons.
 func ACMEReasons() []string {
 	var names []string
 	for name := range acmeReasons {
@@ -138,7 +142,7 @@ func ACMEReasons() []string {
 	return names
 }
 
-// wants notes a wish and wakes the keeper. The caller holds k.mu.
+// wants records a request and wakes the keeper. The caller must hold k.mu.
 func (k *acmeKeeper) wants(w acmeWish) {
 	k.wish.retry, k.wish.renew = k.wish.retry || w.retry, k.wish.renew || w.renew
 	select {
@@ -147,7 +151,7 @@ func (k *acmeKeeper) wants(w acmeWish) {
 	}
 }
 
-// heed does what an operator has asked for.
+// heed carries out an operator's requests.
 func (k *acmeKeeper) heed() {
 	k.mu.Lock()
 	wish, record := k.wish, k.record
@@ -156,7 +160,7 @@ func (k *acmeKeeper) heed() {
 	if wish.renew {
 		k.anew = acmeWanted
 	}
-	if wish.retry { // a CA that failed may not show: another one did not
+	if wish.retry { // the failure may be hidden: one CA failed and another one did not
 		clear(k.limits)
 		k.a.accountWell()
 	}
@@ -165,8 +169,8 @@ func (k *acmeKeeper) heed() {
 	}
 }
 
-// earlyWait returns how long no certificate may be replaced before its time. The caller
-// holds k.mu.
+// earlyWait returns how long to wait before a certificate may be replaced early
+// again. The caller must hold k.mu.
 func (k *acmeKeeper) earlyWait() time.Duration {
 	n := len(k.early)
 	if n < acmeEarlyADay {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// An acmeFailure is an order that gave no certificate: what went wrong in each
-// attempt, on one line. errors.Is and errors.As see all of them.
+// An acmeFailure is a failed order. It lists the cause of each attempt on one
+// line. errors.Is and errors.As see all causes.
 type acmeFailure struct {
 	names  []string
 	causes []error
@@ -25,7 +25,7 @@ func (f acmeFailure) Error() string {
 
 func (f acmeFailure) Unwrap() []error { return f.causes }
 
-// acmeListed is how a message calls a certificate.
+// acmeListed names a certificate in messages.
 func acmeListed(names []string) string {
 	if len(names) == 1 {
 		return fmt.Sprintf("%q", names[0])
@@ -33,7 +33,7 @@ func acmeListed(names []string) string {
 	return fmt.Sprintf("%q and %d more", names[0], len(names)-1)
 }
 
-// acmeCauses are what went wrong with some of several names.
+// acmeCauses are the failures of some of several names.
 type acmeCauses []error
 
 func (c acmeCauses) Error() string {
@@ -46,7 +46,7 @@ func (c acmeCauses) Error() string {
 
 func (c acmeCauses) Unwrap() []error { return c }
 
-// An acmeCause is what went wrong in one attempt, in the CA's own words.
+// An acmeCause is the failure of one attempt, in the CA's words.
 type acmeCause struct {
 	doing string // type of challenge, "account", or one of several names
 	err   error
@@ -55,15 +55,15 @@ type acmeCause struct {
 func (c acmeCause) Error() string { return c.doing + ": " + acmeWords(c.err) }
 func (c acmeCause) Unwrap() error { return c.err }
 
-// acmeWords returns an error as one line that has all that the CA said:
-// problem documents with their subproblems (RFC 8555, section 6.7), without what
-// every one of them has in common.
+// acmeWords returns an error as one line with everything that the CA said:
+// problem documents with their subproblems (RFC 8555, section 6.7), without the
+// prefix that all of them share.
 func acmeWords(err error) string {
 	var authz *acme.AuthorizationError
 	var order *acme.OrderError
 	var problem *acme.Error
 	switch err.(type) {
-	case acmeCause, acmeCauses: // have done it already
+	case acmeCause, acmeCauses: // these are formatted already
 		return err.Error()
 	}
 	switch {
@@ -110,22 +110,22 @@ func acmeProblemType(urn string) string {
 	return printable(strings.TrimPrefix(urn, "urn:ietf:params:acme:error:"))
 }
 
-// acmeIsRateLimit tells whether the CA was asked too much.
+// acmeIsRateLimit reports whether a rate limit of the CA was reached.
 func acmeIsRateLimit(err error) bool {
 	var problem *acme.Error
 	return errors.As(err, &problem) && problem.ProblemType == "urn:ietf:params:acme:error:rateLimited"
 }
 
-// acmeNoAccount tells whether the CA does not know the account (any more).
+// acmeNoAccount reports whether the CA does not know the account, or no longer.
 func acmeNoAccount(err error) bool {
 	var problem *acme.Error
 	return errors.As(err, &problem) && problem.ProblemType == "urn:ietf:params:acme:error:accountDoesNotExist" ||
 		errors.Is(err, acme.ErrNoAccount)
 }
 
-// acmeAccountWide tells whether what the CA answered to a new order holds for every
-// name of the account. Which limit was met only its words tell (RFC 8555, section
-// 6.6, has one type for all).
+// acmeAccountWide reports whether the CA's answer to a new order applies to
+// every name of the account. Only its text tells which limit was reached (RFC
+// 8555, section 6.6, has one type for all).
 func acmeAccountWide(err error) bool {
 	var problem *acme.Error
 	if !errors.As(err, &problem) || len(problem.Subproblems) > 0 {
@@ -140,9 +140,9 @@ func acmeAccountWide(err error) bool {
 	return false
 }
 
-// acmeDeactivated tells whether the CA knows the account and serves it no more,
-// because somebody with its key wanted so (RFC 8555, section 7.3.6). One that the CA
-// itself has revoked is another matter.
+// acmeDeactivated reports whether the account was deactivated at the request of
+// someone with its key (RFC 8555, section 7.3.6). Revocation by the CA is
+// another state.
 func acmeDeactivated(err error) bool {
 	var problem *acme.Error
 	return errors.As(err, &problem) && acmeProblemType(problem.ProblemType) == "unauthorized" &&

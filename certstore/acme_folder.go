@@ -16,17 +16,17 @@ import (
 	"wssgate/files"
 )
 
-// acmeMark is a file in a cache folder that shows that the folder is wssgate's. The
-// gate removes other users' access to the folder and deletes files in it, so it
-// accepts only a folder without other contents.
+// acmeMark is a file that marks a folder as wssgate's cache. The gate removes
+// other users' access to its cache and deletes files in it, so it accepts only
+// a folder without other contents.
 const acmeMark = ".wssgate"
 
 const acmeMarkText = "wssgate keeps accounts, keys and certificates of its [acme] section in this folder.\n"
 
-// own returns why a folder can't be our cache. It returns nil if the folder is empty,
-// marked, or has evidence of a cache of an older version or of autocert: an account, a
-// helper file, or only certificates that acmeEncode would write under the same names.
-// With evidence, other files do not matter.
+// own returns the reason why a folder cannot be our cache. It returns nil if
+// the folder is empty, marked, or shows signs of a cache of an older version or
+// of autocert: an account, a helper file, or only certificates that acmeEncode
+// would write under the same names. With such signs, other files do not matter.
 func (c acmeCache) own() error {
 	info, err := c.place.Stat(c.dir)
 	if err != nil {
@@ -43,7 +43,7 @@ func (c acmeCache) own() error {
 	var names []string
 	for _, e := range entries {
 		switch name := e.Name(); {
-		case name == "lost+found" || strings.HasPrefix(name, acmeTempPrefix): // proves nothing
+		case name == "lost+found" || strings.HasPrefix(name, acmeTempPrefix): // these may be in any folder
 		case !e.IsDir() && acmeIsHelper(name):
 			return nil
 		case !e.IsDir() && acmeIsName(name):
@@ -52,7 +52,7 @@ func (c acmeCache) own() error {
 			stranger = name
 		}
 	}
-	for _, name := range names { // many other files are called like a host name
+	for _, name := range names { // many other files have names like host names
 		data, err := c.place.Read(c.path(name), maxACMEFile)
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // another gate has just removed it
@@ -74,8 +74,8 @@ func (c acmeCache) strange(name string) error {
 	return fmt.Errorf("%q is no cache of wssgate's: it has %q; name an empty folder, or one that does not exist yet", c.dir, name)
 }
 
-// acmeIsHelper reports whether only a cache has a file with this name. The name of a
-// certificate is not such a name.
+// acmeIsHelper reports whether a name can only be that of a cache's file. Names
+// of certificates do not count.
 func acmeIsHelper(name string) bool {
 	switch name {
 	case acmeMark, acmeAccountFile, acmeAccountFileLegacy:
@@ -92,8 +92,8 @@ func acmeIsHelper(name string) bool {
 	return acmeIsAnswer(name)
 }
 
-// acmeIsEncoded reports whether data is what acmeEncode returns for a certificate with
-// this name.
+// acmeIsEncoded reports whether data looks like the result of acmeEncode for a
+// certificate with this name.
 func acmeIsEncoded(name string, data []byte) bool {
 	block, _ := pem.Decode(data)
 	if block == nil || !bytes.HasPrefix(data, []byte("-----BEGIN ")) || !strings.HasSuffix(block.Type, "PRIVATE KEY") {
@@ -108,8 +108,8 @@ func acmeIsName(name string) bool {
 	return err == nil && normal == name
 }
 
-// usable returns why this process can't use the cache, as far as that can be seen
-// without writing, or nil.
+// usable returns the reason why this process cannot use the cache, or nil. It
+// does not try to write.
 func (c acmeCache) usable() error {
 	if err := c.place.Writable(c.dir); err != nil {
 		return err
@@ -117,10 +117,10 @@ func (c acmeCache) usable() error {
 	return c.place.Readable(c.path(acmeAccountFile))
 }
 
-// apart returns an error if the cache and the directory of certificates are the same
-// folder, or one is inside the other: the gate would remove other users' access to the
-// directory, and serve the cache's files. Either may not exist yet. A directory that
-// hangs is not an error. certificates may be empty.
+// apart returns an error if the cache and the certificate directory are the
+// same folder, or one is inside the other. The gate would then remove other
+// users' access to the directory, and serve the cache's files. Either may be
+// missing. A directory that hangs is not an error. certificates may be empty.
 func (c acmeCache) apart(ctx context.Context, certificates string) error {
 	if certificates == "" {
 		return nil
@@ -130,7 +130,7 @@ func (c acmeCache) apart(ctx context.Context, certificates string) error {
 	}
 	cache, err := resolve(c.place, c.dir)
 	if err != nil {
-		return nil // its user reports that
+		return nil // the Store reports it
 	}
 	place := files.At("acme: directory of certificates", certificates, slog.New(slog.DiscardHandler))
 	defer place.Leave()
@@ -144,15 +144,15 @@ func (c acmeCache) apart(ctx context.Context, certificates string) error {
 	return nil
 }
 
-// acmeInside reports whether path is outer or inside it. Both are without symbolic
-// links.
+// acmeInside reports whether path is outer or inside it. Neither may contain
+// symbolic links.
 func acmeInside(path, outer string) bool {
 	rel, err := filepath.Rel(outer, path)
 	return err == nil && filepath.IsLocal(rel)
 }
 
-// acmeResolve returns an absolute path. The part of it that exists is without symbolic
-// links.
+// acmeResolve returns an absolute path, without symbolic links in the part that
+// exists.
 func acmeResolve(place *files.Place, path string) (string, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -172,9 +172,10 @@ func acmeResolve(place *files.Place, path string) (string, error) {
 	}
 }
 
-// ACMECacheProblem returns why this process can't use dir as its cache beside a
-// directory of certificates, which may be empty, or nil. It changes nothing, and the
-// folder may not exist yet. It waits for a folder that hangs as long as files.Do does.
+// ACMECacheProblem returns the reason why this process cannot use dir as its
+// cache beside the directory certificates, or nil. certificates may be empty,
+// and dir need not exist yet. It changes nothing. For a folder that hangs, it
+// waits as long as files.Do does.
 func ACMECacheProblem(ctx context.Context, dir, certificates string) error {
 	c := acmeCache{dir, files.At("acme: cache", dir, slog.New(slog.DiscardHandler))}
 	defer c.place.Leave()
@@ -204,14 +205,15 @@ func ACMECacheProblem(ctx context.Context, dir, certificates string) error {
 // acmeCacheLook is how often a gate tests whether it can write to its cache.
 const acmeCacheLook = 10 * time.Minute
 
-// acmeCacheState is the problem of the cache as a whole, and its beginning.
+// acmeCacheState is a problem of the whole cache, and when it began.
 type acmeCacheState struct {
 	err   error
 	since time.Time
 }
 
-// CacheProblem returns the problem of the cache folder as a whole and its beginning;
-// nil if there is none. It never blocks, and is safe for concurrent use.
+// CacheProblem returns the problem of the whole cache folder, and when it
+// began. err is nil if there is no problem. It never blocks, and is safe for
+// concurrent use.
 func (a *ACME) CacheProblem() (since time.Time, err error) {
 	if s := a.folder.Load(); s != nil {
 		return s.since, s.err
@@ -219,7 +221,7 @@ func (a *ACME) CacheProblem() (since time.Time, err error) {
 	return time.Time{}, nil
 }
 
-// watchCache finds out whether the cache can be used before a renewal needs it.
+// watchCache detects an unusable cache before a renewal needs it.
 func (a *ACME) watchCache() {
 	tick := time.NewTicker(max(acmeCacheLook, a.opts.Poll))
 	defer tick.Stop()
@@ -234,8 +236,8 @@ func (a *ACME) watchCache() {
 	}
 }
 
-// tryCache writes the mark. It does not recreate a missing one, except at the start:
-// the volume may be unmounted.
+// tryCache writes the mark. It does not recreate a missing mark, except at the
+// start: the volume may be unmounted.
 func (a *ACME) tryCache(first bool) error {
 	err := a.cache.do(a.ctx, func() error {
 		if !first {
@@ -249,14 +251,14 @@ func (a *ACME) tryCache(first bool) error {
 		return err
 	}
 	err = a.cache.note(a.ctx, acmeMark, []byte(acmeMarkText))
-	if errno := syscall.Errno(0); errors.As(err, &errno) { // without the name of the temporary file, which differs each time
+	if errno := syscall.Errno(0); errors.As(err, &errno) { // drop the name of the temporary file, which always differs
 		err = acmeCacheError(&fs.PathError{Op: "write", Path: a.cache.path(acmeMark), Err: errno})
 	}
 	return err
 }
 
 func (a *ACME) noteCache(err error) {
-	if a.ctx.Err() != nil || errors.Is(err, files.ErrHangs) { // package files reports that
+	if a.ctx.Err() != nil || errors.Is(err, files.ErrHangs) { // package files reports it
 		return
 	}
 	old := a.folder.Load()

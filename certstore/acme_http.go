@@ -17,13 +17,14 @@ import (
 )
 
 const (
-	acmeRequestTimeout = 30 * time.Second // for one request to the CA, its answer included
+	acmeRequestTimeout = 30 * time.Second // for one request to the CA, including the answer
 
-	// acmeMaxBody bounds the answer of a CA, in bytes. Chains are a few KiB;
-	// acme.Client itself reads an error page without a limit.
+	// acmeMaxBody bounds an answer of the CA, in bytes. Chains are a few KiB;
+	// acme.Client reads an error page without a limit.
 	acmeMaxBody = 1 << 20
 
-	// acmeMaxHeader bounds its header, in bytes. The default is 10 MiB.
+	// acmeMaxHeader bounds the header of an answer, in bytes. The default is 10
+	// MiB.
 	acmeMaxHeader = 64 << 10
 
 	acmeRetryAfterMax = time.Minute // longest pause between two polls of an order
@@ -33,8 +34,9 @@ const (
 	acmeUserAgent = "wssgate"
 )
 
-// acmeHTTPClient returns the client for all requests to the CA. It uses the proxy from
-// the environment, if any. next replaces the network in tests.
+// acmeHTTPClient returns the client for all requests to the CA. It uses the
+// proxy from the environment, if there is one. Tests replace the network with
+// next.
 func acmeHTTPClient(roots *x509.CertPool, next http.RoundTripper) *http.Client {
 	if next == nil {
 		next = &http.Transport{
@@ -45,15 +47,15 @@ func acmeHTTPClient(roots *x509.CertPool, next http.RoundTripper) *http.Client {
 			ResponseHeaderTimeout: acmeRequestTimeout,
 
 			MaxResponseHeaderBytes: acmeMaxHeader,
-			IdleConnTimeout:        10 * time.Second, // an order is short, and the next is weeks away
+			IdleConnTimeout:        10 * time.Second, // an order is short, and the next one is weeks away
 			ForceAttemptHTTP2:      true,
 		}
 	}
 	return &http.Client{Transport: acmeTransport{next}}
 }
 
-// acmeTransport protects acme.Client from bad answers of a CA. It reads them whole,
-// within acmeRequestTimeout.
+// acmeTransport protects acme.Client from bad answers of a CA. It reads each
+// answer whole, within acmeRequestTimeout.
 type acmeTransport struct {
 	next http.RoundTripper
 }
@@ -71,7 +73,7 @@ func (t acmeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(res.Body, acmeMaxBody+1))
 	res.Body.Close()
-	refused := res.StatusCode >= 400 // whatever else comes with it
+	refused := res.StatusCode >= 400 // whatever else the answer contains
 	switch {
 	case len(data) > acmeMaxBody && !refused:
 		return nil, errACMEBody
@@ -82,12 +84,12 @@ func (t acmeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		if !refused {
 			return nil, err
 		}
-		data = fmt.Appendf(nil, "%s %q: %v", r.Method, r.URL.Redacted(), err) // acme.Client takes it for the CA's words
+		data = fmt.Appendf(nil, "%s %q: %v", r.Method, r.URL.Redacted(), err) // acme.Client shows it as the CA's words
 	}
 	res.Body, res.ContentLength = io.NopCloser(bytes.NewReader(data)), int64(len(data))
-	// acme.Client polls an order as often as Retry-After says: in a tight loop if that
-	// is in the past, and not before its deadline if it is tomorrow. Retry-After in an
-	// error is left for acmeBackoff.
+	// acme.Client polls an order at the interval in Retry-After: in a tight
+	// loop if that is in the past, and not before its deadline if it is
+	// tomorrow. acmeBackoff uses the Retry-After of errors.
 	if v := res.Header.Get("Retry-After"); v != "" && res.StatusCode < 400 && r.Method == http.MethodPost {
 		d := acmeRetryAfter(v)
 		res.Header.Del("Retry-After")
@@ -106,8 +108,8 @@ func (t acmeTransport) CloseIdleConnections() {
 	}
 }
 
-// acmeRetryAfter returns how far ahead a Retry-After header points (RFC 9110, section
-// 10.2.3), or 0 if it is missing, invalid or in the past.
+// acmeRetryAfter returns the delay in a Retry-After header (RFC 9110, section
+// 10.2.3). It is 0 if the header is missing, invalid or in the past.
 func acmeRetryAfter(v string) time.Duration {
 	if seconds, err := strconv.ParseInt(v, 10, 32); err == nil {
 		return max(time.Duration(seconds)*time.Second, 0)
@@ -120,10 +122,10 @@ func acmeRetryAfter(v string) time.Duration {
 
 var errACMEBody = errors.New("answer of the CA is longer than 1 MiB")
 
-// acmeRetry is acme.Client.RetryBackoff: how long to wait before a request is sent
-// again, or 0 not to. A rejected nonce is replaced at once (RFC 8555, section 6.5).
-// After a server error there are three more tries. After a rate limit, or a long
-// Retry-After, there are none here; acmeBackoff decides.
+// acmeRetry is acme.Client.RetryBackoff. It returns how long to wait before a
+// request is sent again, or 0 not to send it. A rejected nonce is replaced at
+// once (RFC 8555, section 6.5). A server error gets three more attempts. A rate
+// limit or a long Retry-After gets none here; acmeBackoff decides.
 func acmeRetry(n int, _ *http.Request, res *http.Response) time.Duration {
 	switch {
 	case res.StatusCode == http.StatusTooManyRequests:
@@ -141,7 +143,7 @@ func acmeRetry(n int, _ *http.Request, res *http.Response) time.Duration {
 	return d
 }
 
-// acmeRateLimit returns how long the CA asked us to wait, or 0.
+// acmeRateLimit returns the delay that the CA requested, or 0.
 func acmeRateLimit(err error) time.Duration {
 	var problem *acme.Error
 	if !errors.As(err, &problem) || problem.Header == nil {

@@ -12,38 +12,38 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// An acmeKeeper maintains one certificate, of one name or of several: it reads the cache periodically,
-// and orders when the certificate there is due. Fields without a lock belong to
-// lookFirst, and then to keep.
+// An acmeKeeper maintains one certificate, for one name or several. It reads
+// the cache periodically and orders when the certificate is due. Fields without
+// a lock belong to lookFirst, and then to keep.
 type acmeKeeper struct {
 	a      *ACME
 	id     string
-	name   string // the first of names; the file of the certificate is called so
+	name   string // the first of names; also the name of the certificate's file
 	names  []string
-	ctx    context.Context // ends when the name is no longer configured, or with Close
+	ctx    context.Context // done when the name is no longer configured, or after Close
 	cancel context.CancelFunc
 	first  chan struct{} // closed when the cache has been read for the first time
-	wake   chan struct{} // capacity 1; has one when there is a wish
+	wake   chan struct{} // capacity 1; signals a request
 
 	file     [sha256.Size]byte // hash of the cache file as last read
-	anew     acmeReason        // why the certificate is due whatever its dates say; empty: it is not
-	earliest time.Time         // no renewal before, lest a CA that gives what is due at once is asked at once
-	early    []time.Time       // when a certificate was last replaced before its time
-	unsaved  []byte            // file that the cache did not take
-	pending  *tls.Certificate  // newer than the one in use, and not better yet; nil: none
-	recorded bool              // whether the cache has record
+	anew     acmeReason        // why the certificate is due whatever its dates are; empty: it is not
+	earliest time.Time         // no renewal before; keeps a CA whose certificates are due at once from being asked continuously
+	early    []time.Time       // times at which a certificate was replaced early
+	unsaved  []byte            // file that could not be written to the cache
+	pending  *tls.Certificate  // newer than the one in use, but not better yet; nil: none
+	recorded bool              // the cache has the current record
 	seen     acmeSighting
-	limits   map[*acmeCA]acmeLimit // of CAs that wish to be left alone, if there are several
-	complain string                // latest complaint about the cache, to log each once
+	limits   map[*acmeCA]acmeLimit // if there are several CAs
+	complain string                // latest problem of the cache, so that each is logged once
 
-	mu      sync.Mutex // guards what follows; never held across disk or network
+	mu      sync.Mutex // guards the fields below; never held across disk or network access
 	hidden  bool       // until Commit: nothing is installed
 	retired bool
 	cert    *tls.Certificate   // installed; nil: none
-	revoked *x509.Certificate  // the last one that Revoke revoked; nil: none
-	others  []*tls.Certificate // of the cache, installed for names that cert cannot serve
+	revoked *x509.Certificate  // the last one that Revoke has revoked; nil: none
+	others  []*tls.Certificate // from the cache, installed for names that cert cannot serve
 	record  acmeRecord
-	trouble string // problem with the cache; empty: none
+	trouble string // problem of the cache; empty: none
 	next    time.Time
 	asked   acmeAsked
 	wish    acmeWish
@@ -51,11 +51,11 @@ type acmeKeeper struct {
 	holder  string // of the lease, while doing is ACMEElsewhere
 }
 
-// An acmeReason is a reason to replace a certificate before its time.
+// An acmeReason is a reason to replace a certificate early.
 type acmeReason string
 
 const (
-	acmeMissing  acmeReason = "none in the cache" // never there, or deleted: this is how it is revoked
+	acmeMissing  acmeReason = "none in the cache" // it never existed, or was deleted, which is how an operator requests a new one
 	acmeBad      acmeReason = "bad in the cache"
 	acmeOtherCA  acmeReason = "from another CA"
 	acmeRestored acmeReason = "older in the cache" // than the one in use, which is put back
@@ -63,15 +63,15 @@ const (
 
 	acmeOtherNames acmeReason = "for other names"
 
-	// The least time from an order to the renewal of its certificate: a third of the
-	// rest of its life, within these bounds. It matters if a new certificate is due at
-	// once, because the CA is odd or our clock is ahead: continuous orders would hit
-	// the CA's limits, for a week.
+	// These bound the least time from an order to the renewal of its
+	// certificate, which is a third of its remaining life. It matters if a new
+	// certificate is due at once, because the CA behaves oddly or our clock is
+	// ahead: continuous orders would reach the CA's limits, for a week.
 	acmePauseMin = time.Second
 	acmePauseMax = 12 * time.Hour
 
-	// acmeEarlyADay is how often per day a certificate is replaced before its time. An
-	// operator deletes a file once, a broken clean-up job every hour.
+	// acmeEarlyADay limits the early replacements of a certificate per day. An
+	// operator deletes a file once; a broken clean-up job does so every hour.
 	acmeEarlyADay = 3
 )
 
@@ -81,8 +81,8 @@ func newACMEKeeper(a *ACME, names []string) *acmeKeeper {
 	return k
 }
 
-// lookFirst reads the cache for the first time, until the keeper's context ends. others
-// returns all certificates there.
+// lookFirst reads the cache for the first time, until the keeper's context is
+// done. others returns all certificates in the cache.
 func (k *acmeKeeper) lookFirst(others func(context.Context) []*tls.Certificate) {
 	defer close(k.first)
 	k.look()
@@ -90,7 +90,7 @@ func (k *acmeKeeper) lookFirst(others func(context.Context) []*tls.Certificate) 
 	k.standIn(others)
 }
 
-// show installs the current certificate and enables later ones.
+// show installs the current certificate, and lets later ones be installed.
 func (k *acmeKeeper) show() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -112,7 +112,7 @@ func (k *acmeKeeper) keep() {
 		if wait <= 0 {
 			continue
 		}
-		var back <-chan struct{} // closed when a hanging cache is back
+		var back <-chan struct{} // closed when a hanging cache answers again
 		if k.a.cache.place.Hangs() != nil {
 			back = k.a.cache.place.Back()
 		}
@@ -125,8 +125,9 @@ func (k *acmeKeeper) keep() {
 	}
 }
 
-// turn does what is due, and returns when to call it again. That also detects jumps of
-// the wall clock and files from other gates.
+// turn does the work that is due, and returns how long to wait before the next
+// call. The regular calls also detect jumps of the wall clock and files from
+// other gates.
 func (k *acmeKeeper) turn() time.Duration {
 	k.heed()
 	if !k.look() {
@@ -158,7 +159,7 @@ func (k *acmeKeeper) turn() time.Duration {
 		return min(acmeLeaseAgain, k.a.opts.Poll)
 	}
 	defer lease.release()
-	k.trust(nil) // it can be written too
+	k.trust(nil) // the cache can be written, too
 	// The previous owner of the lease may have done the work.
 	if !k.look() || k.due() > 0 {
 		return 0
@@ -173,7 +174,7 @@ func (k *acmeKeeper) turn() time.Duration {
 	switch {
 	case err == nil:
 		k.accept(issued)
-	case lease.ctx.Err() != nil: // closed, not configured any more, or lost: not a failure
+	case lease.ctx.Err() != nil: // closed, no longer configured, or the lease was lost: not a failure
 		k.a.opts.Log.Info("acme: order abandoned", "server_name", k.name, "err", context.Cause(lease.ctx))
 	default:
 		k.fail(err)
@@ -181,8 +182,8 @@ func (k *acmeKeeper) turn() time.Duration {
 	return 0
 }
 
-// look reads the files of the name and installs the certificate if it has changed. It
-// reports whether they could be read.
+// look reads the files of the name, and installs the certificate if it has
+// changed. It reports whether the files could be read.
 func (k *acmeKeeper) look() bool {
 	if !k.flush() {
 		return true // our unsaved certificate is newer than the file
@@ -226,8 +227,8 @@ func (k *acmeKeeper) look() bool {
 		}
 		k.anew = ""
 		if first && k.a.issuer(record.Issuer) == nil {
-			// Only once: during a rollout, gates with the old and the new configuration
-			// must not order alternately.
+			// Only once: during a rollout, gates with the old and the new
+			// configuration must not order alternately.
 			k.anew = acmeOtherCA
 		} else if k.forOthers(cert) {
 			k.anew = acmeOtherNames
@@ -246,28 +247,28 @@ func (k *acmeKeeper) look() bool {
 		return true
 	}
 	if k.anew == acmeMissing {
-		k.anew = "" // it is back, unchanged
+		k.anew = "" // the same certificate is back
 	}
 	if k.pending != nil {
-		k.adopt(k.pending) // its day may have come
+		k.adopt(k.pending) // it may be valid by now
 	}
 	return true
 }
 
-// due returns how long to wait for the next order: until renewal, and the end of the
-// back-off.
+// due returns how long to wait before the next order: until renewal, and until
+// the end of the back-off.
 func (k *acmeKeeper) due() time.Duration {
 	now := k.a.opts.wall()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.next = now
 	if k.cert != nil {
-		// The pause never outlasts the certificate: the monotonic clock stops while a
-		// machine sleeps.
+		// The pause never outlasts the certificate: the monotonic clock stops
+		// while a machine sleeps.
 		pause := min(time.Until(k.earliest), k.cert.Leaf.NotAfter.Sub(now))
 		leaf := k.cert.Leaf
 		if k.pending != nil && k.pending.Leaf.NotBefore.Before(leaf.NotAfter) && acmeChainWorse(k.pending, k.cert, now) == nil {
-			leaf = k.pending.Leaf // it takes over before the other ends
+			leaf = k.pending.Leaf // it takes over before the other one expires
 		}
 		renew, early := acmeRenewAt(leaf, k.a.owner), k.anew != ""
 		if said := k.asked; said.leaf == leaf && !said.End.IsZero() {
@@ -285,7 +286,7 @@ func (k *acmeKeeper) due() time.Duration {
 		case !early:
 			k.next = renew
 		case k.anew == acmeRestored: // costs no order
-		default: // unless it became due meanwhile
+		default: // unless it has become due in the meantime
 			k.next = acmeEarlier(acmeLater(renew, now), now.Add(k.earlyWait()))
 		}
 	}
@@ -334,10 +335,10 @@ func (k *acmeKeeper) accept(issued *acmeIssued) {
 	k.remember(acmeRecord{Issuer: issued.ca.Directory, Did: issued.challenge})
 }
 
-// setFile notes what the cache has, or is to have.
+// setFile records the contents of the cache file, written or to be written.
 func (k *acmeKeeper) setFile(file []byte) { k.file, k.anew = sha256.Sum256(file), "" }
 
-// install hands a certificate on, unless the name is no longer configured.
+// install passes a certificate on, unless the name is no longer configured.
 func (k *acmeKeeper) install(cert *tls.Certificate) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -363,7 +364,7 @@ func (k *acmeKeeper) retire() {
 	k.dropOthers()
 }
 
-// now sets what Status shows of an order in progress.
+// now sets what Status shows of the current order.
 func (k *acmeKeeper) now(doing ACMEState, holder string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -12,54 +12,56 @@ import (
 	"wssgate/panics"
 )
 
-// Several gates may share a cache folder, often on a network file system, where flock
-// is unreliable, clocks differ, and dead processes are invisible. So a lease is a plain
-// file, NAME+lease, that its owner rewrites during the order:
+// Several gates may share a cache folder, often on a network file system, where
+// flock is unreliable, clocks differ, and dead processes are invisible. So a
+// lease is a plain file, NAME+lease, that its owner rewrites during the order:
 //
-//   - It is taken by creating it, exclusively: one gate succeeds (also on NFS).
-//   - It is alive as long as its beat goes on. A gate that has watched one beat
-//     for acmeLeaseTTL by its own monotonic clock may take the lease over, so
-//     nobody's wall clock matters. Hence an order that a crash interrupts is
-//     taken up by another gate, or by the same after a restart, after a minute.
-//   - It is taken over by renaming a new file over it, and is held only if, after
-//     acmeLeaseSettle, the new file is still there: of two gates that do so at
-//     once, the last wins and the first sees it.
+//   - A gate takes the lease by creating the file exclusively: only one gate
+//     succeeds (also on NFS).
+//   - The owner is alive as long as its beat increases. A gate that has seen the
+//     same beat for acmeLeaseTTL, by its own monotonic clock, may take the lease
+//     over. So wall clocks do not matter, and an order that a crash interrupts is
+//     taken up a minute later by another gate, or by the same one after a restart.
+//   - A gate takes over by renaming a new file over the old one. It holds the
+//     lease only if its file is still there after acmeLeaseSettle: if two gates
+//     take over at once, the last one wins and the first one notices.
 //   - An owner that finds another id in the file, or that could not write its
-//     beat for acmeLeaseTTL, has lost the lease and gives up its order.
+//     beat for acmeLeaseTTL, has lost the lease and abandons its order.
 //
-// Two gates can both believe that they own a lease only if one of them is frozen for
-// longer than acmeLeaseSettle between checking and renaming, and then until the next
-// beat. The cost is one order too many.
+// Two gates can own a lease at once only if one of them is frozen for longer
+// than acmeLeaseSettle between checking and renaming, and then until the next
+// beat. The cost is one extra order.
 const (
 	acmeLeaseBeat   = 10 * time.Second
-	acmeLeaseTTL    = time.Minute // several beats, for slow disks
+	acmeLeaseTTL    = time.Minute // several beats, to allow for slow disks
 	acmeLeaseSettle = 2 * time.Second
 
 	// acmeLeaseAgain is how often a gate checks whether the owner has finished.
 	acmeLeaseAgain = 3 * time.Second
 )
 
-// errACMELeaseLost ends the context of an order whose lease another gate has.
+// errACMELeaseLost is the cause when the context of an order ends because
+// another gate has the lease.
 var errACMELeaseLost = errors.New("acme: lease lost to another gate")
 
-// acmeLeaseFile is the content of a lease. Only ID and Beat matter; the rest is for
-// people.
+// acmeLeaseFile is the content of a lease. Only ID and Beat matter; the rest is
+// information for operators.
 type acmeLeaseFile struct {
-	ID      string    `json:"id"`      // of this taking of the lease, random
-	Beat    int       `json:"beat"`    // grows while the owner lives
-	Owner   string    `json:"owner"`   // host/pid/random, for people
-	Written time.Time `json:"written"` // by the owner's clock, for people
-	Expires time.Time `json:"expires"` // the same; others go by the beat
+	ID      string    `json:"id"`      // random; new for each acquisition
+	Beat    int       `json:"beat"`    // increases while the owner is alive
+	Owner   string    `json:"owner"`   // host/pid/random, for operators
+	Written time.Time `json:"written"` // by the owner's clock, for operators
+	Expires time.Time `json:"expires"` // by the owner's clock, for operators; gates use Beat
 }
 
-// An acmeSighting is what one keeper knows about the lease of another gate. The zero
-// value has seen none.
+// An acmeSighting is what a keeper knows about another gate's lease. The zero
+// value has seen no lease.
 type acmeSighting struct {
 	file  acmeLeaseFile
 	since time.Time // when this beat was first seen
 }
 
-// dead records a sighting and reports whether the owner must be dead.
+// dead records an observation, and reports whether the owner must be dead.
 func (s *acmeSighting) dead(f acmeLeaseFile) bool {
 	if s.since.IsZero() || f.ID != s.file.ID || f.Beat != s.file.Beat {
 		s.file, s.since = f, time.Now()
@@ -67,7 +69,8 @@ func (s *acmeSighting) dead(f acmeLeaseFile) bool {
 	return time.Since(s.since) >= acmeLeaseTTL
 }
 
-// An acmeLease is held from acquire to release. Its context ends when it is lost.
+// An acmeLease is held from acquire to release. Its context ends if the lease
+// is lost.
 type acmeLease struct {
 	cache  acmeCache
 	key    string
@@ -77,8 +80,9 @@ type acmeLease struct {
 	ended  chan struct{} // beat has returned
 }
 
-// acquire tries to take the lease called key. If another gate has it, acquire returns
-// nil, nil, and seen describes it. It waits only if it takes over from a dead owner.
+// acquire tries to take the lease called key. If another gate holds it, acquire
+// returns nil, nil and updates seen. It waits only when it takes over from a
+// dead owner.
 func (c acmeCache) acquire(ctx context.Context, key, owner string, seen *acmeSighting) (*acmeLease, error) {
 	l := &acmeLease{cache: c, key: key, file: acmeLeaseFile{ID: acmeRandom(), Owner: owner}, ended: make(chan struct{})}
 	created, err := l.create(ctx)
@@ -88,7 +92,7 @@ func (c acmeCache) acquire(ctx context.Context, key, owner string, seen *acmeSig
 	if !created {
 		f, err := c.lease(ctx, key)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil // released just now: the caller tries again soon
+			return nil, nil // released just now: the caller soon tries again
 		}
 		if err != nil {
 			return nil, fmt.Errorf("acme: lease: %w", err)
@@ -109,12 +113,12 @@ func (c acmeCache) acquire(ctx context.Context, key, owner string, seen *acmeSig
 	return l, nil
 }
 
-// create makes the file, if it does not exist.
+// create creates the file if it does not exist.
 func (l *acmeLease) create(ctx context.Context) (bool, error) {
 	data, path := l.next(), l.cache.path(l.key)
-	// Until it is written, others see an empty file, which is a lease with beat 0. If
-	// it is created after the caller has stopped waiting, it expires like the lease of
-	// a dead owner.
+	// Until it is written, others see an empty file, which is a lease with beat
+	// 0. If it is created after the caller has stopped waiting, it expires like
+	// the lease of a dead owner.
 	_, err := files.Do(ctx, l.cache.place, func() (struct{}, error) { return struct{}{}, l.cache.place.Create(path, data) })
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil
@@ -149,7 +153,7 @@ func (l *acmeLease) next() []byte {
 	return append(data, '\n')
 }
 
-// beat renews the lease until its context ends.
+// beat renews the lease until the lease's context is done.
 func (l *acmeLease) beat() {
 	tick := time.NewTicker(acmeLeaseBeat)
 	defer tick.Stop()
@@ -182,8 +186,8 @@ func (l *acmeLease) release() {
 	l.remove()
 }
 
-// leave is release, but others find the lease as if its owner had died: nobody has it for
-// acmeLeaseTTL.
+// leave is release, but makes the lease look as if its owner had died: no gate
+// can take it for acmeLeaseTTL.
 func (l *acmeLease) leave() {
 	l.cancel(context.Canceled)
 	<-l.ended
@@ -198,11 +202,11 @@ func (l *acmeLease) remove() {
 	}
 }
 
-// acmeGoodbye bounds clean-up after the end.
+// acmeGoodbye bounds the clean-up at the end.
 const acmeGoodbye = time.Second
 
-// lease reads a lease. An invalid file, such as an empty one, is a lease without an
-// owner.
+// lease reads a lease. An invalid file, such as an empty one, is a lease
+// without an owner.
 func (c acmeCache) lease(ctx context.Context, key string) (acmeLeaseFile, error) {
 	var f acmeLeaseFile
 	data, err := files.Do(ctx, c.place, func() ([]byte, error) { return c.place.Read(c.path(key), maxACMEFile) })

@@ -10,12 +10,12 @@ import (
 	"wssgate/files"
 )
 
-// A list of names changes: the file of its certificate then has a certificate for other
-// names, or there is none, and certificates of other lists have some of the names. They
-// are served until the new certificate comes, also after a restart: standIn finds them in
-// the cache.
+// When a list of names changes, its certificate's file is missing or has a
+// certificate for other names, while certificates of other lists have some of
+// the names. Those are served until the new certificate arrives, also after a
+// restart: standIn finds them in the cache.
 
-// several identifies the names in records, if there are several.
+// several identifies the names in records, if there is more than one.
 func (k *acmeKeeper) several() string {
 	if len(k.names) == 1 {
 		return ""
@@ -23,7 +23,7 @@ func (k *acmeKeeper) several() string {
 	return k.id
 }
 
-// lacking returns the names that a certificate lacks, which may be nil.
+// lacking returns the names that a certificate, which may be nil, lacks.
 func (k *acmeKeeper) lacking(cert *tls.Certificate) (names []string) {
 	for _, name := range k.names {
 		if cert == nil || cert.Leaf.VerifyHostname(name) != nil {
@@ -33,8 +33,8 @@ func (k *acmeKeeper) lacking(cert *tls.Certificate) (names []string) {
 	return names
 }
 
-// unserved returns the names for which a certificate cannot serve: those that it lacks, or
-// all of them outside its dates.
+// unserved returns the names that a certificate cannot serve: those that it
+// lacks, or all of them outside its validity period.
 func (k *acmeKeeper) unserved(cert *tls.Certificate) []string {
 	if cert != nil && !acmeInDates(cert.Leaf, k.a.opts.wall()) {
 		return k.names
@@ -42,10 +42,10 @@ func (k *acmeKeeper) unserved(cert *tls.Certificate) []string {
 	return k.lacking(cert)
 }
 
-// forOthers reports whether another certificate is to be ordered, because the one in the
-// cache is for other names. If gates with different lists share a cache during a rollout,
-// they must not order alternately: what has the names of the certificate in use is enough,
-// and names more than configured count at a start only.
+// forOthers reports whether the certificate in the cache is for other names, so
+// that another one must be ordered. If gates with different lists share a cache
+// during a rollout, they must not order alternately. So a certificate with all
+// names of the one in use is enough, and extra names count only at the start.
 func (k *acmeKeeper) forOthers(cert *tls.Certificate) bool {
 	k.mu.Lock()
 	held := k.cert
@@ -57,8 +57,9 @@ func (k *acmeKeeper) forOthers(cert *tls.Certificate) bool {
 		slices.ContainsFunc(cert.Leaf.DNSNames, func(name string) bool { return !slices.Contains(k.names, name) })
 }
 
-// standIn finds certificates in the cache for the names that the keeper's own cannot serve:
-// its file may have expired while the name was in another list.
+// standIn finds certificates in the cache for names that the keeper's own
+// certificate cannot serve. A name's own file, for instance, may have expired
+// while the name was in another list.
 func (k *acmeKeeper) standIn(others func(context.Context) []*tls.Certificate) {
 	k.mu.Lock()
 	unserved := k.unserved(k.cert)
@@ -91,17 +92,17 @@ func (k *acmeKeeper) standIn(others func(context.Context) []*tls.Certificate) {
 	}
 }
 
-// otherID is the id of one of k.others for Install and Remove.
+// otherID is the id of one of k.others, for Install and Remove.
 func (k *acmeKeeper) otherID(i int) string { return fmt.Sprintf("%s (before, %d)", k.id, i) }
 
-// showOthers puts them into service. The caller holds k.mu.
+// showOthers installs k.others. The caller must hold k.mu.
 func (k *acmeKeeper) showOthers() {
 	for i, cert := range k.others {
 		k.a.opts.Install(k.otherID(i), cert)
 	}
 }
 
-// dropOthers takes them out of service. The caller holds k.mu.
+// dropOthers removes k.others. The caller must hold k.mu.
 func (k *acmeKeeper) dropOthers() {
 	if !k.hidden {
 		for i := range k.others {
@@ -111,10 +112,10 @@ func (k *acmeKeeper) dropOthers() {
 	k.others = nil
 }
 
-// others returns a function that reads all certificates in the cache when it is first called.
-// Further callers wait for the first, but not longer than their context.
+// others returns a function whose first call reads all certificates in the
+// cache. Further callers wait for that call, but not longer than their context.
 func (a *ACME) others() func(context.Context) []*tls.Certificate {
-	read := make(chan *[]*tls.Certificate, 1) // nil: not yet; no mutex, because a disk may hang
+	read := make(chan *[]*tls.Certificate, 1) // nil: not read yet; not a mutex, because a disk may hang
 	read <- nil
 	return func(ctx context.Context) []*tls.Certificate {
 		select {
@@ -130,11 +131,11 @@ func (a *ACME) others() func(context.Context) []*tls.Certificate {
 	}
 }
 
-// certificates returns all certificates in the folder, as far as they can be read.
+// certificates returns all readable certificates in the folder.
 func (c acmeCache) certificates(ctx context.Context) (all []*tls.Certificate) {
 	entries, err := files.Do(ctx, c.place, func() ([]fs.DirEntry, error) { return c.place.ReadDir(c.dir) })
 	if err != nil {
-		return nil // the keepers report that
+		return nil // the keepers report it
 	}
 	for _, e := range entries {
 		if e.IsDir() || !acmeIsName(e.Name()) {

@@ -19,17 +19,17 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// What acme.Client says of an answer that is none, such as "unexpected EOF" or "invalid
-// character '<'", tells an operator neither who was asked nor what to look at.
-// acmeTransport recognizes such answers, and requests without an answer, before the
-// client does, and says what they look like. The method and URL are in the *url.Error
-// around it.
+// acme.Client's errors for an invalid answer, such as "unexpected EOF" or
+// "invalid character '<'", tell an operator neither the server nor the likely
+// cause. acmeTransport recognizes invalid and missing answers before the client
+// does, and names the likely cause. The *url.Error around it has the method and
+// URL.
 
-// An acmeNoAnswer is a request that a CA did not answer.
+// An acmeNoAnswer is a request that the CA did not answer.
 type acmeNoAnswer struct {
 	what  string
-	looks string // like this; empty: not known
-	err   error  // nil: what says all
+	looks string // likely cause; empty: unknown
+	err   error  // nil: what is enough
 }
 
 func (n acmeNoAnswer) Error() string {
@@ -47,7 +47,8 @@ const (
 	acmeLooksPortal = "a captive portal or a proxy in place of the CA"
 )
 
-// acmeUnsent says why a request got no answer. limit is what it was allowed to take.
+// acmeUnsent explains why a request got no answer. limit is the time that it
+// was allowed to take.
 func acmeUnsent(r *http.Request, limit time.Duration, err error) error {
 	if errors.Is(r.Context().Err(), context.Canceled) {
 		return err
@@ -92,7 +93,8 @@ func acmeUnsent(r *http.Request, limit time.Duration, err error) error {
 	return n
 }
 
-// acmeStrange says why an answer is none of an ACME server; nil: it may be one.
+// acmeStrange explains why an answer is not from an ACME server. It returns nil
+// if the answer may be from one.
 func acmeStrange(r *http.Request, res *http.Response, data []byte) error {
 	text := bytes.TrimSpace(data)
 	var object struct{ Type, Detail string }
@@ -126,13 +128,13 @@ func acmeStrange(r *http.Request, res *http.Response, data []byte) error {
 	default:
 		n.what = fmt.Sprintf("no answer of an ACME server, %q", acmeTitle(text))
 	}
-	if res.StatusCode < 400 { // of an error acmeProblem says it
+	if res.StatusCode < 400 { // for errors, acmeProblem has the status
 		n.what = fmt.Sprintf("status %d with %s", res.StatusCode, n.what)
 	}
 	return n
 }
 
-// acmeTitle returns what a page is about: its title, or how it begins.
+// acmeTitle describes a web page by its title or its first words.
 func acmeTitle(page []byte) string {
 	lower := bytes.ToLower(page[:min(len(page), 4<<10)])
 	if from := bytes.Index(lower, []byte("<title>")); from >= 0 {
@@ -148,9 +150,9 @@ func acmeTitle(page []byte) string {
 	return string(title)
 }
 
-// acmeStep adds to an error of acme.Client what was to be done and where, if the error
-// does not say it: an answer whose JSON is not as it should be, or a wait that took too
-// long. It returns nil for nil.
+// acmeStep adds the current step and its URL to an error of acme.Client that
+// lacks them: an answer with invalid JSON, or a wait that took too long. It
+// returns nil for nil.
 func acmeStep(doing, at string, err error) error {
 	var problem *acme.Error
 	var authz *acme.AuthorizationError

@@ -13,40 +13,41 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// ACMEOptions says which certificates to obtain from which CA, and where to keep them.
-// NewACME copies it; later changes have no effect.
+// ACMEOptions are the certificates to obtain, their CAs, and the cache. NewACME
+// copies the options; later changes have no effect.
 type ACMEOptions struct {
-	ACMECA // the first to ask
+	ACMECA // the first CA to ask
 
-	// Fallback are asked in this order for a certificate that the CAs before failed to
-	// issue for reasons of their own. Each renewal asks the first one again.
+	// Fallback are the CAs to ask, in this order, if all CAs before failed to
+	// issue a certificate for reasons of their own. Each renewal asks the first
+	// CA again.
 	Fallback []ACMECA
 
-	Names        []string   // server names, a certificate for each; wildcards, addresses and single labels are rejected
-	Together     [][]string // server names with one certificate for all of a list; none of Names
-	Cache        string     // folder, may be shared with other gates; created with mode 0700
-	Certificates string     // the Store's directory, which the cache must be apart from; may be empty
+	Names        []string   // server names, each with its own certificate; wildcards, addresses and single labels are rejected
+	Together     [][]string // lists of server names that share one certificate; Names must not contain them
+	Cache        string     // folder; other gates may share it; created with mode 0700
+	Certificates string     // the Store's directory, which must be separate from Cache; may be empty
 	KeyType      string     // of certificates: "ecdsa" (P-256) or "rsa" (2048 bits); empty: ecdsa
 
-	// TLSALPN and HTTP01 say how the CA can reach a gate: on port 443 with the listener
-	// that calls ChallengeCertificate, or on port 80 with HTTPHandler. An order tries
-	// those that are set, tls-alpn-01 first.
+	// TLSALPN and HTTP01 tell how the CA can reach a gate: on port 443, with a
+	// listener that calls ChallengeCertificate, or on port 80, with
+	// HTTPHandler. An order tries those that are set, tls-alpn-01 first.
 	TLSALPN bool
 	HTTP01  bool
 
-	// Install gets each certificate before it is served, even an expired one: the Store
-	// decides whether one from the directory is better. id is its name, or says which of
-	// Together it is for: another one with the same id replaces it. Remove gets the id of
-	// what is no longer to be served. Calls for one id never overlap. Neither may call
-	// back into the ACME, or block. They must not change the certificate. Remove may be
-	// nil.
+	// Install receives each certificate before it is served, even an expired
+	// one: the Store decides whether one from the directory is better. id is
+	// the certificate's name, or identifies the list of Together. Another
+	// certificate with the same id replaces it. Remove receives the id of a
+	// certificate to remove; it may be nil. Calls for one id never overlap.
+	// Neither function may block, call the ACME, or change the certificate.
 	Install func(id string, cert *tls.Certificate)
 	Remove  func(id string)
 
-	Poll time.Duration // how often the cache is read again; 0: 30 s
+	Poll time.Duration // interval for reading the cache; 0: 30 s
 	Log  *slog.Logger  // nil: no log
 
-	wall      func() time.Time  // for tests of a clock that jumps
+	wall      func() time.Time  // for tests with a clock that jumps
 	transport http.RoundTripper // for tests with a CA in memory
 }
 
@@ -67,7 +68,7 @@ func (o *ACMEOptions) setDefaults() {
 	}
 }
 
-// check returns all mistakes in the options, except for names.
+// check returns all mistakes in the options, except those in names.
 func (o *ACMEOptions) check() (errs []error) {
 	errs = o.ACMECA.check()
 	for i, c := range o.Fallback {
@@ -91,8 +92,9 @@ func (o *ACMEOptions) check() (errs []error) {
 	return errs
 }
 
-// acmeLists returns the names of each certificate in normal form, and errors for invalid
-// names and for names of two certificates. One of names may be there twice.
+// acmeLists returns the names of each certificate in normal form. It returns
+// errors for invalid names and for names in two certificates. A repetition
+// within names is allowed.
 func acmeLists(names []string, together [][]string) (lists [][]string, errs []error) {
 	seen := map[string]bool{}
 	for _, name := range names {
@@ -125,8 +127,8 @@ func acmeLists(names []string, together [][]string) (lists [][]string, errs []er
 	return lists, errs
 }
 
-// acmeName returns a name's normal form, or why no CA issues a certificate for it with
-// our challenges.
+// acmeName returns a name's normal form, or an error if no CA issues a
+// certificate for it with our challenges.
 func acmeName(name string) (string, error) {
 	if strings.HasPrefix(name, "*.") {
 		return "", fmt.Errorf("acme: name %q: a wildcard needs dns-01; let an external client write it into the directory", name)
@@ -138,7 +140,7 @@ func acmeName(name string) (string, error) {
 	if !strings.Contains(normal, ".") {
 		return "", fmt.Errorf("acme: name %q: has one label only", name)
 	}
-	// The Manager requires host names: without underscores, for example.
+	// The Manager requires host names, which exclude underscores, for example.
 	if host, err := idna.Lookup.ToASCII(normal); err != nil || host != normal {
 		return "", fmt.Errorf("acme: name %q: is not a host name", name)
 	}

@@ -15,7 +15,8 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// acmeOrderTimeout bounds one challenge of an order, from newOrder to the certificate.
+// acmeOrderTimeout bounds one attempt at an order, from newOrder to the
+// certificate.
 const acmeOrderTimeout = 5 * time.Minute
 
 // An acmeIssued is the result of an order.
@@ -26,15 +27,16 @@ type acmeIssued struct {
 	ca        *acmeCA
 }
 
-// order obtains a certificate for names with a new key. It tries the available
-// challenges in turn, each with its own order, because a failed challenge invalidates
-// its order. It starts with the type that succeeded last: if port 443 is not ours, each
-// failure of tls-alpn-01 would count towards the CA's limits. The error has the cause
-// of every attempt (acmeFailure). It is an acmeAccountWait if the CA was not asked.
+// order obtains a certificate for names, with a new key. It tries the available
+// challenges in turn, each with its own order, because a failed challenge
+// invalidates its order. It starts with the type that succeeded last: if port
+// 443 is not ours, each failure of tls-alpn-01 would count towards the CA's
+// limits. The error contains the cause of every attempt (acmeFailure). It is an
+// acmeAccountWait if the CA was not asked.
 //
-// replaces is the acmeCertID of the certificate that it renews, or "".
+// replaces is the acmeCertID of the certificate to renew, or "".
 //
-// The caller holds the lease of the first name.
+// The caller must hold the lease of the first name.
 func (c *acmeCA) order(ctx context.Context, names []string, did, replaces string) (*acmeIssued, error) {
 	client, err := c.client(ctx)
 	if err != nil {
@@ -46,8 +48,8 @@ func (c *acmeCA) order(ctx context.Context, names []string, did, replaces string
 	var causes []error
 	for _, challenge := range c.challenges(did) {
 		issued, err := c.attempt(ctx, client, names, challenge, replaces)
-		// The CA's database was lost, somebody ended the account, or its key is another
-		// one since the attempt began.
+		// The CA has lost its database, someone has ended the account, or its
+		// key was replaced after the attempt began.
 		if acmeNoAccount(err) || acmeDeactivated(err) || err != nil && !c.hasKey(ctx, client) {
 			c.forget(client)
 			if client, err = c.client(ctx); err != nil {
@@ -59,8 +61,8 @@ func (c *acmeCA) order(ctx context.Context, names []string, did, replaces string
 			return issued, nil
 		}
 		causes = append(causes, acmeCause{challenge, err})
-		// Another challenge is an answer to a failed validation only: it is no
-		// answer to a rate limit, a network that is down, or our own end.
+		// Another challenge only helps after a failed validation. It does not
+		// help against a rate limit, a network failure or a local error.
 		var invalid *acme.AuthorizationError
 		if !errors.As(err, &invalid) && !errors.Is(err, errACMENotOffered) {
 			break
@@ -69,7 +71,7 @@ func (c *acmeCA) order(ctx context.Context, names []string, did, replaces string
 	return nil, acmeFailure{names, causes}
 }
 
-// challenges returns the available types, did first.
+// challenges returns the available types, starting with did.
 func (a *ACME) challenges(did string) (types []string) {
 	if a.opts.TLSALPN {
 		types = append(types, "tls-alpn-01")
@@ -83,7 +85,7 @@ func (a *ACME) challenges(did string) (types []string) {
 	return types
 }
 
-// errACMENotOffered means that the CA requires another challenge type.
+// errACMENotOffered means that the CA does not offer this type of challenge.
 var errACMENotOffered = errors.New("the CA does not offer it")
 
 // attempt is one order with one type of challenge (RFC 8555, section 7.4).
@@ -100,7 +102,7 @@ func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, names []strin
 		o, err = client.AuthorizeOrder(ctx, acme.DomainIDs(names...), with...)
 	}
 	if err != nil {
-		if acmeAccountWide(err) && !acmeDeactivated(err) && c.hasKey(ctx, client) { // for others there is a remedy
+		if acmeAccountWide(err) && !acmeDeactivated(err) && c.hasKey(ctx, client) { // the other cases have a remedy
 			c.accountRefused(acmeCause{"account", err})
 		}
 		return nil, acmeStep("new order", c.Directory, err)
@@ -125,7 +127,7 @@ func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, names []strin
 	if err != nil {
 		return nil, err
 	}
-	// No common name: it is limited to 64 bytes, shorter than a host name may be.
+	// No common name: it is limited to 64 bytes, and host names may be longer.
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: names}, key)
 	if err != nil {
 		return nil, err
@@ -146,8 +148,8 @@ func (c *acmeCA) attempt(ctx context.Context, client *acme.Client, names []strin
 	return &acmeIssued{cert, file, challenge, c}, nil
 }
 
-// orderOptions are what is asked of every order beside its name. A profile that the
-// CA does not have is refused here, without asking.
+// orderOptions returns the options of every order. It refuses a profile that
+// the CA does not have, without asking.
 func (c *acmeCA) orderOptions(ctx context.Context, client *acme.Client) ([]acme.OrderOption, error) {
 	if c.Profile == "" {
 		return nil, nil
@@ -160,7 +162,7 @@ func (c *acmeCA) orderOptions(ctx context.Context, client *acme.Client) ([]acme.
 	if _, known := dir.Profiles[profile]; known {
 		return []acme.OrderOption{acme.WithOrderIssuanceProfile(profile)}, nil
 	}
-	c.forget(client) // it asks for the directory once; the CA may learn
+	c.forget(client) // the client reads the directory only once, and the CA may add the profile
 	if len(dir.Profiles) == 0 {
 		return nil, fmt.Errorf("profile %q: the CA offers none", c.Profile)
 	}
@@ -172,8 +174,9 @@ func (c *acmeCA) orderOptions(ctx context.Context, client *acme.Client) ([]acme.
 	return nil, fmt.Errorf("profile %q: the CA offers %s", c.Profile, strings.Join(offered, ", "))
 }
 
-// prove shows the CA, for each authorization of an order, that the name is ours. It asks
-// for all validations before it waits for the first. The error has all names that failed.
+// prove shows the CA, for each authorization of an order, that we control the
+// name. It requests all validations before it waits for the first. The error
+// lists all names that failed.
 func (c *acmeCA) prove(ctx context.Context, client *acme.Client, names []string, challenge string, authzs []string) error {
 	var failed acmeCauses
 	asked := map[string]string{} // name → authorization
@@ -211,8 +214,8 @@ func (c *acmeCA) prove(ctx context.Context, client *acme.Client, names []string,
 	return nil
 }
 
-// respond has the CA validate one name. It returns the file of the answer, which is to be
-// withdrawn; empty: the CA needs none.
+// respond asks the CA to validate one name. It returns the file of the answer,
+// for withdraw, or "" if the CA needs none.
 func (c *acmeCA) respond(ctx context.Context, client *acme.Client, names []string, challenge, authz string) (name, answer string, err error) {
 	z, err := client.GetAuthorization(ctx, authz)
 	if err != nil {
@@ -262,9 +265,9 @@ func acmeAnswer(client *acme.Client, name string, chal *acme.Challenge) (key str
 	if err != nil {
 		return "", nil, err
 	}
-	// Another gate's Manager rejects the certificate if, by that gate's clock, it is
-	// not valid yet. The CA ignores the dates (RFC 8737, section 3), so they leave room
-	// for any clock.
+	// Another gate's Manager rejects the certificate if it is not valid yet by
+	// that gate's clock. The CA ignores the dates (RFC 8737, section 3), so
+	// they leave room for any clock.
 	now := time.Now()
 	cert, err := client.TLSALPN01ChallengeCert(chal.Token, name, acme.WithKey(own), acme.WithTemplate(&x509.Certificate{
 		SerialNumber:          big.NewInt(1),
@@ -281,8 +284,8 @@ func acmeAnswer(client *acme.Client, name string, chal *acme.Challenge) (key str
 	return name + acmeTokenSuffix, answer, err
 }
 
-// relinquish deactivates authorizations that an order left pending, because CAs limit
-// their number. It is a courtesy, and takes at most 10 s.
+// relinquish deactivates the authorizations that an order left pending, because
+// CAs limit their number. It is best effort, and takes at most 10 s.
 func (c *acmeCA) relinquish(client *acme.Client, authzs []string) {
 	ctx, cancel := context.WithTimeout(c.ctx, 10*time.Second)
 	defer cancel()

@@ -13,24 +13,25 @@ import (
 	"wssgate/files"
 )
 
-// An acmeRecord is the state of a name besides its certificate. It is the cache file
-// NAME+state, which all gates read and write. Removing the file requests a try at once.
+// An acmeRecord is the state of a name besides its certificate. It is the cache
+// file NAME+state, which all gates read and write. Removing the file requests
+// an immediate attempt.
 type acmeRecord struct {
-	Issuer   string    `json:"issuer,omitempty"`   // directory URL of the CA that gave the certificate; empty: not known
-	Did      string    `json:"did,omitempty"`      // type of challenge that Issuer was convinced by
-	CA       string    `json:"ca,omitempty"`       // directory URLs of the CAs that were to be asked, see directories
-	For      string    `json:"for,omitempty"`      // names that it refused, if there are several
-	Failures int       `json:"failures,omitempty"` // in a row, at CA, of these names
-	First    time.Time `json:"first,omitzero"`     // of the first of them
-	Last     time.Time `json:"last,omitzero"`      // of the last failure
-	Next     time.Time `json:"next,omitzero"`      // not before; of no meaning without failures
+	Issuer   string    `json:"issuer,omitempty"`   // directory URL of the certificate's CA; empty: unknown
+	Did      string    `json:"did,omitempty"`      // type of the challenge that Issuer accepted
+	CA       string    `json:"ca,omitempty"`       // directory URLs of the configured CAs, see directories
+	For      string    `json:"for,omitempty"`      // names that failed, if there are several
+	Failures int       `json:"failures,omitempty"` // consecutive, at CA, for these names
+	First    time.Time `json:"first,omitzero"`     // time of the first failure
+	Last     time.Time `json:"last,omitzero"`      // time of the last failure
+	Next     time.Time `json:"next,omitzero"`      // no attempt before; only used with failures
 	Err      string    `json:"error,omitempty"`    // of the last failure
 }
 
-// at returns the part of the record that concerns ca and some names: a refusal by other
-// CAs, or of another list of names, says nothing about these. mine is the previous state:
-// if gates with two configurations share a cache, each overwrites the failures of the
-// other, and must not forget its own.
+// at returns the part of the record for ca and names. A refusal by other CAs,
+// or of another list of names, does not apply to these. mine is the previous
+// state: if gates with two configurations share a cache, each overwrites the
+// failures of the other, and must remember its own.
 func (r acmeRecord) at(ca, names string, mine acmeRecord) acmeRecord {
 	switch {
 	case r.CA == ca && r.For == names:
@@ -42,12 +43,12 @@ func (r acmeRecord) at(ca, names string, mine acmeRecord) acmeRecord {
 	return mine
 }
 
-// acmeSkew is how far ahead the clock of another gate on the cache may be: up to that,
-// its longest back-off still applies here.
+// acmeSkew is how far ahead the clock of another gate on the cache may be. Up
+// to that, the longest back-off that it wrote still applies here.
 const acmeSkew = time.Hour
 
-// wait returns how long failures rule out another try. A time further away than any
-// back-off comes from a wrong clock, and is ignored.
+// wait returns how long failures rule out another attempt. It ignores a time
+// that is further away than any back-off, because it comes from a wrong clock.
 func (r acmeRecord) wait(now time.Time) time.Duration {
 	if r.Failures == 0 {
 		return 0
@@ -67,8 +68,8 @@ func (r acmeRecord) encode() []byte {
 	return append(data, '\n')
 }
 
-// readRecord reads NAME+state. A missing or invalid file counts as empty. A record that
-// could not be written is used from memory.
+// readRecord reads NAME+state. A missing or invalid file counts as empty. If
+// the record could not be written, the one in memory is used.
 func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 	k.mu.Lock()
 	mine := k.record
@@ -79,7 +80,7 @@ func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 	var r acmeRecord
 	data, err := k.a.cache.read(k.ctx, k.name+acmeStateSuffix)
 	if err == autocert.ErrCacheMiss {
-		if mine.Failures > 0 { // an operator asks for a try
+		if mine.Failures > 0 { // an operator requests an attempt
 			clear(k.limits)
 			k.a.accountWell()
 		}
@@ -118,8 +119,8 @@ func (k *acmeKeeper) fail(err error) {
 	if r.Failures == 0 {
 		r.First = now.UTC()
 	}
-	if wait, waits := err.(acmeAccountWait); waits { // not deeper: another CA may have been asked
-		r.Failures = max(r.Failures, 1) // the account's are counted there
+	if wait, waits := err.(acmeAccountWait); waits { // only at the top level: another CA may have been asked
+		r.Failures = max(r.Failures, 1) // the account counts its own failures
 		r.Last = now.UTC()
 		r.Next = r.Last.Add(time.Until(wait.until) + time.Duration(rand.Int64N(int64(time.Minute))))
 		r.Err = err.Error()
@@ -160,7 +161,7 @@ func (k *acmeKeeper) remember(r acmeRecord) {
 	k.flush()
 }
 
-// flush writes what the cache lacks, and reports whether nothing is left to write.
+// flush writes what is unsaved, and reports whether nothing is left to write.
 func (k *acmeKeeper) flush() bool {
 	var err error
 	if k.unsaved != nil {
@@ -182,7 +183,7 @@ func (k *acmeKeeper) flush() bool {
 	return k.unsaved == nil
 }
 
-// trust records a problem with the cache, or nil, and logs it once.
+// trust records a problem of the cache, or nil, and logs it once.
 func (k *acmeKeeper) trust(err error) {
 	if err != nil && errors.Is(err, context.Canceled) {
 		return
@@ -195,7 +196,7 @@ func (k *acmeKeeper) trust(err error) {
 	k.trouble = text
 	k.mu.Unlock()
 	if errors.Is(err, files.ErrHangs) {
-		return // reported once, not for each name
+		return // reported once for the whole cache
 	}
 	if text != "" && text != k.complain {
 		k.a.opts.Log.Error("acme: cache failed", "server_name", k.name, "err", err)

@@ -16,13 +16,14 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// A CA says in advance when it wants a certificate to be renewed, for example because it
-// is about to revoke it: ACME Renewal Information (RFC 9773). One goroutine asks for all
-// names, one after the other (watchRenewals); keepers only read the answers, so that a
-// CA that does not answer delays nothing.
+// A CA announces when it wants a certificate to be renewed, for example because
+// it will revoke it: ACME Renewal Information (RFC 9773). One goroutine asks
+// for all names, one after the other (watchRenewals). Keepers only read the
+// answers, so a CA that does not answer delays nothing.
 const (
-	// acmeAskAgain is when to ask again after an answer that is an error of its own, or
-	// does not say (RFC 9773, section 4.3.3).
+	// acmeAskAgain is the interval after an answer without Retry-After, or
+	// after an error that concerns only one certificate (RFC 9773, section
+	// 4.3.3).
 	acmeAskAgain = 6 * time.Hour
 
 	// Bounds of Retry-After (RFC 9773, section 4.3.2).
@@ -32,19 +33,20 @@ const (
 	acmeMaxExplanation = 1000 // bytes of a URL
 )
 
-// ACMERenewal is what the CA says about the renewal of one certificate.
+// ACMERenewal is the CA's information about the renewal of one certificate.
 type ACMERenewal struct {
-	Start, End  time.Time // when it wants the renewal; zero: not known
-	Explanation string    // http or https URL of a page that says why; empty: none
-	Err         string    // why the latest question had no answer; empty: it had, or none was asked
+	Start, End  time.Time // the suggested window; zero: unknown
+	Explanation string    // http or https URL of a page with the reason; empty: none
+	Err         string    // why the latest request failed; empty: it succeeded, or none was made
 }
 
-// over reports whether the whole window is in the past, as it is when the CA has revoked
-// the certificate or will soon.
+// over reports whether the whole window is in the past. It is if the CA has
+// revoked the certificate or soon will.
 func (r ACMERenewal) over(now time.Time) bool { return !r.End.IsZero() && r.End.Before(now) }
 
-// moment returns a random time in the window, always the same one for a certificate and
-// a window: gates and restarts agree, and another window has another moment.
+// moment returns a random time in the window. It is always the same for one
+// certificate and window, so gates and restarts agree; another window gives
+// another time.
 func (r ACMERenewal) moment(leaf *x509.Certificate) time.Time {
 	h := fnv.New64a()
 	h.Write(leaf.Raw)
@@ -52,30 +54,30 @@ func (r ACMERenewal) moment(leaf *x509.Certificate) time.Time {
 	return r.Start.Add(time.Duration(float64(r.End.Sub(r.Start)) * (float64(h.Sum64()>>11) / (1 << 53))))
 }
 
-// An acmeAsked is what a keeper knows from the CA.
+// An acmeAsked is a keeper's renewal information.
 type acmeAsked struct {
 	ACMERenewal
-	leaf  *x509.Certificate // that it is about; nil: none
+	leaf  *x509.Certificate // the certificate that it describes; nil: none
 	again time.Time         // when to ask again, by the monotonic clock
 }
 
-// postpones reports whether the answer is fresh enough to renew later than without it.
+// postpones reports whether the answer is fresh enough to delay the renewal.
 func (q acmeAsked) postpones() bool { return q.Err == "" && time.Since(q.again) < acmeAskAgain }
 
-// acmeLatest returns when a certificate is renewed though its CA suggests a later time:
-// half of what acmeRenewAt keeps is left.
+// acmeLatest returns when a certificate is renewed even if the CA suggests a
+// later time: when half of the margin of acmeRenewAt is left.
 func acmeLatest(leaf *x509.Certificate) time.Time {
 	return leaf.NotAfter.Add(acmeRenewAt(leaf, "").Sub(leaf.NotAfter) / 2)
 }
 
-// acmeCertID returns the CA's name for a certificate (RFC 9773, section 4.1), or "" if
-// it has none, for want of an Authority Key Identifier.
+// acmeCertID returns the CA's identifier for a certificate (RFC 9773, section
+// 4.1), or "" if it has no Authority Key Identifier.
 func acmeCertID(leaf *x509.Certificate) string {
 	if len(leaf.AuthorityKeyId) == 0 || leaf.SerialNumber.Sign() <= 0 {
 		return ""
 	}
 	serial := leaf.SerialNumber.Bytes()
-	if serial[0]&0x80 != 0 { // the value of a DER INTEGER has a sign
+	if serial[0]&0x80 != 0 { // the value of a DER INTEGER is signed
 		serial = append([]byte{0}, serial...)
 	}
 	return base64.RawURLEncoding.EncodeToString(leaf.AuthorityKeyId) + "." + base64.RawURLEncoding.EncodeToString(serial)
@@ -104,7 +106,7 @@ func acmeParseRenewal(data []byte) (r ACMERenewal, err error) {
 	return r, nil
 }
 
-// acmeAskAfter returns how long to wait according to the Retry-After of an answer.
+// acmeAskAfter returns the delay in the Retry-After header of an answer.
 func acmeAskAfter(header http.Header) time.Duration {
 	d := acmeRetryAfter(header.Get("Retry-After"))
 	if d == 0 {
@@ -113,14 +115,15 @@ func acmeAskAfter(header http.Header) time.Duration {
 	return min(max(d, acmeAskMin), acmeAskMax)
 }
 
-// An acmeRenewals is what watchRenewals knows of the CA as a whole.
+// An acmeRenewals is the state of watchRenewals for the whole CA.
 type acmeRenewals struct {
-	until    time.Time // nothing is asked before
-	failures int       // in a row, of the CA as a whole
+	until    time.Time // no requests before
+	failures int       // consecutive failures of the CA as a whole
 	looked   time.Time // when the directory was last read; zero: read it
 }
 
-// watchRenewals asks the CA about the certificate of each name, until the end.
+// watchRenewals asks the CA about the certificate of each name, until the ACME
+// is closed.
 func (c *acmeCA) watchRenewals() {
 	var r acmeRenewals
 	for c.ctx.Err() == nil {
@@ -132,7 +135,7 @@ func (c *acmeCA) watchRenewals() {
 	}
 }
 
-// askRenewals asks about all names whose time has come. It stops when the CA as a whole
+// askRenewals asks about all names that are due. It stops if the CA as a whole
 // does not answer.
 func (c *acmeCA) askRenewals(r *acmeRenewals) {
 	for _, k := range c.names.Load().byID {
@@ -158,10 +161,11 @@ func (c *acmeCA) askRenewals(r *acmeRenewals) {
 	}
 }
 
-// errACMENoRenewalInfo means that the CA has no renewal information.
+// errACMENoRenewalInfo means that the CA does not support renewal information.
 var errACMENoRenewalInfo = errors.New("the CA does not offer it")
 
-// askRenewal asks about one certificate. It returns when to ask again.
+// askRenewal asks about one certificate. after is the time to wait before
+// asking again.
 func (c *acmeCA) askRenewal(r *acmeRenewals, leaf *x509.Certificate) (said ACMERenewal, after time.Duration, err error) {
 	if time.Since(r.looked) >= acmeAskMax {
 		var dir struct{ RenewalInfo string }
@@ -193,7 +197,7 @@ func (c *acmeCA) askRenewal(r *acmeRenewals, leaf *x509.Certificate) (said ACMER
 	return said, acmeAskAfter(header), nil
 }
 
-// get asks for a resource that needs no account.
+// get requests a resource that needs no account.
 func (c *acmeCA) get(url string) ([]byte, http.Header, error) {
 	req, err := http.NewRequestWithContext(c.ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -205,7 +209,7 @@ func (c *acmeCA) get(url string) ([]byte, http.Header, error) {
 		return nil, nil, err
 	}
 	defer res.Body.Close()
-	data, err := io.ReadAll(res.Body) // acmeTransport bounds it
+	data, err := io.ReadAll(res.Body) // acmeTransport limits the size
 	if err == nil && res.StatusCode != http.StatusOK {
 		problem := struct{ Type, Detail string }{}
 		json.Unmarshal(data, &problem)
@@ -217,8 +221,8 @@ func (c *acmeCA) get(url string) ([]byte, http.Header, error) {
 	return data, res.Header, err
 }
 
-// acmeOutage reports whether an error is the CA's as a whole, or the network's, and not
-// an answer to one question.
+// acmeOutage reports whether an error concerns the CA as a whole, or the
+// network, and not only one request.
 func acmeOutage(err error) bool {
 	var problem *acme.Error
 	if errors.As(err, &problem) && problem.StatusCode < 500 && problem.StatusCode != http.StatusTooManyRequests {
@@ -229,7 +233,7 @@ func acmeOutage(err error) bool {
 	return problem != nil || errors.As(err, &directory) || errors.As(err, &sent)
 }
 
-// asks returns the certificate that a CA is to be asked about now; nil: none.
+// asks returns the certificate to ask a CA about now, or nil.
 func (k *acmeKeeper) asks(c *acmeCA) *x509.Certificate {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -243,8 +247,9 @@ func (k *acmeKeeper) asks(c *acmeCA) *x509.Certificate {
 	return leaf
 }
 
-// replaces returns a CA's name for the certificate that an order is to replace, or "" if
-// it has not told of that, or the certificate is another CA's.
+// replaces returns the CA's identifier for the certificate that an order
+// replaces. It is "" if the CA has no renewal information for it, or did not
+// issue it.
 func (k *acmeKeeper) replaces(c *acmeCA) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -254,7 +259,7 @@ func (k *acmeKeeper) replaces(c *acmeCA) string {
 	return acmeCertID(k.cert.Leaf)
 }
 
-// told notes an answer.
+// told records an answer.
 func (k *acmeKeeper) told(leaf *x509.Certificate, said ACMERenewal, after time.Duration, err error) {
 	k.mu.Lock()
 	before := k.asked
@@ -262,7 +267,7 @@ func (k *acmeKeeper) told(leaf *x509.Certificate, said ACMERenewal, after time.D
 		before = acmeAsked{}
 	}
 	if err != nil {
-		said = before.ACMERenewal // an early window stays true
+		said = before.ACMERenewal // an earlier window is still valid
 		if said.Err = acmeWords(err); err == errACMENoRenewalInfo {
 			said = ACMERenewal{}
 		}

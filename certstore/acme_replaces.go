@@ -16,13 +16,13 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// An acmeReplaces adds to a new order which certificate it replaces (RFC 9773, section
-// 5). CAs exempt such orders from limits, and know that a certificate they are about to
-// revoke is out of use.
+// An acmeReplaces adds to a new order the certificate that it replaces (RFC
+// 9773, section 5). CAs exempt such orders from limits, and learn that a
+// certificate that they will revoke is out of use.
 //
-// acme.Client cannot do that: x/crypto 0.58 and 0.59 have no option for it, and others
-// than its own cannot implement acme.OrderOption. So the request is changed on its way,
-// and signed again.
+// acme.Client cannot do this: x/crypto 0.58 and 0.59 have no option for it, and
+// other packages cannot implement acme.OrderOption. So the request is changed
+// on its way, and signed again.
 type acmeReplaces struct {
 	url string            // for new orders
 	id  string            // acmeCertID
@@ -31,8 +31,8 @@ type acmeReplaces struct {
 
 type acmeReplacesKey struct{}
 
-// replacing returns a context for a new order that replaces a certificate. It is ctx
-// where that cannot be said.
+// replacing returns a context for a new order that replaces a certificate. It
+// returns ctx if the field cannot be added.
 func (c *acmeCA) replacing(ctx context.Context, client *acme.Client, id string) context.Context {
 	dir, err := client.Discover(ctx)
 	key, ok := client.Key.(*ecdsa.PrivateKey)
@@ -63,7 +63,7 @@ func acmeReplacing(r *http.Request) (*http.Request, error) {
 	return r, nil
 }
 
-// add returns a JWS of acme.Client (RFC 7515, section 7.2.2) with the field in it.
+// add adds the field to a JWS of acme.Client (RFC 7515, section 7.2.2).
 func (p acmeReplaces) add(data []byte) ([]byte, error) {
 	var jws struct {
 		Protected string `json:"protected"`
@@ -98,9 +98,9 @@ func (p acmeReplaces) add(data []byte) ([]byte, error) {
 	return json.Marshal(jws)
 }
 
-// acmeRefusesReplaces reports whether a refused order may be accepted if it does not say
-// which certificate it replaces: that may be another account's, or replaced already, or
-// one that the CA stumbles over.
+// acmeRefusesReplaces reports whether the CA may accept a refused order without
+// the field. The certificate may belong to another account, may have been
+// replaced already, or may trip up the CA.
 func acmeRefusesReplaces(err error) bool {
 	var problem *acme.Error
 	return errors.As(err, &problem) && problem.StatusCode != http.StatusTooManyRequests

@@ -13,21 +13,25 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// A rollover gives the account another key (RFC 8555, section 7.3.5). The CA's answer may
-// be lost, and the gate may die between that answer and the write of the new key. So the
-// new key is saved before the CA is asked, in a file of its own, and both files stay until
-// the CA is known to have one of the keys: it is asked for the account of the new one.
-// Whoever finds that file does this before anything else. A CA that has not answered may
-// still be at it. So that it is not asked too early, the lease then stays as that of a gate
-// that died, for a minute, which is longer than a request may take.
+// A rollover replaces the account's key (RFC 8555, section 7.3.5). The CA's
+// answer may be lost, and the gate may die between that answer and the write of
+// the new key. So the new key is saved first, in a file of its own. Both files
+// stay until the CA has been asked which of the keys it has: the gate looks up
+// the account of the new one.
+//
+// A gate that finds the new key's file does this before anything else. A CA
+// that has not answered may still be working on the request. So that it is not
+// asked too early, the lease is then left as if the gate had died: for a
+// minute, which is longer than a request may take.
 
-// acmeNextSuffix marks the file with the key that the account may have by now.
+// acmeNextSuffix marks the file with the key that the account may already have.
 const acmeNextSuffix = "+next"
 
-// Rollover gives the account at each CA another key, and returns the directory URLs of
-// those that have it now, also after an error. CAs without an account count only if none
-// has one. Orders under way go on, with the new key. After an error the key in the cache
-// may be the old one or the new one; the next use of the account finds out.
+// Rollover replaces the account's key at each CA. did lists the directory URLs
+// of the CAs that now have the new key, also after an error. CAs without an
+// account are skipped; it is an error if no CA has one. Current orders continue
+// with the new key. After an error, the key in the cache may be the old one or
+// the new one; the next use of the account finds out.
 func (a *ACME) Rollover(ctx context.Context) (did []string, err error) {
 	var none []error
 	for _, c := range a.cas {
@@ -63,7 +67,7 @@ func (c *acmeCA) rollover(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	client, err := c.register(ctx) // the client of orders must keep its key
+	client, err := c.register(ctx) // the client of current orders must keep its key
 	if err != nil {
 		return c.notRolled(acmeCause{"account", err})
 	}
@@ -91,7 +95,8 @@ func (c *acmeCA) rollover(ctx context.Context) error {
 		return err
 	}
 	refused := client.AccountKeyRollover(ctx, next)
-	// From here on what happened is to be found out, whatever becomes of the caller.
+	// From here on the outcome must be found out, even if the caller stops
+	// waiting.
 	ctx, cancel := context.WithTimeout(c.ctx, acmeRequestTimeout)
 	defer cancel()
 	taken, then := refused == nil, "it still had the old one"
@@ -116,7 +121,7 @@ func (c *acmeCA) notRolled(err error) error {
 	return fmt.Errorf("the account's key at %s %w: %s", c.Directory, ErrACMEUnchanged, acmeWords(err))
 }
 
-// settleRollover ends a rollover that was interrupted, if there is one.
+// settleRollover completes an interrupted rollover, if there is one.
 func (c *acmeCA) settleRollover(ctx context.Context) error {
 	for {
 		_, err := c.cache.read(ctx, c.keyFile+acmeNextSuffix)
@@ -130,7 +135,7 @@ func (c *acmeCA) settleRollover(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if lease == nil { // of who is at it, or was when it died
+		if lease == nil { // another gate works on it, or died doing so
 			select {
 			case <-ctx.Done():
 				return fmt.Errorf("waiting for the end of a change of the key, up to %v after its last sign: %w", acmeLeaseTTL, ctx.Err())
@@ -147,7 +152,7 @@ func (c *acmeCA) settleRollover(ctx context.Context) error {
 			return err
 		}
 		next, err := acmeDecodeKey(file)
-		if err != nil { // written durably, before the CA was asked: no CA has it
+		if err != nil { // it was written durably before the CA was asked: no CA has it
 			c.opts.Log.Warn("acme: the account's next key is none; keeping the old one", "file", c.cache.path(c.keyFile+acmeNextSuffix), "err", err)
 			return c.cache.remove(ctx, c.keyFile+acmeNextSuffix)
 		}
@@ -173,21 +178,22 @@ func (c *acmeCA) knows(ctx context.Context, key crypto.Signer) (bool, error) {
 	return false, acmeStep("the account", c.Directory, err)
 }
 
-// acmeRefused reports whether an error is a CA's answer to a request, and not one of a proxy
-// or of a CA in trouble, which may still do what was asked.
+// acmeRefused reports whether an error is the CA's refusal. An error of a
+// proxy, or of a CA in trouble, may still mean that the request was carried
+// out.
 func acmeRefused(err error) bool {
 	problem, ok := errors.AsType[*acme.Error](err)
 	return ok && problem.StatusCode < http.StatusInternalServerError
 }
 
-// takeNextKey makes the next key, which the CA has, the account's.
+// takeNextKey makes the next key, which the CA has, the account's key.
 func (c *acmeCA) takeNextKey(ctx context.Context, next crypto.Signer, file []byte) error {
 	told := c.told(ctx)
 	if err := c.cache.put(ctx, c.keyFile, file); err != nil {
 		return err
 	}
 	c.opts.Log.Info("acme: the account has another key", "file", c.cache.path(c.keyFile))
-	// The old key is worth nothing now, and neither is a leftover of the new one.
+	// The old key is useless now, and so is a leftover of the new one.
 	err := c.cache.remove(ctx, c.keyFile+acmeNextSuffix)
 	for _, old := range c.keyFiles()[1:] {
 		err = errors.Join(err, c.cache.remove(ctx, old))
@@ -201,9 +207,10 @@ func (c *acmeCA) takeNextKey(ctx context.Context, next crypto.Signer, file []byt
 	return err
 }
 
-// hasKey reports whether the client has the account's key as the cache has it, which
-// another gate or an operator may have replaced, and no rollover is open, after which the CA
-// may have another one. A cache that has none, or does not say, changes nothing.
+// hasKey reports whether the client uses the account's key. It does not if
+// another gate or an operator has replaced the key in the cache, or if an
+// unfinished rollover may have replaced it at the CA. A cache without a key, or
+// one that cannot be read, changes nothing.
 func (c *acmeCA) hasKey(ctx context.Context, client *acme.Client) bool {
 	if _, err := c.cache.read(ctx, c.keyFile+acmeNextSuffix); err == nil {
 		return false

@@ -9,19 +9,19 @@ import (
 )
 
 const (
-	acmeShortLife  = 10 * 24 * time.Hour // a certificate with at most this lifetime is renewed at half of it
+	acmeShortLife  = 10 * 24 * time.Hour // at or below this lifetime, a certificate is renewed at half of it
 	acmeBackoffMin = time.Minute
 	acmeBackoffMax = 12 * time.Hour
 
-	// acmeBackoffUrgent is the longest back-off shortly before a certificate expires:
-	// four tries per hour stay within a CA's limits.
+	// acmeBackoffUrgent is the longest back-off shortly before a certificate
+	// expires: four attempts per hour stay within a CA's limits.
 	acmeBackoffUrgent = 15 * time.Minute
 )
 
-// acmeRenewAt returns when to renew a certificate: when a third of its lifetime is left
-// (half of it, if that is at most 10 days), plus up to a twentieth of the rest. The
-// addition depends on the certificate and the owner, so that a gate always computes the
-// same time and two gates compute different ones.
+// acmeRenewAt returns when to renew a certificate: when a third of its lifetime
+// is left (half, if the lifetime is at most 10 days), plus up to a twentieth of
+// the rest. The addition depends on the certificate and the owner, so a gate
+// always computes the same time and two gates compute different ones.
 func acmeRenewAt(leaf *x509.Certificate, owner string) time.Time {
 	life := leaf.NotAfter.Sub(leaf.NotBefore)
 	left := life / 3
@@ -35,17 +35,17 @@ func acmeRenewAt(leaf *x509.Certificate, owner string) time.Time {
 	return leaf.NotAfter.Add(jitter - left)
 }
 
-// acmeBackoff returns how long to wait after a number of consecutive failures: one
-// minute, tripled each time, at most 12 hours, with up to a fifth of jitter (downwards
-// at the top). With the factor three there are five tries in the first hour, as many
-// failed validations of a name as Let's Encrypt allows per hour.
+// acmeBackoff returns how long to wait after a number of consecutive failures:
+// one minute, tripled each time, at most 12 hours, with up to a fifth of jitter
+// (downwards at the top). The factor three gives five attempts in the first
+// hour, as many failed validations of a name as Let's Encrypt allows per hour.
 //
-// left is how long the current certificate is still valid, or 0 or less without one.
-// With one, the wait is at most a quarter of that, so that we still ask in time once
-// the CA is back.
+// left is how long the current certificate is still valid; 0 or less means
+// none. The wait is at most a quarter of it, so that an attempt comes in time
+// once the CA recovers.
 //
-// asked is how long the CA asked us to wait. It is obeyed, without jitter, up to 12
-// hours: a wrong Retry-After must not stop renewal for good.
+// asked is the delay that the CA requested. It is obeyed, without jitter, up to
+// 12 hours: a wrong Retry-After must not stop renewal for good.
 func acmeBackoff(failures int, left, asked time.Duration) time.Duration {
 	d := acmeBackoffMin
 	for i := 1; i < failures && d < acmeBackoffMax; i++ {
