@@ -11,14 +11,14 @@ import (
 	"syscall"
 )
 
-// ErrNotRegular is the error of a file that is a pipe, a socket or a device.
+// ErrNotRegular is the error for a pipe, a socket or a device.
 var ErrNotRegular = errors.New("is a pipe or a device, not a file")
 
-// ErrDirectory is the error of a file that is a directory.
+// ErrDirectory is the error for a directory.
 var ErrDirectory = errors.New("is a directory, not a file")
 
-// Call runs f as a call of the job that may hang at path, for system calls without a
-// method here.
+// Call runs f as a call of the job that may hang at path. It is for system
+// calls without a method here.
 func (p *Place) Call(path string, f func() error) error {
 	p.enter(path)
 	defer p.leave()
@@ -31,16 +31,16 @@ func call[T any](p *Place, path string, f func(string) (T, error)) (T, error) {
 	return f(path)
 }
 
-// callOnLink is call for functions that do not follow path if it is a link.
+// callOnLink is Call for functions that do not follow path if it is a link.
 func callOnLink[T any](p *Place, path string, f func(string) (T, error)) (T, error) {
 	p.enterAs(path, false)
 	defer p.leave()
 	return f(path)
 }
 
-// Read returns the contents of a regular file of at most limit bytes. It follows links.
-// Errors name the path: ErrNotRegular, ErrDirectory, a file larger than limit, or the
-// system's error.
+// Read returns the contents of a regular file of at most limit bytes. It
+// follows links. Errors name the path. They are ErrNotRegular, ErrDirectory,
+// the error for a file larger than limit, or the system's error.
 func (p *Place) Read(path string, limit int64) ([]byte, error) {
 	var b bytes.Buffer
 	err := p.ReadInto(&b, path, limit)
@@ -71,7 +71,7 @@ func (p *Place) ReadInto(b *bytes.Buffer, path string, limit int64) error {
 	return readBounded(b, f, limit)
 }
 
-// ReadStream is Read for a file that may be a pipe; it waits for a writer.
+// ReadStream is Read for a file that may be a pipe. It waits for a writer.
 func (p *Place) ReadStream(path string, limit int64) ([]byte, error) {
 	p.enter(path)
 	defer p.leave()
@@ -97,7 +97,7 @@ func readBounded(b *bytes.Buffer, f *os.File, limit int64) error {
 	return err
 }
 
-// The counterparts of os and path/filepath.
+// These are the counterparts of functions in os and path/filepath.
 
 func (p *Place) ReadDir(path string) ([]fs.DirEntry, error) { return call(p, path, os.ReadDir) }
 func (p *Place) Stat(path string) (fs.FileInfo, error)      { return call(p, path, os.Stat) }
@@ -119,8 +119,9 @@ func (p *Place) Rename(from, to string) error {
 	return p.Call(to, func() error { return os.Rename(from, to) })
 }
 
-// Create makes a file with these contents and mode 0600. If the file exists, the error
-// is fs.ErrExist. A file that could not be written completely is removed.
+// Create creates a file with these contents and mode 0600. If the file exists,
+// the error is fs.ErrExist. A file that could not be written completely is
+// removed.
 func (p *Place) Create(path string, data []byte) error {
 	return p.Call(path, func() error {
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -131,10 +132,10 @@ func (p *Place) Create(path string, data []byte) error {
 	})
 }
 
-// Replace atomically replaces path with a file of mode 0600. Until then the file has a
-// temporary name in the same folder that begins with temp. With sync, the new file also
-// survives a power cut. Replace calls ok just before the rename; if it returns false,
-// Replace leaves the old file and returns nil.
+// Replace atomically replaces path with a file of mode 0600. It first writes a
+// temporary file in the same folder, whose name begins with temp. With sync,
+// the new file also survives a power failure. Replace calls ok just before the
+// rename; if ok returns false, Replace leaves the old file and returns nil.
 func (p *Place) Replace(path, temp string, data []byte, sync bool, ok func() bool) error {
 	return p.Call(path, func() error {
 		dir := filepath.Dir(path)

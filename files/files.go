@@ -1,11 +1,12 @@
-// Package files reads and writes files for a program that must not wait for a disk.
+// Package files reads and writes files for a program that must not wait for a
+// disk.
 //
-// A file system may hang: the server of a network mount is down, or the driver of a
-// volume has stalled. A system call on it does not return and cannot be cancelled, and
-// it occupies its goroutine and a thread until the file system is back. So code that
-// serves clients does not call the file functions of package os (a test of package main
-// checks this). It runs a job on a Place, and waits for the job only as long as the
-// file system answers.
+// A file system may hang: the server of a network mount is down, or the driver
+// of a volume has stalled. A system call on it does not return and cannot be
+// cancelled. It occupies its goroutine and a thread until the file system
+// answers. So code that serves clients does not call the file functions of
+// package os (a test of package main checks this). It runs a job on a Place,
+// and waits for the job only as long as the file system answers.
 //
 // # States and owners
 //
@@ -15,26 +16,27 @@
 //	  │           └──its calls take longer than JobPatience──► slow
 //	  └───────────────────────job ends───────────────────────────┘
 //
-// A Place runs one job at a time, in its own goroutine. The data of a job belongs to
-// the job, even after its caller has stopped waiting: when the file system is back, the
-// job continues where it was. Other callers wait for their turn while the job makes
-// progress. Once it hangs, they get a *HangError with the path and the time at once; so
-// a Place that hangs costs one goroutine and one thread, however many callers it has.
-// The same holds for a slow job: all of its calls together may take JobPatience. A job
-// can publish partial results (DoInParts) for callers that continue without it.
+// A Place runs one job at a time, in its own goroutine. A job's data belongs to
+// the job, even after its caller has stopped waiting: when the file system
+// answers again, the job continues. Other callers wait for their turn while the
+// job makes progress. Once it hangs, they get a *HangError with the path and
+// the time at once. So a Place that hangs costs one goroutine and one thread,
+// however many callers it has. The same holds for a slow job: all of its calls
+// together may take JobPatience. A job can publish partial results (DoInParts)
+// for callers that continue without it.
 //
-// Hangs and their ends are logged once each, and not every time if they come back again
-// and again (report.go). Hanging lists the current ones for the admin page.
+// Hangs and their ends are logged once each; repeated ones are logged less
+// often (report.go). Hanging lists the current ones for the admin page.
 //
-// At returns the shared Place of a path that comes and goes with the configuration;
-// Leave releases it. Sharing means that a path that hangs costs one thread, however
+// At returns the shared Place of a path from the configuration; Leave releases
+// it. Because Places are shared, a path that hangs costs one thread, however
 // often it is tried.
 //
 // # Rules for files
 //
-// A file is opened without blocking and checked afterwards, so a pipe that replaced the
-// file in between is refused too. Only regular files are read, up to the limit of the
-// caller.
+// A file is opened without blocking and checked afterwards, so a pipe that has
+// replaced the file in between is refused, too. Only regular files are read, up
+// to the caller's limit.
 package files
 
 import (
@@ -52,46 +54,48 @@ import (
 	"wssgate/panics"
 )
 
-// Patience is how long one call may take before its Place counts as hanging. A busy
-// disk answers sooner. If the guess is wrong, it costs one log line: the job continues.
+// Patience is how long one call may take before its Place counts as hanging. A
+// busy disk answers sooner. A wrong guess costs one log line: the job
+// continues.
 const Patience = 2 * time.Second
 
-// JobPatience is how long all calls of a job together may take before its Place counts
-// as slow. Time between calls does not count.
+// JobPatience is how long all calls of a job together may take before its Place
+// counts as slow. Time between calls does not count.
 const JobPatience = 5 * time.Second
 
 // A Place is a part of the file system that hangs as a whole: a directory and
-// everything below it. All methods are safe for concurrent use, except the system
-// calls: those are for the Place's job. They also work outside a job, for programs that
-// may block, but then hangs go unnoticed.
+// everything below it. All methods are safe for concurrent use, except the
+// system calls, which only the Place's job may make. Programs that may block
+// can also make them outside a job, but then hangs go unnoticed.
 type Place struct {
 	what string // for the log
-	at   key    // in places; zero: not listed
+	at   key    // in places; zero: not shared
 	log  func() *slog.Logger
-	turn chan struct{} // has an entry while there is a job
+	turn chan struct{} // full while a job runs
 
 	users int // guarded by places.mu
 
-	// still is held while part runs, so that no call ends meanwhile. Lock it before mu.
+	// still is held while part runs, so that no call ends during it. Lock it
+	// before mu.
 	still sync.Mutex
 
 	mu    sync.Mutex
 	part  func()        // of the job; may be nil
 	watch *time.Timer   // calls check; nil: no job
-	path  string        // of the call under way; empty: none
-	began time.Time     // of the call
+	path  string        // of the current call; empty: none
+	began time.Time     // when the call began
 	since time.Time     // when the job began, or its last hang ended
-	spent time.Duration // in calls since then
+	spent time.Duration // time in calls since then
 	last  HangError     // of the latest call that hangs or hung
 	hangs chan struct{} // closed while the call hangs or the job is slow, then replaced
 	back  chan struct{} // closed while the Place answers; replaced when it hangs
 	free  chan struct{} // closed while there is no job; replaced for each job
-	where panics.Place  // what counts the panics of jobs
-	news  report        // what the log has said
+	where panics.Place  // counts the panics of jobs
+	news  report        // what has been logged
 }
 
-// New makes a Place. The log calls it what, such as "certificates". If log is nil, it
-// uses slog.Default() at the time of logging.
+// New returns a Place that is not shared. The log calls it what, such as
+// "certificates". If log is nil, slog.Default() at the time of logging is used.
 func New(what string, log *slog.Logger) *Place {
 	p := &Place{what: what, where: panics.Files, log: slog.Default, users: 1, turn: make(chan struct{}, 1), hangs: make(chan struct{}), back: make(chan struct{})}
 	if log != nil {
@@ -102,7 +106,8 @@ func New(what string, log *slog.Logger) *Place {
 	return p
 }
 
-// CountedBy has panics of p's jobs counted by where instead of panics.Files. It returns p.
+// CountedBy makes where count the panics of p's jobs, instead of panics.Files.
+// It returns p.
 func (p *Place) CountedBy(where panics.Place) *Place {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -116,7 +121,7 @@ func (p *Place) countedBy() panics.Place {
 	return p.where
 }
 
-// places are the Places that At returned.
+// places are the shared Places.
 var places struct {
 	mu  sync.Mutex
 	all map[key]*Place
@@ -124,8 +129,9 @@ var places struct {
 
 type key struct{ what, path string }
 
-// At is New for the file system at a path. Callers with the same path share one Place;
-// each releases it with Leave. The log is that of the first caller.
+// At returns the shared Place for the file system at a path. Callers with the
+// same path share one Place; each must release it with Leave. The log is that
+// of the first caller.
 func At(what, path string, log *slog.Logger) *Place {
 	k := key{what, path}
 	sweep(k)
@@ -144,8 +150,8 @@ func At(what, path string, log *slog.Logger) *Place {
 	return p
 }
 
-// Leave releases a Place that At returned. A Place without users does not appear in
-// Hanging and is forgotten when its job has ended.
+// Leave releases a Place that At returned. A Place without users no longer
+// appears in Hanging, and is dropped when its job has ended.
 func (p *Place) Leave() {
 	places.mu.Lock()
 	p.users--
@@ -154,8 +160,9 @@ func (p *Place) Leave() {
 	p.sayIfOver()
 }
 
-// forget drops a Place without users or a job, unless it had trouble lately: what was
-// logged about it must not be logged again. The caller holds places.mu.
+// forget drops a Place without users or a job, unless it had trouble recently:
+// what was logged about it must not be logged again. The caller must hold
+// places.mu.
 func (p *Place) forget() {
 	if p.users > 0 || len(p.turn) > 0 || places.all[p.at] != p {
 		return
@@ -167,7 +174,8 @@ func (p *Place) forget() {
 	}
 }
 
-// sweep forgets the Places that were kept because they had trouble, except that of k.
+// sweep drops the Places that were kept because of recent trouble, except that
+// of k.
 func sweep(k key) {
 	var idle []*Place
 	places.mu.Lock()
@@ -189,18 +197,18 @@ func (p *Place) used() bool {
 	return p.users > 0
 }
 
-// A HangError says that a file system does not answer or is too slow. It is an
-// ErrHangs.
+// A HangError reports that a file system does not answer or is too slow.
+// errors.Is matches it with ErrHangs.
 type HangError struct {
 	Path  string
 	Since time.Time
-	Slow  bool // it answers, but not soon enough to wait for all of it
+	Slow  bool // it answers, but too slowly to wait for everything
 	place *Place
 }
 
-// FreeAfter returns a channel that is closed when the Place of the HangError in err has
-// finished the job that hung or was slow. A later job does not have to wait for it. It
-// returns nil if err has no HangError.
+// FreeAfter returns a channel that is closed when the Place of the HangError in
+// err has finished the job that hung or was slow. A later job then need not
+// wait for it. It returns nil if err contains no HangError.
 func FreeAfter(err error) <-chan struct{} {
 	hang, ok := errors.AsType[*HangError](err)
 	if !ok || hang.place == nil {
@@ -228,23 +236,24 @@ func (e *HangError) Error() string {
 // Is matches ErrHangs.
 func (e *HangError) Is(target error) bool { return target == ErrHangs }
 
-// Do runs a job on p and returns its results. If p hangs or is slow, in this job or an
-// earlier one, the error is a *HangError; if ctx ends first, the error is its cause. In
-// both cases the job may not have begun, or may still be running: it must share only
-// its results, and data under a lock, with the caller.
+// Do runs a job on p and returns its results. If p hangs or is slow, in this
+// job or an earlier one, the error is a *HangError. If ctx ends first, the
+// error is its cause. In both cases the job may not have begun, or may still be
+// running: apart from its results, it may share only data under a lock with the
+// caller.
 func Do[T any](ctx context.Context, p *Place, job func() (T, error)) (T, error) {
 	return do(ctx, p, false, job, nil)
 }
 
-// DoInParts is Do for a job of many calls. If the job hangs or is slow, Do calls part
-// before it returns. The job is suspended while part runs, so part may use all of its
-// data. It must not call methods of the Place.
+// DoInParts is Do for a job of many calls. If the job hangs or is slow,
+// DoInParts calls part before it returns. The job is suspended while part runs,
+// so part may use all of the job's data. It must not call methods of the Place.
 func DoInParts[T any](ctx context.Context, p *Place, job func() (T, error), part func()) (T, error) {
 	return do(ctx, p, false, job, part)
 }
 
-// Await is Do for callers that have nothing else to do: while the Place hangs, it waits
-// until ctx ends.
+// Await is Do for callers with nothing else to do: while the Place hangs, it
+// waits until ctx ends.
 func Await[T any](ctx context.Context, p *Place, job func() (T, error)) (T, error) {
 	return do(ctx, p, true, job, nil)
 }
@@ -294,7 +303,7 @@ func do[T any](ctx context.Context, p *Place, await bool, job func() (T, error),
 	}
 }
 
-// take waits for the turn of the caller.
+// take waits for the caller's turn.
 func (p *Place) take(ctx context.Context, await bool) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
@@ -315,8 +324,8 @@ func (p *Place) take(ctx context.Context, await bool) error {
 	}
 }
 
-// begin and end enclose a job. The channel that begin returns is closed when the job
-// hangs or is slow.
+// begin starts a job; end ends it. begin returns a channel that is closed when
+// the job hangs or is slow.
 func (p *Place) begin(part func()) (hangs <-chan struct{}) {
 	p.mu.Lock()
 	p.part, p.since, p.spent, p.free = part, time.Now(), 0, make(chan struct{})
@@ -342,12 +351,12 @@ func (p *Place) end() {
 	places.mu.Unlock()
 }
 
-// check runs when the time of the call or the job may be up.
+// check runs when the call or the job may have used its time.
 func (p *Place) check() {
 	p.still.Lock()
 	defer p.still.Unlock()
 	p.mu.Lock()
-	if p.watch == nil || isClosed(p.hangs) { // the job has ended, or has been reported
+	if p.watch == nil || isClosed(p.hangs) { // the job has ended, or its trouble has been reported
 		p.mu.Unlock()
 		return
 	}
@@ -366,8 +375,9 @@ func (p *Place) check() {
 	p.giveUp(slow)
 }
 
-// giveUp lets the callers continue with partial results. The caller holds still and mu;
-// giveUp releases mu. The job is suspended: it is in a call, or is the caller.
+// giveUp lets the callers continue with partial results. The caller must hold
+// still and mu; giveUp releases mu. The job is suspended: it is in a call, or
+// it is the caller.
 func (p *Place) giveUp(slow bool) {
 	p.last = HangError{p.path, p.began, slow, p}
 	if slow {
@@ -390,8 +400,8 @@ func (p *Place) giveUp(slow bool) {
 	}
 }
 
-// answers notes that the Place answers again, if it did not. The caller holds mu, and
-// calls tell after releasing it.
+// answers records that the Place answers again. The caller must hold mu, and
+// call tell after releasing it.
 func (p *Place) answers() (tell func()) {
 	if !isClosed(p.hangs) {
 		return func() {}
@@ -410,10 +420,10 @@ func (p *Place) answers() (tell func()) {
 	return func() { p.sayOver(text, last.Path, last.Since) }
 }
 
-// enter and leave enclose each call.
+// enter starts a call; left ends it.
 func (p *Place) enter(path string) { p.enterAs(path, true) }
 
-// enterAs is enter; follow says whether the call follows links.
+// enterAs is enter. follow tells whether the call follows links.
 func (p *Place) enterAs(path string, follow bool) {
 	p.mu.Lock()
 	p.path, p.began = path, time.Now()
@@ -428,7 +438,7 @@ func (p *Place) leave() {
 	p.left()
 }
 
-// left ends a call. The caller holds still and mu; left releases mu.
+// left ends a call. The caller must hold still and mu; left releases mu.
 func (p *Place) left() {
 	p.spent += time.Since(p.began)
 	hung := isClosed(p.hangs)
@@ -448,12 +458,12 @@ func (p *Place) left() {
 	tell()
 }
 
-// Beside runs a job of another Place within a job of p. It waits as Do does, and the
-// time counts for the job of p.
+// Beside runs a job of another Place within a job of p. It waits as Do does,
+// and its time counts for the job of p.
 func Beside[T any](p, other *Place, path string, job func() (T, error)) (T, error) {
 	began := time.Now()
 	v, err := Do(context.Background(), other, job)
-	p.still.Lock() // or check could take the call of other for one of p
+	p.still.Lock() // otherwise check could take a call of other for one of p
 	defer p.still.Unlock()
 	p.mu.Lock()
 	p.path, p.began = path, began
@@ -468,7 +478,8 @@ func (p *Place) Back() <-chan struct{} {
 	return p.back
 }
 
-// Hangs returns the error while the Place hangs or is slow, and nil otherwise.
+// Hangs returns an error while the Place hangs or is slow. Otherwise it returns
+// nil.
 func (p *Place) Hangs() *HangError {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -479,7 +490,8 @@ func (p *Place) Hangs() *HangError {
 	return &last
 }
 
-// lastHang is for a caller that saw the Place hang; it may answer again by now.
+// lastHang returns the error for a caller that saw the Place hang. The Place
+// may have answered since.
 func (p *Place) lastHang() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -516,9 +528,9 @@ func note(p *Place, hangs bool) {
 	}
 }
 
-// GoneOnWithout reports that the caller no longer waits for jobs that are slow
-// together: it logs this, and lists the Place until done. A Place that hangs has
-// already been reported.
+// GoneOnWithout reports that the caller no longer waits for jobs that together
+// are slow. It logs this, and lists the Place in Hanging until done is closed.
+// A Place that hangs has already been reported.
 func (p *Place) GoneOnWithout(path string, since time.Time, done <-chan struct{}) {
 	if p.Hangs() != nil {
 		return
@@ -537,13 +549,13 @@ func (p *Place) GoneOnWithout(path string, since time.Time, done <-chan struct{}
 	}()
 }
 
-// A Hang is a Place of this process that hangs.
+// A Hang is a Place of this process that hangs or is slow.
 type Hang struct {
 	What string // as given to New
 	HangError
 }
 
-// Hanging lists the Places in use that hang or are slow, oldest first.
+// Hanging lists the Places that are in use and hang or are slow, longest first.
 func Hanging() (list []Hang) {
 	hanging.mu.Lock()
 	places, late := slices.Clone(hanging.places), slices.Clone(hanging.late)
@@ -554,7 +566,7 @@ func Hanging() (list []Hang) {
 		}
 	}
 	for _, l := range late {
-		hangs := func(h Hang) bool { return h.place == l.place } // the Place reports itself by now
+		hangs := func(h Hang) bool { return h.place == l.place } // the Place now reports itself
 		if l.place.used() && !slices.ContainsFunc(list, hangs) {
 			list = append(list, Hang{l.place.what, l.HangError})
 		}
@@ -571,8 +583,8 @@ type stall struct {
 	over   chan struct{} // nil: a delay
 }
 
-// waitForStalls waits for stalls on the way to path. Without follow it ignores a link
-// in the last element.
+// waitForStalls waits for stalls on the way to path. Without follow, it ignores
+// a link in the last element.
 func waitForStalls(path string, follow bool) {
 	if list := stalls.Load(); list != nil {
 		real, err := filepath.EvalSymlinks(path)
@@ -595,8 +607,8 @@ func waitForStalls(path string, follow bool) {
 	}
 }
 
-// Stall makes all calls for paths that begin with prefix hang until resume is called.
-// It is for tests of packages that use this one.
+// Stall makes all calls for paths that begin with prefix hang until resume is
+// called. It is only for tests.
 func Stall(prefix string) (resume func()) {
 	over := make(chan struct{})
 	end := addStall(stall{prefix: prefix, over: over})
@@ -606,8 +618,8 @@ func Stall(prefix string) (resume func()) {
 	})
 }
 
-// Delay makes all calls for paths that begin with prefix take this long until end is
-// called. It is for tests too.
+// Delay adds the delay each to all calls for paths that begin with prefix,
+// until end is called. It is only for tests.
 func Delay(prefix string, each time.Duration) (end func()) {
 	return addStall(stall{prefix: prefix, delay: each})
 }

@@ -39,8 +39,8 @@ func newTestPlace() (*Place, *lockedBuffer) {
 	return New("certificates", slog.New(slog.NewTextHandler(log, nil))), log
 }
 
-// Who comes first waits for Patience, everybody after that for nothing, until the
-// call returns; and what was begun goes on.
+// The first caller waits for Patience and all later ones not at all, until the
+// call returns. The job then continues.
 func TestHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, log := newTestPlace()
@@ -91,8 +91,8 @@ func TestHang(t *testing.T) {
 	})
 }
 
-// A job of many calls, of which none is too slow, and not all of them together, is no
-// hang, however long it computes; nor is a long wait for one's turn behind it.
+// A job with many fast calls does not hang, however long it computes, if all
+// calls together are fast enough. Waiting behind it is not a hang either.
 func TestSlowIsNoHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, log := newTestPlace()
@@ -124,8 +124,8 @@ func TestSlowIsNoHang(t *testing.T) {
 	})
 }
 
-// A job whose calls take too long together is gone on without, with what it has; it
-// is slow until its end, and what hangs is gone on without in the same way.
+// When a job's calls together take too long, the caller continues with partial
+// results. The job is slow until it ends. A hang in it has the same effect.
 func TestSlowJob(t *testing.T) {
 	for _, each := range []time.Duration{150 * time.Millisecond, Patience - 1, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
@@ -168,8 +168,8 @@ func TestSlowJob(t *testing.T) {
 	}
 }
 
-// Those who ask for what is at one path share its place while it hangs, so that it
-// costs one goroutine; when nobody uses it, it is in no list.
+// Callers with the same path share one Place while it hangs, so that it costs
+// one goroutine. Without users, it is not listed.
 func TestAt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		resume := Stall("/hang")
@@ -209,7 +209,7 @@ func TestAt(t *testing.T) {
 	})
 }
 
-// A hang that came back is not over because somebody leaves, however long it takes.
+// A repeated hang does not end because a caller leaves, however long it takes.
 func TestRepeatedHangLasts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		named, log := newTestPlace()
@@ -236,9 +236,9 @@ func TestRepeatedHangLasts(t *testing.T) {
 	})
 }
 
-// What is slow or hangs at every look is logged twice, and again when it has been well
-// for a while; what comes back after that is news. That holds for a Place that is
-// forgotten between two looks, too.
+// A Place that is slow or hangs at every look is logged twice, and again after
+// a calm period. Trouble after that is news. This also holds for a Place that
+// is forgotten between two looks.
 func TestRepeatedTrouble(t *testing.T) {
 	for _, hang := range []bool{false, true} {
 		for _, shared := range []bool{false, true} {
@@ -270,7 +270,7 @@ func TestRepeatedTrouble(t *testing.T) {
 				}
 				look(each)
 				want := []string{trouble, end, "again and again", "answers again", trouble, end}
-				if hang { // each of the four calls is one
+				if hang { // each of the four calls hangs
 					want = append(want, "again and again")
 				}
 				lines := log.lines()
@@ -289,8 +289,8 @@ func TestRepeatedTrouble(t *testing.T) {
 	}
 }
 
-// Contexts end both kinds of waiting, for the turn and for the job; and Await waits
-// for what hangs.
+// A context ends both kinds of waiting, for the turn and for the job. Await
+// waits for a Place that hangs.
 func TestContexts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, _ := newTestPlace()
@@ -315,7 +315,8 @@ func TestContexts(t *testing.T) {
 	})
 }
 
-// What is no regular file is refused without waiting for it, whenever it became that.
+// Read refuses anything but a regular file at once, whenever it took the file's
+// place.
 func TestReadRegular(t *testing.T) {
 	dir := t.TempDir()
 	pipe, link, long := filepath.Join(dir, "pipe"), filepath.Join(dir, "link"), filepath.Join(dir, "long")
@@ -336,7 +337,8 @@ func TestReadRegular(t *testing.T) {
 	}
 }
 
-// A file is replaced whole or not at all, and not for somebody who is gone.
+// A file is replaced as a whole or not at all, and not after the caller has
+// left.
 func TestReplace(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "x")
@@ -362,8 +364,8 @@ func TestReplace(t *testing.T) {
 	}
 }
 
-// A job of another Place that hangs is not a call of the Place that waits for it, also
-// when both look at the same moment whether something hangs.
+// If a job of another Place hangs, the Place that waits for it does not hang,
+// even if both check at the same moment.
 func TestBesideHangs(t *testing.T) {
 	dir := t.TempDir()
 	for range 200 {

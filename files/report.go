@@ -5,23 +5,24 @@ import (
 	"time"
 )
 
-// calm is how long a Place must answer before new trouble is news again. It is longer
-// than the time between two looks at a file.
+// calm is how long a Place must answer before new trouble is logged as new. It
+// is longer than the time between two looks at a file.
 const calm = 5 * time.Minute
 
-// A report decides what the log says about the trouble of a Place. Trouble that comes
-// back within calm is logged once more, as a repetition, and then not until the Place
-// has answered for that long. So a file system that is always slow costs two warnings,
-// not two lines for every look at it. A report is guarded by mu of its Place.
+// A report decides which trouble of a Place is logged. Trouble that returns
+// within calm is logged once more, as a repetition, and then not until the
+// Place has answered for that long. So a file system that is always slow costs
+// two warnings, and not two lines for every look. A report is guarded by its
+// Place's mu.
 type report struct {
-	trouble bool      // there is some now
+	trouble bool      // there is trouble now
 	first   time.Time // when the first trouble of the series began
-	ended   time.Time // when the latest trouble ended; zero: there was none
-	repeats int       // how often it has come back
+	ended   time.Time // when the latest trouble ended; zero: none yet
+	repeats int       // how often it has returned
 }
 
-// begins notes trouble that began at since. It returns whether to log it, and whether
-// it is a repetition.
+// begins records trouble that began at since. It returns whether to log it, and
+// whether it is a repetition.
 func (r *report) begins(now, since time.Time) (say, repeated bool) {
 	if r.quiet(now) {
 		*r = report{trouble: true, first: since}
@@ -32,14 +33,14 @@ func (r *report) begins(now, since time.Time) (say, repeated bool) {
 	return r.repeats == 1, true
 }
 
-// ends notes the end of the trouble. It returns whether to log it: the end of a
-// repetition may not be the last.
+// ends records the end of the trouble. It returns whether to log it: the end of
+// a repetition may not be the last.
 func (r *report) ends(now time.Time) (say bool) {
 	r.trouble, r.ended = false, now
 	return r.repeats == 0
 }
 
-// over reports, once, that trouble that came back is over.
+// over reports, once, that repeated trouble is over.
 func (r *report) over(now time.Time) bool {
 	if r.repeats == 0 || !r.quiet(now) {
 		return false
@@ -48,7 +49,7 @@ func (r *report) over(now time.Time) bool {
 	return true
 }
 
-// quiet reports whether there is no trouble and was none lately.
+// quiet reports whether the Place has no trouble and had none recently.
 func (r *report) quiet(now time.Time) bool {
 	return !r.trouble && (r.ended.IsZero() || now.Sub(r.ended) >= calm)
 }
@@ -71,7 +72,7 @@ const (
 	isRead       = ": everything is read"
 )
 
-// sayIfOver logs the end of trouble that came back again and again.
+// sayIfOver logs the end of repeated trouble.
 func (p *Place) sayIfOver() {
 	p.mu.Lock()
 	over, first, path := p.news.over(time.Now()), p.news.first, p.last.Path
@@ -81,7 +82,7 @@ func (p *Place) sayIfOver() {
 	}
 }
 
-// sayOver logs that the trouble is over.
+// sayOver logs the end of the trouble.
 func (p *Place) sayOver(text, path string, since time.Time) {
 	log := p.log()
 	log.Info(p.what+text, "file", path, "duration", time.Since(since).Round(time.Millisecond))

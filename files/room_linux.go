@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Writable returns why this process can't create files in a folder: permissions, or a
-// file system that is read-only or full. It writes nothing. nil: it can.
+// Writable returns the reason why this process cannot create files in a folder,
+// or nil: missing permissions, or a file system that is read-only or full. It
+// writes nothing.
 func (p *Place) Writable(dir string) error {
 	return p.Call(dir, func() error {
 		if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
@@ -25,8 +26,8 @@ func (p *Place) Writable(dir string) error {
 	})
 }
 
-// Readable returns why this process can't read an existing file. nil: it can, or the
-// file does not exist.
+// Readable returns the reason why this process cannot read an existing file. It
+// returns nil if it can, or if the file does not exist.
 func (p *Place) Readable(path string) error {
 	return p.Call(path, func() error {
 		err := unix.Faccessat(unix.AT_FDCWD, path, unix.R_OK, unix.AT_EACCESS)
@@ -37,7 +38,7 @@ func (p *Place) Readable(path string) error {
 	})
 }
 
-// owned adds the owner to an error of missing permissions.
+// owned adds the owner to an error about permissions.
 func owned(err *fs.PathError) error {
 	if !errors.Is(err, fs.ErrPermission) {
 		return err

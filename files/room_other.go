@@ -2,8 +2,8 @@
 
 package files
 
-// Writable returns nil: here only an attempt to write shows errors.
+// Writable returns nil: on this system, only writing shows errors.
 func (p *Place) Writable(string) error { return nil }
 
-// Readable returns nil: here only an attempt to read shows errors.
+// Readable returns nil: on this system, only reading shows errors.
 func (p *Place) Readable(string) error { return nil }
