@@ -1,6 +1,6 @@
-// Package systemd tells systemd the state of the service (sd_notify(3)): that it is
-// ready, reloads, drains, and is alive. If systemd did not ask for notifications, it
-// does nothing.
+// Package systemd reports the state of the service to systemd (sd_notify(3)):
+// ready, reloading, draining, alive. It does nothing if systemd did not ask for
+// notifications.
 package systemd
 
 import (
@@ -19,35 +19,36 @@ import (
 	"wssgate/panics"
 )
 
-// systemd and a service communicate by environment variables and datagrams: sockets
-// that systemd has opened for us (sd_listen_fds(3)), and our state (sd_notify(3)).
-// They have no effect elsewhere.
+// systemd passes NOTIFY_SOCKET and the watchdog's interval in environment
+// variables. The service answers with datagrams (sd_notify(3)).
 
-// A Notifier tells systemd the state of the service. A nil Notifier does nothing. Its
-// methods do not block: one goroutine sends, in a job of the socket's Place, so that a
-// systemd that does not read is a finding, as a file system is.
+// A Notifier reports the state of the service to systemd. A nil Notifier does
+// nothing. Its methods are safe for concurrent use and do not block: one
+// goroutine sends, in a job of the socket's Place. So a systemd that does not
+// read becomes a finding, like a file system that hangs.
 type Notifier struct {
 	conn  net.Conn
-	beat  time.Duration // between two watchdog signals; 0: none is expected
+	beat  time.Duration // interval of watchdog signals; 0: none are expected
 	place *files.Place  // of the socket
 	path  string        // of the socket
-	wake  chan struct{} // pending has something, or it is closed
+	wake  chan struct{} // pending has messages, or the Notifier is closed
 	done  chan struct{}
 
 	mu      sync.Mutex
-	pending []string // waiting to be sent, the oldest first
+	pending []string // messages to send, oldest first
 	closed  bool
 }
 
-// maxPending is how many messages wait while systemd does not read. The oldest are
-// dropped first, because the newest have the current state.
+// maxPending bounds the messages that wait while systemd does not read. The
+// oldest are dropped first, because the newest have the current state.
 const maxPending = 16
 
-// New returns nil if systemd did not ask for notifications. getenv is os.Getenv.
+// New returns a Notifier, or nil if systemd did not ask for notifications.
+// getenv is os.Getenv. It returns an error if NOTIFY_SOCKET cannot be used.
 func New(getenv func(string) string) (*Notifier, error) {
 	address := getenv("NOTIFY_SOCKET")
 	if !strings.HasPrefix(address, "/") && !strings.HasPrefix(address, "@") {
-		return nil, nil // none, or, in a virtual machine, vsock
+		return nil, nil // none, or vsock in a virtual machine
 	}
 	conn, err := net.Dial("unixgram", address)
 	if err != nil {
@@ -66,7 +67,7 @@ func New(getenv func(string) string) (*Notifier, error) {
 	return n, nil
 }
 
-// say queues assignments, one per line. A failure to deliver them is logged.
+// say queues assignments, one per line. Failures to deliver them are logged.
 func (n *Notifier) say(lines ...string) {
 	if n == nil {
 		return
@@ -85,7 +86,8 @@ func (n *Notifier) poke() {
 	}
 }
 
-// send sends queued messages until the queue is empty and the notifier is closed.
+// send sends queued messages until the queue is empty and the Notifier is
+// closed.
 func (n *Notifier) send() {
 	for range n.wake {
 		for {
@@ -114,16 +116,19 @@ func (n *Notifier) send() {
 	}
 }
 
-// Ready reports that the service is ready, after a start or a reload.
+// Ready reports that the service is ready, after a start or a reload. status is
+// shown by systemctl status.
 func (n *Notifier) Ready(status string) { n.say("READY=1", "STATUS="+oneLine(status)) }
 
-// Reloading must be followed by Ready. The time tells systemd that it answers this
-// signal, not an earlier one (Type=notify-reload).
+// Reloading reports that a reload begins. Ready must follow. The message
+// contains the time, by which systemd recognizes the answer to its latest
+// signal (Type=notify-reload).
 func (n *Notifier) Reloading() {
 	n.say("RELOADING=1", "MONOTONIC_USEC="+strconv.FormatInt(monotonic().Microseconds(), 10))
 }
 
-// Stopping asks for the time that the drain may take in addition to TimeoutStopSec=.
+// Stopping reports that the service drains. It requests the time that the drain
+// may take in addition to TimeoutStopSec=.
 func (n *Notifier) Stopping(status string, takes time.Duration) {
 	n.say("STOPPING=1", "STATUS="+oneLine(status), "EXTEND_TIMEOUT_USEC="+strconv.FormatInt(takes.Microseconds(), 10))
 }
@@ -141,7 +146,8 @@ func (n *Notifier) Alive() {
 	}
 }
 
-// Beats returns a channel that has an entry whenever a watchdog signal is due.
+// Beats returns a channel that receives a value whenever a watchdog signal is
+// due. stop ends that.
 func (n *Notifier) Beats() (c <-chan time.Time, stop func()) {
 	if n == nil || n.beat == 0 {
 		return nil, func() {}
@@ -150,7 +156,7 @@ func (n *Notifier) Beats() (c <-chan time.Time, stop func()) {
 	return t.C, t.Stop
 }
 
-// KeepAlive sends watchdog signals until stop is called.
+// KeepAlive sends watchdog signals in the background until stop is called.
 func (n *Notifier) KeepAlive() (stop func()) {
 	beats, stopBeats := n.Beats()
 	done, ended := make(chan struct{}), make(chan struct{})

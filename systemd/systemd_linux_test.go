@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// The watchdog wants a sign of life twice in its time, and of its process only.
+// The watchdog expects two signals in its interval, and only from its own
+// process.
 func TestNotifierBeat(t *testing.T) {
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "@wssgate-test-" + strconv.Itoa(os.Getpid()), Net: "unixgram"})
 	if err != nil {
@@ -38,7 +39,7 @@ func TestNotifierBeat(t *testing.T) {
 	}
 }
 
-// Where nobody wants to know, everything is said to nobody.
+// Without NOTIFY_SOCKET, all methods do nothing.
 func TestNoNotifier(t *testing.T) {
 	for _, address := range []string{"", "vsock:2:1234", "relative"} {
 		n, err := New(func(string) string { return address })
