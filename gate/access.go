@@ -30,7 +30,7 @@ type accessFolder struct {
 	stop  context.CancelFunc
 }
 
-// set watches the files of another configuration instead of the current ones.
+// set replaces the watched files with those of another configuration.
 func (w *accessWatch) set(lists []*config.AccessFile) {
 	for _, f := range w.folders {
 		f.watch.Set(false)

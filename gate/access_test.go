@@ -11,9 +11,9 @@ import (
 	"wssgate/config"
 )
 
-// A list is read again when its file changes; a bad one leaves the one before in
-// force, and is a problem until it is good again. Another configuration's files take
-// the place of these.
+// A list is read again when its file changes. A bad one leaves the previous one
+// in force, and is a problem until it is good again. Another configuration
+// replaces all files.
 func TestAccessWatch(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "deny.txt")

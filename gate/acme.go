@@ -20,9 +20,9 @@ import (
 	"wssgate/panics"
 )
 
-// An obtainer runs the gate's ACME client, or none. Its handlers may be called at any
-// time; install, begin and close come from one goroutine, and prepare from one at a
-// time.
+// An obtainer runs the gate's ACME client, if it is configured. Its handlers
+// may be called at any time. install, begin and close belong to one goroutine;
+// prepare runs in one at a time.
 type obtainer struct {
 	store *certstore.Store
 	log   *slog.Logger
@@ -41,8 +41,9 @@ func newACMERun(acme *certstore.ACME, cfg *config.Config) *acmeRun {
 	return &acmeRun{acme, cfg.ACME, acmeFiles(cfg), len(cfg.Listen.HTTP) > 0}
 }
 
-// acmeFiles are the contents of the files that [acme] names: one mended in place is
-// another, though the configuration is the same.
+// acmeFiles returns the contents of the files that [acme] names. A file that
+// was corrected in place needs a new client, although the configuration is the
+// same.
 func acmeFiles(cfg *config.Config) (contents []string) {
 	for _, file := range cfg.ACME.Files() {
 		contents = append(contents, string(cfg.Files[file]))
@@ -58,17 +59,17 @@ func newObtainer(store *certstore.Store, log *slog.Logger) *obtainer {
 // abandon.
 type acmeChange struct {
 	next  *acmeRun             // nil: ACME is off, or only its names change
-	names *certstore.ACMENames // for the client that runs now; nil: none runs
-	last  *acmeRun             // replaced by next, and closed by begin; nil: none
+	names *certstore.ACMENames // for the current client; nil: there is none
+	last  *acmeRun             // replaced by next and closed by begin; nil: none
 	serve func(name string, cert *tls.Certificate)
 
 	mu     sync.Mutex
-	cached map[string]*tls.Certificate // certificates that next found before install; nil after that
+	cached map[string]*tls.Certificate // certificates that next found before install; nil afterwards
 }
 
-// prepare makes the ACME client of cfg beside the current one. It reads the cache,
-// which may take its time. It orders no certificate and serves none. After an error,
-// the change must be abandoned.
+// prepare makes the ACME client of cfg beside the current one. It reads the
+// cache, which may take some time. It neither orders a certificate nor serves
+// one. After an error, the change must be abandoned.
 func (o *obtainer) prepare(cfg *config.Config) (*acmeChange, error) {
 	p := &acmeChange{cached: map[string]*tls.Certificate{}}
 	now := o.on.Load()
@@ -80,8 +81,9 @@ func (o *obtainer) prepare(cfg *config.Config) (*acmeChange, error) {
 			break
 		}
 		var err error
-		// Names that stay keep their old certificates until there are better ones. Where
-		// they are in another list now, the next client finds them in the cache.
+		// Names that stay keep their old certificates until better ones arrive.
+		// If they are in another list now, the next client finds them in the
+		// cache.
 		p.names, err = now.acme.PrepareNames(slices.DeleteFunc(slices.Clone(now.cfg.Names), func(name string) bool {
 			return !slices.Contains(cfg.ACME.Names, name)
 		}), slices.DeleteFunc(now.cfg.Together(), func(list []string) bool {
@@ -120,7 +122,8 @@ func (p *acmeChange) install(name string, cert *tls.Certificate) {
 	}
 }
 
-// show installs the certificates that next has found and will find.
+// show installs the certificates that next has found, and lets it install later
+// ones.
 func (p *acmeChange) show() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -130,7 +133,8 @@ func (p *acmeChange) show() {
 	p.cached = nil
 }
 
-// fits reports whether cfg needs the same ACME client, except perhaps for the names.
+// fits reports whether the ACME client of r also suits cfg, apart from the
+// names.
 func (r *acmeRun) fits(cfg *config.Config) bool {
 	if r == nil {
 		return false
@@ -151,12 +155,12 @@ func (o *obtainer) abandon(p *acmeChange) {
 	}
 }
 
-// install applies what prepare made for cfg, except for orders: it serves the cached
-// certificates of new names, and stops serving those of removed names. It does not wait
-// for files.
+// install applies the change that prepare made for cfg, except for orders: it
+// serves the cached certificates of new names, and stops serving those of
+// removed names. It does not wait for files.
 func (o *obtainer) install(p *acmeChange, cfg *config.Config) {
 	now := o.on.Load()
-	p.show() // first, so that no name is without a certificate meanwhile
+	p.show() // first, so that every name always has a certificate
 	if p.names != nil {
 		p.names.Commit()
 	}
@@ -165,14 +169,14 @@ func (o *obtainer) install(p *acmeChange, cfg *config.Config) {
 		o.on.Store(p.next)
 		return
 	}
-	o.on.Store(newACMERun(now.acme, cfg)) // with other names
+	o.on.Store(newACMERun(now.acme, cfg)) // with the new names
 }
 
-// begin orders missing certificates and closes the old client. The listeners are open
-// by now, which the CA's challenges need.
+// begin orders missing certificates and closes the old client. The listeners,
+// which the CA's challenges need, are open by now.
 //
-// It does not wait: an order that is given up gives its lease back in the cache. The
-// channel is closed when all is done.
+// It does not wait: an abandoned order releases its lease in the cache. The
+// channel is closed when everything is done.
 func (o *obtainer) begin(p *acmeChange) <-chan struct{} {
 	done := make(chan struct{})
 	go panics.Catch(panics.ACME, func() {
@@ -187,7 +191,7 @@ func (o *obtainer) begin(p *acmeChange) <-chan struct{} {
 	return done
 }
 
-// close cancels orders.
+// close ends all orders.
 func (o *obtainer) close() {
 	if now := o.on.Load(); now != nil {
 		now.acme.Close()
@@ -210,10 +214,11 @@ func (o *obtainer) status() []certstore.ACMEStatus {
 	return nil
 }
 
-// caPatience is how long a CA may take to revoke or to change a key: less than the console for an answer.
+// caPatience bounds how long a CA may take to revoke a certificate or to change
+// a key. It is shorter than the console's limit for an answer.
 const caPatience = 25 * time.Second
 
-// do does what the operator asks, and says what that is.
+// do carries out an operator's request and describes the result.
 func (o *obtainer) do(ctx context.Context, r admin.ACMERequest) (string, error) {
 	now := o.on.Load()
 	if now == nil {
@@ -253,7 +258,8 @@ func (o *obtainer) do(ctx context.Context, r admin.ACMERequest) (string, error) 
 	return r.Name + ": " + said, err
 }
 
-// marked is an error that is also another one, which its text does not repeat.
+// marked is an error that also matches another one, whose text it does not
+// repeat.
 type marked struct {
 	error
 	as error
@@ -261,7 +267,8 @@ type marked struct {
 
 func (m marked) Unwrap() []error { return []error{m.error, m.as} }
 
-// problem is what is wrong with the cache folder, as of a file; nil: nothing.
+// problem returns the problem of the cache folder in the form of a file's, or
+// nil.
 func (o *obtainer) problem() *admin.FileProblem {
 	now := o.on.Load()
 	if now == nil {
@@ -274,7 +281,8 @@ func (o *obtainer) problem() *admin.FileProblem {
 	return &admin.FileProblem{File: now.cfg.Cache, Err: err.Error(), Since: since}
 }
 
-// handler answers http-01 while ACME is on, and hands on all else.
+// handler answers http-01 while ACME is on, and passes all other requests to
+// next.
 func (o *obtainer) handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if now := o.on.Load(); now != nil {

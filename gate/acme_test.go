@@ -14,14 +14,14 @@ import (
 
 var acmeCA = minica.NewCA("CA")
 
-// What the cache has for new names is served with the configuration that has these
-// names, and no sooner; so is a name that is gone no more. One View has it all, and
-// that of before none of it.
+// The cached certificates of new names are served from the moment that their
+// configuration is in force, and no sooner. Those of removed names end with it.
+// One View has all of them, and the previous View none.
 func TestACMEInOneStep(t *testing.T) {
 	a, b := acmeCA.Issue("a.example"), acmeCA.Issue("b.example")
 	with := func(email string, names ...string) *config.Config {
 		cfg := withCache(t, "names = [\"a.example\", \"b.example\"]\nca = \"https://127.0.0.1:1/\"\nemail = \""+email+"\"\n", map[string][]byte{
-			"acme/a.example": append(a.KeyPEMClassic(), a.ChainPEM()...), // as autocert has it
+			"acme/a.example": append(a.KeyPEMClassic(), a.ChainPEM()...), // in autocert's format
 			"acme/b.example": append(b.KeyPEMClassic(), b.ChainPEM()...),
 		})
 		cfg.ACME.Names = names
@@ -91,8 +91,8 @@ func TestACMEInOneStep(t *testing.T) {
 	}
 }
 
-// withCache is a configuration whose names come from a CA, in a folder of its own with
-// the files given.
+// withCache returns a configuration with names from a CA, in a folder of its
+// own with these files.
 func withCache(t *testing.T, acme string, files map[string][]byte) *config.Config {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "config.toml")
@@ -112,7 +112,7 @@ func withCache(t *testing.T, acme string, files map[string][]byte) *config.Confi
 	return cfg
 }
 
-// A file of [acme] that is mended in place is another.
+// A file of [acme] that was corrected in place needs a new client.
 func TestACMEFilesMended(t *testing.T) {
 	cfg := withCache(t, "names = \"a.example\"\ncache = \"cache\"\neab_key_id = \"1\"\neab_key_file = \"key\"\n", map[string][]byte{"key": []byte("AAAA")})
 	run := newACMERun(nil, cfg)

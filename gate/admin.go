@@ -27,15 +27,15 @@ import (
 	"wssgate/proxy"
 )
 
-// A console serves the operator. It owns the admin listener, and passes commands to the
-// gate's loop, which runs one at a time.
+// A console serves the operator. It owns the admin listener, and passes
+// commands to the gate's loop, which runs them one at a time.
 type console struct {
 	warnings *admin.Warnings
 	asked    chan func() // for the loop; see ask
 	drainAll chan struct{}
 
 	lines  *logqueue.Queue // nil in tests
-	turn   atomic.Int64    // when the loop last turned, Unix nanoseconds
+	turn   atomic.Int64    // when the loop last ran, Unix nanoseconds
 	gate   *gate
 	cfg    atomic.Pointer[config.Config] // in force
 	server *admin.Server
@@ -64,15 +64,15 @@ func newConsole(warnings *admin.Warnings, lines *logqueue.Queue) *console {
 	return d
 }
 
-// An adminListener is opened before a reload changes anything, and installed when
-// nothing can fail any more.
+// An adminListener is opened before a reload changes anything. It is installed
+// once nothing can fail.
 type adminListener struct {
 	addr   string
 	ln     net.Listener // nil: keep the current one, or have none
 	access admin.Access
 }
 
-// open opens the listener of cfg, unless it is open already.
+// open opens the listener of cfg, unless it is already open.
 func (d *console) open(cfg *config.Config, sockets *listen.Sockets) (*adminListener, error) {
 	l := &adminListener{addr: cfg.Listen.Admin, access: admin.Access{Debug: cfg.Listen.AdminDebug}}
 	if file := cfg.Listen.AdminTokenFile; file != "" {
@@ -116,7 +116,7 @@ func (d *console) install(g *gate, cfg *config.Config, l *adminListener) {
 			Drain:    d.askDrain,
 			Pardon:   func(client netip.Addr) int { return g.server.Pardon(client) },
 			Tunnels: func(q proxy.TunnelQuery) proxy.TunnelList {
-				if name, err := config.ServerName(q.Vhost); err == nil { // it may be as it stands in the file
+				if name, err := config.ServerName(q.Vhost); err == nil { // the name may be spelled as in the file
 					q.Vhost = name
 				}
 				return g.server.Tunnels(q)
@@ -144,7 +144,8 @@ func (d *console) install(g *gate, cfg *config.Config, l *adminListener) {
 	d.listen(l.addr, l.ln)
 }
 
-// listen serves the operator on ln from now on; nil: on none.
+// listen serves the operator on ln from now on. If ln is nil, it closes the
+// listener.
 func (d *console) listen(addr string, ln net.Listener) {
 	g := d.gate
 	d.addr, d.ln = addr, ln
@@ -191,8 +192,8 @@ func (d *console) lastReload() bool {
 	return d.reload.OK
 }
 
-// leaves records, before the gate drains, that it is not ready and accepts no more
-// requests.
+// leaves records, before a drain, that the gate is not ready and accepts no
+// more requests.
 func (d *console) leaves(connections int, timeout time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -228,11 +229,11 @@ func (d *console) askReload(ctx context.Context) error {
 	}
 }
 
-// turned records a turn of the loop.
+// turned records that the loop has run.
 func (d *console) turned() { d.turn.Store(time.Now().UnixNano()) }
 
-// loopPatience is how long one turn of the loop may take: many times longer than any
-// should.
+// loopPatience is how long one turn of the loop may take: many times longer
+// than it should.
 const loopPatience = 30 * time.Second
 
 // alive returns an error if the loop is stuck. It does not check during a drain, which
@@ -263,10 +264,10 @@ func (d *console) ask(ctx context.Context, f func() error) error {
 	}
 }
 
-// askDrain drains the whole gate, as SIGTERM does, or starts or stops the drain of one
-// vhost, one node or all vhosts.
+// askDrain drains the whole gate, as SIGTERM does. It can also start or stop
+// the drain of one vhost, one node or all vhosts.
 func (d *console) askDrain(r admin.DrainRequest) error {
-	if name, err := config.ServerName(r.Vhost); err == nil { // the request may spell it as the file does
+	if name, err := config.ServerName(r.Vhost); err == nil { // the request may spell the name as the file does
 		r.Vhost = name
 	}
 	if r.All || r.Vhost != "" || r.Node != "" {
@@ -282,13 +283,13 @@ func (d *console) askDrain(r admin.DrainRequest) error {
 	return nil
 }
 
-// A partialDrain is a drain of one vhost, one node or all vhosts that the operator
-// started. A reload keeps it, unless its target is removed.
+// A partialDrain is the drain of one vhost, one node or all vhosts that an
+// operator started. A reload keeps it, unless it removes the target.
 type partialDrain struct {
 	target proxy.Target // zero: all vhosts
 	since  time.Time
-	begins time.Time // zero: it has begun
-	total  int       // tunnels when it began
+	begins time.Time // zero: it has already begun
+	total  int       // tunnels at its beginning
 	stop   func()    // ends it
 }
 
@@ -303,7 +304,7 @@ func (d *console) drainSome(r admin.DrainRequest) error {
 		return fmt.Errorf("%s is not draining: stopping that is %w", r.Scope(), admin.ErrConflict)
 	}
 	if r.After > 0 && i >= 0 && d.drains[i].begins.IsZero() {
-		return nil // it has begun already
+		return nil // it has already begun
 	}
 	drains, before := slices.Clone(d.drains), func() {}
 	if i >= 0 {
@@ -319,7 +320,7 @@ func (d *console) drainSome(r admin.DrainRequest) error {
 		drains = append(drains, p)
 	}
 	d.setDrains(drains)
-	if r.Node != "" { // the upstream must not choose it for those who come back
+	if r.Node != "" { // the upstream must not choose it for clients that reconnect
 		g.upstreams.Drain(r.Upstream, r.Node, !r.Stop)
 	}
 	if r.Stop {
@@ -333,11 +334,11 @@ func (d *console) drainSome(r admin.DrainRequest) error {
 		return nil
 	}
 	d.beginDrain(r.Scope(), len(drains)-1)
-	before() // at once, so that no client gets in between the two drains
+	before() // at once, so that no client connects between the two drains
 	return nil
 }
 
-// beginDrain begins the drain that is listed at i. It runs in the loop.
+// beginDrain begins the drain at index i of the list. It runs in the loop.
 func (d *console) beginDrain(scope string, i int) {
 	drains := slices.Clone(d.drains)
 	now := &drains[i]
@@ -347,8 +348,8 @@ func (d *console) beginDrain(scope string, i int) {
 	d.gate.log.Info("drain", "scope", scope, "tunnels", now.total)
 }
 
-// beginDrainAt has the loop begin a listed drain at a time, unless stop is called or the
-// drain is no longer listed.
+// beginDrainAt makes the loop begin a listed drain at a time, unless stop is
+// called or the drain is no longer listed.
 func (d *console) beginDrainAt(target proxy.Target, at time.Time) (stop func()) {
 	begin := func() error {
 		i := slices.IndexFunc(d.drains, func(p partialDrain) bool { return p.target == target && p.begins.Equal(at) })
@@ -384,7 +385,8 @@ func (d *console) forget(cfg *config.Config) {
 	})
 }
 
-// has reports whether a target is configured. All vhosts always are.
+// has reports whether a target is configured. The target for all vhosts always
+// is.
 func has(c *config.Config, t proxy.Target) bool {
 	if t == (proxy.Target{}) {
 		return true
@@ -397,7 +399,7 @@ func has(c *config.Config, t proxy.Target) bool {
 	return u != nil && slices.ContainsFunc(u.Nodes, func(n *config.Node) bool { return n.Name == t.Node })
 }
 
-// notReady returns the reasons why the gate can't accept clients.
+// notReady returns the reasons why the gate cannot accept clients.
 func (d *console) notReady() []string {
 	d.mu.Lock()
 	draining, listening := d.drain != nil, len(d.serving) > 0
@@ -437,7 +439,8 @@ func (d *console) notReady() []string {
 	return why
 }
 
-// configuredNames are the names that need a certificate according to the file.
+// configuredNames returns the names that need a certificate according to the
+// file.
 func configuredNames(c *config.Config) []string {
 	names := c.ACME.AllNames()
 	for _, v := range c.Vhost {
@@ -450,7 +453,7 @@ func configuredNames(c *config.Config) []string {
 	return names
 }
 
-// describe is the state of the gate for the admin page.
+// describe returns the state of the gate for the admin page.
 func (d *console) describe() admin.Gate {
 	cfg, g := d.cfg.Load(), d.gate
 	out := admin.Gate{
@@ -469,7 +472,7 @@ func (d *console) describe() admin.Gate {
 	drains := d.drains
 	d.mu.Unlock()
 
-	// There may be ten thousand; only the vhosts need all of them.
+	// There may be ten thousand; only adminVhosts needs all of them.
 	out.Certificates = make([]admin.Certificate, 0, g.store.Names())
 	var entries []certstore.Entry
 	for e := range g.store.Certificates() {
@@ -557,7 +560,7 @@ func (d *console) describe() admin.Gate {
 	return out
 }
 
-// requestFor is the request for a drain of target.
+// requestFor returns the request for a drain of target.
 func requestFor(t proxy.Target) admin.DrainRequest {
 	return admin.DrainRequest{All: t == proxy.Target{}, Vhost: t.Vhost, Upstream: t.Upstream, Node: t.Node}
 }
@@ -593,9 +596,9 @@ func (p partialDrain) describe(vhosts []proxy.VhostCount, upstreams []admin.Upst
 	return out
 }
 
-// adminVhosts lists the configured names in the order of the file, each with the
-// certificate that expires first of those that its clients get, and then removed vhosts
-// that still have tunnels.
+// adminVhosts lists the configured names in the order of the file. Each has the
+// certificate that expires first of those that its clients get. Removed vhosts
+// that still have tunnels follow.
 func adminVhosts(c *config.Config, entries []certstore.Entry, counts []proxy.VhostCount) []admin.Vhost {
 	var list []admin.Vhost
 	index := map[string]int{}
@@ -609,7 +612,7 @@ func adminVhosts(c *config.Config, entries []certstore.Entry, counts []proxy.Vho
 		}
 	}
 	if len(c.Vhost) == 0 {
-		for name := range c.Upstream { // the only one
+		for name := range c.Upstream { // the only upstream
 			add(admin.Vhost{Name: "*", Upstream: name})
 		}
 	}
@@ -674,7 +677,7 @@ func withWarnings(log *slog.Logger) (*slog.Logger, *admin.Warnings) {
 	return slog.New(w), w
 }
 
-// adminIgnored has the first few, and the number of all.
+// adminIgnored returns the first entries, and the number of all.
 func adminIgnored(list []certstore.Ignored, more int) (out admin.Ignored) {
 	const most = 10
 	out.Count = len(list) + more
@@ -686,7 +689,7 @@ func adminIgnored(list []certstore.Ignored, more int) (out admin.Ignored) {
 
 // adminRejected counts warnings by rule, in the order of the rules.
 func adminRejected(list []certstore.Warning) (out []admin.Rejected) {
-	of := map[string]int{} // by rule: its place in out
+	of := map[string]int{} // by rule: its index in out
 	for i, rule := range certstore.RuleNames() {
 		of[rule] = i
 		out = append(out, admin.Rejected{Rule: rule})

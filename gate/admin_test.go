@@ -9,8 +9,8 @@ import (
 	"wssgate/listen"
 )
 
-// A token file that is emptied after the configuration was checked opens nothing to
-// anybody: what was checked is what holds.
+// If the token file is emptied after the configuration was checked, the checked
+// token stays in force, and nobody gets access without it.
 func TestAdminTokenGone(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "token")

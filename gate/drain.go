@@ -15,9 +15,9 @@ import (
 	"wssgate/xmpp"
 )
 
-// drainNodes starts to drain the nodes that cfg takes out, and stops for those that it
-// takes in again. The drain of a node that cfg does not name continues, but does not
-// wait for the node to return.
+// drainNodes starts to drain the nodes that cfg takes out of service, and ends
+// the drains of those that it puts back. The drain of a node that is no longer
+// in cfg continues, but does not wait for the node to return.
 func (g *gate) drainNodes(cfg *config.Config) {
 	for target, out := range nodesOf(cfg) {
 		switch stop, was := g.takenOut[target]; {
@@ -33,7 +33,8 @@ func (g *gate) drainNodes(cfg *config.Config) {
 	}
 }
 
-// nodesOf yields all nodes, and whether the configuration takes each out.
+// nodesOf yields all nodes, and whether the configuration takes each one out of
+// service.
 func nodesOf(c *config.Config) iter.Seq2[proxy.Target, bool] {
 	return func(yield func(proxy.Target, bool) bool) {
 		for name, u := range c.Upstream {
@@ -55,10 +56,10 @@ func (g *gate) drain() error {
 	return g.stop()
 }
 
-// stopPatience is how long everything in a drain may take besides the drain itself.
+// stopPatience bounds everything that follows the drain itself.
 const stopPatience = plainPatience + settlePatience
 
-// pacing is the configuration's [drain].
+// pacing returns the settings in [drain].
 func (g *gate) pacing() proxy.Pacing {
 	p := proxy.Pacing{Timeout: g.cfg.Drain.Timeout, Pace: g.cfg.Drain.Pace}
 	if redirect := g.cfg.Drain.Redirect; len(redirect) > 0 {
@@ -67,9 +68,9 @@ func (g *gate) pacing() proxy.Pacing {
 	return p
 }
 
-// elsewhere chooses where a client of a vhost goes during a drain: one of the URLs in
-// drain.redirect or, for "nodes", the public URL of a node, except the one that led to
-// this gate: the client would come straight back.
+// elsewhere chooses the URL for a client of a vhost during a drain. It is one
+// of drain.redirect or, for "nodes", a node's public URL. It is never the one
+// that leads to this gate: the client would come straight back.
 func elsewhere(redirect []string, vhost *upstream.Vhost, host string) string {
 	here, _ := xmpp.ParseTarget("wss://" + host)
 	var urls []string
@@ -90,7 +91,7 @@ func elsewhere(redirect []string, vhost *upstream.Vhost, host string) string {
 	return urls[rand.IntN(len(urls))]
 }
 
-// plainPatience is how long a drain waits for answers to plain requests.
+// plainPatience is how long a drain waits for the answers to plain requests.
 const plainPatience = 5 * time.Second
 
 // stop stops everything, in the order in which a connection needs it.
@@ -105,11 +106,11 @@ func (g *gate) stop() error {
 		go panics.Catch(panics.Listener, func() { listen.CloseReady((<-g.late).unix) })
 	}
 	if g.acme != nil {
-		g.serving.Go(func() { panics.Catch(panics.ACME, g.acme.close) }) // no order waits for a CA that finds nobody here any more
+		g.serving.Go(func() { panics.Catch(panics.ACME, g.acme.close) }) // a CA can no longer reach this gate, so orders do not wait for one
 	}
 	if g.server != nil {
 		pacing := g.pacing()
-		if pacing.Redirect == nil { // otherwise new clients are to be redirected
+		if pacing.Redirect == nil { // otherwise new clients must be redirected
 			began := time.Now()
 			g.handOver(min(settlePatience, pacing.Timeout/2))
 			pacing.Timeout = max(0, pacing.Timeout-time.Since(began))
@@ -117,9 +118,9 @@ func (g *gate) stop() error {
 		g.serving.Go(func() {
 			panics.Catch(panics.HTTP, func() { g.plain.shutdown(min(pacing.Timeout, plainPatience)) })
 		})
-		// A context of its own: the one that SIGTERM ended is of no use.
+		// The context that SIGTERM ended cannot be used here.
 		err = g.server.Shutdown(context.Background(), pacing)
-		g.console.close() // last of the listeners, because it shows the drain's progress
+		g.console.close() // the last listener, because it shows the drain's progress
 		g.accepting.Wait()
 		g.memory.Close()
 	}

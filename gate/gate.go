@@ -1,12 +1,12 @@
-// Package gate puts the other packages together: it starts what a configuration
+// Package gate puts the other packages together. It starts what a configuration
 // describes, reloads it, and drains it.
 //
-//	gate.go       what a gate owns, and its loop
-//	reload.go     how a new configuration is read beside the loop and put into force
-//	listeners.go  which listeners are opened, kept and closed
-//	drain.go      how nodes and the whole gate are drained; the order of the end
-//	handover.go   how another process takes over without refusing anyone
-//	admin.go      what the operator's listener shows and does
+//	gate.go       the parts of a gate, and its loop
+//	reload.go     reads a new configuration beside the loop and puts it into force
+//	listeners.go  opens, keeps and closes listeners
+//	drain.go      drains nodes and the whole gate; the order of the end
+//	handover.go   another process takes over without refused connections
+//	admin.go      the operator's listener
 package gate
 
 import (
@@ -35,7 +35,8 @@ import (
 	"wssgate/web"
 )
 
-// A gate is one running wssgate: everything that a configuration describes.
+// A gate is one running wssgate, with everything that a configuration
+// describes.
 //
 //	start   reads certificates and routes, opens listeners, then accepts
 //	        connections; an error starts nothing
@@ -44,16 +45,17 @@ import (
 //	        one pointer (proxy.Server.Configure); an error changes nothing
 //	drain   closes the listeners, then the tunnels, then everything else
 //
-// One goroutine, Serve's loop, owns it. The loop never waits for a file system, a CA,
-// DNS or the log: gather reads what a reload needs beside it, and passes it back
-// through gathered. So whatever hangs, the loop still gives signs of life, accepts
-// commands and drains. Each of these waits has a deadline:
+// One goroutine, Serve's loop, owns it. The loop never waits for a file system,
+// a CA, DNS or the log: gather reads everything for a reload in another
+// goroutine, and passes it back through gathered. So whatever hangs, the loop
+// still sends watchdog signals, accepts commands and drains. Each of these
+// waits has a deadline:
 //
-//	a file, a folder          files.Patience for a call; then it goes on without
-//	the names of listeners    listenerPatience, beside the loop; then without those
+//	a file, a folder          files.Patience for a call; then without it
+//	the names of listeners    listenerPatience, beside the loop; then without them
 //	the configuration         startFilesPatience, then the program ends
 //	the start, after SIGTERM  startPatience
-//	all that a drain does     drain.timeout and exitPatience, whatever hangs
+//	everything in a drain     drain.timeout and exitPatience, whatever hangs
 //	the log, at the exit      LogPatience
 type gate struct {
 	cfg       *config.Config
@@ -62,42 +64,43 @@ type gate struct {
 	store     *certstore.Store
 	upstreams *upstream.Table
 	acme      *obtainer
-	page      http.Handler // answers instead of the site's own page; nil: the site
+	page      http.Handler // answers instead of the site's own page; nil: the site answers
 	site      *web.Site    // the newest
 	server    *proxy.Server
 	memory    *memory.Guard
 	plain     *plainHTTP
-	listeners map[string]net.Listener // by their address in the configuration
-	takenOut  map[proxy.Target]func() // drains of nodes with drain = true in the latest file that names them, and how to stop each
+	listeners map[string]net.Listener // by address in the configuration
+	takenOut  map[proxy.Target]func() // drains of nodes with drain = true in the latest file that names them; the function ends the drain
 	accepting sync.WaitGroup          // for wss
 	serving   sync.WaitGroup          // for everything else
-	failed    chan error              // a listener broke
+	failed    chan error              // a listener failed
 	console   *console
 	watch     *config.Watch
 	access    *accessWatch
 	sockets   *listen.Sockets
 	notify    *systemd.Notifier
-	gathered  chan *gathered // what a reload that is under way has read
-	reloading []func(error)  // who waits for the reload that is under way; nil: none is
-	next      []func(error)  // who asked for another one meanwhile
+	gathered  chan *gathered // the result of the current reload's reading
+	reloading []func(error)  // callers waiting for the current reload; nil: there is none
+	next      []func(error)  // callers that have requested another reload since
 	missing   []missing      // listeners that could not be opened yet
 	opening   bool           // they are being opened
 	late      chan lateListeners
 	retry     bool                 // the last reload failed because DNS did not answer
-	logged    map[string]time.Time // lines of reloads that failed, and when; see logsAgain
+	logged    map[string]time.Time // lines of failed reloads, with their times; see logsAgain
 	again     <-chan struct{}      // closed when the file that the last reload could not read answers again
 }
 
-// Serving configures Serve, in addition to the configuration file.
+// Serving are the parts of Serve that are not in the configuration file.
 type Serving struct {
-	Reload  <-chan os.Signal // reads the file again
+	Reload  <-chan os.Signal // each signal reloads the configuration
 	Pages   http.Handler     // answers requests that are not WebSocket upgrades; nil: the site's own
 	Sockets *listen.Sockets
 	Notify  *systemd.Notifier // closed by Serve; nil: no service manager
 }
 
-// Serve runs the gate that cfg describes until ctx ends, then drains it, and
-// returns the exit status.
+// Serve runs the gate that cfg describes until ctx ends, then drains it. It
+// returns the exit status. The log goes to stderr. Call it once per process: it
+// replaces slog's default logger.
 func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Writer) int {
 	defer how.Notify.Close()
 	level := new(slog.LevelVar)
@@ -164,7 +167,7 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 	}
 	patience := g.cfg.Drain.Timeout + exitPatience
 	deadline := time.Now().Add(patience)
-	if at := ended.Load(); at != nil { // the loop may have been in the middle of a change
+	if at := ended.Load(); at != nil { // ctx may have ended while the loop applied a change
 		deadline = at.Add(patience)
 	}
 	drained := make(chan error, 1)
@@ -190,7 +193,7 @@ func Serve(ctx context.Context, cfg *config.Config, how Serving, stderr io.Write
 	return status
 }
 
-// Results of Serve, which are exit statuses of the program.
+// These results of Serve are exit statuses of the program.
 const (
 	statusOK      = 0 // drained
 	statusFailed  = 1 // an error
@@ -201,11 +204,11 @@ const (
 	startPatience = time.Second            // for a start that SIGTERM interrupts
 	exitPatience  = time.Second            // for everything that ends beside the drain
 	LogPatience   = 700 * time.Millisecond // for queued lines at the exit
-	loopTurn      = 5 * time.Second        // the loop turns at least this often
+	loopTurn      = 5 * time.Second        // the loop runs at least this often
 )
 
-// awaitGate waits for the start, but not for long once ctx has ended: then it returns
-// nil, and the start is abandoned.
+// awaitGate waits for the start. Once ctx has ended, it waits only briefly,
+// then returns nil and abandons the start.
 func awaitGate(ctx context.Context, start func() (*gate, error)) (*gate, error) {
 	type result struct {
 		g   *gate
@@ -306,7 +309,8 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 	return g, nil
 }
 
-// configuration is the server's configuration. The gate takes over the Site in it.
+// configuration returns the server's configuration, whose Site belongs to the
+// gate.
 func (g *gate) configuration(cfg *config.Config, certificates *certstore.View, routes *upstream.Routes, pages web.Options) proxy.Configuration {
 	pages.HasCertificate = certificates.Has
 	g.site = web.New(pages)

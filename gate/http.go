@@ -16,13 +16,13 @@ import (
 	"wssgate/web"
 )
 
-// plainHTTP serves listen.http. Its methods are called from one goroutine, except those
-// of its handler.
+// plainHTTP serves listen.http. Its methods belong to one goroutine, except for
+// those of its handler.
 type plainHTTP struct {
 	log       *slog.Logger
 	server    *http.Server
 	conns     *fair.Conns
-	listeners map[string]net.Listener // by their address in the configuration
+	listeners map[string]net.Listener // by address in the configuration
 	failed    chan<- error
 	serving   sync.WaitGroup
 }
@@ -65,8 +65,8 @@ func (p *plainHTTP) serve(addr string, ln net.Listener) {
 	}
 }
 
-// shutdown closes the listeners, and then the connections once they are answered or
-// patience is over. Call it once.
+// shutdown closes the listeners. It closes the connections once they are
+// answered, or patience is over. Call it once.
 func (p *plainHTTP) shutdown(patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

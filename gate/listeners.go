@@ -17,8 +17,8 @@ import (
 type opened struct {
 	wss, http map[string]net.Listener // by address in the configuration
 	operator  *adminListener
-	missing   []missing   // what can't be opened yet
-	web       web.Options // for answers that contain a listener's port; without HasCertificate
+	missing   []missing   // listeners that could not be opened yet
+	web       web.Options // for answers that contain a listener's port; HasCertificate is not set
 }
 
 func (o *opened) close() {
@@ -32,10 +32,10 @@ func (o *opened) close() {
 	}
 }
 
-// openListeners opens the listeners of cfg that are not open yet, all of them or none.
-// Its error lists all that can't be opened. If DNS or a file system does not answer,
-// that is not an error at the start, nor in a reload for a listener that is missing
-// already: the listener becomes missing.
+// openListeners opens the listeners of cfg that are not open yet, all or none.
+// Its error lists all that cannot be opened. If DNS or a file system does not
+// answer, the listener becomes missing instead: at the start, or in a reload if
+// it was missing before.
 func (g *gate) openListeners(cfg *config.Config, routes *upstream.Routes) (_ *opened, err error) {
 	o := &opened{}
 	defer func() {
@@ -83,7 +83,8 @@ func (g *gate) leaving(cfg *config.Config) (gone []net.Listener) {
 	return gone
 }
 
-// open opens the listeners of one key that are not open yet, as far as possible.
+// open opens the listeners of one key that are not open yet. It opens as many
+// as it can.
 func (g *gate) open(o *opened, key string, addrs []string, have map[string]net.Listener) (map[string]net.Listener, error) {
 	opened := map[string]net.Listener{}
 	var errs []error

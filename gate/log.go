@@ -12,23 +12,23 @@ import (
 	"wssgate/logqueue"
 )
 
-// A LineQueue decouples the program from standard error, which may be a pipe that
-// nobody reads.
+// A LineQueue decouples the program from standard error, which may be a pipe
+// that nobody reads. It is safe for concurrent use.
 type LineQueue struct {
 	*logqueue.Queue
 	Terminal bool
-	Serving  atomic.Bool // Serve uses it
-	Served   atomic.Bool // it is closed
+	Serving  atomic.Bool // Serve is using it
+	Served   atomic.Bool // Serve has closed it
 }
 
-// NewLineQueue makes the queue of standard error. Its owner closes it.
+// NewLineQueue returns a queue for stderr. The caller must close it.
 func NewLineQueue(stderr io.Writer) *LineQueue {
 	return &LineQueue{Terminal: isTerminal(stderr), Queue: logqueue.New(stderr, logqueue.Size, func(lost int) {
 		slog.Warn("the log was not read: lines were lost", "lines", lost)
 	})}
 }
 
-// QueueOf returns the queue that a command writes its standard error to.
+// QueueOf returns stderr if it is a LineQueue, and otherwise a new queue for it.
 func QueueOf(stderr io.Writer) *LineQueue {
 	if q, ok := stderr.(*LineQueue); ok {
 		return q
@@ -36,7 +36,7 @@ func QueueOf(stderr io.Writer) *LineQueue {
 	return NewLineQueue(stderr)
 }
 
-// PrintError prints an error for people, with its hint if it has one.
+// PrintError prints an error for a human reader, with its hint if it has one.
 func PrintError(w io.Writer, err error) {
 	fmt.Fprintf(w, "wssgate: %v\n", err)
 	if hinted, ok := errors.AsType[interface {
@@ -47,7 +47,7 @@ func PrintError(w io.Writer, err error) {
 	}
 }
 
-// splitError takes joined errors apart, to log each in its own line.
+// splitError splits joined errors, so that each is logged in its own line.
 func splitError(err error) []error {
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
@@ -60,7 +60,7 @@ func splitError(err error) []error {
 	return all
 }
 
-// NewLogger writes to w as the configuration says.
+// NewLogger returns a logger that writes to w as cfg specifies. It sets level.
 func NewLogger(w io.Writer, cfg config.Log, level *slog.LevelVar, terminal bool) *slog.Logger {
 	setLevel(level, cfg.Level)
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {

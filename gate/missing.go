@@ -12,19 +12,20 @@ import (
 	"wssgate/panics"
 )
 
-// A missing is a configured listener that can't be opened because DNS or a file system
-// does not answer. The gate serves without it, shows a finding, and tries again every
-// loopTurn.
+// A missing is a configured listener that cannot be opened because DNS or a
+// file system does not answer. The gate serves without it, shows a finding, and
+// tries again every loopTurn.
 type missing struct {
 	listen.Address
 	err   error // of the last attempt
 	since time.Time
 }
 
-// mayMiss records in o that a listener could not be opened, if the gate may continue
-// without it: at the start, if DNS or a file system does not answer; later, if the
-// listener is missing already, whatever the error. A reload in which the listener
-// would replace another one fails instead, and is tried again.
+// mayMiss records in o that a listener could not be opened, and reports whether
+// the gate may continue without it. It may at the start, if DNS or a file
+// system does not answer. Later it may if the listener is already missing,
+// whatever the error. A reload in which the listener would replace another one
+// fails instead, and is tried again.
 func (g *gate) mayMiss(o *opened, key, addr string, err error) bool {
 	m := missing{listen.Address{Key: key, Addr: addr}, err, time.Now()}
 	i := slices.IndexFunc(g.missing, func(known missing) bool { return known.Address == m.Address })
@@ -40,7 +41,7 @@ func (g *gate) mayMiss(o *opened, key, addr string, err error) bool {
 	return true
 }
 
-// openAdmin is console.open, and may miss the listener.
+// openAdmin is console.open, but may continue without the listener.
 func (g *gate) openAdmin(o *opened, cfg *config.Config) (*adminListener, error) {
 	l, err := g.console.open(cfg, g.sockets)
 	if l != nil && g.mayMiss(o, "admin", cfg.Listen.Admin, err) {
@@ -50,7 +51,7 @@ func (g *gate) openAdmin(o *opened, cfg *config.Config) (*adminListener, error) 
 	return l, err
 }
 
-// miss records which listeners are missing now.
+// miss records which listeners are missing.
 func (g *gate) miss(now []missing) {
 	for _, m := range now {
 		if !slices.ContainsFunc(g.missing, func(known missing) bool { return known.Address == m.Address }) {
@@ -73,8 +74,8 @@ type lateListeners struct {
 	unix  map[listen.Address]listen.Ready
 }
 
-// openMissing begins to open the missing listeners in another goroutine; openedLate
-// ends that. No reload begins in between.
+// openMissing begins to open the missing listeners in another goroutine;
+// openedLate completes that. No reload begins in between.
 func (g *gate) openMissing() {
 	if len(g.missing) == 0 || g.opening || g.reloading != nil {
 		return
@@ -94,7 +95,8 @@ func (g *gate) openMissing() {
 	}()
 }
 
-// openedLate takes over the opened listeners, and begins a reload that had to wait.
+// openedLate takes over the opened listeners, and begins a reload that had to
+// wait.
 func (g *gate) openedLate(l lateListeners) {
 	g.opening = false
 	g.sockets.Know(l.hosts)
@@ -127,9 +129,9 @@ func (g *gate) openedLate(l lateListeners) {
 	}
 }
 
-// turned tries again what failed because DNS or a file system did not answer. A
-// listener that can be opened does not wait for a reload that fails because of
-// another.
+// turned retries what failed because DNS or a file system did not answer. A
+// listener that can be opened does not wait for a reload that another one makes
+// fail.
 func (g *gate) turned() {
 	g.openMissing()
 	if g.retry {
@@ -140,7 +142,7 @@ func (g *gate) turned() {
 // tryReloadAgain repeats a reload that failed because something did not answer.
 func (g *gate) tryReloadAgain() {
 	g.again, g.retry = nil, false
-	if g.opening || g.reloading != nil { // a reload is under way, or follows
+	if g.opening || g.reloading != nil { // a reload is running or follows
 		if g.next == nil {
 			g.next = []func(error){}
 		}

@@ -20,14 +20,14 @@ import (
 	"wssgate/upstream"
 )
 
-// reload starts to read the file again and apply it, all or nothing; tunnels stay. It
-// calls then, which may be nil, with the result. Requests during a reload are merged
-// into one reload after it.
+// reload starts to read the file again and apply it, all or nothing; tunnels
+// stay. It calls then, which may be nil, with the result. Requests during a
+// reload are merged into one reload after it.
 func (g *gate) reload(then func(error)) {
 	if then == nil {
 		then = func(error) {}
 	}
-	if g.reloading != nil || g.opening { // two that open the same path would be in each other's way
+	if g.reloading != nil || g.opening { // two that open the same path would interfere
 		g.next = append(g.next, then)
 		return
 	}
@@ -42,20 +42,21 @@ func (g *gate) beginReload(asked []func(error), patient bool) {
 	go func() { g.gathered <- g.gather(file, open, patient) }()
 }
 
-// A gathered is a configuration and everything that was read for it.
+// A gathered is a configuration with everything that was read for it.
 type gathered struct {
 	cfg          *config.Config
 	certificates *certstore.Change
 	acme         *acmeChange
-	hosts        listen.Hosts                    // of listeners
-	unix         map[listen.Address]listen.Ready // that are new
-	err          error                           // instead of all else
-	also         error                           // beside err: of the certificates
+	hosts        listen.Hosts                    // addresses of the listeners' host names
+	unix         map[listen.Address]listen.Ready // new listeners
+	err          error                           // if set, the other fields are not
+	also         error                           // in addition to err: the error of the certificates
 }
 
-// gather reads everything that a reload needs. It runs beside the loop and changes
-// nothing in the gate. open are the addresses on which the gate already listens; see
-// config.Reload for patient. A panic becomes the error of the reload.
+// gather reads everything that a reload needs. It runs beside the loop and
+// changes nothing in the gate. open are the addresses on which the gate already
+// listens; see config.Reload for patient. A panic becomes the error of the
+// reload.
 func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) (out *gathered) {
 	r := &gathered{}
 	defer func() {
@@ -115,7 +116,7 @@ func (g *gate) reloaded(r *gathered) {
 		}
 	}
 	g.again = files.FreeAfter(err)
-	g.retry = g.again == nil && err != nil && listen.IsPending(err) // DNS tells nobody when it is back
+	g.retry = g.again == nil && err != nil && listen.IsPending(err) // DNS does not report when it answers again
 	g.console.reloaded(err)
 	if err == nil {
 		g.logged = nil
@@ -148,15 +149,16 @@ func (g *gate) logFailure(err error) {
 	}
 }
 
-// repeatAfter is how long a line is not repeated by a reload that is tried again.
+// repeatAfter is how long a retried reload does not repeat a line.
 const repeatAfter = time.Minute
 
-// ownPort matches the port of the gate's end of a connection, which is another each time.
+// ownPort matches the port of the gate's end of a connection, which always
+// differs.
 var ownPort = regexp.MustCompile(`:\d+->`)
 
-// logsAgain reports whether an error of the reload under way is to be logged: each, if
-// somebody asked for the reload; but a reload that only tries again logs what is new, and
-// the rest once in repeatAfter.
+// logsAgain reports whether to log an error of the current reload. If someone
+// requested the reload, it logs every error. A retry logs new errors, and
+// others once in repeatAfter.
 func (g *gate) logsAgain(err error) bool {
 	now := time.Now()
 	maps.DeleteFunc(g.logged, func(_ string, at time.Time) bool { return now.Sub(at) >= repeatAfter })
@@ -171,15 +173,16 @@ func (g *gate) logsAgain(err error) bool {
 	return true
 }
 
-// upstreamOptions are the configuration's, for connections that become tunnels.
+// upstreamOptions returns the options in cfg, for connections that become
+// tunnels.
 func upstreamOptions(cfg *config.Config, log *slog.Logger) (upstream.Options, error) {
 	o, err := cfg.UpstreamOptions(log)
 	o.Wrap = proxy.WrapUpstream
 	return o, err
 }
 
-// take does the remaining steps that can fail, and then applies what was gathered, or
-// nothing.
+// take carries out the remaining steps that can fail, and then applies what was
+// gathered, or nothing.
 func (g *gate) take(r *gathered) error {
 	options, err := upstreamOptions(r.cfg, g.log)
 	c := &change{gathered: r}
@@ -219,7 +222,7 @@ type change struct {
 func (g *gate) commit(c *change) {
 	cfg, before := c.cfg, g.site
 	certificates := c.certificates.Commit()
-	g.acme.install(c.acme, cfg) // into certificates
+	g.acme.install(c.acme, cfg) // adds to the certificates
 	g.upstreams.Commit(c.routes)
 	g.server.Configure(g.configuration(cfg, certificates, c.routes, c.opened.web))
 	before.Close()

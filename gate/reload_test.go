@@ -12,7 +12,8 @@ import (
 	"wssgate/listen"
 )
 
-// startSmall starts a gate with the smallest configuration. The test's end stops it.
+// startSmall starts a gate with the smallest configuration. It stops when the
+// test ends.
 func startSmall(t *testing.T) (g *gate, file string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -36,8 +37,8 @@ func startSmall(t *testing.T) (g *gate, file string) {
 	return g, file
 }
 
-// A panic in what a reload reads is that reload's error, and nothing of it is in the way
-// of the next one.
+// A panic while a reload reads becomes that reload's error, and does not affect
+// the next reload.
 func TestReloadPanics(t *testing.T) {
 	g, _ := startSmall(t)
 	reload := func() (err error) {
@@ -47,7 +48,7 @@ func TestReloadPanics(t *testing.T) {
 		return err
 	}
 	acme := g.acme
-	g.acme = nil // is asked when the certificates are prepared
+	g.acme = nil // used when the certificates are prepared
 	err := reload()
 	g.acme = acme
 	if err == nil || !strings.Contains(err.Error(), "panic") {
@@ -58,8 +59,8 @@ func TestReloadPanics(t *testing.T) {
 	}
 }
 
-// However often a reload is asked for while one is under way, there is one more, and all
-// are told.
+// Requests during a reload are merged into one more reload, and all callers get
+// its result.
 func TestReloadsMerge(t *testing.T) {
 	g, file := startSmall(t)
 	answer := files.Stall(file)

@@ -8,10 +8,10 @@ import (
 	"wssgate/proxy"
 )
 
-// handshakesPerProcessor is the meaning of limits.handshakes = 0.
+// handshakesPerProcessor is used for limits.handshakes = 0.
 const handshakesPerProcessor = 8
 
-// framesPerSecond is the meaning of limits.frames_per_second = 0. At this rate, the
+// framesPerSecond is used for limits.frames_per_second = 0. At this rate, the
 // cheapest frames use well under 1 % of a processor.
 const framesPerSecond = 5000
 
@@ -31,7 +31,7 @@ func proxySettings(c *config.Config) proxy.Settings {
 		LoginFailures:    proxy.LoginFailures(c.Limits.LoginFailures),
 	}
 	for _, network := range c.Listen.ProxyProtocol {
-		s.ProxyProtocol = append(s.ProxyProtocol, netip.MustParsePrefix(network)) // checked by config
+		s.ProxyProtocol = append(s.ProxyProtocol, netip.MustParsePrefix(network)) // config has checked it
 	}
 	if s.FramesPerSecond == 0 {
 		s.FramesPerSecond = framesPerSecond

@@ -18,7 +18,7 @@ import (
 	"wssgate/listen"
 )
 
-// A start that hangs is left to itself a moment after its context ends, and not
+// A start that hangs is abandoned shortly after its context ends, and not
 // before.
 func TestAwaitGate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -38,7 +38,7 @@ func TestAwaitGate(t *testing.T) {
 	})
 }
 
-// The gate lives as long as its loop turns; a drain has a deadline of its own.
+// The gate is alive while its loop runs. A drain has its own deadline.
 func TestAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newConsole(nil, nil)
@@ -61,8 +61,8 @@ func TestAlive(t *testing.T) {
 	})
 }
 
-// What can't be opened because its folder hangs is missing, and opened when the folder
-// is back; the others serve meanwhile. All of them are named.
+// A listener is missing if its folder hangs, and is opened when the folder
+// answers again. The others serve in the meantime. All missing ones are shown.
 func TestMissingListeners(t *testing.T) {
 	dir := t.TempDir()
 	hangs := filepath.Join(dir, "hangs")
@@ -89,7 +89,7 @@ func TestMissingListeners(t *testing.T) {
 	if len(shown) != 3 || shown[0].Since.IsZero() || !strings.Contains(shown[0].Err, hangs) {
 		t.Errorf("the page shows %+v", shown)
 	}
-	// A reload goes on without those as well.
+	// A reload continues without them, too.
 	var told error
 	g.reload(func(err error) { told = err })
 	g.reloaded(<-g.gathered)
@@ -115,8 +115,8 @@ func TestMissingListeners(t *testing.T) {
 	}
 }
 
-// A reload that failed because DNS did not answer is tried again by itself; one that
-// failed because of a name that DNS does not know is not.
+// A reload that failed because DNS did not answer is retried. One that failed
+// because a name does not exist is not.
 func TestReloadTriesAgain(t *testing.T) {
 	g, _ := startSmall(t)
 	for want, err := range map[bool]error{
@@ -139,8 +139,8 @@ func TestReloadTriesAgain(t *testing.T) {
 	}
 }
 
-// A reload that is tried again each turn keeps no missing listener from being opened, and
-// comes after it.
+// A reload that is retried on each turn does not keep a missing listener from
+// being opened, and comes after it.
 func TestMissingBesideRetry(t *testing.T) {
 	g, _ := startSmall(t)
 	g.missing = []missing{{listen.Address{Key: "http", Addr: "127.0.0.1:0"}, errors.New("DNS"), time.Now()}}
@@ -161,8 +161,8 @@ func TestMissingBesideRetry(t *testing.T) {
 	}
 }
 
-// What a reload that is tried again finds each time is logged once a minute; what is new
-// at once, and so is all if somebody asked.
+// A retried reload logs a repeated error once a minute and a new one at once.
+// It logs all errors if someone requested the reload.
 func TestRetryLogs(t *testing.T) {
 	g, _ := startSmall(t)
 	log := new(strings.Builder)

@@ -21,8 +21,8 @@ import (
 // maxBOSHRequests bounds BOSH requests, which cost much more than tunnels: 1 GiB.
 const maxBOSHRequests = 16 << 10
 
-// webOptions says how to answer requests that are not WebSocket upgrades. It does not
-// set HasCertificate. port is where clients reach the TLS listener.
+// webOptions returns how to answer requests that are not WebSocket upgrades. It
+// does not set HasCertificate. port is where clients reach the TLS listener.
 func (g *gate) webOptions(cfg *config.Config, routes *upstream.Routes, port int) (web.Options, error) {
 	o := web.Options{
 		AllowsOrigin: func(serverName, origin string) error {
@@ -48,7 +48,7 @@ func (g *gate) webOptions(cfg *config.Config, routes *upstream.Routes, port int)
 			}
 			return nil
 		},
-		// Each BOSH poll is a new request, so a drain ends sessions too.
+		// Each BOSH poll is a new request, so a drain ends sessions, too.
 		TurnsAway: func(serverName string) bool {
 			v, err := routes.Lookup(serverName)
 			return err == nil && g.server.TurnsAway(v)
@@ -56,7 +56,7 @@ func (g *gate) webOptions(cfg *config.Config, routes *upstream.Routes, port int)
 		Port:     port,
 		MaxBody:  int64(cfg.Limits.Message),
 		IdleBOSH: proxy.DescriptorReserve().BOSH,
-		// A client has two connections, with a request on one of them.
+		// A client has two connections, one of them with a request.
 		BOSHRequests: min(max(proxy.ConnectionLimit(cfg.Limits.Connections)/2, 1), maxBOSHRequests),
 		Page:         g.page,
 		Log:          g.log,
@@ -118,9 +118,9 @@ func (b boshLogins) LoginsEnded(r *http.Request, failed int) (slow, banned time.
 	return b.server.LoginsEnded(r, failed)
 }
 
-// publicURLs returns the wss URLs to tell clients of a vhost: the configured one, or
-// those of the nodes that accept new streams. If there are none, clients use the gate's
-// own URL, unless all is true.
+// publicURLs returns the wss URLs to announce to clients of a vhost: the
+// configured one, or those of the nodes that accept new streams. If there are
+// none, clients use the gate's own URL, unless all is true.
 func publicURLs(v *config.Vhost, route *upstream.Vhost) func() ([]string, bool) {
 	switch {
 	case v.PublicURL != "":
@@ -131,20 +131,20 @@ func publicURLs(v *config.Vhost, route *upstream.Vhost) func() ([]string, bool) 
 			return []string{v.PublicURL}, true
 		}
 	case v.Route == "to":
-		return nil // the vhost has several upstreams, and only the gate knows which
+		return nil // the vhost has several upstreams, and only the gate knows which one to use
 	}
-	// The gate's own name leads to these nodes too: if none of them accepts new streams,
-	// fallbacks included, clients must not be sent there.
+	// The gate's own name leads to these nodes, too: if none of them accepts
+	// new streams, including fallbacks, clients must not be sent there.
 	return func() ([]string, bool) { return route.PublicURLs(true), route.TakesNew("") != nil }
 }
 
-// publicPort returns the port of the wss listener for URLs: 443 if a listener has it,
-// otherwise that of the first in the order of the configuration. 0: all are unix
-// sockets, and the proxy in front of them has the port.
+// publicPort returns the port of the wss listener for URLs. It is 443 if a
+// listener has it, otherwise that of the first listener in the configuration. 0
+// means that all are unix sockets, and the proxy in front of them has the port.
 func publicPort(addrs []string, listeners ...map[string]net.Listener) int {
 	port := 0
 	for _, addr := range addrs {
-		at := configuredPort(addr) // it may not be open yet
+		at := configuredPort(addr) // the listener may not be open yet
 		for _, m := range listeners {
 			if ln := m[addr]; ln != nil {
 				at = 0
@@ -160,8 +160,8 @@ func publicPort(addrs []string, listeners ...map[string]net.Listener) int {
 	return port
 }
 
-// configuredPort returns the port of an address of the configuration; 0: it has none of
-// its own.
+// configuredPort returns the port of an address in the configuration, or 0 if
+// it has none of its own.
 func configuredPort(addr string) int {
 	network, address, err := listen.ParseAddress(addr)
 	if err != nil || network != "tcp" {

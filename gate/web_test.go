@@ -10,7 +10,7 @@ import (
 	"wssgate/upstream"
 )
 
-// addrListener is a listener of which only the address is known.
+// addrListener is a listener that has only an address.
 type addrListener struct {
 	net.Listener
 	addr net.Addr
@@ -18,7 +18,8 @@ type addrListener struct {
 
 func (l addrListener) Addr() net.Addr { return l.addr }
 
-// URLs name the listener at 443 where there is one, and else the first.
+// URLs contain port 443 if a listener has it, and otherwise the port of the
+// first listener.
 func TestPublicPort(t *testing.T) {
 	open := map[string]net.Listener{
 		"unix:/s": addrListener{addr: &net.UnixAddr{Name: "/s"}},
@@ -44,8 +45,9 @@ func TestPublicPort(t *testing.T) {
 	}
 }
 
-// Discovery names what the file says, then the nodes that take new streams;
-// nothing means the gate itself. What is drained without the file is left out too.
+// Discovery announces the URL in the file, then the nodes that accept new
+// streams. Without URLs, clients use the gate. Nodes that an operator drains
+// are left out, too.
 func TestPublicURLs(t *testing.T) {
 	cfg := &config.Config{Vhost: []*config.Vhost{
 		{Names: []string{"nodes.test"}, Upstream: "cluster"},
