@@ -12,8 +12,8 @@ import (
 	"wssgate/access"
 )
 
-// checkAccess reads the lists in [access] and in the vhosts, and the files that they
-// name.
+// checkAccess reads the lists in [access] and in the vhosts, with the files
+// that they name.
 func (c *Config) checkAccess(ms *mistakes, root keyPath) {
 	c.Access.check(ms, root.key("access"), c)
 	for i, v := range c.Vhost {
@@ -88,7 +88,7 @@ type AccessFile struct {
 	Name     string
 	Folder   string // in which it was first read, symlinks resolved
 	networks *access.Networks
-	allow    bool // an empty file would lock everybody out, and is a mistake
+	allow    bool // reject an empty file, which would lock every client out
 
 	mu    sync.Mutex
 	sum   [sha256.Size]byte // of the latest contents read
@@ -117,14 +117,15 @@ func (f *AccessFile) Take(data []byte, err error) error {
 	return err
 }
 
-// Problem returns the current problem of the file, and since when it exists.
+// Problem returns the current problem of the file, and when it began. err is
+// nil if there is no problem.
 func (f *AccessFile) Problem() (since time.Time, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.since, f.err
 }
 
-// LastSum is the sum of the latest contents read.
+// LastSum returns the sum of the latest contents read.
 func (f *AccessFile) LastSum() [sha256.Size]byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()

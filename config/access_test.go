@@ -10,8 +10,8 @@ import (
 
 const accessNode = "[upstream.xmpp]\nnodes = [\"ws://127.0.0.1:5290/\"]\n"
 
-// What stands in the file and what stands in files that it names are one list; of
-// several mistakes each is told.
+// Entries in the configuration and in the files that it names form one list.
+// Every mistake is reported.
 func TestAccessConfig(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, content string) {

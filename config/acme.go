@@ -49,7 +49,7 @@ func (a *ACME) check(ms *mistakes, p keyPath) {
 	}
 }
 
-// first is the CA that is asked first.
+// first returns the CA that is asked first.
 func (a *ACME) first() *ACMEFallback {
 	return &ACMEFallback{a.CA, a.Email, a.CARoot, a.AcceptTerms, a.Profile, a.Chain, a.EABKeyID, a.EABKeyFile}
 }
@@ -80,7 +80,8 @@ func (f *ACMEFallback) check(ms *mistakes, p keyPath, on bool) {
 	}
 }
 
-// Files are the files that decide which CAs are asked, and how.
+// Files returns the names of the files that affect which CAs are asked, and
+// how.
 func (a *ACME) Files() (files []string) {
 	for _, f := range append([]*ACMEFallback{a.first()}, a.Fallback...) {
 		files = append(files, f.CARoot, f.EABKeyFile)
@@ -105,11 +106,11 @@ func (f *ACMEFallback) options(c *Config, where string) (o certstore.ACMECA, err
 	return o, nil
 }
 
-// maxACMENames is how many names Let's Encrypt allows in one certificate.
+// maxACMENames is the limit of names in one certificate of Let's Encrypt.
 const maxACMENames = 100
 
-// checkACMENames checks names and brings them into their normal form. seen are those of
-// other certificates.
+// checkACMENames checks names and replaces each with its normal form. seen are
+// those of other certificates.
 func checkACMENames(ms *mistakes, p keyPath, names []string, seen map[string]bool) {
 	for i, name := range names {
 		normal, err := ServerName(name)
@@ -130,10 +131,10 @@ func checkACMENames(ms *mistakes, p keyPath, names []string, seen map[string]boo
 	}
 }
 
-// On reports whether there is a name to obtain a certificate for.
+// On reports whether [acme] names a certificate to obtain.
 func (a *ACME) On() bool { return len(a.Names)+len(a.Certificate) > 0 }
 
-// Together are the names of the certificates that have several.
+// Together returns the names of each certificate that has several.
 func (a *ACME) Together() (lists [][]string) {
 	for _, c := range a.Certificate {
 		lists = append(lists, c.Names)
@@ -141,20 +142,20 @@ func (a *ACME) Together() (lists [][]string) {
 	return lists
 }
 
-// AllNames are the names of all certificates.
+// AllNames returns the names of all certificates.
 func (a *ACME) AllNames() []string {
 	return slices.Concat(append([][]string{a.Names}, a.Together()...)...)
 }
 
-// isHostName reports whether a name in normal form may be a host name: unlike other DNS
-// names it has no underscores, for example.
+// isHostName reports whether a name in normal form can be a host name. Unlike
+// other DNS names, host names have no underscores, for example.
 func isHostName(name string) bool {
 	host, err := idna.Lookup.ToASCII(name)
 	return err == nil && host == name
 }
 
-// ACMEOptions converts [acme]. Certificates go into store. Do not call it if ACME is
-// off.
+// ACMEOptions converts [acme]. Certificates are installed in store. Call it
+// only if ACME is on. The error is about a file that [acme] names.
 func (c *Config) ACMEOptions(store *certstore.Store, log *slog.Logger) (certstore.ACMEOptions, error) {
 	a := c.ACME
 	o := certstore.ACMEOptions{

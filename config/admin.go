@@ -11,16 +11,16 @@ import (
 	"wssgate/files"
 )
 
-// An AdminListener is where a gate answers its operator.
+// An AdminListener is the address at which a gate serves its operator.
 type AdminListener struct {
-	File    string // the configuration
-	Address string // as listen.admin; "": nowhere
-	Token   string // "": none is wanted
+	File    string // the configuration file
+	Address string // as listen.admin; "": off
+	Token   string // "": no token is required
 }
 
-// LoadAdmin reads a configuration file for nothing but its admin listener, and waits as
-// Load does. Mistakes elsewhere in the file do not matter: a gate that runs is to be
-// asked while its file is being edited.
+// LoadAdmin reads only the admin listener from a configuration file, and waits
+// as Load does. Mistakes elsewhere in the file do not matter: a running gate
+// must be reachable while its file is being edited.
 func LoadAdmin(ctx context.Context, file string) (AdminListener, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startFilesPatience, ErrNotRead)
 	defer cancel()

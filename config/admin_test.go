@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Where a gate is asked is read from a file that has mistakes elsewhere, and a mistake
-// there is said.
+// The admin listener is read from a file with mistakes elsewhere. A mistake in
+// the listener is reported.
 func TestLoadAdmin(t *testing.T) {
 	dir := t.TempDir()
 	for name, content := range map[string]string{"token": "0123456789abcdef\n", "short": "x"} {

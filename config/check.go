@@ -9,12 +9,13 @@ import (
 	"wssgate/upstream"
 )
 
-// The checks go through the Config in the order of its structs. They bring names and
-// addresses into their normal form, fill in references that default to the only
-// candidate, and report everything for which a package would refuse its options. The
-// errors of a value come from where it is parsed: addresses in package listen, names in
-// names.go, files in files.go, URLs and origins in package upstream. [acme], upstreams
-// and vhosts have files of their own.
+// The checks go through the Config in the order of its structs. They replace
+// names and addresses with their normal form, fill in references that default
+// to the only candidate, and report everything that another package would
+// refuse in its options. Errors about a value come from the code that parses
+// it: addresses in package listen, names in names.go, files in files.go, URLs
+// and origins in package upstream. [acme], upstreams and vhosts have files of
+// their own.
 
 func (c *Config) check(ms *mistakes) {
 	root := keyPath{}
@@ -32,11 +33,11 @@ func (c *Config) check(ms *mistakes) {
 	ms.notNegative(root.key("log").key("sample"), c.Log.Sample)
 }
 
-// Bounds below which no real stream works.
+// No real stream works below these bounds.
 const (
-	minMessage       = 10_000   // bytes; the least stanza size that a server must allow (RFC 6120, section 13.12)
+	minMessage       = 10_000   // bytes; the smallest stanza limit that a server may set (RFC 6120, section 13.12)
 	minClientBacklog = 16 << 10 // bytes; one TLS record
-	maxBuffer        = 1 << 30  // bytes; one client could use that much
+	maxBuffer        = 1 << 30  // bytes; a single client could use that much
 	minMemory        = 32 << 20 // bytes; an idle gate uses half of that
 )
 

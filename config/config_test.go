@@ -22,7 +22,7 @@ func manyNames(n int) string {
 	return names.String()
 }
 
-// acmeOn turns ACME on, but for its names.
+// acmeOn turns ACME on; a test adds the names.
 const acmeOn = "[acme]\naccept_terms = true\n"
 
 // small is the smallest useful configuration.
@@ -32,8 +32,7 @@ nodes = ["ws://127.0.0.1:5290/"]
 
 func parseString(data string) (*Config, error) { return Parse("config.toml", []byte(data)) }
 
-// Mistakes in keys that some version may refuse as a whole: seen with none
-// refused.
+// Every invalid value is reported with its key, its reason and a hint.
 func TestMistakes(t *testing.T) {
 	vhost := small + "[[vhost]]\nnames = \"example1.com\"\n"
 	for _, test := range []struct{ name, data, want, hint string }{
@@ -175,8 +174,8 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// One run shows all mistakes, in the order of the file, whatever the order of
-// a map: those of the decoder and of the checks among each other.
+// All mistakes are reported at once, in the order of the file, whatever the
+// order of a map. Those of the decoder and of the checks are merged.
 func TestAllMistakesAtOnce(t *testing.T) {
 	const data = `
 watch_confg = true
@@ -217,7 +216,7 @@ config.toml: upstream.tigase.dial_timeout: 5 has no unit
 config.toml: listen.wss: "5291" is not of the form HOST:PORT
   hint: write ":5291", "127.0.0.1:5291", "[::1]:5291" or "unix:/path/to/socket"
 config.toml: listen.wss: "0.0.0.0:1" is already used by listen.wss`
-	for range 20 { // maps have another order each time
+	for range 20 { // maps have a different order each time
 		_, err := Parse("config.toml", []byte(data))
 		if err == nil || err.Error() != want {
 			t.Fatalf("err =\n%v\nwant\n%s", err, want)
@@ -225,14 +224,14 @@ config.toml: listen.wss: "0.0.0.0:1" is already used by listen.wss`
 	}
 }
 
-// What is no TOML is shown with a caret below the place.
+// A syntax error is shown with a caret below its place.
 func TestSyntaxErrorHasCaret(t *testing.T) {
 	for data, want := range map[string]string{
 		"[log]\n\tlevel = \"info\n": `line 2, column 15: strings cannot contain newlines
       1 | [log]
       2 | 	level = "info
           	             ^`,
-		// The place is a line's end, not the beginning of the next one.
+		// The place is the end of a line, not the beginning of the next one.
 		"a = 1\n[upstream.tigase\nnodes = 1\n": `line 2, column 17: expected '.' or ']' to end table name, but got '\n' instead
       1 | a = 1
       2 | [upstream.tigase
@@ -243,7 +242,7 @@ func TestSyntaxErrorHasCaret(t *testing.T) {
 		"[[vhost]\nnames = 1\n": `line 1, column 8: expected end of table array name delimiter ']', but got '\n' instead
       1 | [[vhost]
                  ^`,
-		// The place is a line's beginning, not the end of the one before.
+		// The place is the beginning of a line, not the end of the one before.
 		"# ä\n\na = 1\na = 2\n": `line 4, column 1: key 'a' has already been defined
       2 | 
       3 | a = 1
@@ -276,7 +275,7 @@ func TestSmallestFile(t *testing.T) {
 	}
 }
 
-// Values come out in the form that the packages want.
+// Values are returned in the form that the packages require.
 func TestNormalForms(t *testing.T) {
 	cfg, err := Parse("/etc/wssgate/config.toml", []byte(`
 [listen]
@@ -339,8 +338,8 @@ redirect = "wss://bücher.example/"
 	}
 }
 
-// Every upstream and every vhost begins with the defaults, not with what
-// another one was given.
+// Every upstream and every vhost starts with the defaults, not with the values
+// of another one.
 func TestDefaultsOfEachTable(t *testing.T) {
 	cfg, err := parseString(`
 [upstream.a]
@@ -375,7 +374,7 @@ upstream = "b"
 	}
 }
 
-// A file that can't be read is a mistake like any other.
+// An unreadable file is reported like any other mistake.
 func TestUnreadableFile(t *testing.T) {
 	dir := t.TempDir()
 	utf16 := filepath.Join(dir, "utf16.toml")
@@ -390,7 +389,7 @@ func TestUnreadableFile(t *testing.T) {
 		utf16:                             "is UTF-16; UTF-8 is required",
 		"/dev/zero":                       "larger than 16777216 bytes",
 	} {
-		synctest.Test(t, func(t *testing.T) { // where 16 MiB are read in no time
+		synctest.Test(t, func(t *testing.T) { // in a bubble, reading 16 MiB takes no time
 			_, err := Load(t.Context(), file)
 			ce, ok := errors.AsType[*Error](err)
 			if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != want {
@@ -400,8 +399,8 @@ func TestUnreadableFile(t *testing.T) {
 	}
 }
 
-// A reload takes regular files only, and waits for no other: not for who might
-// write into a pipe, and not for what a device has to say.
+// A reload accepts only regular files. It waits neither for a pipe's writer nor
+// for a device.
 func TestReloadRegularFile(t *testing.T) {
 	dir := t.TempDir()
 	pipe, link, file := filepath.Join(dir, "pipe"), filepath.Join(dir, "link"), filepath.Join(dir, "file")
@@ -439,16 +438,15 @@ func TestReloadRegularFile(t *testing.T) {
 	}
 }
 
-// A byte order mark, as editors on Windows leave it, and their line ends do
-// no harm.
+// A byte order mark and the line ends of Windows editors do no harm.
 func TestWindowsFile(t *testing.T) {
 	if _, err := parseString("\ufeff" + strings.ReplaceAll(small, "\n", "\r\n")); err != nil {
 		t.Error(err)
 	}
 }
 
-// Files are relative to the configuration, whether it names them or leaves
-// them at their default, and whether it has their table or not.
+// Paths are relative to the configuration's folder, whether they are set or
+// left at their defaults, and whether their table is present or not.
 func TestRelativeFiles(t *testing.T) {
 	for _, data := range []string{small, small + "[certificates]\n", small + "[certificates]\ndirectory = \"certs\"\n"} {
 		cfg, err := Parse("/etc/wssgate/config.toml", []byte(data))
@@ -461,7 +459,8 @@ func TestRelativeFiles(t *testing.T) {
 	}
 }
 
-// Where zero makes no sense it is refused, and a negative number everywhere.
+// Zero is refused where it makes no sense, and negative numbers are refused
+// everywhere.
 func TestZeroAndNegative(t *testing.T) {
 	one := func(data, want string) {
 		t.Helper()
@@ -485,7 +484,7 @@ func TestZeroAndNegative(t *testing.T) {
 	}
 }
 
-// A very large configuration is read in a moment: nothing in it is quadratic.
+// A very large configuration is read quickly: nothing is quadratic.
 func TestTenThousandVhosts(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(small)

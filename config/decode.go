@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// A decoder fills a Config from the tables that the TOML library parsed. The library's
-// own decoder stops at the first value of a wrong type, in random map order. This one
-// goes on, so that an operator sees all mistakes at once.
+// A decoder fills a Config from the tables that the TOML library has parsed.
+// The library's own decoder stops at the first value of a wrong type, in random
+// map order. This one continues, so that an operator sees all mistakes at once.
 //
-// It supports the kinds of fields that Config has and panics at any other, which every
-// test would find.
+// It supports the kinds of fields in Config and panics at any other, which
+// every test would notice.
 //
-// A field's tags: `toml` is its key, `oneof` lists the values allowed,
+// The tags of a field: `toml` is its key, `oneof` lists the allowed values,
 // `file:"path"` marks a file name, which is resolved against base.
 type decoder struct {
 	*mistakes
@@ -48,7 +48,7 @@ func (d *decoder) fields(p keyPath, t map[string]any, s reflect.Value) {
 		case given:
 			d.value(kp, value, target, field.Tag)
 		case target.Kind() == reflect.Struct:
-			d.fields(kp, nil, target) // a missing table has all its defaults
+			d.fields(kp, nil, target) // a missing table gets all its defaults
 		}
 		if field.Tag.Get("file") != "" && target.String() != "" && !filepath.IsAbs(target.String()) {
 			target.SetString(filepath.Join(d.base, target.String()))
@@ -109,7 +109,7 @@ func (d *decoder) value(p keyPath, value any, v reflect.Value, tag reflect.Struc
 			v.SetBool(b)
 		}
 	case reflect.Int:
-		// Bounded, so that sums and products of values stay within int64.
+		// The bound keeps sums and products of values within int64.
 		if n, ok := value.(int64); !ok {
 			d.wrongType(p, "a whole number", value)
 		} else if n > 1<<31-1 || n < -1<<31 {
@@ -132,7 +132,8 @@ func (d *decoder) value(p keyPath, value any, v reflect.Value, tag reflect.Struc
 	}
 }
 
-// entries fills a map from a table whose keys are names chosen by the operator.
+// entries fills a map from a table whose keys are names that the operator
+// chose.
 func (d *decoder) entries(p keyPath, value any, v reflect.Value) {
 	t, ok := value.(map[string]any)
 	if !ok {
@@ -159,9 +160,10 @@ func (d *decoder) entries(p keyPath, value any, v reflect.Value) {
 	}
 }
 
-// slice fills a slice of strings or tables. A single string counts as a list of one,
-// and so does a single inline table. A [table] in place of [[table]] is rejected,
-// because the next one would be a syntax error of the TOML library, in its own words.
+// slice fills a slice of strings or tables. A single string or inline table
+// counts as a list of one. A [table] in place of [[table]] is rejected here,
+// because at the next one the TOML library would report a syntax error in its
+// own words.
 func (d *decoder) slice(p keyPath, value any, v reflect.Value) {
 	var items []any
 	switch value := value.(type) {
@@ -216,7 +218,8 @@ func (d *decoder) slice(p keyPath, value any, v reflect.Value) {
 	}
 }
 
-// label is what people call a table in a list: its name, or the first of its names.
+// label is the text that identifies a table in a list: its name, or the first
+// of its names.
 func label(t map[string]any) string {
 	for _, key := range []string{"name", "names", "rel"} {
 		switch value := t[key].(type) {
@@ -253,12 +256,12 @@ func describe(value any) string {
 		return "is a list of tables"
 	case []any:
 		return "is a list"
-	default: // time.Time and the local ones
+	default: // time.Time and local dates and times
 		return "is a date or time"
 	}
 }
 
-// typeHint is the hint for common TOML mistakes.
+// typeHint returns the hint for common TOML mistakes.
 func typeHint(p keyPath, want string, value any) string {
 	_, isTable := value.(map[string]any)
 	_, isTables := value.([]map[string]any)
@@ -301,7 +304,7 @@ func fieldFor(t reflect.Type, key string) (reflect.StructField, bool) {
 	return reflect.StructField{}, false
 }
 
-// quotedOr lists values in a message: "a", "b" or "c".
+// quotedOr formats values for a message: "a", "b" or "c".
 func quotedOr(values []string) string {
 	quoted := make([]string, len(values))
 	for i, v := range values {

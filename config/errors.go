@@ -8,28 +8,28 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// An Error holds all mistakes in one file, in the order of the file.
+// An Error contains all mistakes in one file, in the order of the file.
 type Error struct {
 	File     string
 	Mistakes []Mistake // at least one
 }
 
-// A Mistake is one thing that is wrong in a configuration file.
+// A Mistake is one error in a configuration file.
 type Mistake struct {
 	Key  string // path of the key, or "line 3, column 7"; empty: the file itself
-	Text string // what is wrong, with which value, why
-	Hint string // what to do, or empty
+	Text string // what is wrong, the value, and why
+	Hint string // what to do; may be empty
 
-	// Excerpt is the place in the file with a caret below it. Only syntax errors have
-	// one; later mistakes have no line.
+	// Excerpt is the place in the file with a caret below it. Only syntax
+	// errors have an excerpt; other mistakes have no line.
 	Excerpt string
 
 	where string // as keyPath.where
 	err   error  // the cause; usually nil
 }
 
-// Error returns all mistakes as the command line prints them, each with its hint on a
-// separate line, without a final line end.
+// Error returns all mistakes as the command line prints them, each with its
+// hint on a separate line, without a final newline.
 func (e *Error) Error() string {
 	lines := make([]string, 0, len(e.Mistakes))
 	for _, m := range e.Mistakes {
@@ -44,8 +44,8 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Unwrap returns each mistake as a separate error, without its hint: the log has one
-// line for each.
+// Unwrap returns each mistake as a separate error, without its hint. The log
+// has one line for each.
 func (e *Error) Unwrap() []error {
 	list := make([]error, len(e.Mistakes))
 	for i, m := range e.Mistakes {
@@ -57,10 +57,10 @@ func (e *Error) Unwrap() []error {
 // Error is String.
 func (m Mistake) Error() string { return m.String() }
 
-// Unwrap returns the cause.
+// Unwrap returns the cause, which may be nil.
 func (m Mistake) Unwrap() error { return m.err }
 
-// String returns the mistake in one line, without excerpt and hint.
+// String returns the mistake on one line, without excerpt and hint.
 func (m Mistake) String() string {
 	if m.Key == "" {
 		return shorten(m.Text)
@@ -73,7 +73,8 @@ const (
 	maxExcerpt = 4 << 10 // bytes
 )
 
-// shorten removes the middle of a long text: a file may have a key of megabytes.
+// shorten removes the middle of a long text. A key in the file may have
+// megabytes.
 func shorten(s string) string {
 	if len(s) <= maxWords {
 		return s
@@ -86,32 +87,32 @@ func shorten(s string) string {
 
 // A keyPath names a key of the file.
 type keyPath struct {
-	// shown is for messages. Elements of lists go by their names: `vhost
+	// shown is for messages. Elements of lists are identified by name: `vhost
 	// "example1.com".upstream`.
 	shown string
 
-	// where is for sorting, with numbers: "vhost#0.upstream".
+	// where is for sorting. Elements of lists are numbered: "vhost#0.upstream".
 	where string
 
 	// pattern is the path with "*" for names: "upstream.*.nodes".
 	pattern string
 }
 
-// key is the path of a key in the table p.
+// key returns the path of a key in the table p.
 func (p keyPath) key(name string) keyPath {
 	quoted := toml.Key{name}.String()
 	return keyPath{dot(p.shown, quoted), dot(p.where, quoted), dot(p.pattern, name)}
 }
 
-// named is the path of a table in p whose name the operator chose.
+// named returns the path of a table in p whose name the operator chose.
 func (p keyPath) named(name string) keyPath {
 	n := p.key(name)
 	n.pattern = p.pattern + ".*"
 	return n
 }
 
-// item is the path of element i of the list p, by its name or, if it has none, by its
-// number from 1.
+// item returns the path of element i of the list p, by its name or, if it has
+// none, by its number, counted from 1.
 func (p keyPath) item(i int, name string) keyPath {
 	label := fmt.Sprintf("#%d", i+1)
 	if name != "" {
@@ -127,20 +128,22 @@ func dot(parent, child string) string {
 	return parent + "." + child
 }
 
-// Mistakes come from two rounds: the decoder's and the checks'. A check of a key that
-// could not be decoded would repeat the mistake in other words, so it is dropped.
+// mistakes come from two rounds: the decoder's and the checks'. A check of a
+// key that could not be decoded would report the same mistake in other words,
+// so it is dropped.
 type mistakes struct {
 	list   []Mistake
 	broken []string          // keyPath.where of keys that did not decode
 	files  map[string][]byte // files that were read, for Config.Files
-	more   bool              // some were left out
+	more   bool              // some were omitted
 }
 
-// maxMistakes is how many mistakes of one file are reported. More are of one kind, or
-// the file is not a configuration; and the hint for each costs a search of all keys.
+// maxMistakes bounds the mistakes that are reported for one file. Further ones
+// are similar, or the file is not a configuration; and the hint for each needs
+// a search of all keys.
 const maxMistakes = 100
 
-// full reports whether the next mistake must be left out, and records that.
+// full reports whether the next mistake must be omitted, and records that.
 func (ms *mistakes) full() bool {
 	ms.more = ms.more || len(ms.list) >= maxMistakes
 	return ms.more
@@ -153,7 +156,7 @@ func (ms *mistakes) add(p keyPath, hint, format string, args ...any) {
 	}
 }
 
-// undecodable records a mistake at p, and that p has no value.
+// undecodable records a mistake at p and marks p as having no value.
 func (ms *mistakes) undecodable(p keyPath, hint, format string, args ...any) {
 	ms.add(p, hint, format, args...)
 	if !ms.more {
@@ -161,7 +164,8 @@ func (ms *mistakes) undecodable(p keyPath, hint, format string, args ...any) {
 	}
 }
 
-// isBroken reports whether p, a part of it, or a table around it did not decode.
+// isBroken reports whether p, a part of it, or a table around it could not be
+// decoded.
 func (ms *mistakes) isBroken(p keyPath) bool {
 	return slices.ContainsFunc(ms.broken, func(b string) bool { return within(b, p.where) || within(p.where, b) })
 }
@@ -172,8 +176,8 @@ func within(inner, outer string) bool {
 	return ok && (rest == "" || outer == "" || rest[0] == '.' || rest[0] == '#')
 }
 
-// sort puts the mistakes into the order of the file. A missing key goes with the table
-// that lacks it.
+// sort puts the mistakes in the order of the file. A missing key is sorted with
+// its table.
 func (ms *mistakes) sort(keys []toml.Key, tree map[string]any) {
 	order := map[string]int{}
 	seen := map[string]int{} // arrays of tables: number of tables so far
@@ -195,8 +199,8 @@ func (ms *mistakes) sort(keys []toml.Key, tree map[string]any) {
 	slices.SortStableFunc(ms.list, func(a, b Mistake) int { return position(a) - position(b) })
 }
 
-// numbered turns a key from the library into a keyPath.where. The library lists an
-// array of tables once for each of its tables, without a number.
+// numbered converts a key from the library to a keyPath.where. The library
+// lists an array of tables once for each of its tables, without a number.
 func numbered(key toml.Key, tree any, seen map[string]int) string {
 	where := ""
 	for n := range key {

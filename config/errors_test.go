@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A file of nothing but mistakes, unknown keys or values, is refused with the first
-// of them: each costs a search for its hint, and a live gate reads the file too.
+// A file with too many mistakes is refused with the first of them. Each mistake
+// needs a search for its hint, and a running gate reads the file, too.
 func TestMistakesAreBounded(t *testing.T) {
 	var keys, nodes strings.Builder
 	for i := range 1000 {
@@ -30,7 +30,7 @@ func TestMistakesAreBounded(t *testing.T) {
 	}
 }
 
-// Whatever is long in a file, the message is not.
+// Messages stay short, whatever the file contains.
 func TestMistakesAreShort(t *testing.T) {
 	long := strings.Repeat("ä", 1<<20)
 	for what, data := range map[string]string{

@@ -61,19 +61,19 @@ func readExample(t *testing.T) []exampleKey {
 	return keys
 }
 
-// uncommented is the example with every key in force.
+// uncommented returns the example with every key in force.
 func uncommented(t *testing.T) []byte {
 	t.Helper()
 	data, err := os.ReadFile(exampleFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	data = bytes.ReplaceAll(data, []byte("#accept_terms = false"), []byte("accept_terms = true")) // there are names, too
+	data = bytes.ReplaceAll(data, []byte("#accept_terms = false"), []byte("accept_terms = true")) // the example has names, too
 	return regexp.MustCompile(`(?m)^#([a-z\[])`).ReplaceAll(data, []byte("$1"))
 }
 
-// The example is a file to start from: as it stands it is the smallest useful
-// configuration, on the version that it comes with.
+// The example is a file to start from. As it is, it is the smallest useful
+// configuration.
 func TestExampleLoadsAsItStands(t *testing.T) {
 	cfg, err := Load(t.Context(), exampleFile)
 	if err != nil {
@@ -84,14 +84,14 @@ func TestExampleLoadsAsItStands(t *testing.T) {
 	}
 }
 
-// With each "#" taken away every value still passes its checks.
+// With each "#" removed, every value still passes its checks.
 func TestExampleLoadsUncommented(t *testing.T) {
 	if _, err := Parse(exampleFile, uncommented(t)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// Each key of Config is in the example, and each key of the example in Config.
+// The example has exactly the keys of Config.
 func TestExampleHasEveryKey(t *testing.T) {
 	inExample := map[string]int{}
 	for _, k := range readExample(t) {
@@ -104,7 +104,7 @@ func TestExampleHasEveryKey(t *testing.T) {
 	}
 	for table, key := range allKeys() {
 		full := dot(table, key)
-		// A table stands in the example as its header; its keys prove that.
+		// A table is in the example as its header; its keys prove that.
 		if full == "upstream" || tables[full] && full != "upstream.*.nodes" {
 			continue
 		}
@@ -122,7 +122,7 @@ func TestExampleHasEveryKey(t *testing.T) {
 	}
 }
 
-// examples are the keys without a default that could be written down.
+// examples are the keys whose default cannot be written as a value.
 var examples = []string{
 	"upstream.*.nodes",
 	"upstream.*.nodes.url",
@@ -134,8 +134,8 @@ var examples = []string{
 	"acme.fallback.ca",
 }
 
-// Each commented value is the default of the code, and the words above say
-// the same. Taking the "#" away changes nothing.
+// Each commented value is the default of the code, and the comment above it
+// agrees. Removing the "#" changes nothing.
 func TestExampleShowsDefaults(t *testing.T) {
 	for _, k := range readExample(t) {
 		name := dot(k.table, k.key)
@@ -173,7 +173,7 @@ func TestExampleShowsDefaults(t *testing.T) {
 	}
 }
 
-// Each key says what a reload does with it.
+// The comment of each key describes the effect of a reload.
 func TestExampleSaysWhatReloadDoes(t *testing.T) {
 	for _, k := range readExample(t) {
 		if !strings.Contains(k.comment, "Reload: ") {
@@ -182,8 +182,8 @@ func TestExampleSaysWhatReloadDoes(t *testing.T) {
 	}
 }
 
-// newTable makes the table of that pattern with its defaults. Tables that
-// stand once have theirs in Config.
+// newTable returns the table of that pattern with its defaults. Tables that
+// occur once have theirs in Config.
 func newTable(t *testing.T, pattern string) reflect.Value {
 	t.Helper()
 	several := map[string]table{

@@ -11,13 +11,13 @@ import (
 	"wssgate/panics"
 )
 
-// Place is the file system of the configuration and of the small files that it names. A
-// running gate reads them in jobs (files.Do).
+// Place is the file system of the configuration and of the small files that it
+// names. A running gate reads them in jobs (files.Do).
 var Place = files.New("configuration", nil).CountedBy(panics.Config)
 
-// checkFile reports what check finds in a file that the configuration names, and keeps
-// the contents for Config.Files. Contents never appear in messages: most of these files
-// are secrets.
+// checkFile reports an error of check about a file that the configuration
+// names, and keeps the contents for Config.Files. Messages never show the
+// contents: most of these files are secrets.
 func (ms *mistakes) checkFile(p keyPath, file string, check func(data []byte) error) {
 	data, err := ms.read(file)
 	if err != nil {
@@ -49,7 +49,8 @@ func checkRoots(data []byte) error {
 	return nil
 }
 
-// CheckToken returns what is wrong with the contents of a token file.
+// CheckToken returns the reason why data cannot be the contents of a token
+// file, or nil.
 func CheckToken(data []byte) error {
 	if token := strings.TrimSpace(string(data)); len(token) < minToken {
 		return fmt.Errorf("has a token of %d bytes; at least %d are required", len(token), minToken)
@@ -59,11 +60,12 @@ func CheckToken(data []byte) error {
 	return nil
 }
 
-// minToken is the least length of a token in bytes. 16 random bytes in hex are twice as
-// long.
+// minToken is the minimum length of a token, in bytes. 16 random bytes in hex
+// are twice as long.
 const minToken = 16
 
-// keyPairWith checks that a certificate fits the key in another file.
+// keyPairWith returns a check that a certificate matches the key in another
+// file.
 func (ms *mistakes) keyPairWith(keyFile string) func(data []byte) error {
 	return func(certificate []byte) error {
 		key, err := ms.read(keyFile)

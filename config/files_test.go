@@ -13,8 +13,8 @@ import (
 
 var namedCA = minica.NewCA("CA")
 
-// Files that a configuration names are looked into, and a message never has
-// anything of their contents.
+// Files that a configuration names are checked. Messages never show their
+// contents.
 func TestNamedFiles(t *testing.T) {
 	dir := t.TempDir()
 	a, b := namedCA.Issue("a.example"), namedCA.Issue("b.example")
@@ -66,7 +66,7 @@ func TestNamedFiles(t *testing.T) {
 	}
 }
 
-// A log has one line for each mistake, with the name of the file.
+// A log has one line for each mistake, which includes the name of the file.
 func TestMistakesAsErrors(t *testing.T) {
 	_, err := parseString(small + "x = 1\n[log]\nlevel = \"inf\"\n")
 	ce, ok := errors.AsType[*Error](err)

@@ -20,8 +20,8 @@ import (
 	"wssgate/xmpp"
 )
 
-// What validates, starts: each package takes the options that are made of it.
-// What does not validate, says so with at least one mistake, each in one line.
+// A valid configuration starts: each package accepts the options made from it.
+// An invalid one has at least one mistake, each on one line.
 func FuzzConfig(f *testing.F) {
 	example, err := os.ReadFile(exampleFile)
 	if err != nil {
@@ -66,8 +66,8 @@ func FuzzConfig(f *testing.F) {
 	})
 }
 
-// FuzzConfigValues is FuzzConfig with the fuzzer's strings where values are,
-// which it would hardly hit upon through TOML.
+// FuzzConfigValues is FuzzConfig with the fuzzer's strings as values, which it
+// would rarely reach through TOML.
 func FuzzConfigValues(f *testing.F) {
 	f.Add(":5291", "ws://127.0.0.1:5290/", "example1.com", "https://example1.com", "/ws", "10s", "1MiB")
 	f.Add("[::1]:0", "wss://[2001:db8::1%25eth0]:443/a?b", "*.Bücher.example.", "null", "/", "1d", "10000")
@@ -91,7 +91,7 @@ func FuzzConfigValues(f *testing.F) {
 	})
 }
 
-// starts makes of cfg what serve makes of it, short of listening.
+// starts does with cfg what serve does, except for listening.
 func starts(t *testing.T, cfg *Config) {
 	t.Helper()
 	for _, address := range append(cfg.Listen.WSS, cfg.Listen.HTTP...) {
@@ -100,14 +100,14 @@ func starts(t *testing.T, cfg *Config) {
 			t.Errorf("listener: %v", err)
 		}
 		if network == "tcp" && isLoopback(address) {
-			// No look-up: loopback addresses and "localhost" only.
+			// No DNS query: only loopback addresses and "localhost".
 			if _, err := net.ResolveTCPAddr("tcp", address); err != nil {
 				t.Errorf("listener: %v", err)
 			}
 		}
 	}
 	for _, u := range cfg.Upstream {
-		u.Health.Interval, u.Resolve = 0, time.Hour // nothing of a fuzzer's is dialled
+		u.Health.Interval, u.Resolve = 0, time.Hour // none of the fuzzer's nodes is dialled
 		for _, n := range u.Nodes {
 			if loc, err := upstream.ParseNodeURL(n.URL); err != nil || n.Name == "" || loc.HostPort() == "" {
 				t.Errorf("node %+v: %+v, %v", n, loc, err)
@@ -160,7 +160,7 @@ origins = ["https://*.example.org:8443", "null"]
 path = "/ws"
 `
 
-// nobody is a network in which nobody answers.
+// nobody is a network without servers.
 type nobody struct{}
 
 func (nobody) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// guessKey is the hint for an unknown key in the table of struct t: a similar key of
-// that table, or the table where the key belongs.
+// guessKey returns the hint for an unknown key in the table of struct t: a
+// similar key of that table, or the table where the key belongs.
 func guessKey(t reflect.Type, key string) string {
 	var here []string
 	for _, k := range keysOf(t) {
@@ -38,7 +38,7 @@ func guessKey(t reflect.Type, key string) string {
 	return near
 }
 
-// tableName names the table of a pattern as in the file.
+// tableName names the table of a pattern as the file does.
 func tableName(pattern string) string {
 	switch pattern {
 	case "":
@@ -51,8 +51,8 @@ func tableName(pattern string) string {
 	return fmt.Sprintf("in [%s]", strings.ReplaceAll(pattern, "*", "NAME"))
 }
 
-// allKeys yields each key of Config with the pattern of its table, in the
-// order of the structs.
+// allKeys yields each key of Config with the pattern of its table, in the order
+// of the structs.
 func allKeys() func(yield func(table, key string) bool) {
 	return func(yield func(table, key string) bool) {
 		walkKeys(reflect.TypeFor[Config](), "", yield)
@@ -81,7 +81,7 @@ func walkKeys(t reflect.Type, table string, yield func(table, key string) bool) 
 	return true
 }
 
-// DidYouMean is the hint with the value that is most like word, or "".
+// DidYouMean returns a hint with the value most similar to word, or "".
 func DidYouMean(word string, values []string) string {
 	if v := Closest(word, values); v != "" {
 		return fmt.Sprintf("did you mean %q?", v)
@@ -89,9 +89,9 @@ func DidYouMean(word string, values []string) string {
 	return ""
 }
 
-// Closest returns the value that is most like word, or "". It ignores hyphens,
-// underscores and case. The start of a value matches, and so does a word with up to a
-// third of its letters wrong.
+// Closest returns the value most similar to word, or "". It ignores hyphens,
+// underscores and case. A prefix of a value matches, and so does a word with up
+// to a third of its letters wrong.
 func Closest(word string, values []string) string {
 	best, bestDistance := "", 1<<31-1
 	for _, v := range values {
@@ -107,13 +107,14 @@ func Closest(word string, values []string) string {
 	return best
 }
 
-// plain removes from a key what people tend to get wrong.
+// plain removes differences that are easily mistaken.
 func plain(s string) string { return noHyphens.Replace(strings.ToLower(s)) }
 
 var noHyphens = strings.NewReplacer("-", "", "_", "")
 
-// editDistance is the number of letters to insert, delete, change, or swap with a
-// neighbour to turn a into b. Words longer than any key are cut.
+// editDistance returns how many letters to insert, delete, change, or swap with
+// a neighbour to turn a into b. It truncates words that are longer than any
+// key.
 func editDistance(a, b string) int {
 	const longest = 64
 	a, b = a[:min(len(a), longest)], b[:min(len(b), longest)]

@@ -9,7 +9,7 @@ func TestClosest(t *testing.T) {
 	values := []string{"names", "node", "directory", "dial_timeout", "path", "ping", "pong"}
 	for word, want := range map[string]string{
 		"nodes":       "node",
-		"naems":       "names", // neighbours swapped
+		"naems":       "names", // swapped letters
 		"dir":         "directory",
 		"dialTimeout": "dial_timeout",
 		"DIAL-TIMEOT": "dial_timeout",
@@ -25,7 +25,7 @@ func TestClosest(t *testing.T) {
 	}
 }
 
-// A key that belongs somewhere else is told where.
+// For a key that belongs in another table, the hint names that table.
 func TestGuessOtherTable(t *testing.T) {
 	for data, want := range map[string]string{
 		small + "watch_config = true\n":               "it belongs at the top of the file, before the first table",

@@ -18,7 +18,8 @@ var (
 	bareWord  = regexp.MustCompile(`^\s*([\w.-]+)\s*=\s*([A-Za-z~/:*$][^"'#\[\]{},\s]*)\s*(#|$)`)
 )
 
-// syntaxHint recognizes formats that are not TOML. line is the one with the error.
+// syntaxHint recognizes formats other than TOML. line is the one with the
+// error.
 func syntaxHint(data, line string) string {
 	const example = `; config.toml.example has every key`
 	if list := bareList.FindStringSubmatch(line); list != nil {
@@ -36,10 +37,11 @@ func syntaxHint(data, line string) string {
 	return ""
 }
 
-// A variable is something that a shell or a template engine would replace.
+// A variable is text that a shell or a template engine would replace.
 var variable = regexp.MustCompile(`\$\{[^}]*\}|\$\([^)]*\)|\{\{[^}]*\}\}|^\$\w+(/|$)`)
 
-// unexpanded reports whether a value has a variable: the file expands none.
+// unexpanded reports a value with a variable as a mistake, because variables in
+// the file are not expanded.
 func (d *decoder) unexpanded(p keyPath, s string) bool {
 	path := s
 	for _, scheme := range []string{"file:", "unix:"} {
@@ -56,7 +58,7 @@ func (d *decoder) unexpanded(p keyPath, s string) bool {
 	return false
 }
 
-// includeHint is the hint for keys that include a file in other programs.
+// includeHint returns the hint for keys that include a file in other programs.
 func includeHint(key string) string {
 	switch strings.ToLower(key) {
 	case "include", "includes", "import", "imports", "conf_d":
@@ -65,7 +67,7 @@ func includeHint(key string) string {
 	return ""
 }
 
-// urlHint completes a URL without a scheme, or with one of another protocol.
+// urlHint completes a URL that has no scheme or that of another protocol.
 func urlHint(s, scheme string, parse func(string) error) string {
 	_, rest, hasScheme := strings.Cut(s, "://")
 	if !hasScheme {
@@ -77,7 +79,7 @@ func urlHint(s, scheme string, parse func(string) error) string {
 	return ""
 }
 
-// nodeHint is the hint for an invalid node URL.
+// nodeHint returns the hint for an invalid node URL.
 func nodeHint(s string) string {
 	scheme, _, hasScheme := strings.Cut(s, "://")
 	switch {

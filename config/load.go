@@ -17,16 +17,17 @@ import (
 	"wssgate/files"
 )
 
-// MaxFile bounds the file in bytes, far above the size for ten thousand vhosts. It
-// catches devices, for example.
+// MaxFile bounds the file in bytes. It is far above the size for ten thousand
+// vhosts, and stops the reading of a device, for example.
 const MaxFile = 16 << 20
 
-// startFilesPatience is how long a start, or a command, waits for the configuration and
-// the files that it names: long enough for a pipe from a program that queries a server,
-// short enough for an operator to notice.
+// startFilesPatience bounds how long a start, or a command, waits for the
+// configuration and the files that it names. It is long enough for a pipe from
+// a program that queries a server, and short enough for an operator to notice.
 const startFilesPatience = 20 * time.Second
 
-// ErrNotRead is the error of a Load that has stopped waiting.
+// ErrNotRead is wrapped by the error of a Load that has stopped waiting for a
+// file.
 var ErrNotRead = errors.New("not read in time")
 
 type notReadError struct{ error }
@@ -36,17 +37,17 @@ func (*notReadError) HintText() string {
 	return "is the file system mounted? is it a pipe without a writer? start the gate again when it answers"
 }
 
-// Load reads, decodes and checks a configuration file. What is wrong with the file or
-// in it is an *Error with every mistake.
+// Load reads, decodes and checks a configuration file. Mistakes in the file,
+// and errors of reading it, are an *Error that lists all of them.
 //
 // It reads only the file itself and the small files that it names: CAs, client
-// certificates, tokens and access lists. Package certstore reads the certificates. The
-// file may be a pipe (check -config <(…)).
+// certificates, tokens and access lists. Package certstore reads the
+// certificates. The file may be a pipe (check -config <(…)).
 //
 // If a file cannot be read yet, Load logs this and waits until ctx ends, or for
-// startFilesPatience, and then returns ErrNotRead. A gate does not start without all of
-// its files: without an access list everybody could connect, and without the token
-// anybody could use the admin page.
+// startFilesPatience, and then returns ErrNotRead. A gate does not start
+// without all of its files: without an access list every client could connect,
+// and without the token anyone could use the admin page.
 func Load(ctx context.Context, file string) (*Config, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startFilesPatience, ErrNotRead)
 	defer cancel()
@@ -63,11 +64,11 @@ func Load(ctx context.Context, file string) (*Config, error) {
 	return cfg, err
 }
 
-// Reload is Load for a running gate. It accepts only regular files, and fails if the
-// file system hangs. It always calls read with the sum of the file.
+// Reload is Load for a running gate. It accepts only regular files, and fails
+// if the file system hangs. It always calls read with the sum of the file.
 //
-// patient repeats a reload that was too slow: nobody waits for this one, so it may take
-// as long as a start. Otherwise a slow disk would fail every time.
+// patient is for repeating a reload that was too slow: nobody waits for it, so
+// it may take as long as a start. Otherwise a slow disk would fail every time.
 func Reload(ctx context.Context, file string, patient bool, read func(sum [sha256.Size]byte)) (*Config, error) {
 	do := files.Do[*Config]
 	if patient {
@@ -98,8 +99,8 @@ func parseWhatWasRead(file string, data []byte, err error) (*Config, error) {
 	return Parse(file, data)
 }
 
-// cause strips operation and file name from an error of package os, because the message
-// around it already names the file.
+// cause strips the operation and the file name from an error of package os,
+// because the message around it already names the file.
 func cause(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err
@@ -107,8 +108,8 @@ func cause(err error) error {
 	return err
 }
 
-// Parse is Load for data that has been read. file appears in messages, and relative
-// paths are relative to its folder.
+// Parse is Load for data that has already been read. file appears in messages,
+// and relative paths are relative to its folder.
 func Parse(file string, data []byte) (*Config, error) {
 	if m, ok := notText(data); ok {
 		return nil, &Error{file, []Mistake{m}}
@@ -135,8 +136,8 @@ func Parse(file string, data []byte) (*Config, error) {
 	return cfg, nil
 }
 
-// notText finds the first byte that is not UTF-8. The library would report it too, but
-// calls UTF-16 a syntax error.
+// notText finds the first byte that is not UTF-8. The library reports it, too,
+// but calls UTF-16 a syntax error.
 func notText(data []byte) (Mistake, bool) {
 	if bytes.HasPrefix(data, []byte{0xff, 0xfe}) || bytes.HasPrefix(data, []byte{0xfe, 0xff}) {
 		return Mistake{Text: "is UTF-16; UTF-8 is required"}, true
@@ -173,9 +174,9 @@ func syntaxMistake(data string, err error) Mistake {
 	return m
 }
 
-// place returns the line and column of n bytes in data, and an excerpt with a caret and
-// up to two lines before. The library does both, but is one line off at the start and
-// end of a line.
+// place returns the line and column of n bytes in data, and an excerpt with a
+// caret and up to two preceding lines. The library does both, but is one line
+// off at the start and end of a line.
 func place(data string, start, n int) (name, excerpt string) {
 	data = strings.TrimPrefix(data, "\ufeff") // the library does not count it
 	start = min(max(start, 0), len(data))     // the library sometimes says -1

@@ -8,22 +8,22 @@ import (
 	"wssgate/xmpp"
 )
 
-// ServerName returns a TLS server name in its normal form, which is the one
-// that certificates are looked up by; "*." may stand for the first label. Its
-// errors complete a sentence that begins with the name.
+// ServerName returns the normal form of a TLS server name, by which
+// certificates are looked up. Its first label may be "*". The text of an error
+// completes a sentence that begins with the name.
 func ServerName(s string) (string, error) {
 	name, err := certstore.Pattern(s)
 	return name, errors.Unwrap(err)
 }
 
-// domainName is ServerName without a wildcard: for hosts.
+// domainName is ServerName without wildcards: for hosts.
 func domainName(s string) (string, error) {
 	name, err := certstore.ServerName(s)
 	return name, errors.Unwrap(err)
 }
 
-// domainPattern returns an XMPP domain in its normal form, which is the one that
-// `to` is compared in; "*." may stand for the first label.
+// domainPattern returns the normal form of an XMPP domain, in which `to` is
+// compared. Its first label may be "*".
 func domainPattern(s string) (string, error) {
 	rest, wild := strings.CutPrefix(s, "*.")
 	domain, err := xmpp.NormalDomain(rest)

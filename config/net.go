@@ -10,14 +10,14 @@ import (
 	"wssgate/upstream"
 )
 
-// A listener is one address to listen on, as net.Listen wants it.
+// A listener is one address to listen on, in the form for net.Listen.
 type listener struct {
 	key     keyPath
 	network string // "tcp" or "unix"
 	address string
 }
 
-// Addresses are the listen addresses by key.
+// Addresses returns the listen addresses by key.
 func (l *Listen) Addresses() map[string][]string {
 	return map[string][]string{"wss": l.WSS, "http": l.HTTP, "admin": {l.Admin}}
 }
@@ -78,8 +78,8 @@ func (l *Listen) check(ms *mistakes, p keyPath, file string) {
 	}
 }
 
-// collides reports whether the system would refuse b after a. With port 0 the kernel
-// chooses a free port each time.
+// collides reports whether the system would refuse b after a. With port 0, the
+// kernel always chooses a free port.
 func (a listener) collides(b listener) bool {
 	if a.network != b.network || a.network == "unix" {
 		return a == listener{a.key, b.network, b.address}

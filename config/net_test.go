@@ -19,8 +19,8 @@ func TestCheckPath(t *testing.T) {
 	}
 }
 
-// What would be no file, no port or no host is refused, wherever the
-// configuration lies.
+// An address that is not a valid file, port or host is refused, wherever the
+// configuration is.
 func TestListenAddressRefused(t *testing.T) {
 	for _, s := range []string{"", "5291", "a.example", ":https", ":65536", "ws://127.0.0.1:5291", "unix:", "unix:@wssgate"} {
 		if network, address, err := listen.ParseAddress(s); err == nil {

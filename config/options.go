@@ -16,9 +16,10 @@ import (
 	"wssgate/upstream"
 )
 
-// Conversions of a Config to the options of other packages.
+// These functions convert a Config to the options of other packages.
 
-// UpstreamOptions does not wait for files: they have been read.
+// UpstreamOptions converts the upstreams and vhosts. It does not wait for
+// files: they have been read. Its error names the upstream.
 func (c *Config) UpstreamOptions(log *slog.Logger) (upstream.Options, error) {
 	o := upstream.Options{Log: log}
 	for name, u := range c.Upstream {
@@ -64,11 +65,12 @@ func (c *Config) UpstreamOptions(log *slog.Logger) (upstream.Options, error) {
 	return o, nil
 }
 
-// Sources are the addresses from which an upstream is dialled; none: the kernel chooses.
+// Sources returns the addresses from which an upstream is dialled. If there are
+// none, the kernel chooses.
 func (u *Upstream) Sources() []netip.Addr { return u.sources }
 
-// ForeignSources says which source addresses of upstreams are not this machine's now.
-// They may come later.
+// ForeignSources returns a text for each source address of an upstream that
+// this machine does not have now. It may get the address later.
 func (c *Config) ForeignSources() (texts []string) {
 	for _, name := range slices.Sorted(maps.Keys(c.Upstream)) {
 		for _, s := range c.Upstream[name].sources {
@@ -80,10 +82,10 @@ func (c *Config) ForeignSources() (texts []string) {
 	return texts
 }
 
-// ForeignSourcesHint is for each of ForeignSources.
+// ForeignSourcesHint is the hint for each text of ForeignSources.
 const ForeignSourcesHint = "connections come from the other addresses; add it to an interface, or correct it"
 
-// NodeOptions are those of the nodes, in their order.
+// NodeOptions converts the nodes, in their order.
 func (u *Upstream) NodeOptions() (nodes []upstream.NodeOptions) {
 	for _, n := range u.Nodes {
 		nodes = append(nodes, upstream.NodeOptions{
@@ -93,7 +95,8 @@ func (u *Upstream) NodeOptions() (nodes []upstream.NodeOptions) {
 	return nodes
 }
 
-// UpstreamTLS is for wss nodes; nil if the file has no settings for them.
+// UpstreamTLS returns the TLS configuration for wss nodes. It is nil if the
+// file has no settings for them.
 func (c *Config) UpstreamTLS(u *Upstream) (*tls.Config, error) {
 	if u.CA == "" && u.ServerName == "" && u.ClientCertificate == "" {
 		return nil, nil
@@ -115,7 +118,7 @@ func (c *Config) UpstreamTLS(u *Upstream) (*tls.Config, error) {
 	return cfg, nil
 }
 
-// OpenCertificates is certstore.Open for c.
+// OpenCertificates calls certstore.Open for c.
 func (c *Config) OpenCertificates(watch bool, log *slog.Logger) (*certstore.Store, error) {
 	o := certstore.Options{Directory: c.Certificates.Directory, Watch: watch, Log: log}
 	store, err := certstore.Open(o)
@@ -126,7 +129,7 @@ func (c *Config) OpenCertificates(watch bool, log *slog.Logger) (*certstore.Stor
 	return store, err
 }
 
-// PrepareCertificates is store.Prepare for c.
+// PrepareCertificates calls store.Prepare for c.
 func (c *Config) PrepareCertificates(store *certstore.Store) (*certstore.Change, error) {
 	change, err := store.Prepare(c.Certificates.Directory, c.Certificates.Watch)
 	if c.needsNoDirectory(err) {
@@ -135,8 +138,8 @@ func (c *Config) PrepareCertificates(store *certstore.Store) (*certstore.Change,
 	return change, err
 }
 
-// needsNoDirectory reports whether an error means only that the certificate directory
-// is missing: with ACME for all names it may be absent.
+// needsNoDirectory reports whether an error only means that the certificate
+// directory is missing. It may be, if ACME obtains all certificates.
 func (c *Config) needsNoDirectory(err error) bool {
 	return c.ACME.On() && errors.Is(err, fs.ErrNotExist)
 }

@@ -8,7 +8,7 @@ import (
 	"wssgate/certstore"
 )
 
-// A ServedName is a server name and how it is served.
+// A ServedName is a server name with its certificates and its destination.
 type ServedName struct {
 	Name         string
 	Certificates []certstore.Entry // one for each key type; none: clients are refused
@@ -75,13 +75,14 @@ func (c *Config) Served(entries []certstore.Entry) []ServedName {
 	return list
 }
 
-// keyFamily is "ECDSA", "RSA" or "Ed25519". A name has at most one certificate of each.
+// keyFamily returns "ECDSA", "RSA" or "Ed25519". A name has at most one
+// certificate of each.
 func keyFamily(e certstore.Entry) string {
 	family, _, _ := strings.Cut(e.KeyType, " ")
 	return family
 }
 
-// WildcardFor is the wildcard that covers an exact name.
+// WildcardFor returns the wildcard that covers an exact name.
 func WildcardFor(name string) string {
 	_, rest, ok := strings.Cut(name, ".")
 	if !ok || strings.HasPrefix(name, "*.") {
@@ -90,7 +91,7 @@ func WildcardFor(name string) string {
 	return "*." + rest
 }
 
-// Target says where tunnels to a name lead.
+// Target describes where tunnels to a name lead.
 func (c *Config) Target(s ServedName) string {
 	u := c.Upstream[s.upstream]
 	if u == nil {

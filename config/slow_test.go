@@ -14,8 +14,8 @@ import (
 	"wssgate/files"
 )
 
-// A configuration that hangs, or a file that it names, makes a reload fail after a
-// while, by name, and a start wait.
+// If the configuration or a file that it names hangs, a reload fails after a
+// while and names the file; a start waits.
 func TestConfigHangs(t *testing.T) {
 	dir := t.TempDir()
 	file0 := filepath.Join(dir, "config.toml")
@@ -32,7 +32,7 @@ func TestConfigHangs(t *testing.T) {
 		t.Run(file, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				was := Place
-				Place = files.New("configuration", nil) // one of the bubble's
+				Place = files.New("configuration", nil) // one in the bubble
 				defer func() { Place = was }()
 				resume := files.Stall(path)
 				began := time.Now()
@@ -57,7 +57,7 @@ func TestConfigHangs(t *testing.T) {
 	}
 }
 
-// A watch of a file that hangs can be turned off all the same.
+// A watch can be turned off while its file hangs.
 func TestConfigWatchHangs(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.toml")
 	defer files.Stall(file)()
@@ -66,8 +66,8 @@ func TestConfigWatchHangs(t *testing.T) {
 	w.Set(false)
 }
 
-// A configuration that is slower than a reload waits for is read to its end by the
-// reload after that, for which nobody waits; it begins when the place is free.
+// A configuration that is too slow for a reload is read completely by the next
+// reload, for which nobody waits. It starts when the Place is free.
 func TestSlowConfigIsTaken(t *testing.T) {
 	dir := t.TempDir()
 	config := filepath.Join(dir, "config.toml")

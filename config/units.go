@@ -38,9 +38,9 @@ func (d *decoder) duration(p keyPath, value any, v reflect.Value) {
 	v.SetInt(int64(duration))
 }
 
-// ParseDuration is time.ParseDuration, with days of 24 hours, without
-// negative durations, and no longer than maxDuration. Its errors complete a
-// sentence that begins with s.
+// ParseDuration is time.ParseDuration with days of 24 hours. It refuses
+// durations that are negative or longer than maxDuration. The text of an error
+// completes a sentence that begins with s.
 func ParseDuration(s string) (time.Duration, error) {
 	duration, err := time.ParseDuration(s)
 	if days, ok := strings.CutSuffix(s, "d"); ok {
@@ -78,8 +78,8 @@ func (d *decoder) size(p keyPath, value any, v reflect.Value) {
 	v.SetInt(int64(size))
 }
 
-// sizeUnits are the units of a size in bytes. Single letters are left out:
-// some read "64K" as 64,000 and others as 65,536.
+// sizeUnits are the units of a size in bytes. Single letters are omitted: "64K"
+// means 64,000 to some people and 65,536 to others.
 var sizeUnits = map[string]int64{
 	"":    1,
 	"b":   1,
@@ -91,7 +91,8 @@ var sizeUnits = map[string]int64{
 	"gib": 1 << 30,
 }
 
-// parseSize reads a size. Its errors complete a sentence that begins with s.
+// ParseSize reads a size in bytes, with or without a unit. The text of an error
+// completes a sentence that begins with s.
 func ParseSize(s string) (Size, error) {
 	digits := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 	unit, ok := sizeUnits[strings.ToLower(s[len(digits):])]
@@ -127,7 +128,8 @@ func (d *decoder) rate(p keyPath, value any, v reflect.Value) {
 // maxRate bounds the number in a rate, far above any useful value.
 const maxRate = 1_000_000
 
-// parseRate reads a rate. Its errors complete a sentence that begins with s.
+// parseRate reads a rate. The text of an error completes a sentence that begins
+// with s.
 func parseRate(s string) (Rate, error) {
 	if s == "" || s == "0" {
 		return Rate{}, nil
@@ -154,7 +156,7 @@ func parseRate(s string) (Rate, error) {
 	return Rate{int(n), every}, nil
 }
 
-// String writes the rate in the form of the file.
+// String formats the rate as in the file.
 func (r Rate) String() string {
 	if r == (Rate{}) {
 		return ""
@@ -168,7 +170,7 @@ func (r Rate) String() string {
 	return fmt.Sprintf("%d/%s", r.Count, period)
 }
 
-// String writes the size in the largest unit that divides it.
+// String formats the size with the largest unit that divides it.
 func (s Size) String() string {
 	for _, unit := range []string{"GiB", "MiB", "KiB"} {
 		if n := sizeUnits[strings.ToLower(unit)]; s != 0 && int64(s)%n == 0 {

@@ -35,7 +35,7 @@ func TestParseSize(t *testing.T) {
 	}
 }
 
-// A size is written as it is read.
+// A formatted size is read as the same size.
 func TestSizeString(t *testing.T) {
 	for size, want := range map[Size]string{0: "0", 1: "1", 1023: "1023", 1024: "1KiB", 1536: "1536", 1 << 20: "1MiB", 5 << 30: "5GiB"} {
 		if got := size.String(); got != want {
@@ -67,7 +67,7 @@ func TestParseRate(t *testing.T) {
 	}
 }
 
-// In a file a rate is a string, or 0; another number says too little.
+// In a file, a rate is a string or 0. Another number would be ambiguous.
 func TestRateInFile(t *testing.T) {
 	for value, want := range map[string]Rate{`"5/1m"`: {5, time.Minute}, `""`: {}, `"0"`: {}, `0`: {}} {
 		cfg, err := parseString("[upstream.a]\nnodes = \"ws://127.0.0.1/\"\n[limits]\nlogin_failures = " + value)
@@ -90,7 +90,7 @@ func TestRateString(t *testing.T) {
 	}
 }
 
-// limits.memory is a size, none at all, or left to the machine.
+// limits.memory is a size, "off", or the default for the machine.
 func TestMemoryLimit(t *testing.T) {
 	for written, want := range map[string]MemoryLimit{
 		`""`: MemoryDefault, `"off"`: 0, `"0"`: 0, `0`: 0, `"512MiB"`: 512 << 20, `536870912`: 512 << 20,

@@ -83,7 +83,7 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 	u.Health.check(ms, p.key("health"))
 }
 
-// maxSources bounds the list: with so many there are seven million connections.
+// maxSources bounds the list. This many allow seven million connections.
 const maxSources = 256
 
 func (u *Upstream) checkSource(ms *mistakes, p keyPath) {
@@ -110,8 +110,9 @@ func (u *Upstream) checkSource(ms *mistakes, p keyPath) {
 	}
 }
 
-// lacksSourceFor returns the family of a host that is an address, where no source is of
-// it; "" where one is, or none is configured.
+// lacksSourceFor returns the address family of host if host is an address and
+// no source belongs to that family. It returns "" if one does, or none is
+// configured.
 func (u *Upstream) lacksSourceFor(host string) string {
 	to, err := netip.ParseAddr(host)
 	to = to.Unmap()
@@ -124,7 +125,7 @@ func (u *Upstream) lacksSourceFor(host string) string {
 	return "IPv6"
 }
 
-// checkTLS checks what is for wss nodes only.
+// checkTLS checks the keys that apply only to wss nodes.
 func (u *Upstream) checkTLS(ms *mistakes, p keyPath, tls bool) {
 	ms.eitherBoth(p, "client_certificate", u.ClientCertificate, "client_key", u.ClientKey)
 	for key, value := range map[string]string{
@@ -163,7 +164,7 @@ func (h *Health) check(ms *mistakes, p keyPath) {
 	}
 }
 
-// notShort checks a duration, except 0, which is checked elsewhere.
+// notShort checks the minimum of a duration. 0 is checked elsewhere.
 func (ms *mistakes) notShort(p keyPath, d time.Duration) {
 	if d > 0 && d < minWait {
 		ms.add(p, "", "%v is less than %v", d, minWait)

@@ -15,7 +15,7 @@ func (c *Config) checkVhosts(ms *mistakes, p keyPath) {
 		ms.add(p, "write a [[vhost]] for each, with names and upstream",
 			"at least one is required, because there are %d upstreams", len(c.Upstream))
 	}
-	owner := map[string]keyPath{} // of a server name
+	owner := map[string]keyPath{} // by server name
 	for i, v := range c.Vhost {
 		vp := p.item(i, first(v.Names))
 		if len(v.Names) == 0 {
@@ -43,7 +43,7 @@ func (c *Config) checkVhosts(ms *mistakes, p keyPath) {
 	}
 }
 
-// checkTargets checks references of a vhost, and fills in the only upstream.
+// checkTargets checks a vhost's references, and fills in the only upstream.
 func (c *Config) checkTargets(ms *mistakes, p keyPath, v *Vhost) {
 	names := slices.Sorted(maps.Keys(c.Upstream))
 	if v.Upstream == "" && len(names) == 1 {
@@ -83,7 +83,7 @@ func (c *Config) checkTargets(ms *mistakes, p keyPath, v *Vhost) {
 	if u := c.Upstream[v.Upstream]; u != nil && v.Node != "" {
 		var nodes []string
 		for _, n := range u.Nodes {
-			if n.Name != "" { // else its URL is a mistake
+			if n.Name != "" { // otherwise its URL is invalid, which is reported there
 				nodes = append(nodes, n.Name)
 			}
 		}

@@ -11,8 +11,8 @@ import (
 	"wssgate/upstream"
 )
 
-// A Warning is something that an operator should know but that does not prevent a
-// start.
+// A Warning is something that an operator should know although it does not
+// prevent a start. Hint may be empty.
 type Warning struct{ Text, Hint string }
 
 // A Resolver is the part of *net.Resolver that Warnings needs.
@@ -23,9 +23,9 @@ type Resolver interface {
 // resolvePatience bounds all DNS queries of one call.
 const resolvePatience = 2 * time.Second
 
-// Warnings looks for servers that anyone could reach without TLS, and for unused parts
-// of the file. If r is nil, it makes no DNS queries. Otherwise it takes at most
-// resolvePatience, and a name that is not found is not a warning.
+// Warnings looks for servers that anyone could reach without TLS, and for
+// unused parts of the file. If r is nil, it makes no DNS queries. Otherwise it
+// takes at most resolvePatience; a name that is not found gives no warning.
 func (c *Config) Warnings(ctx context.Context, r Resolver) []Warning {
 	ctx, cancel := context.WithTimeout(ctx, resolvePatience)
 	defer cancel()
@@ -82,7 +82,7 @@ func (c *Config) Warnings(ctx context.Context, r Resolver) []Warning {
 	return out
 }
 
-// sharedSpace is the range for networks of carriers (RFC 6598).
+// sharedSpace is the range for carrier-grade NAT (RFC 6598).
 var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
 
 // isPublic reports whether an address can be on the public internet.

@@ -20,7 +20,8 @@ func (r fakeResolver) LookupNetIP(ctx context.Context, network, host string) ([]
 	return nil, errors.New("no such host")
 }
 
-// A server that speaks plain WebSocket must not be reachable from outside.
+// A server that speaks WebSocket without TLS must not be reachable from
+// outside.
 func TestWarnsAboutPublicNodes(t *testing.T) {
 	for _, test := range []struct{ url, want string }{
 		{"ws://127.0.0.1:5290/", ""},
@@ -37,7 +38,7 @@ func TestWarnsAboutPublicNodes(t *testing.T) {
 		{"ws://outside.example:5290/", `upstream "a": node "outside.example:5290": address 9.9.9.9 is public, and ws:// has no TLS`},
 		{"wss://outside.example:5290/", ""},
 		{"ws+unix:///run/xmpp.sock", ""},
-		{"ws://unknown.example/", ""}, // tryNodes says so
+		{"ws://unknown.example/", ""}, // tryNodes reports it
 	} {
 		cfg, err := parseString("[upstream.a]\nnodes = \"" + test.url + "\"\n")
 		if err != nil {

@@ -16,22 +16,22 @@ import (
 )
 
 const (
-	// The files are looked at this often whatever the system tells.
+	// interval of polling, in addition to the system's events
 	configPoll = 10 * time.Second
 
 	maxSymlinks = 40 // as in Linux, for one path
 )
 
-// A Watch reports when the contents of a file, the configuration or an access list,
-// differ from what was read last. It compares contents, so touching a file is not a
-// change. It watches folders, so it notices a replaced file and a moved symlink
-// (Kubernetes' ..data) alike.
+// A Watch reports when the contents of files, such as the configuration or
+// access lists, differ from those read last. It compares contents, so touching
+// a file is not a change. It watches folders, so it notices both a replaced
+// file and a moved symlink (Kubernetes' ..data).
 //
-// It reads in jobs of its Place, so that a file system that hangs delays neither a
-// reload nor the exit. Set belongs to one goroutine, the gate's; Seen may be called
-// from any.
+// It reads in jobs of its Place, so a file system that hangs delays neither a
+// reload nor the exit. Set must be called from one goroutine at a time. Seen
+// and Note are safe for concurrent use.
 type Watch struct {
-	Changed chan struct{} // has an entry when a file must be read again
+	Changed chan struct{} // receives a value when a file must be read again
 	key     string        // of the configuration, for the log
 	place   *files.Place
 	files   []string
@@ -43,13 +43,14 @@ type Watch struct {
 	last map[string][sha256.Size]byte // of the latest contents read, by file
 }
 
-// NewFileWatch makes a watch that is off. read has the sums of the files as they were
-// read; they may have changed since.
+// NewFileWatch returns a Watch that is off. read has the sums of the files as
+// they were read; the files may have changed since.
 func NewFileWatch(key string, place *files.Place, read map[string][sha256.Size]byte, log *slog.Logger) *Watch {
 	return &Watch{Changed: make(chan struct{}, 1), key: key, place: place, files: slices.Sorted(maps.Keys(read)), log: log, last: read}
 }
 
-// NewWatch is for the configuration file. Files that it names are not watched.
+// NewWatch returns a Watch for the configuration file. It does not watch the
+// files that the configuration names.
 func NewWatch(file string, read [sha256.Size]byte, log *slog.Logger) *Watch {
 	return NewFileWatch("watch_config", Place, map[string][sha256.Size]byte{file: read}, log)
 }
@@ -62,14 +63,14 @@ func (w *Watch) Set(on bool) {
 		w.watcher.Start()
 	case !on && w.watcher != nil:
 		old := w.watcher
-		go panics.Catch(panics.Config, func() { old.Close() }) // it may wait for a folder that hangs
+		go panics.Catch(panics.Config, func() { old.Close() }) // this may wait for a folder that hangs
 		w.watcher = nil
 	}
 }
 
 func (w *Watch) newWatcher() (folders *watch.Watcher) {
 	folders = watch.New(watch.Options{
-		Now: true, // for what happened before
+		Now: true, // for earlier changes
 		Look: func(ctx context.Context, _ watch.Changes) time.Duration {
 			files.Await(ctx, w.place, func() (struct{}, error) {
 				w.follow(folders)
@@ -95,8 +96,8 @@ func (w *Watch) newWatcher() (folders *watch.Watcher) {
 	return folders
 }
 
-// Seen notes what was read of a file for another reason: that need not be told any
-// more.
+// Seen records that a file was read for another reason, with this sum. It
+// withdraws a pending report of these contents.
 func (w *Watch) Seen(file string, sum [sha256.Size]byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -109,22 +110,22 @@ func (w *Watch) Seen(file string, sum [sha256.Size]byte) {
 	w.last[file] = sum
 }
 
-// Note is Seen for one of several files: reports for other files remain.
+// Note is Seen for one of several files: it keeps pending reports.
 func (w *Watch) Note(file string, sum [sha256.Size]byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last[file] = sum
 }
 
-// look reports a file that differs from what was seen last.
+// look reports a file that differs from its last known contents.
 func (w *Watch) look() {
 	for _, file := range w.files {
 		w.lookAt(file, Sum(w.place.Read(file, MaxFile)))
 	}
 }
 
-// Sum is the sum of the result of reading a file. All errors have the same sum, which
-// differs from that of an empty file.
+// Sum returns the checksum of the result of reading a file. All errors have the
+// same sum, which differs from that of an empty file.
 func Sum(data []byte, err error) [sha256.Size]byte {
 	if err != nil {
 		return [sha256.Size]byte{}
@@ -145,7 +146,8 @@ func (w *Watch) lookAt(file string, sum [sha256.Size]byte) {
 	}
 }
 
-// follow has the folders watched that matter now. One that can't be is polled.
+// follow watches the folders that matter now. A folder that cannot be watched
+// is polled.
 func (w *Watch) follow(folders *watch.Watcher) {
 	folders.Begin()
 	defer folders.End()
@@ -156,8 +158,8 @@ func (w *Watch) follow(folders *watch.Watcher) {
 	}
 }
 
-// foldersOn returns the folders where a change can make the path lead to another file:
-// the file's own folder, and that of each symlink.
+// foldersOn returns the folders where a change can make the path lead to
+// another file: the file's own folder, and that of each symlink.
 func foldersOn(place *files.Place, file string) []string {
 	path, err := filepath.Abs(file)
 	if err != nil {
@@ -178,8 +180,8 @@ func foldersOn(place *files.Place, file string) []string {
 	return append(folders, filepath.Dir(path))
 }
 
-// firstSymlink returns the shortest prefix of path that is a symlink, and its target;
-// "" for none.
+// firstSymlink returns the shortest prefix of path that is a symlink, and its
+// target, or "".
 func firstSymlink(place *files.Place, path string) (link, target string) {
 	for i := 1; i <= len(path); i++ {
 		if i < len(path) && path[i] != filepath.Separator {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// IsNew has the watch look, and returns whether it tells.
+// isNew lets the watch look, and returns whether it reports a change.
 func isNew(w *Watch) bool {
 	w.look()
 	select {
@@ -24,16 +24,16 @@ func isNew(w *Watch) bool {
 	}
 }
 
-// Each way in which a file becomes another one is told once; what leaves its
-// content alone is not told.
+// Every way of replacing the file's contents is reported once. Changes that
+// leave the contents alone are not reported.
 func TestConfigWatch(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	in := func(name string) string { return filepath.Join(dir, name) }
-	// In place, in one step where it does not get shorter: os.WriteFile empties the file
-	// first, which is a change of its own for who looks in between.
+	// This writes in place, without shortening the file: os.WriteFile first
+	// empties the file, which is a separate change to an observer.
 	write := func(name, content string) {
 		t.Helper()
 		if err := os.MkdirAll(filepath.Dir(in(name)), 0o755); err != nil {
@@ -54,7 +54,7 @@ func TestConfigWatch(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	link := func(to, name string) { // as Kubernetes does: made aside, renamed over
+	link := func(to, name string) { // as Kubernetes does: create it aside, then rename it
 		t.Helper()
 		if err := os.Symlink(to, in(name+".tmp")); err != nil {
 			t.Fatal(err)
@@ -101,7 +101,7 @@ func TestConfigWatch(t *testing.T) {
 	}
 	told("a folder that took the place of another")
 
-	// What is not told comes before what is.
+	// The changes that are not reported come before those that are.
 	write("other/config.toml", "six")
 	if err := os.Chtimes(in("other/config.toml"), time.Time{}, time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
@@ -115,7 +115,7 @@ func TestConfigWatch(t *testing.T) {
 	default:
 	}
 
-	// A reload for another reason has seen what is there.
+	// A reload for another reason has read the contents.
 	write("other/config.toml", "eight")
 	w.Seen(w.files[0], sha256.Sum256([]byte("eight")))
 	write("other/config.toml", "a tenth")
@@ -125,7 +125,7 @@ func TestConfigWatch(t *testing.T) {
 	}
 }
 
-// Turned off it watches nothing, and it can be turned on again.
+// A watch that was turned off watches nothing, and can be turned on again.
 func TestConfigWatchOffAndOn(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.toml")
 	w := NewWatch(file, sha256.Sum256(nil), slog.New(slog.DiscardHandler))
@@ -147,8 +147,8 @@ func TestConfigWatchOffAndOn(t *testing.T) {
 	}
 }
 
-// What happens between the reading of the file and the start of the watch is
-// told.
+// A change between the reading of the file and the start of the watch is
+// reported.
 func TestConfigWatchChangedBefore(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.toml")
 	if err := os.WriteFile(file, []byte("watch_config = true\n[upstream.a]\nnodes = \"ws://127.0.0.1:1/\"\n"), 0o600); err != nil {
@@ -171,7 +171,7 @@ func TestConfigWatchChangedBefore(t *testing.T) {
 	}
 }
 
-// Symlinks that lead in a circle end somewhere.
+// A cycle of symlinks ends.
 func TestFoldersOnACircle(t *testing.T) {
 	dir := t.TempDir()
 	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
