@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// A refusal that holds for the account is heard once, not once for each name; when
-// the CA takes the account again, all names have their certificates within an hour.
+// A refusal that concerns the whole account is received once, and not once for
+// each name. When the CA accepts the account again, all names have their
+// certificates within an hour.
 func TestACMEAccountBacksOff(t *testing.T) {
 	for _, tt := range []struct {
 		path    string
@@ -64,7 +65,8 @@ func TestACMEAccountBacksOff(t *testing.T) {
 	}
 }
 
-// What concerns one name holds up no other, though the CA calls it by the same type.
+// A refusal that concerns one name does not delay other names, although the CA
+// uses the same error type.
 func TestACMENameIsNoAccount(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -92,7 +94,8 @@ func TestACMENameIsNoAccount(t *testing.T) {
 	})
 }
 
-// Who removes a name's record wants a try, whatever the account waits for.
+// Removing a name's record requests an attempt, whatever the account is waiting
+// for.
 func TestACMEAccountTriedOnRequest(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -121,7 +124,7 @@ func TestACMEAccountTriedOnRequest(t *testing.T) {
 	})
 }
 
-// A new contact reaches the CA at once, though nothing is due; it is told once.
+// A new contact is sent to the CA once, immediately, although no order is due.
 func TestACMEContact(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -147,8 +150,8 @@ func TestACMEContact(t *testing.T) {
 	})
 }
 
-// An account that somebody has deactivated is replaced, once; its key is kept. One
-// that the CA does not want is not.
+// A deactivated account is replaced once, and its key is kept. An account that
+// the CA has revoked is not replaced.
 func TestACMEAccountDeactivated(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		dir := t.TempDir()

@@ -15,7 +15,8 @@ import (
 
 const acmeDay = 24 * time.Hour
 
-// What a backup brings back does not replace what is valid, and is put right.
+// A certificate restored from a backup does not replace a newer valid one; the
+// cache is corrected.
 func TestACMERestoredFromBackup(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -46,7 +47,7 @@ func TestACMERestoredFromBackup(t *testing.T) {
 	})
 }
 
-// One whose first day is to come waits for it.
+// A certificate that is not valid yet is installed when it becomes valid.
 func TestACMENotValidYet(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -65,8 +66,8 @@ func TestACMENotValidYet(t *testing.T) {
 	})
 }
 
-// One that comes too late to take over holds up no renewal; nor does a CA that gives
-// such ones make it ask for more than two a day.
+// A certificate that becomes valid too late does not delay a renewal. A CA that
+// issues such certificates gets at most two orders a day.
 func TestACMENotValidInTime(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -103,7 +104,7 @@ func acmeSlowly(t *testing.T, dir string) (*acmeTestCA, *acmeTestGate, *tls.Cert
 	return ca, g, g.cert("chat.example.org")
 }
 
-// acmePutLater puts a certificate into the cache whose first day is that far away.
+// acmePutLater puts a certificate into the cache that becomes valid after in.
 func acmePutLater(t *testing.T, ca *acmeTestCA, dir string, in time.Duration) *minica.Pair {
 	t.Helper()
 	from := time.Now().Add(in)

@@ -28,22 +28,22 @@ import (
 	"wssgate/demo/minica"
 )
 
-// acmeTestCA is a CA that speaks RFC 8555, in memory: an http.RoundTripper, so
-// that it works under a fake clock. It checks signatures, nonces and answers to
-// challenges, and remembers what it was asked.
+// acmeTestCA is a CA that speaks RFC 8555, in memory. It is an
+// http.RoundTripper, so it works with a fake clock. It checks signatures,
+// nonces and answers to challenges, and records the requests.
 type acmeTestCA struct {
 	t           *testing.T
 	url         string
 	ca          *minica.CA
 	lifetime    time.Duration
-	backdate    time.Duration     // how long ago its certificates began
+	backdate    time.Duration     // age of its certificates when they are issued
 	offers      []string          // types of challenges
 	chains      [][]byte          // alternate chains, PEM, without the leaf
 	eab         map[string][]byte // keys of external accounts; nil: none needed
 	profiles    map[string]string
-	contact     string          // that it was last told
+	contact     string          // the last one that it received
 	deactivated map[string]bool // thumbprints
-	gates       []*acmeTestGate // who may be asked to answer; one that can is enough
+	gates       []*acmeTestGate // gates that may answer a challenge; one answer is enough
 
 	mu        sync.Mutex
 	nonces    map[string]bool
@@ -51,11 +51,11 @@ type acmeTestCA struct {
 	keys      map[string]*acmeTestKey
 	orders    []*acmeTestOrder
 	requests  []string // "POST /new-order" and so on
-	down      error    // every request fails so
+	down      error    // error of every request
 	silent    bool     // requests are never answered
 	refuse    func(path string, n int) *acmeTestProblem
-	invalid   func(name, challenge string) *acmeTestProblem // verdict of a validation
-	lose      func(path string) bool                        // the answer is lost after the deed
+	invalid   func(name, challenge string) *acmeTestProblem // result of a validation
+	lose      func(path string) bool                        // the request is carried out, but its answer is lost
 	replacing *acmeTestProblem                              // answer to an order that replaces a certificate
 	revoking  *acmeTestProblem                              // answer to a revocation
 	revoked   []string
@@ -73,7 +73,7 @@ type acmeTestOrder struct {
 	profile  string
 	replaces string
 	status   string
-	authz    string       // status, of all
+	authz    string       // status of all authorizations
 	proved   map[int]bool // by index of names
 	tokens   map[string]string
 	bad      int    // index of the name that failed
@@ -109,7 +109,7 @@ func (c *acmeTestCA) asked(path string) (n int) {
 	return c.count(path)
 }
 
-// count is asked for who holds c.mu.
+// count is asked for callers that hold c.mu.
 func (c *acmeTestCA) count(path string) (n int) {
 	for _, r := range c.requests {
 		if r == path {
@@ -294,7 +294,7 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 	}
 }
 
-// refuseOrders has the CA answer every order with a problem.
+// refuseOrders makes the CA answer every order with a problem.
 func (c *acmeTestCA) refuseOrders(problem acmeTestProblem) {
 	c.refuse = func(path string, _ int) *acmeTestProblem {
 		if path != "/new-order" {
@@ -358,7 +358,7 @@ func (c *acmeTestCA) order(o *acmeTestOrder) map[string]any {
 	var authzs []string
 	for i, name := range o.names {
 		ids = append(ids, map[string]string{"type": "dns", "value": name})
-		authzs = append(authzs, fmt.Sprintf("%s/authz/%d/%d", c.url, o.id, len(o.names)-1-i)) // in another order
+		authzs = append(authzs, fmt.Sprintf("%s/authz/%d/%d", c.url, o.id, len(o.names)-1-i)) // in a different order
 	}
 	m := map[string]any{
 		"status": o.status, "identifiers": ids, "authorizations": authzs,
@@ -389,7 +389,7 @@ func (c *acmeTestCA) authz(o *acmeTestOrder, index int) map[string]any {
 	return map[string]any{"status": status, "identifier": map[string]string{"type": "dns", "value": o.names[index]}, "challenges": challenges}
 }
 
-// validate asks the gates, as a CA does, for the answer to a challenge.
+// validate asks the gates for the answer to a challenge, as a CA does.
 func (c *acmeTestCA) validate(o *acmeTestOrder, index int, challenge, want string) {
 	name := o.names[index]
 	var problem *acmeTestProblem
@@ -464,7 +464,7 @@ func (j acmeTestJWS) signed(key *acmeTestKey) bool {
 	return len(sig) == 64 && ecdsa.Verify(key.pub, sum[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:]))
 }
 
-// changeKey gives the account of key another one (RFC 8555, section 7.3.5).
+// changeKey replaces the key of an account (RFC 8555, section 7.3.5).
 func (c *acmeTestCA) changeKey(url string, key *acmeTestKey, payload []byte) *acmeTestProblem {
 	var jws acmeTestJWS
 	var head acmeTestHead
@@ -541,7 +541,7 @@ func decode64(s string) []byte {
 	return b
 }
 
-// prove does what a CA's validation does, with one gate.
+// prove does a CA's validation with one gate.
 func (g *acmeTestGate) prove(name, challenge, token, want string) error {
 	if challenge == "http-01" {
 		w := httptest.NewRecorder()

@@ -9,13 +9,14 @@ import (
 	"wssgate/demo/minica"
 )
 
-// The chain that ends at the preferred issuer is taken if the CA offers it. Otherwise, and
-// whatever the CA answers, the certificate is served with its default chain.
+// The chain that ends at the preferred issuer is used if the CA offers it.
+// Otherwise, and whatever the CA answers, the certificate is served with its
+// default chain.
 func TestACMEPreferredChain(t *testing.T) {
 	for _, tt := range []struct {
 		chain string
 		lose  string // path without an answer
-		want  string // issuer where the chain in use ends
+		want  string // issuer of the last certificate in the chain
 		says  string // warning; empty: none
 	}{
 		{"", "", "acme test root", ""},

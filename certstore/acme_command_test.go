@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Renew has a certificate replaced at once, up to three times a day, and whatever the
-// back-off says.
+// Renew replaces a certificate at once, up to three times a day, and ignores
+// the back-off.
 func TestACMERenew(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -20,7 +20,7 @@ func TestACMERenew(t *testing.T) {
 			if err := g.Renew("CHAT.example.org."); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(time.Second) // not until the next look at the cache
+			time.Sleep(time.Second) // before the next look at the cache
 			synctest.Wait()
 			if ca.ordered() != i+2 || g.cert(name) == first {
 				t.Fatalf("%d orders after %d wishes", ca.ordered(), i+1)
@@ -54,7 +54,8 @@ func TestACMERenew(t *testing.T) {
 	})
 }
 
-// Retry ends a back-off, also that of the account, and says where there is none.
+// Retry ends a back-off, including the account's. It returns an error if there
+// is none.
 func TestACMERetry(t *testing.T) {
 	for _, problem := range []acmeTestProblem{
 		{Type: "malformed", Detail: "no", Status: 400},
@@ -90,8 +91,8 @@ func TestACMERetry(t *testing.T) {
 	}
 }
 
-// Revoke has the certificate in use revoked, and replaced, on all gates; if the CA
-// refuses, nothing changes.
+// Revoke revokes the current certificate and replaces it on all gates. If the
+// CA refuses, nothing changes.
 func TestACMERevoke(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

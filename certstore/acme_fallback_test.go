@@ -14,7 +14,7 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// newACMEFallback makes a gate with two CAs.
+// newACMEFallback returns a gate with two CAs.
 func newACMEFallback(t *testing.T, dir string, edit func(*ACMEOptions)) (first, second *acmeTestCA, g *acmeTestGate) {
 	t.Helper()
 	first, second = newACMETestCA(t), newACMETestCA(t)
@@ -41,8 +41,8 @@ func acmeFallbackGate(t *testing.T, first, second *acmeTestCA, dir string, edit 
 	return g
 }
 
-// The second CA is asked if the first fails for a reason of its own, and not if it is the
-// names'.
+// The second CA is asked if the first one fails for a reason of its own, and
+// not if the names are the reason.
 func TestACMEFallback(t *testing.T) {
 	problem := func(path string, p acmeTestProblem) func(*acmeTestCA) {
 		return func(ca *acmeTestCA) {
@@ -85,7 +85,7 @@ func TestACMEFallback(t *testing.T) {
 				defer g.Close()
 				tt.first(first)
 				g.Start()
-				time.Sleep(4 * time.Minute) // a request that is not answered takes its time
+				time.Sleep(4 * time.Minute) // a request without an answer takes its full timeout
 				synctest.Wait()
 				want := ""
 				switch {
@@ -112,8 +112,9 @@ func TestACMEFallback(t *testing.T) {
 	}
 }
 
-// A certificate of the second CA is kept, revoked and asked about there, after a restart
-// as well; its renewal asks the first one. Each CA has an account with a key of its own.
+// A certificate of the second CA is kept, revoked and checked for renewal
+// there, also after a restart. Its renewal asks the first CA. Each CA has an
+// account with a key of its own.
 func TestACMEFallbackLife(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -165,8 +166,9 @@ func TestACMEFallbackLife(t *testing.T) {
 	})
 }
 
-// If both fail, the error has both reasons, and the next try is when the first of them may
-// be asked; one that wishes to be left alone for a day is.
+// If both CAs fail, the error has both reasons, and the next attempt is due
+// when the first of them accepts orders again. A Retry-After of a day is
+// obeyed.
 func TestACMEFallbackFails(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -198,9 +200,9 @@ func TestACMEFallbackFails(t *testing.T) {
 	})
 }
 
-// What the first CA asks for delays nothing that the second does: while the first refuses
-// the account, or wishes to be left alone, failures at the second one are counted, logged
-// and tried again as those of a single CA.
+// The first CA's delays do not affect the second CA. While the first refuses
+// the account or has set a Retry-After, failures at the second are counted,
+// logged and retried like those of a single CA.
 func TestACMEFallbackAlone(t *testing.T) {
 	account := acmeTestProblem{Type: "rateLimited", Detail: "too many new orders for this account", Status: 429, retryAfter: "28800"}
 	names := acmeTestProblem{Type: "rateLimited", Detail: "too many certificates already issued", Status: 429, retryAfter: "28800"}
@@ -227,7 +229,7 @@ func TestACMEFallbackAlone(t *testing.T) {
 				}
 				g.Start()
 				time.Sleep(time.Second)
-				if err := g.SetNames([]string{"chat.example.org", "other.example.org"}); err != nil { // the first CA refuses its account already
+				if err := g.SetNames([]string{"chat.example.org", "other.example.org"}); err != nil { // the first CA already refuses its account
 					t.Fatal(err)
 				}
 				time.Sleep(10 * time.Minute)
@@ -257,8 +259,8 @@ func TestACMEFallbackAlone(t *testing.T) {
 	}
 }
 
-// Failures belong to the CAs that were asked: a fallback that is added because of an outage
-// is asked at once.
+// Failures belong to the CAs that were asked: a fallback that is added during
+// an outage is asked at once.
 func TestACMEFallbackAdded(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -280,7 +282,8 @@ func TestACMEFallbackAdded(t *testing.T) {
 	})
 }
 
-// Which failures are the CA's own, beside those that a CA in a test can give.
+// These failures are the CA's own; the CA in the tests cannot produce all of
+// them.
 func TestACMECAsFault(t *testing.T) {
 	problem := func(kind string, status int) *acme.Error {
 		return &acme.Error{ProblemType: "urn:ietf:params:acme:error:" + kind, StatusCode: status, Detail: kind}

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// Only a folder of the gate's own is taken for a cache; others are left as they are.
+// Only a folder that belongs to the gate is accepted as a cache. Others are not
+// changed.
 func TestACMECacheOwn(t *testing.T) {
 	key := "-----BEGIN EC PRIVATE KEY-----\n"
 	cert := func(name string) string {
@@ -23,8 +24,8 @@ func TestACMECacheOwn(t *testing.T) {
 	for _, tt := range []struct {
 		what  string
 		mode  os.FileMode
-		files map[string]string // a folder where the content is "/"
-		want  string            // "": taken
+		files map[string]string // by name; "/" as the content makes a folder
+		want  string            // "": accepted
 	}{
 		{"empty", 0o755, nil, ""},
 		{"a new volume", 0o777, map[string]string{"lost+found": "/"}, ""},
@@ -89,7 +90,8 @@ func TestACMECacheOwn(t *testing.T) {
 	}
 }
 
-// The cache and the directory of certificates are two folders, by whatever path.
+// The cache and the certificate directory must be separate folders, by whatever
+// path.
 func TestACMECacheApart(t *testing.T) {
 	base := t.TempDir()
 	certs := filepath.Join(base, "x", "certs")
@@ -111,7 +113,7 @@ func TestACMECacheApart(t *testing.T) {
 		{"link/new", "x/certs", true},
 		{"x/certs", "link", true},
 		{"outer", "link", true},
-		{"new", "new/certs", true}, // neither exists
+		{"new", "new/certs", true}, // both are missing
 		{"x/certs2", "x/certs", false},
 		{"x/..certs", "x/certs", false},
 		{"other", "link", false},
@@ -139,7 +141,7 @@ func TestACMECacheApart(t *testing.T) {
 	}
 }
 
-// What can't be made is said before.
+// A cache that cannot be created is reported in advance.
 func TestACMECacheMissing(t *testing.T) {
 	dir := t.TempDir()
 	if err := ACMECacheProblem(t.Context(), filepath.Join(dir, "a", "b"), ""); err != nil {
@@ -152,8 +154,8 @@ func TestACMECacheMissing(t *testing.T) {
 	}
 }
 
-// A cache that cannot be written is a problem at once, though nothing is due for
-// weeks; it ends when it can be.
+// A cache that is not writable is a problem at once, even if no renewal is due
+// for weeks. The problem ends when the cache is writable.
 func TestACMECacheProblem(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -172,7 +174,7 @@ func TestACMECacheProblem(t *testing.T) {
 			t.Errorf("CacheProblem = %v, %v; want the file, and when", err, since)
 		}
 		time.Sleep(3 * acmeCacheLook)
-		os.Remove(mark) // and it is not made anew: the volume may be gone
+		os.Remove(mark) // and is not recreated: the volume may be unmounted
 		time.Sleep(acmeCacheLook)
 		synctest.Wait()
 		if _, err := g.CacheProblem(); !errors.Is(err, os.ErrNotExist) {

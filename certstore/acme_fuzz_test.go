@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// What a request can make the gate read is a file in the cache folder, and an
-// answer to a challenge.
+// A request can only make the gate read an answer to a challenge in the cache
+// folder.
 func FuzzACMEIsAnswer(f *testing.F) {
 	for _, s := range []string{"chat.example.org+token", "tok-EN_1+http-01", "../x+token", "a/b+http-01", "acme_account+key", "+token", "x.y+lease+token"} {
 		f.Add(s)
@@ -28,7 +28,7 @@ func FuzzACMEIsAnswer(f *testing.F) {
 	})
 }
 
-// What a CA says becomes one printable line of bounded length.
+// A CA's text becomes one printable line of bounded length.
 func FuzzACMELine(f *testing.F) {
 	f.Add("Fetching http://x/: Connection\r\nrefused\x1b[0m")
 	f.Add(strings.Repeat("ä", 600))

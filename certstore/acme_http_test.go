@@ -14,7 +14,7 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// A nonce that the CA refuses is replaced, without a failure.
+// A nonce that the CA rejects is replaced, and does not count as a failure.
 func TestACMERefusedNonces(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -36,7 +36,8 @@ func TestACMERefusedNonces(t *testing.T) {
 	})
 }
 
-// A CA that stumbles is asked again soon; one that lies down is a failure.
+// A CA with a brief error is soon asked again. A CA that stays down is a
+// failure.
 func TestACMEServerErrors(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -66,8 +67,8 @@ func TestACMEServerErrors(t *testing.T) {
 	})
 }
 
-// A CA that is overloaded is asked again when it says, if that is a moment away;
-// else not before the next order.
+// An overloaded CA is asked again after its Retry-After if that is short, and
+// otherwise not before the next order.
 func TestACMEOverloaded(t *testing.T) {
 	for _, tt := range []struct {
 		retryAfter  string
@@ -93,7 +94,7 @@ func TestACMEOverloaded(t *testing.T) {
 	}
 }
 
-// A CA that does not answer costs one request's deadline.
+// A CA that does not answer costs the timeout of one request.
 func TestACMESilentCA(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -109,7 +110,7 @@ func TestACMESilentCA(t *testing.T) {
 	})
 }
 
-// A CA that forgot the account (a private one whose database was lost) gets it
+// A CA that has lost the account (a private CA without its database) gets it
 // again at once.
 func TestACMEAccountForgotten(t *testing.T) {
 	dir := t.TempDir()
@@ -127,7 +128,7 @@ func TestACMEAccountForgotten(t *testing.T) {
 	})
 }
 
-// An account that the CA binds to one of its own needs the key that the CA gave.
+// External account binding needs the key from the CA.
 func TestACMEExternalAccountBinding(t *testing.T) {
 	for _, tt := range []struct{ id, key, want string }{
 		{"kid-1", "right key", ""},
@@ -161,7 +162,7 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// No account is made where the operator did not accept the terms; the error
+// Without the operator's consent to the terms, no account is created. The error
 // says where to read them.
 func TestACMETermsNotAccepted(t *testing.T) {
 	dir := t.TempDir()
@@ -183,7 +184,7 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// The header of an answer is bounded as its body is.
+// The size of an answer's header is bounded, like that of its body.
 func TestACMEHeaderLimit(t *testing.T) {
 	ca := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Padding", strings.Repeat("x", acmeMaxHeader))
@@ -198,7 +199,8 @@ func TestACMEHeaderLimit(t *testing.T) {
 	}
 }
 
-// What a CA answers can make the client neither busy, nor late, nor large.
+// No answer of a CA makes the client loop, wait too long, or use too much
+// memory.
 func TestACMETransport(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
@@ -210,7 +212,7 @@ func TestACMETransport(t *testing.T) {
 			{200, "3", "3"},
 			{200, "-5", ""},           // acme.Client would poll without a pause
 			{200, in(-time.Hour), ""}, // the same
-			{200, "86400", "60"},      // and here sleep until its deadline
+			{200, "86400", "60"},      // and would sleep here until its deadline
 			{200, in(24 * time.Hour), "60"},
 			{200, in(3 * time.Second), "3"},
 			{200, "soon", ""},
@@ -240,7 +242,7 @@ func TestACMETransport(t *testing.T) {
 		err          error
 	}{
 		{200, 2, nil}, {200, acmeMaxBody, nil}, {200, acmeMaxBody + 1, errACMEBody}, {200, 10 * acmeMaxBody, errACMEBody},
-		{500, 0, nil}, {500, 10 * acmeMaxBody, nil}, // its status is what matters
+		{500, 0, nil}, {500, 10 * acmeMaxBody, nil}, // the status is what matters
 	} {
 		res, err := acmeTransport{roundTrip(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: tt.status, Body: io.NopCloser(strings.NewReader(strings.Repeat(" ", max(tt.size-2, 0)) + "{}"))}, nil
@@ -256,7 +258,7 @@ func TestACMETransport(t *testing.T) {
 	}
 }
 
-// Errors of a CA become one printable line of bounded length.
+// A CA's errors become one printable line of bounded length.
 func TestACMEWords(t *testing.T) {
 	problem := &acme.Error{StatusCode: 400, ProblemType: "urn:ietf:params:acme:error:orderNotReady", Detail: "wait"}
 	for _, tt := range []struct {

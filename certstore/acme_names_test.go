@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// served returns a certificate in service for a name, as a Store would find it.
+// served returns a certificate in use for a name, as a Store would find it.
 func (g *acmeTestGate) served(name string) *x509.Certificate {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -25,8 +25,8 @@ func (g *acmeTestGate) served(name string) *x509.Certificate {
 	return best
 }
 
-// Several names have one certificate, one order and one renewal; each is validated for
-// itself, here by a gate that has not ordered.
+// Several names share one certificate, one order and one renewal. Each name is
+// validated, here by a gate that did not order.
 func TestACMETogether(t *testing.T) {
 	for _, challenge := range []string{"tls-alpn-01", "http-01"} {
 		dir := t.TempDir()
@@ -70,8 +70,8 @@ func TestACMETogether(t *testing.T) {
 	}
 }
 
-// If one of several names is not validated, the error says which; nothing is obtained,
-// and nothing stays behind.
+// If the validation of one of several names fails, the error names it. No
+// certificate is obtained, and no files remain.
 func TestACMETogetherFails(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -108,9 +108,9 @@ func TestACMETogetherFails(t *testing.T) {
 	})
 }
 
-// Another list of names is ordered anew, and until it is there each name is served from
-// what the cache has, across a reload and a restart. Failures of another list do not
-// count. What stays the same is not ordered again.
+// A changed list of names gets a new order. Until it succeeds, each name is
+// served from the cache, also after a reload and a restart. Failures of another
+// list do not count. Unchanged lists are not ordered again.
 func TestACMENamesChange(t *testing.T) {
 	one := func(names ...string) []string { return names }
 	for _, tt := range []struct {
@@ -126,7 +126,7 @@ func TestACMENamesChange(t *testing.T) {
 		{"the first is gone", nil, [][]string{one("a", "b", "c")}, nil, [][]string{one("b", "c")}, 1},
 		{"another order", nil, [][]string{one("a", "b")}, nil, [][]string{one("b", "a")}, 1},
 		{"from single ones", one("a", "b", "c"), nil, one("c"), [][]string{one("b", "a")}, 1},
-		{"to single ones", nil, [][]string{one("a", "b", "c")}, one("a", "b", "c"), nil, 2}, // a's file will do
+		{"to single ones", nil, [][]string{one("a", "b", "c")}, one("a", "b", "c"), nil, 2}, // a's file is sufficient
 		{"mixed", nil, [][]string{one("a", "b"), one("c", "d")}, nil, [][]string{one("b", "c"), one("d", "a")}, 2},
 		{"the same", one("x"), [][]string{one("a", "b")}, one("x"), [][]string{one("a", "b")}, 0},
 	} {
@@ -203,8 +203,8 @@ func TestACMENamesChange(t *testing.T) {
 	}
 }
 
-// A name's own file that has expired since the name went into a list does not replace the
-// list's certificate when the name leaves the list again.
+// A name's own file that expired while the name was in a list does not replace
+// the list's certificate when the name leaves the list.
 func TestACMENamesExpiredFile(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		dir := t.TempDir()
@@ -280,8 +280,8 @@ func TestACMENamesFailures(t *testing.T) {
 	})
 }
 
-// Two gates with two lists on one cache, as in a rollout that does not end, do not order
-// in turns, and the longer list stays served.
+// Two gates with different lists on one cache, as in an unfinished rollout, do
+// not order alternately. The longer list stays in use.
 func TestACMENamesRollout(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -297,7 +297,7 @@ func TestACMENamesRollout(t *testing.T) {
 		defer next.Close()
 		next.Start()
 		time.Sleep(time.Hour)
-		again := newACMETestGate(t, ca, dir, list("a.example.org", "b.example.org")) // a restart of the old one
+		again := newACMETestGate(t, ca, dir, list("a.example.org", "b.example.org")) // a restart of the old gate
 		defer again.Close()
 		again.Start()
 		for range 60 {
@@ -312,7 +312,7 @@ func TestACMENamesRollout(t *testing.T) {
 	})
 }
 
-// Lists that cannot be are refused.
+// Invalid lists are refused.
 func TestACMETogetherRefused(t *testing.T) {
 	_, err := NewACME(ACMEOptions{Names: []string{"a.example.org"}, Together: [][]string{{"b.example.org", "*.example.org"}, {"A.example.org"}, {"b.example.org."}}})
 	for _, want := range []string{`name "*.example.org": a wildcard`, `name "A.example.org": is listed twice`, `name "b.example.org.": is listed twice`} {

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// Whatever comes in place of a CA's answer, the error is one line that says who was
-// asked, what came, and what it looks like.
+// Whatever arrives instead of a CA's answer, the error is one line with the
+// URL, the answer and its likely cause.
 func TestACMENoAnswer(t *testing.T) {
 	page := func(status int, kind, body string) func(*http.Request) (*http.Response, error) {
 		return func(r *http.Request) (*http.Response, error) {
@@ -29,7 +29,7 @@ func TestACMENoAnswer(t *testing.T) {
 	dial := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
 	for _, tt := range []struct {
 		name   string
-		path   string // that is not answered; the CA answers others
+		path   string // of the request without a valid answer; the CA answers others
 		answer func(*http.Request) (*http.Response, error)
 		want   []string
 	}{
@@ -88,12 +88,12 @@ func TestACMENoAnswer(t *testing.T) {
 	}
 }
 
-// acmeTorn is a body that ends too early.
+// acmeTorn is a body that ends early.
 type acmeTorn struct{}
 
 func (acmeTorn) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-// A CA that never comes to an end with a validation, or with an order, is said to.
+// A CA that never completes a validation or an order is named in the error.
 func TestACMENeverDone(t *testing.T) {
 	for path, want := range map[string]string{
 		"/authz/1/0": `the CA's validation of the name at "https://ca.test/authz/1/0": not done when the 5m0s for the order were over; it looks like an outage of the CA`,

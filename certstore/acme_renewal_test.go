@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// The name of a certificate is that of the example in RFC 9773, section 4.1.
+// The certificate identifier matches the example in RFC 9773, section 4.1.
 func TestACMECertID(t *testing.T) {
 	aki := []byte{0x69, 0x88, 0x5B, 0x6B, 0x87, 0x46, 0x40, 0x41, 0xE1, 0xB3, 0x7B, 0x84, 0x7B, 0xA0, 0xAE, 0x2C, 0xDE, 0x01, 0xC8, 0xD4}
 	for _, tt := range []struct {
@@ -33,12 +33,13 @@ func TestACMECertID(t *testing.T) {
 	}
 }
 
-// acmeWindow is a RenewalInfo object.
+// acmeWindow returns a RenewalInfo object.
 func acmeWindow(start, end time.Time, more string) string {
 	return fmt.Sprintf(`{"suggestedWindow":{"start":%q,"end":%q}%s}`, start.UTC().Format(time.RFC3339Nano), end.UTC().Format(time.RFC3339Nano), more)
 }
 
-// What is no window is refused; what is no page for people is left out.
+// An invalid window is rejected. An explanation that is not a web page is
+// omitted.
 func TestACMEParseRenewal(t *testing.T) {
 	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, tt := range []struct {
@@ -71,7 +72,7 @@ func TestACMEParseRenewal(t *testing.T) {
 	}
 }
 
-// Whatever a CA answers, the moment lies in the window, and is the same again.
+// Whatever a CA answers, the moment is in the window, and is always the same.
 func FuzzACMEParseRenewal(f *testing.F) {
 	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	f.Add([]byte(acmeWindow(from, from.Add(48*time.Hour), `,"explanationURL":"https://ca.test/why"`)))
@@ -93,8 +94,7 @@ func FuzzACMEParseRenewal(f *testing.F) {
 	})
 }
 
-// A certificate is renewed at one moment in the window, which another certificate, or
-// another window, does not have.
+// Each certificate and each window has its own moment of renewal.
 func TestACMERenewalMoment(t *testing.T) {
 	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	r := ACMERenewal{Start: from, End: from.Add(48 * time.Hour)}
@@ -113,15 +113,15 @@ func TestACMERenewalMoment(t *testing.T) {
 	}
 }
 
-// The gate obeys a window that is earlier and one that is later than it would renew
-// itself, though not one that is too late; one in the past at once, up to three times a
-// day.
+// The gate obeys a window that is earlier or later than its own schedule, but
+// not one that is too late. A window in the past is obeyed at once, up to three
+// times a day.
 func TestACMERenewalWindow(t *testing.T) {
 	const day = 24 * time.Hour
 	for _, tt := range []struct {
 		name        string
 		start, end  time.Duration // since the certificate was issued
-		least, most time.Duration // when it is renewed
+		least, most time.Duration // when the certificate is renewed
 	}{
 		{"earlier", 20 * day, 22 * day, 20 * day, 22 * day},
 		{"later", 70 * day, 71 * day, 70 * day, 71 * day},
@@ -164,7 +164,8 @@ func TestACMERenewalWindow(t *testing.T) {
 	}
 }
 
-// A CA that always has a window in the past gets three orders a day more than the first.
+// A CA whose windows are always in the past gets three orders a day in addition
+// to the first.
 func TestACMERenewalAlwaysPast(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -192,7 +193,7 @@ func TestACMERenewalAlwaysPast(t *testing.T) {
 // acmeSeldom is for tests that take months.
 func acmeSeldom(o *ACMEOptions) { o.Poll = 3 * time.Hour }
 
-// The CA is asked as often as it says, within bounds.
+// The CA is asked as often as its Retry-After requests, within bounds.
 func TestACMERenewalAsked(t *testing.T) {
 	for _, tt := range []struct {
 		after string
@@ -227,8 +228,9 @@ func TestACMERenewalAsked(t *testing.T) {
 	}
 }
 
-// A CA that fails to answer changes nothing: the certificate is renewed by its dates,
-// and an early window that was known stays so. It is asked less and less often.
+// A CA that fails to answer changes nothing: the certificate is renewed by its
+// dates, and a known early window stays in force. The CA is asked less and less
+// often.
 func TestACMERenewalFails(t *testing.T) {
 	const day = 24 * time.Hour
 	big := strings.Repeat(" ", acmeMaxBody) + "{}"
@@ -246,7 +248,7 @@ func TestACMERenewalFails(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ca, asked, began := newACMETestCA(t), 0, time.Now()
 				ca.renewal = func(id string) (int, string, string) {
-					if asked++; asked > 1 { // the first is a window later than the gate would renew
+					if asked++; asked > 1 { // the first answer is a window later than the gate's own schedule
 						return answer(id)
 					}
 					return 200, "86400", acmeWindow(began.Add(80*day), began.Add(81*day), "")
@@ -270,7 +272,7 @@ func TestACMERenewalFails(t *testing.T) {
 	}
 }
 
-// A CA that is silent holds up neither renewals nor other names.
+// A CA that does not answer delays neither renewals nor other names.
 func TestACMERenewalSilent(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -295,15 +297,16 @@ func TestACMERenewalSilent(t *testing.T) {
 			t.Errorf("%d orders in 62 days; want six", n)
 		}
 		began := time.Now()
-		g.Close() // while it is asked
+		g.Close() // during a request
 		if took := time.Since(began); took > acmeGoodbye {
 			t.Errorf("Close took %v", took)
 		}
 	})
 }
 
-// An order whose certificate the CA does not let it replace is made without: by another
-// account, perhaps, or replaced already, which says nothing of the account.
+// If the CA refuses to let an order replace a certificate, the order is
+// repeated without that field. The certificate may belong to another account or
+// may have been replaced already; the account itself is not at fault.
 func TestACMEReplacesRefused(t *testing.T) {
 	for _, problem := range []acmeTestProblem{
 		{Type: "alreadyReplaced", Detail: "replaced by an order of this account", Status: 409},
@@ -342,7 +345,8 @@ func TestACMEReplacesRefused(t *testing.T) {
 	}
 }
 
-// Without renewal information the directory is read once a day, and no failure is said.
+// Without renewal information, the directory is read once a day, and no failure
+// is reported.
 func TestACMERenewalNotOffered(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -361,7 +365,7 @@ func TestACMERenewalNotOffered(t *testing.T) {
 	})
 }
 
-// A certificate of another CA is none of this one's business.
+// A CA is not asked about another CA's certificate.
 func TestACMERenewalOfAnotherCA(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

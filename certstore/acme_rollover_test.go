@@ -19,8 +19,8 @@ func acmeFileOf(dir, name string) []byte {
 	return data
 }
 
-// A rollover leaves one account, with another key, for all gates; their next orders
-// count no failure, nor does one that is under way meanwhile.
+// After a rollover, all gates use the same account with the new key. Neither
+// their next orders nor an order in progress count a failure.
 func TestACMERollover(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -29,7 +29,7 @@ func TestACMERollover(t *testing.T) {
 		defer other.Close()
 		other.Start()
 		time.Sleep(time.Minute)
-		if err := other.Renew("chat.example.org"); err != nil { // so that it knows the account, too
+		if err := other.Renew("chat.example.org"); err != nil { // makes the other gate use the account, too
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
@@ -37,7 +37,7 @@ func TestACMERollover(t *testing.T) {
 
 		changing := false
 		ca.set(func() {
-			ca.invalid = func(string, string) *acmeTestProblem { // an order is under way
+			ca.invalid = func(string, string) *acmeTestProblem { // an order is in progress
 				if !changing {
 					changing = true
 					ca.mu.Unlock()
@@ -77,8 +77,8 @@ func TestACMERollover(t *testing.T) {
 	})
 }
 
-// Whatever is left of a rollover that was interrupted, the account goes on with the key
-// that the CA has; nothing makes a second account.
+// Whatever an interrupted rollover leaves, the account continues with the key
+// that the CA has. No second account is created.
 func TestACMERolloverInterrupted(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -142,8 +142,8 @@ func acmeWrite(t *testing.T, dir, name string, data []byte) {
 	}
 }
 
-// If the CA's answer is lost, the CA is asked which key it has. If it says nothing, both
-// keys stay until it does. If it refuses, nothing changes.
+// If the CA's answer is lost, the CA is asked which key it has. Both keys stay
+// until it answers. If it refuses the change, nothing changes.
 func TestACMERolloverUnanswered(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -190,7 +190,7 @@ func TestACMERolloverUnanswered(t *testing.T) {
 		if err := g.Renew("chat.example.org"); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(2 * time.Minute) // a CA that has not answered is left to it for one
+		time.Sleep(2 * time.Minute) // the CA gets a minute to finish
 		synctest.Wait()
 		if third := acmeFileOf(dir, acmeAccountFile); bytes.Equal(second, third) || acmeFileOf(dir, acmeAccountFile+acmeNextSuffix) != nil {
 			t.Error("the CA is back, and has the new key; the cache has not")
@@ -201,8 +201,8 @@ func TestACMERolloverUnanswered(t *testing.T) {
 	})
 }
 
-// A CA that does the change long after the request has been given up, and after it was
-// asked for the account, does not cost the account.
+// A CA that changes the key long after the request has timed out, and after a
+// query for the account, does not cost the account.
 func TestACMERolloverLate(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -229,7 +229,7 @@ func TestACMERolloverLate(t *testing.T) {
 		if _, err := g.Rollover(ctx); err == nil || !strings.Contains(err.Error(), "may be another one now; both are kept") || !strings.HasSuffix(err.Error(), "; then it still had the old one") {
 			t.Errorf("Rollover = %v; want that it is not known", err)
 		}
-		for range 2 { // while the CA is at it, and afterwards
+		for range 2 { // during the change, and afterwards
 			if err := g.Renew("chat.example.org"); err != nil {
 				t.Error(err)
 			}
@@ -248,8 +248,8 @@ func TestACMERolloverLate(t *testing.T) {
 	})
 }
 
-// A gate that knows the account goes on with the key that the CA has, though the gate that
-// changed it never learned so and is gone.
+// A gate that uses the account continues with the CA's key, even if the gate
+// that changed it died before it learned the result.
 func TestACMERolloverOpen(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -279,7 +279,7 @@ func TestACMERolloverOpen(t *testing.T) {
 	})
 }
 
-// Without an account there is nothing to roll over.
+// A rollover without an account is an error.
 func TestACMERolloverWithoutAccount(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// A certificate is renewed when a third of its life is left, one that lives 10
-// days or less when half is left, each up to a twentieth of that later.
+// A certificate is renewed when a third of its life is left. At 10 days or
+// less, it is renewed when half is left. Up to a twentieth of the rest is
+// added.
 func TestACMERenewAt(t *testing.T) {
 	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	const day = 24 * time.Hour
@@ -17,7 +18,7 @@ func TestACMERenewAt(t *testing.T) {
 		{398 * day, 398 * day * 2 / 3, 398*day*2/3 + 160*time.Hour},
 		{10*day + time.Hour, (10*day + time.Hour) * 2 / 3, (10*day+time.Hour)*2/3 + 5*time.Hour},
 		{10 * day, 5 * day, 5*day + 6*time.Hour},
-		{160 * time.Hour, 80 * time.Hour, 84 * time.Hour}, // Let's Encrypt's short-lived
+		{160 * time.Hour, 80 * time.Hour, 84 * time.Hour}, // Let's Encrypt's short-lived profile
 		{time.Hour, 30 * time.Minute, 31*time.Minute + 30*time.Second},
 		{0, 0, 0},
 	} {
@@ -55,13 +56,13 @@ func TestACMEBackoff(t *testing.T) {
 		{6, 0, 0, 243 * time.Minute, 292 * time.Minute},
 		{7, 0, 0, 12 * time.Hour * 4 / 5, 12 * time.Hour},
 		{1000000, 0, 0, 12 * time.Hour * 4 / 5, 12 * time.Hour},
-		// A certificate is at stake.
+		// With a certificate to renew.
 		{1, 720 * time.Hour, 0, time.Minute, 72 * time.Second},
 		{9, 720 * time.Hour, 0, 12 * time.Hour * 4 / 5, 12 * time.Hour},
 		{9, 8 * time.Hour, 0, 2 * time.Hour, 144 * time.Minute},
 		{9, time.Minute, 0, 15 * time.Minute, 18 * time.Minute},
 		{9, -time.Hour, 0, 12 * time.Hour * 4 / 5, 12 * time.Hour},
-		// The CA asks.
+		// With a Retry-After from the CA.
 		{1, 0, time.Second, time.Minute, 72 * time.Second},
 		{1, 0, time.Hour, time.Hour, 72 * time.Minute},
 		{9, time.Hour, 2 * time.Hour, 2 * time.Hour, 144 * time.Minute},
@@ -82,7 +83,7 @@ func TestACMEBackoff(t *testing.T) {
 	}
 }
 
-// A record binds the gate that reads it only as far as it makes sense.
+// A record binds the gate that reads it only within plausible limits.
 func TestACMERecordWait(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, tt := range []struct {
@@ -92,10 +93,10 @@ func TestACMERecordWait(t *testing.T) {
 	}{
 		{0, time.Hour, 0},         // nothing failed
 		{1, time.Hour, time.Hour}, // the plain case
-		{1, -time.Hour, 0},        // over
+		{1, -time.Hour, 0},        // in the past
 		{7, 12 * time.Hour, 12 * time.Hour},
-		{7, 12*time.Hour + 5*time.Minute, 12*time.Hour + 5*time.Minute}, // of a gate whose clock is ahead of ours
-		{7, 14 * time.Hour, 0}, // no back-off is so long: somebody's clock was wrong
+		{7, 12*time.Hour + 5*time.Minute, 12*time.Hour + 5*time.Minute}, // from a gate whose clock is ahead
+		{7, 14 * time.Hour, 0}, // longer than any back-off: a clock was wrong
 		{1, 40 * 365 * 24 * time.Hour, 0},
 	} {
 		r := acmeRecord{Failures: tt.failures, Next: now.Add(tt.next)}

@@ -1,6 +1,7 @@
 package certstore
 
-// Several gates on one cache folder; a cache that fails; a clock that jumps.
+// These tests cover several gates on one cache folder, a failing cache, and a
+// clock that jumps.
 
 import (
 	"crypto/ecdsa"
@@ -19,8 +20,8 @@ import (
 	"wssgate/files"
 )
 
-// Two gates order each certificate once, at first and at each renewal, answer
-// each other's challenges, and both serve what one of them obtained.
+// Two gates order each certificate once, at first and at each renewal. They
+// answer each other's challenges, and both serve the certificate.
 func TestACMETwoGates(t *testing.T) {
 	for _, challenge := range []string{"tls-alpn-01", "http-01"} {
 		t.Run(challenge, func(t *testing.T) {
@@ -36,7 +37,7 @@ func TestACMETwoGates(t *testing.T) {
 					defer g.Close()
 					gates = append(gates, g)
 				}
-				// The balancer in front sends each validation to the gate that did
+				// The load balancer sends each validation to the gate that did
 				// not order.
 				ca.gates = []*acmeTestGate{}
 				ca.invalid = func(name, _ string) *acmeTestProblem {
@@ -77,7 +78,8 @@ func TestACMETwoGates(t *testing.T) {
 	}
 }
 
-// Failures are counted for all gates: two do not ask the CA twice as often.
+// Failures are counted for all gates: two gates do not ask the CA twice as
+// often.
 func TestACMETwoGatesBackOffTogether(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -103,8 +105,8 @@ func TestACMETwoGatesBackOffTogether(t *testing.T) {
 	})
 }
 
-// While one gate orders, the other says who; it waits as long as that one
-// lives, and takes over a minute after it died.
+// While one gate orders, the other names it in its status. It waits as long as
+// the first gate is alive, and takes over a minute after its death.
 func TestACMETakesOverFromDeadGate(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -145,8 +147,8 @@ func TestACMETakesOverFromDeadGate(t *testing.T) {
 	})
 }
 
-// A gate that dies in its very first order, while it makes the account's key, leaves two
-// leases. They cost one lease's time together.
+// A gate that dies in its first order, while it creates the account's key,
+// leaves two leases. Together they delay the next gate by one lease.
 func TestACMEDiesInFirstOrder(t *testing.T) {
 	for _, left := range [][]string{{"chat.example.org+lease"}, {"chat.example.org+lease", acmeAccountFile + acmeLeaseSuffix}} {
 		dir := t.TempDir()
@@ -170,8 +172,8 @@ func TestACMEDiesInFirstOrder(t *testing.T) {
 	}
 }
 
-// An owner that was frozen and lost its lease gives up its order, and counts no
-// failure.
+// An owner that was frozen and has lost its lease abandons its order. This does
+// not count as a failure.
 func TestACMELeaseLost(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -200,8 +202,8 @@ func TestACMELeaseLost(t *testing.T) {
 	})
 }
 
-// An empty or torn lease, as a gate leaves that dies while it writes, is one
-// like any other: in force for a minute.
+// An empty or incomplete lease, from a gate that died while writing it, is
+// valid for a minute like any other.
 func TestACMELeaseTorn(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -223,14 +225,13 @@ func TestACMELeaseTorn(t *testing.T) {
 	})
 }
 
-// Of many who want one lease, one has it at any time, also where it is taken
-// over from a dead owner.
+// Only one of many applicants has a lease at any time, also after a dead owner.
 func TestACMELeaseExcludes(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		cache := newACMETestGate(t, newACMETestCA(t), dir, nil)
 		defer cache.Close()
-		os.WriteFile(filepath.Join(dir, "lease"), nil, 0o600) // of a dead owner
+		os.WriteFile(filepath.Join(dir, "lease"), nil, 0o600) // from a dead owner
 		var holders, taken atomic.Int32
 		done := make(chan struct{})
 		for i := range 8 {
@@ -253,7 +254,7 @@ func TestACMELeaseExcludes(t *testing.T) {
 						t.Errorf("%d hold the lease", n)
 					}
 					taken.Add(1)
-					time.Sleep(acmeLeaseTTL * 3 / 2) // beats keep it
+					time.Sleep(acmeLeaseTTL * 3 / 2) // beats renew it
 					holders.Add(-1)
 					l.release()
 					time.Sleep(time.Second)
@@ -269,14 +270,14 @@ func TestACMELeaseExcludes(t *testing.T) {
 	})
 }
 
-// Of two gates that take over from one dead owner, the last to write has the
-// lease; the first sees it and stands back.
+// If two gates take over from a dead owner, the last one to write gets the
+// lease; the first one notices and withdraws.
 func TestACMELeaseTakeOverRace(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		g := newACMETestGate(t, newACMETestCA(t), dir, nil)
 		defer g.Close()
-		os.WriteFile(filepath.Join(dir, "lease"), nil, 0o600) // of a dead owner
+		os.WriteFile(filepath.Join(dir, "lease"), nil, 0o600) // from a dead owner
 		var won [2]bool
 		for i := range won {
 			go func() {
@@ -296,8 +297,8 @@ func TestACMELeaseTakeOverRace(t *testing.T) {
 	})
 }
 
-// A certificate that an operator deletes from the cache is obtained anew, with a
-// new key; the old one is served until then.
+// A certificate that an operator deletes from the cache is replaced, with a new
+// key. The old one is served until then.
 func TestACMEDeletedFromCache(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -323,8 +324,8 @@ func TestACMEDeletedFromCache(t *testing.T) {
 	})
 }
 
-// What deletes it again and again, or writes something else there, is no operator:
-// three times a day it is ordered anew, or the CA's limits would be met.
+// A job that repeatedly deletes or overwrites the file is not an operator. It
+// causes three orders a day at most, which stays below the CA's limits.
 func TestACMEDeletedAgainAndAgain(t *testing.T) {
 	for what, spoil := range map[string]func(path string) error{
 		"deleted":  os.Remove,
@@ -355,8 +356,8 @@ func TestACMEDeletedAgainAndAgain(t *testing.T) {
 	}
 }
 
-// That holds up no renewal: a short-lived certificate is renewed in its time, be
-// its file there or not.
+// Deleting the file does not delay renewals: a short-lived certificate is
+// renewed in time, whether its file exists or not.
 func TestACMEDeletedAndDue(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -377,7 +378,7 @@ func TestACMEDeletedAndDue(t *testing.T) {
 	})
 }
 
-// A certificate that vanishes and comes back is not ordered anew.
+// A certificate that disappears and returns is not ordered again.
 func TestACMEBackInCache(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -407,8 +408,8 @@ func TestACMEBackInCache(t *testing.T) {
 	})
 }
 
-// A failure that the cache did not take is remembered all the same, and written
-// when it can be.
+// A failure that could not be written to the cache is remembered, and written
+// later.
 func TestACMERecordUnwritten(t *testing.T) {
 	g := newACMETestGate(t, newACMETestCA(t), t.TempDir(), nil)
 	defer g.Close()
@@ -433,8 +434,8 @@ func TestACMERecordUnwritten(t *testing.T) {
 	}
 }
 
-// Another gate's file, or one that an operator puts there, is picked up within
-// a poll; a torn one changes nothing but is replaced.
+// A file from another gate or an operator is installed within one Poll. An
+// incomplete file changes nothing, and is replaced.
 func TestACMEPicksUpFiles(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -462,8 +463,8 @@ func TestACMEPicksUpFiles(t *testing.T) {
 	})
 }
 
-// Gates of two configurations, as while a new one is rolled out, each keep to their
-// back-off, though they write one record.
+// Gates with different configurations, as during a rollout, each obey their own
+// back-off, although they write the same record.
 func TestACMETwoCAsBackOff(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -495,8 +496,8 @@ func TestACMETwoCAsBackOff(t *testing.T) {
 	})
 }
 
-// Another CA in the configuration gives all names anew, once; what another CA
-// refused does not hold it up.
+// A new CA in the configuration issues all certificates again, once. Another
+// CA's refusals do not delay it.
 func TestACMEAnotherCA(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -527,7 +528,7 @@ func TestACMEAnotherCA(t *testing.T) {
 		g.Close()
 		g2.Close()
 
-		// Refusals of one CA mean nothing to another.
+		// One CA's refusals do not apply to another.
 		r := acmeRecord{CA: acmeTestURL + "/directory?staging", Failures: 9, Next: time.Now().Add(12 * time.Hour), Err: "no"}
 		os.WriteFile(filepath.Join(dir, "chat.example.org+state"), r.encode(), 0o600)
 		g3 := newACMETestGate(t, real, dir, nil)
@@ -538,8 +539,8 @@ func TestACMEAnotherCA(t *testing.T) {
 	})
 }
 
-// A cache that can be read and not written, or not at all, takes nothing down
-// and makes no orders whose fruit would be lost; it is complained about once.
+// A cache that is read-only or unreadable takes no certificate out of service,
+// and causes no orders whose result would be lost. It is reported once.
 func TestACMECacheBroken(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	synctest.Test(t, func(t *testing.T) {
@@ -569,12 +570,12 @@ func TestACMECacheBroken(t *testing.T) {
 	})
 }
 
-// A cache that hangs, as on a network file system whose server is gone, holds up
-// neither the start nor the end, and what wakes after the end changes nothing.
+// A cache that hangs, such as a network file system without its server, delays
+// neither the start nor Close. Calls that return after Close change nothing.
 func TestACMECacheHangs(t *testing.T) {
 	for _, test := range []struct {
 		name  string
-		close bool // while it hangs
+		close bool // Close while the cache hangs
 	}{{"until it is back", false}, {"until the end", true}} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -616,8 +617,8 @@ func TestACMECacheHangs(t *testing.T) {
 	}
 }
 
-// A folder that is empty all of a sudden is where a volume was mounted: nobody
-// deletes the account, too. Nothing is ordered into it.
+// A folder that is suddenly empty has lost its volume, because an operator
+// would not delete the account as well. No order writes to it.
 func TestACMECacheUnmounted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	synctest.Test(t, func(t *testing.T) {
@@ -644,7 +645,7 @@ func TestACMECacheUnmounted(t *testing.T) {
 	})
 }
 
-// What cannot be read may be a fine certificate: it is not replaced.
+// An unreadable file may be a good certificate, so it is not replaced.
 func TestACMECacheUnreadable(t *testing.T) {
 	dir := t.TempDir()
 	os.WriteFile(filepath.Join(dir, acmeMark), nil, 0o600)
@@ -669,7 +670,8 @@ func TestACMECacheUnreadable(t *testing.T) {
 	})
 }
 
-// A lease that cannot be taken, as on a read-only volume, is said once.
+// A lease that cannot be taken, for instance on a read-only volume, is reported
+// once.
 func TestACMECacheReadOnly(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -699,8 +701,8 @@ func TestACMECacheReadOnly(t *testing.T) {
 	})
 }
 
-// What the cache did not take is served, kept, and written when it can be; it is
-// not ordered again.
+// A certificate that could not be written to the cache is served, kept and
+// written later. It is not ordered again.
 func TestACMECacheFull(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -738,8 +740,8 @@ func TestACMECacheFull(t *testing.T) {
 	})
 }
 
-// A gate that gets the account's lease after another gave it back takes that
-// one's key.
+// A gate that gets the account's lease after another gate has released it uses
+// that gate's key.
 func TestACMEAccountKeyMadeOnce(t *testing.T) {
 	dir := t.TempDir()
 	ca := newACMETestCA(t)
@@ -755,7 +757,7 @@ func TestACMEAccountKeyMadeOnce(t *testing.T) {
 	}
 }
 
-// A damaged account key is an error that names the file; it is not replaced.
+// A damaged account key is an error that names the file. It is not replaced.
 func TestACMEAccountKeyDamaged(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -777,8 +779,8 @@ func TestACMEAccountKeyDamaged(t *testing.T) {
 	})
 }
 
-// A wall clock that jumps takes nothing down: not what is served, and, once it
-// is right again, neither renewals nor retries.
+// A jump of the wall clock takes nothing out of service. Once the clock is
+// right again, it prevents neither renewals nor retries.
 func TestACMEClockJumps(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -792,7 +794,7 @@ func TestACMEClockJumps(t *testing.T) {
 		synctest.Wait()
 		first := g.cert("chat.example.org")
 
-		// 40 years ahead: the CA's own certificate is expired then.
+		// 40 years ahead, the CA's own certificate has expired.
 		ca.set(func() { ca.down = errors.New("x509: certificate has expired or is not yet valid") })
 		jump.Store(int64(40 * 365 * 24 * time.Hour))
 		time.Sleep(24 * time.Hour)
@@ -803,7 +805,8 @@ func TestACMEClockJumps(t *testing.T) {
 		if s := g.one(t); s.State != ACMEExpired || s.Failures == 0 || !strings.Contains(s.Err, "not yet valid") {
 			t.Errorf("status = %+v; want expired and why", s)
 		}
-		// And right again: the record's next try is 40 years away, which binds nobody.
+		// With the right time again, the record's next attempt is 40 years
+		// away, which is ignored.
 		jump.Store(0)
 		ca.set(func() { ca.down = nil })
 		time.Sleep(6 * time.Hour)
@@ -812,7 +815,8 @@ func TestACMEClockJumps(t *testing.T) {
 			t.Errorf("status = %+v; want valid", s)
 		}
 
-		// 30 years back: not valid yet, but no reason to order.
+		// 30 years back, the certificate is not valid yet, which is no reason
+		// to order.
 		orders := ca.ordered()
 		jump.Store(-int64(29 * 365 * 24 * time.Hour))
 		time.Sleep(24 * time.Hour)
@@ -821,7 +825,7 @@ func TestACMEClockJumps(t *testing.T) {
 			t.Error("a clock that is behind led to an order")
 		}
 		jump.Store(0)
-		// Renewal comes in its time, though no timer was set for it.
+		// Renewal happens in time, although no timer was set for it.
 		time.Sleep(62 * 24 * time.Hour)
 		synctest.Wait()
 		if now := g.cert("chat.example.org"); now == first || g.one(t).State != ACMEValid {
@@ -830,16 +834,16 @@ func TestACMEClockJumps(t *testing.T) {
 	})
 }
 
-// A clock that is ahead by so much that each certificate is due when it comes does
-// not drive the gate into the CA's rate limits, nor does a nap of the machine or
-// the right time hold up the renewal after that.
+// If the clock is so far ahead that each certificate is due when it arrives,
+// the gate stays below the CA's rate limits. Neither a machine that sleeps nor
+// the correction of the clock delays the next renewal.
 func TestACMEClockAhead(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		const poll = time.Hour
 		var jump atomic.Int64
 		ca := newACMETestCA(t)
-		ca.lifetime = 160 * time.Hour // Let's Encrypt's short-lived
+		ca.lifetime = 160 * time.Hour // Let's Encrypt's short-lived profile
 		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) {
 			o.Poll, o.wall = poll, func() time.Time { return time.Now().Add(time.Duration(jump.Load())) }
 		})
@@ -858,7 +862,7 @@ func TestACMEClockAhead(t *testing.T) {
 		if g.cert("chat.example.org") == last {
 			t.Error("not renewed once the clock was right")
 		}
-		// The machine sleeps for longer than the new one lives.
+		// The machine sleeps for longer than the new certificate's lifetime.
 		last = g.cert("chat.example.org")
 		jump.Store(int64(time.Until(last.Leaf.NotAfter) + time.Minute))
 		ca.set(func() { ca.lifetime = 1000 * time.Hour })
@@ -870,7 +874,7 @@ func TestACMEClockAhead(t *testing.T) {
 	})
 }
 
-// A CA that gives certificates which are due at once is not asked at once.
+// A CA whose certificates are due on arrival is not asked again at once.
 func TestACMEDueAtOnce(t *testing.T) {
 	for _, tt := range []struct {
 		lifetime, backdate time.Duration
@@ -898,9 +902,9 @@ func TestACMEDueAtOnce(t *testing.T) {
 	}
 }
 
-// A cache that answers slowly holds up a start for files.Patience in all, however
-// many names there are, and a Commit for nothing; the rest is installed when it is
-// read. The same where it hangs.
+// A slow cache delays a start by files.Patience in all, whatever the number of
+// names, and does not delay Commit. The other certificates are installed when
+// they have been read. The same holds for a cache that hangs.
 func TestACMESlowCache(t *testing.T) {
 	for _, each := range []time.Duration{30 * time.Millisecond, time.Hour} {
 		dir := t.TempDir()
@@ -957,7 +961,7 @@ func TestACMESlowCache(t *testing.T) {
 			if list := files.Hanging(); len(list) != 0 {
 				t.Errorf("hanging: %+v", list)
 			}
-			// What is given up is never installed.
+			// An abandoned set of names is never installed.
 			if n, err = g.PrepareNames([]string{"other.example.org"}); err != nil {
 				t.Fatal(err)
 			}

@@ -18,7 +18,7 @@ import (
 	"wssgate/demo/minica"
 )
 
-// acmeTestGate is an ACME and the Store that it would feed.
+// acmeTestGate is an ACME with the certificates that it has installed.
 type acmeTestGate struct {
 	*ACME
 	log acmeTestLog
@@ -61,8 +61,8 @@ func (g *acmeTestGate) one(t *testing.T) ACMEStatus {
 	return s[0]
 }
 
-// newACMETestGate makes a gate that ca may ask; it is started by the test. Under
-// synctest the test must Close it.
+// newACMETestGate returns a gate that ca may validate; the test starts it.
+// Under synctest, the test must Close it.
 func newACMETestGate(t *testing.T, ca *acmeTestCA, dir string, edit func(*ACMEOptions)) *acmeTestGate {
 	t.Helper()
 	g := &acmeTestGate{certs: map[string]*tls.Certificate{}}
@@ -94,8 +94,8 @@ func newACMETestGate(t *testing.T, ca *acmeTestCA, dir string, edit func(*ACMEOp
 	return g
 }
 
-// acmeForAnHour starts a gate, which has its certificate after an hour at the
-// latest. It is closed with the test.
+// acmeForAnHour starts a gate, which has its certificate within an hour. It is
+// closed when the test ends.
 func acmeForAnHour(t *testing.T, dir string) (*acmeTestCA, *acmeTestGate, *tls.Certificate) {
 	t.Helper()
 	ca := newACMETestCA(t)
@@ -107,14 +107,14 @@ func acmeForAnHour(t *testing.T, dir string) (*acmeTestCA, *acmeTestGate, *tls.C
 	return ca, g, g.cert("chat.example.org")
 }
 
-// All names are obtained at start, though no client asks for any.
+// All certificates are obtained at the start, although no client requests one.
 func TestACMEObtainsUnasked(t *testing.T) {
 	for _, challenge := range []string{"tls-alpn-01", "http-01"} {
 		t.Run(challenge, func(t *testing.T) {
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {
 				ca := newACMETestCA(t)
-				long := strings.Repeat("a.", 40) + "example.org" // longer than a common name may be
+				long := strings.Repeat("a.", 40) + "example.org" // longer than a common name can be
 				g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) {
 					o.Names = []string{"chat.example.org", "Bücher.example.", long}
 					o.TLSALPN, o.HTTP01 = challenge == "tls-alpn-01", challenge == "http-01"
@@ -157,7 +157,7 @@ func TestACMEObtainsUnasked(t *testing.T) {
 	}
 }
 
-// The folder is closed to others, and so is each file in it.
+// Other users have access neither to the folder nor to the files in it.
 func TestACMECacheModes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "cache")
 	open := t.TempDir()
@@ -179,7 +179,7 @@ func TestACMECacheModes(t *testing.T) {
 				t.Errorf("folder has mode %o; want 700", got)
 			}
 			entries, _ := os.ReadDir(dir)
-			if len(entries) != 5 { // mark, account and what the CA was told, certificate, record
+			if len(entries) != 5 { // mark, account, contact data, certificate, record
 				t.Errorf("cache has %v; want 5 files", entries)
 			}
 			for _, e := range entries {
@@ -191,8 +191,9 @@ func TestACMECacheModes(t *testing.T) {
 	}
 }
 
-// NewACME installs what an autocert cache holds, before it returns and without
-// a CA; an expired certificate too, for the Store may have none better.
+// NewACME installs the certificates in an autocert cache before it returns, and
+// without a CA. It includes expired ones, because the Store may have nothing
+// better.
 func TestACMEInstallsCache(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -240,7 +241,7 @@ func TestACMEInstallsCache(t *testing.T) {
 	})
 }
 
-// Options that can't work are refused, all of them at once.
+// Invalid options are refused, all at once.
 func TestACMEOptionsRefused(t *testing.T) {
 	_, err := NewACME(ACMEOptions{
 		ACMECA: ACMECA{Directory: "http://ca.test/directory", EABKeyID: "kid"},
@@ -263,8 +264,8 @@ func TestACMEOptionsRefused(t *testing.T) {
 	}
 }
 
-// A reload takes names away and brings them back without an order, and leaves
-// those that stay alone.
+// A reload removes names and brings them back without an order. It does not
+// affect the other names.
 func TestACMESetNames(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -311,8 +312,8 @@ func TestACMESetNames(t *testing.T) {
 	})
 }
 
-// Close ends an order that hangs, its lease is given back, and nothing happens
-// afterwards. (The bubble fails where a goroutine is left.)
+// Close ends an order that hangs and releases its lease. Nothing happens
+// afterwards. (A remaining goroutine would make the bubble fail.)
 func TestACMECloseEndsEverything(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -343,8 +344,8 @@ func TestACMECloseEndsEverything(t *testing.T) {
 	})
 }
 
-// A name that is taken away while its order is under way is not installed, even
-// where the CA has just given the certificate.
+// A name that is removed during its order is not installed, even if the CA has
+// just issued the certificate.
 func TestACMERemovedWhileOrdering(t *testing.T) {
 	for _, at := range []string{"/new-order", "/challenge/1/0/tls-alpn-01", "/cert/1"} {
 		dir := t.TempDir()
@@ -380,8 +381,8 @@ func acmeDescribe(cert *tls.Certificate) string {
 	return fmt.Sprintf("serial %v until %v", cert.Leaf.SerialNumber, cert.Leaf.NotAfter)
 }
 
-// An order names the profile; one that the CA lacks is answered with those it has,
-// and without an order.
+// An order contains the profile. If the CA does not have it, the error lists
+// the CA's profiles, and nothing is ordered.
 func TestACMEProfile(t *testing.T) {
 	for _, tt := range []struct {
 		has  map[string]string
@@ -405,7 +406,7 @@ func TestACMEProfile(t *testing.T) {
 				if !strings.Contains(s.Err, tt.want) || ca.ordered() != 0 {
 					t.Errorf("%d orders, %q; want none, %q", ca.ordered(), s.Err, tt.want)
 				}
-				ca.set(func() { ca.profiles = map[string]string{"shortlived": "6 days"} }) // the CA learns
+				ca.set(func() { ca.profiles = map[string]string{"shortlived": "6 days"} }) // the CA adds the profile
 				time.Sleep(time.Hour)
 				synctest.Wait()
 				if g.one(t).State != ACMEValid {
@@ -418,8 +419,8 @@ func TestACMEProfile(t *testing.T) {
 	}
 }
 
-// The key's type is what the configuration says; what is in the cache is served and
-// read again either way.
+// The configuration sets the type of new keys. A cached key of either type is
+// served and read again.
 func TestACMEKeyType(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

@@ -1,20 +1,20 @@
 package certstore
 
-// Each trap of autocert that the adapter closes has its test here, or is named
+// Each problem of autocert that ACME avoids has its test here, or is listed
 // with the test that covers it:
 //
-//   - holds one lock while it reads its cache: TestACMEAnswersWhileCacheHangs
-//   - asks HostPolicy for cached names too: TestACMESetNames, TestACMEInstallsCache
-//   - waits in a handshake: TestACMENeverOrdersInHandshake
-//   - hands an RSA certificate to TLS 1.3 clients: TestACMECertificateForTLS13
-//   - renews only what was asked for: TestACMERenewsUnasked
-//   - forgets a failure after a minute: TestACMEBacksOff, TestACMEBackoffSurvivesRestart
-//   - drops the CA's reasons: TestACMEKeepsReasons
-//   - never rotates keys: TestACMERenewsUnasked
-//   - can't be closed: TestACMECloseEndsEverything
-//   - tries tls-alpn-01 where it is not configured: TestACMEOnlyConfiguredChallenges
-//   - trusts the clock of another gate: TestACMEChallengeOfFastClock
-//   - shows file names to whoever asks: TestACMEHTTPHandler
+//  - holds one lock while it reads its cache: TestACMEAnswersWhileCacheHangs
+//  - calls HostPolicy for cached names, too: TestACMESetNames, TestACMEInstallsCache
+//  - waits in a handshake: TestACMENeverOrdersInHandshake
+//  - returns an RSA certificate to TLS 1.3 clients: TestACMECertificateForTLS13
+//  - renews only names that were requested: TestACMERenewsUnasked
+//  - forgets a failure after a minute: TestACMEBacksOff, TestACMEBackoffSurvivesRestart
+//  - drops the CA's reasons: TestACMEKeepsReasons
+//  - never rotates keys: TestACMERenewsUnasked
+//  - cannot be closed: TestACMECloseEndsEverything
+//  - tries tls-alpn-01 even if it is not configured: TestACMEOnlyConfiguredChallenges
+//  - trusts the clock of another gate: TestACMEChallengeOfFastClock
+//  - shows file names to clients: TestACMEHTTPHandler
 
 import (
 	"context"
@@ -37,8 +37,8 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// Certificates are renewed though no client asks for them, in time, each with a
-// key of its own, and the old one is served until then.
+// Certificates are renewed in time although no client requests them, each with
+// a new key. The old one is served until then.
 func TestACMERenewsUnasked(t *testing.T) {
 	for _, life := range []time.Duration{90 * 24 * time.Hour, 6 * 24 * time.Hour} {
 		dir := t.TempDir()
@@ -81,8 +81,8 @@ func TestACMERenewsUnasked(t *testing.T) {
 	}
 }
 
-// A ClientHello of a client starts nothing and waits for nothing, whatever the
-// CA does; nor does a scanner that says acme-tls/1.
+// A client's ClientHello starts nothing and waits for nothing, whatever the CA
+// does. The same holds for a scanner that offers acme-tls/1.
 func TestACMENeverOrdersInHandshake(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -97,7 +97,7 @@ func TestACMENeverOrdersInHandshake(t *testing.T) {
 		for _, hello := range []*tls.ClientHelloInfo{
 			{ServerName: "chat.example.org"},
 			{ServerName: "chat.example.org", SupportedProtos: []string{"http/1.1"}},
-			{ServerName: "chat.example.org", SupportedProtos: []string{"acme-tls/1", "http/1.1"}}, // RFC 8737 wants it alone
+			{ServerName: "chat.example.org", SupportedProtos: []string{"acme-tls/1", "http/1.1"}}, // RFC 8737 requires it as the only protocol
 			{ServerName: "chat.example.org", SupportedProtos: []string{"acme-tls/1"}},
 			{ServerName: "CHAT.example.org.", SupportedProtos: []string{"acme-tls/1"}},
 			{ServerName: "unknown.example.org", SupportedProtos: []string{"acme-tls/1"}},
@@ -118,7 +118,8 @@ func TestACMENeverOrdersInHandshake(t *testing.T) {
 	})
 }
 
-// Clients that come back every second do not make the CA be asked more often.
+// Clients that reconnect every second do not make the gate ask the CA more
+// often.
 func TestACMEClientsDoNotDriveOrders(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -141,15 +142,15 @@ func TestACMEClientsDoNotDriveOrders(t *testing.T) {
 	})
 }
 
-// A cache folder that hangs stops only those who wait for it, and not for long:
-// what this gate ordered itself is answered from memory.
+// A cache folder that hangs only affects handshakes that need it, and only
+// briefly. Answers for this gate's own orders come from memory.
 func TestACMEAnswersWhileCacheHangs(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newACMETestCA(t)
 		g := newACMETestGate(t, ca, dir, func(o *ACMEOptions) { o.Names = []string{"own.example.org", "other.example.org"} })
 		defer g.Close()
-		// As many readers as may hang do.
+		// The readers that are allowed to hang do so.
 		for range acmeAnswerReads {
 			g.answers.reads <- struct{}{}
 		}
@@ -189,7 +190,8 @@ func TestACMEAnswersWhileCacheHangs(t *testing.T) {
 	})
 }
 
-// A client that has only TLS 1.3 suites, in which no key type shows, is served.
+// A client with only TLS 1.3 suites, which do not show a key type, gets a
+// certificate.
 func TestACMECertificateForTLS13(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -212,7 +214,7 @@ func TestACMECertificateForTLS13(t *testing.T) {
 	})
 }
 
-// Failures back off for each name alone, up to half a day, until one succeeds.
+// Each name backs off on its own, up to half a day, until an order succeeds.
 func TestACMEBacksOff(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -267,8 +269,8 @@ func TestACMEBacksOff(t *testing.T) {
 	})
 }
 
-// A CA that is down for most of what is left of a certificate's life, and comes
-// back before its end, has it renewed in time.
+// If a CA is down for most of a certificate's remaining life and recovers
+// before its end, the renewal is in time.
 func TestACMERenewsAfterLongOutage(t *testing.T) {
 	for _, life := range []time.Duration{90 * 24 * time.Hour, 6 * 24 * time.Hour, 24 * time.Hour} {
 		dir := t.TempDir()
@@ -297,8 +299,8 @@ func TestACMERenewsAfterLongOutage(t *testing.T) {
 	}
 }
 
-// A restart does not forget failures; an operator who removes the record asks
-// for a try at once.
+// A restart does not forget failures. Removing the record requests an attempt
+// at once.
 func TestACMEBackoffSurvivesRestart(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -341,8 +343,8 @@ func TestACMEBackoffSurvivesRestart(t *testing.T) {
 	})
 }
 
-// What the CA says is kept for each attempt: problem documents, subproblems,
-// the network's errors; in one line, and for errors.As.
+// The cause of each attempt is kept: problem documents, subproblems and network
+// errors. The error is one line, and errors.As finds each cause.
 func TestACMEKeepsReasons(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -387,7 +389,7 @@ func TestACMEKeepsReasons(t *testing.T) {
 	})
 }
 
-// A CA that says when to come back is obeyed, and not asked by another challenge.
+// The Retry-After of a rate limit is obeyed, and no other challenge is tried.
 func TestACMERateLimited(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -417,8 +419,8 @@ func TestACMERateLimited(t *testing.T) {
 	})
 }
 
-// Only challenges that a listener can answer are tried; the CA's offer is asked
-// first. autocert's Manager would try tls-alpn-01 in any case.
+// Only challenges that have a listener are tried, if the CA offers them.
+// autocert's Manager would always try tls-alpn-01.
 func TestACMEOnlyConfiguredChallenges(t *testing.T) {
 	for _, tt := range []struct {
 		tls, http bool
@@ -461,7 +463,8 @@ func TestACMEOnlyConfiguredChallenges(t *testing.T) {
 	}
 }
 
-// The challenge that worked comes first the next time, also after a restart.
+// The challenge that succeeded is tried first the next time, also after a
+// restart.
 func TestACMEBeginsWithWhatWorked(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -490,7 +493,7 @@ func TestACMEBeginsWithWhatWorked(t *testing.T) {
 	})
 }
 
-// A rate limit does not hide what led to it.
+// A rate limit does not hide its cause.
 func TestACMERateLimitKeepsCause(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -516,7 +519,7 @@ func TestACMERateLimitKeepsCause(t *testing.T) {
 	})
 }
 
-// A gate answers for another one whose clock is ahead, or behind.
+// A gate answers for another one whose clock is ahead or behind.
 func TestACMEChallengeOfFastClock(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -547,8 +550,9 @@ func TestACMEChallengeOfFastClock(t *testing.T) {
 	})
 }
 
-// http-01 answers for configured names alone, and nothing but answers: neither
-// other files nor words about them. All else goes to the fallback.
+// The http-01 handler answers only for configured names, and only with answers
+// to challenges. It neither serves nor mentions other files. The fallback gets
+// all other requests.
 func TestACMEHTTPHandler(t *testing.T) {
 	dir := t.TempDir()
 	ca := newACMETestCA(t)
@@ -603,7 +607,8 @@ func TestACMEHTTPHandler(t *testing.T) {
 	}
 }
 
-// The Manager, were it ever to see an ordinary hello, would refuse to order.
+// The Manager would refuse to order if it ever received an ordinary
+// ClientHello.
 func TestACMEManagerOnlyReads(t *testing.T) {
 	g := newACMETestGate(t, newACMETestCA(t), t.TempDir(), nil)
 	defer g.Close()

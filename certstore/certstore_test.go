@@ -23,13 +23,13 @@ import (
 
 func TestMain(m *testing.M) { leaktest.Main(m) }
 
-// root signs through an intermediate, as public CAs do; so chains matter.
+// root signs through an intermediate, as public CAs do, so that chains matter.
 var (
 	root = minica.NewCA("Test Root")
 	ca   = root.Intermediate("Test CA 1")
 )
 
-// rsaKey is the one RSA key of all tests: to make one takes long.
+// rsaKey is the one RSA key of all tests: generating one takes long.
 var rsaKey = sync.OnceValue(func() crypto.Signer {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -38,12 +38,12 @@ var rsaKey = sync.OnceValue(func() crypto.Signer {
 	return key
 })
 
-// A dir is a directory of certificates that a test changes.
+// A dir is a certificate directory that a test changes.
 type dir string
 
 func newDir(t testing.TB) dir { return dir(t.TempDir()) }
 
-// put writes a file by renaming a finished one over it, as careful tools do.
+// put writes a file under a temporary name and renames it.
 func (d dir) put(t testing.TB, name string, data ...[]byte) string {
 	t.Helper()
 	path := filepath.Join(string(d), name)
@@ -71,7 +71,7 @@ func (d dir) remove(t testing.TB, name string) {
 	}
 }
 
-// open opens a Store on d that does not watch.
+// open opens a Store on d that does not watch the directory.
 func (d dir) open(t testing.TB) *Store {
 	t.Helper()
 	s, err := Open(Options{Directory: string(d), Log: slog.New(slog.DiscardHandler)})
@@ -89,8 +89,8 @@ func reload(t testing.TB, s *Store) {
 	}
 }
 
-// handshake makes a TLS connection to a server that has only s, and returns
-// what the client saw. Both ends are real ones of crypto/tls.
+// handshake makes a TLS connection to a server that uses only s, and returns
+// the client's state. Both ends are crypto/tls.
 func handshake(s *Store, client *tls.Config) (*tls.ConnectionState, error) {
 	near, far := net.Pipe()
 	defer near.Close()
@@ -105,7 +105,7 @@ func handshake(s *Store, client *tls.Config) (*tls.ConnectionState, error) {
 	}()
 	conn := tls.Client(near, client)
 	err := conn.Handshake()
-	if err == nil { // in TLS 1.3 a refusal may come behind the client's last message
+	if err == nil { // in TLS 1.3, a refusal may follow the client's last message
 		if _, err = conn.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
 			err = nil
 		}
@@ -116,13 +116,13 @@ func handshake(s *Store, client *tls.Config) (*tls.ConnectionState, error) {
 	return &state, err
 }
 
-// trusting is a client that trusts the root alone; it has neither the
-// intermediate nor a wish to skip verification.
+// trusting returns a client that trusts only the root. It has no intermediate
+// and verifies the server.
 func trusting(serverName string) *tls.Config {
 	return &tls.Config{ServerName: serverName, RootCAs: root.Pool()}
 }
 
-// served returns the leaf that a client of this server name gets.
+// served returns the leaf that a client gets for this server name.
 func served(t testing.TB, s *Store, serverName string) *x509.Certificate {
 	t.Helper()
 	state, err := handshake(s, &tls.Config{ServerName: serverName, InsecureSkipVerify: true})
@@ -153,8 +153,8 @@ func wantProblems(t testing.TB, s *Store, want ...string) {
 	}
 }
 
-// Each vhost gets its own certificate, and a client that trusts only the root
-// accepts it: the intermediate comes along.
+// Each vhost serves its own certificate. A client that trusts only the root
+// accepts it, because the intermediate is sent.
 func TestEachNameItsOwnCertificate(t *testing.T) {
 	d := newDir(t)
 	one, two := ca.Issue("example1.com", "*.example1.com"), ca.Issue("example2.com")
@@ -165,7 +165,7 @@ func TestEachNameItsOwnCertificate(t *testing.T) {
 	for serverName, want := range map[string]*minica.Pair{
 		"example1.com":      one,
 		"EXAMPLE1.com":      one,
-		"example1.com.":     one, // the client cuts the dot off, as RFC 6066 asks it to
+		"example1.com.":     one, // the client removes the dot, as RFC 6066 requires
 		"chat.example1.com": one,
 		"example2.com":      two,
 	} {
@@ -187,9 +187,8 @@ func TestEachNameItsOwnCertificate(t *testing.T) {
 	}
 }
 
-// There is no default certificate: whoever asks for a name that is not there,
-// for none at all, or for an address, learns so by the alert that RFC 6066 has
-// for it.
+// There is no default certificate. A client that sends an unknown name, no
+// name, or an address gets the alert that RFC 6066 defines.
 func TestUnknownNameGetsUnrecognizedName(t *testing.T) {
 	const unrecognizedName = tls.AlertError(112)
 	d := newDir(t)
@@ -213,7 +212,7 @@ func TestUnknownNameGetsUnrecognizedName(t *testing.T) {
 	}
 }
 
-// Names that are not ASCII are compared by their A-labels.
+// Internationalized names are compared by their A-labels.
 func TestInternationalNames(t *testing.T) {
 	d := newDir(t)
 	d.put(t, "b.pem", ca.Issue("xn--bcher-kva.example").PEM())
@@ -228,9 +227,8 @@ func TestInternationalNames(t *testing.T) {
 	}
 }
 
-// A client that can do ECDSA gets ECDSA, one that cannot gets RSA, of the same
-// name; and where there is only ECDSA, the one that cannot learns that it is
-// not the name that is wrong.
+// A client that supports ECDSA gets ECDSA, and one that does not gets RSA, for
+// the same name. If the name has only ECDSA, the alert does not blame the name.
 func TestKeyTypesSideBySide(t *testing.T) {
 	d := newDir(t)
 	ec := ca.Issue("example1.com")
@@ -266,7 +264,7 @@ func TestOpenWithoutDirectoryFails(t *testing.T) {
 	}
 }
 
-// An installed certificate takes part like any other, and goes again.
+// An installed certificate is chosen like any other, and can be removed.
 func TestInstallAndRemove(t *testing.T) {
 	d := newDir(t)
 	fromFile := ca.Issue("example1.com")
@@ -293,8 +291,8 @@ func TestInstallAndRemove(t *testing.T) {
 	}
 }
 
-// Another directory replaces the first one whole; one that is not there
-// replaces nothing.
+// Another directory replaces the first one completely. A missing one replaces
+// nothing.
 func TestSetDirectory(t *testing.T) {
 	first, second := newDir(t), newDir(t)
 	first.put(t, "a.pem", ca.Issue("example1.com").PEM())
@@ -317,7 +315,7 @@ func TestSetDirectory(t *testing.T) {
 	}
 }
 
-// hello is a ClientHello of a modern client.
+// hello returns the ClientHello of a modern client.
 func hello(serverName string) *tls.ClientHelloInfo {
 	return &tls.ClientHelloInfo{
 		ServerName:        serverName,

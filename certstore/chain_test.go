@@ -18,7 +18,7 @@ import (
 	"wssgate/watch"
 )
 
-// caLike signs a certificate for the key of a CA again, as edit has it.
+// caLike signs a certificate for a CA's key again, changed by edit.
 func caLike(t *testing.T, of, by *minica.CA, edit func(*x509.Certificate)) *x509.Certificate {
 	t.Helper()
 	tmpl := *of.Cert
@@ -34,8 +34,8 @@ func caLike(t *testing.T, of, by *minica.CA, edit func(*x509.Certificate)) *x509
 	return cert
 }
 
-// negative returns a certificate in PEM with a serial number below zero, which is of
-// no other length than before.
+// negative returns a certificate in PEM with a negative serial number of the
+// same length.
 func negative(t *testing.T, cert *x509.Certificate) []byte {
 	t.Helper()
 	serial := cert.SerialNumber.Bytes()
@@ -48,8 +48,9 @@ func negative(t *testing.T, cert *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// A renewal whose chain is worse than that of the certificate before replaces
-// nothing, wherever its chain is from. Alone it is served, and said to be bad.
+// A renewal with a worse chain than the previous certificate replaces nothing,
+// wherever the chain comes from. If it is the only one, it is served and
+// reported.
 func TestWorseChainReplacesNothing(t *testing.T) {
 	inter := root.Intermediate("Chain CA")
 	fetch := func(c *x509.Certificate) { c.IssuingCertificateURL = []string{"http://ca.example1.com/ca.crt"} }
@@ -121,7 +122,7 @@ func TestWorseChainReplacesNothing(t *testing.T) {
 					t.Errorf("rows = %+v", rows)
 				}
 
-				one := d.open(t) // nothing before it
+				one := d.open(t) // without a previous certificate
 				wantServed(t, one, "example1.com", next)
 				wantProblems(t, one, row.alone)
 				if p := one.Problems()[0]; !strings.HasSuffix(p.Err.Error(), "; served all the same") && !strings.HasSuffix(p.Err.Error(), "; still served") {
@@ -139,7 +140,8 @@ func TestWorseChainReplacesNothing(t *testing.T) {
 	}
 }
 
-// An expired or badly signed cross-certificate of a root that clients have is no flaw.
+// An expired or badly signed cross-certificate of a root that clients have is
+// not a flaw.
 func TestCrossOfATrustedRoot(t *testing.T) {
 	system, old := minica.NewCA("System Root"), minica.NewCA("Old Root")
 	trustOnly(t, system)
@@ -182,7 +184,8 @@ func TestCrossOfATrustedRoot(t *testing.T) {
 	wantProblems(t, d.open(t), "the chain has expired")
 }
 
-// A certificate that no client accepts replaces none that they do, and stands behind it.
+// A certificate that all clients reject never replaces one that they accept,
+// and ranks below it.
 func TestRejectedReplacesNothing(t *testing.T) {
 	inter := root.Intermediate("Chain CA")
 	names := []string{"example1.com"}
@@ -224,13 +227,13 @@ func TestRejectedReplacesNothing(t *testing.T) {
 		if w := alone.Warnings(); len(w) == 0 {
 			t.Errorf("%s: no warning", what)
 		}
-		d.put(t, "x.pem", row.data) // it may replace its like
+		d.put(t, "x.pem", row.data) // it may replace another one that clients reject
 		reload(t, alone)
 		wantProblems(t, alone)
 	}
 }
 
-// What is another chain, but no worse one, replaces the one before.
+// A chain that is different but not worse replaces the previous one.
 func TestOtherChainReplaces(t *testing.T) {
 	inter, other := root.Intermediate("Chain CA"), root.Intermediate("Next CA")
 	lower := other.Intermediate("Lower CA")
@@ -281,8 +284,8 @@ func TestOtherChainReplaces(t *testing.T) {
 	})
 }
 
-// wantRootRequired checks that a certificate of a private root replaces the one in x.pem
-// only if its root is in the file.
+// wantRootRequired checks that a certificate of a private root replaces the one
+// in x.pem only if the file includes the root.
 func wantRootRequired(t *testing.T, d dir, s *Store, after *minica.Pair, private *minica.CA) {
 	t.Helper()
 	before := served(t, s, "example1.com")
@@ -298,7 +301,8 @@ func wantRootRequired(t *testing.T, d dir, s *Store, after *minica.Pair, private
 	wantProblems(t, s)
 }
 
-// A chain that ended at a root of the system does not give way to one that does not.
+// A chain that does not end at a root of the system does not replace one that
+// does.
 func TestTrustedChainStays(t *testing.T) {
 	system := minica.NewCA("System Root")
 	trustOnly(t, system)
@@ -315,7 +319,7 @@ func TestTrustedChainStays(t *testing.T) {
 		d.put(t, "x.pem", damaged)
 		reload(t, s)
 		wantProblems(t, s, "lacks its issuer")
-		one := d.open(t) // damaged from the start, then mended
+		one := d.open(t) // damaged from the start, then repaired
 		d.put(t, "x.pem", before.PEM())
 		for _, s := range []*Store{s, one} {
 			reload(t, s)
@@ -326,8 +330,9 @@ func TestTrustedChainStays(t *testing.T) {
 	wantRootRequired(t, d, s, after, private)
 }
 
-// Damage in the last certificate of a chain shows beside the one before, also where
-// its issuer, a private root, is unknown. A wrong signature of the leaf shows alone.
+// Damage in the last certificate of a chain is detected by comparison with the
+// previous chain, even if its issuer, a private root, is unknown. An invalid
+// signature of the leaf is detected without a comparison.
 func TestDamagedChainOfPrivateRoot(t *testing.T) {
 	inter := minica.NewCA("Private Root").Intermediate("Private CA")
 	before, after := inter.Issue("example1.com"), inter.Issue("example1.com")
@@ -345,7 +350,7 @@ func TestDamagedChainOfPrivateRoot(t *testing.T) {
 		if t.Failed() {
 			t.Fatalf("with another %s", what)
 		}
-		one := d.open(t) // the damaged one first: to write the file again is not enough, to remove it before is
+		one := d.open(t) // if the damaged one comes first, the file must be removed before it is written again
 		d.put(t, "x.pem", after.PEM())
 		reload(t, one)
 		wantProblems(t, one, "the chain is damaged: ")
@@ -362,7 +367,8 @@ func TestDamagedChainOfPrivateRoot(t *testing.T) {
 	wantProblems(t, d.open(t), "has not signed what it should have")
 }
 
-// A chain expires while it is served: that is said, and another certificate goes first.
+// A chain that expires while it is served is reported, and another certificate
+// is preferred.
 func TestChainExpires(t *testing.T) {
 	d := newDir(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -384,8 +390,9 @@ func TestChainExpires(t *testing.T) {
 	})
 }
 
-// Of several issuers with one name, a chain has the one that signed, that is valid, and
-// that expires last, in any order; and once it expires, the next one.
+// From several issuers of the same name, the chain uses the one that signed,
+// that is valid, and that expires last, in any order. When it expires, the next
+// one is used.
 func TestBestIssuer(t *testing.T) {
 	for _, layout := range []string{"one file", "files"} {
 		d := newDir(t)
@@ -423,7 +430,7 @@ func TestBestIssuer(t *testing.T) {
 			}
 			wantIssuer(issuers[2])
 			next := until(inter, 12)
-			if layout == "files" { // comes in time
+			if layout == "files" { // arrives in time
 				d.put(t, "x/chain-x.pem", next)
 			} else {
 				next = issuers[2]
@@ -435,7 +442,7 @@ func TestBestIssuer(t *testing.T) {
 	}
 }
 
-// The issuer that is served is replaced when it expires, though nothing else changes.
+// An issuer in use is replaced when it expires, although nothing else changes.
 func TestIssuerSucceeded(t *testing.T) {
 	for _, layout := range []string{"one file", "files"} {
 		d := newDir(t)
@@ -474,7 +481,8 @@ func TestIssuerSucceeded(t *testing.T) {
 	}
 }
 
-// A leaf that is named as its issuer is not self-signed, and has its chain.
+// A leaf with the same name as its issuer is not self-signed, and has its
+// chain.
 func TestNamedAsItsIssuer(t *testing.T) {
 	inter := root.Intermediate("example1.com")
 	for _, ids := range []bool{true, false} {
@@ -493,7 +501,7 @@ func TestNamedAsItsIssuer(t *testing.T) {
 	}
 }
 
-// An issuer that is no CA breaks the chain; its key is not looked for.
+// An issuer that is not a CA breaks the chain. No key is expected for it.
 func TestIssuerIsNoCA(t *testing.T) {
 	inter := root.Intermediate("Chain CA")
 	by := inter.IssueSpec(minica.Spec{Names: []string{"issuer.example1.com"}, Edit: func(c *x509.Certificate) { c.SubjectKeyId = []byte{1, 2, 3} }})
@@ -513,7 +521,7 @@ func TestIssuerIsNoCA(t *testing.T) {
 	}
 }
 
-// A chain that is in a file of its own may go bad alone.
+// A chain in a file of its own can go bad on its own.
 func TestChainInItsOwnFile(t *testing.T) {
 	inter := root.Intermediate("Chain CA")
 	p := inter.Issue("example1.com")
@@ -543,7 +551,7 @@ func TestChainInItsOwnFile(t *testing.T) {
 	wantProblems(t, s)
 }
 
-// A certificate with a flaw stands behind one without, in whatever file.
+// A certificate with a flaw ranks below one without, whatever their files are.
 func TestFlawedGoesLast(t *testing.T) {
 	d := newDir(t)
 	good := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 20)})
@@ -555,8 +563,9 @@ func TestFlawedGoesLast(t *testing.T) {
 	wantProblems(t, s, "; not used, because there is a better one")
 }
 
-// A certificate that is worse than one for the same name replaces it in no way: in a new
-// file, in a new folder, with another kind of key, as a wildcard. A restart changes nothing.
+// A certificate that is worse than another one for the same name never replaces
+// it: not in a new file, in a new folder, with another kind of key, or as a
+// wildcard. A restart changes nothing.
 func TestWorseReplacesNothingAnywhere(t *testing.T) {
 	system := minica.NewCA("System Root")
 	trustOnly(t, system)
@@ -619,7 +628,7 @@ func TestWorseReplacesNothingAnywhere(t *testing.T) {
 				wantProblems(t, s, row.want)
 			}
 			if row.file == "x/x.pem" {
-				return // after a restart there is no other
+				return // after a restart it is the only one
 			}
 			again := d.open(t)
 			wantServed(t, again, "a.example1.com", row.before)

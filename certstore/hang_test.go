@@ -15,8 +15,8 @@ import (
 	"wssgate/files"
 )
 
-// A directory that hangs holds up neither the start nor a reload nor the end, and
-// is taken up when it is back.
+// A directory that hangs delays neither the start nor a reload nor Close. It is
+// read when it answers again.
 func TestDirectoryHangs(t *testing.T) {
 	d, other := newDir(t), newDir(t)
 	first, second := ca.Issue("example1.com"), ca.Issue("example2.com")
@@ -44,7 +44,7 @@ func TestDirectoryHangs(t *testing.T) {
 		if err := s.Reload(); !errors.Is(err, files.ErrHangs) {
 			t.Errorf("Reload = %v", err)
 		}
-		c, err := s.Prepare(string(d), false) // a configuration does not wait for it
+		c, err := s.Prepare(string(d), false) // a new configuration does not wait for it
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +57,7 @@ func TestDirectoryHangs(t *testing.T) {
 			t.Error("it still hangs")
 		}
 
-		// Later its certificates stay.
+		// If it hangs later, its certificates stay.
 		resume = files.Stall(string(d))
 		began = time.Now()
 		if c, err = s.Prepare(string(d), false); err != nil {
@@ -69,7 +69,8 @@ func TestDirectoryHangs(t *testing.T) {
 		if s.Reading() != nil {
 			t.Error("it was read before")
 		}
-		// To another one the way is free, and what hung does not come back.
+		// A Change to another directory is possible, and the one that hung does
+		// not return.
 		if c, err = s.Prepare(string(other), false); err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +79,7 @@ func TestDirectoryHangs(t *testing.T) {
 		synctest.Wait()
 		wantNames(t, "another", s, map[string]bool{"example1.com": false, "example2.com": true})
 
-		// And what hangs is nowhere to go to.
+		// A Change to a directory that hangs fails.
 		resume = files.Stall(string(d))
 		if _, err := s.Prepare(string(d), false); !errors.Is(err, files.ErrHangs) {
 			t.Errorf("Prepare of a directory that hangs = %v", err)
@@ -89,9 +90,10 @@ func TestDirectoryHangs(t *testing.T) {
 	})
 }
 
-// Where a file may hang alone, on a network for example, it is named, and all others are
-// served: at the start, later, behind a link, and in a folder that hangs. Such files cost
-// a bounded number of threads; when they are back, they are read.
+// Where a single file may hang, for example on a network file system, it is
+// reported and all others are served: at the start, later, behind a link, and
+// in a folder that hangs. Such files cost a bounded number of threads. They are
+// read when they answer again.
 func TestFileHangsAlone(t *testing.T) {
 	defer func() { mounted = mountPoints }()
 	mounted = func() map[string]string { return map[string]string{"/": "fuse.sshfs"} }
@@ -145,7 +147,7 @@ func TestFileHangsAlone(t *testing.T) {
 	}
 }
 
-// A file that always takes longer than anybody waits is served, too.
+// A file that is always slower than the callers' patience is served, too.
 func TestSlowFileAlone(t *testing.T) {
 	defer func() { mounted = mountPoints }()
 	mounted = func() map[string]string { return map[string]string{"/": "nfs4"} }
@@ -166,11 +168,11 @@ func TestSlowFileAlone(t *testing.T) {
 		time.Sleep(time.Hour)
 		wantNames(t, "after an hour", s, map[string]bool{"example1.com": true, "example2.com": true})
 		s.Close()
-		time.Sleep(time.Minute) // the call under way
+		time.Sleep(time.Minute) // the current call
 	})
 }
 
-// However many files hang alone, they cost no more than maxAlone threads and that of the
+// However many files hang, they cost at most maxAlone threads and one for the
 // directory.
 func TestManyFilesHang(t *testing.T) {
 	defer func() { mounted = mountPoints }()
@@ -205,8 +207,8 @@ func TestManyFilesHang(t *testing.T) {
 	})
 }
 
-// A file that hangs in the middle of a directory is named, and those before it are
-// served; the others when it is back.
+// If a file hangs in the middle of a directory, it is reported and the files
+// before it are served. The others follow when it answers again.
 func TestFileHangs(t *testing.T) {
 	d := newDir(t)
 	d.put(t, "a.pem", ca.Issue("example1.com").PEM())
@@ -232,9 +234,10 @@ func TestFileHangs(t *testing.T) {
 	})
 }
 
-// Links to another file system that hangs, of files and of folders, and what is mounted
-// in the directory, keep away what is there and nothing else, at the start and later;
-// what they led to before stays, and is read again when it is back.
+// Links to another file system that hangs, of files and of folders, and mounts
+// in the directory only affect their own files, at the start and later.
+// Certificates that were read before stay, and are read again when the file
+// system answers.
 func TestOtherMountHangs(t *testing.T) {
 	d, other := newDir(t), newDir(t)
 	inside := string(d) + "/k-mount"
@@ -320,8 +323,8 @@ func TestOtherMountHangs(t *testing.T) {
 	})
 }
 
-// A directory of which each call takes its time is read in part at the start, after
-// files.JobPatience, and whole a while later.
+// If each call in a directory is slow, part of it is read at the start, within
+// files.JobPatience, and the rest a while later.
 func TestSlowDirectory(t *testing.T) {
 	d := newDir(t)
 	for i := range 40 {
@@ -352,8 +355,8 @@ func TestSlowDirectory(t *testing.T) {
 	})
 }
 
-// A reload that names a directory that hangs fails each time, and leaves nothing
-// behind.
+// A reload that names a directory that hangs fails each time, and leaves
+// nothing behind.
 func TestFailedPreparesLeaveNothing(t *testing.T) {
 	d, other := newDir(t), newDir(t)
 	d.put(t, "a.pem", ca.Issue("example1.com").PEM())
@@ -382,7 +385,7 @@ func TestFailedPreparesLeaveNothing(t *testing.T) {
 	})
 }
 
-// A watcher of a directory that hangs ends all the same.
+// A watcher can be closed while its directory hangs.
 func TestWatcherEndsWhileDirectoryHangs(t *testing.T) {
 	d := newDir(t)
 	d.put(t, "a.pem", ca.Issue("example1.com").PEM())

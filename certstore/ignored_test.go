@@ -36,7 +36,7 @@ func keyDER(p *minica.Pair) []byte {
 	return b.Bytes
 }
 
-// What is not used is listed, with what it is; none of it is a problem.
+// Unused files are listed with their kind, and are not problems.
 func TestIgnored(t *testing.T) {
 	p, other := ca.Issue("example1.com"), ca.Issue("example2.com")
 	encrypted := strings.Replace(string(other.KeyPEMClassic()), "KEY-----\n", "KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n", 1)
@@ -96,8 +96,8 @@ func TestIgnored(t *testing.T) {
 	}
 }
 
-// A file with an ending of ours is a problem if it is not PEM, and is named for what it
-// is. The command beside it makes PEM of it.
+// A file with one of our extensions that is not PEM is a problem, which names
+// its format. The command in the hint converts it to PEM.
 func TestNotPEM(t *testing.T) {
 	p := ca.Issue("example1.com")
 	utf := []byte{0xff, 0xfe}
@@ -130,7 +130,8 @@ func TestNotPEM(t *testing.T) {
 	}
 }
 
-// What was in use before, and is replaced by something of no use, is a problem.
+// If a file that was in use is replaced by something useless, that is a
+// problem.
 func TestForeignReplacement(t *testing.T) {
 	p := ca.Issue("example1.com")
 	for name, row := range map[string]struct {
@@ -144,7 +145,7 @@ func TestForeignReplacement(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDir(t)
-			d.put(t, "account.pem", p.PEM()) // a name that a key of an account may have
+			d.put(t, "account.pem", p.PEM()) // a name that an account's key may have
 			s := d.open(t)
 			d.put(t, "account.pem", row.data)
 			for range 2 {
@@ -156,7 +157,8 @@ func TestForeignReplacement(t *testing.T) {
 	}
 }
 
-// A leaf whose key is encrypted says so, with the command that helps.
+// For a leaf with an encrypted key, the problem says so and gives the command
+// that helps.
 func TestEncryptedKeyOfALeaf(t *testing.T) {
 	p := ca.Issue("example1.com")
 	d := newDir(t)
@@ -169,7 +171,7 @@ func TestEncryptedKeyOfALeaf(t *testing.T) {
 	}
 }
 
-// The key of a CA beside its certificate is not one without a certificate.
+// A CA's key beside its certificate is not a key without a certificate.
 func TestKeyOfACA(t *testing.T) {
 	d := newDir(t)
 	d.put(t, "x.pem", ca.Issue("example1.com").PEM())
@@ -182,8 +184,8 @@ func TestKeyOfACA(t *testing.T) {
 	}
 }
 
-// A folder with very many foreign files costs no more than one with a hundred, and hides
-// neither those of a known kind nor those of another folder.
+// A folder with very many foreign files costs no more than one with a hundred,
+// and hides neither files of a known kind nor those of another folder.
 func TestIgnoredIsBounded(t *testing.T) {
 	d := newDir(t)
 	f := &folder{path: string(d)}
@@ -209,8 +211,8 @@ func TestIgnoredIsBounded(t *testing.T) {
 	}
 }
 
-// Only a file that has certificates or keys is worth more than a name in a list: whatever
-// else it holds, there is no panic and no secret in the message.
+// Only a file with certificates or keys is more than an entry in a list. Other
+// contents cause neither a panic nor a secret in a message.
 func FuzzForeign(f *testing.F) {
 	p := ca.Issue("example1.com")
 	f.Add(p.Cert.Raw)
@@ -230,7 +232,7 @@ func FuzzForeign(f *testing.F) {
 	})
 }
 
-// The hint of a file or folder that may not be read is about that.
+// The hint for an unreadable file or folder is about permissions.
 func TestHintOfPermission(t *testing.T) {
 	f := &folder{path: "/d"}
 	p := &pairing{folder: f, faults: map[string]*fault{}}

@@ -15,8 +15,8 @@ import (
 	"wssgate/watch"
 )
 
-// oneLine writes the blocks of data with their base64 on one line each, as
-// some of Tigase's files have it.
+// oneLine writes the base64 of each block on one line, as some of Tigase's
+// files do.
 func oneLine(data []byte) []byte {
 	var out bytes.Buffer
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
@@ -28,8 +28,8 @@ func oneLine(data []byte) []byte {
 
 func cat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
-// Whatever order the blocks of a file are in, whatever form the key has: the
-// leaf is found, the chain is in order, and the root stays at home.
+// Whatever the order of the blocks and the form of the key, the leaf is found,
+// the chain is in order, and the root is omitted.
 func TestOneFileInAnyOrder(t *testing.T) {
 	lower := ca.Intermediate("Test CA 2")
 	ec := lower.Issue("example1.com")
@@ -76,8 +76,7 @@ func TestOneFileInAnyOrder(t *testing.T) {
 	}
 }
 
-// A leaf that its root signed itself needs no chain, and a self-signed one
-// has none.
+// A leaf signed by its root needs no chain. A self-signed one has no chain.
 func TestShortChains(t *testing.T) {
 	d := newDir(t)
 	direct := root.Issue("example1.com")
@@ -94,9 +93,9 @@ func TestShortChains(t *testing.T) {
 	}
 }
 
-// "openssl req -x509" makes the certificate of a CA, with no name but the common
-// name. It is a leaf in each file that has it, however often it was seen before
-// as an issuer: in another folder, or under the name that the file had.
+// "openssl req -x509" makes a CA's certificate that has only a common name. It
+// is a leaf in each file that contains it, even if it was seen before as an
+// issuer: in another folder, or in an earlier version of the file.
 func TestSelfSignedCAIsALeafEverywhere(t *testing.T) {
 	p := minica.SelfSigned(minica.Spec{Names: []string{"example1.com"}, Edit: func(c *x509.Certificate) {
 		c.DNSNames, c.IsCA, c.BasicConstraintsValid = nil, true, true
@@ -126,9 +125,9 @@ func TestSelfSignedCAIsALeafEverywhere(t *testing.T) {
 	wantServed(t, s, "example1.com", p)
 }
 
-// An issuer that many files have is one, whenever each was read: a folder with
-// ten thousand chains would else be gone through for each leaf in it, and the
-// memory for it be asked for again with each renewal.
+// An issuer that many files contain is stored once, whenever each file was
+// read. Otherwise a folder with ten thousand chains would be searched for each
+// leaf in it, and each renewal would allocate memory again.
 func TestIssuersAreHeldOnce(t *testing.T) {
 	d := newDir(t)
 	put := func(name string) {
@@ -162,8 +161,8 @@ func TestIssuersAreHeldOnce(t *testing.T) {
 	}
 }
 
-// The layouts of certbot, lego and Kubernetes, with the files that each of
-// them puts beside those that we need.
+// The layouts of certbot, lego and Kubernetes work, with the other files that
+// each of them writes.
 func TestLayouts(t *testing.T) {
 	p := ca.Issue("example1.com")
 	leaf, chain := minica.CertPEM(p.Cert), minica.CertPEM(ca.Cert)
@@ -346,7 +345,8 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
-// link makes a symlink, its folder too, replacing what was there at once.
+// link creates a symlink and its folder. It replaces an existing file
+// atomically.
 func (d dir) link(t testing.TB, target, name string) {
 	t.Helper()
 	path := filepath.Join(string(d), name)
@@ -362,7 +362,8 @@ func (d dir) link(t testing.TB, target, name string) {
 	}
 }
 
-// Where a link ends is found with few system calls, and is what EvalSymlinks says.
+// The target of a link is found with few system calls, and agrees with
+// EvalSymlinks.
 func TestTargetOfALink(t *testing.T) {
 	d := newDir(t)
 	away := newDir(t)
@@ -376,7 +377,7 @@ func TestTargetOfALink(t *testing.T) {
 	d.link(t, "live", "alias")
 	links := []string{
 		"x.pem", "./x.pem", "../archive/x.pem", "../archive//deep/../x.pem",
-		"via/x.pem", "via/../x.pem", // the latter is beside away's folder
+		"via/x.pem", "via/../x.pem", // the latter is beside the target's folder
 		"../shortcut/x.pem", string(away) + "/x.pem", "/../" + string(away) + "/folder/x.pem",
 		"../x.pem", "0.pem", "via", "missing.pem", "missing/x.pem", "x.pem/x.pem",
 	}
@@ -386,7 +387,7 @@ func TestTargetOfALink(t *testing.T) {
 	f := &folder{path: filepath.Join(string(d), "alias"), real: filepath.Join(string(d), "live")}
 	tree := newTree(string(d), nil)
 	var last way
-	for range 2 { // from one way to the next, and from the last to the first
+	for range 2 { // from one link to the next, and from the last one to the first
 		for i, link := range links {
 			name := string(rune('0'+i)) + ".pem"
 			want := ""

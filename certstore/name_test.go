@@ -41,7 +41,7 @@ func TestServerName(t *testing.T) {
 	}
 }
 
-// A star is the whole leftmost label or nothing (RFC 9525, section 6.3).
+// A star must be the whole leftmost label (RFC 9525, section 6.3).
 func TestPattern(t *testing.T) {
 	for in, want := range map[string]string{
 		"*.Example1.com":   "*.example1.com",
@@ -59,7 +59,7 @@ func TestPattern(t *testing.T) {
 	}
 }
 
-// A handshake for a name that is normal already costs no allocation.
+// A handshake for a name in normal form does not allocate for it.
 func TestServerNameAllocatesNothing(t *testing.T) {
 	for _, in := range []string{"example1.com", "example1.com.", "not a name", ""} {
 		if n := testing.AllocsPerRun(100, func() { normalName(in) }); n != 0 {
@@ -68,8 +68,8 @@ func TestServerNameAllocatesNothing(t *testing.T) {
 	}
 }
 
-// The normal form is a name that DNS can have, no address, and its own normal
-// form; in upper case and with the root's dot it is the same name.
+// The normal form is a valid DNS name, not an address, and its own normal form.
+// The name in upper case and with a trailing dot has the same one.
 func FuzzServerName(f *testing.F) {
 	for _, s := range []string{"example1.com", "*.EXAMPLE1.com.", "0000..", "bücher.example", "xn--bcher-kva.example", "１.２.３.４", "a。b", "xn--", "ⅷ.ß", "1.2.3.4", "İ.example", "K.example"} {
 		f.Add(s)

@@ -17,8 +17,8 @@ import (
 	"wssgate/watch"
 )
 
-// A file without an extension is read if a line of it begins as PEM does. Anything else is
-// only listed, however large or odd it is.
+// A file without an extension is read if one of its lines begins like PEM.
+// Others are only listed, whatever their size and contents.
 func TestFreelyNamed(t *testing.T) {
 	d := newDir(t)
 	p := ca.Issue("example1.com")
@@ -51,8 +51,8 @@ func TestFreelyNamed(t *testing.T) {
 	}
 }
 
-// A file without an extension that was in use is a problem when it turns bad, and keeps its
-// certificate.
+// A file without an extension that was in use is a problem when it goes bad,
+// and keeps its certificate.
 func TestFreelyNamedTurnsBad(t *testing.T) {
 	for name, data := range map[string][]byte{"no PEM": []byte("x"), "empty": nil, "half": ca.Issue("example1.com").PEM()[:300], "a request": block1("CERTIFICATE REQUEST", []byte{1})} {
 		d := newDir(t)
@@ -73,7 +73,8 @@ func TestFreelyNamedTurnsBad(t *testing.T) {
 	}
 }
 
-// The other way round: what was no PEM becomes a certificate, by an event or a look at all.
+// A file that was not PEM becomes a certificate, after an event or at a full
+// reading.
 func TestFreelyNamedTurnsGood(t *testing.T) {
 	for _, event := range []bool{true, false} {
 		d := newDir(t)
@@ -98,7 +99,7 @@ func TestFreelyNamedTurnsGood(t *testing.T) {
 	}
 }
 
-// Very many files without an extension cost no more than a thousand of them, and hide
+// Very many files without an extension cost no more than a thousand, and hide
 // none in another folder.
 func TestFreelyNamedIsBounded(t *testing.T) {
 	d := newDir(t)
@@ -111,7 +112,7 @@ func TestFreelyNamedIsBounded(t *testing.T) {
 		}
 	}
 	p := ca.Issue("example1.com")
-	d.put(t, "plesk/scfA", p.PEM()) // behind the many
+	d.put(t, "plesk/scfA", p.PEM()) // after the many others
 	s := d.open(t)
 	for range 2 {
 		reload(t, s)
@@ -129,8 +130,8 @@ func TestFreelyNamedIsBounded(t *testing.T) {
 	wantServed(t, s, "example1.com", p)
 }
 
-// A leaf finds its key in another folder of the directory, follows it when both are
-// replaced one by one, and keeps its certificate when the key is gone.
+// A leaf finds its key in another folder of the directory, follows it when both
+// are replaced one by one, and keeps its certificate when the key is removed.
 func TestKeyInAnotherFolder(t *testing.T) {
 	d := newDir(t)
 	one, two := ca.Issue("example1.com"), ca.Issue("example1.com")
@@ -171,8 +172,9 @@ func TestKeyInAnotherFolder(t *testing.T) {
 	}
 }
 
-// A leaf beside a file that has the same one with key and chain is a copy, an older leaf of
-// the same key is one more certificate, and a key that a certificate has is not alone.
+// If another file has the same leaf with key and chain, a leaf is a copy. An
+// older leaf of the same key is a separate certificate. A key that has a
+// certificate is not reported.
 func TestCopiesOfALeaf(t *testing.T) {
 	d := newDir(t)
 	p := ca.Issue("example1.com")

@@ -8,17 +8,17 @@ import (
 	"wssgate/demo/minica"
 )
 
-// blocksOf reads with buffers of its own.
+// blocksOf reads blocks with new buffers.
 func blocksOf(data []byte) ([]block, error) {
 	blocks, _, err := readBlocks(data, nil, nil)
 	return blocks, err
 }
 
-// Each beginning of a file is refused, unless it stops between two blocks: so
-// a file that is being written is hardly ever taken for a whole one.
+// Each prefix of a file is refused, unless it ends between two blocks. So a
+// file that is being written is rarely mistaken for a complete one.
 func TestHalfAFileIsRefused(t *testing.T) {
 	data := ca.Issue("example1.com").PEM()
-	whole := map[int]int{} // offsets between two blocks: how many are in front
+	whole := map[int]int{} // number of preceding blocks, by an offset between two
 	for i, n := 0, 0; ; {
 		end := bytes.Index(data[i:], pemEnd)
 		if end < 0 {
@@ -64,8 +64,8 @@ func TestReadBlocksSkipsHeaders(t *testing.T) {
 	}
 }
 
-// What is read comes out the same after encoding/pem has written it again;
-// and where the whole file is good, encoding/pem finds no block that we do not.
+// The blocks are the same after encoding/pem has written them again. If the
+// whole file is good, encoding/pem finds no block that we do not.
 func FuzzReadBlocks(f *testing.F) {
 	p := ca.Issue("example1.com")
 	f.Add(p.PEM())
@@ -102,8 +102,8 @@ func FuzzReadBlocks(f *testing.F) {
 	})
 }
 
-// Whatever a file holds, what comes out of it can be served: it has a name, a
-// time, and a key that parses and that is the leaf's.
+// Whatever a file contains, each certificate from it can be served: it has a
+// name, dates, and a key that parses and matches the leaf.
 func FuzzFile(f *testing.F) {
 	p := ca.Issue("example1.com", "*.example1.com")
 	r := ca.IssueSpec(minica.Spec{Names: []string{"example2.com"}, Key: rsaKey()})

@@ -23,7 +23,7 @@ func TestReloadSeesNewChangedAndRemovedFiles(t *testing.T) {
 	second, other := ca.Issue("example1.com"), ca.Issue("example2.com")
 	d.put(t, "example1.com.pem", second.PEM())
 	d.put(t, "sub/below/example2.com.pem", other.PEM())
-	wantServed(t, s, "example1.com", first) // nobody has said anything yet
+	wantServed(t, s, "example1.com", first) // nothing has announced a change yet
 	reload(t, s)
 	wantServed(t, s, "example1.com", second)
 	wantServed(t, s, "example2.com", other)
@@ -37,8 +37,8 @@ func TestReloadSeesNewChangedAndRemovedFiles(t *testing.T) {
 	wantProblems(t, s)
 }
 
-// A directory that is suddenly another one, and has nothing, takes nothing out of service.
-// Files that are removed do, and so does another configuration.
+// A directory that is suddenly a different one, and empty, takes nothing out of
+// service. Removing the files does, and so does another configuration.
 func TestDirectorySuddenlyEmpty(t *testing.T) {
 	for _, file := range []string{"x.pem", "live/example1.com/x.pem"} {
 		for _, more := range []string{"", "lost+found/x", "README"} {
@@ -91,8 +91,8 @@ func TestDirectorySuddenlyEmpty(t *testing.T) {
 	}
 }
 
-// A file may hold the same size at the same time as before and yet be another:
-// tools that preserve times, or two changes within one tick of the clock.
+// A changed file may have the same size and time as before: tools preserve
+// times, and two changes may fall within one tick of the clock.
 func TestReloadSeesChangeWithoutNewTime(t *testing.T) {
 	d := newDir(t)
 	p := ca.Issue("example1.com")
@@ -116,9 +116,9 @@ func TestReloadSeesChangeWithoutNewTime(t *testing.T) {
 	wantServed(t, s, "example1.com", next)
 }
 
-// Whatever a file is replaced by, the vhost keeps its certificate until there
-// is a better one; the operator reads which file and why, once, and no longer
-// than it is so.
+// Whatever replaces a file, the vhost keeps its certificate until there is a
+// better one. The file and the reason are logged once, and reported as long as
+// the problem lasts.
 func TestBadReplacementKeepsTheOldOne(t *testing.T) {
 	good := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: time.Now().AddDate(0, 0, 5)})
 	other := ca.Issue("example1.com")
@@ -193,8 +193,8 @@ func TestBadReplacementKeepsTheOldOne(t *testing.T) {
 	}
 }
 
-// A certificate that is out of its time replaces nothing either where its key
-// or its issuer stands in another file, or its issuer nowhere.
+// A certificate outside its validity period replaces nothing, even if its key
+// or its issuer is in another file, or its issuer is missing.
 func TestUntimelyReplacementOfAPair(t *testing.T) {
 	root := minica.NewCA("Some Root")
 	for layout, put := range map[string]func(t *testing.T, d dir, p *minica.Pair){
@@ -226,8 +226,8 @@ func TestUntimelyReplacementOfAPair(t *testing.T) {
 	}
 }
 
-// A pair of files is often replaced one after the other; at no time does the
-// vhost lose its certificate.
+// The files of a pair are often replaced one after the other. The vhost always
+// has a certificate.
 func TestKeyAndCertificateReplacedOneAfterTheOther(t *testing.T) {
 	for _, order := range [][2]string{{"tls.key", "tls.crt"}, {"tls.crt", "tls.key"}} {
 		t.Run(order[0]+" first", func(t *testing.T) {
@@ -256,8 +256,8 @@ func TestKeyAndCertificateReplacedOneAfterTheOther(t *testing.T) {
 	}
 }
 
-// A key that goes away, or may no longer be read, keeps its certificate in
-// service as well; so does a folder that may no longer be listed.
+// If a key is removed or becomes unreadable, its certificate stays in service.
+// The same holds for a folder that can no longer be listed.
 func TestUnreadableKeepsTheOldOne(t *testing.T) {
 	d := newDir(t)
 	p := ca.Issue("example1.com")
@@ -280,7 +280,7 @@ func TestUnreadableKeepsTheOldOne(t *testing.T) {
 	if err := exec.Command("mkfifo", filepath.Join(string(d), "a/tls.key")).Run(); err != nil {
 		t.Fatal(err)
 	}
-	reload(t, s) // reading a FIFO would last for ever
+	reload(t, s) // reading a FIFO would never end
 	wantServed(t, s, "example1.com", p)
 	wantProblems(t, s, "is a pipe or a device", "is a pipe or a device")
 
@@ -296,8 +296,9 @@ func TestUnreadableKeepsTheOldOne(t *testing.T) {
 	}
 }
 
-// Without an old one, an expired certificate is served: a client that does not
-// mind is better off, and one that does says why. It is a problem all the same.
+// An expired certificate is served if there is no other: a client that ignores
+// the date can connect, and one that does not reports the reason. It is still a
+// problem.
 func TestExpiredIsServedForWantOfABetterOne(t *testing.T) {
 	d := newDir(t)
 	p := ca.IssueSpec(minica.Spec{Names: []string{"*.example1.com"}, NotBefore: time.Now().AddDate(0, -3, 0), NotAfter: time.Now().AddDate(0, 0, -12)})
@@ -309,9 +310,9 @@ func TestExpiredIsServedForWantOfABetterOne(t *testing.T) {
 	d.put(t, "y.pem", better.PEM())
 	reload(t, s)
 	wantServed(t, s, "a.example1.com", better)
-	wantProblems(t, s) // that nobody gets it any more is no problem
+	wantProblems(t, s) // a certificate that no client gets is not a problem
 
-	// Clients that have no ECDSA get nothing better than this.
+	// Clients without ECDSA get nothing better than this.
 	old := ca.IssueSpec(minica.Spec{Names: []string{"*.example1.com"}, Key: rsaKey(), NotBefore: time.Now().AddDate(0, -3, 0), NotAfter: time.Now().AddDate(0, 0, -12)})
 	path = d.put(t, "rsa.pem", old.PEM())
 	reload(t, s)
@@ -319,7 +320,8 @@ func TestExpiredIsServedForWantOfABetterOne(t *testing.T) {
 	wantProblems(t, s, `certificate "`+path+`": expired `+old.Cert.NotAfter.UTC().Format(time.RFC3339)+`; still served`)
 }
 
-// What did not change keeps its parsed form, and is not read again.
+// Unchanged files are not read again, and their certificates keep their parsed
+// form.
 func TestReloadKeepsWhatDidNotChange(t *testing.T) {
 	d := newDir(t)
 	d.put(t, "a.pem", ca.Issue("example1.com").PEM())
@@ -340,9 +342,9 @@ func TestReloadKeepsWhatDidNotChange(t *testing.T) {
 	}
 }
 
-// A link to a folder that leads nowhere for a while, to a volume that is not
-// mounted for example, takes nothing down: no more than a link to a file does.
-// Once the link itself is gone, so is what it led to.
+// A link to a folder that is temporarily missing, for example an unmounted
+// volume, takes nothing out of service, like a link to a file. When the link
+// itself is removed, so are the certificates behind it.
 func TestLinkToAFolderThatLeadsNowhere(t *testing.T) {
 	away, d := newDir(t), newDir(t)
 	p := ca.Issue("example1.com")
@@ -370,8 +372,9 @@ func TestLinkToAFolderThatLeadsNowhere(t *testing.T) {
 	}
 }
 
-// "Served" is said only of a certificate that a client gets: not of what a bad file held
-// where another file has a better one, and not of one with a flaw.
+// "Served" is reported only for certificates that clients get. It is not
+// reported for a bad file's former contents if another file has a better
+// certificate, or for a certificate with a flaw.
 func TestServedIsSaidOfWhatIs(t *testing.T) {
 	day := func(n int) time.Time { return time.Now().AddDate(0, 0, n) }
 	early := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, NotAfter: day(10)})
@@ -412,8 +415,8 @@ func TestServedIsSaidOfWhatIs(t *testing.T) {
 	}
 }
 
-// What a folder that can't be listed has below it is still served, also where the
-// directory is that of the process.
+// If a folder cannot be listed, the certificates below it are still served,
+// even if the directory is the working directory.
 func TestFolderThatIsGoneKeepsWhatIsBelow(t *testing.T) {
 	for _, relative := range []bool{false, true} {
 		d := newDir(t)

@@ -14,7 +14,7 @@ import (
 	"wssgate/demo/minica"
 )
 
-// rsaKeys are one key in both forms.
+// rsaKeys returns one key in both forms.
 func rsaKeys(t testing.TB) (key *rsa.PrivateKey, forms [][]byte) {
 	p := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, Key: rsaKey()})
 	for _, data := range [][]byte{p.KeyPEM(), p.KeyPEMClassic()} {
@@ -31,8 +31,8 @@ func TestCheckRSA(t *testing.T) {
 			t.Errorf("form %d: %v, %t; want the key", i, got, ok)
 		}
 	}
-	// Each number, one off, makes the key bad; only the modulus and the public
-	// exponent would be noticed by a comparison with the certificate.
+	// If any number is off by one, the key is bad. A comparison with the
+	// certificate would only detect the modulus and the public exponent.
 	var numbers struct {
 		Version                     int
 		N, E, D, P, Q, DP, DQ, QInv *big.Int
@@ -53,7 +53,8 @@ func TestCheckRSA(t *testing.T) {
 	}
 }
 
-// A packed key signs as the one that it was made of, and takes a fifth.
+// A packed key makes the same signatures as the original, and takes a fifth of
+// the space.
 func TestPackRSA(t *testing.T) {
 	key, forms := rsaKeys(t)
 	for i, der := range forms {
@@ -76,8 +77,8 @@ func TestPackRSA(t *testing.T) {
 	}
 }
 
-// What is found good here is good to crypto/x509, is the same key, and stays so
-// when it is packed.
+// A key that is good here is good for crypto/x509, is the same key, and remains
+// so after packing.
 func FuzzCheckRSA(f *testing.F) {
 	_, forms := rsaKeys(f)
 	for _, der := range forms {

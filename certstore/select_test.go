@@ -12,7 +12,7 @@ import (
 	"wssgate/demo/minica"
 )
 
-// Each row is better than all rows below it; the answer depends neither on the
+// Each row is better than all rows below it. The answer depends neither on the
 // names of the files nor on the order in which they are found.
 func TestWhichOfSeveral(t *testing.T) {
 	day := func(n int) time.Time { return time.Now().AddDate(0, 0, n) }
@@ -23,7 +23,7 @@ func TestWhichOfSeveral(t *testing.T) {
 	rows := []struct {
 		what string
 		pair *minica.Pair
-		why  string // over the next one
+		why  string // in comparison with the next row
 	}{
 		{"later expiry", ca.IssueSpec(spec(exact, -1, 80)), "expires later"},
 		{"earlier expiry", ca.IssueSpec(spec(exact, -1, 40)), "has the exact name, the other a wildcard"},
@@ -65,7 +65,7 @@ func certOf(t *testing.T, p *minica.Pair) *certificate {
 	return c
 }
 
-// The better family is not worth an expired certificate.
+// A valid certificate of a later family wins over an expired one.
 func TestValidRSAOverExpiredECDSA(t *testing.T) {
 	d := newDir(t)
 	r := ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, Key: rsaKey()})
@@ -74,7 +74,8 @@ func TestValidRSAOverExpiredECDSA(t *testing.T) {
 	wantServed(t, d.open(t), "example1.com", r)
 }
 
-// Certificates says for each name and key type what is served and why.
+// Certificates reports which certificate is served for each name and key type,
+// and why.
 func TestCertificatesSaysWhy(t *testing.T) {
 	trustOnly(t, root)
 	d := newDir(t)
@@ -119,8 +120,8 @@ func TestCertificatesSaysWhy(t *testing.T) {
 	}
 }
 
-// An issuer is called by whatever name the certificate has, on one line and without
-// escapes for a terminal: else it could draw rows of its own into the list.
+// An issuer's name is shown on one line and without terminal escapes. Otherwise
+// a certificate could add rows to the list.
 func TestIssuerIsPrintable(t *testing.T) {
 	d := newDir(t)
 	d.put(t, "a.pem", minica.NewCA("CA \x1b[31m\tA\nexample2.com").Issue("example1.com").PEM())
@@ -131,7 +132,7 @@ func TestIssuerIsPrintable(t *testing.T) {
 
 func baseName(path string) string { return path[strings.LastIndexByte(path, os.PathSeparator)+1:] }
 
-// The answer does not change while nothing else does.
+// Between equal certificates, the answer stays the same.
 func TestEqualCertificatesGiveTheSameAnswer(t *testing.T) {
 	from, to := time.Now().Add(-time.Hour).Truncate(time.Second), time.Now().Add(time.Hour).Truncate(time.Second)
 	d := newDir(t)
@@ -148,8 +149,8 @@ func TestEqualCertificatesGiveTheSameAnswer(t *testing.T) {
 	}
 }
 
-// No more than maxParsed certificates are kept ready, whoever asks for what;
-// and each answer is the right one.
+// At most maxParsed certificates stay parsed, whatever clients request, and
+// each answer is the right one.
 func TestParsedAreBounded(t *testing.T) {
 	var s Store
 	var all []*certificate
@@ -187,8 +188,8 @@ func TestParsedAreBounded(t *testing.T) {
 	}
 }
 
-// A certificate that was replaced is not kept ready: it would keep its key, and
-// the chunk that both are in.
+// A replaced certificate does not stay parsed: it would retain its key and the
+// chunk that contains both.
 func TestReplacedAreNotKept(t *testing.T) {
 	d := newDir(t)
 	d.put(t, "a.pem", ca.Issue("example1.com").PEM())
@@ -221,7 +222,7 @@ func TestReplacedAreNotKept(t *testing.T) {
 	}
 }
 
-// Handshakes for a name whose certificate is ready cost no allocation here.
+// A handshake whose certificate is parsed does not allocate here.
 func TestGetCertificateAllocatesNothing(t *testing.T) {
 	d := newDir(t)
 	d.put(t, "a.pem", ca.Issue("example1.com", "*.example1.com").PEM())
@@ -253,5 +254,5 @@ func BenchmarkGetCertificate(b *testing.B) {
 	}
 }
 
-// noSAN leaves only the common name, as certificates of long ago have it.
+// noSAN leaves only the common name, as in very old certificates.
 func noSAN(c *x509.Certificate) { c.DNSNames = nil }

@@ -13,7 +13,8 @@ import (
 	"wssgate/demo/minica"
 )
 
-// respond signs an OCSP response for p, fresh between two times from now on.
+// respond signs an OCSP response for p that is fresh between two times relative
+// to now.
 func respond(t *testing.T, p *minica.Pair, signer *minica.CA, status int, from, until time.Duration) []byte {
 	t.Helper()
 	r := ocsp.Response{Status: status, SerialNumber: p.Cert.SerialNumber, ThisUpdate: time.Now().Add(from), RevokedAt: time.Now().Add(from)}
@@ -36,8 +37,8 @@ func stapled(t *testing.T, s *Store, name string) []byte {
 	return state.OCSPResponse
 }
 
-// Of two certificates in one file a response is for one, and nothing is wrong
-// with that; the other may have the second name that a response can have.
+// If a file has two certificates, a response for one of them is not a problem.
+// The other one may use the second name that a response can have.
 func TestStapleForOneOfTwo(t *testing.T) {
 	ec, r := ca.Issue("example1.com"), ca.IssueSpec(minica.Spec{Names: []string{"example1.com"}, Key: rsaKey()})
 	for _, first := range []*minica.Pair{ec, r} {
@@ -69,8 +70,8 @@ func TestStapleForOneOfTwo(t *testing.T) {
 	}
 }
 
-// A fresh response beside the PEM goes with the certificate; it may come, be
-// renewed and go without the certificate.
+// A fresh response beside the PEM file is served with the certificate. It may
+// be added, renewed and removed independently.
 func TestStapleBesideThePEM(t *testing.T) {
 	p := ca.Issue("example1.com")
 	first := respond(t, p, ca, ocsp.Good, -time.Hour, time.Hour)
@@ -113,7 +114,7 @@ func TestStapleBesideThePEM(t *testing.T) {
 	}
 }
 
-// A response that a client would refuse is not served, and named; the
+// A response that clients would reject is reported and not served. The
 // certificate is served without it.
 func TestBadStapleIsLeftOut(t *testing.T) {
 	p := ca.Issue("example1.com")
@@ -143,7 +144,7 @@ func TestBadStapleIsLeftOut(t *testing.T) {
 	}
 }
 
-// A staple stops being served when its time is over, without a reload.
+// An expired staple is no longer served, without a reload.
 func TestStapleEnds(t *testing.T) {
 	p := ca.Issue("example1.com")
 	c, err := fromTLS(SourceDirectory, p.TLS())

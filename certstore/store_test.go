@@ -17,8 +17,8 @@ import (
 	"wssgate/watch"
 )
 
-// A handshake waits for no lock that a reload holds, even for a name that
-// nobody has asked for yet.
+// A handshake never waits for a lock that a reload holds, even for a name that
+// has not been requested before.
 func TestHandshakeDoesNotWaitForReload(t *testing.T) {
 	d := newDir(t)
 	p := ca.Issue("example1.com")
@@ -36,8 +36,8 @@ func TestHandshakeDoesNotWaitForReload(t *testing.T) {
 	}
 }
 
-// Everything at once, for the race detector; and at no moment is a name that
-// stays without its certificate.
+// Everything runs at once, for the race detector. A name that stays always has
+// its certificate.
 func TestConcurrentUse(t *testing.T) {
 	d := newDir(t)
 	d.put(t, "stays.pem", ca.Issue("example1.com").PEM())
@@ -70,7 +70,7 @@ func TestConcurrentUse(t *testing.T) {
 		for i := range 15 {
 			d.put(t, "changes.pem", versions[i%len(versions)])
 			reload(t, s)
-			runtime.GC() // gives chunks back that nobody needs
+			runtime.GC() // releases unused chunks
 		}
 	})
 	writers.Go(func() {
@@ -89,8 +89,8 @@ func TestConcurrentUse(t *testing.T) {
 	readers.Wait()
 }
 
-// Time alone makes certificates expire and become valid: what is served
-// follows at once, what is said about it with the next look.
+// Certificates expire and become valid as time passes. Handshakes follow at
+// once; reports follow with the next look.
 func TestTimeGoesOn(t *testing.T) {
 	d := newDir(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -135,8 +135,8 @@ func TestTimeGoesOn(t *testing.T) {
 	})
 }
 
-// A directory with more folders than anyone has vhosts is a mistake that is
-// named, and does not take the day to find.
+// A directory with more folders than anyone has vhosts is reported, and reading
+// it ends soon.
 func TestTooManyFolders(t *testing.T) {
 	d := newDir(t)
 	for i := range 6 {
@@ -153,8 +153,8 @@ func TestTooManyFolders(t *testing.T) {
 	}
 }
 
-// A der is the bytes that were put, for as long as it is held, whatever else
-// the arena gives away and takes back.
+// A der has the bytes that were put for as long as it is held, whatever else
+// the arena allocates and frees.
 func TestDer(t *testing.T) {
 	var a arena
 	want := map[int][]byte{}
@@ -165,7 +165,7 @@ func TestDer(t *testing.T) {
 			b = bytes.Repeat([]byte{7}, 2*chunkSize) // larger than a chunk
 		}
 		d := a.put(b)
-		if i%500 == 0 { // most chunks are soon without a der
+		if i%500 == 0 { // most chunks are soon without ders
 			want[i], ders[i] = b, d
 		}
 	}

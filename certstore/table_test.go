@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// A table made from an older one is as if it were made of all certificates
-// anew, and the older one stays as it was.
+// A table built from an older one equals a table built from scratch. The older
+// one does not change.
 func TestTableFromAnOlderOne(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	var pool []*certificate
@@ -51,8 +51,8 @@ func TestTableFromAnOlderOne(t *testing.T) {
 	old, oldAll := new(table), []*certificate(nil)
 	for range 300 {
 		var all []*certificate
-		if random.IntN(20) > 0 { // now and then nothing at all
-			change := random.IntN(10) // a little or much
+		if random.IntN(20) > 0 { // sometimes an empty table
+			change := random.IntN(10) // a small or a large change
 			for _, c := range pool {
 				if slices.Contains(oldAll, c) == (random.IntN(10) >= change) {
 					all = append(all, c)

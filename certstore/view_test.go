@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// setDirectory prepares and commits.
+// setDirectory calls Prepare and Commit.
 func setDirectory(s *Store, dir string, watch bool) error {
 	c, err := s.Prepare(dir, watch)
 	if err == nil {
@@ -24,9 +24,9 @@ func wantNames(t *testing.T, when string, v interface{ Has(string) bool }, want 
 	}
 }
 
-// A Change is seen by those who take its View, as a whole, with what was
-// installed while it was prepared; those who have the View of before see nothing
-// of it, and nothing that comes later.
+// A Change takes effect as a whole for those who take its View. It includes all
+// certificates installed while it was prepared. The previous View sees nothing
+// of it, and nothing that follows.
 func TestChange(t *testing.T) {
 	first, second := newDir(t), newDir(t)
 	first.put(t, "a.pem", ca.Issue("example1.com").PEM())
@@ -61,7 +61,8 @@ func TestChange(t *testing.T) {
 	wantNames(t, "the Store", s, map[string]bool{"example1.com": false, "example2.com": true, "acme1.test": false, "acme2.test": true})
 }
 
-// New files of the directory in use are part of a Change too, where nobody watches.
+// New files in the current directory are part of a Change, too, if the
+// directory is not watched.
 func TestChangeSameDirectory(t *testing.T) {
 	d := newDir(t)
 	d.put(t, "a.pem", ca.Issue("example1.com").PEM())
@@ -85,8 +86,8 @@ func TestChangeSameDirectory(t *testing.T) {
 	wantNames(t, "the View of after", after, map[string]bool{"example1.com": true, "example2.com": true})
 }
 
-// A Change that is abandoned, or fails, leaves all as it was, the watcher
-// included.
+// A Change that is abandoned or fails leaves everything as it was, including
+// the watcher.
 func TestAbandon(t *testing.T) {
 	d, other := newDir(t), newDir(t)
 	d.put(t, "a.pem", ca.Issue("example1.com").PEM())

@@ -20,8 +20,8 @@ import (
 	"wssgate/demo/minica"
 )
 
-// sha1By puts the algorithm of a SHA-1 signature in place of that of a certificate,
-// which is as long and whose signature nobody checks here.
+// sha1By replaces a certificate's algorithm with that of SHA-1 signatures,
+// which has the same length. The signature is not checked here.
 func sha1By(t *testing.T, der []byte) []byte {
 	t.Helper()
 	sha256, sha1 := []byte{0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2}, []byte{0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1}
@@ -32,7 +32,8 @@ func sha1By(t *testing.T, der []byte) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Two identifiers become shorter by one: the lengths around them follow.
+	// Two identifiers become one byte shorter, and so do the lengths around
+	// them.
 	tbs := bytes.Replace(cert.RawTBSCertificate, sha256, sha1, 1)
 	i := bytes.Index(tbs, sha1)
 	tbs[i-1]--
@@ -47,7 +48,7 @@ func sha1By(t *testing.T, der []byte) []byte {
 	return slices.Concat([]byte{0x30, 0x82, byte(n >> 8), byte(n)}, tbs, rest)
 }
 
-// trustOnly makes the root of a CA the only one of this system for a test.
+// trustOnly makes a CA's root the only root of this system during a test.
 func trustOnly(t *testing.T, ca *minica.CA) {
 	t.Helper()
 	pool, was := ca.Pool(), systemRoots
@@ -61,7 +62,7 @@ func trustOnly(t *testing.T, ca *minica.CA) {
 	t.Cleanup(func() { set(was) })
 }
 
-// Each rule finds the certificate that it is for, and nothing else does.
+// Each rule detects its own certificate and no other.
 func TestWarnings(t *testing.T) {
 	system := minica.NewCA("System Root")
 	trustOnly(t, system)
@@ -230,7 +231,7 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// A key is said to be open to others where they can reach it; chmod is seen.
+// A key is reported as readable if other users can reach it. chmod is noticed.
 func TestReadableKey(t *testing.T) {
 	base, err := os.MkdirTemp("/tmp", "open")
 	if err != nil {

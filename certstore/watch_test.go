@@ -15,8 +15,9 @@ import (
 	"wssgate/panics"
 )
 
-// watching opens a Store that watches d, and returns a function that waits
-// until a condition holds. It is told of each table, and looks at no clock.
+// watching opens a Store that watches d. It returns a function that waits until
+// a condition holds; it checks the condition after each new table, without a
+// clock.
 func watching(t *testing.T, d dir) (*Store, func(what string, ok func() bool)) {
 	t.Helper()
 	published := make(chan struct{}, 1)
@@ -43,7 +44,7 @@ func watching(t *testing.T, d dir) (*Store, func(what string, ok func() bool)) {
 	}
 }
 
-// A tellingHandler tells that something was logged: each new table is.
+// A tellingHandler signals each log message: every new table is logged.
 type tellingHandler struct{ published chan struct{} }
 
 func (h *tellingHandler) Enabled(context.Context, slog.Level) bool { return true }
@@ -57,7 +58,8 @@ func (h *tellingHandler) Handle(context.Context, slog.Record) error {
 func (h *tellingHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 func (h *tellingHandler) WithGroup(string) slog.Handler      { return h }
 
-// With the system's own events: what operators and their tools do to files.
+// The watcher notices what operators and their tools do to files, with the
+// system's own events.
 func TestWatchRealFiles(t *testing.T) {
 	issue := func(name string) *minica.Pair { return ca.Issue(name) }
 	serves := func(s *Store, name string, p *minica.Pair) func() bool {
@@ -68,7 +70,7 @@ func TestWatchRealFiles(t *testing.T) {
 	}
 	parallel := func(name string, f func(t *testing.T, d dir)) {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel() // they wait for the watcher most of the time
+			t.Parallel() // they mostly wait for the watcher
 			f(t, newDir(t))
 		})
 	}
@@ -117,7 +119,7 @@ func TestWatchRealFiles(t *testing.T) {
 		write("v2", two)
 		d.remove(t, "vhost1/..v1")
 		await("..data moved", serves(s, "example1.com", two))
-		write("v3", three) // the old folder stays: only the link tells
+		write("v3", three) // the old folder stays: only the link changes
 		await("..data moved again", serves(s, "example1.com", three))
 		if len(s.Problems()) > 0 {
 			t.Errorf("problems: %v", s.Problems())
@@ -133,7 +135,7 @@ func TestWatchRealFiles(t *testing.T) {
 		write("v1", one)
 		d.link(t, "..data/vhost1", "vhost1")
 		s, await := watching(t, d)
-		write("v2", two) // the old folder stays: only the link tells
+		write("v2", two) // the old folder stays: only the link changes
 		await("..data moved", serves(s, "example1.com", two))
 		d.remove(t, "..v1")
 		write("v3", one)
@@ -167,7 +169,7 @@ func TestWatchRealFiles(t *testing.T) {
 		await("the same folders anew", serves(s, "example1.com", two))
 		d.put(t, "a/b/x.pem", one.PEM())
 		await("a change in them", serves(s, "example1.com", one))
-		d.remove(t, "a") // and back before anybody looks
+		d.remove(t, "a") // and back before the next look
 		d.put(t, "a/b/x.pem", two.PEM())
 		await("the same folders, made anew at once", serves(s, "example1.com", two))
 		d.put(t, "a/b/x.pem", one.PEM())
@@ -178,7 +180,7 @@ func TestWatchRealFiles(t *testing.T) {
 		d.put(t, ".shared/x.pem", one.PEM())
 		d.link(t, "../.shared", "a/link")
 		d.link(t, "../.shared", "b/link")
-		d.link(t, "../..", "b/c/round") // and one that goes round
+		d.link(t, "../..", "b/c/round") // and one that forms a cycle
 		s, await := watching(t, d)
 		d.put(t, "b/c/y.pem", issue("example2.com").PEM())
 		await("a change beside the round one", func() bool { return s.Has("example2.com") })
@@ -254,7 +256,7 @@ func TestWatchRealFiles(t *testing.T) {
 		await("a change in it", serves(s, "example1.com", one))
 		d.remove(t, "top")
 		await("the folder is removed", func() bool { return len(s.Problems()) == 1 })
-		if err := os.Mkdir(top, 0o700); err != nil { // one by one
+		if err := os.Mkdir(top, 0o700); err != nil { // one after the other
 			t.Fatal(err)
 		}
 		root.put(t, "x.pem", two.PEM())
@@ -315,7 +317,7 @@ func TestWatchRealFiles(t *testing.T) {
 	})
 }
 
-// A directory may be relative, and may be where the process stands.
+// A directory may be relative, and may be the working directory.
 func TestWatchRelativeDirectory(t *testing.T) {
 	d := newDir(t)
 	t.Chdir(string(d))
@@ -332,8 +334,8 @@ func TestWatchRelativeDirectory(t *testing.T) {
 	}
 }
 
-// A panic while a change is read is counted as one of certificates, and all is looked at
-// again soon, not only with the next poll.
+// A panic while a change is read is counted as one of certificates. Everything
+// is read again soon, and not only with the next poll.
 func TestWatchPanics(t *testing.T) {
 	d := newDir(t)
 	one, two := ca.Issue("example1.com"), ca.Issue("example1.com")
