@@ -29,7 +29,7 @@ func (a *ACME) check(ms *mistakes, p keyPath) {
 		case n == 0:
 			ms.add(names, "", "is required")
 		case n > maxACMENames:
-			ms.add(names, "make several certificates of it", "has %d names; at most %d are allowed in one certificate", n, maxACMENames)
+			ms.add(names, "split it into several certificates", "has %d names; at most %d are allowed in one certificate", n, maxACMENames)
 		}
 		checkACMENames(ms, names, c.Names, seen)
 	}
@@ -119,7 +119,7 @@ func checkACMENames(ms *mistakes, p keyPath, names []string, seen map[string]boo
 			ms.add(p, nameHint(name, ServerName), "%q %v", name, err)
 		case strings.HasPrefix(normal, "*."):
 			ms.add(p, "let another ACME client write it into certificates.directory",
-				"%q is a wildcard, which a CA issues for dns-01 only", name)
+				"%q is a wildcard, which CAs issue only with dns-01", name)
 		case !strings.Contains(normal, "."):
 			ms.add(p, "", "%q has a single label; a public CA issues for full domain names only", name)
 		case !isHostName(normal):

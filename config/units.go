@@ -149,7 +149,7 @@ func parseRate(s string) (Rate, error) {
 	case periodErr != nil:
 		return Rate{}, fmt.Errorf("has the period %q, which %w", period, periodErr)
 	case n == 0:
-		return Rate{}, errors.New("allows none at all")
+		return Rate{}, errors.New("allows no events")
 	case every < time.Second:
 		return Rate{}, errors.New("has a period of less than a second")
 	}

@@ -67,7 +67,7 @@ func (u *Upstream) check(ms *mistakes, p keyPath) {
 			n.PublicURL = ms.publicURL(np.key("public_url"), "", n.PublicURL, "wss")
 		}
 		if n.Weight < 1 || n.Weight > 1000 {
-			ms.add(np.key("weight"), "drain = true takes a node out", "%d is not between 1 and 1000", n.Weight)
+			ms.add(np.key("weight"), "drain = true takes a node out of service", "%d is not between 1 and 1000", n.Weight)
 		}
 	}
 	ms.positive(p.key("dial_timeout"), u.DialTimeout)

@@ -269,9 +269,9 @@ func TestRepeatedTrouble(t *testing.T) {
 					look(0)
 				}
 				look(each)
-				want := []string{trouble, end, "again and again", "answers again", trouble, end}
+				want := []string{trouble, end, "repeatedly", "answers again", trouble, end}
 				if hang { // each of the four calls hangs
-					want = append(want, "again and again")
+					want = append(want, "repeatedly")
 				}
 				lines := log.lines()
 				if len(lines) != len(want) {

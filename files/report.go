@@ -61,7 +61,7 @@ func (p *Place) sayTrouble(e HangError, repeated bool) {
 		text, hint = ": the file system is slow", "the gate continues with what it has read, and adds the rest when it is read"
 	}
 	if repeated {
-		hint = fmt.Sprintf("this comes back again and again: the next line about it follows when the file system has answered for %d minutes", calm/time.Minute)
+		hint = fmt.Sprintf("this happens repeatedly: the next message about it follows after the file system has answered for %d minutes", calm/time.Minute)
 	}
 	log := p.log()
 	log.Warn(p.what+text, "file", e.Path, "since", e.Since, "hint", hint)

@@ -244,7 +244,7 @@ func (o *obtainer) do(ctx context.Context, r admin.ACMERequest) (string, error) 
 		did, err = now.acme.Rollover(ctx)
 		said = "has a new key at " + strings.Join(did, " and ")
 		if err != nil && did != nil {
-			err = fmt.Errorf("%s, and not elsewhere: %w", said, err)
+			err = fmt.Errorf("%s, but not at the other CAs: %w", said, err)
 		}
 	default:
 		err = admin.ErrNotSupported
