@@ -1,4 +1,4 @@
-package main
+package inventory
 
 import (
 	"encoding/base64"
@@ -14,14 +14,25 @@ import (
 
 	"wssgate/certstore"
 	"wssgate/config"
+	"wssgate/demo/minica"
 	"wssgate/files"
+	"wssgate/internal/leaktest"
 )
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+var testCA = minica.NewCA("CA")
+
+// smallest is a configuration with what none can do without.
+const smallest = `[upstream.tigase]
+nodes = ["ws://127.0.0.1:5290/"]
+`
 
 // A cache that cannot be looked at is not one that is still to be made.
 func TestInventoryUnreadableCache(t *testing.T) {
 	cfg := withACME(t, "names = \"a.example\"\n", nil)
 	cfg.ACME.Cache = filepath.Join(cfg.File, "acme") // below a file: ENOTDIR even for root
-	if inv, err := inventoryOf(cfg); err == nil || !strings.Contains(err.Error(), "acme") {
+	if inv, err := of(cfg); err == nil || !strings.Contains(err.Error(), "acme") {
 		t.Errorf("inventory = %+v, %v; want what is wrong with the cache", inv, err)
 	}
 }
@@ -30,7 +41,10 @@ func TestInventoryUnreadableCache(t *testing.T) {
 // own with the files given.
 func withACME(t *testing.T, acme string, files map[string][]byte) *config.Config {
 	t.Helper()
-	file := configWithCertificates(t, nil, "[acme]\naccept_terms = true\n"+acme)
+	file := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.Mkdir(filepath.Join(filepath.Dir(file), "certs"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for name, data := range files {
 		name = filepath.Join(filepath.Dir(file), name)
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
@@ -40,11 +54,11 @@ func withACME(t *testing.T, acme string, files map[string][]byte) *config.Config
 			t.Fatal(err)
 		}
 	}
-	data, err := os.ReadFile(file)
-	if err != nil {
+	text := []byte(smallest + "[acme]\naccept_terms = true\n" + acme)
+	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := config.Parse(file, data)
+	cfg, err := config.Parse(file, text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +72,7 @@ func TestInventoryReadsACMECache(t *testing.T) {
 	cfg := withACME(t, "names = [\"a.example\", \"b.example\"]\n", map[string][]byte{
 		"acme/a.example": append(pair.KeyPEMClassic(), pair.ChainPEM()...), // as autocert has it
 	})
-	inv, err := inventoryOf(cfg)
+	inv, err := of(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,11 +84,11 @@ func TestInventoryReadsACMECache(t *testing.T) {
 		t.Errorf("served = %+v; want a.example from acme", served)
 	}
 	var out strings.Builder
-	list := newCertificateList(inv)
-	if err := list.print(&out, time.Now()); err != nil {
+	list := inv.List()
+	if err := list.Print(&out, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := list.bad(), []string{`acme: no certificate for "b.example": waiting`}; !slices.Equal(got, want) {
+	if got, want := list.Bad(), []string{`acme: no certificate for "b.example": waiting`}; !slices.Equal(got, want) {
 		t.Errorf("somebody has to see to %q; want %q", got, want)
 	}
 	for _, want := range []string{"acme: a.example: valid\n", "acme: b.example: waiting\n"} {
@@ -88,7 +102,7 @@ func TestInventoryReadsACMECache(t *testing.T) {
 func TestInventoryMakesNoCache(t *testing.T) {
 	cfg := withACME(t, "names = \"a.example\"\n", nil)
 	cfg.Vhost = []*config.Vhost{{Names: []string{"a.example", "b.example"}, Upstream: "tigase"}}
-	inv, err := inventoryOf(cfg)
+	inv, err := of(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +113,7 @@ func TestInventoryMakesNoCache(t *testing.T) {
 		t.Errorf("acme = %+v; want one name that waits", inv.acme)
 	}
 	var got []string
-	for _, w := range inv.warnings(cfg.Served(inv.certificates)) {
+	for _, w := range inv.certificateWarnings(cfg.Served(inv.certificates)) {
 		got = append(got, w.Text)
 	}
 	want := []string{
@@ -125,7 +139,7 @@ func TestInventoryTouchesNoCache(t *testing.T) {
 	if err := os.Chmod(cfg.ACME.Cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := inventoryOf(cfg); err != nil {
+	if _, err := of(cfg); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(cfg.ACME.Cache); err != nil || info.Mode().Perm() != 0o755 {
@@ -184,7 +198,7 @@ http = ":80"
 
 // No certificate at all is something to see to as well.
 func TestCertificateListEmpty(t *testing.T) {
-	if got, want := (certificateList{}).bad(), []string{"no certificate is available; every client is refused"}; !slices.Equal(got, want) {
+	if got, want := (List{}).Bad(), []string{"no certificate is available; every client is refused"}; !slices.Equal(got, want) {
 		t.Errorf("todo = %q; want %q", got, want)
 	}
 }
@@ -197,11 +211,11 @@ func TestCheckAllowWithACME(t *testing.T) {
 		"[access]\nallow = \"10.0.0.0/8\"\n[listen]\nhttp = \":80\"\n": false,
 	} {
 		cfg := withACME(t, "names = \"a.example\"\n"+extra, nil)
-		inv, err := inventoryOf(cfg)
+		inv, err := of(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := slices.ContainsFunc(inv.warnings(nil), func(w config.Warning) bool { return strings.Contains(w.Text, "access.allow: excludes the CA") })
+		got := slices.ContainsFunc(inv.certificateWarnings(nil), func(w config.Warning) bool { return strings.Contains(w.Text, "access.allow: excludes the CA") })
 		if got != want {
 			t.Errorf("%q: warned %v; want %v", extra, got, want)
 		}
@@ -224,7 +238,7 @@ func TestInventoryHangs(t *testing.T) {
 			was := config.Place
 			config.Place = files.New("configuration", nil)
 			defer func() { config.Place = was }()
-			_, err = inventoryOf(cfg)
+			_, err = of(cfg)
 			if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, what)) {
 				t.Errorf("%s: %v", what, err)
 			}
