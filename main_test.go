@@ -5,11 +5,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"testing"
 	"testing/synctest"
 
+	"wssgate/gate"
 	"wssgate/internal/leaktest"
 )
 
@@ -114,18 +114,8 @@ func TestVersion(t *testing.T) {
 			t.Errorf("%s: status %d, %q; want 0 and a line that begins with wssgate", word, status, stdout)
 		}
 	}
-	info := &debug.BuildInfo{
-		Main: debug.Module{Version: "v1.2.3"},
-		Settings: []debug.BuildSetting{
-			{Key: "vcs.revision", Value: "0123456789abcdef0123456789abcdef01234567"},
-			{Key: "vcs.modified", Value: "true"},
-		},
-	}
-	if got, want := versionLine(info), "wssgate v1.2.3, commit 0123456789ab, modified, go"; !strings.HasPrefix(got, want) {
+	if got, want := versionLine(gate.Build{Version: "v1.2.3", Commit: "0123456789ab", Modified: true}), "wssgate v1.2.3, commit 0123456789ab, modified, go"; !strings.HasPrefix(got, want) {
 		t.Errorf("versionLine = %q, want %q and the Go release", got, want)
-	}
-	if got, want := versionLine(nil), "wssgate (devel), go"; !strings.HasPrefix(got, want) {
-		t.Errorf("versionLine(nil) = %q, want %q and the Go release", got, want)
 	}
 }
 

@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"runtime/debug"
+
+	"wssgate/gate"
 )
 
 // versionCommand is "wssgate version".
@@ -14,26 +15,18 @@ func versionCommand(_ context.Context, args []string, stdout, stderr io.Writer) 
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status
 	}
-	info, _ := debug.ReadBuildInfo()
-	fmt.Fprintln(stdout, versionLine(info))
+	fmt.Fprintln(stdout, versionLine(gate.ThisBuild()))
 	return exitOK
 }
 
-// versionLine says what is known of a build; info may be nil.
-func versionLine(info *debug.BuildInfo) string {
-	version, commit, dirty := "(devel)", "", ""
-	if info != nil {
-		if info.Main.Version != "" {
-			version = info.Main.Version
-		}
-		for _, s := range info.Settings {
-			switch {
-			case s.Key == "vcs.revision":
-				commit = ", commit " + s.Value[:min(12, len(s.Value))]
-			case s.Key == "vcs.modified" && s.Value == "true":
-				dirty = ", modified"
-			}
-		}
+// versionLine says what is known of a build.
+func versionLine(b gate.Build) string {
+	commit, dirty := "", ""
+	if b.Commit != "" {
+		commit = ", commit " + b.Commit
 	}
-	return fmt.Sprintf("wssgate %s%s%s, %s %s/%s", version, commit, dirty, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	if b.Modified {
+		dirty = ", modified"
+	}
+	return fmt.Sprintf("wssgate %s%s%s, %s %s/%s", b.Version, commit, dirty, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

@@ -1,7 +1,6 @@
 package gate
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -10,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -460,7 +458,8 @@ func (d *console) describe() admin.Gate {
 		Go: runtime.Version(), Started: processStart, Config: cfg.File,
 	}
 	out.Host, _ = os.Hostname()
-	out.Version, out.Revision = buildOf(debug.ReadBuildInfo())
+	build := ThisBuild()
+	out.Version, out.Revision = build.Version, build.Commit
 	d.mu.Lock()
 	out.Listeners = slices.Clone(d.serving)
 	out.Reload = d.reload
@@ -657,19 +656,6 @@ func adminSuspect(c proxy.Suspect) admin.Suspect {
 
 // processStart is approximately when the process started.
 var processStart = time.Now()
-
-// buildOf returns the version and the commit of a build, if known.
-func buildOf(info *debug.BuildInfo, _ bool) (version, revision string) {
-	if info == nil {
-		return "(devel)", ""
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			revision = s.Value[:min(12, len(s.Value))]
-		}
-	}
-	return cmp.Or(info.Main.Version, "(devel)"), revision
-}
 
 // withWarnings makes a log that also records warnings for the admin page.
 func withWarnings(log *slog.Logger) (*slog.Logger, *admin.Warnings) {
