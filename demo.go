@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"syscall"
 
@@ -27,7 +26,7 @@ Prints what to try.`)
 	if status, done := f.parse(args, stdout, stderr); done {
 		return status
 	}
-	listenAddr, err := freeAddress(*addr)
+	listenAddr, err := demo.FreeAddress(*addr)
 	if err != nil {
 		fmt.Fprintf(stderr, "wssgate demo: -listen: %v\n", err)
 		if ports.IsErrno(err, syscall.EADDRINUSE) {
@@ -48,20 +47,4 @@ Prints what to try.`)
 	}
 	fmt.Fprintln(stdout, d.Guide(os.Args[0]))
 	return gate.Serve(ctx, cfg, gate.Serving{Pages: demo.Page(), Sockets: new(listen.Sockets)}, stderr)
-}
-
-// freeAddress returns addr with the port that the kernel gave for port 0, or
-// says why the gate could not listen there.
-func freeAddress(addr string) (string, error) {
-	ln, err := net.Listen("tcp", addr)
-	if err != nil {
-		return "", err
-	}
-	defer ln.Close()
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return "", err
-	}
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	return net.JoinHostPort(host, port), err
 }

@@ -213,16 +213,17 @@ balancer stops sending them first: this is for a preStop hook.
   wssgate drain -node tigase/t1
   wssgate drain -node tigase/t1 -stop
   wssgate drain -all -after 5s -wait`+atGate)
-	vhost := o.String("vhost", "", "drain the vhost `NAME`")
-	node := o.String("node", "", "drain the node `UPSTREAM/NAME`")
-	all := o.Bool("all", false, "drain all vhosts; the gate goes on")
+	var order terminal.DrainOrder
+	o.StringVar(&order.Vhost, "vhost", "", "drain the vhost `NAME`")
+	o.StringVar(&order.Node, "node", "", "drain the node `UPSTREAM/NAME`")
+	o.BoolVar(&order.All, "all", false, "drain all vhosts; the gate goes on")
 	end := o.Bool("end", false, "drain the whole gate and end it, as SIGTERM does")
-	stop := o.Bool("stop", false, "end that drain")
-	after := o.Duration("after", 0, "with -all: begin after a `DURATION` such as 5s; not ready until then")
-	wait := o.Bool("wait", false, "return when the last tunnel has ended")
+	o.BoolVar(&order.Stop, "stop", false, "end that drain")
+	o.DurationVar(&order.After, "after", 0, "with -all: begin after a `DURATION` such as 5s; not ready until then")
+	o.BoolVar(&order.Wait, "wait", false, "return when the last tunnel has ended")
 	o.want = func(args []string) error {
 		n := len(args) // anything else is too much
-		for _, given := range []bool{*vhost != "", *node != "", *all, *end} {
+		for _, given := range []bool{order.Vhost != "", order.Node != "", order.All, *end} {
 			if given {
 				n++
 			}
@@ -232,33 +233,16 @@ balancer stops sending them first: this is for a preStop hook.
 			return fmt.Errorf("unexpected %q", args[0])
 		case n != 1:
 			return errors.New("one of -vhost, -node, -all and -end is required")
-		case *end && *stop:
+		case *end && order.Stop:
 			return errors.New("-stop: a drain that ends the gate can't be stopped")
-		case *after != 0 && (!*all || *stop):
+		case order.After != 0 && (!order.All || order.Stop):
 			return errors.New("-after is for -all without -stop")
-		case *wait && (*end || *stop):
+		case order.Wait && (*end || order.Stop):
 			return errors.New("-wait is for a drain that does not end the gate, and begins")
 		}
 		return nil
 	}
-	return o.say(ctx, args, stdout, stderr, func(g *terminal.Gate) (string, error) {
-		query := url.Values{}
-		switch {
-		case *vhost != "":
-			query.Set("vhost", *vhost)
-		case *node != "":
-			query.Set("node", *node)
-		case *all:
-			query.Set("all", "1")
-		}
-		if *stop {
-			query.Set("stop", "1")
-		}
-		if *after != 0 {
-			query.Set("after", after.String())
-		}
-		return g.Drain(ctx, query, *wait)
-	})
+	return o.say(ctx, args, stdout, stderr, func(g *terminal.Gate) (string, error) { return g.Drain(ctx, order) })
 }
 
 // accessCommand is "wssgate access".

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -12,7 +10,6 @@ import (
 	"time"
 
 	"wssgate/config"
-	"wssgate/files"
 	"wssgate/probe"
 )
 
@@ -57,25 +54,15 @@ Exit status: 0 all steps succeeded, whatever the diagnoses, 1 one failed, 2 usag
 		return usage(fmt.Sprintf("-timeout %v: want more than 0", *timeout))
 	}
 	opts := probe.Options{URL: urls[0], Domain: *domain, Connect: *connect, Timeout: *timeout, Server: *server}
+	var err error
 	if *caFile != "" {
-		pem, err := readForProbe(ctx, *caFile, *timeout)
-		if err != nil {
+		if opts.RootCAs, err = probe.ReadRoots(ctx, *caFile, *timeout); err != nil {
 			return usage(fmt.Sprintf("-ca: %v", err))
-		}
-		opts.RootCAs = x509.NewCertPool()
-		if !opts.RootCAs.AppendCertsFromPEM(pem) {
-			return usage(fmt.Sprintf("-ca: no certificate in %q", *caFile))
 		}
 	}
 	if *loginFile != "" {
-		text, err := readForProbe(ctx, *loginFile, *timeout)
-		if err != nil {
+		if opts.Login, err = probe.ReadLogin(ctx, *loginFile, *timeout); err != nil {
 			return usage(fmt.Sprintf("-login: %v", err))
-		}
-		jid, rest, _ := strings.Cut(string(text), "\n")
-		password, _, _ := strings.Cut(rest, "\n")
-		if opts.Login = (&probe.Login{JID: strings.TrimSpace(jid), Password: strings.TrimSuffix(password, "\r")}); opts.Login.Password == "" {
-			return usage(fmt.Sprintf("-login: %q has no password in its second line", *loginFile))
 		}
 	}
 	if *configFile != "" {
@@ -89,7 +76,7 @@ Exit status: 0 all steps succeeded, whatever the diagnoses, 1 one failed, 2 usag
 	var each func(probe.Step)
 	if !*asJSON {
 		fmt.Fprintf(stdout, "probe %s\n\n", urls[0])
-		each = func(s probe.Step) { printStep(stdout, s) }
+		each = func(s probe.Step) { s.Print(stdout) }
 	}
 	report, err := probe.Run(ctx, opts, each)
 	if err != nil {
@@ -101,25 +88,12 @@ Exit status: 0 all steps succeeded, whatever the diagnoses, 1 one failed, 2 usag
 		enc.SetIndent("", "  ")
 		enc.Encode(report)
 	} else {
-		printDiagnoses(stdout, report.Diagnoses)
-		fmt.Fprintf(stdout, "\n%s\n", verdict(report))
+		report.PrintEnd(stdout)
 	}
 	if !report.OK {
 		return exitFailed
 	}
 	return exitOK
-}
-
-// readForProbe reads a small file, and gives up after the timeout.
-func readForProbe(ctx context.Context, file string, timeout time.Duration) ([]byte, error) {
-	place := files.New("probe", nil)
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	b, err := files.Await(ctx, place, func() ([]byte, error) { return place.ReadStream(file, config.MaxFile) })
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("%q: not read within %v", file, timeout)
-	}
-	return b, err
 }
 
 // flagsFirst parts flags from other arguments, wherever they stand, so that a
@@ -148,61 +122,4 @@ func flagsFirst(fs *flag.FlagSet, args []string) (flags, others []string) {
 		}
 	}
 	return flags, others
-}
-
-// printStep prints a step as a line, with what else there is to say below it.
-func printStep(w io.Writer, s probe.Step) {
-	const indent = "                                 "
-	word := "ok"
-	if !s.OK() {
-		word = "FAILED"
-	}
-	fmt.Fprintf(w, "  %-12s %-6s %7.1f ms", s.Name, word, s.Millis)
-	sep := "  "
-	for _, fact := range s.Facts {
-		fmt.Fprintf(w, "%s%s\n", sep, fact)
-		sep = indent
-	}
-	for _, note := range s.Notes {
-		fmt.Fprintf(w, "%snote: %s\n", sep, note)
-		sep = indent
-	}
-	if len(s.Facts)+len(s.Notes) == 0 {
-		fmt.Fprintln(w)
-	}
-	for _, problem := range s.Problems {
-		fmt.Fprintf(w, "    %s\n", problem.Text)
-		if problem.Hint != "" {
-			fmt.Fprintf(w, "      hint: %s\n", problem.Hint)
-		}
-	}
-}
-
-// printDiagnoses prints each diagnosis as a line, with the settings to change below it.
-func printDiagnoses(w io.Writer, diagnoses []probe.Diagnosis) {
-	if len(diagnoses) > 0 {
-		fmt.Fprintln(w)
-	}
-	for _, d := range diagnoses {
-		fmt.Fprintf(w, "%s: %s\n", d.Code, d.Text)
-		for _, fix := range d.Fixes {
-			fmt.Fprintf(w, "  %-10s  %s: %s\n", fix.Server, fix.File, fix.Line)
-		}
-	}
-}
-
-// verdict is the last line.
-func verdict(r *probe.Report) string {
-	var took time.Duration
-	var failed []string
-	for _, s := range r.Steps {
-		took += s.Took
-		if !s.OK() {
-			failed = append(failed, s.Name)
-		}
-	}
-	if r.OK {
-		return fmt.Sprintf("ok, in %.1f ms", float64(took.Microseconds())/1000)
-	}
-	return "failed: " + strings.Join(failed, ", ")
 }

@@ -46,6 +46,22 @@ type Demo struct {
 	server *chat.Server // nil where the upstream is a real one
 }
 
+// FreeAddress returns addr with the port that the kernel gave for port 0, or
+// says why the gate could not listen there.
+func FreeAddress(addr string) (string, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return "", err
+	}
+	defer ln.Close()
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	return net.JoinHostPort(host, port), err
+}
+
 // Start writes the files and starts the XMPP server. Where Dir has a CA and
 // certificates of an earlier demo that are still good, they stay, so that a
 // browser that trusts the CA goes on doing so.

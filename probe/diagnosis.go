@@ -29,8 +29,8 @@ type Fix struct {
 // Servers are the XMPP servers that there are fixes for.
 var Servers = []string{"ejabberd", "mongooseim", "openfire", "prosody", "tigase"}
 
-// files are where the settings are.
-var files = map[string]string{
+// settingsIn says where the settings of a server are.
+var settingsIn = map[string]string{
 	"ejabberd":   "/etc/ejabberd/ejabberd.yml",
 	"mongooseim": "etc/mongooseim.toml",
 	"openfire":   "Admin Console, System Properties",
@@ -174,7 +174,7 @@ func (p *prober) prescribe() {
 		d := &p.report.Diagnoses[i]
 		for _, r := range remedies[d.Code] {
 			if r.server == "wssgate" || p.report.Server == nil || !slices.Contains(Servers, p.report.Server.Name) || r.server == p.report.Server.Name {
-				d.Fixes = append(d.Fixes, Fix{r.server, files[r.server], strings.ReplaceAll(r.line, "DOMAIN", p.Domain)})
+				d.Fixes = append(d.Fixes, Fix{r.server, settingsIn[r.server], strings.ReplaceAll(r.line, "DOMAIN", p.Domain)})
 			}
 		}
 	}

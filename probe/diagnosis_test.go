@@ -332,7 +332,7 @@ func TestFixes(t *testing.T) {
 	}
 	for code, all := range remedies {
 		for _, r := range all {
-			if files[r.server] == "" || r.server != "wssgate" && !slices.Contains(Servers, r.server) {
+			if settingsIn[r.server] == "" || r.server != "wssgate" && !slices.Contains(Servers, r.server) {
 				t.Errorf("%s: no file for %q", code, r.server)
 			}
 		}

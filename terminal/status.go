@@ -218,11 +218,41 @@ func (s *screen) logins(st *admin.Status) {
 // Reload asks the gate to read its configuration again.
 func (g *Gate) Reload(ctx context.Context) (string, error) { return g.order(ctx, "/reload", nil) }
 
-// Drain asks the gate to start or stop a drain; query is that of POST /drain. With wait it
-// returns when the last tunnel has ended, and an error if the drain was stopped first.
-func (g *Gate) Drain(ctx context.Context, query url.Values, wait bool) (string, error) {
-	o, err := g.post(ctx, "/drain", query)
-	if err != nil || !wait {
+// A DrainOrder says what to drain: one of Vhost, Node, All, or with none of them the whole
+// gate, which then ends.
+type DrainOrder struct {
+	Vhost string
+	Node  string // UPSTREAM/NAME
+	All   bool
+	Stop  bool          // end that drain
+	After time.Duration // begin so much later, and be not ready until then
+	Wait  bool          // until the last tunnel has ended
+}
+
+func (d DrainOrder) query() url.Values {
+	query := url.Values{}
+	switch {
+	case d.Vhost != "":
+		query.Set("vhost", d.Vhost)
+	case d.Node != "":
+		query.Set("node", d.Node)
+	case d.All:
+		query.Set("all", "1")
+	}
+	if d.Stop {
+		query.Set("stop", "1")
+	}
+	if d.After != 0 {
+		query.Set("after", d.After.String())
+	}
+	return query
+}
+
+// Drain asks the gate to start or stop a drain. If the order is to wait it returns when
+// the last tunnel has ended, and an error if the drain was stopped first.
+func (g *Gate) Drain(ctx context.Context, d DrainOrder) (string, error) {
+	o, err := g.post(ctx, "/drain", d.query())
+	if err != nil || !d.Wait {
 		return o.Result, err
 	}
 	for {
@@ -230,7 +260,7 @@ func (g *Gate) Drain(ctx context.Context, query url.Values, wait bool) (string, 
 		if err := g.get(ctx, "/status", nil, &st); err != nil {
 			return "", err
 		}
-		i := slices.IndexFunc(st.Drains, func(d admin.Drain) bool { return d.Scope == o.Scope })
+		i := slices.IndexFunc(st.Drains, func(drain admin.Drain) bool { return drain.Scope == o.Scope })
 		switch {
 		case i < 0:
 			return "", &Error{Text: o.Scope + ": the drain was stopped"}
