@@ -52,22 +52,7 @@ var actions = []action{
 	}},
 	{"6 bytes of a ClientHello", 500, 4, func(g *gate, n int) error { return g.knock(n, wholeHello()[:6]) }},
 	{"a ClientHello and no more", 500, 4, func(g *gate, n int) error { return g.knock(n, wholeHello()) }},
-	{"a ClientHello for a name that it does not serve", 500, 4, func(g *gate, n int) error {
-		config := g.tlsConfig()
-		config.ServerName = "nobody.example"
-		return times(n, func() error {
-			conn, err := net.Dial("tcp", g.addr)
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(patience))
-			if tls.Client(conn, config).Handshake() == nil {
-				return errors.New("a name that is not served has a certificate")
-			}
-			return nil
-		})
-	}},
+	{"a ClientHello for a name that it does not serve", 500, 4, (*gate).nameless},
 	{"a whole handshake", 500, 2, func(g *gate, n int) error {
 		return times(n, func() error {
 			conn, err := tls.Dial("tcp", g.addr, g.tlsConfig())
@@ -85,6 +70,24 @@ var actions = []action{
 		config.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 		return g.nonsense(n, config)
 	}},
+}
+
+// nameless begins n handshakes, one after the other, for a name that is not served.
+func (g *gate) nameless(n int) error {
+	config := g.tlsConfig()
+	config.ServerName = "nobody.example"
+	return times(n, func() error {
+		conn, err := net.Dial("tcp", g.addr)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(patience))
+		if tls.Client(conn, config).Handshake() == nil {
+			return errors.New("a name that is not served has a certificate")
+		}
+		return nil
+	})
 }
 
 // costs are the CPU of the gate and of the rig's own process, for each action.

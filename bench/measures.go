@@ -138,7 +138,8 @@ func fixed(ctx context.Context, g *gate) ([]figure, error) {
 	}, nil
 }
 
-// churn is what a connection costs that comes and goes.
+// churn is what a connection costs that comes and goes, or that asks for a name that is
+// not served.
 func churn(ctx context.Context, g *gate) ([]figure, error) {
 	var figures []figure
 	for _, resume := range []bool{false, true} {
@@ -152,7 +153,11 @@ func churn(ctx context.Context, g *gate) ([]figure, error) {
 		}
 		figures = append(figures, figure{what, micros(used) / 1000, 2})
 	}
-	return figures, nil
+	used, err := g.cpuOf(func() (int, error) { return *churnCount, g.nameless(*churnCount) })
+	if err != nil {
+		return nil, err
+	}
+	return append(figures, figure{"CPU for a name that is not served, ms", micros(used) / 1000, 2}), nil
 }
 
 // reload is what busy connections notice of three reloads.
