@@ -200,7 +200,7 @@ with "wssgate reload".`)
 	if runtime.GOOS == "windows" {
 		slog.Info(`windows has no SIGHUP; "wssgate reload" reloads`)
 	}
-	cfg, err := config.Load(ctx, *file)
+	cfg, err := config.LoadToServe(ctx, *file)
 	switch {
 	case ctx.Err() != nil:
 		return exitOK // it was ended while it waited for the file

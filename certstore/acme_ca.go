@@ -27,6 +27,7 @@ type ACMECA struct {
 	Chain       string         // common name of the issuer of the last certificate in the chain; empty: the CA's default chain
 	EABKeyID    string         // external account binding (RFC 8555, section 7.3.4); empty: none
 	EABKey      []byte         // its MAC key, decoded
+	Unread      error          // Roots or EABKey could not be read yet, and nothing is asked of this CA; nil: they were
 }
 
 // check returns all mistakes.
@@ -72,8 +73,20 @@ func newACMECAs(a *ACME) (cas []*acmeCA) {
 	return cas
 }
 
+// unread returns why no CA can be asked yet: none of them has all of its files. An order
+// would fail, and its back-off would last longer than that. It is nil if one can.
+func (a *ACME) unread() (err error) {
+	for _, c := range a.cas {
+		if c.Unread == nil {
+			return nil
+		}
+		err = c.Unread
+	}
+	return err
+}
+
 func newACMECA(a *ACME, which ACMECA, keyFile string) *acmeCA {
-	c := &acmeCA{ACME: a, ACMECA: which, keyFile: keyFile, http: acmeHTTPClient(which.Roots, a.opts.transport), account: make(chan acmeAccount, 1)}
+	c := &acmeCA{ACME: a, ACMECA: which, keyFile: keyFile, http: acmeHTTPClient(which, a.opts.transport), account: make(chan acmeAccount, 1)}
 	c.account <- acmeAccount{}
 	return c
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -34,15 +33,17 @@ const (
 	acmeUserAgent = "wssgate"
 )
 
-// acmeHTTPClient returns the client for all requests to the CA. It uses the
-// proxy from the environment, if there is one. Tests replace the network with
-// next.
-func acmeHTTPClient(roots *x509.CertPool, next http.RoundTripper) *http.Client {
-	if next == nil {
+// acmeHTTPClient returns the client for all requests to the CA. It uses the proxy from
+// the environment, if any. next replaces the network in tests.
+func acmeHTTPClient(ca ACMECA, next http.RoundTripper) *http.Client {
+	switch {
+	case ca.Unread != nil:
+		next = acmeUnread{ca.Unread}
+	case next == nil:
 		next = &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
 			DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-			TLSClientConfig:       &tls.Config{RootCAs: roots},
+			TLSClientConfig:       &tls.Config{RootCAs: ca.Roots},
 			TLSHandshakeTimeout:   10 * time.Second,
 			ResponseHeaderTimeout: acmeRequestTimeout,
 
@@ -54,8 +55,13 @@ func acmeHTTPClient(roots *x509.CertPool, next http.RoundTripper) *http.Client {
 	return &http.Client{Transport: acmeTransport{next}}
 }
 
-// acmeTransport protects acme.Client from bad answers of a CA. It reads each
-// answer whole, within acmeRequestTimeout.
+// acmeUnread is the transport to a CA that must not be asked, and why.
+type acmeUnread struct{ err error }
+
+func (t acmeUnread) RoundTrip(*http.Request) (*http.Response, error) { return nil, t.err }
+
+// acmeTransport protects acme.Client from bad answers of a CA. It reads them whole,
+// within acmeRequestTimeout.
 type acmeTransport struct {
 	next http.RoundTripper
 }

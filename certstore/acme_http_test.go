@@ -192,7 +192,7 @@ func TestACMEHeaderLimit(t *testing.T) {
 	defer ca.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.Certificate())
-	client := acmeHTTPClient(roots, nil)
+	client := acmeHTTPClient(ACMECA{Roots: roots}, nil)
 	defer client.CloseIdleConnections()
 	if res, err := client.Get(ca.URL); err == nil || !strings.Contains(err.Error(), "header") {
 		t.Errorf("%v, %v; want an error about the header", res, err)

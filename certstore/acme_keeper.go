@@ -140,6 +140,10 @@ func (k *acmeKeeper) turn() time.Duration {
 		}
 		return min(due, k.a.opts.Poll)
 	}
+	if err := k.a.unread(); err != nil {
+		k.trust(err)
+		return k.a.opts.Poll
+	}
 	select {
 	case k.a.orders <- struct{}{}:
 		defer func() { <-k.a.orders }()

@@ -70,10 +70,10 @@ func (f *ACMEFallback) check(ms *mistakes, p keyPath, on bool) {
 		ms.add(p.key("ca"), "", "%q: %v", f.CA, err)
 	}
 	if f.CARoot != "" {
-		ms.checkFile(p.key("ca_root"), f.CARoot, checkRoots)
+		ms.checkDeferrable(p.key("ca_root"), f.CARoot, checkRoots)
 	}
 	if f.EABKeyFile != "" {
-		ms.checkFile(p.key("eab_key_file"), f.EABKeyFile, func(data []byte) error {
+		ms.checkDeferrable(p.key("eab_key_file"), f.EABKeyFile, func(data []byte) error {
 			_, err := decodeEABKey(data)
 			return err
 		})
@@ -91,7 +91,11 @@ func (a *ACME) Files() (files []string) {
 
 // options converts f. where is its table, for errors.
 func (f *ACMEFallback) options(c *Config, where string) (o certstore.ACMECA, err error) {
-	o = certstore.ACMECA{Directory: f.CA, Email: f.Email, AcceptTerms: f.AcceptTerms, Profile: f.Profile, Chain: f.Chain, EABKeyID: f.EABKeyID}
+	o = certstore.ACMECA{Directory: f.CA, Email: f.Email, AcceptTerms: f.AcceptTerms, Profile: f.Profile, Chain: f.Chain}
+	if o.Unread = errors.Join(c.Unread(f.CARoot), c.Unread(f.EABKeyFile)); o.Unread != nil {
+		return o, nil
+	}
+	o.EABKeyID = f.EABKeyID
 	if f.CARoot != "" {
 		o.Roots = x509.NewCertPool()
 		if !o.Roots.AppendCertsFromPEM(c.Files[f.CARoot]) {

@@ -27,7 +27,7 @@ func LoadAdmin(ctx context.Context, file string) (AdminListener, error) {
 	return files.Await(ctx, Place, func() (AdminListener, error) {
 		data, err := Place.ReadStream(file, MaxFile)
 		if err != nil {
-			_, err = parseWhatWasRead(file, nil, err)
+			_, err = parseWhatWasRead(file, nil, err, Parse)
 			return AdminListener{}, err
 		}
 		return parseAdmin(file, data)

@@ -42,9 +42,15 @@ type Config struct {
 	// again.
 	Files map[string][]byte `toml:"-"`
 
-	// WatchConfig reloads the file automatically when it changes. The files
-	// that it names are read again with it, but not watched. Default: false,
-	// reload with SIGHUP. Reload: at once.
+	// Files that hang, of those without which a gate may start; see unread.go. left is
+	// closed by Leave.
+	unread     []*unread
+	unreadErrs map[string]error
+	left       chan struct{}
+
+	// WatchConfig reloads the file automatically when it changes. The files that it
+	// names are read again with it, but not watched. Default: false, reload with
+	// SIGHUP. Reload: at once.
 	WatchConfig bool `toml:"watch_config"`
 
 	Listen       Listen               `toml:"listen"`

@@ -417,7 +417,7 @@ func TestReloadRegularFile(t *testing.T) {
 		dir:                        "is a directory, not a file",
 		filepath.Join(dir, "none"): "no such file or directory",
 	} {
-		_, err := Reload(t.Context(), target, false, func([sha256.Size]byte) {})
+		_, err := (&Config{File: target}).Reload(t.Context(), false, func([sha256.Size]byte) {})
 		ce, ok := errors.AsType[*Error](err)
 		if !ok || len(ce.Mistakes) != 1 || ce.Mistakes[0].String() != want {
 			t.Errorf("Reload(%q) = %v; want %q", target, err, want)
@@ -428,7 +428,7 @@ func TestReloadRegularFile(t *testing.T) {
 		if err := os.Symlink(target, link); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Reload(t.Context(), link, false, func([sha256.Size]byte) {}); (err == nil) != good {
+		if _, err := (&Config{File: link}).Reload(t.Context(), false, func([sha256.Size]byte) {}); (err == nil) != good {
 			t.Errorf("a link to %q: %v; want it to be taken: %t", target, err, good)
 		}
 	}

@@ -135,6 +135,7 @@ type mistakes struct {
 	list   []Mistake
 	broken []string          // keyPath.where of keys that did not decode
 	files  map[string][]byte // files that were read, for Config.Files
+	unread map[string]error  // files that were not, because they hang; see unread.go
 	more   bool              // some were omitted
 }
 

@@ -68,6 +68,9 @@ const minToken = 16
 // file.
 func (ms *mistakes) keyPairWith(keyFile string) func(data []byte) error {
 	return func(certificate []byte) error {
+		if ms.unread[keyFile] != nil {
+			return nil
+		}
 		key, err := ms.read(keyFile)
 		if err != nil {
 			return fmt.Errorf("key %q: %w", keyFile, err)

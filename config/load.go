@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -45,15 +46,35 @@ func (*notReadError) HintText() string {
 // certificates. The file may be a pipe (check -config <(…)).
 //
 // If a file cannot be read yet, Load logs this and waits until ctx ends, or for
-// startFilesPatience, and then returns ErrNotRead. A gate does not start
-// without all of its files: without an access list every client could connect,
-// and without the token anyone could use the admin page.
-func Load(ctx context.Context, file string) (*Config, error) {
+// startFilesPatience, and then returns ErrNotRead. Without an access list everybody
+// could connect, and without the token anybody could use the admin page.
+func Load(ctx context.Context, file string) (*Config, error) { return load(ctx, file, Parse) }
+
+// LoadToServe is Load for a gate, which does not wait for files that close no door:
+// those for upstreams and for CAs. Reload tries them again; until then nothing is
+// connected that needs them. See Config.Unread, Back and Leave.
+func LoadToServe(ctx context.Context, file string) (*Config, error) {
+	return load(ctx, file, func(file string, data []byte) (*Config, error) {
+		var all []*unread
+		cfg, err := parse(file, data, func(c *Config) []*unread {
+			all = newUnread(c.deferrable())
+			return all
+		})
+		for _, u := range all {
+			if err != nil || !slices.Contains(cfg.unread, u) {
+				u.place.Leave()
+			}
+		}
+		return cfg, err
+	})
+}
+
+func load(ctx context.Context, file string, parse parser) (*Config, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startFilesPatience, ErrNotRead)
 	defer cancel()
 	cfg, err := files.Await(ctx, Place, func() (*Config, error) {
 		data, err := Place.ReadStream(file, MaxFile)
-		return parseWhatWasRead(file, data, err)
+		return parseWhatWasRead(file, data, err, parse)
 	})
 	if errors.Is(err, ErrNotRead) {
 		if hang := Place.Hangs(); hang != nil {
@@ -64,12 +85,21 @@ func Load(ctx context.Context, file string) (*Config, error) {
 	return cfg, err
 }
 
-// Reload is Load for a running gate. It accepts only regular files, and fails
-// if the file system hangs. It always calls read with the sum of the file.
+// Reload is Load for the gate that runs c, from the same file. It accepts only regular
+// files, and fails if the file system hangs, except for files that c has not read either.
+// It always calls read with the sum of the file. The caller uses c.Leave if it takes the
+// result.
 //
-// patient is for repeating a reload that was too slow: nobody waits for it, so
-// it may take as long as a start. Otherwise a slow disk would fail every time.
-func Reload(ctx context.Context, file string, patient bool, read func(sum [sha256.Size]byte)) (*Config, error) {
+// patient repeats a reload that was too slow: nobody waits for this one, so it may take
+// as long as a start. Otherwise a slow disk would fail every time.
+func (c *Config) Reload(ctx context.Context, patient bool, read func(sum [sha256.Size]byte)) (*Config, error) {
+	file := c.File
+	again := func(file string, data []byte) (*Config, error) {
+		return parse(file, data, func(next *Config) []*unread {
+			files := next.deferrable()
+			return slices.DeleteFunc(slices.Clone(c.unread), func(u *unread) bool { return !slices.Contains(files, u.file) })
+		})
+	}
 	do := files.Do[*Config]
 	if patient {
 		var cancel context.CancelFunc
@@ -80,7 +110,7 @@ func Reload(ctx context.Context, file string, patient bool, read func(sum [sha25
 	cfg, err := do(ctx, Place, func() (*Config, error) {
 		data, err := Place.Read(file, MaxFile)
 		read(Sum(data, err))
-		return parseWhatWasRead(file, data, err)
+		return parseWhatWasRead(file, data, err, again)
 	})
 	if errors.Is(err, files.ErrHangs) {
 		err = &Error{file, []Mistake{{Text: err.Error(), Hint: "is the file system mounted? it is read again when it answers", err: err}}}
@@ -88,7 +118,10 @@ func Reload(ctx context.Context, file string, patient bool, read func(sum [sha25
 	return cfg, err
 }
 
-func parseWhatWasRead(file string, data []byte, err error) (*Config, error) {
+// A parser is Parse or a variant of it.
+type parser func(file string, data []byte) (*Config, error)
+
+func parseWhatWasRead(file string, data []byte, err error, parse parser) (*Config, error) {
 	if err != nil {
 		m := Mistake{Text: cause(err).Error()}
 		if errors.Is(err, fs.ErrNotExist) {
@@ -96,7 +129,7 @@ func parseWhatWasRead(file string, data []byte, err error) (*Config, error) {
 		}
 		return nil, &Error{file, []Mistake{m}}
 	}
-	return Parse(file, data)
+	return parse(file, data)
 }
 
 // cause strips the operation and the file name from an error of package os,
@@ -111,6 +144,11 @@ func cause(err error) error {
 // Parse is Load for data that has already been read. file appears in messages,
 // and relative paths are relative to its folder.
 func Parse(file string, data []byte) (*Config, error) {
+	return parse(file, data, func(*Config) []*unread { return nil })
+}
+
+// parse is Parse, and goes on without those of mayHang that hang.
+func parse(file string, data []byte, mayHang func(*Config) []*unread) (*Config, error) {
 	if m, ok := notText(data); ok {
 		return nil, &Error{file, []Mistake{m}}
 	}
@@ -121,11 +159,12 @@ func Parse(file string, data []byte) (*Config, error) {
 	}
 
 	var ms mistakes
-	cfg := &Config{File: file, Sum: sha256.Sum256(data)}
+	cfg := &Config{File: file, Sum: sha256.Sum256(data), left: make(chan struct{})}
 	d := decoder{mistakes: &ms, base: filepath.Dir(file)}
 	d.decode(tree, cfg)
+	cfg.unread = ms.readAll(mayHang(cfg))
 	cfg.check(&ms)
-	cfg.Files = ms.files
+	cfg.Files, cfg.unreadErrs = ms.files, ms.unread
 	if len(ms.list) > 0 {
 		ms.sort(meta.Keys(), tree)
 		if ms.more {

@@ -95,9 +95,13 @@ func (u *Upstream) NodeOptions() (nodes []upstream.NodeOptions) {
 	return nodes
 }
 
-// UpstreamTLS returns the TLS configuration for wss nodes. It is nil if the
-// file has no settings for them.
+// UpstreamTLS is for wss nodes; nil if the file has no settings for them. If a file of
+// the upstream has not been read, every handshake fails: the system's roots are not those
+// that the operator trusts.
 func (c *Config) UpstreamTLS(u *Upstream) (*tls.Config, error) {
+	if err := c.unreadOf(u); err != nil {
+		return refuse(err), nil
+	}
 	if u.CA == "" && u.ServerName == "" && u.ClientCertificate == "" {
 		return nil, nil
 	}

@@ -136,10 +136,10 @@ func (u *Upstream) checkTLS(ms *mistakes, p keyPath, tls bool) {
 		}
 	}
 	if u.CA != "" {
-		ms.checkFile(p.key("ca"), u.CA, checkRoots)
+		ms.checkDeferrable(p.key("ca"), u.CA, checkRoots)
 	}
 	if u.ClientCertificate != "" && u.ClientKey != "" {
-		ms.checkFile(p.key("client_certificate"), u.ClientCertificate, ms.keyPairWith(u.ClientKey))
+		ms.checkDeferrable(p.key("client_certificate"), u.ClientCertificate, ms.keyPairWith(u.ClientKey))
 	}
 	if u.ServerName != "" {
 		name, err := domainName(u.ServerName)

@@ -99,6 +99,7 @@ func (g *gate) stop() error {
 	var err error
 	g.watch.Set(false)
 	g.access.set(nil)
+	g.cfg.Leave(nil)
 	if g.reloading != nil {
 		go panics.Catch(panics.Reload, func() { (<-g.gathered).abandon(g) }) // when it has been gathered
 	}

@@ -54,6 +54,7 @@ import (
 //	a file, a folder          files.Patience for a call; then without it
 //	the names of listeners    listenerPatience, beside the loop; then without them
 //	the configuration         startFilesPatience, then the program ends
+//	files of upstreams, CAs   files.Patience, then it starts without those
 //	the start, after SIGTERM  startPatience
 //	everything in a drain     drain.timeout and exitPatience, whatever hangs
 //	the log, at the exit      LogPatience
@@ -306,6 +307,8 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 	g.acme.begin(change)
 	g.watch.Set(cfg.WatchConfig)
 	g.access.set(cfg.AccessFiles)
+	g.again = cfg.Back()
+	g.sayUnread()
 	return g, nil
 }
 

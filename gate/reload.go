@@ -34,12 +34,12 @@ func (g *gate) reload(then func(error)) {
 	g.beginReload([]func(error){then}, false)
 }
 
-// beginReload starts a reload for the callers in asked. See config.Reload for patient.
+// beginReload starts a reload for the callers in asked. See config.Config.Reload for patient.
 func (g *gate) beginReload(asked []func(error), patient bool) {
 	g.reloading, g.again, g.retry = asked, nil, false
 	g.notify.Reloading()
-	file, open := g.cfg.File, g.addresses()
-	go func() { g.gathered <- g.gather(file, open, patient) }()
+	cfg, open := g.cfg, g.addresses()
+	go func() { g.gathered <- g.gather(cfg, open, patient) }()
 }
 
 // A gathered is a configuration with everything that was read for it.
@@ -54,10 +54,10 @@ type gathered struct {
 }
 
 // gather reads everything that a reload needs. It runs beside the loop and
-// changes nothing in the gate. open are the addresses on which the gate already
-// listens; see config.Reload for patient. A panic becomes the error of the
-// reload.
-func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) (out *gathered) {
+// changes nothing in the gate. cfg is in force. open are the addresses on which
+// the gate already listens; see config.Config.Reload for patient. A panic
+// becomes the error of the reload.
+func (g *gate) gather(cfg *config.Config, open map[listen.Address]bool, patient bool) (out *gathered) {
 	r := &gathered{}
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -67,7 +67,7 @@ func (g *gate) gather(file string, open map[listen.Address]bool, patient bool) (
 		}
 	}()
 	var err error
-	r.cfg, err = config.Reload(context.Background(), file, patient, func(sum [sha256.Size]byte) { g.watch.Seen(file, sum) })
+	r.cfg, err = cfg.Reload(context.Background(), patient, func(sum [sha256.Size]byte) { g.watch.Seen(cfg.File, sum) })
 	if err == nil {
 		r.certificates, err = r.cfg.PrepareCertificates(g.store)
 	}
@@ -120,6 +120,7 @@ func (g *gate) reloaded(r *gathered) {
 	g.console.reloaded(err)
 	if err == nil {
 		g.logged = nil
+		g.again = g.cfg.Back()
 		g.log.Info("reloaded", "names", g.store.Names(), "problems", len(g.store.Problems()))
 	} else {
 		g.logFailure(errors.Join(r.also, err))
@@ -257,5 +258,14 @@ func (g *gate) commit(c *change) {
 	}
 	g.watch.Set(cfg.WatchConfig)
 	g.access.set(cfg.AccessFiles)
+	g.cfg.Leave(cfg)
 	g.cfg = cfg
+	g.sayUnread()
+}
+
+// sayUnread logs which upstreams are out because a file of theirs hangs.
+func (g *gate) sayUnread() {
+	for name, err := range g.cfg.UnreadUpstreams() {
+		g.log.Warn("upstream: out until its file can be read", "upstream", name, "err", err)
+	}
 }

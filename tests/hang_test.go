@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -277,6 +278,106 @@ func TestConfigurationHangs(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Files that close no door may hang when the gate starts: it listens and serves all that
+// does not need them, says what hangs, and takes it up when it is back. Until then no
+// handshake with the upstream succeeds. A certificate that the operator's CA did not
+// issue is never accepted.
+func TestStartWithoutFilesThatHang(t *testing.T) {
+	for _, file := range []string{"ca.pem", "client.pem", "root.pem"} {
+		t.Run(file, func(t *testing.T) {
+			u := wire.Echo(t)
+			site := gate.NewSite(t, name, "tls.test")
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := &tls.Config{Certificates: []tls.Certificate{*site.CA.Issue("server.test").TLS()}, ClientAuth: tls.RequireAnyClientCert}
+			behind := wire.Serve(t, tls.NewListener(ln, server), wire.EchoFrames)
+			site.Write(t, "ca.pem", site.CA.RootPEM())
+			site.Write(t, "root.pem", site.CA.RootPEM())
+			pair := site.CA.Issue("gate.test")
+			site.Write(t, "client.pem", pair.ChainPEM())
+			site.Write(t, "client.key", pair.KeyPEM())
+			site.Config(t, toUpstream(u.URL)+vhosts(name)+fmt.Sprintf(`
+[upstream.tls]
+nodes = "wss://%s/"
+server_name = "server.test"
+ca = "ca.pem"
+client_certificate = "client.pem"
+client_key = "client.key"
+
+[[vhost]]
+names = ["tls.test"]
+upstream = "tls"
+
+[acme]
+names = ["cached.test.example"]
+accept_terms = true
+cache = "acme"
+ca = "https://127.0.0.1:1/directory"
+ca_root = "root.pem"
+`, ln.Addr()))
+			m := onMount(t, site, file)
+			m.Hang()
+			defer m.Resume()
+			g := gate.Start(t, site.Dir)
+			o := operate(t, g)
+			line := g.WaitLine("the file hangs", hangs)
+			if !strings.HasSuffix(line.Str("file"), file) || line.Str("since") == "" {
+				t.Errorf("the line has file %q, since %q", line.Str("file"), line.Str("since"))
+			}
+			wire.Dial(t, g.Addr("wss"), site.Client(name))
+			if !o.finding("configuration", file, "has not answered since") {
+				t.Errorf("no finding names the file: %+v", o.status().Findings)
+			}
+			ask := func() int {
+				c := wire.DialTLS(t, g.Addr("wss"), site.Client("tls.test"))
+				defer c.Close()
+				resp, _ := c.Answer(wire.Request("tls.test"))
+				return resp.StatusCode
+			}
+			if file == "root.pem" {
+				if code := ask(); code != 101 {
+					t.Errorf("the upstream with its own files: status %d; want 101", code)
+				}
+			} else {
+				g.WaitLine("the upstream is out", says("upstream: out until its file can be read"))
+				if code := ask(); code < 500 || len(behind.Requests()) > 0 {
+					t.Errorf("status %d and %d requests without its files; want none", code, len(behind.Requests()))
+				}
+			}
+			o.want("POST", "/reload", 200) // what still hangs hinders nothing
+			next := g.Mark()
+			m.Resume()
+			next("it is taken up", says("reloaded"))
+			if o.finding("configuration", file) {
+				t.Errorf("still a finding: %+v", o.status().Findings)
+			}
+			eventually(t, "the upstream is used", func() bool { return ask() == 101 })
+			if file == "root.pem" {
+				g.WaitLine("the CA is asked", func(l gate.Line) bool { return strings.HasPrefix(l.Msg(), "acme: no certificate obtained") })
+			}
+		})
+	}
+}
+
+// What closes a door is waited for: without an access list nothing listens.
+func TestStartWaitsForAccessList(t *testing.T) {
+	u := wire.Echo(t)
+	site := gate.NewSite(t, name)
+	site.Write(t, "deny.txt", []byte("192.0.2.0/24\n"))
+	site.Config(t, toUpstream(u.URL)+"[access]\ndeny = [\"file:deny.txt\"]\n")
+	m := onMount(t, site, "deny.txt")
+	m.Hang()
+	g := gate.Run(t, site.Dir, []string{"serve", "-config", "config.toml"})
+	g.WaitLine("the list hangs", hangs)
+	if strings.Contains(g.Text(), "listening") {
+		t.Errorf("it listens without its list:\n%s", g.Text())
+	}
+	m.Resume()
+	wire.Dial(t, g.Addr("wss"), site.Client(name))
 }
 
 // A pipe that nobody writes to, as the configuration, is waited for until the first
