@@ -34,8 +34,8 @@ type connEntry struct {
 
 // newSystemPoller creates the system's poller for descriptors. If noRing is not nil,
 // the poller gets a ring, or noRing is called with the reason why it has none, now or
-// later.
-func newSystemPoller(noRing func(error)) (poller, error) {
+// later, and whether the same would be true of others.
+func newSystemPoller(noRing func(why error, forAll bool)) (poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -51,8 +51,8 @@ func newSystemPoller(noRing func(error)) (poller, error) {
 		return nil, err
 	}
 	if noRing != nil {
-		if p.ring, err = newRing(noRing); err != nil {
-			noRing(err)
+		if p.ring, err = newRing(func(why error) { noRing(why, false) }); err != nil {
+			noRing(err, ringForbidden(err))
 		} else {
 			p.batch = newBatch(p.ring.do)
 		}

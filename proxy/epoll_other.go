@@ -17,7 +17,7 @@ func (*osConn) join(poller, *tunnel, *leg) {}
 
 func (*osConn) leave() {}
 
-func newSystemPoller(func(error)) (poller, error) { return nil, errors.ErrUnsupported }
+func newSystemPoller(func(error, bool)) (poller, error) { return nil, errors.ErrUnsupported }
 
 func duplicate(net.Conn) (int, error) { return -1, errors.ErrUnsupported }
 

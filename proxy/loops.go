@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"runtime"
@@ -28,8 +29,7 @@ type loops struct {
 	started     time.Time // the clock of all tunnels
 	max         int
 	newPoller   func() (poller, error)
-	ringed      bool                                 // use io_uring
-	unringed    atomic.Pointer[string]               // why one of them does not use it; nil: all do
+	rings       *rings                               // nil: io_uring is not used
 	descriptors bool                                 // pollers wait for descriptors
 	processors  func() (used time.Duration, ok bool) // of the process, since its start; nil: unknown
 	panicked    panicFunc                            // in the goroutine that panicked
@@ -58,22 +58,15 @@ const (
 // newLoops starts the first loop. If system is true, connections with a descriptor use
 // the system's poller, if there is one; otherwise goroutines pump all connections, in
 // one loop, because pumped connections do not move. panicked is called for each panic
-// in a turn. If noRing is not nil, the loops batch their system calls by io_uring;
-// noRing is called once with the reason why one of them can't, in that loop's goroutine
-// or before newLoops returns. The others continue unchanged, but new loops do not try.
+// in a turn. If noRing is not nil, the loops batch their system calls by io_uring; see
+// rings for noRing.
 func newLoops(system bool, noRing func(error), panicked panicFunc) (*loops, error) {
 	d := &loops{started: time.Now(), max: 1, newPoller: newWakePoller, panicked: panicked, random: rand.New(systemRandom{}), pump: pump}
 	if system {
-		d.ringed = noRing != nil
-		d.newPoller = func() (poller, error) {
-			if !d.ringed || d.unringed.Load() != nil {
-				return newSystemPoller(nil)
-			}
-			return newSystemPoller(func(err error) {
-				if why := err.Error(); d.unringed.CompareAndSwap(nil, &why) {
-					noRing(err)
-				}
-			})
+		d.newPoller = func() (poller, error) { return newSystemPoller(nil) }
+		if noRing != nil {
+			d.rings = &rings{refused: noRing}
+			d.newPoller = d.rings.newPoller
 		}
 		d.max, d.descriptors, d.processors = runtime.GOMAXPROCS(0), true, processTime
 	}
@@ -86,13 +79,68 @@ func newLoops(system bool, noRing func(error), panicked panicFunc) (*loops, erro
 
 // ring returns the state of io_uring, as Counts.IOUring.
 func (d *loops) ring() string {
-	if why := d.unringed.Load(); why != nil {
-		return *why
+	if d.rings == nil {
+		return "off"
 	}
-	if d.ringed {
+	return d.rings.String()
+}
+
+// rings knows which loops use io_uring.
+//
+// A loop that can't, continues without it. If the kernel forbids it, others do not try;
+// if it is short of descriptors or memory, each new loop tries. refused is called with
+// each reason, in the goroutine of the loop or before its poller is returned, and once
+// for loops that have the same.
+type rings struct {
+	refused func(error)
+
+	mu      sync.Mutex
+	loops   int
+	without []string // the reasons of those without a ring
+	forAll  bool     // no other one will have one
+}
+
+func (r *rings) newPoller() (poller, error) {
+	r.mu.Lock()
+	skip := r.forAll
+	if skip {
+		r.loops++
+		r.without = append(r.without, r.without[len(r.without)-1])
+	}
+	r.mu.Unlock()
+	if skip {
+		return newSystemPoller(nil)
+	}
+	p, err := newSystemPoller(func(why error, forAll bool) {
+		text := why.Error()
+		r.mu.Lock()
+		known := slices.Contains(r.without, text)
+		r.without, r.forAll = append(r.without, text), r.forAll || forAll
+		r.mu.Unlock()
+		if !known {
+			r.refused(why)
+		}
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		r.loops++
+	}
+	return p, err
+}
+
+// String is "on" if all loops have a ring, or says which have none and why.
+func (r *rings) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch n := len(r.without); {
+	case n == 0:
 		return "on"
+	case n >= r.loops: // the first loop is counted after it is refused
+		return r.without[n-1]
+	default:
+		return fmt.Sprintf("on, but not in %d of %d event loops: %s", n, r.loops, r.without[n-1])
 	}
-	return "off"
 }
 
 // systemRandom is the source of math/rand/v2, which is safe for concurrent use.

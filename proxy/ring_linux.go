@@ -121,14 +121,16 @@ func (r *ring) mmap(offset int64, size uint32) ([]byte, error) {
 	return b, nil
 }
 
+// close may be called again. After it, do makes each call alone.
 func (r *ring) close() {
-	if r == nil {
+	if r == nil || r.fd < 0 {
 		return
 	}
 	for _, b := range r.mapped {
 		unix.Munmap(b)
 	}
 	unix.Close(r.fd)
+	*r = ring{fd: -1, broken: true, lost: r.lost}
 }
 
 // do makes calls, at most ringEntries of them.
@@ -170,11 +172,18 @@ func (r *ring) do(calls []call) {
 	}
 }
 
-// lose stops the use of the ring.
+// lose stops the use of the ring, and gives back what it holds.
 func (r *ring) lose(why error) {
 	lost := r.lost
 	r.lost = nil
+	r.close()
 	lost(why)
+}
+
+// ringForbidden reports whether the kernel refuses every ring, and not one for lack of
+// descriptors or memory.
+func ringForbidden(err error) bool {
+	return !errors.Is(err, unix.EMFILE) && !errors.Is(err, unix.ENFILE) && !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.EAGAIN)
 }
 
 // add queues a call, at place i of those that enter submits.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"os"
 	"testing"
 
 	"github.com/gobwas/ws"
@@ -278,4 +279,110 @@ func panicsIn(p *epoll, after int, made bool) func([]call) {
 		}
 		panic("test")
 	}
+}
+
+// A loop that gets no ring for lack of descriptors keeps none from others.
+func TestRingLacksDescriptors(t *testing.T) {
+	var said []string
+	r := &rings{refused: func(err error) { said = append(said, err.Error()) }}
+	short := func() (restore func()) {
+		var free [3]int // the next descriptors
+		for i := range free {
+			fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			free[i] = fd
+		}
+		var was unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free[2]), Max: was.Max}); err != nil {
+			t.Fatal(err)
+		}
+		return func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &was) }
+	}
+	grow := func(want string) {
+		t.Helper()
+		p, err := r.newPoller()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.close)
+		if got := r.String(); got != want {
+			t.Errorf("io_uring is %q; want %q", got, want)
+		}
+	}
+	const none = "io_uring_setup: too many open files"
+	restore := short()
+	defer restore()
+	if r, err := newRing(nil); err == nil {
+		r.close()
+	} else if ringForbidden(err) {
+		return // before descriptors matter
+	}
+	grow(none)
+	restore()
+	grow("on, but not in 1 of 2 event loops: " + none)
+	restore = short()
+	grow("on, but not in 2 of 3 event loops: " + none)
+	restore()
+	if len(said) != 1 {
+		t.Errorf("logged %q; want one line", said)
+	}
+}
+
+// Where the kernel forbids it, one loop tries, and all are without.
+func TestRingForbidden(t *testing.T) {
+	r := &rings{forAll: true, loops: 1, without: []string{"operation not permitted"}}
+	p, err := r.newPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	if got := r.String(); got != "operation not permitted" {
+		t.Errorf("io_uring is %q", got)
+	}
+	for errno, want := range map[unix.Errno]bool{unix.EPERM: true, unix.ENOSYS: true, unix.EINVAL: true, unix.EMFILE: false, unix.ENOMEM: false} {
+		if got := ringForbidden(os.NewSyscallError("io_uring_setup", errno)); got != want {
+			t.Errorf("after %v all are refused: %t", errno, got)
+		}
+	}
+}
+
+// A ring that is lost holds neither memory nor a descriptor, and calls go on.
+func TestRingLost(t *testing.T) {
+	losses := 0
+	r, err := newRing(func(error) { losses++ })
+	if err != nil {
+		t.Log("without a ring: ", err)
+		r = failingRing(func(error) { losses++ })
+	}
+	fd := r.fd
+	if fd >= 0 { // what enters it now fails
+		null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Dup3(null, fd, unix.O_CLOEXEC)
+		unix.Close(null)
+	}
+	for range 2 {
+		s, peer := ringPair(t)
+		unix.Write(peer, []byte("hello"))
+		calls := []call{{s: s, b: make([]byte, 8)}}
+		if r.do(calls); calls[0].n != 5 || calls[0].err != nil {
+			t.Errorf("read %d, %v", calls[0].n, calls[0].err)
+		}
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); fd >= 0 && err != unix.EBADF {
+			t.Errorf("descriptor %d is still open: %v", fd, err)
+		}
+		fd = -1 // it may be used again
+	}
+	if losses != 1 || r.mapped != nil || r.fd != -1 {
+		t.Errorf("lost %d times; %d mappings, descriptor %d", losses, len(r.mapped), r.fd)
+	}
+	r.close()
 }

@@ -44,7 +44,7 @@ type Counts struct {
 	Loops int       `json:"loops"`
 
 	// IOUring is "on", "off" by the configuration or the system, or the reason why the
-	// kernel refused it.
+	// kernel refused it, to all event loops or to some.
 	IOUring string `json:"io_uring"`
 }
 
