@@ -3,8 +3,11 @@ package certstore
 import (
 	"context"
 	"crypto"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +29,10 @@ var (
 )
 
 // An acmeWish is an operator's request that the keeper has not carried out yet.
-type acmeWish struct{ retry, renew bool }
+type acmeWish struct {
+	retry, renew bool
+	of           *x509.Certificate // what renew is to replace; nil: there was none
+}
 
 // acmeReasons are the revocation reasons that an operator may give (RFC 5280,
 // section 5.3.1), by name.
@@ -97,8 +103,19 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 	k.mu.Lock()
 	cert, issuer := k.cert, k.record.Issuer
 	k.mu.Unlock()
+	select { // the second of two at once must not revoke, or delete, what the first one ordered
+	case k.revoking <- struct{}{}:
+		defer func() { <-k.revoking }()
+	case <-ctx.Done():
+		return "", fmt.Errorf("%q %w: %w", k.name, ErrACMERefused, ctx.Err())
+	}
+	k.mu.Lock()
+	done := cert != nil && (k.cert != cert || cert.Leaf.Equal(k.revoked))
+	k.mu.Unlock()
 	c := a.issuer(issuer)
 	switch {
+	case done:
+		return "", fmt.Errorf("the certificate of %q has been revoked or replaced meanwhile: %w", k.name, ErrACMEState)
 	case cert == nil:
 		return "", fmt.Errorf("%q has no certificate of the CA: %w", k.name, ErrACMEState)
 	case c == nil:
@@ -122,14 +139,29 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 	k.revoked = cert.Leaf
 	k.mu.Unlock()
 	a.opts.Log.Warn("acme: certificate revoked", "server_name", k.name, "serial", serial, "reason", reason)
-	if err := a.cache.remove(ctx, k.name); err != nil { // the CA's renewal information may report it later
+	if err := k.removeFromCache(ctx, cert); err != nil { // the CA's renewal information may report it later
 		a.opts.Log.Error("acme: a revoked certificate stays in the cache", "server_name", k.name, "file", a.cache.path(k.name), "err", err)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.early = nil
 	k.wants(acmeWish{retry: true, renew: k.cert == cert})
 	return serial, nil
+}
+
+// removeFromCache deletes the file of the name if it has cert: there may be a better one
+// by now, of this gate or of another.
+func (k *acmeKeeper) removeFromCache(ctx context.Context, cert *tls.Certificate) error {
+	c := k.a.cache
+	return c.do(ctx, func() error {
+		data, err := c.place.Read(c.path(k.name), maxACMEFile)
+		if has, bad := acmeDecodeAny(data); err == nil && bad == nil && !has.Leaf.Equal(cert.Leaf) {
+			return nil
+		}
+		if err = c.place.Remove(c.path(k.name)); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	})
 }
 
 // ACMEReasons returns the names of the revocation reasons.
@@ -144,7 +176,10 @@ func ACMEReasons() []string {
 
 // wants records a request and wakes the keeper. The caller must hold k.mu.
 func (k *acmeKeeper) wants(w acmeWish) {
-	k.wish.retry, k.wish.renew = k.wish.retry || w.retry, k.wish.renew || w.renew
+	k.wish.retry = k.wish.retry || w.retry
+	if w.renew {
+		k.wish.renew, k.wish.of = true, k.leaf()
+	}
 	select {
 	case k.wake <- struct{}{}:
 	default:
@@ -154,10 +189,10 @@ func (k *acmeKeeper) wants(w acmeWish) {
 // heed carries out an operator's requests.
 func (k *acmeKeeper) heed() {
 	k.mu.Lock()
-	wish, record := k.wish, k.record
+	wish, record, leaf := k.wish, k.record, k.leaf()
 	k.wish = acmeWish{}
 	k.mu.Unlock()
-	if wish.renew {
+	if wish.renew && wish.of == leaf { // otherwise an order that was under way has done it
 		k.anew = acmeWanted
 	}
 	if wish.retry { // the failure may be hidden: one CA failed and another one did not
@@ -169,12 +204,24 @@ func (k *acmeKeeper) heed() {
 	}
 }
 
+// leaf returns the certificate in use; nil: none. The caller holds k.mu.
+func (k *acmeKeeper) leaf() *x509.Certificate {
+	if k.cert == nil {
+		return nil
+	}
+	return k.cert.Leaf
+}
+
 // earlyWait returns how long to wait before a certificate may be replaced early
-// again. The caller must hold k.mu.
+// again: a revoked one may once more than others. The caller must hold k.mu.
 func (k *acmeKeeper) earlyWait() time.Duration {
+	allowed := acmeEarlyADay
+	if k.cert != nil && k.cert.Leaf.Equal(k.revoked) {
+		allowed = acmeEarlyRevoked
+	}
 	n := len(k.early)
-	if n < acmeEarlyADay {
+	if n < allowed {
 		return 0
 	}
-	return max(time.Until(k.early[n-acmeEarlyADay].Add(24*time.Hour)), 0)
+	return max(time.Until(k.early[n-allowed].Add(24*time.Hour)), 0)
 }

@@ -1,6 +1,8 @@
 package certstore
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
@@ -150,6 +152,105 @@ func TestACMERevoke(t *testing.T) {
 		}{{name, "because", ErrACMEState}, {name, "", ErrACMEState}, {"other.example.org", "superseded", ErrACMEUnknown}} {
 			if _, err := g.Revoke(t.Context(), tt.name, tt.reason); !errors.Is(err, tt.want) {
 				t.Errorf("Revoke(%q, %q): %v; want %v", tt.name, tt.reason, err, tt.want)
+			}
+		}
+	})
+}
+
+// A revocation does not give back the orders of a day; but the last one is kept for it.
+func TestACMERevokeCounts(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		const name = "chat.example.org"
+		ca, g, _ := acmeForAnHour(t, dir)
+		settle := func() {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+		}
+		for range acmeEarlyADay {
+			if err := g.Renew(name); err != nil {
+				t.Fatal(err)
+			}
+			settle()
+		}
+		for i, want := range []int{acmeEarlyRevoked + 1, acmeEarlyRevoked + 1} {
+			if _, err := g.Revoke(t.Context(), name, "superseded"); err != nil {
+				t.Fatal(err)
+			}
+			settle()
+			if ca.ordered() != want || g.one(t).Revoked != (i == 1) {
+				t.Errorf("%d orders after revocation %d; want %d", ca.ordered(), i+1, want)
+			}
+			if err := g.Renew(name); !errors.Is(err, ErrACMEState) {
+				t.Errorf("Renew = %v", err)
+			}
+		}
+		time.Sleep(24 * time.Hour)
+		settle()
+		if ca.ordered() != acmeEarlyRevoked+2 || g.one(t).Revoked {
+			t.Errorf("%d orders after a day; want %d", ca.ordered(), acmeEarlyRevoked+2)
+		}
+	})
+}
+
+// Requests at the same time are for the same certificate: it is revoked at most once,
+// and one is ordered.
+func TestACMERevokeAndRenewAtOnce(t *testing.T) {
+	for _, renew := range []bool{false, true} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			const name = "chat.example.org"
+			ca, g, first := acmeForAnHour(t, dir)
+			k, _ := g.keeper(name)
+			k.revoking <- struct{}{} // both have begun before one goes on
+			errs := make(chan error, 2)
+			for range cap(errs) {
+				go func() {
+					_, err := g.Revoke(t.Context(), name, "superseded")
+					errs <- err
+				}()
+			}
+			synctest.Wait()
+			if renew {
+				if err := g.Renew(name); err != nil {
+					t.Error(err)
+				}
+			}
+			<-k.revoking
+			refused := 0
+			for range cap(errs) {
+				if err := <-errs; errors.Is(err, ErrACMEState) {
+					refused++
+				} else if err != nil {
+					t.Error(err)
+				}
+			}
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if s := g.one(t); ca.ordered() != 2 || len(ca.revoked) != cap(errs)-refused || refused == 0 || refused == 2 && !renew || s.Revoked || g.cert(name) == first {
+				t.Errorf("%d orders and %d revocations, %d refused; status %+v", ca.ordered(), len(ca.revoked), refused, s)
+			}
+		})
+	}
+}
+
+// A wish for a certificate while one is being ordered is fulfilled by that.
+func TestACMERenewWhileOrdering(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		_, g, first := acmeForAnHour(t, dir)
+		next := *first
+		next.Leaf = new(x509.Certificate)
+		for _, tt := range []struct {
+			now  *tls.Certificate // when the keeper heeds the wish
+			want acmeReason
+		}{{first, acmeWanted}, {&next, ""}} {
+			k := newACMEKeeper(g.ACME, []string{"chat.example.org"}) // that runs nowhere
+			k.cert = first
+			k.wants(acmeWish{renew: true})
+			k.cert = tt.now
+			if k.heed(); k.anew != tt.want {
+				t.Errorf("due because it is %q; want %q", k.anew, tt.want)
 			}
 		}
 	})

@@ -25,6 +25,8 @@ type acmeKeeper struct {
 	first  chan struct{} // closed when the cache has been read for the first time
 	wake   chan struct{} // capacity 1; signals a request
 
+	revoking chan struct{} // capacity 1; has one while Revoke is under way
+
 	file     [sha256.Size]byte // hash of the cache file as last read
 	anew     acmeReason        // why the certificate is due whatever its dates are; empty: it is not
 	earliest time.Time         // no renewal before; keeps a CA whose certificates are due at once from being asked continuously
@@ -73,10 +75,14 @@ const (
 	// acmeEarlyADay limits the early replacements of a certificate per day. An
 	// operator deletes a file once; a broken clean-up job does so every hour.
 	acmeEarlyADay = 3
+
+	// acmeEarlyRevoked is the same for a certificate that is revoked: the last one of a
+	// day is kept for it.
+	acmeEarlyRevoked = acmeEarlyADay + 1
 )
 
 func newACMEKeeper(a *ACME, names []string) *acmeKeeper {
-	k := &acmeKeeper{a: a, id: acmeID(names), name: names[0], names: names, limits: map[*acmeCA]acmeLimit{}, recorded: true, hidden: true, first: make(chan struct{}), wake: make(chan struct{}, 1)}
+	k := &acmeKeeper{a: a, id: acmeID(names), name: names[0], names: names, limits: map[*acmeCA]acmeLimit{}, recorded: true, hidden: true, first: make(chan struct{}), wake: make(chan struct{}, 1), revoking: make(chan struct{}, 1)}
 	k.ctx, k.cancel = context.WithCancel(a.ctx)
 	return k
 }
@@ -325,7 +331,7 @@ func (k *acmeKeeper) accept(issued *acmeIssued) {
 		"issuer", issued.cert.Leaf.Issuer.String(), "not_after", issued.cert.Leaf.NotAfter)
 	k.mu.Lock()
 	if k.cert != nil && (k.anew != "" || k.asked.leaf == k.cert.Leaf && k.asked.over(k.a.opts.wall())) {
-		k.early = append(k.early[max(len(k.early)-acmeEarlyADay+1, 0):], time.Now())
+		k.early = append(k.early[max(len(k.early)-acmeEarlyRevoked+1, 0):], time.Now())
 	}
 	k.mu.Unlock()
 	if worse := k.adopt(issued.cert); worse != nil {
