@@ -33,6 +33,10 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 		f.fail(err)
 		return // its certificates stay: an unreadable folder does not show that they are gone
 	}
+	if err := t.emptied(f, len(entries)); err != nil {
+		f.fail(err)
+		return // like one that cannot be read
+	}
 	f.fail(nil)
 	if t.seen[f.real] {
 		entries = nil
@@ -102,6 +106,30 @@ func (t *tree) folder(path string, link bool, depth int, deep bool) {
 			t.folder(sub, links[sub], depth-1, true)
 		}
 	}
+}
+
+// errEmptied is the error of a folder that has become another one without anything in it.
+var errEmptied = advice{
+	errors.New("is empty, and is not the folder that was read before"),
+	"is a volume not mounted? Mount it or put the files there. If there should be none, remove the folder or restart wssgate",
+}
+
+// emptied is suddenlyEmpty for a folder below the root, which has n entries.
+func (t *tree) emptied(f *folder, n int) error {
+	if f.path == t.root {
+		return nil
+	}
+	info, err := in(t, f.place, f.path, func(p *files.Place) (fs.FileInfo, error) { return p.Stat(f.path) })
+	if err != nil {
+		return err
+	}
+	switch is := identityOf(info); {
+	case n > 0:
+		f.filled = is
+	case f.filled != identity{} && f.filled != is:
+		return errEmptied
+	}
+	return nil
 }
 
 // entries watches a folder and lists it. real is its path without symlinks, or

@@ -26,6 +26,9 @@ type stamp struct {
 	mode                    fs.FileMode
 }
 
+// An identity tells a folder from another one at the same path. Zero: not known.
+type identity struct{ device, inode uint64 }
+
 func (s stamp) sum() uint64 { return max(1, maphash.Comparable(seed, s)) }
 
 var seed = maphash.MakeSeed()

@@ -2,6 +2,7 @@ package certstore
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -87,6 +88,50 @@ func TestDirectorySuddenlyEmpty(t *testing.T) {
 				t.Error("a file that was removed is served")
 			}
 			wantProblems(t, s)
+		}
+	}
+}
+
+// The same is true of a folder below: the volume of one name may be missing.
+func TestFolderSuddenlyEmpty(t *testing.T) {
+	for _, sub := range []string{"b", "b/c"} {
+		d := newDir(t)
+		d.put(t, "a/a.pem", ca.Issue("a.example1.com").PEM())
+		one := ca.Issue("example1.com")
+		d.put(t, sub+"/x.pem", one.PEM())
+		s := d.open(t)
+		volume, away := filepath.Join(string(d), sub), filepath.Join(t.TempDir(), "away")
+		if err := errors.Join(os.Rename(volume, away), os.Mkdir(volume, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			reload(t, s)
+			wantServed(t, s, "example1.com", one)
+			wantProblems(t, s, "is not the folder that was read before")
+			if p := s.Problems()[0]; !p.Kept || p.Hint == "" {
+				t.Errorf("problem = %+v; want it served, and a hint", p)
+			}
+		}
+		if err := errors.Join(os.Remove(volume), os.Rename(away, volume)); err != nil { // mounted again
+			t.Fatal(err)
+		}
+		reload(t, s)
+		wantServed(t, s, "example1.com", one)
+		wantProblems(t, s)
+		d.remove(t, sub+"/x.pem") // by an operator
+		reload(t, s)
+		if s.Has("example1.com") || !s.Has("a.example1.com") {
+			t.Error("a file that was removed is served, or one that was not is not")
+		}
+		wantProblems(t, s)
+		d.put(t, sub+"/x.pem", one.PEM())
+		reload(t, s)
+		if err := os.RemoveAll(volume); err != nil { // as well
+			t.Fatal(err)
+		}
+		reload(t, s)
+		if s.Has("example1.com") {
+			t.Error("the file of a folder that was removed is served")
 		}
 	}
 }

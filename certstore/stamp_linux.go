@@ -5,6 +5,13 @@ import (
 	"syscall"
 )
 
+func identityOf(info fs.FileInfo) (id identity) {
+	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
+		id = identity{uint64(sys.Dev), sys.Ino}
+	}
+	return id
+}
+
 // stampOf includes the change time and the inode. They differ if a file was
 // replaced by another one of the same size and modification time.
 func stampOf(info fs.FileInfo) stamp {

@@ -83,6 +83,7 @@ type folder struct {
 	files  fileList
 	subs   []string       // paths of the folders in it, sorted
 	err    error          // why it could not be listed; the other fields are then unchanged
+	filled identity       // when it had entries last; see emptied
 	links  bool           // some file is a link to another folder
 	dirty  bool           // files have changed since out was computed
 	asked  bool           // its leaves need keys from other folders
