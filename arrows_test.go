@@ -14,15 +14,16 @@ var arrows = map[string][]string{
 	"access":      {},
 	"admin":       {"access", "fair", "files", "human", "panics", "ports", "proxy", "sampling", "upstream", "xmpp"},
 	"certstore":   {"files", "panics", "watch"},
-	"config":      {"access", "certstore", "files", "listen", "panics", "ports", "upstream", "watch", "xmpp"},
+	"config":      {"access", "certstore", "ech", "files", "listen", "panics", "ports", "upstream", "watch", "xmpp"},
 	"demo":        {"demo/chat", "demo/minica"}, // it brings an upstream and a CA along
 	"demo/chat":   {},
 	"demo/minica": {},
+	"ech":         {"files", "panics", "watch"},
 	"fair":        {"panics"},
 	"files":       {"panics"},
-	"gate":        {"access", "admin", "certstore", "config", "fair", "files", "human", "listen", "logqueue", "memory", "panics", "ports", "proxy", "sampling", "systemd", "upstream", "watch", "web", "xmpp"},
+	"gate":        {"access", "admin", "certstore", "config", "ech", "fair", "files", "human", "listen", "logqueue", "memory", "panics", "ports", "proxy", "sampling", "systemd", "upstream", "watch", "web", "xmpp"},
 	"human":       {},
-	"inventory":   {"access", "certstore", "config", "fair", "files", "human", "listen", "panics", "ports", "proxy", "sampling", "upstream", "watch", "xmpp"}, // what gate would serve
+	"inventory":   {"access", "certstore", "config", "ech", "fair", "files", "human", "listen", "panics", "ports", "proxy", "sampling", "upstream", "watch", "xmpp"}, // what gate would serve
 	"listen":      {"files", "panics", "ports"},
 	"logqueue":    {"panics"},
 	"manual":      {}, // it runs the program
@@ -33,7 +34,7 @@ var arrows = map[string][]string{
 	"proxy":       {"access", "fair", "files", "panics", "ports", "sampling", "upstream", "xmpp"},
 	"sampling":    {"panics"},
 	"sbom":        {}, // it reads a program
-	"setup":       {"access", "certstore", "config", "files", "listen", "panics", "ports", "upstream", "watch", "xmpp"},
+	"setup":       {"access", "certstore", "config", "ech", "files", "listen", "panics", "ports", "upstream", "watch", "xmpp"},
 	"systemd":     {"files", "panics"},
 	"terminal":    {"access", "admin", "fair", "files", "human", "panics", "ports", "proxy", "sampling", "upstream", "xmpp"},
 	"upstream":    {"access", "files", "panics", "ports", "xmpp"},

@@ -58,6 +58,7 @@ var commands = []command{
 	{"drain", "-vhost V | -node N | -all", "close tunnels at a pace, let none in", drainCommand},
 	{"access", "deny ADDR -for 1h", "keep clients out for a while", accessCommand},
 	{"acme", "status | renew NAME | …", "certificates from a CA", acmeCommand},
+	{"ech", "dns-records [-config FILE]", "DNS records for hidden server names", echCommand},
 	{"reload", "", "read the configuration again", reloadCommand},
 	{"probe", "URL [-domain D]", "connect like a client, step by step", probeCommand},
 	{"demo", "[-upstream URL]", "try it on loopback, with no setup", demoCommand},

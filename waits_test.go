@@ -51,7 +51,7 @@ var (
 
 func TestNothingWaitsForFiles(t *testing.T) {
 	used := map[string]bool{}
-	dirs := []string{".", "access", "admin", "certstore", "config", "fair", "gate", "inventory", "listen", "logqueue", "memory", "ports", "proxy", "sampling", "systemd", "upstream", "web", "xmpp"}
+	dirs := []string{".", "access", "admin", "certstore", "config", "ech", "fair", "gate", "inventory", "listen", "logqueue", "memory", "ports", "proxy", "sampling", "systemd", "upstream", "web", "xmpp"}
 	inspectSources(t, dirs, func(name string, at func(ast.Node) token.Position, n ast.Node) bool {
 		sel, ok := n.(*ast.SelectorExpr)
 		if !ok {

@@ -78,6 +78,7 @@ func judge(st *Status, h *history) []Finding {
 	for _, p := range st.ACMEFiles {
 		j.error("let the gate write to the folder, or make room; it tries again every 10 minutes", "nothing can be obtained or renewed%s: %s", since(p.Since), p.Err)
 	}
+	j.ech(st.ECH)
 	for _, h := range st.Hanging {
 		j.warn("check its mount; what was read of it before stays in use, and it is read again when it answers",
 			"%s: %q %s since %s", h.What, h.Path, h.does(), h.Since.UTC().Format(time.DateTime))
@@ -235,6 +236,22 @@ func (j *judgement) acme(names []ACMEName) {
 		case n.Failures > 0:
 			j.warn(do, "ACME could not renew the certificate of %q yet, after %s%s: %s", n.Name, human.Count(n.Failures, "attempt"), since(n.Since), n.Err)
 		}
+	}
+}
+
+func (j *judgement) ech(e *ECH) {
+	if e == nil {
+		return
+	}
+	if !e.Certificate {
+		j.error("put a certificate and key of that name into the certificate directory, or add it to acme.names",
+			"ech.public_name %q has no certificate: clients whose ECH record is out of date are refused", e.PublicName)
+	}
+	switch {
+	case e.Err != "" && e.Keys == 0:
+		j.warn("let the gate read and write the folder; it tries again every 10 seconds", "there is no key for ECH: clients show the server name that they ask for%s: %s", since(e.Since), e.Err)
+	case e.Err != "":
+		j.warn("let the gate read and write the folder; it tries again every 10 seconds", "the keys of ECH can't be replaced or read, those that were read stay in use%s: %s", since(e.Since), e.Err)
 	}
 }
 

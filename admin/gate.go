@@ -28,6 +28,7 @@ type Gate struct {
 	AccessFiles  []FileProblem `json:"access_file_problems"` // of access lists
 	ACME         []ACMEName    `json:"acme"`
 	ACMEFiles    []FileProblem `json:"acme_file_problems"` // of the cache as a whole
+	ECH          *ECH          `json:"ech"`                // nil: off
 	Upstreams    []Upstream    `json:"upstreams"`
 	Logins       Logins        `json:"logins"`
 	Denied       []access.Ban  `json:"denied"` // by the operator, until a time
@@ -223,6 +224,18 @@ type ACMERenewal struct {
 	End         time.Time `json:"end,omitzero"`
 	Explanation string    `json:"explanation,omitempty"` // http or https URL of an explanation
 	Err         string    `json:"error,omitempty"`       // why the last request for it failed
+}
+
+// ECH is the state of Encrypted Client Hello (RFC 9849).
+type ECH struct {
+	PublicName  string    `json:"public_name"`
+	Certificate bool      `json:"certificate"`    // the public name has one
+	Folder      string    `json:"folder"`         // of the keys
+	Keys        int       `json:"keys"`           // that clients may use
+	Current     string    `json:"current"`        // the file of the one to publish; empty: none
+	Made        time.Time `json:"made,omitzero"`  // when that was made
+	Err         string    `json:"error"`          // what is wrong with the folder
+	Since       time.Time `json:"since,omitzero"` // of Err
 }
 
 // ACMEStates are the possible states of a name.

@@ -40,6 +40,7 @@ var (
 	mAccepted    = desc("connections_accepted_total", "Client connections that were admitted.")
 	mConnRefused = desc("connections_refused_total", "Client connections that were refused, by the limit that was reached.", "limit")
 	mHandshakes  = desc("handshakes_total", "TLS handshakes: full, resumed, or the cause of the failure.", "result", "version")
+	mECH         = desc("ech_handshakes_total", "TLS handshakes by what became of Encrypted Client Hello.", "result")
 	mRefusals    = desc("upgrades_refused_total", "Opening handshakes without a 101, by HTTP status.", "status")
 	mGaveUp      = desc("upgrades_abandoned_total", "Clients that disconnected before their 101.")
 
@@ -66,7 +67,7 @@ var (
 	mCertMissing   = desc("certificate_missing", "Configured names without a certificate.")
 	mCertWarnings  = desc("certificate_warnings", "Certificates that some clients reject, by rule.", "rule")
 	mCertWatch     = desc("certificate_watch", "1 if changed certificates are noticed at once, 0 if only by polling.")
-	mCertProblems  = desc("certificate_file_problems", "Unusable certificate files, including those of the ACME cache.")
+	mCertProblems  = desc("certificate_file_problems", "Unusable certificate files, including those of the ACME cache and of the keys of ECH.")
 	mACMEState     = desc("acme_state", "1 for the state that a name is in.", "name", "state")
 	mACMEFailures  = desc("acme_failures", "Failed orders since the last success.", "name")
 	mACMENext      = desc("acme_next_try_timestamp_seconds", "Time of the next order for a name.", "name")
@@ -123,6 +124,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, h := range n.Handshakes {
 		e.counter(mHandshakes, h.N, h.Result, h.Version)
+	}
+	for result, count := range n.ECH {
+		e.counter(mECH, count, result)
 	}
 	for status, count := range n.Refusals {
 		e.counter(mRefusals, count, strconv.Itoa(status))
@@ -225,7 +229,7 @@ func (c *collector) certificates(e emitter, st *Status) {
 	if st.Watch != nil {
 		e.gauge(mCertWatch, bit(st.Watch.Err == ""))
 	}
-	e.gauge(mCertProblems, float64(len(st.Files)+len(st.ACMEFiles)))
+	e.gauge(mCertProblems, float64(len(st.Files)+len(st.ACMEFiles)+echProblems(st.ECH)))
 	for _, a := range st.ACME {
 		for _, state := range ACMEStates {
 			e.gauge(mACMEState, bit(a.State == state), a.Name, state)
@@ -235,6 +239,14 @@ func (c *collector) certificates(e emitter, st *Status) {
 			e.gauge(mACMENext, seconds(a.NextTry), a.Name)
 		}
 	}
+}
+
+// echProblems is 1 if the folder with the keys can't be used as it should be.
+func echProblems(e *ECH) int {
+	if e == nil || e.Err == "" {
+		return 0
+	}
+	return 1
 }
 
 // An emitter sends metrics to the registry.

@@ -24,6 +24,7 @@ func (c *Config) check(ms *mistakes) {
 		ms.add(root.key("certificates").key("directory"), "", "is empty")
 	}
 	c.ACME.check(ms, root.key("acme"))
+	c.ECH.check(ms, root.key("ech"))
 	c.checkUpstreams(ms, root.key("upstream"))
 	c.checkVhosts(ms, root.key("vhost"))
 	c.checkAccess(ms, root)

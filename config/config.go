@@ -56,6 +56,7 @@ type Config struct {
 	Listen       Listen               `toml:"listen"`
 	Certificates Certificates         `toml:"certificates"`
 	ACME         ACME                 `toml:"acme"`
+	ECH          ECH                  `toml:"ech"`
 	Upstream     map[string]*Upstream `toml:"upstream"` // by name; at least one
 	Vhost        []*Vhost             `toml:"vhost"`    // without any, every name with a certificate goes to the only upstream
 	Limits       Limits               `toml:"limits"`
@@ -183,6 +184,17 @@ type ACME struct {
 	// base64url. Default: none; both or neither.
 	EABKeyID   string `toml:"eab_key_id"`
 	EABKeyFile string `toml:"eab_key_file" file:"path"`
+}
+
+// ECH lets clients hide the server name that they ask for (RFC 9849). Reload: at once.
+type ECH struct {
+	// PublicName is the server name that they show instead. It needs a certificate, as
+	// every name. Default: none, which turns ECH off.
+	PublicName string `toml:"public_name"`
+
+	// Keys is the folder for the keys, which several gates may share. It must be
+	// writable. Default: "ech".
+	Keys string `toml:"keys" file:"path"`
 }
 
 // An Upstream is a group of XMPP servers that serve the same domains. Reload:
@@ -488,6 +500,7 @@ func (c *Config) setDefaults() {
 	c.Listen = Listen{WSS: []string{":5291"}, Admin: "127.0.0.1:9291", IOUring: "auto"}
 	c.Certificates = Certificates{Directory: "certs", Watch: true}
 	c.ACME = ACME{CA: "https://acme-v02.api.letsencrypt.org/directory", Cache: "acme", KeyType: "ecdsa"}
+	c.ECH = ECH{Keys: "ech"}
 	c.Limits = Limits{Message: 1 << 20, ClientBacklog: 1 << 20, LoginFailures: Rate{20, 10 * time.Minute}, Memory: MemoryDefault}
 	c.Timeouts = Timeouts{
 		Handshake: 10 * time.Second,

@@ -498,6 +498,7 @@ func (d *console) describe() admin.Gate {
 			}
 		}
 	}
+	out.ECH = g.ech.on.Load().describe(g.store.Has)
 	if p := g.acme.problem(); p != nil {
 		out.ACMEFiles = append(out.ACMEFiles, *p)
 	}

@@ -132,6 +132,7 @@ func (g *gate) stop() error {
 	if g.upstreams != nil {
 		g.upstreams.Close()
 	}
+	g.ech.close()
 	if g.store != nil {
 		g.store.Close()
 	}

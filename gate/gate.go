@@ -65,6 +65,7 @@ type gate struct {
 	store     *certstore.Store
 	upstreams *upstream.Table
 	acme      *obtainer
+	ech       echKeys
 	page      http.Handler // answers instead of the site's own page; nil: the site answers
 	site      *web.Site    // the newest
 	server    *proxy.Server
@@ -266,6 +267,7 @@ func start(cfg *config.Config, log *slog.Logger, level *slog.LevelVar, how Servi
 			g.acme.abandon(change)
 		}
 	}()
+	g.ech.install(g.ech.prepare(g, cfg))
 	routes := g.upstreams.Routes()
 	g.sockets.Know(listen.LookUpHosts(cfg.Listen.Addresses()))
 	g.sockets.Ready = g.sockets.OpenUnix(cfg.Listen.Addresses(), nil)
@@ -325,6 +327,7 @@ func (g *gate) configuration(cfg *config.Config, certificates *certstore.View, r
 		HasCertificate: certificates.Has,
 		Routes:         routes,
 		Pages:          g.site,
+		ECH:            g.ech.on.Load().options(),
 		Access:         cfg.Access.Rules,
 		Settings:       proxySettings(cfg),
 	}

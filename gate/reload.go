@@ -47,6 +47,7 @@ type gathered struct {
 	cfg          *config.Config
 	certificates *certstore.Change
 	acme         *acmeChange
+	ech          *echRun
 	hosts        listen.Hosts                    // addresses of the listeners' host names
 	unix         map[listen.Address]listen.Ready // new listeners
 	err          error                           // if set, the other fields are not
@@ -75,6 +76,7 @@ func (g *gate) gather(cfg *config.Config, open map[listen.Address]bool, patient 
 		r.acme, err = g.acme.prepare(r.cfg)
 	}
 	if err == nil {
+		r.ech = g.ech.prepare(g, r.cfg)
 		r.hosts = listen.LookUpHosts(r.cfg.Listen.Addresses())
 		r.unix = g.sockets.OpenUnix(r.cfg.Listen.Addresses(), open)
 	}
@@ -103,6 +105,7 @@ func (r *gathered) abandon(g *gate) {
 		r.certificates.Abandon()
 	}
 	g.acme.abandon(r.acme)
+	g.ech.abandon(r.ech)
 	listen.CloseReady(r.unix)
 }
 
@@ -224,6 +227,7 @@ func (g *gate) commit(c *change) {
 	cfg, before := c.cfg, g.site
 	certificates := c.certificates.Commit()
 	g.acme.install(c.acme, cfg) // adds to the certificates
+	g.ech.install(c.ech)
 	g.upstreams.Commit(c.routes)
 	g.server.Configure(g.configuration(cfg, certificates, c.routes, c.opened.web))
 	before.Close()

@@ -2,7 +2,7 @@
 // names, the certificate and the upstream of each, and what is wrong with them. It
 // prints that for people, and as JSON.
 //
-// Only "wssgate check" and "wssgate certs" use it.
+// Only "wssgate check", "wssgate certs" and "wssgate ech" use it.
 package inventory
 
 import (

@@ -24,7 +24,7 @@ func (inv *Inventory) Warnings(ctx context.Context, offline bool) []config.Warni
 	if !offline {
 		names = net.DefaultResolver
 	}
-	out := slices.Concat(inv.certificateWarnings(c.Served(inv.certificates)), machineWarnings(c), c.Warnings(ctx, names))
+	out := slices.Concat(inv.certificateWarnings(c.Served(inv.certificates)), inv.ECHWarnings(ctx), machineWarnings(c), c.Warnings(ctx, names))
 	if offline {
 		return out
 	}

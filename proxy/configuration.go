@@ -13,7 +13,7 @@ import (
 )
 
 // A Configuration has everything that the Server needs for a connection. All fields but
-// Pages and Access are required. The values behind them must not change, even after the
+// Pages, ECH and Access are required. The values behind them must not change, even after the
 // Server gets another Configuration.
 type Configuration struct {
 	// GetCertificate answers a ClientHello; nil, nil means that the name is
@@ -34,10 +34,29 @@ type Configuration struct {
 	// Shutdown begins. Nil: 404 for everything.
 	Pages http.Handler
 
+	// ECH has the keys of Encrypted Client Hello (RFC 9849). Nil: off, and what clients
+	// send of it is ignored.
+	ECH *ECH
+
 	// Access lists the client addresses that may connect; nil: all.
 	Access *access.Rules
 
 	Settings Settings
+}
+
+// ECH configures Encrypted Client Hello. Its functions must not block.
+type ECH struct {
+	// PublicName is the server name that clients show instead.
+	PublicName string
+
+	// Keys returns the keys that may decrypt what a client has encrypted for an id of a
+	// key, by a KDF and an AEAD (RFC 9180, section 7). It must not return a key for an
+	// algorithm that crypto/tls does not have.
+	Keys func(id uint8, kdf, aead uint16) []tls.EncryptedClientHelloKey
+
+	// Retry returns the keys to tell clients whose key is not known. None: such clients
+	// are told to go on without ECH.
+	Retry func() []tls.EncryptedClientHelloKey
 }
 
 // Settings are the numbers of a Configuration. A tunnel keeps the Settings that it

@@ -38,6 +38,10 @@ type earlyConn struct {
 	paused    bool            // the slot was released
 	nameless  bool            // the server name has no certificate
 	name      string          // that server name, as the client sent it
+
+	echOffer   *echOffer // nil: none, or ECH is off
+	echDecided bool      // crypto/tls has looked for a key
+	echOutside bool      // the server name in the clear is the public name
 }
 
 const (

@@ -23,10 +23,18 @@ func (c *clientConn) handshake() bool {
 	}
 	if err == nil {
 		e.SetDeadline(c.visit.until) // a new deadline; a connection with a slot is never given up
+		cfg := in.tls
+		if in.now.Load().ECH != nil {
+			cfg = in.tlsECH
+			e.echOffer = echIn(e.got)
+		}
 		e.computing = true
-		c.tls = tls.Server(c.sock, in.tls)
+		c.tls = tls.Server(c.sock, cfg)
 		err = c.tls.Handshake()
 		e.computing = false
+		if result := e.echResult(); err == nil || result != echNone {
+			in.ech[result].Add(1)
+		}
 	}
 	if err != nil {
 		kind := e.failure(err)

@@ -17,6 +17,7 @@ type ingress struct {
 	log       *slog.Logger
 	panicked  panicFunc
 	tls       *tls.Config
+	tlsECH    *tls.Config // while ECH is on; it makes each handshake a little dearer
 	admission *admission
 	door      *door // the admission's
 	access    *accessControl
@@ -27,6 +28,7 @@ type ingress struct {
 
 	handshakes [len(handshakeKinds)]atomic.Int64
 	refusals   [600]atomic.Int64 // by HTTP status; 0: the client had disconnected
+	ech        [echResults]atomic.Int64
 	unserved   unserved
 
 	proxyHeader, proxyUnexpected balancerTrouble

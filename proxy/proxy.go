@@ -136,8 +136,9 @@ func newServer(o Options, start func(s *Server) (*loops, error)) (*Server, error
 	if o.ChallengeCertificate != nil {
 		ca = &challenges{answer: o.ChallengeCertificate, door: s.door}
 	}
+	clients := newTLSConfig(s.now, ca)
 	s.ingress = &ingress{
-		now: s.now, log: s.log, panicked: s.panicked, tls: newTLSConfig(s.now, ca),
+		now: s.now, log: s.log, panicked: s.panicked, tls: clients, tlsECH: withECH(clients, s.now),
 		admission: s.admission, door: s.door, access: s.access, guard: s.guard,
 		dialler: s.dialler, pages: s.pages, tunnels: s.tunnels,
 	}

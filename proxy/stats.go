@@ -20,6 +20,7 @@ type Counts struct {
 	Refused     map[string]int64 `json:"refused"`          // connections without a place, by the limit that was reached
 
 	Handshakes []HandshakeCount `json:"handshakes"`
+	ECH        map[string]int64 `json:"ech"`      // handshakes by what became of Encrypted Client Hello: "accepted", "rejected", "none"
 	Refusals   map[int]int64    `json:"refusals"` // opening handshakes that were refused, by HTTP status
 	GaveUp     int64            `json:"gave_up"`  // clients that disconnected before their 101
 
@@ -85,6 +86,7 @@ func (s *Server) Counts() Counts {
 		Limit:       s.now.Load().connections,
 		Accepted:    s.door.entries(),
 		Refused:     map[string]int64{},
+		ECH:         map[string]int64{},
 		Refusals:    map[int]int64{},
 		GaveUp:      s.ingress.refusals[0].Load(),
 		Closed:      map[string]int64{},
@@ -100,6 +102,9 @@ func (s *Server) Counts() Counts {
 	}
 	for i, k := range handshakeKinds {
 		c.Handshakes = append(c.Handshakes, HandshakeCount{k.result, k.version, s.ingress.handshakes[i].Load()})
+	}
+	for i, word := range echWords {
+		c.ECH[word] = s.ingress.ech[i].Load()
 	}
 	for status := 1; status < len(s.ingress.refusals); status++ {
 		if n := s.ingress.refusals[status].Load(); n > 0 {

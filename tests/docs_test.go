@@ -265,6 +265,8 @@ func TestDocumentRequests(t *testing.T) {
 // unit, for systemd is not the init of every machine. Of .ci/run's, no test can:
 // they run the tests.
 var runBy = map[string]string{
+	"wssgate ech dns-records": "TestECH",
+
 	"make":         "TestMake",
 	"make build":   "TestMake",
 	"make demo":    "TestMake",
