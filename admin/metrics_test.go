@@ -40,6 +40,7 @@ func busyGate(o *Options) {
 			Connections: 5, Limit: 100, Accepted: 50, Refused: map[string]int64{"per_client": 2},
 			Handshakes: []proxy.HandshakeCount{{Result: "full", Version: "1.3", N: 40}, {Result: "unknown_name", Version: "", N: 6}},
 			Refusals:   map[int]int64{404: 3}, GaveUp: 1,
+			ECH:    map[string]int64{"accepted": 2, "rejected": 1, "none": 9},
 			Logins: proxy.LoginCounts{Failures: 60, Refused: map[string]int64{"tunnel": 2}, Known: 7, RefusedNow: 3},
 			Vhosts: []proxy.VhostCount{{Name: "example1.com", Open: 3, Opened: 30}}, Closed: map[string]int64{"drain": 27}, Panics: map[string]int64{"pages": 1},
 			Dials:   []proxy.DialCount{{Upstream: "tigase", Node: "t1", Took: proxy.Durations{Bounds: []time.Duration{time.Millisecond, time.Second}, Counts: []uint64{4, 2, 1}, Sum: 5 * time.Second}}},
