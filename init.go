@@ -13,9 +13,10 @@ import (
 // initCommand is "wssgate init".
 func initCommand(_ context.Context, args []string, stdout, stderr io.Writer) int {
 	f := newFlags("init", "[-config FILE]", `Looks for an XMPP server and certificates on this machine, and writes a first
-configuration with what it found and why: Tigase, Prosody or ejabberd where their
-packages keep their configuration; certificates in certs/ beside FILE, of certbot, or
-of the server. It asks nothing, connects to nothing, and replaces no file.
+configuration; comments in it say what was found. It looks for Tigase, Prosody and
+ejabberd where their packages keep their configuration, and for certificates in certs/
+beside FILE, of certbot, and of the server. It asks no questions, makes no connections
+and overwrites no file.
 
   wssgate init && wssgate check`)
 	file := f.String("config", "config.toml", "the configuration `FILE` to write")

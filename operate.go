@@ -17,7 +17,7 @@ import (
 	"wssgate/terminal"
 )
 
-// The commands in this file ask a gate that runs, by its admin listener.
+// The commands in this file ask a running gate, through its admin listener.
 
 // atGate ends the help of each of them.
 const atGate = `
@@ -26,7 +26,7 @@ It asks the gate at listen.admin of the configuration, with the token of
 listen.admin_token_file. Exit status: 0 done, 1 failed or no answer, 2 usage or
 configuration.`
 
-// An operation is a command to a gate that runs.
+// An operation is a command to a running gate.
 type operation struct {
 	*flags
 	file string
@@ -91,8 +91,8 @@ func (o *operation) say(ctx context.Context, args []string, stdout, stderr io.Wr
 
 // statusCommand is "wssgate status".
 func statusCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := newOperation("status", "[-json]", `Prints how a gate that runs is: what needs somebody, its vhosts, nodes and
-certificates, and its last warnings. NO_COLOR=1 turns colours off.
+	o := newOperation("status", "[-json]", `Prints the status of a running gate: problems, vhosts, nodes, certificates and the
+latest warnings. NO_COLOR=1 turns colours off.
 
 It asks the gate at listen.admin of the configuration, with the token of
 listen.admin_token_file. Exit status: 0 all is well, 1 the gate is not ready, has a
@@ -109,10 +109,11 @@ finding that is an error, or does not answer, 2 usage or configuration.`)
 
 // topCommand is "wssgate top".
 func topCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := newOperation("top", "[-interval 2s]", `Shows what a gate does, until Ctrl-C: tunnels by vhost and node, handshakes, traffic,
-and the client addresses with most of it, of the 1000 that have moved most bytes in
-their open tunnels. Without a terminal it prints that once, after one interval.`+atGate)
-	interval := o.Duration("interval", 2*time.Second, "ask so often")
+	o := newOperation("top", "[-interval 2s]", `Shows the activity of a running gate until Ctrl-C: tunnels by vhost and node,
+handshakes, traffic, and the client addresses with most traffic, of the 1000 whose open
+tunnels have moved most bytes. Without a terminal it prints that once, after one
+interval.`+atGate)
+	interval := o.Duration("interval", 2*time.Second, "time between two updates")
 	o.want = func(args []string) error {
 		switch {
 		case len(args) > 0:
@@ -129,8 +130,8 @@ their open tunnels. Without a terminal it prints that once, after one interval.`
 
 // tunnelsCommand is "wssgate tunnels".
 func tunnelsCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := newOperation("tunnels", "[-client ADDR] [-domain D] … [-json]", `Lists open tunnels, the oldest first, and on standard error how many there are.
-Filters add up:
+	o := newOperation("tunnels", "[-client ADDR] [-domain D] … [-json]", `Lists open tunnels, the oldest first, and prints their number on standard error.
+A tunnel must match all filters:
 
   wssgate tunnels -client 192.0.2.0/24 -older 1h
   wssgate tunnels -node tigase/t1 -bytes 10MiB -sort bytes`+atGate)
@@ -198,17 +199,17 @@ Close frame 1008 and may come back; "wssgate access deny" keeps them out.`+atGat
 
 // reloadCommand is "wssgate reload".
 func reloadCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := newOperation("reload", "", `Has a gate that runs read its configuration and certificates again, as SIGHUP does,
-and prints what is wrong with them. Nobody is disconnected.`+atGate)
+	o := newOperation("reload", "", `Makes a running gate read its configuration and certificates again, as SIGHUP does,
+and prints any mistakes in them. No client is disconnected.`+atGate)
 	return o.say(ctx, args, stdout, stderr, func(g *terminal.Gate) (string, error) { return g.Reload(ctx) })
 }
 
 // drainCommand is "wssgate drain".
 func drainCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := newOperation("drain", "-vhost NAME | -node NODE | -all | -end [-stop]", `Closes tunnels at the pace of [drain], and lets no new ones in, until the same command
-with -stop. Returns at once, unless -wait is given; "wssgate status" shows the progress.
-With -after the gate is not ready at once, but accepts clients until then, so that a
-balancer stops sending them first: this is for a preStop hook.
+	o := newOperation("drain", "-vhost NAME | -node NODE | -all | -end [-stop]", `Closes tunnels at the pace of [drain], and lets no new ones in until you give the same
+command with -stop. It returns at once, unless -wait is given; "wssgate status" shows the
+progress. With -after the gate becomes unready at once but accepts clients until then, so
+that a balancer stops sending them first. This is for a preStop hook.
 
   wssgate drain -node tigase/t1
   wssgate drain -node tigase/t1 -stop
@@ -238,7 +239,7 @@ balancer stops sending them first: this is for a preStop hook.
 		case order.After != 0 && (!order.All || order.Stop):
 			return errors.New("-after is for -all without -stop")
 		case order.Wait && (*end || order.Stop):
-			return errors.New("-wait is for a drain that does not end the gate, and begins")
+			return errors.New("-wait needs a drain that begins and does not end the gate")
 		}
 		return nil
 	}
@@ -248,8 +249,8 @@ balancer stops sending them first: this is for a preStop hook.
 // accessCommand is "wssgate access".
 func accessCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o := newOperation("access", "deny ADDR -for 1h [-close] | lift ADDR | list", `Keeps the clients of an address or network (at most an IPv4 /16 or an IPv6 /32) out
-for a while, beside [access]: they are closed before TLS. Reloads do not change that, a
-restart forgets it. What has to last belongs into [access].
+for a while, in addition to [access]: they are closed before TLS. This outlives reloads,
+but not a restart; use [access] for permanent lists.
 
   wssgate access deny 192.0.2.7 -for 1h -close
   wssgate access list
@@ -259,7 +260,7 @@ restart forgets it. What has to last belongs into [access].
 		duration, err = config.ParseDuration(s)
 		return err
 	})
-	closes := o.Bool("close", false, "close the tunnels that these clients have, too")
+	closes := o.Bool("close", false, "also close the open tunnels of these clients")
 	o.want = func(args []string) error {
 		word, rest := "", args
 		if len(args) > 0 {
@@ -269,11 +270,11 @@ restart forgets it. What has to last belongs into [access].
 		case word != "deny" && word != "lift" && word != "list":
 			return errors.New("deny, lift or list is required")
 		case word == "list" && len(rest) > 0, word != "list" && len(rest) != 1:
-			return errors.New("one address or network is required, and none for list")
+			return errors.New("one address or network is required; list takes none")
 		case (word == "deny") != (duration > 0):
-			return errors.New("deny takes -for with a duration, and nothing else does")
+			return errors.New("-for with a duration is required for deny, and only for deny")
 		case word != "deny" && *closes:
-			return errors.New("-close goes with deny")
+			return errors.New("-close is only for deny")
 		}
 		return nil
 	}
@@ -287,11 +288,11 @@ restart forgets it. What has to last belongs into [access].
 
 // traceCommand is "wssgate trace".
 func traceCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := newOperation("trace", "ID [-json]", `Shows the frames of one tunnel as they go, until it ends or Ctrl-C: who sent it, its
-header, and the shape of its XML. Text and the values of attributes are left out, but
-for XMPP's namespaces and words such as type='get': nobody's messages or passwords are
-shown, and there is no option for it. The tunnel does not wait for the trace; frames
-that are left out for that are counted. One tunnel is traced at a time.`+atGate)
+	o := newOperation("trace", "ID [-json]", `Shows the frames of one tunnel as they pass, until it ends or Ctrl-C: the sender, the
+header, and the shape of the XML. Text and attribute values are left out, except XMPP's
+namespaces and words such as type='get'. So no messages or passwords are shown, and no
+option shows them. The tunnel does not wait for the trace; frames that do not fit are
+counted. Only one tunnel can be traced at a time.`+atGate)
 	asJSON := o.Bool("json", false, "print one JSON object a line")
 	o.want = func(args []string) error {
 		if len(args) != 1 {
@@ -306,12 +307,12 @@ that are left out for that are counted. One tunnel is traced at a time.`+atGate)
 
 // acmeCommand is "wssgate acme".
 func acmeCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := newOperation("acme", "status [-json] | renew NAME | retry NAME | revoke NAME -reason R | rollover", `What a gate does to have certificates from a CA for acme.names. "renew" orders a new
-certificate though the old one is well, at most three times a day; "retry" does not wait
-for the next try of a name that failed; "revoke" has the CA revoke the certificate in use,
-and orders another one with a new key. They return at once; the old certificate is served
-until there is the new one. "rollover" gives the account at the CA a new key, which
-replaces the one in acme.cache.
+	o := newOperation("acme", "status [-json] | renew NAME | retry NAME | revoke NAME -reason R | rollover", `Manages the certificates that a running gate obtains from a CA. "status" shows them.
+"renew" orders a new certificate although the old one is valid, at most three times a
+day. "retry" tries a failed name again. Both return at once. "revoke" has the CA revoke the
+certificate in use, and orders another one with a new key; the old one is served until the
+new one is there. "rollover" gives the account at the CA a new key, which replaces the one
+in acme.cache. Both wait for the CA.
 
   wssgate acme status
   wssgate acme revoke chat.example.org -reason keyCompromise`+atGate)
@@ -326,13 +327,13 @@ replaces the one in acme.cache.
 		case !slices.Contains([]string{"status", "renew", "retry", "revoke", "rollover"}, word):
 			return errors.New("status, renew, retry, revoke or rollover is required")
 		case (word == "status" || word == "rollover") != (len(args) == 0), len(args) > 1:
-			return errors.New("one NAME is required, and none for status and rollover")
+			return errors.New("one NAME is required; status and rollover take none")
 		case (word == "revoke") != (*reason != ""):
-			return errors.New("revoke takes -reason, and nothing else does")
+			return errors.New("-reason is required for revoke, and only for revoke")
 		case word == "revoke" && !slices.Contains(certstore.ACMEReasons(), *reason):
 			return fmt.Errorf("-reason %q is not one of %s", *reason, strings.Join(certstore.ACMEReasons(), ", "))
 		case *asJSON && word != "status":
-			return errors.New("-json goes with status")
+			return errors.New("-json is only for status")
 		}
 		return nil
 	}

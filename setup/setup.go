@@ -123,7 +123,7 @@ func text(p Plan, servers []server, folder string) string {
 	if folder == "" {
 		b.WriteString("# Certificates and keys in PEM, in this folder beside this file.\n#directory = \"certs\"\n")
 	} else {
-		fmt.Fprintf(&b, "# The names are read from the certificates, and renewed ones are noticed.\ndirectory = %s\n", quoted(folder))
+		fmt.Fprintf(&b, "# wssgate reads the names from the certificates, and notices renewed ones.\ndirectory = %s\n", quoted(folder))
 	}
 	for i, s := range servers {
 		off := ""
