@@ -49,6 +49,9 @@ func play(t *testing.T, broken bool) (status, draining []byte) {
 				}
 				return nil
 			},
+			Memory: func() admin.Memory {
+				return admin.Memory{Bytes: 9 << 20, Used: 13 << 20, Max: 512 << 20}
+			},
 			Warnings: warnings,
 			Access:   admin.Access{Token: sceneToken},
 			Log:      slog.New(slog.DiscardHandler),

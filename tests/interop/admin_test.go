@@ -356,6 +356,7 @@ func TestAdminPictures(t *testing.T) {
 		{"status-well", well, "light", desk, 1, "card good", []string{
 			"All is well", "tunnels · 3 vhosts · 2 upstream nodes", "61 days", "43 days", "tigase / t2", "0.78 ms", "reason=slow_client",
 			"client close", "pong timeout", "from clients", "% resumed since start", "accepted",
+			"per tunnel", "13 MiB of 512 MiB in total",
 		}},
 		{"status-broken", broken, "dark", desk, 1, "card bad", []string{
 			"2 problems need attention now", `vhost "new.example3.com" has no certificate`, "put its certificate and key into the certificate directory",
