@@ -57,7 +57,7 @@ func describe(chain []*x509.Certificate, now time.Time) *Certificate {
 	return c
 }
 
-// facts returns the lines that a person wants to see.
+// facts returns the lines for a person to read.
 func (c *Certificate) facts() []string {
 	names := c.Names
 	if len(names) > 6 {

@@ -135,7 +135,7 @@ func (p *prober) alerted(alert error) Problem {
 	name := p.report.ServerName
 	switch {
 	case is(alertUnrecognizedName) && name == "":
-		return Problem{"alert unrecognized_name: the server wants a server name, and an IP address is none",
+		return Problem{"alert unrecognized_name: the server requires a server name, and an IP address is not one",
 			fmt.Sprintf("probe wss://NAME:PORT/ with -connect %s", p.addr)}
 	case is(alertUnrecognizedName):
 		return Problem{fmt.Sprintf("alert unrecognized_name: the server has no certificate for %q", name),

@@ -11,7 +11,7 @@ import (
 	"wssgate/human"
 )
 
-// Namespaces of what features are looked for.
+// Namespaces of the features to look for.
 const (
 	nsSASL   = "urn:ietf:params:xml:ns:xmpp-sasl"
 	nsSASL2  = "urn:xmpp:sasl:2"
@@ -81,7 +81,7 @@ func texts(e element, name string) (all []string) {
 	return all
 }
 
-// judge diagnoses what is offered before a login.
+// judge diagnoses the offers before a login.
 func (p *prober) judge(ctx context.Context, o offer) {
 	var plus []string
 	scram, plain := false, false
@@ -167,7 +167,7 @@ func (p *prober) again(ctx context.Context) (offer, bool) {
 	return read(*got), true
 }
 
-// judgeSession diagnoses what is offered after a login.
+// judgeSession diagnoses the offers after a login.
 func (p *prober) judgeSession(o offer) {
 	p.judgeLimit(o)
 	if !o.bind {

@@ -20,8 +20,8 @@ import (
 	"strings"
 )
 
-// Login is an account to log in with, for what a server tells nobody else: its version,
-// XEP-0198, and which address it sees.
+// Login is an account to log in with. Only clients that are logged in learn the server's
+// version, whether it has XEP-0198, and which address it sees.
 type Login struct {
 	JID      string // bare
 	Password string // as it is: not normalized (RFC 8265), so ASCII is best

@@ -1,11 +1,11 @@
-// Package probe walks the way that an XMPP client takes through the gate, one
-// step at a time, and says in plain words how each step went: TCP, TLS, the
-// certificate, the opening handshake, the stream and its features.
+// Package probe connects as an XMPP client does, one step at a time, and explains the
+// result of each step: TCP, TLS, the certificate, the opening handshake, the stream and
+// its features.
 //
-// It goes on past a certificate that it would not trust: what comes behind may be the
-// cause. So it logs in only if it is told to, and never behind such a certificate.
+// It continues after a certificate that it does not trust, because a later step may show
+// the cause. It logs in only on request, and never after such a certificate.
 //
-// Beside the steps it has diagnoses: causes of trouble, each with a code and the setting
+// In addition to the steps it reports diagnoses: causes of trouble, each with a code and the setting
 // to change. Only `wssgate probe` uses it.
 package probe
 
@@ -35,11 +35,11 @@ type Options struct {
 	RootCAs *x509.CertPool // nil: the system's
 	Timeout time.Duration  // of each step; 0: 10 s
 	Message int64          // the gate's limits.message, in bytes; 0: its default, 1 MiB
-	Server  string         // the XMPP server and its version, as "ejabberd/24.12"; empty: found out where possible
+	Server  string         // the XMPP server and its version, as "ejabberd/24.12"; empty: detected if possible
 	Login   *Login         // nil: none
 }
 
-// A Report is what a probe found out. Fields of steps that were not reached
+// A Report is the result of a probe. Fields of steps that were not reached
 // are empty.
 type Report struct {
 	URL         string       `json:"url"`
@@ -67,7 +67,7 @@ type Step struct {
 	Name     string        `json:"step"`
 	Took     time.Duration `json:"-"`
 	Millis   float64       `json:"ms"`
-	Facts    []string      `json:"-"`               // what is good to know, a line each
+	Facts    []string      `json:"-"`               // useful facts, one per line
 	Problems []Problem     `json:"problems"`        // none: the step went well
 	Notes    []string      `json:"notes,omitempty"` // not wrong, but worth a look
 }
@@ -75,7 +75,7 @@ type Step struct {
 // OK reports whether the step went well.
 func (s Step) OK() bool { return len(s.Problems) == 0 }
 
-// A Problem says what is wrong and, where it can, what to do.
+// A Problem describes a fault and, if possible, its remedy.
 type Problem struct {
 	Text string `json:"problem"`
 	Hint string `json:"hint,omitempty"`

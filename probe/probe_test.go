@@ -482,7 +482,7 @@ func answering(t *testing.T, answer string) (addr string) {
 func TestNoServerName(t *testing.T) {
 	addr := gate(t, chat.Config{}, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }})
 	r := run(t, addr, Options{URL: "wss://" + addr + "/"})
-	if p := r.Steps[1].Problems; len(p) != 1 || !strings.Contains(p[0].Text, "an IP address is none") || !strings.Contains(p[0].Hint, "-connect "+addr) {
+	if p := r.Steps[1].Problems; len(p) != 1 || !strings.Contains(p[0].Text, "an IP address is not one") || !strings.Contains(p[0].Hint, "-connect "+addr) {
 		t.Errorf("problems = %+v", p)
 	}
 	// A server that has a certificate for everybody has none for an address.

@@ -147,7 +147,7 @@ func (p *prober) refused(h *upstream.HandshakeError, heard *hearing) *Problem {
 	case 400:
 		problem.Hint = "Tigase says so where the subprotocol \"xmpp\" is missing; something on the way may have removed a header"
 	case 401, 407:
-		problem.Hint = p.either("something in front of the gate wants a login", "the XMPP server, or something in front of it, wants a login")
+		problem.Hint = p.either("something in front of the gate requires a login", "the XMPP server, or something in front of it, requires a login")
 	case 403:
 		problem.Hint = p.either("the vhost's origins do not allow ours, or something in front forbids it", "the XMPP server does not allow our Origin or our address")
 	case 404:

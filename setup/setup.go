@@ -1,6 +1,6 @@
-// Package setup looks for what a gate on this machine would stand in front of, an XMPP
-// server and certificates, and writes a first configuration for it. It
-// connects to nothing, and what it can't read it leaves out. It is for "wssgate init".
+// Package setup looks for an XMPP server and certificates on this machine, and writes a
+// first configuration for a gate in front of them. It makes no connections, and leaves out
+// what it can't read. It is for "wssgate init".
 package setup
 
 import (
@@ -30,7 +30,7 @@ type server struct {
 // A Plan is a first configuration.
 type Plan struct {
 	Text string // of config.toml
-	// Found are lines about what was found, Missing about what somebody has to see to.
+	// Found lists what was found, Missing what the operator still has to do; a line each.
 	Found, Missing []string
 	// Folder is the default folder of certificates, if there was no other; it may not
 	// exist yet.
@@ -62,7 +62,7 @@ func Write(file string) (p Plan, err error) {
 	return p, err
 }
 
-// Look looks around below root, "/" but in tests, for a configuration in the folder dir.
+// Look searches below root, which is "/" except in tests, for a configuration in the folder dir.
 func Look(root, dir string) Plan {
 	l := looker{root}
 	servers := slices.Concat(l.tigase(), l.prosody(), l.ejabberd())
