@@ -55,7 +55,7 @@ var commands = []command{
 	{"tunnels", "[-client ADDR] [-json]", "list open tunnels", tunnelsCommand},
 	{"trace", "ID", "show a tunnel's frames as they pass", traceCommand},
 	{"close", "ID | -client ADDR", "close tunnels", closeCommand},
-	{"drain", "-vhost V | -node N | -all", "close tunnels gradually, let none in", drainCommand},
+	{"drain", "-vhost V | -node N | -all", "close tunnels slowly, let none in", drainCommand},
 	{"access", "deny ADDR -for 1h", "keep clients out for a while", accessCommand},
 	{"acme", "status | renew NAME | …", "certificates from a CA", acmeCommand},
 	{"ech", "dns-records [-config FILE]", "DNS records for hidden server names", echCommand},
