@@ -82,7 +82,7 @@ type certificateProblem struct {
 	Kept  bool   `json:"kept"` // what the file held before is still served, or what it holds now regardless
 }
 
-// An acmeName is a certificate that is to be obtained.
+// An acmeName is a certificate to obtain from a CA.
 type acmeName struct {
 	Name     string    `json:"name"`               // the first of Names
 	Names    []string  `json:"names"`              // of the certificate

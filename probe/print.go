@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Print prints a step as a line, with what else there is to say below it.
+// Print prints a step as a line, with its problem and notes below.
 func (s *Step) Print(w io.Writer) {
 	const indent = "                                 "
 	word := "ok"
