@@ -138,7 +138,7 @@ func NewACME(opts ACMEOptions) (*ACME, error) {
 		return nil, errors.Join(errs...)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	cache, err := acmeOpenCache(ctx, opts.Cache, opts.Certificates, opts.Log)
+	cache, err := acmeOpenCache(ctx, opts.Cache, opts.Certificates, opts.writes, opts.Log)
 	if err != nil {
 		cancel()
 		cache.place.Leave()

@@ -58,18 +58,19 @@ const acmeStale = 7 * 24 * time.Hour
 // callers never wait longer than their context, or for a folder that hangs
 // (files.ErrHangs).
 type acmeCache struct {
-	dir   string
-	place *files.Place
+	dir    string
+	place  *files.Place
+	writes func() error // see ACMEOptions
 }
 
 // maxACMEFile bounds the bytes read from one file of the cache.
 const maxACMEFile = maxFile
 
-// acmeOpenCache creates the folder if it is missing. It does not change an
-// existing one, because the caller may only want to read it. A folder that
-// hangs is not an error: the keepers wait for it.
-func acmeOpenCache(ctx context.Context, dir, certificates string, log *slog.Logger) (acmeCache, error) {
-	c := acmeCache{dir, files.At("acme: cache", dir, log)}
+// acmeOpenCache creates the folder if it is missing. It does not change an existing
+// one, because the caller may only want to look. A folder that hangs is not an error:
+// the keepers wait for it.
+func acmeOpenCache(ctx context.Context, dir, certificates string, writes func() error, log *slog.Logger) (acmeCache, error) {
+	c := acmeCache{dir: dir, place: files.At("acme: cache", dir, log), writes: writes}
 	if err := c.apart(ctx, certificates); err != nil {
 		return c, err
 	}
@@ -171,13 +172,23 @@ func (c acmeCache) note(ctx context.Context, key string, data []byte) error {
 
 func (c acmeCache) write(ctx context.Context, key string, data []byte, sync bool) error {
 	return c.do(ctx, func() error {
-		// A write that was delayed by a hanging folder must not replace newer
-		// files.
+		if err := c.writable(); err != nil {
+			return err
+		}
+		// A write that was delayed by a hanging folder must not replace newer files.
 		return c.place.Replace(c.path(key), acmeTempPrefix, data, sync, func() bool { return ctx.Err() == nil })
 	})
 }
 
-// remove deletes a file. A missing file is not an error.
+// writable returns the error of a test's disk.
+func (c acmeCache) writable() error {
+	if c.writes == nil {
+		return nil
+	}
+	return c.writes()
+}
+
+// remove deletes a file, which may be missing.
 func (c acmeCache) remove(ctx context.Context, key string) error {
 	return c.do(ctx, func() error {
 		err := c.place.Remove(c.path(key))

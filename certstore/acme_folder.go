@@ -177,7 +177,7 @@ func acmeResolve(place *files.Place, path string) (string, error) {
 // and dir need not exist yet. It changes nothing. For a folder that hangs, it
 // waits as long as files.Do does.
 func ACMECacheProblem(ctx context.Context, dir, certificates string) error {
-	c := acmeCache{dir, files.At("acme: cache", dir, slog.New(slog.DiscardHandler))}
+	c := acmeCache{dir: dir, place: files.At("acme: cache", dir, slog.New(slog.DiscardHandler))}
 	defer c.place.Leave()
 	if err := c.apart(ctx, certificates); err != nil {
 		return err

@@ -45,7 +45,8 @@ type acmeKeeper struct {
 	revoked *x509.Certificate  // the last one that Revoke has revoked; nil: none
 	others  []*tls.Certificate // from the cache, installed for names that cert cannot serve
 	record  acmeRecord
-	trouble string // problem of the cache; empty: none
+	trouble string    // problem with the cache; empty: none
+	failing time.Time // when it began, by the monotonic clock; zero: the cache works
 	next    time.Time
 	asked   acmeAsked
 	wish    acmeWish
@@ -72,8 +73,11 @@ const (
 	acmePauseMin = time.Second
 	acmePauseMax = 12 * time.Hour
 
-	// acmeEarlyADay limits the early replacements of a certificate per day. An
-	// operator deletes a file once; a broken clean-up job does so every hour.
+	// acmeAloneAfter is how long the cache must have failed until a gate renews without.
+	acmeAloneAfter = time.Hour
+
+	// acmeEarlyADay is how often per day a certificate is replaced before its time. An
+	// operator deletes a file once, a broken clean-up job every hour.
 	acmeEarlyADay = 3
 
 	// acmeEarlyRevoked is the same for a certificate that is revoked: the last one of a
@@ -136,13 +140,16 @@ func (k *acmeKeeper) keep() {
 // other gates.
 func (k *acmeKeeper) turn() time.Duration {
 	k.heed()
-	if !k.look() {
-		return k.a.opts.Poll // the unreadable file may be a good certificate
-	}
-	if due := k.due(); due > 0 {
+	readable := k.look()
+	due := k.due()
+	if !readable {
+		if due > 0 || !k.goesAlone() {
+			return k.a.opts.Poll // the unreadable file may be a good certificate
+		}
+	} else if due > 0 {
 		k.now("", "")
 		if k.unsaved == nil && k.recorded {
-			k.trust(nil)
+			k.worked()
 		}
 		return min(due, k.a.opts.Poll)
 	}
@@ -159,7 +166,12 @@ func (k *acmeKeeper) turn() time.Duration {
 	lease, err := k.a.cache.acquire(k.ctx, k.name+acmeLeaseSuffix, k.a.owner, &k.seen)
 	if err != nil {
 		k.trust(err)
-		return k.a.opts.Poll
+		if !k.goesAlone() {
+			return k.a.opts.Poll
+		}
+		k.a.opts.Log.Warn("acme: renewing without the cache, because the certificate expires soon", "server_name", k.name, "err", err)
+		k.order(k.ctx)
+		return 0
 	}
 	if lease == nil {
 		k.now(ACMEElsewhere, k.seen.file.Owner)
@@ -169,7 +181,7 @@ func (k *acmeKeeper) turn() time.Duration {
 		return min(acmeLeaseAgain, k.a.opts.Poll)
 	}
 	defer lease.release()
-	k.trust(nil) // the cache can be written, too
+	k.worked() // it can be written too
 	// The previous owner of the lease may have done the work.
 	if !k.look() || k.due() > 0 {
 		return 0
@@ -178,18 +190,38 @@ func (k *acmeKeeper) turn() time.Duration {
 		k.putBack()
 		return k.a.opts.Poll
 	}
+	k.order(lease.ctx)
+	return 0
+}
+
+// order orders, and applies the result unless ctx, that of the lease, has ended: the gate
+// was closed, the name is not configured any more, or the lease was lost.
+func (k *acmeKeeper) order(ctx context.Context) {
 	k.now(ACMEOrdering, "")
-	issued, err := k.obtain(lease.ctx)
+	issued, err := k.obtain(ctx)
 	k.now("", "")
 	switch {
 	case err == nil:
 		k.accept(issued)
-	case lease.ctx.Err() != nil: // closed, no longer configured, or the lease was lost: not a failure
-		k.a.opts.Log.Info("acme: order abandoned", "server_name", k.name, "err", context.Cause(lease.ctx))
+	case ctx.Err() != nil:
+		k.a.opts.Log.Info("acme: order abandoned", "server_name", k.name, "err", context.Cause(ctx))
 	default:
 		k.fail(err)
 	}
-	return 0
+}
+
+// goesAlone reports whether to renew though the cache does not work: the certificate
+// would soon expire or be revoked, and the cache has failed for an hour. Each gate on the
+// cache then orders for itself. Without a certificate the keeper waits for the cache, so
+// that a gate that keeps nothing does not order at each start.
+func (k *acmeKeeper) goesAlone() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.failing.IsZero() || time.Since(k.failing) < acmeAloneAfter || k.cert == nil {
+		return false
+	}
+	now, leaf := k.a.opts.wall(), k.cert.Leaf
+	return now.After(acmeLatest(leaf)) || k.asked.leaf == leaf && k.asked.over(now)
 }
 
 // look reads the files of the name, and installs the certificate if it has

@@ -116,10 +116,15 @@ func (c acmeCache) acquire(ctx context.Context, key, owner string, seen *acmeSig
 // create creates the file if it does not exist.
 func (l *acmeLease) create(ctx context.Context) (bool, error) {
 	data, path := l.next(), l.cache.path(l.key)
-	// Until it is written, others see an empty file, which is a lease with beat
-	// 0. If it is created after the caller has stopped waiting, it expires like
-	// the lease of a dead owner.
-	_, err := files.Do(ctx, l.cache.place, func() (struct{}, error) { return struct{}{}, l.cache.place.Create(path, data) })
+	// Until it is written, others see an empty file, which is a lease with beat 0. If
+	// it is created after the caller has stopped waiting, it expires like the lease of
+	// a dead owner.
+	_, err := files.Do(ctx, l.cache.place, func() (struct{}, error) {
+		if err := l.cache.writable(); err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, l.cache.place.Create(path, data)
+	})
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil
 	}

@@ -49,6 +49,7 @@ type ACMEOptions struct {
 
 	wall      func() time.Time  // for tests with a clock that jumps
 	transport http.RoundTripper // for tests with a CA in memory
+	writes    func() error      // for tests of a full disk; nil: writes succeed
 }
 
 const acmePoll = 30 * time.Second // default of ACMEOptions.Poll

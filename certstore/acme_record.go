@@ -183,23 +183,30 @@ func (k *acmeKeeper) flush() bool {
 	return k.unsaved == nil
 }
 
-// trust records a problem of the cache, or nil, and logs it once.
+// trust records a problem with the cache, and logs it once.
 func (k *acmeKeeper) trust(err error) {
-	if err != nil && errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) {
 		return
 	}
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
 	k.mu.Lock()
-	k.trouble = text
+	k.trouble = err.Error()
+	if k.failing.IsZero() {
+		k.failing = time.Now()
+	}
+	text := k.trouble
 	k.mu.Unlock()
 	if errors.Is(err, files.ErrHangs) {
 		return // reported once for the whole cache
 	}
-	if text != "" && text != k.complain {
+	if text != k.complain {
 		k.a.opts.Log.Error("acme: cache failed", "server_name", k.name, "err", err)
 	}
 	k.complain = text
+}
+
+// worked records that the cache was read and can be written.
+func (k *acmeKeeper) worked() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.trouble, k.failing, k.complain = "", time.Time{}, ""
 }

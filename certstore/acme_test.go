@@ -90,7 +90,7 @@ func newACMETestGate(t *testing.T, ca *acmeTestCA, dir string, edit func(*ACMEOp
 		t.Fatal(err)
 	}
 	g.ACME = a
-	ca.gates = append(ca.gates, g)
+	ca.set(func() { ca.gates = append(ca.gates, g) })
 	return g
 }
 
