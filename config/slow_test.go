@@ -200,6 +200,7 @@ upstream = "good"
 		back = second.Back()
 		back2()
 		<-back
+		synctest.Wait() // for the other file of 2 as well
 		third, err := second.Reload(t.Context(), true, unseen)
 		if err != nil {
 			t.Fatalf("reload = %v", err)
