@@ -39,6 +39,7 @@ var (
 		"ports/socket.go net.ListenUDP":           "at an address",
 		"ports/range.go os.DirFS":                 "the kernel's own files, /proc",
 		"certstore/acme_http.go net.Dialer":       "TCP, with a deadline, for the CA",
+		"certstore/acme_persist.go net.Dialer":    "to an address, with a context",
 		"memory/guard.go os.DirFS":                "the kernel's own files, /proc and /sys",
 		"memory/usage.go os.DirFS":                "the kernel's own files, /proc and /sys",
 		"listen/listen_linux.go os.Open":          "the kernel's own files, /proc",

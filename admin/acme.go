@@ -5,17 +5,18 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 )
 
 // An ACMERequest is a command for one name of ACME, or about the account.
 type ACMERequest struct {
-	Do     string // "renew", "retry", "revoke" or "rollover"
-	Name   string // "account" for rollover
+	Do     string // "renew", "retry", "revoke", "rollover" or "dns-records"
+	Name   string // "account" for rollover, "all" for dns-records
 	Reason string // for revoke
 }
 
 // parseACME reads the query of POST /acme: renew=NAME, retry=NAME, revoke=NAME with
-// reason=REASON, or rollover=account.
+// reason=REASON, rollover=account, or dns-records=all.
 func parseACME(query url.Values) (r ACMERequest, err error) {
 	for key, values := range query {
 		switch {
@@ -23,19 +24,21 @@ func parseACME(query url.Values) (r ACMERequest, err error) {
 			return r, fmt.Errorf("%q is required once, with a value", key)
 		case key == "reason":
 			r.Reason = values[0]
-		case key != "renew" && key != "retry" && key != "revoke" && key != "rollover":
-			return r, fmt.Errorf("unknown parameter %q, want renew, retry, revoke, rollover or reason", key)
+		case !slices.Contains([]string{"renew", "retry", "revoke", "rollover", "dns-records"}, key):
+			return r, fmt.Errorf("unknown parameter %q, want renew, retry, revoke, rollover, dns-records or reason", key)
 		case key == "rollover" && values[0] != "account":
 			return r, fmt.Errorf("rollover=%q, want rollover=account", values[0])
+		case key == "dns-records" && values[0] != "all":
+			return r, fmt.Errorf("dns-records=%q, want dns-records=all", values[0])
 		case r.Do != "":
-			return r, errors.New("one of renew, retry, revoke and rollover is required")
+			return r, errors.New("one of renew, retry, revoke, rollover and dns-records is required")
 		default:
 			r.Do, r.Name = key, values[0]
 		}
 	}
 	switch {
 	case r.Do == "":
-		return r, errors.New("renew=NAME, retry=NAME, revoke=NAME or rollover=account is required")
+		return r, errors.New("renew=NAME, retry=NAME, revoke=NAME, rollover=account or dns-records=all is required")
 	case (r.Do == "revoke") != (r.Reason != ""):
 		return r, errors.New("revoke takes a reason, and nothing else does")
 	}

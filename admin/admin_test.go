@@ -270,13 +270,14 @@ func TestACME(t *testing.T) {
 		"?revoke=a.example.org&reason=keyCompromise": {"revoke", "a.example.org", "keyCompromise"},
 		"?reason=superseded&revoke=b%C3%BC.example":  {"revoke", "b\u00fc.example", "superseded"},
 		"?rollover=account":                          {"rollover", "account", ""},
+		"?dns-records=all":                           {"dns-records", "all", ""},
 	} {
 		if w := ask(s, loopback, "POST", "http://127.0.0.1/acme"+query); w.Code != 202 || got != want || !strings.Contains(w.Body.String(), want.Name+": done") {
 			t.Errorf("POST /acme%s = %d %s, asked %q; want %q", query, w.Code, w.Body, got, want)
 		}
 	}
 	got = ACMERequest{}
-	for _, slip := range []string{"", "?renew", "?renew=", "?renew=a&renew=b", "?renew=a&retry=a", "?renew=a&reason=superseded", "?revoke=a", "?revoke=a&reason=", "?reason=superseded", "?renw=a", "?renew=%zz", "?rollover=", "?rollover=a.example.org", "?rollover=account&renew=a", "?rollover=account&reason=superseded"} {
+	for _, slip := range []string{"", "?renew", "?renew=", "?renew=a&renew=b", "?renew=a&retry=a", "?renew=a&reason=superseded", "?revoke=a", "?revoke=a&reason=", "?reason=superseded", "?renw=a", "?renew=%zz", "?rollover=", "?rollover=a.example.org", "?rollover=account&renew=a", "?rollover=account&reason=superseded", "?dns-records=a.example.org", "?dns-records=all&renew=a"} {
 		if w := ask(s, loopback, "POST", "http://127.0.0.1/acme"+slip); w.Code != 400 || got != (ACMERequest{}) {
 			t.Errorf("POST /acme%s = %d, asked %q; want 400", slip, w.Code, got)
 		}

@@ -260,7 +260,7 @@ func (n *ACMENames) await() {
 					<-k.first
 				}
 			})
-			n.a.cache.place.GoneOnWithout(n.a.cache.path(k.name), began, looked)
+			n.a.cache.place.GoneOnWithout(n.a.cache.path(k.key), began, looked)
 			return
 		}
 	}

@@ -107,7 +107,7 @@ func (k *acmeKeeper) putBack() {
 	k.mu.Unlock()
 	file, err := acmeEncode(held.PrivateKey, held.Certificate)
 	if err == nil {
-		err = k.a.cache.put(k.ctx, k.name, file)
+		err = k.a.cache.put(k.ctx, k.key, file)
 	}
 	if err != nil {
 		k.trust(err)

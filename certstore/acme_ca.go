@@ -56,7 +56,9 @@ type acmeCA struct {
 
 	renewalInfo atomic.Pointer[string] // URL, without the last slash; nil: unknown; empty: the CA has none
 
-	replaced atomic.Bool // a deactivated account was replaced, see replaceAccount
+	toldIssuers atomic.Pointer[[]string] // names by which the CA goes in DNS, see issuers; nil: not told
+
+	replaced atomic.Bool // a deactivated account was, see replaceAccount
 }
 
 // newACMECAs returns the CAs of the options, in order of preference. Each has a
@@ -154,8 +156,9 @@ func (k *acmeKeeper) obtain(ctx context.Context) (*acmeIssued, error) {
 		return cas[0].order(ctx, k.names, k.did(), k.replaces(cas[0]))
 	}
 	var causes []error
-	var soonest time.Time // when one of them accepts orders again
-	waiting := 0          // CAs that were skipped because of a limit
+	var soonest time.Time // when one of them may be asked again
+	waiting := 0          // CAs that may not be asked before
+	missing := 0          // CAs for which a DNS record is missing
 	for _, c := range cas {
 		limit, until := k.limits[c], time.Now()
 		err := limit.err
@@ -170,6 +173,9 @@ func (k *acmeKeeper) obtain(ctx context.Context) (*acmeIssued, error) {
 					k.a.opts.Log.Warn("acme: certificate of a fallback CA", "server_name", k.name, "ca", c.Directory, "err", acmeFailure{k.names, causes})
 				}
 				return issued, nil
+			}
+			if _, lacks := err.(acmeRecordMissing); lacks {
+				missing++
 			}
 			if wait, waits := errors.AsType[acmeAccountWait](err); waits {
 				until = wait.until
@@ -192,8 +198,11 @@ func (k *acmeKeeper) obtain(ctx context.Context) (*acmeIssued, error) {
 		}
 	}
 	failure := acmeFailure{k.names, causes}
-	if waiting == len(cas) {
+	switch {
+	case waiting == len(cas):
 		return nil, acmeAccountWait{soonest, failure}
+	case missing > 0 && waiting+missing == len(cas):
+		return nil, acmeRecordMissing{failure}
 	}
 	return nil, acmeSeveralFailed{failure, max(time.Until(soonest), 0)}
 }

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -43,7 +44,10 @@ type acmeTestCA struct {
 	profiles    map[string]string
 	contact     string          // the last one that it received
 	deactivated map[string]bool // thumbprints
-	gates       []*acmeTestGate // gates that may answer a challenge; one answer is enough
+	gates       []*acmeTestGate // who may be asked to answer; one that can is enough
+	caa         []string        // its names in DNS, as the directory gives them
+	issuers     []string        // the same, as a challenge gives them
+	zone        *acmeTestZone   // of TXT records
 
 	mu        sync.Mutex
 	nonces    map[string]bool
@@ -169,7 +173,7 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 		dir := map[string]any{
 			"newNonce": c.url + "/new-nonce", "newAccount": c.url + "/new-account", "newOrder": c.url + "/new-order",
 			"revokeCert": c.url + "/revoke", "keyChange": c.url + "/key-change",
-			"meta": map[string]any{"termsOfService": c.url + "/terms", "externalAccountRequired": c.eab != nil, "profiles": c.profiles},
+			"meta": map[string]any{"termsOfService": c.url + "/terms", "externalAccountRequired": c.eab != nil, "profiles": c.profiles, "caaIdentities": c.caa},
 		}
 		if renewal != nil {
 			dir["renewalInfo"] = c.url + "/renewal-info/"
@@ -274,7 +278,11 @@ func (c *acmeTestCA) serve(w *httptest.ResponseRecorder, r *http.Request, n int)
 		answer(w, 200, c.authz(o, index))
 	case "challenge":
 		o := c.orders[id-1]
-		c.validate(o, index, challenge, o.tokens[challenge]+"."+key.print)
+		want := o.tokens[challenge] + "." + key.print
+		if challenge == acmePersist {
+			want = c.accounts[key.print]
+		}
+		c.validate(o, index, challenge, want)
 		answer(w, 200, map[string]any{"type": challenge, "url": r.URL.String(), "token": o.tokens[challenge], "status": "processing"})
 	case "finalize":
 		c.finalize(w, c.orders[id-1], payload)
@@ -372,8 +380,16 @@ func (c *acmeTestCA) order(o *acmeTestOrder) map[string]any {
 
 func (c *acmeTestCA) authz(o *acmeTestOrder, index int) map[string]any {
 	var challenges []any
+	domain, wildcard := strings.CutPrefix(o.names[index], "*.")
 	for _, typ := range c.offers {
+		if wildcard && !strings.HasPrefix(typ, "dns-") {
+			continue
+		}
 		ch := map[string]any{"type": typ, "url": fmt.Sprintf("%s/challenge/%d/%d/%s", c.url, o.id, index, typ), "token": o.tokens[typ], "status": "pending"}
+		if typ == acmePersist {
+			delete(ch, "token")
+			ch["issuer-domain-names"] = c.issuers
+		}
 		if typ == o.failed {
 			ch["status"], ch["error"] = "invalid", o.problem
 		}
@@ -386,7 +402,7 @@ func (c *acmeTestCA) authz(o *acmeTestOrder, index int) map[string]any {
 	case status == "invalid" && index != o.bad:
 		status = "pending"
 	}
-	return map[string]any{"status": status, "identifier": map[string]string{"type": "dns", "value": o.names[index]}, "challenges": challenges}
+	return map[string]any{"status": status, "identifier": map[string]string{"type": "dns", "value": domain}, "wildcard": wildcard, "challenges": challenges}
 }
 
 // validate asks the gates for the answer to a challenge, as a CA does.
@@ -396,7 +412,9 @@ func (c *acmeTestCA) validate(o *acmeTestOrder, index int, challenge, want strin
 	if c.invalid != nil {
 		problem = c.invalid(name, challenge)
 	}
-	if problem == nil {
+	if problem == nil && challenge == acmePersist {
+		problem = c.zone.allows(name, c.issuers, want)
+	} else if problem == nil {
 		problem = &acmeTestProblem{Type: "unauthorized", Detail: "nobody answers", Status: 403}
 		for _, g := range c.gates {
 			if err := g.prove(name, challenge, o.tokens[challenge], want); err == nil {
@@ -569,4 +587,51 @@ func (g *acmeTestGate) prove(name, challenge, token, want string) error {
 		}
 	}
 	return errors.New("tls-alpn-01: wrong certificate")
+}
+
+// An acmeTestZone is DNS. It is safe for concurrent use.
+type acmeTestZone struct {
+	mu      sync.Mutex
+	records map[string][]string
+	err     error // answer to everything
+	asked   int
+}
+
+func (z *acmeTestZone) set(name string, texts ...string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if z.records == nil {
+		z.records = map[string][]string{}
+	}
+	z.records[name] = texts
+}
+
+// LookupTXT is that of a net.Resolver.
+func (z *acmeTestZone) LookupTXT(_ context.Context, name string) ([]string, error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.asked++
+	if z.err != nil {
+		return nil, z.err
+	}
+	if texts := z.records[name]; texts != nil {
+		return texts, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+}
+
+// allows is what a CA does for dns-persist-01; account is the account's URL.
+func (z *acmeTestZone) allows(name string, issuers []string, account string) *acmeTestProblem {
+	domain, wildcard := strings.CutPrefix(name, "*.")
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	for _, text := range z.records["_validation-persist."+domain+"."] {
+		for _, issuer := range issuers {
+			if rest, ok := strings.CutPrefix(text, issuer+";"); ok && strings.Contains(rest+";", " accounturi="+account+";") &&
+				(!wildcard || strings.Contains(rest, "policy=wildcard")) {
+				return nil
+			}
+		}
+	}
+	return &acmeTestProblem{Type: "unauthorized", Detail: "no valid TXT record", Status: 403}
 }

@@ -28,9 +28,9 @@ import (
 // clients, is left alone.
 //
 //	acme_account+key    the account's private key
-//	acme_account+key+ca-*  the same for a fallback CA; also with the following suffixes
-//	acme_account+key+state, +deactivated, +next: acmeTold; key of a deactivated account; key of an unfinished rollover
-//	NAME                private key, certificate, chain; PEM; NAME is the first of several names
+//	acme_account+key+ca-*  the same at a fallback CA; the following, too
+//	acme_account+key+state, +deactivated, +next: acmeTold; the key of an account that is no more; one that the account may have by now
+//	NAME                private key, certificate, chain; PEM; NAME is the first of several names, see acmeFile
 //	NAME+token          certificate that answers a tls-alpn-01 challenge
 //	TOKEN+http-01       answer to an http-01 challenge
 //	NAME+rsa            unused

@@ -46,8 +46,10 @@ var acmeReasons = map[string]acme.CRLReasonCode{
 
 // ask returns the keeper of the name in an operator's request.
 func (a *ACME) ask(name string) (*acmeKeeper, error) {
-	if k, _ := a.keeper(name); k != nil {
-		return k, nil
+	if normal, err := acmeName(name); err == nil {
+		if k := a.names.Load().byName[normal]; k != nil {
+			return k, nil
+		}
 	}
 	return nil, fmt.Errorf("%q %w", name, ErrACMEUnknown)
 }
@@ -139,8 +141,8 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 	k.revoked = cert.Leaf
 	k.mu.Unlock()
 	a.opts.Log.Warn("acme: certificate revoked", "server_name", k.name, "serial", serial, "reason", reason)
-	if err := k.removeFromCache(ctx, cert); err != nil { // the CA's renewal information may report it later
-		a.opts.Log.Error("acme: a revoked certificate stays in the cache", "server_name", k.name, "file", a.cache.path(k.name), "err", err)
+	if err := a.cache.remove(ctx, k.key); err != nil { // the CA's renewal information may tell later
+		a.opts.Log.Error("acme: a revoked certificate stays in the cache", "server_name", k.name, "file", a.cache.path(k.key), "err", err)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -92,20 +92,43 @@ func acmeIsHelper(name string) bool {
 	return acmeIsAnswer(name)
 }
 
-// acmeIsEncoded reports whether data looks like the result of acmeEncode for a
-// certificate with this name.
-func acmeIsEncoded(name string, data []byte) bool {
+// acmeIsEncoded reports whether data is what acmeEncode returns for the certificate that
+// belongs into a file.
+func acmeIsEncoded(file string, data []byte) bool {
 	block, _ := pem.Decode(data)
 	if block == nil || !bytes.HasPrefix(data, []byte("-----BEGIN ")) || !strings.HasSuffix(block.Type, "PRIVATE KEY") {
 		return false
 	}
+	name, ok := acmeFileName(file)
 	_, err := acmeDecode(name, data)
-	return err == nil
+	return ok && err == nil
 }
 
-func acmeIsName(name string) bool {
+// acmeWildFile is how the file of a wildcard begins, instead of with a character that
+// shells expand.
+const acmeWildFile = "_."
+
+// acmeFile returns the file of the certificate whose first name is name.
+func acmeFile(name string) string {
+	if domain, wildcard := strings.CutPrefix(name, "*."); wildcard {
+		return acmeWildFile + domain
+	}
+	return name
+}
+
+// acmeFileName undoes acmeFile. ok is false if no certificate is in a file of that name.
+func acmeFileName(file string) (name string, ok bool) {
+	name = file
+	if domain, wildcard := strings.CutPrefix(file, acmeWildFile); wildcard {
+		name = "*." + domain
+	}
 	normal, err := acmeName(name)
-	return err == nil && normal == name
+	return name, err == nil && normal == name && acmeFile(name) == file
+}
+
+func acmeIsName(file string) bool {
+	_, ok := acmeFileName(file)
+	return ok
 }
 
 // usable returns the reason why this process cannot use the cache, or nil. It

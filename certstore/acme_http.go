@@ -92,6 +92,7 @@ func (t acmeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		data = fmt.Appendf(nil, "%s %q: %v", r.Method, r.URL.Redacted(), err) // acme.Client shows it as the CA's words
 	}
+	acmeHearIssuers(r.Context(), data)
 	res.Body, res.ContentLength = io.NopCloser(bytes.NewReader(data)), int64(len(data))
 	// acme.Client polls an order at the interval in Retry-After: in a tight
 	// loop if that is in the past, and not before its deadline if it is

@@ -18,7 +18,8 @@ import (
 type acmeKeeper struct {
 	a      *ACME
 	id     string
-	name   string // the first of names; also the name of the certificate's file
+	name   string // the first of names
+	key    string // the file of the certificate, see acmeFile
 	names  []string
 	ctx    context.Context // done when the name is no longer configured, or after Close
 	cancel context.CancelFunc
@@ -86,7 +87,7 @@ const (
 )
 
 func newACMEKeeper(a *ACME, names []string) *acmeKeeper {
-	k := &acmeKeeper{a: a, id: acmeID(names), name: names[0], names: names, limits: map[*acmeCA]acmeLimit{}, recorded: true, hidden: true, first: make(chan struct{}), wake: make(chan struct{}, 1), revoking: make(chan struct{}, 1)}
+	k := &acmeKeeper{a: a, id: acmeID(names), name: names[0], key: acmeFile(names[0]), names: names, limits: map[*acmeCA]acmeLimit{}, recorded: true, hidden: true, first: make(chan struct{}), wake: make(chan struct{}, 1)}
 	k.ctx, k.cancel = context.WithCancel(a.ctx)
 	return k
 }
@@ -163,7 +164,7 @@ func (k *acmeKeeper) turn() time.Duration {
 	case <-k.ctx.Done():
 		return 0
 	}
-	lease, err := k.a.cache.acquire(k.ctx, k.name+acmeLeaseSuffix, k.a.owner, &k.seen)
+	lease, err := k.a.cache.acquire(k.ctx, k.key+acmeLeaseSuffix, k.a.owner, &k.seen)
 	if err != nil {
 		k.trust(err)
 		if !k.goesAlone() {
@@ -233,7 +234,7 @@ func (k *acmeKeeper) look() bool {
 	k.mu.Lock()
 	first := k.cert == nil
 	k.mu.Unlock()
-	data, err := k.a.cache.read(k.ctx, k.name)
+	data, err := k.a.cache.read(k.ctx, k.key)
 	if err == autocert.ErrCacheMiss && !first {
 		if empty := k.a.cache.emptied(k.ctx); empty != nil {
 			err = empty
@@ -264,7 +265,7 @@ func (k *acmeKeeper) look() bool {
 		if err != nil {
 			k.anew = acmeBad
 			k.a.opts.Log.Warn("acme: bad certificate in the cache; ordering a new one",
-				"server_name", k.name, "file", k.a.cache.path(k.name), "err", err)
+				"server_name", k.name, "file", k.a.cache.path(k.key), "err", err)
 			return true
 		}
 		k.anew = ""
@@ -284,7 +285,7 @@ func (k *acmeKeeper) look() bool {
 				k.anew, k.pending = acmeRestored, nil
 				text = "acme: the certificate in the cache is worse than the one in use, which is put back"
 			}
-			k.a.opts.Log.Warn(text, "server_name", k.name, "file", k.a.cache.path(k.name), "err", worse)
+			k.a.opts.Log.Warn(text, "server_name", k.name, "file", k.a.cache.path(k.key), "err", worse)
 		}
 		return true
 	}

@@ -1,6 +1,7 @@
 package certstore
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -23,15 +24,19 @@ type ACMEOptions struct {
 	// CA again.
 	Fallback []ACMECA
 
-	Names        []string   // server names, each with its own certificate; wildcards, addresses and single labels are rejected
-	Together     [][]string // lists of server names that share one certificate; Names must not contain them
-	Cache        string     // folder; other gates may share it; created with mode 0700
-	Certificates string     // the Store's directory, which must be separate from Cache; may be empty
+	Names        []string   // server names, a certificate for each; addresses and single labels are rejected; wildcards need a DNS record, see DNSRecords
+	Together     [][]string // server names with one certificate for all of a list; none of Names
+	Cache        string     // folder, may be shared with other gates; created with mode 0700
+	Certificates string     // the Store's directory, which the cache must be apart from; may be empty
 	KeyType      string     // of certificates: "ecdsa" (P-256) or "rsa" (2048 bits); empty: ecdsa
 
-	// TLSALPN and HTTP01 tell how the CA can reach a gate: on port 443, with a
-	// listener that calls ChallengeCertificate, or on port 80, with
-	// HTTPHandler. An order tries those that are set, tls-alpn-01 first.
+	// DNSServer is the address and port that is asked for the records of wildcards; empty:
+	// the system's resolver.
+	DNSServer string
+
+	// TLSALPN and HTTP01 say how the CA can reach a gate: on port 443 with the listener
+	// that calls ChallengeCertificate, or on port 80 with HTTPHandler. An order tries
+	// those that are set, tls-alpn-01 first. One with a wildcard uses dns-persist-01.
 	TLSALPN bool
 	HTTP01  bool
 
@@ -47,9 +52,10 @@ type ACMEOptions struct {
 	Poll time.Duration // interval for reading the cache; 0: 30 s
 	Log  *slog.Logger  // nil: no log
 
-	wall      func() time.Time  // for tests with a clock that jumps
-	transport http.RoundTripper // for tests with a CA in memory
-	writes    func() error      // for tests of a full disk; nil: writes succeed
+	wall      func() time.Time                                         // for tests of a clock that jumps
+	transport http.RoundTripper                                        // for tests with a CA in memory
+	lookupTXT func(ctx context.Context, name string) ([]string, error) // for tests of DNS; nil: the system's resolver
+	writes    func() error                                             // for tests of a full disk; nil: writes succeed
 }
 
 const acmePoll = 30 * time.Second // default of ACMEOptions.Poll
@@ -63,6 +69,9 @@ func (o *ACMEOptions) setDefaults() {
 	}
 	if o.wall == nil {
 		o.wall = time.Now
+	}
+	if o.lookupTXT == nil {
+		o.lookupTXT = acmeResolver(o.DNSServer).LookupTXT
 	}
 	if o.Remove == nil {
 		o.Remove = func(string) {}
@@ -128,13 +137,11 @@ func acmeLists(names []string, together [][]string) (lists [][]string, errs []er
 	return lists, errs
 }
 
-// acmeName returns a name's normal form, or an error if no CA issues a
-// certificate for it with our challenges.
+// acmeName returns a name's normal form, or why no CA issues a certificate for it. The
+// name may be a wildcard.
 func acmeName(name string) (string, error) {
-	if strings.HasPrefix(name, "*.") {
-		return "", fmt.Errorf("acme: name %q: a wildcard needs dns-01; let an external client write it into the directory", name)
-	}
-	normal, err := normalName(name)
+	domain, wildcard := strings.CutPrefix(name, "*.")
+	normal, err := normalName(domain)
 	if err != nil {
 		return "", fmt.Errorf("acme: name %q: %w", name, err)
 	}
@@ -144,6 +151,9 @@ func acmeName(name string) (string, error) {
 	// The Manager requires host names, which exclude underscores, for example.
 	if host, err := idna.Lookup.ToASCII(normal); err != nil || host != normal {
 		return "", fmt.Errorf("acme: name %q: is not a host name", name)
+	}
+	if wildcard {
+		normal = "*." + normal
 	}
 	return normal, nil
 }

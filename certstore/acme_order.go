@@ -45,8 +45,17 @@ func (c *acmeCA) order(ctx context.Context, names []string, did, replaces string
 		}
 		return nil, acmeFailure{names, []error{err}}
 	}
+	if acmeWild(names) {
+		if err := c.ready(ctx, client, names); err != nil {
+			failure := acmeFailure{names, []error{acmeCause{acmePersist, err}}}
+			if _, missing := err.(acmeRecordMissing); missing {
+				return nil, acmeRecordMissing{failure}
+			}
+			return nil, failure
+		}
+	}
 	var causes []error
-	for _, challenge := range c.challenges(did) {
+	for _, challenge := range c.challenges(names, did) {
 		issued, err := c.attempt(ctx, client, names, challenge, replaces)
 		// The CA has lost its database, someone has ended the account, or its
 		// key was replaced after the attempt began.
@@ -71,8 +80,11 @@ func (c *acmeCA) order(ctx context.Context, names []string, did, replaces string
 	return nil, acmeFailure{names, causes}
 }
 
-// challenges returns the available types, starting with did.
-func (a *ACME) challenges(did string) (types []string) {
+// challenges returns the available types for names, did first.
+func (a *ACME) challenges(names []string, did string) (types []string) {
+	if acmeWild(names) {
+		return []string{acmePersist}
+	}
 	if a.opts.TLSALPN {
 		types = append(types, "tls-alpn-01")
 	}
@@ -181,12 +193,12 @@ func (c *acmeCA) prove(ctx context.Context, client *acme.Client, names []string,
 	var failed acmeCauses
 	asked := map[string]string{} // name → authorization
 	for _, authz := range authzs {
-		name, answer, err := c.respond(ctx, client, names, challenge, authz)
+		name, answer, tries, err := c.respond(ctx, client, names, challenge, authz)
 		if answer != "" {
 			defer c.answers.withdraw(answer)
 		}
 		switch {
-		case err == nil && answer != "":
+		case err == nil && tries:
 			asked[name] = authz
 		case err != nil && len(names) == 1:
 			return err
@@ -214,45 +226,59 @@ func (c *acmeCA) prove(ctx context.Context, client *acme.Client, names []string,
 	return nil
 }
 
-// respond asks the CA to validate one name. It returns the file of the answer,
-// for withdraw, or "" if the CA needs none.
-func (c *acmeCA) respond(ctx context.Context, client *acme.Client, names []string, challenge, authz string) (name, answer string, err error) {
-	z, err := client.GetAuthorization(ctx, authz)
+// respond has the CA validate one name. It returns the file of the answer, which is to be
+// withdrawn; empty: there is none, as for dns-persist-01. tries is false if the CA need
+// not validate the name.
+func (c *acmeCA) respond(ctx context.Context, client *acme.Client, names []string, challenge, authz string) (name, answer string, tries bool, err error) {
+	z, err := client.GetAuthorization(c.listening(ctx), authz)
 	if err != nil {
-		return "an authorization", "", acmeStep("the authorization", authz, err)
+		return "an authorization", "", false, acmeStep("the authorization", authz, err)
 	}
 	name = names[0]
 	if len(names) > 1 {
 		name, err = normalName(z.Identifier.Value)
+		if z.Wildcard {
+			name = "*." + name // RFC 8555, section 7.1.4
+		}
 		if err != nil || !slices.Contains(names, name) {
-			return "an authorization", "", fmt.Errorf("is for %.100q, which is not ordered", z.Identifier.Value)
+			return "an authorization", "", false, fmt.Errorf("is for %.100q, which is not ordered", z.Identifier.Value)
 		}
 	}
 	if z.Status == acme.StatusValid {
-		return name, "", nil
+		return name, "", false, nil
 	}
 	if z.Status != acme.StatusPending {
-		return name, "", fmt.Errorf("the authorization is %q", z.Status)
+		return name, "", false, fmt.Errorf("the authorization is %q", z.Status)
 	}
 	i := slices.IndexFunc(z.Challenges, func(ch *acme.Challenge) bool { return ch.Type == challenge })
 	if i < 0 {
-		return name, "", errACMENotOffered
+		return name, "", false, errACMENotOffered
 	}
 	chal := z.Challenges[i]
+	if challenge != acmePersist {
+		if answer, err = c.present(ctx, client, name, chal); err != nil {
+			return name, "", false, err
+		}
+	}
+	if _, err := client.Accept(ctx, chal); err != nil {
+		return name, answer, false, acmeStep("the challenge", chal.URI, err)
+	}
+	return name, answer, true, nil
+}
+
+// present shows the answer to a challenge to the CA, and returns its file.
+func (c *acmeCA) present(ctx context.Context, client *acme.Client, name string, chal *acme.Challenge) (answer string, err error) {
 	if !acmeTokenOK(chal.Token) {
-		return name, "", fmt.Errorf("token %.40q of the CA: not base64url", chal.Token)
+		return "", fmt.Errorf("token %.40q of the CA: not base64url", chal.Token)
 	}
 	key, data, err := acmeAnswer(client, name, chal)
 	if err != nil {
-		return name, "", err
+		return "", err
 	}
 	if err := c.answers.present(ctx, key, data); err != nil {
 		c.opts.Log.Warn("acme: other gates cannot answer this challenge", "server_name", name, "err", err)
 	}
-	if _, err := client.Accept(ctx, chal); err != nil {
-		return name, key, acmeStep("the challenge", chal.URI, err)
-	}
-	return name, key, nil
+	return key, nil
 }
 
 // acmeAnswer returns the answer to a challenge and the name of its cache file.

@@ -78,7 +78,7 @@ func (k *acmeKeeper) readRecord() (acmeRecord, error) {
 		return mine, nil
 	}
 	var r acmeRecord
-	data, err := k.a.cache.read(k.ctx, k.name+acmeStateSuffix)
+	data, err := k.a.cache.read(k.ctx, k.key+acmeStateSuffix)
 	if err == autocert.ErrCacheMiss {
 		if mine.Failures > 0 { // an operator requests an attempt
 			clear(k.limits)
@@ -127,6 +127,17 @@ func (k *acmeKeeper) fail(err error) {
 		k.remember(r)
 		return
 	}
+	if _, missing := err.(acmeRecordMissing); missing { // the CA was not asked
+		r.Failures = max(r.Failures, 1)
+		r.Last = now.UTC()
+		r.Next = r.Last.Add(acmeLookupAgain)
+		if r.Err != err.Error() {
+			r.Err = err.Error()
+			k.a.opts.Log.Error("acme: no certificate ordered", "server_name", k.name, "err", err)
+		}
+		k.remember(r)
+		return
+	}
 	r.Failures++
 	r.Last = now.UTC()
 	asked := acmeRateLimit(err)
@@ -165,7 +176,7 @@ func (k *acmeKeeper) remember(r acmeRecord) {
 func (k *acmeKeeper) flush() bool {
 	var err error
 	if k.unsaved != nil {
-		if err = k.a.cache.put(k.ctx, k.name, k.unsaved); err == nil {
+		if err = k.a.cache.put(k.ctx, k.key, k.unsaved); err == nil {
 			k.unsaved = nil
 		}
 	}
@@ -173,7 +184,7 @@ func (k *acmeKeeper) flush() bool {
 		k.mu.Lock()
 		data := k.record.encode()
 		k.mu.Unlock()
-		if err = k.a.cache.note(k.ctx, k.name+acmeStateSuffix, data); err == nil {
+		if err = k.a.cache.note(k.ctx, k.key+acmeStateSuffix, data); err == nil {
 			k.recorded = true
 		}
 	}

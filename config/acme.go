@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -46,6 +47,9 @@ func (a *ACME) check(ms *mistakes, p keyPath) {
 	}
 	if a.On() && a.Cache == "" {
 		ms.add(p.key("cache"), "", "is empty")
+	}
+	if _, err := netip.ParseAddrPort(a.Resolver); err != nil && a.Resolver != "" {
+		ms.add(p.key("resolver"), `write "192.0.2.53:53" or "[2001:db8::53]:53"`, "%q is not an IP address with a port", a.Resolver)
 	}
 }
 
@@ -121,12 +125,9 @@ func checkACMENames(ms *mistakes, p keyPath, names []string, seen map[string]boo
 		switch {
 		case err != nil:
 			ms.add(p, nameHint(name, ServerName), "%q %v", name, err)
-		case strings.HasPrefix(normal, "*."):
-			ms.add(p, "let another ACME client write it into certificates.directory",
-				"%q is a wildcard, which CAs issue only with dns-01", name)
-		case !strings.Contains(normal, "."):
+		case !strings.Contains(strings.TrimPrefix(normal, "*."), "."):
 			ms.add(p, "", "%q has a single label; a public CA issues for full domain names only", name)
-		case !isHostName(normal):
+		case !isHostName(strings.TrimPrefix(normal, "*.")):
 			ms.add(p, "", "%q is not a host name", name)
 		case seen[normal]:
 			ms.add(p, "", "%q is listed twice", name)
@@ -168,6 +169,7 @@ func (c *Config) ACMEOptions(store *certstore.Store, log *slog.Logger) (certstor
 		Cache:        a.Cache,
 		Certificates: c.Certificates.Directory,
 		KeyType:      a.KeyType,
+		DNSServer:    a.Resolver,
 		TLSALPN:      true, // only the CA knows whether it can reach port 443
 		HTTP01:       len(c.Listen.HTTP) > 0,
 		Log:          log,

@@ -179,6 +179,10 @@ type ACME struct {
 	// clients that support nothing else, "rsa" (2048 bits). Default: "ecdsa".
 	KeyType string `toml:"key_type" oneof:"ecdsa,rsa"`
 
+	// Resolver is the address and port of the DNS server that is asked for the records of
+	// wildcards; empty: the system's resolver.
+	Resolver string `toml:"resolver"`
+
 	// EABKeyID and EABKeyFile bind the account to one that the CA already
 	// knows (RFC 8555, section 7.3.4). The file holds the HMAC key in
 	// base64url. Default: none; both or neither.

@@ -246,6 +246,11 @@ func (o *obtainer) do(ctx context.Context, r admin.ACMERequest) (string, error) 
 		if err != nil && did != nil {
 			err = fmt.Errorf("%s, but not at the other CAs: %w", said, err)
 		}
+	case "dns-records":
+		ctx, cancel := context.WithTimeout(ctx, caPatience)
+		defer cancel()
+		records, err := now.acme.DNSRecords(ctx)
+		return dnsRecords(records), err
 	default:
 		err = admin.ErrNotSupported
 	}
@@ -258,8 +263,23 @@ func (o *obtainer) do(ctx context.Context, r admin.ACMERequest) (string, error) 
 	return r.Name + ": " + said, err
 }
 
-// marked is an error that also matches another one, whose text it does not
-// repeat.
+// dnsRecords formats records as lines of a zone file.
+func dnsRecords(records []certstore.ACMERecord) string {
+	if len(records) == 0 {
+		return "; no record is needed: no certificate of [acme] has a wildcard"
+	}
+	var lines []string
+	for _, r := range records {
+		state := "is there"
+		if r.Err != "" {
+			state = r.Err
+		}
+		lines = append(lines, fmt.Sprintf("; for %s from %s: %s", strings.Join(r.For, ", "), r.CA, state), r.String())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// marked is an error that is also another one, which its text does not repeat.
 type marked struct {
 	error
 	as error

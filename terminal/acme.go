@@ -90,7 +90,7 @@ func in(d time.Duration) string {
 }
 
 // ACMEDo asks the gate to renew, retry or revoke the certificate of a name, with a
-// reason, or to give the "account" a new key.
+// reason, to give the "account" a new key, or for "all" DNS records.
 func (g *Gate) ACMEDo(ctx context.Context, do, name, reason string) (string, error) {
 	query := url.Values{do: {name}}
 	if reason != "" {
@@ -100,7 +100,7 @@ func (g *Gate) ACMEDo(ctx context.Context, do, name, reason string) (string, err
 	if err != nil {
 		return "", err
 	}
-	if do == "rollover" { // is done
+	if do == "rollover" || do == "dns-records" { // is done
 		return said, nil
 	}
 	return fmt.Sprintf("%s; \"wssgate acme status\" shows the progress", said), nil

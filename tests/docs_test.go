@@ -300,6 +300,8 @@ var runBy = map[string]string{
 	"wssgate acme retry chat.example.org": "TestBinaryCommand",
 	"wssgate acme revoke chat.example.org -reason keyCompromise": "TestBinaryCommand",
 	"wssgate acme rollover":                 "TestBinaryRollover",
+	"wssgate acme dns-records":              "TestBinaryWildcard",
+	"wssgate acme retry '*.example.org'":    "TestBinaryWildcard",
 	"wssgate access list":                   "TestTerminalAccess",
 	"wssgate access lift 192.0.2.7":         "TestTerminalAccess",
 	"wssgate access deny 192.0.2.7 -for 1h": "TestTerminalAccess",

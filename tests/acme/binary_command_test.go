@@ -56,7 +56,7 @@ func TestBinaryCommand(t *testing.T) {
 	want("acme revoke "+name, 2, "revoke takes -reason")
 	want("acme revoke "+name+" -reason because", 2, `-reason "because" is not one of`, "keyCompromise")
 	want("acme renew", 2, "one NAME is required")
-	want("acme", 2, "status, renew, retry, revoke or rollover is required")
+	want("acme", 2, "status, renew, retry, revoke, rollover or dns-records is required")
 }
 
 // says runs a command of the program beside the gate, and returns what it prints. It must

@@ -1,7 +1,6 @@
 package acme
 
 import (
-	"bytes"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
@@ -31,69 +30,12 @@ func buildPebble() error {
 	if err != nil {
 		return err
 	}
-	test := filepath.Join(root, "build", "test")
-	modfile, err := mendPebble(test)
+	pebbleBinary = filepath.Join(root, "build", "test", "pebble")
+	out, err := exec.Command("go", "build", "-o", pebbleBinary, "github.com/letsencrypt/pebble/v2/cmd/pebble").CombinedOutput()
 	if err != nil {
-		return err
+		return fmt.Errorf("go build pebble: %w\n%s", err, out)
 	}
-	pebbleBinary = filepath.Join(test, "pebble")
-	_, err = output("go", "build", "-modfile="+modfile, "-o", pebbleBinary, pebbleModule+"/cmd/pebble")
-	return err
-}
-
-const pebbleModule = "github.com/letsencrypt/pebble/v2"
-
-// mendPebble copies Pebble's source into dir, without a deadlock that v2.10.1
-// has, and returns a go.mod that leads there: whoever asks for an order holds
-// its read lock while it is taken once more, so that Pebble hangs when the
-// certificate comes in between. That is about one order of a thousand.
-func mendPebble(dir string) (modfile string, err error) {
-	const hold, mended = "\tdefer order.RUnlock()\n\n\t// If the request was authenticated", "\torder.RUnlock()\n\n\t// If the request was authenticated"
-	from, err := output("go", "list", "-f", "{{.Module.Dir}}", pebbleModule+"/cmd/pebble") // downloads it
-	if err != nil {
-		return "", err
-	}
-	source := filepath.Join(dir, "pebble-source")
-	if err := os.RemoveAll(source); err != nil {
-		return "", err
-	}
-	if err := os.CopyFS(source, os.DirFS(from)); err != nil {
-		return "", err
-	}
-	file := filepath.Join(source, "wfe", "wfe.go")
-	code, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	if n := bytes.Count(code, []byte(hold)); n != 1 {
-		return "", fmt.Errorf("Pebble's deadlock is at %d places in wfe.go; where it is mended, build Pebble as it is", n)
-	}
-	if err := os.WriteFile(file, bytes.Replace(code, []byte(hold), []byte(mended), 1), 0o644); err != nil {
-		return "", err
-	}
-	modfile = filepath.Join(dir, "pebble.mod")
-	for name, more := range map[string]string{"mod": "\nreplace " + pebbleModule + " => " + source + "\n", "sum": ""} {
-		data, err := os.ReadFile(filepath.Join("..", "go."+name))
-		if err != nil {
-			return "", err
-		}
-		if err := os.WriteFile(filepath.Join(dir, "pebble."+name), append(data, more...), 0o644); err != nil {
-			return "", err
-		}
-	}
-	return modfile, nil
-}
-
-// output runs a command and returns what it said, without the last newline.
-func output(name string, args ...string) (string, error) {
-	cmd := exec.Command(name, args...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("%s: %w\n%s", cmd, err, stderr.Bytes())
-	}
-	return strings.TrimSuffix(string(out), "\n"), nil
+	return nil
 }
 
 // A pebble is one Pebble process, the names that it resolves, and the ports
@@ -230,15 +172,24 @@ func (p *pebble) Resolve(name, addr string) {
 	p.names[name] = addr
 }
 
-// serveDNS answers Pebble's questions, over TCP as it asks them.
+// serveDNS answers questions of Pebble, which asks over TCP, and of a gate, which asks
+// over UDP.
 func (p *pebble) serveDNS() {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		p.t.Fatal(err)
+	var ln net.Listener
+	var packets net.PacketConn
+	for packets == nil { // the port may be in use for UDP
+		var err error
+		if ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			p.t.Fatal(err)
+		}
+		if packets, err = net.ListenPacket("udp", ln.Addr().String()); err != nil {
+			ln.Close()
+		}
 	}
 	p.dns = ln.Addr().String()
-	server := &dns.Server{Listener: ln, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg).SetReply(q)
+		m.RecursionAvailable = true // or else no answer is a lame referral
 		asked := q.Question[0]
 		header := dns.RR_Header{Name: asked.Name, Rrtype: asked.Qtype, Class: dns.ClassINET}
 		name := strings.ToLower(strings.TrimSuffix(asked.Name, ".")) // Pebble asks in mixed case
@@ -252,18 +203,20 @@ func (p *pebble) serveDNS() {
 			m.Answer = append(m.Answer, &dns.TXT{Hdr: header, Txt: []string{strings.TrimSpace(string(value))}})
 		}
 		w.WriteMsg(m)
-	})}
-	started, done := make(chan struct{}), make(chan struct{})
-	server.NotifyStartedFunc = func() { close(started) }
-	go func() {
-		defer close(done)
-		server.ActivateAndServe()
-	}()
-	<-started
-	p.t.Cleanup(func() {
-		server.Shutdown()
-		<-done
 	})
+	for _, server := range []*dns.Server{{Listener: ln, Handler: handler}, {PacketConn: packets, Handler: handler}} {
+		started, done := make(chan struct{}), make(chan struct{})
+		server.NotifyStartedFunc = func() { close(started) }
+		go func() {
+			defer close(done)
+			server.ActivateAndServe()
+		}()
+		<-started
+		p.t.Cleanup(func() {
+			server.Shutdown()
+			<-done
+		})
+	}
 }
 
 func write(t *testing.T, path string, data []byte) {
