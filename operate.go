@@ -307,13 +307,13 @@ counted. Only one tunnel can be traced at a time.`+atGate)
 
 // acmeCommand is "wssgate acme".
 func acmeCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := newOperation("acme", "status [-json] | renew NAME | retry NAME | revoke NAME -reason R | rollover | dns-records", `What a gate does to have certificates from a CA for acme.names. "renew" orders a new
-certificate though the old one is well, at most three times a day; "retry" does not wait
-for the next try of a name that failed; "revoke" has the CA revoke the certificate in use,
-and orders another one with a new key. They return at once; the old certificate is served
-until there is the new one. "rollover" gives the account at the CA a new key, which
-replaces the one in acme.cache. "dns-records" prints the TXT records that certificates
-with a wildcard need, and whether they are there.
+	o := newOperation("acme", "status [-json] | renew NAME | retry NAME | revoke NAME -reason R | rollover | dns-records", `Manages the certificates that a running gate obtains from a CA. "status" shows them.
+"renew" orders a new certificate although the old one is valid, at most three times a
+day. "retry" tries a failed name again. Both return at once. "revoke" has the CA revoke the
+certificate in use, and orders another one with a new key; the old one is served until the
+new one is there. "rollover" gives the account at the CA a new key, which replaces the one
+in acme.cache. Both wait for the CA. "dns-records" prints the TXT records that wildcards need,
+and whether they are there.
 
   wssgate acme status
   wssgate acme revoke chat.example.org -reason keyCompromise`+atGate)
@@ -328,7 +328,7 @@ with a wildcard need, and whether they are there.
 		case !slices.Contains([]string{"status", "renew", "retry", "revoke", "rollover", "dns-records"}, word):
 			return errors.New("status, renew, retry, revoke, rollover or dns-records is required")
 		case slices.Contains([]string{"status", "rollover", "dns-records"}, word) != (len(args) == 0), len(args) > 1:
-			return errors.New("one NAME is required, and none for status, rollover and dns-records")
+			return errors.New("one NAME is required; status, rollover and dns-records take none")
 		case (word == "revoke") != (*reason != ""):
 			return errors.New("-reason is required for revoke, and only for revoke")
 		case word == "revoke" && !slices.Contains(certstore.ACMEReasons(), *reason):

@@ -141,7 +141,7 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 	k.revoked = cert.Leaf
 	k.mu.Unlock()
 	a.opts.Log.Warn("acme: certificate revoked", "server_name", k.name, "serial", serial, "reason", reason)
-	if err := a.cache.remove(ctx, k.key); err != nil { // the CA's renewal information may tell later
+	if err := k.removeFromCache(ctx, cert); err != nil { // the CA's renewal information may report it later
 		a.opts.Log.Error("acme: a revoked certificate stays in the cache", "server_name", k.name, "file", a.cache.path(k.key), "err", err)
 	}
 	k.mu.Lock()
@@ -155,11 +155,11 @@ func (a *ACME) Revoke(ctx context.Context, name, reason string) (serial string, 
 func (k *acmeKeeper) removeFromCache(ctx context.Context, cert *tls.Certificate) error {
 	c := k.a.cache
 	return c.do(ctx, func() error {
-		data, err := c.place.Read(c.path(k.name), maxACMEFile)
+		data, err := c.place.Read(c.path(k.key), maxACMEFile)
 		if has, bad := acmeDecodeAny(data); err == nil && bad == nil && !has.Leaf.Equal(cert.Leaf) {
 			return nil
 		}
-		if err = c.place.Remove(c.path(k.name)); errors.Is(err, fs.ErrNotExist) {
+		if err = c.place.Remove(c.path(k.key)); errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
 		return err

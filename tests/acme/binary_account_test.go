@@ -112,7 +112,7 @@ func TestBinaryRollover(t *testing.T) {
 	if read(key) != next {
 		t.Error("a CA that is down has changed the key")
 	}
-	g.says("acme rollover "+name, 2, "none for status, rollover and dns-records")
+	g.says("acme rollover "+name, 2, "status, rollover and dns-records take none")
 }
 
 // tryAgain has a gate forget that an order failed. It comes behind a reload: before it
