@@ -87,7 +87,7 @@ const (
 )
 
 func newACMEKeeper(a *ACME, names []string) *acmeKeeper {
-	k := &acmeKeeper{a: a, id: acmeID(names), name: names[0], key: acmeFile(names[0]), names: names, limits: map[*acmeCA]acmeLimit{}, recorded: true, hidden: true, first: make(chan struct{}), wake: make(chan struct{}, 1)}
+	k := &acmeKeeper{a: a, id: acmeID(names), name: names[0], key: acmeFile(names[0]), names: names, limits: map[*acmeCA]acmeLimit{}, recorded: true, hidden: true, first: make(chan struct{}), wake: make(chan struct{}, 1), revoking: make(chan struct{}, 1)}
 	k.ctx, k.cancel = context.WithCancel(a.ctx)
 	return k
 }
