@@ -53,7 +53,7 @@ func TestBinaryCommand(t *testing.T) {
 	want("acme status", 0, "revoked", lost+": has been revoked on request; it is served until there is another certificate", lost+": acme: order for")
 
 	want("acme renew other.example.org", 1, `"other.example.org" is not in acme.names`)
-	want("acme revoke "+name, 2, "revoke takes -reason")
+	want("acme revoke "+name, 2, "-reason is required for revoke")
 	want("acme revoke "+name+" -reason because", 2, `-reason "because" is not one of`, "keyCompromise")
 	want("acme renew", 2, "one NAME is required")
 	want("acme", 2, "status, renew, retry, revoke, rollover or dns-records is required")

@@ -301,7 +301,7 @@ func TestBinaryFallback(t *testing.T) {
 	first.stop()
 	g.says("acme retry "+name, 0)
 	three := g.obtains(name, second.Root(), one)
-	g.says("acme rollover", 1, "has a new key at "+second.Directory+", and not elsewhere", "connection refused")
+	g.says("acme rollover", 1, "has a new key at "+second.Directory+", but not at the other CAs", "connection refused")
 	g.says("acme revoke "+name+" -reason superseded", 0, "is revoked")
 	g.obtains(name, second.Root(), one, three)
 }
