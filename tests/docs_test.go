@@ -278,7 +278,8 @@ var runBy = map[string]string{
 	"make compare": "TestReadmeCommands",
 	"make soak":    "TestSoak",
 
-	"make simulate SEEDS=10000": "TestMakeSimulate", // with fewer
+	"make simulate SEEDS=10000": "TestMakeSimulate",
+	"make year":                 "TestMakeYear", // of one name, and shorter
 	"make simulate SEED=4711":   "TestMakeSimulate",
 
 	"wssgate check":                       "TestDocumentCommands",
@@ -488,6 +489,19 @@ func TestMakeSimulate(t *testing.T) {
 		if out := succeed(t, simulate); !strings.Contains(out, want) {
 			t.Errorf("make simulate %s prints\n%s\nwant %q in it", argument, out, want)
 		}
+	}
+}
+
+// make year prints the table of its simulation.
+func TestMakeYear(t *testing.T) {
+	root, err := gate.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	year := exec.Command("make", "year", "NAMES=1", "DAYS=14")
+	year.Dir = root
+	if out, want := succeed(t, year), "orders for each name, least possible"; !strings.Contains(out, want) {
+		t.Errorf("make year prints\n%s\nwant %q in it", out, want)
 	}
 }
 
