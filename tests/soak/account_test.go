@@ -28,7 +28,8 @@ const codeGoodbye = 4000
 
 const (
 	// What a node wrote that long before the gate's Close of a drain came must have
-	// arrived; twice that at a client that reads slowly.
+	// arrived; twice that at a client that reads slowly, and more on a machine that is
+	// late itself.
 	lastMoment = 2 * time.Second
 	// How long after the end of a drain its Close may come.
 	lateClose = 15 * time.Second
@@ -175,12 +176,16 @@ func (a *account) judge(got, wrote int, code uint16, at time.Time, slow bool) st
 		if a.ending == byPeer && a.taken < wrote {
 			return fmt.Sprintf("a drain lost %d of %d messages for the node", wrote-a.taken, wrote)
 		}
+		if wrong := lost(a.before, "before the drain was asked for"); wrong != "" {
+			return wrong
+		}
 		moment := lastMoment
 		if slow {
 			moment *= 2
 		}
+		moment += 2 * lateness.worst()
 		old := count(func(n answer) bool { return n.at.Before(at.Add(-moment)) })
-		return lost(max(old, a.before), "before the drain, or long before its Close")
+		return lost(old, fmt.Sprintf("more than %v before its Close", moment.Round(time.Millisecond)))
 	case a.ending.explains(code) && a.ending != byReset:
 		return lost(len(a.written), "before its end")
 	case a.ending.explains(code):

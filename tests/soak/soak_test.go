@@ -218,6 +218,9 @@ const (
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{tb: t, book: &book{accounts: map[string]*account{}}, patience: patience, names: []string{"one.test", "two.test", "three.test", "to.test"}, issued: map[string]*minica.Pair{}}
+	done := make(chan struct{})
+	go lateness.measure(done)
+	t.Cleanup(func() { close(done) })
 	r.site = gate.NewSite(t)
 	for _, name := range r.names {
 		r.certify(name)
