@@ -236,7 +236,7 @@ func TestCloseWhileDialling(t *testing.T) {
 			tn.upstream = upstreamLeg(nil)
 			tn.stage = stage
 			if stage == stageDialling {
-				tn.greeting = &greeting{}
+				tn.greeting = &greeting{pending: true}
 			}
 		})
 		d.client.give(appendFrame(appendFrame(nil, opPing, nil, &testKey), opClose, []byte("\x03\xe8"), &testKey))
@@ -605,7 +605,6 @@ func TestRecordCounter(t *testing.T) {
 func TestSlowReaderIsAlive(t *testing.T) {
 	d := newTunnelRig(t, func(t *tunnel) {
 		t.settings = &tunnelSettings{backlog: 1 << 20, ping: time.Second, pong: 2 * time.Second}
-		t.stage = stageOver
 	})
 	d.client.unread = 300 << 10
 	for d.client.unread > 10<<10 {

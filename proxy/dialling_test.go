@@ -167,7 +167,7 @@ func TestRedirectOutOfADrain(t *testing.T) {
 	first := chat.Config{Habits: chat.Habits{ReadPace: chat.Pace{Chunk: 1000, Delay: 100 * time.Millisecond}}}
 	first.Habits.Redirect = func(chat.Open) string { return "ws://192.0.2.2:5290/" }
 	inFront(t, first, func(o *upstream.Options) {
-		o.Upstreams = []upstream.GroupOptions{xmppGroup("test", "ws://192.0.2.1:5290/", "ws://192.0.2.2:5290/")}
+		o.Upstreams = []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/", "ws://192.0.2.2:5290/")}
 		o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, Node: "n1"}}
 		dial := o.Dial
 		o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -209,7 +209,7 @@ func TestDrainWhileRedirectIsFollowed(t *testing.T) {
 			return "ws://192.0.2.2:5290/"
 		}
 		inFront(t, chat.Config{Habits: habits}, func(o *upstream.Options) {
-			o.Upstreams = []upstream.GroupOptions{xmppGroup("test", "ws://192.0.2.1:5290/", "ws://192.0.2.2:5290/")}
+			o.Upstreams = []upstream.GroupOptions{group("test", "ws://192.0.2.1:5290/", "ws://192.0.2.2:5290/")}
 			o.Vhosts = []upstream.VhostOptions{{Names: []string{testName}, Node: "n1"}}
 			dial := o.Dial
 			o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {

@@ -75,7 +75,7 @@ func newTunnelRig(t testing.TB, edit func(*tunnel)) *tunnelRig {
 	d.w.now = time.Hour
 	d.tunnel = &tunnel{
 		settings: &tunnelSettings{backlog: 1 << 20},
-		info:     &tunnelInfo{vhost: xmppVhost(t)},
+		info:     &tunnelInfo{vhost: someVhost(t)},
 		client:   leg{sock: &sock{raw: d.client}, scan: scanner{fromClient: true, limit: 1 << 20, keep: 1}},
 		upstream: leg{sock: &sock{raw: d.upstream}, scan: scanner{keep: maxKeep}},
 	}

@@ -21,6 +21,10 @@ const (
 	// answerTimeout is how long an upstream's first words are held back because they
 	// may be a redirect. Tigase writes both at once.
 	answerTimeout = time.Second
+
+	// maxBegins is the number of the client's first bytes that show whether it begins a
+	// stream, including leading white space.
+	maxBegins = 64 // bytes
 )
 
 // stage is the progress of a tunnel's beginning:
@@ -41,7 +45,9 @@ const (
 // upstream is (upstream.GroupOptions.XMPP), if the vhost needs `to`, and if the client
 // is to be redirected.
 //
-// Any other tunnel begins in over. The gate does not look into its messages at all.
+// Any other upstream gets everything. The gate reads along, to repair redirects and to
+// use the client's framing; if the client begins a start tag there, it must be valid
+// too.
 type stage uint8
 
 const (
@@ -54,11 +60,13 @@ const (
 
 // A greeting is the state of a tunnel's first words.
 type greeting struct {
-	frames []byte // the client's frames, as received
-	said   int    // payload bytes in them
-	open   xmpp.OpenReader
-	tag    xmpp.Open // valid once it is complete
-	tagged bool
+	frames  []byte // the client's frames, as received
+	pending bool   // the upstream has not received them
+	said    int    // payload bytes in them
+	begins  []byte // the first maxBegins of those bytes
+	open    xmpp.OpenReader
+	tag     xmpp.Open // valid once it is complete
+	tagged  bool
 
 	answers []byte // the upstream's frames that are held back
 	whole   int    // bytes of them that are complete messages
@@ -115,24 +123,29 @@ func (s *streamState) opening(framing xmpp.Framing) {
 // greet takes a piece from the client in the stages before over.
 func (t *tunnel) greet(p *piece) {
 	if t.greeting == nil {
-		t.greeting = &greeting{}
+		t.greeting = &greeting{pending: t.strict()}
 		t.stage = stageTag
 	}
 	g := t.greeting
 	switch t.stage {
 	case stageTag:
 		g.frames = append(g.frames, p.wire...)
+		if !g.pending {
+			t.toUpstream(p.wire)
+		}
 		behind, err := g.hear(p)
 		switch {
 		case err != nil:
-			t.refuse(reasonBadStream, err)
+			t.noTag(reasonBadStream, err)
 		case g.tagged:
 			t.stream.framing = g.tag.Framing
 			t.stream.unanswered = new(g.tag.Reply())
 			t.stream.tried = len(behind) > 0
 			t.goodTag(behind)
 		case len(g.frames) > maxGreeting:
-			t.refuse(reasonBadStream, errTooLong)
+			t.noTag(reasonBadStream, errTooLong)
+		case t.greetBy == 0 && (g.pending || g.triesToOpen()):
+			t.greetBy = t.client.sock.turn.now + greetingTimeout
 		}
 	case stageDialling, stageAnswer:
 		pass, ok := t.vetted(p)
@@ -156,10 +169,11 @@ func (g *greeting) hear(p *piece) (behind []byte, err error) {
 	case p.control() || len(p.payload) == 0 && !p.empty:
 	case p.message != opText:
 		err = &xmpp.StreamError{Condition: xmpp.BadFormat, Text: "a binary message"}
-	case p.empty && g.said == 0:
+	case p.empty && len(g.begins) == 0:
 		err = &xmpp.StreamError{Condition: xmpp.NotWellFormed, Text: "an empty message before the stream's start tag"}
 	default:
 		payload := p.unmasked(nil)
+		g.begins = append(g.begins, payload[:min(len(payload), maxBegins-len(g.begins))]...)
 		g.tag, g.tagged, err = g.open.Feed(payload)
 		if g.tagged {
 			behind = payload[g.tag.Len-g.said:]
@@ -167,6 +181,15 @@ func (g *greeting) hear(p *piece) (behind []byte, err error) {
 		g.said += len(payload)
 	}
 	return behind, err
+}
+
+// noTag handles first words that do not start a stream, or did not come in time.
+func (t *tunnel) noTag(why reason, err error) {
+	if t.strict() || t.greeting.triesToOpen() {
+		t.refuse(why, err)
+		return
+	}
+	t.endGreeting() // the upstream has seen all of it
 }
 
 // refuse ends a stream that has not begun.
@@ -188,6 +211,18 @@ func conditionOf(why reason, err error) (xmpp.Condition, string) {
 		return xmpp.HostUnknown, ""
 	}
 	return xmpp.UndefinedCondition, ""
+}
+
+// triesToOpen reports whether the client's first words at least begin a start tag: a
+// bad one is wrong for every server.
+func (g *greeting) triesToOpen() bool {
+	begins := bytes.TrimLeft(g.begins, " \t\r\n")
+	for _, start := range []string{"<open", "<stream", "<?xml"} {
+		if bytes.HasPrefix(begins, []byte(start)) {
+			return true
+		}
+	}
+	return false
 }
 
 // goodTag decides about a stream by its start tag. behind is the rest of the same
@@ -223,7 +258,9 @@ func (t *tunnel) goodTag(behind []byte) {
 			return
 		}
 	}
-	t.toUpstream(t.greeting.frames)
+	if t.greeting.pending {
+		t.toUpstream(t.greeting.frames)
+	}
 	t.awaitAnswer()
 }
 
@@ -473,10 +510,19 @@ func (t *tunnel) dialFailed(w *turn, err error) {
 	t.settle(w)
 }
 
-// inXMPP reports whether the tunnel is in XMPP: the upstream sees nothing before a valid
-// start tag, and the gate follows the stream. It does not change.
-func (t *tunnel) inXMPP() bool {
-	return t.info != nil && (t.info.vhost.ReadsTo() || t.info.elsewhere != "" || t.info.vhost.XMPP())
+// wantsTag reports whether the gate itself needs the start tag.
+func (t *tunnel) wantsTag() bool { return t.info.vhost.ReadsTo() || t.info.elsewhere != "" }
+
+// strict reports whether the upstream may see nothing before a valid start tag.
+func (t *tunnel) strict() bool { return t.wantsTag() || t.info.vhost.XMPP() }
+
+// holds reports whether a closing tunnel keeps the client's words back: they were held
+// before, or would be refused.
+func (t *tunnel) holds() bool {
+	if g := t.greeting; g != nil {
+		return g.pending
+	}
+	return t.strict()
 }
 
 // paused reports whether the client is not read because its first words wait for a

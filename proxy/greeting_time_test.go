@@ -70,6 +70,45 @@ func TestStartTagIsDue(t *testing.T) {
 	}
 }
 
+// Outside of XMPP, a start tag is due ten seconds after its beginning; a client may
+// stay silent.
+func TestStartTagIsDueOnceBegun(t *testing.T) {
+	vhost := someVhost(t)
+	inBubble(t, tunnelSettings{}, func(b *bench) {
+		b.do(func(*turn) { b.tunnel.info, b.tunnel.stage = &tunnelInfo{vhost: vhost}, stageAwaited })
+		go func() { // the input of the upstream
+			buf := make([]byte, 1000)
+			for {
+				if _, err := b.upstream.Read(buf); err != nil {
+					return
+				}
+			}
+		}()
+		time.Sleep(time.Hour)
+		began := time.Now()
+		b.send(b.client, opText, "<open xmlns=")
+		var words string
+		for {
+			h, payload, err := b.frame(b.client)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h.opcode == opClose {
+				break
+			}
+			words += string(payload)
+		}
+		if took := time.Since(began); took != greetingTimeout {
+			t.Errorf("the gate waited %v; want %v", took, greetingTimeout)
+		}
+		if !strings.Contains(words, "<connection-timeout ") {
+			t.Errorf("last words %q; want connection-timeout", words)
+		}
+		b.send(b.client, opClose, "\x03\xe8")
+		b.wantReason(reasonNoStream)
+	})
+}
+
 // A client that sends Pings before there is an upstream, and does not read the Pongs,
 // is slow: they must not accumulate.
 func TestPingsBeforeUpstreamAreBounded(t *testing.T) {

@@ -251,7 +251,9 @@ func withLimit(count int) func(*Options) {
 // newXMPPGate is newGate for an upstream with XMPP.
 func newXMPPGate(t *testing.T, url string, edit ...func(*Options)) *gate {
 	t.Helper()
-	return newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{xmppGroup("test", url)}}, edit...)
+	xmpp := group("test", url)
+	xmpp.XMPP = true
+	return newGateFor(t, upstream.Options{Upstreams: []upstream.GroupOptions{xmpp}}, edit...)
 }
 
 // wantRefused fails unless an opening handshake is answered with 403.

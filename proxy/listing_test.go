@@ -14,7 +14,7 @@ import (
 // opened logs clients in and returns their gate, whose tunnels the test may list.
 func opened(t *testing.T, n int) *gate {
 	t.Helper()
-	g := newXMPPGate(t, newUpstream(t, chat.Config{}).URL())
+	g := newGate(t, newUpstream(t, chat.Config{}).URL())
 	for range n {
 		c, err := chat.Login(t.Context(), g.target())
 		if err != nil {

@@ -51,13 +51,6 @@ func group(name string, urls ...string) upstream.GroupOptions {
 	return g
 }
 
-// xmppGroup is group for nodes that speak XMPP.
-func xmppGroup(name string, urls ...string) upstream.GroupOptions {
-	g := group(name, urls...)
-	g.XMPP = true
-	return g
-}
-
 // newGateFor is newGate for any upstreams and vhosts.
 func newGateFor(t testing.TB, routing upstream.Options, edit ...func(*Options)) *gate {
 	t.Helper()

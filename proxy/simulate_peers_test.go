@@ -421,7 +421,7 @@ func (c *simClient) got(opcode byte, payload []byte) {
 // gotMessage compares a message with what was sent: it must be the next one of the
 // client's own stream, or one of the gate's at its end.
 func (c *simClient) gotMessage(opcode byte, payload []byte) {
-	if c.vhost.strict && bytes.Contains(payload, []byte(innerNetwork)) {
+	if bytes.Contains(payload, []byte(innerNetwork)) {
 		c.w.fail("%s got an inner address: %q", c.name, payload)
 	}
 	for _, l := range c.links {
@@ -459,7 +459,7 @@ func (c *simClient) awaits(l *simLink) *simMessage {
 // halfRead compares the part of an incomplete message with what was sent.
 func (c *simClient) halfRead() {
 	half := c.frames.partial()
-	if c.vhost.strict && bytes.Contains(half, []byte(innerNetwork)) {
+	if bytes.Contains(half, []byte(innerNetwork)) {
 		c.w.fail("%s got an inner address: %q", c.name, half)
 	}
 	for _, l := range c.links {
@@ -659,23 +659,19 @@ func (l *simLink) open() {
 	l.later("<stream:features xmlns:stream='http://etherx.jabber.org/streams' id='of %s'/>")
 }
 
-// redirect sends the client to another node, or to an unknown one. In XMPP, later messages
-// are useless. Outside, it is a message like any other.
+// redirect sends the client to another node, or to an unknown one. Later messages are
+// useless.
 func (l *simLink) redirect() {
-	w, to, strict := l.w, innerNetwork+"99.99:5290", l.client.vhost.strict
+	w, to := l.w, innerNetwork+"99.99:5290"
 	why := reasonRedirectLost
 	if n := l.node.group.nodes; w.oneIn(2) {
 		other := n[w.rnd.IntN(len(n))]
 		if to = other.address; l.node.group.public {
 			why = reasonRedirect
 		}
-		if strict {
-			l.client.allow(reasonDialFailed, reasonRedirectLost) // the latter in the middle of a frame
-		}
+		l.client.allow(reasonDialFailed, reasonRedirectLost) // the latter in the middle of a frame
 	}
-	if strict {
-		l.client.allow(why)
-	}
+	l.client.allow(why)
 	text := "<close xmlns='urn:ietf:params:xml:ns:xmpp-framing' see-other-uri='ws://" + to + "/'/>"
 	if l.client.legacy {
 		text = "<stream:error xmlns:stream='http://etherx.jabber.org/streams'><see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>" + to + "</see-other-host></stream:error>"
@@ -683,7 +679,7 @@ func (l *simLink) redirect() {
 	if w.oneIn(4) { // immediately after a stanza
 		text = string(w.stanza(l.name, len(l.sent)+len(l.queue))) + text
 	}
-	l.queue = append(l.queue, simMessage{opText, []byte(text), strict})
+	l.queue = append(l.queue, simMessage{opText, []byte(text), true})
 }
 
 func (l *simLink) send(b []byte) {
@@ -697,7 +693,7 @@ func (l *simLink) send(b []byte) {
 func (l *simLink) say(m simMessage) {
 	l.w.trace("%s: says %.60q, %d bytes", l.name, m.payload, len(m.payload))
 	l.sent = append(l.sent, m)
-	if l.client.vhost.strict && bytes.HasPrefix(m.payload, []byte("<failure")) {
+	if bytes.HasPrefix(m.payload, []byte("<failure")) {
 		if l.client.failures++; l.client.failures >= simLogins {
 			l.client.allow(reasonLoginFailures)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -289,4 +290,29 @@ func TestDrainWithoutAnswer(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Outside of XMPP, data that looks like the end of a stream, and does not end, passes.
+func TestDataIsNoRedirect(t *testing.T) {
+	messages := []string{"hello", "<close " + strings.Repeat("x", 20_000), "<stream:error>" + strings.Repeat("<a>", 5000), strings.Repeat("<", 20_000)}
+	seed := rand.New(rand.NewPCG(1, 2))
+	for range 100 {
+		b := make([]byte, 1+seed.IntN(30_000))
+		for i := range b {
+			b[i] = "<<<>/='\"close stream:error!?-[]\x00"[seed.IntN(32)]
+		}
+		messages = append(messages, string(b))
+	}
+	inFront(t, chat.Config{Echo: true}, nil, func(g *front) {
+		b := g.tunnel()
+		defer b.client.Close()
+		for _, opcode := range []byte{opText, opBinary} {
+			for _, m := range messages {
+				go b.send(b.client, opcode, m)
+				if h, got, err := b.frame(b.client); err != nil || h.opcode != opcode || string(got) != m {
+					g.t.Fatalf("opcode %d, %.60q: got opcode %d, %.60q, %v", opcode, m, h.opcode, got, err)
+				}
+			}
+		}
+	})
 }

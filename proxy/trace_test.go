@@ -51,7 +51,7 @@ func TestNoTraceNoAllocation(t *testing.T) {
 // A reader that does not read blocks nothing: lines without room are counted, and the
 // next line has their number.
 func TestTraceNeverWaits(t *testing.T) {
-	d := newTunnelRig(t, func(t *tunnel) { t.stage = stageOver })
+	d := newTunnelRig(t, nil)
 	d.tap = &tap{lines: make(chan TraceLine, 2)}
 	for range 10 {
 		d.client.give(frameFrom(true, "<presence/>"))
@@ -79,7 +79,7 @@ func TestTraceNeverWaits(t *testing.T) {
 // of its frames. A frame that began before the trace has no line, and neither has one
 // that a scanner refuses.
 func TestTraceFrames(t *testing.T) {
-	d := newTunnelRig(t, func(t *tunnel) { t.stage = stageOver })
+	d := newTunnelRig(t, nil)
 	half := frameFrom(false, "<message><body>before</body></message>")
 	d.upstream.give(half[:20])
 	d.turns()
@@ -112,7 +112,7 @@ func TestTraceFrames(t *testing.T) {
 // A message that began before the trace may be CDATA, whose content looks like tags.
 // Input after a full shape is ignored. The next message is shown again.
 func TestTraceRestOfMessage(t *testing.T) {
-	d := newTunnelRig(t, func(t *tunnel) { t.stage = stageOver })
+	d := newTunnelRig(t, nil)
 	part := func(opcode byte, fin bool, text string) []byte {
 		return append(appendHeader(nil, header{fin: fin, opcode: opcode, length: int64(len(text))}), text...)
 	}

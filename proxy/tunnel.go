@@ -112,12 +112,8 @@ func (t *tunnel) start(w *turn) {
 	t.client.sock.records.on = t.client.tls != nil
 	t.upstream.sock.max = upstreamQueue
 	t.begin(w)
-	switch {
-	case t.stage != stageAwaited:
-	case t.inXMPP():
+	if t.stage == stageAwaited && t.strict() {
 		t.greetBy = w.now + greetingTimeout
-	default:
-		t.endGreeting()
 	}
 	t.slowLogin(w)
 	if t.info != nil && t.shared != nil && t.shared.access.denied(t.info.client.Addr()) {
@@ -220,7 +216,7 @@ func (t *tunnel) expire(w *turn) {
 	case t.greetBy != 0 && w.now >= t.greetBy && t.stage == stageOver:
 		t.refuseAgain(reasonNoStream, t.openedStream(), errNoTag)
 	case t.greetBy != 0 && w.now >= t.greetBy:
-		t.refuse(reasonNoStream, errNoTag)
+		t.noTag(reasonNoStream, errNoTag)
 	case t.stalled != 0 && w.now >= t.stalled+stallTimeout:
 		t.endFor(reasonUpstreamStuck, w.now+closeTimeout)
 	case t.upstream.open() && !t.upstream.scan.atBoundary() && w.now >= t.spoke+stallTimeout:
@@ -524,7 +520,10 @@ func (t *tunnel) fromClient(p *piece) {
 		t.say(opPong, p.unmasked(nil))
 	case p.control() && t.stage == stageAwaited && t.upstream.open():
 		t.toUpstream(p.wire) // it does not begin the stream
-	case t.why != reasonNone && t.stage != stageOver: // they were held before, or would be refused
+	case t.why != reasonNone && t.stage != stageOver:
+		if !t.holds() {
+			t.toUpstream(p.wire)
+		}
 	case t.stage != stageOver:
 		t.greet(p)
 	default:
@@ -562,10 +561,6 @@ func (t *tunnel) fromUpstream(p *piece) {
 		t.upstreamCloses(p)
 		return
 	}
-	if !t.inXMPP() {
-		t.toClient(p.wire)
-		return
-	}
 	if p.begins() {
 		word := xmpp.FirstWord(p.payload)
 		t.stream.noticed(word, p.payload)
@@ -584,12 +579,17 @@ func (t *tunnel) fromUpstream(p *piece) {
 	}
 	if !p.control() && t.repairs() {
 		switch to, found, err := t.ends.Feed(p.payload); {
-		case err != nil:
+		case err != nil && t.info.vhost.XMPP():
 			t.endless(err)
 			return
+		case err != nil:
+			t.ends = xmpp.Redirects{} // no tag of XMPP is that long
 		case found:
 			t.sentElsewhere(p, to)
 			return
+		}
+		if !t.info.vhost.XMPP() && t.upstream.scan.betweenMessages() {
+			t.ends = xmpp.Redirects{} // half a tag may be a complete message here
 		}
 	}
 	switch {
@@ -639,7 +639,7 @@ func (t *tunnel) upstreamCloses(p *piece) {
 }
 
 // repairs reports whether internal addresses are hidden from the client.
-func (t *tunnel) repairs() bool { return t.inXMPP() && t.info.vhost.Redirects() != "off" }
+func (t *tunnel) repairs() bool { return t.info != nil && t.info.vhost.Redirects() != "off" }
 
 // notice handles changes of the sockets' states, each state once. It reports whether there
 // was one.

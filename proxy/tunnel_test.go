@@ -48,14 +48,16 @@ func (b *bench) do(f func(*turn)) {
 	<-done
 }
 
-// someVhost returns a vhost whose upstream does not speak XMPP.
+// someVhost returns a vhost whose upstream does not require XMPP.
 func someVhost(t testing.TB) *upstream.Vhost {
 	return vhostWith(t, upstream.VhostOptions{Names: []string{testName}, Upstream: "test"})
 }
 
 // xmppVhost returns a vhost whose upstream speaks XMPP.
 func xmppVhost(t testing.TB) *upstream.Vhost {
-	return vhostOf(t, xmppGroup("test", "ws://192.0.2.1:5290/"), upstream.VhostOptions{Names: []string{testName}, Upstream: "test"})
+	g := group("test", "ws://192.0.2.1:5290/")
+	g.XMPP = true
+	return vhostOf(t, g, upstream.VhostOptions{Names: []string{testName}, Upstream: "test"})
 }
 
 func vhostWith(t testing.TB, vhost upstream.VhostOptions) *upstream.Vhost {

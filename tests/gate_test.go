@@ -21,27 +21,13 @@ func toUpstream(url string) string {
 	return fmt.Sprintf("[upstream.xmpp]\nnodes = [%q]\nxmpp = false\n", url)
 }
 
-// toXMPP is toUpstream for a node that speaks XMPP.
-func toXMPP(url string) string { return fmt.Sprintf("[upstream.xmpp]\nnodes = [%q]\n", url) }
-
 // open starts a gate with one vhost and an upstream that the test plays
-// itself, and opens a tunnel. The gate does not look into its messages.
+// itself, and opens a tunnel.
 func open(t *testing.T, more string) (g *gate.Gate, client, upstream *wire.Conn) {
-	t.Helper()
-	return openTo(t, toUpstream, more)
-}
-
-// openXMPP is open for an upstream that speaks XMPP.
-func openXMPP(t *testing.T, more string) (g *gate.Gate, client, upstream *wire.Conn) {
-	t.Helper()
-	return openTo(t, toXMPP, more)
-}
-
-func openTo(t *testing.T, config func(url string) string, more string) (g *gate.Gate, client, upstream *wire.Conn) {
 	t.Helper()
 	u, conns := wire.Chan(t)
 	site := gate.NewSite(t, name)
-	g = site.Start(t, config(u.URL)+more)
+	g = site.Start(t, toUpstream(u.URL)+more)
 	client = wire.Dial(t, g.Addr("wss"), site.Client(name))
 	return g, client, wire.Take(t, conns)
 }

@@ -17,7 +17,7 @@ func TestRedirectInFrontOfHalfAFrame(t *testing.T) {
 	for _, vhost := range []string{"", "[[vhost]]\nnames = [\"" + name + "\"]\ndomains = [\"" + name + "\"]\n"} {
 		u, conns := wire.Chan(t)
 		site := gate.NewSite(t, name)
-		g := site.Start(t, toXMPP(u.URL)+vhost)
+		g := site.Start(t, toUpstream(u.URL)+vhost)
 		client := wire.Dial(t, g.Addr("wss"), site.Client(name))
 		upstream := wire.Take(t, conns)
 		client.SendText("<open" + framing + "to='" + name + "' version='1.0'/>")
@@ -53,7 +53,7 @@ func TestRedirectInPlaceOfSuccess(t *testing.T) {
 			"<stream:error><see-other-host xmlns='urn:ietf:params:xml:ns:xmpp-streams'>10.9.8.7:5290</see-other-host></stream:error>",
 			"</stream:stream>"},
 	} {
-		g, client, upstream := openXMPP(t, "")
+		g, client, upstream := open(t, "")
 		client.SendText(tt.open)
 		upstream.WantText(tt.open)
 		const features = "<stream:features xmlns:stream='http://etherx.jabber.org/streams'/>"
@@ -88,7 +88,7 @@ func TestLastWordsUnanswered(t *testing.T) {
 				code      uint16
 			}{{"remote-connection-failed", 1012}, {"system-shutdown", 1001}} {
 				t.Run(fmt.Sprintf("%.15s %s %s", tt.open, redirects, why.condition), func(t *testing.T) {
-					g, client, upstream := openXMPP(t, fmt.Sprintf("redirects = %q\n", redirects))
+					g, client, upstream := open(t, fmt.Sprintf("redirects = %q\n", redirects))
 					client.SendText(tt.open)
 					upstream.WantText(tt.open)
 					if why.code == 1001 {

@@ -100,7 +100,7 @@ func TestNoStartTagInFrontOfXMPP(t *testing.T) {
 	for how, f := range map[string]*framing{"the first": nil, "by RFC 7395": &framings[0], "by the older draft": &framings[1]} {
 		server := listenXMPP(t, chat.Config{Domains: []string{"other.example"}, Habits: chat.Tigase()})
 		site := gate.NewSite(t, name)
-		g := site.Start(t, toXMPP(server.URL())+"health.interval = \"0s\"\n")
+		g := site.Start(t, strings.Replace(toUpstream(server.URL()), "xmpp = false", "xmpp = true", 1)+"health.interval = \"0s\"\n")
 		want := int64(0) // messages to the server
 		if f != nil {
 			c := wire.Dial(t, g.Addr("wss"), site.Client(name))
@@ -238,7 +238,7 @@ func TestWhyAStreamEnds(t *testing.T) {
 			for _, state := range []string{"open", "half a message", "resumable"} {
 				t.Run(fmt.Sprintf("%s %d, %s, %s", why.condition, why.code, f.name, state), func(t *testing.T) {
 					t.Parallel()
-					g, client, upstream := openXMPP(t, why.config)
+					g, client, upstream := open(t, why.config)
 					opening := strings.Replace(f.open(name), "to=", "id='1' from=", 1)
 					client.SendText(f.open(name))
 					upstream.WantText(f.open(name))
@@ -401,7 +401,7 @@ func TestForbiddenReason(t *testing.T) {
 // A client that took too little gets what was sent whole, and then why.
 func TestSlowClientIsTold(t *testing.T) {
 	for _, f := range framings[:2] {
-		_, client, upstream := openXMPP(t, "[limits]\nclient_backlog = \"64KiB\"\n")
+		_, client, upstream := open(t, "[limits]\nclient_backlog = \"64KiB\"\n")
 		client.SendText(f.open(name))
 		upstream.WantText(f.open(name))
 		upstream.SendText(strings.Replace(f.open(name), "to=", "id='1' from=", 1))
