@@ -56,9 +56,9 @@ type acmeCA struct {
 
 	renewalInfo atomic.Pointer[string] // URL, without the last slash; nil: unknown; empty: the CA has none
 
-	toldIssuers atomic.Pointer[[]string] // names by which the CA goes in DNS, see issuers; nil: not told
+	toldIssuers atomic.Pointer[[]string] // the CA's names in DNS, see issuers; nil: unknown
 
-	replaced atomic.Bool // a deactivated account was, see replaceAccount
+	replaced atomic.Bool // a deactivated account was replaced, see replaceAccount
 }
 
 // newACMECAs returns the CAs of the options, in order of preference. Each has a
@@ -156,8 +156,8 @@ func (k *acmeKeeper) obtain(ctx context.Context) (*acmeIssued, error) {
 		return cas[0].order(ctx, k.names, k.did(), k.replaces(cas[0]))
 	}
 	var causes []error
-	var soonest time.Time // when one of them may be asked again
-	waiting := 0          // CAs that may not be asked before
+	var soonest time.Time // when one of them accepts orders again
+	waiting := 0          // CAs that were skipped because of a limit
 	missing := 0          // CAs for which a DNS record is missing
 	for _, c := range cas {
 		limit, until := k.limits[c], time.Now()

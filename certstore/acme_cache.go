@@ -28,8 +28,8 @@ import (
 // clients, is left alone.
 //
 //	acme_account+key    the account's private key
-//	acme_account+key+ca-*  the same at a fallback CA; the following, too
-//	acme_account+key+state, +deactivated, +next: acmeTold; the key of an account that is no more; one that the account may have by now
+//	acme_account+key+ca-*  the same for a fallback CA; also with the following suffixes
+//	acme_account+key+state, +deactivated, +next: acmeTold; key of a deactivated account; key of an unfinished rollover
 //	NAME                private key, certificate, chain; PEM; NAME is the first of several names, see acmeFile
 //	NAME+token          certificate that answers a tls-alpn-01 challenge
 //	TOKEN+http-01       answer to an http-01 challenge
@@ -67,7 +67,7 @@ type acmeCache struct {
 const maxACMEFile = maxFile
 
 // acmeOpenCache creates the folder if it is missing. It does not change an existing
-// one, because the caller may only want to look. A folder that hangs is not an error:
+// one, because the caller may only want to read it. A folder that hangs is not an error:
 // the keepers wait for it.
 func acmeOpenCache(ctx context.Context, dir, certificates string, writes func() error, log *slog.Logger) (acmeCache, error) {
 	c := acmeCache{dir: dir, place: files.At("acme: cache", dir, log), writes: writes}
@@ -188,7 +188,7 @@ func (c acmeCache) writable() error {
 	return c.writes()
 }
 
-// remove deletes a file, which may be missing.
+// remove deletes a file. A missing file is not an error.
 func (c acmeCache) remove(ctx context.Context, key string) error {
 	return c.do(ctx, func() error {
 		err := c.place.Remove(c.path(key))

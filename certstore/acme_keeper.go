@@ -46,7 +46,7 @@ type acmeKeeper struct {
 	revoked *x509.Certificate  // the last one that Revoke has revoked; nil: none
 	others  []*tls.Certificate // from the cache, installed for names that cert cannot serve
 	record  acmeRecord
-	trouble string    // problem with the cache; empty: none
+	trouble string    // problem of the cache; empty: none
 	failing time.Time // when it began, by the monotonic clock; zero: the cache works
 	next    time.Time
 	asked   acmeAsked
@@ -74,11 +74,12 @@ const (
 	acmePauseMin = time.Second
 	acmePauseMax = 12 * time.Hour
 
-	// acmeAloneAfter is how long the cache must have failed until a gate renews without.
+	// acmeAloneAfter is how long the cache must have failed before a gate renews
+	// without it.
 	acmeAloneAfter = time.Hour
 
-	// acmeEarlyADay is how often per day a certificate is replaced before its time. An
-	// operator deletes a file once, a broken clean-up job every hour.
+	// acmeEarlyADay limits the early replacements of a certificate per day. An
+	// operator deletes a file once; a broken clean-up job does so every hour.
 	acmeEarlyADay = 3
 
 	// acmeEarlyRevoked is the same for a certificate that is revoked: the last one of a
@@ -182,14 +183,16 @@ func (k *acmeKeeper) turn() time.Duration {
 		return min(acmeLeaseAgain, k.a.opts.Poll)
 	}
 	defer lease.release()
-	k.worked() // it can be written too
-	// The previous owner of the lease may have done the work.
-	if !k.look() || k.due() > 0 {
-		return 0
-	}
-	if k.anew == acmeRestored {
-		k.putBack()
-		return k.a.opts.Poll
+	if readable {
+		k.worked() // the cache can be written, too
+		// The previous owner of the lease may have done the work.
+		if !k.look() || k.due() > 0 {
+			return 0
+		}
+		if k.anew == acmeRestored {
+			k.putBack()
+			return k.a.opts.Poll
+		}
 	}
 	k.order(lease.ctx)
 	return 0

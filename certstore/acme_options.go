@@ -24,19 +24,20 @@ type ACMEOptions struct {
 	// CA again.
 	Fallback []ACMECA
 
-	Names        []string   // server names, a certificate for each; addresses and single labels are rejected; wildcards need a DNS record, see DNSRecords
-	Together     [][]string // server names with one certificate for all of a list; none of Names
-	Cache        string     // folder, may be shared with other gates; created with mode 0700
-	Certificates string     // the Store's directory, which the cache must be apart from; may be empty
+	Names        []string   // server names, each with its own certificate; addresses and single labels are rejected; wildcards need a DNS record, see DNSRecords
+	Together     [][]string // lists of server names that share one certificate; Names must not contain them
+	Cache        string     // folder; other gates may share it; created with mode 0700
+	Certificates string     // the Store's directory, which must be separate from Cache; may be empty
 	KeyType      string     // of certificates: "ecdsa" (P-256) or "rsa" (2048 bits); empty: ecdsa
 
 	// DNSServer is the address and port that is asked for the records of wildcards; empty:
 	// the system's resolver.
 	DNSServer string
 
-	// TLSALPN and HTTP01 say how the CA can reach a gate: on port 443 with the listener
-	// that calls ChallengeCertificate, or on port 80 with HTTPHandler. An order tries
-	// those that are set, tls-alpn-01 first. One with a wildcard uses dns-persist-01.
+	// TLSALPN and HTTP01 tell how the CA can reach a gate: on port 443, with a
+	// listener that calls ChallengeCertificate, or on port 80, with
+	// HTTPHandler. An order tries those that are set, tls-alpn-01 first. An
+	// order with a wildcard uses dns-persist-01.
 	TLSALPN bool
 	HTTP01  bool
 
@@ -52,7 +53,7 @@ type ACMEOptions struct {
 	Poll time.Duration // interval for reading the cache; 0: 30 s
 	Log  *slog.Logger  // nil: no log
 
-	wall      func() time.Time                                         // for tests of a clock that jumps
+	wall      func() time.Time                                         // for tests with a clock that jumps
 	transport http.RoundTripper                                        // for tests with a CA in memory
 	lookupTXT func(ctx context.Context, name string) ([]string, error) // for tests of DNS; nil: the system's resolver
 	writes    func() error                                             // for tests of a full disk; nil: writes succeed

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -47,23 +48,16 @@ func (r ACMERecord) String() string { return fmt.Sprintf("%s IN TXT %q", r.Name,
 // DNSRecords returns the TXT records that the wildcards need, as they should be and
 // whether they are there. It registers the accounts that are not registered yet.
 func (a *ACME) DNSRecords(ctx context.Context) (records []ACMERecord, err error) {
-	byDomain := map[string][]string{}
+	var names []string
 	for _, list := range a.names.Load().lists {
 		if acmeWild(list) {
-			for _, name := range list {
-				domain := strings.TrimPrefix(name, "*.")
-				byDomain[domain] = append(byDomain[domain], name)
-			}
+			names = append(names, list...)
 		}
 	}
-	if len(byDomain) == 0 {
+	domains := acmeDomains(names)
+	if len(domains) == 0 {
 		return nil, nil
 	}
-	domains := make([]string, 0, len(byDomain))
-	for domain := range byDomain {
-		domains = append(domains, domain)
-	}
-	slices.Sort(domains)
 	for _, c := range a.cas {
 		client, err := c.client(ctx)
 		if err != nil {
@@ -76,9 +70,9 @@ func (a *ACME) DNSRecords(ctx context.Context) (records []ACMERecord, err error)
 		if len(issuers) == 0 {
 			return nil, fmt.Errorf("%s does not say by which name it goes in DNS (caaIdentities) before it is asked for a certificate; try again when it was", c.Directory)
 		}
-		for _, domain := range domains {
-			r := c.record(client, issuers, domain, byDomain[domain])
-			if err := c.lookUp(ctx, client, issuers, domain, byDomain[domain]); err != nil {
+		for _, d := range domains {
+			r := c.record(client, issuers, d)
+			if err := c.lookUp(ctx, client, issuers, d); err != nil {
 				r.Err = err.Error()
 			}
 			records = append(records, r)
@@ -92,15 +86,35 @@ func acmeWild(names []string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, "*.") })
 }
 
-func acmePersistName(domain string) string { return "_validation-persist." + domain + "." }
+// An acmeDomain is what one record is for.
+type acmeDomain struct {
+	name  string   // without "*."
+	names []string // of the configuration
+}
+
+// owner is the name of the record.
+func (d acmeDomain) owner() string { return "_validation-persist." + d.name + "." }
+
+// acmeDomains returns the domains of names, sorted.
+func acmeDomains(names []string) (domains []acmeDomain) {
+	byName := map[string][]string{}
+	for _, name := range names {
+		domain := strings.TrimPrefix(name, "*.")
+		byName[domain] = append(byName[domain], name)
+	}
+	for _, domain := range slices.Sorted(maps.Keys(byName)) {
+		domains = append(domains, acmeDomain{domain, byName[domain]})
+	}
+	return domains
+}
 
 // record returns the record of a domain.
-func (c *acmeCA) record(client *acme.Client, issuers []string, domain string, names []string) ACMERecord {
+func (c *acmeCA) record(client *acme.Client, issuers []string, d acmeDomain) ACMERecord {
 	value := issuers[0] + "; accounturi=" + string(client.KID)
-	if acmeWild(names) {
+	if acmeWild(d.names) {
 		value += "; policy=wildcard"
 	}
-	return ACMERecord{Name: acmePersistName(domain), Value: value, For: names, CA: c.Directory}
+	return ACMERecord{Name: d.owner(), Value: value, For: d.names, CA: c.Directory}
 }
 
 // issuers returns the names by which a CA goes in DNS: those that it gave with the last
@@ -137,21 +151,10 @@ func (c *acmeCA) ready(ctx context.Context, client *acme.Client, names []string)
 		return err
 	}
 	var missing []error
-	byDomain := map[string][]string{}
-	for _, name := range names {
-		domain := strings.TrimPrefix(name, "*.")
-		byDomain[domain] = append(byDomain[domain], name)
-	}
-	for _, name := range names { // in their order
-		domain := strings.TrimPrefix(name, "*.")
-		names := byDomain[domain]
-		delete(byDomain, domain)
-		if names == nil {
-			continue
-		}
-		err := c.lookUp(ctx, client, issuers, domain, names)
+	for _, d := range acmeDomains(names) {
+		err := c.lookUp(ctx, client, issuers, d)
 		if _, unanswered := errors.AsType[acmeNoDNS](err); err != nil && !unanswered {
-			missing = append(missing, fmt.Errorf("%w; set %s", err, c.record(client, issuers, domain, names)))
+			missing = append(missing, fmt.Errorf("%w; set %s", err, c.record(client, issuers, d)))
 		}
 	}
 	if len(missing) > 0 {
@@ -164,10 +167,10 @@ func (c *acmeCA) ready(ctx context.Context, client *acme.Client, names []string)
 type acmeNoDNS struct{ error }
 
 // lookUp returns why the record of a domain is not as it must be, or nil.
-func (c *acmeCA) lookUp(ctx context.Context, client *acme.Client, issuers []string, domain string, names []string) error {
+func (c *acmeCA) lookUp(ctx context.Context, client *acme.Client, issuers []string, d acmeDomain) error {
 	ctx, cancel := context.WithTimeout(ctx, acmeLookupTimeout)
 	defer cancel()
-	texts, err := c.opts.lookupTXT(ctx, acmePersistName(domain))
+	texts, err := c.opts.lookupTXT(ctx, d.owner())
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
 		texts, err = nil, nil
 	}
@@ -175,20 +178,20 @@ func (c *acmeCA) lookUp(ctx context.Context, client *acme.Client, issuers []stri
 		if dns, ok := errors.AsType[*net.DNSError](err); ok && c.opts.DNSServer != "" {
 			dns.Server = c.opts.DNSServer // not the system's, as package net has it
 		}
-		return acmeNoDNS{fmt.Errorf("TXT record %s: %w", acmePersistName(domain), err)}
+		return acmeNoDNS{fmt.Errorf("TXT record %s: %w", d.owner(), err)}
 	}
 	why := errors.New("is not there")
 	for _, text := range texts {
 		r, err := acmeParsePersist(text)
 		if err == nil {
-			err = r.suits(issuers, string(client.KID), acmeWild(names), c.opts.wall())
+			err = r.suits(issuers, string(client.KID), acmeWild(d.names), c.opts.wall())
 		}
 		if err == nil {
 			return nil
 		}
 		why = fmt.Errorf("%.200q %w", printable(text), err)
 	}
-	return fmt.Errorf("TXT record %s %w", acmePersistName(domain), why)
+	return fmt.Errorf("TXT record %s %w", d.owner(), why)
 }
 
 // acmeResolver returns a resolver that asks the DNS server at an address; empty: the

@@ -279,7 +279,8 @@ func dnsRecords(records []certstore.ACMERecord) string {
 	return strings.Join(lines, "\n")
 }
 
-// marked is an error that is also another one, which its text does not repeat.
+// marked is an error that also matches another one, whose text it does not
+// repeat.
 type marked struct {
 	error
 	as error
