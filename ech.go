@@ -2,16 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
 	"slices"
-	"strconv"
 
-	"wssgate/config"
-	"wssgate/ech"
 	"wssgate/inventory"
 )
 
@@ -43,53 +37,9 @@ command line.`)
 	if err != nil {
 		return printConfigError(stderr, err)
 	}
-	cfg := inv.Config
-	if !cfg.ECH.On() {
-		fmt.Fprintf(stderr, "wssgate ech: %s: ech.public_name is empty, so ECH is off\n  hint: docs/ech.md says how to begin\n", cfg.File)
-		return exitFailed
-	}
-	ring, problem, err := ech.Read(ctx, cfg.ECH.Keys, cfg.ECH.PublicName)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	if err = errors.Join(err, problem); err != nil {
+	if err := inv.PrintECHRecords(ctx, stdout, stderr, *port); err != nil {
 		fmt.Fprintf(stderr, "wssgate ech: %v\n", err)
-	}
-	if ring == nil || ring.Current() == nil {
-		fmt.Fprintf(stderr, "wssgate ech: no key for %q in %q\n  hint: start the gate with this configuration, it makes one\n", cfg.ECH.PublicName, cfg.ECH.Keys)
 		return exitFailed
-	}
-	for _, w := range inv.ECHWarnings(ctx) {
-		fmt.Fprintf(stderr, "warning: %s\n  hint: %s\n", w.Text, w.Hint)
-	}
-	now := ring.Current()
-	fmt.Fprintf(stdout, "; ECH key %s, made %s, public name %s\n", now.File, now.Made.Format("2006-01-02"), now.PublicName)
-	for _, name := range inv.Names() {
-		if name == cfg.ECH.PublicName {
-			continue
-		}
-		for _, p := range echPorts(cfg, *port) {
-			for _, line := range ech.Records(name, p, ring.List()) {
-				fmt.Fprintln(stdout, line)
-			}
-		}
 	}
 	return exitOK
-}
-
-// echPorts are the ports at which clients reach the gate.
-func echPorts(cfg *config.Config, only int) (ports []int) {
-	if only > 0 {
-		return []int{only}
-	}
-	for _, address := range cfg.Listen.WSS {
-		_, text, err := net.SplitHostPort(address)
-		if p, bad := strconv.Atoi(text); err == nil && bad == nil && !slices.Contains(ports, p) {
-			ports = append(ports, p)
-		}
-	}
-	if ports == nil { // only sockets of a proxy in front
-		return []int{443}
-	}
-	return ports
 }

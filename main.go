@@ -2,7 +2,7 @@
 // front of a server that speaks plain ws://, picks the certificate of every
 // vhost by TLS server name, and forwards the decrypted WebSocket frames.
 //
-// This package is the command line: main.go has "serve", operate.go what asks a gate that
+// This package is the command line: main.go has "serve" and "version", operate.go what asks a gate that
 // runs, and each other command has a file. What a configuration says is package config's,
 // what runs is package gate's.
 package main
@@ -285,4 +285,14 @@ func hasFlags(f *flag.FlagSet) bool {
 	n := 0
 	f.VisitAll(func(*flag.Flag) { n++ })
 	return n > 0
+}
+
+// versionCommand is "wssgate version".
+func versionCommand(_ context.Context, args []string, stdout, stderr io.Writer) int {
+	f := newFlags("version", "", "Prints the version, the commit it was built from, and the Go release.")
+	if status, done := f.parse(args, stdout, stderr); done {
+		return status
+	}
+	fmt.Fprintln(stdout, gate.ThisBuild())
+	return exitOK
 }

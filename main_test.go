@@ -114,8 +114,9 @@ func TestVersion(t *testing.T) {
 			t.Errorf("%s: status %d, %q; want 0 and a line that begins with wssgate", word, status, stdout)
 		}
 	}
-	if got, want := versionLine(gate.Build{Version: "v1.2.3", Commit: "0123456789ab", Modified: true}), "wssgate v1.2.3, commit 0123456789ab, modified, go"; !strings.HasPrefix(got, want) {
-		t.Errorf("versionLine = %q, want %q and the Go release", got, want)
+	build := gate.Build{Version: "v1.2.3", Commit: "0123456789ab", Modified: true}
+	if got, want := build.String(), "wssgate v1.2.3, commit 0123456789ab, modified, go"; !strings.HasPrefix(got, want) {
+		t.Errorf("Build = %q, want %q and the Go release", got, want)
 	}
 }
 

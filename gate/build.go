@@ -2,6 +2,8 @@ package gate
 
 import (
 	"cmp"
+	"fmt"
+	"runtime"
 	"runtime/debug"
 )
 
@@ -10,6 +12,18 @@ type Build struct {
 	Version  string // "(devel)" if unknown
 	Commit   string // the first 12 digits; empty: unknown
 	Modified bool   // there were changes that are not in Commit
+}
+
+// String returns the line that "wssgate version" prints.
+func (b Build) String() string {
+	commit, dirty := "", ""
+	if b.Commit != "" {
+		commit = ", commit " + b.Commit
+	}
+	if b.Modified {
+		dirty = ", modified"
+	}
+	return fmt.Sprintf("wssgate %s%s%s, %s %s/%s", b.Version, commit, dirty, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // ThisBuild is the build of this program.
