@@ -181,7 +181,7 @@ func TestTerminalDrainAfter(t *testing.T) {
 		"drain -all -stop -after 5s":          "-after is for -all",
 		"drain -all -after 11m":               "at most 10m",
 		"drain -all -after -1s":               "at most 10m",
-		"drain -end -wait":                    "-wait is for a drain that does not end the gate",
+		"drain -end -wait":                    "-wait needs a drain that begins",
 		"drain -vhost other.test -wait -stop": "-wait",
 	} {
 		d.want(line, 2, want)
